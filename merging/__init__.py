@@ -1,0 +1,46 @@
+"""Merging language models: recipe -> plan -> shards -> destination.
+
+from merging import make_plan, read_recipe, run_plan
+
+recipe = read_recipe(open("recipe.yaml").read())
+plan = make_plan(recipe, to="merged")
+if plan.ok:
+    run_plan(plan, "merged", on_progress=print)
+else:
+    print(*plan.problems, sep="\\n")
+"""
+
+from merging.execution import Progress, Result, run_plan
+from merging.methods import METHODS, MergeMethod, Parameter
+from merging.plan import Plan
+from merging.planning import make_plan
+from merging.problems import (
+    Cancelled,
+    CheckpointError,
+    DestinationError,
+    MergeError,
+    PlanError,
+    Problem,
+    RecipeError,
+)
+from merging.recipe import Recipe, read_recipe
+
+__all__ = [
+    "METHODS",
+    "Cancelled",
+    "CheckpointError",
+    "DestinationError",
+    "MergeError",
+    "MergeMethod",
+    "Parameter",
+    "Plan",
+    "PlanError",
+    "Problem",
+    "Progress",
+    "Recipe",
+    "RecipeError",
+    "Result",
+    "make_plan",
+    "read_recipe",
+    "run_plan",
+]

@@ -1,0 +1,222 @@
+"""The command line.
+
+    python -m merging plan RECIPE [--to DEST] [--json]
+    python -m merging run RECIPE --to DEST [--public] [--overwrite] [--device D] [--shard-size 2GB] [--workers N]
+    python -m merging methods [--json]
+
+Exit status: 0 when it is done; 2 when the recipe cannot be merged (the problems are on stderr); 1 for anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from merging.methods import METHODS
+from merging.plan import Plan
+from merging.planning import SHARD_SIZE, make_plan
+from merging.problems import Cancelled, MergeError, PlanError, Problem, RecipeError
+from merging.recipe import Recipe, read_recipe
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+DONE, FAILED, CANNOT_BE_MERGED = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except (RecipeError, PlanError) as error:
+        _tell(error.problems)
+        return CANNOT_BE_MERGED
+    except Cancelled as error:
+        _tell(error.problems)
+        return FAILED
+    except MergeError as error:
+        _tell(error.problems)
+        return FAILED
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m merging", description="Merge language models.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    plan = commands.add_parser("plan", help="say what a merge will do and cost, and what stands in its way")
+    plan.set_defaults(command=_plan)
+    run = commands.add_parser("run", help="merge")
+    run.set_defaults(command=_run)
+    for command in (plan, run):
+        command.add_argument("recipe", metavar="RECIPE", help="a YAML file; - for standard input")
+        command.add_argument(
+            "--to", metavar="DEST", required=command is run, help="a folder, or hf://owner/name"
+        )
+        command.add_argument("--overwrite", action="store_true", help="replace a model that stands at DEST")
+        command.add_argument(
+            "--shard-size", type=_bytes, default=SHARD_SIZE, metavar="SIZE", help="largest file (2GB)"
+        )
+    plan.add_argument("--json", action="store_true", help="for programs")
+    run.add_argument(
+        "--public", action="store_true", help="a repository that is created is public, not private"
+    )
+    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    run.add_argument("--workers", type=_positive, metavar="N", help="threads that merge at a time")
+
+    methods = commands.add_parser("methods", help="list the merge methods and their parameters")
+    methods.set_defaults(command=_methods)
+    methods.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"([\d.]+)\s*([KMGT]?I?)B?", text.strip().upper())
+    if not match or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 2GB or 500MB")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of workers")
+    return int(text)
+
+
+def _tell(problems: Iterable[Problem], kind: str = "error") -> None:
+    for problem in problems:
+        print(f"{kind}: {problem}", file=sys.stderr)
+
+
+def _recipe(path: str) -> Recipe:
+    return read_recipe(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
+
+
+def _plan(options: argparse.Namespace) -> int:
+    try:
+        recipe = _recipe(options.recipe)
+    except RecipeError as error:
+        if options.json:
+            print(json.dumps(Plan("", "", problems=error.problems).summary(), indent=2))
+        raise
+    plan = make_plan(recipe, options.to, overwrite=options.overwrite, shard_size=options.shard_size)
+    if options.json:
+        print(json.dumps(plan.summary(), indent=2, ensure_ascii=False))
+    elif plan.ok:
+        _describe(plan)
+    _tell(plan.warnings, "warning")
+    _tell(plan.problems)
+    return DONE if plan.ok else CANNOT_BE_MERGED
+
+
+def _describe(plan: Plan) -> None:
+    print(f"{METHODS[plan.method].title}: {METHODS[plan.method].summary}")
+    for model in plan.models:
+        version = f" at {model.version[:12]}" if model.commit else ""
+        print(f"  {model.name}{version}: {model.architecture}, {model.parameters / 1e6:,.0f} M parameters")
+    copied = sum(tensor.copied_from is not None for tensor in plan.tensors)
+    print(f"tensors       {len(plan.tensors):,} ({copied:,} copied as they are) in {len(plan.shards)} files")
+    print(f"to read       {_size(plan.bytes_in)}")
+    print(f"to write      {_size(plan.bytes_out)} ({_size(plan.disk_bytes)} on this machine's disk)")
+    print(f"peak memory   {_size(plan.peak_memory_bytes)}")
+    print(f"time          about {plan.seconds:,.0f} s")
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _run(options: argparse.Namespace) -> int:
+    plan = make_plan(
+        _recipe(options.recipe), options.to, overwrite=options.overwrite, shard_size=options.shard_size
+    )
+    _tell(plan.warnings, "warning")
+    if not plan.ok:
+        raise PlanError(plan.problems)
+    # torch is imported from here on: a plan does not wait for it.
+    from merging.execution import run_plan
+
+    cancel = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: cancel.set())
+    bar = _Bar() if sys.stderr.isatty() else None
+    result = run_plan(
+        plan,
+        options.to,
+        private=not options.public,
+        overwrite=options.overwrite,
+        device=options.device,
+        workers=options.workers,
+        on_progress=bar,
+        cancel=cancel,
+    )
+    if bar:
+        bar.clear()
+    print(f"{result.url or result.location}: {_size(result.bytes_out)} in {result.seconds:.1f} s")
+    return DONE
+
+
+class _Bar:
+    """A line on the terminal with share, bytes, rate and time left."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def __call__(self, progress: object) -> None:
+        from merging.execution import Progress
+
+        assert isinstance(progress, Progress)
+        share = progress.bytes_done / max(progress.bytes_total, 1)
+        rate = progress.bytes_done / max(time.monotonic() - self.began, 1e-3)
+        left = (progress.bytes_total - progress.bytes_done) / rate if rate else 0
+        blocks = "█" * round(share * 30)
+        line = (
+            f"{progress.phase:12} |{blocks:30}| {share:4.0%} {_size(progress.bytes_done)} of "
+            f"{_size(progress.bytes_total)}, {_size(rate)}/s, {left:.0f} s left {progress.message}"
+        )
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _methods(options: argparse.Namespace) -> int:
+    if options.json:
+        listed = [
+            {
+                "name": method.name,
+                "title": method.title,
+                "summary": method.summary,
+                "paper": method.paper,
+                "base_model": method.base,
+                "models": [method.min_models, method.max_models],
+                "parameters": [dataclasses.asdict(parameter) for parameter in method.parameters],
+            }
+            for method in METHODS.values()
+        ]
+        print(json.dumps(listed, indent=2))
+        return DONE
+    for method in METHODS.values():
+        print(f"{method.name}: {method.summary}\n  {method.paper}")
+        for parameter in method.parameters:
+            default = "required" if parameter.required else f"default {parameter.default}"
+            each = ", one a model" if parameter.per_model else ""
+            print(f"  {parameter.name} ({parameter.expected()}{each}; {default}): {parameter.help}")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""One tensor, merged block by block: the engine between a method's formula and the bytes of checkpoints.
+
+Fresh large temporaries cost page faults; small blocks in reused buffers stay in the processor's cache. All
+arithmetic is float32, whatever is stored; the result is rounded once. The bits of the result do not depend
+on who merges which tensor, nor on how much of it is read at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from merging.costs import BLOCK, SLICE
+from merging.dtypes import itemsize, torch_name
+from merging.methods import MergeMethod
+from merging.methods.arithmetic import weighted_sum
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+# Inputs of a tensor that together are no larger than this are read once for all passes.
+RESIDENT = 128 * 1024 * 1024
+
+# Fills a buffer with the bytes of input number i from an offset on.
+Read = Callable[[int, int, memoryview], None]
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """torch's type for safetensors' name."""
+    return getattr(torch, torch_name(name))  # type: ignore[no-any-return]
+
+
+class Workspace:
+    """The buffers of one worker, grown when needed and reused for every tensor."""
+
+    def __init__(self, device: str = "cpu"):
+        self.device = device
+        # A GPU wants few large blocks, a processor's cache small ones.
+        self.block = BLOCK if device == "cpu" else SLICE
+        self._raw: dict[int, NDArray[np.uint8]] = {}
+        self._scratch = torch.empty(0)
+
+    def raw(self, index: int, size: int) -> NDArray[np.uint8]:
+        """`size` bytes for the stored form of input `index` (-1: of the output)."""
+        if index not in self._raw or len(self._raw[index]) < size:
+            self._raw[index] = np.empty(size, dtype=np.uint8)
+        return self._raw[index][:size]
+
+    def tensor(self, raw: NDArray[np.uint8], dtype: torch.dtype) -> Tensor:
+        """The elements that stored bytes stand for, in the same memory."""
+        return torch.from_numpy(raw).view(dtype)
+
+    def scratch(self, rows: int) -> Tensor:
+        """Float32 rows of a block's length."""
+        if len(self._scratch) < rows:
+            self._scratch = torch.empty((rows, self.block), dtype=torch.float32, device=self.device)
+        return self._scratch[:rows]
+
+
+class Inputs:
+    """The inputs of one output tensor, all of the same shape, read as float32 blocks as often as needed.
+
+    Args:
+        read: fills a buffer with bytes of an input
+        dtypes: of the inputs, by safetensors' name
+        size: number of elements of each
+        workspace: whose buffers to use; only one iteration at a time may be under way
+        check: called once a block; raises to stop
+    """
+
+    def __init__(
+        self,
+        read: Read,
+        dtypes: Sequence[str],
+        size: int,
+        workspace: Workspace,
+        check: Callable[[], None] = lambda: None,
+    ):
+        self.read = read
+        self.dtypes = dtypes
+        self.size = size
+        self.workspace = workspace
+        self.check = check
+        total = sum(size * itemsize(dtype) for dtype in dtypes)
+        self.slice = size if total <= RESIDENT else SLICE
+        self._resident: set[int] = set()
+
+    def blocks(self, which: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
+        """Pairs of an offset and the float32 blocks of the chosen inputs that begin there.
+
+        The blocks may be overwritten; the next step of the iteration reuses their memory.
+        """
+        scratch = self.workspace.scratch(len(which))
+        for start in range(0, self.size, max(self.slice, 1)):
+            count = min(self.slice, self.size - start)
+            stored = [self._stored(index, start, count) for index in which]
+            for begin in range(0, count, self.workspace.block):
+                self.check()
+                length = min(self.workspace.block, count - begin)
+                rows = [row[:length] for row in scratch]
+                for row, tensor in zip(rows, stored, strict=True):
+                    row.copy_(tensor[begin : begin + length])
+                yield start + begin, rows
+
+    def _stored(self, index: int, start: int, count: int) -> Tensor:
+        """Elements of one input in the dtype they are stored in."""
+        dtype = self.dtypes[index]
+        raw = self.workspace.raw(index, count * itemsize(dtype))
+        if index not in self._resident:
+            self.read(index, start * itemsize(dtype), raw.data)
+            if self.slice >= self.size:
+                self._resident.add(index)
+        return self.workspace.tensor(raw, torch_dtype(dtype))
+
+
+class _TaskVector:
+    """One model minus the base, for a sparsifier to measure."""
+
+    def __init__(self, inputs: Inputs, index: int):
+        self.inputs = inputs
+        self.index = index
+        self.size = inputs.size
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        for start, (base, model) in self.inputs.blocks([0, self.index]):
+            yield start, model.sub_(base)
+
+
+def merge_blocks(
+    method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs
+) -> Iterator[tuple[int, Tensor]]:
+    """Merge one tensor.
+
+    Args:
+        method: the formula
+        arguments: every parameter of it, by argument name; per-model ones as lists
+        inputs: of the tensor; the base is number 0 where the method subtracts it
+
+    Yields:
+        Pairs of an offset and the merged float32 block that begins there, in order.
+    """
+    everything = range(len(inputs.dtypes))
+    subtract = method.base == "subtracted"
+    if method.from_products:
+        formula = _from_products(method, arguments, inputs)
+    else:
+        own = {p.argument: arguments[p.argument] for p in method.parameters if p.argument in _own(method)}
+
+        def formula(blocks: list[Tensor]) -> Tensor:
+            return method.function(blocks, **own)  # type: ignore[no-any-return]
+
+    cuts = _measure(method, arguments, inputs) if method.sparsify else None
+    for start, blocks in inputs.blocks(everything):
+        if not subtract:
+            yield start, formula(blocks)
+            continue
+        base, vectors = blocks[0], [block.sub_(blocks[0]) for block in blocks[1:]]
+        if cuts and method.sparsify:
+            vectors = [method.sparsify.apply(v, start, cut) for v, cut in zip(vectors, cuts, strict=True)]
+        # A base alone has no task vectors, and nothing is added to it.
+        yield start, base.add_(formula(vectors)) if vectors else base
+
+
+def _own(method: MergeMethod) -> set[str]:
+    """The names of the parameters that the function itself takes, and not its sparsifier."""
+    of_sparsifier = {p.argument for p in method.sparsify.parameters} if method.sparsify else set()
+    return {p.argument for p in method.parameters} - of_sparsifier
+
+
+def _measure(method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs) -> list[Any]:
+    """What the sparsifier has to know of each task vector."""
+    assert method.sparsify
+    measured = []
+    for number in range(len(inputs.dtypes) - 1):
+        given = {
+            p.argument: arguments[p.argument][number] if p.per_model else arguments[p.argument]
+            for p in method.sparsify.parameters
+        }
+        measured.append(method.sparsify.measure(_TaskVector(inputs, number + 1), **given))
+    return measured
+
+
+def _from_products(
+    method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs
+) -> Callable[[list[Tensor]], Tensor]:
+    """Make the coefficients from the dot products between the whole inputs: one pass of its own."""
+    subtract = method.base == "subtracted"
+    count = len(inputs.dtypes) - subtract
+    products = torch.zeros((count, count), dtype=torch.float64, device=inputs.workspace.device)
+    for _, blocks in inputs.blocks(range(len(inputs.dtypes))):
+        if subtract:
+            blocks = [block.sub_(blocks[0]) for block in blocks[1:]]
+        # Products of float32 numbers are exact in float64; only their sum rounds.
+        wide = torch.stack(blocks).double()
+        products += wide @ wide.T
+    coefficients = method.function(products.cpu().numpy(), **arguments)
+    return lambda blocks: weighted_sum(blocks, coefficients)

@@ -1,0 +1,46 @@
+"""Where a model's files come from: a folder, or a repository on the Hub, read by ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+# None: the machine's own login. False: nobody's. A callable is asked at each use, for tokens that expire.
+Token = str | bool | Callable[[], str | None] | None
+
+
+def current_token(token: Token) -> str | bool | None:
+    """The token to send now, in the form that huggingface_hub takes."""
+    if callable(token):
+        return token() or False
+    return None if token is True else token
+
+
+class Repository(Protocol):
+    """A set of files that does not change while it is read."""
+
+    @property
+    def name(self) -> str:
+        """As the user named it."""
+
+    @property
+    def version(self) -> str:
+        """What the files' content is known by: a commit on the Hub, a fingerprint of a folder."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading waits for a network, so that reading ahead pays."""
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """Sizes in bytes by path."""
+
+    def read_into(self, file: str, start: int, buffer: memoryview) -> None:
+        """Fill the buffer with the bytes of a file from offset `start` on.
+
+        Raises:
+            CheckpointError: the bytes cannot be had.
+        """
+
+    def close(self) -> None:
+        """Give back files and connections."""

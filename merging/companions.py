@@ -1,0 +1,100 @@
+"""The small files beside the weights: config, generation config, tokenizer, index.
+
+The result stands on its own: nothing in them names a parent's path.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from merging.checkpoints import Checkpoint
+from merging.dtypes import torch_name
+from merging.plan import PlannedShard
+
+# Where loaders note down from which path something was loaded.
+TRACES = ("_name_or_path", "name_or_path", "_commit_hash")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+CHAT_TEMPLATES = "additional_chat_templates/"
+
+
+def without_traces(value: Any) -> Any:
+    """The same JSON value without the keys that remember a path."""
+    if isinstance(value, dict):
+        return {key: without_traces(item) for key, item in value.items() if key not in TRACES}
+    return value
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def set_dtype(config: dict[str, Any], dtype: str) -> None:
+    """Write the element type into a config and the configs inside it.
+
+    transformers 5 reads `dtype`, older ones `torch_dtype`; the key that the donor uses is kept.
+    """
+    name = torch_name(dtype)
+    config["torch_dtype" if "torch_dtype" in config else "dtype"] = name
+    for value in config.values():
+        if isinstance(value, dict):
+            for key in {"dtype", "torch_dtype"} & value.keys():
+                value[key] = name
+
+
+def tokenizer_files(donor: Checkpoint) -> list[str]:
+    """The files of a model that make up its tokenizer and its chat templates."""
+    return [
+        file
+        for file in sorted(donor.repository.files)
+        if file in TOKENIZER_FILES or file.startswith(CHAT_TEMPLATES)
+    ]
+
+
+def shard_names(count: int) -> list[str]:
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def index(shards: Sequence[PlannedShard]) -> str:
+    """The text of the index file, which says in which shard each tensor is."""
+    tensors = [(tensor, shard.filename) for shard in shards for tensor in shard.tensors]
+    metadata = {
+        "total_parameters": sum(tensor.elements for tensor, _ in tensors),
+        "total_size": sum(tensor.bytes for tensor, _ in tensors),
+    }
+    names = {tensor.name: filename for tensor, filename in tensors}
+    return as_json({"metadata": metadata, "weight_map": dict(sorted(names.items()))})
+
+
+def main_dtype(sizes: Iterable[tuple[str, int]]) -> str:
+    """The dtype that most bytes are stored in."""
+    total: dict[str, int] = {}
+    for dtype, size in sizes:
+        total[dtype] = total.get(dtype, 0) + size
+    return max(total, key=lambda dtype: total[dtype])
+
+
+def merged_config(donor: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """A copy of the donor's config with the dtype set and without traces of a path."""
+    config: dict[str, Any] = json.loads(json.dumps(without_traces(donor)))
+    set_dtype(config, dtype)
+    return config

@@ -1,0 +1,118 @@
+"""A result in a folder: written beside its place, and renamed into it when it is whole."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import threading
+from pathlib import Path
+
+from merging.destinations.destination import Place
+from merging.problems import DestinationError, Problem
+
+# What an interrupted run may leave; the next run to the same place removes it.
+SUFFIX = ".merging"
+
+
+class FolderDestination:
+    """Writes into `.NAME.merging` beside the folder; a run that ends early leaves the folder itself untouched."""
+
+    shard_buffers = 0
+
+    def __init__(self, path: Path, *, overwrite: bool):
+        self.path = path.expanduser().absolute()
+        self.name = self.path.name
+        self.partial = self.path.with_name(f".{self.name}{SUFFIX}")
+        self.overwrite = overwrite
+        self._lock: int | None = None
+
+    def disk_bytes(self, size: int) -> int:
+        return size
+
+    def check(self, disk_bytes: int) -> list[Problem]:
+        problems = []
+        where = str(self.path)
+        if self.path.exists() and not self.path.is_dir():
+            message = f"{self.path} is a file; the result is a folder."
+            problems.append(Problem("destination-exists", message, "Choose another name.", where))
+        elif self.path.is_dir() and any(self.path.iterdir()) and not self.overwrite:
+            message = f"{self.path} is not empty, and would be replaced."
+            fix = "Choose another name, or say that it may be overwritten."
+            problems.append(Problem("destination-exists", message, fix, where))
+        parent = next(folder for folder in self.path.parents if folder.exists())
+        if not os.access(parent, os.W_OK):
+            message = f"{parent} cannot be written to."
+            problems.append(Problem("destination-closed", message, "Choose another folder.", where))
+        free = shutil.disk_usage(parent).free
+        if free < disk_bytes:
+            message = f"The result needs {disk_bytes:,} bytes on disk; {free:,} are free at {parent}."
+            fix = "Make room, or merge to the Hub (`hf://owner/name`), which needs no disk."
+            problems.append(Problem("disk-full", message, fix, where))
+        return problems
+
+    def open_shard(self, filename: str, size: int) -> FolderShard:
+        self._begin()
+        return FolderShard(self.partial / filename, size)
+
+    def write_file(self, filename: str, data: bytes) -> None:
+        self._begin()
+        path = self.partial / filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def _begin(self) -> None:
+        """Make the partial folder, once, and hold it against a second run."""
+        if self._lock is not None:
+            return
+        self.partial.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.partial.with_suffix(".lock"), os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            message = f"Another merge is writing to {self.path}."
+            raise DestinationError(
+                Problem("destination-busy", message, "Wait for it.", str(self.path))
+            ) from None
+        self._lock = lock
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir()
+
+    def finish(self, message: str) -> Place:
+        replaced = self.partial.with_suffix(".replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if self.path.exists():
+            self.path.rename(replaced)
+        self.partial.rename(self.path)
+        shutil.rmtree(replaced, ignore_errors=True)
+        self._release()
+        return Place(str(self.path))
+
+    def abandon(self) -> None:
+        if self._lock is not None:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self.partial.with_suffix(".lock").unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+
+class FolderShard:
+    """An output file that is written in place."""
+
+    def __init__(self, path: Path, size: int):
+        self._descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
+        os.truncate(self._descriptor, size)
+        self._closing = threading.Lock()
+
+    def write(self, offset: int, data: memoryview) -> None:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._descriptor, data[done:], offset + done)
+
+    def close(self) -> None:
+        os.close(self._descriptor)

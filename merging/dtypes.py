@@ -1,0 +1,51 @@
+"""Element types: how safetensors, recipes and configs name them, and their size."""
+
+from __future__ import annotations
+
+# safetensors' name: (torch's and recipes' name, bytes an element)
+_TYPES = {
+    "BF16": ("bfloat16", 2),
+    "F16": ("float16", 2),
+    "F32": ("float32", 4),
+    "F64": ("float64", 8),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "BOOL": ("bool", 1),
+    "U8": ("uint8", 1),
+    "I8": ("int8", 1),
+    "I16": ("int16", 2),
+    "I32": ("int32", 4),
+    "I64": ("int64", 8),
+}
+_BY_TORCH_NAME = {torch_name: name for name, (torch_name, _) in _TYPES.items()}
+
+# What weights may be stored as, in the order of promotion. Eight-bit floats carry scales outside the tensor.
+FLOATS = ("F16", "BF16", "F32", "F64")
+# What a recipe may ask for.
+RECIPE_DTYPES = ("bfloat16", "float16", "float32", "float64")
+
+
+def is_known(dtype: str) -> bool:
+    return dtype in _TYPES
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes an element, by safetensors' name."""
+    return _TYPES[dtype][1]
+
+
+def torch_name(dtype: str) -> str:
+    """`bfloat16` for `BF16`."""
+    return _TYPES[dtype][0]
+
+
+def safetensors_name(torch_name: str) -> str:
+    """`BF16` for `bfloat16` or `torch.bfloat16`."""
+    return _BY_TORCH_NAME[torch_name.removeprefix("torch.")]
+
+
+def promote(dtypes: set[str]) -> str:
+    """The float type that holds all of them; a mix of the two 16-bit floats needs float32."""
+    if dtypes == {"F16", "BF16"}:
+        return "F32"
+    return max(dtypes, key=FLOATS.index)

@@ -1,0 +1,321 @@
+"""Running a plan: shard by shard, in bounded memory, with progress and a way to stop, all or nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from merging.card import model_card
+from merging.checkpoints import Checkpoint, Token, open_checkpoint
+from merging.costs import SLICE, default_workers
+from merging.destinations import Destination, ShardWriter, open_destination
+from merging.dtypes import itemsize
+from merging.methods import METHODS
+from merging.plan import Plan, PlannedShard, PlannedTensor
+from merging.planning import shard_header
+from merging.problems import Cancelled, CheckpointError, DestinationError, PlanError, Problem
+
+if TYPE_CHECKING:
+    from merging.blocks import Workspace
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Args:
+        phase: "read headers", "merge", "upload" or "finish"
+        bytes_done, bytes_total: of output weights merged
+        tensors_done, tensors_total: output tensors merged
+        message: what is being done, in words
+    """
+
+    phase: str
+    bytes_done: int
+    bytes_total: int
+    tensors_done: int
+    tensors_total: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished merge.
+
+    Args:
+        location: a folder, or `hf://owner/name`
+        url: of its page on the Hub, if it has one
+        commit: on the Hub, if it is there
+        bytes_out: size of its weights
+        seconds: that the run took
+    """
+
+    location: str
+    url: str | None
+    commit: str | None
+    bytes_out: int
+    seconds: float
+
+
+def run_plan(
+    plan: Plan,
+    to: str,
+    *,
+    token: Token = None,
+    private: bool = True,
+    overwrite: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Result:
+    """Merge: do what a plan says, and put the result where it is asked for. All of it appears, or nothing.
+
+    Args:
+        plan: from `make_plan`, without problems
+        to: a folder, or `hf://owner/name`
+        token: whose access to the Hub to use; None: the machine's own login, False: nobody's
+        private: whether a repository that is created is private
+        overwrite: whether a model that stands there may be replaced
+        device: "cpu", "cuda", or "auto": the CPU, which waits for the disk and the network as well as a GPU
+        workers: threads that merge at a time; None: as many as suit the machine. The result does not depend on it
+        on_progress: called from the calling thread, some ten times a second at most
+        cancel: set it from another thread to stop
+
+    Raises:
+        PlanError: the plan has problems
+        CheckpointError: a model changed since the plan was made, or can no longer be read
+        DestinationError: the destination cannot take the result
+        Cancelled: `cancel` was set
+    """
+    if not plan.ok:
+        raise PlanError(plan.problems)
+    began = time.monotonic()
+    destination = open_destination(to, token=token, private=private, overwrite=overwrite)
+    problems = destination.check(destination.disk_bytes(plan.bytes_out))
+    if problems:
+        raise DestinationError(problems)
+    run = _Run(plan, destination, "cpu" if device == "auto" else device, cancel, on_progress)
+    try:
+        run.open_models(token)
+        run.merge(workers or default_workers(plan))
+        run.write_files()
+        run.report("finish", f"Publishing {to}")
+        place = destination.finish(f"Merge {len(plan.models)} models with {METHODS[plan.method].title}")
+    except BaseException:
+        destination.abandon()
+        raise
+    finally:
+        run.close()
+    return Result(place.location, place.url, place.commit, plan.bytes_out, time.monotonic() - began)
+
+
+class _OpenShard:
+    """A shard that workers are filling."""
+
+    def __init__(self, shard: PlannedShard, writer: ShardWriter, header: int):
+        self.writer = writer
+        self.left = len(shard.tensors)
+        self.offset = header  # of the next tensor that is handed out
+
+
+class _Run:
+    def __init__(
+        self,
+        plan: Plan,
+        destination: Destination,
+        device: str,
+        cancel: threading.Event | None,
+        on_progress: Callable[[Progress], None] | None,
+    ):
+        self.plan = plan
+        self.method = METHODS[plan.method]
+        self.destination = destination
+        self.device = device
+        self.cancel = cancel or threading.Event()
+        self.stop = threading.Event()  # set when any worker failed, so that the others end as well
+        self.on_progress = on_progress
+        self.models: list[Checkpoint] = []
+        self.lock = threading.Lock()
+        self.bytes_done = self.tensors_done = 0
+
+    # -- the course ------------------------------------------------------------------------------------
+
+    def open_models(self, token: Token) -> None:
+        self.report("read headers", "Opening the models")
+        for model in self.plan.models:
+            self.check()
+            opened = open_checkpoint(
+                model.name, model.commit or model.revision, token=token, allow_folders=model.is_folder
+            )
+            self.models.append(opened)
+            if opened.version != model.version:
+                message = f"{model.name} has changed since the plan was made."
+                raise CheckpointError(Problem("model-changed", message, "Make the plan again.", model.name))
+
+    def merge(self, workers: int) -> None:
+        work = self.hand_out()
+        with one_torch_thread(), ThreadPoolExecutor(workers, thread_name_prefix="merge") as pool:
+            futures = [pool.submit(self.work, work) for _ in range(workers)]
+            try:
+                self.watch(futures)
+            except BaseException:
+                self.stop.set()
+                raise
+
+    def watch(self, futures: list[Future[None]]) -> None:
+        waiting = set(futures)
+        while waiting:
+            done, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            self.report("merge", "")
+
+    def write_files(self) -> None:
+        self.report("upload", "Writing config, tokenizer and card")
+        plan = self.plan
+        for name, index in plan.copied_files.items():
+            self.destination.write_file(name, self.models[index].read_file(name))
+        for name, text in plan.files.items():
+            self.destination.write_file(name, text.encode())
+        self.destination.write_file("README.md", model_card(plan, self.destination.name).encode())
+
+    def close(self) -> None:
+        for model in self.models:
+            model.close()
+
+    def check(self) -> None:
+        if self.cancel.is_set() or self.stop.is_set():
+            raise Cancelled
+
+    def report(self, phase: str, message: str) -> None:
+        self.check()
+        if self.on_progress:
+            tensors = self.plan.tensors
+            self.on_progress(
+                Progress(
+                    phase, self.bytes_done, self.plan.bytes_out, self.tensors_done, len(tensors), message
+                )
+            )
+
+    # -- workers ---------------------------------------------------------------------------------------
+
+    def hand_out(self) -> Iterator[tuple[PlannedTensor, _OpenShard, int]]:
+        """Tensors in the order of the output, each with its shard and its offset there."""
+        for shard in self.plan.shards:
+            header = shard_header(shard)
+            writer = self.destination.open_shard(shard.filename, shard.bytes)
+            writer.write(0, memoryview(header))
+            opened = _OpenShard(shard, writer, len(header))
+            for tensor in shard.tensors:
+                offset = opened.offset
+                opened.offset += tensor.bytes
+                yield tensor, opened, offset
+
+    def work(self, work: Iterator[tuple[PlannedTensor, _OpenShard, int]]) -> None:
+        from merging.blocks import Workspace
+
+        workspace = Workspace(self.device)
+        try:
+            while True:
+                with self.lock:
+                    self.check()
+                    item = next(work, None)
+                if item is None:
+                    return
+                tensor, shard, offset = item
+                self.merge_tensor(tensor, shard.writer, offset, workspace)
+                self.finished(tensor, shard)
+        except BaseException:
+            self.stop.set()
+            raise
+
+    def finished(self, tensor: PlannedTensor, shard: _OpenShard) -> None:
+        with self.lock:
+            self.bytes_done += tensor.bytes
+            self.tensors_done += 1
+            shard.left -= 1
+            complete = shard.left == 0
+        if complete:
+            shard.writer.close()
+
+    def merge_tensor(
+        self, tensor: PlannedTensor, writer: ShardWriter, offset: int, workspace: Workspace
+    ) -> None:
+        if tensor.copied_from is not None:
+            self.copy(tensor, writer, offset, workspace)
+            return
+        from merging.blocks import Inputs, merge_blocks, torch_dtype
+
+        headers = [self.models[part.model].tensors[part.tensor] for part in tensor.inputs]
+
+        def read(index: int, start: int, buffer: memoryview) -> None:
+            part = tensor.inputs[index]
+            self.models[part.model].read_into(part.tensor, start, buffer)
+
+        inputs = Inputs(read, [header.dtype for header in headers], tensor.elements, workspace, self.check)
+        arguments = {p.argument: tensor.parameters[p.name] for p in self.method.parameters}
+        width = itemsize(tensor.dtype)
+        raw = workspace.raw(-1, workspace.block * width)
+        out = workspace.tensor(raw, torch_dtype(tensor.dtype))
+        for start, block in merge_blocks(self.method, arguments, inputs):
+            out[: len(block)].copy_(block)
+            writer.write(offset + start * width, raw.data[: len(block) * width])
+
+    def copy(self, tensor: PlannedTensor, writer: ShardWriter, offset: int, workspace: Workspace) -> None:
+        """Take an input over byte for byte; what is not a float must be the same in all inputs."""
+        assert tensor.copied_from is not None
+        chosen = tensor.inputs[tensor.copied_from]
+        others = [part for part in tensor.inputs if part != chosen]
+        step = SLICE * 2
+        for start in range(0, tensor.bytes, step):
+            self.check()
+            size = min(step, tensor.bytes - start)
+            buffer = workspace.raw(0, size).data
+            self.models[chosen.model].read_into(chosen.tensor, start, buffer)
+            for part in others:
+                compared = workspace.raw(1, size).data
+                self.models[part.model].read_into(part.tensor, start, compared)
+                if compared != buffer:
+                    message = (
+                        f"{tensor.name} ({tensor.dtype}) differs between the models and cannot be averaged."
+                    )
+                    fix = "Merge models whose tables and masks are the same."
+                    raise CheckpointError(Problem("not-float", message, fix, tensor.name))
+            writer.write(offset + start, buffer)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """One thread inside each torch operator: workers take tensors, and threads inside operators would only
+    wait for each other."""
+    import torch
+
+    keep_heap()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def keep_heap() -> None:
+    """Tell glibc to serve blocks from the heap, and only large buffers by mmap.
+
+    Left alone, glibc moves its threshold with each large buffer that is freed, and then keeps hundreds of MB
+    in the arenas of threads that once held them.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):  # glibc; musl has none
+            mmap_threshold, trim_threshold = -3, -1
+            libc.mallopt(mmap_threshold, 8 * 1024 * 1024)
+            libc.mallopt(trim_threshold, 64 * 1024 * 1024)

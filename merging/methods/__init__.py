@@ -1,0 +1,22 @@
+"""Merge methods: the arithmetic, one short file a family. See `method` for what a method is.
+
+A new file is listed here, and its methods are in the registry, the tables, the form and the tests. The order
+is the order in which people are shown them.
+"""
+
+from merging.methods import linear, slerp, task_arithmetic, passthrough  # isort: skip
+from merging.methods.method import METHODS, MergeMethod, merge_method
+from merging.methods.parameters import Parameter, PerModel, Range
+
+__all__ = [
+    "METHODS",
+    "MergeMethod",
+    "Parameter",
+    "PerModel",
+    "Range",
+    "linear",
+    "merge_method",
+    "passthrough",
+    "slerp",
+    "task_arithmetic",
+]

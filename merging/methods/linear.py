@@ -1,0 +1,36 @@
+"""Weighted average of whole models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from merging.methods.arithmetic import shares, weighted_sum, weights_cancel
+from merging.methods.method import merge_method
+from merging.methods.parameters import Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _only_one_counts(arguments: Mapping[str, Any]) -> int | None:
+    counting = [(i, weight) for i, weight in enumerate(arguments["weight"]) if weight != 0]
+    if len(counting) == 1 and (arguments["normalize"] or counting[0][1] == 1):
+        return counting[0][0]
+    return None
+
+
+@merge_method(
+    title="Linear",
+    paper="https://arxiv.org/abs/2203.05482",
+    decided_by=_only_one_counts,
+    check=weights_cancel,
+)
+def linear(weights: Sequence[Tensor], *, weight: Weight, normalize: bool = True) -> Tensor:
+    """Weighted average of the models, weight by weight (a model soup).
+
+    Args:
+        weight: how much each model counts
+        normalize: divide the weights by their sum
+    """
+    return weighted_sum(weights, shares(weight) if normalize else weight)

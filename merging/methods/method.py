@@ -1,0 +1,122 @@
+"""The registry of merge methods, and the decorator that fills it.
+
+A method is a function; the name of its first argument says what it is given, and so how the engine runs it:
+
+    weights           list of K float32 blocks, one a model, the same elements of each; returns the merged block
+    task_vectors      the same, each model minus the base; what it returns is added to the base
+    weight_products   K x K float64 matrix of the dot products between the models' whole tensors; returns K
+                      coefficients, and the result is the sum of the models weighted by them
+    task_vector_products  the same for models minus base; the sum is added to the base
+
+Blocks belong to the method: it may overwrite them. A method sees neither names, files, devices nor recipes.
+Importing a method does not import torch, so that a plan is made without waiting for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from merging.methods.parameters import Parameter, parameters_of
+from merging.methods.sparsify import Sparsifier
+
+Operand = Literal["weights", "task_vectors", "weight_products", "task_vector_products"]
+METHODS: dict[str, MergeMethod] = {}
+
+
+@dataclass(frozen=True)
+class MergeMethod:
+    """One way to merge.
+
+    Args:
+        name: as recipes write it
+        title: as people write it
+        paper: URL of the source
+        summary: one line, the first of the docstring
+        operand: what the function is given (see the module)
+        function: the arithmetic
+        parameters: what a recipe may set, the sparsifier's among them
+        min_models, max_models: how many models, the base not counted where it is subtracted; None: any number
+        base: "subtracted" from the models, the "first" of them, or an "ordinary" model if it is one of them at all
+        sparsify: applied to each task vector before the function sees it
+        ignored: parameters that recipes for mergekit carry and that change nothing, there or here
+        decided_by: the index of the one model whose tensor is the result as it stands, under these arguments
+            (-1: the subtracted base), or None
+        check: what is wrong with these arguments, or None
+    """
+
+    name: str
+    title: str
+    paper: str
+    summary: str
+    operand: Operand
+    function: Callable[..., Any]
+    parameters: tuple[Parameter, ...]
+    min_models: int = 1
+    max_models: int | None = None
+    base: Literal["subtracted", "first", "ordinary"] = "ordinary"
+    sparsify: Sparsifier | None = None
+    ignored: tuple[str, ...] = ()
+    decided_by: Callable[[Mapping[str, Any]], int | None] = field(default=lambda _: None)
+    check: Callable[[Mapping[str, Any]], str | None] = field(default=lambda _: None)
+
+    @property
+    def needs_base(self) -> bool:
+        return self.base != "ordinary"
+
+    @property
+    def is_random(self) -> bool:
+        return self.sparsify is not None and self.sparsify.is_random
+
+    @property
+    def from_products(self) -> bool:
+        """Whether the function makes coefficients of a Gram matrix."""
+        return self.operand.endswith("_products")
+
+    def parameter(self, name: str) -> Parameter | None:
+        return next((parameter for parameter in self.parameters if parameter.name == name), None)
+
+
+def merge_method(
+    *,
+    title: str,
+    paper: str,
+    models: tuple[int, int | None] = (1, None),
+    base_is_first: bool = False,
+    sparsify: Sparsifier | None = None,
+    ignored: tuple[str, ...] = (),
+    decided_by: Callable[[Mapping[str, Any]], int | None] = lambda _: None,
+    check: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Enter a function into `METHODS` under its own name, and return it untouched.
+
+    Raises:
+        TypeError: the first argument is not one of the operands, or a parameter is not declared in full.
+    """
+
+    def enter(function: Callable[..., Any]) -> Callable[..., Any]:
+        operand = next(iter(inspect.signature(function).parameters))
+        if operand not in Operand.__args__:  # type: ignore[attr-defined]
+            raise TypeError(f"{function.__name__}: the first argument must be one of {Operand}")
+        subtracted = operand.startswith("task_vector")
+        METHODS[function.__name__] = MergeMethod(
+            name=function.__name__,
+            title=title,
+            paper=paper,
+            summary=(inspect.getdoc(function) or "").splitlines()[0],
+            operand=operand,  # type: ignore[arg-type]
+            function=function,
+            parameters=parameters_of(function) + (sparsify.parameters if sparsify else ()),
+            min_models=models[0],
+            max_models=models[1],
+            base="subtracted" if subtracted else "first" if base_is_first else "ordinary",
+            sparsify=sparsify,
+            ignored=ignored,
+            decided_by=decided_by,
+            check=check,
+        )
+        return function
+
+    return enter

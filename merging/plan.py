@@ -1,0 +1,174 @@
+"""A plan: what a merge will do, exactly, as pure data. It goes through JSON, and running it needs no recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any, Self
+
+from merging.dtypes import itemsize
+from merging.methods.parameters import Scalar
+from merging.problems import Problem
+
+Value = Scalar | list[float] | None
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A model that takes part, at the content it had when the plan was made.
+
+    Args:
+        name: as the recipe names it, without the revision
+        revision: as the recipe names it
+        version: the commit on the Hub, or a fingerprint of the folder; the run refuses any other
+        is_folder: whether it is a folder on this machine
+        architecture: the model class
+        parameters: number of elements of all its tensors
+        bytes: of all its tensors
+    """
+
+    name: str
+    revision: str | None
+    version: str
+    is_folder: bool
+    architecture: str
+    parameters: int
+    bytes: int
+
+    @property
+    def commit(self) -> str | None:
+        """The commit on the Hub; None for a folder."""
+        return None if self.is_folder else self.version
+
+
+@dataclass(frozen=True)
+class Input:
+    """A tensor of a model (by index in the plan's models) that goes into an output tensor."""
+
+    model: int
+    tensor: str
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One output tensor.
+
+    Args:
+        name, dtype, shape: of the output; dtype by safetensors' name
+        inputs: in the order that the method takes them, the base first where the method subtracts it
+        parameters: the method's, by the recipe's names, resolved for this tensor; empty when it is a copy
+        copied_from: index of the input whose bytes are the result, or None
+        layer: of the output's stack, or None outside the layers
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    inputs: tuple[Input, ...]
+    parameters: Mapping[str, Value]
+    copied_from: int | None
+    layer: int | None
+
+    @cached_property
+    def elements(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def bytes(self) -> int:
+        return self.elements * itemsize(self.dtype)
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """An output file: its tensors in the order of their bytes."""
+
+    filename: str
+    tensors: tuple[PlannedTensor, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a merge will do and cost.
+
+    Args:
+        recipe: the text it was made from
+        method: name of the merge method
+        problems: what stands in the way; the plan can be run when there is nothing
+        warnings: what the user should know
+        models: that take part
+        shards: output files, in order
+        files: small output files with their text: config, index, ...
+        copied_files: small files taken over as they are, with the index of the model they come from
+        bytes_in: to be read
+        bytes_out: weights to be written
+        peak_memory_bytes: of the process, while merging
+        disk_bytes: written to this machine's disk
+        seconds: a rough guess of the time
+    """
+
+    recipe: str
+    method: str
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    models: tuple[PlannedModel, ...] = ()
+    shards: tuple[PlannedShard, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    copied_files: Mapping[str, int] = field(default_factory=dict)
+    bytes_in: int = 0
+    bytes_out: int = 0
+    peak_memory_bytes: int = 0
+    disk_bytes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    @cached_property
+    def tensors(self) -> tuple[PlannedTensor, ...]:
+        return tuple(tensor for shard in self.shards for tensor in shard.tensors)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures without the lists of tensors, for programs."""
+        return {
+            "ok": self.ok,
+            "problems": [problem.as_dict() for problem in self.problems],
+            "warnings": [problem.as_dict() for problem in self.warnings],
+            "method": self.method,
+            "models": [{**asdict(model), "commit": model.commit} for model in self.models],
+            "tensors": len(self.tensors),
+            "shards": len(self.shards),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "disk_bytes": self.disk_bytes,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        data = json.loads(text)
+        data["problems"] = tuple(Problem(**item) for item in data["problems"])
+        data["warnings"] = tuple(Problem(**item) for item in data["warnings"])
+        data["models"] = tuple(PlannedModel(**item) for item in data["models"])
+        data["shards"] = tuple(_shard(item) for item in data["shards"])
+        return cls(**{field.name: data[field.name] for field in fields(cls)})
+
+
+def _shard(data: dict[str, Any]) -> PlannedShard:
+    return PlannedShard(data["filename"], tuple(_tensor(item) for item in data["tensors"]), data["bytes"])
+
+
+def _tensor(data: dict[str, Any]) -> PlannedTensor:
+    data["shape"] = tuple(data["shape"])
+    data["inputs"] = tuple(Input(**item) for item in data["inputs"])
+    return PlannedTensor(**data)
