@@ -106,8 +106,7 @@ class HubRepository:
         try:
             return patiently(ask)
         except GatedRepoError as error:
-            fix = f"Accept its terms on {constants.ENDPOINT}/{self.name} and sign in with that account."
-            raise _error("gated", f"{self.name} is gated, and this login has no access.", fix, at) from error
+            raise self._gated() from error
         except RevisionNotFoundError as error:
             message = f"{self.name} has no revision '{revision}'."
             raise _error("no-revision", message, "Name a branch, a tag or a commit of it.", at) from error
@@ -120,6 +119,10 @@ class HubRepository:
         except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
             message = f"The Hub did not answer for {self.name} ({type(error).__name__})."
             raise _error("hub-silent", message, "Check the connection and try again.", at) from error
+
+    def _gated(self) -> CheckpointError:
+        fix = f"Accept its terms on {constants.ENDPOINT}/{self.name} and sign in with that account."
+        return _error("gated", f"{self.name} is gated, and this login has no access.", fix, self.name)
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         done = 0
@@ -136,6 +139,9 @@ class HubRepository:
             except httpx2.HTTPStatusError as error:
                 status = error.response.status_code
                 reason = f"status {status}"
+                if error.response.headers.get("X-Error-Code") == "GatedRepo":
+                    # A gated model's page and list of files are open; only its files are not.
+                    raise self._gated() from error
                 if status in LINK_GONE and link:
                     self._forget(file, link)
                 elif status not in TRY_AGAIN:

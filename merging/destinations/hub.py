@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +21,7 @@ from merging.problems import DestinationError, Problem
 PREFIX = "hf://"
 # One shard is filled while the one before it is uploaded.
 BUFFERS = 2
+UPLOAD_ATTEMPTS = 3
 WEIGHTS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json")
 
 
@@ -52,14 +54,17 @@ class HubDestination:
 
     def check(self, disk_bytes: int) -> list[Problem]:
         owner = self.repo.partition("/")[0]
+        message = f"Pushing to {self.repo} needs a login, and there is none."
+        no_login = self._problem("no-login", message, "Sign in, or run `hf auth login` on your machine.")
+        if current_token(self._token) is False:
+            return [no_login]
         try:
             account = patiently(lambda: self._api().whoami())
         except (LocalTokenNotFoundError, HfHubHTTPError) as error:
             status = getattr(getattr(error, "response", None), "status_code", 401)
             if status not in (401, 403):
                 return [self._problem("hub-silent", f"The Hub answered {status}.", "Try again later.")]
-            message = f"Pushing to {self.repo} needs a login, and there is none."
-            return [self._problem("no-login", message, "Sign in, or run `hf auth login` on your machine.")]
+            return [no_login]
         except (httpx2.HTTPError, OSError) as error:
             message = f"The Hub did not answer ({type(error).__name__})."
             return [self._problem("hub-silent", message, "Check the connection and try again.")]
@@ -101,13 +106,26 @@ class HubDestination:
                 self._make_ready()
                 # A stream, not bytes: bytes would go through Xet, which holds three copies of them.
                 operation = CommitOperationAdd(filename, content)
-                self._api().preupload_lfs_files(self.repo, [operation], free_memory=True)
+                self._preupload(operation)
                 self._operations.append(operation)
             finally:
                 content.close()
                 self._room.release()
 
         self._uploads.append(self._uploader.submit(send))
+
+    def _preupload(self, operation: CommitOperationAdd) -> None:
+        """Send one file; again with fresh links when the signed ones were refused or the line broke."""
+        for attempt in range(UPLOAD_ATTEMPTS):
+            try:
+                self._api().preupload_lfs_files(self.repo, [operation], free_memory=True)
+            except (HfHubHTTPError, httpx2.HTTPError, RuntimeError):
+                # huggingface_hub wraps what its upload threads meet into a RuntimeError.
+                if attempt == UPLOAD_ATTEMPTS - 1:
+                    raise
+                time.sleep(2**attempt)
+            else:
+                return
 
     def _make_ready(self) -> None:
         """Create the repository, or look once more that nothing is overwritten that must not be."""
@@ -150,8 +168,9 @@ class HubDestination:
                     self.repo, operations, commit_message=message, parent_commit=self._parent
                 )
             )
-        except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
+        except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError) as error:
+            response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+            status = getattr(response, "status_code", None)
             reason = f"status {status}" if status else type(error).__name__
             text = f"The Hub did not take the result ({reason})."
             fix = "Check that the login may write there, and try again; finished shards are kept by the Hub."

@@ -1,0 +1,160 @@
+"""What every method in the registry keeps, whoever wrote it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from merging import costs
+from merging.methods import METHODS, MergeMethod, Parameter
+from tests.methods.whole import merge_by_engine, merge_whole
+
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+
+
+def models_of(method: MergeMethod, limit: int = 3) -> int:
+    """A number of inputs that the method takes, the base among them."""
+    most = limit if method.max_models is None else method.max_models
+    return max(method.min_models, most) + (method.base == "subtracted")
+
+
+def value_of(parameter: Parameter) -> st.SearchStrategy[Any]:
+    """Anything the parameter's slider can be set to."""
+    if parameter.kind == "bool":
+        return st.booleans()
+    if parameter.kind == "choice":
+        return st.sampled_from(parameter.choices)
+    assert parameter.low is not None
+    assert parameter.high is not None
+    if parameter.kind == "integer":
+        return st.integers(int(parameter.low), int(parameter.high))
+    return st.floats(parameter.low, parameter.high)
+
+
+def arguments_of(method: MergeMethod) -> st.SearchStrategy[dict[str, Any]]:
+    count = models_of(method) - (method.base == "subtracted")
+    fields = {
+        p.argument: st.lists(value_of(p), min_size=count, max_size=count) if p.per_model else value_of(p)
+        for p in method.parameters
+    }
+    return st.fixed_dictionaries(fields).filter(lambda arguments: method.check(arguments) is None)
+
+
+def some_arguments(method: MergeMethod, number: float = 0.4) -> dict[str, Any]:
+    """Defaults where there are some, else a number in between."""
+    count = models_of(method) - (method.base == "subtracted")
+    values: dict[str, Any] = {}
+    for p in method.parameters:
+        value = number if p.default is None else p.default
+        values[p.argument] = [value] * count if p.per_model else value
+    return values
+
+
+def tensors_of(method: MergeMethod, *shape: int, dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    base = torch.randn(shape, generator=generator)
+    return [
+        (base + 0.05 * torch.randn(shape, generator=generator)).to(dtype) for _ in range(models_of(method))
+    ]
+
+
+@every_method
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_finite_wherever_the_sliders_go(method: MergeMethod, data: st.DataObject) -> None:
+    arguments = data.draw(arguments_of(method))
+
+    merged = merge_by_engine(method, tensors_of(method, 6, 5), arguments)
+
+    assert merged.shape == (6, 5)
+    assert merged.isfinite().all()
+
+
+@every_method
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_a_model_merged_with_itself_is_itself(method: MergeMethod, data: st.DataObject) -> None:
+    arguments = data.draw(arguments_of(method))
+    if method.name in ("linear", "passthrough"):
+        arguments = some_arguments(method, 1.0)  # other weights are meant to scale
+    tensor = tensors_of(method, 4, 3)[0]
+
+    merged = merge_by_engine(method, [tensor] * models_of(method), arguments)
+
+    torch.testing.assert_close(merged, tensor.float(), rtol=1e-5, atol=1e-6)
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_engine_gives_the_bits_of_the_plain_formula(method: MergeMethod, dtype: torch.dtype) -> None:
+    tensors = tensors_of(method, 700, 800, dtype=dtype)  # more than two blocks, and a rest
+    assert tensors[0].numel() > 2 * costs.BLOCK
+    arguments = some_arguments(method)
+    if "density" in arguments:
+        arguments["density"] = [0.3] * len(arguments["density"])
+
+    assert torch.equal(merge_by_engine(method, tensors, arguments), merge_whole(method, tensors, arguments))
+
+
+@every_method
+def test_the_bits_do_not_depend_on_how_much_is_read_at_once(
+    method: MergeMethod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = tensors_of(method, 700, 800)
+    arguments = some_arguments(method)
+    at_once = merge_by_engine(method, tensors, arguments)
+    monkeypatch.setattr("merging.blocks.RESIDENT", 0)
+    monkeypatch.setattr("merging.blocks.SLICE", costs.BLOCK)
+
+    assert torch.equal(merge_by_engine(method, tensors, arguments), at_once)
+
+
+@every_method
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_tensor_that_one_model_decides_is_that_models(method: MergeMethod, data: st.DataObject) -> None:
+    arguments = data.draw(arguments_of(method))
+    for parameter in method.parameters:  # the ends of a slider are where one model decides
+        ends = [parameter.low, parameter.high, 1.0]
+        if parameter.kind == "number" and data.draw(st.booleans()):
+            value = data.draw(st.sampled_from(ends))
+            count = len(arguments[parameter.argument]) if parameter.per_model else 0
+            first = data.draw(st.integers(0, max(count - 1, 0)))
+            own = [value if i == first else 0.0 for i in range(count)]
+            arguments[parameter.argument] = own if parameter.per_model else value
+    if method.check(arguments):
+        return
+    decided = method.decided_by(arguments)
+    if decided is None:
+        return
+    tensors = tensors_of(method, 5, 4)
+
+    merged = merge_whole(method, tensors, arguments)
+
+    assert torch.equal(merged, tensors[decided + (method.base == "subtracted")].float())
+
+
+@every_method
+def test_described_in_full(method: MergeMethod) -> None:
+    assert method.summary.endswith((".", ")."))
+    assert method.paper.startswith("https://")
+    for parameter in method.parameters:
+        assert parameter.help
+        if parameter.default is not None:
+            assert parameter.accepts(parameter.default)
+        if parameter.kind in ("number", "integer"):
+            assert None not in (parameter.low, parameter.high, parameter.step)
+
+
+@every_method
+def test_a_task_vector_method_without_models_gives_the_base(method: MergeMethod) -> None:
+    if method.base != "subtracted":
+        return
+    base = tensors_of(method, 3, 3)[0]
+    arguments = {p.argument: [] if p.per_model else p.default for p in method.parameters}
+
+    assert torch.equal(merge_by_engine(method, [base], arguments), base.float())

@@ -1,0 +1,72 @@
+"""The plain reference: a method applied to whole tensors at once, without blocks, buffers or threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from merging.methods import MergeMethod
+from merging.methods.arithmetic import weighted_sum
+
+
+class WholeVector:
+    """A task vector that comes as one block."""
+
+    def __init__(self, vector: Tensor):
+        self.vector = vector.flatten()
+        self.size = vector.numel()
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        yield 0, self.vector.clone()
+
+
+def merge_whole(method: MergeMethod, tensors: Sequence[Tensor], arguments: Mapping[str, Any]) -> Tensor:
+    """The float32 merge of whole tensors, the base first where the method subtracts it.
+
+    Args:
+        method: from the registry
+        tensors: of any float dtype, one shape
+        arguments: every parameter, by argument name
+    """
+    shape = tensors[0].shape
+    models = [tensor.flatten().float() for tensor in tensors]
+    base = models[0].clone()
+    if method.base == "subtracted":
+        models = [model - base for model in models[1:]]
+    if not models:
+        return base.view(shape)
+    if method.from_products:
+        wide = torch.stack(models).double()
+        coefficients = method.function((wide @ wide.T).numpy(), **arguments)
+        merged = weighted_sum([model.clone() for model in models], coefficients)
+    else:
+        own = dict(arguments)
+        if method.sparsify:
+            names = {p.argument: p.per_model for p in method.sparsify.parameters}
+            given = {name: own.pop(name) for name in names}
+            for i, vector in enumerate(models):
+                mine = {name: given[name][i] if each else given[name] for name, each in names.items()}
+                cut = method.sparsify.measure(WholeVector(vector), **mine)
+                models[i] = method.sparsify.apply(vector.clone(), 0, cut)
+        merged = method.function([model.clone() for model in models], **own)
+    return (base + merged if method.base == "subtracted" else merged).view(shape)
+
+
+def merge_by_engine(method: MergeMethod, tensors: Sequence[Tensor], arguments: Mapping[str, Any]) -> Tensor:
+    """The same by the engine: in blocks, through stored bytes."""
+    from merging.blocks import Inputs, Workspace, merge_blocks
+
+    names = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+    stored = [tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() for tensor in tensors]
+
+    def read(index: int, start: int, buffer: memoryview) -> None:
+        buffer[:] = stored[index][start : start + len(buffer)]
+
+    inputs = Inputs(read, [names[t.dtype] for t in tensors], tensors[0].numel(), Workspace())
+    merged = torch.empty(tensors[0].numel())
+    for start, block in merge_blocks(method, arguments, inputs):
+        merged[start : start + len(block)] = block
+    return merged.view(tensors[0].shape)

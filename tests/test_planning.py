@@ -1,0 +1,317 @@
+"""Plans: every problem at once, without reading weights; and exactly what will be done when there is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from merging import Plan, make_plan, read_recipe
+from tests.tiny import tiny_llama
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    tiny_llama(folder / "a", 1)
+    tiny_llama(folder / "b", 2)
+    tiny_llama(folder / "untied", 3, tie_word_embeddings=False)
+    tiny_llama(folder / "shallow", 4, num_hidden_layers=3)
+    tiny_llama(folder / "wide", 5, intermediate_size=160)
+    tiny_llama(folder / "words", 6, vocab_size=260)
+    tiny_llama(folder / "precise", 7, dtype=torch.float32)
+    return folder
+
+
+def plan_of(recipe: dict[str, Any], **options: Any) -> Plan:
+    return make_plan(read_recipe(yaml.safe_dump(recipe)), **options)
+
+
+def linear(*models: Path | str, **more: Any) -> dict[str, Any]:
+    listed = [{"model": str(model), "parameters": {"weight": 0.5}} for model in models]
+    return {"merge_method": "linear", "models": listed, **more}
+
+
+def codes(plan: Plan) -> list[str]:
+    return [problem.code for problem in plan.problems]
+
+
+def test_a_plan_goes_through_json_unchanged(folder: Path) -> None:
+    plan = plan_of(linear(folder / "a", folder / "b", dtype="float32"))
+
+    assert plan.ok
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_a_plan_says_what_will_be_done(folder: Path) -> None:
+    plan = plan_of(linear(folder / "a", folder / "b"))
+
+    tensor = next(t for t in plan.tensors if t.name == "model.layers.2.mlp.up_proj.weight")
+    assert (tensor.dtype, tensor.shape, tensor.layer) == ("BF16", (128, 64), 2)
+    assert tensor.parameters == {"weight": [0.5, 0.5], "normalize": True}
+    assert [(plan.models[i.model].name, i.tensor) for i in tensor.inputs] == [
+        (str(folder / "a"), tensor.name),
+        (str(folder / "b"), tensor.name),
+    ]
+    weights = load_file(folder / "a/model.safetensors")
+    size = sum(t.numel() * 2 for t in weights.values())
+    assert (plan.bytes_in, plan.bytes_out) == (2 * size, size)
+    assert {t.name for t in plan.tensors} == weights.keys()
+
+
+def test_the_summary_is_what_programs_read(folder: Path) -> None:
+    summary = plan_of(linear(folder / "a", folder / "b")).summary()
+
+    assert summary["ok"] is True
+    assert summary["problems"] == []
+    assert (summary["tensors"], summary["shards"]) == (38, 1)
+    assert {"bytes_in", "bytes_out", "peak_memory_bytes", "disk_bytes"} <= summary.keys()
+    json.dumps(summary)
+
+
+def test_all_missing_models_are_named_with_their_lines(folder: Path, hub: Any) -> None:
+    text = f"""\
+merge_method: linear
+parameters: {{weight: 1}}
+models:
+  - model: {folder / "a"}
+  - model: nobody/nothing
+  - model: ../etc
+"""
+    plan = make_plan(read_recipe(text))
+
+    assert [(p.code, p.where) for p in plan.problems] == [
+        ("no-model", "line 5, column 12"),
+        ("model-name", "line 6, column 12"),
+    ]
+
+
+def test_a_server_reads_no_folders(folder: Path) -> None:
+    plan = plan_of(linear(folder / "a"), allow_folders=False)
+
+    assert codes(plan) == ["model-name"]
+
+
+@pytest.mark.parametrize(
+    ("other", "code", "said"),
+    [
+        ("shallow", "unequal-layers", "shallow: 3"),
+        ("wide", "shape", "[160, 64] instead of [128, 64]"),
+        ("words", "vocabulary", "model.embed_tokens.weight [260, 64] instead of [256, 64]"),
+    ],
+)
+def test_models_that_do_not_fit(folder: Path, other: str, code: str, said: str) -> None:
+    [problem] = plan_of(linear(folder / "a", folder / other)).problems
+
+    assert problem.code == code
+    assert said in str(problem)
+    assert problem.fix
+
+
+def test_a_model_that_lacks_tensors(folder: Path, tmp_path: Path) -> None:
+    weights = load_file(folder / "a/model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    (tmp_path / "config.json").write_text((folder / "a/config.json").read_text())
+    save_file(weights, tmp_path / "model.safetensors")
+
+    [problem] = plan_of(linear(tmp_path, folder / "a")).problems
+
+    assert problem.code == "missing-tensor"
+    assert problem.where == str(tmp_path)
+    assert "model.layers.1.mlp.up_proj.weight" in problem.message
+
+
+def test_layers_beyond_the_model(folder: Path) -> None:
+    source = {"model": str(folder / "a"), "layer_range": [2, 9]}
+
+    [problem] = plan_of({"merge_method": "passthrough", "slices": [{"sources": [source]}]}).problems
+
+    assert problem.code == "layer-range"
+    assert "has 4 layers, 0 to 3; the recipe takes 2 to 8" in problem.message
+
+
+def test_filters_that_leave_a_tensor_out(folder: Path) -> None:
+    recipe = linear(folder / "a", folder / "b")
+    recipe["models"][1]["parameters"] = {"weight": [{"filter": "mlp", "value": 1}]}
+
+    [problem] = plan_of(recipe).problems
+
+    assert problem.code == "missing-parameter"
+    assert "No filter of `weight` matches model.embed_tokens.weight" in problem.message
+
+
+def test_weights_that_cancel(folder: Path) -> None:
+    recipe = linear(folder / "a", folder / "b")
+    recipe["models"][1]["parameters"] = {"weight": -0.5}
+
+    assert codes(plan_of(recipe)) == ["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        ({}, "no-config"),
+        ({"config.json": "{}"}, "no-weights"),
+        ({"config.json": "nonsense"}, "damaged-file"),
+        ({"config.json": "{}", "pytorch_model.bin": "x"}, "pickle-only"),
+        ({"config.json": "{}", "model.gguf": "x"}, "gguf-only"),
+        ({"adapter_config.json": "{}", "adapter_model.safetensors": "x"}, "adapter"),
+        ({"config.json": "{}", "model.safetensors": "x"}, "damaged-file"),
+        ({"config.json": "{}", "model.safetensors": "\xff" * 20}, "damaged-file"),
+        ({"config.json": "{}", "model.safetensors": "\x02\0\0\0\0\0\0\0[]"}, "damaged-file"),
+        ({"config.json": "{}", "model.safetensors": "\x02\0\0\0\0\0\0\0{}too long"}, "damaged-file"),
+        (
+            {"config.json": "{}", "model.safetensors.index.json": '{"weight_map": {"a": "b"}}'},
+            "missing-shard",
+        ),
+    ],
+)
+def test_folders_that_are_no_models(files: dict[str, str], code: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_bytes(text.encode("latin-1"))
+
+    assert codes(plan_of(linear(tmp_path))) == [code]
+
+
+def test_quantised_models_are_refused(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "a/config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(load_file(folder / "a/model.safetensors"), tmp_path / "model.safetensors")
+
+    [problem] = plan_of(linear(folder / "b", tmp_path)).problems
+
+    assert problem.code == "quantised"
+    assert "gptq" in problem.message
+
+
+def test_a_head_of_its_own_makes_the_result_untied(folder: Path) -> None:
+    plan = plan_of(linear(folder / "a", folder / "untied"))
+
+    head = next(tensor for tensor in plan.tensors if tensor.name == "lm_head.weight")
+    assert [part.tensor for part in head.inputs] == ["model.embed_tokens.weight", "lm_head.weight"]
+    assert json.loads(plan.files["config.json"])["tie_word_embeddings"] is False
+
+
+def test_tied_models_stay_tied(folder: Path) -> None:
+    plan = plan_of(linear(folder / "a", folder / "b"))
+
+    assert "lm_head.weight" not in {tensor.name for tensor in plan.tensors}
+    assert json.loads(plan.files["config.json"])["tie_word_embeddings"] is True
+
+
+@pytest.mark.parametrize(
+    ("models", "asked", "dtype"),
+    [
+        (["a", "b"], {}, "BF16"),
+        (["a", "precise"], {}, "F32"),
+        (["a", "b"], {"dtype": "float16"}, "F16"),
+        (["a", "b"], {"dtype": "float32", "out_dtype": "bfloat16"}, "BF16"),
+    ],
+)
+def test_dtype_of_the_result(folder: Path, models: list[str], asked: dict[str, str], dtype: str) -> None:
+    plan = plan_of(linear(*(folder / name for name in models), **asked))
+
+    assert {tensor.dtype for tensor in plan.tensors} == {dtype}
+    names = {"BF16": "bfloat16", "F32": "float32", "F16": "float16"}
+    assert json.loads(plan.files["config.json"])["dtype"] == names[dtype]
+
+
+def test_what_one_model_decides_is_copied(folder: Path) -> None:
+    recipe = linear(folder / "a", folder / "b")
+    recipe["models"][1]["parameters"] = {"weight": [{"filter": "mlp", "value": 1}, {"value": 0}]}
+    plan = plan_of(recipe)
+
+    for tensor in plan.tensors:
+        assert (tensor.copied_from is None) == ("mlp" in tensor.name)
+    recipe["dtype"] = "float16"  # another type is no copy
+    assert all(tensor.copied_from is None for tensor in plan_of(recipe).tensors)
+
+
+def test_no_trace_of_a_parents_path(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "a/config.json").read_text())
+    config |= {"_name_or_path": "/home/me/secret", "text_config": {"_name_or_path": "/home/me/secret"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer_config.json").write_text('{"name_or_path": "/home/me/secret", "eos_token": "x"}')
+    save_file(load_file(folder / "a/model.safetensors"), tmp_path / "model.safetensors")
+
+    plan = plan_of({"merge_method": "passthrough", "models": [{"model": str(tmp_path)}]})
+
+    assert "secret" not in plan.files["config.json"] + plan.files["tokenizer_config.json"]
+    assert json.loads(plan.files["tokenizer_config.json"]) == {"eos_token": "x"}
+
+
+def test_stacking_rebuilds_lists_that_have_an_entry_a_layer(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "a/config.json").read_text())
+    config |= {"layer_types": ["w", "x", "y", "z"], "eos_token_id": [1, 2, 3, 4], "max_window_layers": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(load_file(folder / "a/model.safetensors"), tmp_path / "model.safetensors")
+    sources = [[{"model": str(tmp_path), "layer_range": r}] for r in ([0, 3], [2, 4])]
+
+    plan = plan_of({"merge_method": "passthrough", "slices": [{"sources": s} for s in sources]})
+
+    written = json.loads(plan.files["config.json"])
+    assert written["num_hidden_layers"] == 5
+    assert written["layer_types"] == ["w", "x", "y", "y", "z"]
+    assert written["eos_token_id"] == [1, 2, 3, 4]
+
+
+def test_shards_are_filled_in_the_order_of_the_model(folder: Path) -> None:
+    plan = plan_of(linear(folder / "a", folder / "b"), shard_size=100_000)
+
+    count = len(plan.shards)
+    assert count > 1
+    assert [s.filename for s in plan.shards] == [
+        f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)
+    ]
+    assert all(sum(t.bytes for t in shard.tensors) <= 100_000 for shard in plan.shards)
+    layers = [
+        max(t.layer for t in s.tensors if t.layer is not None) for s in plan.shards if s.tensors[0].layer
+    ]
+    assert layers == sorted(layers)
+    index = json.loads(plan.files["model.safetensors.index.json"])
+    assert index["weight_map"] == {t.name: s.filename for s in plan.shards for t in s.tensors}
+    assert index["metadata"]["total_size"] == plan.bytes_out
+
+
+def test_the_header_is_the_one_that_safetensors_writes(folder: Path, tmp_path: Path) -> None:
+    from merging.planning import shard_header
+
+    plan = plan_of(linear(folder / "a", folder / "precise"))
+    [shard] = plan.shards
+    tensors = {t.name: torch.zeros(t.shape, dtype=torch.float32) for t in shard.tensors}
+    save_file(tensors, tmp_path / "x.safetensors", metadata={"format": "pt"})
+
+    header = shard_header(shard)
+
+    assert (tmp_path / "x.safetensors").read_bytes()[: len(header)] == header
+    assert (tmp_path / "x.safetensors").stat().st_size == shard.bytes
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert set(file.keys()) == {t.name for t in plan.tensors}
+
+
+def test_a_model_without_tokenizer_is_a_warning(folder: Path) -> None:
+    plan = plan_of(linear(folder / "a"))
+
+    assert plan.ok
+    assert [warning.code for warning in plan.warnings] == ["no-tokenizer"]
+
+
+def test_the_tokenizer_comes_from_where_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((folder / "b/config.json").read_text())
+    save_file(load_file(folder / "b/model.safetensors"), tmp_path / "model.safetensors")
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates/tools.jinja").write_text("x")
+
+    plan = plan_of(linear(folder / "a", tmp_path, tokenizer_source=str(tmp_path)))
+
+    names = ("additional_chat_templates/tools.jinja", "chat_template.jinja", "tokenizer.json")
+    assert plan.copied_files == dict.fromkeys(names, 1)

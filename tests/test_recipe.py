@@ -1,0 +1,219 @@
+"""Reading recipes: mergekit's language in full, and every fault at once with its place."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from merging import RecipeError, read_recipe
+from merging.recipe import MAX_NODES, ModelReference, Source
+from merging.settings import Choice, on_gradient, value_at
+
+SEED = """\
+slices:
+  - sources:
+      - model: org/first
+        layer_range: [0, 48]
+      - model: org/second@v1.0
+        layer_range: [0, 48]
+merge_method: slerp
+base_model: org/first
+parameters:
+  t:
+    - filter: self_attn
+      value: [0, 0.5, 0.3, 0.7, 1]
+    - filter: mlp
+      value: [1, 0.5, 0.7, 0.3, 0]
+    - value: 0.5 # fallback for rest of tensors
+dtype: float16
+"""
+
+
+def problems(text: str) -> list[tuple[str, str]]:
+    """Code and place of everything that is wrong with a recipe."""
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(text)
+    return [(problem.code, problem.where) for problem in caught.value.problems]
+
+
+def test_the_seed_recipe_reads_in_full() -> None:
+    recipe = read_recipe(SEED)
+
+    assert recipe.merge_method == "slerp"
+    assert recipe.base_model == ModelReference("org/first")
+    assert recipe.dtype == "float16"
+    first, second = recipe.slices[0].sources
+    assert (first.model, first.layer_range) == (ModelReference("org/first"), (0, 48))
+    assert second.model == ModelReference("org/second", "v1.0")
+    assert recipe.parameters["t"] == (
+        Choice((0.0, 0.5, 0.3, 0.7, 1.0), "self_attn"),
+        Choice((1.0, 0.5, 0.7, 0.3, 0.0), "mlp"),
+        Choice(0.5),
+    )
+    assert recipe.references() == (ModelReference("org/first"), ModelReference("org/second", "v1.0"))
+    assert recipe.text == SEED
+
+
+def test_json_is_a_recipe_too() -> None:
+    models = [{"model": "a/b", "parameters": {"weight": 1}}]
+
+    recipe = read_recipe(json.dumps({"merge_method": "linear", "models": models}))
+
+    assert recipe.models == (Source(ModelReference("a/b"), parameters={"weight": (Choice(1.0),)}),)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("0.5", (Choice(0.5),)),
+        ("[0, 1]", (Choice((0.0, 1.0)),)),
+        ("{filter: mlp, value: 0.5}", (Choice(0.5, "mlp"),)),
+        ("[{filter: mlp, value: [0, 1]}, {value: 1e-1}]", (Choice((0.0, 1.0), "mlp"), Choice(0.1))),
+        ("[]", None),
+    ],
+)
+def test_forms_of_a_setting(setting: str, expected: tuple[Choice, ...] | None) -> None:
+    text = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n"
+    recipe = read_recipe(text + f"parameters: {{weight: {setting}}}")
+
+    assert recipe.parameters.get("weight") == expected
+
+
+def test_the_dict_form_of_a_model() -> None:
+    text = "merge_method: linear\nmodels: [{model: {model: {path: a+b@c, revision: r}}, parameters: {weight: 1}}]"
+
+    assert read_recipe(text).models[0].model == ModelReference("a+b@c", "r")
+
+
+def test_parameters_that_change_nothing_are_let_through() -> None:
+    text = "merge_method: ties\nbase_model: a\nmodels: [{model: b, parameters: {weight: 1}}]\n"
+
+    assert read_recipe(text + "parameters: {int8_mask: true, normalize: 1}").parameters == {
+        "normalize": (Choice(True),)
+    }
+
+
+def test_every_fault_is_found_at_once() -> None:
+    text = """\
+merge_method: ties
+base_model: a/base
+models:
+  - model: a/b
+    paramters: {weight: 1}
+  - model: a/c
+    parameters: {densty: 0.5, weight: much}
+dtype: bf16
+extra: 1
+extra: 2
+"""
+    assert problems(text) == [
+        ("missing-parameter", "line 4, column 12"),
+        ("unknown-key", "line 5, column 5"),
+        ("missing-parameter", "line 6, column 12"),
+        ("unknown-parameter", "line 7, column 18"),
+        ("parameter-value", "line 7, column 39"),
+        ("dtype", "line 8, column 8"),
+        ("unknown-key", "line 9, column 1"),
+        ("repeated-key", "line 10, column 1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "empty"),
+        ("a: [", "yaml"),
+        ("a: b: c", "yaml"),
+        ("[" * 100_000, "yaml"),
+        ("- 1", "not-a-mapping"),
+        ("models: [{model: a}]", "no-method"),
+        ("merge_method: linear", "no-models"),
+        ("merge_method: dare-ties\nmodels: [{model: a}]", "unknown-method"),
+        ("merge_method: [1]\nmodels: [{model: a}]", "not-text"),
+        ("merge_method: linear\nmodels: []", "not-a-list"),
+        ("merge_method: linear\nmodels: 3", "not-a-list"),
+        ("merge_method: linear\nmodels: [3]", "not-a-mapping"),
+        ("merge_method: linear\nmodels: [{parameters: {weight: 1}}]", "no-model"),
+        ("merge_method: linear\nmodels: [{model: a@, parameters: {weight: 1}}]", "model-name"),
+        ("merge_method: linear\nmodels: [{model: a+b, parameters: {weight: 1}}]", "not-yet"),
+        ("merge_method: linear\nmodels: [{model: a}]", "missing-parameter"),
+        ("merge_method: linear\nmodels: [{model: a, parameters: {weight: .inf}}]", "parameter-value"),
+        ("merge_method: slerp\nmodels: [{model: a}, {model: b}]\nparameters: {t: 1}", "no-base"),
+        (
+            "merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}, {model: c}]\nparameters: {t: 1}",
+            "number-of-models",
+        ),
+        ("merge_method: slerp\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: 1.5}", "parameter-value"),
+        (
+            "merge_method: ties\nbase_model: a\nmodels: [{model: a}]\nparameters: {weight: 1}",
+            "number-of-models",
+        ),
+        ("merge_method: passthrough\nslices: [{}]", "no-sources"),
+        ("merge_method: passthrough\nslices: [{sources: [{model: a}]}]", "no-layer-range"),
+        ("merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [0, -1]}]}]", "layer-range"),
+        ("merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [3, 1]}]}]", "layer-range"),
+        ("merge_method: passthrough\nmodels: [{model: a}]\ntokenizer_source: union", "not-yet"),
+        ("merge_method: passthrough\nmodels: [{model: a}]\ntokenizer_source: base", "no-base"),
+        ("merge_method: passthrough\nmodels: [{model: a}]\nchat_template: auto", "not-yet"),
+    ],
+)
+def test_faults(text: str, expected: str) -> None:
+    assert expected in [code for code, _ in problems(text)]
+
+
+def test_a_shared_parameter_under_a_model_is_a_fault() -> None:
+    text = "merge_method: slerp\nbase_model: a\nmodels:\n- model: b\n  parameters: {t: 0.5}\n"
+
+    assert ("shared-parameter", "line 5, column 16") in problems(text)
+
+
+def test_slices_need_the_base_and_equal_ranges() -> None:
+    text = """\
+merge_method: ties
+base_model: a
+parameters: {weight: 1}
+slices:
+  - sources:
+      - {model: b, layer_range: [0, 2]}
+      - {model: c, layer_range: [0, 3]}
+"""
+    assert set(problems(text)) == {
+        ("base-not-in-slice", "line 5, column 5"),
+        ("unequal-layers", "line 5, column 5"),
+    }
+
+
+def test_messages_name_the_nearest_word() -> None:
+    with pytest.raises(RecipeError, match="There is no merge method 'tise'. Did you mean 'ties'?"):
+        read_recipe("merge_method: tise\nmodels: [{model: a}]")
+
+
+def test_aliases_cannot_multiply_without_end() -> None:
+    lines = ["a0: &a0 [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    text = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\ndtype: *a8\n"
+
+    assert 10**9 > MAX_NODES
+    assert "too-long" in [code for code, _ in problems("\n".join(lines) + "\n" + text)]
+
+
+def test_gradients_are_lines_between_equally_spaced_anchors() -> None:
+    assert [on_gradient([0, 1, 0.5], position) for position in (0, 0.25, 0.5, 0.75, 1)] == [
+        0,
+        0.5,
+        1,
+        0.75,
+        0.5,
+    ]
+    assert [on_gradient([True, False], position) for position in (0, 0.9, 1)] == [True, True, False]
+    assert on_gradient([0.3], 0.7) == 0.3
+
+
+def test_the_first_matching_filter_decides() -> None:
+    setting = (Choice(1.0, "self_attn.q"), Choice(2.0, "self_attn"))
+
+    assert value_at(setting, "model.layers.0.self_attn.q_proj.weight", 0) == 1.0
+    assert value_at(setting, "model.layers.0.self_attn.k_proj.weight", 0) == 2.0
+    assert value_at(setting, "model.norm.weight", 0) is None
+    assert value_at((Choice(3.0, "*"),), "model.norm.weight", 0) == 3.0
