@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def test_buffers_that_are_no_floats_are_copied_if_they_agree(folder: Path, tmp_p
 
     merged(recipe("y"), tmp_path / "out")
     assert load_file(file_with(tmp_path / "out", "position_ids"))["position_ids"].tolist() == [[0, 1]]
-    with pytest.raises(CheckpointError, match="position_ids .* differs between the models"):
+    with pytest.raises(CheckpointError, match=r"position_ids .* differs between the models"):
         merged(recipe("z"), tmp_path / "never")
 
 
@@ -170,10 +171,10 @@ def test_progress_ends_with_everything_done(folder: Path, tmp_path: Path) -> Non
     seen: list[Progress] = []
     plan = merged(ties(folder), tmp_path / "out", on_progress=seen.append)
 
-    assert [p.phase for p in seen][0] == "read headers"
+    assert seen[0].phase == "read headers"
     assert seen[-1].phase == "finish"
     assert (seen[-1].bytes_done, seen[-1].tensors_done) == (plan.bytes_out, len(plan.tensors))
-    assert all(a.bytes_done <= b.bytes_done for a, b in zip(seen, seen[1:], strict=False))
+    assert all(a.bytes_done <= b.bytes_done for a, b in pairwise(seen))
 
 
 # -- stopping, failing, refusing ------------------------------------------------------------------------------

@@ -1,0 +1,101 @@
+"""One table: every method by us and by mergekit 0.1.5, on the same models, in turn, in one run.
+
+python -m bench [--size small|1b|3b] [--repeats 3] [METHOD ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.measure import Cost, measured
+from bench.models import SIZES, built
+
+WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.4}
+
+
+def recipe(method: str, folder: Path, layers: int) -> dict[str, Any]:
+    """A recipe of the ordinary kind for a method, on the models in a folder."""
+    base = str(folder / "base")
+    entries = [{"model": str(folder / n), "parameters": {"weight": w}} for n, w in WEIGHTS.items()]
+    fine_tunes = {"merge_method": method, "dtype": "bfloat16", "models": entries}
+    if method == "linear":
+        return fine_tunes
+    if method == "slerp":
+        models = [{"model": str(folder / name)} for name in "ab"]
+        return {**fine_tunes, "models": models, "base_model": str(folder / "a"), "parameters": {"t": 0.4}}
+    if method == "passthrough":
+        cut = layers // 4
+        slices = [
+            {"sources": [{"model": str(folder / "a"), "layer_range": layer_range}]}
+            for layer_range in ([0, layers - cut], [cut, layers])
+        ]
+        return {"merge_method": method, "dtype": "bfloat16", "slices": slices}
+    parameters = {"density": 0.5} if method == "ties" else {}
+    return {**fine_tunes, "base_model": base, "parameters": parameters}
+
+
+METHODS = ("linear", "slerp", "task_arithmetic", "ties", "passthrough")
+
+
+def median(costs: Sequence[Cost]) -> Cost:
+    return Cost(
+        statistics.median(cost.wall for cost in costs),
+        statistics.median(cost.cpu for cost in costs),
+        round(statistics.median(cost.anonymous for cost in costs)),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("methods", nargs="*", metavar="METHOD", default=METHODS)
+    options = parser.parse_args()
+    folder = built(options.size)
+    python = sys.executable
+    with tempfile.TemporaryDirectory(prefix="alloy-bench-") as place:
+        work = Path(place)
+
+        def run(command: list[str]) -> Cost:
+            shutil.rmtree(work / "out", ignore_errors=True)
+            return measured(command, {"HF_HUB_OFFLINE": "1"})
+
+        inputs = [str(folder / name) for name in WEIGHTS]
+        floors = [
+            run([python, "-m", "bench.floor", str(work / "out"), *inputs]) for _ in range(options.repeats)
+        ]
+        floor = median(floors)
+        print(
+            f"{options.size}, medians of {options.repeats}; floor {floor.wall:.1f} s wall, {floor.cpu:.1f} s CPU"
+        )
+        columns = f"{'wall s':>8}{'CPU s':>8}{'GB':>8}"
+        print(f"{'':18}{'Alloy':^24}  {'mergekit 0.1.5':^24}  {'mergekit / Alloy':^16}")
+        print(f"{'method':18}{columns}  {columns}  {'wall':>8}{'CPU':>8}")
+        for method in options.methods:
+            path = work / "recipe.yaml"
+            path.write_text(yaml.safe_dump(recipe(method, folder, SIZES[options.size].num_hidden_layers)))
+            out = str(work / "out")
+            mergekit = Path(python).with_name("mergekit-yaml")
+            alloy = [python, "-m", "merging", "run", str(path), "--to", out, "--shard-size", "500MB"]
+            other = [str(mergekit), str(path), out, "--out-shard-size", "500M", "--no-copy-tokenizer"]
+            pairs = [(run(alloy), run(other)) for _ in range(options.repeats)]
+            us, them = (median(costs) for costs in zip(*pairs, strict=True))
+            print(
+                f"{method:18}{us.wall:8.1f}{us.cpu:8.1f}{us.anonymous / 1e9:8.2f}  "
+                f"{them.wall:8.1f}{them.cpu:8.1f}{them.anonymous / 1e9:8.2f}  "
+                f"{them.wall / us.wall:8.1f}{them.cpu / us.cpu:8.1f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

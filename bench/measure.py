@@ -1,0 +1,71 @@
+"""Wall time, CPU time and peak memory of a whole process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one process took.
+
+    Args:
+        wall: seconds from start to end
+        cpu: seconds of user and system time
+        anonymous: most bytes of memory that are its own (not pages of files), sampled every 10 ms
+    """
+
+    wall: float
+    cpu: float
+    anonymous: int
+
+
+def measured(command: Sequence[str], env: Mapping[str, str] | None = None) -> Cost:
+    """Run a command to its end.
+
+    Raises:
+        RuntimeError: it failed; with the end of what it said.
+    """
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    peak = 0
+    over = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not over.wait(0.01):
+            peak = max(peak, _anonymous(process.pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    assert process.stdout
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    over.set()
+    watcher.join()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{said[-3000:]}")
+    return Cost(wall, usage.ru_utime + usage.ru_stime, peak)
+
+
+def _anonymous(pid: int) -> int:
+    """Bytes of anonymous resident memory; 0 when the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
