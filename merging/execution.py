@@ -18,9 +18,16 @@ from merging.costs import SLICE, default_workers
 from merging.destinations import Destination, ShardWriter, open_destination
 from merging.dtypes import itemsize
 from merging.methods import METHODS
-from merging.plan import Plan, PlannedShard, PlannedTensor
+from merging.plan import Plan, PlannedTensor
 from merging.planning import shard_header
-from merging.problems import Cancelled, CheckpointError, DestinationError, PlanError, Problem
+from merging.problems import (
+    Cancelled,
+    CheckpointError,
+    DestinationError,
+    MergeError,
+    PlanError,
+    Problem,
+)
 
 if TYPE_CHECKING:
     from merging.blocks import Workspace
@@ -91,12 +98,16 @@ def run_plan(
 
     Raises:
         PlanError: the plan has problems
+        MergeError: the device is not there
         CheckpointError: a model changed since the plan was made, or can no longer be read
         DestinationError: the destination cannot take the result
         Cancelled: `cancel` was set
     """
     if not plan.ok:
         raise PlanError(plan.problems)
+    if device == "cuda" and not _has_gpu():
+        message = "There is no CUDA device that torch can use."
+        raise MergeError(Problem("no-gpu", message, "Merge on the CPU; most merges are no slower there."))
     began = time.monotonic()
     destination = open_destination(to, token=token, private=private, overwrite=overwrite)
     problems = destination.check(destination.disk_bytes(plan.bytes_out))
@@ -117,13 +128,18 @@ def run_plan(
     return Result(place.location, place.url, place.commit, plan.bytes_out, time.monotonic() - began)
 
 
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 class _OpenShard:
     """A shard that workers are filling."""
 
-    def __init__(self, shard: PlannedShard, writer: ShardWriter, header: int):
+    def __init__(self, writer: ShardWriter, tensors: int):
         self.writer = writer
-        self.left = len(shard.tensors)
-        self.offset = header  # of the next tensor that is handed out
+        self.left = tensors
 
 
 class _Run:
@@ -213,11 +229,11 @@ class _Run:
             header = shard_header(shard)
             writer = self.destination.open_shard(shard.filename, shard.bytes)
             writer.write(0, memoryview(header))
-            opened = _OpenShard(shard, writer, len(header))
+            opened = _OpenShard(writer, len(shard.tensors))
+            offset = len(header)
             for tensor in shard.tensors:
-                offset = opened.offset
-                opened.offset += tensor.bytes
                 yield tensor, opened, offset
+                offset += tensor.bytes
 
     def work(self, work: Iterator[tuple[PlannedTensor, _OpenShard, int]]) -> None:
         from merging.blocks import Workspace

@@ -154,6 +154,7 @@ class _Draft:
         self.tensors: list[PlannedTensor] = []
         self.layer_sources: list[tuple[Checkpoint, int]] = []
         self.stacks: dict[ModelReference, Stack | None] = {}
+        self.names_by_layer: dict[ModelReference, Mapping[int, list[str]]] = {}
         self.misfits: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     def models(self) -> tuple[PlannedModel, ...]:
@@ -264,16 +265,15 @@ class _Draft:
             )
 
     def layer_names(self, reference: ModelReference) -> Mapping[int, list[str]]:
-        cache = self.__dict__.setdefault("_layer_names", {})
-        if reference not in cache:
+        if reference not in self.names_by_layer:
             stack = self.stacks[reference]
             by_layer: dict[int, list[str]] = defaultdict(list)
             for name in self.checkpoints[reference].tensors:
                 place = stack.split(name) if stack else None
                 if place:
                     by_layer[place[0]].append(name)
-            cache[reference] = by_layer
-        return cache[reference]  # type: ignore[no-any-return]
+            self.names_by_layer[reference] = by_layer
+        return self.names_by_layer[reference]
 
     def outside_layers(self, run: _Run, *, before: bool) -> None:
         """Plan the tensors before or after the layers; both take the first value of a gradient, as in mergekit."""

@@ -25,6 +25,7 @@ from merging import (
     Cancelled,
     CheckpointError,
     DestinationError,
+    MergeError,
     Plan,
     PlanError,
     Progress,
@@ -524,3 +525,10 @@ def test_a_push_during_the_merge_changes_nothing(folder: Path, tmp_path: Path, h
     assert (tmp_path / "pinned/model.safetensors").read_bytes() == (
         tmp_path / "out/model.safetensors"
     ).read_bytes()
+
+
+def test_a_gpu_that_is_not_there(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    with pytest.raises(MergeError, match="no CUDA device"):
+        merged(ties(folder), tmp_path / "out", device="cuda")
