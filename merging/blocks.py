@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-# Inputs of a tensor that together are no larger than this are read once for all passes.
+# Inputs from the Hub that together are no larger than this are read once for all passes. What lies in a folder
+# is read a block at a time, in each pass anew: the system's cache has it, and the processor's keeps the block.
 RESIDENT = 128 * 1024 * 1024
+
+# A sample of a tensor: so many runs of so many elements, evenly spread.
+SAMPLE_RUNS, SAMPLE_RUN = 64, 4096
 
 # Fills a buffer with the bytes of input number i from an offset on.
 Read = Callable[[int, int, memoryview], None]
@@ -68,6 +72,7 @@ class Inputs:
         read: fills a buffer with bytes of an input
         dtypes: of the inputs, by safetensors' name
         size: number of elements of each
+        remote: whether reading waits for a network, so that few large reads pay
         workspace: whose buffers to use; only one iteration at a time may be under way
         check: called once a block; raises to stop
     """
@@ -77,6 +82,7 @@ class Inputs:
         read: Read,
         dtypes: Sequence[str],
         size: int,
+        remote: bool,
         workspace: Workspace,
         check: Callable[[], None] = lambda: None,
     ):
@@ -86,34 +92,50 @@ class Inputs:
         self.workspace = workspace
         self.check = check
         total = sum(size * itemsize(dtype) for dtype in dtypes)
-        self.slice = size if total <= RESIDENT else SLICE
-        self._resident: set[int] = set()
+        self.is_resident = remote and total <= RESIDENT
+        self.slice = size if self.is_resident else SLICE if remote else workspace.block
+        self._present: set[int] = set()
 
     def blocks(self, which: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
         """Pairs of an offset and the float32 blocks of the chosen inputs that begin there.
 
         The blocks may be overwritten; the next step of the iteration reuses their memory.
         """
-        scratch = self.workspace.scratch(len(which))
         for start in range(0, self.size, max(self.slice, 1)):
-            count = min(self.slice, self.size - start)
-            stored = [self._stored(index, start, count) for index in which]
-            for begin in range(0, count, self.workspace.block):
-                self.check()
-                length = min(self.workspace.block, count - begin)
-                rows = [row[:length] for row in scratch]
-                for row, tensor in zip(rows, stored, strict=True):
-                    row.copy_(tensor[begin : begin + length])
-                yield start + begin, rows
+            yield from self._blocks(which, start, min(self.slice, self.size - start))
+
+    def sample(self, which: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
+        """The same for short runs that are evenly spread, or for everything if that is no more."""
+        if self.size <= SAMPLE_RUNS * SAMPLE_RUN:
+            yield from self.blocks(which)
+            return
+        for run in range(SAMPLE_RUNS):
+            start = (self.size - SAMPLE_RUN) * run // (SAMPLE_RUNS - 1)
+            yield from self._blocks(which, start, SAMPLE_RUN)
+
+    def _blocks(self, which: Sequence[int], start: int, count: int) -> Iterator[tuple[int, list[Tensor]]]:
+        """The float32 blocks of a stretch that is read at once."""
+        scratch = self.workspace.scratch(len(which))
+        stored = [self._stored(index, start, count) for index in which]
+        for begin in range(0, count, self.workspace.block):
+            self.check()
+            length = min(self.workspace.block, count - begin)
+            rows = [row[:length] for row in scratch]
+            for row, tensor in zip(rows, stored, strict=True):
+                row.copy_(tensor[begin : begin + length])
+            yield start + begin, rows
 
     def _stored(self, index: int, start: int, count: int) -> Tensor:
         """Elements of one input in the dtype they are stored in."""
         dtype = self.dtypes[index]
+        if self.is_resident:
+            raw = self.workspace.raw(index, self.size * itemsize(dtype))
+            if index not in self._present:
+                self.read(index, 0, raw.data)
+                self._present.add(index)
+            return self.workspace.tensor(raw, torch_dtype(dtype))[start : start + count]
         raw = self.workspace.raw(index, count * itemsize(dtype))
-        if index not in self._resident:
-            self.read(index, start * itemsize(dtype), raw.data)
-            if self.slice >= self.size:
-                self._resident.add(index)
+        self.read(index, start * itemsize(dtype), raw.data)
         return self.workspace.tensor(raw, torch_dtype(dtype))
 
 
@@ -127,6 +149,10 @@ class _TaskVector:
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         for start, (base, model) in self.inputs.blocks([0, self.index]):
+            yield start, model.sub_(base)
+
+    def sample(self) -> Iterator[tuple[int, Tensor]]:
+        for start, (base, model) in self.inputs.sample([0, self.index]):
             yield start, model.sub_(base)
 
 
@@ -190,12 +216,24 @@ def _from_products(
     """Make the coefficients from the dot products between the whole inputs: one pass of its own."""
     subtract = method.base == "subtracted"
     count = len(inputs.dtypes) - subtract
-    products = torch.zeros((count, count), dtype=torch.float64, device=inputs.workspace.device)
+    products = np.zeros((count, count))
     for _, blocks in inputs.blocks(range(len(inputs.dtypes))):
         if subtract:
             blocks = [block.sub_(blocks[0]) for block in blocks[1:]]
-        # Products of float32 numbers are exact in float64; only their sum rounds.
-        wide = torch.stack(blocks).double()
-        products += wide @ wide.T
-    coefficients = method.function(products.cpu().numpy(), **arguments)
+        products += dot_products(blocks)
+    coefficients = method.function(products, **arguments)
     return lambda blocks: weighted_sum(blocks, coefficients)
+
+
+def dot_products(blocks: Sequence[Tensor]) -> NDArray[np.float64]:
+    """The K x K dot products between K float32 blocks.
+
+    Products of float32 numbers are exact in float64; only their sum rounds. One dot at a time: a matrix
+    product of so few rows and so many columns takes three times as long.
+    """
+    wide = [block.double() for block in blocks]
+    products = np.empty((len(wide), len(wide)))
+    for i, left in enumerate(wide):
+        for j, right in enumerate(wide[: i + 1]):
+            products[i, j] = products[j, i] = torch.dot(left, right).item()
+    return products

@@ -276,7 +276,9 @@ class _Run:
             part = tensor.inputs[index]
             self.models[part.model].read_into(part.tensor, start, buffer)
 
-        inputs = Inputs(read, [header.dtype for header in headers], tensor.elements, workspace, self.check)
+        remote = any(self.models[part.model].repository.is_remote for part in tensor.inputs)
+        dtypes = [header.dtype for header in headers]
+        inputs = Inputs(read, dtypes, tensor.elements, remote, workspace, self.check)
         arguments = {p.argument: tensor.parameters[p.name] for p in self.method.parameters}
         width = itemsize(tensor.dtype)
         raw = workspace.raw(-1, workspace.block * width)

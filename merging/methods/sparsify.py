@@ -8,27 +8,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from merging.methods.parameters import Density, Parameter, parameters_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Cut", "Density", "KeepLargest", "Sparsifier", "TaskVector"]
+    from merging.methods.selection import Vector
 
-
-class TaskVector(Protocol):
-    """One model minus the base, readable as often as needed, a block at a time."""
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-
-    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        """Pairs of an offset and the float32 block that begins there, in order."""
+__all__ = ["Cut", "Density", "KeepLargest", "Sparsifier"]
 
 
 class Sparsifier(ABC):
@@ -37,7 +27,7 @@ class Sparsifier(ABC):
     is_random = False
 
     @abstractmethod
-    def measure(self, vector: TaskVector) -> Any:
+    def measure(self, vector: Vector) -> Any:
         """What `apply` has to know of the whole; keyword-only arguments are parameters."""
 
     @abstractmethod
@@ -67,33 +57,29 @@ class KeepLargest(Sparsifier):
     equal: without the rule for equals far more than the asked share would stay.
     """
 
-    def measure(self, vector: TaskVector, *, density: Density = 1.0, rescale: bool = False) -> Cut:  # type: ignore[assignment]
+    def measure(self, vector: Vector, *, density: Density = 1.0, rescale: bool = False) -> Cut:  # type: ignore[assignment]
         """Find the cut.
 
         Args:
             density: share of each task vector that is kept, the largest magnitudes first
             rescale: multiply what is kept so that the sum of magnitudes stays what it was
         """
-        import numpy as np
+        from merging.methods.selection import kth_largest
 
         share: float = density  # type: ignore[assignment]
         if share >= 1:
             return Cut(-1.0, 0)
         if share <= 0:
             return Cut(math.inf, 0)
-        magnitudes = np.empty(vector.size, dtype=np.float32)
-        for start, block in vector:
-            magnitudes[start : start + len(block)] = block.abs_().cpu().numpy()
         kept = max(1, int(share * vector.size))
-        threshold = np.partition(magnitudes, vector.size - kept)[vector.size - kept]
-        larger = magnitudes > threshold
-        equals = np.flatnonzero(magnitudes == threshold)
-        cut = Cut(float(threshold), int(equals[kept - np.count_nonzero(larger) - 1]))
+        threshold, larger = kth_largest(vector, kept)
+        cut = Cut(threshold, _place_of_equal(vector, threshold, kept - larger))
         if not rescale:
             return cut
-        larger[equals[equals <= cut.last]] = True
-        before = float(magnitudes.sum(dtype=np.float64))
-        after = float(magnitudes.sum(dtype=np.float64, where=larger))
+        before = after = 0.0
+        for start, block in vector:
+            before += block.abs().double().sum().item()
+            after += self.apply(block, start, cut).abs().double().sum().item()
         return cut if min(before, after) < 1e-7 else cut._replace(scale=before / after)
 
     def apply(self, block: Tensor, start: int, measured: Cut) -> Tensor:
@@ -110,6 +96,21 @@ class KeepLargest(Sparsifier):
             block[:equals] = hardshrink(block[:equals], below)
         block[equals:] = hardshrink(block[equals:], measured.threshold)
         return block if measured.scale == 1.0 else block.mul_(measured.scale)
+
+
+def _place_of_equal(vector: Vector, magnitude: float, number: int) -> int:
+    """The index of the `number`-th entry of this magnitude, in order."""
+    import numpy as np
+
+    from merging.methods.selection import magnitudes
+
+    for start, block in vector:
+        equal = magnitudes(block) == magnitude
+        count = int(np.count_nonzero(equal))
+        if count >= number:
+            return start + int(np.flatnonzero(equal)[number - 1])
+        number -= count
+    raise AssertionError(f"{number} more entries of magnitude {magnitude} were counted than found")
 
 
 def _float_below(value: float) -> float:

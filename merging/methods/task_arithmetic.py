@@ -60,18 +60,16 @@ def ties(
         lambda_: factor on the combined change
     """
     votes = [vector.mul_(w) for vector, w in zip(task_vectors, weight, strict=True)]
-    total = votes[0].clone()
+    elected = votes[0].clone()
     for vote in votes[1:]:
-        total.add_(vote)
-    elected = total.ge_(0).mul_(2).sub_(1)  # a sum of zero elects plus
-    combined = agreed = None
-    for vote, w in zip(votes, weight, strict=True):
-        aligned = vote.mul_(elected).clamp_(min=0)  # entries of the other sign drop out
-        if normalize:
-            counted = aligned.sign().mul_(w)
-            agreed = counted if agreed is None else agreed.add_(counted)
-        combined = aligned if combined is None else combined.add_(aligned)
-    assert combined is not None
+        elected.add_(vote)
+    # Its sign is the elected one; a sum that cancels is plus zero, and elects plus.
+    elected = elected.new_ones(()).copysign(elected)
+    aligned = [vote.mul_(elected).clamp_(min=0) for vote in votes]  # entries of the other sign drop out
+    agreed = weighted_sum([vote.sign() for vote in aligned], weight) if normalize else None
+    combined = aligned[0]
+    for vote in aligned[1:]:
+        combined.add_(vote)
     if agreed is not None:
-        combined.div_(agreed.masked_fill_(agreed == 0, 1))
+        combined.div_(agreed.add_(agreed.eq(0)))  # where nobody agreed there is nothing to divide
     return combined.mul_(elected).mul_(lambda_)

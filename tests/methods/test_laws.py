@@ -106,11 +106,15 @@ def test_the_bits_do_not_depend_on_how_much_is_read_at_once(
 ) -> None:
     tensors = tensors_of(method, 700, 800)
     arguments = some_arguments(method)
-    at_once = merge_by_engine(method, tensors, arguments)
-    monkeypatch.setattr("merging.blocks.RESIDENT", 0)
-    monkeypatch.setattr("merging.blocks.SLICE", costs.BLOCK)
+    if "density" in arguments:
+        arguments["density"] = [0.3] * len(arguments["density"])
+    by_block = merge_by_engine(method, tensors, arguments)
 
-    assert torch.equal(merge_by_engine(method, tensors, arguments), at_once)
+    assert torch.equal(merge_by_engine(method, tensors, arguments, remote=True), by_block)
+    monkeypatch.setattr("merging.blocks.RESIDENT", 0)
+    assert torch.equal(merge_by_engine(method, tensors, arguments, remote=True), by_block)
+    monkeypatch.setattr("merging.blocks.SLICE", 2 * costs.BLOCK)
+    assert torch.equal(merge_by_engine(method, tensors, arguments, remote=True), by_block)
 
 
 @every_method

@@ -22,6 +22,9 @@ class WholeVector:
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         yield 0, self.vector.clone()
 
+    def sample(self) -> Iterator[tuple[int, Tensor]]:
+        yield 0, self.vector.clone()
+
 
 def merge_whole(method: MergeMethod, tensors: Sequence[Tensor], arguments: Mapping[str, Any]) -> Tensor:
     """The float32 merge of whole tensors, the base first where the method subtracts it.
@@ -55,7 +58,9 @@ def merge_whole(method: MergeMethod, tensors: Sequence[Tensor], arguments: Mappi
     return (base + merged if method.base == "subtracted" else merged).view(shape)
 
 
-def merge_by_engine(method: MergeMethod, tensors: Sequence[Tensor], arguments: Mapping[str, Any]) -> Tensor:
+def merge_by_engine(
+    method: MergeMethod, tensors: Sequence[Tensor], arguments: Mapping[str, Any], remote: bool = False
+) -> Tensor:
     """The same by the engine: in blocks, through stored bytes."""
     from merging.blocks import Inputs, Workspace, merge_blocks
 
@@ -65,7 +70,7 @@ def merge_by_engine(method: MergeMethod, tensors: Sequence[Tensor], arguments: M
     def read(index: int, start: int, buffer: memoryview) -> None:
         buffer[:] = stored[index][start : start + len(buffer)]
 
-    inputs = Inputs(read, [names[t.dtype] for t in tensors], tensors[0].numel(), Workspace())
+    inputs = Inputs(read, [names[t.dtype] for t in tensors], tensors[0].numel(), remote, Workspace())
     merged = torch.empty(tensors[0].numel())
     for start, block in merge_blocks(method, arguments, inputs):
         merged[start : start + len(block)] = block
