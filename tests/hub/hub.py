@@ -32,6 +32,7 @@ class Hub:
         links: set ``links.ttl`` for links to the file host that expire soon.
         part_size: bytes above which an upload goes in parts, and the size of a part.
         page_size: the most entries in one answer of search, tree and history.
+        open_pages: whether a browser without a login sees the pages of private models too, as in the demo.
     """
 
     def __init__(self, folder: Path | None = None, port: int = 0) -> None:
@@ -48,6 +49,7 @@ class Hub:
         self.links = Links()
         self.part_size = 256 << 20
         self.page_size = 1000
+        self.open_pages = False
 
     def start(self) -> Hub:
         """Begin to answer."""

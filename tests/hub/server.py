@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from tests.hub import routes_files, routes_models, routes_repos, routes_uploads  # noqa: F401  (they register)
+from tests.hub import (  # noqa: F401  (they register)
+    routes_files,
+    routes_models,
+    routes_pages,
+    routes_repos,
+    routes_uploads,
+)
 from tests.hub.faults import Fault
 from tests.hub.log import Exchange
 from tests.hub.request import RefusalError, Reply, Request, find_route

@@ -596,3 +596,20 @@ def test_two_hubs_side_by_side_and_reset(hub: Hub) -> None:
 
 def test_the_clients_were_told_of_this_hub(hub: Hub) -> None:
     assert os.environ["HF_ENDPOINT"] == hub.endpoint == HfApi().endpoint
+
+
+def test_a_model_has_a_page_for_people(hub: Hub) -> None:
+    hub.add_user("alice")
+    card = b"---\nlicense: mit\n---\n# Mine\n<script>alert(1)</script>\n"
+    hub.put("alice/x", {"README.md": card, "config.json": b"{}"}, private=True)
+    url = f"{hub.endpoint}/alice/x"
+
+    assert httpx2.get(url).status_code == 401
+    hub.open_pages = True
+    page = httpx2.get(url)
+
+    assert page.status_code == 200
+    assert "<h1>Mine</h1>" in page.text
+    assert "config.json" in page.text
+    assert "license: mit" not in page.text
+    assert "<script>" not in page.text
