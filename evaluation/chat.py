@@ -1,0 +1,368 @@
+"""Conversations with a model, streamed as text."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from evaluation.error import EvaluationError, memory_named
+from evaluation.model import LanguageModel
+
+_ROLES = ("system", "user", "assistant")
+# The script for a model without a chat template. It goes on with the person's next line, if nobody stops it.
+_NEXT_LINE = "\nUser:"
+
+
+def reply(
+    model: LanguageModel,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.7,
+    top_p: float = 0.9,
+    seed: int = 0,
+    stop: threading.Event | None = None,
+) -> Reply:
+    """Let a model answer the last message of a conversation.
+
+        for piece in reply(model, [{"role": "user", "content": "What is the capital of Italy?"}]):
+            print(piece, end="", flush=True)
+
+    The same seed gives the same answer on the same device, whatever else runs at the time. Of the model's
+    generation config only the tokens that end an answer count.
+
+    Args:
+        model: the model.
+        messages: the conversation; each has a "role" (system, user or assistant) and a "content".
+        max_new_tokens: where an answer is cut.
+        temperature: 0 takes the likeliest token each time; 1 draws from the model's own distribution.
+        top_p: draw from the likeliest tokens that make up this share.
+        seed: of the draws.
+        stop: when set, the answer ends within a token.
+
+    Raises:
+        EvaluationError: the conversation or a setting cannot be used; while iterating, generation failed.
+    """
+    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
+        raise EvaluationError(
+            f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}: expected at least"
+            " 1, at least 0, and above 0 up to 1."
+        )
+    tokens = _prompt_tokens(model, messages)
+    room = model.context - len(tokens)
+    if room < 1:
+        raise EvaluationError(
+            f"The conversation has {len(tokens)} tokens, and {model.name} reads {model.context} at most."
+            " Start a new one, or shorten it."
+        )
+    draw = _Draw(temperature, top_p, seed)
+    return Reply(model, tokens, min(max_new_tokens, room), draw, stop or threading.Event())
+
+
+class Reply(Iterator[str]):
+    """An answer as it is written: iterate for its pieces of text. Made by `reply`.
+
+    The model runs in a thread of its own from the first piece on, until it ends, `stop` is set, or this is
+    closed or dropped. An error in that thread is raised to who iterates.
+
+    Attributes:
+        text: the answer so far.
+        prompt_tokens: tokens of the conversation as the model read it.
+        new_tokens: tokens written so far.
+        seconds: from the first request for a piece to the newest token.
+        seconds_to_first_token: of these, until the first token.
+        finish: "" while it runs, then "end" (the model ended its answer), "length" (max_new_tokens or the
+            model's context was reached) or "stopped".
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokens: Sequence[int],
+        max_new_tokens: int,
+        draw: _Draw,
+        stop: threading.Event,
+    ) -> None:
+        self._closed = threading.Event()
+        self.text = ""
+        self.prompt_tokens = len(tokens)
+        self.new_tokens = 0
+        self.seconds = 0.0
+        self.seconds_to_first_token = 0.0
+        self.finish = ""
+        self._started: float | None = None
+        self._ends = set(model.network.generation_config.eos_token_id or [])
+        self._stop = stop
+        self._written = _Decoder(model.tokenizer)
+        self._script = _ScriptEnd() if not model.has_chat_template else None
+        self._inbox: SimpleQueue[_Token | BaseException | None] = SimpleQueue()
+        # The thread knows the queue and the events but not this object, which can so be dropped while it
+        # runs.
+        self._thread = threading.Thread(
+            target=_generate,
+            args=(model, tokens, max_new_tokens, draw, (stop, self._closed), self._inbox),
+            name="reply",
+            daemon=True,
+        )
+        _THREADS[self._thread] = self._closed
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of writing, after the first token; 0.0 before there is a second."""
+        writing = self.seconds - self.seconds_to_first_token
+        return (self.new_tokens - 1) / writing if writing > 0 else 0.0
+
+    def __next__(self) -> str:
+        while not self.finish:
+            piece = self._next_piece()
+            if piece:
+                self.text += piece
+                return piece
+        self.close()
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the answer here, and wait until the model has stopped."""
+        self._closed.set()
+        self.finish = self.finish or "stopped"
+        if self._started is not None:
+            self._thread.join()
+
+    def __del__(self) -> None:
+        self._closed.set()
+
+    def _next_piece(self) -> str:
+        if self._started is None:
+            self._started = time.perf_counter()
+            self._thread.start()
+        arrived = self._inbox.get()
+        if isinstance(arrived, BaseException):
+            self.close()
+            raise arrived
+        if arrived is None:
+            self.finish = "stopped" if self._stop.is_set() else "length"
+            return self._tell(self._written.rest(), last=True)
+        self.new_tokens += 1
+        self.seconds = arrived.time - self._started
+        if self.new_tokens == 1:
+            self.seconds_to_first_token = self.seconds
+        if arrived.id in self._ends:
+            self.finish = "end"
+            return self._tell(self._written.rest(), last=True)
+        return self._tell(self._written.add(arrived.id), last=False)
+
+    def _tell(self, text: str, *, last: bool) -> str:
+        if self._script is None:
+            return text
+        text = self._script.add(text, last=last)
+        if self._script.ended:
+            self._closed.set()
+            self.finish = "end"
+        return text
+
+
+# Every thread that writes an answer, with the event that ends it.
+_THREADS: weakref.WeakKeyDictionary[threading.Thread, threading.Event] = weakref.WeakKeyDictionary()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End what is still being written when the process ends: torch aborts in a thread that is torn down."""
+    for thread, closed in list(_THREADS.items()):
+        if thread.is_alive():
+            closed.set()
+            thread.join()
+
+
+class _Token:
+    """A token that was written, and when."""
+
+    def __init__(self, token: int) -> None:
+        self.id = token
+        self.time = time.perf_counter()
+
+
+class _Decoder:
+    """Text from tokens that come one at a time; a piece never ends inside a character."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        # Tokens before `_told` have been given out. Those from `_from` on are decoded together with the new
+        # ones, since the text of a token (a leading space, a part of a character) depends on what stands
+        # before it.
+        self._from = 0
+        self._told = 0
+
+    def add(self, token: int) -> str:
+        self._tokens.append(token)
+        text = self._new_text()
+        if not text or text.endswith("\N{REPLACEMENT CHARACTER}"):
+            return ""
+        self._from, self._told = self._told, len(self._tokens)
+        return text
+
+    def rest(self) -> str:
+        """What was held back, without a character that was cut in the middle."""
+        return self._new_text().rstrip("\N{REPLACEMENT CHARACTER}")
+
+    def _new_text(self) -> str:
+        told = self._decode(self._tokens[self._from : self._told])
+        return self._decode(self._tokens[self._from :])[len(told) :]
+
+    def _decode(self, tokens: list[int]) -> str:
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
+
+
+class _ScriptEnd:
+    """Ends an answer where the model without a chat template begins to write the person's next line."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._begun = False
+        self._held = ""
+
+    def add(self, text: str, *, last: bool) -> str:
+        text = self._held + text
+        if not self._begun:
+            text = text.lstrip()
+            self._begun = bool(text)
+        at = text.find(_NEXT_LINE)
+        if at >= 0:
+            self.ended, self._held = True, ""
+            return text[:at]
+        held = 0 if last else max(n for n in range(len(_NEXT_LINE)) if text.endswith(_NEXT_LINE[:n]))
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+
+class _Draw(LogitsProcessor):
+    """Choose the next token with a generator of its own, and leave it as the only candidate.
+
+    transformers draws from torch's global generator, which two conversations at the same time would share.
+    """
+
+    def __init__(self, temperature: float, top_p: float, seed: int) -> None:
+        self._temperature = temperature
+        self._top_p = top_p
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if scores.isnan().any():
+            raise EvaluationError(
+                "The model answers with NaN: its weights hold NaN or Inf, or are too large for their dtype."
+                " Merge it again with other parameters or in another dtype."
+            )
+        if self._temperature == 0:
+            return scores
+        likely, order = torch.sort(
+            (scores[0].float().cpu() / self._temperature).softmax(-1), descending=True, stable=True
+        )
+        kept = likely.cumsum(-1) - likely < self._top_p
+        chosen = order[torch.multinomial(likely * kept, 1, generator=self._generator)]
+        only = torch.full_like(scores, -torch.inf)
+        only[0, chosen.to(scores.device)] = 0
+        return only
+
+
+class _Stop(StoppingCriteria):
+    def __init__(self, events: Sequence[threading.Event]) -> None:
+        self._events = events
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        set_ = any(event.is_set() for event in self._events)
+        return torch.full((len(input_ids),), set_, device=input_ids.device, dtype=torch.bool)
+
+
+class _Outbox(BaseStreamer):
+    def __init__(self, inbox: SimpleQueue[_Token | BaseException | None]) -> None:
+        self._inbox = inbox
+        self._prompt_seen = False
+
+    def put(self, value: torch.Tensor) -> None:
+        if self._prompt_seen:
+            self._inbox.put(_Token(int(value)))
+        self._prompt_seen = True
+
+    def end(self) -> None:
+        """The thread says so itself: it may also end by an error."""
+
+
+def _generate(
+    model: LanguageModel,
+    tokens: Sequence[int],
+    max_new_tokens: int,
+    draw: _Draw,
+    stops: Sequence[threading.Event],
+    inbox: SimpleQueue[_Token | BaseException | None],
+) -> None:
+    outcome: BaseException | None = None
+    try:
+        if not any(event.is_set() for event in stops):
+            settings = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False)  # type: ignore[no-untyped-call]
+            given = torch.tensor([tokens], device=model.device)
+            with memory_named(model.name, "answering"):
+                model.network.generate(
+                    given,
+                    attention_mask=torch.ones_like(given),
+                    generation_config=settings,
+                    logits_processor=LogitsProcessorList([draw]),
+                    stopping_criteria=StoppingCriteriaList([_Stop(stops)]),
+                    streamer=_Outbox(inbox),
+                )
+    except BaseException as error:
+        outcome = error
+    inbox.put(outcome)
+
+
+def _prompt_tokens(model: LanguageModel, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    if not messages:
+        raise EvaluationError("The conversation is empty. Expected at least one message.")
+    for number, message in enumerate(messages, 1):
+        if message.get("role") not in _ROLES or not isinstance(message.get("content"), str):
+            raise EvaluationError(
+                f"Message {number} has the role {message.get('role')!r} and a content of type"
+                f" {type(message.get('content')).__name__}. Expected one of {', '.join(_ROLES)}, and text."
+            )
+    conversation = [{"role": message["role"], "content": message["content"]} for message in messages]
+    if model.has_chat_template:
+        try:
+            tokens = model.tokenizer.apply_chat_template(
+                conversation, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise EvaluationError(
+                f"The chat template of {model.name} does not take this conversation (it says: {error})."
+                " Many allow no system message, and want user and assistant to take turns."
+            ) from error
+    else:
+        lines = [
+            message["content"] + "\n"
+            if message["role"] == "system"
+            else f"{message['role'].title()}: {message['content']}"
+            for message in conversation
+        ]
+        script = "\n".join([*lines, "Assistant:"])
+        tokens = model.tokenizer(script, add_special_tokens=False)["input_ids"]
+        if model.starts_with_bos:
+            tokens = [model.tokenizer.bos_token_id, *tokens]
+    tokens = [int(token) for token in tokens]
+    model.check_tokens(tokens)
+    return tokens

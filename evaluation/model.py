@@ -1,0 +1,365 @@
+"""Language models in memory: loaded once, shared by all who may read them, bounded in bytes."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from evaluation.checkpoint import Checkpoint, Token, find_checkpoint, weight_files
+from evaluation.error import EvaluationError, memory_named
+
+# The part of a device's memory that loaded models may fill; the rest is for merging, answers and the system.
+_SHARE_OF_MEMORY = 1 / 3
+# What a model without a stated length is taken to read.
+_CONTEXT_IF_UNKNOWN = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A causal language model with its tokenizer, ready to run. Shared between threads: never change it.
+
+    Attributes:
+        name: "owner/name" on the Hub, or the folder.
+        commit: the commit on the Hub, None for a folder.
+        network: the transformers model.
+        tokenizer: its tokenizer.
+        device: "cpu" or "cuda".
+        stored_dtype: what the checkpoint holds, such as "bfloat16".
+        bytes: what the weights take in memory.
+    """
+
+    name: str
+    commit: str | None
+    network: Any
+    tokenizer: Any
+    device: str
+    stored_dtype: str
+    bytes: int
+
+    @property
+    def dtype(self) -> str:
+        """What the model computes in, such as "float32"."""
+        return str(self.network.dtype).removeprefix("torch.")
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of weights, shared ones once."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @cached_property
+    def context(self) -> int:
+        """How many tokens the model can read at once, by its own config."""
+        config = self.network.config.get_text_config()
+        stated = getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        return int(stated) if stated < 10**9 else _CONTEXT_IF_UNKNOWN
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model brings its own form of a conversation."""
+        return self.tokenizer.chat_template is not None
+
+    @cached_property
+    def starts_with_bos(self) -> bool:
+        """Whether the tokenizer, by its own rule, puts its BOS token before a text."""
+        bos = self.tokenizer.bos_token_id
+        return bos is not None and list(self.tokenizer("a")["input_ids"][:1]) == [bos]
+
+    def check_tokens(self, tokens: Sequence[int]) -> None:
+        """Check that the model has an embedding for every token.
+
+        Raises:
+            EvaluationError: tokenizer and weights do not belong together.
+        """
+        rows = self.network.get_input_embeddings().weight.shape[0]
+        largest = max(tokens, default=0)
+        if largest >= rows:
+            raise EvaluationError(
+                f"{self.name}: its tokenizer gives token {largest}"
+                f" ({self.tokenizer.convert_ids_to_tokens(largest)!r}), and its embedding has {rows} rows."
+                " Merge it again with the tokenizer that its weights belong to."
+            )
+
+
+def load_model(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    token: Token = None,
+    device: str = "auto",
+    allow_folders: bool = True,
+) -> LanguageModel:
+    """Load a causal language model, or take it from memory when it is there and has not changed.
+
+    Only safetensors files are read and no code of the repository is run. The weights keep the dtype of the
+    checkpoint; on a CPU, bfloat16 and float16 are widened to float32 if that fits. Calling this before every
+    use is right: it costs a HEAD request for a model on the Hub (which also asks whether this token may still
+    read it) and a look at the files' times for a folder.
+
+    Args:
+        name: a folder, or "owner/name" on the Hub, with or without "hf://" before and "@revision" behind.
+        revision: branch, tag or commit on the Hub.
+        token: a token or what gives one; None for the machine's own login, False for none at all.
+        device: "cpu", "cuda", or "auto" for the GPU where there is one.
+        allow_folders: whether `name` may be a folder of this machine.
+
+    Raises:
+        EvaluationError: it cannot be found, read or run; the message says why and what to do.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise EvaluationError(f"Unknown device {device!r}. Expected auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EvaluationError(
+            "The device 'cuda' was asked for, and there is no GPU here. Use 'auto' or 'cpu'."
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    checkpoint = find_checkpoint(name, revision=revision, token=token, allow_folders=allow_folders)
+    loaded = _LOADED[device]
+    if model := loaded.get(checkpoint.identity):
+        return model
+    folder = checkpoint.fetch()
+    with _reading:
+        if model := loaded.get(checkpoint.identity):
+            return model
+        size = sum(weight_files(checkpoint.name, folder).values())
+        config = _read_config(checkpoint.name, folder)
+        widen = device == "cpu" and _is_half(config) and 2 * size <= loaded.max_bytes
+        loaded.make_room(2 * size if widen else size, checkpoint.name)
+        model = _read(checkpoint, folder, config, device, widen=widen)
+        loaded.put(checkpoint.identity, model)
+    return model
+
+
+class LoadedModels:
+    """The models in a device's memory. The least recently used leave first; the newest always stays.
+
+    Args:
+        device: "cpu" or "cuda".
+        max_bytes: what they may take together, None for a third of the device's memory.
+    """
+
+    def __init__(self, device: str, max_bytes: int | None = None) -> None:
+        self._device = device
+        self._max_bytes = max_bytes
+        self._models: OrderedDict[Hashable, LanguageModel] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def max_bytes(self) -> int:
+        """What the models may take together."""
+        if self._max_bytes is None:
+            self._max_bytes = int(_memory(self._device)[0] * _SHARE_OF_MEMORY)
+        return self._max_bytes
+
+    def get(self, identity: Hashable) -> LanguageModel | None:
+        """The model with this identity, if it is here."""
+        with self._lock:
+            if identity in self._models:
+                self._models.move_to_end(identity)
+            return self._models.get(identity)
+
+    def put(self, identity: Hashable, model: LanguageModel) -> None:
+        """Keep a model. What the same folder held before leaves: it is gone from the disk too."""
+        with self._lock:
+            for key, other in list(self._models.items()):
+                if model.commit is None and other.name == model.name:
+                    del self._models[key]
+            self._models[identity] = model
+
+    def renew_lock(self) -> None:
+        """Forget who holds the lock."""
+        self._lock = threading.Lock()
+
+    def make_room(self, size: int, name: str) -> None:
+        """Let models go until another one fits.
+
+        Args:
+            size: bytes of the new model's weights.
+            name: the new model.
+
+        Raises:
+            EvaluationError: it does not fit even when all others have left.
+        """
+        with self._lock:
+            while self._models and (
+                sum(model.bytes for model in self._models.values()) + size > self.max_bytes
+                or _memory(self._device)[1] < size
+            ):
+                self._models.popitem(last=False)
+                gc.collect()
+        free = _memory(self._device)[1]
+        if free < size:
+            raise EvaluationError(
+                f"{name} needs {size / 1e9:.1f} GB for its weights, and {free / 1e9:.1f} GB are free here."
+                " Choose a smaller model, wait until others are done, or run it on a larger machine."
+            )
+
+
+_LOADED = {"cpu": LoadedModels("cpu"), "cuda": LoadedModels("cuda")}
+# One model is read at a time: transformers sets torch's default dtype for the whole process while it reads,
+# and two big models may each fit alone.
+_reading = threading.Lock()
+
+
+def _renew_locks() -> None:
+    """Free the locks of a forked process: one that was held is copied without the thread that holds it."""
+    global _reading
+    _reading = threading.Lock()
+    for loaded in _LOADED.values():
+        loaded.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_locks)  # ZeroGPU runs GPU calls in forks
+
+
+def _memory(device: str) -> tuple[int, int]:
+    """The device's memory in bytes: all of it, and what is free."""
+    if device == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        return total, free
+    machine = psutil.virtual_memory()
+    total, free = machine.total, machine.available
+    # A container may have less than the machine; the two are the files of control groups, version 2 and 1.
+    for folder, limit_file, used_file, cache in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            limit = int(Path(folder, limit_file).read_text())  # "max" is no number: no limit
+            used = int(Path(folder, used_file).read_text())
+            counts = dict(line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        total, free = min(total, limit), min(free, limit - used + int(counts.get(cache, 0)))
+    return total, max(free, 0)
+
+
+def _read_config(name: str, folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise EvaluationError(
+            f"{name} has a config.json that cannot be used. Expected one that transformers knows without code of"
+            f" the repository. transformers says: {_first_words(error)}"
+        ) from error
+
+
+def _is_half(config: Any) -> bool:
+    """Whether the weights are plain 16-bit numbers.
+
+    Most CPUs compute with these several times slower than in float32, which holds each of them exactly.
+    """
+    return config.dtype in (torch.bfloat16, torch.float16) and not hasattr(config, "quantization_config")
+
+
+def _read(checkpoint: Checkpoint, folder: Path, config: Any, device: str, *, widen: bool) -> LanguageModel:
+    name = checkpoint.name
+    stored = str(config.dtype or torch.float32).removeprefix("torch.")
+    tokenizer = _read_tokenizer(name, folder)
+    try:
+        with memory_named(name, "loading it"):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32 if widen else "auto",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+            network, info = loaded
+            network = network.to(device).eval().requires_grad_(False)
+    except EvaluationError:
+        raise
+    except Exception as error:
+        # Whatever strangers' files make transformers say is about their files.
+        raise EvaluationError(
+            f"{name} cannot be loaded as a causal language model. transformers says: {_first_words(error)}"
+        ) from error
+    if info["missing_keys"]:
+        # transformers fills these with random numbers and goes on.
+        lacking = sorted(info["missing_keys"])
+        raise EvaluationError(
+            f"{name} lacks {len(lacking)} tensor(s) that {type(network).__name__} needs, such as"
+            f" {lacking[0]!r}. Expected a whole causal language model: choose another, or merge it again."
+        )
+    _check_runs(name, network)
+    network.generation_config = _ends_only(network.generation_config, tokenizer)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    return LanguageModel(name, checkpoint.commit, network, tokenizer, device, stored, size)
+
+
+def _read_tokenizer(name: str, folder: Path) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        works = len(tokenizer("a b")["input_ids"]) > 0
+    except Exception as error:
+        raise EvaluationError(
+            f"{name} has no tokenizer that can be read. Expected tokenizer.json and tokenizer_config.json"
+            f" (or the files of an older kind) beside the weights: copy them from a parent. transformers"
+            f" says: {_first_words(error)}"
+        ) from error
+    if not works:
+        raise EvaluationError(
+            f"{name} has no tokenizer, or an empty one. Expected tokenizer.json beside the weights: copy it"
+            " from a parent."
+        )
+    return tokenizer
+
+
+@torch.inference_mode()
+def _check_runs(name: str, network: Any) -> None:
+    """Two texts that differ in the last token: the answers before it must be numbers, and the same."""
+    tokens = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 0]], device=network.device)
+    try:
+        with memory_named(name, "trying it"):
+            logits = network(input_ids=tokens, use_cache=False).logits[:, :3].float()
+    except EvaluationError:
+        raise
+    except Exception as error:
+        raise EvaluationError(
+            f"{name} was loaded and does not run. torch says: {_first_words(error)}"
+        ) from error
+    if logits.isnan().any():
+        raise EvaluationError(
+            f"{name} answers with NaN: its weights hold NaN or Inf, or are too large for {network.dtype}."
+            " Merge it again with other parameters or in another dtype."
+        )
+    first, second = logits
+    rounding = 1e-4 if network.dtype == torch.float32 else 0.05
+    if (first - second).abs().max() > rounding * first.std().clamp(min=1e-6):
+        raise EvaluationError(
+            f"{name} ({type(network).__name__}) reads a text in both directions, as encoders such as BERT do."
+            " Expected a causal language model, which can continue a text and has a perplexity."
+        )
+
+
+def _ends_only(stated: GenerationConfig, tokenizer: Any) -> GenerationConfig:
+    """Keep of a model's generation config which tokens end an answer.
+
+    Its temperature, penalties and bans would apply unseen on top of what the person chose, and differ
+    between a merge and its parents.
+    """
+    ends = stated.eos_token_id if isinstance(stated.eos_token_id, list) else [stated.eos_token_id]
+    known = [end for end in dict.fromkeys([*ends, tokenizer.eos_token_id]) if end is not None]
+    ends_only: GenerationConfig = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=known or None, pad_token_id=known[0] if known else 0
+    )
+    return ends_only
+
+
+def _first_words(error: Exception) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 300 else words[:300] + "…"

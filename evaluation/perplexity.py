@@ -1,0 +1,339 @@
+"""Perplexity: how surprised a model is by a text, per token, per byte and per character."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from evaluation.error import Cancelled, EvaluationError, memory_named
+from evaluation.model import LanguageModel
+
+# Longer windows cost more for each token (attention grows with them) and seldom change which model is better.
+_LONGEST_CONTEXT = 2048
+# Tokens that go through the model at once. A CPU is busy with one window; a GPU wants several.
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+# float32 logits that exist at once, in bytes.
+_LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
+
+
+@dataclass(frozen=True)
+class DocumentScore:
+    """One document's part of a perplexity, for paired comparisons of models on the same texts.
+
+    Attributes:
+        nats: summed negative log-likelihood.
+        tokens: tokens scored.
+        bytes: UTF-8 bytes of the text that these tokens make up.
+        characters: its Unicode code points.
+    """
+
+    nats: float
+    tokens: int
+    bytes: int
+    characters: int
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """How well a model predicts some texts, and exactly how that was measured.
+
+    Perplexities compare models that share a tokenizer; across tokenizers compare bits per byte.
+
+    Attributes:
+        model: the model's name.
+        commit: its commit on the Hub, None for a folder.
+        perplexity: exp(nll_nats / tokens), weighted by tokens over all documents.
+        nll_nats: summed negative log-likelihood, natural logarithm.
+        tokens: tokens scored. Without BOS the first token of each document has nothing before it and is not
+            scored.
+        bytes: UTF-8 bytes of the text that these tokens make up.
+        characters: its Unicode code points.
+        bits_per_byte: nll_nats / ln 2 / bytes.
+        bits_per_character: nll_nats / ln 2 / characters.
+        context: tokens in a full window.
+        stride: tokens from a window to the next; each scores the last `stride` of its tokens, the first all.
+        bos: whether a BOS token stood before each document.
+        dtype: what the model computed in.
+        seconds: how long it took.
+        documents: the same per document, in the order given.
+    """
+
+    model: str
+    commit: str | None
+    perplexity: float
+    nll_nats: float
+    tokens: int
+    bytes: int
+    characters: int
+    bits_per_byte: float
+    bits_per_character: float
+    context: int
+    stride: int
+    bos: bool
+    dtype: str
+    seconds: float
+    documents: tuple[DocumentScore, ...]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens scored per second."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the documents, ready for JSON."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "documents"}
+
+
+def perplexity(
+    model: LanguageModel,
+    texts: str | Sequence[str],
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    bos: bool | None = None,
+    batch_tokens: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Perplexity:
+    """Score texts with a sliding window.
+
+        perplexity(model, ["First document.", "Second document."]).perplexity
+
+    Each document is read on its own. Its first window scores up to `context` tokens; each next one scores the
+    following `stride` tokens with as many tokens before them as fill the context. With `stride=context` and
+    a BOS this is the rolling log-likelihood of lm-eval.
+
+    Args:
+        model: the model.
+        texts: one document or several.
+        context: tokens in a window; None for what the model can read, at most 2048.
+        stride: tokens from a window to the next, from 1 to `context`; None for half of it. Smaller is slower
+            and gives every token more to go by.
+        bos: whether each document starts with the model's BOS token (EOS for a model without one); None for
+            the tokenizer's own rule.
+        batch_tokens: tokens that go through the model at once; None for what suits the device. No result
+            depends on it.
+        on_progress: called with the tokens scored so far and the tokens in all.
+        cancel: when set, the work ends after the batch at hand.
+
+    Raises:
+        EvaluationError: there is nothing to score, a setting is out of range, or the model fails.
+        Cancelled: `cancel` was set.
+    """
+    started = time.perf_counter()
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    longest = model.context
+    context = min(longest, _LONGEST_CONTEXT) if context is None else context
+    if not 1 <= context <= longest:
+        raise EvaluationError(
+            f"context={context}: expected 1 to {longest}, which is what {model.name} can read."
+        )
+    stride = max(context // 2, 1) if stride is None else stride
+    if not 1 <= stride <= context:
+        raise EvaluationError(f"stride={stride}: expected 1 to the context, {context}.")
+    prefix = _prefix(model, bos)
+    documents = [_Document.read(model, text, prefix) for text in texts]
+    total = sum(document.targets for document in documents)
+    if total == 0:
+        raise EvaluationError(
+            f"There is nothing to score: {len(texts)} text(s) with {sum(len(text) for text in texts)}"
+            " character(s). Expected a text of at least two tokens; a few hundred words tell more."
+        )
+    nats = [torch.empty(document.targets) for document in documents]
+    windows = [
+        window
+        for number, document in enumerate(documents)
+        for window in _windows(number, document, context, stride)
+    ]
+    done = 0
+    score = _scorer(model)
+    for batch in _batches(windows, batch_tokens or _BATCH_TOKENS[model.device]):
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+        tokens = [documents[window.document].tokens[window.start : window.end + 1] for window in batch]
+        counts = [window.scored for window in batch]
+        with memory_named(model.name, "scoring"):
+            scored = score(tokens, counts)
+        for window, part in zip(batch, torch.split(scored, counts), strict=True):
+            nats[window.document][window.end - window.scored : window.end] = part
+        done += len(scored)
+        if on_progress is not None:
+            on_progress(done, total)
+    scores = tuple(
+        DocumentScore(float(part.double().sum()), document.targets, document.bytes, document.characters)
+        for document, part in zip(documents, nats, strict=True)
+    )
+    return _sum(model, scores, context, stride, prefix is not None, time.perf_counter() - started)
+
+
+def _sum(
+    model: LanguageModel,
+    scores: tuple[DocumentScore, ...],
+    context: int,
+    stride: int,
+    bos: bool,
+    seconds: float,
+) -> Perplexity:
+    nats = math.fsum(score.nats for score in scores)
+    if math.isnan(nats):
+        raise EvaluationError(
+            f"{model.name} answers with NaN on this text: its weights hold NaN or Inf, or are too large for"
+            f" {model.dtype}. Merge it again with other parameters or in another dtype."
+        )
+    tokens = sum(score.tokens for score in scores)
+    size = sum(score.bytes for score in scores)
+    characters = sum(score.characters for score in scores)
+    mean = nats / tokens
+    return Perplexity(
+        model=model.name,
+        commit=model.commit,
+        perplexity=math.exp(mean) if mean < 700 else math.inf,
+        nll_nats=nats,
+        tokens=tokens,
+        bytes=size,
+        characters=characters,
+        bits_per_byte=nats / math.log(2) / size if size else math.nan,
+        bits_per_character=nats / math.log(2) / characters if characters else math.nan,
+        context=context,
+        stride=stride,
+        bos=bos,
+        dtype=model.dtype,
+        seconds=seconds,
+        documents=scores,
+    )
+
+
+@dataclass(frozen=True)
+class _Document:
+    tokens: (
+        torch.Tensor
+    )  # (targets + 1,) int64: each token but the first is a target, all before it are its context
+    bytes: int
+    characters: int
+
+    @property
+    def targets(self) -> int:
+        return max(len(self.tokens) - 1, 0)
+
+    @classmethod
+    def read(cls, model: LanguageModel, text: str, prefix: int | None) -> _Document:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise EvaluationError(
+                f"The text has a broken character at position {error.start}. Expected valid Unicode (UTF-8)."
+            ) from error
+        encoding = model.tokenizer(text, add_special_tokens=False, verbose=False)
+        ids = list(encoding["input_ids"])
+        model.check_tokens(ids)
+        if prefix is not None:
+            scored = text
+            ids = [prefix, *ids]
+        elif ids:
+            # The first token is not scored, so what it stands for must not count as predicted text.
+            span = encoding.token_to_chars(0) if encoding.is_fast else None
+            scored = text[span.end if span is not None else len(model.tokenizer.decode(ids[:1])) :]
+        else:
+            scored = ""
+        return cls(torch.tensor(ids, dtype=torch.int64), len(scored.encode()), len(scored))
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Tokens `start` up to `end` go in, and each predicts the next one; the last `scored` of these count."""
+
+    document: int
+    start: int
+    end: int
+    scored: int
+
+
+def _windows(number: int, document: _Document, context: int, stride: int) -> Iterator[_Window]:
+    done = 0
+    while done < document.targets:
+        end = min(done + (stride if done else context), document.targets)
+        yield _Window(number, max(end - context, 0), end, end - done)
+        done = end
+
+
+def _batches(windows: Sequence[_Window], batch_tokens: int) -> Iterator[list[_Window]]:
+    """Group windows of like length, the longest first: what needs most memory is tried at once."""
+    batch: list[_Window] = []
+    for window in sorted(windows, key=lambda window: window.start - window.end):
+        if batch and (len(batch) + 1) * (batch[0].end - batch[0].start) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def _prefix(model: LanguageModel, bos: bool | None) -> int | None:
+    if not (model.starts_with_bos if bos is None else bos):
+        return None
+    tokenizer = model.tokenizer
+    prefix: int | None = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if prefix is None:
+        raise EvaluationError(f"bos=True: {model.name} has neither a BOS nor an EOS token. Leave it out.")
+    return prefix
+
+
+_Scorer = Callable[[Sequence[torch.Tensor], Sequence[int]], torch.Tensor]
+
+
+def _scorer(model: LanguageModel) -> _Scorer:
+    """Make the function that runs a batch through the model.
+
+    Logits are what takes memory: context x vocabulary numbers a window. So the head is applied to a few
+    positions at a time, if the model's logits are no more than its head on its hidden states; some
+    architectures scale or cap them behind the head, which a short trial shows, and then they are made as the
+    model makes them, a window at a time.
+    """
+    network = model.network
+    head = network.get_output_embeddings()
+    body = network.base_model
+
+    @torch.inference_mode()
+    def hidden_states(tokens: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = body(input_ids=tokens, use_cache=False).last_hidden_state
+        return hidden
+
+    @torch.inference_mode()
+    def logits(tokens: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = network(input_ids=tokens, use_cache=False).logits
+        return made
+
+    @torch.inference_mode()
+    def score(texts: Sequence[torch.Tensor], scored: Sequence[int]) -> torch.Tensor:
+        """Nats of the last `scored` tokens of each text, one after the other, on the CPU in float32."""
+        width = max(len(text) for text in texts) - 1
+        tokens = torch.zeros((len(texts), width), dtype=torch.int64)
+        for row, text in enumerate(texts):
+            tokens[row, : len(text) - 1] = text[:-1]
+        # Padding stands to the right, where a causal model cannot look; it needs no mask.
+        rows = (hidden_states if plain_head else logits)(tokens.to(model.device))
+        wanted = list(zip(rows, texts, scored, strict=True))
+        states = torch.cat([row[len(text) - 1 - n : len(text) - 1] for row, text, n in wanted])
+        targets = torch.cat([text[len(text) - n :] for _, text, n in wanted]).to(model.device)
+        nats = [
+            functional.cross_entropy((head(part) if plain_head else part).float(), target, reduction="none")
+            for part, target in zip(torch.split(states, at_once), torch.split(targets, at_once), strict=True)
+        ]
+        return torch.cat(nats).cpu()
+
+    trial = torch.tensor([[0, 1, 2, 3]], device=model.device)
+    with torch.inference_mode():
+        whole = logits(trial)
+        try:
+            plain_head = torch.equal(head(hidden_states(trial)), whole)
+        except (AttributeError, TypeError, RuntimeError):  # no such head, or a body of another kind
+            plain_head = False
+    at_once = max(1, _LOGIT_BYTES[model.device] // (whole.shape[-1] * 4))
+    return score

@@ -1,0 +1,304 @@
+"""Loading: what is accepted, what is refused with which words, and what stays in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
+
+from evaluation import EvaluationError, LanguageModel, load_model, reply
+from evaluation import model as model_module
+from evaluation.model import LoadedModels
+from tests.evaluation.conftest import make_network, make_tokenizer
+
+MakeFolder = Callable[..., Path]
+MakeModel = Callable[..., LanguageModel]
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], LoadedModels]:
+    """Give the CPU an empty store of models with a bound in bytes."""
+
+    def make(max_bytes: int) -> LoadedModels:
+        store = LoadedModels("cpu", max_bytes)
+        monkeypatch.setitem(model_module._LOADED, "cpu", store)
+        return store
+
+    return make
+
+
+def test_a_folder_is_loaded_with_its_facts(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+
+    model = load_model(folder, device="cpu")
+
+    weights = load_file(folder / "model.safetensors")
+    assert (model.name, model.commit, model.device) == (str(folder), None, "cpu")
+    assert model.parameters == sum(weight.numel() for weight in weights.values())
+    assert model.bytes == 4 * model.parameters
+    assert (model.context, model.has_chat_template, model.starts_with_bos) == (64, True, False)
+    assert not any(parameter.requires_grad for parameter in model.network.parameters())
+
+
+def test_bos_is_a_rule_of_the_tokenizer(make_model: MakeModel) -> None:
+    assert make_model(tokenizer=make_tokenizer(adds_bos=True)).starts_with_bos
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_is_widened_on_a_cpu_if_that_fits(
+    make_folder: MakeFolder, loaded: Callable[[int], LoadedModels], half: torch.dtype
+) -> None:
+    folder = make_folder(make_network().to(half))
+    size = (folder / "model.safetensors").stat().st_size
+    weights = load_file(folder / "model.safetensors")
+
+    loaded(2 * size)
+    wide = load_model(folder, device="cpu")
+    loaded(2 * size - 1)
+    narrow = load_model(folder, device="cpu")
+
+    name = str(half).removeprefix("torch.")
+    assert (wide.stored_dtype, wide.dtype, narrow.stored_dtype, narrow.dtype) == (name, "float32", name, name)
+    assert wide.bytes == 2 * narrow.bytes
+    state = wide.network.state_dict()
+    assert all(torch.equal(state[key], weight.float()) for key, weight in weights.items())
+
+
+def test_a_model_is_loaded_once_also_by_many_at_the_same_time(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: load_model(folder, device="cpu"), range(8)))
+
+    assert len({id(model) for model in models}) == 1
+
+
+def test_a_folder_that_was_merged_over_is_loaded_anew(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder()
+    before = load_model(folder, device="cpu")
+    shutil.move(folder, tmp_path / "old")
+    make_folder(make_network(seed=1))
+
+    after = load_model(folder, device="cpu")
+
+    assert after is load_model(folder, device="cpu")
+    assert not torch.equal(before.network.lm_head.weight, after.network.lm_head.weight)
+    assert before not in model_module._LOADED["cpu"]._models.values()
+
+
+def test_the_least_recently_used_model_leaves_first(
+    make_folder: MakeFolder, loaded: Callable[[int], LoadedModels]
+) -> None:
+    folders = [make_folder(make_network(seed), name=str(seed)) for seed in range(4)]
+    size = (folders[0] / "model.safetensors").stat().st_size
+    loaded(3 * size)
+    first, second, third = (load_model(folder, device="cpu") for folder in folders[:3])
+    assert load_model(folders[0], device="cpu") is first
+
+    load_model(folders[3], device="cpu")
+
+    assert load_model(folders[0], device="cpu") is first
+    assert load_model(folders[2], device="cpu") is third
+    assert load_model(folders[1], device="cpu") is not second
+
+
+def test_the_newest_model_stays_even_if_it_alone_is_too_large(
+    make_folder: MakeFolder, loaded: Callable[[int], LoadedModels]
+) -> None:
+    loaded(1)
+    folder = make_folder()
+
+    assert load_model(folder, device="cpu") is load_model(folder, device="cpu")
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_numbers(
+    make_folder: MakeFolder, loaded: Callable[[int], LoadedModels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded(1)
+    monkeypatch.setattr(model_module, "_memory", lambda _: (16_000, 8_000))
+
+    with pytest.raises(EvaluationError, match=r"needs 0\.0 GB for its weights, and 0\.0 GB are free"):
+        load_model(make_folder(), device="cpu")
+
+
+def test_memory_is_a_number_of_bytes() -> None:
+    total, free = model_module._memory("cpu")
+
+    assert 0 < free <= total
+
+
+def test_a_fork_can_load_while_another_thread_of_the_parent_loads(make_folder: MakeFolder) -> None:
+    """As on ZeroGPU, where a GPU call is a fork. The child would wait for ever."""
+    load_model(make_folder(), device="cpu")
+    store = model_module._LOADED["cpu"]
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with model_module._reading, store._lock:
+            held.set()
+            release.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        free = model_module._reading.acquire(timeout=0) and store._lock.acquire(timeout=0)
+        os._exit(0 if free else 1)
+    release.set()
+    holder.join()
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def drop(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+
+
+def edit(folder: Path, name: str, **changes: Any) -> None:
+    path = folder / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def as_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    drop(folder, "model.safetensors")
+
+
+def with_index(folder: Path, file: str) -> None:
+    names = load_file(folder / "model.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, file)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def without_tensor(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def with_nan(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][3] = torch.nan
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def other_shape(folder: Path) -> None:
+    edit(folder, "config.json", hidden_size=48)
+
+
+def with_code(folder: Path) -> None:
+    """A model of an unknown kind that brings code along, which would leave a file behind."""
+    edit(folder, "config.json", model_type="strange", auto_map={"AutoConfig": "code.Config"})
+    (folder / "code.py").write_text(f"open({str(folder / 'ran')!r}, 'w').close()\nclass Config: pass\n")
+
+
+def without_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        drop(folder, name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: drop(folder, "config.json"), r"has no config\.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), r"config\.json that cannot be used"),
+        (lambda folder: drop(folder, "model.safetensors"), "has no weights at all"),
+        (as_pickle, r"has only pytorch_model\.bin.*safetensors/convert"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "not clear which of the two"),
+        (
+            lambda folder: with_index(folder, "lost.safetensors"),
+            r"not beside it, such as 'lost\.safetensors'",
+        ),
+        (lambda folder: with_index(folder, "../other/model.safetensors"), "not beside it"),
+        (
+            lambda folder: (folder / "model.safetensors.index.json").write_text("[]"),
+            "Expected a weight_map",
+        ),
+        (without_tensor, r"lacks 1 tensor\(s\) .* 'model\.layers\.1\.mlp\.up_proj\.weight'"),
+        (with_nan, "answers with NaN"),
+        (cut, "cannot be loaded"),
+        (other_shape, "cannot be loaded"),
+        (with_code, "cannot be used"),
+        (without_tokenizer, "has no tokenizer"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "has no tokenizer that can be read"),
+    ],
+)
+def test_a_spoilt_folder_is_refused_with_the_reason(
+    make_folder: MakeFolder, spoil: Callable[[Path], object], words: str
+) -> None:
+    make_folder(name="other")
+    folder = make_folder()
+    spoil(folder)
+
+    with pytest.raises(EvaluationError, match=words) as refused:
+        load_model(folder, device="cpu")
+
+    assert str(folder) in str(refused.value)
+    assert not (folder / "ran").exists()
+
+
+def test_models_that_cannot_continue_a_text_are_refused(make_folder: MakeFolder) -> None:
+    small: dict[str, Any] = {"vocab_size": 400, "num_attention_heads": 2, "max_position_embeddings": 64}
+    bert = BertConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, **small)
+    t5 = T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=2, vocab_size=400)
+    torch.manual_seed(0)
+
+    with pytest.raises(EvaluationError, match="both directions"):
+        load_model(make_folder(BertForMaskedLM(bert), name="bert"), device="cpu")
+    with pytest.raises(EvaluationError, match="cannot be loaded as a causal language model"):
+        load_model(make_folder(T5ForConditionalGeneration(t5), name="t5"), device="cpu")
+
+
+def test_a_model_made_of_several_files(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    expected = "".join(reply(load_model(folder, device="cpu"), [{"role": "user", "content": "Hi"}], seed=3))
+    make_network().save_pretrained(folder, max_shard_size="20KB")
+    drop(folder, "model.safetensors")
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+
+    model = load_model(folder, device="cpu")
+
+    assert "".join(reply(model, [{"role": "user", "content": "Hi"}], seed=3)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("./nowhere", {}, "no such folder"),
+        (Path("nowhere"), {}, "no such folder"),
+        ("/etc", {"allow_folders": False}, "only models on the Hub"),
+        (Path("model"), {"allow_folders": False}, "only models on the Hub"),
+        ("a/b@main", {"revision": "dev"}, "two revisions"),
+        ("a/b", {"device": "tpu"}, "Expected auto, cpu or cuda"),
+    ],
+)
+def test_a_name_that_cannot_be_meant_is_said(name: str | Path, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(EvaluationError, match=words):
+        load_model(name, **{"device": "cpu", **settings})
+
+
+def test_a_folder_has_no_revisions(make_folder: MakeFolder) -> None:
+    with pytest.raises(EvaluationError, match="is a folder, and revision 'main'"):
+        load_model(make_folder(), revision="main", device="cpu")
+
+
+def test_a_gpu_that_is_not_there_is_said(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EvaluationError, match="there is no GPU here"):
+        load_model(make_folder(), device="cuda")
