@@ -1,0 +1,33 @@
+"""The Space, and the page on a laptop: `python app.py`.
+
+The port is GRADIO_SERVER_PORT, else the first free one from 7860.
+"""
+
+from __future__ import annotations
+
+import os
+
+import spaces  # noqa: F401 (before anything that imports torch: on ZeroGPU it stands in for CUDA)
+
+if "SPACE_ID" in os.environ:
+    # The Space's own token must not be used for a visitor; huggingface_hub reads this when it is imported.
+    os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
+
+from ui.host import Host
+from ui.page import build_page
+from ui.theme import CSS, theme
+
+# The name `demo` is what Gradio's reload looks for.
+demo = build_page(Host.from_environment())
+# On ZeroGPU Gradio would let one visitor wait and send the second away.
+demo.queue(max_size=64, default_concurrency_limit=4)
+
+if __name__ == "__main__":
+    demo.launch(
+        theme=theme(),
+        css=CSS,
+        # Its history writes every input of every call into the browser's storage, in the clear.
+        run_history=False,
+        ssr_mode=False,
+        footer_links=["api", "settings"],
+    )

@@ -1,0 +1,144 @@
+"""A browser, and the app as a process of its own against the demo's Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from examples.demo import hub_with_models
+from tests.hub import Hub
+
+ROOT = Path(__file__).parents[2]
+SYSTEM_CHROMIUM = Path("/usr/bin/chromium")
+STARTS_WITHIN = 300  # seconds: a busy machine takes its time to import torch and Gradio
+PATIENCE = 60_000  # milliseconds, for whatever should happen at once on an idle machine
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium: the system's, or else Playwright's own."""
+    expect.set_options(timeout=PATIENCE)
+    system = str(SYSTEM_CHROMIUM) if SYSTEM_CHROMIUM.exists() else None
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=system, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+@dataclass
+class Visit:
+    """A page with what went wrong on it.
+
+    Attributes:
+        complaints: errors and warnings of the console, and uncaught exceptions
+        strangers: addresses outside the site that the page asked for
+    """
+
+    page: Page
+    complaints: list[str]
+    strangers: list[str]
+
+
+@contextmanager
+def visit(browser: Browser, url: str, *, width: int = 1280, dark: bool = False) -> Iterator[Visit]:
+    """A new visitor who opens the page, and waits until it is alive."""
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    visit = Visit(page, [], [])
+    page.on("console", lambda m: visit.complaints.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+    page.on(
+        "request",
+        lambda r: None if r.url.startswith((url, "data:", "blob:")) else visit.strangers.append(r.url),
+    )
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{url}?__theme={'dark' if dark else 'light'}")
+    page.get_by_role("heading", name="Alloy").wait_for()
+    try:
+        yield visit
+    finally:
+        context.close()
+
+
+@dataclass(frozen=True)
+class Site:
+    """The running app.
+
+    Attributes:
+        url: ends with a slash
+        hub: the demo's Hub
+        token: of the app's login, the Hub's user `demo`
+        log: what the app wrote
+    """
+
+    url: str
+    hub: Hub
+    token: str
+    log: Path
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The app as `make demo` runs it, with the real models."""
+    folder = tmp_path_factory.mktemp("site")
+    log = folder / "app.log"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with hub_with_models(folder=None) as (hub, token), log.open("wb") as output:
+        environment = {
+            name: value for name, value in os.environ.items() if not re.match("SPACE_|OAUTH_|HF_", name)
+        }
+        environment |= {
+            "ALLOY_DEMO": "1",
+            "ALLOY_RESULTS": str(folder / "merged"),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "GRADIO_SERVER_PORT": str(port),
+            "GRADIO_TEMP_DIR": str(folder / "gradio"),
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_HOME": str(folder / "hf"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": token,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=output
+        )
+        try:
+            url = f"http://127.0.0.1:{port}/"
+            _wait_for(process, url, log)
+            yield Site(url, hub, token, log)
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def _wait_for(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + STARTS_WITHIN
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except (URLError, OSError):
+            time.sleep(0.2)
+        else:
+            return
+    raise AssertionError(f"The app did not start:\n{log.read_text()[-4000:]}")

@@ -1,0 +1,81 @@
+"""Whose account a request acts for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import httpx2
+import pytest
+
+from tests.hub import Hub
+from ui.account import Account, account, identify, visitor
+from ui.defect import redacted, told
+from ui.host import Host
+
+LAPTOP = Host.from_environment({})
+SPACE = Host.from_environment({"SPACE_ID": "you/alloy", "OAUTH_CLIENT_ID": "x"})
+TOKEN = "hf_" + "t0ken" * 5
+
+
+def test_a_host_knows_where_it_is() -> None:
+    assert LAPTOP.allow_folders
+    assert not SPACE.allow_folders
+    assert not Host.from_environment({"SPACE_ID": "you/alloy"}).allow_folders
+    assert Host.from_environment({"ALLOY_RESULTS": "/some/place"}).results == Path("/some/place")
+    assert Host.from_environment({"ALLOY_DEMO": "1"}).demo
+
+
+def test_a_laptop_uses_its_own_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+    assert account(LAPTOP, None) == Account("machine", TOKEN)
+    assert account(LAPTOP, gr.OAuthToken("hf_other", "", 0)) == Account("visitor", "hf_other")
+
+
+def test_a_spaces_own_token_never_serves_a_visitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+    who = account(SPACE, None)
+
+    assert who == Account("nobody")
+    assert who.for_hub is False  # None would mean "the machine's login"
+
+
+def test_the_hub_says_the_names(hub: Hub) -> None:
+    token = hub.add_user("ann", orgs=["lab"])
+
+    assert identify(Account("visitor", token)).owners == ("ann", "lab")
+    assert identify(Account("nobody")).owners == ()
+    assert "401" in identify(Account("visitor", "hf_wrong")).trouble
+
+
+def test_a_hub_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(self: Any) -> None:
+        raise httpx2.ConnectError("no route")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", unreachable)
+
+    assert "cannot be reached" in identify(Account("machine", TOKEN)).trouble
+
+
+def test_turns_are_told_apart_without_keeping_tokens() -> None:
+    one, other = (visitor(Account("visitor", token), None) for token in (TOKEN, "hf_other"))
+
+    assert one != other
+    assert TOKEN not in one
+
+
+def test_tokens_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert redacted(f"with {TOKEN}, {TOKEN}!") == "with (token), (token)!"
+    assert redacted("by mysecret", "mysecret", None) == "by (token)"
+    try:
+        raise ValueError(f"Bearer {TOKEN} and mysecret")
+    except ValueError as error:
+        line = told(error, "mysecret")
+    assert line == "ValueError: Bearer (token) and (token)"
+    assert "Traceback" in caplog.text
+    assert TOKEN not in caplog.text
+    assert "Account" in repr(Account("visitor", TOKEN))
+    assert TOKEN not in repr(Account("visitor", TOKEN))

@@ -1,0 +1,268 @@
+"""The page in a real browser: from choosing two models to their merge, its answers and its score."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+import yaml
+from playwright.sync_api import Browser, Page, expect
+
+from tests.hub import Hub
+from tests.ui.conftest import Site, Visit, visit
+from ui.host import Host
+from ui.page import build_page
+from ui.theme import CSS, theme
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
+
+FIRST, SECOND = "alloy/SmolLM2-135M-Instruct", "alloy/SmolLM2-135M-Pirate"
+GRADIENTS = {"t: attention": [0, 0.5, 0.3, 0.7, 1], "t: MLP": [1, 0.5, 0.7, 0.3, 0]}
+SLOW = 300_000  # milliseconds, on a busy machine without a GPU
+REMEMBERED = {"alloy-recipe", "alloy-merges"}
+
+
+def recipe(page: Page) -> Any:
+    return yaml.safe_load(page.locator(".alloy-yaml .cm-content").inner_text())
+
+
+def until_recipe(page: Page, key: str, value: object) -> None:
+    deadline = time.monotonic() + 30
+    found = None
+    while time.monotonic() < deadline:
+        try:
+            found = (recipe(page) or {}).get(key)
+        except yaml.YAMLError:
+            found = "half drawn"
+        if found == value:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"{key} is {found}, not {value}")
+
+
+def choose(page: Page, label: str, typed: str, option: str) -> None:
+    """Type into a search field and take what the Hub offers."""
+    field = page.get_by_label(label, exact=True)
+    field.click()
+    field.fill("")
+    field.press_sequentially(typed, delay=20)
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def quiet(seen: Visit) -> None:
+    assert seen.complaints == [], "\n".join(seen.complaints)
+    assert seen.strangers == []
+
+
+@pytest.mark.real_models
+def test_two_models_become_one_that_answers(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")  # the page opens on a recipe that works
+        page.get_by_role("button", name="Linear average").click()
+        until_recipe(page, "merge_method", "linear")
+
+        # By hand: two models, SLERP, a gradient for attention, its mirror for the MLP.
+        page.get_by_label("Method", exact=True).click()
+        page.get_by_role("option", name="SLERP").click()
+        until_recipe(page, "merge_method", "slerp")
+        choose(page, "Model 1 (the base)", "instr", FIRST)
+        choose(page, "Model 2", "pirate", SECOND)
+        page.get_by_label("Type the values").check()
+        expect(page.get_by_label("t: everything else")).to_have_value("0.5")
+        for label, gradient in GRADIENTS.items():
+            page.get_by_label(label).fill(str(gradient))
+        page.get_by_label("t: MLP").press("Tab")
+        until_recipe(
+            page,
+            "parameters",
+            {
+                "t": [
+                    {"filter": "self_attn", "value": GRADIENTS["t: attention"]},
+                    {"filter": "mlp", "value": GRADIENTS["t: MLP"]},
+                    {"value": 0.5},
+                ]
+            },
+        )
+        said = recipe(page)
+        assert (said["base_model"], [entry["model"] for entry in said["models"]]) == (FIRST, [FIRST, SECOND])
+
+        name = page.get_by_label("Name of the new model")
+        expect(name).to_have_attribute("placeholder", "SmolLM2-135M-Pirate-slerp")
+        name.fill("first-merge")
+        page.get_by_role("button", name="Check the plan").click()
+        expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
+        expect(page.get_by_text("This machine's Hugging Face login: demo")).to_be_visible()
+
+        # The job goes on while the page is reloaded.
+        page.get_by_role("button", name="Merge", exact=True).click()
+        expect(page.get_by_role("heading", name=re.compile("(Merging|Done): first-merge"))).to_be_visible()
+        page.reload()
+        expect(page.get_by_role("heading", name="Done: first-merge")).to_be_visible(timeout=SLOW)
+        until_recipe(page, "parameters", said["parameters"])  # the draft is still there as well
+        link = page.get_by_role("link", name="Open demo/first-merge")
+        assert link.get_attribute("href") == f"{site.hub.endpoint}/demo/first-merge"
+        repo = site.hub.repo("demo/first-merge")
+        assert repo.private
+        assert {"config.json", "model.safetensors", "README.md", "tokenizer.json"} <= repo.files(
+            "main"
+        ).keys()
+
+        page.get_by_role("button", name="Chat with it").click()
+        expect(page.get_by_label("Model", exact=True)).to_have_value("demo/first-merge")
+        expect(page.get_by_label("Compare with")).to_have_value(FIRST)
+        page.get_by_label("Your message").fill("What is the capital of Italy?")
+        page.get_by_role("button", name="Send").click()
+        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+ a second"))).to_have_count(2, timeout=SLOW)
+        answers = page.get_by_test_id("bot")
+        expect(answers).to_have_count(2)
+        assert all(answer.inner_text().strip() for answer in answers.all())
+
+        page.get_by_role("tab", name="Score").click()
+        page.get_by_role("button", name="Score", exact=True).click()
+        table = page.get_by_role("table").filter(has_text="Bits per byte")
+        expect(table.locator("tbody .number")).to_have_count(12, timeout=SLOW)
+        rows = [
+            [cell.inner_text() for cell in row.locator("th, td").all()]
+            for row in table.locator("tbody tr").all()
+        ]
+        assert [row[0] for row in rows] == ["demo/first-merge", FIRST, SECOND]
+        assert all(1 < float(perplexity) < 10_000 for _, perplexity, *_ in rows)
+        assert len({tokens for *_, tokens, _ in rows}) == 1
+
+        stored = page.evaluate("Object.keys(localStorage)")
+        assert set(stored) <= REMEMBERED
+        assert site.token not in page.content() + str(page.evaluate("JSON.stringify(localStorage)"))
+        quiet(seen)
+    assert site.token not in site.log.read_text()
+    assert "Traceback" not in site.log.read_text()
+
+    with visit(browser, site.url) as other:
+        expect(other.page.get_by_text("Nothing merged yet")).to_be_visible()
+        quiet(other)
+
+
+@pytest.mark.real_models
+def test_a_merge_is_stopped_and_leaves_nothing(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        page.get_by_label("Name of the new model").fill("stopped")
+        page.get_by_role("button", name="Merge", exact=True).click()
+        page.get_by_role("button", name="Stop this merge").click()
+
+        expect(page.get_by_role("heading", name="Stopped: stopped")).to_be_visible(timeout=SLOW)
+        assert "demo/stopped" not in site.hub.repos
+        quiet(seen)
+
+
+@pytest.mark.real_models
+def test_the_yaml_is_what_runs(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        code = page.locator(".alloy-yaml .cm-content")
+
+        def write(text: str) -> None:
+            code.click()
+            page.keyboard.press("Control+A")
+            page.keyboard.insert_text(text)
+
+        models = f"models:\n  - model: {SECOND}\n    parameters: {{weight: 0.5}}\n"
+        write(f"merge_method: task_arithmetic\nbase_model: {FIRST}\n{models}")
+        expect(page.get_by_label("Method", exact=True)).to_have_value("Task Arithmetic")
+        expect(page.get_by_label("Base model", exact=True)).to_have_value(FIRST)
+        expect(page.get_by_label("Model 1", exact=True)).to_have_value(SECOND)
+        expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
+
+        write("merge_method: task_aritmetic\nmodels: []\n")
+        expect(page.get_by_text("the YAML says more than the form shows")).to_be_visible()
+        expect(page.get_by_text("Did you mean 'task_arithmetic'?")).to_be_visible()
+
+        page.get_by_role("button", name="Depth up-scaling").click()
+        expect(page.get_by_text("it is built from slices of layers")).to_be_visible()
+        expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
+
+        page.get_by_role("button", name="Write the YAML from the form").click()
+        until_recipe(page, "merge_method", "task_arithmetic")
+        quiet(seen)
+
+
+@pytest.mark.real_models
+def test_a_removed_middle_row_is_gone_and_no_other(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        page.get_by_role("button", name="Linear average").click()
+        until_recipe(page, "merge_method", "linear")
+        page.get_by_role("button", name="Add a model").click()
+        for number, name in ((1, "a/one"), (2, "a/two"), (3, "a/three")):
+            field = page.get_by_label(f"Model {number}", exact=True)
+            field.fill(name)
+            field.press("Enter")
+
+        page.locator("#remove-model-2").click()
+
+        until_recipe(
+            page,
+            "models",
+            [
+                {"model": "a/one", "parameters": {"weight": 0.5}},
+                {"model": "a/three", "parameters": {"weight": 1.0}},
+            ],
+        )
+        expect(page.get_by_label("Model 2", exact=True)).to_have_value("a/three")
+        expect(page.get_by_label("Model 3", exact=True)).to_be_hidden()
+
+
+@pytest.mark.real_models
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_shows_everything_without_scrolling_sideways(
+    site: Site, browser: Browser, dark: bool
+) -> None:
+    with visit(browser, site.url, width=390, dark=dark) as seen:
+        until_recipe(seen.page, "merge_method", "slerp")
+        expect(seen.page.get_by_role("heading", name="Ready to merge")).to_be_visible()
+        for tab in ("Merge", "Chat", "Score"):
+            seen.page.get_by_role("tab", name=tab).click()
+            assert seen.page.evaluate("document.documentElement.scrollWidth") == 390
+        quiet(seen)
+
+
+@pytest.fixture
+def signed_in_site(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """A page with sign-in, as on a Space; the button signs in as `ann`."""
+    token = hub.add_user("ann")
+    info = {"access_token": token, "scope": "openid", "expires_at": time.time() + 3600}
+    userinfo = {"name": "Ann", "preferred_username": "ann", "profile": "", "picture": ""}
+    monkeypatch.setattr("gradio.oauth._get_mocked_oauth_info", lambda: {**info, "userinfo": userinfo})
+    page: gr.Blocks = build_page(Host.from_environment({"OAUTH_CLIENT_ID": "x", "SPACE_ID": "you/alloy"}))
+    page.queue(default_concurrency_limit=4)
+    _, url, _ = page.launch(
+        prevent_thread_lock=True, quiet=True, run_history=False, ssr_mode=False, theme=theme(), css=CSS
+    )
+    yield url
+    page.close()
+
+
+def test_signing_in_keeps_the_draft(signed_in_site: str, browser: Browser) -> None:
+    with visit(browser, signed_in_site) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        expect(page.get_by_text("Sign in with Hugging Face to save the result")).to_be_visible()
+        page.get_by_role("button", name="Linear average").click()
+        until_recipe(page, "merge_method", "linear")
+        page.get_by_role("button", name="Merge", exact=True).click()
+        expect(page.get_by_text("there is no account to save to")).to_be_visible()
+
+        page.get_by_role("button", name="Sign in with Hugging Face").click()
+
+        expect(page.get_by_text("Signed in as ann")).to_be_visible()
+        until_recipe(page, "merge_method", "linear")
+        expect(page.get_by_label("Owner")).to_have_value("ann")
+        expect(page.get_by_label("Save to")).to_be_hidden()

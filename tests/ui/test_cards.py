@@ -1,0 +1,199 @@
+"""Cards: what comes from outside is text, never markup."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from evaluation import Perplexity
+from merging import Plan, Problem, Progress, Result
+from merging.plan import PlannedModel
+from ui.job_card import job_card, job_cards
+from ui.jobs import Snapshot
+from ui.markup import count, duration, link, size
+from ui.plan_card import plan_card, problems_card
+from ui.score_tab import Row, score_table
+
+EVIL = "<img src=x onerror=alert(1)>\"'&"
+JOB = Snapshot(
+    "id",
+    EVIL,
+    (EVIL,),
+    "running",
+    progress=Progress("merge", 50, 200, 1, 4, EVIL),
+    rate=10.0,
+    seconds_left=15.0,
+)
+
+
+class Tags(HTMLParser):
+    """Collects elements and text of well-formed HTML."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.names: list[str] = []
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.open.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def shown(html: str) -> Tags:
+    tags = Tags(html)
+    assert "img" not in tags.names
+    assert not [name for name, _ in tags.attributes if name.startswith("on")]
+    return tags
+
+
+def test_problems_with_place_and_fix() -> None:
+    text = shown(problems_card([Problem("x", EVIL, EVIL, EVIL), Problem("y", "second")])).text
+
+    assert text.count(EVIL) == 3
+    assert "2 things to change first" in text
+
+
+def test_a_plan() -> None:
+    model = PlannedModel(EVIL, None, "0123456789", False, EVIL, 135_000_000, 270_000_000)
+    plan = Plan(
+        "", "linear", models=(model, model), bytes_out=1_500_000_000, bytes_in=270_000_000, seconds=75
+    )
+
+    text = shown(plan_card(replace(plan, warnings=(Problem("w", EVIL),)))).text
+
+    for part in (
+        "Ready to merge",
+        "1.5 GB",
+        "270 MB",
+        "75 s",
+        "135 M",
+        "0123456",
+        "from 2 models",
+        "no disk needed",
+    ):
+        assert part in text
+    assert text.count(EVIL) == 5
+
+
+def test_a_running_job_has_a_bar_that_is_read_aloud() -> None:
+    tags = shown(job_card(JOB))
+
+    assert ("aria-valuenow", "25") in tags.attributes
+    for part in ("1 of 4 tensors", "50 B of 200 B", "10 B a second", "15 s left", EVIL):
+        assert part in tags.text
+
+
+@pytest.mark.parametrize("state", ["waiting", "done", "failed", "cancelled"])
+def test_other_states(state: str) -> None:
+    result = Result("hf://you/x", f"https://hub/{EVIL}", None, 10, 1.0)
+    job = replace(
+        JOB, state=state, position=3, result=result, problems=(Problem("c", EVIL),), log=((0.1, EVIL),)
+    )
+
+    tags = shown(job_card(job))
+
+    assert {"waiting": "number 3 in line", "done": "Open you/x", "failed": EVIL, "cancelled": "Nothing"}[
+        state
+    ] in tags.text
+    assert ("details" in tags.names) == (state != "waiting")
+
+
+def test_forgotten_jobs_are_mentioned() -> None:
+    assert "server was restarted" in shown(job_cards((), lost=1)).text
+    assert "Nothing merged yet" in shown(job_cards(())).text
+
+
+def test_links_lead_to_the_web_alone() -> None:
+    assert link("javascript:alert(1)", "x") == "x"
+    assert link(None, "<") == "&lt;"
+    assert 'rel="noopener noreferrer"' in link("https://a/b", "x")
+
+
+def score(bits: float, tokens: int) -> Perplexity:
+    return Perplexity(
+        model="m",
+        commit=None,
+        perplexity=10 * bits,
+        nll_nats=1.0,
+        tokens=tokens,
+        bytes=100,
+        characters=100,
+        bits_per_byte=bits,
+        bits_per_character=bits,
+        context=2048,
+        stride=1024,
+        bos=False,
+        dtype="bfloat16",
+        seconds=1.25,
+        documents=(),
+    )
+
+
+def test_scores_mark_the_best_and_warn_of_little_text() -> None:
+    rows = [
+        Row(EVIL, score=score(1.5, 500)),
+        Row("b", score=score(1.2, 500)),
+        Row("c", trouble=EVIL),
+        Row("d", done=0.4),
+    ]
+
+    tags = shown(score_table(rows, 1234))
+
+    for part in (
+        "15.000",
+        "1.5000",
+        "12.000",
+        "1.2000",
+        "1.23 kB",
+        "Only 500 tokens",
+        "not scored",
+        "reading 40%",
+    ):
+        assert part in tags.text
+    assert [value for name, value in tags.attributes if name == "class" and value and "best" in value] == [
+        "number best"
+    ] * 2
+    assert "different tokens" not in tags.text
+
+
+def test_different_tokenizers_are_compared_by_bits_alone() -> None:
+    tags = shown(score_table([Row("a", score=score(1.5, 2000)), Row("b", score=score(1.2, 2600))], 1000))
+
+    assert "different tokens" in tags.text
+    assert "Only" not in tags.text
+    assert [value for name, value in tags.attributes if name == "class" and value and "best" in value] == [
+        "number best"
+    ]
+
+
+def test_numbers_as_people_say_them() -> None:
+    assert [size(x) for x in (0, 999, 1000, 99_400, 513_000_000, 2.5e12)] == [
+        "0 B",
+        "999 B",
+        "1 kB",
+        "99.4 kB",
+        "513 MB",
+        "2.5 TB",
+    ]
+    assert [count(x) for x in (12, 134_515_008, 7_000_000_000)] == ["12", "135 M", "7 B"]
+    assert [duration(x) for x in (0.04, 9.4, 61, 600, 9000, float("inf"))] == [
+        "0.0 s",
+        "9.4 s",
+        "61 s",
+        "10 min",
+        "2.5 h",
+        "?",
+    ]

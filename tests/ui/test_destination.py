@@ -1,0 +1,80 @@
+"""Where results may go: never outside the results folder, never another's account."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from merging import MergeError
+from ui.destination import FOLDER, HUB, place, place_of, suggested_name
+from ui.host import Host
+
+LAPTOP = Host(on_space=False, sign_in=False, demo=False, results=Path("/results"), browser_key="k")
+SPACE = Host(on_space=True, sign_in=True, demo=False, results=Path("/results"), browser_key="k")
+ESCAPES = [
+    "",
+    "../up",
+    "..",
+    "/etc/x",
+    "a/b",
+    "a\\b",
+    ".hidden",
+    "-x",
+    "a..b",
+    "a--b",
+    "x" * 97,
+    "a b",
+    "é",
+    "a\nb",
+]
+
+
+def test_a_name_under_an_account() -> None:
+    assert place(SPACE, HUB, "you", "merge", ["you"]) == "hf://you/merge"
+
+
+def test_a_folder_is_for_laptops_alone() -> None:
+    assert place(LAPTOP, FOLDER, "", "merge", []) == "/results/merge"
+    with pytest.raises(MergeError, match="Sign in"):
+        place(SPACE, FOLDER, "", "merge", [])
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+@pytest.mark.parametrize("kind", [HUB, FOLDER])
+def test_a_name_cannot_leave_its_place(name: str, kind: str) -> None:
+    with pytest.raises(MergeError, match="cannot be a model's name"):
+        place(LAPTOP, kind, "you", f"x{name}" if name == ".." else name, ["you"])
+
+
+def test_what_is_missing_is_said() -> None:
+    with pytest.raises(MergeError, match="hf auth login"):
+        place(LAPTOP, HUB, "", "x", [])
+    with pytest.raises(MergeError, match="Choose one of: you, lab"):
+        place(SPACE, HUB, "somebody", "x", ["you", "lab"])
+
+
+def test_places_of_api_callers() -> None:
+    assert place_of(SPACE, "hf://you/merge") == "hf://you/merge"
+    assert place_of(LAPTOP, "merge") == "/results/merge"
+    for text in ("merge", "/tmp/x", "hf://you", "hf:///x", "https://hub/you/x"):
+        with pytest.raises(MergeError):
+            place_of(SPACE, text)
+    for text in ("../x", "/tmp/x", "hf://you/../x", "hf://a/b/c"):
+        with pytest.raises(MergeError):
+            place_of(LAPTOP, text)
+
+
+@pytest.mark.parametrize(
+    ("models", "name"),
+    [
+        (["org/Model-1B@main"], "Model-1B-task-arithmetic"),
+        (["/some/folder"], "folder-task-arithmetic"),
+        ([], "merged-task-arithmetic"),
+        (["a/" + "x" * 200], "x" * 70 + "-task-arithmetic"),
+        (["a/odd--name..x"], "odd-name.x-task-arithmetic"),
+    ],
+)
+def test_suggested_names_are_allowed(models: list[str], name: str) -> None:
+    assert suggested_name(models, "task_arithmetic") == name
+    assert place(LAPTOP, HUB, "you", name, ["you"])

@@ -1,0 +1,227 @@
+"""The Chat tab: one message, answered by a merge and, if wanted, by another model beside it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gradio as gr
+import spaces
+
+from evaluation import EvaluationError, LanguageModel, Reply, load_model, reply
+from ui.account import account
+from ui.defect import told
+from ui.host import Host
+from ui.hub_search import HubSearch, search_as_you_type
+from ui.markup import text
+from ui.presets import family
+from ui.texts import t
+
+LONGEST_ANSWER = 1024
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's answer so far, and a line about it."""
+
+    text: str
+    line: str
+
+
+@dataclass
+class ChatTab:
+    """What the page connects to the Merge tab."""
+
+    models: tuple[gr.Dropdown, gr.Dropdown]
+
+
+def _gpu_seconds(
+    names: Sequence[str], talks: object, system: str, temperature: float, length: int, *_: Any
+) -> int:
+    """What to ask ZeroGPU for: loading, then some twenty tokens a second for each model."""
+    return round(len(names) * (20 + length / 20))
+
+
+@spaces.GPU(duration=_gpu_seconds)  # type: ignore[untyped-decorator]
+def answers(
+    names: Sequence[str],
+    talks: Sequence[Sequence[Message]],
+    system: str,
+    temperature: float,
+    length: int,
+    seed: int,
+    token: str | Literal[False],
+    allow_folders: bool,
+) -> Iterator[list[Answer]]:
+    """Answer the last message of each model's conversation, all models at the same time.
+
+    Yields plain data, as ZeroGPU asks: the function runs in a process of its own there.
+
+    Raises:
+        gr.Error: a model cannot be had or cannot answer; its text is fit to be shown.
+    """
+    replies: list[Reply] = []
+    try:
+        models: list[LanguageModel] = []
+        for name in names:
+            yield [Answer("", t("chat.loading"))] * len(names)
+            models.append(load_model(name, token=token, allow_folders=allow_folders))
+        lead = [{"role": "system", "content": system}] if system.strip() else []
+        for model, talk in zip(models, talks, strict=True):
+            replies.append(
+                reply(model, [*lead, *talk], max_new_tokens=length, temperature=temperature, seed=seed)
+            )
+        yield [Answer("", t("chat.thinking"))] * len(names)
+        for _ in itertools.zip_longest(*replies):
+            yield [Answer(r.text, _line(m, r)) for m, r in zip(models, replies, strict=True)]
+        yield [
+            Answer(r.text or t("chat.empty_answer"), _line(m, r))
+            for m, r in zip(models, replies, strict=True)
+        ]
+    except EvaluationError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+    except Exception as error:
+        raise gr.Error(t("unexpected", error=told(error, token or None)), print_exception=False) from None
+    finally:
+        for answer in replies:
+            answer.close()
+
+
+def chat_tab(host: Host, search: HubSearch) -> ChatTab:
+    """Build the tab inside the page's Blocks."""
+    known = family(host.demo).models
+
+    def model_field(label: str, info: str, value: str | None) -> gr.Dropdown:
+        field = gr.Dropdown(
+            list(known), value=value, label=label, info=info, allow_custom_value=True, min_width=280
+        )
+        search_as_you_type(field, search, host, known)
+        return field
+
+    def chatbot(name: str | None) -> gr.Chatbot:
+        return gr.Chatbot(
+            label=_label(name), height=420, placeholder=t("chat.placeholder"), buttons=["copy"],
+            layout="bubble",
+        )  # fmt: skip
+
+    with gr.Row():
+        first = model_field(t("chat.model"), t("chat.info"), known[0])
+        second = model_field(t("chat.other"), t("chat.other.info"), None)
+    with gr.Row(equal_height=True):
+        with gr.Column(min_width=320):
+            left, left_line = chatbot(known[0]), gr.HTML()
+        with gr.Column(min_width=320, visible=False) as beside:
+            right, right_line = chatbot(None), gr.HTML()
+    prompt = gr.Textbox(
+        label=t("chat.prompt"), placeholder=t("chat.prompt.placeholder"), lines=1, max_lines=6
+    )
+    with gr.Row():
+        send = gr.Button(t("chat.send"), variant="primary", scale=2, min_width=90)
+        stop = gr.Button(t("chat.stop"), min_width=90)
+        clear = gr.Button(t("chat.clear"), min_width=90)
+    with gr.Accordion(t("chat.settings"), open=False):
+        system = gr.Textbox(label=t("chat.system"), max_lines=4)
+        with gr.Row():
+            temperature = gr.Slider(
+                0,
+                2,
+                0.7,
+                step=0.05,
+                label=t("chat.temperature"),
+                info=t("chat.temperature.info"),
+                min_width=200,
+            )
+            length = gr.Slider(16, LONGEST_ANSWER, 200, step=8, label=t("chat.length"), min_width=200)
+            seed = gr.Number(0, label=t("chat.seed"), info=t("chat.seed.info"), precision=0, min_width=120)
+
+    def talk(
+        message: str, one: str | None, other: str | None, left_talk: list[Message], right_talk: list[Message],
+        lead: str, heat: float, longest: float, draw: float, oauth: gr.OAuthToken | None,
+    ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
+        before = [plain(left_talk), plain(right_talk)]
+        names = [name.strip() for name in (one, other) if name and name.strip()]
+        if not one or not one.strip() or not message or not message.strip():
+            missing = t("chat.no_prompt" if one and one.strip() else "chat.no_model")
+            yield message, *before, _trouble(missing), ""
+            return
+        talks = [[*said, {"role": "user", "content": message}] for said in before[: len(names)]]
+        stream = answers(
+            names, talks, lead or "", heat, min(int(longest), LONGEST_ANSWER), int(draw or 0),
+            account(host, oauth).for_hub, host.allow_folders,
+        )  # fmt: skip
+        try:
+            for given in stream:
+                shown = [
+                    [*said, {"role": "assistant", "content": answer.text}]
+                    for said, answer in zip(talks, given, strict=True)
+                ]
+                lines = [_line_html(answer.line) for answer in given]
+                yield "", *(shown + before)[:2], *[*lines, ""][:2]
+        except gr.Error as error:
+            # The message stays where it was, to be sent again.
+            yield message, *before, _trouble(error.message), ""
+
+    asking = gr.on(
+        [send.click, prompt.submit],
+        talk,
+        [prompt, first, second, left, right, system, temperature, length, seed],
+        [prompt, left, right, left_line, right_line],
+        concurrency_id="model",
+        concurrency_limit=2,
+        show_progress="hidden",
+        trigger_mode="once",
+        api_visibility="private",
+    )
+    stop.click(None, cancels=[asking], api_visibility="private")
+
+    def emptied(one: str | None, other: str | None) -> tuple[Any, ...]:
+        both = bool(other and other.strip())
+        return (
+            gr.update(value=[], label=_label(one)), gr.update(value=[], label=_label(other)), "", "",
+            gr.update(visible=both),
+        )  # fmt: skip
+
+    cleared = [left, right, left_line, right_line, beside]
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    clear.click(emptied, [first, second], cleared, cancels=[asking], **quiet)
+    # An answer in the conversation belongs to the model that gave it: another model starts anew.
+    gr.on([first.change, second.change], emptied, [first, second], cleared, cancels=[asking], **quiet)
+    return ChatTab((first, second))
+
+
+def plain(conversation: Sequence[Message]) -> list[Message]:
+    """A conversation as models take it; Gradio hands each message over as a list of parts."""
+    messages = []
+    for message in conversation:
+        content = message["content"]
+        if isinstance(content, list):
+            content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+        messages.append({"role": message["role"], "content": str(content)})
+    return messages
+
+
+def _label(name: str | None) -> str:
+    return t("chat.answers", name=name.strip()) if name and name.strip() else t("chat.answers.none")
+
+
+def _line(model: LanguageModel, answer: Reply) -> str:
+    """Where and how fast the model runs, and whatever a reader should know of this answer."""
+    parts = [f"{model.device}, {model.dtype}"]
+    if answer.tokens_per_second:
+        parts.append(t("chat.speed", tokens=answer.new_tokens, rate=answer.tokens_per_second))
+    if not model.has_chat_template:
+        parts.append(t("chat.no_template"))
+    if answer.finish == "length":
+        parts.append(t("chat.length.reached"))
+    return " · ".join(parts)
+
+
+def _trouble(line: str) -> str:
+    return f'<div class="alloy-card alloy-bad" role="alert"><p>{text(line)}</p></div>'
+
+
+def _line_html(line: str) -> str:
+    return f'<div class="alloy-method">{text(line)}</div>'

@@ -1,0 +1,43 @@
+"""Where the page runs, and what that allows its visitors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Host:
+    """The machine that serves the page.
+
+    Args:
+        on_space: a Hugging Face Space, whose visitors are strangers
+        sign_in: visitors sign in with their Hugging Face account
+        demo: the Hub is the demo's, on loopback, with its small models
+        results: where merges saved on this machine go; each is a folder in it
+        browser_key: encrypts what the page remembers in the browser (recipe and job ids, never a token)
+    """
+
+    on_space: bool
+    sign_in: bool
+    demo: bool
+    results: Path
+    browser_key: str
+
+    @property
+    def allow_folders(self) -> bool:
+        """Whether models and results may be folders of this machine."""
+        return not (self.on_space or self.sign_in)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Host:
+        """Read SPACE_ID, OAUTH_CLIENT_ID, ALLOY_DEMO, ALLOY_RESULTS and ALLOY_BROWSER_KEY."""
+        return cls(
+            on_space="SPACE_ID" in environment,
+            sign_in="OAUTH_CLIENT_ID" in environment,
+            demo=environment.get("ALLOY_DEMO") == "1",
+            results=Path(environment.get("ALLOY_RESULTS") or "merged").resolve(),
+            browser_key=environment.get("ALLOY_BROWSER_KEY") or "alloy-remembers-recipes",
+        )

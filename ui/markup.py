@@ -1,0 +1,72 @@
+"""Pieces of HTML for the cards: everything that comes from outside goes through `text` first."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+from merging import Problem
+from ui.texts import t
+
+
+def text(value: object) -> str:
+    """The value, safe between tags and inside quoted attributes."""
+    return html.escape(str(value), quote=True)
+
+
+def link(url: str | None, label: str) -> str:
+    """A link that opens beside the page; the bare label if the address is not one of the web."""
+    if not url or not url.startswith(("https://", "http://")):
+        return text(label)
+    return f'<a href="{text(url)}" target="_blank" rel="noopener noreferrer">{text(label)}</a>'
+
+
+def card(body: str, mood: str = "idle") -> str:
+    """A framed card; the mood (good, bad, busy, idle) colours its mark."""
+    return f'<div class="alloy-card alloy-{mood}">{body}</div>'
+
+
+def heading(title: str) -> str:
+    """A card's heading, with its coloured mark."""
+    return f'<h3><span class="alloy-mark" aria-hidden="true"></span>{text(title)}</h3>'
+
+
+def problem_list(problems: Sequence[Problem]) -> str:
+    """Problems one below the other: what, where, and what to do."""
+    items = []
+    for problem in problems:
+        where = f'<span class="where">{text(problem.where)}</span> ' if problem.where else ""
+        fix = f'<span class="fix">{text(problem.fix)}</span>' if problem.fix else ""
+        items.append(f"<li>{where}{text(problem.message)} {fix}</li>")
+    return f'<ul class="alloy-problems">{"".join(items)}</ul>'
+
+
+def size(number: float) -> str:
+    """Bytes as people say them: 513 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 999.5:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 99.5 else f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
+
+
+def count(number: int) -> str:
+    """A large number in short: 135 M."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g} {unit}"
+    return str(number)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 40 s, 3 min, 1.5 h."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 9.5:
+        return t("unit.second", value=f"{seconds:.1f}")
+    if seconds < 90:
+        return t("unit.second", value=round(seconds))
+    if seconds < 90 * 60:
+        return t("unit.minute", value=round(seconds / 60))
+    return t("unit.hour", value=f"{seconds / 3600:.1f}")

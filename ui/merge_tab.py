@@ -1,0 +1,406 @@
+"""The Merge tab: the form beside the YAML, the plan, the destination, and the visitor's merges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from merging import MergeError, Plan, Problem, read_recipe
+from ui import markup
+from ui.account import Account, Identity, account, identify, visitor
+from ui.destination import FOLDER, HUB, place, suggested_name
+from ui.draft import Draft, NotShown, read, write
+from ui.form import Form, Memory, build_form, needs_typing
+from ui.host import Host
+from ui.hub_search import HubSearch, search_as_you_type
+from ui.job_card import job_cards
+from ui.jobs import Snapshot
+from ui.plan_card import empty_card, plan_card, problems_card
+from ui.presets import Preset, family, presets
+from ui.texts import t
+from ui.workshop import Workshop
+
+# So many of a visitor's merges are remembered by the browser.
+MOST_REMEMBERED = 5
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A merge that is done: what to chat with, and what to compare it with."""
+
+    location: str
+    models: tuple[str, ...]
+
+
+class MergeTab:
+    """The tab: made inside the page's Blocks, and wired when the other tabs are there."""
+
+    def __init__(self, host: Host, workshop: Workshop, search: HubSearch):
+        self.host = host
+        self.workshop = workshop
+        self.search = search
+        self.presets: dict[str, Preset] = {preset.key: preset for preset in presets(host.demo)}
+        self._build()
+
+    # -- layout ----------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        host, known = self.host, family(self.host.demo).models
+        with gr.Row(elem_classes="alloy-presets"):
+            gr.HTML(f"<span>{markup.text(t('recipe.start'))}</span>")
+            self.starts = {
+                key: gr.Button(preset.title, size="sm", scale=0, min_width=90)
+                for key, preset in self.presets.items()
+            }
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=6, min_width=340, elem_classes="alloy-form"):
+                self.notice = gr.HTML(visible=False)
+                self.rewrite = gr.Button(t("recipe.rewrite"), size="sm", visible=False)
+                with gr.Column(elem_classes="alloy-fields"):
+                    self.form: Form = build_form(known, host.allow_folders)
+            with gr.Column(scale=5, min_width=340):
+                self.yaml = gr.Code(
+                    language="yaml", label=t("recipe.yaml"), lines=14, max_lines=24, interactive=True,
+                    elem_classes="alloy-yaml", buttons=["copy", "download"],
+                )  # fmt: skip
+                self.check = gr.Button(t("plan.button"), size="sm")
+                self.plan = gr.HTML(empty_card())
+        gr.HTML(f'<h2 class="alloy-section">{markup.text(t("destination.heading"))}</h2>')
+        self._destination()
+        self.go = gr.Button(t("merge.button"), variant="primary", size="lg")
+        gr.HTML(f'<h2 class="alloy-section">{markup.text(t("jobs.heading"))}</h2>')
+        self.cards = gr.HTML(job_cards(()))
+        with gr.Row():
+            self.stop = gr.Button(t("merge.cancel"), variant="stop", visible=False)
+            self.chat = gr.Button(t("merge.chat"), visible=False)
+            self.score = gr.Button(t("merge.score"), visible=False)
+        # The browser remembers the recipe and the ids of the visitor's merges, and never a token.
+        self.saved_recipe = gr.BrowserState("", storage_key="alloy-recipe", secret=host.browser_key)
+        self.jobs = gr.BrowserState([], storage_key="alloy-merges", secret=host.browser_key)
+        self.identity = gr.State(Identity())
+        self.latest = gr.State(None)
+        self.clock = gr.Timer(1.0, active=False)
+
+    def _destination(self) -> None:
+        self.whose = gr.HTML()
+        with gr.Group():
+            with gr.Row():
+                self.kind = gr.Radio(
+                    [(t("destination.hub"), HUB), (t("destination.folder"), FOLDER)],
+                    value=HUB,
+                    label=t("destination.kind"),
+                    info=t("destination.kind.info", folder=self.host.results),
+                    visible=self.host.allow_folders,
+                    min_width=240,
+                )
+                self.owner = gr.Dropdown([], label=t("destination.owner"), min_width=160)
+                self.name = gr.Textbox(
+                    label=t("destination.name"),
+                    info=t("destination.name.info"),
+                    max_lines=1,
+                    min_width=240,
+                    scale=2,
+                )
+            with gr.Row():
+                self.private = gr.Checkbox(
+                    True, label=t("destination.private"), info=t("destination.private.info"), min_width=200
+                )
+                self.overwrite = gr.Checkbox(
+                    False,
+                    label=t("destination.overwrite"),
+                    info=t("destination.overwrite.info"),
+                    min_width=200,
+                )
+
+    # -- events ----------------------------------------------------------------------------------------
+
+    def wire(self, page: gr.Blocks, chat_models: Sequence[gr.Dropdown], score_models: gr.Dropdown) -> None:
+        """Add the events.
+
+        Args:
+            page: whose loading restores what the browser remembers
+            chat_models: two fields that are set to the newest result and its first parent
+            score_models: a field of several models that is set to the newest result and its parents
+        """
+        form = self.form
+        fields = [form.memory, *form.values]
+        recipe = [self.yaml, self.notice, self.rewrite, *form.outputs]
+
+        for key, button in self.starts.items():
+            button.click(self._starter(key), form.memory, recipe, **QUIET)
+        self.yaml.input(
+            self._yaml_typed, [self.yaml, form.memory], recipe[1:], trigger_mode="always_last", **QUIET
+        )
+        self.rewrite.click(self._rewrite, form.memory, recipe, **QUIET)
+        form.method.input(self._method_chosen, fields, recipe, **QUIET)
+        form.typed.input(self._typing_switched, fields, recipe, **QUIET)
+        form.add.click(self._row_added, fields, recipe, **QUIET)
+        for index, row in enumerate(form.rows):
+            row.remove.click(self._remover(index), fields, recipe, **QUIET)
+        written = [form.memory, self.yaml]
+        elsewhere = (form.method, form.typed, *form.text_fields)
+        changed = [component.input for component in form.values if component not in elsewhere]
+        gr.on(changed, self._field_changed, fields, written, trigger_mode="always_last", **QUIET)
+        # The `input` of Gradio's text fields tells of typed characters, but not of deleted and pasted ones;
+        # their `change` tells of all, and also of what the page itself wrote.
+        for index, text in enumerate(form.text_fields):
+            text.change(self._text_watcher(index), fields, written, trigger_mode="always_last", **QUIET)
+        known = family(self.host.demo).models
+        for dropdown in form.model_fields:
+            search_as_you_type(dropdown, self.search, self.host, known)
+
+        place_fields = [self.kind, self.owner, self.name, self.overwrite, self.identity]
+        planned = [self.plan, self.name]
+        self.yaml.change(lambda text: text, self.yaml, self.saved_recipe, trigger_mode="always_last", **QUIET)
+        gr.on(
+            [
+                self.yaml.change,
+                self.kind.input,
+                self.owner.input,
+                self.name.input,
+                self.name.blur,
+                self.overwrite.input,
+            ],
+            self._plan,
+            [self.yaml, *place_fields],
+            planned,
+            trigger_mode="always_last",
+            show_progress="hidden",
+            concurrency_limit=4,
+            api_visibility="private",
+        )
+        self.check.click(
+            self._plan, [self.yaml, *place_fields], planned, concurrency_limit=4, api_visibility="private",
+            show_progress_on=self.plan,
+        )  # fmt: skip
+        self.kind.change(self._kind_chosen, self.kind, [self.owner, self.private], **QUIET)
+
+        # The models' fields are among the outputs because Gradio tells nobody of a state that an event
+        # without queue changed.
+        watched = [
+            self.cards,
+            self.clock,
+            self.stop,
+            self.chat,
+            self.score,
+            self.latest,
+            *chat_models,
+            score_models,
+        ]
+        self.go.click(
+            self._merge,
+            [
+                self.yaml,
+                self.kind,
+                self.owner,
+                self.name,
+                self.private,
+                self.overwrite,
+                self.identity,
+                self.jobs,
+            ],
+            [self.jobs, self.plan],
+            concurrency_limit=4,
+            api_visibility="private",
+            show_progress_on=self.plan,
+        ).success(self._watch, [self.jobs, self.latest], watched, **QUIET)
+        self.clock.tick(self._watch, [self.jobs, self.latest], watched, **QUIET)
+        self.stop.click(self._stop, self.jobs, None, **QUIET).then(
+            self._watch, [self.jobs, self.latest], watched, **QUIET
+        )
+        page.load(self._who, None, [self.identity, self.whose, self.kind, self.owner, self.private], **QUIET)
+        page.load(self._restore, self.saved_recipe, recipe, **QUIET)
+        page.load(self._watch, [self.jobs, self.latest], watched, **QUIET)
+
+    # -- recipe ----------------------------------------------------------------------------------------
+
+    def _shown(self, draft: Draft, text: str, **how: Any) -> list[Any]:
+        hidden = gr.update(visible=False)
+        return [text, gr.update(value="", visible=False), hidden, *self.form.show(draft, **how)]
+
+    def _held(self, memory: Memory, text: Any, reason: str) -> list[Any]:
+        notice = f'<div class="alloy-held" role="status">{markup.text(t("recipe.held", reason=reason))}</div>'
+        rest = [gr.skip() for _ in self.form.outputs[1:]]
+        shown = gr.update(value=notice, visible=True)
+        return [text, shown, gr.update(visible=True), replace(memory, held=True), *rest]
+
+    def _text(self, text: str, memory: Memory) -> list[Any]:
+        """Form and YAML for a text that did not come from the form."""
+        try:
+            return self._shown(read(text), text)
+        except NotShown as reason:
+            return self._held(memory, text, str(reason))
+
+    def _starter(self, key: str) -> Any:
+        def start(memory: Memory) -> list[Any]:
+            return self._text(self.presets[key].recipe, memory)
+
+        return start
+
+    def _restore(self, saved: str) -> list[Any]:
+        memory = Memory(self._first_draft())
+        shown = self._text(saved or next(iter(self.presets.values())).recipe, memory)
+        if shown[3].held:  # the fields are still empty: fill them with something that works
+            shown[4:] = self.form.show(memory.draft)[1:]
+        return shown
+
+    def _first_draft(self) -> Draft:
+        return read(next(iter(self.presets.values())).recipe)
+
+    def _yaml_typed(self, text: str, memory: Memory) -> list[Any]:
+        return self._text(text, memory)[1:]
+
+    def _rewrite(self, memory: Memory) -> list[Any]:
+        return self._shown(memory.draft, write(memory.draft))
+
+    def _form_changed(self, memory: Memory, values: Sequence[Any], draft: Draft) -> list[Any]:
+        if memory.held:
+            return [gr.skip() for _ in range(3 + len(self.form.outputs))]
+        typed = self._is_typed(values) or needs_typing(draft)
+        return self._shown(draft, write(draft), typed=typed, values=values)
+
+    def _field_changed(self, memory: Memory, *values: Any) -> tuple[Any, Any]:
+        if memory.held:
+            return gr.skip(), gr.skip()
+        draft = self.form.collect(memory, values)
+        return replace(memory, draft=draft, texts=self.form.texts(values)), write(draft)
+
+    def _text_watcher(self, index: int) -> Any:
+        def changed(memory: Memory, *values: Any) -> tuple[Any, Any]:
+            if not self.form.was_typed(index, memory, values):
+                return gr.skip(), gr.skip()
+            return self._field_changed(memory, *values)
+
+        return changed
+
+    def _is_typed(self, values: Sequence[Any]) -> bool:
+        return bool(values[self.form.values.index(self.form.typed)])
+
+    def _method_chosen(self, memory: Memory, *values: Any) -> list[Any]:
+        return self._form_changed(memory, values, self.form.after_method(memory, values))
+
+    def _typing_switched(self, memory: Memory, *values: Any) -> list[Any]:
+        draft = self.form.after_typing_switch(memory, values)
+        if not self._is_typed(values) and needs_typing(draft):
+            gr.Info(t("recipe.typed.needed"))
+        return self._form_changed(memory, values, draft)
+
+    def _row_added(self, memory: Memory, *values: Any) -> list[Any]:
+        return self._form_changed(memory, values, self.form.with_row(memory, values))
+
+    def _remover(self, index: int) -> Any:
+        def remove(memory: Memory, *values: Any) -> list[Any]:
+            return self._form_changed(memory, values, self.form.without_row(index, memory, values))
+
+        return remove
+
+    # -- plan and destination --------------------------------------------------------------------------
+
+    def _who(self, oauth: gr.OAuthToken | None) -> tuple[Any, ...]:
+        who = account(self.host, oauth)
+        identity = identify(who)
+        if identity.name:
+            line = t(f"account.{who.source}", name=identity.name)
+        elif identity.trouble:
+            line = identity.trouble
+        else:
+            line = t("account.nobody.laptop" if self.host.allow_folders else "account.nobody.space")
+        kind = FOLDER if self.host.allow_folders and not identity.name else HUB
+        owner = gr.update(choices=list(identity.owners), value=identity.name or None, visible=kind == HUB)
+        whose = f'<p class="alloy-method">{markup.text(line)}</p>'
+        return identity, whose, kind, owner, gr.update(visible=kind == HUB)
+
+    def _kind_chosen(self, kind: str) -> tuple[Any, Any]:
+        return gr.update(visible=kind == HUB), gr.update(visible=kind == HUB)
+
+    def _plan(
+        self, text: str, kind: str, owner: str | None, name: str, overwrite: bool, identity: Identity,
+        oauth: gr.OAuthToken | None,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        suggestion = _suggestion(text)
+        to: str | None = None
+        problems: tuple[Problem, ...] = ()
+        try:
+            to = place(self.host, kind, owner or "", name.strip() or suggestion, identity.owners)
+        except MergeError as error:
+            # A plan needs no account; the Merge button asks for one.
+            problems = tuple(problem for problem in error.problems if problem.code != "no-owner")
+        plan = self.workshop.plan(text, to, account(self.host, oauth), overwrite=overwrite)
+        card = problems_card((*plan.problems, *problems)) if problems else plan_card(plan)
+        # As a placeholder: it can never overwrite a name that the visitor is just typing.
+        return card, gr.update(placeholder=suggestion)
+
+    # -- merges ----------------------------------------------------------------------------------------
+
+    def _merge(
+        self, text: str, kind: str, owner: str | None, name: str, private: bool, overwrite: bool,
+        identity: Identity, jobs: list[str], request: gr.Request, oauth: gr.OAuthToken | None,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        who: Account = account(self.host, oauth)
+        try:
+            owners = identity.owners if who.token else ()
+            to = place(self.host, kind, owner or "", name.strip() or _suggestion(text), owners)
+            plan: Plan = self.workshop.plan(text, to, who, overwrite=overwrite)
+            turn = visitor(who, request)
+            job = self.workshop.merge(plan, to, who, turn, private=private, overwrite=overwrite)
+        except MergeError as error:
+            return gr.skip(), problems_card(error.problems)
+        return [job, *_ids(jobs)][:MOST_REMEMBERED], plan_card(plan)
+
+    def _watch(self, jobs: list[str], latest: Finished | None) -> tuple[Any, ...]:
+        found = [self.workshop.board.snapshot(job) for job in _ids(jobs)]
+        here: list[Snapshot] = [job for job in found if job is not None]
+        running = next((job for job in reversed(here) if job.is_live), None)
+        stop = gr.update(
+            visible=running is not None, interactive=running is not None and not running.stopping
+        )
+        finished = next((Finished(_location(job), job.models) for job in here if job.result), None)
+        return (
+            job_cards(here, len(found) - len(here)),
+            gr.update(active=running is not None),
+            stop,
+            gr.update(visible=finished is not None),
+            gr.update(visible=finished is not None),
+            finished,
+            *((gr.skip(),) * 3 if finished in (None, latest) else self._to_try(finished)),
+        )
+
+    def _to_try(self, finished: Finished) -> tuple[Any, Any, Any]:
+        """The fields of the other tabs for a new result and its parents."""
+        parents = list(dict.fromkeys(finished.models))
+        names = list(dict.fromkeys([finished.location, *parents, *family(self.host.demo).models]))
+        return (
+            gr.update(choices=names, value=finished.location),
+            gr.update(choices=names, value=parents[0] if parents else None),
+            gr.update(choices=names, value=[finished.location, *parents]),
+        )
+
+    def _stop(self, jobs: list[str]) -> None:
+        """Stop the visitor's merge that runs, or else the next that waits."""
+        for job in reversed(_ids(jobs)):
+            if self.workshop.board.cancel(job):
+                return
+
+
+def _ids(jobs: object) -> list[str]:
+    """What the browser remembers, whatever somebody wrote into its storage."""
+    return [str(job) for job in jobs][:MOST_REMEMBERED] if isinstance(jobs, list) else []
+
+
+def _suggestion(text: str) -> str:
+    """A name for what the recipe makes."""
+    try:
+        recipe = read_recipe(text)
+    except MergeError:
+        return suggested_name((), "")
+    names = [str(model) for model in recipe.references()]
+    others = [name for name in names if name != str(recipe.base_model)]
+    return suggested_name(others or names, recipe.merge_method)
+
+
+def _location(job: Snapshot) -> str:
+    return job.result.location.removeprefix("hf://") if job.result else ""

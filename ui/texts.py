@@ -1,0 +1,246 @@
+"""Every sentence of the page, in one place, so that a second language is a second table.
+
+Names and meanings of merge methods and their parameters are not here: they stand where the methods are declared.
+"""
+
+from __future__ import annotations
+
+ENGLISH = {
+    # the page
+    "page.title": "Alloy",
+    "page.subtitle": (
+        "Merge language models in the browser. Mix the weights of models that grew from one base into a new "
+        "model: no training, no GPU, minutes instead of days."
+    ),
+    "page.tab.merge": "Merge",
+    "page.tab.chat": "Chat",
+    "page.tab.score": "Score",
+    # accounts
+    "account.refused": "The Hub did not accept this login (status {code}). Sign in again.",
+    "account.unreachable": "The Hub cannot be reached from here.",
+    "account.visitor": "Signed in as {name}",
+    "account.machine": "This machine's Hugging Face login: {name}",
+    "account.nobody.space": "Sign in with Hugging Face to save the result to your own account. You can plan without.",
+    "account.nobody.laptop": (
+        "No Hugging Face login on this machine, so the result goes into a folder. "
+        "For your Hub account, run `hf auth login` and reload."
+    ),
+    # the recipe
+    "recipe.start": "Start from",
+    "recipe.method": "Method",
+    "recipe.paper": "Source",
+    "recipe.base": "Base model",
+    "recipe.base.info": "What the models were fine-tuned from.",
+    "recipe.model": "Model {number}",
+    "recipe.model.base": "Model {number} (the base)",
+    "recipe.model.info": "Type to search the Hub, or paste a model's name.",
+    "recipe.model.folder": "Type to search the Hub, or paste a model's name or a folder.",
+    "recipe.add": "Add a model",
+    "recipe.remove": "Remove",
+    "recipe.typed": "Type the values",
+    "recipe.typed.info": "For values by layer, such as [0, 0.5, 1] from first to last, or beyond the sliders.",
+    "recipe.typed.needed": "The recipe has values that sliders cannot show. Make them single numbers first.",
+    "recipe.typed.one": "{name}",
+    "recipe.rest": "{name}: everything else",
+    "recipe.attention": "{name}: attention",
+    "recipe.mlp": "{name}: MLP",
+    "recipe.filter.empty": "as everything else",
+    "recipe.dtype": "Number format of the result",
+    "recipe.dtype.stored": "as the models are stored",
+    "recipe.yaml": "Recipe in YAML: this text is what runs",
+    "recipe.held": "The form waits: the YAML says more than the form shows, because {reason}. The YAML is what runs.",
+    "recipe.rewrite": "Write the YAML from the form",
+    # why the form waits: ends of the sentence above
+    "held.yaml": "it is not valid YAML yet",
+    "held.empty": "it is not a recipe yet",
+    "held.method": "it names no merge method that Alloy knows",
+    "held.slices": "it is built from slices of layers",
+    "held.base": "its base model is not one of the two models",
+    "held.model": "one of its models has fields that the form does not know",
+    "held.name": "it names a model in the long form",
+    "held.parameters": "its parameters are not a list of names and values",
+    "held.models": "it has no list of models",
+    "held.many": "it has more than {most} models",
+    # presets
+    "preset.slerp": "Gradient SLERP",
+    "preset.linear": "Linear average",
+    "preset.task_arithmetic": "Task arithmetic",
+    "preset.ties": "TIES of fine-tunes",
+    "preset.chat_vector": "Chat Vector",
+    "preset.depth": "Depth up-scaling",
+    # the plan
+    "plan.button": "Check the plan",
+    "plan.waiting": "The plan appears here: what will be made, or what is wrong. It reads only headers, no weights.",
+    "plan.good": "Ready to merge",
+    "plan.bad.one": "One thing to change first",
+    "plan.bad.many": "{count} things to change first",
+    "plan.warning.one": "Worth knowing",
+    "plan.size": "Result",
+    "plan.size.detail": "{tensors} tensors in {shards}",
+    "plan.shards.one": "1 file",
+    "plan.shards.many": "{count} files",
+    "plan.read": "To read",
+    "plan.read.detail.one": "from 1 model",
+    "plan.read.detail.many": "from {count} models",
+    "plan.memory": "Memory",
+    "plan.time": "Time",
+    "plan.time.detail": "about, on this machine",
+    "plan.disk": "{size} of disk",
+    "plan.disk.none": "no disk needed",
+    "plan.model.name": "Model",
+    "plan.model.parameters": "Size",
+    "plan.model.commit": "Commit",
+    "plan.unexpected": "The plan failed inside Alloy: {error}",
+    "plan.unexpected.fix": "This is a defect. Please report it with the recipe.",
+    # the destination
+    "destination.heading": "Where the result goes",
+    "destination.kind": "Save to",
+    "destination.hub": "Hugging Face account",
+    "destination.folder": "Folder on this machine",
+    "destination.kind.info": "Folders are made in {folder}.",
+    "destination.owner": "Owner",
+    "destination.name": "Name of the new model",
+    "destination.name.info": "Empty: the name shown in grey.",
+    "destination.private": "Private",
+    "destination.private.info": "Only you can see it.",
+    "destination.overwrite": "Replace it if it exists",
+    "destination.overwrite.info": "Otherwise an existing model is never touched.",
+    "destination.no_owner": "Nobody is signed in, so there is no account to save to.",
+    "destination.no_owner.fix": "Sign in with Hugging Face first.",
+    "destination.no_owner.fix.laptop": "Run `hf auth login` and reload, or save to a folder.",
+    "destination.bad_name": "'{name}' cannot be a model's name.",
+    "destination.bad_name.fix": (
+        "Use up to 96 letters, digits, '-', '_' and '.', beginning and ending with a letter or digit."
+    ),
+    "destination.bad_owner": "'{owner}' is not an account that you can write to.",
+    "destination.bad_owner.fix": "Choose one of: {owners}.",
+    "destination.bad_place": "'{place}' is not a place to save to.",
+    "destination.bad_place.fix": "Write hf://owner/name.",
+    "destination.bad_place.fix.laptop": "Write hf://owner/name, or the bare name of a new folder.",
+    # jobs
+    "merge.button": "Merge",
+    "merge.cancel": "Stop this merge",
+    "merge.chat": "Chat with it",
+    "merge.score": "Score it",
+    "jobs.heading": "Your merges",
+    "jobs.empty": "Nothing merged yet. A merge runs on the server: you may reload or close this page and come back.",
+    "jobs.waiting": "Waiting",
+    "jobs.waiting.next": "next in line",
+    "jobs.waiting.position": "number {position} in line",
+    "jobs.running": "Merging",
+    "jobs.stopping": "Stopping",
+    "jobs.done": "Done",
+    "jobs.failed": "Did not work",
+    "jobs.cancelled": "Stopped",
+    "jobs.cancelled.detail": "Nothing was left behind.",
+    "jobs.phase.read headers": "Reading headers",
+    "jobs.phase.merge": "Merging tensors",
+    "jobs.phase.upload": "Uploading",
+    "jobs.phase.finish": "Finishing",
+    "jobs.phase.start": "Starting",
+    "jobs.progress": "Progress of {title}",
+    "jobs.tensors": "{done} of {total} tensors",
+    "jobs.bytes": "{done} of {total}",
+    "jobs.rate": "{rate} a second",
+    "jobs.left": "{time} left",
+    "jobs.took": "{size} in {time}",
+    "jobs.open": "Open {name}",
+    "jobs.saved": "Saved in {folder}",
+    "jobs.log": "Log",
+    "jobs.log.queued": "queued",
+    "jobs.log.started": "started",
+    "jobs.log.done": "done: {location}",
+    "jobs.log.failed": "failed",
+    "jobs.log.cancelled": "stopped",
+    "jobs.lost": "A merge that this browser remembers is gone: the server was restarted.",
+    "jobs.unknown": "There is no merge with this id.",
+    "jobs.unknown.fix": "Ids last as long as the server runs; start the merge again.",
+    "jobs.unexpected": "The merge failed inside Alloy: {error}",
+    "jobs.unexpected.fix": "This is a defect. Please report it with the recipe. Nothing was left behind.",
+    "jobs.too_many": "You already have {count} merges running or waiting.",
+    "jobs.too_many.fix": "Wait for one to finish, or stop one.",
+    "jobs.busy": "The line is full: {count} merges are running or waiting.",
+    "jobs.busy.fix": "Try again in some minutes, or duplicate this Space and have it for yourself.",
+    # chat
+    "chat.model": "Model",
+    "chat.other": "Compare with",
+    "chat.other.info": "Empty: one model alone.",
+    "chat.info": "A result of yours, one of its parents, or any model on the Hub.",
+    "chat.answers": "Answers of {name}",
+    "chat.answers.none": "Answers",
+    "chat.placeholder": "Choose a model above and ask it something.",
+    "chat.prompt": "Your message",
+    "chat.prompt.placeholder": "What is the capital of Italy?",
+    "chat.send": "Send",
+    "chat.stop": "Stop",
+    "chat.clear": "Clear",
+    "chat.settings": "Settings",
+    "chat.system": "System prompt",
+    "chat.temperature": "Temperature",
+    "chat.temperature.info": "0: always the likeliest word.",
+    "chat.length": "Longest answer, in tokens",
+    "chat.seed": "Seed",
+    "chat.seed.info": "The same seed gives the same answer.",
+    "chat.loading": "loading the model",
+    "chat.thinking": "reading your message",
+    "chat.no_template": "no chat template: a plain User/Assistant script is used",
+    "chat.speed": "{tokens} tokens, {rate:.1f} a second",
+    "chat.length.reached": "cut at the longest answer",
+    "chat.no_model": "Choose a model first.",
+    "chat.no_prompt": "Type a message first.",
+    "chat.empty_answer": "(the model ended without a word)",
+    # score
+    "score.models": "Models",
+    "score.models.info": "Up to {most}: the merge and its parents, or any model on the Hub.",
+    "score.text": "Text to read",
+    "score.text.info": "The more text, the surer the numbers. Choose text that the models were not trained on.",
+    "score.button": "Score",
+    "score.stop": "Stop",
+    "score.meaning": (
+        "Perplexity says how surprised a model is by each token of the text: lower is better, 1 is no surprise. "
+        "It compares models with the same tokenizer; bits per byte compares any. Neither says whether answers are "
+        "right or pleasant."
+    ),
+    "score.model": "Model",
+    "score.perplexity": "Perplexity",
+    "score.bits": "Bits per byte",
+    "score.tokens": "Tokens",
+    "score.seconds": "Seconds",
+    "score.caption": "Scores of {count} models on {bytes} of text; lower is better",
+    "score.caption.one": "Score of one model on {bytes} of text; lower is better",
+    "score.working": "reading",
+    "score.waiting": "waiting",
+    "score.stopped": "stopped",
+    "score.failed": "not scored",
+    "score.short": "Only {tokens} tokens: differences of a few percent mean nothing here. Paste a page or more.",
+    "score.tokenizers": (
+        "These models cut the text into different tokens, so their perplexities cannot be compared: "
+        "compare bits per byte."
+    ),
+    "score.no_models": "Choose at least one model.",
+    "score.too_many": "Choose at most {most} models.",
+    "score.no_text": "Paste some text first.",
+    "score.too_long": "The text has {length} characters; at most {most} can be scored here.",
+    "score.sample": (
+        "The old lighthouse had not been lit for eleven years when Mara moved in. She had expected dust, and there "
+        "was dust, but there was also a desk by the north window with a ledger on it, and in the ledger, in a small "
+        "upright hand, somebody had written down the weather of every single day. The first entry was from a spring "
+        "before she was born. The last one was from yesterday.\n\n"
+        "Mixing metals is older than writing. Copper alone is soft; tin alone is softer; melted together in the right "
+        "measure they become bronze, which is harder than either. Nobody could have guessed this by looking at the "
+        "parts. It had to be tried, and whoever tried it first must have struck the cooled lump with a hammer and "
+        "been surprised that the hammer gave way."
+    ),
+    # anywhere
+    "unexpected": "Something failed inside Alloy: {error}",
+    # units
+    "unit.second": "{value} s",
+    "unit.minute": "{value} min",
+    "unit.hour": "{value} h",
+}
+
+
+def t(key: str, **values: object) -> str:
+    """The sentence for a key, with its values filled in."""
+    text = ENGLISH[key]
+    return text.format(**values) if values else text

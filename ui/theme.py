@@ -1,0 +1,178 @@
+"""How the page looks: one warm accent on quiet greys, readable in the light and in the dark."""
+
+from __future__ import annotations
+
+import gradio as gr
+from gradio.themes import Base, Color
+
+# Bronze: c600 on white and white on c600 have a contrast above 5 to 1, c300 on the dark grounds above 8 to 1.
+BRONZE = Color(
+    c50="#fdf6f0",
+    c100="#fae8d9",
+    c200="#f3cfb1",
+    c300="#eab080",
+    c400="#dd8b4f",
+    c500="#c76d2f",
+    c600="#a85220",
+    c700="#87401b",
+    c800="#6b341a",
+    c900="#562c18",
+    c950="#2f160b",
+    name="bronze",
+)
+_FONTS = ["Inter", "Pretendard", "ui-sans-serif", "system-ui", "Noto Sans", "Noto Sans KR", "sans-serif"]
+_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
+
+
+def theme() -> gr.themes.Base:
+    """The theme; fonts are the system's, so that the page asks no other host for anything."""
+    return Base(
+        primary_hue=BRONZE,
+        secondary_hue=BRONZE,
+        neutral_hue="stone",
+        radius_size="md",
+        spacing_size="md",
+        text_size="md",
+        font=_FONTS,
+        font_mono=_MONO,
+    ).set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        body_text_color="*neutral_900",
+        body_text_color_dark="*neutral_100",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        background_fill_primary="white",
+        background_fill_primary_dark="*neutral_900",
+        background_fill_secondary="*neutral_50",
+        background_fill_secondary_dark="*neutral_900",
+        block_background_fill="white",
+        block_background_fill_dark="*neutral_900",
+        block_border_width="1px",
+        block_border_color="*neutral_200",
+        block_border_color_dark="*neutral_800",
+        block_shadow="none",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_border_width="0px",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_300",
+        block_label_text_weight="600",
+        block_title_text_color="*neutral_800",
+        block_title_text_color_dark="*neutral_200",
+        block_title_text_weight="600",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
+        input_background_fill="white",
+        input_background_fill_dark="*neutral_950",
+        input_border_width="1px",
+        input_border_color="*neutral_300",
+        input_border_color_dark="*neutral_700",
+        input_border_color_focus="*primary_600",
+        input_border_color_focus_dark="*primary_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        slider_color="*primary_600",
+        slider_color_dark="*primary_400",
+        checkbox_label_border_width="1px",
+        checkbox_label_border_color="*neutral_300",
+        checkbox_label_border_color_dark="*neutral_700",
+        checkbox_label_background_fill="white",
+        checkbox_label_background_fill_dark="*neutral_950",
+        checkbox_label_background_fill_selected="*primary_50",
+        checkbox_label_background_fill_selected_dark="*primary_950",
+        checkbox_label_border_color_selected="*primary_600",
+        checkbox_label_border_color_selected_dark="*primary_400",
+        checkbox_label_text_color_selected="*body_text_color",
+        checkbox_background_color_selected="*primary_600",
+        checkbox_background_color_selected_dark="*primary_500",
+        checkbox_border_color_selected="*primary_600",
+        checkbox_border_color_selected_dark="*primary_500",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+        button_primary_text_color="white",
+        button_primary_border_color="*primary_600",
+        button_border_width="1px",
+        button_secondary_background_fill="white",
+        button_secondary_background_fill_hover="*neutral_100",
+        button_secondary_background_fill_dark="*neutral_800",
+        button_secondary_background_fill_hover_dark="*neutral_700",
+        button_secondary_border_color="*neutral_300",
+        button_secondary_border_color_dark="*neutral_700",
+        color_accent="*primary_600",
+        link_text_color="*primary_700",
+        link_text_color_hover="*primary_800",
+        link_text_color_dark="*primary_300",
+        link_text_color_hover_dark="*primary_200",
+    )
+
+
+CSS = """
+.gradio-container { max-width: 1240px !important; width: 100%; margin: 0 auto; }
+.gradio-container .html-container { padding: 0; }
+.alloy-head { display: flex; align-items: center; gap: .9rem; padding: .6rem 0 .2rem; }
+.alloy-head svg { width: 2.6rem; height: 2.6rem; flex: none; }
+.alloy-head h1 { font-size: 1.6rem; line-height: 1.1; margin: 0; letter-spacing: -.02em; }
+.alloy-head p { margin: .2rem 0 0; color: var(--body-text-color-subdued); max-width: 62ch; }
+.alloy-section { font-size: 1.1rem; font-weight: 650; margin: 1rem 0 0; }
+.alloy-presets { align-items: center; gap: .45rem; }
+.alloy-presets > .block { flex: none; width: auto; min-width: 0; font-weight: 600; padding-right: .3rem; }
+.alloy-presets button { flex: none; width: auto; padding: .3rem .9rem; border-radius: 2rem; white-space: nowrap; }
+.prose :is(.alloy-card, .alloy-method) a { margin: 0; padding: 0; }
+.alloy-fields .row .block > label { display: flex; flex-direction: column; height: 100%; }
+.alloy-fields .row .block > label > .input-container { margin-top: auto; }
+.alloy-presets label:has(input:focus-visible) { outline: 2px solid var(--primary-500); outline-offset: 2px; }
+
+.alloy-card { border: 1px solid var(--block-border-color); border-radius: var(--radius-lg);
+  background: var(--block-background-fill); padding: .9rem 1rem; overflow-wrap: anywhere; }
+.alloy-card + .alloy-card { margin-top: .7rem; }
+.alloy-card h3 { font-size: 1rem; font-weight: 650; margin: 0; }
+.alloy-card p { margin: .35rem 0 0; }
+.alloy-quiet { color: var(--body-text-color-subdued); }
+.alloy-mark { display: inline-block; width: .6rem; height: .6rem; border-radius: 50%; margin-right: .45rem; }
+.alloy-good .alloy-mark { background: #2f8f4e; } .alloy-bad .alloy-mark { background: #c8372d; }
+.alloy-busy .alloy-mark { background: var(--primary-500); } .alloy-idle .alloy-mark { background: #8a8580; }
+.alloy-facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(6.4rem, 1fr)); gap: .7rem 1rem;
+  margin: .8rem 0 0; }
+.alloy-facts dt { font-size: .8rem; color: var(--body-text-color-subdued); }
+.alloy-facts dd { margin: 0; font-size: 1.15rem; font-weight: 650; font-variant-numeric: tabular-nums; }
+.alloy-facts dd small { display: block; font-size: .78rem; font-weight: 400; color: var(--body-text-color-subdued); }
+.alloy-problems { list-style: none; margin: .6rem 0 0; padding: 0; }
+.alloy-problems li { padding: .55rem 0 .1rem; border-top: 1px solid var(--block-border-color); margin-top: .5rem; }
+.alloy-problems li:first-child { border-top: 0; margin-top: 0; padding-top: 0; }
+.alloy-problems .where { font-family: var(--font-mono); font-size: .8rem; color: var(--body-text-color-subdued); }
+.alloy-problems .fix { display: block; font-weight: 600; }
+.gradio-container .prose .alloy-table, .gradio-container .prose .alloy-table tr { border: 0; }
+.gradio-container .alloy-table { width: 100%; border-collapse: collapse; margin: .8rem 0 0; font-size: .9rem;
+  overflow-wrap: normal; }
+.gradio-container .prose .alloy-table :is(th, td) { border: 0; border-top: 1px solid var(--block-border-color);
+  padding: .4rem .6rem .4rem 0; text-align: left; vertical-align: top; color: inherit; }
+.gradio-container .prose .alloy-table thead th { border-top: 0; font-weight: 600;
+  color: var(--body-text-color-subdued); }
+.gradio-container .alloy-table tbody th { font-weight: 500; overflow-wrap: anywhere; min-width: 6rem; }
+.gradio-container .alloy-table :is(th, td).number { text-align: right; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
+.gradio-container .alloy-table .best { font-weight: 700; }
+.gradio-container .alloy-table small { display: block; font-weight: 400; color: var(--body-text-color-subdued); }
+.alloy-table caption { caption-side: bottom; text-align: left; padding-top: .5rem;
+  color: var(--body-text-color-subdued); }
+.alloy-scroll { overflow-x: auto; }
+.alloy-bar { height: .5rem; border-radius: 1rem; background: var(--neutral-200); overflow: hidden;
+  margin: .7rem 0 .4rem; }
+.dark .alloy-bar { background: var(--neutral-700); }
+.alloy-bar > span { display: block; height: 100%; border-radius: 1rem; background: var(--primary-600);
+  transition: width .6s; }
+.dark .alloy-bar > span { background: var(--primary-400); }
+.alloy-numbers { display: flex; flex-wrap: wrap; gap: .1rem 1.2rem; font-size: .88rem;
+  font-variant-numeric: tabular-nums; color: var(--body-text-color-subdued); }
+.alloy-card details { margin-top: .6rem; font-size: .85rem; }
+.alloy-card details pre { white-space: pre-wrap; margin: .4rem 0 0; font-size: .8rem; }
+.alloy-result { font-size: 1.05rem; font-weight: 600; }
+.alloy-held { border-left: 3px solid var(--primary-500); padding: .5rem .8rem; background: var(--block-background-fill);
+  border-radius: 0 var(--radius-lg) var(--radius-lg) 0; }
+.alloy-form:has(.alloy-held) .alloy-fields { opacity: .45; pointer-events: none; }
+.alloy-method { padding: 0 .2rem; color: var(--body-text-color-subdued); font-size: .92rem; }
+.alloy-yaml { font-size: .9rem; }
+"""
