@@ -74,6 +74,7 @@ def hub_with_models(folder: Path | None, port: int = 0) -> Iterator[tuple[Hub, s
         with _timed(f"Making {name} ready"):
             model_folder(name)
     with Hub(folder=folder, port=port) as hub:
+        hub.open_pages = True
         token = hub.add_user(USER, orgs=[OWNER])
         push_models(hub.endpoint, token)
         yield hub, token

@@ -159,7 +159,7 @@ def chat_tab(host: Host, search: HubSearch) -> ChatTab:
                     for said, answer in zip(talks, given, strict=True)
                 ]
                 lines = [_line_html(answer.line) for answer in given]
-                yield "", *(shown + before)[:2], *[*lines, ""][:2]
+                yield "", *shown, *before[len(shown) :], *[*lines, ""][:2]
         except gr.Error as error:
             # The message stays where it was, to be sent again.
             yield message, *before, _trouble(error.message), ""
