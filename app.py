@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 
-import spaces  # noqa: F401 (before anything that imports torch: on ZeroGPU it stands in for CUDA)
-
+# torch's threads sleep while they wait for each other instead of spinning: on a machine that also merges and
+# serves, spinning slowed answers down several times. Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "SPACE_ID" in os.environ:
     # The Space's own token must not be used for a visitor; huggingface_hub reads this when it is imported.
     os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
+
+import spaces  # noqa: F401 (before anything that imports torch: on ZeroGPU it stands in for CUDA)
 
 from ui.host import Host
 from ui.page import build_page
