@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from merging.costs import BLOCK, SLICE
+from merging.costs import BLOCK, RESIDENT, SLICE
 from merging.dtypes import itemsize, torch_name
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import weighted_sum
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-# Inputs from the Hub that together are no larger than this are read once for all passes. What lies in a folder
-# is read a block at a time, in each pass anew: the system's cache has it, and the processor's keeps the block.
-RESIDENT = 128 * 1024 * 1024
 
 # A sample of a tensor: so many runs of so many elements, evenly spread.
 SAMPLE_RUNS, SAMPLE_RUN = 64, 4096

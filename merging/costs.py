@@ -8,14 +8,19 @@ from merging.dtypes import itemsize
 from merging.methods import METHODS
 from merging.plan import Plan
 
-# Elements of a tensor that are read at once, and that the arithmetic sees at once. Small blocks stay in the
-# processor's cache; the sums of Gram matrices and the choice among equals do not depend on either size.
-SLICE = 4 * 1024 * 1024
+# Elements that the arithmetic sees at once, and that are read at once from a folder: small blocks stay in the
+# processor's cache. The results do not depend on it.
 BLOCK = 256 * 1024
+# Elements that are read at once from the Hub, where each request waits for the network.
+SLICE = 4 * 1024 * 1024
+# Inputs from the Hub that together are no larger than this are read once for all passes of a method. What lies
+# in a folder is read in each pass anew: the system's cache has it.
+RESIDENT = 128 * 1024 * 1024
 # Reading from the Hub waits for the network, so that more workers than cores pay.
 REMOTE_WORKERS = 8
-# The interpreter with torch, numpy and huggingface_hub, measured.
-PROCESS_BYTES = 330_000_000
+# The interpreter with numpy and torch, and with huggingface_hub besides, measured.
+PROCESS_BYTES = 155_000_000
+HUB_CLIENT_BYTES = 45_000_000
 
 
 def default_workers(plan: Plan) -> int:
@@ -26,21 +31,32 @@ def default_workers(plan: Plan) -> int:
 
 
 def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> int:
-    """Bytes that the process will hold at most.
+    """Bytes that the process will hold at most: bounded by workers and shards, never by a model.
 
-    Every worker has a slice of each input and of the output, and a float32 block of each; a sparsifier
-    that ranks a whole tensor holds its magnitudes, twice while it selects; the Hub takes shards from memory.
+    Args:
+        plan: with its tensors
+        shard_buffers: how many shards the destination holds in memory
+        workers: None: as many as the run takes by itself
     """
-    workers = workers or default_workers(plan)
     method = METHODS[plan.method]
+    remote = any(not model.is_folder for model in plan.models)
     busiest = 0
     for tensor in plan.tensors:
-        slices = min(tensor.elements, SLICE) * (len(tensor.inputs) * 4 + itemsize(tensor.dtype))
-        blocks = min(tensor.elements, BLOCK) * 4 * (2 * len(tensor.inputs) + 2)
-        ranked = tensor.elements * 4 * 2 if method.sparsify and tensor.copied_from is None else 0
-        busiest = max(busiest, slices + blocks + ranked)
+        inputs, width = len(tensor.inputs), itemsize(tensor.dtype)
+        block = min(tensor.elements, BLOCK)
+        stored = inputs * tensor.elements * width
+        if remote and stored > RESIDENT:
+            stored = inputs * SLICE * width
+        elif not remote:
+            stored = inputs * block * width
+        # The inputs as float32, as much again in a method's temporaries (or as float64), and the output.
+        blocks = block * (inputs * 4 + max(inputs, 2) * 8 + width)
+        # What lies near the cut of a sparsifier, a percent or two.
+        ranked = min(tensor.elements * 4, 16_000_000 + tensor.elements // 10) if method.sparsify else 0
+        busiest = max(busiest, stored + blocks + ranked)
     buffered = shard_buffers * max((shard.bytes for shard in plan.shards), default=0)
-    return PROCESS_BYTES + workers * busiest + buffered
+    client = HUB_CLIENT_BYTES if remote or shard_buffers else 0
+    return PROCESS_BYTES + client + (workers or default_workers(plan)) * busiest + buffered
 
 
 def rough_seconds(plan: Plan) -> float:
