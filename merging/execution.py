@@ -188,11 +188,15 @@ class _Run:
 
     def watch(self, futures: list[Future[None]]) -> None:
         waiting = set(futures)
+        errors: list[BaseException] = []
         while waiting:
             done, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-            self.report("merge", "")
+            errors += [error for future in done if (error := future.exception())]
+            if not self.stop.is_set():
+                self.report("merge", "")
+        # A worker that fails stops the others, which then say that they were cancelled: that is not the reason.
+        for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
+            raise error
 
     def write_files(self) -> None:
         self.report("upload", "Writing config, tokenizer and card")
