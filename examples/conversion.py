@@ -166,4 +166,6 @@ def merge_adapter(base: Path, adapter: Path, folder: Path) -> None:
         )  # PEFT asks transformers for an attribute by its old name
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     merged.to(torch.bfloat16).save_pretrained(folder)
+    for key in ("is_local", "local_files_only"):  # how it was loaded is nothing to save
+        tokenizer.init_kwargs.pop(key, None)
     tokenizer.save_pretrained(folder)

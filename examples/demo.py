@@ -29,6 +29,7 @@ os.environ |= {
 }
 
 from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.utils import logging
 
 from examples.models import ADAPTER_NAMES, MODELS, OWNER, cache_folder, model_folder, repository
 from tests.hub import Hub
@@ -40,7 +41,7 @@ APP_STOPS_WITHIN = 10
 
 
 def push_models(endpoint: str, token: str, names: Sequence[str] = (*MODELS, *ADAPTER_NAMES)) -> None:
-    """Push models and adapters to a Hub with the real client; what it holds already is left alone.
+    """Push models and adapters to a Hub with the real client, which sends only what the Hub does not hold.
 
     Args:
         endpoint: the Hub's address
@@ -49,14 +50,11 @@ def push_models(endpoint: str, token: str, names: Sequence[str] = (*MODELS, *ADA
     """
     api = HfApi(endpoint=endpoint, token=token)
     for name in names:
-        digest, files = repository(name)
-        repo_id, message = f"{OWNER}/{name}", f"Build {digest}"
-        if api.repo_exists(repo_id) and message in [it.title for it in api.list_repo_commits(repo_id)]:
-            continue
+        repo_id, files = f"{OWNER}/{name}", repository(name)
         with _timed(f"Pushing {repo_id}"):
             api.create_repo(repo_id, exist_ok=True)
             operations = [CommitOperationAdd(path, file) for path, file in files.items()]
-            api.create_commit(repo_id, operations, commit_message=message)
+            api.create_commit(repo_id, operations, commit_message="Add the demo's model")
 
 
 @contextmanager
@@ -185,6 +183,7 @@ def main() -> None:
     arguments = parser.parse_args()
     port = _free_port([arguments.port] if arguments.port else range(FIRST_PORT, FIRST_PORT + 100))
     hub_port = _free_port([arguments.hub_port])
+    logging.set_verbosity_error()  # else every push that has nothing to send says so
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:

@@ -51,20 +51,16 @@ def model_folder(name: str) -> Path:
     return folder
 
 
-def repository(name: str) -> tuple[str, dict[str, Path]]:
-    """What the demo's Hub holds of one of MODELS or ADAPTER_NAMES.
-
-    Returns:
-        a digest that changes when the content may have changed, and the files by their path
-    """
+def repository(name: str) -> dict[str, Path]:
+    """The files, by their path, of one of MODELS or ADAPTER_NAMES as the demo's Hub holds it."""
     if name not in ADAPTER_NAMES:
-        return _digest(name), _files(model_folder(name))
+        return _files(model_folder(name))
     model = name.removesuffix("-LoRA")
     files = _files(_adapter(model))
     if "added_tokens.json" in files:
         # Whoever loads the adapter needs the grown tokenizer; it is too large to stand in the adapter's folder here.
         files |= {file: model_folder(model) / file for file in _TOKENIZER}
-    return _digest(model), files
+    return files
 
 
 def _files(folder: Path) -> dict[str, Path]:
