@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from heapq import nlargest
 
 from merging.dtypes import itemsize
 from merging.methods import METHODS
@@ -40,7 +41,7 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
     """
     method = METHODS[plan.method]
     remote = any(not model.is_folder for model in plan.models)
-    busiest = 0
+    each = []
     for tensor in plan.tensors:
         inputs, width = len(tensor.inputs), itemsize(tensor.dtype)
         block = min(tensor.elements, BLOCK)
@@ -53,10 +54,12 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
         blocks = block * (inputs * 4 + max(inputs, 2) * 8 + width)
         # What lies near the cut of a sparsifier, a percent or two.
         ranked = min(tensor.elements * 4, 16_000_000 + tensor.elements // 10) if method.sparsify else 0
-        busiest = max(busiest, stored + blocks + ranked)
-    buffered = shard_buffers * max((shard.bytes for shard in plan.shards), default=0)
+        each.append(stored + blocks + ranked)
+    # Every worker keeps the buffers of the largest tensor that came its way: at worst these are the largest of all.
+    busiest = sum(nlargest(workers or default_workers(plan), each))
+    buffered = sum(nlargest(shard_buffers, (shard.bytes for shard in plan.shards)))
     client = HUB_CLIENT_BYTES if remote or shard_buffers else 0
-    return PROCESS_BYTES + client + (workers or default_workers(plan)) * busiest + buffered
+    return PROCESS_BYTES + client + busiest + buffered
 
 
 def rough_seconds(plan: Plan) -> float:
