@@ -43,7 +43,7 @@ class Workspace:
         # A GPU wants few large blocks, a processor's cache small ones.
         self.block = BLOCK if device == "cpu" else SLICE
         self._raw: dict[int, NDArray[np.uint8]] = {}
-        self._scratch = torch.empty(0)
+        self._rows: list[Tensor] = []
 
     def raw(self, index: int, size: int) -> NDArray[np.uint8]:
         """`size` bytes for the stored form of input `index` (-1: of the output)."""
@@ -55,11 +55,13 @@ class Workspace:
         """The elements that stored bytes stand for, in the same memory."""
         return torch.from_numpy(raw).view(dtype)
 
-    def scratch(self, rows: int) -> Tensor:
-        """Float32 rows of a block's length."""
-        if len(self._scratch) < rows:
-            self._scratch = torch.empty((rows, self.block), dtype=torch.float32, device=self.device)
-        return self._scratch[:rows]
+    def rows(self, count: int, length: int) -> list[Tensor]:
+        """Float32 rows, whole blocks or shorter."""
+        while len(self._rows) < count:
+            self._rows.append(torch.empty(self.block, dtype=torch.float32, device=self.device))
+        rows = self._rows[:count]
+        # Slicing costs as much as some of the arithmetic, and nearly all blocks are whole.
+        return rows if length == self.block else [row[:length] for row in rows]
 
 
 class Inputs:
@@ -112,12 +114,11 @@ class Inputs:
 
     def _blocks(self, which: Sequence[int], start: int, count: int) -> Iterator[tuple[int, list[Tensor]]]:
         """The float32 blocks of a stretch that is read at once."""
-        scratch = self.workspace.scratch(len(which))
         stored = [self._stored(index, start, count) for index in which]
         for begin in range(0, count, self.workspace.block):
             self.check()
             length = min(self.workspace.block, count - begin)
-            rows = [row[:length] for row in scratch]
+            rows = self.workspace.rows(len(which), length)
             for row, tensor in zip(rows, stored, strict=True):
                 row.copy_(tensor[begin : begin + length])
             yield start + begin, rows
