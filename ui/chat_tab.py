@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import gradio as gr
 import spaces
+from gradio.events import Dependency
 
 from evaluation import EvaluationError, LanguageModel, Reply, load_model, reply
 from ui.account import account
@@ -36,6 +37,8 @@ class ChatTab:
     """What the page connects to the Merge tab."""
 
     models: tuple[gr.Dropdown, gr.Dropdown]
+    fields: list[Any]  # that `emptied` updates; the first is the conversation
+    asking: Dependency
 
 
 def _gpu_seconds(
@@ -164,6 +167,7 @@ def chat_tab(host: Host, search: HubSearch) -> ChatTab:
             # The message stays where it was, to be sent again.
             yield message, *before, _trouble(error.message), ""
 
+    fields = [left, right, left_line, right_line, beside]
     asking = gr.on(
         [send.click, prompt.submit],
         talk,
@@ -175,21 +179,23 @@ def chat_tab(host: Host, search: HubSearch) -> ChatTab:
         trigger_mode="once",
         api_visibility="private",
     )
-    stop.click(None, cancels=[asking], api_visibility="private")
-
-    def emptied(one: str | None, other: str | None) -> tuple[Any, ...]:
-        both = bool(other and other.strip())
-        return (
-            gr.update(value=[], label=_label(one)), gr.update(value=[], label=_label(other)), "", "",
-            gr.update(visible=both),
-        )  # fmt: skip
-
-    cleared = [left, right, left_line, right_line, beside]
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    clear.click(emptied, [first, second], cleared, cancels=[asking], **quiet)
-    # An answer in the conversation belongs to the model that gave it: another model starts anew.
-    gr.on([first.change, second.change], emptied, [first, second], cleared, cancels=[asking], **quiet)
-    return ChatTab((first, second))
+    stop.click(
+        lambda: [_line_html(t("chat.stopped"))] * 2, None, [left_line, right_line], cancels=[asking], **quiet
+    )
+
+    clear.click(emptied, [first, second], fields, cancels=[asking], **quiet)
+    # The answers in a conversation belong to the model that gave them: another model starts anew. (`change`
+    # would also be told while Gradio draws the fields, one by one.)
+    gr.on([first.input, second.input], emptied, [first, second], fields, cancels=[asking], **quiet)
+    return ChatTab((first, second), fields, asking)
+
+
+def emptied(one: str | None, other: str | None) -> tuple[Any, ...]:
+    """Updates for `ChatTab.fields`: empty conversations with these models, the second beside if there is one."""
+    both = bool(other and other.strip())
+    left, right = (gr.update(value=[], label=_label(name)) for name in (one, other))
+    return left, right, "", "", gr.update(visible=both)
 
 
 def plain(conversation: Sequence[Message]) -> list[Message]:

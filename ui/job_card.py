@@ -13,9 +13,9 @@ _MOODS = {"waiting": "idle", "running": "busy", "done": "good", "failed": "bad",
 
 def job_cards(jobs: Sequence[Snapshot], lost: int = 0) -> str:
     """The visitor's jobs, the newest first; `lost` of those that the browser remembers are gone."""
-    note = card(f'<p class="alloy-quiet" style="margin:0">{text(t("jobs.lost"))}</p>') if lost else ""
+    note = card(f'<p class="alloy-quiet">{text(t("jobs.lost"))}</p>') if lost else ""
     if not jobs:
-        return note or card(f'<p class="alloy-quiet" style="margin:0">{text(t("jobs.empty"))}</p>')
+        return note or card(f'<p class="alloy-quiet">{text(t("jobs.empty"))}</p>')
     return "".join(job_card(job) for job in jobs) + note
 
 

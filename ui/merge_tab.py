@@ -118,15 +118,15 @@ class MergeTab:
 
     # -- events ----------------------------------------------------------------------------------------
 
-    def wire(self, page: gr.Blocks, chat_models: Sequence[gr.Dropdown], score_models: gr.Dropdown) -> None:
+    def wire(self, page: gr.Blocks, fields_to_try: Sequence[gr.Dropdown]) -> None:
         """Add the events.
 
         Args:
             page: whose loading restores what the browser remembers
-            chat_models: two fields that are set to the newest result and its first parent
-            score_models: a field of several models that is set to the newest result and its parents
+            fields_to_try: of the other tabs, that offer the newest result and its parents
         """
         form = self.form
+        self.tries = len(fields_to_try)
         fields = [form.memory, *form.values]
         recipe = [self.yaml, self.notice, self.rewrite, *form.outputs]
 
@@ -188,8 +188,7 @@ class MergeTab:
             self.chat,
             self.score,
             self.latest,
-            *chat_models,
-            score_models,
+            *fields_to_try,
         ]
         self.go.click(
             self._merge,
@@ -366,18 +365,14 @@ class MergeTab:
             gr.update(visible=finished is not None),
             gr.update(visible=finished is not None),
             finished,
-            *((gr.skip(),) * 3 if finished in (None, latest) else self._to_try(finished)),
+            *[gr.skip() if finished == latest else gr.update(choices=self.names_to_try(finished))]
+            * self.tries,
         )
 
-    def _to_try(self, finished: Finished) -> tuple[Any, Any, Any]:
-        """The fields of the other tabs for a new result and its parents."""
-        parents = list(dict.fromkeys(finished.models))
-        names = list(dict.fromkeys([finished.location, *parents, *family(self.host.demo).models]))
-        return (
-            gr.update(choices=names, value=finished.location),
-            gr.update(choices=names, value=parents[0] if parents else None),
-            gr.update(choices=names, value=[finished.location, *parents]),
-        )
+    def names_to_try(self, finished: Finished | None) -> list[str]:
+        """What the fields of the other tabs offer: the newest result, its parents, and the models of the presets."""
+        newest = (finished.location, *finished.models) if finished else ()
+        return list(dict.fromkeys([*newest, *family(self.host.demo).models]))
 
     def _stop(self, jobs: list[str]) -> None:
         """Stop the visitor's merge that runs, or else the next that waits."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from ui.api import add_api
-from ui.chat_tab import chat_tab
+from ui.chat_tab import Message, chat_tab, emptied
 from ui.host import Host
 from ui.hub_search import HubSearch
 from ui.jobs import JobBoard
 from ui.markup import text
-from ui.merge_tab import QUIET, MergeTab
+from ui.merge_tab import QUIET, Finished, MergeTab
 from ui.score_tab import score_tab
 from ui.texts import t
 from ui.workshop import Workshop
@@ -40,13 +42,40 @@ def build_page(host: Host) -> gr.Blocks:
         with gr.Tabs() as tabs:
             with gr.Tab(t("page.tab.merge"), id="merge"):
                 merge = MergeTab(host, workshop, search)
-            with gr.Tab(t("page.tab.chat"), id="chat"):
+            with gr.Tab(t("page.tab.chat"), id="chat") as chat_opened:
                 chat = chat_tab(host, search)
-            with gr.Tab(t("page.tab.score"), id="score"):
+            with gr.Tab(t("page.tab.score"), id="score") as score_opened:
                 score = score_tab(host, search)
+        merge.wire(page, [*chat.models, score.models])
 
-        merge.wire(page, chat.models, score.models)
-        merge.chat.click(lambda: gr.Tabs(selected="chat"), None, tabs, **QUIET)
-        merge.score.click(lambda: gr.Tabs(selected="score"), None, tabs, **QUIET)
+        # The newest result is put into the other tabs' fields once: by its buttons, or when they are opened.
+        in_chat, in_score = gr.State(""), gr.State("")
+
+        def to_chat(latest: Finished) -> tuple[Any, ...]:
+            name, parent = latest.location, next(iter(latest.models), None)
+            return name, parent, name, *emptied(name, parent)
+
+        def to_score(latest: Finished) -> tuple[Any, ...]:
+            return [latest.location, *dict.fromkeys(latest.models)], latest.location
+
+        def open_chat(latest: Finished | None, conversation: list[Message], shown: str) -> tuple[Any, ...]:
+            if latest is None or conversation or latest.location == shown:
+                return (gr.skip(),) * len(chat_fields)
+            return to_chat(latest)
+
+        def open_score(latest: Finished | None, shown: str) -> tuple[Any, ...]:
+            if latest is None or latest.location == shown:
+                return (gr.skip(),) * len(score_fields)
+            return to_score(latest)
+
+        chat_fields, score_fields = [*chat.models, in_chat, *chat.fields], [score.models, in_score]
+        chat_opened.select(open_chat, [merge.latest, chat.fields[0], in_chat], chat_fields, **QUIET)
+        score_opened.select(open_score, [merge.latest, in_score], score_fields, **QUIET)
+        merge.chat.click(to_chat, merge.latest, chat_fields, cancels=[chat.asking], **QUIET).then(
+            lambda: gr.Tabs(selected="chat"), None, tabs, **QUIET
+        )
+        merge.score.click(to_score, merge.latest, score_fields, **QUIET).then(
+            lambda: gr.Tabs(selected="score"), None, tabs, **QUIET
+        )
         add_api(workshop)
     return page

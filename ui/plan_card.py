@@ -11,7 +11,7 @@ from ui.texts import t
 
 def empty_card() -> str:
     """Before there is a plan."""
-    return card(f'<p class="alloy-quiet" style="margin:0">{text(t("plan.waiting"))}</p>')
+    return card(f'<p class="alloy-quiet">{text(t("plan.waiting"))}</p>')
 
 
 def problems_card(problems: Sequence[Problem]) -> str:

@@ -186,6 +186,7 @@ ENGLISH = {
     "chat.no_template": "no chat template: a plain User/Assistant script is used",
     "chat.speed": "{tokens} tokens, {rate:.1f} a second",
     "chat.length.reached": "cut at the longest answer",
+    "chat.stopped": "stopped",
     "chat.no_model": "Choose a model first.",
     "chat.no_prompt": "Type a message first.",
     "chat.empty_answer": "(the model ended without a word)",

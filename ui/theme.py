@@ -130,6 +130,7 @@ CSS = """
 .alloy-card + .alloy-card { margin-top: .7rem; }
 .alloy-card h3 { font-size: 1rem; font-weight: 650; margin: 0; }
 .alloy-card p { margin: .35rem 0 0; }
+.alloy-card p:first-child { margin-top: 0; }
 .alloy-quiet { color: var(--body-text-color-subdued); }
 .alloy-mark { display: inline-block; width: .6rem; height: .6rem; border-radius: 50%; margin-right: .45rem; }
 .alloy-good .alloy-mark { background: #2f8f4e; } .alloy-bad .alloy-mark { background: #c8372d; }
