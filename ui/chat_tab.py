@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -140,9 +141,13 @@ def chat_tab(host: Host, search: HubSearch) -> ChatTab:
             length = gr.Slider(16, LONGEST_ANSWER, 200, step=8, label=t("chat.length"), min_width=200)
             seed = gr.Number(0, label=t("chat.seed"), info=t("chat.seed.info"), precision=0, min_width=120)
 
+    # By page, while it is being answered. Gradio's own `cancels` answers 500 when it comes between two pieces
+    # of an answer, and then marks the fields as failed.
+    stops: dict[str, threading.Event] = {}
+
     def talk(
         message: str, one: str | None, other: str | None, left_talk: list[Message], right_talk: list[Message],
-        lead: str, heat: float, longest: float, draw: float, oauth: gr.OAuthToken | None,
+        lead: str, heat: float, longest: float, draw: float, oauth: gr.OAuthToken | None, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         before = [plain(left_talk), plain(right_talk)]
         names = [name.strip() for name in (one, other) if name and name.strip()]
@@ -155,6 +160,7 @@ def chat_tab(host: Host, search: HubSearch) -> ChatTab:
             names, talks, lead or "", heat, min(int(longest), LONGEST_ANSWER), int(draw or 0),
             account(host, oauth).for_hub, host.allow_folders,
         )  # fmt: skip
+        stopped = stops[str(request.session_hash)] = threading.Event()
         try:
             for given in stream:
                 shown = [
@@ -162,10 +168,21 @@ def chat_tab(host: Host, search: HubSearch) -> ChatTab:
                     for said, answer in zip(talks, given, strict=True)
                 ]
                 lines = [_line_html(answer.line) for answer in given]
+                if stopped.is_set():
+                    lines = [_line_html(f"{answer.line} · {t('chat.stopped')}") for answer in given]
                 yield "", *shown, *before[len(shown) :], *[*lines, ""][:2]
+                if stopped.is_set():
+                    break
         except gr.Error as error:
             # The message stays where it was, to be sent again.
             yield message, *before, _trouble(error.message), ""
+        finally:
+            stops.pop(str(request.session_hash), None)
+            stream.close()
+
+    def halt(request: gr.Request) -> None:
+        if stopped := stops.get(str(request.session_hash)):
+            stopped.set()
 
     fields = [left, right, left_line, right_line, beside]
     asking = gr.on(
@@ -180,9 +197,7 @@ def chat_tab(host: Host, search: HubSearch) -> ChatTab:
         api_visibility="private",
     )
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    stop.click(
-        lambda: [_line_html(t("chat.stopped"))] * 2, None, [left_line, right_line], cancels=[asking], **quiet
-    )
+    stop.click(halt, None, None, **quiet)
 
     clear.click(emptied, [first, second], fields, cancels=[asking], **quiet)
     # The answers in a conversation belong to the model that gave them: another model starts anew. (`change`

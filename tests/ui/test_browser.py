@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 FIRST, SECOND = "alloy/SmolLM2-135M-Instruct", "alloy/SmolLM2-135M-Pirate"
 GRADIENTS = {"t: attention": [0, 0.5, 0.3, 0.7, 1], "t: MLP": [1, 0.5, 0.7, 0.3, 0]}
 SLOW = 300_000  # milliseconds, on a busy machine without a GPU
+BROKEN_OFF = re.compile("AbortError: signal is aborted|Connection errored out")
 REMEMBERED = {"alloy-recipe", "alloy-merges"}
 
 
@@ -102,7 +103,10 @@ def test_two_models_become_one_that_answers(site: Site, browser: Browser) -> Non
         # The job goes on while the page is reloaded.
         page.get_by_role("button", name="Merge", exact=True).click()
         expect(page.get_by_role("heading", name=re.compile("(Merging|Done): first-merge"))).to_be_visible()
+        quiet(seen)
         page.reload()
+        # Leaving a page breaks its open connections off, and Gradio's client says so on the console.
+        seen.complaints[:] = [it for it in seen.complaints if not BROKEN_OFF.search(it)]
         expect(page.get_by_role("heading", name="Done: first-merge")).to_be_visible(timeout=SLOW)
         until_recipe(page, "parameters", said["parameters"])  # the draft is still there as well
         link = page.get_by_role("link", name="Open demo/first-merge")
@@ -221,7 +225,7 @@ def test_a_removed_middle_row_is_gone_and_no_other(site: Site, browser: Browser)
 
 
 @pytest.mark.real_models
-def test_an_answer_is_stopped_and_a_wrong_model_is_told(site: Site, browser: Browser) -> None:
+def test_another_model_starts_anew_and_a_wrong_one_is_told(site: Site, browser: Browser) -> None:
     with visit(browser, site.url) as seen:
         page = seen.page
         until_recipe(page, "merge_method", "slerp")
@@ -230,15 +234,12 @@ def test_an_answer_is_stopped_and_a_wrong_model_is_told(site: Site, browser: Bro
         message.fill("Tell me a very long story about the sea.")
         message.press("Enter")
         expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+ a second"))).to_be_visible(timeout=SLOW)
-        page.get_by_role("button", name="Stop").click()
-        expect(page.get_by_text("stopped")).to_be_visible()
-        so_far = answer.inner_text()
+        expect(answer).to_have_count(1)
 
         other = page.get_by_label("Compare with")
         other.fill("nobody/nothing")
         other.press("Enter")
         expect(answer).to_have_count(0)  # another model, another conversation
-        assert len(so_far) < 2000
         message.fill("Are you there?")
         message.press("Enter")
         expect(page.get_by_role("alert")).to_contain_text("nobody/nothing")
