@@ -225,29 +225,6 @@ def test_a_removed_middle_row_is_gone_and_no_other(site: Site, browser: Browser)
 
 
 @pytest.mark.real_models
-def test_another_model_starts_anew_and_a_wrong_one_is_told(site: Site, browser: Browser) -> None:
-    with visit(browser, site.url) as seen:
-        page = seen.page
-        until_recipe(page, "merge_method", "slerp")
-        page.get_by_role("tab", name="Chat").click()
-        message, answer = page.get_by_label("Your message"), page.get_by_test_id("bot")
-        message.fill("Tell me a very long story about the sea.")
-        message.press("Enter")
-        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+ a second"))).to_be_visible(timeout=SLOW)
-        expect(answer).to_have_count(1)
-
-        other = page.get_by_label("Compare with")
-        other.fill("nobody/nothing")
-        other.press("Enter")
-        expect(answer).to_have_count(0)  # another model, another conversation
-        message.fill("Are you there?")
-        message.press("Enter")
-        expect(page.get_by_role("alert")).to_contain_text("nobody/nothing")
-        expect(message).to_have_value("Are you there?")
-        quiet(seen)
-
-
-@pytest.mark.real_models
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_shows_everything_without_scrolling_sideways(
     site: Site, browser: Browser, dark: bool
