@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import gradio as gr
 import spaces
-from gradio.events import Dependency
 
 from evaluation import EvaluationError, LanguageModel, Reply, load_model, reply
 from ui.account import account
@@ -33,13 +32,21 @@ class Answer:
     line: str
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """An answer on its way: whether it shall end, and whether it shall leave nothing behind."""
+
+    stopped: threading.Event = field(default_factory=threading.Event)
+    forgotten: threading.Event = field(default_factory=threading.Event)
+
+
 @dataclass
 class ChatTab:
     """What the page connects to the Merge tab."""
 
     models: tuple[gr.Dropdown, gr.Dropdown]
-    fields: list[Any]  # that `emptied` updates; the first is the conversation
-    asking: Dependency
+    fields: list[Any]  # that `begin_anew` updates; the first is the conversation
+    begin_anew: Callable[[str | None, str | None, gr.Request], tuple[Any, ...]]
 
 
 def _gpu_seconds(
@@ -143,7 +150,7 @@ def chat_tab(host: Host, search: HubSearch) -> ChatTab:
 
     # By page, while it is being answered. Gradio's own `cancels` answers 500 when it comes between two pieces
     # of an answer, and then marks the fields as failed.
-    stops: dict[str, threading.Event] = {}
+    turns: dict[str, _Turn] = {}
 
     def talk(
         message: str, one: str | None, other: str | None, left_talk: list[Message], right_talk: list[Message],
@@ -160,7 +167,7 @@ def chat_tab(host: Host, search: HubSearch) -> ChatTab:
             names, talks, lead or "", heat, min(int(longest), LONGEST_ANSWER), int(draw or 0),
             account(host, oauth).for_hub, host.allow_folders,
         )  # fmt: skip
-        stopped = stops[str(request.session_hash)] = threading.Event()
+        turn = turns[str(request.session_hash)] = _Turn()
         try:
             for given in stream:
                 shown = [
@@ -168,24 +175,33 @@ def chat_tab(host: Host, search: HubSearch) -> ChatTab:
                     for said, answer in zip(talks, given, strict=True)
                 ]
                 lines = [_line_html(answer.line) for answer in given]
-                if stopped.is_set():
+                if stopped := turn.stopped.is_set():
                     lines = [_line_html(f"{answer.line} · {t('chat.stopped')}") for answer in given]
+                if turn.forgotten.is_set():
+                    # Gradio sends the last piece once more when the answer ends, after the fields were emptied.
+                    yield "", [], [], "", ""
+                    break
                 yield "", *shown, *before[len(shown) :], *[*lines, ""][:2]
-                if stopped.is_set():
+                if stopped:
                     break
         except gr.Error as error:
             # The message stays where it was, to be sent again.
             yield message, *before, _trouble(error.message), ""
         finally:
-            stops.pop(str(request.session_hash), None)
+            turns.pop(str(request.session_hash), None)
             stream.close()
 
     def halt(request: gr.Request) -> None:
-        if stopped := stops.get(str(request.session_hash)):
-            stopped.set()
+        if turn := turns.get(str(request.session_hash)):
+            turn.stopped.set()
+
+    def begin_anew(one: str | None, other: str | None, request: gr.Request) -> tuple[Any, ...]:
+        if turn := turns.get(str(request.session_hash)):
+            turn.forgotten.set()
+        return emptied(one, other)
 
     fields = [left, right, left_line, right_line, beside]
-    asking = gr.on(
+    gr.on(
         [send.click, prompt.submit],
         talk,
         [prompt, first, second, left, right, system, temperature, length, seed],
@@ -199,11 +215,11 @@ def chat_tab(host: Host, search: HubSearch) -> ChatTab:
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     stop.click(halt, None, None, **quiet)
 
-    clear.click(emptied, [first, second], fields, cancels=[asking], **quiet)
+    clear.click(begin_anew, [first, second], fields, **quiet)
     # The answers in a conversation belong to the model that gave them: another model starts anew. (`change`
     # would also be told while Gradio draws the fields, one by one.)
-    gr.on([first.input, second.input], emptied, [first, second], fields, cancels=[asking], **quiet)
-    return ChatTab((first, second), fields, asking)
+    gr.on([first.input, second.input], begin_anew, [first, second], fields, **quiet)
+    return ChatTab((first, second), fields, begin_anew)
 
 
 def emptied(one: str | None, other: str | None) -> tuple[Any, ...]:

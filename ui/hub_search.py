@@ -51,6 +51,19 @@ class HubSearch:
         return [str(model["id"]) for model in found if isinstance(model, dict) and "id" in model][:MOST]
 
 
+# Gradio shows the whole list whenever its choices change, and filters it by the typed text only at the next key.
+# In between, other names lie under the mouse than a moment ago. A key that types nothing lets it filter.
+FILTER_AGAIN = """() => {
+  const field = document.activeElement;
+  if (field?.getAttribute("role") !== "combobox") return;
+  const list = document.getElementById(field.getAttribute("aria-controls"));
+  const offered = Number(list?.querySelector("[role=option]")?.getAttribute("aria-setsize") ?? 0);
+  if (offered <= (field.offeredBefore ?? KNOWN)) return;
+  field.offeredBefore = offered;
+  field.dispatchEvent(new KeyboardEvent("keydown", {key: "Unidentified", bubbles: true}));
+}"""
+
+
 def search_as_you_type(dropdown: gr.Dropdown, search: HubSearch, host: Host, known: Sequence[str]) -> None:
     """Let a dropdown offer what the Hub finds for the typed text, and the known models before."""
 
@@ -59,7 +72,8 @@ def search_as_you_type(dropdown: gr.Dropdown, search: HubSearch, host: Host, kno
         offered = [str(choice[1]) for choice in field.choices]
         typed = str(key.input_value or "").strip()
         near = [name for name in known if typed.lower() in name.lower()]
-        return gr.update(choices=longer(offered, [*near, *search(typed, account(host, oauth))]))
+        names = kept_in_place(offered, [*near, *search(typed, account(host, oauth))], typed)
+        return gr.skip() if names == offered else gr.update(choices=names)
 
     dropdown.key_up(
         offer,
@@ -67,16 +81,27 @@ def search_as_you_type(dropdown: gr.Dropdown, search: HubSearch, host: Host, kno
         dropdown,
         queue=False,
         show_progress="hidden",
-        trigger_mode="always_last",
+        # `always_last` would send what the key before the last one had typed.
+        trigger_mode="multiple",
         api_visibility="private",
-    )
+    ).then(None, None, None, js=FILTER_AGAIN.replace("KNOWN", str(len(known))), api_visibility="private")
 
 
-def longer(offered: Sequence[str], found: Sequence[str]) -> list[str]:
-    """What was found, and then what was offered before: never fewer than before.
+def kept_in_place(offered: Sequence[str], found: Sequence[str], typed: str) -> list[str]:
+    """What was offered before, each at its place, and what was found behind it.
 
-    The browser hides what does not match the typed text. An open list that gets shorter is drawn once more
-    with the places of the old one, and Gradio stumbles over those that are gone.
+    The browser shows of the list what matches the typed text, and a click chooses by place: if a name moved while
+    the list is open, the click that is on its way would choose another model. So names only join at the end; a
+    long list lets newcomers take the places of names that are hidden because they do not match.
     """
-    names = list(dict.fromkeys([*found, *offered]))
-    return names[: max(MOST_OFFERED, len(offered))]
+    names = list(offered)
+    hidden = (i for i, name in enumerate(offered) if typed.lower() not in name.lower())
+    for name in found:
+        if name in names:
+            continue
+        place = None if len(names) < MOST_OFFERED else next(hidden, None)
+        if place is None:
+            names.append(name)
+        else:
+            names[place] = name
+    return names

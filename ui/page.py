@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ui.api import add_api
-from ui.chat_tab import Message, chat_tab, emptied
+from ui.chat_tab import Message, chat_tab
 from ui.host import Host
 from ui.hub_search import HubSearch
 from ui.jobs import JobBoard
@@ -51,17 +51,19 @@ def build_page(host: Host) -> gr.Blocks:
         # The newest result is put into the other tabs' fields once: by its buttons, or when they are opened.
         in_chat, in_score = gr.State(""), gr.State("")
 
-        def to_chat(latest: Finished) -> tuple[Any, ...]:
+        def to_chat(latest: Finished, request: gr.Request) -> tuple[Any, ...]:
             name, parent = latest.location, next(iter(latest.models), None)
-            return name, parent, name, *emptied(name, parent)
+            return name, parent, name, *chat.begin_anew(name, parent, request)
 
         def to_score(latest: Finished) -> tuple[Any, ...]:
             return [latest.location, *dict.fromkeys(latest.models)], latest.location
 
-        def open_chat(latest: Finished | None, conversation: list[Message], shown: str) -> tuple[Any, ...]:
+        def open_chat(
+            latest: Finished | None, conversation: list[Message], shown: str, request: gr.Request
+        ) -> tuple[Any, ...]:
             if latest is None or conversation or latest.location == shown:
                 return (gr.skip(),) * len(chat_fields)
-            return to_chat(latest)
+            return to_chat(latest, request)
 
         def open_score(latest: Finished | None, shown: str) -> tuple[Any, ...]:
             if latest is None or latest.location == shown:
@@ -71,7 +73,7 @@ def build_page(host: Host) -> gr.Blocks:
         chat_fields, score_fields = [*chat.models, in_chat, *chat.fields], [score.models, in_score]
         chat_opened.select(open_chat, [merge.latest, chat.fields[0], in_chat], chat_fields, **QUIET)
         score_opened.select(open_score, [merge.latest, in_score], score_fields, **QUIET)
-        merge.chat.click(to_chat, merge.latest, chat_fields, cancels=[chat.asking], **QUIET).then(
+        merge.chat.click(to_chat, merge.latest, chat_fields, **QUIET).then(
             lambda: gr.Tabs(selected="chat"), None, tabs, **QUIET
         )
         merge.score.click(to_score, merge.latest, score_fields, **QUIET).then(

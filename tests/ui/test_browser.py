@@ -198,6 +198,25 @@ def test_the_yaml_is_what_runs(site: Site, browser: Browser) -> None:
 
 
 @pytest.mark.real_models
+def test_what_the_hub_finds_joins_the_list_without_showing_all_others(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        field = page.get_by_label("Model 2", exact=True)
+        field.click()
+        field.fill("")
+        field.press_sequentially("pi")
+
+        expect(page.get_by_role("option")).to_have_text(
+            [re.compile(SECOND + "$"), re.compile(f"{SECOND}-LoRA$")]
+        )
+        field.press("ArrowDown")
+        field.press("Enter")
+        expect(field).to_have_value(f"{SECOND}-LoRA")
+        quiet(seen)
+
+
+@pytest.mark.real_models
 def test_a_removed_middle_row_is_gone_and_no_other(site: Site, browser: Browser) -> None:
     with visit(browser, site.url) as seen:
         page = seen.page
@@ -222,6 +241,32 @@ def test_a_removed_middle_row_is_gone_and_no_other(site: Site, browser: Browser)
         )
         expect(page.get_by_label("Model 2", exact=True)).to_have_value("a/three")
         expect(page.get_by_label("Model 3", exact=True)).to_be_hidden()
+
+
+@pytest.mark.real_models
+def test_an_answer_is_stopped_and_a_wrong_model_is_told(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        page.get_by_role("tab", name="Chat").click()
+        message, answer = page.get_by_label("Your message"), page.get_by_test_id("bot")
+        message.fill("Tell me a very long story about the sea.")
+        message.press("Enter")
+        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+ a second"))).to_be_visible(timeout=SLOW)
+        page.get_by_role("button", name="Stop").click()
+        expect(page.get_by_text(re.compile("a second.* · stopped"))).to_be_visible()
+        so_far = answer.inner_text()
+
+        other = page.get_by_label("Compare with")
+        other.fill("nobody/nothing")
+        other.press("Enter")
+        expect(answer).to_have_count(0)  # another model, another conversation
+        assert len(so_far) < 2000
+        message.fill("Are you there?")
+        message.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("nobody/nothing")
+        expect(message).to_have_value("Are you there?")
+        quiet(seen)
 
 
 @pytest.mark.real_models

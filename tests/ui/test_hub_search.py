@@ -7,7 +7,7 @@ from huggingface_hub import constants
 
 from tests.hub import Hub
 from ui.account import Account
-from ui.hub_search import MOST_OFFERED, SECONDS_OF_SILENCE, HubSearch, longer
+from ui.hub_search import MOST_OFFERED, SECONDS_OF_SILENCE, HubSearch, kept_in_place
 
 NOBODY = Account("nobody")
 
@@ -51,10 +51,13 @@ def test_an_answer_that_is_no_list_of_models_is_no_trouble(hub: Hub) -> None:
     assert HubSearch()("tiny", NOBODY) == []
 
 
-def test_an_open_list_never_gets_shorter() -> None:
-    assert longer(["a/1", "a/2"], ["b/1", "a/2"]) == ["b/1", "a/2", "a/1"]
-    assert longer(["a/1", "a/2"], []) == ["a/1", "a/2"]
-    many = [f"a/{i}" for i in range(MOST_OFFERED + 5)]
-    assert len(longer(many, ["b/1"])) == len(many)
-    assert longer(many[:MOST_OFFERED], ["b/1"])[0] == "b/1"
-    assert len(longer(many[:MOST_OFFERED], ["b/1"])) == MOST_OFFERED
+def test_what_an_open_list_shows_stays_at_its_place() -> None:
+    assert kept_in_place(["a/1", "a/2"], ["b/1", "a/2"], "a") == ["a/1", "a/2", "b/1"]
+    assert kept_in_place(["a/1", "a/2"], [], "2") == ["a/1", "a/2"]
+
+    many = [f"a/{i}" for i in range(MOST_OFFERED)]
+    joined = kept_in_place(many, ["b/1", "b/17"], "1")
+    assert len(joined) == MOST_OFFERED
+    assert {"b/1", "b/17"} <= set(joined)
+    assert all(joined[i] == name for i, name in enumerate(many) if "1" in name)
+    assert kept_in_place(["x"] * MOST_OFFERED, ["x/1"], "x")[-1] == "x/1"
