@@ -39,11 +39,14 @@ def recipe(method: str, folder: Path, layers: int) -> dict[str, Any]:
             for layer_range in ([0, layers - cut], [cut, layers])
         ]
         return {"merge_method": method, "dtype": "bfloat16", "slices": slices}
-    parameters = {"density": 0.5} if method == "ties" else {}
+    if method == "model_stock":
+        entries = [{"model": entry["model"]} for entry in entries]
+        return {**fine_tunes, "models": entries, "base_model": base}
+    parameters = {"density": 0.5} if "ties" in method else {}
     return {**fine_tunes, "base_model": base, "parameters": parameters}
 
 
-METHODS = ("linear", "slerp", "task_arithmetic", "ties", "passthrough")
+METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_ties", "model_stock", "passthrough")
 
 
 def median(costs: Sequence[Cost]) -> Cost:

@@ -8,7 +8,7 @@ on who merges which tensor, nor on how much of it is read at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,37 +35,63 @@ def torch_dtype(name: str) -> torch.dtype:
     return getattr(torch, torch_name(name))  # type: ignore[no-any-return]
 
 
+class Stored(NamedTuple):
+    """A stretch of one input or of the output as it is stored, as bytes and as elements of the same memory."""
+
+    raw: memoryview
+    elements: Tensor
+
+
 class Workspace:
-    """The buffers of one worker, grown when needed and reused for every tensor."""
+    """The buffers of one worker, grown when needed and reused for every tensor.
+
+    Args:
+        device: where the arithmetic happens
+    """
+
+    OUTPUT = -1
 
     def __init__(self, device: str = "cpu"):
         self.device = device
         # A GPU wants few large blocks, a processor's cache small ones.
         self.block = BLOCK if device == "cpu" else SLICE
-        self._raw: dict[int, NDArray[np.uint8]] = {}
-        self._rows: list[Tensor] = []
+        self._bytes: dict[int, NDArray[np.uint8]] = {}
+        self._views: dict[tuple[int, str, int], Stored] = {}
+        self._rows: dict[tuple[torch.dtype, int], Tensor] = {}
 
-    def raw(self, index: int, size: int) -> NDArray[np.uint8]:
-        """`size` bytes for the stored form of input `index` (-1: of the output)."""
-        if index not in self._raw or len(self._raw[index]) < size:
-            self._raw[index] = np.empty(size, dtype=np.uint8)
-        return self._raw[index][:size]
+    def stored(self, index: int, dtype: str, count: int) -> Stored:
+        """Room for `count` elements of input `index` (or OUTPUT), with whatever lies there.
 
-    def tensor(self, raw: NDArray[np.uint8], dtype: torch.dtype) -> Tensor:
-        """The elements that stored bytes stand for, in the same memory."""
-        return torch.from_numpy(raw).view(dtype)
+        Making the views costs as much as some of the arithmetic on a block, so they are kept.
+        """
+        view = self._views.get((index, dtype, count))
+        if view is None:
+            raw = self._room(index, count * itemsize(dtype))
+            view = Stored(raw.data, torch.from_numpy(raw).view(torch_dtype(dtype)))
+            if count == self.block:
+                self._views[index, dtype, count] = view
+        return view
 
-    def rows(self, count: int, length: int) -> list[Tensor]:
-        """Float32 rows, whole blocks or shorter."""
-        while len(self._rows) < count:
-            self._rows.append(torch.empty(self.block, dtype=torch.float32, device=self.device))
-        rows = self._rows[:count]
-        # Slicing costs as much as some of the arithmetic, and nearly all blocks are whole.
-        return rows if length == self.block else [row[:length] for row in rows]
+    def _room(self, index: int, size: int) -> NDArray[np.uint8]:
+        if index not in self._bytes or len(self._bytes[index]) < size:
+            self._bytes[index] = np.empty(size, dtype=np.uint8)
+            self._views = {key: view for key, view in self._views.items() if key[0] != index}
+        return self._bytes[index][:size]
+
+    def rows(self, count: int, length: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """So many blocks for the arithmetic, whole or shorter; always the same ones."""
+        rows = []
+        for number in range(count):
+            row = self._rows.get((dtype, number))
+            if row is None:
+                row = torch.empty(self.block, dtype=dtype, device=self.device)
+                self._rows[dtype, number] = row
+            rows.append(row if length == self.block else row[:length])
+        return rows
 
 
 class Inputs:
-    """The inputs of one output tensor, all of the same shape, read as float32 blocks as often as needed.
+    """The inputs of one output tensor, all of the same shape, read as blocks as often as needed.
 
     Args:
         read: fills a buffer with bytes of an input
@@ -74,6 +100,7 @@ class Inputs:
         remote: whether reading waits for a network, so that few large reads pay
         workspace: whose buffers to use; only one iteration at a time may be under way
         check: called once a block; raises to stop
+        seed: of random methods, for this tensor
     """
 
     def __init__(
@@ -84,24 +111,33 @@ class Inputs:
         remote: bool,
         workspace: Workspace,
         check: Callable[[], None] = lambda: None,
+        seed: Sequence[int] = (),
     ):
         self.read = read
         self.dtypes = dtypes
         self.size = size
         self.workspace = workspace
         self.check = check
+        self.seed = seed
         total = sum(size * itemsize(dtype) for dtype in dtypes)
         self.is_resident = remote and total <= RESIDENT
-        self.slice = size if self.is_resident else SLICE if remote else workspace.block
-        self._present: set[int] = set()
+        self.stretch = size if self.is_resident else SLICE if remote else workspace.block
+        self._present: dict[int, Tensor] = {}
 
-    def blocks(self, which: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
-        """Pairs of an offset and the float32 blocks of the chosen inputs that begin there.
+    def blocks(
+        self, which: Sequence[int], dtype: torch.dtype = torch.float32
+    ) -> Iterator[tuple[int, list[Tensor]]]:
+        """Pairs of an offset and the blocks of the chosen inputs that begin there, in the dtype asked for.
 
         The blocks may be overwritten; the next step of the iteration reuses their memory.
         """
-        for start in range(0, self.size, max(self.slice, 1)):
-            yield from self._blocks(which, start, min(self.slice, self.size - start))
+        for start in range(0, self.size, max(self.stretch, 1)):
+            yield from self._blocks(which, start, min(self.stretch, self.size - start), dtype)
+
+    def block(self, which: Sequence[int], start: int) -> list[Tensor]:
+        """The float32 blocks that begin at an offset which `blocks` has given."""
+        count = min(self.workspace.block, self.size - start)
+        return next(self._blocks(which, start, count, torch.float32))[1]
 
     def sample(self, which: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
         """The same for short runs that are evenly spread, or for everything if that is no more."""
@@ -110,31 +146,34 @@ class Inputs:
             return
         for run in range(SAMPLE_RUNS):
             start = (self.size - SAMPLE_RUN) * run // (SAMPLE_RUNS - 1)
-            yield from self._blocks(which, start, SAMPLE_RUN)
+            yield from self._blocks(which, start, SAMPLE_RUN, torch.float32)
 
-    def _blocks(self, which: Sequence[int], start: int, count: int) -> Iterator[tuple[int, list[Tensor]]]:
-        """The float32 blocks of a stretch that is read at once."""
+    def _blocks(
+        self, which: Sequence[int], start: int, count: int, dtype: torch.dtype
+    ) -> Iterator[tuple[int, list[Tensor]]]:
+        """The blocks of a stretch that is read at once."""
+        whole = self.workspace.block
         stored = [self._stored(index, start, count) for index in which]
-        for begin in range(0, count, self.workspace.block):
+        for begin in range(0, count, whole):
             self.check()
-            length = min(self.workspace.block, count - begin)
-            rows = self.workspace.rows(len(which), length)
-            for row, tensor in zip(rows, stored, strict=True):
-                row.copy_(tensor[begin : begin + length])
+            length = min(whole, count - begin)
+            rows = self.workspace.rows(len(which), length, dtype)
+            for row, elements in zip(rows, stored, strict=True):
+                row.copy_(elements if length == count else elements[begin : begin + length])
             yield start + begin, rows
 
     def _stored(self, index: int, start: int, count: int) -> Tensor:
         """Elements of one input in the dtype they are stored in."""
         dtype = self.dtypes[index]
-        if self.is_resident:
-            raw = self.workspace.raw(index, self.size * itemsize(dtype))
-            if index not in self._present:
-                self.read(index, 0, raw.data)
-                self._present.add(index)
-            return self.workspace.tensor(raw, torch_dtype(dtype))[start : start + count]
-        raw = self.workspace.raw(index, count * itemsize(dtype))
-        self.read(index, start * itemsize(dtype), raw.data)
-        return self.workspace.tensor(raw, torch_dtype(dtype))
+        if not self.is_resident:
+            stored = self.workspace.stored(index, dtype, count)
+            self.read(index, start * itemsize(dtype), stored.raw)
+            return stored.elements
+        if index not in self._present:
+            stored = self.workspace.stored(index, dtype, self.size)
+            self.read(index, 0, stored.raw)
+            self._present[index] = stored.elements
+        return self._present[index][start : start + count]
 
 
 class _TaskVector:
@@ -142,15 +181,20 @@ class _TaskVector:
 
     def __init__(self, inputs: Inputs, index: int):
         self.inputs = inputs
-        self.index = index
+        self.pair = (0, index)
         self.size = inputs.size
+        self.seed = (*inputs.seed, index)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        for start, (base, model) in self.inputs.blocks([0, self.index]):
+        for start, (base, model) in self.inputs.blocks(self.pair):
             yield start, model.sub_(base)
 
+    def block(self, start: int) -> Tensor:
+        base, model = self.inputs.block(self.pair, start)
+        return model.sub_(base)
+
     def sample(self) -> Iterator[tuple[int, Tensor]]:
-        for start, (base, model) in self.inputs.sample([0, self.index]):
+        for start, (base, model) in self.inputs.sample(self.pair):
             yield start, model.sub_(base)
 
 
@@ -169,24 +213,28 @@ def merge_blocks(
     """
     everything = range(len(inputs.dtypes))
     subtract = method.base == "subtracted"
+    if subtract and len(everything) == 1:
+        yield from ((start, blocks[0]) for start, blocks in inputs.blocks(everything))  # nothing to add
+        return
     if method.from_products:
-        formula = _from_products(method, arguments, inputs)
-    else:
-        own = {p.argument: arguments[p.argument] for p in method.parameters if p.argument in _own(method)}
-
-        def formula(blocks: list[Tensor]) -> Tensor:
-            return method.function(blocks, **own)  # type: ignore[no-any-return]
-
-    cuts = _measure(method, arguments, inputs) if method.sparsify else None
-    for start, blocks in inputs.blocks(everything):
-        if not subtract:
-            yield start, formula(blocks)
-            continue
-        base, vectors = blocks[0], [block.sub_(blocks[0]) for block in blocks[1:]]
-        if cuts and method.sparsify:
-            vectors = [method.sparsify.apply(v, start, cut) for v, cut in zip(vectors, cuts, strict=True)]
-        # A base alone has no task vectors, and nothing is added to it.
-        yield start, base.add_(formula(vectors)) if vectors else base
+        coefficients = method.function(_products(method, inputs), **arguments)
+        if subtract:
+            coefficients = [1 - sum(coefficients), *coefficients]
+        for start, blocks in inputs.blocks(everything):
+            yield start, weighted_sum(blocks, coefficients)
+        return
+    own = {name: value for name, value in arguments.items() if name in _own(method)}
+    if not subtract:
+        for start, blocks in inputs.blocks(everything):
+            yield start, method.function(blocks, **own)
+        return
+    sparsify = method.sparsify
+    measured = _measure(method, arguments, inputs) if sparsify else ()
+    for start, (base, *models) in inputs.blocks(everything):
+        vectors = [model.sub_(base) for model in models]
+        if sparsify:
+            vectors = [sparsify.apply(v, start, m) for v, m in zip(vectors, measured, strict=True)]
+        yield start, base.add_(method.function(vectors, **own))
 
 
 def _own(method: MergeMethod) -> set[str]:
@@ -208,28 +256,30 @@ def _measure(method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs) 
     return measured
 
 
-def _from_products(
-    method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs
-) -> Callable[[list[Tensor]], Tensor]:
-    """Make the coefficients from the dot products between the whole inputs: one pass of its own."""
+def _products(method: MergeMethod, inputs: Inputs) -> NDArray[np.float64]:
+    """The K x K dot products between the whole inputs, or between their task vectors: one pass of its own."""
+    everything = range(len(inputs.dtypes))
     subtract = method.base == "subtracted"
-    count = len(inputs.dtypes) - subtract
+    count = len(everything) - subtract
     products = np.zeros((count, count))
-    for _, blocks in inputs.blocks(range(len(inputs.dtypes))):
-        if subtract:
-            blocks = [block.sub_(blocks[0]) for block in blocks[1:]]
-        products += dot_products(blocks)
-    coefficients = method.function(products, **arguments)
-    return lambda blocks: weighted_sum(blocks, coefficients)
+    if not subtract:
+        for _, wide in inputs.blocks(everything, torch.float64):
+            products += dot_products(wide)
+        return products
+    for _, (base, *models) in inputs.blocks(everything):
+        wide = inputs.workspace.rows(count, len(base), torch.float64)
+        for row, model in zip(wide, models, strict=True):
+            row.copy_(model.sub_(base))
+        products += dot_products(wide)
+    return products
 
 
-def dot_products(blocks: Sequence[Tensor]) -> NDArray[np.float64]:
-    """The K x K dot products between K float32 blocks.
+def dot_products(wide: Sequence[Tensor]) -> NDArray[np.float64]:
+    """The K x K dot products between K float64 blocks.
 
     Products of float32 numbers are exact in float64; only their sum rounds. One dot at a time: a matrix
     product of so few rows and so many columns takes three times as long.
     """
-    wide = [block.double() for block in blocks]
     products = np.empty((len(wide), len(wide)))
     for i, left in enumerate(wide):
         for j, right in enumerate(wide[: i + 1]):

@@ -14,6 +14,9 @@ from merging.plan import Plan
 BLOCK = 256 * 1024
 # Elements that are read at once from the Hub, where each request waits for the network.
 SLICE = 4 * 1024 * 1024
+# Bytes that are copied at once, of a tensor that is taken over as it is: again what a cache holds, or a large read.
+LOCAL_PIECE = 256 * 1024
+REMOTE_PIECE = 8 * 1024 * 1024
 # Inputs from the Hub that together are no larger than this are read once for all passes of a method. What lies
 # in a folder is read in each pass anew: the system's cache has it.
 RESIDENT = 128 * 1024 * 1024

@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from merging.card import model_card
 from merging.checkpoints import Checkpoint, Token, open_checkpoint
-from merging.costs import SLICE, default_workers
+from merging.costs import LOCAL_PIECE, REMOTE_PIECE, default_workers
 from merging.destinations import Destination, ShardWriter, open_destination
 from merging.dtypes import itemsize
 from merging.methods import METHODS
@@ -142,6 +143,28 @@ class _OpenShard:
         self.left = tensors
 
 
+class _Buffers:
+    """What one worker holds, made when it is first needed."""
+
+    def __init__(self, device: str):
+        self.device = device
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        # Imported here: torch takes seconds, which a merge that only copies need not wait for.
+        from merging.blocks import Workspace
+
+        return Workspace(self.device)
+
+    @cached_property
+    def copied(self) -> memoryview:
+        return memoryview(bytearray(REMOTE_PIECE))
+
+    @cached_property
+    def compared(self) -> memoryview:
+        return memoryview(bytearray(REMOTE_PIECE))
+
+
 class _Run:
     def __init__(
         self,
@@ -178,7 +201,11 @@ class _Run:
 
     def merge(self, workers: int) -> None:
         work = self.hand_out()
-        with one_torch_thread(), ThreadPoolExecutor(workers, thread_name_prefix="merge") as pool:
+        keep_heap()
+        with (
+            nullcontext() if self.plan.only_copies else one_torch_thread(),
+            ThreadPoolExecutor(workers, thread_name_prefix="merge") as pool,
+        ):
             futures = [pool.submit(self.work, work) for _ in range(workers)]
             try:
                 self.watch(futures)
@@ -240,9 +267,7 @@ class _Run:
                 offset += tensor.bytes
 
     def work(self, work: Iterator[tuple[PlannedTensor, _OpenShard, int]]) -> None:
-        from merging.blocks import Workspace
-
-        workspace = Workspace(self.device)
+        buffers = _Buffers(self.device)
         try:
             while True:
                 with self.lock:
@@ -251,7 +276,10 @@ class _Run:
                 if item is None:
                     return
                 tensor, shard, offset = item
-                self.merge_tensor(tensor, shard.writer, offset, workspace)
+                if tensor.copied_from is None:
+                    self.merge_tensor(tensor, shard.writer, offset, buffers.workspace)
+                else:
+                    self.copy(tensor, shard.writer, offset, buffers)
                 self.finished(tensor, shard)
         except BaseException:
             self.stop.set()
@@ -269,41 +297,39 @@ class _Run:
     def merge_tensor(
         self, tensor: PlannedTensor, writer: ShardWriter, offset: int, workspace: Workspace
     ) -> None:
-        if tensor.copied_from is not None:
-            self.copy(tensor, writer, offset, workspace)
-            return
-        from merging.blocks import Inputs, merge_blocks, torch_dtype
+        from merging.blocks import Inputs, merge_blocks
 
-        headers = [self.models[part.model].tensors[part.tensor] for part in tensor.inputs]
+        parts = [(self.models[part.model], part.tensor) for part in tensor.inputs]
 
         def read(index: int, start: int, buffer: memoryview) -> None:
-            part = tensor.inputs[index]
-            self.models[part.model].read_into(part.tensor, start, buffer)
+            model, name = parts[index]
+            model.read_into(name, start, buffer)
 
-        remote = any(self.models[part.model].repository.is_remote for part in tensor.inputs)
-        dtypes = [header.dtype for header in headers]
-        inputs = Inputs(read, dtypes, tensor.elements, remote, workspace, self.check)
+        remote = any(model.repository.is_remote for model, _ in parts)
+        dtypes = [model.tensors[name].dtype for model, name in parts]
+        seed = self.plan.seed_of(tensor)
+        inputs = Inputs(read, dtypes, tensor.elements, remote, workspace, self.check, seed)
         arguments = {p.argument: tensor.parameters[p.name] for p in self.method.parameters}
         width = itemsize(tensor.dtype)
-        raw = workspace.raw(-1, workspace.block * width)
-        out = workspace.tensor(raw, torch_dtype(tensor.dtype))
         for start, block in merge_blocks(self.method, arguments, inputs):
-            out[: len(block)].copy_(block)
-            writer.write(offset + start * width, raw.data[: len(block) * width])
+            out = workspace.stored(workspace.OUTPUT, tensor.dtype, len(block))
+            out.elements.copy_(block)
+            writer.write(offset + start * width, out.raw)
 
-    def copy(self, tensor: PlannedTensor, writer: ShardWriter, offset: int, workspace: Workspace) -> None:
+    def copy(self, tensor: PlannedTensor, writer: ShardWriter, offset: int, buffers: _Buffers) -> None:
         """Take an input over byte for byte; what is not a float must be the same in all inputs."""
         assert tensor.copied_from is not None
         chosen = tensor.inputs[tensor.copied_from]
         others = [part for part in tensor.inputs if part != chosen]
-        step = SLICE * 2
+        remote = any(self.models[part.model].repository.is_remote for part in tensor.inputs)
+        step = REMOTE_PIECE if remote else LOCAL_PIECE
         for start in range(0, tensor.bytes, step):
             self.check()
             size = min(step, tensor.bytes - start)
-            buffer = workspace.raw(0, size).data
+            buffer = buffers.copied[:size]
             self.models[chosen.model].read_into(chosen.tensor, start, buffer)
             for part in others:
-                compared = workspace.raw(1, size).data
+                compared = buffers.compared[:size]
                 self.models[part.model].read_into(part.tensor, start, compared)
                 if compared != buffer:
                     message = (
@@ -320,7 +346,6 @@ def one_torch_thread() -> Iterator[None]:
     wait for each other."""
     import torch
 
-    keep_heap()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

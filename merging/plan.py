@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -99,6 +101,7 @@ class Plan:
     Args:
         recipe: the text it was made from
         method: name of the merge method
+        seed: of the method, if it draws at random
         problems: what stands in the way; the plan can be run when there is nothing
         warnings: what the user should know
         models: that take part
@@ -114,6 +117,7 @@ class Plan:
 
     recipe: str
     method: str
+    seed: int = 0
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     models: tuple[PlannedModel, ...] = ()
@@ -130,9 +134,19 @@ class Plan:
     def ok(self) -> bool:
         return not self.problems
 
+    @property
+    def only_copies(self) -> bool:
+        """Whether every tensor is taken over as it is, so that there is nothing to compute."""
+        return all(tensor.copied_from is not None for tensor in self.tensors)
+
     @cached_property
     def tensors(self) -> tuple[PlannedTensor, ...]:
         return tuple(tensor for shard in self.shards for tensor in shard.tensors)
+
+    def seed_of(self, tensor: PlannedTensor) -> tuple[int, ...]:
+        """Four 32-bit numbers that random draws for a tensor begin with: whoever merges it, and whenever."""
+        digest = hashlib.sha256(f"{self.seed} {tensor.name}".encode()).digest()
+        return struct.unpack("<4I", digest[:16])
 
     def summary(self) -> dict[str, Any]:
         """The figures without the lists of tensors, for programs."""

@@ -70,7 +70,7 @@ def make_plan(
     problems += missing
     try:
         draft = _Draft(recipe, checkpoints)
-        plan = Plan(recipe.text, recipe.merge_method, models=draft.models())
+        plan = Plan(recipe.text, recipe.merge_method, recipe.seed, models=draft.models())
         if not missing:
             draft.lay_out()
             problems += draft.problems

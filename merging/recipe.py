@@ -43,6 +43,7 @@ TOP_LEVEL = (
     "dtype",
     "out_dtype",
     "tokenizer_source",
+    "seed",
 )
 
 
@@ -92,6 +93,7 @@ class Recipe:
     dtype: str | None = None
     out_dtype: str | None = None
     tokenizer_source: ModelReference | None = None
+    seed: int = 0  # of the methods that draw at random
     text: str = field(default="", compare=False)
 
     @property
@@ -198,6 +200,7 @@ class _Reader:
             dtype=self.dtype(fields.get("dtype")),
             out_dtype=self.dtype(fields.get("out_dtype")),
             tokenizer_source=self.tokenizer_source(fields.get("tokenizer_source"), fields.get("base_model")),
+            seed=self.seed(fields.get("seed")),
             text=self.text,
         )
         if self.method:
@@ -319,6 +322,15 @@ class _Reader:
         message = f"A layer range is [start, end] with 0 <= start <= end; found {self.shown(node)}."
         self.problem("layer-range", message, "The end is not included: [0, 8] are layers 0 to 7.", node)
         return None
+
+    def seed(self, node: yaml.Node | None) -> int:
+        value = None if node is None else self.plain(node)
+        if value is None:
+            return 0
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+            self.problem("seed", f"`seed` is {value!r}.", "Write a whole number from 0 on.", node)
+            return 0
+        return value
 
     def dtype(self, node: yaml.Node | None) -> str | None:
         if node is None:

@@ -140,6 +140,23 @@ RECIPES: dict[str, Callable[[Folders], dict[str, Any]]] = {
         "base_model": str(m["base"]),
         "parameters": {"weight": [0.2, 1.0], "density": [0.9, 0.1]},
     },
+    "model stock": lambda m: {
+        "merge_method": "model_stock",
+        "models": whole(m, a={}, b={}, c={}),
+        "base_model": str(m["base"]),
+    },
+    "dare, everything kept": lambda m: {
+        "merge_method": "dare_linear",
+        "models": whole(m, a=weighted(0.5), b=weighted(0.7)),
+        "base_model": str(m["base"]),
+        "parameters": {"density": 1.0, "lambda": 1.1},
+    },
+    "dare ties, everything kept": lambda m: {
+        "merge_method": "dare_ties",
+        "models": whole(m, a=weighted(0.5), b=weighted(-0.7), c=weighted(1.2)),
+        "base_model": str(m["base"]),
+        "parameters": {"density": 1.0},
+    },
     "passthrough, a taller stack": lambda m: {
         "merge_method": "passthrough",
         "slices": stack(m, {"a": [0, 3]}, {"a": [1, 4]}),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import tiny_llama
+
 ROOT = Path(__file__).parent.parent
 
 # Which of our own packages, and which of the two interface libraries, a part may import.
@@ -28,7 +30,7 @@ FLOORS = [
     ["settings"],
     ["recipe", "checkpoints"],
     ["architecture", "plan", "destinations"],
-    ["companions", "costs", "card"],
+    ["companions", "costs", "card", "torch_import"],
     ["planning", "blocks"],
     ["execution"],
     ["__init__", "__main__"],
@@ -88,3 +90,34 @@ def test_a_plan_waits_for_neither_torch_nor_transformers(tmp_path: Path) -> None
 
     assert "merging.planning" in done.stdout.split()
     assert not {"torch", "transformers"} & set(done.stdout.split())
+
+
+def test_the_command_line_imports_torch_without_what_only_its_compiler_needs(tmp_path: Path) -> None:
+    code = """
+import sys
+from merging.torch_import import import_torch
+import_torch()
+import torch
+assert "torch._meta_registrations" not in sys.modules, "the stand-in is still there"
+assert "torch._decomp" not in sys.modules, "torch has another way to its registrations now; see torch_import"
+block = torch.arange(6.0).bfloat16().float()
+assert block.mul_(2).add_(block, alpha=0.5).sum().item() == 45
+import torch._meta_registrations as late
+assert late.__file__
+assert torch.empty(3, device="meta").shape == (3,)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_merge_that_only_copies_does_not_wait_for_torch(tmp_path: Path) -> None:
+    tiny_llama(tmp_path / "model", 0)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"merge_method: passthrough\nmodels: [{{model: {tmp_path / 'model'}}}]")
+    code = "import sys, merging.__main__ as m; assert m.main(sys.argv[1:]) == 0; print(*sys.modules)"
+    command = ["run", str(recipe), "--to", str(tmp_path / "out")]
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert "torch" not in done.stdout.split()

@@ -4,7 +4,7 @@ A new file is listed here, and its methods are in the registry, the tables, the 
 is the order in which people are shown them.
 """
 
-from merging.methods import linear, slerp, task_arithmetic, passthrough  # isort: skip
+from merging.methods import linear, slerp, task_arithmetic, dare, model_stock, passthrough  # isort: skip
 from merging.methods.method import METHODS, MergeMethod, merge_method
 from merging.methods.parameters import Parameter, PerModel, Range
 
@@ -14,8 +14,10 @@ __all__ = [
     "Parameter",
     "PerModel",
     "Range",
+    "dare",
     "linear",
     "merge_method",
+    "model_stock",
     "passthrough",
     "slerp",
     "task_arithmetic",

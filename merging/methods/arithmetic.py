@@ -10,6 +10,20 @@ if TYPE_CHECKING:
 
 # Below this a sum of weights counts as zero: dividing by it would only blow up rounding errors.
 SMALLEST_SUM = 1e-8
+# The smallest float32 that is not subnormal; added to anything larger it changes nothing.
+SMALLEST_NORMAL = 2.0**-126
+
+
+def scaled(block: Tensor, factor: float) -> Tensor:
+    """The block times a factor, in place."""
+    return block if factor == 1 else block.mul_(factor)
+
+
+def total(blocks: Sequence[Tensor]) -> Tensor:
+    """The sum of the blocks in their order; overwrites the first."""
+    for block in blocks[1:]:
+        blocks[0].add_(block)
+    return blocks[0]
 
 
 def weighted_sum(blocks: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -18,10 +32,10 @@ def weighted_sum(blocks: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     Every term is added in the order of the models, so that the result has the same bits however the tensor
     was cut into blocks.
     """
-    total = blocks[0].mul_(weights[0])
+    first = scaled(blocks[0], weights[0])
     for block, weight in zip(blocks[1:], weights[1:], strict=True):
-        total.add_(block, alpha=weight)
-    return total
+        first.add_(block, alpha=weight)
+    return first
 
 
 def shares(weights: Sequence[float]) -> list[float]:

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from merging.methods.arithmetic import scaled
 from merging.methods.parameters import Density, Parameter, parameters_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from merging.methods.selection import Vector
+    from merging.methods.selection import Cut, Vector
 
-__all__ = ["Cut", "Density", "KeepLargest", "Sparsifier"]
+
+# Sums of magnitudes below this are not divided by.
+SMALLEST_SUM = 1e-7
+# Random draws have 16 bits, and come in runs of so many from one generator.
+DRAWS = 2**16
+RUN = 256 * 1024
 
 
 class Sparsifier(ABC):
@@ -39,17 +46,6 @@ class Sparsifier(ABC):
         return parameters_of(type(self).measure)
 
 
-class Cut(NamedTuple):
-    """Which entries stay: magnitudes above the threshold, and those equal to it up to the index `last`.
-
-    With a threshold below zero everything stays.
-    """
-
-    threshold: float
-    last: int
-    scale: float = 1.0
-
-
 class KeepLargest(Sparsifier):
     """Keeps the largest magnitudes of the whole tensor; among equals, the first in order.
 
@@ -64,53 +60,111 @@ class KeepLargest(Sparsifier):
             density: share of each task vector that is kept, the largest magnitudes first
             rescale: multiply what is kept so that the sum of magnitudes stays what it was
         """
-        from merging.methods.selection import kth_largest
+        from merging.methods.selection import Cut, cut_at  # numpy, which a plan need not wait for
 
         share: float = density  # type: ignore[assignment]
         if share >= 1:
             return Cut(-1.0, 0)
         if share <= 0:
             return Cut(math.inf, 0)
-        kept = max(1, int(share * vector.size))
-        threshold, larger = kth_largest(vector, kept)
-        cut = Cut(threshold, _place_of_equal(vector, threshold, kept - larger))
+        cut = cut_at(vector, max(1, int(share * vector.size)))
         if not rescale:
             return cut
-        before = after = 0.0
-        for start, block in vector:
-            before += block.abs().double().sum().item()
-            after += self.apply(block, start, cut).abs().double().sum().item()
-        return cut if min(before, after) < 1e-7 else cut._replace(scale=before / after)
+        return cut._replace(scale=_l1_ratio(vector, lambda block, start: self.apply(block, start, cut)))
 
     def apply(self, block: Tensor, start: int, measured: Cut) -> Tensor:
-        from torch.nn.functional import hardshrink
-
         if measured.threshold < 0:
             return block
         if math.isinf(measured.threshold):
             return block.zero_()
-        # hardshrink keeps what is strictly above; one float below the threshold keeps its equals as well.
-        below = _float_below(measured.threshold)
+        # What is strictly above stays; above one float below the threshold, its equals stay as well.
         equals = min(max(measured.last + 1 - start, 0), len(block))
-        if below >= 0:
-            block[:equals] = hardshrink(block[:equals], below)
-        block[equals:] = hardshrink(block[equals:], measured.threshold)
+        if equals:
+            _keep_above(block[:equals], _float_below(measured.threshold))
+        if equals < len(block):
+            _keep_above(block[equals:] if equals else block, measured.threshold)
         return block if measured.scale == 1.0 else block.mul_(measured.scale)
 
 
-def _place_of_equal(vector: Vector, magnitude: float, number: int) -> int:
-    """The index of the `number`-th entry of this magnitude, in order."""
+class Draw(NamedTuple):
+    """What is kept at random: entries whose draw of 16 bits is below `kept`, times a scale."""
+
+    seed: tuple[int, ...]
+    kept: int
+    scale: float
+
+
+class KeepAtRandom(Sparsifier):
+    """Keeps each entry with the same probability, and makes what is kept larger (DARE, arXiv 2311.03099).
+
+    The draws depend on the recipe's seed, the tensor's name, the model's place in the recipe and the entry's
+    place in the tensor, and on nothing else: every run of `RUN` entries has a generator of its own.
+    """
+
+    is_random = True
+
+    def measure(
+        self,
+        vector: Vector,
+        *,
+        density: Density = 1.0,  # type: ignore[assignment]
+        rescale: bool = True,
+        rescale_norm: Literal["expected", "l1"] = "expected",
+    ) -> Draw:
+        """Find the scale.
+
+        Args:
+            density: share of each task vector that is kept, to 1/65536, whichever entries the seed draws
+            rescale: make what is kept larger, so that the whole stays as it was on average
+            rescale_norm: expected divides by the density, as the paper does; l1 keeps the sum of magnitudes
+        """
+        share: float = density  # type: ignore[assignment]
+        kept = round(share * DRAWS)
+        draw = Draw(tuple(vector.seed), kept, DRAWS / kept if kept and rescale else 1.0)
+        if not rescale or rescale_norm == "expected":
+            return draw
+        return draw._replace(
+            scale=_l1_ratio(vector, lambda v, start: self.apply(v, start, draw._replace(scale=1.0)))
+        )
+
+    def apply(self, block: Tensor, start: int, measured: Draw) -> Tensor:
+        if measured.kept == DRAWS:
+            return block
+        if measured.kept == 0:
+            return block.zero_()
+        return block.mul_(_keep(measured, start, len(block)).to(block.device))
+
+
+def _keep(draw: Draw, start: int, length: int) -> Tensor:
+    """The factors of a stretch: the scale where an entry is kept, and zero elsewhere."""
     import numpy as np
+    import torch
 
-    from merging.methods.selection import magnitudes
+    kept = np.empty(length, dtype=bool)
+    for run in range(start // RUN, (start + length - 1) // RUN + 1):
+        begin, end = max(start, run * RUN), min(start + length, (run + 1) * RUN)
+        generator = np.random.SFC64(np.random.SeedSequence((*draw.seed, run)))
+        draws = generator.random_raw(math.ceil((end - run * RUN) / 4)).view(np.uint16)
+        np.less(draws[begin - run * RUN : end - run * RUN], draw.kept, out=kept[begin - start : end - start])
+    # The truth values' bytes as numbers: torch turns bytes into floats faster than it selects by them.
+    return scaled(torch.from_numpy(kept.view(np.uint8)).float(), draw.scale)
 
+
+def _l1_ratio(vector: Vector, sparsified: Callable[[Tensor, int], Tensor]) -> float:
+    """The sum of a vector's magnitudes over that of what a sparsifier leaves; 1 where one of them is nearly 0."""
+    before = after = 0.0
     for start, block in vector:
-        equal = magnitudes(block) == magnitude
-        count = int(np.count_nonzero(equal))
-        if count >= number:
-            return start + int(np.flatnonzero(equal)[number - 1])
-        number -= count
-    raise AssertionError(f"{number} more entries of magnitude {magnitude} were counted than found")
+        before += block.abs().double().sum().item()
+        after += sparsified(block, start).abs().double().sum().item()
+    return 1.0 if min(before, after) < SMALLEST_SUM else before / after
+
+
+def _keep_above(block: Tensor, threshold: float) -> None:
+    """Set to zero, in place, what is not above the threshold in magnitude."""
+    import torch
+
+    if threshold >= 0:
+        torch.hardshrink(block, threshold, out=block)
 
 
 def _float_below(value: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from merging.methods.arithmetic import SMALLEST_SUM, weighted_sum
+from merging.methods.arithmetic import SMALLEST_NORMAL, SMALLEST_SUM, scaled, total, weighted_sum
 from merging.methods.method import merge_method
 from merging.methods.parameters import Scaling, Weight
 from merging.methods.sparsify import KeepLargest
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _nothing_added(arguments: Mapping[str, Any]) -> int | None:
+def nothing_added(arguments: Mapping[str, Any]) -> int | None:
     """The base as it stands (-1), when no task vector counts."""
     return -1 if arguments["lambda_"] == 0 or not any(arguments["weight"]) else None
 
@@ -23,7 +23,7 @@ def _nothing_added(arguments: Mapping[str, Any]) -> int | None:
     title="Task Arithmetic",
     paper="https://arxiv.org/abs/2212.04089",
     ignored=("density", "rescale", "int8_mask"),
-    decided_by=_nothing_added,
+    decided_by=nothing_added,
 )
 def task_arithmetic(
     task_vectors: Sequence[Tensor], *, weight: Weight, normalize: bool = False, lambda_: Scaling = 1.0
@@ -35,9 +35,7 @@ def task_arithmetic(
         normalize: divide by the sum of the weights
         lambda_: factor on the whole sum; 0 gives the base back
     """
-    total = sum(weight)
-    divisor = total if normalize and abs(total) >= SMALLEST_SUM else 1.0
-    return weighted_sum(task_vectors, [w * lambda_ / divisor for w in weight])
+    return normalized_sum(task_vectors, weight, normalize, lambda_)
 
 
 @merge_method(
@@ -45,7 +43,7 @@ def task_arithmetic(
     paper="https://arxiv.org/abs/2306.01708",
     sparsify=KeepLargest(),
     ignored=("int8_mask",),
-    decided_by=_nothing_added,
+    decided_by=nothing_added,
 )
 def ties(
     task_vectors: Sequence[Tensor], *, weight: Weight, normalize: bool = True, lambda_: Scaling = 1.0
@@ -59,17 +57,35 @@ def ties(
         normalize: divide each entry by the sum of the weights that agreed on it
         lambda_: factor on the combined change
     """
-    votes = [vector.mul_(w) for vector, w in zip(task_vectors, weight, strict=True)]
-    elected = votes[0].clone()
-    for vote in votes[1:]:
-        elected.add_(vote)
-    # Its sign is the elected one; a sum that cancels is plus zero, and elects plus.
-    elected = elected.new_ones(()).copysign(elected)
+    return scaled(elected_sum(task_vectors, weight, normalize), lambda_)
+
+
+def normalized_sum(
+    task_vectors: Sequence[Tensor], weight: Sequence[float], normalize: bool, factor: float
+) -> Tensor:
+    """The weighted sum times a factor; divided by the sum of the weights, if asked for and possible."""
+    divisor = sum(weight) if normalize and abs(sum(weight)) >= SMALLEST_SUM else 1.0
+    return weighted_sum(task_vectors, [w * factor / divisor for w in weight])
+
+
+def elected_sum(task_vectors: Sequence[Tensor], weight: Sequence[float], normalize: bool) -> Tensor:
+    """The sum, entry by entry, of the votes that have the sign of the sum of all votes; overwrites the vectors.
+
+    Args:
+        task_vectors: K float32 blocks
+        weight: of each; a vote is a vector times its weight
+        normalize: divide each entry by the sum of the weights that agreed on it
+    """
+    votes = [scaled(vector, w) for vector, w in zip(task_vectors, weight, strict=True)]
+    # Its sign is the elected one; a sum that cancels elects plus. (A sign of zeros and copysign cost more.)
+    elected = total([votes[0].clone(), *votes[1:]]).add_(SMALLEST_NORMAL).sign_()
     aligned = [vote.mul_(elected).clamp_(min=0) for vote in votes]  # entries of the other sign drop out
-    agreed = weighted_sum([vote.sign() for vote in aligned], weight) if normalize else None
-    combined = aligned[0]
-    for vote in aligned[1:]:
-        combined.add_(vote)
-    if agreed is not None:
-        combined.div_(agreed.add_(agreed.eq(0)))  # where nobody agreed there is nothing to divide
-    return combined.mul_(elected).mul_(lambda_)
+    if not normalize:
+        return total(aligned).mul_(elected)
+    agreed = weighted_sum([vote.sign() for vote in aligned], weight)
+    # Where nobody agreed there is nothing to divide.
+    if min(weight) >= 0:
+        agreed.clamp_(min=max(SMALLEST_NORMAL, min(w for w in (*weight, 1.0) if w > 0)))
+    else:
+        agreed.add_(agreed.eq(0))
+    return total(aligned).div_(agreed).mul_(elected)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from merging.methods import METHODS
+from merging.methods.model_stock import model_stock
 from merging.methods.slerp import slerp
 from tests.methods.whole import merge_by_engine
 
@@ -39,6 +40,38 @@ EXAMPLES: dict[str, tuple[list[list[float]], dict[str, Any], list[float]]] = {
         [BASE, FIRST, SECOND],
         {"weight": [1.0, 1.0], "normalize": True, "lambda_": 1.0, "density": [0.5, 0.5], "rescale": False},
         [5.0, 4.0, 3.0, 1.0],
+    ),
+    # Everything is kept: 1 + 0.5 * (change of the first + change of the second)
+    "dare_linear": (
+        [BASE, FIRST, SECOND],
+        {
+            "weight": [1.0, 1.0],
+            "normalize": False,
+            "lambda_": 0.5,
+            "density": [1.0, 1.0],
+            "rescale": True,
+            "rescale_norm": "expected",
+        },
+        [2.5, 4.0, 1.5, 1.0],
+    ),
+    # Everything is kept: 4 of 4 and -1, 2 + 4, 2 of -1 and 2, and nothing.
+    "dare_ties": (
+        [BASE, FIRST, SECOND],
+        {
+            "weight": [1.0, 1.0],
+            "normalize": False,
+            "lambda_": 1.0,
+            "density": [1.0, 1.0],
+            "rescale": True,
+            "rescale_norm": "expected",
+        },
+        [5.0, 7.0, 3.0, 1.0],
+    ),
+    # The changes +4 0 and +4 +3 have cosine 4 / 5; t = 2 * 0.8 / 1.8 = 8/9 of their mean +4 +1.5.
+    "model_stock": (
+        [[1.0, 1.0], [5.0, 1.0], [5.0, 4.0]],
+        {},
+        [1 + 4 * 8 / 9, 1 + 1.5 * 8 / 9],
     ),
     "passthrough": ([FIRST], {"scale": [-0.5]}, [-2.5, -1.5, 0.0, -0.5]),
 }
@@ -98,3 +131,62 @@ def test_slerp_of_nearly_parallel_models_is_a_straight_line() -> None:
 
 def test_slerp_with_a_model_of_zeros_is_a_straight_line() -> None:
     assert slerp(np.array([[0.0, 0.0], [0.0, 9.0]]), t=0.25) == [0.75, 0.25]
+
+
+def dare(base: torch.Tensor, model: torch.Tensor, density: float, **more: Any) -> torch.Tensor:
+    arguments = {"weight": [1.0], "normalize": False, "lambda_": 1.0, "density": [density], "rescale": True}
+    return merge_by_engine(
+        METHODS["dare_linear"], [base, model], {**arguments, "rescale_norm": "expected", **more}
+    )
+
+
+def test_dare_keeps_the_share_that_is_asked_for_and_divides_by_it() -> None:
+    base, model = torch.zeros(600_000), torch.ones(600_000)
+
+    merged = dare(base, model, 0.25)
+
+    assert set(merged.tolist()) == {0.0, 4.0}
+    # Six standard errors of a share of 600,000 draws.
+    assert abs(merged.count_nonzero().item() / 600_000 - 0.25) < 6 * math.sqrt(0.25 * 0.75 / 600_000)
+
+
+def test_dare_draws_by_the_entrys_place_alone() -> None:
+    base, model = torch.zeros(600_000), torch.arange(600_000) + 1.0
+
+    kept = dare(base, model, 0.5).count_nonzero(dim=0)
+    first = dare(base[:300_000], model[:300_000], 0.5) != 0
+
+    assert kept
+    assert torch.equal(first, (dare(base, model, 0.5) != 0)[:300_000])
+
+
+def test_dare_draws_anew_for_every_model() -> None:
+    arguments = {
+        "weight": [1.0, 1.0],
+        "normalize": False,
+        "lambda_": 1.0,
+        "density": [0.5, 0.5],
+        "rescale": False,
+        "rescale_norm": "expected",
+    }
+    ones = torch.ones(10_000)
+
+    merged = merge_by_engine(METHODS["dare_linear"], [0 * ones, ones, ones], arguments)
+
+    assert set(merged.tolist()) == {0.0, 1.0, 2.0}
+
+
+def test_dare_by_the_l1_norm_keeps_the_sum_of_magnitudes() -> None:
+    base, model = torch.zeros(5_000), torch.linspace(-1, 2, 5_000)
+
+    merged = dare(base, model, 0.3, rescale_norm="l1")
+
+    torch.testing.assert_close(merged.abs().sum(), model.abs().sum())
+
+
+def test_model_stock_of_opposite_changes_is_the_base() -> None:
+    assert model_stock(np.array([[1.0, -1.0], [-1.0, 1.0]])) == [0.0, 0.0]
+
+
+def test_model_stock_without_changes_is_the_base() -> None:
+    assert model_stock(np.zeros((3, 3))) == [0.0, 0.0, 0.0]

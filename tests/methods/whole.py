@@ -11,13 +11,19 @@ from torch import Tensor
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import weighted_sum
 
+SEED = (3, 5)
+
 
 class WholeVector:
     """A task vector that comes as one block."""
 
-    def __init__(self, vector: Tensor):
+    def __init__(self, vector: Tensor, seed: Sequence[int] = ()):
         self.vector = vector.flatten()
         self.size = vector.numel()
+        self.seed = seed
+
+    def block(self, start: int) -> Tensor:
+        return self.vector.clone()
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         yield 0, self.vector.clone()
@@ -44,17 +50,18 @@ def merge_whole(method: MergeMethod, tensors: Sequence[Tensor], arguments: Mappi
     if method.from_products:
         wide = torch.stack(models).double()
         coefficients = method.function((wide @ wide.T).numpy(), **arguments)
-        merged = weighted_sum([model.clone() for model in models], coefficients)
-    else:
-        own = dict(arguments)
-        if method.sparsify:
-            names = {p.argument: p.per_model for p in method.sparsify.parameters}
-            given = {name: own.pop(name) for name in names}
-            for i, vector in enumerate(models):
-                mine = {name: given[name][i] if each else given[name] for name, each in names.items()}
-                cut = method.sparsify.measure(WholeVector(vector), **mine)
-                models[i] = method.sparsify.apply(vector.clone(), 0, cut)
-        merged = method.function([model.clone() for model in models], **own)
+        if method.base == "subtracted":
+            coefficients = [1 - sum(coefficients), *coefficients]
+        return weighted_sum([t.flatten().float().clone() for t in tensors], coefficients).view(shape)
+    own = dict(arguments)
+    if method.sparsify:
+        names = {p.argument: p.per_model for p in method.sparsify.parameters}
+        given = {name: own.pop(name) for name in names}
+        for i, vector in enumerate(models):
+            mine = {name: given[name][i] if each else given[name] for name, each in names.items()}
+            cut = method.sparsify.measure(WholeVector(vector, (*SEED, i + 1)), **mine)
+            models[i] = method.sparsify.apply(vector.clone(), 0, cut)
+    merged = method.function([model.clone() for model in models], **own)
     return (base + merged if method.base == "subtracted" else merged).view(shape)
 
 
@@ -70,7 +77,8 @@ def merge_by_engine(
     def read(index: int, start: int, buffer: memoryview) -> None:
         buffer[:] = stored[index][start : start + len(buffer)]
 
-    inputs = Inputs(read, [names[t.dtype] for t in tensors], tensors[0].numel(), remote, Workspace())
+    dtypes = [names[t.dtype] for t in tensors]
+    inputs = Inputs(read, dtypes, tensors[0].numel(), remote, Workspace(), seed=SEED)
     merged = torch.empty(tensors[0].numel())
     for start, block in merge_blocks(method, arguments, inputs):
         merged[start : start + len(block)] = block
