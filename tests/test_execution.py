@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +24,6 @@ from merging import (
     CheckpointError,
     DestinationError,
     MergeError,
-    Plan,
     PlanError,
     Progress,
     make_plan,
@@ -34,58 +31,7 @@ from merging import (
     run_plan,
 )
 from tests.hub import Hub
-from tests.tiny import tiny_llama
-
-ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    base = tiny_llama(folder / "base", 0)
-    tiny_llama(folder / "a", 1, base)
-    tiny_llama(folder / "b", 2, base, shard="100KB")
-    for name in ("base", "a", "b"):
-        (folder / name / "tokenizer.json").write_text("{}")
-    return folder
-
-
-@pytest.fixture
-def alice(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A user who has the models on the Hub, privately; returns the token."""
-    token = hub.add_user("alice")
-    for name in ("base", "a", "b"):
-        hub.put(f"alice/{name}", folder / name, private=True)
-    hub.log.clear()
-    monkeypatch.setattr("merging.checkpoints.hub.time.sleep", lambda _: None)
-    return token
-
-
-def ties(place: Path | str) -> str:
-    """A recipe over the models that lie in a folder, or belong to a user."""
-    models = [{"model": f"{place}/{name}", "parameters": {"weight": 0.6}} for name in ("a", "b")]
-    parameters = {"density": [0.2, 0.9]}
-    recipe = {
-        "merge_method": "ties",
-        "base_model": f"{place}/base",
-        "models": models,
-        "parameters": parameters,
-    }
-    return yaml.safe_dump(recipe)
-
-
-def merged(
-    text: str, to: Path | str, shard_size: int = 150_000, token: str | None = None, **options: Any
-) -> Plan:
-    plan = make_plan(read_recipe(text), str(to), shard_size=shard_size, token=token)
-    assert plan.problems == ()
-    run_plan(plan, str(to), token=token, **options)
-    return plan
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
+from tests.merges import ROOT, files, merged, running, ties, wait_for
 
 # -- the result ----------------------------------------------------------------------------------------------
 
@@ -264,24 +210,6 @@ def test_no_room_on_the_disk_is_found_while_planning(
     [problem] = make_plan(read_recipe(ties(folder)), str(tmp_path / "out")).problems
 
     assert problem.code == "disk-full"
-
-
-def running(arguments: list[str], hub: Hub, token: str) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "HF_TOKEN": token, "HF_ENDPOINT": hub.endpoint, "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "merging", "run", *arguments],
-        cwd=ROOT,
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        threading.Event().wait(0.02)
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
