@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +31,9 @@ from merging.problems import (
 
 if TYPE_CHECKING:
     from merging.blocks import Workspace
+
+# Seconds that a run which is to stop waits for its workers; one may be reading from a host that stalls.
+PATIENCE = 1.5
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Result:
         commit: on the Hub, if it is there
         bytes_out: size of its weights
         seconds: that the run took
+        verified: whether the Hub was asked afterwards what it holds, and it was what was sent
     """
 
     location: str
@@ -69,6 +73,7 @@ class Result:
     commit: str | None
     bytes_out: int
     seconds: float
+    verified: bool = False
 
 
 def run_plan(
@@ -84,6 +89,9 @@ def run_plan(
     cancel: threading.Event | None = None,
 ) -> Result:
     """Merge: do what a plan says, and put the result where it is asked for. All of it appears, or nothing.
+
+    A run to the Hub that died or failed can be repeated, with the same plan and from any machine: it goes on with the
+    shards that are missing. One that was cancelled leaves nothing behind.
 
     Args:
         plan: from `make_plan`, without problems
@@ -115,17 +123,20 @@ def run_plan(
         raise DestinationError(problems)
     run = _Run(plan, destination, "cpu" if device == "auto" else device, cancel, on_progress)
     try:
+        run.take_over(destination.begin(plan, run.check))
         run.open_models(token)
         run.merge(workers or default_workers(plan))
         run.write_files()
         run.report("finish", f"Publishing {to}")
         place = destination.finish(f"Merge {len(plan.models)} models with {METHODS[plan.method].title}")
-    except BaseException:
-        destination.abandon()
+    except BaseException as error:
+        run.stop.set()
+        destination.abandon(keep=not isinstance(error, Cancelled | KeyboardInterrupt))
         raise
     finally:
         run.close()
-    return Result(place.location, place.url, place.commit, plan.bytes_out, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return Result(place.location, place.url, place.commit, plan.bytes_out, seconds, place.verified)
 
 
 def _has_gpu() -> bool:
@@ -159,10 +170,22 @@ class _Run:
         self.stop = threading.Event()  # set when any worker failed, so that the others end as well
         self.on_progress = on_progress
         self.models: list[Checkpoint] = []
-        self.lock = threading.Lock()
+        self.finished_before: set[str] = set()
+        # Two locks: whoever asks for work may wait for room in the destination, and that room comes from
+        # shards that others are about to finish.
+        self.asking = threading.Lock()
+        self.counting = threading.Lock()
         self.bytes_done = self.tensors_done = 0
 
     # -- the course ------------------------------------------------------------------------------------
+
+    def take_over(self, finished: set[str]) -> None:
+        """Leave out the shards that an earlier run finished."""
+        self.finished_before = finished
+        for shard in self.plan.shards:
+            if shard.filename in finished:
+                self.bytes_done += sum(tensor.bytes for tensor in shard.tensors)
+                self.tensors_done += len(shard.tensors)
 
     def open_models(self, token: Token) -> None:
         self.report("read headers", "Opening the models")
@@ -178,22 +201,27 @@ class _Run:
 
     def merge(self, workers: int) -> None:
         work = self.hand_out()
-        with one_torch_thread(), ThreadPoolExecutor(workers, thread_name_prefix="merge") as pool:
-            futures = [pool.submit(self.work, work) for _ in range(workers)]
+        with one_torch_thread():
+            futures = [in_thread(lambda: self.work(work)) for _ in range(workers)]
             try:
                 self.watch(futures)
             except BaseException:
                 self.stop.set()
+                wait(futures, PATIENCE)
                 raise
 
     def watch(self, futures: list[Future[None]]) -> None:
         waiting = set(futures)
         errors: list[BaseException] = []
-        while waiting:
+        patience = 0.0
+        taken_over = len(self.finished_before)
+        message = f"{taken_over} of {len(self.plan.shards)} files were there already" if taken_over else ""
+        while waiting and not (errors and patience < time.monotonic()):
             done, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)
+            if not errors:
+                patience = time.monotonic() + PATIENCE
             errors += [error for future in done if (error := future.exception())]
-            if not self.stop.is_set():
-                self.report("merge", "")
+            self.report("merge", message)
         # A worker that fails stops the others, which then say that they were cancelled: that is not the reason.
         for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
             raise error
@@ -216,7 +244,9 @@ class _Run:
             raise Cancelled
 
     def report(self, phase: str, message: str) -> None:
-        self.check()
+        # Not check(): it would hide the error of a worker behind the stop that the error caused.
+        if self.cancel.is_set():
+            raise Cancelled
         if self.on_progress:
             tensors = self.plan.tensors
             self.on_progress(
@@ -230,6 +260,8 @@ class _Run:
     def hand_out(self) -> Iterator[tuple[PlannedTensor, _OpenShard, int]]:
         """Tensors in the order of the output, each with its shard and its offset there."""
         for shard in self.plan.shards:
+            if shard.filename in self.finished_before:
+                continue
             header = shard_header(shard)
             writer = self.destination.open_shard(shard.filename, shard.bytes)
             writer.write(0, memoryview(header))
@@ -245,7 +277,7 @@ class _Run:
         workspace = Workspace(self.device)
         try:
             while True:
-                with self.lock:
+                with self.asking:
                     self.check()
                     item = next(work, None)
                 if item is None:
@@ -258,7 +290,7 @@ class _Run:
             raise
 
     def finished(self, tensor: PlannedTensor, shard: _OpenShard) -> None:
-        with self.lock:
+        with self.counting:
             self.bytes_done += tensor.bytes
             self.tensors_done += 1
             shard.left -= 1
@@ -312,6 +344,23 @@ class _Run:
                     fix = "Merge models whose tables and masks are the same."
                     raise CheckpointError(Problem("not-float", message, fix, tensor.name))
             writer.write(offset + start, buffer)
+
+
+def in_thread(work: Callable[[], None]) -> Future[None]:
+    """Start work in a thread. The thread is a daemon: a process that was told to stop does not wait for a host
+    that stalls, as it would for the threads of an executor."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name="merge", daemon=True).start()
+    return future
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -133,6 +134,14 @@ class Plan:
     @cached_property
     def tensors(self) -> tuple[PlannedTensor, ...]:
         return tuple(tensor for shard in self.shards for tensor in shard.tensors)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that stand for the bytes of the shards: two plans share them only if every shard
+        is the same. Where the result goes and what the merge costs do not count."""
+        models = [(model.name, model.version) for model in self.models]
+        made_of = [self.recipe, self.method, models, [asdict(shard) for shard in self.shards]]
+        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
 
     def summary(self) -> dict[str, Any]:
         """The figures without the lists of tensors, for programs."""

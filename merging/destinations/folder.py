@@ -6,9 +6,11 @@ import fcntl
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from merging.destinations.destination import Place
+from merging.plan import Plan
 from merging.problems import DestinationError, Problem
 
 # What an interrupted run may leave; the next run to the same place removes it.
@@ -51,6 +53,9 @@ class FolderDestination:
             problems.append(Problem("disk-full", message, fix, where))
         return problems
 
+    def begin(self, plan: Plan, check: Callable[[], None]) -> set[str]:
+        return set()
+
     def open_shard(self, filename: str, size: int) -> FolderShard:
         self._begin()
         return FolderShard(self.partial / filename, size)
@@ -89,7 +94,7 @@ class FolderDestination:
         self._release()
         return Place(str(self.path))
 
-    def abandon(self) -> None:
+    def abandon(self, *, keep: bool) -> None:
         if self._lock is not None:
             shutil.rmtree(self.partial, ignore_errors=True)
             self._release()
