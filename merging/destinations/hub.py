@@ -67,7 +67,7 @@ class HubDestination:
         self._operations: list[Operation] = []
         self._sent: dict[str, Sent] = {}
         self._uploads = _Uploads()
-        self._created = self._ready = False
+        self._existed = self._created = self._ready = False
         self._parent: str | None = None
 
     def disk_bytes(self, size: int) -> int:
@@ -141,11 +141,12 @@ class HubDestination:
 
     def begin(self, plan: Plan, check: Callable[[], None]) -> set[str]:
         self._plan, self._check = plan, check
-        if len(plan.shards) == 1:
-            return set()
-        self._journal = Journal(self._api, self.repo, plan)
         with self._failures():
-            kept = self._journal.shards() if self._info() is not None else {}
+            self._existed = self._info() is not None
+            if len(plan.shards) == 1:
+                return set()
+            self._journal = Journal(self._api, self.repo, plan)
+            kept = self._journal.shards() if self._existed else {}
         finished = set()
         for shard in plan.shards:
             there = kept.get(shard.filename)
@@ -170,7 +171,7 @@ class HubDestination:
                 journal = self._journal
                 operation = CommitOperationAdd(journal.path(filename) if journal else filename, content)
                 info = operation.upload_info
-                self._preupload(operation, journal.branch if journal else None)
+                self._preupload(operation, content, journal.branch if journal else None)
             finally:
                 content.close()
             self._check()
@@ -186,9 +187,11 @@ class HubDestination:
         self._operations.append(operation)
         self._sent[operation.path_in_repo] = sent
 
-    def _preupload(self, operation: CommitOperationAdd, branch: str | None) -> None:
+    def _preupload(self, operation: CommitOperationAdd, content: io.BytesIO, branch: str | None) -> None:
         """Send one file; again with fresh links when the signed ones were refused or the line broke."""
         for attempt in range(UPLOAD_ATTEMPTS):
+            # The client leaves a stream where it was refused, and would send what is left of it: nothing.
+            content.seek(0)
             try:
                 self._api().preupload_lfs_files(self.repo, [operation], revision=branch, free_memory=True)
             except (HfHubHTTPError, httpx2.HTTPError, RuntimeError) as error:
@@ -204,7 +207,12 @@ class HubDestination:
         """Create the repository, or look once more that nothing is overwritten that must not be."""
         if self._ready:
             return
-        info = self._info() or self._create()
+        if not self._existed:
+            self._create()
+        info = self._info()
+        if info is None or not (self._existed or self._created or info.private == self.private):
+            message = f"{self.repo} was created by somebody else while this merge was running."
+            raise DestinationError(self._problem("destination-exists", message, "Choose another name."))
         if self._holds_model(info):
             if not self.overwrite:
                 message = f"{self.repo} came to hold a model while this merge was running."
@@ -219,22 +227,16 @@ class HubDestination:
             self._journal.open()
         self._ready = True
 
-    def _create(self) -> Any:
-        """Make the repository; what is known of it afterwards."""
+    def _create(self) -> None:
+        """Make the repository."""
         try:
             patiently(lambda: self._api().create_repo(self.repo, private=self.private, exist_ok=False))
             self._created = True
         except HfHubHTTPError as error:
+            # It exists: somebody was faster, or it is ours and the answer was lost. Who knows? So it is filled
+            # if it is empty and as private as it should be, and never deleted.
             if error.response.status_code != 409:
                 raise
-            # Somebody was faster, or it is ours and the answer was lost. Who knows? So it is not ours to delete.
-            info = self._info()
-            if info is None or info.private != self.private:
-                message = f"{self.repo} was created by somebody else while this merge was running."
-                raise DestinationError(
-                    self._problem("destination-exists", message, "Choose another name.")
-                ) from error
-        return self._info()
 
     def write_file(self, filename: str, data: bytes) -> None:
         self._note(CommitOperationAdd(filename, io.BytesIO(data)), Sent.of(data))

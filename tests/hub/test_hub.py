@@ -516,6 +516,29 @@ def test_a_lost_answer_means_the_work_is_done(hub: Hub, api: HfApi) -> None:
     assert hub.read("alice/x", "a.txt") == b"1"
 
 
+def test_a_reset_is_one_for_the_client(hub: Hub) -> None:
+    hub.fault("GET", "/api/models", reset=True)
+    with pytest.raises(httpx2.ReadError, match="reset by peer"):
+        httpx2.get(f"{hub.endpoint}/api/models")
+
+    assert httpx2.get(f"{hub.endpoint}/api/models").status_code == 200
+
+
+def test_headers_alone_replace_those_of_the_answer(hub: Hub) -> None:
+    hub.fault("GET", "/api/models", headers={"content-type": "text/plain"})
+
+    assert httpx2.get(f"{hub.endpoint}/api/models").headers["content-type"] == "text/plain"
+
+
+def test_a_revoked_token_opens_nothing(hub: Hub, api: HfApi) -> None:
+    assert api.whoami()
+    hub.revoke(str(api.token))
+    with pytest.raises(HfHubHTTPError) as refused:
+        api.whoami()
+
+    assert status_of(refused) == 401
+
+
 def test_delay_and_rate_take_their_time(hub: Hub) -> None:
     hub.add_user("alice")
     hub.put("alice/x", {"b.bin": BIG})
