@@ -4,17 +4,25 @@ model, and never with half of one."""
 from __future__ import annotations
 
 import errno
+import gc
 import os
+import random
+import shutil
 import socket
+import ssl
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 
-from merging import MergeError, Progress, make_plan, read_recipe, run_plan
+from merging import Cancelled, MergeError, Progress, make_plan, read_recipe, run_plan
 from tests.hub import Hub
 from tests.merges import files, merged, running, ties, wait_for, weights
+from tests.tiny import tiny_llama
 
 OUT = "hf://alice/out"
 SIZE = 60_000  # bytes a shard: six of them
@@ -301,3 +309,84 @@ def test_killed_and_run_again(
         return
     assert outcome(hub, alice, right) == ""
     assert len(hub.log.find(*UPLOAD)) <= len(right) - len(noted)
+
+
+# -- all of it, many times -----------------------------------------------------------------------------------
+
+
+def test_soak(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 small merges with random faults, some of which cannot be healed, and some cancelled: nothing piles up."""
+    # Certificates are no matter on loopback, and loading them takes a third of the time.
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    alice = hub.add_user("alice")
+    small = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    small |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    for seed, name in enumerate(("base", "a", "b")):
+        tiny_llama(tmp_path / "models" / name, seed, **small)
+        hub.put(f"alice/{name}", tmp_path / "models" / name)
+    merged(ties(tmp_path / "models"), tmp_path / "right", 2000)
+    right = {name: data for name, data in files(tmp_path / "right").items() if name.endswith(".safetensors")}
+    plan = make_plan(read_recipe(ties("alice")), token=alice, shard_size=2000)
+    assert len(plan.shards) == len(right) > 2
+    chance = random.Random(0)
+    ends = {"right": 0, "told": 0, "cancelled": 0}
+
+    def once(number: int) -> None:
+        hub.clear_faults()
+        hub.log.clear()
+        for (method, path), fault in chance.choices(list(HEALED.values()), k=chance.choice((0, 1, 2))):
+            hub.fault(method, path, **{**fault, "skip": chance.randrange(4)})
+        if chance.random() < 0.15:
+            hub.fault(
+                *chance.choice((WEIGHTS, UPLOAD, JOURNAL)), status=403, skip=chance.randrange(8), times=None
+            )
+        cancel = threading.Event()
+        countdown = chance.choice((1, 2, 3)) if chance.random() < 0.1 else 10**6
+
+        def watch(progress: Progress) -> None:
+            nonlocal countdown
+            countdown -= 1
+            if countdown <= 0:
+                cancel.set()
+
+        to = tmp_path / "out" if number % 2 == 0 else OUT
+        try:
+            run_plan(plan, str(to), token=alice, workers=3, on_progress=watch, cancel=cancel)
+        except MergeError as error:
+            ends["cancelled" if isinstance(error, Cancelled) else "told"] += 1
+            assert not (tmp_path / "out").exists()
+            assert weights(hub, "alice/out") == {}
+            return
+        ends["right"] += 1
+        got = files(tmp_path / "out") if to != OUT else weights(hub, "alice/out")
+        assert {name: got.get(name) for name in right} == right
+        if to != OUT:
+            shutil.rmtree(to)
+        else:
+            hub.store.delete("alice/out")
+
+    def held() -> tuple[int, int, int]:
+        """Threads, open files and sockets, and bytes of memory."""
+        gc.collect()
+        process = psutil.Process()
+        return threading.active_count(), process.num_fds(), process.memory_info().rss
+
+    for number in range(40):
+        once(number)
+    before = held()
+    for number in range(40, 200):
+        once(number)
+    hub.clear_faults()
+    after = held()
+
+    assert ends["right"] > 100
+    assert ends["told"] > 10
+    assert ends["cancelled"] > 5
+    # Connections that the two ends keep for the next request come and go.
+    assert after[0] <= before[0] + 2
+    assert after[1] <= before[1] + 10
+    assert after[2] < before[2] + 30_000_000
+    assert [*(tmp_path / "temporary").iterdir()] == []
+    assert {path.name for path in tmp_path.iterdir()} == {"models", "right", "temporary"}
