@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from merging.card import model_card
 from merging.checkpoints import Checkpoint, Token, open_checkpoint
 from merging.costs import SLICE, default_workers
-from merging.destinations import Destination, ShardWriter, open_destination
+from merging.destinations import Destination, Place, ShardWriter, open_destination
 from merging.dtypes import itemsize
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedTensor
@@ -30,6 +30,8 @@ from merging.problems import (
 )
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from merging.blocks import Workspace
 
 # Seconds that a run which is to stop waits for its workers; one may be reading from a host that stalls.
@@ -111,13 +113,59 @@ def run_plan(
         DestinationError: the destination cannot take the result
         Cancelled: `cancel` was set
     """
+    began = time.monotonic()
+    destination = open_destination(to, token=token, private=private, overwrite=overwrite)
+    place = _carry_out(plan, destination, token, device, workers, on_progress, cancel)
+    seconds = time.monotonic() - began
+    return Result(place.location, place.url, place.commit, plan.bytes_out, seconds, place.verified)
+
+
+def merge_into_memory(
+    plan: Plan,
+    *,
+    token: Token = None,
+    device: str = "auto",
+    workers: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> PreTrainedModel:
+    """Merge into a live transformers model, to try the result before it is kept anywhere; no file is written.
+
+    Args:
+        plan: from `make_plan` without a destination, and without problems
+        device: that merges, see `run_plan`; the model is on the CPU
+
+    Returns:
+        The model, with the very weights that a folder would get, in evaluation mode.
+
+    Raises:
+        DestinationError: the model does not fit into the free memory, or transformers does not know it
+        PlanError, MergeError, CheckpointError, Cancelled: see `run_plan`
+    """
+    # Imported here: a plan is made without torch, and with it comes this module.
+    from merging.destinations.memory import MemoryDestination
+
+    destination = MemoryDestination()
+    # The tokenizer is in the parents' repositories, and no use to a model.
+    _carry_out(replace(plan, copied_files={}), destination, token, device, workers, on_progress, cancel)
+    assert destination.model is not None
+    return destination.model
+
+
+def _carry_out(
+    plan: Plan,
+    destination: Destination,
+    token: Token,
+    device: str,
+    workers: int | None,
+    on_progress: Callable[[Progress], None] | None,
+    cancel: threading.Event | None,
+) -> Place:
     if not plan.ok:
         raise PlanError(plan.problems)
     if device == "cuda" and not _has_gpu():
         message = "There is no CUDA device that torch can use."
         raise MergeError(Problem("no-gpu", message, "Merge on the CPU; most merges are no slower there."))
-    began = time.monotonic()
-    destination = open_destination(to, token=token, private=private, overwrite=overwrite)
     problems = destination.check(destination.disk_bytes(plan.bytes_out))
     if problems:
         raise DestinationError(problems)
@@ -127,16 +175,14 @@ def run_plan(
         run.open_models(token)
         run.merge(workers or default_workers(plan))
         run.write_files()
-        run.report("finish", f"Publishing {to}")
-        place = destination.finish(f"Merge {len(plan.models)} models with {METHODS[plan.method].title}")
+        run.report("finish", f"Publishing {destination.name}")
+        return destination.finish(f"Merge {len(plan.models)} models with {METHODS[plan.method].title}")
     except BaseException as error:
         run.stop.set()
         destination.abandon(keep=not isinstance(error, Cancelled | KeyboardInterrupt))
         raise
     finally:
         run.close()
-    seconds = time.monotonic() - began
-    return Result(place.location, place.url, place.commit, plan.bytes_out, seconds, place.verified)
 
 
 def _has_gpu() -> bool:
