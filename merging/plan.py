@@ -85,12 +85,21 @@ class PlannedTensor:
 
 
 @dataclass(frozen=True)
+class SourceFile:
+    """A file of a model (by index in the plan's models) on the Hub."""
+
+    model: int
+    filename: str
+
+
+@dataclass(frozen=True)
 class PlannedShard:
-    """An output file: its tensors in the order of their bytes."""
+    """An output file: its tensors in the order of their bytes; `copy_of` is a file that has the very same bytes."""
 
     filename: str
     tensors: tuple[PlannedTensor, ...]
     bytes: int
+    copy_of: SourceFile | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +183,9 @@ class Plan:
 
 
 def _shard(data: dict[str, Any]) -> PlannedShard:
-    return PlannedShard(data["filename"], tuple(_tensor(item) for item in data["tensors"]), data["bytes"])
+    source = SourceFile(**data["copy_of"]) if data["copy_of"] else None
+    tensors = tuple(_tensor(item) for item in data["tensors"])
+    return PlannedShard(data["filename"], tensors, data["bytes"], source)
 
 
 def _tensor(data: dict[str, Any]) -> PlannedTensor:

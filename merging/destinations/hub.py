@@ -46,7 +46,8 @@ Operation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 class HubDestination:
     """A model repository; it is created when the first shard is full, and only if it does not exist.
 
-    A merge of several shards keeps a journal there, so that a run that died can be taken up by the next one.
+    A merge of several shards keeps a journal there, so that a run that died can be taken up by the next one. Shards
+    that are whole files of a parent are copied by the Hub itself.
     """
 
     shard_buffers = BUFFERS
@@ -143,10 +144,17 @@ class HubDestination:
         self._plan, self._check = plan, check
         with self._failures():
             self._existed = self._info() is not None
-            if len(plan.shards) == 1:
+            unchanged = {shard.filename for shard in plan.shards if shard.copy_of}
+            if len(plan.shards) == 1 and not unchanged:
                 return set()
             self._journal = Journal(self._api, self.repo, plan)
             kept = self._journal.shards() if self._existed else {}
+            if not unchanged <= kept.keys():
+                self._make_ready()
+                # What the Hub cannot copy is read and uploaded like everything else.
+                with contextlib.suppress(HfHubHTTPError, httpx2.HTTPError, ValueError):
+                    self._journal.copy_unchanged(plan)
+                    kept = self._journal.shards()
         finished = set()
         for shard in plan.shards:
             there = kept.get(shard.filename)

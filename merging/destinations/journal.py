@@ -73,6 +73,26 @@ class Journal:
             )
         )
 
+    def copy_unchanged(self, plan: Plan) -> None:
+        """Put the shards into the journal that are whole files of a parent; no bytes move.
+
+        Raises:
+            HfHubHTTPError, httpx2.TransportError, ValueError: the Hub cannot copy them: another region, old storage.
+        """
+        operations = [
+            CommitOperationCopy(
+                shard.copy_of.filename,
+                self.path(shard.filename),
+                src_repo_id=plan.models[shard.copy_of.model].name,
+                src_repo_type="model",
+                src_revision=plan.models[shard.copy_of.model].commit,
+            )
+            for shard in plan.shards
+            if shard.copy_of
+        ]
+        message = f"Take over {len(operations)} unchanged files"
+        self._api().create_commit(self._repo, operations, commit_message=message, revision=self.branch)
+
     def copied(self, filename: str) -> CommitOperationCopy:
         """What puts a shard into its place on `main`; no bytes move."""
         return CommitOperationCopy(self.path(filename), filename, src_revision=self.branch)

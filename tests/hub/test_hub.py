@@ -390,6 +390,17 @@ def test_copy_and_delete(hub: Hub, api: HfApi) -> None:
         api.delete_file("a.txt", "alice/x")
 
 
+def test_copy_from_another_repository(hub: Hub, api: HfApi) -> None:
+    hub.put("alice/x", {"b.bin": BIG})
+    hub.put("alice/y", {})
+    copy = CommitOperationCopy("b.bin", "c.bin", src_repo_id="alice/x", src_repo_type="model")
+
+    api.create_commit("alice/y", [copy], commit_message="copy")
+
+    assert hub.read("alice/y", "c.bin") == BIG
+    assert not hub.log.find("PUT")
+
+
 def test_parent_commit_has_to_be_the_head(hub: Hub, api: HfApi) -> None:
     old = hub.put("alice/x", {"a.txt": b"1"})
     new = hub.put("alice/x", {"a.txt": b"2"})
