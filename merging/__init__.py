@@ -10,7 +10,7 @@ else:
     print(*plan.problems, sep="\\n")
 """
 
-from merging.execution import Progress, Result, run_plan
+from merging.execution import Progress, Result, merge_into_memory, run_plan
 from merging.methods import METHODS, MergeMethod, Parameter
 from merging.plan import Plan
 from merging.planning import make_plan
@@ -41,6 +41,7 @@ __all__ = [
     "RecipeError",
     "Result",
     "make_plan",
+    "merge_into_memory",
     "read_recipe",
     "run_plan",
 ]

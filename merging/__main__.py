@@ -152,8 +152,8 @@ def _run(options: argparse.Namespace) -> int:
     if not plan.only_copies:
         import_torch()
     cancel = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: cancel.set())
+    signal.signal(signal.SIGINT, lambda *_: cancel.set())
+    signal.signal(signal.SIGTERM, _end)
     bar = _Bar() if sys.stderr.isatty() else None
     result = run_plan(
         plan,
@@ -167,8 +167,14 @@ def _run(options: argparse.Namespace) -> int:
     )
     if bar:
         bar.clear()
-    print(f"{result.url or result.location}: {_size(result.bytes_out)} in {result.seconds:.1f} s")
+    verified = ", verified" if result.verified else ""
+    print(f"{result.url or result.location}: {_size(result.bytes_out)} in {result.seconds:.1f} s{verified}")
     return DONE
+
+
+def _end(*_: object) -> None:
+    """A machine that shuts down asks nicely: unlike Ctrl-C that is no wish to have all work undone."""
+    sys.exit("error: The merge was ended from outside. Run it again to go on where it stood.")
 
 
 class _Bar:

@@ -7,16 +7,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from merging.card import model_card
 from merging.checkpoints import Checkpoint, Token, open_checkpoint
 from merging.costs import LOCAL_PIECE, REMOTE_PIECE, default_workers
-from merging.destinations import Destination, ShardWriter, open_destination
+from merging.destinations import Destination, Place, ShardWriter, open_destination
 from merging.dtypes import itemsize
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedTensor
@@ -31,7 +31,12 @@ from merging.problems import (
 )
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from merging.blocks import Workspace
+
+# Seconds that a run which is to stop waits for its workers; one may be reading from a host that stalls.
+PATIENCE = 1.5
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Result:
         commit: on the Hub, if it is there
         bytes_out: size of its weights
         seconds: that the run took
+        verified: whether the Hub was asked afterwards what it holds, and it was what was sent
     """
 
     location: str
@@ -70,6 +76,7 @@ class Result:
     commit: str | None
     bytes_out: int
     seconds: float
+    verified: bool = False
 
 
 def run_plan(
@@ -85,6 +92,9 @@ def run_plan(
     cancel: threading.Event | None = None,
 ) -> Result:
     """Merge: do what a plan says, and put the result where it is asked for. All of it appears, or nothing.
+
+    A run to the Hub that died or failed can be repeated, with the same plan and from any machine: it goes on with the
+    shards that are missing. One that was cancelled leaves nothing behind.
 
     Args:
         plan: from `make_plan`, without problems
@@ -104,29 +114,76 @@ def run_plan(
         DestinationError: the destination cannot take the result
         Cancelled: `cancel` was set
     """
+    began = time.monotonic()
+    destination = open_destination(to, token=token, private=private, overwrite=overwrite)
+    place = _carry_out(plan, destination, token, device, workers, on_progress, cancel)
+    seconds = time.monotonic() - began
+    return Result(place.location, place.url, place.commit, plan.bytes_out, seconds, place.verified)
+
+
+def merge_into_memory(
+    plan: Plan,
+    *,
+    token: Token = None,
+    device: str = "auto",
+    workers: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> PreTrainedModel:
+    """Merge into a live transformers model, to try the result before it is kept anywhere; no file is written.
+
+    Args:
+        plan: from `make_plan` without a destination, and without problems
+        device: that merges, see `run_plan`; the model is on the CPU
+
+    Returns:
+        The model, with the very weights that a folder would get, in evaluation mode.
+
+    Raises:
+        DestinationError: the model does not fit into the free memory, or transformers does not know it
+        PlanError, MergeError, CheckpointError, Cancelled: see `run_plan`
+    """
+    # Imported here: a plan is made without torch, and with it comes this module.
+    from merging.destinations.memory import MemoryDestination
+
+    destination = MemoryDestination()
+    # The tokenizer is in the parents' repositories, and no use to a model.
+    _carry_out(replace(plan, copied_files={}), destination, token, device, workers, on_progress, cancel)
+    assert destination.model is not None
+    return destination.model
+
+
+def _carry_out(
+    plan: Plan,
+    destination: Destination,
+    token: Token,
+    device: str,
+    workers: int | None,
+    on_progress: Callable[[Progress], None] | None,
+    cancel: threading.Event | None,
+) -> Place:
     if not plan.ok:
         raise PlanError(plan.problems)
     if device == "cuda" and not _has_gpu():
         message = "There is no CUDA device that torch can use."
         raise MergeError(Problem("no-gpu", message, "Merge on the CPU; most merges are no slower there."))
-    began = time.monotonic()
-    destination = open_destination(to, token=token, private=private, overwrite=overwrite)
     problems = destination.check(destination.disk_bytes(plan.bytes_out))
     if problems:
         raise DestinationError(problems)
     run = _Run(plan, destination, "cpu" if device == "auto" else device, cancel, on_progress)
     try:
+        run.take_over(destination.begin(plan, run.check))
         run.open_models(token)
         run.merge(workers or default_workers(plan))
         run.write_files()
-        run.report("finish", f"Publishing {to}")
-        place = destination.finish(f"Merge {len(plan.models)} models with {METHODS[plan.method].title}")
-    except BaseException:
-        destination.abandon()
+        run.report("finish", f"Publishing {destination.name}")
+        return destination.finish(f"Merge {len(plan.models)} models with {METHODS[plan.method].title}")
+    except BaseException as error:
+        run.stop.set()
+        destination.abandon(keep=not isinstance(error, Cancelled | KeyboardInterrupt))
         raise
     finally:
         run.close()
-    return Result(place.location, place.url, place.commit, plan.bytes_out, time.monotonic() - began)
 
 
 def _has_gpu() -> bool:
@@ -182,10 +239,22 @@ class _Run:
         self.stop = threading.Event()  # set when any worker failed, so that the others end as well
         self.on_progress = on_progress
         self.models: list[Checkpoint] = []
-        self.lock = threading.Lock()
+        self.finished_before: set[str] = set()
+        # Two locks: whoever asks for work may wait for room in the destination, and that room comes from
+        # shards that others are about to finish.
+        self.asking = threading.Lock()
+        self.counting = threading.Lock()
         self.bytes_done = self.tensors_done = 0
 
     # -- the course ------------------------------------------------------------------------------------
+
+    def take_over(self, finished: set[str]) -> None:
+        """Leave out the shards that an earlier run finished."""
+        self.finished_before = finished
+        for shard in self.plan.shards:
+            if shard.filename in finished:
+                self.bytes_done += sum(tensor.bytes for tensor in shard.tensors)
+                self.tensors_done += len(shard.tensors)
 
     def open_models(self, token: Token) -> None:
         self.report("read headers", "Opening the models")
@@ -202,25 +271,27 @@ class _Run:
     def merge(self, workers: int) -> None:
         work = self.hand_out()
         keep_heap()
-        with (
-            nullcontext() if self.plan.only_copies else one_torch_thread(),
-            ThreadPoolExecutor(workers, thread_name_prefix="merge") as pool,
-        ):
-            futures = [pool.submit(self.work, work) for _ in range(workers)]
+        with nullcontext() if self.plan.only_copies else one_torch_thread():
+            futures = [in_thread(lambda: self.work(work)) for _ in range(workers)]
             try:
                 self.watch(futures)
             except BaseException:
                 self.stop.set()
+                wait(futures, PATIENCE)
                 raise
 
     def watch(self, futures: list[Future[None]]) -> None:
         waiting = set(futures)
         errors: list[BaseException] = []
-        while waiting:
+        patience = 0.0
+        taken_over = len(self.finished_before)
+        message = f"{taken_over} of {len(self.plan.shards)} files were there already" if taken_over else ""
+        while waiting and not (errors and patience < time.monotonic()):
             done, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)
+            if not errors:
+                patience = time.monotonic() + PATIENCE
             errors += [error for future in done if (error := future.exception())]
-            if not self.stop.is_set():
-                self.report("merge", "")
+            self.report("merge", message)
         # A worker that fails stops the others, which then say that they were cancelled: that is not the reason.
         for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
             raise error
@@ -243,7 +314,9 @@ class _Run:
             raise Cancelled
 
     def report(self, phase: str, message: str) -> None:
-        self.check()
+        # Not check(): it would hide the error of a worker behind the stop that the error caused.
+        if self.cancel.is_set():
+            raise Cancelled
         if self.on_progress:
             tensors = self.plan.tensors
             self.on_progress(
@@ -257,6 +330,8 @@ class _Run:
     def hand_out(self) -> Iterator[tuple[PlannedTensor, _OpenShard, int]]:
         """Tensors in the order of the output, each with its shard and its offset there."""
         for shard in self.plan.shards:
+            if shard.filename in self.finished_before:
+                continue
             header = shard_header(shard)
             writer = self.destination.open_shard(shard.filename, shard.bytes)
             writer.write(0, memoryview(header))
@@ -270,7 +345,7 @@ class _Run:
         buffers = _Buffers(self.device)
         try:
             while True:
-                with self.lock:
+                with self.asking:
                     self.check()
                     item = next(work, None)
                 if item is None:
@@ -286,7 +361,7 @@ class _Run:
             raise
 
     def finished(self, tensor: PlannedTensor, shard: _OpenShard) -> None:
-        with self.lock:
+        with self.counting:
             self.bytes_done += tensor.bytes
             self.tensors_done += 1
             shard.left -= 1
@@ -338,6 +413,23 @@ class _Run:
                     fix = "Merge models whose tables and masks are the same."
                     raise CheckpointError(Problem("not-float", message, fix, tensor.name))
             writer.write(offset + start, buffer)
+
+
+def in_thread(work: Callable[[], None]) -> Future[None]:
+    """Start work in a thread. The thread is a daemon: a process that was told to stop does not wait for a host
+    that stalls, as it would for the threads of an executor."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name="merge", daemon=True).start()
+    return future
 
 
 @contextmanager

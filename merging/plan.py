@@ -86,12 +86,21 @@ class PlannedTensor:
 
 
 @dataclass(frozen=True)
+class SourceFile:
+    """A file of a model (by index in the plan's models) on the Hub."""
+
+    model: int
+    filename: str
+
+
+@dataclass(frozen=True)
 class PlannedShard:
-    """An output file: its tensors in the order of their bytes."""
+    """An output file: its tensors in the order of their bytes; `copy_of` is a file that has the very same bytes."""
 
     filename: str
     tensors: tuple[PlannedTensor, ...]
     bytes: int
+    copy_of: SourceFile | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,14 @@ class Plan:
     def tensors(self) -> tuple[PlannedTensor, ...]:
         return tuple(tensor for shard in self.shards for tensor in shard.tensors)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that stand for the bytes of the shards: two plans share them only if every shard
+        is the same. Where the result goes and what the merge costs do not count."""
+        models = [(model.name, model.version) for model in self.models]
+        made_of = [self.recipe, self.method, models, [asdict(shard) for shard in self.shards]]
+        return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+
     def seed_of(self, tensor: PlannedTensor) -> tuple[int, ...]:
         """Four 32-bit numbers that random draws for a tensor begin with: whoever merges it, and whenever."""
         digest = hashlib.sha256(f"{self.seed} {tensor.name}".encode()).digest()
@@ -179,7 +196,9 @@ class Plan:
 
 
 def _shard(data: dict[str, Any]) -> PlannedShard:
-    return PlannedShard(data["filename"], tuple(_tensor(item) for item in data["tensors"]), data["bytes"])
+    source = SourceFile(**data["copy_of"]) if data["copy_of"] else None
+    tensors = tuple(_tensor(item) for item in data["tensors"])
+    return PlannedShard(data["filename"], tensors, data["bytes"], source)
 
 
 def _tensor(data: dict[str, Any]) -> PlannedTensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from merging import companions
@@ -26,7 +27,7 @@ from merging.destinations import open_destination
 from merging.dtypes import FLOATS, is_known, itemsize, promote, safetensors_name
 from merging.methods import MergeMethod, Parameter
 from merging.methods.parameters import Scalar
-from merging.plan import Input, Plan, PlannedModel, PlannedShard, PlannedTensor, Value
+from merging.plan import Input, Plan, PlannedModel, PlannedShard, PlannedTensor, SourceFile, Value
 from merging.problems import CheckpointError, DestinationError, Problem
 from merging.recipe import ModelReference, Parameters, Recipe, Slice, Source
 from merging.settings import value_at
@@ -76,7 +77,7 @@ def make_plan(
             problems += draft.problems
             plan = replace(plan, warnings=tuple(draft.warnings))
         if not missing and not draft.problems:
-            shards = _cut_into_shards(draft.tensors, shard_size)
+            shards = tuple(map(draft.with_copy, _cut_into_shards(draft.tensors, shard_size)))
             size = sum(tensor.bytes for tensor in draft.tensors)
             plan = replace(
                 plan,
@@ -450,6 +451,32 @@ class _Draft:
             self.warnings.append(Problem("no-tokenizer", message, "Name one with `tokenizer_source:`."))
         index = self.indices[self.recipe.tokenizer_source or self.donor_reference()]
         return {file: index for file in found if file != "tokenizer_config.json"}
+
+    def with_copy(self, shard: PlannedShard) -> PlannedShard:
+        """The shard, with the file of a parent on the Hub that has its very bytes, if there is one."""
+        header = shard_header(shard)
+        offset = len(header)
+        sources = set()
+        for tensor in shard.tensors:
+            if tensor.copied_from is None or len(tensor.inputs) > 1:
+                return shard  # it is computed, or has to be compared with other models'
+            [part] = tensor.inputs
+            stored = self.checkpoints_by_index[part.model].tensors[part.tensor]
+            if (stored.name, stored.start) != (tensor.name, offset):
+                return shard
+            sources.add(SourceFile(part.model, stored.file))
+            offset += tensor.bytes
+        if len(sources) > 1:
+            return shard
+        [source] = sources
+        repository = self.checkpoints_by_index[source.model].repository
+        if not repository.is_remote or repository.files[source.filename] != shard.bytes:
+            return shard
+        # Tensors in the same places may still stand behind a header that was written another way.
+        written = bytearray(len(header))
+        with suppress(CheckpointError):
+            repository.read_into(source.filename, 0, memoryview(written))
+        return replace(shard, copy_of=source) if written == header else shard
 
     def bytes_in(self) -> int:
         sizes = (

@@ -41,3 +41,28 @@ def hub(hub_server: Hub) -> Hub:
     shutil.rmtree(Path(HF_HOME.name) / "hub", ignore_errors=True)
     hub_server.reset()
     return hub_server
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three tiny models: `base`, and its fine-tunes `a` and `b`, the last one in several files."""
+    from tests.tiny import tiny_llama  # here, for the sake of the environment above
+
+    folder = tmp_path_factory.mktemp("models")
+    base = tiny_llama(folder / "base", 0)
+    tiny_llama(folder / "a", 1, base)
+    tiny_llama(folder / "b", 2, base, shard="100KB")
+    for name in ("base", "a", "b"):
+        (folder / name / "tokenizer.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def alice(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A user who has those models on the Hub, privately; returns the token."""
+    token = hub.add_user("alice")
+    for name in ("base", "a", "b"):
+        hub.put(f"alice/{name}", folder / name, private=True)
+    hub.log.clear()
+    monkeypatch.setattr("merging.checkpoints.hub.time.sleep", lambda _: None)
+    return token

@@ -8,12 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -26,7 +23,6 @@ from merging import (
     CheckpointError,
     DestinationError,
     MergeError,
-    Plan,
     PlanError,
     Progress,
     make_plan,
@@ -34,58 +30,7 @@ from merging import (
     run_plan,
 )
 from tests.hub import Hub
-from tests.tiny import tiny_llama
-
-ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    base = tiny_llama(folder / "base", 0)
-    tiny_llama(folder / "a", 1, base)
-    tiny_llama(folder / "b", 2, base, shard="100KB")
-    for name in ("base", "a", "b"):
-        (folder / name / "tokenizer.json").write_text("{}")
-    return folder
-
-
-@pytest.fixture
-def alice(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A user who has the models on the Hub, privately; returns the token."""
-    token = hub.add_user("alice")
-    for name in ("base", "a", "b"):
-        hub.put(f"alice/{name}", folder / name, private=True)
-    hub.log.clear()
-    monkeypatch.setattr("merging.checkpoints.hub.time.sleep", lambda _: None)
-    return token
-
-
-def ties(place: Path | str) -> str:
-    """A recipe over the models that lie in a folder, or belong to a user."""
-    models = [{"model": f"{place}/{name}", "parameters": {"weight": 0.6}} for name in ("a", "b")]
-    parameters = {"density": [0.2, 0.9]}
-    recipe = {
-        "merge_method": "ties",
-        "base_model": f"{place}/base",
-        "models": models,
-        "parameters": parameters,
-    }
-    return yaml.safe_dump(recipe)
-
-
-def merged(
-    text: str, to: Path | str, shard_size: int = 150_000, token: str | None = None, **options: Any
-) -> Plan:
-    plan = make_plan(read_recipe(text), str(to), shard_size=shard_size, token=token)
-    assert plan.problems == ()
-    run_plan(plan, str(to), token=token, **options)
-    return plan
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
+from tests.merges import ROOT, files, merged, running, ties, wait_for
 
 # -- the result ----------------------------------------------------------------------------------------------
 
@@ -266,24 +211,6 @@ def test_no_room_on_the_disk_is_found_while_planning(
     assert problem.code == "disk-full"
 
 
-def running(arguments: list[str], hub: Hub, token: str) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "HF_TOKEN": token, "HF_ENDPOINT": hub.endpoint, "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "merging", "run", *arguments],
-        cwd=ROOT,
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        threading.Event().wait(0.02)
-
-
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_leaves_no_half_folder(
     end: signal.Signals, folder: Path, tmp_path: Path, hub: Hub, alice: str
@@ -358,92 +285,6 @@ def test_the_token_goes_to_the_hub_only(hub: Hub, alice: str) -> None:
     assert not any(exchange.auth for exchange in hub.log.find(host="localhost"))
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        {"method": "GET", "path": "^/lfs/", "status": 503, "times": 5},
-        {"method": "GET", "path": "^/lfs/", "truncate": 100, "times": 6, "skip": 3},
-        {"method": "GET", "path": "^/lfs/", "status": 403, "times": 3, "skip": 5},
-        {"method": "HEAD", "path": "/resolve/", "status": 429, "headers": {"Retry-After": "1"}, "times": 2},
-        {"method": "GET", "path": "^/api/models/", "status": 429, "times": 2},
-        {"method": "POST", "path": "/commit/", "status": 503, "times": 1},
-        {"method": "PUT", "path": "^/upload/", "status": 500, "times": 1},
-    ],
-    ids=lambda fault: f"{fault['method']} {fault['path']} {fault.get('status', 'cut short')}",
-)
-def test_a_hub_with_a_bad_day(
-    fault: dict[str, Any], folder: Path, tmp_path: Path, hub: Hub, alice: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    merged(ties(folder), tmp_path / "out")
-    bad = hub.fault(**fault)
-
-    merged(ties("alice"), "hf://alice/out", token=alice)
-
-    assert bad.hits == fault["times"]
-    for path in (tmp_path / "out").glob("*.safetensors"):
-        assert hub.read("alice/out", path.name) == path.read_bytes()
-
-
-def test_links_that_expire_are_asked_for_again(
-    folder: Path, tmp_path: Path, hub: Hub, alice: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    merged(ties(folder), tmp_path / "out")
-    plan = make_plan(read_recipe(ties("alice")), "hf://alice/out", token=alice, shard_size=150_000)
-
-    rounds = iter([True] * 4)
-
-    def expire(progress: Progress) -> None:
-        if next(rounds, False):
-            hub.expire_links()
-
-    run_plan(plan, "hf://alice/out", token=alice, on_progress=expire)
-
-    for path in (tmp_path / "out").glob("*.safetensors"):
-        assert hub.read("alice/out", path.name) == path.read_bytes()
-
-
-def test_a_file_that_cannot_be_read_ends_the_run_with_a_sentence(hub: Hub, alice: str) -> None:
-    plan = make_plan(read_recipe(ties("alice")), token=alice)
-    hub.fault("GET", "^/lfs/", status=500, times=None)
-
-    with pytest.raises(CheckpointError, match=r"model.*safetensors could not be read \(status 500\)"):
-        run_plan(plan, "hf://alice/out", token=alice)
-
-    assert "alice/out" not in hub.repos
-
-
-def test_a_run_that_fails_while_uploading_removes_the_repository_it_made(
-    hub: Hub, alice: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    plan = make_plan(read_recipe(ties("alice")), token=alice)
-    hub.fault("POST", "/commit/", status=403, times=None)
-
-    with pytest.raises(DestinationError, match="did not take the result"):
-        run_plan(plan, "hf://alice/out", token=alice)
-
-    assert hub.log.find("POST", "/api/repos/create", status=200)
-    assert "alice/out" not in hub.repos
-
-
-def test_a_run_that_is_killed_while_uploading_leaves_no_half_model(
-    tmp_path: Path, hub: Hub, alice: str
-) -> None:
-    (tmp_path / "recipe.yaml").write_text(ties("alice"))
-    stalled = hub.fault("PUT", "^/upload/", delay=5, skip=1, times=None)
-
-    run = running(
-        [str(tmp_path / "recipe.yaml"), "--to", "hf://alice/out", "--shard-size", "100kB"], hub, alice
-    )
-    wait_for(lambda: stalled.hits > 0)
-    run.kill()
-    run.wait(60)
-
-    assert {*hub.repo("alice/out").files()} <= {".gitattributes"}
-
-
 def test_a_model_on_the_hub_is_not_replaced_unless_told(folder: Path, hub: Hub, alice: str) -> None:
     hub.put(
         "alice/out", {"model-00001-of-00009.safetensors": b"old", "config.json": b"{}", "notes.md": b"keep"}
@@ -461,17 +302,6 @@ def test_a_model_on_the_hub_is_not_replaced_unless_told(folder: Path, hub: Hub, 
     assert "model-00001-of-00009.safetensors" not in names
     assert {"model.safetensors", "notes.md"} <= names.keys()
     assert not hub.repo("alice/out").private
-
-
-def test_a_failed_run_over_an_existing_repository_leaves_it(hub: Hub, alice: str) -> None:
-    hub.put("alice/out", {"model.safetensors": b"old", "config.json": b"{}"})
-    plan = make_plan(read_recipe(ties("alice")), token=alice)
-    hub.fault("POST", "/commit/", status=403, times=None)
-
-    with pytest.raises(DestinationError):
-        run_plan(plan, "hf://alice/out", token=alice, overwrite=True)
-
-    assert hub.read("alice/out", "model.safetensors") == b"old"
 
 
 def test_public_only_when_asked(hub: Hub, alice: str) -> None:

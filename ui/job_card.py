@@ -69,7 +69,8 @@ def _result(job: Snapshot) -> str:
     saved = text(t("jobs.saved", folder=result.location))
     where = link(result.url, t("jobs.open", name=name)) if result.url else saved
     took = t("jobs.took", size=size(result.bytes_out), time=duration(job.elapsed))
-    return f'<p class="alloy-result">{where}</p><p class="alloy-quiet">{text(took)}</p>'
+    verified = f'<p class="alloy-quiet">{text(t("jobs.verified"))}</p>' if result.verified else ""
+    return f'<p class="alloy-result">{where}</p><p class="alloy-quiet">{text(took)}</p>{verified}'
 
 
 def _log(job: Snapshot) -> str:

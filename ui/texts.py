@@ -144,6 +144,7 @@ ENGLISH = {
     "jobs.rate": "{rate} a second",
     "jobs.left": "{time} left",
     "jobs.took": "{size} in {time}",
+    "jobs.verified": "The Hub was asked what it holds: it is what was sent.",
     "jobs.open": "Open {name}",
     "jobs.saved": "Saved in {folder}",
     "jobs.log": "Log",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from merging.plan import Plan
 from merging.problems import Problem
 
 
@@ -16,11 +18,13 @@ class Place:
         location: a folder, or `hf://owner/name`
         url: of its page on the Hub, if it has one
         commit: on the Hub, if it is there
+        verified: whether it was read back from there and found to be what was sent
     """
 
     location: str
     url: str | None = None
     commit: str | None = None
+    verified: bool = False
 
 
 class ShardWriter(Protocol):
@@ -50,8 +54,23 @@ class Destination(Protocol):
     def check(self, disk_bytes: int) -> list[Problem]:
         """What stands in the way now, without changing anything."""
 
+    def begin(self, plan: Plan, check: Callable[[], None]) -> set[str]:
+        """Get ready to take the result of a plan; called once, before anything is written.
+
+        Args:
+            plan: that is about to be run
+            check: raises when the run is to stop; called while something takes its time
+
+        Returns:
+            Names of the shards that an earlier run of the same plan left here, whole. They are not written again.
+        """
+
     def open_shard(self, filename: str, size: int) -> ShardWriter:
-        """Begin an output file of `size` bytes; may wait until there is room for it."""
+        """Begin an output file of `size` bytes; may wait until there is room for it.
+
+        Raises:
+            DestinationError: what was written before did not arrive.
+        """
 
     def write_file(self, filename: str, data: bytes) -> None:
         """Add a small file."""
@@ -63,5 +82,10 @@ class Destination(Protocol):
             DestinationError: it cannot; `abandon` is then still to be called.
         """
 
-    def abandon(self) -> None:
-        """Leave the destination as it was before. Never raises."""
+    def abandon(self, *, keep: bool) -> None:
+        """Give up. Never raises, and never shows a part of the result.
+
+        Args:
+            keep: whether finished shards may stay, where nobody takes them for a model, for a later run of the
+                same plan to go on with; else the destination is left as it was before
+        """

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
-import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from merging.destinations.destination import Place
+from merging.plan import Plan
 from merging.problems import DestinationError, Problem
 
 # What an interrupted run may leave; the next run to the same place removes it.
@@ -51,6 +54,9 @@ class FolderDestination:
             problems.append(Problem("disk-full", message, fix, where))
         return problems
 
+    def begin(self, plan: Plan, check: Callable[[], None]) -> set[str]:
+        return set()
+
     def open_shard(self, filename: str, size: int) -> FolderShard:
         self._begin()
         return FolderShard(self.partial / filename, size)
@@ -59,7 +65,8 @@ class FolderDestination:
         self._begin()
         path = self.partial / filename
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        with no_room(path):
+            path.write_bytes(data)
 
     def _begin(self) -> None:
         """Make the partial folder, once, and hold it against a second run."""
@@ -89,7 +96,7 @@ class FolderDestination:
         self._release()
         return Place(str(self.path))
 
-    def abandon(self) -> None:
+    def abandon(self, *, keep: bool) -> None:
         if self._lock is not None:
             shutil.rmtree(self.partial, ignore_errors=True)
             self._release()
@@ -101,18 +108,36 @@ class FolderDestination:
             self._lock = None
 
 
+@contextmanager
+def no_room(path: Path) -> Iterator[None]:
+    """A disk that fills up while it is written to, as a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = f"The disk is full: {path.name} could not be written."
+        fix = "Make room, or merge to the Hub (`hf://owner/name`), which needs no disk."
+        raise DestinationError(Problem("disk-full", message, fix, str(path.parent))) from error
+
+
 class FolderShard:
-    """An output file that is written in place."""
+    """An output file that is written in place.
+
+    The file is an object, not a descriptor: when a run fails it is closed as soon as the last worker has let go of
+    it, and never while one still writes to its number.
+    """
 
     def __init__(self, path: Path, size: int):
-        self._descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
-        os.truncate(self._descriptor, size)
-        self._closing = threading.Lock()
+        self._path = path
+        self._file = path.open("wb", buffering=0)
+        self._file.truncate(size)
 
     def write(self, offset: int, data: memoryview) -> None:
         done = 0
-        while done < len(data):
-            done += os.pwrite(self._descriptor, data[done:], offset + done)
+        with no_room(self._path):
+            while done < len(data):
+                done += os.pwrite(self._file.fileno(), data[done:], offset + done)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        self._file.close()

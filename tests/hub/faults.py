@@ -16,7 +16,8 @@ class Fault:
         method: "" for any.
         path: regular expression, searched for in the path as sent.
         status: answer this and do nothing else.
-        headers: go with that status (say, ``Retry-After``).
+        headers: go with that status (say, ``Retry-After``); without one they replace those of the true answer.
+        reset: cut the connection before anything is done, so that the client meets a reset.
         delay: seconds to wait before anything.
         truncate: announce the whole body, send this many bytes of it, close. With 0 on a POST the work is
             done and the answer is lost.
@@ -30,6 +31,7 @@ class Fault:
     path: str = ""
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    reset: bool = False
     delay: float = 0.0
     truncate: int | None = None
     rate: float | None = None
@@ -71,8 +73,9 @@ class Faults:
             firing = [fault for fault in self._faults if fault.fires(method, path)]
         met = Fault(delay=sum(fault.delay for fault in firing))
         for fault in reversed(firing):
-            if fault.status is not None:
+            if fault.status is not None or fault.headers:
                 met.status, met.headers = fault.status, fault.headers
+            met.reset = met.reset or fault.reset
             met.truncate = met.truncate if fault.truncate is None else fault.truncate
             met.rate = met.rate if fault.rate is None else fault.rate
         return met

@@ -140,6 +140,18 @@ def commit(hub: Hub, request: Request, repo: str, rev: str) -> Reply:
     return Reply.json(answer)
 
 
+@route("POST", "/api/models/{repo}/lfs-files/duplicate")
+def duplicate(hub: Hub, request: Request, repo: str) -> Reply:
+    """Give large files of one repository to another; a commit there may name them from then on."""
+    source, wanted = hub.store.readable(repo, request.viewer), request.json()
+    hub.store.pass_gate(source, request.viewer)
+    target = hub.store.writable(wanted["target"]["name"], request.viewer)
+    known = {file["sha256"] for file in wanted["files"]} & source.objects
+    target.objects |= known
+    failed = [{**file, "error": "no such file"} for file in wanted["files"] if file["sha256"] not in known]
+    return Reply.json({"success": list(known), "failed": failed})
+
+
 def apply(store: Store, repo: Repo, files: dict[str, Entry], key: str, value: dict[str, Any]) -> None:
     """Do one line of a commit to ``files``."""
     path = value["path"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
+import struct
 import threading
 import traceback
 from collections.abc import AsyncIterator
@@ -82,10 +83,14 @@ class Server:
         request = Request(method, path, scope["query_string"].decode(), headers, _chunks(receive, exchange))
         fault = self._hub.faults.meet(method, path)
         await asyncio.sleep(fault.delay)
+        if fault.reset:
+            _reset(receive)
+            return
         try:
             reply = await self._reply(request, exchange, fault)
         except ConnectionAbortedError:
             return
+        reply.headers |= fault.headers
         await _send(reply, exchange, fault, receive, send)
 
     async def _reply(self, request: Request, exchange: Exchange, fault: Fault) -> Reply:
@@ -126,6 +131,16 @@ class Server:
         if sent and sent not in self._hub.store.tokens:
             raise RefusalError(401, "Invalid credentials in Authorization header")
         return self._hub.store.tokens.get(sent)
+
+
+def _reset(receive: Any) -> None:
+    """Cut the connection with a reset instead of a farewell. ASGI has no word for it, so this asks uvicorn's own."""
+    transport = receive.__self__.transport
+    linger_on, no_time = 1, 0
+    transport.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", linger_on, no_time)
+    )
+    transport.abort()
 
 
 async def _chunks(receive: Any, exchange: Exchange) -> AsyncIterator[bytes]:

@@ -390,6 +390,17 @@ def test_copy_and_delete(hub: Hub, api: HfApi) -> None:
         api.delete_file("a.txt", "alice/x")
 
 
+def test_copy_from_another_repository(hub: Hub, api: HfApi) -> None:
+    hub.put("alice/x", {"b.bin": BIG})
+    hub.put("alice/y", {})
+    copy = CommitOperationCopy("b.bin", "c.bin", src_repo_id="alice/x", src_repo_type="model")
+
+    api.create_commit("alice/y", [copy], commit_message="copy")
+
+    assert hub.read("alice/y", "c.bin") == BIG
+    assert not hub.log.find("PUT")
+
+
 def test_parent_commit_has_to_be_the_head(hub: Hub, api: HfApi) -> None:
     old = hub.put("alice/x", {"a.txt": b"1"})
     new = hub.put("alice/x", {"a.txt": b"2"})
@@ -514,6 +525,29 @@ def test_a_lost_answer_means_the_work_is_done(hub: Hub, api: HfApi) -> None:
     with pytest.raises(httpx2.RemoteProtocolError):
         api.upload_file(path_or_fileobj=b"1", path_in_repo="a.txt", repo_id="alice/x")
     assert hub.read("alice/x", "a.txt") == b"1"
+
+
+def test_a_reset_is_one_for_the_client(hub: Hub) -> None:
+    hub.fault("GET", "/api/models", reset=True)
+    with pytest.raises(httpx2.ReadError, match="reset by peer"):
+        httpx2.get(f"{hub.endpoint}/api/models")
+
+    assert httpx2.get(f"{hub.endpoint}/api/models").status_code == 200
+
+
+def test_headers_alone_replace_those_of_the_answer(hub: Hub) -> None:
+    hub.fault("GET", "/api/models", headers={"content-type": "text/plain"})
+
+    assert httpx2.get(f"{hub.endpoint}/api/models").headers["content-type"] == "text/plain"
+
+
+def test_a_revoked_token_opens_nothing(hub: Hub, api: HfApi) -> None:
+    assert api.whoami()
+    hub.revoke(str(api.token))
+    with pytest.raises(HfHubHTTPError) as refused:
+        api.whoami()
+
+    assert status_of(refused) == 401
 
 
 def test_delay_and_rate_take_their_time(hub: Hub) -> None:

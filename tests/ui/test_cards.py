@@ -111,6 +111,15 @@ def test_other_states(state: str) -> None:
     assert ("details" in tags.names) == (state != "waiting")
 
 
+@pytest.mark.parametrize("verified", [True, False])
+def test_only_what_was_read_back_is_said_to_be_what_was_sent(verified: bool) -> None:
+    result = Result("hf://you/x", "https://hub/you/x", None, 10, 1.0, verified)
+
+    told = shown(job_card(replace(JOB, state="done", result=result))).text
+
+    assert ("it is what was sent" in told) == verified
+
+
 def test_forgotten_jobs_are_mentioned() -> None:
     assert "server was restarted" in shown(job_cards((), lost=1)).text
     assert "Nothing merged yet" in shown(job_cards(())).text

@@ -1,0 +1,112 @@
+"""A result in memory: a live transformers model, to be tried before anything is pushed. No file is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from merging.destinations.destination import Place
+from merging.dtypes import torch_name
+from merging.plan import Plan, PlannedShard
+from merging.problems import DestinationError, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class MemoryDestination:
+    """Shards are kept as buffers, and the parameters of the model are views of them: the weights exist once.
+
+    Attributes:
+        model: once the run has finished, on the CPU and ready to answer; None before
+    """
+
+    name = "merged"
+    shard_buffers = 0  # what it holds is the result, which is counted as such
+
+    def __init__(self) -> None:
+        self.model: PreTrainedModel | None = None
+        self._plan: Plan | None = None
+        self._shards: dict[str, torch.Tensor] = {}
+        self._files: dict[str, bytes] = {}
+
+    def disk_bytes(self, size: int) -> int:
+        return 0
+
+    def check(self, disk_bytes: int) -> list[Problem]:
+        return []
+
+    def begin(self, plan: Plan, check: Callable[[], None]) -> set[str]:
+        needed, free = plan.bytes_out + plan.peak_memory_bytes, psutil.virtual_memory().available
+        if needed > free:
+            message = f"The merged model and the merging need {needed:,} bytes of memory; {free:,} are free."
+            fix = "Merge to a folder or to the Hub, which needs a fraction of it."
+            raise DestinationError(Problem("memory-full", message, fix))
+        self._plan = plan
+        return set()
+
+    def open_shard(self, filename: str, size: int) -> MemoryShard:
+        buffer = self._shards[filename] = torch.empty(size, dtype=torch.uint8)
+        return MemoryShard(buffer)
+
+    def write_file(self, filename: str, data: bytes) -> None:
+        self._files[filename] = data
+
+    def finish(self, message: str) -> Place:
+        import transformers
+
+        assert self._plan
+        settings = json.loads(self._files["config.json"])
+        try:
+            config = transformers.AutoConfig.for_model(**settings)
+            model_class = getattr(transformers, settings["architectures"][0])
+        except (ValueError, KeyError, IndexError, AttributeError) as error:
+            message = f"transformers {transformers.__version__} knows no such model ({error})."
+            fix = "Merge it to a folder, and load it as its authors say."
+            raise DestinationError(Problem("unknown-model", message, fix)) from error
+        weights = {name: tensor for shard in self._plan.shards for name, tensor in self._tensors(shard)}
+        self._shards.clear()
+        # From a state dict transformers builds the model without weights, takes these tensors as they are, renames
+        # them where the model's own names differ, ties what is tied, and computes the buffers that no file has.
+        # The auto classes cannot do it: they want a path.
+        self.model, loading = model_class.from_pretrained(
+            None, config=config, state_dict=weights, output_loading_info=True
+        )
+        lacking = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+        if lacking:
+            # transformers would fill them with random numbers, and mention it.
+            message = f"The merge has no fitting tensor for {', '.join(lacking[:3])}, which the model has."
+            raise DestinationError(Problem("missing-tensor", message, "Merge whole models of this kind."))
+        if "generation_config.json" in self._files:
+            generation = json.loads(self._files["generation_config.json"])
+            self.model.generation_config = transformers.GenerationConfig.from_dict(generation)
+        return Place("memory")
+
+    def _tensors(self, shard: PlannedShard) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of a shard, by name, as views of its bytes."""
+        offset = shard.bytes - sum(tensor.bytes for tensor in shard.tensors)
+        for tensor in shard.tensors:
+            raw = self._shards[shard.filename][offset : offset + tensor.bytes]
+            offset += tensor.bytes
+            dtype: Any = getattr(torch, torch_name(tensor.dtype))
+            yield tensor.name, raw.view(dtype).view(tensor.shape)
+
+    def abandon(self, *, keep: bool) -> None:
+        self._shards.clear()
+
+
+class MemoryShard:
+    """A buffer that stays."""
+
+    def __init__(self, buffer: torch.Tensor):
+        self._view = buffer.numpy().data
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self._view[offset : offset + len(data)] = data
+
+    def close(self) -> None:
+        self._view.release()

@@ -1,0 +1,258 @@
+"""The journal of a merge to the Hub: what a run that died leaves, what the next one makes of it, what a stop undoes."""
+
+from __future__ import annotations
+
+import io
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from merging import Cancelled, DestinationError, Plan, Progress, make_plan, read_recipe, run_plan
+from merging.destinations.hub import HubShard
+from tests.hub import Hub
+from tests.merges import files, merged, running, ties, wait_for, weights
+
+OUT = "hf://alice/out"
+SIZE = 60_000  # bytes a shard; the merge has six of them, and one that is as large as the embedding
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+
+
+@pytest.fixture
+def plan(alice: str) -> Plan:
+    return make_plan(read_recipe(ties("alice")), OUT, token=alice, shard_size=SIZE)
+
+
+@pytest.fixture
+def right(folder: Path, tmp_path: Path) -> dict[str, bytes]:
+    """The weight files that the merge is to have."""
+    merged(ties(folder), tmp_path / "right", SIZE)
+    return {name: data for name, data in files(tmp_path / "right").items() if name.endswith(".safetensors")}
+
+
+def fail_at(hub: Hub, plan: Plan, token: str, shard: int) -> None:
+    """A run whose uploads are refused from this shard on."""
+    hub.fault("PUT", "^/upload/", status=403, skip=shard, times=None)
+    with pytest.raises(DestinationError, match="goes on from the last finished shard" if shard else "again"):
+        run_plan(plan, OUT, token=token)
+    hub.clear_faults()
+
+
+def test_a_run_that_failed_goes_on_with_what_is_missing(
+    hub: Hub, alice: str, plan: Plan, right: dict[str, bytes]
+) -> None:
+    count = len(plan.shards)
+    fail_at(hub, plan, alice, 3)
+    assert weights(hub, "alice/out") == {}
+    hub.log.clear()
+    seen: list[Progress] = []
+
+    result = run_plan(plan, OUT, token=alice, on_progress=seen.append)
+
+    assert result.verified
+    assert weights(hub, "alice/out") == right
+    assert len(hub.log.find("PUT", "^/upload/")) == count - 3
+    missing = sum(t.bytes for shard in plan.shards[3:] for t in shard.tensors)
+    # Nothing of the finished shards is read again; three inputs for each byte of output.
+    assert hub.log.bytes_out("^/lfs/alice/(base|a|b)/") < 3 * missing + 400_000
+    merging = [progress for progress in seen if progress.phase == "merge"]
+    assert merging[0].tensors_done >= sum(len(shard.tensors) for shard in plan.shards[:3])
+    assert merging[0].message == f"3 of {count} files were there already"
+
+
+def test_main_has_one_commit_and_the_journal_is_gone(
+    hub: Hub, alice: str, plan: Plan, right: dict[str, bytes]
+) -> None:
+    fail_at(hub, plan, alice, 2)
+    assert len(hub.repo("alice/out").history()) == 1
+
+    run_plan(plan, OUT, token=alice)
+
+    repo = hub.repo("alice/out")
+    assert [*repo.refs] == ["main"]
+    assert len(repo.history()) == 2
+    assert not any("/" in name for name in repo.files())
+
+
+def test_a_run_with_everything_in_the_journal_only_publishes(
+    hub: Hub, alice: str, plan: Plan, right: dict[str, bytes]
+) -> None:
+    hub.fault("POST", "/commit/main", status=403, times=None)
+    with pytest.raises(DestinationError):
+        run_plan(plan, OUT, token=alice)
+    hub.clear_faults()
+    hub.log.clear()
+
+    run_plan(plan, OUT, token=alice)
+
+    assert weights(hub, "alice/out") == right
+    assert not hub.log.find("PUT", "^/upload/")
+
+
+def test_another_plan_does_not_take_them_over(hub: Hub, alice: str, plan: Plan) -> None:
+    fail_at(hub, plan, alice, 3)
+    other = make_plan(read_recipe(ties("alice").replace("0.6", "0.7")), OUT, token=alice, shard_size=SIZE)
+    assert other.fingerprint != plan.fingerprint
+    hub.log.clear()
+
+    run_plan(other, OUT, token=alice)
+
+    # Equal shards would not be sent twice, but none is.
+    assert len(hub.log.find("PUT", "^/upload/")) == len(plan.shards)
+
+
+def test_shards_of_an_older_model_are_not_taken_for_finished_ones(
+    hub: Hub, alice: str, plan: Plan, right: dict[str, bytes]
+) -> None:
+    """The journal begins as a copy of main, where a merge with other weights has files of the same names and sizes."""
+    merged(ties("alice").replace("0.6", "0.1"), OUT, SIZE, token=alice)
+    older = weights(hub, "alice/out")
+    assert {name: len(data) for name, data in older.items()} == {
+        name: len(data) for name, data in right.items()
+    }
+    over = make_plan(read_recipe(ties("alice")), OUT, token=alice, shard_size=SIZE, overwrite=True)
+    hub.fault("PUT", "^/upload/", status=403, skip=2, times=None)
+    with pytest.raises(DestinationError):
+        run_plan(over, OUT, token=alice, overwrite=True)
+    assert weights(hub, "alice/out") == older
+    hub.clear_faults()
+
+    run_plan(over, OUT, token=alice, overwrite=True)
+
+    assert weights(hub, "alice/out") == right
+
+
+def test_one_shard_needs_no_journal(hub: Hub, alice: str) -> None:
+    merged(ties("alice"), OUT, 10**9, token=alice)
+
+    assert len(hub.log.find("POST", "/commit/")) == 1
+    assert not hub.log.find("POST", "/branch/")
+
+
+def test_many_small_shards_and_many_workers_do_not_wait_for_each_other(
+    hub: Hub, alice: str, folder: Path, tmp_path: Path
+) -> None:
+    """A worker waits for room in the destination while others finish the shards that make it."""
+    merged(ties(folder), tmp_path / "right", 1)
+
+    merged(ties("alice"), OUT, 1, token=alice, workers=8)
+
+    for name, data in weights(hub, "alice/out").items():
+        assert data == (tmp_path / "right" / name).read_bytes()
+
+
+# -- stopping ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("PUT", "^/upload/"), ("GET", "^/lfs/"), ("POST", "/commit/merge-")]
+)
+def test_cancel_is_quick_and_leaves_nothing(
+    method: str, path: str, hub: Hub, alice: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even while a host stalls in the middle of something."""
+    fault = hub.fault(
+        method, path, delay=20, skip=2 if method == "PUT" else 12 if method == "GET" else 1, times=None
+    )
+    cancel = threading.Event()
+    stopped: list[float] = []
+
+    def watch(progress: Progress) -> None:
+        if fault.hits and not stopped:
+            stopped.append(time.monotonic())
+            cancel.set()
+
+    with pytest.raises(Cancelled):
+        run_plan(plan, OUT, token=alice, on_progress=watch, cancel=cancel)
+
+    assert time.monotonic() - stopped[0] < 4
+    assert "alice/out" not in hub.repos
+
+
+def test_an_upload_ends_in_the_middle_of_a_shard() -> None:
+    sending: list[io.BytesIO] = []
+    cancel = threading.Event()
+
+    def check() -> None:
+        if cancel.is_set():
+            raise Cancelled
+
+    HubShard(100_000, check, sending.append).close()
+    assert len(sending[0].read(65_536)) == 65_536
+    cancel.set()
+    with pytest.raises(Cancelled):
+        sending[0].read(65_536)
+
+
+def test_cancel_of_a_run_that_went_on_removes_the_journal(hub: Hub, alice: str, plan: Plan) -> None:
+    fail_at(hub, plan, alice, 3)
+    cancel = threading.Event()
+
+    with pytest.raises(Cancelled):
+        run_plan(plan, OUT, token=alice, on_progress=lambda _: cancel.set(), cancel=cancel)
+
+    assert [*hub.repo("alice/out").refs] == ["main"]
+
+
+def test_a_failure_before_the_first_shard_leaves_nothing(hub: Hub, alice: str, plan: Plan) -> None:
+    fail_at(hub, plan, alice, 0)
+
+    assert "alice/out" not in hub.repos
+
+
+@pytest.mark.parametrize(("end", "kept"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_ctrl_c_undoes_and_a_shutdown_keeps(
+    end: signal.Signals, kept: bool, tmp_path: Path, hub: Hub, alice: str
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(ties("alice"))
+    stalled = hub.fault("PUT", "^/upload/", delay=20, skip=3, times=None)
+
+    run = running([str(tmp_path / "recipe.yaml"), "--to", OUT, "--shard-size", str(SIZE)], hub, alice)
+    wait_for(lambda: stalled.hits > 0)
+    run.send_signal(end)
+    _, told = run.communicate(timeout=8)
+
+    assert run.returncode == 1
+    assert (b"Run it again" if kept else b"nothing was left behind") in told
+    if not kept:
+        assert "alice/out" not in hub.repos
+        return
+    [branch] = {*hub.repo("alice/out").refs} - {"main"}
+    assert len([name for name in hub.repo("alice/out").files(branch) if "/" in name]) == 3
+
+
+# -- reading back --------------------------------------------------------------------------------------------
+
+
+def test_a_result_that_cannot_be_read_back_is_not_called_verified(
+    hub: Hub, alice: str, plan: Plan, right: dict[str, bytes]
+) -> None:
+    hub.fault("GET", "/api/models/alice/out/revision/", status=503, times=None)
+
+    assert not run_plan(plan, OUT, token=alice).verified
+    assert weights(hub, "alice/out") == right
+
+
+def test_other_bytes_than_were_sent_are_told(
+    hub: Hub, alice: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.hub.repo import Entry, Repo
+
+    commit = Repo.commit
+
+    def wrong(self: Repo, ref: str, parent: object, entries: dict[str, Entry], *rest: str) -> object:
+        name = plan.shards[1].filename
+        if ref == "main" and name in entries:
+            entries = {**entries, name: entries[plan.shards[2].filename]}
+        return commit(self, ref, parent, entries, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Repo, "commit", wrong)
+
+    with pytest.raises(DestinationError, match=rf"something else than was sent: {plan.shards[1].filename}"):
+        run_plan(plan, OUT, token=alice)
