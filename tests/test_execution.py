@@ -57,8 +57,18 @@ def alice(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in ("base", "a", "b"):
         hub.put(f"alice/{name}", folder / name, private=True)
     hub.log.clear()
-    monkeypatch.setattr("merging.checkpoints.hub.time.sleep", lambda _: None)
+    without_pauses(monkeypatch)
     return token
+
+
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Wait for nothing; returns the seconds that would have been waited for, in order."""
+    seconds: list[float] = []
+    monkeypatch.setattr("merging.checkpoints.hub.time.sleep", seconds.append)
+    monkeypatch.setattr(
+        "merging.checkpoints.hub.HubRepository._pause", lambda _, pause: seconds.append(pause)
+    )
+    return seconds
 
 
 def ties(place: Path | str) -> str:
@@ -388,20 +398,23 @@ def test_a_hub_with_a_bad_day(
 def test_links_that_expire_are_asked_for_again(
     folder: Path, tmp_path: Path, hub: Hub, alice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
     merged(ties(folder), tmp_path / "out")
-    plan = make_plan(read_recipe(ties("alice")), "hf://alice/out", token=alice, shard_size=150_000)
-
+    plan = make_plan(read_recipe(ties("alice")), shard_size=150_000, token=alice)
+    # One tensor after the other, each after a moment: the merge lasts for some reports of progress.
+    monkeypatch.setattr("merging.execution.READ_AHEAD", 1)
+    monkeypatch.setattr("merging.read_ahead.STEP", 1)
+    hub.fault("GET", "^/lfs/", delay=0.02, times=None)
     rounds = iter([True] * 4)
 
     def expire(progress: Progress) -> None:
         if next(rounds, False):
             hub.expire_links()
 
-    run_plan(plan, "hf://alice/out", token=alice, on_progress=expire)
+    run_plan(plan, str(tmp_path / "again"), token=alice, on_progress=expire)
 
+    assert hub.log.find("GET", "^/lfs/", status=403)
     for path in (tmp_path / "out").glob("*.safetensors"):
-        assert hub.read("alice/out", path.name) == path.read_bytes()
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_file_that_cannot_be_read_ends_the_run_with_a_sentence(hub: Hub, alice: str) -> None:
