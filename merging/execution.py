@@ -164,7 +164,9 @@ class _Run:
         self.on_progress = on_progress
         self.models: list[Checkpoint] = []
         self.ahead: ReadAhead
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()  # of the counts
+        # Opening a shard waits until one before it is finished, which must be able to be counted meanwhile.
+        self.handing_out = threading.Lock()
         self.bytes_done = self.tensors_done = 0
 
     # -- the course ------------------------------------------------------------------------------------
@@ -265,7 +267,7 @@ class _Run:
         workspace = Workspace(self.device)
         try:
             while True:
-                with self.lock:
+                with self.handing_out:
                     self.check()
                     item = next(work, None)
                 if item is None:

@@ -149,9 +149,11 @@ def test_workers_that_wait_are_woken_by_an_error_and_by_stop() -> None:
     def fail(model: int, file: str, start: int, buffer: memoryview) -> None:
         raise problem
 
-    with ReadAhead(steps(tensors, find, rereads=False), fail, budget=KB, threads=2) as ahead:
-        with pytest.raises(CheckpointError, match="The host is gone"):
-            ahead.take(0, 0)
+    with (
+        ReadAhead(steps(tensors, find, rereads=False), fail, budget=KB, threads=2) as ahead,
+        pytest.raises(CheckpointError, match="The host is gone"),
+    ):
+        ahead.take(0, 0)
 
     started, go_on = threading.Event(), threading.Event()
 
