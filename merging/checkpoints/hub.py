@@ -43,6 +43,8 @@ READ_ATTEMPTS = 8
 # Bytes after which a connection that breaks has been of use, and counts no longer as a failure.
 PROGRESS = 1 << 20
 CONNECTIONS = 32
+# Seconds without a connection, and without a byte, after which a request counts as stalled.
+CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 20.0
 # A link that has expired answers one of these; so does one whose signature a CDN no longer likes.
 LINK_GONE = {400, 401, 403, 404, 410}
 REDIRECTS = {301, 302, 303, 307, 308}
@@ -90,7 +92,7 @@ class HubRepository:
         self.version: str = info.sha
         self.files: Mapping[str, int] = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         self._client = httpx2.Client(
-            timeout=httpx2.Timeout(10, read=20),
+            timeout=httpx2.Timeout(CONNECT_TIMEOUT, read=READ_TIMEOUT),
             limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
             follow_redirects=False,
         )
@@ -152,6 +154,7 @@ class HubRepository:
                 self._refuse(file, link, response, error)
                 reason = f"status {response.status_code}"
             except httpx2.TransportError as error:
+                self._forget(file, link)  # a fresh one may lead to a host that answers
                 reason = type(error).__name__
             except _WrongAnswerError as error:
                 self._forget(file, link)

@@ -95,6 +95,11 @@ class Hub:
         with self.store.lock:
             return self.store.add_token(user, "read")
 
+    def revoke(self, token: str) -> None:
+        """Make a token worth nothing from now on."""
+        with self.store.lock:
+            del self.store.tokens[token]
+
     def put(
         self,
         repo_id: str,
