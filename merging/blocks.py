@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from merging.costs import BLOCK, RESIDENT, SLICE
+from merging.costs import BLOCK, PASS_AHEAD, READERS, SLICE
 from merging.dtypes import itemsize, torch_name
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import weighted_sum
+from merging.read_ahead import Piece, ReadAhead, Step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,7 +98,7 @@ class Inputs:
         read: fills a buffer with bytes of an input
         dtypes: of the inputs, by safetensors' name
         size: number of elements of each
-        remote: whether reading waits for a network, so that few large reads pay
+        remote: whether each read waits for a network, so that it pays to read ahead in each pass
         workspace: whose buffers to use; only one iteration at a time may be under way
         check: called once a block; raises to stop
         seed: of random methods, for this tensor
@@ -118,11 +119,8 @@ class Inputs:
         self.size = size
         self.workspace = workspace
         self.check = check
+        self.remote = remote
         self.seed = seed
-        total = sum(size * itemsize(dtype) for dtype in dtypes)
-        self.is_resident = remote and total <= RESIDENT
-        self.stretch = size if self.is_resident else SLICE if remote else workspace.block
-        self._present: dict[int, Tensor] = {}
 
     def blocks(
         self, which: Sequence[int], dtype: torch.dtype = torch.float32
@@ -131,49 +129,57 @@ class Inputs:
 
         The blocks may be overwritten; the next step of the iteration reuses their memory.
         """
-        for start in range(0, self.size, max(self.stretch, 1)):
-            yield from self._blocks(which, start, min(self.stretch, self.size - start), dtype)
+        length = SLICE if self.remote else self.workspace.block
+        starts = range(0, self.size, length)
+        yield from self._pass(which, [(start, min(length, self.size - start)) for start in starts], dtype)
 
     def block(self, which: Sequence[int], start: int) -> list[Tensor]:
         """The float32 blocks that begin at an offset which `blocks` has given."""
         count = min(self.workspace.block, self.size - start)
-        return next(self._blocks(which, start, count, torch.float32))[1]
+        return next(self._blocks(which, start, count, torch.float32, self.read))[1]
 
     def sample(self, which: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
         """The same for short runs that are evenly spread, or for everything if that is no more."""
         if self.size <= SAMPLE_RUNS * SAMPLE_RUN:
             yield from self.blocks(which)
             return
-        for run in range(SAMPLE_RUNS):
-            start = (self.size - SAMPLE_RUN) * run // (SAMPLE_RUNS - 1)
-            yield from self._blocks(which, start, SAMPLE_RUN, torch.float32)
+        starts = [(self.size - SAMPLE_RUN) * run // (SAMPLE_RUNS - 1) for run in range(SAMPLE_RUNS)]
+        yield from self._pass(which, [(start, SAMPLE_RUN) for start in starts], torch.float32)
+
+    def _pass(
+        self, which: Sequence[int], stretches: Sequence[tuple[int, int]], dtype: torch.dtype
+    ) -> Iterator[tuple[int, list[Tensor]]]:
+        """The blocks of stretches, each an offset and a number of elements, in order."""
+        if not self.remote:
+            for start, count in stretches:
+                yield from self._blocks(which, start, count, dtype, self.read)
+            return
+
+        def pieces(part: int, start: int, count: int) -> Iterator[Piece]:
+            for index in which:
+                width = itemsize(self.dtypes[index])
+                yield Piece(0, part, index, start * width, index, "", start * width, count * width)
+
+        def read(index: int, _: str, start: int, buffer: memoryview) -> None:
+            self.read(index, start, buffer)
+
+        steps = (Step(list(pieces(part, *stretch))) for part, stretch in enumerate(stretches))
+        with ReadAhead(steps, read, budget=PASS_AHEAD, threads=READERS) as ahead, ahead.tensor(0) as reader:
+            for start, count in stretches:
+                yield from self._blocks(which, start, count, dtype, reader.read)
 
     def _blocks(
-        self, which: Sequence[int], start: int, count: int, dtype: torch.dtype
+        self, which: Sequence[int], start: int, count: int, dtype: torch.dtype, read: Read
     ) -> Iterator[tuple[int, list[Tensor]]]:
-        """The blocks of a stretch that is read at once."""
-        whole = self.workspace.block
-        stored = [self._stored(index, start, count) for index in which]
-        for begin in range(0, count, whole):
+        for begin in range(start, start + count, self.workspace.block):
             self.check()
-            length = min(whole, count - begin)
+            length = min(self.workspace.block, start + count - begin)
             rows = self.workspace.rows(len(which), length, dtype)
-            for row, elements in zip(rows, stored, strict=True):
-                row.copy_(elements if length == count else elements[begin : begin + length])
-            yield start + begin, rows
-
-    def _stored(self, index: int, start: int, count: int) -> Tensor:
-        """Elements of one input in the dtype they are stored in."""
-        dtype = self.dtypes[index]
-        if not self.is_resident:
-            stored = self.workspace.stored(index, dtype, count)
-            self.read(index, start * itemsize(dtype), stored.raw)
-            return stored.elements
-        if index not in self._present:
-            stored = self.workspace.stored(index, dtype, self.size)
-            self.read(index, 0, stored.raw)
-            self._present[index] = stored.elements
-        return self._present[index][start : start + count]
+            for row, index in zip(rows, which, strict=True):
+                stored = self.workspace.stored(index, self.dtypes[index], length)
+                read(index, begin * itemsize(self.dtypes[index]), stored.raw)
+                row.copy_(stored.elements)
+            yield begin, rows
 
 
 class _TaskVector:

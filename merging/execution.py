@@ -11,15 +11,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING
 
 from merging.card import model_card
 from merging.checkpoints import Checkpoint, Token, open_checkpoint
-from merging.costs import LOCAL_PIECE, REMOTE_PIECE, default_workers
+from merging.costs import BLOCK, READ_AHEAD, READERS, default_workers, rereads
 from merging.destinations import Destination, Place, ShardWriter, open_destination
 from merging.dtypes import itemsize
 from merging.methods import METHODS
-from merging.plan import Plan, PlannedTensor
+from merging.plan import Input, Plan, PlannedTensor
 from merging.planning import shard_header
 from merging.problems import (
     Cancelled,
@@ -33,7 +34,9 @@ from merging.problems import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from merging.blocks import Workspace
+    from merging.blocks import Read, Workspace
+    from merging.checkpoints import TensorHeader
+    from merging.read_ahead import ReadAhead, TensorReader
 
 # Seconds that a run which is to stop waits for its workers; one may be reading from a host that stalls.
 PATIENCE = 1.5
@@ -174,7 +177,7 @@ def _carry_out(
     try:
         run.take_over(destination.begin(plan, run.check))
         run.open_models(token)
-        run.merge(workers or default_workers(plan))
+        run.merge(workers or default_workers())
         run.write_files()
         run.report("finish", f"Publishing {destination.name}")
         return destination.finish(f"Merge {len(plan.models)} models with {METHODS[plan.method].title}")
@@ -205,6 +208,7 @@ class _Buffers:
 
     def __init__(self, device: str):
         self.device = device
+        self._rooms: dict[int, bytearray] = {}
 
     @cached_property
     def workspace(self) -> Workspace:
@@ -213,13 +217,11 @@ class _Buffers:
 
         return Workspace(self.device)
 
-    @cached_property
-    def copied(self) -> memoryview:
-        return memoryview(bytearray(REMOTE_PIECE))
-
-    @cached_property
-    def compared(self) -> memoryview:
-        return memoryview(bytearray(REMOTE_PIECE))
+    def room(self, index: int, size: int) -> memoryview:
+        """`size` bytes for input `index` of a tensor that is copied."""
+        if len(self._rooms.get(index, b"")) < size:
+            self._rooms[index] = bytearray(size)
+        return memoryview(self._rooms[index])[:size]
 
 
 class _Run:
@@ -233,13 +235,15 @@ class _Run:
     ):
         self.plan = plan
         self.method = METHODS[plan.method]
+        self.rereads = rereads(self.method)
         self.destination = destination
         self.device = device
         self.cancel = cancel or threading.Event()
         self.stop = threading.Event()  # set when any worker failed, so that the others end as well
         self.on_progress = on_progress
         self.models: list[Checkpoint] = []
-        self.finished_before: set[str] = set()
+        self.shards = list(plan.shards)  # that are to be made
+        self.ahead: ReadAhead
         # Two locks: whoever asks for work may wait for room in the destination, and that room comes from
         # shards that others are about to finish.
         self.asking = threading.Lock()
@@ -250,7 +254,7 @@ class _Run:
 
     def take_over(self, finished: set[str]) -> None:
         """Leave out the shards that an earlier run finished."""
-        self.finished_before = finished
+        self.shards = [shard for shard in self.plan.shards if shard.filename not in finished]
         for shard in self.plan.shards:
             if shard.filename in finished:
                 self.bytes_done += sum(tensor.bytes for tensor in shard.tensors)
@@ -269,22 +273,36 @@ class _Run:
                 raise CheckpointError(Problem("model-changed", message, "Make the plan again.", model.name))
 
     def merge(self, workers: int) -> None:
+        from merging.read_ahead import ReadAhead, steps
+
         work = self.hand_out()
         keep_heap()
-        with nullcontext() if self.plan.only_copies else one_torch_thread():
+        tensors = [tensor for shard in self.shards for tensor in shard.tensors]
+        ahead = steps(tensors, self.find_remote, self.rereads)
+        with (
+            nullcontext() if self.plan.only_copies else one_torch_thread(),
+            ReadAhead(ahead, self.read_remote, budget=READ_AHEAD, threads=READERS) as self.ahead,
+        ):
             futures = [in_thread(lambda: self.work(work)) for _ in range(workers)]
             try:
                 self.watch(futures)
             except BaseException:
-                self.stop.set()
+                self.interrupt()
                 wait(futures, PATIENCE)
                 raise
+
+    def interrupt(self) -> None:
+        """Let every thread end soon: those that work, those that wait, and those that read from a network."""
+        self.stop.set()
+        self.ahead.stop()
+        for model in self.models:
+            model.repository.interrupt()
 
     def watch(self, futures: list[Future[None]]) -> None:
         waiting = set(futures)
         errors: list[BaseException] = []
         patience = 0.0
-        taken_over = len(self.finished_before)
+        taken_over = len(self.plan.shards) - len(self.shards)
         message = f"{taken_over} of {len(self.plan.shards)} files were there already" if taken_over else ""
         while waiting and not (errors and patience < time.monotonic()):
             done, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)
@@ -327,21 +345,20 @@ class _Run:
 
     # -- workers ---------------------------------------------------------------------------------------
 
-    def hand_out(self) -> Iterator[tuple[PlannedTensor, _OpenShard, int]]:
-        """Tensors in the order of the output, each with its shard and its offset there."""
-        for shard in self.plan.shards:
-            if shard.filename in self.finished_before:
-                continue
+    def hand_out(self) -> Iterator[tuple[int, PlannedTensor, _OpenShard, int]]:
+        """Tensors with their numbers in the order of the output, each with its shard and its offset there."""
+        numbers = count()
+        for shard in self.shards:
             header = shard_header(shard)
             writer = self.destination.open_shard(shard.filename, shard.bytes)
             writer.write(0, memoryview(header))
             opened = _OpenShard(writer, len(shard.tensors))
             offset = len(header)
             for tensor in shard.tensors:
-                yield tensor, opened, offset
+                yield next(numbers), tensor, opened, offset
                 offset += tensor.bytes
 
-    def work(self, work: Iterator[tuple[PlannedTensor, _OpenShard, int]]) -> None:
+    def work(self, work: Iterator[tuple[int, PlannedTensor, _OpenShard, int]]) -> None:
         buffers = _Buffers(self.device)
         try:
             while True:
@@ -350,15 +367,20 @@ class _Run:
                     item = next(work, None)
                 if item is None:
                     return
-                tensor, shard, offset = item
-                if tensor.copied_from is None:
-                    self.merge_tensor(tensor, shard.writer, offset, buffers.workspace)
-                else:
-                    self.copy(tensor, shard.writer, offset, buffers)
+                number, tensor, shard, offset = item
+                with self.ahead.tensor(number) as ahead:
+                    self.make_tensor(tensor, ahead, shard.writer, offset, buffers)
                 self.finished(tensor, shard)
         except BaseException:
-            self.stop.set()
+            self.interrupt()
             raise
+
+    def find_remote(self, part: Input) -> TensorHeader | None:
+        model = self.models[part.model]
+        return model.tensors[part.tensor] if model.repository.is_remote else None
+
+    def read_remote(self, model: int, file: str, start: int, buffer: memoryview) -> None:
+        self.models[model].repository.read_into(file, start, buffer)
 
     def finished(self, tensor: PlannedTensor, shard: _OpenShard) -> None:
         with self.counting:
@@ -369,21 +391,37 @@ class _Run:
         if complete:
             shard.writer.close()
 
-    def merge_tensor(
-        self, tensor: PlannedTensor, writer: ShardWriter, offset: int, workspace: Workspace
+    def make_tensor(
+        self,
+        tensor: PlannedTensor,
+        ahead: TensorReader,
+        writer: ShardWriter,
+        offset: int,
+        buffers: _Buffers,
     ) -> None:
-        from merging.blocks import Inputs, merge_blocks
+        from merging.read_ahead import goes_ahead
 
         parts = [(self.models[part.model], part.tensor) for part in tensor.inputs]
+        is_ahead = goes_ahead(tensor, self.find_remote, self.rereads)
+        is_remote = [model.repository.is_remote for model, _ in parts]
 
         def read(index: int, start: int, buffer: memoryview) -> None:
-            model, name = parts[index]
-            model.read_into(name, start, buffer)
+            if is_ahead and is_remote[index]:
+                ahead.read(index, start, buffer)
+            else:
+                model, name = parts[index]
+                model.read_into(name, start, buffer)
 
-        remote = any(model.repository.is_remote for model, _ in parts)
+        if tensor.copied_from is not None:
+            self.copy(tensor, read, writer, offset, buffers)
+            return
+        from merging.blocks import Inputs, merge_blocks
+
+        workspace = buffers.workspace
         dtypes = [model.tensors[name].dtype for model, name in parts]
+        waits = any(is_remote) and not is_ahead
         seed = self.plan.seed_of(tensor)
-        inputs = Inputs(read, dtypes, tensor.elements, remote, workspace, self.check, seed)
+        inputs = Inputs(read, dtypes, tensor.elements, waits, workspace, self.check, seed)
         arguments = {p.argument: tensor.parameters[p.name] for p in self.method.parameters}
         width = itemsize(tensor.dtype)
         for start, block in merge_blocks(self.method, arguments, inputs):
@@ -391,28 +429,22 @@ class _Run:
             out.elements.copy_(block)
             writer.write(offset + start * width, out.raw)
 
-    def copy(self, tensor: PlannedTensor, writer: ShardWriter, offset: int, buffers: _Buffers) -> None:
+    def copy(
+        self, tensor: PlannedTensor, read: Read, writer: ShardWriter, offset: int, buffers: _Buffers
+    ) -> None:
         """Take an input over byte for byte; what is not a float must be the same in all inputs."""
-        assert tensor.copied_from is not None
-        chosen = tensor.inputs[tensor.copied_from]
-        others = [part for part in tensor.inputs if part != chosen]
-        remote = any(self.models[part.model].repository.is_remote for part in tensor.inputs)
-        step = REMOTE_PIECE if remote else LOCAL_PIECE
+        step = BLOCK * itemsize(tensor.dtype)
         for start in range(0, tensor.bytes, step):
             self.check()
             size = min(step, tensor.bytes - start)
-            buffer = buffers.copied[:size]
-            self.models[chosen.model].read_into(chosen.tensor, start, buffer)
-            for part in others:
-                compared = buffers.compared[:size]
-                self.models[part.model].read_into(part.tensor, start, compared)
-                if compared != buffer:
-                    message = (
-                        f"{tensor.name} ({tensor.dtype}) differs between the models and cannot be averaged."
-                    )
-                    fix = "Merge models whose tables and masks are the same."
-                    raise CheckpointError(Problem("not-float", message, fix, tensor.name))
-            writer.write(offset + start, buffer)
+            stored = [buffers.room(index, size) for index in range(len(tensor.inputs))]
+            for index, buffer in enumerate(stored):
+                read(index, start, buffer)
+            if any(buffer != stored[0] for buffer in stored):
+                message = f"{tensor.name} ({tensor.dtype}) differs between the models and cannot be averaged."
+                fix = "Merge models whose tables and masks are the same."
+                raise CheckpointError(Problem("not-float", message, fix, tensor.name))
+            writer.write(offset + start, stored[0])
 
 
 def in_thread(work: Callable[[], None]) -> Future[None]:

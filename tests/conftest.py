@@ -65,4 +65,5 @@ def alice(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         hub.put(f"alice/{name}", folder / name, private=True)
     hub.log.clear()
     monkeypatch.setattr("merging.checkpoints.hub.time.sleep", lambda _: None)
+    monkeypatch.setattr("merging.checkpoints.hub.HubRepository._pause", lambda *_: None)
     return token

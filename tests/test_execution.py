@@ -29,6 +29,7 @@ from merging import (
     read_recipe,
     run_plan,
 )
+from merging.destinations.folder import FolderDestination, FolderShard
 from tests.hub import Hub
 from tests.merges import ROOT, files, merged, running, ties, wait_for
 
@@ -231,6 +232,35 @@ def test_a_killed_run_leaves_no_half_folder(
     hub.clear_faults()
     merged(ties(folder), place / "out")  # what was left is in nobody's way
     assert [path.name for path in place.iterdir()] == ["out"]
+
+
+def test_a_shard_that_waits_for_room_does_not_keep_others_from_ending(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One shard is open at a time; a worker asks for the next one while another is still on the last tensor."""
+    room, asked = threading.Semaphore(1), threading.Event()
+    open_shard, write, close = FolderDestination.open_shard, FolderShard.write, FolderShard.close
+
+    def wait_for_room(self: FolderDestination, filename: str, size: int) -> FolderShard:
+        if filename.startswith("model-00002"):
+            asked.set()
+        assert room.acquire(timeout=30), "the first shard never ended"
+        return open_shard(self, filename, size)
+
+    def write_late(self: FolderShard, offset: int, data: memoryview) -> None:
+        if threading.current_thread().name.endswith("_0"):
+            asked.wait(30)
+        write(self, offset, data)
+
+    def give_room(self: FolderShard) -> None:
+        close(self)
+        room.release()
+
+    monkeypatch.setattr(FolderDestination, "open_shard", wait_for_room)
+    monkeypatch.setattr(FolderShard, "write", write_late)
+    monkeypatch.setattr(FolderShard, "close", give_room)
+
+    merged(ties(folder), tmp_path / "out", workers=2)
 
 
 # -- the Hub -------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ SIZE = 60_000  # bytes a shard: six of them
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr("merging.checkpoints.hub.HubRepository._pause", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

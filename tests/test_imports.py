@@ -31,7 +31,8 @@ FLOORS = [
     ["recipe", "checkpoints"],
     ["architecture", "plan", "destinations"],
     ["companions", "costs", "card", "torch_import"],
-    ["planning", "blocks"],
+    ["planning", "read_ahead"],
+    ["blocks"],
     ["execution"],
     ["__init__", "__main__"],
 ]
