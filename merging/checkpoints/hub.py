@@ -30,6 +30,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
+from merging.checkpoints.cache import open_cache
 from merging.checkpoints.patience import TRY_AGAIN, Patience, asked_pause
 from merging.checkpoints.repository import Token, current_token
 from merging.problems import Cancelled, CheckpointError, Problem
@@ -100,6 +101,8 @@ class HubRepository:
         self._lock = threading.Lock()
         self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._interrupted = threading.Event()
+        self._cache = open_cache()
+        self._admitted: set[str] = set()
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def _info(self, revision: str | None) -> Any:
@@ -137,6 +140,19 @@ class HubRepository:
         return _error("gated", f"{self.name} is gated, and this login has no access.", fix, self.name)
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
+        if self._cache is None or not len(buffer):
+            self._read(file, start, buffer)
+            return
+        if file not in self._admitted:
+            # Everybody may see a gated model's commit and files: only reading shows who was let in.
+            self._read(file, start, memoryview(bytearray(1)))
+            self._admitted.add(file)
+        name = f"{constants.ENDPOINT}/{self.name}\n{self.version}\n{file}"
+        self._cache.read_into(
+            name, self.files[file], start, buffer, lambda at, piece: self._read(file, at, piece)
+        )
+
+    def _read(self, file: str, start: int, buffer: memoryview) -> None:
         done = 0
         patience = Patience(READ_ATTEMPTS, self._pause)
         while done < len(buffer):
