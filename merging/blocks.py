@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from merging.costs import BLOCK, RESIDENT, SLICE
+from merging.costs import BLOCK, SLICE
 from merging.dtypes import itemsize, torch_name
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import weighted_sum
@@ -71,7 +71,7 @@ class Inputs:
         read: fills a buffer with bytes of an input
         dtypes: of the inputs, by safetensors' name
         size: number of elements of each
-        remote: whether reading waits for a network, so that few large reads pay
+        remote: whether each read waits for a network, so that few large reads pay
         workspace: whose buffers to use; only one iteration at a time may be under way
         check: called once a block; raises to stop
     """
@@ -90,17 +90,14 @@ class Inputs:
         self.size = size
         self.workspace = workspace
         self.check = check
-        total = sum(size * itemsize(dtype) for dtype in dtypes)
-        self.is_resident = remote and total <= RESIDENT
-        self.slice = size if self.is_resident else SLICE if remote else workspace.block
-        self._present: set[int] = set()
+        self.slice = SLICE if remote else workspace.block
 
     def blocks(self, which: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
         """Pairs of an offset and the float32 blocks of the chosen inputs that begin there.
 
         The blocks may be overwritten; the next step of the iteration reuses their memory.
         """
-        for start in range(0, self.size, max(self.slice, 1)):
+        for start in range(0, self.size, self.slice):
             yield from self._blocks(which, start, min(self.slice, self.size - start))
 
     def sample(self, which: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
@@ -126,12 +123,6 @@ class Inputs:
     def _stored(self, index: int, start: int, count: int) -> Tensor:
         """Elements of one input in the dtype they are stored in."""
         dtype = self.dtypes[index]
-        if self.is_resident:
-            raw = self.workspace.raw(index, self.size * itemsize(dtype))
-            if index not in self._present:
-                self.read(index, 0, raw.data)
-                self._present.add(index)
-            return self.workspace.tensor(raw, torch_dtype(dtype))[start : start + count]
         raw = self.workspace.raw(index, count * itemsize(dtype))
         self.read(index, start * itemsize(dtype), raw.data)
         return self.workspace.tensor(raw, torch_dtype(dtype))

@@ -6,29 +6,36 @@ import os
 from heapq import nlargest
 
 from merging.dtypes import itemsize
-from merging.methods import METHODS
+from merging.methods import METHODS, MergeMethod
 from merging.plan import Plan
 
 # Elements that the arithmetic sees at once, and that are read at once from a folder: small blocks stay in the
 # processor's cache. The results do not depend on it.
 BLOCK = 256 * 1024
-# Elements that are read at once from the Hub, where each request waits for the network.
+# Elements that are read at once from the Hub, where each request waits for the network; a multiple of BLOCK.
 SLICE = 4 * 1024 * 1024
+# Bytes that are read ahead from the Hub together: tensors up to this size in groups, larger ones in slices.
+STEP = 32 * 1024 * 1024
 # Inputs from the Hub that together are no larger than this are read once for all passes of a method. What lies
 # in a folder is read in each pass anew: the system's cache has it.
 RESIDENT = 128 * 1024 * 1024
-# Reading from the Hub waits for the network, so that more workers than cores pay.
-REMOTE_WORKERS = 8
+# Bytes that are read ahead at most, and threads that do it: enough for a line of 100 MB/s that answers in a
+# second or two.
+READ_AHEAD = 256 * 1024 * 1024
+READERS = 8
 # The interpreter with numpy and torch, and with huggingface_hub besides, measured.
 PROCESS_BYTES = 155_000_000
 HUB_CLIENT_BYTES = 45_000_000
 
 
-def default_workers(plan: Plan) -> int:
-    """How many threads merge at a time: one a core, more when they wait for a network."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    remote = any(not model.is_folder for model in plan.models)
-    return max(cores, REMOTE_WORKERS) if remote else cores
+def rereads(method: MergeMethod) -> bool:
+    """Whether merging passes over the inputs more than once: to measure, and then to merge."""
+    return method.from_products or method.sparsify is not None
+
+
+def default_workers() -> int:
+    """How many threads merge at a time: one a core, for others read and upload."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> int:
@@ -41,25 +48,27 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
     """
     method = METHODS[plan.method]
     remote = any(not model.is_folder for model in plan.models)
-    each = []
+    each, steps = [], [0]
     for tensor in plan.tensors:
         inputs, width = len(tensor.inputs), itemsize(tensor.dtype)
         block = min(tensor.elements, BLOCK)
-        stored = inputs * tensor.elements * width
-        if remote and stored > RESIDENT:
+        stored = inputs * block * width
+        if remote and rereads(method) and inputs * tensor.bytes > RESIDENT:
             stored = inputs * SLICE * width
-        elif not remote:
-            stored = inputs * block * width
+        elif remote:
+            steps.append(inputs * min(tensor.bytes, SLICE * width))
         # The inputs as float32, as much again in a method's temporaries (or as float64), and the output.
         blocks = block * (inputs * 4 + max(inputs, 2) * 8 + width)
         # What lies near the cut of a sparsifier, a percent or two.
         ranked = min(tensor.elements * 4, 16_000_000 + tensor.elements // 10) if method.sparsify else 0
         each.append(stored + blocks + ranked)
     # Every worker keeps the buffers of the largest tensor that came its way: at worst these are the largest of all.
-    busiest = sum(nlargest(workers or default_workers(plan), each))
+    busiest = sum(nlargest(workers or default_workers(), each))
+    # A step that is larger than the budget is held alone.
+    ahead = max(min(READ_AHEAD, plan.bytes_in), *steps) if remote else 0
     buffered = sum(nlargest(shard_buffers, (shard.bytes for shard in plan.shards)))
     client = HUB_CLIENT_BYTES if remote or shard_buffers else 0
-    return PROCESS_BYTES + client + busiest + buffered
+    return PROCESS_BYTES + client + busiest + ahead + buffered
 
 
 def rough_seconds(plan: Plan) -> float:

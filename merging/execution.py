@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 from merging.card import model_card
 from merging.checkpoints import Checkpoint, Token, open_checkpoint
-from merging.costs import SLICE, default_workers
+from merging.costs import BLOCK, READ_AHEAD, READERS, default_workers, rereads
 from merging.destinations import Destination, Place, ShardWriter, open_destination
 from merging.dtypes import itemsize
 from merging.methods import METHODS
-from merging.plan import Plan, PlannedTensor
+from merging.plan import Input, Plan, PlannedTensor
 from merging.planning import shard_header
 from merging.problems import (
     Cancelled,
@@ -32,7 +33,9 @@ from merging.problems import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from merging.blocks import Workspace
+    from merging.blocks import Read, Workspace
+    from merging.checkpoints import TensorHeader
+    from merging.read_ahead import ReadAhead, TensorReader
 
 # Seconds that a run which is to stop waits for its workers; one may be reading from a host that stalls.
 PATIENCE = 1.5
@@ -173,7 +176,7 @@ def _carry_out(
     try:
         run.take_over(destination.begin(plan, run.check))
         run.open_models(token)
-        run.merge(workers or default_workers(plan))
+        run.merge(workers or default_workers())
         run.write_files()
         run.report("finish", f"Publishing {destination.name}")
         return destination.finish(f"Merge {len(plan.models)} models with {METHODS[plan.method].title}")
@@ -210,6 +213,7 @@ class _Run:
     ):
         self.plan = plan
         self.method = METHODS[plan.method]
+        self.rereads = rereads(self.method)
         self.destination = destination
         self.device = device
         self.cancel = cancel or threading.Event()
@@ -217,10 +221,10 @@ class _Run:
         self.on_progress = on_progress
         self.models: list[Checkpoint] = []
         self.finished_before: set[str] = set()
-        # Two locks: whoever asks for work may wait for room in the destination, and that room comes from
-        # shards that others are about to finish.
-        self.asking = threading.Lock()
-        self.counting = threading.Lock()
+        self.ahead: ReadAhead
+        self.lock = threading.Lock()  # of the counts
+        # Opening a shard waits until one before it is finished, which must be able to be counted meanwhile.
+        self.handing_out = threading.Lock()
         self.bytes_done = self.tensors_done = 0
 
     # -- the course ------------------------------------------------------------------------------------
@@ -232,6 +236,12 @@ class _Run:
             if shard.filename in finished:
                 self.bytes_done += sum(tensor.bytes for tensor in shard.tensors)
                 self.tensors_done += len(shard.tensors)
+
+    def missing_tensors(self) -> Iterator[PlannedTensor]:
+        """The tensors of the shards that are to be written, in the order of the output."""
+        for shard in self.plan.shards:
+            if shard.filename not in self.finished_before:
+                yield from shard.tensors
 
     def open_models(self, token: Token) -> None:
         self.report("read headers", "Opening the models")
@@ -246,15 +256,28 @@ class _Run:
                 raise CheckpointError(Problem("model-changed", message, "Make the plan again.", model.name))
 
     def merge(self, workers: int) -> None:
+        from merging.read_ahead import ReadAhead, steps
+
         work = self.hand_out()
-        with one_torch_thread():
+        ahead = steps(self.missing_tensors(), self.find_remote, self.rereads)
+        with (
+            one_torch_thread(),
+            ReadAhead(ahead, self.read_remote, budget=READ_AHEAD, threads=READERS) as self.ahead,
+        ):
             futures = [in_thread(lambda: self.work(work)) for _ in range(workers)]
             try:
                 self.watch(futures)
             except BaseException:
-                self.stop.set()
+                self.interrupt()
                 wait(futures, PATIENCE)
                 raise
+
+    def interrupt(self) -> None:
+        """Let every thread end soon: those that work, those that wait, and those that read from a network."""
+        self.stop.set()
+        self.ahead.stop()
+        for model in self.models:
+            model.repository.interrupt()
 
     def watch(self, futures: list[Future[None]]) -> None:
         waiting = set(futures)
@@ -303,8 +326,9 @@ class _Run:
 
     # -- workers ---------------------------------------------------------------------------------------
 
-    def hand_out(self) -> Iterator[tuple[PlannedTensor, _OpenShard, int]]:
-        """Tensors in the order of the output, each with its shard and its offset there."""
+    def hand_out(self) -> Iterator[tuple[int, PlannedTensor, _OpenShard, int]]:
+        """Tensors with their numbers in the order of the output, each with its shard and its offset there."""
+        numbers = count()
         for shard in self.plan.shards:
             if shard.filename in self.finished_before:
                 continue
@@ -314,29 +338,37 @@ class _Run:
             opened = _OpenShard(writer, len(shard.tensors))
             offset = len(header)
             for tensor in shard.tensors:
-                yield tensor, opened, offset
+                yield next(numbers), tensor, opened, offset
                 offset += tensor.bytes
 
-    def work(self, work: Iterator[tuple[PlannedTensor, _OpenShard, int]]) -> None:
+    def work(self, work: Iterator[tuple[int, PlannedTensor, _OpenShard, int]]) -> None:
         from merging.blocks import Workspace
 
         workspace = Workspace(self.device)
         try:
             while True:
-                with self.asking:
+                with self.handing_out:
                     self.check()
                     item = next(work, None)
                 if item is None:
                     return
-                tensor, shard, offset = item
-                self.merge_tensor(tensor, shard.writer, offset, workspace)
+                number, tensor, shard, offset = item
+                with self.ahead.tensor(number) as ahead:
+                    self.merge_tensor(tensor, ahead, shard.writer, offset, workspace)
                 self.finished(tensor, shard)
         except BaseException:
-            self.stop.set()
+            self.interrupt()
             raise
 
+    def find_remote(self, part: Input) -> TensorHeader | None:
+        model = self.models[part.model]
+        return model.tensors[part.tensor] if model.repository.is_remote else None
+
+    def read_remote(self, model: int, file: str, start: int, buffer: memoryview) -> None:
+        self.models[model].repository.read_into(file, start, buffer)
+
     def finished(self, tensor: PlannedTensor, shard: _OpenShard) -> None:
-        with self.counting:
+        with self.lock:
             self.bytes_done += tensor.bytes
             self.tensors_done += 1
             shard.left -= 1
@@ -345,22 +377,32 @@ class _Run:
             shard.writer.close()
 
     def merge_tensor(
-        self, tensor: PlannedTensor, writer: ShardWriter, offset: int, workspace: Workspace
+        self,
+        tensor: PlannedTensor,
+        ahead: TensorReader,
+        writer: ShardWriter,
+        offset: int,
+        workspace: Workspace,
     ) -> None:
-        if tensor.copied_from is not None:
-            self.copy(tensor, writer, offset, workspace)
-            return
         from merging.blocks import Inputs, merge_blocks, torch_dtype
+        from merging.read_ahead import goes_ahead
 
-        headers = [self.models[part.model].tensors[part.tensor] for part in tensor.inputs]
+        is_ahead = goes_ahead(tensor, self.find_remote, self.rereads)
+        is_remote = [self.find_remote(part) is not None for part in tensor.inputs]
 
         def read(index: int, start: int, buffer: memoryview) -> None:
-            part = tensor.inputs[index]
-            self.models[part.model].read_into(part.tensor, start, buffer)
+            if is_ahead and is_remote[index]:
+                ahead.read(index, start, buffer)
+            else:
+                part = tensor.inputs[index]
+                self.models[part.model].read_into(part.tensor, start, buffer)
 
-        remote = any(self.models[part.model].repository.is_remote for part in tensor.inputs)
-        dtypes = [header.dtype for header in headers]
-        inputs = Inputs(read, dtypes, tensor.elements, remote, workspace, self.check)
+        if tensor.copied_from is not None:
+            self.copy(tensor, read, writer, offset, workspace)
+            return
+        dtypes = [self.models[part.model].tensors[part.tensor].dtype for part in tensor.inputs]
+        waits = any(is_remote) and not is_ahead
+        inputs = Inputs(read, dtypes, tensor.elements, waits, workspace, self.check)
         arguments = {p.argument: tensor.parameters[p.name] for p in self.method.parameters}
         width = itemsize(tensor.dtype)
         raw = workspace.raw(-1, workspace.block * width)
@@ -369,27 +411,22 @@ class _Run:
             out[: len(block)].copy_(block)
             writer.write(offset + start * width, raw.data[: len(block) * width])
 
-    def copy(self, tensor: PlannedTensor, writer: ShardWriter, offset: int, workspace: Workspace) -> None:
+    def copy(
+        self, tensor: PlannedTensor, read: Read, writer: ShardWriter, offset: int, workspace: Workspace
+    ) -> None:
         """Take an input over byte for byte; what is not a float must be the same in all inputs."""
-        assert tensor.copied_from is not None
-        chosen = tensor.inputs[tensor.copied_from]
-        others = [part for part in tensor.inputs if part != chosen]
-        step = SLICE * 2
+        step = BLOCK * itemsize(tensor.dtype)
         for start in range(0, tensor.bytes, step):
             self.check()
             size = min(step, tensor.bytes - start)
-            buffer = workspace.raw(0, size).data
-            self.models[chosen.model].read_into(chosen.tensor, start, buffer)
-            for part in others:
-                compared = workspace.raw(1, size).data
-                self.models[part.model].read_into(part.tensor, start, compared)
-                if compared != buffer:
-                    message = (
-                        f"{tensor.name} ({tensor.dtype}) differs between the models and cannot be averaged."
-                    )
-                    fix = "Merge models whose tables and masks are the same."
-                    raise CheckpointError(Problem("not-float", message, fix, tensor.name))
-            writer.write(offset + start, buffer)
+            stored = [workspace.raw(index, size).data for index in range(len(tensor.inputs))]
+            for index, buffer in enumerate(stored):
+                read(index, start, buffer)
+            if any(buffer != stored[0] for buffer in stored):
+                message = f"{tensor.name} ({tensor.dtype}) differs between the models and cannot be averaged."
+                fix = "Merge models whose tables and masks are the same."
+                raise CheckpointError(Problem("not-float", message, fix, tensor.name))
+            writer.write(offset + start, stored[0])
 
 
 def in_thread(work: Callable[[], None]) -> Future[None]:

@@ -64,5 +64,7 @@ def alice(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in ("base", "a", "b"):
         hub.put(f"alice/{name}", folder / name, private=True)
     hub.log.clear()
-    monkeypatch.setattr("merging.checkpoints.hub.time.sleep", lambda _: None)
+    from tests.merges import without_pauses
+
+    without_pauses(monkeypatch)
     return token

@@ -29,7 +29,7 @@ FLOORS = [
     ["recipe", "checkpoints"],
     ["architecture", "plan", "destinations"],
     ["companions", "costs", "card"],
-    ["planning", "blocks"],
+    ["planning", "blocks", "read_ahead"],
     ["execution"],
     ["__init__", "__main__"],
 ]

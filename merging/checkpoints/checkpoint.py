@@ -12,9 +12,11 @@ from typing import Any
 from merging.checkpoints.folder import Folder
 from merging.checkpoints.header import TensorHeader, header_length, read_header
 from merging.checkpoints.repository import Repository, Token
+from merging.checkpoints.torch_zip import CONVERT, read_torch_zip
 from merging.problems import CheckpointError, Problem
 
-INDEX = "model.safetensors.index.json"
+# The form that is read first when there are several: one file, or an index of several, of weights.
+FORMS = ("model.safetensors", "pytorch_model.bin")
 # One read of this size holds the header of nearly every shard.
 HEADER_GUESS = 64 * 1024
 # A text file beside the weights; tokenizers of large vocabularies reach some 35 MB.
@@ -25,7 +27,7 @@ class Checkpoint:
     """A model that can be read: headers when it is opened, weights by ranges when they are asked for.
 
     Raises:
-        CheckpointError: there are no safetensors weights or no config, or a file is damaged.
+        CheckpointError: there are no weights that can be read or no config, or a file is damaged.
     """
 
     def __init__(self, repository: Repository):
@@ -59,9 +61,7 @@ class Checkpoint:
             raise CheckpointError(
                 Problem("large-file", message, "Is it weights under another name?", self.name)
             )
-        buffer = bytearray(size)
-        self.repository.read_into(file, 0, memoryview(buffer))
-        return bytes(buffer)
+        return self._bytes(file, 0, size)
 
     def read_json(self, file: str) -> Any:
         try:
@@ -107,42 +107,64 @@ class Checkpoint:
         return dict(headers)
 
     def _weight_files(self) -> list[str]:
-        if self.has("model.safetensors"):
-            return ["model.safetensors"]
-        if self.has(INDEX):
-            files = sorted(set(self.read_json(INDEX)["weight_map"].values()))
-            missing = [file for file in files if not self.has(file)]
-            if missing:
-                message = f"{INDEX} of {self.name} names {missing[0]}, which is not there."
-                fix = "The upload of this model is not complete; tell its author."
-                raise CheckpointError(Problem("missing-shard", message, fix, self.name))
-            return files
-        loose = [file for file in self.repository.files if file.endswith(".safetensors") and "/" not in file]
-        if loose:
-            return loose
-        if any(file.endswith((".bin", ".pt", ".pth")) for file in self.repository.files):
-            message = f"{self.name} has its weights as pickles (.bin) only; they can run code when opened."
-            fix = "Convert it at https://huggingface.co/spaces/safetensors/convert first."
-            raise CheckpointError(Problem("pickle-only", message, fix, self.name))
-        if any(file.endswith(".gguf") for file in self.repository.files):
+        files = self.repository.files
+        whole, pickled = (self._files_of(form) for form in FORMS)
+        loose = [file for file in files if file.endswith(".safetensors") and "/" not in file]
+        if found := whole or loose or pickled:
+            return found
+        if any(file.endswith((".bin", ".pt", ".pth")) for file in files):
+            message = f"{self.name} has its weights as pickles under other names than {FORMS[1]}."
+            raise CheckpointError(Problem("pickle-only", message, CONVERT, self.name))
+        if any(file.endswith(".gguf") for file in files):
             message = f"{self.name} holds GGUF files, which are quantised for llama.cpp."
             fix = "Name the model that they were made from."
             raise CheckpointError(Problem("gguf-only", message, fix, self.name))
-        message = f"{self.name} has no safetensors weights."
+        message = f"{self.name} has no weights that can be read."
         raise CheckpointError(
             Problem("no-weights", message, "Name a model with model.safetensors.", self.name)
         )
 
+    def _files_of(self, form: str) -> list[str]:
+        """The files of a form, from its index if there are several."""
+        if self.has(form):
+            return [form]
+        index = f"{form}.index.json"
+        if not self.has(index):
+            return []
+        files = sorted(set(self.read_json(index)["weight_map"].values()))
+        missing = [file for file in files if not self.has(file)]
+        if missing:
+            message = f"{index} of {self.name} names {missing[0]}, which is not there."
+            fix = "The upload of this model is not complete; tell its author."
+            raise CheckpointError(Problem("missing-shard", message, fix, self.name))
+        return files
+
     def _header(self, file: str) -> dict[str, TensorHeader]:
         size = self.repository.files[file]
-        beginning = bytearray(min(HEADER_GUESS, size))
-        self.repository.read_into(file, 0, memoryview(beginning))
-        length = header_length(file, bytes(beginning[:8]), size)
+        if file.endswith(".bin"):
+            return self._without_ties(read_torch_zip(file, size, lambda *place: self._bytes(file, *place)))
+        beginning = self._bytes(file, 0, min(HEADER_GUESS, size))
+        length = header_length(file, beginning[:8], size)
         if length > len(beginning):
-            rest = bytearray(length - len(beginning))
-            self.repository.read_into(file, len(beginning), memoryview(rest))
-            beginning += rest
-        return read_header(file, bytes(beginning[:length]), size)
+            beginning += self._bytes(file, len(beginning), length - len(beginning))
+        return read_header(file, beginning[:length], size)
+
+    def _bytes(self, file: str, start: int, nbytes: int) -> bytes:
+        buffer = bytearray(nbytes)
+        self.repository.read_into(file, start, memoryview(buffer))
+        return bytes(buffer)
+
+    def _without_ties(self, tensors: dict[str, TensorHeader]) -> dict[str, TensorHeader]:
+        """The first of those that share their bytes, as safetensors files have it: the others are tied to it.
+
+        A config that denies ties means them to be tensors of their own, equal for now.
+        """
+        if self.config.get("tie_word_embeddings") is False:
+            return tensors
+        first: dict[tuple[object, ...], str] = {}
+        for name, tensor in tensors.items():
+            first.setdefault((tensor.start, tensor.shape, tensor.nbytes or name), name)
+        return {name: tensors[name] for name in first.values()}
 
 
 def open_checkpoint(

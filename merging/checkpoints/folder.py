@@ -50,6 +50,9 @@ class Folder:
                 self._open[file] = os.open(self.path / file, os.O_RDONLY)
             return self._open[file]
 
+    def interrupt(self) -> None:
+        """Nothing to do: a read of a disk ends by itself."""
+
     def close(self) -> None:
         with self._lock:
             for descriptor in self._open.values():

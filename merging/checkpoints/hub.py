@@ -2,13 +2,20 @@
 
 A file's address on the Hub redirects to a signed link on another host, which holds for an hour and is not
 counted against the rate limit. So the link is kept, and asked for again when it no longer answers.
+
+A read that goes wrong is taken up again at its last byte: after a pause, which the answer may ask for, and on a
+fresh link where the old one may be at fault.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import threading
 import time
+import weakref
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
@@ -23,16 +30,23 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
+from merging.checkpoints.patience import TRY_AGAIN, Patience, asked_pause
 from merging.checkpoints.repository import Token, current_token
-from merging.problems import CheckpointError, Problem
+from merging.problems import Cancelled, CheckpointError, Problem
 
 T = TypeVar("T")
 
+# The first pause is half a second and each is twice the one before: a call goes on for a quarter of a minute,
+# a read of a running merge for one.
 ATTEMPTS = 6
+READ_ATTEMPTS = 8
+# Bytes after which a connection that breaks has been of use, and counts no longer as a failure.
+PROGRESS = 1 << 20
 CONNECTIONS = 32
+# Seconds without a connection, and without a byte, after which a request counts as stalled.
+CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 20.0
 # A link that has expired answers one of these; so does one whose signature a CDN no longer likes.
 LINK_GONE = {400, 401, 403, 404, 410}
-TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 REDIRECTS = {301, 302, 303, 307, 308}
 
 
@@ -44,27 +58,22 @@ def hub_id(name: str) -> bool:
     )
 
 
-def patiently(call: Callable[[], T], pause: Callable[[float], object] = time.sleep) -> T:
+def patiently(call: Callable[[], T]) -> T:
     """Call the Hub, and once more after a pause while it answers that it is busy or not at all."""
-    for attempt in range(ATTEMPTS):
+    patience = Patience(ATTEMPTS, time.sleep)
+    while True:
         try:
             return call()
         except (httpx2.TransportError, HfHubHTTPError) as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            if attempt == ATTEMPTS - 1 or (status is not None and status not in TRY_AGAIN):
+            response = getattr(error, "response", None)
+            if response is not None and response.status_code not in TRY_AGAIN:
                 raise
-            pause(_wait(attempt, getattr(error, "response", None)))
-    raise AssertionError("unreachable")
+            if not patience.wait(response):
+                raise
 
 
-def _wait(attempt: int, response: Any) -> float:
-    """Seconds to wait: what the answer asks for, else 0.5, 1, 2, ..."""
-    headers = response.headers if response is not None else {}
-    limit = re.search(r"\bt=(\d+)", headers.get("RateLimit", "")) if response is not None else None
-    if limit and response.status_code == 429:
-        return float(limit[1]) + 1
-    asked = headers.get("Retry-After", "")
-    return float(asked) if asked.isdigit() else 0.5 * 2**attempt
+class _WrongAnswerError(Exception):
+    """Bytes came, and they are not those that were asked for."""
 
 
 class HubRepository:
@@ -83,12 +92,15 @@ class HubRepository:
         self.version: str = info.sha
         self.files: Mapping[str, int] = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         self._client = httpx2.Client(
-            timeout=httpx2.Timeout(30, read=60),
+            timeout=httpx2.Timeout(CONNECT_TIMEOUT, read=READ_TIMEOUT),
             limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
             follow_redirects=False,
         )
         self._links: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._interrupted = threading.Event()
+        self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def _info(self, revision: str | None) -> Any:
         api = HfApi()
@@ -126,55 +138,89 @@ class HubRepository:
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         done = 0
-        reason = ""
-        for attempt in range(ATTEMPTS):
+        patience = Patience(READ_ATTEMPTS, self._pause)
+        while done < len(buffer):
             link = ""
+            response = None
             try:
                 link = self._link(file)
-                done += self._fetch(link, file, start + done, buffer[done:])
-                if done == len(buffer):
-                    return
+                came = self._fetch(link, file, start + done, buffer[done:])
+                done += came
+                if came >= PROGRESS:
+                    patience.progress()
                 reason = "the answer was cut short"  # what came is kept; the rest is asked for
-                continue
             except httpx2.HTTPStatusError as error:
-                status = error.response.status_code
-                reason = f"status {status}"
-                if error.response.headers.get("X-Error-Code") == "GatedRepo":
-                    # A gated model's page and list of files are open; only its files are not.
-                    raise self._gated() from error
-                if status in LINK_GONE and link:
-                    self._forget(file, link)
-                elif status not in TRY_AGAIN:
-                    break
-                if attempt:
-                    time.sleep(_wait(attempt, error.response))
+                response = error.response
+                self._refuse(file, link, response, error)
+                reason = f"status {response.status_code}"
             except httpx2.TransportError as error:
+                self._forget(file, link)  # a fresh one may lead to a host that answers
                 reason = type(error).__name__
-                time.sleep(_wait(attempt, None))
-        message = f"Bytes {start} to {start + len(buffer)} of {file} could not be read ({reason})."
-        raise _error("unreadable", message, "Try again; if it stays, look at the model's page.", self.name)
+            except _WrongAnswerError as error:
+                self._forget(file, link)
+                reason = str(error)
+            if self._interrupted.is_set():
+                raise Cancelled
+            if done < len(buffer) and not patience.wait(response):
+                raise self._unreadable(file, start, start + len(buffer), reason, response)
+
+    def _pause(self, seconds: float) -> None:
+        self._interrupted.wait(seconds)
+
+    def _refuse(self, file: str, link: str, response: httpx2.Response, error: Exception) -> None:
+        """Raise what an answer means, if no further attempt will help; else make ready for one."""
+        if response.headers.get("X-Error-Code") == "GatedRepo":
+            # A gated model's page and list of files are open; only its files are not.
+            raise self._gated() from error
+        if response.status_code in TRY_AGAIN:
+            return
+        if link and response.status_code in LINK_GONE:
+            self._forget(file, link)
+        elif response.status_code in (401, 403, 404):
+            # It could be read when it was opened.
+            message = f"{self.name} can no longer be read with this login (status {response.status_code})."
+            fix = "Its token was revoked or has expired, or the model is gone: sign in again and start anew."
+            raise _error("access-lost", message, fix, self.name) from error
+        else:
+            raise self._unreadable(file, 0, self.files[file], f"status {response.status_code}") from error
+
+    def _unreadable(
+        self, file: str, start: int, end: int, reason: str, response: httpx2.Response | None = None
+    ) -> CheckpointError:
+        message = f"Bytes {start} to {end} of {file} could not be read ({reason})."
+        fix = "Try again; if it stays, look at the model's page."
+        seconds = asked_pause(response)
+        if seconds is not None:
+            fix = f"The host asks to wait for {seconds:.0f} seconds. Try again later."
+        return _error("unreadable", message, fix, self.name)
 
     def _link(self, file: str) -> str:
         """The address that answers with the file's bytes: its own, or the signed one it redirects to."""
         with self._lock:
-            if file in self._links:
-                return self._links[file]
+            asking = self._asking[file]
+        with asking:  # once for all who wait for it: these requests are limited
+            with self._lock:
+                link = self._links.get(file)
+            if link is None:
+                link = self._ask_for_link(file)
+                with self._lock:
+                    self._links[file] = link
+            return link
+
+    def _ask_for_link(self, file: str) -> str:
         url = f"{constants.ENDPOINT}/{self.name}/resolve/{quote(self.version, safe='')}/{quote(file)}"
         for _ in range(5):
-            response = self._client.head(url, headers=self._headers(url))
+            response = self._client.head(
+                url, headers=self._headers(url), extensions={"trace": self._remember_stream}
+            )
             if response.status_code not in REDIRECTS:
-                break
+                response.raise_for_status()
+                return url
             url = urljoin(url, response.headers["Location"])
             if not self._on_hub(url):
                 # A signed link is made for GET; asking it for HEAD may fail.
-                break
-        else:
-            raise httpx2.TooManyRedirects("too many redirects", request=response.request)
-        if response.status_code not in REDIRECTS:
-            response.raise_for_status()
-        with self._lock:
-            self._links[file] = url
-        return url
+                return url
+        raise httpx2.TooManyRedirects("too many redirects", request=response.request)
 
     def _forget(self, file: str, link: str) -> None:
         with self._lock:
@@ -198,25 +244,40 @@ class HubRepository:
         end = start + len(buffer)
         headers = {**self._headers(link), "Range": f"bytes={start}-{end - 1}"}
         done = 0
-        with self._client.stream("GET", link, headers=headers) as response:
+        extensions = {"trace": self._remember_stream}
+        with self._client.stream("GET", link, headers=headers, extensions=extensions) as response:
             if response.status_code >= 300:
                 response.read()
                 response.raise_for_status()
-            if response.status_code == 200 and start == 0 and self.files.get(file) == len(buffer):
-                pass  # the whole file was asked for, and some hosts then leave the range out
-            elif response.status_code != 206 or not response.headers.get("Content-Range", "").startswith(
-                f"bytes {start}-{end - 1}/"
-            ):
-                given = response.headers.get("Content-Range", f"status {response.status_code}")
-                message = f"Asked for bytes {start} to {end - 1} of {file}; the host answered {given}."
-                raise _error("wrong-range", message, "Try again later.", self.name)
+            size = self.files[file]
+            # Where the whole file is asked for, some hosts leave the range out.
+            is_whole = response.status_code == 200 and start == 0 and len(buffer) == size
+            given = response.headers.get("Content-Range", f"status {response.status_code}")
+            if not is_whole and (response.status_code, given) != (206, f"bytes {start}-{end - 1}/{size}"):
+                raise _WrongAnswerError(f"asked for bytes {start} to {end - 1}, the host answered {given}")
             try:
                 for chunk in response.iter_raw():
+                    if done + len(chunk) > len(buffer):
+                        raise _WrongAnswerError("the host sent more than was asked for")
                     buffer[done : done + len(chunk)] = chunk
                     done += len(chunk)
             except httpx2.TransportError:
                 return done
         return done
+
+    def _remember_stream(self, event: str, details: Mapping[str, Any]) -> None:
+        """Keep the connections of the client, for `interrupt`: called by it at each step of a request."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._streams.add(details["return_value"])
+        if self._interrupted.is_set():
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
+        for stream in list(self._streams):
+            # A thread that waits for bytes does not notice when its socket is closed, only when it is shut down.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._client.close()

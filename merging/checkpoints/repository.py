@@ -40,7 +40,11 @@ class Repository(Protocol):
 
         Raises:
             CheckpointError: the bytes cannot be had.
+            Cancelled: `interrupt` was called.
         """
+
+    def interrupt(self) -> None:
+        """Let reads that wait for a network in other threads end at once, for good."""
 
     def close(self) -> None:
         """Give back files and connections."""

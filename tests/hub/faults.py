@@ -21,6 +21,7 @@ class Fault:
         delay: seconds to wait before anything.
         truncate: announce the whole body, send this many bytes of it, close. With 0 on a POST the work is
             done and the answer is lost.
+        stall: announce the whole body, send this many bytes of it, then nothing until the client goes away.
         rate: bytes a second of body at most, for each request.
         times: how many requests it hits; None means all.
         skip: how many matching requests pass unharmed first.
@@ -34,6 +35,7 @@ class Fault:
     reset: bool = False
     delay: float = 0.0
     truncate: int | None = None
+    stall: int | None = None
     rate: float | None = None
     times: int | None = 1
     skip: int = 0
@@ -77,5 +79,6 @@ class Faults:
                 met.status, met.headers = fault.status, fault.headers
             met.reset = met.reset or fault.reset
             met.truncate = met.truncate if fault.truncate is None else fault.truncate
+            met.stall = met.stall if fault.stall is None else fault.stall
             met.rate = met.rate if fault.rate is None else fault.rate
         return met

@@ -96,7 +96,7 @@ class Hub:
             return self.store.add_token(user, "read")
 
     def revoke(self, token: str) -> None:
-        """Make a token worthless."""
+        """Make a token worth nothing from now on."""
         with self.store.lock:
             del self.store.tokens[token]
 

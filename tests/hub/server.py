@@ -162,7 +162,7 @@ async def _send(reply: Reply, exchange: Exchange, fault: Fault, receive: Any, se
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": raw})
     size = 0 if exchange.method == "HEAD" else reply.size
-    end = size if fault.truncate is None else min(size, fault.truncate)
+    end = min(limit for limit in (size, fault.truncate, fault.stall) if limit is not None)
     step = CHUNK if fault.rate is None else max(1, min(CHUNK, int(fault.rate / 20)))
     gone = asyncio.ensure_future(receive())  # ends when the client does
     with reply.file as file:
@@ -171,6 +171,8 @@ async def _send(reply: Reply, exchange: Exchange, fault: Fault, receive: Any, se
             exchange.bytes_out += len(data)
             await asyncio.sleep(0 if fault.rate is None else len(data) / fault.rate)  # let others in, too
             await send({"type": "http.response.body", "body": data, "more_body": True})
+    if fault.stall is not None:
+        await gone
     if exchange.bytes_out == size:  # else uvicorn closes the connection, which is how a body is cut
         await send({"type": "http.response.body", "body": b""})
     gone.cancel()

@@ -111,8 +111,6 @@ def test_the_bits_do_not_depend_on_how_much_is_read_at_once(
     by_block = merge_by_engine(method, tensors, arguments)
 
     assert torch.equal(merge_by_engine(method, tensors, arguments, remote=True), by_block)
-    monkeypatch.setattr("merging.blocks.RESIDENT", 0)
-    assert torch.equal(merge_by_engine(method, tensors, arguments, remote=True), by_block)
     monkeypatch.setattr("merging.blocks.SLICE", 2 * costs.BLOCK)
     assert torch.equal(merge_by_engine(method, tensors, arguments, remote=True), by_block)
 

@@ -1,0 +1,171 @@
+"""The header of a file that `torch.save` wrote: a zip archive, not compressed, of a pickle and raw storages.
+
+The pickle is read, not run (see `pickled`), and the tensors' bytes then come by ranges like any other's.
+Files from before torch 1.6 are bare pickles with no directory, and are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from merging.checkpoints.header import MAX_HEADER, TensorHeader
+from merging.checkpoints.pickled import PickledTensor, PickleError, read_pickle
+from merging.dtypes import itemsize
+from merging.problems import CheckpointError, Problem
+
+# Bytes of a file from an offset on.
+ReadBytes = Callable[[int, int], bytes]
+
+# One read of this size holds the directory of nearly every shard, some hundred bytes a tensor.
+TAIL = 64 * 1024
+CONVERT = "Convert it at https://huggingface.co/spaces/safetensors/convert first."
+# torch begins every entry's bytes at a multiple of this.
+ALIGNMENT = 64
+LOCAL_HEADER, MOST_EXTRA = 30, 65535
+ENCRYPTED, SIZES_FOLLOW = 0x01, 0x08
+
+
+def read_torch_zip(file: str, size: int, read: ReadBytes) -> dict[str, TensorHeader]:
+    """The tensors of a file, by name, in the order of the pickle.
+
+    Args:
+        file: its path, for messages and for the headers
+        size: of the whole file, in bytes
+        read: gets bytes of the file by offset and length
+
+    Raises:
+        CheckpointError: it is not such a file, or holds anything but contiguous tensors by name.
+    """
+    try:
+        entries = _entries(file, size, read)
+        [prefix] = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
+        byteorder = entries.get(prefix + "byteorder")
+        if byteorder and byteorder.crc != zlib.crc32(b"little"):  # which spares a request
+            raise _refusal(file, "its numbers are big-endian")
+        pickled = read_pickle(_content(entries[prefix + "data.pkl"], read))
+    except PickleError as error:
+        raise _refusal(file, f"its pickle holds more than tensors: {error}") from error
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise _refusal(file, "it is not a whole file of torch.save") from error
+    if not isinstance(pickled, dict):
+        raise _refusal(file, "its pickle holds no tensors by name")
+    found = {}
+    for name, tensor in pickled.items():
+        if not isinstance(name, str) or not isinstance(tensor, PickledTensor):
+            raise _refusal(file, f"{name} in it is not a tensor")
+        found[name] = _header(file, name, tensor, entries.get(f"{prefix}data/{tensor.storage.key}"))
+    return found
+
+
+def _header(file: str, name: str, tensor: PickledTensor, entry: _Entry | None) -> TensorHeader:
+    if not tensor.is_contiguous:
+        raise _refusal(file, f"{name} in it is not contiguous, a view of rows or columns of another tensor")
+    storage = tensor.storage
+    width = itemsize(storage.dtype)
+    header = TensorHeader(name, storage.dtype, tensor.shape, file, 0, 0)
+    nbytes = header.elements * width
+    if (
+        entry is None
+        or entry.nbytes != storage.elements * width
+        or tensor.offset * width + nbytes > entry.nbytes
+    ):
+        raise _refusal(file, f"the bytes of {name} are not in it")
+    return replace(header, start=entry.start + tensor.offset * width, nbytes=nbytes)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file of the archive: where its bytes are, and their checksum."""
+
+    start: int
+    nbytes: int
+    crc: int
+
+
+def _content(entry: _Entry, read: ReadBytes) -> bytes:
+    if entry.nbytes > MAX_HEADER:
+        raise zipfile.BadZipFile
+    data = read(entry.start, entry.nbytes)
+    if zlib.crc32(data) != entry.crc:
+        raise zipfile.BadZipFile
+    return data
+
+
+def _entries(file: str, size: int, read: ReadBytes) -> dict[str, _Entry]:
+    """The archive's directory: the place of each entry's bytes."""
+    try:
+        archive = zipfile.ZipFile(_Window(size, read))
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        advice = "its form is older than torch 1.6, or it was cut short"
+        raise _refusal(file, advice, f"Save it again with a newer torch. {CONVERT}") from None
+    infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+    ends = [info.header_offset for info in infos[1:]] + [archive.start_dir]
+    return {info.filename: _entry(file, info, end, read) for info, end in zip(infos, ends, strict=True)}
+
+
+def _entry(file: str, info: zipfile.ZipInfo, end: int, read: ReadBytes) -> _Entry:
+    """Find an entry's bytes.
+
+    They follow a header whose length only it knows, one request an entry. But entries stand without gaps, and
+    torch aligns their bytes: only one place fits, counted from where the next entry begins.
+    """
+    if info.flag_bits & ENCRYPTED or info.compress_type != zipfile.ZIP_STORED:
+        raise _refusal(file, f"{info.filename} in it is compressed or encrypted")
+    least = info.header_offset + LOCAL_HEADER + len(info.orig_filename.encode())
+    for descriptor in (16, 24) if info.flag_bits & SIZES_FOLLOW else (0,):
+        start = end - descriptor - info.file_size
+        if start % ALIGNMENT == 0 and least <= start <= least + MOST_EXTRA:
+            break
+    else:
+        local = read(info.header_offset, LOCAL_HEADER)
+        name, extra = (int.from_bytes(local[at : at + 2], "little") for at in (26, 28))
+        start = info.header_offset + LOCAL_HEADER + name + extra
+        if not local.startswith(b"PK\x03\x04") or start + info.file_size > end:
+            raise zipfile.BadZipFile
+    return _Entry(start, info.file_size, info.CRC)
+
+
+class _Window(io.RawIOBase):
+    """The archive as `zipfile` wants to see it, which reads the end of it only: so does one request."""
+
+    def __init__(self, size: int, read: ReadBytes):
+        self._read = read
+        self._size = size
+        self._start = max(size - TAIL, 0)
+        self._tail = read(self._start, size - self._start)
+        self._position = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if origin + offset < 0:
+            raise OSError("before the beginning of the file")
+        self._position = origin + offset
+        return self._position
+
+    def read(self, count: int | None = -1) -> bytes:
+        left = max(self._size - self._position, 0)
+        count = left if count is None or count < 0 else min(count, left)
+        if count > MAX_HEADER:
+            raise zipfile.BadZipFile
+        if self._position >= self._start:
+            begin = self._position - self._start
+            data = self._tail[begin : begin + count]
+        else:
+            data = self._read(self._position, count)
+        self._position += count
+        return data
+
+
+def _refusal(file: str, how: str, fix: str = CONVERT) -> CheckpointError:
+    message = f"{file} cannot be read without running it: {how}."
+    return CheckpointError(Problem("pickle", message, fix, file))
