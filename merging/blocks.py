@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from merging.costs import BLOCK, SLICE
+from merging.costs import BLOCK, PASS_AHEAD, READERS, SLICE
 from merging.dtypes import itemsize, torch_name
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import weighted_sum
+from merging.read_ahead import Piece, ReadAhead, Step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,7 +72,7 @@ class Inputs:
         read: fills a buffer with bytes of an input
         dtypes: of the inputs, by safetensors' name
         size: number of elements of each
-        remote: whether each read waits for a network, so that few large reads pay
+        remote: whether each read waits for a network, so that it pays to read ahead in each pass
         workspace: whose buffers to use; only one iteration at a time may be under way
         check: called once a block; raises to stop
     """
@@ -90,41 +91,64 @@ class Inputs:
         self.size = size
         self.workspace = workspace
         self.check = check
-        self.slice = SLICE if remote else workspace.block
+        self.remote = remote
 
     def blocks(self, which: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
         """Pairs of an offset and the float32 blocks of the chosen inputs that begin there.
 
         The blocks may be overwritten; the next step of the iteration reuses their memory.
         """
-        for start in range(0, self.size, self.slice):
-            yield from self._blocks(which, start, min(self.slice, self.size - start))
+        length = SLICE if self.remote else self.workspace.block
+        starts = range(0, self.size, length)
+        yield from self._pass(which, [(start, min(length, self.size - start)) for start in starts])
 
     def sample(self, which: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
         """The same for short runs that are evenly spread, or for everything if that is no more."""
         if self.size <= SAMPLE_RUNS * SAMPLE_RUN:
             yield from self.blocks(which)
             return
-        for run in range(SAMPLE_RUNS):
-            start = (self.size - SAMPLE_RUN) * run // (SAMPLE_RUNS - 1)
-            yield from self._blocks(which, start, SAMPLE_RUN)
+        starts = [(self.size - SAMPLE_RUN) * run // (SAMPLE_RUNS - 1) for run in range(SAMPLE_RUNS)]
+        yield from self._pass(which, [(start, SAMPLE_RUN) for start in starts])
 
-    def _blocks(self, which: Sequence[int], start: int, count: int) -> Iterator[tuple[int, list[Tensor]]]:
-        """The float32 blocks of a stretch that is read at once."""
-        stored = [self._stored(index, start, count) for index in which]
-        for begin in range(0, count, self.workspace.block):
+    def _pass(
+        self, which: Sequence[int], stretches: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[int, list[Tensor]]]:
+        """The float32 blocks of stretches, each an offset and a number of elements, in order."""
+        if not self.remote:
+            for start, count in stretches:
+                yield from self._blocks(which, start, count, self.read)
+            return
+
+        def pieces(part: int, start: int, count: int) -> Iterator[Piece]:
+            for index in which:
+                width = itemsize(self.dtypes[index])
+                yield Piece(0, part, index, start * width, index, "", start * width, count * width)
+
+        def read(index: int, _: str, start: int, buffer: memoryview) -> None:
+            self.read(index, start, buffer)
+
+        steps = (Step(list(pieces(part, *stretch))) for part, stretch in enumerate(stretches))
+        with ReadAhead(steps, read, budget=PASS_AHEAD, threads=READERS) as ahead, ahead.tensor(0) as reader:
+            for start, count in stretches:
+                yield from self._blocks(which, start, count, reader.read)
+
+    def _blocks(
+        self, which: Sequence[int], start: int, count: int, read: Read
+    ) -> Iterator[tuple[int, list[Tensor]]]:
+        for begin in range(start, start + count, self.workspace.block):
             self.check()
-            length = min(self.workspace.block, count - begin)
+            length = min(self.workspace.block, start + count - begin)
             rows = self.workspace.rows(len(which), length)
+            stored = [self._stored(index, begin, length, read) for index in which]
             for row, tensor in zip(rows, stored, strict=True):
-                row.copy_(tensor[begin : begin + length])
-            yield start + begin, rows
+                row.copy_(tensor)
+            yield begin, rows
 
-    def _stored(self, index: int, start: int, count: int) -> Tensor:
+    def _stored(self, index: int, start: int, count: int, read: Read) -> Tensor:
         """Elements of one input in the dtype they are stored in."""
         dtype = self.dtypes[index]
         raw = self.workspace.raw(index, count * itemsize(dtype))
-        self.read(index, start * itemsize(dtype), raw.data)
+        read(index, start * itemsize(dtype), raw.data)
         return self.workspace.tensor(raw, torch_dtype(dtype))
 
 

@@ -23,6 +23,8 @@ RESIDENT = 128 * 1024 * 1024
 # second or two.
 READ_AHEAD = 256 * 1024 * 1024
 READERS = 8
+# The same for one pass over a tensor that is too large to be held, by each worker.
+PASS_AHEAD = 64 * 1024 * 1024
 # The interpreter with numpy and torch, and with huggingface_hub besides, measured.
 PROCESS_BYTES = 155_000_000
 HUB_CLIENT_BYTES = 45_000_000
@@ -54,7 +56,7 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
         block = min(tensor.elements, BLOCK)
         stored = inputs * block * width
         if remote and rereads(method) and inputs * tensor.bytes > RESIDENT:
-            stored = inputs * SLICE * width
+            stored += max(PASS_AHEAD, inputs * SLICE * width)
         elif remote:
             steps.append(inputs * min(tensor.bytes, SLICE * width))
         # The inputs as float32, as much again in a method's temporaries (or as float64), and the output.

@@ -256,19 +256,17 @@ class ReadAhead:
     # -- threads ---------------------------------------------------------------------------------------
 
     def _fetch(self) -> None:
-        while request := self._next_request():
-            held, model, file, start, buffer = request
-            try:
-                self._read(model, file, start, buffer)
-            except Exception as error:
+        try:
+            while request := self._next_request():
+                self._read(request.model, request.file, request.start, request.buffer)
                 with self._changed:
-                    self._error = self._error or error
-                self.stop()
-                return
+                    request.held.missing -= 1
+                    if not request.held.missing:
+                        self._changed.notify_all()
+        except Exception as error:  # of any kind: who waits for the bytes has to hear of it
             with self._changed:
-                held.missing -= 1
-                if not held.missing:
-                    self._changed.notify_all()
+                self._error = self._error or error
+            self.stop()
 
     def _next_request(self) -> _Request | None:
         with self._changed:

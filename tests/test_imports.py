@@ -29,7 +29,8 @@ FLOORS = [
     ["recipe", "checkpoints"],
     ["architecture", "plan", "destinations"],
     ["companions", "costs", "card"],
-    ["planning", "blocks", "read_ahead"],
+    ["planning", "read_ahead"],
+    ["blocks"],
     ["execution"],
     ["__init__", "__main__"],
 ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from merging import Cancelled, CheckpointError, Progress, make_plan, read_recipe, run_plan
 from merging.checkpoints import TensorHeader
@@ -155,6 +160,16 @@ def test_workers_that_wait_are_woken_by_an_error_and_by_stop() -> None:
     ):
         ahead.take(0, 0)
 
+    def no_memory() -> Iterator[Step]:
+        yield from steps(tensors, find, rereads=False)
+        raise MemoryError
+
+    with (
+        ReadAhead(no_memory(), Counting(files_of_models(2, [KB])), budget=KB, threads=2) as ahead,
+        pytest.raises(MemoryError),
+    ):
+        ahead.take(1, 0)
+
     started, go_on = threading.Event(), threading.Event()
 
     def stall(model: int, file: str, start: int, buffer: memoryview) -> None:
@@ -288,3 +303,52 @@ def test_a_read_that_fails_ends_the_merge_and_its_threads(
 
     assert time.monotonic() - began < 15  # and not when the other model's read times out
     assert not [t for t in threading.enumerate() if t.name.startswith(("read-", "merge"))]
+
+
+PEAK = """
+import pathlib, sys, threading
+from merging.__main__ import main
+peak, ended = 0, threading.Event()
+def watch():
+    global peak
+    while not ended.wait(0.01):
+        status = pathlib.Path("/proc/self/status").read_text()
+        peak = max(peak, int(status.partition("RssAnon:")[2].split()[0]) * 1024)
+watcher = threading.Thread(target=watch)
+watcher.start()
+status = main(["run", sys.argv[1], "--to", sys.argv[2]])
+ended.set()
+watcher.join()
+print(status, peak)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_the_memory_is_what_the_plan_foretold(method: str, hub: Hub, tmp_path: Path) -> None:
+    """Models of 130 MB, of which one tensor is too large to be held for a method that rereads it."""
+    token = hub.add_user("alice")
+    for seed, name in enumerate(("base", "a", "b")):
+        folder = tiny_llama(tmp_path / name, seed)
+        generator = torch.Generator().manual_seed(seed)
+        weights = {f"model.layers.{i}.x": torch.randn(4 << 20, generator=generator) for i in range(4)}
+        weights["model.embed_tokens.weight"] = torch.randn(16 << 20, generator=generator)
+        halves = {name: weight.bfloat16() for name, weight in weights.items()}
+        save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
+        hub.put(f"alice/{name}", folder)
+    (tmp_path / "recipe.yaml").write_text(recipe(method, "alice"))
+    foretold = make_plan(
+        read_recipe(recipe(method, "alice")), str(tmp_path / "out"), token=token
+    ).peak_memory_bytes
+
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path / "recipe.yaml"), str(tmp_path / "out")],
+        env={**os.environ, "HF_TOKEN": token, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    status, peak = map(int, done.stdout.split()[-2:])
+    assert status == 0
+    assert 0.4 * foretold < peak < 1.2 * foretold

@@ -9,12 +9,13 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from merging import CheckpointError
+from merging import Cancelled, CheckpointError
 from merging.checkpoints.hub import HubRepository, patiently
 from tests.hub import Hub
 
@@ -308,3 +309,70 @@ def test_many_threads_ask_for_one_link(hub: Hub, alice: str) -> None:
             thread.join()
 
     assert len(hub.log.find("HEAD", "/resolve/")) == 1
+
+
+# -- two ways to the bytes -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def xet(hub: Hub, alice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    entry = hub.repo("alice/a").files()[FILE]
+    hub.xet.add(tmp_path / "cas", {entry.sha256: CONTENT})
+
+
+@pytest.mark.usefixtures("xet")
+def test_xet_takes_the_place_of_links_that_fail_and_keeps_it(hub: Hub, alice: str, pauses: Pauses) -> None:
+    hub.fault("GET", "^/lfs/", status=503, times=None)
+
+    with opened(alice) as repository:
+        for _ in range(4):
+            read(repository)
+
+    assert len(pauses) == 3
+    assert len(hub.log.find("GET", "^/lfs/")) == 3
+    assert len(hub.log.find("GET", "/xet-read-token/")) == 1
+
+
+@pytest.mark.usefixtures("xet")
+def test_links_take_the_place_of_xet_when_that_fails(hub: Hub, alice: str, tmp_path: Path) -> None:
+    hub.fault("GET", "^/lfs/", status=503, times=3)
+    hub.xet.url = f"local://{tmp_path / 'another'}"
+
+    with opened(alice) as repository:
+        read(repository)
+
+    assert hub.log.find("GET", "/xet-read-token/", status=200)
+    assert [exchange.status for exchange in hub.log.find("GET", "^/lfs/")] == [503, 503, 503, 206]
+
+
+@pytest.mark.usefixtures("xet")
+def test_xet_is_not_asked_while_links_work(hub: Hub, alice: str) -> None:
+    with opened(alice) as repository:
+        read(repository)
+
+    assert not hub.log.find("GET", "/xet-read-token/")
+
+
+@pytest.mark.usefixtures("xet")
+def test_a_xet_that_hangs_is_left(hub: Hub, alice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """hf_xet itself would go on for minutes."""
+    monkeypatch.setattr("merging.checkpoints.xet.PATIENCE", 0.3)
+    monkeypatch.setattr("merging.checkpoints.xet.SLOWEST", 1e9)
+    hub.fault("GET", "^/lfs/", status=503, times=3)
+    with refusing_host() as away, opened(alice) as repository:
+        hub.xet.url = away
+        read(repository)
+    assert hub.log.find("GET", "/xet-read-token/", status=200)
+
+
+@pytest.mark.usefixtures("xet")
+def test_a_xet_that_hangs_can_be_interrupted(hub: Hub, alice: str, pauses: Pauses) -> None:
+    hub.fault("GET", "^/lfs/", status=503, times=3)
+    with refusing_host() as away, opened(alice) as repository:
+        hub.xet.url = away
+        timer = threading.Timer(0.5, repository.interrupt)
+        pauses.at = lambda number: number == 3 and timer.start()
+        with pytest.raises(Cancelled):
+            read(repository)
+        timer.join()

@@ -3,8 +3,8 @@
 A file's address on the Hub redirects to a signed link on another host, which holds for an hour and is not
 counted against the rate limit. So the link is kept, and asked for again when it no longer answers.
 
-A read that goes wrong is taken up again at its last byte: after a pause, which the answer may ask for, and on a
-fresh link where the old one may be at fault.
+A read that goes wrong is taken up again at its last byte: after a pause, which the answer may ask for, on a fresh
+link where the old one may be at fault, and through Xet when links fail again and again.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
+from merging.checkpoints.cache import open_cache
 from merging.checkpoints.patience import TRY_AGAIN, Patience, asked_pause
 from merging.checkpoints.repository import Token, current_token
+from merging.checkpoints.xet import XetError, XetReader
 from merging.problems import Cancelled, CheckpointError, Problem
 
 T = TypeVar("T")
@@ -40,6 +42,8 @@ T = TypeVar("T")
 # a read of a running merge for one.
 ATTEMPTS = 6
 READ_ATTEMPTS = 8
+# So many failures of links in a row, or of Xet, and the other is tried.
+SWITCH = 3
 # Bytes after which a connection that breaks has been of use, and counts no longer as a failure.
 PROGRESS = 1 << 20
 CONNECTIONS = 32
@@ -100,6 +104,12 @@ class HubRepository:
         self._lock = threading.Lock()
         self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._interrupted = threading.Event()
+        self._cache = open_cache()
+        self._admitted: set[str] = set()
+        self._xet = XetReader(self._ask_for_xet)
+        self._xet_hashes: dict[str, str] = {}
+        self._by_xet = False
+        self._failures = 0
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def _info(self, revision: str | None) -> Any:
@@ -137,6 +147,19 @@ class HubRepository:
         return _error("gated", f"{self.name} is gated, and this login has no access.", fix, self.name)
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
+        if self._cache is None or not len(buffer):
+            self._read(file, start, buffer)
+            return
+        if file not in self._admitted:
+            # Everybody may see a gated model's commit and files: only reading shows who was let in.
+            self._read(file, start, memoryview(bytearray(1)))
+            self._admitted.add(file)
+        name = f"{constants.ENDPOINT}/{self.name}\n{self.version}\n{file}"
+        self._cache.read_into(
+            name, self.files[file], start, buffer, lambda at, piece: self._read(file, at, piece)
+        )
+
+    def _read(self, file: str, start: int, buffer: memoryview) -> None:
         done = 0
         patience = Patience(READ_ATTEMPTS, self._pause)
         while done < len(buffer):
@@ -144,10 +167,15 @@ class HubRepository:
             response = None
             try:
                 link = self._link(file)
-                came = self._fetch(link, file, start + done, buffer[done:])
+                if self._by_xet and file in self._xet_hashes:
+                    self._xet.read(self._xet_hashes[file], self.files[file], start + done, buffer[done:])
+                    came = len(buffer) - done
+                else:
+                    came = self._fetch(link, file, start + done, buffer[done:])
                 done += came
-                if came >= PROGRESS:
+                if came >= PROGRESS or done == len(buffer):
                     patience.progress()
+                    self._failures = 0
                 reason = "the answer was cut short"  # what came is kept; the rest is asked for
             except httpx2.HTTPStatusError as error:
                 response = error.response
@@ -156,13 +184,33 @@ class HubRepository:
             except httpx2.TransportError as error:
                 self._forget(file, link)  # a fresh one may lead to a host that answers
                 reason = type(error).__name__
-            except _WrongAnswerError as error:
+            except (_WrongAnswerError, XetError) as error:
                 self._forget(file, link)
                 reason = str(error)
             if self._interrupted.is_set():
                 raise Cancelled
-            if done < len(buffer) and not patience.wait(response):
-                raise self._unreadable(file, start, start + len(buffer), reason, response)
+            if done < len(buffer):
+                self._count_failure(file)
+                if not patience.wait(response):
+                    raise self._unreadable(file, start, start + len(buffer), reason, response)
+
+    def _count_failure(self, file: str) -> None:
+        """Change from links to Xet, or back, for all files when either fails again and again."""
+        with self._lock:
+            self._failures += 1
+            if self._failures >= SWITCH and file in self._xet_hashes:
+                self._failures = 0
+                self._by_xet = not self._by_xet
+
+    def _ask_for_xet(self) -> Mapping[str, Any]:
+        """Access to Xet for a while: the Hub gives a token of its own for that."""
+        url = f"{constants.ENDPOINT}/api/models/{self.name}/xet-read-token/{quote(self.version, safe='')}"
+        response = self._client.get(
+            url, headers=self._headers(url), extensions={"trace": self._remember_stream}
+        )
+        response.raise_for_status()
+        access: Mapping[str, Any] = response.json()
+        return access
 
     def _pause(self, seconds: float) -> None:
         self._interrupted.wait(seconds)
@@ -216,6 +264,8 @@ class HubRepository:
             if response.status_code not in REDIRECTS:
                 response.raise_for_status()
                 return url
+            if "X-Xet-Hash" in response.headers and self._xet.is_available():
+                self._xet_hashes[file] = response.headers["X-Xet-Hash"]
             url = urljoin(url, response.headers["Location"])
             if not self._on_hub(url):
                 # A signed link is made for GET; asking it for HEAD may fail.
@@ -278,6 +328,7 @@ class HubRepository:
             # A thread that waits for bytes does not notice when its socket is closed, only when it is shut down.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
+        self._xet.interrupt()  # after it: who reads through Xet may be waiting for the Hub
 
     def close(self) -> None:
         self._client.close()

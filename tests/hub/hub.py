@@ -14,6 +14,7 @@ from tests.hub.log import Log
 from tests.hub.repo import Entry, Repo, is_lfs
 from tests.hub.server import FILE_HOST, HOST, Server
 from tests.hub.store import Store
+from tests.hub.xet import Xet
 
 if TYPE_CHECKING:
     from tests.hub.routes_uploads import PartedUpload
@@ -32,6 +33,7 @@ class Hub:
         links: set ``links.ttl`` for links to the file host that expire soon.
         part_size: bytes above which an upload goes in parts, and the size of a part.
         page_size: the most entries in one answer of search, tree and history.
+        xet: what large files can also be read through, see ``Xet``; nothing at first.
         open_pages: whether a browser without a login sees the pages of private models too, as in the demo.
     """
 
@@ -50,6 +52,7 @@ class Hub:
         self.part_size = 256 << 20
         self.page_size = 1000
         self.open_pages = False
+        self.xet = Xet()
 
     def start(self) -> Hub:
         """Begin to answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -23,10 +24,20 @@ def resolve(hub: Hub, request: Request, repo: str, rev: str, path: str) -> Reply
         headers["Location"] = f"/api/resolve-cache/models/{repo}/{commit.id}/{quote(path)}"
         return Reply.text(307, headers, b"Temporary Redirect")
     headers |= {"X-Linked-Etag": f'"{entry.sha256}"', "X-Linked-Size": str(entry.size)}
+    if entry.sha256 in hub.xet.hashes:
+        headers["X-Xet-Hash"] = hub.xet.hashes[entry.sha256]
     headers["Location"] = hub.links.make(
         "GET", hub.file_endpoint, f"/lfs/{repo}/{entry.sha256}/{quote(path)}"
     )
     return Reply.text(302, headers, b"Found")
+
+
+@route("GET", "/api/models/{repo}/xet-read-token/{rev}")
+def xet_read_token(hub: Hub, request: Request, repo: str, rev: str) -> Reply:
+    found = hub.store.readable(repo, request.viewer)
+    hub.store.pass_gate(found, request.viewer)
+    hub.store.commit(found, rev)
+    return Reply.json({"casUrl": hub.xet.url, "accessToken": "xet", "exp": int(time.time()) + 3600})
 
 
 @route("GET HEAD", "/api/resolve-cache/models/{repo}/{rev}/{path}")
