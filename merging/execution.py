@@ -283,7 +283,7 @@ class _Run:
             nullcontext() if self.plan.only_copies else one_torch_thread(),
             ReadAhead(ahead, self.read_remote, budget=READ_AHEAD, threads=READERS) as self.ahead,
         ):
-            futures = [in_thread(lambda: self.work(work)) for _ in range(workers)]
+            futures = [in_thread(lambda: self.work(work), f"merge_{i}") for i in range(workers)]
             try:
                 self.watch(futures)
             except BaseException:
@@ -447,7 +447,7 @@ class _Run:
             writer.write(offset + start, stored[0])
 
 
-def in_thread(work: Callable[[], None]) -> Future[None]:
+def in_thread(work: Callable[[], None], name: str) -> Future[None]:
     """Start work in a thread. The thread is a daemon: a process that was told to stop does not wait for a host
     that stalls, as it would for the threads of an executor."""
     future: Future[None] = Future()
@@ -460,7 +460,7 @@ def in_thread(work: Callable[[], None]) -> Future[None]:
         else:
             future.set_result(None)
 
-    threading.Thread(target=run, name="merge", daemon=True).start()
+    threading.Thread(target=run, name=name, daemon=True).start()
     return future
 
 

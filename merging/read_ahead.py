@@ -8,6 +8,7 @@ fill it while the merge waits for those of another, and both would wait for ever
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 GAP = 64 * 1024
 # Bytes that one request asks for at most; what is longer comes in several, at the same time.
 RANGE = 16 * 1024 * 1024
+# Seconds that the end waits for requests under way, when nobody needs them any more.
+PATIENCE = 1.0
 
 
 class Piece(NamedTuple):
@@ -189,7 +192,10 @@ class ReadAhead:
         self._stopped = False
         self._changed = threading.Condition()
         count = threads if self._next else 0
-        self._threads = [threading.Thread(target=self._fetch, name=f"read-{i}") for i in range(count)]
+        # Daemons: a process that was told to stop does not wait for a host that stalls.
+        self._threads = [
+            threading.Thread(target=self._fetch, name=f"read-{i}", daemon=True) for i in range(count)
+        ]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -200,8 +206,9 @@ class ReadAhead:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        patience = time.monotonic() + PATIENCE
         for thread in self._threads:
-            thread.join()
+            thread.join(max(patience - time.monotonic(), 0))
 
     def stop(self) -> None:
         """Let nobody wait any longer, and begin no further request."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub import Hub
+from tests.merges import without_pauses
 
 HUB = Hub().start()
 HF_HOME = tempfile.TemporaryDirectory(prefix="alloy-tests-", ignore_cleanup_errors=True)
@@ -64,6 +65,5 @@ def alice(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in ("base", "a", "b"):
         hub.put(f"alice/{name}", folder / name, private=True)
     hub.log.clear()
-    monkeypatch.setattr("merging.checkpoints.hub.time.sleep", lambda _: None)
-    monkeypatch.setattr("merging.checkpoints.hub.HubRepository._pause", lambda *_: None)
+    without_pauses(monkeypatch)
     return token

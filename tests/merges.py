@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from merging import Plan, make_plan, read_recipe, run_plan
@@ -45,6 +46,16 @@ def merged(
 def files(folder: Path) -> dict[str, bytes]:
     """The content of a folder's files."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Wait for nothing; returns the seconds that would have been waited for, in order."""
+    seconds: list[float] = []
+    monkeypatch.setattr("merging.checkpoints.hub.time.sleep", seconds.append)
+    monkeypatch.setattr(
+        "merging.checkpoints.hub.HubRepository._pause", lambda _, pause: seconds.append(pause)
+    )
+    return seconds
 
 
 def weights(hub: Hub, repo: str) -> dict[str, bytes]:
