@@ -53,7 +53,7 @@ def model_card(plan: Plan, name: str) -> str:
             "```",
             "",
             "All arithmetic was done in float32 and rounded once; the same recipe on the same commits gives the",
-            "same bytes.",
+            f"same bytes{f' (what is random was drawn with seed {plan.seed})' if method.is_random else ''}.",
             "",
             "## Use",
             "",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, Self
 
 from merging.dtypes import itemsize
@@ -155,9 +157,11 @@ class Plan:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that stand for the bytes of the shards: two plans share them only if every shard
-        is the same. Where the result goes and what the merge costs do not count."""
+        is the same. Where the result goes and what the merge costs do not count; another version of this
+        program or of torch may round differently, and counts."""
         models = [(model.name, model.version) for model in self.models]
-        made_of = [self.recipe, self.method, models, [asdict(shard) for shard in self.shards]]
+        shards = [asdict(shard) for shard in self.shards]
+        made_of = [self.recipe, self.method, self.seed, models, shards, _software()]
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
 
     def seed_of(self, tensor: PlannedTensor) -> tuple[int, ...]:
@@ -193,6 +197,15 @@ class Plan:
         data["models"] = tuple(PlannedModel(**item) for item in data["models"])
         data["shards"] = tuple(_shard(item) for item in data["shards"])
         return cls(**{field.name: data[field.name] for field in fields(cls)})
+
+
+@cache
+def _software() -> list[str]:
+    """What else decides the bytes of a result: this program's text, and the libraries that compute."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return [digest.hexdigest(), *(importlib.metadata.version(name) for name in ("torch", "numpy"))]
 
 
 def _shard(data: dict[str, Any]) -> PlannedShard:

@@ -244,6 +244,32 @@ def test_a_model_that_stands_there_survives_a_push_that_fails(hub: Hub, alice: s
     assert hub.read("alice/out", "model.safetensors") == b"old"
 
 
+def test_a_disk_that_has_no_room_for_a_shard_says_so_before_the_work(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+
+    with pytest.raises(MergeError, match="The disk is full"):
+        merged(ties(folder), tmp_path / "out", SIZE)
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_system_that_cannot_reserve_room_is_written_to_all_the_same(
+    folder: Path, tmp_path: Path, right: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    merged(ties(folder), tmp_path / "out", SIZE)
+
+    assert {name: data for name, data in files(tmp_path / "out").items() if name in right} == right
+
+
 @pytest.mark.parametrize("writes", [0, 5])
 def test_a_disk_that_is_full(
     writes: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

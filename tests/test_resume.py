@@ -255,3 +255,11 @@ def test_other_bytes_than_were_sent_are_told(
 
     with pytest.raises(DestinationError, match=rf"something else than was sent: {plan.shards[1].filename}"):
         run_plan(plan, OUT, token=alice)
+
+
+def test_another_version_of_the_program_starts_anew(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan.fingerprint
+    assert Plan.from_json(plan.to_json()).fingerprint == before
+    monkeypatch.setattr("merging.plan._software", lambda: ["another"])
+
+    assert Plan.from_json(plan.to_json()).fingerprint != before

@@ -121,6 +121,19 @@ def no_room(path: Path) -> Iterator[None]:
         raise DestinationError(Problem("disk-full", message, fix, str(path.parent))) from error
 
 
+def _reserve(descriptor: int, size: int) -> None:
+    """Give a new file its size and, where the file system can, its blocks: writing is cheaper then, and a disk
+    that is too small says so before the work and not after it."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except AttributeError:  # macOS has no such call
+        os.truncate(descriptor, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        os.truncate(descriptor, size)
+
+
 class FolderShard:
     """An output file that is written in place.
 
@@ -131,7 +144,8 @@ class FolderShard:
     def __init__(self, path: Path, size: int):
         self._path = path
         self._file = path.open("wb", buffering=0)
-        self._file.truncate(size)
+        with no_room(path):
+            _reserve(self._file.fileno(), size)
 
     def write(self, offset: int, data: memoryview) -> None:
         done = 0
