@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import ssl
 import socket
 import threading
 import time
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -80,6 +82,12 @@ class _WrongAnswerError(Exception):
     """Bytes came, and they are not those that were asked for."""
 
 
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Of the authorities to trust: loading them takes as long as some of the requests, so once will do."""
+    return httpx2.create_ssl_context()
+
+
 class HubRepository:
     """The files of one commit of a model on the Hub.
 
@@ -99,6 +107,7 @@ class HubRepository:
             timeout=httpx2.Timeout(CONNECT_TIMEOUT, read=READ_TIMEOUT),
             limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
             follow_redirects=False,
+            verify=_certificates(),
         )
         self._links: dict[str, str] = {}
         self._lock = threading.Lock()
