@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-import ssl
 import socket
+import ssl
 import threading
 import time
 import weakref
