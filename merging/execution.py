@@ -14,6 +14,8 @@ from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from merging.card import model_card
 from merging.checkpoints import Checkpoint, Token, open_checkpoint
 from merging.costs import BLOCK, READ_AHEAD, READERS, default_workers, rereads
@@ -440,7 +442,8 @@ class _Run:
             stored = [buffers.room(index, size) for index in range(len(tensor.inputs))]
             for index, buffer in enumerate(stored):
                 read(index, start, buffer)
-            if any(buffer != stored[0] for buffer in stored):
+            # By numpy: memoryviews compare number by number.
+            if not all(np.array_equal(stored[0], buffer) for buffer in stored[1:]):
                 message = f"{tensor.name} ({tensor.dtype}) differs between the models and cannot be averaged."
                 fix = "Merge models whose tables and masks are the same."
                 raise CheckpointError(Problem("not-float", message, fix, tensor.name))
