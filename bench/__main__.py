@@ -39,14 +39,19 @@ def recipe(method: str, folder: Path, layers: int) -> dict[str, Any]:
             for layer_range in ([0, layers - cut], [cut, layers])
         ]
         return {"merge_method": method, "dtype": "bfloat16", "slices": slices}
-    if method == "model_stock":
-        entries = [{"model": entry["model"]} for entry in entries]
-        return {**fine_tunes, "models": entries, "base_model": base}
-    parameters = {"density": 0.5} if "ties" in method else {}
+    if method in ("karcher", "model_stock", "ram", "nearswap"):
+        bare: dict[str, Any] = {**fine_tunes, "models": [{"model": entry["model"]} for entry in entries]}
+        if method == "nearswap":
+            bare |= {"models": bare["models"][:1], "parameters": {"t": 0.001}}
+        return bare if method == "karcher" else {**bare, "base_model": base}
+    parameters = {"density": 0.5} if method.endswith("ties") or method == "breadcrumbs" else {}
     return {**fine_tunes, "base_model": base, "parameters": parameters}
 
 
-METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_ties", "model_stock", "passthrough")
+METHODS = (
+    *("linear", "slerp", "karcher", "task_arithmetic", "ties", "dare_ties"),
+    *("breadcrumbs", "model_stock", "ram", "nearswap", "passthrough"),
+)
 
 
 def median(costs: Sequence[Cost]) -> Cost:

@@ -18,7 +18,7 @@ class Cost:
     Args:
         wall: seconds from start to end
         cpu: seconds of user and system time
-        anonymous: most bytes of memory that are its own (not pages of files), sampled every 10 ms
+        anonymous: most bytes of memory that are its own or its children's (not pages of files), sampled every 50 ms
     """
 
     wall: float
@@ -45,7 +45,7 @@ def measured(command: Sequence[str], env: Mapping[str, str] | None = None) -> Co
 
     def watch() -> None:
         nonlocal peak
-        while not over.wait(0.01):
+        while not over.wait(0.05):
             peak = max(peak, _anonymous(process.pid))
 
     watcher = threading.Thread(target=watch)
@@ -63,9 +63,19 @@ def measured(command: Sequence[str], env: Mapping[str, str] | None = None) -> Co
 
 
 def _anonymous(pid: int) -> int:
-    """Bytes of anonymous resident memory; 0 when the process is gone."""
+    """Bytes of anonymous memory of a process and its children, shared pages counted once; 0 when it is gone."""
+    total = 0
+    for one in (pid, *_children(pid)):
+        try:
+            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon")), 0)
+    return total
+
+
+def _children(pid: int) -> list[int]:
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
+        return []

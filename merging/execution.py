@@ -19,6 +19,7 @@ import numpy as np
 from merging.card import model_card
 from merging.checkpoints import Checkpoint, Token, open_checkpoint
 from merging.costs import BLOCK, READ_AHEAD, READERS, default_workers, rereads
+from merging.crew import can_fork, run_forked
 from merging.destinations import Destination, Place, ShardWriter, open_destination
 from merging.dtypes import itemsize
 from merging.methods import METHODS
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from merging.checkpoints import TensorHeader
     from merging.read_ahead import ReadAhead, TensorReader
 
+# More shards than this are written by threads, which open them one after the other.
+MOST_OPEN_FILES = 200
 # Seconds that a run which is to stop waits for its workers; one may be reading from a host that stalls.
 PATIENCE = 1.5
 
@@ -285,6 +288,9 @@ class _Run:
             nullcontext() if self.plan.only_copies else one_torch_thread(),
             ReadAhead(ahead, self.read_remote, budget=READ_AHEAD, threads=READERS) as self.ahead,
         ):
+            if workers > 1 and self.is_local and can_fork():
+                self.merge_in_processes(work, workers)
+                return
             futures = [in_thread(lambda: self.work(work), f"merge_{i}") for i in range(workers)]
             try:
                 self.watch(futures)
@@ -292,6 +298,34 @@ class _Run:
                 self.interrupt()
                 wait(futures, PATIENCE)
                 raise
+
+    @property
+    def is_local(self) -> bool:
+        """Whether everything lies on this machine's disk, so that processes need to share no memory."""
+        here = all(model.is_folder for model in self.plan.models) and self.destination.is_on_disk
+        # Each shard is a file that stays open until all is merged.
+        return here and self.device == "cpu" and len(self.shards) <= MOST_OPEN_FILES
+
+    def merge_in_processes(
+        self, work: Iterator[tuple[int, PlannedTensor, _OpenShard, int]], workers: int
+    ) -> None:
+        items = list(work)
+        if not self.plan.only_copies:
+            from merging import blocks  # noqa: F401 (once, before there are several processes)
+
+        def merge(numbers: Iterator[int]) -> Iterator[int]:
+            buffers = _Buffers(self.device)
+            for number in numbers:
+                _, tensor, shard, offset = items[number]
+                with self.ahead.tensor(number) as ahead:
+                    self.make_tensor(tensor, ahead, shard.writer, offset, buffers)
+                yield number
+
+        def done(number: int) -> None:
+            _, tensor, shard, _ = items[number]
+            self.finished(tensor, shard)
+
+        run_forked(len(items), merge, workers, done, lambda: self.report("merge", ""))
 
     def interrupt(self) -> None:
         """Let every thread end soon: those that work, those that wait, and those that read from a network."""

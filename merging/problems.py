@@ -49,6 +49,9 @@ class MergeError(Exception):
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type[MergeError], tuple[tuple[Problem, ...]]]:
+        return type(self), (self.problems,)
+
 
 class RecipeError(MergeError):
     """The recipe's text cannot be read as a recipe."""
@@ -71,6 +74,9 @@ class Cancelled(MergeError):  # noqa: N818 (an end that was asked for, not an er
 
     def __init__(self) -> None:
         super().__init__(Problem("cancelled", "The merge was cancelled; nothing was left behind."))
+
+    def __reduce__(self) -> tuple[type[Cancelled], tuple[()]]:  # type: ignore[override]
+        return type(self), ()
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

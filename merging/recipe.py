@@ -47,6 +47,15 @@ TOP_LEVEL = (
 )
 
 
+class Loader(yaml.SafeLoader):
+    """YAML's plain types, and numbers as people write them: to YAML 1.1 alone, `1e-5` is a text."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 @dataclass(frozen=True)
 class ModelReference:
     """A model: a folder, or an id on the Hub, at a revision if one is given."""
@@ -106,7 +115,8 @@ class Recipe:
         So does mergekit: an unlisted base of an average is averaged in, with the recipe's general weight.
         """
         listed = any(source.model == self.base_model for source in self.models)
-        if self.base_model is None or listed or self.method.max_models == 1:
+        alone = self.method.max_models == 1 and not self.method.needs_base
+        if self.base_model is None or listed or alone:
             return self.models
         return (*self.models, Source(self.base_model))
 
@@ -161,7 +171,7 @@ class _Reader:
             self.problem("too-long", message, "A recipe is a page of text.", None)
             return None
         try:
-            node = yaml.compose(self.text, Loader=yaml.SafeLoader)
+            node = yaml.compose(self.text, Loader=Loader)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "line 1, column 1"

@@ -157,6 +157,34 @@ RECIPES: dict[str, Callable[[Folders], dict[str, Any]]] = {
         "base_model": str(m["base"]),
         "parameters": {"density": 1.0},
     },
+    "karcher": lambda m: {
+        "merge_method": "karcher",
+        "models": whole(m, a={}, b={}, c={}),
+        "parameters": {"max_iter": 20},
+    },
+    "breadcrumbs": lambda m: {
+        "merge_method": "breadcrumbs",
+        "models": whole(m, a=weighted(0.5, density=0.4, gamma=0.1), b=weighted(0.7, density=0.6)),
+        "base_model": str(m["base"]),
+        "parameters": {"gamma": 0.05},
+    },
+    "breadcrumbs ties": lambda m: {
+        "merge_method": "breadcrumbs_ties",
+        "models": whole(m, a=weighted(0.5), b=weighted(0.7), c=weighted(0.4)),
+        "base_model": str(m["base"]),
+        "parameters": {"density": 0.3, "gamma": 0.1, "normalize": True},
+    },
+    "ram": lambda m: {
+        "merge_method": "ram",
+        "models": whole(m, a={}, b={}, c={}),
+        "base_model": str(m["base"]),
+    },
+    "nearswap": lambda m: {
+        "merge_method": "nearswap",
+        "models": whole(m, a={}),
+        "base_model": str(m["base"]),
+        "parameters": {"t": 0.002},
+    },
     "passthrough, a taller stack": lambda m: {
         "merge_method": "passthrough",
         "slices": stack(m, {"a": [0, 3]}, {"a": [1, 4]}),
@@ -234,20 +262,24 @@ def test_same_tensors(case: str, models: Folders, dtype: str, tmp_path: Path) ->
 
 
 def chosen_among_equals(tensor: PlannedTensor, plan: Plan) -> torch.Tensor:
-    """Where a model's change is exactly as large as the smallest that TIES keeps.
+    """Where a model's change is exactly as large as the smallest that is kept, or the smallest that is too large.
 
     Only so many of these equals are kept; mergekit leaves it to an unstable sort which, we take the first.
     """
     unsure = torch.zeros(tensor.shape, dtype=torch.bool)
     densities = tensor.parameters.get("density")
-    if not isinstance(densities, list):
+    if not isinstance(densities, list) or "rescale_norm" in tensor.parameters:
         return unsure
     base, *models = [one_tensor(Path(plan.models[i.model].name), i.tensor).float() for i in tensor.inputs]
-    for model, density in zip(models, densities, strict=True):
+    outliers = tensor.parameters.get("gamma", [0.0] * len(models))
+    assert isinstance(outliers, list)
+    for model, density, gamma in zip(models, densities, outliers, strict=True):
         if density < 1:
             change = (model - base).abs()
-            cut = change.flatten().sort(descending=True).values[int(density * change.numel()) - 1]
-            unsure |= (change == cut) & ((change == cut).sum() > 1)
+            ordered = change.flatten().sort(descending=True).values
+            largest = int(gamma * change.numel())
+            for kept in {largest, largest + int(density * change.numel())} - {0}:
+                unsure |= (change == ordered[kept - 1]) & ((change == ordered[kept - 1]).sum() > 1)
     return unsure
 
 

@@ -30,7 +30,7 @@ FLOORS = [
     ["settings"],
     ["recipe", "checkpoints"],
     ["architecture", "plan", "destinations"],
-    ["companions", "costs", "card", "torch_import"],
+    ["companions", "costs", "card", "torch_import", "crew"],
     ["planning", "read_ahead"],
     ["blocks"],
     ["execution"],

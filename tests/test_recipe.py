@@ -217,3 +217,12 @@ def test_the_first_matching_filter_decides() -> None:
     assert value_at(setting, "model.layers.0.self_attn.k_proj.weight", 0) == 2.0
     assert value_at(setting, "model.norm.weight", 0) is None
     assert value_at((Choice(3.0, "*"),), "model.norm.weight", 0) == 3.0
+
+
+def test_numbers_with_an_exponent_are_numbers() -> None:
+    text = "{merge_method: nearswap, base_model: a/b, models: [{model: a/c}], parameters: {t: 1e-4}}"
+
+    recipe = read_recipe(text)
+
+    assert value_at(recipe.parameters["t"], "any.weight", 0) == 0.0001
+    assert [source.model.name for source in recipe.inputs()] == ["a/c", "a/b"]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from bench.models import Size
 from bench.scale import SIZES, from_hub, hollow, schedule
 from merging import make_plan, read_recipe
 from merging.checkpoints import open_checkpoint
 from merging.costs import READ_AHEAD, peak_memory
 
+ROOT = Path(__file__).parent.parent
 NAMES = ("a", "b", "c")
 
 
@@ -47,3 +52,30 @@ def test_three_times_405_billion(method: str, folder: Path) -> None:
     assert peak_memory(plan, shard_buffers=0) < 1_000_000_000
     shards = sorted(shard.bytes for shard in plan.shards)
     assert peak_memory(from_hub(plan), shard_buffers=2) < sum(shards[-2:]) + 1_500_000_000
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
+from merging.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_models_larger_than_the_memory_of_the_process(tmp_path: Path) -> None:
+    """Two models of 3 GB become one in a process that may have 2.5 GB in all, libraries and stacks included."""
+    size = Size(4096, 14336, 6, 32, 8, 32_000)
+    folders = [hollow(size, tmp_path / name) for name in ("a", "b")]
+    inputs = sum(path.stat().st_size for folder in folders for path in folder.glob("*.safetensors"))
+    models = [{"model": str(folder), "parameters": {"weight": 0.5}} for folder in folders]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"merge_method": "linear", "models": models}))
+    command = ["run", str(recipe), "--to", str(tmp_path / "out"), "--shard-size", "500MB"]
+    limit = 2_500_000_000
+    assert inputs > 2 * limit
+
+    subprocess.run([sys.executable, "-c", LIMITED, str(limit), *command], cwd=ROOT, check=True)
+
+    written = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors"))
+    assert written > limit
+    shutil.rmtree(tmp_path / "out")

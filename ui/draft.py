@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from merging.methods import METHODS, MergeMethod, Parameter
+from merging.recipe import Loader
 from ui.texts import t
 
 MOST_MODELS = 6
@@ -101,7 +102,7 @@ def read(text: str) -> Draft:
         NotShown: the form cannot show it.
     """
     try:
-        recipe = yaml.safe_load(text)
+        recipe = yaml.load(text, Loader)
     except (yaml.YAMLError, RecursionError):
         raise NotShown(t("held.yaml")) from None
     if not isinstance(recipe, dict):
@@ -176,7 +177,7 @@ def field_text(setting: Setting) -> str:
 def field_setting(text: str) -> Setting:
     """What a text field says; None if it is empty. Text that is not YAML is passed on for the plan to refuse."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)
     except (yaml.YAMLError, RecursionError):
         return text.strip()
 

@@ -48,6 +48,10 @@ class Destination(Protocol):
     def shard_buffers(self) -> int:
         """How many whole shards are held in memory on the way."""
 
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether shards are files that several processes can write to."""
+
     def disk_bytes(self, size: int) -> int:
         """Bytes on this machine's disk for `size` bytes of weights."""
 

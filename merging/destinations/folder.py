@@ -22,6 +22,7 @@ class FolderDestination:
     """Writes into `.NAME.merging` beside the folder; a run that ends early leaves the folder itself untouched."""
 
     shard_buffers = 0
+    is_on_disk = True
 
     def __init__(self, path: Path, *, overwrite: bool):
         self.path = path.expanduser().absolute()

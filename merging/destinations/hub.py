@@ -51,6 +51,7 @@ class HubDestination:
     """
 
     shard_buffers = BUFFERS
+    is_on_disk = False
 
     def __init__(self, repo: str, *, token: Token, private: bool, overwrite: bool):
         if repo.count("/") != 1 or not hub_id(repo):

@@ -27,6 +27,7 @@ class MemoryDestination:
 
     name = "merged"
     shard_buffers = 0  # what it holds is the result, which is counted as such
+    is_on_disk = False
 
     def __init__(self) -> None:
         self.model: PreTrainedModel | None = None

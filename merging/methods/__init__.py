@@ -4,7 +4,18 @@ A new file is listed here, and its methods are in the registry, the tables, the 
 is the order in which people are shown them.
 """
 
-from merging.methods import linear, slerp, task_arithmetic, dare, model_stock, passthrough  # isort: skip
+from merging.methods import (  # isort: skip
+    linear,
+    slerp,
+    karcher,
+    task_arithmetic,
+    dare,
+    breadcrumbs,
+    model_stock,
+    ram,
+    nearswap,
+    passthrough,
+)
 from merging.methods.method import METHODS, MergeMethod, merge_method
 from merging.methods.parameters import Parameter, PerModel, Range
 
@@ -14,11 +25,15 @@ __all__ = [
     "Parameter",
     "PerModel",
     "Range",
+    "breadcrumbs",
     "dare",
+    "karcher",
     "linear",
     "merge_method",
     "model_stock",
+    "nearswap",
     "passthrough",
+    "ram",
     "slerp",
     "task_arithmetic",
 ]

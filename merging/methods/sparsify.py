@@ -60,14 +60,9 @@ class KeepLargest(Sparsifier):
             density: share of each task vector that is kept, the largest magnitudes first
             rescale: multiply what is kept so that the sum of magnitudes stays what it was
         """
-        from merging.methods.selection import Cut, cut_at  # numpy, which a plan need not wait for
-
         share: float = density  # type: ignore[assignment]
-        if share >= 1:
-            return Cut(-1.0, 0)
-        if share <= 0:
-            return Cut(math.inf, 0)
-        cut = cut_at(vector, max(1, int(share * vector.size)))
+        kept = int(share * vector.size)
+        cut = _keep_first(vector, max(kept, 1) if share > 0 else 0)
         if not rescale:
             return cut
         return cut._replace(scale=_l1_ratio(vector, lambda block, start: self.apply(block, start, cut)))
@@ -84,6 +79,54 @@ class KeepLargest(Sparsifier):
         if equals < len(block):
             _keep_above(block[equals:] if equals else block, measured.threshold)
         return block if measured.scale == 1.0 else block.mul_(measured.scale)
+
+
+class KeepMiddle(Sparsifier):
+    """Drops the largest magnitudes of the whole tensor and the smallest (Model Breadcrumbs, arXiv 2312.06795).
+
+    What is dropped at the top makes room at the bottom, so that the density is what is asked for, unless there are
+    not so many entries.
+    """
+
+    _largest = KeepLargest()
+
+    def measure(
+        self,
+        vector: Vector,
+        *,
+        density: Density = 1.0,  # type: ignore[assignment]
+        gamma: Density = 0.01,  # type: ignore[assignment]
+        rescale: bool = False,
+    ) -> tuple[Cut, Cut, float]:
+        """Find the two cuts.
+
+        Args:
+            density: share of each task vector that is kept; 1 keeps everything, the largest too
+            gamma: share of each task vector that is dropped because it is largest
+            rescale: multiply what is kept so that the sum of magnitudes stays what it was
+        """
+        share: float = density  # type: ignore[assignment]
+        outliers: float = gamma  # type: ignore[assignment]
+        kept = int(share * vector.size)
+        largest = min(int(outliers * vector.size), vector.size - kept) if share < 1 else 0
+        cuts = _keep_first(vector, kept + largest), _keep_first(vector, largest)
+        if not rescale:
+            return *cuts, 1.0
+        return *cuts, _l1_ratio(vector, lambda block, start: self.apply(block, start, (*cuts, 1.0)))
+
+    def apply(self, block: Tensor, start: int, measured: tuple[Cut, Cut, float]) -> Tensor:
+        upper_and_middle, upper, scale = measured
+        outliers = self._largest.apply(block.clone(), start, upper)
+        return scaled(self._largest.apply(block, start, upper_and_middle).sub_(outliers), scale)
+
+
+def _keep_first(vector: Vector, number: int) -> Cut:
+    """Where to cut so that the `number` largest magnitudes stay: any number from none to all."""
+    from merging.methods.selection import Cut, cut_at  # numpy, which a plan need not wait for
+
+    if number >= vector.size:
+        return Cut(-1.0, 0)
+    return cut_at(vector, number) if number > 0 else Cut(math.inf, 0)
 
 
 class Draw(NamedTuple):

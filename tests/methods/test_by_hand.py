@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from merging.methods import METHODS
+from merging.methods.karcher import karcher
 from merging.methods.model_stock import model_stock
 from merging.methods.slerp import slerp
 from tests.methods.whole import merge_by_engine
@@ -73,6 +74,42 @@ EXAMPLES: dict[str, tuple[list[list[float]], dict[str, Any], list[float]]] = {
         {},
         [1 + 4 * 8 / 9, 1 + 1.5 * 8 / 9],
     ),
+    # Two unit vectors at a right angle, one of them twice as long: half way, and 1.5 long.
+    "karcher": (
+        [[2.0, 0.0], [0.0, 1.0]],
+        {"max_iter": 10, "tol": 1e-5},
+        [1.5 * math.sqrt(0.5), 1.5 * math.sqrt(0.5)],
+    ),
+    # Of the changes +4 +2 -1 0 the largest goes, and the smallest two but one: +2 stays; of -1 +4 +2 0: again +2.
+    "breadcrumbs": (
+        [BASE, FIRST, SECOND],
+        {
+            "weight": [1.0, 0.5],
+            "normalize": False,
+            "lambda_": 2.0,
+            "density": [0.25, 0.25],
+            "gamma": [0.25, 0.25],
+            "rescale": False,
+        },
+        [1.0, 5.0, 3.0, 1.0],
+    ),
+    # Half stays, but for the largest: +2 -1 and -1 +2, at 2, 3 and at 1, 3. The sums -1 +2 +1 elect.
+    "breadcrumbs_ties": (
+        [BASE, FIRST, SECOND],
+        {
+            "weight": [1.0, 1.0],
+            "normalize": False,
+            "lambda_": 1.0,
+            "density": [0.5, 0.5],
+            "gamma": [0.25, 0.25],
+            "rescale": False,
+        },
+        [0.0, 3.0, 3.0, 1.0],
+    ),
+    # +4 and -1 are both changes: their mean 1.5; +2 and +4: 3; -1 and +2: 0.5; a change of 0 is none.
+    "ram": ([BASE, FIRST, SECOND], {"epsilon": 0.5}, [2.5, 4.0, 1.5, 1.0]),
+    # At most 1.5 of each change: +4 +2 -1 0 become +1.5 +1.5 -1 0.
+    "nearswap": ([BASE, FIRST], {"t": 1.5}, [2.5, 2.5, 0.0, 1.0]),
     "passthrough": ([FIRST], {"scale": [-0.5]}, [-2.5, -1.5, 0.0, -0.5]),
 }
 
@@ -190,3 +227,33 @@ def test_model_stock_of_opposite_changes_is_the_base() -> None:
 
 def test_model_stock_without_changes_is_the_base() -> None:
     assert model_stock(np.zeros((3, 3))) == [0.0, 0.0, 0.0]
+
+
+def test_ram_leaves_what_a_single_model_changed_whole() -> None:
+    base, first, second = torch.zeros(2), torch.tensor([0.4, 0.3]), torch.tensor([0.0, 0.1])
+
+    merged = merge_by_engine(METHODS["ram"], [base, first, second], {"epsilon": 1e-5})
+
+    torch.testing.assert_close(merged, torch.tensor([0.4, 0.2]))
+
+
+def test_the_karcher_mean_of_opposite_models_is_not_lost() -> None:
+    coefficients = karcher(np.array([[1.0, -1.0], [-1.0, 1.0]]), max_iter=10, tol=1e-5)
+
+    assert np.isfinite(coefficients).all()
+
+
+def test_the_karcher_mean_leaves_models_of_zeros_out_but_for_the_length() -> None:
+    assert karcher(np.array([[0.0, 0.0], [0.0, 4.0]]), max_iter=10, tol=1e-5) == [0.0, 0.5]
+    assert karcher(np.zeros((2, 2)), max_iter=10, tol=1e-5) == [0.0, 0.0]
+
+
+def test_breadcrumbs_without_outliers_are_the_largest() -> None:
+    base, model = torch.zeros(6), torch.tensor([1.0, -2.0, 1.0, -1.0, 1.0, 0.0])
+    arguments = {"weight": [1.0], "normalize": False, "lambda_": 1.0, "rescale": False}
+
+    merged = merge_by_engine(
+        METHODS["breadcrumbs"], [base, model], {**arguments, "density": [0.5], "gamma": [0.0]}
+    )
+
+    assert merged.tolist() == [1.0, -2.0, 1.0, 0.0, 0.0, 0.0]
