@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from merging.problems import MergeError, Problem
@@ -23,6 +24,8 @@ from merging.problems import MergeError, Problem
 NUMBER = 4
 # Bytes that a pipe takes at once or not at all.
 ATOMIC = 4096
+# Seconds between two looks at what the caller wants.
+PULSE = 0.1
 
 
 def can_fork() -> bool:
@@ -44,7 +47,7 @@ def run_forked(
         work: runs in each process: takes numbers, and yields them when they are done
         workers: how many processes
         done: called in this process for every number that is done
-        pulse: called in this process several times a second; what it raises ends all workers and is raised
+        pulse: called in this process ten times a second; what it raises ends all workers and is raised
 
     Raises:
         MergeError: that `work` raised in one of the processes, or one of them was killed
@@ -71,9 +74,12 @@ def run_forked(
                 os._exit(_child(work, numbers, to_tell, to_complain, (to_do, finished, errors)))
             children.append(child)
         close(numbers, to_tell, to_complain)
+        due = 0.0
         waiting = b"".join(number.to_bytes(NUMBER, "little") for number in range(tasks))
         while True:
-            readable, writable, _ = select.select([finished], [to_do] if to_do in open_ends else [], [], 0.1)
+            readable, writable, _ = select.select(
+                [finished], [to_do] if to_do in open_ends else [], [], PULSE
+            )
             if writable:
                 with contextlib.suppress(BlockingIOError, BrokenPipeError):
                     waiting = waiting[os.write(to_do, waiting[:ATOMIC]) :]
@@ -85,7 +91,9 @@ def run_forked(
                     break
                 for place in range(0, len(told), NUMBER):
                     done(int.from_bytes(told[place : place + NUMBER], "little"))
-            pulse()
+            if time.monotonic() >= due:
+                due = time.monotonic() + PULSE
+                pulse()
         statuses = [os.waitstatus_to_exitcode(os.waitpid(children.pop(), 0)[1]) for _ in range(workers)]
         if any(statuses):
             raise _complaint(errors, statuses)

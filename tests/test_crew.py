@@ -36,6 +36,14 @@ def test_every_task_is_done_once() -> None:
     assert not children()
 
 
+def test_the_pulse_is_no_faster_than_a_bar_is_drawn() -> None:
+    pulses: list[int] = []
+
+    run_forked(5000, lambda numbers: numbers, 2, lambda _: None, lambda: pulses.append(1))
+
+    assert len(pulses) < 100
+
+
 def test_an_error_is_raised_as_it_was() -> None:
     problem = Problem("file-cut-short", "It ends.", "Copy it again.", "a/b")
 
