@@ -178,9 +178,10 @@ def test_workers_that_wait_are_woken_by_an_error_and_by_stop() -> None:
 
     with ReadAhead(steps(tensors, find, rereads=False), stall, budget=KB, threads=2) as ahead:
         started.wait(60)
-        threading.Thread(target=lambda: (ahead.stop(), go_on.set())).start()
+        threading.Thread(target=ahead.stop).start()
         with pytest.raises(Cancelled):
             ahead.take(0, 0)
+        go_on.set()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-")]
 
 
