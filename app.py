@@ -17,8 +17,7 @@ if "SPACE_ID" in os.environ:
 import spaces  # noqa: F401 (before anything that imports torch: on ZeroGPU it stands in for CUDA)
 
 from ui.host import Host
-from ui.page import build_page
-from ui.theme import CSS, theme
+from ui.page import build_page, launch_settings
 
 # The name `demo` is what Gradio's reload looks for.
 demo = build_page(Host.from_environment())
@@ -26,11 +25,4 @@ demo = build_page(Host.from_environment())
 demo.queue(max_size=64, default_concurrency_limit=4)
 
 if __name__ == "__main__":
-    demo.launch(
-        theme=theme(),
-        css=CSS,
-        # Its history writes every input of every call into the browser's storage, in the clear.
-        run_history=False,
-        ssr_mode=False,
-        footer_links=["api", "settings"],
-    )
+    demo.launch(**launch_settings(demo))

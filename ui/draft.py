@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from merging.dtypes import RECIPE_DTYPES
 from merging.methods import METHODS, MergeMethod, Parameter
 from merging.recipe import Loader
 from ui.texts import t
@@ -129,12 +130,19 @@ def read(text: str) -> Draft:
         raise NotShown(t("held.many", most=MOST_MODELS))
     if method.needs_base:
         recipe.pop("base_model", None)
+    dtype = str(recipe.pop("dtype", None) or "").removeprefix("torch.")
+    if dtype and dtype not in RECIPE_DTYPES:
+        raise NotShown(t("held.dtype", dtype=dtype[:40]))
+    for parameter in method.parameters:
+        setting = shared.get(parameter.name)
+        if parameter.kind in ("bool", "choice") and setting is not None and not is_plain(parameter, setting):
+            raise NotShown(t("held.choice", name=parameter.name))
     return Draft(
         method=method.name,
         models=tuple(models),
         base=base if method.base == "subtracted" else "",
         settings={name: value for name, value in shared.items() if name not in own},
-        dtype=str(recipe.pop("dtype", None) or ""),
+        dtype=dtype,
         extra=recipe,
     )
 

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
+import yaml
 from gradio.components import Component
 
+from merging import Problem
 from merging.dtypes import RECIPE_DTYPES
 from merging.methods import METHODS, MergeMethod, Parameter
+from merging.recipe import Loader
 from ui import markup
 from ui.draft import (
     MOST_MODELS,
@@ -29,9 +32,11 @@ from ui.draft import (
     is_plain,
     split_by_tensor,
 )
+from ui.fixes import place_of, read_name
 from ui.texts import t
 
 Update = Any
+METHOD, BASE, PARAMETERS, DTYPE = "method", "base", "parameters", "dtype"
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,7 @@ class _Row:
     model: gr.Dropdown
     remove: gr.Button
     fields: dict[str, _Number]
+    note: gr.HTML
 
 
 @dataclass
@@ -139,6 +145,7 @@ class Form:
     typed: gr.Checkbox
     fields: dict[tuple[str, str], Field]
     dtype: gr.Dropdown
+    notes: dict[str, gr.HTML]  # for problems, below the field that causes them; those of the rows stand there
     memory: gr.State = field(default_factory=lambda: gr.State(Memory(Draft(next(iter(METHODS))))))
 
     @property
@@ -164,6 +171,20 @@ class Form:
     @property
     def model_fields(self) -> list[gr.Dropdown]:
         return [self.base, *(row.model for row in self.rows)]
+
+    @property
+    def note_fields(self) -> list[gr.HTML]:
+        return [*self.notes.values(), *(row.note for row in self.rows)]
+
+    def note_updates(self, draft: Draft, recipe: str, problems: Sequence[Problem]) -> list[Update]:
+        """Updates of `note_fields`: each problem below the field that causes it, as far as there is one."""
+        found: dict[str | int, list[Problem]] = {}
+        for problem in problems:
+            spot = spot_of(draft, recipe, problem.where)
+            if spot is not None:
+                found.setdefault(spot, []).append(problem)
+        spots = [*self.notes, *range(len(self.rows))]
+        return [gr.update(value=_note(found.get(spot, ())), visible=spot in found) for spot in spots]
 
     @property
     def text_fields(self) -> list[gr.Textbox]:
@@ -325,33 +346,71 @@ def build_form(known: Sequence[str], allow_folders: bool) -> Form:
         [(method.title, name) for name, method in METHODS.items()], label=t("recipe.method"), filterable=True
     )
     about = gr.HTML()
+    notes = {METHOD: gr.HTML(visible=False)}
     base = model_field(t("recipe.base"), t("recipe.base.info"))
+    notes[BASE] = gr.HTML(visible=False)
     rows = []
     per_model = _union(lambda p: p.per_model)
     for i in range(MOST_MODELS):
-        with gr.Group(visible=i < 2) as group:
+        with gr.Group(visible=i < 2, elem_classes="alloy-model") as group:
             with gr.Row(equal_height=False):
                 model = model_field(t("recipe.model", number=i + 1), info if i == 0 else None)
                 remove = gr.Button(t("recipe.remove"), size="sm", scale=0, elem_id=f"remove-model-{i + 1}")
             with gr.Row():
                 fields = {p.name: _number(p, texts=1) for p in per_model}
-        rows.append(_Row(group, model, remove, fields))
+            note = gr.HTML(visible=False)
+        rows.append(_Row(group, model, remove, fields, note))
     add = gr.Button(t("recipe.add"), size="sm")
     with gr.Row():
         shared = {_key(p): _field(p) for p in _union(lambda p: not p.per_model)}
+    notes[PARAMETERS] = gr.HTML(visible=False)
     typed = gr.Checkbox(label=t("recipe.typed"), info=t("recipe.typed.info"))
     dtype = gr.Dropdown(
         [(t("recipe.dtype.stored"), ""), *((name, name) for name in RECIPE_DTYPES)],
         value="",
         label=t("recipe.dtype"),
     )
-    return Form(method, about, base, rows, add, typed, shared, dtype)
+    notes[DTYPE] = gr.HTML(visible=False)
+    return Form(method, about, base, rows, add, typed, shared, dtype, notes)
 
 
 def method_text(method: MergeMethod) -> str:
     """What a method does, in a line, with its source."""
     paper = f" {markup.link(method.paper, t('recipe.paper'))}" if method.paper else ""
     return f'<div class="alloy-method">{markup.text(method.summary)}{paper}</div>'
+
+
+def spot_of(draft: Draft, recipe: str, where: str) -> str | int | None:
+    """The field that a problem's place in the recipe belongs to: a name in `Form.notes`, or a row's number."""
+    try:
+        tree = yaml.compose(recipe, Loader=Loader)
+    except (yaml.YAMLError, RecursionError):
+        return None
+    path = place_of(tree, where)
+    match path:
+        case None:
+            named = where  # some problems of the plan name the model
+        case ("merge_method",):
+            return METHOD
+        case ("dtype",):
+            return DTYPE
+        case ("base_model", *_):
+            named = str(read_name(tree, "base_model"))
+        case ("models", int(number), *_):
+            named = str(read_name(tree, "models", number, "model"))
+        case ("parameters", *_) | ():
+            return PARAMETERS
+        case _:
+            return None
+    rows = [model.name for model in draft.models]
+    return rows.index(named) if named and named in rows else BASE if named and named == draft.base else None
+
+
+def _note(problems: Sequence[Problem]) -> str:
+    lines = dict.fromkeys(
+        f"{markup.text(problem.message)} <b>{markup.text(problem.fix)}</b>" for problem in problems
+    )
+    return "".join(f'<p class="alloy-trouble">{line}</p>' for line in lines)
 
 
 def _field(parameter: Parameter) -> Field:

@@ -13,18 +13,23 @@ class Host:
     """The machine that serves the page.
 
     Args:
-        on_space: a Hugging Face Space, whose visitors are strangers
+        space_id: `owner/name` of the Hugging Face Space, whose visitors are strangers; empty on a laptop
         sign_in: visitors sign in with their Hugging Face account
         demo: the Hub is the demo's, on loopback, with its small models
         results: where merges saved on this machine go; each is a folder in it
         browser_key: encrypts what the page remembers in the browser (recipe and job ids, never a token)
     """
 
-    on_space: bool
+    space_id: str
     sign_in: bool
     demo: bool
     results: Path
     browser_key: str
+
+    @property
+    def on_space(self) -> bool:
+        """Whether this is a Space."""
+        return bool(self.space_id)
 
     @property
     def allow_folders(self) -> bool:
@@ -35,7 +40,7 @@ class Host:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Host:
         """Read SPACE_ID, OAUTH_CLIENT_ID, ALLOY_DEMO, ALLOY_RESULTS and ALLOY_BROWSER_KEY."""
         return cls(
-            on_space="SPACE_ID" in environment,
+            space_id=environment.get("SPACE_ID", ""),
             sign_in="OAUTH_CLIENT_ID" in environment,
             demo=environment.get("ALLOY_DEMO") == "1",
             results=Path(environment.get("ALLOY_RESULTS") or "merged").resolve(),

@@ -8,23 +8,37 @@ from typing import Any
 
 import gradio as gr
 
-from merging import MergeError, Plan, Problem, read_recipe
+from merging import MergeError, Plan, Problem, Recipe, read_recipe
 from ui import markup
 from ui.account import Account, Identity, account, identify, visitor
 from ui.destination import FOLDER, HUB, place, suggested_name
 from ui.draft import Draft, NotShown, read, write
+from ui.fixes import Fix, fixes
 from ui.form import Form, Memory, build_form, needs_typing
 from ui.host import Host
 from ui.hub_search import HubSearch, search_as_you_type
 from ui.job_card import job_cards
 from ui.jobs import Snapshot
-from ui.plan_card import empty_card, plan_card, problems_card
-from ui.presets import Preset, family, presets
-from ui.texts import t
+from ui.layers_card import layers_card
+from ui.licences import Cards, common_base
+from ui.plan_card import Surroundings, empty_card, plan_card, problems_card
+from ui.presets import family, presets
+from ui.recipe_source import QUERY, query_of, recipe_of
+from ui.start import build_start
+from ui.texts import in_each_language, t
 from ui.workshop import Workshop
 
 # So many of a visitor's merges are remembered by the browser.
 MOST_REMEMBERED = 5
+MOST_FIXES = 3
+COPY = "(link) => { navigator.clipboard?.writeText(link).catch(() => {}); }"
+# So that a reload shows the draft, and not the link again.
+FORGET_QUERY = """() => {
+  const address = new URL(window.location);
+  if (!address.searchParams.has("recipe")) return;
+  address.searchParams.delete("recipe");
+  history.replaceState(null, "", address);
+}"""
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -43,19 +57,15 @@ class MergeTab:
         self.host = host
         self.workshop = workshop
         self.search = search
-        self.presets: dict[str, Preset] = {preset.key: preset for preset in presets(host.demo)}
+        self.first_recipe = presets(host.demo)[0].recipe
+        self.licences = Cards()
         self._build()
 
     # -- layout ----------------------------------------------------------------------------------------
 
     def _build(self) -> None:
         host, known = self.host, family(self.host.demo).models
-        with gr.Row(elem_classes="alloy-presets"):
-            gr.HTML(f"<span>{markup.text(t('recipe.start'))}</span>")
-            self.starts = {
-                key: gr.Button(preset.title, size="sm", scale=0, min_width=90)
-                for key, preset in self.presets.items()
-            }
+        self.start = build_start(host)
         with gr.Row(equal_height=False):
             with gr.Column(scale=6, min_width=340, elem_classes="alloy-form"):
                 self.notice = gr.HTML(visible=False)
@@ -67,22 +77,36 @@ class MergeTab:
                     language="yaml", label=t("recipe.yaml"), lines=14, max_lines=24, interactive=True,
                     elem_classes="alloy-yaml", buttons=["copy", "download"],
                 )  # fmt: skip
-                self.check = gr.Button(t("plan.button"), size="sm")
-                self.plan = gr.HTML(empty_card())
-        gr.HTML(f'<h2 class="alloy-section">{markup.text(t("destination.heading"))}</h2>')
+                with gr.Row():
+                    self.check = gr.Button(t("plan.button"), size="sm", min_width=120)
+                    self.share = gr.Button(t("recipe.link"), size="sm", min_width=120)
+                self.link = gr.Textbox(
+                    label=t("recipe.linked"), info=t("recipe.linked.info"), visible=False, max_lines=1,
+                    interactive=False, buttons=["copy"],
+                )  # fmt: skip
+                self.plan = gr.HTML(in_each_language(empty_card))
+                with gr.Row(elem_classes="alloy-fixes"):
+                    self.fixes = [
+                        gr.Button(visible=False, size="sm", min_width=160) for _ in range(MOST_FIXES)
+                    ]
+                with gr.Accordion(t("layers.heading"), open=False):
+                    self.layers = gr.HTML()
+        _section("destination.heading")
         self._destination()
         self.go = gr.Button(t("merge.button"), variant="primary", size="lg")
-        gr.HTML(f'<h2 class="alloy-section">{markup.text(t("jobs.heading"))}</h2>')
-        self.cards = gr.HTML(job_cards(()))
+        _section("jobs.heading")
+        self.cards = gr.HTML(in_each_language(lambda: job_cards(())))
         with gr.Row():
             self.stop = gr.Button(t("merge.cancel"), variant="stop", visible=False)
             self.chat = gr.Button(t("merge.chat"), visible=False)
             self.score = gr.Button(t("merge.score"), visible=False)
         # The browser remembers the recipe and the ids of the visitor's merges, and never a token.
         self.saved_recipe = gr.BrowserState("", storage_key="alloy-recipe", secret=host.browser_key)
+        self.opened_link = gr.BrowserState("", storage_key="alloy-link", secret=host.browser_key)
         self.jobs = gr.BrowserState([], storage_key="alloy-merges", secret=host.browser_key)
         self.identity = gr.State(Identity())
         self.latest = gr.State(None)
+        self.offered = gr.State(())  # the fixes on the buttons
         self.clock = gr.Timer(1.0, active=False)
 
     def _destination(self) -> None:
@@ -130,8 +154,13 @@ class MergeTab:
         fields = [form.memory, *form.values]
         recipe = [self.yaml, self.notice, self.rewrite, *form.outputs]
 
-        for key, button in self.starts.items():
-            button.click(self._starter(key), form.memory, recipe, **QUIET)
+        self.start.wire(self._text, form.memory, recipe, QUIET)
+        for number, button in enumerate(self.fixes):
+            button.click(self._fixer(number), [self.offered, form.memory], recipe, **QUIET)
+        self.share.click(self._link, self.yaml, self.link, **QUIET).then(
+            None, self.link, None, js=COPY, api_visibility="private"
+        )
+        self.yaml.change(lambda: gr.update(visible=False), None, self.link, **QUIET)
         self.yaml.input(
             self._yaml_typed, [self.yaml, form.memory], recipe[1:], trigger_mode="always_last", **QUIET
         )
@@ -154,7 +183,7 @@ class MergeTab:
             search_as_you_type(dropdown, self.search, self.host, known)
 
         place_fields = [self.kind, self.owner, self.name, self.overwrite, self.identity]
-        planned = [self.plan, self.name]
+        planned = [self.plan, self.name, self.layers, self.offered, *self.fixes, *form.note_fields]
         self.yaml.change(lambda text: text, self.yaml, self.saved_recipe, trigger_mode="always_last", **QUIET)
         gr.on(
             [
@@ -166,7 +195,7 @@ class MergeTab:
                 self.overwrite.input,
             ],
             self._plan,
-            [self.yaml, *place_fields],
+            [self.yaml, form.memory, *place_fields],
             planned,
             trigger_mode="always_last",
             show_progress="hidden",
@@ -174,7 +203,7 @@ class MergeTab:
             api_visibility="private",
         )
         self.check.click(
-            self._plan, [self.yaml, *place_fields], planned, concurrency_limit=4, api_visibility="private",
+            self._plan, [self.yaml, form.memory, *place_fields], planned, concurrency_limit=4, api_visibility="private",
             show_progress_on=self.plan,
         )  # fmt: skip
         self.kind.change(self._kind_chosen, self.kind, [self.owner, self.private], **QUIET)
@@ -212,7 +241,9 @@ class MergeTab:
             self._watch, [self.jobs, self.latest], watched, **QUIET
         )
         page.load(self._who, None, [self.identity, self.whose, self.kind, self.owner, self.private], **QUIET)
-        page.load(self._restore, self.saved_recipe, recipe, **QUIET)
+        page.load(
+            self._restore, [self.saved_recipe, self.opened_link], [self.opened_link, *recipe], **QUIET
+        ).then(None, None, None, js=FORGET_QUERY, api_visibility="private")
         page.load(self._watch, [self.jobs, self.latest], watched, **QUIET)
 
     # -- recipe ----------------------------------------------------------------------------------------
@@ -234,21 +265,38 @@ class MergeTab:
         except NotShown as reason:
             return self._held(memory, text, str(reason))
 
-    def _starter(self, key: str) -> Any:
-        def start(memory: Memory) -> list[Any]:
-            return self._text(self.presets[key].recipe, memory)
+    def _fixer(self, number: int) -> Any:
+        def fix(offered: Sequence[Fix], memory: Memory) -> list[Any]:
+            if number >= len(offered):
+                return [gr.skip() for _ in range(3 + len(self.form.outputs))]
+            return self._text(offered[number].recipe, memory)
 
-        return start
+        return fix
 
-    def _restore(self, saved: str) -> list[Any]:
+    def _link(self, text: str, request: gr.Request) -> Any:
+        """A link that holds the recipe, to the page as the visitor sees it."""
+        if self.host.space_id:
+            page = f"https://huggingface.co/spaces/{self.host.space_id}"
+        else:
+            page = request.headers.get("origin") or f"http://{request.headers.get('host')}"
+        return gr.update(value=f"{page}/?{query_of(text)}", visible=True)
+
+    def _restore(self, saved: str, opened: str, request: gr.Request) -> list[Any]:
+        """The recipe to begin with: of the link that was opened, else the visitor's draft, else one that works.
+
+        On a Space the query comes again whenever the page is loaded: the draft that grew from a link must
+        outlive that.
+        """
+        asked = str(dict(request.query_params).get(QUERY, ""))
+        linked = recipe_of(asked) if asked and not (saved and asked == opened) else None
         memory = Memory(self._first_draft())
-        shown = self._text(saved or next(iter(self.presets.values())).recipe, memory)
+        shown = self._text(linked or saved or self.first_recipe, memory)
         if shown[3].held:  # the fields are still empty: fill them with something that works
             shown[4:] = self.form.show(memory.draft)[1:]
-        return shown
+        return [asked, *shown]
 
     def _first_draft(self) -> Draft:
-        return read(next(iter(self.presets.values())).recipe)
+        return read(self.first_recipe)
 
     def _yaml_typed(self, text: str, memory: Memory) -> list[Any]:
         return self._text(text, memory)[1:]
@@ -317,9 +365,9 @@ class MergeTab:
         return gr.update(visible=kind == HUB), gr.update(visible=kind == HUB)
 
     def _plan(
-        self, text: str, kind: str, owner: str | None, name: str, overwrite: bool, identity: Identity,
-        oauth: gr.OAuthToken | None,
-    ) -> tuple[Any, Any]:  # fmt: skip
+        self, text: str, memory: Memory, kind: str, owner: str | None, name: str, overwrite: bool,
+        identity: Identity, oauth: gr.OAuthToken | None,
+    ) -> list[Any]:  # fmt: skip
         suggestion = _suggestion(text)
         to: str | None = None
         problems: tuple[Problem, ...] = ()
@@ -328,10 +376,19 @@ class MergeTab:
         except MergeError as error:
             # A plan needs no account; the Merge button asks for one.
             problems = tuple(problem for problem in error.problems if problem.code != "no-owner")
-        plan = self.workshop.plan(text, to, account(self.host, oauth), overwrite=overwrite)
-        card = problems_card((*plan.problems, *problems)) if problems else plan_card(plan)
+        who = account(self.host, oauth)
+        plan = self.workshop.plan(text, to, who, overwrite=overwrite)
+        every = (*plan.problems, *problems)
+        parents = self.licences.parents(plan, who)
+        around = Surroundings(parents, name.strip() or suggestion, self.host.on_space)
+        card = problems_card(every) if every else plan_card(plan, around)
+        offered = fixes(text, every, lambda names: common_base(names, who))[:MOST_FIXES]
+        buttons = [gr.update(value=fix.title, visible=True) for fix in offered]
+        buttons += [gr.update(visible=False)] * (MOST_FIXES - len(offered))
+        notes = self.form.note_updates(memory.draft, text, every)
+        layers = layers_card(plan, _recipe(text) if plan.ok else None)
         # As a placeholder: it can never overwrite a name that the visitor is just typing.
-        return card, gr.update(placeholder=suggestion)
+        return [card, gr.update(placeholder=suggestion), layers, offered, *buttons, *notes]
 
     # -- merges ----------------------------------------------------------------------------------------
 
@@ -348,7 +405,7 @@ class MergeTab:
             job = self.workshop.merge(plan, to, who, turn, private=private, overwrite=overwrite)
         except MergeError as error:
             return gr.skip(), problems_card(error.problems)
-        return [job, *_ids(jobs)][:MOST_REMEMBERED], plan_card(plan)
+        return [job, *_ids(jobs)][:MOST_REMEMBERED], gr.skip()
 
     def _watch(self, jobs: list[str], latest: Finished | None) -> tuple[Any, ...]:
         found = [self.workshop.board.snapshot(job) for job in _ids(jobs)]
@@ -386,11 +443,21 @@ def _ids(jobs: object) -> list[str]:
     return [str(job) for job in jobs][:MOST_REMEMBERED] if isinstance(jobs, list) else []
 
 
+def _section(key: str) -> None:
+    gr.HTML(in_each_language(lambda: f'<h2 class="alloy-section">{markup.text(t(key))}</h2>'))
+
+
+def _recipe(text: str) -> Recipe | None:
+    try:
+        return read_recipe(text)
+    except MergeError:
+        return None
+
+
 def _suggestion(text: str) -> str:
     """A name for what the recipe makes."""
-    try:
-        recipe = read_recipe(text)
-    except MergeError:
+    recipe = _recipe(text)
+    if recipe is None:
         return suggested_name((), "")
     names = [str(model) for model in recipe.references()]
     others = [name for name in names if name != str(recipe.base_model)]

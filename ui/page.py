@@ -14,7 +14,8 @@ from ui.jobs import JobBoard
 from ui.markup import text
 from ui.merge_tab import QUIET, Finished, MergeTab
 from ui.score_tab import score_tab
-from ui.texts import t
+from ui.texts import in_each_language, t, translated
+from ui.theme import CSS, theme
 from ui.workshop import Workshop
 
 # Two metals that run into one another.
@@ -33,8 +34,12 @@ def build_page(host: Host) -> gr.Blocks:
     with page:
         with gr.Row(equal_height=False):
             gr.HTML(
-                f'<header class="alloy-head">{_MARK}<div><h1>{text(t("page.title"))}</h1>'
-                f"<p>{text(t('page.subtitle'))}</p></div></header>",
+                in_each_language(
+                    lambda: (
+                        f'<header class="alloy-head">{_MARK}<div><h1>{text(t("page.title"))}</h1>'
+                        f"<p>{text(t('page.subtitle'))}</p></div></header>"
+                    )
+                )
             )
             if host.sign_in:
                 # Without OAuth at hand Gradio's button would not let the page start.
@@ -81,3 +86,16 @@ def build_page(host: Host) -> gr.Blocks:
         )
         add_api(workshop)
     return page
+
+
+def launch_settings(page: gr.Blocks) -> dict[str, Any]:
+    """What `launch` is to be given, whoever launches the page."""
+    return {
+        "theme": theme(),
+        "css": CSS,
+        "i18n": translated(page),
+        # Its history writes every input of every call into the browser's storage, in the clear.
+        "run_history": False,
+        "ssr_mode": False,
+        "footer_links": ["api", "settings"],
+    }

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil  # type: ignore[import-untyped]
 
 from merging import Plan, Problem
+from ui.licences import FREE, NON_COMMERCIAL, OWN_TERMS, SHARE_ALIKE, Parent, strictest, strictness
+from ui.lineage import lineage
 from ui.markup import card, count, duration, heading, problem_list, size, text
 from ui.texts import t
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a plan's card says beside the plan.
+
+    Args:
+        parents: what their cards say
+        result: name of what will be made
+        on_space: whether it will run on a Space
+    """
+
+    parents: tuple[Parent, ...] = ()
+    result: str = ""
+    on_space: bool = False
 
 
 def empty_card() -> str:
@@ -21,16 +41,19 @@ def problems_card(problems: Sequence[Problem]) -> str:
     return card(heading(title) + problem_list(problems), "bad")
 
 
-def plan_card(plan: Plan) -> str:
+def plan_card(plan: Plan, around: Surroundings | None = None) -> str:
     """A plan, good or not."""
     if not plan.ok:
         return problems_card(plan.problems)
+    around = around or Surroundings()
     warnings = (
         f'<p class="alloy-quiet">{text(t("plan.warning.one"))}</p>{problem_list(plan.warnings)}'
         if plan.warnings
         else ""
     )
-    return card(heading(t("plan.good")) + _facts(plan) + _models(plan) + warnings, "good")
+    where = f'<p class="alloy-quiet">{text(t("plan.where.space" if around.on_space else "plan.where.laptop"))}</p>'
+    body = _facts(plan) + where + _models(plan, around.parents) + _licence(around.parents) + warnings
+    return card(heading(t("plan.good")) + body + _lineage(around), "good")
 
 
 def _facts(plan: Plan) -> str:
@@ -38,6 +61,9 @@ def _facts(plan: Plan) -> str:
     many = len(plan.models) != 1
     source = t("plan.read.detail.many", count=len(plan.models)) if many else t("plan.read.detail.one")
     disk = t("plan.disk", size=size(plan.disk_bytes)) if plan.disk_bytes else t("plan.disk.none")
+    free = psutil.virtual_memory().available
+    if plan.peak_memory_bytes > free:
+        disk = t("plan.memory.short", free=size(free))
     facts = (
         ("plan.size", size(plan.bytes_out), t("plan.size.detail", tensors=len(plan.tensors), shards=shards)),
         ("plan.read", size(plan.bytes_in), source),
@@ -51,18 +77,37 @@ def _facts(plan: Plan) -> str:
     return f'<dl class="alloy-facts">{"".join(cells)}</dl>'
 
 
-def _models(plan: Plan) -> str:
+def _models(plan: Plan, parents: Sequence[Parent]) -> str:
+    licences = {parent.name: parent.licence or t("plan.licence.none") for parent in parents}
     rows = "".join(
-        f'<tr><th scope="row">{text(model.name)}<small>{text(model.architecture)}</small></th>'
-        f'<td class="number">{count(model.parameters)}</td><td class="number"><code>{text((model.commit or "")[:7])}'
-        "</code></td></tr>"
+        f'<tr><th scope="row">{text(model.name)}<small>{text(model.architecture)} '
+        f"<code>{text((model.commit or '')[:7])}</code></small></th>"
+        f'<td class="number">{count(model.parameters)}</td><td>{text(licences.get(model.name, ""))}</td></tr>'
         for model in plan.models
     )
-    head = f'<th scope="col">{text(t("plan.model.name"))}</th>' + "".join(
-        f'<th scope="col" class="number">{text(t(key))}</th>'
-        for key in ("plan.model.parameters", "plan.model.commit")
+    head = (
+        f'<th scope="col">{text(t("plan.model.name"))}</th>'
+        f'<th scope="col" class="number">{text(t("plan.model.parameters"))}</th>'
+        f'<th scope="col">{text(t("plan.licence"))}</th>'
     )
-    return (
-        f'<div class="alloy-scroll"><table class="alloy-table"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    return f'<table class="alloy-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+
+
+def _licence(parents: Sequence[Parent]) -> str:
+    worst = strictest(parents)
+    if worst is None:
+        return ""
+    key = {
+        FREE: "plan.licence.free",
+        SHARE_ALIKE: "plan.licence.share",
+        OWN_TERMS: "plan.licence.own",
+        NON_COMMERCIAL: "plan.licence.noncommercial",
+    }.get(strictness(worst.licence), "plan.licence.unknown")
+    mood = "alloy-quiet" if strictness(worst.licence) == FREE else "alloy-heed"
+    return f'<p class="{mood}">{text(t(key, licence=worst.licence, name=worst.name))}</p>'
+
+
+def _lineage(around: Surroundings) -> str:
+    if not around.parents or not around.result:
+        return ""
+    return f"<h4>{text(t('plan.lineage'))}</h4>{lineage(around.parents, around.result)}"

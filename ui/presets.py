@@ -88,6 +88,29 @@ models:
       density: 0.5
 dtype: bfloat16
 """
+_DARE = """\
+merge_method: dare_ties
+base_model: {base}
+models:
+  - model: {first}
+    parameters:
+      weight: 0.6
+      density: 0.5
+  - model: {second}
+    parameters:
+      weight: 0.6
+      density: 0.5
+seed: 0
+dtype: bfloat16
+"""
+_STOCK = """\
+merge_method: model_stock
+base_model: {base}
+models:
+  - model: {first}
+  - model: {second}
+dtype: bfloat16
+"""
 # base + (second - base) + (first - base): what the first learnt is added to the second, which was trained on
 # from the base. Embeddings, head and layer norms stay the second's, as in arXiv 2310.04799.
 _CHAT_VECTOR = """\
@@ -125,6 +148,8 @@ _RECIPES = {
     "linear": _LINEAR,
     "task_arithmetic": _TASK_ARITHMETIC,
     "ties": _TIES,
+    "dare": _DARE,
+    "stock": _STOCK,
     "chat_vector": _CHAT_VECTOR,
     "depth": _DEPTH,
 }

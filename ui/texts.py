@@ -1,9 +1,19 @@
-"""Every sentence of the page, in one place, so that a second language is a second table.
+"""Every sentence of the page, and the language in which a visitor reads it: the browser's first, or English.
 
 Names and meanings of merge methods and their parameters are not here: they stand where the methods are declared.
+What is built once for all visitors (labels, buttons, tabs) carries its translations and is said by the browser;
+what is made for one visitor (cards, updates) is said here, in the language that the request asks for.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+
+import gradio as gr
+from gradio.context import LocalContext
+
+from ui.korean import KOREAN
 
 ENGLISH = {
     # the page
@@ -27,6 +37,26 @@ ENGLISH = {
     ),
     # the recipe
     "recipe.start": "Start from",
+    "recipe.more": "Start from a model, a link or a file",
+    "recipe.source": "A merged model's name, its page on the Hub, or a link to a recipe",
+    "recipe.source.placeholder": "owner/merged-model",
+    "recipe.open": "Open",
+    "recipe.file": "Or drop a recipe file (.yml), or a model's README.md",
+    "recipe.opened": "Opened the recipe of {name}.",
+    "recipe.opened.file": "Opened the file's recipe.",
+    "recipe.link": "Copy link",
+    "recipe.linked": "Link to this recipe",
+    "recipe.linked.info": "It holds the whole recipe, nothing else. It is on your clipboard, if the browser allows.",
+    "source.unreadable": "'{source}' is neither a model's name nor a link to a recipe.",
+    "source.unreadable.fix": "Write owner/name, or paste a link that 'Copy link' made.",
+    "source.not_found": "There is no model '{name}' on the Hub that you may read (status {code}).",
+    "source.not_found.fix": "Check the name; sign in if the model is private or gated.",
+    "source.no_recipe": "{name} carries no recipe: no mergekit_config.yml, and no merge in YAML on its card.",
+    "source.no_recipe.fix": "Choose a model that was made by a merge.",
+    "source.file": "That file holds no recipe.",
+    "source.file.fix": "Drop a YAML file with `merge_method:`, or a model card that shows one.",
+    "source.silent": "The Hub did not answer.",
+    "source.silent.fix": "Try again in a moment.",
     "recipe.method": "Method",
     "recipe.paper": "Source",
     "recipe.base": "Base model",
@@ -48,14 +78,16 @@ ENGLISH = {
     "recipe.dtype": "Number format of the result",
     "recipe.dtype.stored": "as the models are stored",
     "recipe.yaml": "Recipe in YAML: this text is what runs",
-    "recipe.held": "The form waits: the YAML says more than the form shows, because {reason}. The YAML is what runs.",
-    "recipe.rewrite": "Write the YAML from the form",
+    "recipe.held": "The YAML says more than the form can show: {reason}. What runs is the YAML; the form waits.",
+    "recipe.rewrite": "Throw these changes away and go back to the form",
     # why the form waits: ends of the sentence above
     "held.yaml": "it is not valid YAML yet",
     "held.empty": "it is not a recipe yet",
     "held.method": "it names no merge method that Alloy knows",
     "held.slices": "it is built from slices of layers",
     "held.base": "its base model is not one of the two models",
+    "held.dtype": "there is no number format '{dtype}'",
+    "held.choice": "`{name}` has a value that its field cannot show",
     "held.model": "one of its models has fields that the form does not know",
     "held.name": "it names a model in the long form",
     "held.parameters": "its parameters are not a list of names and values",
@@ -66,6 +98,8 @@ ENGLISH = {
     "preset.linear": "Linear average",
     "preset.task_arithmetic": "Task arithmetic",
     "preset.ties": "TIES of fine-tunes",
+    "preset.dare": "DARE",
+    "preset.stock": "Model Stock",
     "preset.chat_vector": "Chat Vector",
     "preset.depth": "Depth up-scaling",
     # the plan
@@ -75,6 +109,38 @@ ENGLISH = {
     "plan.bad.one": "One thing to change first",
     "plan.bad.many": "{count} things to change first",
     "plan.warning.one": "Worth knowing",
+    "plan.where.laptop": "Runs on this machine's processor: a merge waits for reading and writing, not for arithmetic.",
+    "plan.where.space": (
+        "Runs on this Space's processor, and uses none of your GPU quota: a merge waits for reading and writing."
+    ),
+    "plan.memory.short": "It needs more memory than the {free} that are free now.",
+    "plan.licence": "Licence",
+    "plan.licence.none": "none stated",
+    "plan.licence.free": "The parents' licences ask for little: keep their notices.",
+    "plan.licence.share": "The strictest is {licence} of {name}: pass the result on under the same terms.",
+    "plan.licence.own": "The strictest is {licence} of {name}, its maker's own terms: read them before you publish.",
+    "plan.licence.unknown": "{name} states no licence: ask its maker before you publish the result.",
+    "plan.licence.noncommercial": "The strictest is {licence} of {name}: not for commercial use, and so is the result.",
+    "plan.lineage": "Lineage",
+    "lineage.label": "{result} is made from {parents}",
+    "fix.write": "Write '{word}' for '{instead}'",
+    "fix.base": "Add base model {model}",
+    "fix.parameter": "Add {name}: {value}",
+    "fix.ranges": "Give {count} layers from each",
+    "fix.range": "End the range at {limit}",
+    "fix.remove": "Remove '{name}'",
+    # what each layer gets
+    "layers.heading": "What each layer gets",
+    "layers.waiting": "The picture appears when the plan is good.",
+    "layers.whole": "All layers of the models, first to last: layer by layer, each is merged with its counterparts.",
+    "layers.slices": "In layer_range: [a, b] the first layer is 0, and b is not included. So:",
+    "layers.slice": "Layers {first} to {last} of the result: {sources}",
+    "layers.source": "layers {first} to {last} of {model}",
+    "layers.and": " with ",
+    "layers.axis": "layer {number}",
+    "layers.copy": "copy of {model}",
+    "layers.between": "{low} to {high}",
+    "layers.varies": "{first} … {last}",
     "plan.size": "Result",
     "plan.size.detail": "{tensors} tensors in {shards}",
     "plan.shards.one": "1 file",
@@ -89,7 +155,6 @@ ENGLISH = {
     "plan.disk.none": "no disk needed",
     "plan.model.name": "Model",
     "plan.model.parameters": "Size",
-    "plan.model.commit": "Commit",
     "plan.unexpected": "The plan failed inside Alloy: {error}",
     "plan.unexpected.fix": "This is a defect. Please report it with the recipe.",
     # the destination
@@ -242,7 +307,83 @@ ENGLISH = {
 }
 
 
+LANGUAGES = {"en": ENGLISH, "ko": KOREAN}
+# Set while something is said in each language in turn.
+_language: ContextVar[str | None] = ContextVar("language", default=None)
+
+
+class Said(str):
+    """A text in English that knows what it is in the other languages."""
+
+    translations: dict[str, str]
+
+    def __str__(self) -> str:
+        return self  # components make texts of their values, and would lose the translations
+
+
 def t(key: str, **values: object) -> str:
     """The sentence for a key, with its values filled in."""
-    text = ENGLISH[key]
+    wanted = language()
+    if wanted is None:
+        return in_each_language(lambda: t(key, **values))
+    text = LANGUAGES[wanted].get(key) or ENGLISH[key]
     return text.format(**values) if values else text
+
+
+def language() -> str | None:
+    """Of the request that is being answered; None while the page is built, for everybody."""
+    if wanted := _language.get():
+        return wanted
+    request = LocalContext.request.get(None)
+    if request is None:
+        return None
+    # The first alone: Gradio's own words in the browser go by that.
+    first = str(request.headers.get("accept-language") or "").partition(",")[0]
+    tag = first.partition(";")[0].partition("-")[0].strip().lower()
+    return tag if tag in LANGUAGES else "en"
+
+
+def in_each_language(make: Callable[[], str]) -> str:
+    """What `make` says, with its translations; in the visitor's language alone where there is a visitor."""
+    if language() is not None:
+        return make()
+    translations = {}
+    for name in LANGUAGES:
+        token = _language.set(name)
+        try:
+            translations[name] = str(make())
+        finally:
+            _language.reset(token)
+    said = Said(translations["en"])
+    said.translations = translations
+    return said
+
+
+# Properties of components that the browser translates.
+_SPOKEN = ("label", "info", "placeholder")
+_SPOKEN_VALUES = (gr.Button, gr.UploadButton, gr.DownloadButton, gr.HTML)
+
+
+def translated(page: gr.Blocks) -> gr.I18n:
+    """Let the browser say every text of a page in its language.
+
+    Returns:
+        What `launch` has to be given.
+    """
+    tables: dict[str, dict[str, str]] = {name: {} for name in LANGUAGES}
+
+    def marked(text: object) -> object:
+        if not isinstance(text, Said):
+            return text
+        key = f"alloy.{len(tables['en'])}"
+        for name, translation in text.translations.items():
+            tables[name][key] = translation
+        return gr.i18n.I18nData(key)
+
+    for block in page.blocks.values():
+        for name in (*_SPOKEN, *(["value"] if isinstance(block, _SPOKEN_VALUES) else [])):
+            if isinstance(getattr(block, name, None), Said):
+                setattr(block, name, marked(getattr(block, name)))
+        if isinstance(choices := getattr(block, "choices", None), list):
+            choices[:] = [(marked(said), value) for said, value in choices]
+    return gr.I18n(**tables)

@@ -115,13 +115,13 @@ CSS = """
 .alloy-head { display: flex; align-items: center; gap: .9rem; padding: .6rem 0 .2rem; }
 .alloy-head svg { width: 2.6rem; height: 2.6rem; flex: none; }
 .alloy-head h1 { font-size: 1.6rem; line-height: 1.1; margin: 0; letter-spacing: -.02em; }
-.alloy-head p { margin: .2rem 0 0; color: var(--body-text-color-subdued); max-width: 62ch; }
+.alloy-head p { margin: .2rem 0 0; color: var(--body-text-color-subdued); max-width: 84ch; }
 .alloy-section { font-size: 1.1rem; font-weight: 650; margin: 1rem 0 0; }
 .alloy-presets { align-items: center; gap: .45rem; }
 .alloy-presets > .block { flex: none; width: auto; min-width: 0; font-weight: 600; padding-right: .3rem; }
 .alloy-presets button { flex: none; width: auto; padding: .3rem .9rem; border-radius: 2rem; white-space: nowrap; }
 .prose :is(.alloy-card, .alloy-method) a { margin: 0; padding: 0; }
-.alloy-fields .row .block > label { display: flex; flex-direction: column; height: 100%; }
+.alloy-fields .row .block > label:not(:has([type=checkbox])) { display: flex; flex-direction: column; height: 100%; }
 .alloy-fields .row .block > label > .input-container { margin-top: auto; }
 .alloy-presets label:has(input:focus-visible) { outline: 2px solid var(--primary-500); outline-offset: 2px; }
 
@@ -173,7 +173,26 @@ CSS = """
 .alloy-result { font-size: 1.05rem; font-weight: 600; }
 .alloy-held { border-left: 3px solid var(--primary-500); padding: .5rem .8rem; background: var(--block-background-fill);
   border-radius: 0 var(--radius-lg) var(--radius-lg) 0; }
-.alloy-form:has(.alloy-held) .alloy-fields { opacity: .45; pointer-events: none; }
+.alloy-form:has(.alloy-held) .alloy-fields { opacity: .6; pointer-events: none; }
 .alloy-method { padding: 0 .2rem; color: var(--body-text-color-subdued); font-size: .92rem; }
+.alloy-trouble { border-left: 3px solid #c8372d; padding: .1rem .7rem; margin: .4rem .2rem !important; }
+.alloy-heed { border-left: 3px solid var(--primary-500); padding: .1rem .7rem; margin: .6rem 0 0 !important; }
+h4.alloy-part, .alloy-card h4 { font-size: .9rem; font-weight: 600; margin: .9rem 0 .3rem; }
+.alloy-lines { margin: .2rem 0 0; padding-left: 1.2rem; }
+.alloy-layers { display: grid; grid-template-columns: minmax(5rem, 11rem) 1fr max-content; gap: .25rem .7rem;
+  align-items: center; font-size: .85rem; font-variant-numeric: tabular-nums; }
+.alloy-layers .kind { text-align: right; overflow-wrap: anywhere; line-height: 1.2; }
+.alloy-layers svg { width: 100%; height: 1.1rem; border-radius: 3px; display: block; background: var(--neutral-100); }
+.dark .alloy-layers svg { background: var(--neutral-800); }
+.alloy-layers rect { fill: var(--primary-600); } .dark .alloy-layers rect { fill: var(--primary-400); }
+.alloy-layers rect.copy { fill: #8a8580; opacity: .45; }
+.alloy-layers .said { color: var(--body-text-color-subdued); }
+.alloy-layers .axis { display: flex; justify-content: space-between; color: var(--body-text-color-subdued); }
+.alloy-lineage { display: block; width: 100%; height: auto; }
+.alloy-lineage text { font-size: 12.5px; fill: var(--body-text-color); }
+.alloy-lineage rect { fill: var(--block-background-fill); stroke: var(--neutral-400); }
+.alloy-lineage .result rect { stroke: var(--primary-600); stroke-width: 2; }
+.dark .alloy-lineage .result rect { stroke: var(--primary-400); }
+.alloy-lineage path { fill: none; stroke: var(--neutral-400); stroke-width: 1.5; }
 .alloy-yaml { font-size: .9rem; }
 """

@@ -16,8 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.hub import Hub
 from tests.ui.conftest import Site, Visit, visit
 from ui.host import Host
-from ui.page import build_page
-from ui.theme import CSS, theme
+from ui.page import build_page, launch_settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 
@@ -25,7 +24,7 @@ FIRST, SECOND = "alloy/SmolLM2-135M-Instruct", "alloy/SmolLM2-135M-Pirate"
 GRADIENTS = {"t: attention": [0, 0.5, 0.3, 0.7, 1], "t: MLP": [1, 0.5, 0.7, 0.3, 0]}
 SLOW = 300_000  # milliseconds, on a busy machine without a GPU
 BROKEN_OFF = re.compile("AbortError: signal is aborted|Connection errored out")
-REMEMBERED = {"alloy-recipe", "alloy-merges"}
+REMEMBERED = {"alloy-recipe", "alloy-link", "alloy-merges"}
 
 
 def recipe(page: Page) -> Any:
@@ -185,14 +184,14 @@ def test_the_yaml_is_what_runs(site: Site, browser: Browser) -> None:
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
 
         write("merge_method: task_aritmetic\nmodels: []\n")
-        expect(page.get_by_text("the YAML says more than the form shows")).to_be_visible()
+        expect(page.get_by_text("The YAML says more than the form can show")).to_be_visible()
         expect(page.get_by_text("Did you mean 'task_arithmetic'?")).to_be_visible()
 
         page.get_by_role("button", name="Depth up-scaling").click()
         expect(page.get_by_text("it is built from slices of layers")).to_be_visible()
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
 
-        page.get_by_role("button", name="Write the YAML from the form").click()
+        page.get_by_role("button", name="Throw these changes away").click()
         until_recipe(page, "merge_method", "task_arithmetic")
         quiet(seen)
 
@@ -292,9 +291,7 @@ def signed_in_site(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr("gradio.oauth._get_mocked_oauth_info", lambda: {**info, "userinfo": userinfo})
     page: gr.Blocks = build_page(Host.from_environment({"OAUTH_CLIENT_ID": "x", "SPACE_ID": "you/alloy"}))
     page.queue(default_concurrency_limit=4)
-    _, url, _ = page.launch(
-        prevent_thread_lock=True, quiet=True, run_history=False, ssr_mode=False, theme=theme(), css=CSS
-    )
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_settings(page))
     yield url
     page.close()
 

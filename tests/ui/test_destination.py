@@ -10,8 +10,8 @@ from merging import MergeError
 from ui.destination import FOLDER, HUB, place, place_of, suggested_name
 from ui.host import Host
 
-LAPTOP = Host(on_space=False, sign_in=False, demo=False, results=Path("/results"), browser_key="k")
-SPACE = Host(on_space=True, sign_in=True, demo=False, results=Path("/results"), browser_key="k")
+LAPTOP = Host(space_id="", sign_in=False, demo=False, results=Path("/results"), browser_key="k")
+SPACE = Host(space_id="you/alloy", sign_in=True, demo=False, results=Path("/results"), browser_key="k")
 ESCAPES = [
     "",
     "../up",

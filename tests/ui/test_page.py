@@ -14,7 +14,7 @@ from gradio_client import Client
 from tests.hub import Hub
 from tests.tiny import tiny_llama
 from ui.host import Host
-from ui.page import build_page
+from ui.page import build_page, launch_settings
 
 LINEAR = """
 merge_method: linear
@@ -34,7 +34,7 @@ def open_page(tmp_path: Path) -> Iterator[Open]:
         page = build_page(Host.from_environment({"ALLOY_RESULTS": str(tmp_path / "results"), **environment}))
         pages.append(page)
         page.queue(default_concurrency_limit=4)
-        _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, run_history=False, ssr_mode=False)
+        _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_settings(page))
         return Client(url, verbose=False, oauth_token=token, analytics_enabled=False)
 
     yield serve

@@ -1,0 +1,124 @@
+"""Fixes: every button's edit is tried on the fault that recipes really are told of."""
+
+from __future__ import annotations
+
+import pytest
+
+from merging import MergeError, Problem, read_recipe
+from ui.draft import ModelDraft, read
+from ui.fixes import fixes
+from ui.form import BASE, METHOD, PARAMETERS, spot_of
+
+SLICES = """\
+merge_method: slerp
+base_model: a/b
+slices:
+  - sources:
+      - model: a/b
+        layer_range: [0, 8]
+      - model: a/c  # longer
+        layer_range:
+          - 2
+          - 12
+parameters: {t: 0.5}
+"""
+MENDED = {
+    "a misspelt method": (
+        "merge_method: slrep # which?\nbase_model: x/y\nmodels: [{model: x/y}, {model: x/z}]\nparameters: {t: 0.5}\n",
+        "merge_method: slerp # which?\nbase_model: x/y\nmodels: [{model: x/y}, {model: x/z}]\nparameters: {t: 0.5}\n",
+    ),
+    "a misspelt key": (
+        "merge_method: passthrough\nmodel:\n- model: x/y\n",
+        "merge_method: passthrough\nmodels:\n- model: x/y\n",
+    ),
+    "a misspelt parameter and dtype": (
+        "merge_method: linear\ndtype: bfloat61\nmodels:\n- model: x/y\n  parameters: {weight: 1, wieght: 2}\n",
+        "merge_method: linear\ndtype: bfloat16\nmodels:\n- model: x/y\n  parameters: {weight: 1, weight: 2}\n",
+    ),
+    "no base, the first model": (
+        "merge_method: slerp\nmodels:\n- model: x/y\n- model: x/z\nparameters:\n  t: 0.5",
+        "merge_method: slerp\nbase_model: x/y\nmodels:\n- model: x/y\n- model: x/z\nparameters:\n  t: 0.5",
+    ),
+    "no base, what the models were made from": (
+        "merge_method: task_arithmetic\nmodels:\n- model: x/y\n  parameters: {weight: 1}\n",
+        "merge_method: task_arithmetic\nbase_model: the/base\nmodels:\n- model: x/y\n  parameters: {weight: 1}\n",
+    ),
+    "a missing parameter": (
+        "merge_method: linear\nmodels:\n- model: x/y\n- model: x/z\n",
+        "merge_method: linear\nmodels:\n- model: x/y\n- model: x/z\nparameters:\n  weight: 1.0\n",
+    ),
+    "a missing parameter beside others": (
+        "merge_method: linear\nparameters:\n  normalize: true\nmodels:\n- model: x/y\n",
+        "merge_method: linear\nparameters:\n  weight: 1.0\n  normalize: true\nmodels:\n- model: x/y\n",
+    ),
+    "ranges that differ": (SLICES, SLICES.replace("\n          - 2\n          - 12", " [2, 10]")),
+    "what is not supported": (
+        "merge_method: passthrough\nmodules:\n  text: {}\n# stays\nmodels:\n- model: x/y\n",
+        "merge_method: passthrough\nmodels:\n- model: x/y\n",
+    ),
+}
+
+
+def problems_of(recipe: str) -> tuple[Problem, ...]:
+    try:
+        read_recipe(recipe)
+    except MergeError as error:
+        return error.problems
+    return ()
+
+
+@pytest.mark.parametrize("fault", MENDED)
+def test_a_fault_is_mended_by_buttons_alone(fault: str) -> None:
+    recipe, wanted = MENDED[fault]
+    if fault == "what is not supported" and not any(p.code == "not-yet" for p in problems_of(recipe)):
+        pytest.skip("it is supported by now")
+    for _ in range(3):
+        offered = fixes(recipe, problems_of(recipe), lambda names: "the/base")
+        if not offered:
+            break
+        recipe = offered[0].recipe
+    if fault == "ranges that differ":
+        assert problems_of(recipe) == ()
+        assert "# longer" in recipe
+        assert "[2, 10]" in recipe
+    else:
+        assert recipe == wanted
+
+
+def test_a_range_past_the_end_is_cut() -> None:
+    problem = Problem("layer-range", "a/c has 9 layers", "End the range at 9 at most.", "line 7, column 16")
+
+    [fix] = fixes(SLICES, [problem], lambda names: "")
+
+    assert "layer_range: [0, 8]" in fix.recipe
+    assert "[2, 9]" in fix.recipe
+    assert read_recipe(fix.recipe.replace("[0, 8]", "[1, 8]"))
+
+
+@pytest.mark.parametrize(
+    "recipe", ["", "- a", "a: [", "merge_method:\n- x\n", "merge_method: linear\nmodels: 3\n"]
+)
+def test_texts_that_are_no_recipes_break_nothing(recipe: str) -> None:
+    assert isinstance(fixes(recipe, problems_of(recipe), lambda names: ""), tuple)
+
+
+def test_a_problem_belongs_to_a_field() -> None:
+    recipe = (
+        "merge_method: task_arithmetic\nbase_model: a/base\nmodels:\n  - model: a/one\n  - model: a/two\n"
+        "    parameters: {weight: 1}\nparameters:\n  lambda: 1\n"
+    )
+    draft = read(recipe)
+    assert draft.models == (ModelDraft("a/one"), ModelDraft("a/two", {"weight": 1}))
+
+    spots = {
+        "line 1, column 15": METHOD,
+        "line 2, column 13": BASE,
+        "line 4, column 12": 0,
+        "line 6, column 18": 1,
+        "line 8, column 3": PARAMETERS,
+        "a/two": 1,
+        "a/base": BASE,
+        "nowhere": None,
+    }
+
+    assert {where: spot_of(draft, recipe, where) for where in spots} == spots

@@ -1,0 +1,100 @@
+"""What the parents' cards say, and which licence binds the most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from merging import Plan
+from merging.plan import PlannedModel
+from tests.hub import Hub
+from tests.ui.test_cards import EVIL, shown
+from ui.account import Account
+from ui.licences import (
+    FREE,
+    NON_COMMERCIAL,
+    OWN_TERMS,
+    SHARE_ALIKE,
+    UNKNOWN,
+    Cards,
+    Parent,
+    common_base,
+    parent_of,
+    strictest,
+    strictness,
+)
+from ui.lineage import lineage
+from ui.plan_card import Surroundings, plan_card
+
+NOBODY = Account("nobody")
+
+
+@pytest.mark.parametrize(
+    ("licence", "rank"),
+    [("apache-2.0", FREE), ("MIT", FREE), ("cc-by-4.0", FREE), ("gpl-3.0", SHARE_ALIKE), ("cc-by-sa-4.0", SHARE_ALIKE),
+     ("llama3.1", OWN_TERMS), ("gemma", OWN_TERMS), ("", UNKNOWN), ("cc-by-nc-4.0", NON_COMMERCIAL),
+     ("cc-by-nc-sa-4.0", NON_COMMERCIAL), ("qwen-research", NON_COMMERCIAL)],
+)  # fmt: skip
+def test_licences_have_a_rank(licence: str, rank: int) -> None:
+    assert strictness(licence) == rank
+
+
+def test_the_strictest_is_named() -> None:
+    parents = [Parent("a", "mit"), Parent("b", "cc-by-nc-4.0"), Parent("c", "gemma")]
+    model = PlannedModel("b", None, "1", False, "Llama", 1, 1)
+
+    assert strictest(parents) == parents[1]
+    text = shown(plan_card(Plan("", "linear", models=(model,)), Surroundings(tuple(parents), "mine"))).text
+    assert "cc-by-nc-4.0 of b: not for commercial use" in text
+
+
+@pytest.mark.parametrize(
+    "card",
+    [None, "x", [], {}, {"license": 3, "base_model": 4}, {"license": [None], "base_model": [None, {}]}],
+)
+def test_whatever_a_card_says_it_is_read(card: object) -> None:
+    assert parent_of("x", card).bases == ()
+
+
+def test_a_named_licence_and_the_strictest_of_several() -> None:
+    named = parent_of("x", {"license": "other", "license_name": "deepseek", "base_model": "a/b"})
+
+    assert (named.licence, named.bases) == ("deepseek", ("a/b",))
+    assert parent_of("x", {"license": ["mit", "gpl-3.0"]}).licence == "gpl-3.0"
+
+
+def test_cards_come_from_the_hub_once_and_from_folders(hub: Hub, tmp_path: Path) -> None:
+    hub.add_user("ann")
+    card = b"---\nlicense: gemma\nbase_model: [ann/base]\n---\n"
+    hub.put("ann/one", {"README.md": card})
+    (tmp_path / "README.md").write_bytes(card)
+    commit = hub.repo("ann/one").head("main").id if hasattr(hub.repo("ann/one"), "head") else "main"
+    plan = Plan(
+        "",
+        "linear",
+        models=(
+            PlannedModel("ann/one", None, commit, False, "", 1, 1),
+            PlannedModel(str(tmp_path), None, "x", True, "", 1, 1),
+            PlannedModel("ann/missing", None, "1", False, "", 1, 1),
+        ),
+    )
+    cards = Cards()
+    assert cards.parents(plan, NOBODY) == (
+        Parent("ann/one", "gemma", ("ann/base",)),
+        Parent(str(tmp_path), "gemma", ("ann/base",)),
+        Parent("ann/missing"),
+    )
+    hub.log.clear()
+    cards.parents(plan, NOBODY)
+    assert not [exchange for exchange in hub.log if "ann/one" in exchange.path]
+    assert common_base(["ann/one", "ann/missing", "../etc"], NOBODY) == "ann/base"
+
+
+def test_the_drawing_escapes_names() -> None:
+    tags = shown(
+        lineage([Parent(EVIL, "mit", (EVIL + "base",)), Parent("b/c", "mit", (EVIL + "base",))], EVIL)
+    )
+
+    assert tags.names.count("rect") == 4
+    assert tags.names.count("path") == 4

@@ -1,0 +1,197 @@
+"""What each layer gets: every parameter's resolved value over layers and kinds of tensors, as strips of colour."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from merging import METHODS, Parameter, Plan, Recipe
+from merging.plan import PlannedTensor
+from ui.markup import text
+from ui.texts import t
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A tensor that is one model's as it stands; no parameter counts there."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """Kinds of tensors that get the same values: one for each layer, or a single one outside the layers."""
+
+    label: str
+    cells: tuple[Value | Copy, ...]
+    in_layers: bool
+
+
+def layers_card(plan: Plan, recipe: Recipe | None) -> str:
+    """The picture of a good plan, or the line that says why there is none."""
+    if not plan.tensors or recipe is None:
+        return f'<p class="alloy-quiet">{text(t("layers.waiting"))}</p>'
+    parts = [_stack(recipe)]
+    for title, rows in pictures(plan):
+        parts.append(_picture(title, rows))
+    return "".join(parts)
+
+
+def pictures(plan: Plan) -> Iterator[tuple[str, tuple[Row, ...]]]:
+    """For each parameter, and each model that has its own: a title and the rows."""
+    method = METHODS[plan.method]
+    counted = max((len(tensor.inputs) for tensor in plan.tensors), default=0)
+    for parameter in method.parameters:
+        if not parameter.per_model:
+            yield parameter.name, rows_of(plan, parameter, None)
+            continue
+        owners = _owners(plan, counted, method.base == "subtracted")
+        for place, owner in enumerate(owners):
+            yield f"{parameter.name}: {owner}", rows_of(plan, parameter, place)
+    if not method.parameters:
+        yield method.title, rows_of(plan, None, None)
+
+
+def rows_of(plan: Plan, parameter: Parameter | None, place: int | None) -> tuple[Row, ...]:
+    """The kinds of tensors with what they get, kinds that get the same together.
+
+    Args:
+        plan: with tensors
+        parameter: of its method; None: only say what is copied
+        place: of the model among those with a value of their own; None: shared by all
+    """
+    inside: dict[str, dict[int, Value | Copy]] = defaultdict(dict)
+    outside: dict[str, Value | Copy] = {}
+    for tensor in plan.tensors:
+        value = _value(plan, tensor, parameter, place)
+        if tensor.layer is None:
+            outside[tensor.name.removesuffix(".weight")] = value
+        else:
+            kind = tensor.name.partition(f".{tensor.layer}.")[2].removesuffix(".weight")
+            inside[kind][tensor.layer] = value
+    alike: dict[tuple[Value | Copy, ...], list[str]] = defaultdict(list)
+    for kind, cells in inside.items():
+        alike[tuple(cells[layer] for layer in sorted(cells))].append(kind)
+    rows = [Row(_together(kinds, inside), cells, True) for cells, kinds in alike.items()]
+    single: dict[Value | Copy, list[str]] = defaultdict(list)
+    for name, value in outside.items():
+        single[value].append(name.rpartition(".")[2] if name.count(".") else name)
+    return (
+        *rows,
+        *(Row(", ".join(dict.fromkeys(names)), (value,), False) for value, names in single.items()),
+    )
+
+
+def _value(plan: Plan, tensor: PlannedTensor, parameter: Parameter | None, place: int | None) -> Value | Copy:
+    if tensor.copied_from is not None:
+        return Copy(_short(plan.models[tensor.inputs[tensor.copied_from].model].name))
+    value = tensor.parameters.get(parameter.name) if parameter else ""
+    if isinstance(value, list):
+        value = value[place or 0] if (place or 0) < len(value) else ""
+    return "" if value is None else value
+
+
+def _owners(plan: Plan, counted: int, subtracted: bool) -> list[str]:
+    """Which model each place of a list of values belongs to."""
+    full = next((tensor for tensor in plan.tensors if len(tensor.inputs) == counted), None)
+    inputs = full.inputs[subtracted:] if full else ()
+    return [_short(plan.models[part.model].name) for part in inputs]
+
+
+def _together(kinds: Sequence[str], everything: Mapping[str, object]) -> str:
+    """A name for kinds: `self_attn` where all of them are meant, else `self_attn.q_proj`."""
+    names = []
+    for kind in kinds:
+        head = kind.partition(".")[0]
+        whole = all(other in kinds for other in everything if other.partition(".")[0] == head)
+        names.append(head if whole else kind)
+    return ", ".join(dict.fromkeys(names))
+
+
+def _stack(recipe: Recipe) -> str:
+    """Which layers of which model the layers of the result are, in words: whether the end counts is asked often."""
+    if not recipe.slices:
+        return f'<p class="alloy-quiet">{text(t("layers.whole"))}</p>'
+    lines, below = [], 0
+    for part in recipe.slices:
+        ranges = [source.layer_range or (0, 0) for source in part.sources]
+        length = ranges[0][1] - ranges[0][0]
+        if not length:
+            continue
+        sources = t("layers.and").join(
+            t("layers.source", first=start, last=end - 1, model=_short(source.model.name))
+            for source, (start, end) in zip(part.sources, ranges, strict=True)
+        )
+        lines.append(t("layers.slice", first=below, last=below + length - 1, sources=sources))
+        below += length
+    items = "".join(f"<li>{text(line)}</li>" for line in lines)
+    return f'<p class="alloy-quiet">{text(t("layers.slices"))}</p><ul class="alloy-lines">{items}</ul>'
+
+
+def _picture(title: str, rows: Sequence[Row]) -> str:
+    numbers = [
+        cell
+        for row in rows
+        for cell in row.cells
+        if isinstance(cell, int | float) and not isinstance(cell, bool)
+    ]
+    low, high = min(numbers, default=0.0), max(numbers, default=0.0)
+    lines = "".join(
+        f'<span class="kind">{text(row.label)}</span>{_strip(row, low, high)}'
+        f'<span class="said">{text(_said(row))}</span>'
+        for row in rows
+    )
+    last = max((len(row.cells) for row in rows if row.in_layers), default=1) - 1
+    axis = f'<span></span><span class="axis"><span>{text(t("layers.axis", number=0))}</span><span>{last}</span></span>'
+    return f'<h4 class="alloy-part">{text(title)}</h4><div class="alloy-layers">{lines}{axis if last else ""}</div>'
+
+
+def _strip(row: Row, low: float, high: float) -> str:
+    cells = []
+    for number, cell in enumerate(row.cells):
+        place = t("layers.axis", number=number) if row.in_layers else row.label
+        said = _word(cell)
+        mark = (
+            'class="copy"' if isinstance(cell, Copy) else f'style="opacity:{_strength(cell, low, high):.2f}"'
+        )
+        cells.append(
+            f'<rect {mark} x="{number}" width="1" height="1"><title>{text(place)}: {text(said)}</title></rect>'
+        )
+    return (
+        f'<svg role="img" aria-label="{text(row.label)}: {text(_said(row))}" viewBox="0 0 {len(row.cells)} 1" '
+        f'preserveAspectRatio="none" shape-rendering="crispEdges">{"".join(cells)}</svg>'
+    )
+
+
+def _strength(cell: Value | Copy, low: float, high: float) -> float:
+    if isinstance(cell, bool):
+        return 1.0 if cell else 0.12
+    if not isinstance(cell, int | float):
+        return 0.12
+    return 0.12 + 0.88 * ((cell - low) / (high - low) if high > low else 1.0)
+
+
+def _said(row: Row) -> str:
+    """A row in words: its one value, or the first and the last with what lies between."""
+    words = [_word(cell) for cell in row.cells]
+    if len(set(words)) == 1:
+        return words[0]
+    numbers = [c for c in row.cells if isinstance(c, int | float) and not isinstance(c, bool)]
+    if len(numbers) < 2:
+        return t("layers.varies", first=words[0], last=words[-1])
+    return t("layers.between", low=_word(min(numbers)), high=_word(max(numbers)))
+
+
+def _word(cell: Value | Copy) -> str:
+    if isinstance(cell, Copy):
+        return t("layers.copy", model=cell.model)
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    return f"{cell:.4g}" if isinstance(cell, int | float) else str(cell)
+
+
+def _short(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2]
