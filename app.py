@@ -20,9 +20,10 @@ from ui.host import Host
 from ui.page import build_page, launch_settings
 
 # The name `demo` is what Gradio's reload looks for.
-demo = build_page(Host.from_environment())
+host = Host.from_environment()
+demo = build_page(host)
 # On ZeroGPU Gradio would let one visitor wait and send the second away.
 demo.queue(max_size=64, default_concurrency_limit=4)
 
 if __name__ == "__main__":
-    demo.launch(**launch_settings(demo))
+    demo.launch(**launch_settings(demo, host))

@@ -115,4 +115,6 @@ def add_api(workshop: Workshop) -> None:
 
 def as_json(job: Snapshot) -> dict[str, Any]:
     """A job as plain data."""
-    return {"ok": True, **asdict(job)}
+    shown = asdict(job)
+    del shown["order"]  # a download's folder is nobody's business
+    return {"ok": True, **shown}

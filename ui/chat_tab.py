@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from ui.hub_search import HubSearch, search_as_you_type
 from ui.markup import text
 from ui.presets import family
 from ui.texts import t
+from ui.trials import MARK, Trials
 
 LONGEST_ANSWER = 1024
 Message = dict[str, Any]
@@ -74,12 +75,35 @@ def answers(
     Raises:
         gr.Error: a model cannot be had or cannot answer; its text is fit to be shown.
     """
+    yield from answers_here(names, talks, system, temperature, length, seed, token, allow_folders, {}, "auto")
+
+
+def answers_here(
+    names: Sequence[str],
+    talks: Sequence[Sequence[Message]],
+    system: str,
+    temperature: float,
+    length: int,
+    seed: int,
+    token: str | Literal[False],
+    allow_folders: bool,
+    live: Mapping[str, LanguageModel],
+    device: str,
+) -> Iterator[list[Answer]]:
+    """The same in this process, for models that live in its memory.
+
+    Args:
+        live: models that need not be loaded, by name
+        device: for the others
+    """
     replies: list[Reply] = []
     try:
         models: list[LanguageModel] = []
         for name in names:
             yield [Answer("", t("chat.loading"))] * len(names)
-            models.append(load_model(name, token=token, allow_folders=allow_folders))
+            models.append(
+                live.get(name) or load_model(name, token=token, device=device, allow_folders=allow_folders)
+            )
         lead = [{"role": "system", "content": system}] if system.strip() else []
         for model, talk in zip(models, talks, strict=True):
             replies.append(
@@ -101,7 +125,7 @@ def answers(
             answer.close()
 
 
-def chat_tab(host: Host, search: HubSearch) -> ChatTab:
+def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
     """Build the tab inside the page's Blocks."""
     known = family(host.demo).models
 
@@ -163,10 +187,16 @@ def chat_tab(host: Host, search: HubSearch) -> ChatTab:
             yield message, *before, _trouble(missing), ""
             return
         talks = [[*said, {"role": "user", "content": message}] for said in before[: len(names)]]
-        stream = answers(
+        here = {name: trials.get(str(request.session_hash), name) for name in names if name.startswith(MARK)}
+        live = {name: model for name, model in here.items() if model}
+        if len(live) < len(here):
+            yield message, *before, _trouble(f"{t('try.gone')} {t('try.gone.fix')}"), ""
+            return
+        asked = (
             names, talks, lead or "", heat, min(int(longest), LONGEST_ANSWER), int(draw or 0),
             account(host, oauth).for_hub, host.allow_folders,
         )  # fmt: skip
+        stream: Any = answers_here(*asked, live, "cpu") if live else answers(*asked)
         turn = turns[str(request.session_hash)] = _Turn()
         try:
             for given in stream:

@@ -10,18 +10,20 @@ from merging import MergeError, Problem
 from ui.host import Host
 from ui.texts import t
 
-HUB, FOLDER = "hub", "folder"
+HUB, FOLDER, DOWNLOAD = "hub", "folder", "download"
 # The Hub's rule, without the doubled "--" and ".." that it also refuses (checked apart).
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 
 
 def place(host: Host, kind: str, owner: str, name: str, owners: Sequence[str]) -> str:
-    """The destination that the page's fields say, as `run_plan` takes it.
+    """The destination that the page's fields say, as `run_plan` takes it; of a download the name alone.
 
     Raises:
         MergeError: there is no owner, or the name or the owner is wrong.
     """
     _check_name(name)
+    if kind == DOWNLOAD:
+        return name
     if kind == FOLDER and host.allow_folders:
         return str(host.results / name)
     if not owner:

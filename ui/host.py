@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ class Host:
         sign_in: visitors sign in with their Hugging Face account
         demo: the Hub is the demo's, on loopback, with its small models
         results: where merges saved on this machine go; each is a folder in it
+        downloads: where results lie that visitors without an account take home as files, each for an hour
         browser_key: encrypts what the page remembers in the browser (recipe and job ids, never a token)
     """
 
@@ -25,6 +27,7 @@ class Host:
     demo: bool
     results: Path
     browser_key: str
+    downloads: Path = Path(tempfile.gettempdir()) / "alloy-downloads"
 
     @property
     def on_space(self) -> bool:
@@ -38,11 +41,14 @@ class Host:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Host:
-        """Read SPACE_ID, OAUTH_CLIENT_ID, ALLOY_DEMO, ALLOY_RESULTS and ALLOY_BROWSER_KEY."""
+        """Read SPACE_ID, OAUTH_CLIENT_ID, ALLOY_DEMO, ALLOY_RESULTS, ALLOY_DOWNLOADS and ALLOY_BROWSER_KEY."""
         return cls(
             space_id=environment.get("SPACE_ID", ""),
             sign_in="OAUTH_CLIENT_ID" in environment,
             demo=environment.get("ALLOY_DEMO") == "1",
             results=Path(environment.get("ALLOY_RESULTS") or "merged").resolve(),
             browser_key=environment.get("ALLOY_BROWSER_KEY") or "alloy-remembers-recipes",
+            downloads=Path(
+                environment.get("ALLOY_DOWNLOADS") or Path(tempfile.gettempdir(), "alloy-downloads")
+            ),
         )

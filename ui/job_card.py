@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from ui.commands import command_line, hf_job, python
+from ui.downloads import links
 from ui.jobs import Snapshot
 from ui.markup import card, duration, heading, link, problem_list, size, text
+from ui.recipe_source import query_of
 from ui.texts import t
 
 _MOODS = {"waiting": "idle", "running": "busy", "done": "good", "failed": "bad", "cancelled": "idle"}
 
 
-def job_cards(jobs: Sequence[Snapshot], lost: int = 0) -> str:
-    """The visitor's jobs, the newest first; `lost` of those that the browser remembers are gone."""
-    note = card(f'<p class="alloy-quiet">{text(t("jobs.lost"))}</p>') if lost else ""
-    if not jobs:
-        return note or card(f'<p class="alloy-quiet">{text(t("jobs.empty"))}</p>')
-    return "".join(job_card(job) for job in jobs) + note
+def empty_card() -> str:
+    """When there are no merges."""
+    return card(f'<p class="alloy-quiet">{text(t("jobs.empty"))}</p>')
 
 
-def job_card(job: Snapshot) -> str:
-    """One job."""
+def lost_card() -> str:
+    """When merges that the browser remembers are gone."""
+    return card(f'<p class="alloy-quiet">{text(t("jobs.lost"))}</p>')
+
+
+def job_card(job: Snapshot, space_id: str = "") -> str:
+    """One job; `space_id` of the Space that this is, if it is one."""
     state = t("jobs.stopping") if job.stopping else t(f"jobs.{job.state}")
     body = heading(f"{state}: {job.title}")
     match job.state:
         case "waiting":
             position = job.position
             line = t("jobs.waiting.position", position=position) if position > 1 else t("jobs.waiting.next")
+            if job.seconds_to_wait:
+                # In steps: an estimate that counts down by the second would pretend to be exact.
+                line += t("jobs.waiting.time", time=duration(max(10, round(job.seconds_to_wait, -1))))
             body += f'<p class="alloy-quiet">{text(line)}</p>'
         case "running":
             body += _progress(job)
@@ -36,8 +42,8 @@ def job_card(job: Snapshot) -> str:
             body += problem_list(job.problems)
         case "cancelled":
             body += f'<p class="alloy-quiet">{text(t("jobs.cancelled.detail"))}</p>'
-    # While a job runs its card is drawn anew every second, which would fold the log up again.
-    return card(body if job.is_live else body + _log(job), _MOODS[job.state])
+    # While a job runs its card is drawn anew every second, which would fold these up again.
+    return card(body if job.is_live else body + _elsewhere(job, space_id) + _log(job), _MOODS[job.state])
 
 
 def _progress(job: Snapshot) -> str:
@@ -66,11 +72,35 @@ def _result(job: Snapshot) -> str:
     if result is None:
         return ""
     name = result.location.removeprefix("hf://")
-    saved = text(t("jobs.saved", folder=result.location))
-    where = link(result.url, t("jobs.open", name=name)) if result.url else saved
+    if job.order.download:
+        files = links(result.location)
+        items = "".join(
+            f'<li><a href="{text(address)}" download="{text(file)}">{text(file)}</a></li>'
+            for file, address in files
+        )
+        where = text(t("jobs.download" if files else "jobs.download.gone"))
+        where = f'{where}</p><ul class="alloy-lines">{items}</ul><p>'
+    else:
+        where = (
+            link(result.url, t("jobs.open", name=name)) if result.url else text(t("jobs.saved", folder=name))
+        )
     took = t("jobs.took", size=size(result.bytes_out), time=duration(job.elapsed))
     verified = f'<p class="alloy-quiet">{text(t("jobs.verified"))}</p>' if result.verified else ""
     return f'<p class="alloy-result">{where}</p><p class="alloy-quiet">{text(took)}</p>{verified}'
+
+
+def _elsewhere(job: Snapshot, space_id: str) -> str:
+    """The same merge as a command line, as Python, as a job, and as a link."""
+    order = job.order
+    if not order.recipe:
+        return ""
+    page = f"https://huggingface.co/spaces/{space_id}" if space_id else ""
+    remix = f'<p><a href="{text(page)}?{text(query_of(order.recipe))}" target="_blank">{text(t("jobs.remix"))}</a></p>'
+    ways = [("jobs.shell", command_line(order)), ("jobs.python", python(order))]
+    if space_id and order.to.startswith("hf://"):
+        ways.append(("jobs.rented", hf_job(order, space_id)))
+    blocks = "".join(f"<p>{text(t(key))}</p><pre>{text(script)}</pre>" for key, script in ways)
+    return f"<details><summary>{text(t('jobs.elsewhere'))}</summary>{remix}{blocks}</details>"
 
 
 def _log(job: Snapshot) -> str:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,6 +31,26 @@ Work = Callable[[Callable[[Progress], None], threading.Event], Result]
 
 
 @dataclass(frozen=True)
+class Order:
+    """What was asked for: enough to ask for it again.
+
+    Args:
+        recipe: the text
+        to: destination, as `run_plan` takes it
+        private, overwrite: of the repository
+        seconds: that the plan foretold
+        download: the result is a folder of this server, for the visitor to download
+    """
+
+    recipe: str = ""
+    to: str = ""
+    private: bool = True
+    overwrite: bool = False
+    seconds: float = 0.0
+    download: bool = False
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """A job as it stood at one moment, fit to be shown to its visitor.
 
@@ -40,6 +61,8 @@ class Snapshot:
         elapsed: seconds since it began to run; the whole time once it ended
         log: lines of (seconds since it was asked for, text)
         stopping: was told to stop and has not yet
+        seconds_to_wait: until it begins, by the plans of those before it
+        order: what was asked for
     """
 
     id: str
@@ -55,6 +78,8 @@ class Snapshot:
     problems: tuple[Problem, ...] = ()
     result: Result | None = None
     stopping: bool = False
+    seconds_to_wait: float = 0.0
+    order: Order = Order()
 
     @property
     def is_live(self) -> bool:
@@ -68,7 +93,9 @@ class _Job:
     title: str
     models: tuple[str, ...]
     work: Work | None
+    order: Order
     asked: float
+    context: Context
     state: State = "waiting"
     cancel: threading.Event = field(default_factory=threading.Event)
     began: float = 0.0
@@ -91,7 +118,9 @@ class JobBoard:
         self._turn = 0
         self._thread: threading.Thread | None = None
 
-    def submit(self, visitor: str, title: str, models: tuple[str, ...], work: Work) -> str:
+    def submit(
+        self, visitor: str, title: str, models: tuple[str, ...], work: Work, order: Order = Order()
+    ) -> str:
         """Put work in line.
 
         Args:
@@ -99,6 +128,7 @@ class JobBoard:
             title: what the visitor calls it
             models: its inputs, to be compared with the result later
             work: called with a callback for progress and an event that tells it to stop
+            order: what the work does, to be shown and repeated
 
         Returns:
             The job's id.
@@ -114,7 +144,8 @@ class JobBoard:
                 raise MergeError(Problem("too-many-jobs", message, fix))
             if len(live) >= MOST_JOBS:
                 raise MergeError(Problem("busy", t("jobs.busy", count=len(live)), t("jobs.busy.fix")))
-            job = _Job(secrets.token_urlsafe(24), visitor, title, models, work, self._clock())
+            asked, context = self._clock(), copy_context()
+            job = _Job(secrets.token_urlsafe(24), visitor, title, models, work, order, asked, context)
             job.log.append((0.0, t("jobs.log.queued")))
             self._jobs[job.id] = job
             self._forget_old()
@@ -132,12 +163,14 @@ class JobBoard:
                 return None
             now = job.ended or self._clock()
             rate, left = self._rate(job)
+            line = self._line() if job.state == "waiting" else []
+            before = line[: line.index(job)] if line else []
             return Snapshot(
                 id=job.id,
                 title=job.title,
                 models=job.models,
                 state=job.state,
-                position=self._line().index(job) + 1 if job.state == "waiting" else 0,
+                position=len(before) + 1 if line else 0,
                 progress=job.progress,
                 rate=rate,
                 seconds_left=left,
@@ -146,6 +179,8 @@ class JobBoard:
                 problems=job.problems,
                 result=job.result,
                 stopping=job.cancel.is_set() and job.state == "running",
+                seconds_to_wait=self._wait(before) if line else 0.0,
+                order=job.order,
             )
 
     def cancel(self, job_id: str) -> bool:
@@ -174,6 +209,15 @@ class JobBoard:
             line.append(job)
         return line
 
+    def _wait(self, before: list[_Job]) -> float:
+        """Seconds until the job behind these begins."""
+        seconds = sum(job.order.seconds for job in before)
+        for job in self._jobs.values():
+            if job.state == "running":
+                _, left = self._rate(job)
+                seconds += max(job.order.seconds - (self._clock() - job.began), 0.0) if left is None else left
+        return seconds
+
     def _forget_old(self) -> None:
         finished = [job for job in self._jobs.values() if job.ended]
         for job in sorted(finished, key=lambda job: job.ended)[: max(0, len(finished) - MOST_FINISHED)]:
@@ -193,6 +237,7 @@ class JobBoard:
     def _end(self, job: _Job, state: State, line: str) -> None:
         job.state, job.ended, job.work = state, self._clock(), None
         job.log.append((job.ended - job.asked, line))
+        job.context = Context()  # the old one holds the visitor's request
 
     def _run_all(self) -> None:
         while True:
@@ -203,8 +248,9 @@ class JobBoard:
                 self._turn += 1
                 self._served[job.visitor] = self._turn
                 job.state, job.began = "running", self._clock()
-                job.log.append((job.began - job.asked, t("jobs.log.started")))
-            self._run(job)
+                job.log.append((job.began - job.asked, job.context.run(t, "jobs.log.started")))
+            # In the context of the request that asked for it: its language is the visitor's.
+            job.context.copy().run(self._run, job)
 
     def _run(self, job: _Job) -> None:
         def watch(progress: Progress) -> None:

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from merging import MergeError, Plan, Problem, Recipe, read_recipe
 from ui import markup
 from ui.account import Account, Identity, account, identify, visitor
-from ui.destination import FOLDER, HUB, place, suggested_name
+from ui.destination import DOWNLOAD, FOLDER, HUB, place, suggested_name
 from ui.draft import Draft, NotShown, read, write
 from ui.fixes import Fix, fixes
 from ui.form import Form, Memory, build_form, needs_typing
 from ui.host import Host
 from ui.hub_search import HubSearch, search_as_you_type
-from ui.job_card import job_cards
-from ui.jobs import Snapshot
 from ui.layers_card import layers_card
 from ui.licences import Cards, common_base
+from ui.my_merges import MOST_REMEMBERED, Finished, MyMerges, remembered
 from ui.plan_card import Surroundings, empty_card, plan_card, problems_card
 from ui.presets import family, presets
 from ui.recipe_source import QUERY, query_of, recipe_of
-from ui.start import build_start
+from ui.start import build_start, line_of, trouble
 from ui.texts import in_each_language, t
+from ui.try_first import try_out
 from ui.workshop import Workshop
 
-# So many of a visitor's merges are remembered by the browser.
-MOST_REMEMBERED = 5
 MOST_FIXES = 3
 COPY = "(link) => { navigator.clipboard?.writeText(link).catch(() => {}); }"
 # So that a reload shows the draft, and not the link again.
@@ -40,14 +39,6 @@ FORGET_QUERY = """() => {
   history.replaceState(null, "", address);
 }"""
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A merge that is done: what to chat with, and what to compare it with."""
-
-    location: str
-    models: tuple[str, ...]
 
 
 class MergeTab:
@@ -93,32 +84,28 @@ class MergeTab:
                     self.layers = gr.HTML()
         _section("destination.heading")
         self._destination()
-        self.go = gr.Button(t("merge.button"), variant="primary", size="lg")
+        with gr.Row(elem_classes="alloy-go"):
+            self.go = gr.Button(t("merge.button"), variant="primary", size="lg", scale=3, min_width=200)
+            self.try_first = gr.Button(t("try.button"), size="lg", scale=1, min_width=160)
+        self.trying = gr.HTML(in_each_language(_about_trying))
         _section("jobs.heading")
-        self.cards = gr.HTML(in_each_language(lambda: job_cards(())))
-        with gr.Row():
-            self.stop = gr.Button(t("merge.cancel"), variant="stop", visible=False)
-            self.chat = gr.Button(t("merge.chat"), visible=False)
-            self.score = gr.Button(t("merge.score"), visible=False)
-        # The browser remembers the recipe and the ids of the visitor's merges, and never a token.
+        self.mine = MyMerges(host, self.workshop)
         self.saved_recipe = gr.BrowserState("", storage_key="alloy-recipe", secret=host.browser_key)
         self.opened_link = gr.BrowserState("", storage_key="alloy-link", secret=host.browser_key)
-        self.jobs = gr.BrowserState([], storage_key="alloy-merges", secret=host.browser_key)
         self.identity = gr.State(Identity())
-        self.latest = gr.State(None)
         self.offered = gr.State(())  # the fixes on the buttons
-        self.clock = gr.Timer(1.0, active=False)
 
     def _destination(self) -> None:
         self.whose = gr.HTML()
         with gr.Group():
             with gr.Row():
                 self.kind = gr.Radio(
-                    [(t("destination.hub"), HUB), (t("destination.folder"), FOLDER)],
+                    [(t("destination.hub"), HUB), self._files()],
                     value=HUB,
                     label=t("destination.kind"),
-                    info=t("destination.kind.info", folder=self.host.results),
-                    visible=self.host.allow_folders,
+                    info=t("destination.kind.info", folder=self.host.results)
+                    if self.host.allow_folders
+                    else t("destination.kind.download"),
                     min_width=240,
                 )
                 self.owner = gr.Dropdown([], label=t("destination.owner"), min_width=160)
@@ -140,6 +127,12 @@ class MergeTab:
                     min_width=200,
                 )
 
+    def _files(self) -> tuple[str, str]:
+        """Where files go: to this machine if it is the visitor's own, else over the line."""
+        if self.host.allow_folders:
+            return t("destination.folder"), FOLDER
+        return t("destination.download"), DOWNLOAD
+
     # -- events ----------------------------------------------------------------------------------------
 
     def wire(self, page: gr.Blocks, fields_to_try: Sequence[gr.Dropdown]) -> None:
@@ -150,7 +143,6 @@ class MergeTab:
             fields_to_try: of the other tabs, that offer the newest result and its parents
         """
         form = self.form
-        self.tries = len(fields_to_try)
         fields = [form.memory, *form.values]
         recipe = [self.yaml, self.notice, self.rewrite, *form.outputs]
 
@@ -208,17 +200,7 @@ class MergeTab:
         )  # fmt: skip
         self.kind.change(self._kind_chosen, self.kind, [self.owner, self.private], **QUIET)
 
-        # The models' fields are among the outputs because Gradio tells nobody of a state that an event
-        # without queue changed.
-        watched = [
-            self.cards,
-            self.clock,
-            self.stop,
-            self.chat,
-            self.score,
-            self.latest,
-            *fields_to_try,
-        ]
+        self.mine.wire(page, fields_to_try, self.names_to_try, self._text, form.memory, recipe, QUIET)
         self.go.click(
             self._merge,
             [
@@ -229,22 +211,23 @@ class MergeTab:
                 self.private,
                 self.overwrite,
                 self.identity,
-                self.jobs,
+                self.mine.jobs,
             ],
-            [self.jobs, self.plan],
+            [self.mine.jobs, self.plan],
             concurrency_limit=4,
             api_visibility="private",
             show_progress_on=self.plan,
-        ).success(self._watch, [self.jobs, self.latest], watched, **QUIET)
-        self.clock.tick(self._watch, [self.jobs, self.latest], watched, **QUIET)
-        self.stop.click(self._stop, self.jobs, None, **QUIET).then(
-            self._watch, [self.jobs, self.latest], watched, **QUIET
-        )
+        ).success(**self.mine.watching)
+        self.tried = gr.State(None)  # what the page has in memory
+        self.trial: Dependency = self.try_first.click(
+            self._try, [self.yaml, self.name], [self.trying, self.tried],
+            concurrency_id="model", concurrency_limit=2, show_progress="hidden", trigger_mode="once",
+            api_visibility="private",
+        )  # fmt: skip
         page.load(self._who, None, [self.identity, self.whose, self.kind, self.owner, self.private], **QUIET)
         page.load(
             self._restore, [self.saved_recipe, self.opened_link], [self.opened_link, *recipe], **QUIET
         ).then(None, None, None, js=FORGET_QUERY, api_visibility="private")
-        page.load(self._watch, [self.jobs, self.latest], watched, **QUIET)
 
     # -- recipe ----------------------------------------------------------------------------------------
 
@@ -356,7 +339,7 @@ class MergeTab:
             line = identity.trouble
         else:
             line = t("account.nobody.laptop" if self.host.allow_folders else "account.nobody.space")
-        kind = FOLDER if self.host.allow_folders and not identity.name else HUB
+        kind = HUB if identity.name else FOLDER if self.host.allow_folders else DOWNLOAD
         owner = gr.update(choices=list(identity.owners), value=identity.name or None, visible=kind == HUB)
         whose = f'<p class="alloy-method">{markup.text(line)}</p>'
         return identity, whose, kind, owner, gr.update(visible=kind == HUB)
@@ -377,7 +360,7 @@ class MergeTab:
             # A plan needs no account; the Merge button asks for one.
             problems = tuple(problem for problem in error.problems if problem.code != "no-owner")
         who = account(self.host, oauth)
-        plan = self.workshop.plan(text, to, who, overwrite=overwrite)
+        plan = self.workshop.plan(text, None if kind == DOWNLOAD else to, who, overwrite=overwrite)
         every = (*plan.problems, *problems)
         parents = self.licences.parents(plan, who)
         around = Surroundings(parents, name.strip() or suggestion, self.host.on_space)
@@ -400,47 +383,38 @@ class MergeTab:
         try:
             owners = identity.owners if who.token else ()
             to = place(self.host, kind, owner or "", name.strip() or _suggestion(text), owners)
-            plan: Plan = self.workshop.plan(text, to, who, overwrite=overwrite)
+            plan: Plan = self.workshop.plan(text, None if kind == DOWNLOAD else to, who, overwrite=overwrite)
             turn = visitor(who, request)
-            job = self.workshop.merge(plan, to, who, turn, private=private, overwrite=overwrite)
+            job = self.workshop.merge(
+                plan, to, who, turn, private=private, overwrite=overwrite, download=kind == DOWNLOAD
+            )
         except MergeError as error:
             return gr.skip(), problems_card(error.problems)
-        return [job, *_ids(jobs)][:MOST_REMEMBERED], gr.skip()
+        return [job, *remembered(jobs)][:MOST_REMEMBERED], gr.skip()
 
-    def _watch(self, jobs: list[str], latest: Finished | None) -> tuple[Any, ...]:
-        found = [self.workshop.board.snapshot(job) for job in _ids(jobs)]
-        here: list[Snapshot] = [job for job in found if job is not None]
-        running = next((job for job in reversed(here) if job.is_live), None)
-        stop = gr.update(
-            visible=running is not None, interactive=running is not None and not running.stopping
-        )
-        finished = next((Finished(_location(job), job.models) for job in here if job.result), None)
-        return (
-            job_cards(here, len(found) - len(here)),
-            gr.update(active=running is not None),
-            stop,
-            gr.update(visible=finished is not None),
-            gr.update(visible=finished is not None),
-            finished,
-            *[gr.skip() if finished == latest else gr.update(choices=self.names_to_try(finished))]
-            * self.tries,
-        )
+    def _try(
+        self, text: str, name: str, request: gr.Request, oauth: gr.OAuthToken | None
+    ) -> Iterator[tuple[str, Finished | None]]:
+        who = account(self.host, oauth)
+        plan = self.workshop.plan(text, None, who)
+        try:
+            if not plan.ok:
+                raise MergeError(plan.problems)
+            page, called = str(request.session_hash), name.strip() or _suggestion(text)
+            yield from try_out(self.workshop.trials, page, called, plan, who)
+        except MergeError as error:
+            yield "".join(trouble(problem) for problem in error.problems), None
+        else:
+            yield _about_trying(), gr.skip()
 
     def names_to_try(self, finished: Finished | None) -> list[str]:
         """What the fields of the other tabs offer: the newest result, its parents, and the models of the presets."""
         newest = (finished.location, *finished.models) if finished else ()
         return list(dict.fromkeys([*newest, *family(self.host.demo).models]))
 
-    def _stop(self, jobs: list[str]) -> None:
-        """Stop the visitor's merge that runs, or else the next that waits."""
-        for job in reversed(_ids(jobs)):
-            if self.workshop.board.cancel(job):
-                return
 
-
-def _ids(jobs: object) -> list[str]:
-    """What the browser remembers, whatever somebody wrote into its storage."""
-    return [str(job) for job in jobs][:MOST_REMEMBERED] if isinstance(jobs, list) else []
+def _about_trying() -> str:
+    return line_of(t("try.info"))
 
 
 def _section(key: str) -> None:
@@ -462,7 +436,3 @@ def _suggestion(text: str) -> str:
     names = [str(model) for model in recipe.references()]
     others = [name for name in names if name != str(recipe.base_model)]
     return suggested_name(others or names, recipe.merge_method)
-
-
-def _location(job: Snapshot) -> str:
-    return job.result.location.removeprefix("hf://") if job.result else ""

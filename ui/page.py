@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -12,7 +13,8 @@ from ui.host import Host
 from ui.hub_search import HubSearch
 from ui.jobs import JobBoard
 from ui.markup import text
-from ui.merge_tab import QUIET, Finished, MergeTab
+from ui.merge_tab import QUIET, MergeTab
+from ui.my_merges import Finished
 from ui.score_tab import score_tab
 from ui.texts import in_each_language, t, translated
 from ui.theme import CSS, theme
@@ -48,7 +50,7 @@ def build_page(host: Host) -> gr.Blocks:
             with gr.Tab(t("page.tab.merge"), id="merge"):
                 merge = MergeTab(host, workshop, search)
             with gr.Tab(t("page.tab.chat"), id="chat") as chat_opened:
-                chat = chat_tab(host, search)
+                chat = chat_tab(host, search, workshop.trials)
             with gr.Tab(t("page.tab.score"), id="score") as score_opened:
                 score = score_tab(host, search)
         merge.wire(page, [*chat.models, score.models])
@@ -60,7 +62,7 @@ def build_page(host: Host) -> gr.Blocks:
             name, parent = latest.location, next(iter(latest.models), None)
             return name, parent, name, *chat.begin_anew(name, parent, request)
 
-        def to_score(latest: Finished) -> tuple[Any, ...]:
+        def to_score(latest: Finished, request: gr.Request) -> tuple[Any, ...]:
             return [latest.location, *dict.fromkeys(latest.models)], latest.location
 
         def open_chat(
@@ -70,25 +72,46 @@ def build_page(host: Host) -> gr.Blocks:
                 return (gr.skip(),) * len(chat_fields)
             return to_chat(latest, request)
 
-        def open_score(latest: Finished | None, shown: str) -> tuple[Any, ...]:
+        def open_score(latest: Finished | None, shown: str, request: gr.Request) -> tuple[Any, ...]:
             if latest is None or latest.location == shown:
                 return (gr.skip(),) * len(score_fields)
-            return to_score(latest)
+            return to_score(latest, request)
+
+        def chosen(number: int, show: Callable[[Finished, gr.Request], tuple[Any, ...]], outputs: int) -> Any:
+            def shown(jobs: list[str], request: gr.Request) -> tuple[Any, ...]:
+                finished = merge.mine.at(number, jobs)
+                return show(finished, request) if finished else (gr.skip(),) * outputs
+
+            return shown
 
         chat_fields, score_fields = [*chat.models, in_chat, *chat.fields], [score.models, in_score]
-        chat_opened.select(open_chat, [merge.latest, chat.fields[0], in_chat], chat_fields, **QUIET)
-        score_opened.select(open_score, [merge.latest, in_score], score_fields, **QUIET)
-        merge.chat.click(to_chat, merge.latest, chat_fields, **QUIET).then(
-            lambda: gr.Tabs(selected="chat"), None, tabs, **QUIET
-        )
-        merge.score.click(to_score, merge.latest, score_fields, **QUIET).then(
-            lambda: gr.Tabs(selected="score"), None, tabs, **QUIET
-        )
+        chat_opened.select(open_chat, [merge.mine.latest, chat.fields[0], in_chat], chat_fields, **QUIET)
+        score_opened.select(open_score, [merge.mine.latest, in_score], score_fields, **QUIET)
+
+        def tried(trial: Finished | None, request: gr.Request) -> tuple[Any, ...]:
+            return (
+                (gr.skip(),) * (len(chat_fields) + 1)
+                if trial is None
+                else (*to_chat(trial, request), gr.Tabs(selected="chat"))
+            )
+
+        def left(request: gr.Request) -> None:
+            workshop.trials.forget(str(request.session_hash))
+
+        merge.trial.success(tried, merge.tried, [*chat_fields, tabs], **QUIET)
+        page.unload(left)
+        for number, slot in enumerate(merge.mine.slots):
+            slot.chat.click(
+                chosen(number, to_chat, len(chat_fields)), merge.mine.jobs, chat_fields, **QUIET
+            ).then(lambda: gr.Tabs(selected="chat"), None, tabs, **QUIET)
+            slot.score.click(
+                chosen(number, to_score, len(score_fields)), merge.mine.jobs, score_fields, **QUIET
+            ).then(lambda: gr.Tabs(selected="score"), None, tabs, **QUIET)
         add_api(workshop)
     return page
 
 
-def launch_settings(page: gr.Blocks) -> dict[str, Any]:
+def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
     """What `launch` is to be given, whoever launches the page."""
     return {
         "theme": theme(),
@@ -97,5 +120,7 @@ def launch_settings(page: gr.Blocks) -> dict[str, Any]:
         # Its history writes every input of every call into the browser's storage, in the clear.
         "run_history": False,
         "ssr_mode": False,
+        # Results to be downloaded, each under an unguessable name.
+        "allowed_paths": [str(host.downloads)],
         "footer_links": ["api", "settings"],
     }

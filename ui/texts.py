@@ -163,6 +163,8 @@ ENGLISH = {
     "destination.hub": "Hugging Face account",
     "destination.folder": "Folder on this machine",
     "destination.kind.info": "Folders are made in {folder}.",
+    "destination.download": "Files to download",
+    "destination.kind.download": "Files stay here for an hour, under a link that only you have.",
     "destination.owner": "Owner",
     "destination.name": "Name of the new model",
     "destination.name.info": "Empty: the name shown in grey.",
@@ -185,6 +187,8 @@ ENGLISH = {
     # jobs
     "merge.button": "Merge",
     "merge.cancel": "Stop this merge",
+    "merge.retry": "Try again",
+    "merge.reuse": "Use its recipe",
     "merge.chat": "Chat with it",
     "merge.score": "Score it",
     "jobs.heading": "Your merges",
@@ -192,6 +196,14 @@ ENGLISH = {
     "jobs.waiting": "Waiting",
     "jobs.waiting.next": "next in line",
     "jobs.waiting.position": "number {position} in line",
+    "jobs.waiting.time": ", begins in about {time}",
+    "jobs.download": "Download, within the hour:",
+    "jobs.download.gone": "The files are gone: they were kept for an hour. Try again to have them made anew.",
+    "jobs.elsewhere": "The same merge elsewhere: link, command line, Python",
+    "jobs.remix": "Open this recipe on a page of its own; the link can be passed on",
+    "jobs.shell": "In a shell, in a clone of this Space:",
+    "jobs.python": "In Python:",
+    "jobs.rented": "On a rented machine, with the client of Hugging Face (it costs money):",
     "jobs.running": "Merging",
     "jobs.stopping": "Stopping",
     "jobs.done": "Done",
@@ -209,7 +221,10 @@ ENGLISH = {
     "jobs.rate": "{rate} a second",
     "jobs.left": "{time} left",
     "jobs.took": "{size} in {time}",
-    "jobs.verified": "The Hub was asked what it holds: it is what was sent.",
+    "jobs.verified": (
+        "Verified: the Hub was asked afterwards for every file's size and hash and for the headers of the weights, "
+        "and it is what was sent."
+    ),
     "jobs.open": "Open {name}",
     "jobs.saved": "Saved in {folder}",
     "jobs.log": "Log",
@@ -298,6 +313,15 @@ ENGLISH = {
         "parts. It had to be tried, and whoever tried it first must have struck the cooled lump with a hammer and "
         "been surprised that the hammer gave way."
     ),
+    # results in memory and as files
+    "try.button": "Try it first",
+    "try.info": "Merges into memory and opens the chat; nothing is saved.",
+    "try.too_large": "The merged model has {size}; at most {most} can be tried here.",
+    "try.too_large.fix": "Merge it to your account, or run Alloy on a larger machine.",
+    "try.gone": "This trial has ended: it was not used for a while, or others needed the memory.",
+    "try.gone.fix": "Press 'Try it first' again.",
+    "downloads.full": "The result has {size}, and {free} are free here for downloads.",
+    "downloads.full.fix": "Try again later, or sign in and save it to your account, which needs no room here.",
     # anywhere
     "unexpected": "Something failed inside Alloy: {error}",
     # units

@@ -194,5 +194,6 @@ h4.alloy-part, .alloy-card h4 { font-size: .9rem; font-weight: 600; margin: .9re
 .alloy-lineage .result rect { stroke: var(--primary-600); stroke-width: 2; }
 .dark .alloy-lineage .result rect { stroke: var(--primary-400); }
 .alloy-lineage path { fill: none; stroke: var(--neutral-400); stroke-width: 1.5; }
+.alloy-actions { margin-top: -.6rem; gap: .5rem; }
 .alloy-yaml { font-size: .9rem; }
 """

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from merging import MergeError, Plan, Problem, Progress, Result, make_plan, read_recipe, run_plan
 from ui.account import Account
 from ui.defect import told
+from ui.downloads import Downloads
 from ui.host import Host
-from ui.jobs import JobBoard, Snapshot
+from ui.jobs import JobBoard, Order, Snapshot
 from ui.texts import t
+from ui.trials import Trials
 
 
 class Workshop:
@@ -24,6 +26,8 @@ class Workshop:
     def __init__(self, host: Host, board: JobBoard):
         self.host = host
         self.board = board
+        self.downloads = Downloads(host.downloads)
+        self.trials = Trials()
 
     def plan(self, recipe: str, to: str | None, who: Account, *, overwrite: bool = False) -> Plan:
         """The plan of a recipe; it has problems rather than raising, even for a text that is no recipe."""
@@ -44,18 +48,37 @@ class Workshop:
             )
 
     def merge(
-        self, plan: Plan, to: str, who: Account, visitor: str, *, private: bool, overwrite: bool
+        self,
+        plan: Plan,
+        to: str,
+        who: Account,
+        visitor: str,
+        *,
+        private: bool,
+        overwrite: bool,
+        download: bool = False,
     ) -> str:
         """Put a good plan in line.
+
+        Args:
+            plan: made for that destination
+            to: destination; for a download the name alone
+            visitor: whose turn in line it takes
+            download: the visitor takes the files home
 
         Returns:
             The job's id.
 
         Raises:
-            MergeError: the plan has problems, or the line is full.
+            MergeError: the plan has problems, or the line or the disk is full.
         """
         if not plan.ok:
             raise MergeError(plan.problems)
+        title = to.removeprefix("hf://")
+        if download:
+            to = str(self.downloads.reserve(to, plan.bytes_out))
+        elif self.host.allow_folders:
+            title = title.rpartition("/")[2]
 
         def work(on_progress: Callable[[Progress], None], cancel: threading.Event) -> Result:
             return run_plan(
@@ -69,12 +92,21 @@ class Workshop:
                 cancel=cancel,
             )
 
-        title = (
-            to.removeprefix("hf://").rpartition("/")[2]
-            if self.host.allow_folders
-            else to.removeprefix("hf://")
+        order = Order(plan.recipe, to, private, overwrite, plan.seconds, download)
+        return self.board.submit(visitor, title, tuple(model.name for model in plan.models), work, order)
+
+    def again(self, job: Snapshot, who: Account, visitor: str) -> str:
+        """Put what a job was to do in line once more; what the Hub holds of it already is not made again.
+
+        Raises:
+            MergeError: see `merge`.
+        """
+        order = job.order
+        to = job.title if order.download else order.to
+        plan = self.plan(order.recipe, None if order.download else to, who, overwrite=order.overwrite)
+        return self.merge(
+            plan, to, who, visitor, private=order.private, overwrite=order.overwrite, download=order.download
         )
-        return self.board.submit(visitor, title, tuple(model.name for model in plan.models), work)
 
     def job(self, job_id: str) -> Snapshot:
         """A job as it stands.

@@ -289,9 +289,10 @@ def signed_in_site(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     info = {"access_token": token, "scope": "openid", "expires_at": time.time() + 3600}
     userinfo = {"name": "Ann", "preferred_username": "ann", "profile": "", "picture": ""}
     monkeypatch.setattr("gradio.oauth._get_mocked_oauth_info", lambda: {**info, "userinfo": userinfo})
-    page: gr.Blocks = build_page(Host.from_environment({"OAUTH_CLIENT_ID": "x", "SPACE_ID": "you/alloy"}))
+    host = Host.from_environment({"OAUTH_CLIENT_ID": "x", "SPACE_ID": "you/alloy"})
+    page: gr.Blocks = build_page(host)
     page.queue(default_concurrency_limit=4)
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_settings(page))
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_settings(page, host))
     yield url
     page.close()
 

@@ -10,7 +10,7 @@ import pytest
 from evaluation import Perplexity
 from merging import Plan, Problem, Progress, Result
 from merging.plan import PlannedModel
-from ui.job_card import job_card, job_cards
+from ui.job_card import empty_card, job_card, lost_card
 from ui.jobs import Snapshot
 from ui.markup import count, duration, link, size
 from ui.plan_card import plan_card, problems_card
@@ -121,8 +121,8 @@ def test_only_what_was_read_back_is_said_to_be_what_was_sent(verified: bool) -> 
 
 
 def test_forgotten_jobs_are_mentioned() -> None:
-    assert "server was restarted" in shown(job_cards((), lost=1)).text
-    assert "Nothing merged yet" in shown(job_cards(())).text
+    assert "server was restarted" in shown(lost_card()).text
+    assert "Nothing merged yet" in shown(empty_card()).text
 
 
 def test_links_lead_to_the_web_alone() -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from merging import Cancelled, MergeError, Problem, Progress, Result
-from ui.jobs import MOST_FINISHED, MOST_JOBS, MOST_OF_A_VISITOR, JobBoard, Snapshot
+from ui import texts
+from ui.jobs import MOST_FINISHED, MOST_JOBS, MOST_OF_A_VISITOR, JobBoard, Order, Snapshot
 
 SECRET = "hf_" + "s3cr3t" * 4
 RESULT = Result("hf://you/merge", "https://hub/you/merge", "abc", 10, 1.0)
@@ -225,3 +226,32 @@ def test_ids_cannot_be_guessed() -> None:
     assert all(len(job) >= 32 for job in ids)
     assert board.snapshot("1") is None
     assert not board.cancel("1")
+
+
+def test_a_waiting_job_knows_about_when_it_begins() -> None:
+    clock = [100.0]
+    board, held = JobBoard(lambda: clock[0]), Held()
+    board.submit("me", "first", (), held, Order(seconds=60))
+    assert held.started.wait(10)
+    second = board.submit("you", "second", (), quick, Order(seconds=30))
+    third = board.submit("they", "third", (), quick, Order("merge_method: linear", seconds=10))
+    clock[0] += 20
+
+    waits = [board.snapshot(job) for job in (second, third)]
+
+    assert [(job.position, job.seconds_to_wait) for job in waits if job] == [(1, 40.0), (2, 70.0)]
+    assert waits[1] and waits[1].order.recipe == "merge_method: linear"
+    held.go.set()
+
+
+def test_a_job_speaks_the_language_of_who_asked() -> None:
+    board = JobBoard()
+    token = texts._language.set("ko")
+    try:
+        job = board.submit("me", "x", (), quick)
+    finally:
+        texts._language.reset(token)
+
+    done = until(board, job, "done")
+
+    assert [line for _, line in done.log][1] == texts.LANGUAGES["ko"]["jobs.log.started"]

@@ -31,10 +31,11 @@ def open_page(tmp_path: Path) -> Iterator[Open]:
     pages: list[gr.Blocks] = []
 
     def serve(token: str | None = None, **environment: str) -> Client:
-        page = build_page(Host.from_environment({"ALLOY_RESULTS": str(tmp_path / "results"), **environment}))
+        host = Host.from_environment({"ALLOY_RESULTS": str(tmp_path / "results"), **environment})
+        page = build_page(host)
         pages.append(page)
         page.queue(default_concurrency_limit=4)
-        _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_settings(page))
+        _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_settings(page, host))
         return Client(url, verbose=False, oauth_token=token, analytics_enabled=False)
 
     yield serve

@@ -1,0 +1,131 @@
+"""Merges in memory: of one page alone, few, freed."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaluation import reply
+from merging import MergeError, Plan, make_plan, read_recipe, run_plan
+from tests.tiny import tiny_llama
+from ui.account import Account
+from ui.trials import MARK, SECONDS_KEPT, Trials
+from ui.try_first import try_out
+
+NOBODY = Account("nobody")
+LINEAR = """
+merge_method: linear
+models:
+  - {{model: {0}/a, parameters: {{weight: 1}}}}
+  - {{model: {0}/b, parameters: {{weight: 2}}}}
+"""
+NEVER = threading.Event()
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """Of two tiny models with a tokenizer of bytes."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("trials")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:254]
+    words = {"<s>": 0, "</s>": 1, **{c: i + 2 for i, c in enumerate(alphabet)}}
+    tokenizer = Tokenizer(models.BPE(words, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    base = tiny_llama(folder / "a", 1)
+    tiny_llama(folder / "b", 2, base)
+    fast.save_pretrained(folder / "a")
+    made = make_plan(read_recipe(LINEAR.format(folder)))
+    assert made.ok, made.problems
+    return made
+
+
+def make(trials: Trials, page: str, plan: Plan) -> str:
+    return trials.make(page, "mine", plan, NOBODY, lambda _: None, NEVER)
+
+
+def test_a_trial_has_the_weights_of_the_merge_and_answers(plan: Plan, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    trials = Trials(10**9)
+    name = make(trials, "page", plan)
+    run_plan(plan, str(tmp_path / "merged"))
+    wanted = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).state_dict()
+
+    model = trials.get("page", name)
+
+    assert model
+    found = model.network.state_dict()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+    assert model.network.generation_config.eos_token_id
+    answer = reply(model, [{"role": "user", "content": "Hi"}], max_new_tokens=3)
+    list(answer)
+    assert answer.new_tokens > 0
+
+
+def test_a_page_sees_its_own_trial_alone(plan: Plan) -> None:
+    trials = Trials(10**9)
+    name = make(trials, "mine", plan)
+
+    assert trials.get("mine", name)
+    assert trials.get("yours", name) is None
+    assert trials.get("mine", MARK + "other") is None
+
+
+def test_memory_is_bounded_and_freed(plan: Plan) -> None:
+    clock = [0.0]
+    trials = Trials(int(plan.bytes_out * 2.5), lambda: clock[0])
+    first = make(trials, "1", plan)
+    model = trials.get("1", first)
+    assert model
+    gone = weakref.ref(model.network)
+    del model
+    make(trials, "2", plan)
+    make(trials, "3", plan)
+    assert trials.get("1", first) is None  # the least recently used
+    gc.collect()
+    assert gone() is None
+
+    trials.forget("3")
+    assert trials.get("3", first) is None
+    clock[0] = SECONDS_KEPT + 1
+    make(trials, "4", plan)
+    assert trials.get("2", first) is None  # idle
+
+
+def test_what_does_not_fit_is_refused_with_the_number(plan: Plan) -> None:
+    with pytest.raises(MergeError, match="at most 10 B"):
+        make(Trials(10), "page", plan)
+
+
+def test_the_page_is_told_of_progress_and_of_the_end(plan: Plan) -> None:
+    trials = Trials(10**9)
+
+    told = list(try_out(trials, "page", "mine", plan, NOBODY))
+
+    assert "Merging: mine" in told[0][0]
+    assert told[-1][1] and told[-1][1].location == MARK + "mine"
+
+
+def test_a_page_that_goes_stops_its_merge(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials, stopped = Trials(10**9), threading.Event()
+
+    def make(page: str, name: str, plan: Plan, who: Account, tell: object, cancel: threading.Event) -> str:
+        assert cancel.wait(30)
+        stopped.set()
+        return ""
+
+    monkeypatch.setattr(trials, "make", make)
+    told = try_out(trials, "page", "mine", plan, NOBODY)
+    next(told)
+    next(told)
+    told.close()
+
+    assert stopped.wait(30)

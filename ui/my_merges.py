@@ -1,0 +1,197 @@
+"""The visitor's merges, the newest first: a card each, with the buttons that its state allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from merging import MergeError
+from ui.account import account, visitor
+from ui.host import Host
+from ui.job_card import empty_card, job_card, lost_card
+from ui.jobs import Snapshot
+from ui.start import trouble
+from ui.texts import in_each_language, t
+from ui.workshop import Workshop
+
+# So many of a visitor's merges are remembered by the browser.
+MOST_REMEMBERED = 6
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A merge that is done: what to chat with, and what to compare it with."""
+
+    location: str
+    models: tuple[str, ...]
+
+
+@dataclass
+class _Slot:
+    box: gr.Column
+    card: gr.HTML
+    stop: gr.Button
+    retry: gr.Button
+    chat: gr.Button
+    score: gr.Button
+    reuse: gr.Button
+
+    @property
+    def buttons(self) -> tuple[gr.Button, ...]:
+        return self.stop, self.retry, self.chat, self.score, self.reuse
+
+
+class MyMerges:
+    """The list: made inside the page's Blocks. Gradio's fields are made once, and shown or hidden."""
+
+    def __init__(self, host: Host, workshop: Workshop) -> None:
+        self.host = host
+        self.workshop = workshop
+        self.empty = gr.HTML(in_each_language(empty_card))
+        self.slots = [self._slot() for _ in range(MOST_REMEMBERED)]
+        self.said = gr.HTML()
+        # The browser remembers the ids of the visitor's merges, and never a token.
+        self.jobs = gr.BrowserState([], storage_key="alloy-merges", secret=host.browser_key)
+        self.drawn = gr.State(())  # the cards as they stand, so that one that did not change stays unfolded
+        self.latest = gr.State(None)
+        self.clock = gr.Timer(1.0, active=False)
+
+    def _slot(self) -> _Slot:
+        with gr.Column(visible=False) as box:
+            card = gr.HTML()
+            with gr.Row(elem_classes="alloy-actions"):
+                stop = gr.Button(
+                    t("merge.cancel"), variant="stop", size="sm", visible=False, min_width=120, scale=0
+                )
+                retry = gr.Button(t("merge.retry"), size="sm", visible=False, min_width=120, scale=0)
+                chat = gr.Button(t("merge.chat"), size="sm", visible=False, min_width=120, scale=0)
+                score = gr.Button(t("merge.score"), size="sm", visible=False, min_width=120, scale=0)
+                reuse = gr.Button(t("merge.reuse"), size="sm", visible=False, min_width=120, scale=0)
+        return _Slot(box, card, stop, retry, chat, score, reuse)
+
+    def wire(
+        self,
+        page: gr.Blocks,
+        fields_to_try: Sequence[gr.Dropdown],
+        names_to_try: Callable[[Finished | None], list[str]],
+        show: Callable[[str, Any], list[Any]],
+        memory: gr.State,
+        recipe: list[Any],
+        quiet: dict[str, Any],
+    ) -> None:
+        """Add the events; `show` gives updates of `recipe` for a text and the form's memory."""
+        self.names_to_try = names_to_try
+        self.tries = len(fields_to_try)
+        # The models' fields are among the outputs because Gradio tells nobody of a state that an event
+        # without queue changed.
+        self.watched = [
+            self.empty, self.clock, self.latest, self.drawn,
+            *(part for slot in self.slots for part in (slot.box, slot.card, *slot.buttons)),
+            *fields_to_try,
+        ]  # fmt: skip
+        self.watching: dict[str, Any] = {
+            "fn": self.watch, "inputs": [self.jobs, self.latest, self.drawn], "outputs": self.watched, **quiet,
+        }  # fmt: skip
+        self.clock.tick(**self.watching)
+        page.load(**self.watching)
+        for number, slot in enumerate(self.slots):
+            slot.stop.click(self._stopper(number), self.jobs, None, **quiet).then(**self.watching)
+            slot.retry.click(
+                self._retrier(number), self.jobs, [self.jobs, self.said], concurrency_limit=4,
+                api_visibility="private", show_progress_on=slot.card,
+            ).then(**self.watching)  # fmt: skip
+            slot.reuse.click(self._reuser(number, show, len(recipe)), [self.jobs, memory], recipe, **quiet)
+
+    def watch(self, jobs: object, latest: Finished | None, drawn: Sequence[str]) -> tuple[Any, ...]:
+        """Updates of `watched`."""
+        asked = remembered(jobs)
+        found = [self.workshop.board.snapshot(job) for job in asked]
+        here = [job for job in found if job is not None]
+        cards = [job_card(job, self.host.space_id) for job in here]
+        lost = len(found) - len(here)
+        before = [*drawn, *[""] * MOST_REMEMBERED]
+        updates: list[Any] = []
+        for number, slot in enumerate(self.slots):
+            if number >= len(here):
+                updates += [gr.update(visible=False), gr.skip(), *[gr.skip()] * len(slot.buttons)]
+                continue
+            job = here[number]
+            same = cards[number] == before[number]
+            done = job.result is not None
+            seen = (
+                job.is_live,
+                job.state in ("failed", "cancelled"),
+                done and may_run(job),
+                done and may_run(job),
+                True,
+            )
+            updates += [gr.update(visible=True), gr.skip() if same else cards[number]]
+            updates += [
+                gr.skip() if same else gr.update(visible=is_seen, interactive=not (i == 0 and job.stopping))
+                for i, is_seen in enumerate(seen)
+            ]
+        finished = next((self.finished(job) for job in here if job.result and may_run(job)), None)
+        return (
+            gr.update(value=(lost_card() if lost else empty_card()), visible=lost > 0 or not here),
+            gr.update(active=any(job.is_live for job in here)),
+            finished,
+            tuple(cards),
+            *updates,
+            *[gr.skip() if finished == latest else gr.update(choices=self.names_to_try(finished))]
+            * self.tries,
+        )
+
+    def at(self, number: int, jobs: object) -> Finished | None:
+        """The finished merge in a slot."""
+        job = self._job(number, jobs)
+        return self.finished(job) if job and job.result else None
+
+    def finished(self, job: Snapshot) -> Finished:
+        assert job.result
+        return Finished(job.result.location.removeprefix("hf://"), job.models)
+
+    def _job(self, number: int, jobs: object) -> Snapshot | None:
+        found = [self.workshop.board.snapshot(job) for job in remembered(jobs)]
+        here = [job for job in found if job is not None]
+        return here[number] if number < len(here) else None
+
+    def _stopper(self, number: int) -> Any:
+        def stop(jobs: object) -> None:
+            if job := self._job(number, jobs):
+                self.workshop.board.cancel(job.id)
+
+        return stop
+
+    def _retrier(self, number: int) -> Any:
+        def retry(jobs: object, request: gr.Request, oauth: gr.OAuthToken | None) -> tuple[Any, Any]:
+            job = self._job(number, jobs)
+            if job is None:
+                return gr.skip(), ""
+            who = account(self.host, oauth)
+            try:
+                again = self.workshop.again(job, who, visitor(who, request))
+            except MergeError as error:
+                return gr.skip(), "".join(trouble(problem) for problem in error.problems)
+            return [again if it == job.id else it for it in remembered(jobs)], ""
+
+        return retry
+
+    def _reuser(self, number: int, show: Callable[[str, Any], list[Any]], outputs: int) -> Any:
+        def reuse(jobs: object, memory: Any) -> list[Any]:
+            job = self._job(number, jobs)
+            return show(job.order.recipe, memory) if job else [gr.skip()] * outputs
+
+        return reuse
+
+
+def may_run(job: Snapshot) -> bool:
+    """Whether chat and scores can read the result: what is to be downloaded they may not."""
+    return not job.order.download
+
+
+def remembered(jobs: object) -> list[str]:
+    """What the browser remembers, whatever somebody wrote into its storage."""
+    return [str(job) for job in jobs][:MOST_REMEMBERED] if isinstance(jobs, list) else []
