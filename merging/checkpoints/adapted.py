@@ -264,7 +264,9 @@ class AdaptedCheckpoint(Checkpoint):
         is_id = isinstance(trained_on, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", trained_on)
         if is_id and first.is_remote and trained_on.lower() != first.name.lower():
             message = f"{self.adapter.name} says that it was trained on {trained_on}, not on {first.name}."
-            yield Problem("other-base", message, "Its tensors fit; make sure that the models belong together.")
+            yield Problem(
+                "other-base", message, "Its tensors fit; make sure that the models belong together."
+            )
         grown = any(EMBEDDING.search(name) and self._grows(name) for name in self.changes)
         if grown and not any(file in self._own_files() for file in VOCABULARIES):
             message = f"{self.adapter.name} has rows for new tokens, and no tokenizer that knows them."

@@ -61,7 +61,7 @@ HARMLESS = {
     "use_rslora",
 }
 PART = re.compile(
-    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector"
+    r"(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector"
     r"|(?:token_adapter\.)?trainable_tokens_delta)(?:\.default)?(?P<rest>\.weight|\.bias)?"
 )
 # A pattern of names may come from a stranger: one without repeated groups cannot keep us busy.
