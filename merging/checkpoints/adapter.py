@@ -177,6 +177,8 @@ class Adapter:
 
     def _sort_in(self, key: str) -> None:
         name = key.removeprefix("base_model.model.")
+        if ".original_module." in name:  # what stood there before, which PEFT may save along with the new
+            return
         match = PART.fullmatch(name)
         if not match:
             for wrapper in (".base_layer", ".token_adapter", ".modules_to_save.default", ".modules_to_save"):
