@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from merging.card import model_card
-from merging.checkpoints import Checkpoint, Token, open_checkpoint
+from merging.checkpoints import Checkpoint, Token, open_adapter, open_checkpoint
 from merging.costs import BLOCK, READ_AHEAD, READERS, default_workers, rereads
 from merging.crew import can_fork, run_forked
 from merging.destinations import Destination, Place, ShardWriter, open_destination
@@ -274,9 +274,16 @@ class _Run:
                 model.name, model.commit or model.revision, token=token, allow_folders=model.is_folder
             )
             self.models.append(opened)
-            if opened.version != model.version:
-                message = f"{model.name} has changed since the plan was made."
-                raise CheckpointError(Problem("model-changed", message, "Make the plan again.", model.name))
+            for adapter in model.adapters:
+                where, scale = (adapter.name, adapter.commit or adapter.revision), adapter.scale
+                opened = open_adapter(opened, *where, scale, token=token, allow_folders=adapter.is_folder)
+                self.models[-1] = opened
+            planned = [(model.name, model.version), *((a.name, a.version) for a in model.adapters)]
+            found = [opened.version, *(adapter.version for adapter in opened.adapters)]
+            for (name, version), now in zip(planned, found, strict=True):
+                if now != version:
+                    message = f"{name} has changed since the plan was made."
+                    raise CheckpointError(Problem("model-changed", message, "Make the plan again.", name))
 
     def merge(self, workers: int) -> None:
         from merging.read_ahead import ReadAhead, steps
@@ -303,7 +310,7 @@ class _Run:
     @property
     def is_local(self) -> bool:
         """Whether everything lies on this machine's disk, so that processes need to share no memory."""
-        here = all(model.is_folder for model in self.plan.models) and self.destination.is_on_disk
+        here = not any(model.is_remote for model in self.plan.models) and self.destination.is_on_disk
         # Each shard is a file that stays open until all is merged.
         return here and self.device == "cpu" and len(self.shards) <= MOST_OPEN_FILES
 
@@ -333,7 +340,7 @@ class _Run:
         self.stop.set()
         self.ahead.stop()
         for model in self.models:
-            model.repository.interrupt()
+            model.interrupt()
 
     def watch(self, futures: list[Future[None]]) -> None:
         waiting = set(futures)
@@ -414,10 +421,10 @@ class _Run:
 
     def find_remote(self, part: Input) -> TensorHeader | None:
         model = self.models[part.model]
-        return model.tensors[part.tensor] if model.repository.is_remote else None
+        return model.tensors[part.tensor] if model.is_remote else None
 
     def read_remote(self, model: int, file: str, start: int, buffer: memoryview) -> None:
-        self.models[model].repository.read_into(file, start, buffer)
+        self.models[model].read_range(file, start, buffer)
 
     def finished(self, tensor: PlannedTensor, shard: _OpenShard) -> None:
         with self.counting:
@@ -440,7 +447,7 @@ class _Run:
 
         parts = [(self.models[part.model], part.tensor) for part in tensor.inputs]
         is_ahead = goes_ahead(tensor, self.find_remote, self.rereads)
-        is_remote = [model.repository.is_remote for model, _ in parts]
+        is_remote = [model.is_remote for model, _ in parts]
 
         def read(index: int, start: int, buffer: memoryview) -> None:
             if is_ahead and is_remote[index]:

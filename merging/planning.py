@@ -23,13 +23,31 @@ from merging.architecture import (
     restack,
     stands_before_layers,
 )
-from merging.checkpoints import Checkpoint, TensorHeader, Token, open_checkpoint, write_header
+from merging.checkpoints import (
+    Adapter,
+    Checkpoint,
+    TensorHeader,
+    Token,
+    open_adapter,
+    open_checkpoint,
+    tokenizer_files,
+    write_header,
+)
 from merging.costs import peak_memory, rough_seconds
 from merging.destinations import open_destination
 from merging.dtypes import FLOATS, is_known, itemsize, promote, safetensors_name
 from merging.methods import MergeMethod, Parameter
 from merging.methods.parameters import Scalar
-from merging.plan import Input, Plan, PlannedModel, PlannedShard, PlannedTensor, SourceFile, Value
+from merging.plan import (
+    Input,
+    Plan,
+    PlannedAdapter,
+    PlannedModel,
+    PlannedShard,
+    PlannedTensor,
+    SourceFile,
+    Value,
+)
 from merging.problems import CheckpointError, DestinationError, Problem
 from merging.recipe import ModelReference, Parameters, Recipe, Slice, Source
 from merging.settings import value_at
@@ -107,12 +125,19 @@ def _open_all(
     references = recipe.references()
 
     def attempt(reference: ModelReference) -> Checkpoint | CheckpointError:
+        opened = None
         try:
-            return open_checkpoint(
+            opened = open_checkpoint(
                 reference.name, reference.revision, token=token, allow_folders=allow_folders
             )
+            for adapter in reference.adapters:
+                where, scale = (adapter.name, adapter.revision), adapter.scale
+                opened = open_adapter(opened, *where, scale, token=token, allow_folders=allow_folders)
         except CheckpointError as error:
+            if opened:
+                opened.close()
             return error
+        return opened
 
     places = {source.model: source.where for source in recipe.sources()}
     opened: dict[ModelReference, Checkpoint] = {}
@@ -125,6 +150,18 @@ def _open_all(
                 where = places.get(reference, "base_model")
                 problems += [replace(problem, where=where) for problem in result.problems]
     return opened, problems
+
+
+def _planned_adapter(adapter: Adapter) -> PlannedAdapter:
+    sizes = (header.elements * 4 for header in adapter.tensors.values())
+    return PlannedAdapter(
+        adapter.name,
+        adapter.revision,
+        adapter.version,
+        not adapter.repository.is_remote,
+        adapter.scale,
+        sum(sizes),
+    )
 
 
 @dataclass(frozen=True)
@@ -175,7 +212,8 @@ class _Draft:
                 not checkpoint.repository.is_remote,
                 checkpoint.architecture,
                 checkpoint.parameters,
-                sum(tensor.nbytes for tensor in checkpoint.tensors.values()),
+                sum(tensor.stored_bytes for tensor in checkpoint.tensors.values()),
+                tuple(map(_planned_adapter, checkpoint.adapters)),
             )
             for reference, checkpoint in self.checkpoints.items()
         )
@@ -184,6 +222,7 @@ class _Draft:
 
     def lay_out(self) -> None:
         for reference, checkpoint in self.checkpoints.items():
+            self.warnings += checkpoint.warnings
             self.layouts[reference] = Layout(checkpoint.tensors, checkpoint.config)
             self.check_not_quantised(checkpoint)
         planned = self.runs()
@@ -368,7 +407,7 @@ class _Draft:
             header = self.checkpoints[donor].tensors[name]
             place = module.stack.split(name) if module.stack else None
             inputs = (Input(self.indices[donor], name),)
-            self.taken(name, header, inputs, self.output_dtype({header.dtype}), place and place[0])
+            self.taken(name, header, inputs, self.output_dtype({header.stored_dtype}), place and place[0])
 
     def tied(self, reference: ModelReference, name: str) -> str | None:
         """The tensor of a model that stands for a head which it does not have: a tied head is the embedding matrix."""
@@ -409,7 +448,7 @@ class _Draft:
         inputs = tuple(
             Input(self.indices[source.model], h.name) for source, h in zip(run.sources, headers, strict=True)
         )
-        stored = {header.dtype for header in headers}
+        stored = {header.stored_dtype for header in headers}
         if not stored <= set(FLOATS):
             if len(stored) > 1:
                 self.misfits["shape", str(run.sources[1].model)].append(
@@ -577,7 +616,7 @@ class _Draft:
     def copied_files(self) -> dict[str, int]:
         """The files that are taken over as they are, with the model they come from."""
         donor = self.tokenizer()
-        found = companions.tokenizer_files(donor)
+        found = tokenizer_files(donor.files)
         if not found:
             message = f"{donor.name} has no tokenizer; the result will have none."
             self.warnings.append(Problem("no-tokenizer", message, "Name one with `tokenizer_source:`."))
@@ -602,7 +641,7 @@ class _Draft:
             return shard
         [source] = sources
         repository = self.checkpoints_by_index[source.model].repository
-        if not repository.is_remote or repository.files[source.filename] != shard.bytes:
+        if not repository.is_remote or repository.files.get(source.filename) != shard.bytes:
             return shard
         # Tensors in the same places may still stand behind a header that was written another way.
         written = bytearray(len(header))
@@ -612,7 +651,7 @@ class _Draft:
 
     def bytes_in(self) -> int:
         sizes = (
-            self.checkpoints_by_index[part.model].tensors[part.tensor].nbytes
+            self.checkpoints_by_index[part.model].bytes_to_read(part.tensor)
             for tensor in self.tensors
             for part in tensor.inputs
         )

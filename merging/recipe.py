@@ -15,6 +15,8 @@ with the models at hand (layers, shapes, vocabularies) is found by the plan.
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +36,8 @@ T = TypeVar("T")
 # A recipe is a page of text; more is a mistake or an attack (YAML aliases can multiply).
 MAX_CHARACTERS = 1_000_000
 MAX_NODES = 100_000
+# Adapters in a row; each split of a name is looked for on the disk.
+MOST_ADAPTERS = 16
 TOP_LEVEL = (
     "merge_method",
     "models",
@@ -58,14 +62,29 @@ Loader.add_implicit_resolver(
 
 
 @dataclass(frozen=True)
-class ModelReference:
-    """A model: a folder, or an id on the Hub, at a revision if one is given."""
+class AdapterReference:
+    """An adapter: a folder or an id on the Hub, and how much of its change counts (1: all of it)."""
 
     name: str
     revision: str | None = None
+    scale: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.name}@{self.revision}" if self.revision else self.name
+        scale = "" if self.scale == 1 else f" (scale {self.scale:g})"
+        return (f"{self.name}@{self.revision}" if self.revision else self.name) + scale
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """A model: a folder, or an id on the Hub, at a revision if one is given, with adapters applied in a row."""
+
+    name: str
+    revision: str | None = None
+    adapters: tuple[AdapterReference, ...] = ()
+
+    def __str__(self) -> str:
+        name = f"{self.name}@{self.revision}" if self.revision else self.name
+        return "+".join([name, *map(str, self.adapters)])
 
 
 @dataclass(frozen=True)
@@ -434,24 +453,44 @@ class _Reader:
         text = self.text_of(node, "a model")
         if text is None:
             return None
-        name, plus, _ = text.partition("+")
-        if plus:
-            self.no_adapter_yet(node)
-        name, at, revision = name.partition("@")
-        if not name or (at and (not revision or "@" in revision)):
-            message = f"'{text}' is not a model's name."
-            self.problem(
-                "model-name", message, "Write `owner/name`, `owner/name@revision` or a folder.", node
-            )
+        (name, revision), *adapters = [self.part(part, text, node) for part in _parts(text)]
+        if not name or not all(adapter for adapter, _ in adapters):
             return None
-        return ModelReference(name, revision or None)
+        return ModelReference(name, revision, tuple(AdapterReference(*adapter) for adapter in adapters))
+
+    def part(self, part: str, text: str, node: yaml.Node) -> tuple[str, str | None]:
+        """Name and revision of a base or an adapter; the name is empty if there is none."""
+        if _is_folder(part):
+            return part, None
+        name, at, revision = part.partition("@")
+        if name and (not at or (revision and "@" not in revision)):
+            return name, revision or None
+        message = f"'{text}' is not a model's name."
+        fix = "Write `owner/name`, `owner/name@revision` or a folder, and `+` before each adapter."
+        self.problem("model-name", message, fix, node)
+        return "", None
 
     def reference_fields(self, node: yaml.MappingNode) -> ModelReference | None:
-        """The dict form: `{model: {path: ..., revision: ...}}`."""
-        fields = self.mapping(node, "a model", known=("model",), later=("lora", "override_architecture"))
+        """The dict forms: mergekit's `{model: {path, revision}, lora: {path, revision}}`, and with several adapters
+        `{model: owner/name, adapters: [{model: owner/name, scale: 0.5}]}`."""
+        known = ("model", "lora", "adapters")
+        fields = self.mapping(node, "a model", known=known, later=("override_architecture",))
         if not fields or "model" not in fields:
             return None
-        inner = self.mapping(fields["model"], "a model's path", known=("path", "revision"))
+        base = self.path(fields["model"])
+        if "lora" in fields and "adapters" in fields:
+            message = "A model has either `lora` or `adapters`; this one has both."
+            self.problem("lora-or-adapters", message, "Put them into one list `adapters:`.", fields["lora"])
+        adapters = self.sequence(fields.get("adapters"), "adapters", self.adapter)
+        if "lora" in fields and (lora := self.path(fields["lora"])):
+            adapters = (*adapters, *lora.adapters, AdapterReference(lora.name, lora.revision))
+        return ModelReference(base.name, base.revision, (*base.adapters, *adapters)) if base else None
+
+    def path(self, node: yaml.Node) -> ModelReference | None:
+        """A model as text, or as `{path: ..., revision: ...}`."""
+        if not isinstance(node, yaml.MappingNode):
+            return self.reference(node)
+        inner = self.mapping(node, "a model's path", known=("path", "revision"))
         if inner is None:
             return None
         if "path" not in inner:
@@ -461,10 +500,30 @@ class _Reader:
         revision = self.text_of(inner["revision"], "a revision") if "revision" in inner else None
         return ModelReference(path, revision) if path else None
 
-    def no_adapter_yet(self, node: yaml.Node) -> None:
-        message = "Adapters (`base+adapter`) cannot be merged yet."
-        fix = "Merge the adapter into its base with PEFT first, and name the result."
-        self.problem("not-yet", message, fix, node)
+    def adapter(self, node: yaml.Node) -> AdapterReference | None:
+        """An entry of `adapters`: a name, or `{model: ..., scale: ...}`."""
+        scale = 1.0
+        if isinstance(node, yaml.MappingNode) and any(key.value == "model" for key, _ in node.value):
+            fields = self.mapping(node, "an adapter", known=("model", "scale"))
+            if not fields or "model" not in fields:
+                return None
+            scale = self.scale(fields.get("scale"))
+            node = fields["model"]
+        found = self.path(node)
+        if found and found.adapters:
+            message = f"'{found}' is more than one adapter."
+            self.problem("model-name", message, "Give each an entry of its own under `adapters:`.", node)
+            return None
+        return AdapterReference(found.name, found.revision, scale) if found else None
+
+    def scale(self, node: yaml.Node | None) -> float:
+        value = 1.0 if node is None else self.plain(node)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+        assert node is not None
+        message = f"`scale` has to be a number; found {self.shown(node)}."
+        self.problem("scale", message, "1 applies the adapter as it was trained, 0.5 half of it.", node)
+        return 1.0
 
     # -- parameters ------------------------------------------------------------------------------------
 
@@ -626,6 +685,21 @@ class _Reader:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
+
+
+def _is_folder(text: str) -> bool:
+    return os.path.isdir(os.path.expanduser(text))  # noqa: PTH111, PTH112 (no name is too long or odd for them)
+
+
+def _parts(text: str) -> list[str]:
+    """Base and adapters of `BASE+ADAPTER+...`; a folder may have a `+` in its name."""
+    words = text.split("+", MOST_ADAPTERS)
+    parts = []
+    while words:
+        count = next((n for n in range(len(words), 1, -1) if _is_folder("+".join(words[:n]))), 1)
+        parts.append("+".join(words[:count]))
+        words = words[count:]
+    return parts
 
 
 def _number(text: str) -> float | None:
