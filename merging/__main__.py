@@ -126,6 +126,10 @@ def _describe(plan: Plan) -> None:
     for model in plan.models:
         version = f" at {model.version[:12]}" if model.commit else ""
         print(f"  {model.name}{version}: {model.architecture}, {model.parameters / 1e6:,.0f} M parameters")
+        for adapter in model.adapters:
+            version = f" at {adapter.version[:12]}" if adapter.commit else ""
+            scale = "" if adapter.scale == 1 else f", times {adapter.scale:g}"
+            print(f"    with the adapter {adapter.name}{version}{scale}")
     copied = sum(tensor.copied_from is not None for tensor in plan.tensors)
     print(f"tensors       {len(plan.tensors):,} ({copied:,} copied as they are) in {len(plan.shards)} files")
     print(f"to read       {_size(plan.bytes_in)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from merging.methods import METHODS
-from merging.plan import Plan
+from merging.plan import Plan, PlannedAdapter, PlannedModel
 
 
 def model_card(plan: Plan, name: str) -> str:
@@ -14,10 +14,13 @@ def model_card(plan: Plan, name: str) -> str:
         name: of the result, without its owner
     """
     method = METHODS[plan.method]
-    hub_models = [model for model in plan.models if not model.is_folder]
+    parts: list[PlannedModel | PlannedAdapter] = []
+    for model in plan.models:
+        parts += [model, *model.adapters]
+    on_hub = list(dict.fromkeys(part.name for part in parts if not part.is_folder))
     front = ["---"]
-    if hub_models:
-        front += ["base_model:", *(f"- {model.name}" for model in hub_models), "base_model_relation: merge"]
+    if on_hub:
+        front += ["base_model:", *(f"- {part}" for part in on_hub), "base_model_relation: merge"]
     front += [
         "library_name: transformers",
         "pipeline_tag: text-generation",
@@ -27,10 +30,9 @@ def model_card(plan: Plan, name: str) -> str:
         "---",
     ]
     merged = [
-        f"| [{model.name}](https://huggingface.co/{model.name}) | `{model.version}` |"
-        if not model.is_folder
-        else f"| `{model.name.rstrip('/').rpartition('/')[2]}` (a folder) | |"
+        row
         for model in plan.models
+        for row in (_row(model), *(_row(adapter, _behind(adapter)) for adapter in model.adapters))
     ]
     return "\n".join(
         [
@@ -38,7 +40,7 @@ def model_card(plan: Plan, name: str) -> str:
             "",
             f"# {name}",
             "",
-            f"A merge of {len(plan.models)} models with [{method.title}]({method.paper}): {method.summary}",
+            f"{_made(plan)} with [{method.title}]({method.paper}): {method.summary}",
             "",
             "## Made of",
             "",
@@ -71,3 +73,19 @@ def model_card(plan: Plan, name: str) -> str:
             "",
         ]
     )
+
+
+def _made(plan: Plan) -> str:
+    if len(plan.models) > 1:
+        return f"A merge of {len(plan.models)} models"
+    return "A model with its adapter merged into it" if plan.models[0].adapters else "A merge of one model"
+
+
+def _row(part: PlannedModel | PlannedAdapter, what: str = "") -> str:
+    if part.is_folder:
+        return f"| {what}`{part.name.rstrip('/').rpartition('/')[2]}` (a folder) | |"
+    return f"| {what}[{part.name}](https://huggingface.co/{part.name}) | `{part.version}` |"
+
+
+def _behind(adapter: PlannedAdapter) -> str:
+    return "with the adapter " if adapter.scale == 1 else f"with {adapter.scale:g} times the adapter "

@@ -9,30 +9,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from merging.checkpoints import Checkpoint
 from merging.dtypes import torch_name
 from merging.plan import PlannedShard
 
 # Where loaders note down from which path something was loaded.
 TRACES = ("_name_or_path", "name_or_path", "_commit_hash")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-)
-CHAT_TEMPLATES = "additional_chat_templates/"
 
 
 def without_traces(value: Any) -> Any:
@@ -57,15 +38,6 @@ def set_dtype(config: dict[str, Any], dtype: str) -> None:
         if isinstance(value, dict):
             for key in {"dtype", "torch_dtype"} & value.keys():
                 value[key] = name
-
-
-def tokenizer_files(donor: Checkpoint) -> list[str]:
-    """The files of a model that make up its tokenizer and its chat templates."""
-    return [
-        file
-        for file in sorted(donor.repository.files)
-        if file in TOKENIZER_FILES or file.startswith(CHAT_TEMPLATES)
-    ]
 
 
 def shard_names(count: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from heapq import nlargest
 
+from merging.checkpoints.adapted import HELD
 from merging.dtypes import itemsize
 from merging.methods import METHODS, MergeMethod
 from merging.plan import Plan
@@ -49,7 +50,7 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
         workers: None: as many as the run takes by itself
     """
     method = METHODS[plan.method]
-    remote = any(not model.is_folder for model in plan.models)
+    remote = any(model.is_remote for model in plan.models)
     each, steps = [], [0]
     for tensor in plan.tensors:
         inputs, width = len(tensor.inputs), itemsize(tensor.dtype)
@@ -70,7 +71,20 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
     ahead = max(min(READ_AHEAD, plan.bytes_in), *steps) if remote else 0
     buffered = sum(nlargest(shard_buffers, (shard.bytes for shard in plan.shards)))
     client = HUB_CLIENT_BYTES if remote or shard_buffers else 0
-    return PROCESS_BYTES + client + busiest + ahead + buffered
+    return PROCESS_BYTES + client + busiest + ahead + buffered + _adapters(plan, workers or default_workers())
+
+
+def _adapters(plan: Plan, workers: int) -> int:
+    """What applying adapters holds: their factors, and the stored rows of the base that are being computed."""
+    held = 0
+    for model in plan.models:
+        if model.adapters:
+            who = READERS if model.is_remote else workers
+            held += who * (SLICE if model.is_remote else BLOCK) * 4 * len(model.adapters)
+            # Workers are processes where all is local, and each holds its own.
+            copies = 1 if model.is_remote else workers
+            held += copies * sum(min(adapter.bytes, HELD) for adapter in model.adapters)
+    return held
 
 
 def rough_seconds(plan: Plan) -> float:

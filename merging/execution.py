@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from merging.card import model_card
-from merging.checkpoints import Checkpoint, Token, open_checkpoint
+from merging.checkpoints import Checkpoint, Token, open_adapter, open_checkpoint
 from merging.costs import BLOCK, READ_AHEAD, READERS, default_workers, rereads
 from merging.crew import can_fork, run_forked
 from merging.destinations import Destination, Place, ShardWriter, open_destination
 from merging.dtypes import itemsize
 from merging.methods import METHODS
-from merging.plan import Input, Plan, PlannedTensor
+from merging.plan import Input, Plan, PlannedTensor, Value
 from merging.planning import shard_header
 from merging.problems import (
     Cancelled,
@@ -35,6 +35,7 @@ from merging.problems import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from merging.blocks import Read, Workspace
@@ -273,9 +274,16 @@ class _Run:
                 model.name, model.commit or model.revision, token=token, allow_folders=model.is_folder
             )
             self.models.append(opened)
-            if opened.version != model.version:
-                message = f"{model.name} has changed since the plan was made."
-                raise CheckpointError(Problem("model-changed", message, "Make the plan again.", model.name))
+            for adapter in model.adapters:
+                where, scale = (adapter.name, adapter.commit or adapter.revision), adapter.scale
+                opened = open_adapter(opened, *where, scale, token=token, allow_folders=adapter.is_folder)
+                self.models[-1] = opened
+            planned = [(model.name, model.version), *((a.name, a.version) for a in model.adapters)]
+            found = [opened.version, *(adapter.version for adapter in opened.adapters)]
+            for (name, version), now in zip(planned, found, strict=True):
+                if now != version:
+                    message = f"{name} has changed since the plan was made."
+                    raise CheckpointError(Problem("model-changed", message, "Make the plan again.", name))
 
     def merge(self, workers: int) -> None:
         from merging.read_ahead import ReadAhead, steps
@@ -302,7 +310,7 @@ class _Run:
     @property
     def is_local(self) -> bool:
         """Whether everything lies on this machine's disk, so that processes need to share no memory."""
-        here = all(model.is_folder for model in self.plan.models) and self.destination.is_on_disk
+        here = not any(model.is_remote for model in self.plan.models) and self.destination.is_on_disk
         # Each shard is a file that stays open until all is merged.
         return here and self.device == "cpu" and len(self.shards) <= MOST_OPEN_FILES
 
@@ -332,7 +340,7 @@ class _Run:
         self.stop.set()
         self.ahead.stop()
         for model in self.models:
-            model.repository.interrupt()
+            model.interrupt()
 
     def watch(self, futures: list[Future[None]]) -> None:
         waiting = set(futures)
@@ -413,10 +421,10 @@ class _Run:
 
     def find_remote(self, part: Input) -> TensorHeader | None:
         model = self.models[part.model]
-        return model.tensors[part.tensor] if model.repository.is_remote else None
+        return model.tensors[part.tensor] if model.is_remote else None
 
     def read_remote(self, model: int, file: str, start: int, buffer: memoryview) -> None:
-        self.models[model].repository.read_into(file, start, buffer)
+        self.models[model].read_range(file, start, buffer)
 
     def finished(self, tensor: PlannedTensor, shard: _OpenShard) -> None:
         with self.counting:
@@ -439,7 +447,7 @@ class _Run:
 
         parts = [(self.models[part.model], part.tensor) for part in tensor.inputs]
         is_ahead = goes_ahead(tensor, self.find_remote, self.rereads)
-        is_remote = [model.repository.is_remote for model, _ in parts]
+        is_remote = [model.is_remote for model, _ in parts]
 
         def read(index: int, start: int, buffer: memoryview) -> None:
             if is_ahead and is_remote[index]:
@@ -458,12 +466,19 @@ class _Run:
         waits = any(is_remote) and not is_ahead
         seed = self.plan.seed_of(tensor)
         inputs = Inputs(read, dtypes, tensor.elements, waits, workspace, self.check, seed)
-        arguments = {p.argument: tensor.parameters[p.name] for p in self.method.parameters}
         width = itemsize(tensor.dtype)
-        for start, block in merge_blocks(self.method, arguments, inputs):
+        merged: Iterator[tuple[int, Tensor]]
+        if tensor.is_one_input:
+            merged = ((start, block) for start, (block,) in inputs.blocks([0]))
+        else:
+            merged = merge_blocks(self.method, self.arguments(tensor), inputs)
+        for start, block in merged:
             out = workspace.stored(workspace.OUTPUT, tensor.dtype, len(block))
             out.elements.copy_(block)
             writer.write(offset + start * width, out.raw)
+
+    def arguments(self, tensor: PlannedTensor) -> dict[str, Value]:
+        return {p.argument: tensor.parameters[p.name] for p in self.method.parameters}
 
     def copy(
         self, tensor: PlannedTensor, read: Read, writer: ShardWriter, offset: int, buffers: _Buffers

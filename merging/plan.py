@@ -20,6 +20,29 @@ Value = Scalar | list[float] | None
 
 
 @dataclass(frozen=True)
+class PlannedAdapter:
+    """An adapter of a model that takes part, at the content it had when the plan was made.
+
+    Args:
+        name, revision, scale: as the recipe names it
+        version, is_folder: see `PlannedModel`
+        bytes: of all its tensors in float32, in which it is applied
+    """
+
+    name: str
+    revision: str | None
+    version: str
+    is_folder: bool
+    scale: float
+    bytes: int
+
+    @property
+    def commit(self) -> str | None:
+        """The commit on the Hub; None for a folder."""
+        return None if self.is_folder else self.version
+
+
+@dataclass(frozen=True)
 class PlannedModel:
     """A model that takes part, at the content it had when the plan was made.
 
@@ -31,6 +54,7 @@ class PlannedModel:
         architecture: the model class
         parameters: number of elements of all its tensors
         bytes: of all its tensors
+        adapters: that are applied to it, in this order
     """
 
     name: str
@@ -40,6 +64,12 @@ class PlannedModel:
     architecture: str
     parameters: int
     bytes: int
+    adapters: tuple[PlannedAdapter, ...] = ()
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether any of it is read over a network."""
+        return not self.is_folder or any(not adapter.is_folder for adapter in self.adapters)
 
     @property
     def commit(self) -> str | None:
@@ -62,7 +92,7 @@ class PlannedTensor:
     Args:
         name, dtype, shape: of the output; dtype by safetensors' name
         inputs: in the order that the method takes them, the base first where the method subtracts it
-        parameters: the method's, by the recipe's names, resolved for this tensor; empty when it is a copy
+        parameters: the method's, by the recipe's names, resolved for this tensor; empty when it is one input as it is
         copied_from: index of the input whose bytes are the result, or None
         layer: of the output's stack, or None outside the layers
     """
@@ -85,6 +115,11 @@ class PlannedTensor:
     @property
     def bytes(self) -> int:
         return self.elements * itemsize(self.dtype)
+
+    @property
+    def is_one_input(self) -> bool:
+        """Whether it is one model's tensor, if perhaps in another dtype, and the method has no part in it."""
+        return len(self.inputs) == 1 and not self.parameters
 
 
 @dataclass(frozen=True)
@@ -148,7 +183,8 @@ class Plan:
     @property
     def only_copies(self) -> bool:
         """Whether every tensor is taken over as it is, so that there is nothing to compute."""
-        return all(tensor.copied_from is not None for tensor in self.tensors)
+        adapted = any(model.adapters for model in self.models)
+        return not adapted and all(tensor.copied_from is not None for tensor in self.tensors)
 
     @cached_property
     def tensors(self) -> tuple[PlannedTensor, ...]:
@@ -159,7 +195,10 @@ class Plan:
         """16 hexadecimal digits that stand for the bytes of the shards: two plans share them only if every shard
         is the same. Where the result goes and what the merge costs do not count; another version of this
         program or of torch may round differently, and counts."""
-        models = [(model.name, model.version) for model in self.models]
+        models = [
+            (model.name, model.version, [(a.name, a.version, a.scale) for a in model.adapters])
+            for model in self.models
+        ]
         shards = [asdict(shard) for shard in self.shards]
         made_of = [self.recipe, self.method, self.seed, models, shards, _software()]
         return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
@@ -176,7 +215,14 @@ class Plan:
             "problems": [problem.as_dict() for problem in self.problems],
             "warnings": [problem.as_dict() for problem in self.warnings],
             "method": self.method,
-            "models": [{**asdict(model), "commit": model.commit} for model in self.models],
+            "models": [
+                {
+                    **asdict(model),
+                    "commit": model.commit,
+                    "adapters": [{**asdict(a), "commit": a.commit} for a in model.adapters],
+                }
+                for model in self.models
+            ],
             "tensors": len(self.tensors),
             "shards": len(self.shards),
             "bytes_in": self.bytes_in,
@@ -194,7 +240,7 @@ class Plan:
         data = json.loads(text)
         data["problems"] = tuple(Problem(**item) for item in data["problems"])
         data["warnings"] = tuple(Problem(**item) for item in data["warnings"])
-        data["models"] = tuple(PlannedModel(**item) for item in data["models"])
+        data["models"] = tuple(_model(item) for item in data["models"])
         data["shards"] = tuple(_shard(item) for item in data["shards"])
         return cls(**{field.name: data[field.name] for field in fields(cls)})
 
@@ -206,6 +252,11 @@ def _software() -> list[str]:
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return [digest.hexdigest(), *(importlib.metadata.version(name) for name in ("torch", "numpy"))]
+
+
+def _model(data: dict[str, Any]) -> PlannedModel:
+    data["adapters"] = tuple(PlannedAdapter(**item) for item in data["adapters"])
+    return PlannedModel(**data)
 
 
 def _shard(data: dict[str, Any]) -> PlannedShard:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from merging import RecipeError, read_recipe
-from merging.recipe import MAX_NODES, ModelReference, Source
+from merging.recipe import MAX_NODES, AdapterReference, ModelReference, Source
 from merging.settings import Choice, on_gradient, value_at
 
 SEED = """\
@@ -86,6 +87,31 @@ def test_the_dict_form_of_a_model() -> None:
     assert read_recipe(text).models[0].model == ModelReference("a+b@c", "r")
 
 
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("a@1+b@2+c", ModelReference("a", "1", (AdapterReference("b", "2"), AdapterReference("c")))),
+        ("{model: {path: a, revision: r}, lora: {path: b, revision: s}}", "a@r+b@s"),
+        ("{model: a@r, adapters: [b@s, {model: {path: c+d}, scale: 0.5}]}", "a@r+b@s+c+d (scale 0.5)"),
+        ("{model: a+b, lora: c}", "a+b+c"),
+    ],
+)
+def test_adapters_behind_a_model(model: str, expected: ModelReference | str) -> None:
+    [source] = read_recipe(f"merge_method: passthrough\nmodels: [{{model: {model}}}]").models
+
+    assert (str(source.model) if isinstance(expected, str) else source.model) == expected
+
+
+def test_a_folder_with_a_plus_or_an_at_in_its_name_is_that_folder(tmp_path: Path) -> None:
+    for name in ("base+more@home", "ada@work+b"):
+        (tmp_path / name).mkdir()
+    base, adapter = f"{tmp_path}/base+more@home", f"{tmp_path}/ada@work+b"
+
+    [source] = read_recipe(f"merge_method: passthrough\nmodels: [{{model: {base}+{adapter}+c@d}}]").models
+
+    assert source.model == ModelReference(base, None, (AdapterReference(adapter), AdapterReference("c", "d")))
+
+
 def test_parameters_that_change_nothing_are_let_through() -> None:
     text = "merge_method: ties\nbase_model: a\nmodels: [{model: b, parameters: {weight: 1}}]\n"
 
@@ -136,7 +162,19 @@ extra: 2
         ("merge_method: linear\nmodels: [3]", "not-a-mapping"),
         ("merge_method: linear\nmodels: [{parameters: {weight: 1}}]", "no-model"),
         ("merge_method: linear\nmodels: [{model: a@, parameters: {weight: 1}}]", "model-name"),
-        ("merge_method: linear\nmodels: [{model: a+b, parameters: {weight: 1}}]", "not-yet"),
+        ("merge_method: linear\nmodels: [{model: a+, parameters: {weight: 1}}]", "model-name"),
+        ("merge_method: linear\nmodels: [{model: a+b@, parameters: {weight: 1}}]", "model-name"),
+        ("merge_method: passthrough\nmodels: [{model: {model: a, adapters: [b+c]}}]", "model-name"),
+        ("merge_method: passthrough\nmodels: [{model: {model: a, adapters: []}}]", "not-a-list"),
+        (
+            "merge_method: passthrough\nmodels: [{model: {model: a, adapters: [{model: b, scale: x}]}}]",
+            "scale",
+        ),
+        (
+            "merge_method: passthrough\nmodels: [{model: {model: a, lora: b, adapters: [c]}}]",
+            "lora-or-adapters",
+        ),
+        ("merge_method: passthrough\nmodels: [{model: {model: a, override_architecture: x}}]", "not-yet"),
         ("merge_method: linear\nmodels: [{model: a}]", "missing-parameter"),
         ("merge_method: linear\nmodels: [{model: a, parameters: {weight: .inf}}]", "parameter-value"),
         ("merge_method: slerp\nmodels: [{model: a}, {model: b}]\nparameters: {t: 1}", "no-base"),
@@ -225,4 +263,4 @@ def test_numbers_with_an_exponent_are_numbers() -> None:
     recipe = read_recipe(text)
 
     assert value_at(recipe.parameters["t"], "any.weight", 0) == 0.0001
-    assert [source.model.name for source in recipe.inputs()] == ["a/c", "a/b"]
+    assert [source.model.name for source in recipe.with_base(recipe.models)] == ["a/c", "a/b"]

@@ -1,7 +1,19 @@
-"""Where tensors come from: a folder, or a model on the Hub read by ranges."""
+"""Where tensors come from: a folder, a model on the Hub read by ranges, or one of these under an adapter."""
 
+from merging.checkpoints.adapted import open_adapter
+from merging.checkpoints.adapter import Adapter
 from merging.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from merging.checkpoints.header import TensorHeader, write_header
 from merging.checkpoints.repository import Token
+from merging.checkpoints.tokenizer_files import tokenizer_files
 
-__all__ = ["Checkpoint", "TensorHeader", "Token", "open_checkpoint", "write_header"]
+__all__ = [
+    "Adapter",
+    "Checkpoint",
+    "TensorHeader",
+    "Token",
+    "open_adapter",
+    "open_checkpoint",
+    "tokenizer_files",
+    "write_header",
+]

@@ -7,18 +7,20 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from merging.checkpoints.folder import Folder
-from merging.checkpoints.header import TensorHeader, header_length, read_header
+from merging.checkpoints.header import TensorHeader
 from merging.checkpoints.repository import Repository, Token
-from merging.checkpoints.torch_zip import CONVERT, read_torch_zip
+from merging.checkpoints.torch_zip import CONVERT
+from merging.checkpoints.weight_file import read_bytes, read_tensors
 from merging.problems import CheckpointError, Problem
+
+if TYPE_CHECKING:
+    from merging.checkpoints.adapter import Adapter
 
 # The form that is read first when there are several: one file, or an index of several, of weights.
 FORMS = ("model.safetensors", "pytorch_model.bin")
-# One read of this size holds the header of nearly every shard.
-HEADER_GUESS = 64 * 1024
 # A text file beside the weights; tokenizers of large vocabularies reach some 35 MB.
 MAX_SMALL_FILE = 200_000_000
 
@@ -29,6 +31,9 @@ class Checkpoint:
     Raises:
         CheckpointError: there are no weights that can be read or no config, or a file is damaged.
     """
+
+    adapters: tuple[Adapter, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
     def __init__(self, repository: Repository):
         self.repository = repository
@@ -41,6 +46,16 @@ class Checkpoint:
         return self.repository.version
 
     @property
+    def is_remote(self) -> bool:
+        """Whether reading a tensor waits for a network, so that reading ahead pays."""
+        return self.repository.is_remote
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """Sizes in bytes by path."""
+        return self.repository.files
+
+    @property
     def architecture(self) -> str:
         """The model class that the config names, or its model type."""
         architectures = self.config.get("architectures") or [self.config.get("model_type", "unknown")]
@@ -51,17 +66,21 @@ class Checkpoint:
         return sum(tensor.elements for tensor in self.tensors.values())
 
     def has(self, file: str) -> bool:
-        return file in self.repository.files
+        return file in self.files
 
     def read_file(self, file: str) -> bytes:
         """A small file, whole."""
-        size = self.repository.files[file]
+        return Checkpoint.read_small(self.repository, file)
+
+    @staticmethod
+    def read_small(repository: Repository, file: str) -> bytes:
+        size = repository.files[file]
         if size > MAX_SMALL_FILE:
             message = f"{file} has {size} bytes; a file beside the weights is expected to be small."
             raise CheckpointError(
-                Problem("large-file", message, "Is it weights under another name?", self.name)
+                Problem("large-file", message, "Is it weights under another name?", repository.name)
             )
-        return self._bytes(file, 0, size)
+        return bytes(read_bytes(repository, file, 0, size))
 
     def read_json(self, file: str) -> Any:
         try:
@@ -79,7 +98,19 @@ class Checkpoint:
             CheckpointError: the bytes cannot be had.
         """
         header = self.tensors[tensor]
-        self.repository.read_into(header.file, header.start + start, buffer)
+        self.read_range(header.file, header.start + start, buffer)
+
+    def read_range(self, file: str, start: int, buffer: memoryview) -> None:
+        """The same by the place that a tensor's header names."""
+        self.repository.read_into(file, start, buffer)
+
+    def bytes_to_read(self, tensor: str) -> int:
+        """Bytes that have to be fetched to read a tensor once."""
+        return self.tensors[tensor].nbytes
+
+    def interrupt(self) -> None:
+        """Let reads that wait for a network in other threads end at once, for good."""
+        self.repository.interrupt()
 
     def close(self) -> None:
         self.repository.close()
@@ -87,9 +118,7 @@ class Checkpoint:
     def _config(self) -> dict[str, Any]:
         if not self.has("config.json"):
             if self.has("adapter_config.json"):
-                message = f"{self.name} is an adapter, not a whole model; adapters cannot be merged yet."
-                fix = "Merge it into its base with PEFT first, and name the result."
-                raise CheckpointError(Problem("adapter", message, fix, self.name))
+                raise CheckpointError(self._lone_adapter())
             message = f"{self.name} has no config.json."
             raise CheckpointError(Problem("no-config", message, "Name a transformers model.", self.name))
         config = self.read_json("config.json")
@@ -99,6 +128,12 @@ class Checkpoint:
                 Problem("damaged-file", message, "Repair the model's repository.", self.name)
             )
         return config
+
+    def _lone_adapter(self) -> Problem:
+        settings = self.read_json("adapter_config.json")
+        base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
+        message = f"{self.name} is an adapter, not a whole model."
+        return Problem("adapter", message, f"Write `{base or 'BASE'}+{self.name}`.", self.name)
 
     def _headers(self) -> dict[str, TensorHeader]:
         files = self._weight_files()
@@ -140,19 +175,8 @@ class Checkpoint:
         return files
 
     def _header(self, file: str) -> dict[str, TensorHeader]:
-        size = self.repository.files[file]
-        if file.endswith(".bin"):
-            return self._without_ties(read_torch_zip(file, size, lambda *place: self._bytes(file, *place)))
-        beginning = self._bytes(file, 0, min(HEADER_GUESS, size))
-        length = header_length(file, beginning[:8], size)
-        if length > len(beginning):
-            beginning += self._bytes(file, len(beginning), length - len(beginning))
-        return read_header(file, beginning[:length], size)
-
-    def _bytes(self, file: str, start: int, nbytes: int) -> bytes:
-        buffer = bytearray(nbytes)
-        self.repository.read_into(file, start, memoryview(buffer))
-        return bytes(buffer)
+        found = read_tensors(self.repository, file)
+        return self._without_ties(found) if file.endswith(".bin") else found
 
     def _without_ties(self, tensors: dict[str, TensorHeader]) -> dict[str, TensorHeader]:
         """The first of those that share their bytes, as safetensors files have it: the others are tied to it.
@@ -181,9 +205,14 @@ def open_checkpoint(
     Raises:
         CheckpointError: with one problem that says why.
     """
+    return Checkpoint(open_repository(name, revision, token, allow_folders))
+
+
+def open_repository(name: str, revision: str | None, token: Token, allow_folders: bool) -> Repository:
+    """The files behind a name; see `open_checkpoint`."""
     path = Path(name).expanduser()
     if allow_folders and path.is_dir():
-        return Checkpoint(Folder(path))
+        return Folder(path)
     # Imported here: the Hub's client takes most of a second, which a merge of folders need not wait for.
     from merging.checkpoints.hub import HubRepository, hub_id
 
@@ -191,4 +220,4 @@ def open_checkpoint(
         kind = "neither a folder here nor a model's id" if allow_folders else "not a model's id"
         message = f"'{name}' is {kind}."
         raise CheckpointError(Problem("model-name", message, "Write `owner/name`.", name))
-    return Checkpoint(HubRepository(name, revision, token))
+    return HubRepository(name, revision, token)

@@ -29,6 +29,7 @@ class TensorHeader:
         file: that holds it
         start: offset of its first byte in the file
         nbytes: its length in bytes
+        rounds_to: of a tensor that is computed when it is read (in float32), the dtype that its model stores it in
     """
 
     name: str
@@ -37,10 +38,20 @@ class TensorHeader:
     file: str
     start: int
     nbytes: int
+    rounds_to: str = ""
 
     @property
     def elements(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def stored_dtype(self) -> str:
+        """What a result keeps it in unless it is told otherwise."""
+        return self.rounds_to or self.dtype
+
+    @property
+    def stored_bytes(self) -> int:
+        return self.elements * itemsize(self.rounds_to) if self.rounds_to else self.nbytes
 
 
 def header_length(file: str, beginning: bytes, size: int) -> int:

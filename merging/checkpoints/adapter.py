@@ -1,0 +1,219 @@
+"""An adapter as PEFT writes it: a small config, and what it adds to or puts in the place of a base's tensors.
+
+base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight      module, part
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from merging.checkpoints.header import TensorHeader
+from merging.checkpoints.repository import Repository
+from merging.checkpoints.weight_file import read_bytes, read_tensors
+from merging.problems import CheckpointError, Problem
+
+CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+MERGE_WITH_PEFT = "Merge it into its base with PEFT (`PeftModel.merge_and_unload`), and name the result."
+# Ways to begin that move part of the base's weights into the adapter: what is saved fits only the changed base.
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
+# Options that say how an adapter was trained, or that its tensors themselves show.
+HARMLESS = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "inference_mode",
+    "init_lora_weights",
+    "init_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_alpha",
+    "lora_bias",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_core",
+    "modules_to_save",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "rank_pattern",
+    "alpha_pattern",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "target_parameters",
+    "task_type",
+    "token_indices",
+    "trainable_token_indices",
+    "use_dora",
+    "use_rslora",
+}
+PART = re.compile(
+    r"(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector"
+    r"|(?:token_adapter\.)?trainable_tokens_delta)(?:\.default)?(?P<rest>\.weight|\.bias)?"
+)
+# A pattern of names may come from a stranger: one without repeated groups cannot keep us busy.
+REPEATED_GROUP, QUANTIFIERS, MOST_QUANTIFIERS = re.compile(r"\)[*+?{]"), re.compile(r"[*+?{]"), 4
+
+
+@dataclass
+class LowRank:
+    """The parts of one LoRA module: names of the adapter's tensors.
+
+    Args:
+        a, b: the factors, of shapes (r, in) and (out, r); of an embedding (r, tokens) and (width, r)
+        bias: added to the module's bias
+        magnitude: of DoRA, a number for each output
+    """
+
+    a: str = ""
+    b: str = ""
+    bias: str = ""
+    magnitude: str = ""
+
+
+class Adapter:
+    """An adapter that can be read: config and header when it is opened, weights when they are asked for.
+
+    Args:
+        scale: how much of its change counts
+
+    Raises:
+        CheckpointError: it is of a kind that cannot be applied to tensors one by one, or is not whole.
+    """
+
+    def __init__(self, repository: Repository, revision: str | None, scale: float):
+        self.repository = repository
+        self.name = repository.name
+        self.revision = revision
+        self.scale = scale
+        self.version = repository.version
+        self.config = self._config()
+        self._check_kind()
+        self.tensors: Mapping[str, TensorHeader] = read_tensors(repository, self._weights())
+        self.low_rank: dict[str, LowRank] = {}
+        self.rows: dict[str, str] = {}  # module: tensor of trained token rows
+        self.saved: dict[str, str] = {}  # tensor of the base: tensor that takes its place
+        for key in self.tensors:
+            self._sort_in(key)
+        for module, parts in self.low_rank.items():
+            if not (parts.a and parts.b):
+                raise self._error(
+                    "damaged-file", f"has only one factor for {module}.", "Download or upload it again."
+                )
+
+    def option(self, name: str) -> Any:
+        return self.config.get(name)
+
+    def scaling(self, module: str, rank: int) -> float:
+        """The factor on the product of a module's factors."""
+        alpha = self._by_pattern("alpha_pattern", module)
+        alpha = float(self.config.get("lora_alpha", 8) if alpha is None else alpha)
+        return alpha / (math.sqrt(rank) if self.option("use_rslora") else rank)
+
+    def indices(self, module: str) -> list[int]:
+        """The tokens whose rows of an embedding were trained, in the order of the rows."""
+        given = self.option("trainable_token_indices") or self.option("token_indices") or []
+        if isinstance(given, dict):
+            given = next((v for k, v in given.items() if module == k or module.endswith(f".{k}")), [])
+        if not all(type(index) is int and index >= 0 for index in given):
+            raise self._error("damaged-file", "names tokens that are not numbers.", "Repair its config.")
+        return list(given)
+
+    def read(self, names: Iterable[str]) -> dict[str, bytearray]:
+        """The bytes of tensors, as they are stored."""
+        return {name: self.read_part(name, 0, self.tensors[name].nbytes) for name in names}
+
+    def read_part(self, name: str, start: int, nbytes: int) -> bytearray:
+        header = self.tensors[name]
+        return read_bytes(self.repository, header.file, header.start + start, nbytes)
+
+    def _config(self) -> dict[str, Any]:
+        files = self.repository.files
+        if CONFIG not in files:
+            fix = "Name an adapter as PEFT saves it."
+            if "config.json" in files:
+                fix = "It is a whole model: give it an entry of its own under `models:`."
+            raise self._error("no-adapter-config", f"has no {CONFIG}.", fix)
+        try:
+            config = json.loads(read_bytes(self.repository, CONFIG, 0, files[CONFIG]))
+        except ValueError:
+            config = None
+        if not isinstance(config, dict):
+            raise self._error("damaged-file", f"has a {CONFIG} that is no mapping.", "Repair its repository.")
+        return config
+
+    def _check_kind(self) -> None:
+        kind = str(self.option("peft_type")).removeprefix("PeftType.")
+        if kind not in ("LORA", "TRAINABLE_TOKENS"):
+            raise self._error("adapter-kind", f"is of the kind {kind}, and not LoRA.", MERGE_WITH_PEFT)
+        begin = str(self.option("init_lora_weights")).lower()
+        if begin.startswith(CHANGES_BASE):
+            message = f"began as `init_lora_weights: {begin}`, which changes the weights of its base."
+            raise self._error("adapter-kind", message, MERGE_WITH_PEFT)
+        other = sorted(name for name, value in self.config.items() if value and name not in HARMLESS)
+        if other:
+            message = f"uses {', '.join(other)}, which cannot be applied to tensors one by one."
+            raise self._error("adapter-kind", message, MERGE_WITH_PEFT)
+
+    def _weights(self) -> str:
+        for file in WEIGHTS:
+            if file in self.repository.files:
+                return file
+        fix = "Its upload is not complete; tell its author."
+        raise self._error("no-weights", f"has no {WEIGHTS[0]}.", fix)
+
+    def _sort_in(self, key: str) -> None:
+        name = key.removeprefix("base_model.model.")
+        if ".original_module." in name:  # what stood there before, which PEFT may save along with the new
+            return
+        match = PART.fullmatch(name)
+        if not match:
+            for wrapper in (".base_layer", ".token_adapter", ".modules_to_save.default", ".modules_to_save"):
+                name = name.replace(wrapper, "")
+            if ".lora_" in name:
+                raise self._error("adapter-kind", f"holds {key}, which is unknown.", MERGE_WITH_PEFT)
+            self.saved[name] = key
+            return
+        module, part = match["module"], match["part"]
+        if part.endswith("trainable_tokens_delta"):
+            self.rows[module] = key
+            return
+        parts = self.low_rank.setdefault(module, LowRank())
+        if part.endswith("_A"):
+            parts.a = key
+        elif part.endswith("magnitude_vector"):
+            parts.magnitude = key
+        elif match["rest"] == ".bias":
+            parts.bias = key
+        else:
+            parts.b = key
+
+    def _by_pattern(self, option: str, module: str) -> float | None:
+        """The value of the first pattern that matches the end of a module's name, as PEFT matches them."""
+        for pattern, value in (self.option(option) or {}).items():
+            simple = len(QUANTIFIERS.findall(pattern)) <= MOST_QUANTIFIERS
+            try:
+                if REPEATED_GROUP.search(pattern) or not simple:
+                    raise re.error("too much repetition")
+                if re.match(rf"(.*\.)?({pattern})$", module):
+                    return float(value)
+            except (re.error, TypeError, ValueError) as error:
+                message = f"has the entry '{pattern}' in its {option}, which cannot be used ({error})."
+                raise self._error("adapter-pattern", message, MERGE_WITH_PEFT) from None
+        return None
+
+    def _error(self, code: str, what: str, fix: str) -> CheckpointError:
+        return CheckpointError(Problem(code, f"The adapter {self.name} {what}", fix, self.name))

@@ -1,0 +1,163 @@
+"""What an adapter does to one tensor, and the arithmetic of it.
+
+All of it is float32. A tensor is computed in tiles of whole rows that its shape alone decides, so the bits of a
+row do not depend on how much is read at once: the same product in another shape may be summed in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from merging.checkpoints.adapter import Adapter
+from merging.dtypes import itemsize, torch_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from merging.checkpoints.adapted import Change
+
+# Elements of a tile: enough for a fast product, and few enough for the processor's cache.
+TILE = 64 * 1024
+# Elements that one pass over a whole tensor reads at once.
+PASS = 4 * 1024 * 1024
+
+# Fills a buffer with the bytes of the tensor that is changed, from an offset on.
+ReadBase = Callable[[int, memoryview], None]
+
+
+def as_stored(data: bytearray, dtype: str, shape: tuple[int, ...]) -> Tensor:
+    """The numbers that these bytes are, by safetensors' name of their type."""
+    kind = getattr(torch, torch_name(dtype))
+    return (torch.frombuffer(data, dtype=kind) if data else torch.empty(0, dtype=kind)).view(shape)
+
+
+class ChangedTensor:
+    """A tensor under an adapter, seen as rows: what is needed for all of them is held, the rest is read.
+
+    Args:
+        change: what is to be done
+        adapter: where its parts are
+        base_dtype: of the tensor that is changed, by safetensors' name
+        read_base: of it
+    """
+
+    def __init__(self, change: Change, adapter: Adapter, base_dtype: str, read_base: ReadBase):
+        self.change = change
+        self.adapter = adapter
+        self.base_dtype = base_dtype
+        self.read_base = read_base
+        self.width = change.width
+        self.lines = max(1, TILE // self.width)  # rows of a tile
+        held = self._load()
+        self.low_rank = [
+            (term.left(held).contiguous(), term.right(held).contiguous(), term.scaling)
+            for term in change.low_rank
+        ]
+        self.magnitude = held[change.magnitude].flatten() if change.magnitude else None
+        self.values: Tensor | None = None
+        if change.rows:
+            self.values = held[change.rows].view(-1, self.width)
+            self.at = torch.tensor(change.indices)
+        self.by_column: Tensor | None = None
+        self.nbytes = sum(tensor.nbytes for tensor in held.values())
+
+    def _load(self) -> Mapping[str, Tensor]:
+        headers = self.adapter.tensors
+        found = self.adapter.read(self.change.held)
+        return {
+            name: as_stored(data, headers[name].dtype, headers[name].shape).float()
+            for name, data in found.items()
+        }
+
+    def measure(self) -> None:
+        """Find what depends on the whole tensor: the norms of its columns, where DoRA scales these."""
+        if self.magnitude is None or not self.change.by_column or self.by_column is not None:
+            return
+        squares = torch.zeros(self.width, dtype=torch.float64)
+        step = max(1, PASS // self.width // self.lines) * self.lines
+        for first in range(0, self.change.height, step):
+            for _, tile in self._tiles(first, min(first + step, self.change.height)):
+                squares += tile.double().square_().sum(0)
+        self.by_column = self.magnitude / squares.sqrt_().float()
+
+    def fill(self, first: int, out: Tensor) -> None:
+        """Compute elements.
+
+        Args:
+            first: the first element, counted along the rows
+            out: float32 vector of the elements from there on
+        """
+        end = first + len(out)
+        top, bottom = first // self.width, -(-end // self.width)
+        for row, tile in self._tiles(top - top % self.change.group % self.lines, bottom):
+            begin = row * self.width
+            flat = self._finish(row, tile).view(-1)
+            low, high = max(first, begin), min(end, begin + len(flat))
+            if low < high:
+                out[low - first : high - first] = flat[low - begin : high - begin]
+
+    def _tiles(self, first: int, end: int) -> Iterator[tuple[int, Tensor]]:
+        """Tiles of whole rows, changed but for DoRA and the adapter's scale, each with its first row.
+
+        `first` is where a tile begins; the last one is whole, and may go beyond `end`.
+        """
+        change = self.change
+        places = []
+        row = first
+        while row < end:
+            group_end = min(row - row % change.group + change.group, change.height)
+            places.append((row, min(row + self.lines, group_end)))
+            row = places[-1][1]
+        stored = self._stored(first, row)
+        for begin, stop in places:
+            tile = stored[begin - first : stop - first].to(torch.float32, copy=True)
+            group, inside = divmod(begin, change.group)
+            if self.values is not None:
+                chosen = ((self.at >= begin) & (self.at < stop)).nonzero().flatten()
+                tile[self.at[chosen] - begin] = self.values[chosen]
+            for left, right, scaling in self.low_rank:
+                factor = scaling if self._is_whole else scaling * self.adapter.scale
+                tile += (left[group, inside : inside + len(tile)] @ right[group]).mul_(factor)
+            yield begin, tile
+
+    def _finish(self, row: int, tile: Tensor) -> Tensor:
+        if self.magnitude is not None:
+            if self.change.by_column:
+                assert self.by_column is not None
+                tile *= self.by_column
+            else:
+                norms = torch.linalg.norm(tile, dim=1)
+                tile *= (self.magnitude[row : row + len(tile)] / norms)[:, None]
+        if not self._is_whole or self.adapter.scale == 1 or self.change.base is None:
+            return tile
+        # Rows that the base does not have come whole.
+        known = min(max(self.change.base_height - row, 0), len(tile))
+        before = self._base(row, row + known)
+        tile[:known] = before + (tile[:known] - before) * self.adapter.scale
+        return tile
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the change is not just a sum, so that its scale is a way between before and after."""
+        return bool(self.change.saved or self.change.rows or self.change.magnitude)
+
+    def _stored(self, first: int, end: int) -> Tensor:
+        """Rows that the change begins with."""
+        if not self.change.saved:
+            return self._base(first, end)
+        dtype = self.adapter.tensors[self.change.saved].dtype
+        size = self.width * itemsize(dtype)
+        data = self.adapter.read_part(self.change.saved, first * size, (end - first) * size)
+        return as_stored(data, dtype, (end - first, self.width))
+
+    def _base(self, first: int, end: int) -> Tensor:
+        """Rows of the tensor before the change, as they are stored; those that it does not have are zeros."""
+        known = max(min(end, self.change.base_height) - first, 0)
+        size = self.width * itemsize(self.base_dtype)
+        data = bytearray((end - first) * size)
+        if known:
+            self.read_base(first * size, memoryview(data)[: known * size])
+        return as_stored(data, self.base_dtype, (end - first, self.width))

@@ -1,0 +1,33 @@
+"""The tensors of one file of weights: safetensors, or the zip of `torch.save`."""
+
+from __future__ import annotations
+
+from merging.checkpoints.header import TensorHeader, header_length, read_header
+from merging.checkpoints.repository import Repository
+from merging.checkpoints.torch_zip import read_torch_zip
+
+# One read of this size holds the header of nearly every shard.
+HEADER_GUESS = 64 * 1024
+
+
+def read_bytes(repository: Repository, file: str, start: int, nbytes: int) -> bytearray:
+    """Bytes of a file from an offset on."""
+    buffer = bytearray(nbytes)
+    repository.read_into(file, start, memoryview(buffer))
+    return buffer
+
+
+def read_tensors(repository: Repository, file: str) -> dict[str, TensorHeader]:
+    """The tensors of a file, by name, from its header alone.
+
+    Raises:
+        CheckpointError: the file is damaged, or a pickle of more than tensors.
+    """
+    size = repository.files[file]
+    if file.endswith(".bin"):
+        return read_torch_zip(file, size, lambda *place: bytes(read_bytes(repository, file, *place)))
+    beginning = read_bytes(repository, file, 0, min(HEADER_GUESS, size))
+    length = header_length(file, bytes(beginning[:8]), size)
+    if length > len(beginning):
+        beginning += read_bytes(repository, file, len(beginning), length - len(beginning))
+    return read_header(file, bytes(beginning[:length]), size)
