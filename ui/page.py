@@ -14,6 +14,7 @@ from ui.hub_search import HubSearch
 from ui.jobs import JobBoard
 from ui.markup import text
 from ui.merge_tab import QUIET, MergeTab
+from ui.methods_tab import methods_tab
 from ui.my_merges import Finished
 from ui.score_tab import score_tab
 from ui.texts import in_each_language, t, translated
@@ -53,6 +54,8 @@ def build_page(host: Host) -> gr.Blocks:
                 chat = chat_tab(host, search, workshop.trials)
             with gr.Tab(t("page.tab.score"), id="score") as score_opened:
                 score = score_tab(host, search)
+            with gr.Tab(t("page.tab.methods"), id="methods"):
+                methods_tab()
         merge.wire(page, [*chat.models, score.models])
 
         # The newest result is put into the other tabs' fields once: by its buttons, or when they are opened.

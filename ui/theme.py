@@ -195,5 +195,15 @@ h4.alloy-part, .alloy-card h4 { font-size: .9rem; font-weight: 600; margin: .9re
 .dark .alloy-lineage .result rect { stroke: var(--primary-400); }
 .alloy-lineage path { fill: none; stroke: var(--neutral-400); stroke-width: 1.5; }
 .alloy-actions { margin-top: -.6rem; gap: .5rem; }
+.alloy-plane { width: 100%; max-width: 460px; display: block; margin: 0 auto; background: var(--block-background-fill);
+  border: 1px solid var(--block-border-color); border-radius: var(--radius-lg); }
+.alloy-plane text { font-size: 14px; fill: var(--body-text-color); }
+.alloy-plane path { fill: none; } .alloy-plane .axis { stroke: var(--neutral-300); stroke-width: 1; }
+.dark .alloy-plane .axis { stroke: var(--neutral-700); }
+.alloy-plane .vector { stroke: var(--neutral-400); stroke-width: 1.5; stroke-dasharray: 4 4; }
+.alloy-plane .base { fill: #8a8580; } .alloy-plane .model { fill: var(--neutral-600); }
+.dark .alloy-plane .model { fill: var(--neutral-300); }
+.alloy-plane .way { fill: none; stroke: var(--primary-500); stroke-width: 2; opacity: .7; }
+.alloy-plane .result { fill: var(--primary-600); stroke: white; stroke-width: 1.5; }
 .alloy-yaml { font-size: .9rem; }
 """
