@@ -1,21 +1,29 @@
-"""The page's API: the same requests as its buttons, as named endpoints with plain JSON.
+"""The page's API: the same requests as its buttons, as named endpoints with plain JSON, and as MCP tools.
 
 Callers give their token as `Client(url, oauth_token=...)`, never as an argument.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
+import spaces
 from gradio.events import api
 
-from merging import MergeError
+import evaluation
+from evaluation import EvaluationError, load_model
+from merging import MergeError, Problem
 from merging.methods import METHODS
 from ui.account import account, visitor
+from ui.chat_tab import LONGEST_ANSWER, answers
+from ui.defect import told
 from ui.destination import place_of
 from ui.jobs import Snapshot
+from ui.score_tab import MOST_CHARACTERS
+from ui.texts import t
 from ui.workshop import Workshop
 
 
@@ -41,7 +49,9 @@ def add_api(workshop: Workshop) -> None:
             for method in METHODS.values()
         ]
 
-    def plan(recipe: str, to: str, overwrite: bool, oauth: gr.OAuthToken | None) -> dict[str, Any]:
+    def plan(
+        recipe: str, oauth: gr.OAuthToken | None, to: str = "", overwrite: bool = False
+    ) -> dict[str, Any]:
         """Plan a merge from headers alone: find every problem, or say what it will make and cost.
 
         Args:
@@ -60,7 +70,12 @@ def add_api(workshop: Workshop) -> None:
         return workshop.plan(recipe, place, account(host, oauth), overwrite=overwrite).summary()
 
     def merge(
-        recipe: str, to: str, private: bool, overwrite: bool, request: gr.Request, oauth: gr.OAuthToken | None
+        recipe: str,
+        to: str,
+        request: gr.Request,
+        oauth: gr.OAuthToken | None,
+        private: bool = True,
+        overwrite: bool = False,
     ) -> dict[str, Any]:
         """Start a merge on the server.
 
@@ -109,8 +124,91 @@ def add_api(workshop: Workshop) -> None:
         """
         return {"stopped": workshop.board.cancel(id)}
 
-    for endpoint in (methods, plan, merge, job, cancel):
+    def chat(
+        model: str,
+        message: str,
+        oauth: gr.OAuthToken | None,
+        system: str = "",
+        temperature: float = 0.7,
+        max_new_tokens: int = 200,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Ask a model one thing.
+
+        Args:
+            model: `owner/name` on the Hub, with @revision behind if wanted
+            message: of the user
+            system: the system prompt; empty for none
+            temperature: 0 takes the likeliest token each time
+            max_new_tokens: where the answer is cut, 1 to 1024
+            seed: the same seed gives the same answer
+
+        Returns:
+            answer, and about: device, speed and what else there is to know; or ok false and the problems.
+        """
+        talk = [[{"role": "user", "content": message}]]
+        length = min(max(int(max_new_tokens), 1), LONGEST_ANSWER)
+        try:
+            *_, [answer] = answers(
+                [model.strip()], talk, system, temperature, length, int(seed), account(host, oauth).for_hub,
+                host.allow_folders,
+            )  # fmt: skip
+        except gr.Error as error:
+            return _refused("no-answer", error.message)
+        return {"ok": True, "answer": answer.text, "about": answer.line}
+
+    def perplexity(model: str, text: str, oauth: gr.OAuthToken | None) -> dict[str, Any]:
+        """Say how well a model predicts a text: lower is better.
+
+        Args:
+            model: `owner/name` on the Hub, with @revision behind if wanted
+            text: up to 200000 characters that the model was not trained on
+
+        Returns:
+            perplexity, bits_per_byte, tokens, seconds; or ok false and the problems.
+        """
+        if len(text) > MOST_CHARACTERS:
+            return _refused("too-long", t("score.too_long", length=len(text), most=MOST_CHARACTERS))
+        try:
+            measured: dict[str, Any] = _measured(
+                model.strip(), text, account(host, oauth).for_hub, host.allow_folders
+            )
+        except EvaluationError as error:
+            return _refused("no-score", str(error))
+        return measured
+
+    quick: tuple[Callable[..., Any], ...] = (methods, plan, merge, job, cancel)
+    for endpoint in quick:
         api(endpoint, api_name=endpoint.__name__, concurrency_limit=4)
+    slow: tuple[Callable[..., Any], ...] = (chat, perplexity)
+    for endpoint in slow:
+        api(endpoint, api_name=endpoint.__name__, concurrency_id="model", concurrency_limit=2)
+
+
+def _perplexity_seconds(name: str, text: str, *_: Any) -> int:
+    return min(120, 20 + len(text) // 20_000)
+
+
+@spaces.GPU(duration=_perplexity_seconds)  # type: ignore[untyped-decorator]
+def _measured(name: str, text: str, token: str | Literal[False], allow_folders: bool) -> dict[str, Any]:
+    try:
+        score = evaluation.perplexity(load_model(name, token=token, allow_folders=allow_folders), text)
+    except EvaluationError:
+        raise
+    except Exception as error:
+        raise EvaluationError(t("unexpected", error=told(error, token or None))) from None
+    return {
+        "ok": True,
+        "model": score.model,
+        "perplexity": score.perplexity,
+        "bits_per_byte": score.bits_per_byte,
+        "tokens": score.tokens,
+        "seconds": round(score.seconds, 3),
+    }
+
+
+def _refused(code: str, message: str) -> dict[str, Any]:
+    return {"ok": False, "problems": [Problem(code, message).as_dict()]}
 
 
 def as_json(job: Snapshot) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
         # Its history writes every input of every call into the browser's storage, in the clear.
         "run_history": False,
         "ssr_mode": False,
+        "mcp_server": True,
         # Results to be downloaded, each under an unguessable name.
         "allowed_paths": [str(host.downloads)],
         "footer_links": ["api", "settings"],

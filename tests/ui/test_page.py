@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import httpx2
 import pytest
 from gradio_client import Client
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
 
 from tests.hub import Hub
 from tests.tiny import tiny_llama
+from tests.ui.speaker import tiny_speaker
 from ui.host import Host
 from ui.page import build_page, launch_settings
 
@@ -22,6 +28,8 @@ models:
   - {model: ann/one, parameters: {weight: 1}}
   - {model: ann/two, parameters: {weight: 1}}
 """
+TOOLS = {"methods", "plan", "merge", "job", "cancel", "chat", "perplexity"}
+README = Path(__file__).parents[2] / "README.md"
 Open = Callable[..., Client]
 
 
@@ -66,8 +74,86 @@ def ended(client: Client, job: str) -> dict[str, Any]:
 def test_the_api_is_small_and_the_rest_is_private(open_page: Open) -> None:
     described: Any = open_page().view_api(return_format="dict")
 
-    assert set(described["named_endpoints"]) == {"/methods", "/plan", "/merge", "/job", "/cancel"}
+    assert {name.strip("/") for name in described["named_endpoints"]} == TOOLS
     assert described["unnamed_endpoints"] == {}
+
+
+def test_the_tools_of_mcp_are_the_endpoints_and_described(open_page: Open) -> None:
+    client = open_page()
+
+    tools = httpx2.get(f"{client.src}gradio_api/mcp/schema").json()
+
+    assert {tool["name"] for tool in tools} == TOOLS
+    for tool in tools:
+        assert tool["description"]
+        assert not {"token", "oauth", "oauth_token", "request"} & tool["inputSchema"]["properties"].keys()
+
+
+def test_a_client_of_mcp_plans_a_merge(open_page: Open, ann: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", ann)
+    address = f"{open_page().src}gradio_api/mcp/"
+
+    async def call() -> Any:
+        async with (
+            streamablehttp_client(address) as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            return await session.call_tool("plan", {"recipe": LINEAR.replace("linear", "lineal")})
+
+    answer = asyncio.run(call())
+
+    assert "Did you mean 'linear'?" in answer.content[0].text
+
+
+def test_the_readmes_example_runs(
+    open_page: Open, ann: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [script] = [
+        code
+        for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+        if "Client(" in code
+    ]
+    client = open_page(ann)
+    for told, true in {
+        "https://owner-alloy.hf.space": client.src,
+        '"hf_..."': f'"{ann}", verbose=False, analytics_enabled=False',
+        "owner/first": "ann/one",
+        "owner/second": "ann/two",
+        "owner/merged": "ann/by-the-readme",
+        "sleep(1)": "sleep(0.1)",
+    }.items():
+        assert told in script
+        script = script.replace(told, true)
+    scope: dict[str, Any] = {}
+
+    exec(script, scope)
+
+    assert (scope["plan"]["ok"], scope["state"]["state"]) == (True, "done")
+    assert hub.repo("ann/by-the-readme").private
+
+
+def test_models_answer_and_are_scored_by_api(open_page: Open, ann: str, hub: Hub, tmp_path: Path) -> None:
+    hub.put("ann/speaks", tiny_speaker(tmp_path / "speaks"))
+    client = open_page(ann)
+
+    said: Any = client.predict("ann/speaks", "Hi", max_new_tokens=5, temperature=0, api_name="/chat")
+    scored: Any = client.predict("ann/speaks", "abc " * 50, api_name="/perplexity")
+    refused: list[Any] = [
+        client.predict("ann/nothing", "Hi", api_name="/chat"),
+        client.predict("ann/nothing", "abc", api_name="/perplexity"),
+        client.predict("ann/speaks", "a" * 200_001, api_name="/perplexity"),
+    ]
+
+    assert said["ok"], said
+    assert "5 tokens" in said["about"]
+    assert scored["perplexity"] > 1, scored
+    assert scored["tokens"] > 100
+    assert [(answer["ok"], answer["problems"][0]["code"]) for answer in refused] == [
+        (False, "no-answer"),
+        (False, "no-score"),
+        (False, "too-long"),
+    ]
 
 
 def test_methods_carry_their_parameters(open_page: Open) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from evaluation import reply
 from merging import MergeError, Plan, make_plan, read_recipe, run_plan
-from tests.tiny import tiny_llama
+from tests.ui.speaker import tiny_speaker
 from ui.account import Account
 from ui.trials import MARK, SECONDS_KEPT, Trials
 from ui.try_first import try_out
@@ -30,18 +30,9 @@ NEVER = threading.Event()
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """Of two tiny models with a tokenizer of bytes."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     folder = tmp_path_factory.mktemp("trials")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:254]
-    words = {"<s>": 0, "</s>": 1, **{c: i + 2 for i, c in enumerate(alphabet)}}
-    tokenizer = Tokenizer(models.BPE(words, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
-    base = tiny_llama(folder / "a", 1)
-    tiny_llama(folder / "b", 2, base)
-    fast.save_pretrained(folder / "a")
+    base = tiny_speaker(folder / "a", 1)
+    tiny_speaker(folder / "b", 2, base)
     made = make_plan(read_recipe(LINEAR.format(folder)))
     assert made.ok, made.problems
     return made
