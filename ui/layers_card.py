@@ -146,7 +146,7 @@ def _picture(title: str, rows: Sequence[Row]) -> str:
     )
     last = max((len(row.cells) for row in rows if row.in_layers), default=1) - 1
     axis = f'<span></span><span class="axis"><span>{text(t("layers.axis", number=0))}</span><span>{last}</span></span>'
-    return f'<h4 class="alloy-part">{text(title)}</h4><div class="alloy-layers">{lines}{axis if last else ""}</div>'
+    return f'<h3 class="alloy-part">{text(title)}</h3><div class="alloy-layers">{lines}{axis if last else ""}</div>'
 
 
 def _strip(row: Row, low: float, high: float) -> str:

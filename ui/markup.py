@@ -27,9 +27,9 @@ def card(body: str, mood: str = "idle") -> str:
     return f'<div class="alloy-card alloy-{mood}">{body}</div>'
 
 
-def heading(title: str) -> str:
-    """A card's heading, with its coloured mark."""
-    return f'<h3><span class="alloy-mark" aria-hidden="true"></span>{text(title)}</h3>'
+def heading(title: str, level: int = 3) -> str:
+    """A card's heading, with its coloured mark; the level is the one below what it stands under."""
+    return f'<h{level}><span class="alloy-mark" aria-hidden="true"></span>{text(title)}</h{level}>'
 
 
 def problem_list(problems: Sequence[Problem]) -> str:

@@ -100,7 +100,7 @@ def about_card(method: MergeMethod) -> str:
     )
     if rows:
         body += f'<table class="alloy-table"><tbody>{rows}</tbody></table>'
-    return card(f"<h3>{text(method.title)} <code>{text(method.name)}</code></h3>{body}")
+    return card(f"<h2>{text(method.title)} <code>{text(method.name)}</code></h2>{body}")
 
 
 def catalogue() -> str:

@@ -38,7 +38,7 @@ def problems_card(problems: Sequence[Problem]) -> str:
     """Everything that stands in the way."""
     many = len(problems) != 1
     title = t("plan.bad.many", count=len(problems)) if many else t("plan.bad.one")
-    return card(heading(title) + problem_list(problems), "bad")
+    return card(heading(title, 2) + problem_list(problems), "bad")
 
 
 def plan_card(plan: Plan, around: Surroundings | None = None) -> str:
@@ -53,7 +53,7 @@ def plan_card(plan: Plan, around: Surroundings | None = None) -> str:
     )
     where = f'<p class="alloy-quiet">{text(t("plan.where.space" if around.on_space else "plan.where.laptop"))}</p>'
     body = _facts(plan) + where + _models(plan, around.parents) + _licence(around.parents) + warnings
-    return card(heading(t("plan.good")) + body + _lineage(around), "good")
+    return card(heading(t("plan.good"), 2) + body + _lineage(around), "good")
 
 
 def _facts(plan: Plan) -> str:

@@ -128,7 +128,7 @@ CSS = """
 .alloy-card { border: 1px solid var(--block-border-color); border-radius: var(--radius-lg);
   background: var(--block-background-fill); padding: .9rem 1rem; overflow-wrap: anywhere; }
 .alloy-card + .alloy-card { margin-top: .7rem; }
-.alloy-card h3 { font-size: 1rem; font-weight: 650; margin: 0; }
+.alloy-card :is(h2, h3) { font-size: 1rem; font-weight: 650; margin: 0; }
 .alloy-card p { margin: .35rem 0 0; }
 .alloy-card p:first-child { margin-top: 0; }
 .alloy-quiet { color: var(--body-text-color-subdued); }
@@ -177,7 +177,7 @@ CSS = """
 .alloy-method { padding: 0 .2rem; color: var(--body-text-color-subdued); font-size: .92rem; }
 .alloy-trouble { border-left: 3px solid #c8372d; padding: .1rem .7rem; margin: .4rem .2rem !important; }
 .alloy-heed { border-left: 3px solid var(--primary-500); padding: .1rem .7rem; margin: .6rem 0 0 !important; }
-h4.alloy-part, .alloy-card h4 { font-size: .9rem; font-weight: 600; margin: .9rem 0 .3rem; }
+.gradio-container h3.alloy-part { font-size: .9rem; font-weight: 600; margin: .9rem 0 .3rem; }
 .alloy-lines { margin: .2rem 0 0; padding-left: 1.2rem; }
 .alloy-layers { display: grid; grid-template-columns: minmax(5rem, 11rem) 1fr max-content; gap: .25rem .7rem;
   align-items: center; font-size: .85rem; font-variant-numeric: tabular-nums; }
@@ -188,7 +188,7 @@ h4.alloy-part, .alloy-card h4 { font-size: .9rem; font-weight: 600; margin: .9re
 .alloy-layers rect.copy { fill: #8a8580; opacity: .45; }
 .alloy-layers .said { color: var(--body-text-color-subdued); }
 .alloy-layers .axis { display: flex; justify-content: space-between; color: var(--body-text-color-subdued); }
-.alloy-lineage { display: block; width: 100%; height: auto; }
+.alloy-lineage { display: block; width: 100%; min-width: 430px; height: auto; }
 .alloy-lineage text { font-size: 12.5px; fill: var(--body-text-color); }
 .alloy-lineage rect { fill: var(--block-background-fill); stroke: var(--neutral-400); }
 .alloy-lineage .result rect { stroke: var(--primary-600); stroke-width: 2; }
@@ -206,4 +206,6 @@ h4.alloy-part, .alloy-card h4 { font-size: .9rem; font-weight: 600; margin: .9re
 .alloy-plane .way { fill: none; stroke: var(--primary-500); stroke-width: 2; opacity: .7; }
 .alloy-plane .result { fill: var(--primary-600); stroke: white; stroke-width: 1.5; }
 .alloy-yaml { font-size: .9rem; }
+.alloy-yaml .cm-line span { color: var(--primary-700) !important; }
+.dark .alloy-yaml .cm-line span { color: var(--primary-300) !important; }
 """

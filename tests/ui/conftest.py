@@ -60,9 +60,17 @@ class Visit:
 
 
 @contextmanager
-def visit(browser: Browser, url: str, *, width: int = 1280, dark: bool = False) -> Iterator[Visit]:
+def visit(
+    browser: Browser,
+    url: str,
+    *,
+    width: int = 1280,
+    dark: bool = False,
+    locale: str = "en-US",
+    query: str = "",
+) -> Iterator[Visit]:
     """A new visitor who opens the page, and waits until it is alive."""
-    context = browser.new_context(viewport={"width": width, "height": 900})
+    context = browser.new_context(viewport={"width": width, "height": 900}, locale=locale)
     page = context.new_page()
     visit = Visit(page, [], [])
     page.on("console", lambda m: visit.complaints.append(m.text) if m.type in ("error", "warning") else None)
@@ -72,7 +80,7 @@ def visit(browser: Browser, url: str, *, width: int = 1280, dark: bool = False) 
         lambda r: None if r.url.startswith((url, "data:", "blob:")) else visit.strangers.append(r.url),
     )
     page.set_default_timeout(PATIENCE)
-    page.goto(f"{url}?__theme={'dark' if dark else 'light'}")
+    page.goto(f"{url}?__theme={'dark' if dark else 'light'}&{query}")
     page.get_by_role("heading", name="Alloy").wait_for()
     try:
         yield visit

@@ -11,12 +11,16 @@ from typing import Any
 import gradio as gr
 import pytest
 import yaml
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.hub import Hub
 from tests.ui.conftest import Site, Visit, visit
 from ui.host import Host
+from ui.korean import KOREAN
 from ui.page import build_page, launch_settings
+from ui.recipe_source import query_of
+from ui.texts import ENGLISH
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 
@@ -169,21 +173,14 @@ def test_the_yaml_is_what_runs(site: Site, browser: Browser) -> None:
     with visit(browser, site.url) as seen:
         page = seen.page
         until_recipe(page, "merge_method", "slerp")
-        code = page.locator(".alloy-yaml .cm-content")
-
-        def write(text: str) -> None:
-            code.click()
-            page.keyboard.press("Control+A")
-            page.keyboard.insert_text(text)
-
         models = f"models:\n  - model: {SECOND}\n    parameters: {{weight: 0.5}}\n"
-        write(f"merge_method: task_arithmetic\nbase_model: {FIRST}\n{models}")
+        write(page, f"merge_method: task_arithmetic\nbase_model: {FIRST}\n{models}")
         expect(page.get_by_label("Method", exact=True)).to_have_value("Task Arithmetic")
         expect(page.get_by_label("Base model", exact=True)).to_have_value(FIRST)
         expect(page.get_by_label("Model 1", exact=True)).to_have_value(SECOND)
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
 
-        write("merge_method: task_aritmetic\nmodels: []\n")
+        write(page, "merge_method: task_aritmetic\nmodels: []\n")
         expect(page.get_by_text("The YAML says more than the form can show")).to_be_visible()
         expect(page.get_by_text("Did you mean 'task_arithmetic'?")).to_be_visible()
 
@@ -276,9 +273,160 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
     with visit(browser, site.url, width=390, dark=dark) as seen:
         until_recipe(seen.page, "merge_method", "slerp")
         expect(seen.page.get_by_role("heading", name="Ready to merge")).to_be_visible()
-        for tab in ("Merge", "Chat", "Score"):
+        for tab in ("Merge", "Chat", "Score", "Methods"):
             seen.page.get_by_role("tab", name=tab).click()
             assert seen.page.evaluate("document.documentElement.scrollWidth") == 390
+        quiet(seen)
+
+
+def write(page: Page, text: str) -> None:
+    page.locator(".alloy-yaml .cm-content").click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(text)
+
+
+@pytest.mark.real_models
+def test_a_link_brings_the_recipe_and_the_draft_outlives_it(site: Site, browser: Browser) -> None:
+    recipe_of_link = f"merge_method: linear\nmodels:\n  - model: {SECOND}\n    parameters: {{weight: 0.25}}\n"
+    with visit(browser, site.url, query=query_of(recipe_of_link)) as seen:
+        page = seen.page
+        until_recipe(page, "models", [{"model": SECOND, "parameters": {"weight": 0.25}}])
+        assert "recipe=" not in page.url
+        page.get_by_role("button", name="DARE").click()
+        until_recipe(page, "merge_method", "dare_ties")
+        page.get_by_role("button", name="Copy link").click()
+        link = page.get_by_label("Link to this recipe")
+        expect(link).to_have_value(re.compile(re.escape(site.url) + r"\?recipe=[\w-]+"))
+        address = link.input_value()
+        page.reload()
+        seen.complaints[:] = [it for it in seen.complaints if not BROKEN_OFF.search(it)]
+        until_recipe(page, "merge_method", "dare_ties")
+        quiet(seen)
+    with visit(browser, site.url, query=address.partition("?")[2]) as other:
+        until_recipe(other.page, "merge_method", "dare_ties")
+        quiet(other)
+
+
+@pytest.mark.real_models
+def test_faults_stand_on_their_fields_and_buttons_mend_them(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        write(page, f"merge_method: task_aritmetic\nmodels:\n  - model: {SECOND}\n")
+        page.get_by_role("button", name="Write 'task_arithmetic' for 'task_aritmetic'").click()
+        until_recipe(page, "merge_method", "task_arithmetic")
+        expect(
+            page.locator(".alloy-fields .alloy-trouble").filter(has_text="needs a base model")
+        ).to_be_visible()
+        # The model's own card on the Hub says what it was made from.
+        page.get_by_role("button", name=f"Add base model {FIRST}").click()
+        until_recipe(page, "base_model", FIRST)
+        expect(page.locator(".alloy-model .alloy-trouble").filter(has_text="needs `weight`")).to_be_visible()
+        page.get_by_role("button", name="Add weight: 1.0").click()
+        until_recipe(page, "parameters", {"weight": 1.0})
+        expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
+        expect(page.locator(".alloy-trouble:visible")).to_have_count(0)
+
+        page.get_by_role("button", name="What each layer gets").click()
+        expect(page.get_by_role("img", name=re.compile("self_attn.*: 1"))).to_be_visible()
+        quiet(seen)
+
+
+@pytest.mark.real_models
+def test_a_merge_is_tried_before_it_is_saved(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        page.get_by_role("button", name="Try it first").click()
+        expect(page.get_by_label("Model", exact=True)).to_have_value(
+            "try: SmolLM2-135M-Bard-slerp", timeout=SLOW
+        )
+        message = page.get_by_label("Your message")
+        message.fill("Hello!")
+        message.press("Enter")
+        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+ a second"))).to_have_count(2, timeout=SLOW)
+        page.get_by_role("button", name="Stop").click()
+        with visit(browser, site.url) as other:  # the other's page does not hold it
+            other.page.get_by_role("tab", name="Chat").click()
+            field = other.page.get_by_label("Model", exact=True)
+            field.fill("try: SmolLM2-135M-Bard-slerp")
+            field.press("Enter")
+            other.page.get_by_label("Your message").fill("Hello!")
+            other.page.get_by_label("Your message").press("Enter")
+            expect(other.page.get_by_role("alert")).to_contain_text("This trial has ended")
+        quiet(seen)
+    assert not [name for name in site.hub.repos if "Bard-slerp" in name]
+
+
+@pytest.mark.real_models
+@pytest.mark.parametrize(("locale", "dark"), [("en-US", False), ("ko-KR", True)])
+def test_nobody_is_shut_out(site: Site, browser: Browser, locale: str, dark: bool) -> None:
+    with visit(browser, site.url, locale=locale, dark=dark) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        ready = {"en-US": "Ready to merge", "ko-KR": KOREAN["plan.good"]}[locale]
+        expect(page.get_by_role("heading", name=ready)).to_be_visible()
+        tabs = page.get_by_role("tab")
+        assert tabs.count() == 4
+        for number in range(4):
+            tabs.nth(number).click()
+            for folded in page.get_by_role("tabpanel").locator("button.label-wrap:visible").all():
+                folded.click()
+            page.wait_for_timeout(700)  # colours fade in, and would be measured on their way
+            found = Axe().run(page).response["violations"]
+            grave = [it for it in found if it["impact"] in ("serious", "critical")]
+            assert not grave, [(it["id"], [node["html"][:200] for node in it["nodes"]]) for it in grave]
+        quiet(seen)
+
+
+@pytest.mark.real_models
+def test_the_page_speaks_korean(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url, locale="ko-KR") as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        expect(page.get_by_role("tab", name=KOREAN["page.tab.chat"])).to_be_visible()
+        expect(page.get_by_label(KOREAN["recipe.method"], exact=True).first).to_be_visible()
+        write(page, "merge_method: linear\n")
+        expect(page.get_by_role("heading", name=KOREAN["plan.bad.one"])).to_be_visible()
+        said = page.locator("body").inner_text()
+        for key in ("merge.button", "destination.heading", "jobs.empty", "page.subtitle"):
+            assert KOREAN[key] in said
+            assert ENGLISH[key] not in said or KOREAN[key] == ENGLISH[key]
+        quiet(seen)
+
+
+@pytest.mark.real_models
+def test_a_merge_is_started_by_the_keyboard_alone(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
+        page.get_by_role("tab", name="Merge").focus()
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.innerText") == "Merge":
+                break
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name=re.compile("(Waiting|Merging|Done): "))).to_be_visible()
+        stop = page.get_by_role("button", name="Stop this merge")
+        if stop.is_visible():
+            stop.press("Enter")
+        quiet(seen)
+
+
+@pytest.mark.real_models
+def test_what_a_method_does_is_drawn_as_its_values_move(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        page.get_by_role("tab", name="Methods").click()
+        method = page.get_by_label("Method", exact=True).locator("visible=true")
+        method.click()
+        page.get_by_role("option", name="SLERP", exact=True).click()
+        page.get_by_label("point far apart").check()
+        expect(page.get_by_role("img", name="The result lies at (0.92, 0.92)")).to_be_visible()
+        page.get_by_label("number input for t", exact=True).locator("visible=true").fill("0")
+        expect(page.get_by_role("img", name="The result lies at (1.30, 0.00)")).to_be_visible()
         quiet(seen)
 
 
