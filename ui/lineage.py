@@ -40,8 +40,8 @@ def lineage(parents: Sequence[Parent], result: str) -> str:
     width = len(columns) * (WIDTH + GAP_X) - GAP_X
     label = t("lineage.label", result=result, parents=", ".join(names))
     return (
-        f'<div class="alloy-scroll" tabindex="0"><svg class="alloy-lineage" role="img" aria-label="{text(label)}" style="max-width:{width}px" '
-        f'viewBox="0 0 {width} {height:.0f}">{lines}{"".join(boxes)}</svg></div>'
+        f'<div class="alloy-scroll" tabindex="0"><svg class="alloy-lineage" role="img" aria-label="{text(label)}" '
+        f'style="max-width:{width}px" viewBox="0 0 {width} {height:.0f}">{lines}{"".join(boxes)}</svg></div>'
     )
 
 

@@ -110,4 +110,5 @@ def _licence(parents: Sequence[Parent]) -> str:
 def _lineage(around: Surroundings) -> str:
     if not around.parents or not around.result:
         return ""
-    return f"<h4>{text(t('plan.lineage'))}</h4>{lineage(around.parents, around.result)}"
+    title = f'<h3 class="alloy-part">{text(t("plan.lineage"))}</h3>'
+    return title + lineage(around.parents, around.result)
