@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +17,16 @@ from gradio_client import Client
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
+from merging import MergeError
 from tests.hub import Hub
 from tests.tiny import tiny_llama
 from tests.ui.speaker import tiny_speaker
+from ui.account import Account
+from ui.downloads import links
 from ui.host import Host
+from ui.jobs import JobBoard, Snapshot
 from ui.page import build_page, launch_settings
+from ui.workshop import Workshop
 
 LINEAR = """
 merge_method: linear
@@ -69,6 +75,16 @@ def ended(client: Client, job: str) -> dict[str, Any]:
             return state
         time.sleep(0.1)
     raise AssertionError(state)
+
+
+def until_ended(workshop: Workshop, job: str) -> Snapshot:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = workshop.job(job)
+        if not found.is_live:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(found)
 
 
 def test_the_api_is_small_and_the_rest_is_private(open_page: Open) -> None:
@@ -250,3 +266,78 @@ def test_every_input_has_a_label() -> None:
     unlabelled = [block for block in page.blocks.values() if isinstance(block, inputs) and not block.label]
 
     assert unlabelled == []
+
+
+def test_eight_visitors_at_once_stand_in_line_and_none_sees_another(
+    open_page: Open, ann: str, hub: Hub
+) -> None:
+    first = open_page(ann)
+    names = [f"user{number}" for number in range(7)]
+    tokens = {name: hub.add_user(name) for name in names}
+    # As on a Space: each acts with a token of their own, over a connection of their own.
+    clients = {"ann": first} | {
+        name: Client(first.src, verbose=False, oauth_token=tokens[name], analytics_enabled=False)
+        for name in names
+    }
+    started: dict[str, Any] = {}
+
+    def merge(name: str) -> None:
+        started[name] = clients[name].predict(LINEAR, f"hf://{name}/merged", api_name="/merge")
+
+    threads = [threading.Thread(target=merge, args=(name,)) for name in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert {name for name, answer in started.items() if answer["ok"]} == set(clients), started
+    jobs = {name: ended(first, answer["job"]) for name, answer in started.items()}
+    assert {job["state"] for job in jobs.values()} == {"done"}
+    for name, job in jobs.items():
+        assert job["result"]["location"] == f"hf://{name}/merged"
+        assert hub.repo(f"{name}/merged").private
+        assert not [secret for secret in (ann, *tokens.values()) if secret in repr(job)]
+    assert len({answer["job"] for answer in started.values()}) == 8
+    assert min(len(answer["job"]) for answer in started.values()) >= 32
+    # One visitor may not fill the line: the fourth is refused, in words.
+    more: list[Any] = [
+        clients["user0"].predict(LINEAR, f"hf://user0/more{i}", api_name="/merge") for i in range(12)
+    ]
+    refused = [answer for answer in more if not answer["ok"]]
+    assert all(answer["problems"][0]["code"] == "too-many-jobs" for answer in refused)
+
+
+def test_a_failed_merge_goes_on_where_it_stood(ann: str, hub: Hub, tmp_path: Path) -> None:
+    host = Host.from_environment({"SPACE_ID": "you/alloy", "ALLOY_DOWNLOADS": str(tmp_path / "downloads")})
+    workshop = Workshop(host, JobBoard())
+    who = Account("visitor", ann)
+    plan = workshop.plan(LINEAR, "hf://ann/again", who)
+    hub.put("ann/again", {"config.json": b"{}"})  # somebody was faster
+    job = workshop.merge(plan, "hf://ann/again", who, "ann", private=True, overwrite=False)
+    failed = until_ended(workshop, job)
+    assert failed.state == "failed"
+    with pytest.raises(MergeError):
+        workshop.again(failed, who, "ann")
+    hub.store.repos.pop("ann/again")
+
+    again = until_ended(workshop, workshop.again(failed, who, "ann"))
+
+    assert (again.state, again.order.recipe) == ("done", LINEAR)
+    assert hub.repo("ann/again").private
+
+
+def test_who_has_no_account_takes_files_home(ann: str, hub: Hub, tmp_path: Path) -> None:
+    host = Host.from_environment({"SPACE_ID": "you/alloy", "ALLOY_DOWNLOADS": str(tmp_path / "downloads")})
+    workshop = Workshop(host, JobBoard())
+    who = Account("nobody")
+    hub.put("ann/open", tiny_speaker(tmp_path / "open"))
+    recipe = LINEAR.replace("ann/one", "ann/open").replace("ann/two", "ann/open")
+    plan = workshop.plan(recipe, None, who)
+
+    done = until_ended(
+        workshop, workshop.merge(plan, "mine", who, "", private=True, overwrite=False, download=True)
+    )
+
+    assert done.result
+    assert Path(done.result.location).is_relative_to(tmp_path / "downloads")
+    assert {name for name, _ in links(done.result.location)} >= {"model.safetensors", "config.json"}
