@@ -19,7 +19,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import yaml
@@ -159,6 +159,19 @@ def read_recipe(text: str) -> Recipe:
     if reader.problems or recipe is None:
         raise RecipeError(sorted(reader.problems, key=lambda problem: _place(problem.where)))
     return recipe
+
+
+def read_reference(text: str) -> ModelReference:
+    """Read a model's name as it stands in a recipe: `BASE[@REVISION][+ADAPTER[@REVISION]]...`.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    reader = _Reader(text)
+    reference = reader.reference(yaml.ScalarNode("tag:yaml.org,2002:str", text))
+    if reference is None:
+        raise RecipeError(replace(problem, where=text) for problem in reader.problems)
+    return reference
 
 
 def _place(where: str) -> list[int]:
