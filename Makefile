@@ -6,7 +6,7 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 FAST   := not browser and not real_models and not oracle
 
-.PHONY: demo test install run check bench format browser dev
+.PHONY: demo test install run check bench differential format browser dev
 
 demo: $(VENV)/installed-demo  ## the app on a loopback Hub full of real models; prints the address
 	$(PY) -m examples.demo
@@ -24,6 +24,9 @@ check: dev  ## format, lint, types, fast tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(PY) -m pytest -m "$(FAST)" $(ARGS)
+
+differential: dev  ## several hundred drawn recipes beside mergekit
+	$(PY) -m pytest tests/test_differential.py --hypothesis-profile=nightly $(ARGS)
 
 bench: dev  ## speed and memory beside mergekit, in one run
 	$(PY) -m bench $(ARGS)

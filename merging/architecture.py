@@ -1,8 +1,10 @@
 """What a merge has to know of an architecture, read from names and config instead of a table.
 
 The layer of a tensor is the first integer in its name: `model.layers.12.mlp.up_proj.weight`. The names that
-share what stands before it are a stack; the stack of a language model is the one whose length the config
-gives. Everything else (embeddings, final norm, head) stands before or after the layers.
+share what stands before it are a stack, if the config knows of so many layers. A model with several stacks
+(an encoder and a decoder, a vision tower beside a language model) consists of modules, one a stack; the
+component in which the stacks' names begin to differ tells the modules apart. Everything else (embeddings,
+final norm, head) stands before or after the layers of its module.
 """
 
 from __future__ import annotations
@@ -11,23 +13,54 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 # How configs call the number of layers.
-LAYER_COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
+LAYER_COUNT_KEYS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "num_encoder_layers",
+    "encoder_layers",
+    "num_decoder_layers",
+    "decoder_layers",
+    "depth",
+)
 # Lists that may be as long as the stack by chance.
 NOT_BY_LAYER = ("architectures", "token_id", "token_ids", "token_index")
+# Lists of the layers that are special in some way.
+LAYER_INDICES = re.compile(r"layers|indices|idxs|indexes")
+# Words that tell what a part of a model, or of a config, is for; the first that is found counts.
+ROLES = {
+    "audio": re.compile(r"audio|speech|sound"),
+    "vision": re.compile(r"vis(ion|ual)|image|video|\bvit\b"),
+    "text": re.compile(r"text|language|llm"),
+    "decoder": re.compile(r"decoder"),
+    "encoder": re.compile(r"encoder"),
+}
+# Of several stacks, the one that answers comes first; so does the part of the config that speaks of it.
+MOST_CENTRAL = ("text", "", "decoder", "encoder", "vision", "audio")
 # Names of what stands before the first layer; what is neither this nor a layer stands after the last.
-EMBEDDING = re.compile(r"embed|wte|wpe|\bemb\b|word_embeddings", re.IGNORECASE)
+EMBEDDING = re.compile(r"embed|wte|wpe|\bemb\b|word_embeddings|\bshared\b", re.IGNORECASE)
 INPUT_EMBEDDING = re.compile(
-    r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.weight$", re.IGNORECASE
+    r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings|shared)\.weight$",
+    re.IGNORECASE,
 )
-OUTPUT_HEAD = re.compile(r"(^|\.)(lm_head|output|embed_out)\.weight$")
+OUTPUT_HEAD = re.compile(r"(^|\.)(lm_head|output|embed_out|proj_out|cls\.predictions\.decoder)\.weight$")
+# Tables that loaders make for themselves; some checkpoints bring them, others of the same model do not.
+DERIVED = re.compile(
+    r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|\.attention\.(masked_)?bias$|position_ids$"
+)
+
+Path = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The layers of a model: `prefix` is what stands before the number, `count` how many there are."""
+    """The layers of a module: `prefix` is what stands before the number, `count` how many there are."""
 
     prefix: str
     count: int
@@ -45,39 +78,163 @@ class Stack:
         return f"{self.prefix}{layer}.{rest}"
 
 
-def find_stack(names: Iterable[str], config: Mapping[str, Any]) -> Stack | None:
-    """The stack of layers of a model, or None if its tensors are not numbered by layer.
+@dataclass(frozen=True)
+class Module:
+    """A part of a model that a recipe can name; without layers, it is a projector or the like."""
 
-    Of several stacks (a vision tower beside a language model) it is the one whose length the config's
-    text part gives, else the one with most tensors.
+    name: str
+    stack: Stack | None
+
+    @property
+    def is_one_of_equals(self) -> bool:
+        """Whether it is half of an encoder and a decoder, so that "the layers" of such a model could be either's."""
+        return self.stack is not None and _role(self.stack.prefix) in ("decoder", "encoder")
+
+
+class Layout:
+    """How a model is built.
+
+    Args:
+        names: of its tensors
+        config: as config.json has it
     """
-    stacks: dict[str, set[int]] = defaultdict(set)
+
+    def __init__(self, names: Iterable[str], config: Mapping[str, Any]):
+        self.names = tuple(names)
+        self.config = config
+        self._stacks = _find_stacks(self.names, config)
+        prefixes = [tuple(stack.prefix.split(".")[:-1]) for stack in self._stacks]
+        # One more than the components that all stacks' prefixes share.
+        self._depth = (
+            len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*prefixes, strict=False)))) + 1
+        )
+        self._shared = prefixes[0][: self._depth - 1] if prefixes else ()
+
+    @property
+    def main(self) -> Module:
+        """The module that a recipe's `slices` speak of: the language model, or the decoder, if there are several."""
+        return next(iter(self.modules.values()))
+
+    @cached_property
+    def modules(self) -> dict[str, Module]:
+        """By name, the main one first."""
+        if len(self._stacks) < 2:
+            return {"default": Module("default", self._stacks[0] if self._stacks else None)}
+        found: dict[str, Module] = {}
+        for stack in self._stacks:
+            name = stack.prefix.split(".")[self._depth - 1]
+            found.setdefault(name, Module(name, stack))
+        for name in self.names:
+            if own := self._component(name):
+                found.setdefault(own, Module(own, None))
+        return found
+
+    def module_of(self, name: str) -> Module:
+        """The module that a tensor belongs to; heads and the like outside all modules are the main one's."""
+        return self.modules.get(self._component(name) or "", self.main)
+
+    @cached_property
+    def names_by_module(self) -> Mapping[str, Sequence[str]]:
+        found: dict[str, list[str]] = {module: [] for module in self.modules}
+        for name in self.names:
+            found[self.module_of(name).name].append(name)
+        return found
+
+    def find(self, wanted: str) -> Module | None:
+        """The module that a recipe means: by its own name, by the beginning of its tensors' names, or by its role.
+
+        mergekit calls the same part of a model `vision_tower` for one architecture and `vision_model` for another.
+        """
+        if wanted in self.modules:
+            return self.modules[wanted]
+        if wanted == "default":  # what has no layers, where mergekit names the others by their layers
+            rest = [module for module in self.modules.values() if module.stack is None]
+            return rest[0] if len(rest) == 1 else None
+        for module in self.modules.values():
+            if module.stack and module.stack.prefix.startswith(wanted.rstrip(".") + "."):
+                return module
+        role = _role(wanted)
+        fitting = [module for module in self.modules.values() if _role(module.name) == role]
+        if role and len(fitting) == 1:
+            return fitting[0]
+        return self.main if role in ("text", "decoder") else None
+
+    def _component(self, name: str) -> str | None:
+        """The first component in which modules differ; None for what stands outside of all of them."""
+        if len(self._stacks) < 2 or OUTPUT_HEAD.fullmatch(name):
+            return None
+        parts = name.split(".")
+        inside = tuple(parts[: self._depth - 1]) == self._shared and len(parts) > self._depth
+        return parts[self._depth - 1] if inside else None
+
+    # -- config ----------------------------------------------------------------------------------------
+
+    def counts(self, stack: Stack) -> list[tuple[Path, str]]:
+        """Where the config says how many layers a stack has: pairs of the path to a part of it, and the key there."""
+        return next(_fitting(stack.prefix, set(range(stack.count)), self.config), [])
+
+    def at_layer(self, path: Path, key: str, layer: int, default: Any) -> Any:
+        """The entry that a list of the config has for a layer; the default if the config has no such list."""
+        value = _at(self.config, path).get(key) if _at(self.config, path) else None
+        return value[layer] if isinstance(value, list) and layer < len(value) else default
+
+
+def _find_stacks(names: Iterable[str], config: Mapping[str, Any]) -> list[Stack]:
+    """The stacks of layers that the config knows of, the most central first; else the largest there is."""
+    layers: dict[str, set[int]] = defaultdict(set)
     sizes: dict[str, int] = defaultdict(int)
     for name in names:
         match = re.match(r"(.*?)(?<![^.])(\d+)\.", name)
         if match:
-            stacks[match[1]].add(int(match[2]))
+            layers[match[1]].add(int(match[2]))
             sizes[match[1]] += 1
-    counts = [count for _, _, count in layer_counts(config)]
-    for count in counts:
-        fitting = [prefix for prefix, layers in stacks.items() if set(range(count)) <= layers]
-        if fitting:
-            return Stack(max(fitting, key=lambda prefix: sizes[prefix]), count)
-    whole = [prefix for prefix, layers in stacks.items() if layers == set(range(len(layers)))]
-    if not whole:
-        return None
+
+    def rank(prefix: str) -> tuple[int, int]:
+        return MOST_CENTRAL.index(_role(prefix)), -sizes[prefix]
+
+    stacks = []
+    for prefix in sorted(layers, key=rank):
+        places = next(_fitting(prefix, layers[prefix], config), None)
+        if places:
+            path, key = places[0]
+            stacks.append(Stack(prefix, _at(config, path)[key]))
+    whole = [prefix for prefix, found in layers.items() if found == set(range(len(found)))]
+    if stacks or not whole:
+        return stacks
     prefix = max(whole, key=lambda prefix: sizes[prefix])
-    return Stack(prefix, len(stacks[prefix]))
+    return [Stack(prefix, len(layers[prefix]))]
 
 
-def layer_counts(config: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, int]]:
-    """The places of a config that say how many layers there are: (config, key, count), the text part's first."""
-    inner = [value for value in config.values() if isinstance(value, dict)]
-    text = [value for key, value in config.items() if isinstance(value, dict) and "text" in key]
-    for part in [*text, config, *(value for value in inner if value not in text)]:
-        for key in LAYER_COUNT_KEYS:
-            if type(part.get(key)) is int:
-                yield part, key, part[key]
+def _fitting(prefix: str, layers: set[int], config: Mapping[str, Any]) -> Iterator[list[tuple[Path, str]]]:
+    """Groups of places in a config that may tell the length of a stack, the group that is likeliest meant first.
+
+    A config of an encoder and a decoder has a count for each. So of the places that speak of what the stack is for,
+    all that fit are meant; if there are none, those that speak of nothing special.
+    """
+    own = _role(prefix)
+    places: dict[str, list[tuple[Path, str]]] = defaultdict(list)
+    for path, key in _layer_counts(config):
+        places[_role(".".join((*path, key)))].append((path, key))
+    others = [role for role in MOST_CENTRAL[:3] if role != own]
+    for role in [own, *others] if own in MOST_CENTRAL[:3] else [own, ""]:
+        fitting = [(path, key) for path, key in places[role] if set(range(_at(config, path)[key])) <= layers]
+        longest = max((_at(config, path)[key] for path, key in fitting), default=0)
+        if longest:
+            yield [(path, key) for path, key in fitting if _at(config, path)[key] == longest]
+
+
+def _role(text: str) -> str:
+    """What a name is about; empty for nothing special."""
+    return next((role for role, words in ROLES.items() if words.search(text.lower())), "")
+
+
+def _layer_counts(config: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, str]]:
+    for key in LAYER_COUNT_KEYS:
+        if type(config.get(key)) is int:
+            yield path, key
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _layer_counts(value, (*path, key))
 
 
 def stands_before_layers(name: str) -> bool:
@@ -85,37 +242,50 @@ def stands_before_layers(name: str) -> bool:
     return EMBEDDING.search(name) is not None
 
 
-def restack(config: dict[str, Any], stack: Stack, layers: Sequence[tuple[Mapping[str, Any], int]]) -> None:
+def restack(
+    config: dict[str, Any], donor: Layout, module: Module, layers: Sequence[tuple[Layout, int]]
+) -> None:
     """Write a new number of layers into a config, and rebuild its lists that have an entry a layer.
 
     Args:
-        config: changed in place
-        stack: the layers that the config speaks of
-        layers: for each output layer the config and the layer that it comes from
+        config: a copy of the donor's, changed in place
+        donor: the layout of the model that the config comes from
+        module: of the donor, that is built anew
+        layers: for each output layer the model and the layer that it comes from
     """
-    for part, key, count in list(layer_counts(config)):
-        if count != stack.count:
-            continue
-        path = _path_to(config, part)
-        part[key] = len(layers)  # type: ignore[index]
+    stack = module.stack
+    if stack is None:
+        return
+    for path, key in donor.counts(stack):
+        part = _at(config, path)
+        part[key] = len(layers)
         for name, value in part.items():
-            if _is_by_layer(name, value, stack.count):
-                part[name] = [  # type: ignore[index]
-                    _at(source, path)[name][layer] for source, layer in layers
+            if not isinstance(value, list) or name.endswith(NOT_BY_LAYER):
+                continue
+            if _are_indices(name, value, stack.count):
+                part[name] = [
+                    number
+                    for number, (source, layer) in enumerate(layers)
+                    if layer in _at(source.config, path).get(name, value)
+                ]
+            elif len(value) == stack.count > 1:
+                part[name] = [
+                    source.at_layer(path, name, layer, value[min(layer, stack.count - 1)])
+                    for source, layer in layers
                 ]
 
 
-def _is_by_layer(name: str, value: Any, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count > 1 and not name.endswith(NOT_BY_LAYER)
+def _are_indices(name: str, value: Sequence[Any], count: int) -> bool:
+    """Whether a list names some of the layers, as `moe_layers: [1, 3]`."""
+    numbers = [item for item in value if type(item) is int]
+    increasing = numbers == sorted(set(numbers)) and all(0 <= number < count for number in numbers)
+    return len(numbers) == len(value) > 0 and increasing and LAYER_INDICES.search(name) is not None
 
 
-def _path_to(config: Mapping[str, Any], part: Mapping[str, Any]) -> tuple[str, ...]:
-    return () if part is config else (next(key for key, value in config.items() if value is part),)
-
-
-def _at(config: Mapping[str, Any], path: tuple[str, ...]) -> Mapping[str, Any]:
+def _at(config: Any, path: Path) -> Any:
+    """The part of a config at a path; empty if there is none."""
     for key in path:
-        config = config[key]
+        config = config.get(key) or {}
     return config
 
 
@@ -128,3 +298,20 @@ def is_tied(config: Mapping[str, Any]) -> bool:
     """Whether the head reads the embedding matrix."""
     inner = (value for key, value in config.items() if isinstance(value, dict) and "text" in key)
     return bool(config.get("tie_word_embeddings", any(part.get("tie_word_embeddings") for part in inner)))
+
+
+def renamed(name: str, stack: Stack | None, other: Stack | None) -> str:
+    """What a tensor outside the layers is called in a model whose stack has another prefix.
+
+    A language model is `model.layers.` alone and `language_model.model.layers.` inside a vision-language model.
+    """
+    if stack is None or other is None:
+        return name
+    ours, theirs = stack.prefix.split("."), other.prefix.split(".")
+    while ours and theirs and ours[-1] == theirs[-1]:
+        ours.pop()
+        theirs.pop()
+    if ours == theirs:
+        return name
+    parts = name.split(".")
+    return ".".join([*theirs, *parts[len(ours) :]]) if parts[: len(ours)] == ours else name

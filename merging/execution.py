@@ -23,7 +23,7 @@ from merging.crew import can_fork, run_forked
 from merging.destinations import Destination, Place, ShardWriter, open_destination
 from merging.dtypes import itemsize
 from merging.methods import METHODS
-from merging.plan import Input, Plan, PlannedTensor
+from merging.plan import Input, Plan, PlannedTensor, Value
 from merging.planning import shard_header
 from merging.problems import (
     Cancelled,
@@ -35,6 +35,7 @@ from merging.problems import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from merging.blocks import Read, Workspace
@@ -465,12 +466,19 @@ class _Run:
         waits = any(is_remote) and not is_ahead
         seed = self.plan.seed_of(tensor)
         inputs = Inputs(read, dtypes, tensor.elements, waits, workspace, self.check, seed)
-        arguments = {p.argument: tensor.parameters[p.name] for p in self.method.parameters}
         width = itemsize(tensor.dtype)
-        for start, block in merge_blocks(self.method, arguments, inputs):
+        merged: Iterator[tuple[int, Tensor]]
+        if tensor.is_one_input:
+            merged = ((start, block) for start, (block,) in inputs.blocks([0]))
+        else:
+            merged = merge_blocks(self.method, self.arguments(tensor), inputs)
+        for start, block in merged:
             out = workspace.stored(workspace.OUTPUT, tensor.dtype, len(block))
             out.elements.copy_(block)
             writer.write(offset + start * width, out.raw)
+
+    def arguments(self, tensor: PlannedTensor) -> dict[str, Value]:
+        return {p.argument: tensor.parameters[p.name] for p in self.method.parameters}
 
     def copy(
         self, tensor: PlannedTensor, read: Read, writer: ShardWriter, offset: int, buffers: _Buffers

@@ -92,7 +92,7 @@ class PlannedTensor:
     Args:
         name, dtype, shape: of the output; dtype by safetensors' name
         inputs: in the order that the method takes them, the base first where the method subtracts it
-        parameters: the method's, by the recipe's names, resolved for this tensor; empty when it is a copy
+        parameters: the method's, by the recipe's names, resolved for this tensor; empty when it is one input as it is
         copied_from: index of the input whose bytes are the result, or None
         layer: of the output's stack, or None outside the layers
     """
@@ -115,6 +115,11 @@ class PlannedTensor:
     @property
     def bytes(self) -> int:
         return self.elements * itemsize(self.dtype)
+
+    @property
+    def is_one_input(self) -> bool:
+        """Whether it is one model's tensor, if perhaps in another dtype, and the method has no part in it."""
+        return len(self.inputs) == 1 and not self.parameters
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,20 @@ recipe -> runs of layers -> output tensors with their inputs and parameters -> s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from merging import companions
 from merging.architecture import (
+    DERIVED,
     OUTPUT_HEAD,
-    Stack,
-    find_stack,
+    Layout,
+    Module,
     input_embedding,
     is_tied,
+    renamed,
     restack,
     stands_before_layers,
 )
@@ -145,7 +147,7 @@ def _open_all(
         except CheckpointError as error:
             return error
 
-    places = {source.model: source.where for source in _all_sources(recipe)}
+    places = {source.model: source.where for source in recipe.sources()}
     opened: dict[ModelReference, Checkpoint] = {}
     problems = []
     with ThreadPoolExecutor(8) as pool:
@@ -170,20 +172,23 @@ def _planned_adapter(adapter: Adapter) -> PlannedAdapter:
     )
 
 
-def _all_sources(recipe: Recipe) -> Iterator[Source]:
-    yield from recipe.models
-    for part in recipe.slices:
-        yield from part.sources
-
-
 @dataclass(frozen=True)
 class _Run:
-    """A slice with everything resolved: the sources in the method's order, and the layers that each gives."""
+    """A slice of a module with everything resolved: the sources in the method's order, and the layers that each gives.
 
+    Args:
+        module: of the donor, whose names the output has
+        sources, modules: the models, and the module of each that is merged into it
+        starts, length: the first layer of each, and how many
+        levels: the parameters that all sources share, of the slice, the module and the recipe
+    """
+
+    module: Module
     sources: tuple[Source, ...]
+    modules: tuple[Module, ...]
     starts: tuple[int, ...]
     length: int
-    parameters: Parameters
+    levels: tuple[Parameters, ...]
     where: str
 
 
@@ -198,9 +203,12 @@ class _Draft:
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
         self.tensors: list[PlannedTensor] = []
-        self.layer_sources: list[tuple[Checkpoint, int]] = []
-        self.stacks: dict[ModelReference, Stack | None] = {}
-        self.names_by_layer: dict[ModelReference, Mapping[int, list[str]]] = {}
+        self.layouts: dict[ModelReference, Layout] = {}
+        # For each module that is built anew, where its layers come from.
+        self.layer_sources: dict[str, list[tuple[Layout, int]]] = defaultdict(list)
+        self.names_by_layer: dict[tuple[ModelReference, str], Mapping[int, list[str]]] = {}
+        self.layer_shapes: dict[str, Mapping[str, set[tuple[int, ...]]]] = {}
+        self.derived: list[str] = []
         self.misfits: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     def models(self) -> tuple[PlannedModel, ...]:
@@ -223,17 +231,20 @@ class _Draft:
     def lay_out(self) -> None:
         for reference, checkpoint in self.checkpoints.items():
             self.warnings += checkpoint.warnings
-            self.stacks[reference] = find_stack(checkpoint.tensors, checkpoint.config)
+            self.layouts[reference] = Layout(checkpoint.tensors, checkpoint.config)
             self.check_not_quantised(checkpoint)
-        runs = self.runs()
+        planned = self.runs()
         if self.problems:
             return
-        donor_stack = self.stacks[self.donor_reference()]
-        self.outside_layers(runs[0], before=True)
-        for run in runs:
-            for number in range(run.length):
-                self.layer(run, number, donor_stack)
-        self.outside_layers(runs[-1], before=False)
+        for module, runs in planned:
+            if not runs:
+                self.take_over(module)
+                continue
+            self.outside_layers(runs[0], before=True)
+            for run in runs:
+                for number in range(run.length):
+                    self.layer(run, number)
+            self.outside_layers(runs[-1], before=False)
         self.report_misfits()
         if not self.tensors and not self.problems:
             message = "The recipe makes a model without tensors."
@@ -250,16 +261,69 @@ class _Draft:
             fix = "Name the model that it was made from, in bfloat16, float16 or float32."
             self.problems.append(Problem("quantised", message, fix, checkpoint.name))
 
-    def runs(self) -> list[_Run]:
+    def runs(self) -> list[tuple[Module, list[_Run]]]:
+        """The runs of layers that each module of the output is made of; none: it is taken over from the donor."""
         recipe = self.recipe
+        donor = self.layouts[self.donor_reference()]
+        modules = donor.modules.values()
+        common = (recipe.parameters,)
         if recipe.models:
-            parts: Sequence[Slice] = [Slice(recipe.inputs())]
+            part = Slice(recipe.with_base(recipe.models))
+            planned = [(module, self.runs_of(module, [part], common)) for module in modules]
+        elif recipe.slices:
+            if donor.main.is_one_of_equals and len(donor.modules) > 1:
+                names = " and ".join(module.name for module in modules if module.stack)
+                message = f"{self.donor_reference()} has several stacks of layers ({names}), and `slices` speak of one."
+                fix = "Write `modules:`, and below it the name of each with its own `slices:` or `models:`."
+                self.problems.append(Problem("several-stacks", message, fix, recipe.slices[0].where))
+                return []
+            first = recipe.slices[0]
+            whole = replace(first, sources=tuple(replace(s, layer_range=None) for s in first.sources))
+            planned = [
+                (module, self.runs_of(module, recipe.slices if module == donor.main else [whole], common))
+                for module in modules
+            ]
         else:
-            parts = recipe.slices
-        runs = [self.run(part) for part in parts]
+            planned = self.runs_by_module(donor)
+        return planned
+
+    def runs_by_module(self, donor: Layout) -> list[tuple[Module, list[_Run]]]:
+        recipe = self.recipe
+        named = {}
+        for part in recipe.modules:
+            module = donor.find(part.module)
+            if module is None or module.name in named:
+                message = f"{self.donor_reference()} has no module '{part.module}'" + (
+                    " of its own." if module else "."
+                )
+                fix = f"It consists of {', '.join(donor.modules)}."
+                self.problems.append(Problem("unknown-module", message, fix, part.where))
+            else:
+                named[module.name] = part
+        planned: list[tuple[Module, list[_Run]]] = []
+        for module in donor.modules.values():
+            if module.name not in named:
+                message = f"The recipe says nothing about {module.name}; it is {self.donor_reference()}'s, unchanged."
+                self.warnings.append(Problem("module-taken-over", message))
+                planned.append((module, []))
+                continue
+            part = named[module.name]
+            parts = part.slices or [Slice(recipe.with_base(part.models), where=part.where)]
+            planned.append((module, self.runs_of(module, parts, (part.parameters, recipe.parameters))))
+        return planned
+
+    def runs_of(self, module: Module, parts: Iterable[Slice], levels: tuple[Parameters, ...]) -> list[_Run]:
+        runs = [self.run(module, part, (part.parameters, *levels)) for part in parts]
         return [run for run in runs if run]
 
-    def run(self, part: Slice) -> _Run | None:
+    def counterpart(self, reference: ModelReference, module: Module) -> Module | None:
+        """The module of a model that is merged into a module of the donor."""
+        layout = self.layouts[reference]
+        if module == self.layouts[self.donor_reference()].main:
+            return layout.modules.get(module.name, layout.main)
+        return layout.find(module.name)
+
+    def run(self, module: Module, part: Slice, levels: tuple[Parameters, ...]) -> _Run | None:
         base = part.base_model or self.recipe.base_model
         sources = list(part.sources)
         if self.method.needs_base:
@@ -269,10 +333,16 @@ class _Draft:
             if self.method.base == "subtracted":
                 # Another entry of the base would be a task vector of zeros.
                 sources = [first, *(source for source in sources[1:] if source.model != base)]
-        ranges = []
+        ranges, modules = [], []
         for source in sources:
-            stack = self.stacks[source.model]
-            count = stack.count if stack else 0
+            own = self.counterpart(source.model, module)
+            if own is None or (own.stack is None) != (module.stack is None):
+                message = f"{source.model} has no {module.name}, as {self.donor_reference()} has."
+                fix = "Say with `modules:` which models each part is made of."
+                self.problems.append(Problem("missing-module", message, fix, source.where))
+                return None
+            modules.append(own)
+            count = own.stack.count if own.stack else 0
             start, end = source.layer_range or (0, count)
             if end > count:
                 message = f"{source.model} has {count} layers, 0 to {count - 1}; the recipe takes {start} to {end - 1}."
@@ -290,58 +360,68 @@ class _Draft:
             self.problems.append(Problem("unequal-layers", message, fix, part.where or sources[0].where))
             return None
         starts = tuple(start for start, _ in ranges)
-        return _Run(tuple(sources), starts, lengths.pop(), part.parameters, part.where)
+        return _Run(module, tuple(sources), tuple(modules), starts, lengths.pop(), levels, part.where)
 
-    def layer(self, run: _Run, number: int, donor_stack: Stack | None) -> None:
+    def layer(self, run: _Run, number: int) -> None:
         """Plan one output layer."""
         position = (
             number / (run.length - 1) if run.length > 1 else 1.0
         )  # as mergekit: a lone layer is the last
-        output = len(self.layer_sources)
+        layers = self.layer_sources[run.module.name]
+        output = len(layers)
         named: list[dict[str, str]] = []
-        for source, start in zip(run.sources, run.starts, strict=True):
-            stack = self.stacks[source.model]
-            assert stack
-            prefix = stack.join(start + number, "")
-            names = self.layer_names(source.model).get(start + number, [])
+        for source, module, start in zip(run.sources, run.modules, run.starts, strict=True):
+            assert module.stack
+            prefix = module.stack.join(start + number, "")
+            names = self.layer_names(source.model, module).get(start + number, [])
             named.append({name[len(prefix) :]: name for name in names})
-        self.layer_sources.append((self.checkpoints[run.sources[0].model], run.starts[0] + number))
-        assert donor_stack
+        layers.append((self.layouts[run.sources[0].model], run.starts[0] + number))
+        assert run.module.stack
         for rest in dict.fromkeys(rest for names in named for rest in names):
-            self.tensor(
-                run, donor_stack.join(output, rest), [names.get(rest) for names in named], position, output
-            )
+            name = run.module.stack.join(output, rest)
+            self.tensor(run, name, [names.get(rest) for names in named], position, output)
 
-    def layer_names(self, reference: ModelReference) -> Mapping[int, list[str]]:
-        if reference not in self.names_by_layer:
-            stack = self.stacks[reference]
+    def layer_names(self, reference: ModelReference, module: Module) -> Mapping[int, list[str]]:
+        key = reference, module.name
+        if key not in self.names_by_layer:
             by_layer: dict[int, list[str]] = defaultdict(list)
-            for name in self.checkpoints[reference].tensors:
-                place = stack.split(name) if stack else None
+            for name in self.layouts[reference].names_by_module[module.name]:
+                place = module.stack.split(name) if module.stack else None
                 if place:
                     by_layer[place[0]].append(name)
-            self.names_by_layer[reference] = by_layer
-        return self.names_by_layer[reference]
+            self.names_by_layer[key] = by_layer
+        return self.names_by_layer[key]
 
     def outside_layers(self, run: _Run, *, before: bool) -> None:
         """Plan the tensors before or after the layers; both take the first value of a gradient, as in mergekit."""
-        names: dict[str, None] = {}
-        for source in run.sources:
-            stack = self.stacks[source.model]
-            for name in self.checkpoints[source.model].tensors:
-                if not (stack and stack.split(name)) and stands_before_layers(name) == before:
-                    names[name] = None
-        for name in names:
-            own = [self.own_or_tied(source.model, name) for source in run.sources]
+        named: list[dict[str, str]] = []
+        for source, module in zip(run.sources, run.modules, strict=True):
+            names = {}
+            for name in self.layouts[source.model].names_by_module[module.name]:
+                if not (module.stack and module.stack.split(name)) and stands_before_layers(name) == before:
+                    names[renamed(name, module.stack, run.module.stack)] = name
+            named.append(names)
+        for name in dict.fromkeys(name for names in named for name in names):
+            own = [
+                names.get(name) or self.tied(source.model, name)
+                for source, names in zip(run.sources, named, strict=True)
+            ]
             self.tensor(run, name, own, 0.0, None)
 
-    def own_or_tied(self, reference: ModelReference, name: str) -> str | None:
-        """The tensor of a model that stands for this name; a tied head is the embedding matrix."""
-        checkpoint = self.checkpoints[reference]
-        if name in checkpoint.tensors:
-            return name
-        if OUTPUT_HEAD.search(name) and is_tied(checkpoint.config):
-            return input_embedding(checkpoint.tensors)
+    def take_over(self, module: Module) -> None:
+        """Plan the tensors of a module as the donor has them."""
+        donor = self.donor_reference()
+        for name in self.layouts[donor].names_by_module[module.name]:
+            header = self.checkpoints[donor].tensors[name]
+            place = module.stack.split(name) if module.stack else None
+            inputs = (Input(self.indices[donor], name),)
+            self.taken(name, header, inputs, self.output_dtype({header.stored_dtype}), place and place[0])
+
+    def tied(self, reference: ModelReference, name: str) -> str | None:
+        """The tensor of a model that stands for a head which it does not have: a tied head is the embedding matrix."""
+        layout = self.layouts[reference]
+        if OUTPUT_HEAD.search(name) and is_tied(layout.config):
+            return input_embedding(layout.names_by_module[layout.main.name]) or input_embedding(layout.names)
         return None
 
     # -- tensors ---------------------------------------------------------------------------------------
@@ -349,6 +429,9 @@ class _Draft:
     def tensor(
         self, run: _Run, name: str, names: Sequence[str | None], position: float, layer: int | None
     ) -> None:
+        if None in names and DERIVED.search(name):
+            self.derived.append(name)
+            return
         headers: list[TensorHeader] = []
         for source, own in zip(run.sources, names, strict=True):
             if own is None:
@@ -365,6 +448,11 @@ class _Draft:
                 code = "vocabulary" if vocabulary else "shape"
                 shapes = f"{name} {list(header.shape)} instead of {list(headers[0].shape)}"
                 self.misfits[code, str(source.model)].append(shapes)
+        if self.is_foreign(run, name, headers[0].shape, layer):
+            self.misfits["foreign-tensor", str(run.sources[0].model)].append(
+                f"{name} {list(headers[0].shape)}"
+            )
+            return
         inputs = tuple(
             Input(self.indices[source.model], h.name) for source, h in zip(run.sources, headers, strict=True)
         )
@@ -378,20 +466,54 @@ class _Draft:
             dtype = headers[0].dtype
             self.tensors.append(PlannedTensor(name, dtype, headers[0].shape, inputs, {}, 0, layer))
             return
-        wanted = self.recipe.out_dtype or self.recipe.dtype
-        dtype = safetensors_name(wanted) if wanted else promote(stored)
+        dtype = self.output_dtype(stored)
         values = self.values(run, name, [header.name for header in headers], position)
         if values is None:
             return
         decided = self.method.decided_by(self.arguments(values))
         if decided is not None:
             decided += self.method.base == "subtracted"
-            if headers[decided].dtype != dtype:
-                decided = None
-        parameters = {} if decided is not None else values
-        if decided is not None:
-            inputs, decided = (inputs[decided],), 0
-        self.tensors.append(PlannedTensor(name, dtype, headers[0].shape, inputs, parameters, decided, layer))
+            self.taken(name, headers[decided], inputs[decided : decided + 1], dtype, layer)
+            return
+        self.tensors.append(PlannedTensor(name, dtype, headers[0].shape, inputs, values, None, layer))
+
+    def taken(
+        self, name: str, header: TensorHeader, inputs: tuple[Input, ...], dtype: str, layer: int | None
+    ) -> None:
+        """Plan a tensor that is one model's, rounded if another dtype is wanted."""
+        copied = 0 if header.dtype == dtype else None
+        self.tensors.append(PlannedTensor(name, dtype, header.shape, inputs, {}, copied, layer))
+
+    def output_dtype(self, stored: set[str]) -> str:
+        wanted = self.recipe.out_dtype or self.recipe.dtype
+        if not stored <= set(FLOATS):
+            [dtype] = stored
+            return dtype
+        return safetensors_name(wanted) if wanted else promote(stored)
+
+    def is_foreign(self, run: _Run, name: str, shape: tuple[int, ...], layer: int | None) -> bool:
+        """Whether the model that gives the config has no tensor like this one, so that loaders would not take it."""
+        donor = self.donor_reference()
+        if any(source.model == donor for source in run.sources) or OUTPUT_HEAD.search(name):
+            return False
+        if layer is None or run.module.stack is None:
+            header = self.checkpoints[donor].tensors.get(name)
+            return header is None or header.shape != shape
+        rest = name[len(run.module.stack.join(layer, "")) :]
+        return shape not in self.shapes_in_layers(run.module)[rest]
+
+    def shapes_in_layers(self, module: Module) -> Mapping[str, set[tuple[int, ...]]]:
+        """The shapes that the donor's layers have, by what stands behind the layer's number."""
+        if module.name not in self.layer_shapes:
+            found: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+            donor = self.donor_reference()
+            for layer, names in self.layer_names(donor, module).items():
+                assert module.stack
+                prefix = module.stack.join(layer, "")
+                for name in names:
+                    found[name[len(prefix) :]].add(self.checkpoints[donor].tensors[name].shape)
+            self.layer_shapes[module.name] = found
+        return self.layer_shapes[module.name]
 
     def arguments(self, values: Mapping[str, Value]) -> dict[str, Value]:
         return {parameter.argument: values[parameter.name] for parameter in self.method.parameters}
@@ -399,7 +521,7 @@ class _Draft:
     def values(self, run: _Run, name: str, names: Sequence[str], position: float) -> dict[str, Value] | None:
         """Every parameter's value for one tensor; shared ones are filtered by its output name, others by their own."""
         subtracted = self.method.base == "subtracted"
-        shared = (run.parameters, self.recipe.parameters)
+        shared = run.levels
         values: dict[str, Value] = {}
         for parameter in self.method.parameters:
             if not parameter.per_model:
@@ -438,9 +560,18 @@ class _Draft:
         return parameter.default
 
     def report_misfits(self) -> None:
+        if self.derived:
+            message = (
+                f"Not all models have {_some(self.derived)}; the result has none, for loaders compute them."
+            )
+            self.warnings.append(Problem("derived-tensor", message))
         for (code, model), found in self.misfits.items():
-            some = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-            if code == "missing-tensor":
+            some = _some(found)
+            if code == "foreign-tensor":
+                donor = self.donor_reference()
+                message = f"{model} has tensors that the result, with the config of {donor}, has no place for: {some}."
+                fix = "Name a base model of the same architecture and size."
+            elif code == "missing-tensor":
                 message = f"{model} lacks tensors that the other models have: {some}."
                 fix = "Merge models of one architecture."
             elif code == "vocabulary":
@@ -457,7 +588,7 @@ class _Draft:
         """The model that gives config and tokenizer: the base, else the first named."""
         if self.recipe.base_model:
             return self.recipe.base_model
-        return next(_all_sources(self.recipe)).model
+        return next(self.recipe.sources()).model
 
     def files(self, shards: Sequence[PlannedShard]) -> dict[str, str]:
         """The small files that are written, with their text."""
@@ -465,9 +596,10 @@ class _Draft:
         donor = self.checkpoints[reference]
         dtype = companions.main_dtype((tensor.dtype, tensor.bytes) for tensor in self.tensors)
         config = companions.merged_config(donor.config, dtype)
-        stack = self.stacks[reference]
-        if stack and self.recipe.slices:
-            restack(config, stack, [(source.config, layer) for source, layer in self.layer_sources])
+        if not self.recipe.models:
+            layout = self.layouts[reference]
+            for name, layers in self.layer_sources.items():
+                restack(config, layout, layout.modules[name], layers)
         if is_tied(config) and any(OUTPUT_HEAD.search(tensor.name) for tensor in self.tensors):
             # A parent had a head of its own, so the result has one; a tied config would throw it away.
             config["tie_word_embeddings"] = False
@@ -536,6 +668,10 @@ class _Draft:
     @property
     def checkpoints_by_index(self) -> list[Checkpoint]:
         return list(self.checkpoints.values())
+
+
+def _some(found: Sequence[str]) -> str:
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def _cut_into_shards(tensors: Sequence[PlannedTensor], shard_size: int) -> tuple[PlannedShard, ...]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -42,6 +42,7 @@ TOP_LEVEL = (
     "merge_method",
     "models",
     "slices",
+    "modules",
     "base_model",
     "parameters",
     "dtype",
@@ -110,12 +111,24 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class ModulePart:
+    """What one module of a model (a vision tower, an encoder) is made of; one of `models` and `slices` is not empty."""
+
+    module: str
+    models: tuple[Source, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    parameters: Parameters = field(default_factory=dict)
+    where: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """What a merge is to be; exactly one of `models` and `slices` is not empty."""
+    """What a merge is to be; exactly one of `models`, `slices` and `modules` is not empty."""
 
     merge_method: str
     models: tuple[Source, ...] = ()
     slices: tuple[Slice, ...] = ()
+    modules: tuple[ModulePart, ...] = ()
     base_model: ModelReference | None = None
     parameters: Parameters = field(default_factory=dict)
     dtype: str | None = None
@@ -128,22 +141,36 @@ class Recipe:
     def method(self) -> MergeMethod:
         return METHODS[self.merge_method]
 
-    def inputs(self) -> tuple[Source, ...]:
+    def with_base(self, models: tuple[Source, ...]) -> tuple[Source, ...]:
         """The whole models that take part: those listed, and the base model if it is not among them.
 
         So does mergekit: an unlisted base of an average is averaged in, with the recipe's general weight.
         """
-        listed = any(source.model == self.base_model for source in self.models)
+        listed = any(source.model == self.base_model for source in models)
         alone = self.method.max_models == 1 and not self.method.needs_base
         if self.base_model is None or listed or alone:
-            return self.models
-        return (*self.models, Source(self.base_model))
+            return models
+        return (*models, Source(self.base_model))
+
+    def all_slices(self) -> Iterator[Slice]:
+        yield from self.slices
+        for part in self.modules:
+            yield from part.slices
+
+    def sources(self) -> Iterator[Source]:
+        """Every mention of a model as a source, in the order of the recipe."""
+        yield from self.models
+        for part in self.slices:
+            yield from part.sources
+        for module in self.modules:
+            yield from module.models
+            for part in module.slices:
+                yield from part.sources
 
     def references(self) -> tuple[ModelReference, ...]:
         """Every model named, once, in the order of the recipe, the base model first."""
-        named = [self.base_model, *(source.model for source in self.models)]
-        for part in self.slices:
-            named += [part.base_model, *(source.model for source in part.sources)]
+        named = [self.base_model, *(source.model for source in self.sources())]
+        named += [part.base_model for part in self.all_slices()]
         named.append(self.tokenizer_source)
         return tuple(dict.fromkeys(model for model in named if model))
 
@@ -227,16 +254,17 @@ class _Reader:
             node,
             "the recipe",
             known=TOP_LEVEL,
-            later=("modules", "tokenizer", "chat_template"),
+            later=("tokenizer", "chat_template"),
         )
         if fields is None:
             return None
         self.method = self.merge_method(fields.get("merge_method"), node)
-        self.exactly_one_of(fields, node)
+        self.exactly_one_of(fields, node, "A recipe", ("models", "slices", "modules"))
         recipe = Recipe(
             merge_method=self.method.name if self.method else "",
             models=self.sequence(fields.get("models"), "models", self.model_entry),
             slices=self.sequence(fields.get("slices"), "slices", self.slice_entry),
+            modules=self.modules(fields.get("modules")),
             base_model=self.reference(fields.get("base_model")),
             parameters=self.parameters(fields.get("parameters"), models_own=False),
             dtype=self.dtype(fields.get("dtype")),
@@ -249,33 +277,42 @@ class _Reader:
             self.structure(recipe, self.method, fields, node)
         return recipe
 
-    def exactly_one_of(self, fields: Mapping[str, yaml.Node], node: yaml.Node) -> None:
-        if "models" in fields and "slices" in fields:
-            message = "A recipe has either `models` or `slices`; this one has both."
-            self.problem("models-or-slices", message, "Remove one of them.", fields["slices"])
-        elif not {"models", "slices"} & fields.keys():
-            message = "The recipe names no models."
+    def exactly_one_of(
+        self, fields: Mapping[str, yaml.Node], node: yaml.Node, what: str, names: tuple[str, ...]
+    ) -> None:
+        given = [name for name in names if name in fields]
+        if len(given) > 1:
+            message = f"{what} has only one of {_listed(names)}; this one has {_listed(given)}."
+            self.problem("models-or-slices", message, "Keep one of them.", fields[given[1]])
+        elif not given:
+            message = f"{what} names no models."
             self.problem("no-models", message, "Add a list `models:` (or `slices:` for layers).", node)
 
     def structure(
         self, recipe: Recipe, method: MergeMethod, fields: Mapping[str, yaml.Node], node: yaml.Node
     ) -> None:
         """Checks that concern several fields at once: how many models, is there a base, is anything unset."""
-        if method.needs_base and not recipe.base_model and not any(s.base_model for s in recipe.slices):
+        if method.needs_base and not recipe.base_model and not any(s.base_model for s in recipe.all_slices()):
             message = f"{method.title} ({method.name}) needs a base model, and the recipe has none."
             self.problem("no-base", message, "Add `base_model:`.", fields.get("merge_method", node))
             return
-        if recipe.models:
-            self.run_of_sources(recipe, method, Slice(recipe.inputs(), where=_where(node)))
-        for part in recipe.slices:
-            base = part.base_model or recipe.base_model
-            if method.needs_base and base and all(source.model != base for source in part.sources):
-                message = f"The base model {base} is not among the sources of this slice."
-                fix = "Add it to the sources, with the layers it gives."
-                self.problems.append(Problem("base-not-in-slice", message, fix, part.where))
-            self.run_of_sources(recipe, method, part)
+        whole = ModulePart("", recipe.models, recipe.slices, where=_where(node))
+        for module in recipe.modules or (whole,):
+            levels = (module.parameters, recipe.parameters)
+            if module.models:
+                part = Slice(recipe.with_base(module.models), where=module.where)
+                self.run_of_sources(recipe, method, part, levels)
+            for part in module.slices:
+                base = part.base_model or recipe.base_model
+                if method.needs_base and base and all(source.model != base for source in part.sources):
+                    message = f"The base model {base} is not among the sources of this slice."
+                    fix = "Add it to the sources, with the layers it gives."
+                    self.problems.append(Problem("base-not-in-slice", message, fix, part.where))
+                self.run_of_sources(recipe, method, part, levels)
 
-    def run_of_sources(self, recipe: Recipe, method: MergeMethod, part: Slice) -> None:
+    def run_of_sources(
+        self, recipe: Recipe, method: MergeMethod, part: Slice, levels: tuple[Parameters, ...]
+    ) -> None:
         base = part.base_model or recipe.base_model
         counted = [s for s in part.sources if not (method.base == "subtracted" and s.model == base)]
         number = len(counted)
@@ -292,7 +329,7 @@ class _Reader:
                 continue
             holders: list[Source | None] = [*counted] if parameter.per_model else [None]
             for holder in holders:
-                given = [recipe.parameters, part.parameters, holder.parameters if holder else {}]
+                given = [*levels, part.parameters, holder.parameters if holder else {}]
                 if not any(parameter.name in level for level in given):
                     of = f" for {holder.model}" if holder else ""
                     message = f"{method.title} needs `{parameter.name}`{of}: {parameter.help}."
@@ -354,6 +391,27 @@ class _Reader:
             self.problem("unequal-layers", message, "Make the ranges equally long.", node)
         base = self.reference(fields.get("base_model"))
         return Slice(sources, base, self.parameters(fields.get("parameters"), models_own=False), _where(node))
+
+    def modules(self, node: yaml.Node | None) -> tuple[ModulePart, ...]:
+        pairs = list(self.pairs(node, "`modules`"))
+        if isinstance(node, yaml.MappingNode) and not pairs:
+            message = "`modules` names no module."
+            self.problem("no-models", message, "Write `name:`, and below it `models:` or `slices:`.", node)
+        parts = [self.module(key, value) for key, value in pairs]
+        return tuple(part for part in parts if part)
+
+    def module(self, key: yaml.ScalarNode, node: yaml.Node) -> ModulePart | None:
+        fields = self.mapping(node, "a module", known=("models", "slices", "parameters"))
+        if fields is None:
+            return None
+        self.exactly_one_of(fields, key, "A module", ("models", "slices"))
+        return ModulePart(
+            str(key.value),
+            self.sequence(fields.get("models"), "models", self.model_entry),
+            self.sequence(fields.get("slices"), "slices", self.slice_entry),
+            self.parameters(fields.get("parameters"), models_own=False),
+            _where(key),
+        )
 
     def layer_range(self, node: yaml.Node | None) -> tuple[int, int] | None:
         if node is None:
@@ -636,6 +694,10 @@ class _Reader:
             message = "The recipe unfolds to too many values."
             raise RecipeError(Problem("too-long", message, "Use fewer aliases.", _where(node)))
         return True
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
 
 
 def _is_folder(text: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.hub import Hub
 from tests.merges import without_pauses
@@ -27,6 +28,11 @@ os.environ |= {
 }
 for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN_PATH"):
     os.environ.pop(name, None)
+
+
+# How many examples are drawn where a test does not say: a look at each thing, or a night's work.
+settings.register_profile("default", max_examples=6, derandomize=True)
+settings.register_profile("nightly", max_examples=60)
 
 
 @pytest.fixture(scope="session")

@@ -277,8 +277,9 @@ def chosen_among_equals(tensor: PlannedTensor, plan: Plan) -> torch.Tensor:
         if density < 1:
             change = (model - base).abs()
             ordered = change.flatten().sort(descending=True).values
-            largest = int(gamma * change.numel())
-            for kept in {largest, largest + int(density * change.numel())} - {0}:
+            in_between = int(density * change.numel())
+            largest = min(int(gamma * change.numel()), change.numel() - in_between)
+            for kept in {largest, largest + in_between} - {0}:
                 unsure |= (change == ordered[kept - 1]) & ((change == ordered[kept - 1]).sum() > 1)
     return unsure
 

@@ -62,10 +62,9 @@ def test_a_space_installs_neither_gradio_nor_spaces_by_us() -> None:
     assert not {"gradio", "spaces"} & set(names)
 
 
-def test_the_recipes_in_the_readme_read() -> None:
-    texts = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
-
-    assert [read_recipe(text).merge_method for text in texts] == ["slerp", "passthrough"]
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL))
+def test_a_recipe_in_the_readme_reads(text: str) -> None:
+    assert read_recipe(text).merge_method
 
 
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,4 +263,4 @@ def test_numbers_with_an_exponent_are_numbers() -> None:
     recipe = read_recipe(text)
 
     assert value_at(recipe.parameters["t"], "any.weight", 0) == 0.0001
-    assert [source.model.name for source in recipe.inputs()] == ["a/c", "a/b"]
+    assert [source.model.name for source in recipe.with_base(recipe.models)] == ["a/c", "a/b"]
