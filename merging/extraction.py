@@ -19,6 +19,7 @@ import torch
 
 from merging.architecture import OUTPUT_HEAD, input_embedding, is_tied, stands_before_layers
 from merging.checkpoints import Checkpoint, TensorHeader, Token, tokenizer_files, write_header
+from merging.checkpoints.adapted import AdaptedCheckpoint
 from merging.checkpoints.adapter import CONFIG, WEIGHTS
 from merging.checkpoints.change import as_stored
 from merging.companions import as_json
@@ -42,6 +43,8 @@ SHARE = 4
 FIRST_RANK = 64
 # Modules with a matrix that are no linear layers to PEFT.
 ROUTERS = (".gate", ".router")
+# Instead of the norm of an adapter that changes nothing, which would divide by zero.
+TINY = 1e-300
 # Bytes of a tensor that is taken over whole, read and written at once.
 STEP = 16 * 1024 * 1024
 
@@ -174,9 +177,35 @@ def decompose(delta: Tensor, rank: int, energy: float | None) -> tuple[Tensor, T
         if enough <= tried or tried == rank or len(values) == size:
             break
         tried = min(2 * tried, rank)
-    enough = min(enough, rank, len(values))
-    root = values[:enough].sqrt()
-    return left[:, :enough] * root, root[:, None] * right[:enough]
+    return _cut(left, values, right, min(enough, rank))
+
+
+def compress(left: Tensor, right: Tensor, rank: int, energy: float | None) -> tuple[Tensor, Tensor]:
+    """The best product of this rank for one that is known by its factors, which needs no large matrix.
+
+    Args:
+        left, right: of shapes (rows, r) and (r, columns)
+        rank, energy: see `decompose`; factors of no higher rank are given back as they are
+    """
+    if left.shape[1] <= rank and energy is None:
+        return left, right
+    outer, inner = torch.linalg.qr(left), torch.linalg.qr(right.T)
+    u, values, v = torch.linalg.svd(outer.R @ inner.R.T, full_matrices=False)
+    kept = values.double().square().cumsum(0)
+    enough = rank if energy is None else int((kept < energy * kept[-1]).sum()) + 1
+    return _cut(outer.Q @ u, values, v @ inner.Q.T, min(enough, rank))
+
+
+def product_norm(left: Tensor, right: Tensor) -> float:
+    """The Frobenius norm of a product, from its factors, in float64."""
+    outer, inner = torch.linalg.qr(left.double(), "r").R, torch.linalg.qr(right.double().T, "r").R
+    return torch.linalg.norm(outer @ inner.T).item()
+
+
+def _cut(left: Tensor, values: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The first directions, with half of each value on either side."""
+    root = values[:rank].sqrt()
+    return left[:, :rank] * root, root[:, None] * right[:rank]
 
 
 def _randomised(delta: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -205,7 +234,14 @@ class _Extraction:
         self._check()
         self.transposed = self._is_transposed()
         changed = set()
-        for name, before, after in self._pairs():
+        names = []
+        for name, header in self.finetune.tensors.items():
+            if known := self._known(name):
+                changed.add(name)
+                on_matrix(self._put(name, *known))
+            elif header.dtype in FLOATS and not self._is_same(name):
+                names.append(name)
+        for name, before, after in self._pairs(names):
             if before is None or before.shape != after.shape:
                 changed.add(name)
                 continue
@@ -215,18 +251,62 @@ class _Extraction:
             changed.add(name)
             if not self._is_matrix(name) or not delta.isfinite().all():
                 continue
-            module = name.removesuffix(".weight")
-            if self.transposed:
-                delta = delta.T
-            kind = getattr(torch, self.dtype)
-            b, a = (part.to(kind).contiguous() for part in decompose(delta, self.rank, self.energy))
-            self.factors[module] = (a, b)
+            b, a = (part.to(self.kind) for part in decompose(delta, self.rank, self.energy))
             left = torch.addmm(delta, b.float(), a.float(), alpha=-1)
-            error = (torch.linalg.norm(left) / torch.linalg.norm(delta)).item()
-            rows, columns = delta.shape
-            self.matrices.append(Extracted(module, (rows, columns), a.shape[0], error))
-            on_matrix(self.matrices[-1])
+            on_matrix(self._put(name, b, a, (torch.linalg.norm(left) / torch.linalg.norm(delta)).item()))
         self._keep_whole(changed)
+
+    @property
+    def kind(self) -> torch.dtype:
+        return getattr(torch, self.dtype)  # type: ignore[no-any-return]
+
+    def _put(self, name: str, left: Tensor, right: Tensor, error: float) -> Extracted:
+        """Keep the factors of a matrix as it is stored."""
+        module = name.removesuffix(".weight")
+        b, a = (right.T, left.T) if self.transposed else (left, right)
+        self.factors[module] = (a.to(self.kind).contiguous(), b.to(self.kind).contiguous())
+        self.matrices.append(Extracted(module, (left.shape[0], right.shape[1]), left.shape[1], error))
+        return self.matrices[-1]
+
+    def _adapters(self) -> Iterator[AdaptedCheckpoint] | None:
+        """The fine-tune's adapters, the last first; None if what is under them is not our base."""
+        found = []
+        inner = self.finetune
+        while isinstance(inner, AdaptedCheckpoint) and inner.adapters[len(self.base.adapters) :]:
+            found.append(inner)
+            inner = inner.base
+        under = [
+            (c.repository.name, c.version, [(a.name, a.version, a.scale) for a in c.adapters])
+            for c in (inner, self.base)
+        ]
+        return iter(found) if found and under[0] == under[1] else None
+
+    def _is_same(self, name: str) -> bool:
+        """Whether a tensor is the base's, to be seen without reading."""
+        layers = self._adapters()
+        return layers is not None and all(name not in layer.changes for layer in layers)
+
+    def _known(self, name: str) -> tuple[Tensor, Tensor, float] | None:
+        """Factors of a matrix that only sums of products changed: no difference has to be taken."""
+        layers = self._adapters()
+        if layers is None or not self._is_matrix(name):
+            return None
+        parts = []
+        for layer in layers:
+            change = layer.changes.get(name)
+            if change and not change.is_plain:
+                return None
+            if change:
+                parts += [
+                    (left[0] * (scaling * layer.adapter.scale), right[0])
+                    for left, right, scaling in layer.changed(name).low_rank
+                ]
+        if not parts:
+            return None
+        left, right = torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts])
+        fewer = [part.to(self.kind) for part in compress(left, right, self.rank, self.energy)]
+        both = torch.cat([left, -fewer[0].float()], 1), torch.cat([right, fewer[1].float()])
+        return fewer[0], fewer[1], product_norm(*both) / max(product_norm(left, right), TINY)
 
     def _check(self) -> None:
         """Whether the two are of one architecture."""
@@ -242,14 +322,15 @@ class _Extraction:
             message = f"{self.finetune.name} is no fine-tune of {self.base.name}: {', '.join(wrong[:3])} do not fit."
             raise CheckpointError(Problem("other-base", message, "Name its base.", self.base.name))
 
-    def _pairs(self) -> Iterator[tuple[str, Tensor | None, Tensor]]:
+    def _pairs(self, names: list[str]) -> Iterator[tuple[str, Tensor | None, Tensor]]:
         """The tensors of base (None where it has none) and fine-tune, read one ahead."""
 
         def read(name: str) -> tuple[str, Tensor | None, Tensor]:
             before = read_tensor(self.base, name) if name in self.base.tensors else None
             return name, before, read_tensor(self.finetune, name)
 
-        names = [name for name, header in self.finetune.tensors.items() if header.dtype in FLOATS]
+        if not names:
+            return
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(read, names[0])
             for following in [*names[1:], None]:

@@ -189,14 +189,16 @@ def read_recipe(text: str) -> Recipe:
 
 
 def read_reference(text: str) -> ModelReference:
-    """Read a model's name as it stands in a recipe: `BASE[@REVISION][+ADAPTER[@REVISION]]...`.
+    """Read a model as it stands in a recipe: `BASE[@REVISION][+ADAPTER[@REVISION]]...`, or a form in braces.
 
     Raises:
         RecipeError: it is none.
     """
     reader = _Reader(text)
-    reference = reader.reference(yaml.ScalarNode("tag:yaml.org,2002:str", text))
-    if reference is None:
+    is_name = not text.lstrip().startswith("{")
+    node = yaml.ScalarNode("tag:yaml.org,2002:str", text) if is_name else reader.document()
+    reference = reader.reference(node)
+    if reader.problems or reference is None:
         raise RecipeError(replace(problem, where=text) for problem in reader.problems)
     return reference
 

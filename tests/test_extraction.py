@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
@@ -16,7 +17,7 @@ from merging import CheckpointError
 from merging.__main__ import main
 from merging.checkpoints import open_adapter, open_checkpoint
 from merging.extraction import decompose, extract_lora
-from tests.checkpoints.test_adapter import answers, tensors
+from tests.checkpoints.test_adapter import answers, tensors, trained
 from tests.hub import Hub
 from tests.tiny import tiny_llama
 
@@ -133,6 +134,32 @@ def test_matrices_that_are_stored_the_other_way_round(tmp_path: Path) -> None:
     torch.testing.assert_close(answers(theirs), answers(wanted), atol=1e-4, rtol=1e-4)
     tuned = load_file(tmp_path / "tuned/model.safetensors")
     assert distance(rebuilt(tmp_path / "base", tmp_path / "lora"), tuned) < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("kind", "rank"), [("cat", 1000), ("svd", 5)])
+def test_adapters_become_one_as_with_peft(kind: str, rank: int, models: Path, tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(models / "base", dtype=torch.float32)
+    for seed, name in enumerate(("one", "two")):
+        config = LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "up_proj"])
+        trained(copy.deepcopy(base), config, tmp_path / name, seed)
+    model = PeftModel.from_pretrained(base, tmp_path / "one", adapter_name="one")
+    model.load_adapter(tmp_path / "two", adapter_name="two")
+    how = {"svd_rank": rank} if kind == "svd" else {}
+    model.add_weighted_adapter(["one", "two"], [1.0, 0.25], "both", combination_type=kind, **how)
+    model.set_adapter("both")
+    wanted = model.merge_and_unload().state_dict()
+
+    adapters = f"[{tmp_path}/one, {{model: {tmp_path}/two, scale: 0.25}}]"
+    done = extract_lora(
+        f"{{model: {models}/base, adapters: {adapters}}}", f"{models}/base", f"{tmp_path}/both", rank=rank
+    )
+
+    assert {matrix.rank for matrix in done.matrices} == {min(rank, 8)}
+    assert len(done.matrices) == 8 and not done.whole
+    assert all((matrix.error < 1e-9) == (kind == "cat") for matrix in done.matrices)
+    for name, tensor in rebuilt(models / "base", tmp_path / "both").items():
+        torch.testing.assert_close(tensor, wanted[name], atol=1e-6, rtol=1e-5, msg=name)
 
 
 def test_from_the_hub_to_the_hub(models: Path, hub: Hub) -> None:
