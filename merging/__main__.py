@@ -203,7 +203,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _extract(options: argparse.Namespace) -> int:
-    import_torch()
+    # With all of torch, not by `import_torch`: a generator of random numbers needs what that leaves out.
     from merging.extraction import extract_lora
 
     print(f"{'matrix':60} {'rank':>5} {'energy':>8} {'error':>8}")

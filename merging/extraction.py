@@ -199,7 +199,7 @@ def compress(left: Tensor, right: Tensor, rank: int, energy: float | None) -> tu
 def product_norm(left: Tensor, right: Tensor) -> float:
     """The Frobenius norm of a product, from its factors, in float64."""
     outer, inner = torch.linalg.qr(left.double(), "r").R, torch.linalg.qr(right.double().T, "r").R
-    return torch.linalg.norm(outer @ inner.T).item()
+    return float(torch.linalg.norm(outer @ inner.T))
 
 
 def _cut(left: Tensor, values: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
