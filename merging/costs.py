@@ -29,6 +29,8 @@ PASS_AHEAD = 64 * 1024 * 1024
 # The interpreter with numpy and torch, and with huggingface_hub besides, measured.
 PROCESS_BYTES = 155_000_000
 HUB_CLIENT_BYTES = 45_000_000
+# What torch sets up when it first multiplies matrices, measured.
+PRODUCT_BYTES = 20_000_000
 
 
 def rereads(method: MergeMethod) -> bool:
@@ -76,7 +78,7 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
 
 def _adapters(plan: Plan, workers: int) -> int:
     """What applying adapters holds: their factors, and the stored rows of the base that are being computed."""
-    held = 0
+    held = PRODUCT_BYTES if any(model.adapters for model in plan.models) else 0
     for model in plan.models:
         if model.adapters:
             who = READERS if model.is_remote else workers

@@ -128,25 +128,33 @@ def make_plan(
     return replace(plan, problems=tuple(dict.fromkeys(problems)))
 
 
+def open_model(reference: ModelReference, token: Token, allow_folders: bool) -> Checkpoint:
+    """Open a model with the adapters that a reference names.
+
+    Raises:
+        CheckpointError: a part of it cannot be read, or does not fit.
+    """
+    opened = open_checkpoint(reference.name, reference.revision, token=token, allow_folders=allow_folders)
+    try:
+        for adapter in reference.adapters:
+            where, scale = (adapter.name, adapter.revision), adapter.scale
+            opened = open_adapter(opened, *where, scale, token=token, allow_folders=allow_folders)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
 def _open_all(
     recipe: Recipe, token: Token, allow_folders: bool
 ) -> tuple[dict[ModelReference, Checkpoint], list[Problem]]:
     references = recipe.references()
 
     def attempt(reference: ModelReference) -> Checkpoint | CheckpointError:
-        opened = None
         try:
-            opened = open_checkpoint(
-                reference.name, reference.revision, token=token, allow_folders=allow_folders
-            )
-            for adapter in reference.adapters:
-                where, scale = (adapter.name, adapter.revision), adapter.scale
-                opened = open_adapter(opened, *where, scale, token=token, allow_folders=allow_folders)
+            return open_model(reference, token, allow_folders)
         except CheckpointError as error:
-            if opened:
-                opened.close()
             return error
-        return opened
 
     places = {source.model: source.where for source in recipe.sources()}
     opened: dict[ModelReference, Checkpoint] = {}

@@ -232,6 +232,21 @@ def read_recipe(text: str) -> Recipe:
     return recipe
 
 
+def read_reference(text: str) -> ModelReference:
+    """Read a model as it stands in a recipe: `BASE[@REVISION][+ADAPTER[@REVISION]]...`, or a form in braces.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    reader = _Reader(text)
+    is_name = not text.lstrip().startswith("{")
+    node = yaml.ScalarNode("tag:yaml.org,2002:str", text) if is_name else reader.document()
+    reference = reader.reference(node)
+    if reader.problems or reference is None:
+        raise RecipeError(replace(problem, where=text) for problem in reader.problems)
+    return reference
+
+
 def _place(where: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", where)]
 

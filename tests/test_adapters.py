@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from merging import CheckpointError, Plan, make_plan, read_recipe, run_plan
 from merging.__main__ import main
 from merging.card import model_card
 from tests.hub import Hub
-from tests.merges import files, merged, weights
+from tests.merges import ROOT, files, merged, weights
 from tests.tiny import tiny_llama
 
 TARGETS = ["q_proj", "down_proj"]
@@ -286,6 +288,30 @@ def test_problems_on_the_hub(folder: Path, adapters: Path, alice: str, hub: Hub)
     ]
     assert "+alice/one`" in problems[2].fix
     assert "a whole model" in problems[3].fix
+
+
+def test_the_command_line_applies_and_extracts_in_processes_of_its_own(
+    folder: Path, adapters: Path, tmp_path: Path
+) -> None:
+    """It imports torch in a short way, which has to be enough, and merges in forked workers."""
+    merged(alone(f"{folder}/base+{adapters}/one"), tmp_path / "here", 10**9)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(alone(f"{folder}/base+{adapters}/one"))
+    extract = ["extract-lora", f"{tmp_path}/out", "--base", f"{folder}/base", "--rank", "2"]
+
+    for arguments in (["run", str(recipe)], extract):
+        to = str(tmp_path / ("out" if arguments[0] == "run" else "lora"))
+        done = subprocess.run(
+            [sys.executable, "-m", "merging", *arguments, "--to", to],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+    name = "model.safetensors"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    assert " 8 matrices" in done.stdout
 
 
 @pytest.mark.real_models

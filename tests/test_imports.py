@@ -33,7 +33,7 @@ FLOORS = [
     ["companions", "costs", "card", "torch_import", "crew"],
     ["planning", "read_ahead"],
     ["blocks"],
-    ["execution"],
+    ["execution", "extraction"],
     ["__init__", "__main__"],
 ]
 

@@ -122,6 +122,12 @@ class Change:
         return any(term.experts > 1 and term.expert is None for term in self.low_rank)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is nothing but sums of products, each of the whole matrix."""
+        other = self.saved or self.rows or self.magnitude or self._is_packed
+        return not other and all(term.a for term in self.low_rank)
+
+    @property
     def held(self) -> tuple[str, ...]:
         """The adapter's tensors that every row needs; what takes the tensor's place is read by rows."""
         names = [name for term in self.low_rank for name in (term.a, term.b)]
@@ -185,9 +191,9 @@ class AdaptedCheckpoint(Checkpoint):
         import torch
 
         out = torch.frombuffer(buffer, dtype=torch.float32)
-        self._changed(file).fill(start // out.itemsize, out)
+        self.changed(file).fill(start // out.itemsize, out)
 
-    def _changed(self, name: str) -> ChangedTensor:
+    def changed(self, name: str) -> ChangedTensor:
         """The parts of the adapter that change a tensor, from memory if they were used lately."""
         from merging.checkpoints.change import ChangedTensor
 
