@@ -7,7 +7,9 @@ on who merges which tensor, nor on how much of it is read at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,12 +18,14 @@ import torch
 from merging.costs import BLOCK, PASS_AHEAD, READERS, SLICE
 from merging.dtypes import itemsize, torch_name
 from merging.methods import MergeMethod
-from merging.methods.arithmetic import weighted_sum
+from merging.methods.arithmetic import total, weighted_sum
 from merging.read_ahead import Piece, ReadAhead, Step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from merging.methods.method import Over
 
 
 # A sample of a tensor: so many runs of so many elements, evenly spread.
@@ -69,7 +73,7 @@ class Workspace:
         if view is None:
             raw = self._room(index, count * itemsize(dtype))
             view = Stored(raw.data, torch.from_numpy(raw).view(torch_dtype(dtype)))
-            if count == self.block:
+            if count >= self.block // 2:  # of few lengths: a block, or as many whole rows as go into one
                 self._views[index, dtype, count] = view
         return view
 
@@ -84,10 +88,10 @@ class Workspace:
         rows = []
         for number in range(count):
             row = self._rows.get((dtype, number))
-            if row is None:
-                row = torch.empty(self.block, dtype=dtype, device=self.device)
+            if row is None or len(row) < length:
+                row = torch.empty(max(self.block, length), dtype=dtype, device=self.device)
                 self._rows[dtype, number] = row
-            rows.append(row if length == self.block else row[:length])
+            rows.append(row if length == len(row) else row[:length])
         return rows
 
 
@@ -97,7 +101,7 @@ class Inputs:
     Args:
         read: fills a buffer with bytes of an input
         dtypes: of the inputs, by safetensors' name
-        size: number of elements of each
+        shape: of each
         remote: whether each read waits for a network, so that it pays to read ahead in each pass
         workspace: whose buffers to use; only one iteration at a time may be under way
         check: called once a block; raises to stop
@@ -108,7 +112,7 @@ class Inputs:
         self,
         read: Read,
         dtypes: Sequence[str],
-        size: int,
+        shape: Sequence[int],
         remote: bool,
         workspace: Workspace,
         check: Callable[[], None] = lambda: None,
@@ -116,11 +120,20 @@ class Inputs:
     ):
         self.read = read
         self.dtypes = dtypes
-        self.size = size
+        self.is_vector = len(shape) < 2
+        self.size = math.prod(shape)
+        self.row = max(shape[-1] if shape else 1, 1)
         self.workspace = workspace
+        self.length = workspace.block
         self.check = check
         self.remote = remote
         self.seed = seed
+
+    def in_rows(self) -> Inputs:
+        """The same inputs in blocks of whole rows, as many as go into one; a longer row is a block by itself."""
+        inputs = copy(self)
+        inputs.length = max(self.workspace.block // self.row, 1) * self.row
+        return inputs
 
     def blocks(
         self, which: Sequence[int], dtype: torch.dtype = torch.float32
@@ -129,22 +142,24 @@ class Inputs:
 
         The blocks may be overwritten; the next step of the iteration reuses their memory.
         """
-        length = SLICE if self.remote else self.workspace.block
+        length = max(SLICE // self.length, 1) * self.length if self.remote else self.length
         starts = range(0, self.size, length)
         yield from self._pass(which, [(start, min(length, self.size - start)) for start in starts], dtype)
 
     def block(self, which: Sequence[int], start: int) -> list[Tensor]:
         """The float32 blocks that begin at an offset which `blocks` has given."""
-        count = min(self.workspace.block, self.size - start)
+        count = min(self.length, self.size - start)
         return next(self._blocks(which, start, count, torch.float32, self.read))[1]
 
     def sample(self, which: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
         """The same for short runs that are evenly spread, or for everything if that is no more."""
-        if self.size <= SAMPLE_RUNS * SAMPLE_RUN:
+        unit = self.row if self.length % self.row == 0 else 1
+        run = max(SAMPLE_RUN // unit, 1) * unit
+        if self.size <= SAMPLE_RUNS * run:
             yield from self.blocks(which)
             return
-        starts = [(self.size - SAMPLE_RUN) * run // (SAMPLE_RUNS - 1) for run in range(SAMPLE_RUNS)]
-        yield from self._pass(which, [(start, SAMPLE_RUN) for start in starts], torch.float32)
+        starts = [(self.size - run) // unit * i // (SAMPLE_RUNS - 1) * unit for i in range(SAMPLE_RUNS)]
+        yield from self._pass(which, [(start, run) for start in starts], torch.float32)
 
     def _pass(
         self, which: Sequence[int], stretches: Sequence[tuple[int, int]], dtype: torch.dtype
@@ -171,9 +186,9 @@ class Inputs:
     def _blocks(
         self, which: Sequence[int], start: int, count: int, dtype: torch.dtype, read: Read
     ) -> Iterator[tuple[int, list[Tensor]]]:
-        for begin in range(start, start + count, self.workspace.block):
+        for begin in range(start, start + count, self.length):
             self.check()
-            length = min(self.workspace.block, start + count - begin)
+            length = min(self.length, start + count - begin)
             rows = self.workspace.rows(len(which), length, dtype)
             for row, index in zip(rows, which, strict=True):
                 stored = self.workspace.stored(index, self.dtypes[index], length)
@@ -218,16 +233,12 @@ def merge_blocks(
         Pairs of an offset and the merged float32 block that begins there, in order.
     """
     everything = range(len(inputs.dtypes))
-    subtract = method.base == "subtracted"
+    subtract = method.subtracts(len(everything), arguments)
     if subtract and len(everything) == 1:
         yield from ((start, blocks[0]) for start, blocks in inputs.blocks(everything))  # nothing to add
         return
     if method.from_products:
-        coefficients = method.function(_products(method, inputs), **arguments)
-        if subtract:
-            coefficients = [1 - sum(coefficients), *coefficients]
-        for start, blocks in inputs.blocks(everything):
-            yield start, weighted_sum(blocks, coefficients)
+        yield from _merge_by_products(method, arguments, inputs, subtract)
         return
     own = {name: value for name, value in arguments.items() if name in _own(method)}
     if not subtract:
@@ -262,22 +273,66 @@ def _measure(method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs) 
     return measured
 
 
-def _products(method: MergeMethod, inputs: Inputs) -> NDArray[np.float64]:
-    """The K x K dot products between the whole inputs, or between their task vectors: one pass of its own."""
+def _merge_by_products(
+    method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs, subtract: bool
+) -> Iterator[tuple[int, Tensor]]:
+    """Merge by coefficients that depend on the dot products alone: a pass to find them, and a pass to add up."""
     everything = range(len(inputs.dtypes))
-    subtract = method.base == "subtracted"
+    over = method.over(arguments)
+    if over == "columns" and inputs.is_vector:
+        over = "rows"
+    if over != "tensor":
+        inputs = inputs.in_rows()
+    coefficients = method.function(_products(inputs, over, subtract), **arguments)
+    if over == "tensor":
+        if subtract:
+            coefficients = [1 - sum(coefficients), *coefficients]
+        for start, blocks in inputs.blocks(everything):
+            yield start, weighted_sum(blocks, coefficients)
+        return
+    if subtract:
+        coefficients = np.concatenate([1 - coefficients.sum(axis=0, keepdims=True), coefficients])
+    # Of every row, to be multiplied with it, or of every column.
+    factors = torch.from_numpy(coefficients).float().to(inputs.workspace.device)
+    for start, blocks in inputs.blocks(everything):
+        first = start // inputs.row
+        for block, own in zip(blocks, factors, strict=True):
+            rows = block.view(-1, inputs.row)
+            rows.mul_(own if over == "columns" else own[first : first + len(rows), None])
+        yield start, total(blocks)
+
+
+def _products(inputs: Inputs, over: Over, subtract: bool) -> NDArray[np.float64]:
+    """The K x K dot products between the inputs, or between their task vectors; K x K x G over rows or columns."""
+    everything = range(len(inputs.dtypes))
     count = len(everything) - subtract
-    products = np.zeros((count, count))
-    if not subtract:
-        for _, wide in inputs.blocks(everything, torch.float64):
+    groups = {"tensor": (), "rows": (inputs.size // inputs.row,), "columns": (inputs.row,)}[over]
+    products = np.zeros((count, count, *groups))
+    for start, wide in _wide_blocks(inputs, subtract):
+        if over == "tensor":
             products += dot_products(wide)
-        return products
-    for _, (base, *models) in inputs.blocks(everything):
-        wide = inputs.workspace.rows(count, len(base), torch.float64)
+            continue
+        rows = [block.view(-1, inputs.row) for block in wide]
+        first = start // inputs.row
+        part = products[:, :, first : first + len(rows[0])] if over == "rows" else products
+        for i, left in enumerate(rows):
+            for j, right in enumerate(rows[: i + 1]):
+                part[i, j] += (left * right).sum(dim=int(over == "rows")).cpu().numpy()
+                part[j, i] = part[i, j]
+    return products
+
+
+def _wide_blocks(inputs: Inputs, subtract: bool) -> Iterator[tuple[int, list[Tensor]]]:
+    """The blocks of the inputs, or of their task vectors, as float64."""
+    everything = range(len(inputs.dtypes))
+    if not subtract:
+        yield from inputs.blocks(everything, torch.float64)
+        return
+    for start, (base, *models) in inputs.blocks(everything):
+        wide = inputs.workspace.rows(len(models), len(base), torch.float64)
         for row, model in zip(wide, models, strict=True):
             row.copy_(model.sub_(base))
-        products += dot_products(wide)
-    return products
+        yield start, wide
 
 
 def dot_products(wide: Sequence[Tensor]) -> NDArray[np.float64]:

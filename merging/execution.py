@@ -457,7 +457,7 @@ class _Run:
         dtypes = [model.tensors[name].dtype for model, name in parts]
         waits = any(is_remote) and not is_ahead
         seed = self.plan.seed_of(tensor)
-        inputs = Inputs(read, dtypes, tensor.elements, waits, workspace, self.check, seed)
+        inputs = Inputs(read, dtypes, tensor.shape, waits, workspace, self.check, seed)
         arguments = {p.argument: tensor.parameters[p.name] for p in self.method.parameters}
         width = itemsize(tensor.dtype)
         for start, block in merge_blocks(self.method, arguments, inputs):

@@ -133,13 +133,15 @@ def _all_sources(recipe: Recipe) -> Iterator[Source]:
 
 @dataclass(frozen=True)
 class _Run:
-    """A slice with everything resolved: the sources in the method's order, and the layers that each gives."""
+    """A slice with everything resolved: the sources in the method's order (the first is the base, if it is to be
+    subtracted), and the layers that each gives."""
 
     sources: tuple[Source, ...]
     starts: tuple[int, ...]
     length: int
     parameters: Parameters
     where: str
+    subtracts: bool
 
 
 class _Draft:
@@ -215,11 +217,12 @@ class _Draft:
     def run(self, part: Slice) -> _Run | None:
         base = part.base_model or self.recipe.base_model
         sources = list(part.sources)
-        if self.method.needs_base:
+        subtracts = self.method.takes_off(base is not None)
+        if base and self.method.takes_base:
             first = next(source for source in sources if source.model == base)
             sources.remove(first)
             sources.insert(0, first)
-            if self.method.base == "subtracted":
+            if subtracts:
                 # Another entry of the base would be a task vector of zeros.
                 sources = [first, *(source for source in sources[1:] if source.model != base)]
         ranges = []
@@ -243,7 +246,7 @@ class _Draft:
             self.problems.append(Problem("unequal-layers", message, fix, part.where or sources[0].where))
             return None
         starts = tuple(start for start, _ in ranges)
-        return _Run(tuple(sources), starts, lengths.pop(), part.parameters, part.where)
+        return _Run(tuple(sources), starts, lengths.pop(), part.parameters, part.where, subtracts)
 
     def layer(self, run: _Run, number: int, donor_stack: Stack | None) -> None:
         """Plan one output layer."""
@@ -338,7 +341,7 @@ class _Draft:
             return
         decided = self.method.decided_by(self.arguments(values))
         if decided is not None:
-            decided += self.method.base == "subtracted"
+            decided += run.subtracts
             if headers[decided].dtype != dtype:
                 decided = None
         parameters = {} if decided is not None else values
@@ -351,7 +354,6 @@ class _Draft:
 
     def values(self, run: _Run, name: str, names: Sequence[str], position: float) -> dict[str, Value] | None:
         """Every parameter's value for one tensor; shared ones are filtered by its output name, others by their own."""
-        subtracted = self.method.base == "subtracted"
         shared = (run.parameters, self.recipe.parameters)
         values: dict[str, Value] = {}
         for parameter in self.method.parameters:
@@ -359,7 +361,7 @@ class _Draft:
                 values[parameter.name] = self.value(parameter, shared, name, position, run.where)
                 continue
             own = []
-            for source, source_name in list(zip(run.sources, names, strict=True))[subtracted:]:
+            for source, source_name in list(zip(run.sources, names, strict=True))[run.subtracts :]:
                 levels = (source.parameters, *shared)
                 own.append(self.value(parameter, levels, source_name, position, source.where))
             values[parameter.name] = own  # type: ignore[assignment]

@@ -105,6 +105,42 @@ RECIPES: dict[str, Callable[[Folders], dict[str, Any]]] = {
         "base_model": str(m["base"]),
         "parameters": {"t": [0.2, 0.4]},
     },
+    "nuslerp": lambda m: {
+        "merge_method": "nuslerp",
+        "models": whole(m, a=weighted(0.7), b=weighted([0.1, 0.9])),
+    },
+    "nuslerp, of changes": lambda m: {
+        "merge_method": "nuslerp",
+        "models": whole(m, a=weighted(0.7), b=weighted(0.4)),
+        "base_model": str(m["base"]),
+    },
+    "nuslerp by rows": lambda m: {
+        "merge_method": "nuslerp",
+        "models": whole(m, a=weighted(0.7), b=weighted(0.4)),
+        "parameters": {"nuslerp_flatten": False},
+    },
+    "nuslerp of changes by columns": lambda m: {
+        "merge_method": "nuslerp",
+        "models": whole(m, a=weighted(0.7), b=weighted(0.4)),
+        "base_model": str(m["base"]),
+        "parameters": {"nuslerp_flatten": False, "nuslerp_row_wise": True},
+    },
+    "multislerp": lambda m: {
+        "merge_method": "multislerp",
+        "models": whole(m, a=weighted(0.7), b=weighted(0.4), c=weighted(-0.1)),
+    },
+    "multislerp of changes, not normalized": lambda m: {
+        "merge_method": "multislerp",
+        "models": whole(m, a=weighted(0.7), b=weighted(0.4), c=weighted(0.3)),
+        "base_model": str(m["base"]),
+        "parameters": {"normalize_weights": False},
+    },
+    "multislerp in slices": lambda m: {
+        "merge_method": "multislerp",
+        "slices": stack(m, {"base": [0, 2], "a": [1, 3], "b": [0, 2]}, {"base": [3, 4], "b": [3, 4]}),
+        "base_model": str(m["base"]),
+        "parameters": {"weight": [0.2, 1.0]},
+    },
     "task arithmetic": lambda m: {
         "merge_method": "task_arithmetic",
         "models": whole(m, a=weighted(0.8), b=weighted(-0.4), c=weighted([0, 1])),
@@ -144,6 +180,12 @@ RECIPES: dict[str, Callable[[Folders], dict[str, Any]]] = {
         "merge_method": "model_stock",
         "models": whole(m, a={}, b={}, c={}),
         "base_model": str(m["base"]),
+    },
+    "model stock, filter by filter": lambda m: {
+        "merge_method": "model_stock",
+        "models": whole(m, a={}, b={}, c={}),
+        "base_model": str(m["base"]),
+        "parameters": {"filter_wise": True},
     },
     "dare, everything kept": lambda m: {
         "merge_method": "dare_linear",

@@ -7,6 +7,8 @@ is the order in which people are shown them.
 from merging.methods import (  # isort: skip
     linear,
     slerp,
+    nuslerp,
+    multislerp,
     karcher,
     task_arithmetic,
     dare,
@@ -31,7 +33,9 @@ __all__ = [
     "linear",
     "merge_method",
     "model_stock",
+    "multislerp",
     "nearswap",
+    "nuslerp",
     "passthrough",
     "ram",
     "slerp",

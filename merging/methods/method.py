@@ -5,7 +5,8 @@ A method is a function; the name of its first argument says what it is given, an
     weights           list of K float32 blocks, one a model, the same elements of each; returns the merged block
     task_vectors      the same, each model minus the base; what it returns is added to the base
     weight_products   K x K float64 matrix of the dot products between the models' whole tensors; returns K
-                      coefficients, and the result is the sum of the models weighted by them
+                      coefficients, and the result is the sum of the models weighted by them. Products over rows
+                      or columns come as K x K x G, one for each of G rows or columns, and so do K x G coefficients
     task_vector_products  the same for models minus base; the sum is added to the base
 
 Blocks belong to the method: it may overwrite them. A method sees neither names, files, devices nor recipes.
@@ -22,7 +23,9 @@ from typing import Any, Literal
 from merging.methods.parameters import Parameter, parameters_of
 from merging.methods.sparsify import Sparsifier
 
+Over = Literal["tensor", "rows", "columns"]
 Operand = Literal["weights", "task_vectors", "weight_products", "task_vector_products"]
+Base = Literal["subtracted", "optional", "first", "ordinary"]
 METHODS: dict[str, MergeMethod] = {}
 
 
@@ -39,7 +42,10 @@ class MergeMethod:
         function: the arithmetic
         parameters: what a recipe may set, the sparsifier's among them
         min_models, max_models: how many models, the base not counted where it is subtracted; None: any number
-        base: "subtracted" from the models, the "first" of them, or an "ordinary" model if it is one of them at all
+        base: "subtracted" from the models, "optional": subtracted where a recipe names one, the "first" of them, or
+            an "ordinary" model if it is one of them at all
+        over: whether dot products are taken over the whole tensor, its rows (the last axis) or its columns (all the
+            others; a tensor of one axis is one row), under these arguments
         sparsify: applied to each task vector before the function sees it
         ignored: parameters that recipes for mergekit carry and that change nothing, there or here
         decided_by: the index of the one model whose tensor is the result as it stands, under these arguments
@@ -56,7 +62,8 @@ class MergeMethod:
     parameters: tuple[Parameter, ...]
     min_models: int = 1
     max_models: int | None = None
-    base: Literal["subtracted", "first", "ordinary"] = "ordinary"
+    base: Base = "ordinary"
+    over: Callable[[Mapping[str, Any]], Over] = field(default=lambda _: "tensor")
     sparsify: Sparsifier | None = None
     ignored: tuple[str, ...] = ()
     decided_by: Callable[[Mapping[str, Any]], int | None] = field(default=lambda _: None)
@@ -64,7 +71,27 @@ class MergeMethod:
 
     @property
     def needs_base(self) -> bool:
+        return self.base in ("subtracted", "first")
+
+    @property
+    def takes_base(self) -> bool:
+        """Whether a base does something else than lie among the models, if there is one."""
         return self.base != "ordinary"
+
+    @property
+    def may_subtract(self) -> bool:
+        """Whether a base that a recipe names is subtracted from the models."""
+        return self.base in ("subtracted", "optional")
+
+    def takes_off(self, names_base: bool) -> bool:
+        """Whether the base is subtracted from the models, in a recipe that names one or does not."""
+        return self.base == "subtracted" or (self.may_subtract and names_base)
+
+    def subtracts(self, inputs: int, arguments: Mapping[str, Any]) -> bool:
+        """Whether the first of so many inputs is a base that is subtracted: it has no weight among the arguments."""
+        if self.base != "optional":
+            return self.base == "subtracted"
+        return inputs > max(len(arguments[p.argument]) for p in self.parameters if p.per_model)
 
     @property
     def is_random(self) -> bool:
@@ -84,7 +111,8 @@ def merge_method(
     title: str,
     paper: str,
     models: tuple[int, int | None] = (1, None),
-    base_is_first: bool = False,
+    base: Base = "ordinary",
+    over: Callable[[Mapping[str, Any]], Over] = lambda _: "tensor",
     sparsify: Sparsifier | None = None,
     ignored: tuple[str, ...] = (),
     decided_by: Callable[[Mapping[str, Any]], int | None] = lambda _: None,
@@ -111,7 +139,8 @@ def merge_method(
             parameters=parameters_of(function) + (sparsify.parameters if sparsify else ()),
             min_models=models[0],
             max_models=models[1],
-            base="subtracted" if subtracted else "first" if base_is_first else "ordinary",
+            base="subtracted" if subtracted else base,
+            over=over,
             sparsify=sparsify,
             ignored=ignored,
             decided_by=decided_by,

@@ -12,6 +12,7 @@ import torch
 from merging.methods import METHODS
 from merging.methods.karcher import karcher
 from merging.methods.model_stock import model_stock
+from merging.methods.multislerp import multislerp
 from merging.methods.slerp import slerp
 from tests.methods.whole import merge_by_engine
 
@@ -28,6 +29,18 @@ EXAMPLES: dict[str, tuple[list[list[float]], dict[str, Any], list[float]]] = {
         [[2.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]],
         {"t": 0.5},
         [2 * math.sqrt(0.5), math.sqrt(0.5), 0.0, 0.0],
+    ),
+    # The same with the weights 2 and 2.
+    "nuslerp": (
+        [[2.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]],
+        {"weight": [2.0, 2.0], "nuslerp_flatten": True, "nuslerp_row_wise": False},
+        [2 * math.sqrt(0.5), math.sqrt(0.5), 0.0, 0.0],
+    ),
+    # The mean of the unit vectors, (1/2, 1/2), points along the diagonal; (2 + 1) / 2 long.
+    "multislerp": (
+        [[2.0, 0.0], [0.0, 1.0]],
+        {"weight": [1.0, 1.0], "normalize_weights": True, "eps": 1e-8},
+        [1.5 * math.sqrt(0.5), 1.5 * math.sqrt(0.5)],
     ),
     # 1 + 0.5 * (1 * change of the first - 2 * change of the second)
     "task_arithmetic": (
@@ -71,7 +84,7 @@ EXAMPLES: dict[str, tuple[list[list[float]], dict[str, Any], list[float]]] = {
     # The changes +4 0 and +4 +3 have cosine 4 / 5; t = 2 * 0.8 / 1.8 = 8/9 of their mean +4 +1.5.
     "model_stock": (
         [[1.0, 1.0], [5.0, 1.0], [5.0, 4.0]],
-        {},
+        {"filter_wise": False},
         [1 + 4 * 8 / 9, 1 + 1.5 * 8 / 9],
     ),
     # Two unit vectors at a right angle, one of them twice as long: half way, and 1.5 long.
@@ -222,11 +235,64 @@ def test_dare_by_the_l1_norm_keeps_the_sum_of_magnitudes() -> None:
 
 
 def test_model_stock_of_opposite_changes_is_the_base() -> None:
-    assert model_stock(np.array([[1.0, -1.0], [-1.0, 1.0]])) == [0.0, 0.0]
+    assert model_stock(np.array([[1.0, -1.0], [-1.0, 1.0]])).tolist() == [0.0, 0.0]
 
 
 def test_model_stock_without_changes_is_the_base() -> None:
-    assert model_stock(np.zeros((3, 3))) == [0.0, 0.0, 0.0]
+    assert model_stock(np.zeros((3, 3))).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_model_stock_filter_by_filter() -> None:
+    base = torch.zeros(2, 2)
+    first, second = torch.tensor([[1.0, 0.0], [4.0, 0.0]]), torch.tensor([[1.0, 0.0], [4.0, 3.0]])
+
+    merged = merge_by_engine(METHODS["model_stock"], [base, first, second], {"filter_wise": True})
+
+    # Of one direction: all the way to the mean. Of cosine 4 / 5: 8 / 9 of the mean (4, 1.5).
+    torch.testing.assert_close(merged, torch.tensor([[1.0, 0.0], [32 / 9, 12 / 9]]))
+
+
+HALF = {"weight": [1.0, 1.0], "nuslerp_flatten": False}
+
+
+def test_nuslerp_by_rows_and_by_columns() -> None:
+    first, second = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[0.0, 2.0], [0.0, 5.0]])
+    root = math.sqrt(0.5)
+
+    by_rows = merge_by_engine(METHODS["nuslerp"], [first, second], HALF | {"nuslerp_row_wise": False})
+    by_columns = merge_by_engine(METHODS["nuslerp"], [first, second], HALF | {"nuslerp_row_wise": True})
+
+    # The first rows are at a right angle, the second ones on a line, where half way is the mean.
+    torch.testing.assert_close(by_rows, torch.tensor([[2 * root, 2 * root], [0.0, 4.0]]))
+    # Columns (2, 0) and 0: no angle between them is a right one. (0, 3) and (2, 5): cosine 15 / (3 sqrt(29)).
+    factor = 0.5 / math.cos(math.acos(5 / math.sqrt(29)) / 2)
+    torch.testing.assert_close(by_columns, torch.tensor([[2 * root, 2 * factor], [0.0, 8 * factor]]))
+
+
+def test_nuslerp_with_a_base_goes_between_the_changes() -> None:
+    base, first, second = torch.ones(2), torch.tensor([3.0, 1.0]), torch.tensor([1.0, 2.0])
+    arguments = {"weight": [1.0, 1.0], "nuslerp_flatten": True, "nuslerp_row_wise": False}
+
+    merged = merge_by_engine(METHODS["nuslerp"], [base, first, second], arguments)
+
+    torch.testing.assert_close(merged, torch.tensor([1 + 2 * math.sqrt(0.5), 1 + math.sqrt(0.5)]))
+
+
+def test_multislerp_of_opposite_models_is_their_sum() -> None:
+    products = np.array([[4.0, -4.0], [-4.0, 4.0]])
+
+    assert multislerp(products, weight=[1.0, 1.0], normalize_weights=True, eps=1e-8) == [0.5, 0.5]
+    three = np.array([[4.0, -4.0, 0.0], [-4.0, 4.0, 0.0], [0.0, 0.0, 0.0]])
+    assert multislerp(three, weight=[1.0, 1.0, 2.0], normalize_weights=False, eps=1e-8) == [1.0, 1.0, 2.0]
+
+
+def test_multislerp_away_from_the_middle() -> None:
+    products = np.array([[1.0, 0.0], [0.0, 1.0]])
+    expected = [4 / math.sqrt(17), 1 / math.sqrt(17)]
+
+    assert multislerp(products, weight=[0.8, 0.2], normalize_weights=True, eps=1e-12) == pytest.approx(
+        expected
+    )
 
 
 def test_ram_leaves_what_a_single_model_changed_whole() -> None:
