@@ -204,6 +204,7 @@ class _TaskVector:
         self.inputs = inputs
         self.pair = (0, index)
         self.size = inputs.size
+        self.row = inputs.row
         self.seed = (*inputs.seed, index)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
@@ -240,6 +241,8 @@ def merge_blocks(
     if method.from_products:
         yield from _merge_by_products(method, arguments, inputs, subtract)
         return
+    if method.by_rows:
+        inputs = inputs.in_rows()
     own = {name: value for name, value in arguments.items() if name in _own(method)}
     if not subtract:
         for start, blocks in inputs.blocks(everything):

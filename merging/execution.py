@@ -240,7 +240,7 @@ class _Run:
     ):
         self.plan = plan
         self.method = METHODS[plan.method]
-        self.rereads = rereads(self.method)
+        self.rereads = rereads(plan)
         self.destination = destination
         self.device = device
         self.cancel = cancel or threading.Event()

@@ -16,8 +16,9 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from merging import Plan, make_plan, read_recipe, run_plan
+from merging import METHODS, Plan, make_plan, read_recipe, run_plan
 from merging.plan import PlannedTensor
+from tests.methods.whole import merge_by_engine
 from tests.tiny import tiny_llama
 
 pytestmark = pytest.mark.oracle
@@ -199,6 +200,17 @@ RECIPES: dict[str, Callable[[Folders], dict[str, Any]]] = {
         "base_model": str(m["base"]),
         "parameters": {"density": 1.0},
     },
+    "della, everything kept": lambda m: {
+        "merge_method": "della",
+        "models": whole(m, a=weighted(0.5), b=weighted(-0.7), c=weighted(1.2)),
+        "base_model": str(m["base"]),
+        "parameters": {"density": 1.0},
+    },
+    "della linear, everything kept or nothing": lambda m: {
+        "merge_method": "della_linear",
+        "models": whole(m, a=weighted(0.5, density=1.0), b=weighted(0.7, density=0.0)),
+        "base_model": str(m["base"]),
+    },
     "karcher": lambda m: {
         "merge_method": "karcher",
         "models": whole(m, a={}, b={}, c={}),
@@ -339,3 +351,33 @@ def test_same_layer_count(models: Folders, dtype: str, tmp_path: Path) -> None:
 
     assert ours["num_hidden_layers"] == theirs["num_hidden_layers"] == 6
     assert ours.get("dtype") == theirs.get("dtype") == dtype
+
+
+@pytest.mark.parametrize(
+    ("method", "density", "more"),
+    [
+        ("dare_linear", 0.3, {}),
+        ("dare_ties", 0.6, {}),
+        ("della_linear", 0.3, {"epsilon": 0.25}),
+        ("della", 0.5, {"epsilon": 0.4}),
+    ],
+)
+def test_random_methods_keep_as_much_and_expect_the_same(
+    method: str, density: float, more: dict[str, float]
+) -> None:
+    from mergekit.merge_methods import merge_tensors
+
+    rows = 20_000
+    change = torch.tensor([3.0, -0.1, 0.7, -1.5, 0.4]).repeat(rows, 1)
+    torch.manual_seed(0)
+    given = {"weight": [1.0], "density": [density], **{name: [value] for name, value in more.items()}}
+    theirs = merge_tensors([0 * change, change], method, parameters=given, base_index=0)
+    known = METHODS[method]
+    defaults = {p.argument: [p.default] if p.per_model else p.default for p in known.parameters}
+
+    ours = merge_by_engine(known, [0 * change, change], {**defaults, **given, "rescale_norm": "l1"})
+
+    error = 6 * 2**0.5 * 0.5 / rows**0.5  # six standard errors of the difference of two shares
+    kept, wanted = (m.count_nonzero(dim=0) / rows for m in (ours, theirs))
+    torch.testing.assert_close(kept, wanted, rtol=0, atol=error)
+    torch.testing.assert_close(ours.mean(dim=0), theirs.mean(dim=0), rtol=0.1, atol=0)

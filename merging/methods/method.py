@@ -98,6 +98,17 @@ class MergeMethod:
         return self.sparsify is not None and self.sparsify.is_random
 
     @property
+    def by_rows(self) -> bool:
+        """Whether blocks have to be whole rows."""
+        return self.sparsify is not None and self.sparsify.by_rows
+
+    def rereads(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether merging passes over the inputs more than once (to measure, and then to merge), or in other pieces
+        than they come in."""
+        sparsify = self.sparsify
+        return self.from_products or self.by_rows or (sparsify is not None and sparsify.measures(parameters))
+
+    @property
     def from_products(self) -> bool:
         """Whether the function makes coefficients of a Gram matrix."""
         return self.operand.endswith("_products")
@@ -129,6 +140,10 @@ def merge_method(
         if operand not in Operand.__args__:  # type: ignore[attr-defined]
             raise TypeError(f"{function.__name__}: the first argument must be one of {Operand}")
         subtracted = operand.startswith("task_vector")
+
+        def check_all(arguments: Mapping[str, Any]) -> str | None:
+            return check(arguments) or (sparsify.check(arguments) if sparsify else None)
+
         METHODS[function.__name__] = MergeMethod(
             name=function.__name__,
             title=title,
@@ -144,7 +159,7 @@ def merge_method(
             sparsify=sparsify,
             ignored=ignored,
             decided_by=decided_by,
-            check=check,
+            check=check_all,
         )
         return function
 

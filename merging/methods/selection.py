@@ -33,6 +33,10 @@ class Vector(Protocol):
         """Number of elements."""
 
     @property
+    def row(self) -> int:
+        """Number of elements of a row, along the last axis."""
+
+    @property
     def seed(self) -> Sequence[int]:
         """What random choices about it begin with."""
 

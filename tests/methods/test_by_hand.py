@@ -81,6 +81,34 @@ EXAMPLES: dict[str, tuple[list[list[float]], dict[str, Any], list[float]]] = {
         },
         [5.0, 7.0, 3.0, 1.0],
     ),
+    # Everything is kept: means of those that have the elected sign, as for TIES.
+    "della": (
+        [BASE, FIRST, SECOND],
+        {
+            "weight": [1.0, 1.0],
+            "normalize": True,
+            "lambda_": 1.0,
+            "density": [1.0, 1.0],
+            "epsilon": [0.1, 0.1],
+            "rescale": True,
+            "rescale_norm": "expected",
+        },
+        [5.0, 4.0, 3.0, 1.0],
+    ),
+    # Everything is kept of the first, nothing of the second.
+    "della_linear": (
+        [BASE, FIRST, SECOND],
+        {
+            "weight": [0.5, 1.0],
+            "normalize": False,
+            "lambda_": 1.0,
+            "density": [1.0, 0.0],
+            "epsilon": [0.1, 0.1],
+            "rescale": True,
+            "rescale_norm": "expected",
+        },
+        [3.0, 2.0, 0.5, 1.0],
+    ),
     # The changes +4 0 and +4 +3 have cosine 4 / 5; t = 2 * 0.8 / 1.8 = 8/9 of their mean +4 +1.5.
     "model_stock": (
         [[1.0, 1.0], [5.0, 1.0], [5.0, 4.0]],
@@ -232,6 +260,59 @@ def test_dare_by_the_l1_norm_keeps_the_sum_of_magnitudes() -> None:
     merged = dare(base, model, 0.3, rescale_norm="l1")
 
     torch.testing.assert_close(merged.abs().sum(), model.abs().sum())
+
+
+def della(model: torch.Tensor, density: float, epsilon: float, **more: Any) -> torch.Tensor:
+    """What DELLA leaves of a change."""
+    arguments = {
+        "weight": [1.0],
+        "normalize": False,
+        "lambda_": 1.0,
+        "rescale": True,
+        "rescale_norm": "expected",
+    }
+    sparse = {"density": [density], "epsilon": [epsilon]}
+    return merge_by_engine(METHODS["della_linear"], [0 * model, model], arguments | sparse | more)
+
+
+def test_della_keeps_by_rank_in_the_row_and_divides_by_the_chance() -> None:
+    rows = torch.tensor([[-4.0, 0.5, 2.0]]).repeat(200_000, 1)
+
+    merged = della(rows, 0.5, 0.3)
+
+    for column, (change, chance) in enumerate([(-4.0, 0.8), (0.5, 0.2), (2.0, 0.5)]):
+        values = merged[:, column]
+        torch.testing.assert_close(values.unique(), torch.tensor(sorted([0.0, change / chance])))
+        error = 6 * math.sqrt(chance * (1 - chance) / 200_000)  # six standard errors
+        assert abs(values.count_nonzero().item() / 200_000 - chance) < error
+
+
+def test_della_gives_equal_magnitudes_equal_chances() -> None:
+    rows = torch.tensor([[1.0, -1.0, 1.0, 3.0, 0.5]]).repeat(100_000, 1)
+
+    kept = della(rows, 0.5, 0.4, rescale=False).count_nonzero(dim=0) / 100_000
+
+    # Ranks 2, 2, 2, 4 and 0 of 4.
+    torch.testing.assert_close(kept, torch.tensor([0.5, 0.5, 0.5, 0.9, 0.1]), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("shape", [(50_000, 1), (50_000,), (20, 50, 50)])
+def test_della_keeps_the_density_in_any_shape(shape: tuple[int, ...]) -> None:
+    change = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+    merged = della(change, 0.3, 0.2, rescale_norm="l1")
+
+    assert abs(merged.count_nonzero().item() / 50_000 - 0.3) < 6 * math.sqrt(0.3 * 0.7 / 50_000)
+    torch.testing.assert_close(merged.abs().sum(), change.abs().sum())
+
+
+@pytest.mark.parametrize(
+    ("density", "fits"), [(0.15, False), (0.16, True), (0.84, True), (0.85, False), (1, True)]
+)
+def test_dellas_chances_lie_between_0_and_1(density: float, fits: bool) -> None:
+    arguments = {"weight": [1.0], "density": [density], "epsilon": [0.15]}
+
+    assert (METHODS["della"].check(arguments) is None) == fits
 
 
 def test_model_stock_of_opposite_changes_is_the_base() -> None:

@@ -49,6 +49,8 @@ def arguments_of(method: MergeMethod) -> st.SearchStrategy[dict[str, Any]]:
         p.argument: st.lists(value_of(p), min_size=count, max_size=count) if p.per_model else value_of(p)
         for p in method.parameters
     }
+    if "epsilon" in fields and "density" in fields:  # which of most values leave no chance between 0 and 1
+        fields["epsilon"] = st.just([0.1] * count)
     return st.fixed_dictionaries(fields).filter(lambda arguments: method.check(arguments) is None)
 
 
@@ -148,7 +150,7 @@ def test_tensors_of_any_shape(method: MergeMethod, shape: tuple[int, ...]) -> No
 
 
 # Of these the first model is another thing than the second, or each has random draws of its own.
-ORDERED = ("slerp", "dare_linear", "dare_ties")
+ORDERED = ("slerp", "dare_linear", "dare_ties", "della", "della_linear")
 
 
 @every_method

@@ -18,6 +18,7 @@ class WholeVector:
     """A task vector that comes as one block."""
 
     def __init__(self, vector: Tensor, seed: Sequence[int] = ()):
+        self.row = vector.shape[-1] if vector.shape else 1
         self.vector = vector.flatten()
         self.size = vector.numel()
         self.seed = seed
@@ -62,7 +63,7 @@ def merge_whole(method: MergeMethod, tensors: Sequence[Tensor], arguments: Mappi
         given = {name: own.pop(name) for name in names}
         for i, vector in enumerate(models):
             mine = {name: given[name][i] if each else given[name] for name, each in names.items()}
-            cut = method.sparsify.measure(WholeVector(vector, (*SEED, i + 1)), **mine)
+            cut = method.sparsify.measure(WholeVector(vector.view(shape), (*SEED, i + 1)), **mine)
             models[i] = method.sparsify.apply(vector.clone(), 0, cut)
     merged = method.function([model.clone() for model in models], **own)
     return (base + merged if subtracted else merged).view(shape)
