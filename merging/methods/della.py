@@ -9,7 +9,7 @@ from merging.methods.arithmetic import scaled
 from merging.methods.method import merge_method
 from merging.methods.parameters import Scaling, Weight
 from merging.methods.sparsify import KeepByRank
-from merging.methods.task_arithmetic import elected_sum, normalized_sum, nothing_added
+from merging.methods.task_arithmetic import Election, elected_sum, normalized_sum, nothing_added
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,12 @@ PAPER = "https://arxiv.org/abs/2406.11617"
     decided_by=nothing_added,
 )
 def della(
-    task_vectors: Sequence[Tensor], *, weight: Weight, normalize: bool = True, lambda_: Scaling = 1.0
+    task_vectors: Sequence[Tensor],
+    *,
+    weight: Weight,
+    normalize: bool = True,
+    lambda_: Scaling = 1.0,
+    election: Election = "weighted",
 ) -> Tensor:
     """Drop part of each change, small entries of a row more probably, elect one sign per entry, combine the rest.
 
@@ -33,8 +38,9 @@ def della(
         weight: how much each model's change counts; a negative weight turns its vote around
         normalize: divide each entry by the sum of the weights that agreed on it
         lambda_: factor on the combined change
+        election: a vote is as large as the change, times the weight or, as in the paper of TIES, unweighted
     """
-    return scaled(elected_sum(task_vectors, weight, normalize), lambda_)
+    return scaled(elected_sum(task_vectors, weight, normalize, election), lambda_)
 
 
 @merge_method(

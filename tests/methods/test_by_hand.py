@@ -52,7 +52,14 @@ EXAMPLES: dict[str, tuple[list[list[float]], dict[str, Any], list[float]]] = {
     # that are not zero: 4, (2 + 4) / 2, 2, and nothing.
     "ties": (
         [BASE, FIRST, SECOND],
-        {"weight": [1.0, 1.0], "normalize": True, "lambda_": 1.0, "density": [0.5, 0.5], "rescale": False},
+        {
+            "weight": [1.0, 1.0],
+            "normalize": True,
+            "lambda_": 1.0,
+            "election": "weighted",
+            "density": [0.5, 0.5],
+            "rescale": False,
+        },
         [5.0, 4.0, 3.0, 1.0],
     ),
     # Everything is kept: 1 + 0.5 * (change of the first + change of the second)
@@ -75,6 +82,7 @@ EXAMPLES: dict[str, tuple[list[list[float]], dict[str, Any], list[float]]] = {
             "weight": [1.0, 1.0],
             "normalize": False,
             "lambda_": 1.0,
+            "election": "weighted",
             "density": [1.0, 1.0],
             "rescale": True,
             "rescale_norm": "expected",
@@ -88,6 +96,7 @@ EXAMPLES: dict[str, tuple[list[list[float]], dict[str, Any], list[float]]] = {
             "weight": [1.0, 1.0],
             "normalize": True,
             "lambda_": 1.0,
+            "election": "weighted",
             "density": [1.0, 1.0],
             "epsilon": [0.1, 0.1],
             "rescale": True,
@@ -141,6 +150,7 @@ EXAMPLES: dict[str, tuple[list[list[float]], dict[str, Any], list[float]]] = {
             "weight": [1.0, 1.0],
             "normalize": False,
             "lambda_": 1.0,
+            "election": "weighted",
             "density": [0.5, 0.5],
             "gamma": [0.25, 0.25],
             "rescale": False,
@@ -175,6 +185,7 @@ def test_ties_elects_the_sign_with_more_mass() -> None:
         "lambda_": 1.0,
         "density": [1.0, 1.0],
         "rescale": False,
+        "election": "weighted",
     }
 
     merged = merge_by_engine(METHODS["ties"], [torch.tensor(t) for t in (BASE, FIRST, SECOND)], arguments)
@@ -183,9 +194,29 @@ def test_ties_elects_the_sign_with_more_mass() -> None:
     torch.testing.assert_close(merged, torch.tensor([5.0, 4.0, 3.0, 1.0]))
 
 
+@pytest.mark.parametrize(("election", "expected"), [("weighted", 5.0), ("unweighted", -3.0)])
+def test_ties_elects_with_the_weights_or_without(election: str, expected: float) -> None:
+    base, first, second = torch.zeros(2), torch.tensor([5.0, 1.0]), torch.tensor([-7.0, -9.0])
+    arguments = {"weight": [1.0, 3 / 7], "normalize": False, "lambda_": 1.0, "density": [1.0, 1.0]}
+
+    merged = merge_by_engine(
+        METHODS["ties"], [base, first, second], arguments | {"rescale": False, "election": election}
+    )
+
+    # 5 against 7, or against 7 * 3 / 7; 1 against 9, or against 9 * 3 / 7. What wins is added up with its weight.
+    torch.testing.assert_close(merged, torch.tensor([expected, -27 / 7]))
+
+
 def test_ties_keeps_the_first_of_equal_magnitudes() -> None:
     base, model = torch.zeros(6), torch.tensor([1.0, -2.0, 1.0, -1.0, 1.0, 0.0])
-    arguments = {"weight": [1.0], "normalize": True, "lambda_": 1.0, "density": [0.5], "rescale": False}
+    arguments = {
+        "weight": [1.0],
+        "normalize": True,
+        "lambda_": 1.0,
+        "election": "weighted",
+        "density": [0.5],
+        "rescale": False,
+    }
 
     merged = merge_by_engine(METHODS["ties"], [base, model], arguments)
 
@@ -194,7 +225,14 @@ def test_ties_keeps_the_first_of_equal_magnitudes() -> None:
 
 def test_ties_rescaled_keeps_the_sum_of_magnitudes() -> None:
     base, model = torch.zeros(4), torch.tensor([6.0, -2.0, 1.0, -1.0])
-    arguments = {"weight": [1.0], "normalize": True, "lambda_": 1.0, "density": [0.5], "rescale": True}
+    arguments = {
+        "weight": [1.0],
+        "normalize": True,
+        "lambda_": 1.0,
+        "election": "weighted",
+        "density": [0.5],
+        "rescale": True,
+    }
 
     merged = merge_by_engine(METHODS["ties"], [base, model], arguments)
 
