@@ -19,6 +19,7 @@ from merging.costs import BLOCK, PASS_AHEAD, READERS, SLICE
 from merging.dtypes import itemsize, torch_name
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import total, weighted_sum
+from merging.methods.selection import Derived
 from merging.read_ahead import Piece, ReadAhead, Step
 
 if TYPE_CHECKING:
@@ -197,27 +198,30 @@ class Inputs:
             yield begin, rows
 
 
-class _TaskVector:
-    """One model minus the base, for a sparsifier to measure."""
+class _Operands:
+    """Some inputs of a tensor as a method is given them: as they are, or less the first of them, which is the base."""
 
-    def __init__(self, inputs: Inputs, index: int):
+    def __init__(self, inputs: Inputs, which: Sequence[int], subtract: bool):
         self.inputs = inputs
-        self.pair = (0, index)
+        self.which = which
+        self.subtract = subtract
         self.size = inputs.size
         self.row = inputs.row
-        self.seed = (*inputs.seed, index)
 
-    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        for start, (base, model) in self.inputs.blocks(self.pair):
-            yield start, model.sub_(base)
+    def __iter__(self) -> Iterator[tuple[int, list[Tensor]]]:
+        return ((start, self._given(blocks)) for start, blocks in self.inputs.blocks(self.which))
 
-    def block(self, start: int) -> Tensor:
-        base, model = self.inputs.block(self.pair, start)
-        return model.sub_(base)
+    def block(self, start: int) -> list[Tensor]:
+        return self._given(self.inputs.block(self.which, start))
 
-    def sample(self) -> Iterator[tuple[int, Tensor]]:
-        for start, (base, model) in self.inputs.sample(self.pair):
-            yield start, model.sub_(base)
+    def sample(self) -> Iterator[tuple[int, list[Tensor]]]:
+        return ((start, self._given(blocks)) for start, blocks in self.inputs.sample(self.which))
+
+    def _given(self, blocks: list[Tensor]) -> list[Tensor]:
+        if not self.subtract:
+            return blocks
+        base, *models = blocks
+        return [model.sub_(base) for model in models]
 
 
 def merge_blocks(
@@ -244,17 +248,20 @@ def merge_blocks(
     if method.by_rows:
         inputs = inputs.in_rows()
     own = {name: value for name, value in arguments.items() if name in _own(method)}
-    if not subtract:
-        for start, blocks in inputs.blocks(everything):
-            yield start, method.function(blocks, **own)
-        return
-    sparsify = method.sparsify
-    measured = _measure(method, arguments, inputs) if sparsify else ()
-    for start, (base, *models) in inputs.blocks(everything):
+    measured: tuple[Any, ...] = ()
+    if method.measure:
+        measured = (method.measure(_Operands(inputs, everything, subtract), **own),)
+    cuts = _measure(method, arguments, inputs) if method.sparsify else ()
+    for start, blocks in inputs.blocks(everything):
+        found = (*measured, start) if measured else ()
+        if not subtract:
+            yield start, method.function(blocks, *found, **own)
+            continue
+        base, *models = blocks
         vectors = [model.sub_(base) for model in models]
-        if sparsify:
-            vectors = [sparsify.apply(v, start, m) for v, m in zip(vectors, measured, strict=True)]
-        yield start, base.add_(method.function(vectors, **own))
+        if method.sparsify:
+            vectors = [method.sparsify.apply(v, start, cut) for v, cut in zip(vectors, cuts, strict=True)]
+        yield start, base.add_(method.function(vectors, *found, **own))
 
 
 def _own(method: MergeMethod) -> set[str]:
@@ -272,7 +279,9 @@ def _measure(method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs) 
             p.argument: arguments[p.argument][number] if p.per_model else arguments[p.argument]
             for p in method.sparsify.parameters
         }
-        measured.append(method.sparsify.measure(_TaskVector(inputs, number + 1), **given))
+        change = _Operands(inputs, (0, number + 1), subtract=True)
+        vector = Derived(change, lambda blocks, _: blocks[0], (*inputs.seed, number + 1))
+        measured.append(method.sparsify.measure(vector, **given))
     return measured
 
 

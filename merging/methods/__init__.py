@@ -14,9 +14,11 @@ from merging.methods import (  # isort: skip
     dare,
     della,
     breadcrumbs,
+    sce,
     model_stock,
     ram,
     nearswap,
+    arcee_fusion,
     passthrough,
 )
 from merging.methods.method import METHODS, MergeMethod, merge_method
@@ -28,6 +30,7 @@ __all__ = [
     "Parameter",
     "PerModel",
     "Range",
+    "arcee_fusion",
     "breadcrumbs",
     "dare",
     "della",
@@ -40,6 +43,7 @@ __all__ = [
     "nuslerp",
     "passthrough",
     "ram",
+    "sce",
     "slerp",
     "task_arithmetic",
 ]

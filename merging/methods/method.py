@@ -9,6 +9,10 @@ A method is a function; the name of its first argument says what it is given, an
                       or columns come as K x K x G, one for each of G rows or columns, and so do K x G coefficients
     task_vector_products  the same for models minus base; the sum is added to the base
 
+A method that has to know something of the whole tensor first declares `measure`, a function that is given the blocks
+(`selection.Blocks`) and the parameters. The method is then given two more arguments before its parameters: what was
+measured, and the offset at which its blocks begin.
+
 Blocks belong to the method: it may overwrite them. A method sees neither names, files, devices nor recipes.
 Importing a method does not import torch, so that a plan is made without waiting for it.
 """
@@ -46,6 +50,8 @@ class MergeMethod:
             an "ordinary" model if it is one of them at all
         over: whether dot products are taken over the whole tensor, its rows (the last axis) or its columns (all the
             others; a tensor of one axis is one row), under these arguments
+        measure: finds out what the function has to know of the whole tensor
+        whole_rows: the function or `measure` needs blocks of whole rows
         sparsify: applied to each task vector before the function sees it
         ignored: parameters that recipes for mergekit carry and that change nothing, there or here
         decided_by: the index of the one model whose tensor is the result as it stands, under these arguments
@@ -64,6 +70,8 @@ class MergeMethod:
     max_models: int | None = None
     base: Base = "ordinary"
     over: Callable[[Mapping[str, Any]], Over] = field(default=lambda _: "tensor")
+    measure: Callable[..., Any] | None = None
+    whole_rows: bool = False
     sparsify: Sparsifier | None = None
     ignored: tuple[str, ...] = ()
     decided_by: Callable[[Mapping[str, Any]], int | None] = field(default=lambda _: None)
@@ -100,13 +108,14 @@ class MergeMethod:
     @property
     def by_rows(self) -> bool:
         """Whether blocks have to be whole rows."""
-        return self.sparsify is not None and self.sparsify.by_rows
+        return self.whole_rows or (self.sparsify is not None and self.sparsify.by_rows)
 
     def rereads(self, parameters: Mapping[str, Any]) -> bool:
         """Whether merging passes over the inputs more than once (to measure, and then to merge), or in other pieces
         than they come in."""
         sparsify = self.sparsify
-        return self.from_products or self.by_rows or (sparsify is not None and sparsify.measures(parameters))
+        measures = self.measure is not None or (sparsify is not None and sparsify.measures(parameters))
+        return measures or self.from_products or self.by_rows
 
     @property
     def from_products(self) -> bool:
@@ -124,6 +133,8 @@ def merge_method(
     models: tuple[int, int | None] = (1, None),
     base: Base = "ordinary",
     over: Callable[[Mapping[str, Any]], Over] = lambda _: "tensor",
+    measure: Callable[..., Any] | None = None,
+    whole_rows: bool = False,
     sparsify: Sparsifier | None = None,
     ignored: tuple[str, ...] = (),
     decided_by: Callable[[Mapping[str, Any]], int | None] = lambda _: None,
@@ -156,6 +167,8 @@ def merge_method(
             max_models=models[1],
             base="subtracted" if subtracted else base,
             over=over,
+            measure=measure,
+            whole_rows=whole_rows,
             sparsify=sparsify,
             ignored=ignored,
             decided_by=decided_by,

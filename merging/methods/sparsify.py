@@ -74,7 +74,7 @@ class KeepLargest(Sparsifier):
         """
         share: float = density  # type: ignore[assignment]
         kept = int(share * vector.size)
-        cut = _keep_first(vector, max(kept, 1) if share > 0 else 0)
+        cut = keep_first(vector, max(kept, 1) if share > 0 else 0)
         if not rescale:
             return cut
         return cut._replace(scale=_l1_ratio(vector, lambda block, start: self.apply(block, start, cut)))
@@ -121,7 +121,7 @@ class KeepMiddle(Sparsifier):
         outliers: float = gamma  # type: ignore[assignment]
         kept = int(share * vector.size)
         largest = min(int(outliers * vector.size), vector.size - kept) if share < 1 else 0
-        cuts = _keep_first(vector, kept + largest), _keep_first(vector, largest)
+        cuts = keep_first(vector, kept + largest), keep_first(vector, largest)
         if not rescale:
             return *cuts, 1.0
         return *cuts, _l1_ratio(vector, lambda block, start: self.apply(block, start, (*cuts, 1.0)))
@@ -132,7 +132,7 @@ class KeepMiddle(Sparsifier):
         return scaled(self._largest.apply(block, start, upper_and_middle).sub_(outliers), scale)
 
 
-def _keep_first(vector: Vector, number: int) -> Cut:
+def keep_first(vector: Vector, number: int) -> Cut:
     """Where to cut so that the `number` largest magnitudes stay: any number from none to all."""
     from merging.methods.selection import Cut, cut_at  # numpy, which a plan need not wait for
 

@@ -159,6 +159,25 @@ EXAMPLES: dict[str, tuple[list[list[float]], dict[str, Any], list[float]]] = {
     ),
     # +4 and -1 are both changes: their mean 1.5; +2 and +4: 3; -1 and +2: 0.5; a change of 0 is none.
     "ram": ([BASE, FIRST, SECOND], {"epsilon": 0.5}, [2.5, 4.0, 1.5, 1.0]),
+    # The changes +1 +3 +2 0 and +1 -1 0 0 differ at 1 and 2, most at 1: that half stays, and plus is elected there.
+    "sce": (
+        [BASE, [2.0, 4.0, 3.0, 1.0], [2.0, 0.0, 1.0, 1.0]],
+        {"select_topk": 0.5},
+        [1.0, 4.0, 1.0, 1.0],
+    ),
+    # +4 +2 0 0 and -1 0 +2 0: each shares one change and has one of its own, which grows by 0.5 * min(1 / 1, 0.8).
+    "ramplus_tl": (
+        [BASE, [5.0, 3.0, 1.0, 1.0], [0.0, 1.0, 3.0, 1.0]],
+        {"epsilon": 0.5, "r": 0.5, "alpha": 0.8},
+        [2.5, 1 + 2 * 1.4, 1 + 2 * 1.4, 1.0],
+    ),
+    # One row, so that importance is the magnitude of the change, 0 0 0 0 1 or 4, in proportion: the quartiles are 0, 0
+    # and 1, the threshold 1.5. The last change alone is larger.
+    "arcee_fusion": (
+        [[0.0] * 6, [0.0, 0.0, 0.0, 1.0, 1.0, 4.0]],
+        {},
+        [0.0, 0.0, 0.0, 0.0, 0.0, 4.0],
+    ),
     # At most 1.5 of each change: +4 +2 -1 0 become +1.5 +1.5 -1 0.
     "nearswap": ([BASE, FIRST], {"t": 1.5}, [2.5, 2.5, 0.0, 1.0]),
     "passthrough": ([FIRST], {"scale": [-0.5]}, [-2.5, -1.5, 0.0, -0.5]),
@@ -351,6 +370,15 @@ def test_dellas_chances_lie_between_0_and_1(density: float, fits: bool) -> None:
     arguments = {"weight": [1.0], "density": [density], "epsilon": [0.15]}
 
     assert (METHODS["della"].check(arguments) is None) == fits
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-6])
+def test_sce_weighs_models_by_their_squares_however_small(size: float) -> None:
+    base, first, second = torch.zeros(2), torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0])
+
+    merged = merge_by_engine(METHODS["sce"], [base, size * first, size * second], {"select_topk": 1.0})
+
+    torch.testing.assert_close(merged / size, torch.tensor([5 / 6 * 3 + 1 / 6, 1.0]))
 
 
 def test_model_stock_of_opposite_changes_is_the_base() -> None:

@@ -33,6 +33,24 @@ class WholeVector:
         yield 0, self.vector.clone()
 
 
+class WholeBlocks:
+    """Tensors that come as one block each."""
+
+    def __init__(self, tensors: Sequence[Tensor], shape: Sequence[int]):
+        self.tensors = tensors
+        self.size = tensors[0].numel()
+        self.row = shape[-1] if shape else 1
+
+    def block(self, start: int) -> list[Tensor]:
+        return [tensor.clone() for tensor in self.tensors]
+
+    def __iter__(self) -> Iterator[tuple[int, list[Tensor]]]:
+        yield 0, self.block(0)
+
+    def sample(self) -> Iterator[tuple[int, list[Tensor]]]:
+        yield 0, self.block(0)
+
+
 def merge_whole(method: MergeMethod, tensors: Sequence[Tensor], arguments: Mapping[str, Any]) -> Tensor:
     """The float32 merge of whole tensors, the base first where the method subtracts it.
 
@@ -65,7 +83,11 @@ def merge_whole(method: MergeMethod, tensors: Sequence[Tensor], arguments: Mappi
             mine = {name: given[name][i] if each else given[name] for name, each in names.items()}
             cut = method.sparsify.measure(WholeVector(vector.view(shape), (*SEED, i + 1)), **mine)
             models[i] = method.sparsify.apply(vector.clone(), 0, cut)
-    merged = method.function([model.clone() for model in models], **own)
+    if method.measure:
+        whole = WholeBlocks(models, shape)
+        merged = method.function(whole.block(0), method.measure(whole, **own), 0, **own)
+    else:
+        merged = method.function([model.clone() for model in models], **own)
     return (base + merged if subtracted else merged).view(shape)
 
 
