@@ -23,6 +23,7 @@ INPUT_EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.weight$", re.IGNORECASE
 )
 OUTPUT_HEAD = re.compile(r"(^|\.)(lm_head|output|embed_out)\.weight$")
+NORM = re.compile(r"norm|(^|[._])ln(_|\d|f|\.)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,13 @@ def layer_counts(config: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any],
 def stands_before_layers(name: str) -> bool:
     """Whether a tensor outside the layers belongs to the embeddings rather than to the end of the model."""
     return EMBEDDING.search(name) is not None
+
+
+def role_of(name: str) -> str:
+    """What a tensor is, for methods that treat some apart: "norm", "embedding" (output heads too) or "layer"."""
+    if NORM.search(name):
+        return "norm"
+    return "embedding" if EMBEDDING.search(name) or OUTPUT_HEAD.search(name) else "layer"
 
 
 def restack(config: dict[str, Any], stack: Stack, layers: Sequence[tuple[Mapping[str, Any], int]]) -> None:

@@ -19,6 +19,7 @@ from merging.architecture import (
     input_embedding,
     is_tied,
     restack,
+    role_of,
     stands_before_layers,
 )
 from merging.checkpoints import Checkpoint, TensorHeader, Token, open_checkpoint, write_header
@@ -261,7 +262,9 @@ class _Draft:
             prefix = stack.join(start + number, "")
             names = self.layer_names(source.model).get(start + number, [])
             named.append({name[len(prefix) :]: name for name in names})
-        self.layer_sources.append((self.checkpoints[run.sources[0].model], run.starts[0] + number))
+        first = int(self.method.target_first)
+        donor = self.checkpoints[run.sources[first].model]
+        self.layer_sources.append((donor, run.starts[first] + number))
         assert donor_stack
         for rest in dict.fromkeys(rest for names in named for rest in names):
             self.tensor(
@@ -305,6 +308,8 @@ class _Draft:
     def tensor(
         self, run: _Run, name: str, names: Sequence[str | None], position: float, layer: int | None
     ) -> None:
+        if self.method.target_first and self.left_alone(run, name, names, position, layer):
+            return
         headers: list[TensorHeader] = []
         for source, own in zip(run.sources, names, strict=True):
             if own is None:
@@ -349,6 +354,33 @@ class _Draft:
             inputs, decided = (inputs[decided],), 0
         self.tensors.append(PlannedTensor(name, dtype, headers[0].shape, inputs, parameters, decided, layer))
 
+    def left_alone(
+        self, run: _Run, name: str, names: Sequence[str | None], position: float, layer: int | None
+    ) -> bool:
+        """Plan a tensor that the target has as the result will; no other model need have it, or in that shape."""
+        base, target, other = (
+            self.checkpoints[source.model].tensors.get(own or "")
+            for source, own in zip(run.sources, names, strict=True)
+        )
+        values = self.values(run, name, [own or name for own in names], position)
+        if target is None or values is None or self.method.decided_by(self.arguments(values)) != 0:
+            return False
+        if base and other and base.shape != other.shape:
+            lead, follower = run.sources[1].model, run.sources[2].model
+            message = (
+                f"{follower} has another vocabulary than {run.sources[0].model}, so that was not its base."
+            )
+            fix = f"Name the model that receives first, then the one that gives: {follower}, then {lead}?"
+            if not any(problem.code == "roles" for problem in self.problems):
+                self.problems.append(Problem("roles", message, fix, run.sources[2].where))
+        wanted = self.recipe.out_dtype or self.recipe.dtype
+        dtype = safetensors_name(wanted) if wanted and target.dtype in FLOATS else target.dtype
+        copied = 0 if dtype == target.dtype else None
+        inputs = (Input(self.indices[run.sources[1].model], target.name),)
+        parameters = {} if copied is not None else values
+        self.tensors.append(PlannedTensor(name, dtype, target.shape, inputs, parameters, copied, layer))
+        return True
+
     def arguments(self, values: Mapping[str, Value]) -> dict[str, Value]:
         return {parameter.argument: values[parameter.name] for parameter in self.method.parameters}
 
@@ -380,6 +412,8 @@ class _Draft:
     def value(
         self, parameter: Parameter, levels: Iterable[Parameters], name: str, position: float, where: str
     ) -> Scalar | None:
+        if parameter.roles and role_of(name) not in parameter.roles:
+            return True
         for level in levels:
             if parameter.name in level:
                 value = value_at(level[parameter.name], name, position)
@@ -409,10 +443,11 @@ class _Draft:
     # -- files -----------------------------------------------------------------------------------------
 
     def donor_reference(self) -> ModelReference:
-        """The model that gives config and tokenizer: the base, else the first named."""
-        if self.recipe.base_model:
-            return self.recipe.base_model
-        return next(_all_sources(self.recipe)).model
+        """The model that gives config and tokenizer: the target of the merge, the base, else the first named."""
+        named = [source.model for source in _all_sources(self.recipe)]
+        if self.method.target_first:
+            return next(model for model in named if model != self.recipe.base_model)
+        return self.recipe.base_model or named[0]
 
     def files(self, shards: Sequence[PlannedShard]) -> dict[str, str]:
         """The small files that are written, with their text."""

@@ -48,6 +48,7 @@ class MergeMethod:
         min_models, max_models: how many models, the base not counted where it is subtracted; None: any number
         base: "subtracted" from the models, "optional": subtracted where a recipe names one, the "first" of them, or
             an "ordinary" model if it is one of them at all
+        target_first: config, tokenizer and what is left alone come from the first model, which receives the others
         over: whether dot products are taken over the whole tensor, its rows (the last axis) or its columns (all the
             others; a tensor of one axis is one row), under these arguments
         measure: finds out what the function has to know of the whole tensor
@@ -69,6 +70,7 @@ class MergeMethod:
     min_models: int = 1
     max_models: int | None = None
     base: Base = "ordinary"
+    target_first: bool = False
     over: Callable[[Mapping[str, Any]], Over] = field(default=lambda _: "tensor")
     measure: Callable[..., Any] | None = None
     whole_rows: bool = False
@@ -132,6 +134,7 @@ def merge_method(
     paper: str,
     models: tuple[int, int | None] = (1, None),
     base: Base = "ordinary",
+    target_first: bool = False,
     over: Callable[[Mapping[str, Any]], Over] = lambda _: "tensor",
     measure: Callable[..., Any] | None = None,
     whole_rows: bool = False,
@@ -166,6 +169,7 @@ def merge_method(
             min_models=models[0],
             max_models=models[1],
             base="subtracted" if subtracted else base,
+            target_first=target_first,
             over=over,
             measure=measure,
             whole_rows=whole_rows,

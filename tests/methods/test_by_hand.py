@@ -48,6 +48,12 @@ EXAMPLES: dict[str, tuple[list[list[float]], dict[str, Any], list[float]]] = {
         {"weight": [1.0, -2.0], "normalize": False, "lambda_": 0.5},
         [4.0, -2.0, -1.5, 1.0],
     ),
+    # The first, plus half of what the second changed.
+    "chat_vector": (
+        [BASE, FIRST, SECOND],
+        {"weight": 0.5, "everywhere": True},
+        [4.5, 5.0, 1.0, 1.0],
+    ),
     # Half of each change stays: +4 +2 0 0 and 0 +4 +2 0. All signs are plus; each entry is the mean of those
     # that are not zero: 4, (2 + 4) / 2, 2, and nothing.
     "ties": (

@@ -150,7 +150,7 @@ def test_tensors_of_any_shape(method: MergeMethod, shape: tuple[int, ...]) -> No
 
 
 # Of these the first model is another thing than the second, or each has random draws of its own.
-ORDERED = ("slerp", "arcee_fusion", "dare_linear", "dare_ties", "della", "della_linear")
+ORDERED = ("slerp", "chat_vector", "arcee_fusion", "dare_linear", "dare_ties", "della", "della_linear")
 
 
 @every_method
