@@ -7,7 +7,7 @@ from heapq import nlargest
 
 from merging.checkpoints.adapted import HELD
 from merging.dtypes import itemsize
-from merging.methods import METHODS, MergeMethod
+from merging.methods import METHODS
 from merging.plan import Plan
 
 # Elements that the arithmetic sees at once, and that are read at once from a folder: small blocks stay in the
@@ -33,9 +33,10 @@ HUB_CLIENT_BYTES = 45_000_000
 PRODUCT_BYTES = 20_000_000
 
 
-def rereads(method: MergeMethod) -> bool:
-    """Whether merging passes over the inputs more than once: to measure, and then to merge."""
-    return method.from_products or method.sparsify is not None
+def rereads(plan: Plan) -> bool:
+    """Whether inputs from the Hub have to be held whole, or be read by the merge itself in each of its passes."""
+    method = METHODS[plan.method]
+    return any(method.rereads(tensor.parameters) for tensor in plan.tensors if not tensor.is_one_input)
 
 
 def default_workers() -> int:
@@ -53,12 +54,15 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
     """
     method = METHODS[plan.method]
     remote = any(model.is_remote for model in plan.models)
+    again = rereads(plan)
     each, steps = [], [0]
     for tensor in plan.tensors:
         inputs, width = len(tensor.inputs), itemsize(tensor.dtype)
         block = min(tensor.elements, BLOCK)
+        if method.by_rows and tensor.shape:
+            block = max(block, tensor.shape[-1])
         stored = inputs * block * width
-        if remote and rereads(method) and inputs * tensor.bytes > RESIDENT:
+        if remote and again and inputs * tensor.bytes > RESIDENT:
             stored += max(PASS_AHEAD, inputs * SLICE * width)
         elif remote:
             steps.append(inputs * min(tensor.bytes, SLICE * width))

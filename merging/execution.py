@@ -241,7 +241,7 @@ class _Run:
     ):
         self.plan = plan
         self.method = METHODS[plan.method]
-        self.rereads = rereads(self.method)
+        self.rereads = rereads(plan)
         self.destination = destination
         self.device = device
         self.cancel = cancel or threading.Event()
@@ -469,7 +469,7 @@ class _Run:
         dtypes = [model.tensors[name].dtype for model, name in parts]
         waits = any(is_remote) and not is_ahead
         seed = self.plan.seed_of(tensor)
-        inputs = Inputs(read, dtypes, tensor.elements, waits, workspace, self.check, seed)
+        inputs = Inputs(read, dtypes, tensor.shape, waits, workspace, self.check, seed)
         width = itemsize(tensor.dtype)
         merged: Iterator[tuple[int, Tensor]]
         if tensor.is_one_input:

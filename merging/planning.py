@@ -22,6 +22,7 @@ from merging.architecture import (
     is_tied,
     renamed,
     restack,
+    role_of,
     stands_before_layers,
 )
 from merging.chat_templates import TEMPLATES
@@ -187,9 +188,10 @@ class _Run:
 
     Args:
         module: of the donor, whose names the output has
-        sources, modules: the models, and the module of each that is merged into it
+        sources, modules: the models, the base first if it is subtracted, and the module of each that is merged
         starts, length: the first layer of each, and how many
         levels: the parameters that all sources share, of the slice, the module and the recipe
+        subtracts: whether the first source is a base that is subtracted from the others
     """
 
     module: Module
@@ -199,6 +201,7 @@ class _Run:
     length: int
     levels: tuple[Parameters, ...]
     where: str
+    subtracts: bool
 
 
 class _Draft:
@@ -430,11 +433,12 @@ class _Draft:
     def run(self, module: Module, part: Slice, levels: tuple[Parameters, ...]) -> _Run | None:
         base = part.base_model or self.recipe.base_model
         sources = list(part.sources)
-        if self.method.needs_base:
+        subtracts = self.method.takes_off(base is not None)
+        if base and self.method.takes_base:
             first = next(source for source in sources if source.model == base)
             sources.remove(first)
             sources.insert(0, first)
-            if self.method.base == "subtracted":
+            if subtracts:
                 # Another entry of the base would be a task vector of zeros.
                 sources = [first, *(source for source in sources[1:] if source.model != base)]
         ranges, modules = [], []
@@ -464,7 +468,9 @@ class _Draft:
             self.problems.append(Problem("unequal-layers", message, fix, part.where or sources[0].where))
             return None
         starts = tuple(start for start, _ in ranges)
-        return _Run(module, tuple(sources), tuple(modules), starts, lengths.pop(), levels, part.where)
+        return _Run(
+            module, tuple(sources), tuple(modules), starts, lengths.pop(), levels, part.where, subtracts
+        )
 
     def layer(self, run: _Run, number: int) -> None:
         """Plan one output layer."""
@@ -479,7 +485,8 @@ class _Draft:
             prefix = module.stack.join(start + number, "")
             names = self.layer_names(source.model, module).get(start + number, [])
             named.append({name[len(prefix) :]: name for name in names})
-        layers.append((self.layouts[run.sources[0].model], run.starts[0] + number))
+        first = int(self.method.target_first)
+        layers.append((self.layouts[run.sources[first].model], run.starts[first] + number))
         assert run.module.stack
         for rest in dict.fromkeys(rest for names in named for rest in names):
             name = run.module.stack.join(output, rest)
@@ -536,6 +543,8 @@ class _Draft:
         if None in names and DERIVED.search(name):
             self.derived.append(name)
             return
+        if self.method.target_first and self.left_alone(run, name, names, position, layer):
+            return
         headers: list[TensorHeader] = []
         for source, own in zip(run.sources, names, strict=True):
             if own is None:
@@ -576,7 +585,7 @@ class _Draft:
             return
         decided = self.method.decided_by(self.arguments(values))
         if decided is not None:
-            decided += self.method.base == "subtracted"
+            decided += run.subtracts
             self.taken(name, headers[decided], inputs[decided : decided + 1], dtype, layer)
             return
         self.tensors.append(PlannedTensor(name, dtype, headers[0].shape, inputs, values, None, layer))
@@ -619,12 +628,34 @@ class _Draft:
             self.layer_shapes[module.name] = found
         return self.layer_shapes[module.name]
 
+    def left_alone(
+        self, run: _Run, name: str, names: Sequence[str | None], position: float, layer: int | None
+    ) -> bool:
+        """Plan a tensor that the target has as the result will; no other model need have it, or in that shape."""
+        base, target, other = (
+            self.checkpoints[source.model].tensors.get(own or "")
+            for source, own in zip(run.sources, names, strict=True)
+        )
+        values = self.values(run, name, [own or name for own in names], position)
+        if target is None or values is None or self.method.decided_by(self.arguments(values)) != 0:
+            return False
+        if base and other and base.shape != other.shape:
+            lead, follower = run.sources[1].model, run.sources[2].model
+            message = (
+                f"{follower} has another vocabulary than {run.sources[0].model}, so that was not its base."
+            )
+            fix = f"Name the model that receives first, then the one that gives: {follower}, then {lead}?"
+            if not any(problem.code == "roles" for problem in self.problems):
+                self.problems.append(Problem("roles", message, fix, run.sources[2].where))
+        inputs = (Input(self.indices[run.sources[1].model], target.name),)
+        self.taken(name, target, inputs, self.output_dtype({target.stored_dtype}), layer)
+        return True
+
     def arguments(self, values: Mapping[str, Value]) -> dict[str, Value]:
         return {parameter.argument: values[parameter.name] for parameter in self.method.parameters}
 
     def values(self, run: _Run, name: str, names: Sequence[str], position: float) -> dict[str, Value] | None:
         """Every parameter's value for one tensor; shared ones are filtered by its output name, others by their own."""
-        subtracted = self.method.base == "subtracted"
         shared = run.levels
         values: dict[str, Value] = {}
         for parameter in self.method.parameters:
@@ -632,7 +663,7 @@ class _Draft:
                 values[parameter.name] = self.value(parameter, shared, name, position, run.where)
                 continue
             own = []
-            for source, source_name in list(zip(run.sources, names, strict=True))[subtracted:]:
+            for source, source_name in list(zip(run.sources, names, strict=True))[run.subtracts :]:
                 levels = (source.parameters, *shared)
                 own.append(self.value(parameter, levels, source_name, position, source.where))
             values[parameter.name] = own  # type: ignore[assignment]
@@ -651,6 +682,8 @@ class _Draft:
     def value(
         self, parameter: Parameter, levels: Iterable[Parameters], name: str, position: float, where: str
     ) -> Scalar | None:
+        if parameter.roles and role_of(name) not in parameter.roles:
+            return True
         for level in levels:
             if parameter.name in level:
                 value = value_at(level[parameter.name], name, position)
@@ -692,10 +725,11 @@ class _Draft:
     # -- files -----------------------------------------------------------------------------------------
 
     def donor_reference(self) -> ModelReference:
-        """The model that gives config and tokenizer: the base, else the first named."""
-        if self.recipe.base_model:
-            return self.recipe.base_model
-        return next(self.recipe.sources()).model
+        """The model that gives config and tokenizer: the target of the merge, the base, else the first named."""
+        named = [source.model for source in self.recipe.sources()]
+        if self.method.target_first:
+            return next(model for model in named if model != self.recipe.base_model)
+        return self.recipe.base_model or named[0]
 
     def files(self, shards: Sequence[PlannedShard]) -> dict[str, str]:
         """The small files that are written, with their text."""

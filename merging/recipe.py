@@ -346,7 +346,7 @@ class _Reader:
                 self.run_of_sources(recipe, method, part, levels)
             for part in module.slices:
                 base = part.base_model or recipe.base_model
-                if method.needs_base and base and all(source.model != base for source in part.sources):
+                if method.takes_base and base and all(source.model != base for source in part.sources):
                     message = f"The base model {base} is not among the sources of this slice."
                     fix = "Add it to the sources, with the layers it gives."
                     self.problems.append(Problem("base-not-in-slice", message, fix, part.where))
@@ -356,15 +356,16 @@ class _Reader:
         self, recipe: Recipe, method: MergeMethod, part: Slice, levels: tuple[Parameters, ...]
     ) -> None:
         base = part.base_model or recipe.base_model
-        counted = [s for s in part.sources if not (method.base == "subtracted" and s.model == base)]
+        subtracted = method.takes_off(base is not None)
+        counted = [s for s in part.sources if not (subtracted and s.model == base)]
         number = len(counted)
         low, high = method.min_models, method.max_models
         if number < low or (high is not None and number > high):
             wanted = (
                 f"exactly {low}" if low == high else f"at least {low}" if number < low else f"at most {high}"
             )
-            noun = "model besides the base" if method.base == "subtracted" else "model"
-            message = f"{method.title} merges {wanted} {noun}{'s' * (wanted[-2:] != ' 1')}; {number} given."
+            noun = f"model{'s' * (wanted[-2:] != ' 1')}{' besides the base' * subtracted}"
+            message = f"{method.title} merges {wanted} {noun}; {number} given."
             self.problems.append(Problem("number-of-models", message, "Add or remove models.", part.where))
         for parameter in method.parameters:
             if not parameter.required:
