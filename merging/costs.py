@@ -6,6 +6,7 @@ import os
 from heapq import nlargest
 
 from merging.checkpoints.adapted import HELD
+from merging.checkpoints.adapter import WHOLE
 from merging.dtypes import itemsize
 from merging.methods import METHODS, MergeMethod
 from merging.plan import Plan
@@ -86,6 +87,7 @@ def _adapters(plan: Plan, workers: int) -> int:
             # Workers are processes where all is local, and each holds its own.
             copies = 1 if model.is_remote else workers
             held += copies * sum(min(adapter.bytes, HELD) for adapter in model.adapters)
+            held += sum(min(adapter.bytes, WHOLE) for adapter in model.adapters if not adapter.is_folder)
     return held
 
 
