@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,37 @@ def test_tokenizer_and_template_come_from_the_adapter_that_brings_them(
     assert json.loads((tmp_path / "two/tokenizer.json").read_text()) == {"version": "of two"}
     assert json.loads((tmp_path / "two/tokenizer_config.json").read_text()) == {"chat_template": "two"}
     assert (tmp_path / "one/tokenizer.json").read_text() == "{}"
+
+
+def test_of_two_tokenizers_no_mixture_is_made(folder: Path, adapters: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "base", tmp_path / "base")
+    for file in ("vocab.json", "special_tokens_map.json", "chat_template.jinja"):
+        (tmp_path / "base" / file).write_text("{}")
+
+    plan = make_plan(read_recipe(alone(f"{tmp_path}/base+{adapters}/two")))
+
+    assert {*plan.copied_files, *plan.files} == {
+        "config.json",
+        "generation_config.json",
+        "mergekit_config.yml",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+def test_a_plan_warns_where_an_adapter_names_another_base(
+    folder: Path, alice: str, hub: Hub, tmp_path: Path
+) -> None:
+    for name in ("base", "other"):
+        option(adapter(folder / "base", tmp_path / name, 1), base_model_name_or_path=f"alice/{name}")
+        hub.put(f"alice/lora-of-{name}", tmp_path / name)
+
+    texts = [alone(f"alice/base+alice/lora-of-{name}") for name in ("base", "other")]
+    right, wrong = (make_plan(read_recipe(text), token=alice) for text in texts)
+
+    assert right.ok and wrong.ok
+    assert [warning.code for warning in right.warnings] == []
+    assert [warning.code for warning in wrong.warnings] == ["other-base"]
 
 
 def test_an_adapter_that_changed_after_the_plan_is_not_used(folder: Path, tmp_path: Path) -> None:
