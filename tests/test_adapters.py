@@ -192,6 +192,19 @@ def test_of_two_tokenizers_no_mixture_is_made(folder: Path, adapters: Path, tmp_
     }
 
 
+def test_a_template_in_the_bases_tokenizer_config_is_kept(
+    folder: Path, adapters: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "base", tmp_path / "base")
+    shutil.copytree(adapters / "two", tmp_path / "two")
+    (tmp_path / "base/tokenizer_config.json").write_text('{"chat_template": "of the base", "a": 1}')
+    (tmp_path / "two/tokenizer_config.json").write_text('{"b": 2}')
+
+    plan = make_plan(read_recipe(alone(f"{tmp_path}/base+{tmp_path}/two")))
+
+    assert json.loads(plan.files["tokenizer_config.json"]) == {"b": 2, "chat_template": "of the base"}
+
+
 def test_a_plan_warns_where_an_adapter_names_another_base(
     folder: Path, alice: str, hub: Hub, tmp_path: Path
 ) -> None:
