@@ -16,7 +16,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from examples.models import ADAPTERS, BASE, model_folder
+from evaluation import check_independence
+from examples.models import BASE, model_folder, repository
 from merging import CheckpointError, Plan, make_plan, read_recipe, run_plan
 from merging.__main__ import main
 from merging.card import model_card
@@ -360,14 +361,21 @@ def test_the_command_line_applies_and_extracts_in_processes_of_its_own(
 
 
 @pytest.mark.real_models
-def test_the_demos_sibling_is_its_base_and_its_adapter(tmp_path: Path) -> None:
+def test_the_demos_sibling_is_its_base_and_its_adapter_and_needs_neither(tmp_path: Path) -> None:
+    sibling, lora = model_folder("SmolLM2-135M-Korean"), tmp_path / "lora"
+    lora.mkdir()
+    for name, path in repository("SmolLM2-135M-Korean-LoRA").items():
+        shutil.copy(path, lora / name)
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(alone(f"{model_folder(BASE)}+{ADAPTERS / 'korean'}"))
+    recipe.write_text(alone(f"{model_folder(BASE)}+{lora}"))
 
     assert main(["run", str(recipe), "--to", str(tmp_path / "out")]) == 0
 
-    ours = load_file(tmp_path / "out/model.safetensors")
-    theirs = load_file(next(model_folder("SmolLM2-135M-Korean").glob("*.safetensors")))
+    shutil.rmtree(lora)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", sibling))
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert (ours[name] != tensor).sum() <= 2, name
+    found = check_independence(tmp_path / "out", parents=[str(lora), str(model_folder(BASE))])
+    assert found.findings == ()
+    assert found.answer
