@@ -50,6 +50,7 @@ INPUT_EMBEDDING = re.compile(
     re.IGNORECASE,
 )
 OUTPUT_HEAD = re.compile(r"(^|\.)(lm_head|output|embed_out|proj_out|cls\.predictions\.decoder)\.weight$")
+HEAD_BIAS = re.compile(r"(^|\.)(lm_head|cls\.predictions|embed_out)\.bias$|final_logits_bias$")
 # Tables that loaders make for themselves; some checkpoints bring them, others of the same model do not.
 DERIVED = re.compile(
     r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|\.attention\.(masked_)?bias$|position_ids$"
