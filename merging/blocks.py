@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from merging.costs import BLOCK, PASS_AHEAD, READERS, SLICE
+from merging.costs import BLOCK, PASS_AHEAD, READERS, SLICE, matrix_shape
 from merging.dtypes import itemsize, torch_name
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import total, weighted_sum
@@ -121,7 +121,7 @@ class Inputs:
     ):
         self.read = read
         self.dtypes = dtypes
-        self.is_vector = len(shape) < 2
+        self.shape = tuple(shape)
         self.size = math.prod(shape)
         self.row = max(shape[-1] if shape else 1, 1)
         self.workspace = workspace
@@ -137,15 +137,17 @@ class Inputs:
         return inputs
 
     def blocks(
-        self, which: Sequence[int], dtype: torch.dtype = torch.float32
+        self, which: Sequence[int], dtype: torch.dtype = torch.float32, stretch: range | None = None
     ) -> Iterator[tuple[int, list[Tensor]]]:
         """Pairs of an offset and the blocks of the chosen inputs that begin there, in the dtype asked for.
 
-        The blocks may be overwritten; the next step of the iteration reuses their memory.
+        A stretch of elements may stand for the whole. The blocks may be overwritten; the next step of the iteration
+        reuses their memory.
         """
         length = max(SLICE // self.length, 1) * self.length if self.remote else self.length
-        starts = range(0, self.size, length)
-        yield from self._pass(which, [(start, min(length, self.size - start)) for start in starts], dtype)
+        stretch = range(self.size) if stretch is None else stretch
+        starts = range(stretch.start, stretch.stop, length)
+        yield from self._pass(which, [(start, min(length, stretch.stop - start)) for start in starts], dtype)
 
     def block(self, which: Sequence[int], start: int) -> list[Tensor]:
         """The float32 blocks that begin at an offset which `blocks` has given."""
@@ -247,6 +249,9 @@ def merge_blocks(
         return
     if method.by_rows:
         inputs = inputs.in_rows()
+    if method.by_matrices:
+        yield from _merge_by_matrices(method, arguments, inputs)
+        return
     own = {name: value for name, value in arguments.items() if name in _own(method)}
     measured: tuple[Any, ...] = ()
     if method.measure:
@@ -285,13 +290,37 @@ def _measure(method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs) 
     return measured
 
 
+def _merge_by_matrices(
+    method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs
+) -> Iterator[tuple[int, Tensor]]:
+    """Merge whole matrices of task vectors, one after the other if they are packed; any other tensor by blocks."""
+    assert method.elsewhere
+    everything = range(len(inputs.dtypes))
+    shape = matrix_shape(inputs.shape)
+    if shape is None or not method.wants_matrices(arguments):
+        for start, (base, *models) in inputs.blocks(everything):
+            yield start, base.add_(method.elsewhere([model.sub_(base) for model in models], **arguments))
+        return
+    size = math.prod(shape)
+    for first in range(0, inputs.size, size):
+        stretch = range(first, first + size)
+        matrices = [torch.empty(size, device=inputs.workspace.device) for _ in everything[1:]]
+        for start, (base, *models) in inputs.blocks(everything, stretch=stretch):
+            for matrix, model in zip(matrices, models, strict=True):
+                torch.sub(model, base, out=matrix[start - first : start - first + len(base)])
+        change = method.function([matrix.view(shape) for matrix in matrices], **arguments).flatten()
+        del matrices
+        for start, (base,) in inputs.blocks(everything[:1], stretch=stretch):
+            yield start, base.add_(change[start - first : start - first + len(base)])
+
+
 def _merge_by_products(
     method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs, subtract: bool
 ) -> Iterator[tuple[int, Tensor]]:
     """Merge by coefficients that depend on the dot products alone: a pass to find them, and a pass to add up."""
     everything = range(len(inputs.dtypes))
     over = method.over(arguments)
-    if over == "columns" and inputs.is_vector:
+    if over == "columns" and len(inputs.shape) < 2:
         over = "rows"
     if over != "tensor":
         inputs = inputs.in_rows()

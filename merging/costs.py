@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from heapq import nlargest
 
 from merging.checkpoints.adapted import HELD
+from merging.checkpoints.adapter import WHOLE
 from merging.dtypes import itemsize
 from merging.methods import METHODS
 from merging.plan import Plan
@@ -31,6 +34,27 @@ PROCESS_BYTES = 155_000_000
 HUB_CLIENT_BYTES = 45_000_000
 # What torch sets up when it first multiplies matrices, measured.
 PRODUCT_BYTES = 20_000_000
+
+
+# Two last axes shorter than this are those of a kernel, not of packed matrices.
+SMALLEST_MATRIX = 16
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int] | None:
+    """Rows and columns of the matrix that a tensor is, or of each of those that it packs (experts along the first of
+    three axes); None where it is neither."""
+    if len(shape) == 2 or (len(shape) == 3 and min(shape[1:]) >= SMALLEST_MATRIX):
+        return shape[-2], shape[-1]
+    return None
+
+
+def _matrix_memory(shape: Sequence[int], count: int) -> int:
+    """Bytes that the decomposition of so many task vectors of a tensor takes: the matrices and as many singular
+    vectors as two of them, the sum, and the eigenvectors of a few square matrices in float64."""
+    matrix = matrix_shape(shape)
+    if matrix is None:
+        return 0
+    return 4 * math.prod(matrix) * (count + 5) + 8 * 8 * min(matrix) ** 2
 
 
 def rereads(plan: Plan) -> bool:
@@ -70,7 +94,10 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
         blocks = block * (inputs * 4 + max(inputs, 2) * 8 + width)
         # What lies near the cut of a sparsifier, a percent or two.
         ranked = min(tensor.elements * 4, 16_000_000 + tensor.elements // 10) if method.sparsify else 0
-        each.append(stored + blocks + ranked)
+        matrices = 0
+        if method.by_matrices and method.wants_matrices(tensor.parameters):
+            matrices = _matrix_memory(tensor.shape, inputs - 1)
+        each.append(stored + blocks + ranked + matrices)
     # Every worker keeps the buffers of the largest tensor that came its way: at worst these are the largest of all.
     busiest = sum(nlargest(workers or default_workers(), each))
     # A step that is larger than the budget is held alone.
@@ -90,6 +117,7 @@ def _adapters(plan: Plan, workers: int) -> int:
             # Workers are processes where all is local, and each holds its own.
             copies = 1 if model.is_remote else workers
             held += copies * sum(min(adapter.bytes, HELD) for adapter in model.adapters)
+            held += sum(min(adapter.bytes, WHOLE) for adapter in model.adapters if not adapter.is_folder)
     return held
 
 

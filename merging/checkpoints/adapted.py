@@ -7,6 +7,7 @@ byte. The result is what `PeftModel.merge_and_unload` makes of a float32 base.
 from __future__ import annotations
 
 import copy
+import json
 import math
 import re
 import threading
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # Bytes of adapters' tensors that are kept in float32, so that they are not fetched anew for each stretch of a tensor.
 HELD = 128 * 1024 * 1024
 HEAD = "lm_head.weight"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.weight$")
 # How packed experts are called that lie in files one by one: parameter, matrices that it stacks.
 EXPERT_MATRICES = {
@@ -175,14 +177,27 @@ class AdaptedCheckpoint(Checkpoint):
         return {file: files[file] for file in tokenizer_files(files)}
 
     def _brings_template(self, own: Mapping[str, int]) -> bool:
-        if any(map(is_template, own)):
-            return True
-        return "tokenizer_config.json" in own and "chat_template" in self.read_json("tokenizer_config.json")
+        return any(map(is_template, own)) or "chat_template" in self._own_tokenizer_config()
+
+    def _own_tokenizer_config(self) -> dict[str, Any]:
+        if TOKENIZER_CONFIG not in self.adapter.repository.files:
+            return {}
+        try:
+            found = json.loads(Checkpoint.read_small(self.adapter.repository, TOKENIZER_CONFIG))
+        except ValueError:
+            return {}  # whoever reads the file itself says that it is damaged
+        return found if isinstance(found, dict) else {}
 
     def read_file(self, file: str) -> bytes:
-        if file in self._own_files():
-            return Checkpoint.read_small(self.adapter.repository, file)
-        return self.base.read_file(file)
+        own = self._own_files()
+        if file not in own:
+            return self.base.read_file(file)
+        if file == TOKENIZER_CONFIG and self.base.has(file) and not self._brings_template(own):
+            # The base may keep its template in this file, which takes the place of the base's.
+            template = self.base.read_json(file).get("chat_template")
+            if template and (config := self._own_tokenizer_config()):
+                return json.dumps({**config, "chat_template": template}).encode()
+        return Checkpoint.read_small(self.adapter.repository, file)
 
     def read_range(self, file: str, start: int, buffer: memoryview) -> None:
         if file not in self.changes:

@@ -16,6 +16,8 @@ from merging.methods import (  # isort: skip
     della,
     breadcrumbs,
     sce,
+    tsv,
+    isotropic,
     model_stock,
     ram,
     nearswap,
@@ -36,6 +38,7 @@ __all__ = [
     "chat_vector",
     "dare",
     "della",
+    "isotropic",
     "karcher",
     "linear",
     "merge_method",
@@ -48,4 +51,5 @@ __all__ = [
     "sce",
     "slerp",
     "task_arithmetic",
+    "tsv",
 ]

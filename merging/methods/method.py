@@ -9,6 +9,10 @@ A method is a function; the name of its first argument says what it is given, an
                       or columns come as K x K x G, one for each of G rows or columns, and so do K x G coefficients
     task_vector_products  the same for models minus base; the sum is added to the base
 
+    task_vector_matrices  list of K float32 matrices, the task vectors of a tensor of two axes (or of one of those that
+                      a tensor of three packs); returns the matrix to be added. `elsewhere` does for all other
+                      tensors what a method of task_vectors does, and where a switch for some roles is off
+
 A method that has to know something of the whole tensor first declares `measure`, a function that is given the blocks
 (`selection.Blocks`) and the parameters. The method is then given two more arguments before its parameters: what was
 measured, and the offset at which its blocks begin.
@@ -28,7 +32,9 @@ from merging.methods.parameters import Parameter, parameters_of
 from merging.methods.sparsify import Sparsifier
 
 Over = Literal["tensor", "rows", "columns"]
-Operand = Literal["weights", "task_vectors", "weight_products", "task_vector_products"]
+Operand = Literal[
+    "weights", "task_vectors", "weight_products", "task_vector_products", "task_vector_matrices"
+]
 Base = Literal["subtracted", "optional", "first", "ordinary"]
 METHODS: dict[str, MergeMethod] = {}
 
@@ -52,6 +58,7 @@ class MergeMethod:
         over: whether dot products are taken over the whole tensor, its rows (the last axis) or its columns (all the
             others; a tensor of one axis is one row), under these arguments
         measure: finds out what the function has to know of the whole tensor
+        elsewhere: what a method of matrices does with other tensors
         whole_rows: the function or `measure` needs blocks of whole rows
         sparsify: applied to each task vector before the function sees it
         ignored: parameters that recipes for mergekit carry and that change nothing, there or here
@@ -74,6 +81,7 @@ class MergeMethod:
     over: Callable[[Mapping[str, Any]], Over] = field(default=lambda _: "tensor")
     measure: Callable[..., Any] | None = None
     whole_rows: bool = False
+    elsewhere: Callable[..., Any] | None = None
     sparsify: Sparsifier | None = None
     ignored: tuple[str, ...] = ()
     decided_by: Callable[[Mapping[str, Any]], int | None] = field(default=lambda _: None)
@@ -117,12 +125,21 @@ class MergeMethod:
         than they come in."""
         sparsify = self.sparsify
         measures = self.measure is not None or (sparsify is not None and sparsify.measures(parameters))
-        return measures or self.from_products or self.by_rows
+        return measures or self.from_products or self.by_rows or self.by_matrices
 
     @property
     def from_products(self) -> bool:
         """Whether the function makes coefficients of a Gram matrix."""
         return self.operand.endswith("_products")
+
+    @property
+    def by_matrices(self) -> bool:
+        """Whether the function is given whole matrices."""
+        return self.operand.endswith("_matrices")
+
+    def wants_matrices(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether a tensor is merged as a matrix, if it is one: no switch for tensors of its role is off."""
+        return all(parameters[p.argument] for p in self.parameters if p.roles)
 
     def parameter(self, name: str) -> Parameter | None:
         return next((parameter for parameter in self.parameters if parameter.name == name), None)
@@ -138,6 +155,7 @@ def merge_method(
     over: Callable[[Mapping[str, Any]], Over] = lambda _: "tensor",
     measure: Callable[..., Any] | None = None,
     whole_rows: bool = False,
+    elsewhere: Callable[..., Any] | None = None,
     sparsify: Sparsifier | None = None,
     ignored: tuple[str, ...] = (),
     decided_by: Callable[[Mapping[str, Any]], int | None] = lambda _: None,
@@ -173,6 +191,7 @@ def merge_method(
             over=over,
             measure=measure,
             whole_rows=whole_rows,
+            elsewhere=elsewhere,
             sparsify=sparsify,
             ignored=ignored,
             decided_by=decided_by,

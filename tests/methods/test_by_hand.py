@@ -124,6 +124,9 @@ EXAMPLES: dict[str, tuple[list[list[float]], dict[str, Any], list[float]]] = {
         },
         [3.0, 2.0, 0.5, 1.0],
     ),
+    # One axis: the base plus twice the mean change, as for TSV-Merge.
+    "iso_c": ([BASE, FIRST, SECOND], {"lambda_": 2.0, "embeddings": True}, [4.0, 7.0, 2.0, 1.0]),
+    "tsv_merge": ([BASE, FIRST, SECOND], {"lambda_": 2.0, "embeddings": True}, [4.0, 7.0, 2.0, 1.0]),
     # The changes +4 0 and +4 +3 have cosine 4 / 5; t = 2 * 0.8 / 1.8 = 8/9 of their mean +4 +1.5.
     "model_stock": (
         [[1.0, 1.0], [5.0, 1.0], [5.0, 4.0]],
@@ -476,3 +479,73 @@ def test_breadcrumbs_without_outliers_are_the_largest() -> None:
     )
 
     assert merged.tolist() == [1.0, -2.0, 1.0, 0.0, 0.0, 0.0]
+
+
+WHOLE = {"lambda_": 1.0, "embeddings": True}
+
+
+def test_iso_c_makes_all_directions_equally_strong() -> None:
+    base = torch.ones(2, 3)
+    first, second = (
+        torch.tensor([[4.0, 0.0, 0.0], [0.0, 0.0, 0.0]]),
+        torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, -2.0]]),
+    )
+
+    merged = merge_by_engine(METHODS["iso_c"], [base, base + first, base + second], WHOLE)
+
+    # The sum has the singular values 4 and 2.
+    torch.testing.assert_close(merged, base + torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.0, -3.0]]))
+
+
+def test_iso_c_leaves_directions_that_nobody_changed() -> None:
+    base, first = torch.zeros(3, 3), torch.diag(torch.tensor([6.0, 3.0, 0.0]))
+
+    merged = merge_by_engine(METHODS["iso_c"], [base, first], WHOLE)
+
+    torch.testing.assert_close(merged, torch.diag(torch.tensor([3.0, 3.0, 0.0])))
+
+
+def test_tsv_merge_adds_independent_directions_up() -> None:
+    base = torch.zeros(2, 2)
+    first, second = torch.tensor([[4.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.5, 0.0], [0.0, 2.0]])
+
+    merged = merge_by_engine(METHODS["tsv_merge"], [base, first, second], WHOLE)
+
+    # One direction of each, the strongest: 4 and 2; they are orthogonal already.
+    torch.testing.assert_close(merged, torch.tensor([[4.0, 0.0], [0.0, 2.0]]))
+
+
+@pytest.mark.parametrize("shape", [(8, 12), (12, 8), (3, 20, 16)])
+def test_tsv_merge_untangles_as_the_papers_decompositions_do(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    base, *models = (torch.randn(shape, generator=generator) for _ in range(3))
+    changes = [(model - base).double().view(-1, *shape[-2:]) for model in models]
+    piles = []
+    for pile in zip(*changes, strict=True):
+        kept = min(shape[-2:]) // 2
+        parts = [
+            (u[:, :kept], s[:kept], v[:kept].T)
+            for u, s, v in (torch.linalg.svd(c, full_matrices=False) for c in pile)
+        ]
+        left, values, right = (torch.cat(several, dim=-1) for several in zip(*parts, strict=True))
+        orthogonal = []
+        for side in (left, right):
+            u, _, v = torch.linalg.svd(side, full_matrices=False)
+            orthogonal.append(u @ v)
+        piles.append((orthogonal[0] * values) @ orthogonal[1].T)
+    expected = base + torch.stack(piles).view(shape).float()
+
+    merged = merge_by_engine(METHODS["tsv_merge"], [base, *models], WHOLE)
+
+    torch.testing.assert_close(merged, expected, rtol=1e-3, atol=5e-4)
+
+
+@pytest.mark.parametrize("name", ["iso_c", "tsv_merge"])
+def test_kernels_and_embeddings_are_averaged(name: str) -> None:
+    base, first, second = (torch.full((20, 4, 3), value) for value in (1.0, 2.0, 5.0))
+    matrices = [tensor[..., 0] for tensor in (base, first, second)]
+
+    of_kernels = merge_by_engine(METHODS[name], [base, first, second], WHOLE)
+    of_embeddings = merge_by_engine(METHODS[name], matrices, WHOLE | {"embeddings": False})
+
+    assert of_kernels.unique().tolist() == of_embeddings.unique().tolist() == [3.5]

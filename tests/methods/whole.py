@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from merging.costs import matrix_shape
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import total, weighted_sum
 
@@ -75,6 +76,13 @@ def merge_whole(method: MergeMethod, tensors: Sequence[Tensor], arguments: Mappi
             summed = total([c.float() * t.float() for c, t in zip(coefficients, tensors, strict=True)])
             return summed.view(shape)
         return weighted_sum([t.flatten().float().clone() for t in tensors], coefficients).view(shape)
+    if method.by_matrices:
+        matrix = matrix_shape(shape)
+        if matrix is None or not method.wants_matrices(arguments):
+            return (base + method.elsewhere(models, **arguments)).view(shape)  # type: ignore[misc]
+        piles = zip(*(model.clone().view(-1, *matrix) for model in models), strict=True)
+        changes = [method.function(list(pile), **arguments) for pile in piles]
+        return (base + torch.stack(changes).flatten()).view(shape)
     own = dict(arguments)
     if method.sparsify:
         names = {p.argument: p.per_model for p in method.sparsify.parameters}
