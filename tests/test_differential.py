@@ -163,7 +163,7 @@ def test_a_drawn_recipe(method: MergeMethod, folder: Path, tmp_path: Path, data:
         assert merged.dtype == expected.dtype == getattr(torch, wanted)
         sure = ~chosen_among_equals(tensor, plan)
         if method.name == "arcee_fusion":
-            # Whether an entry is important is a comparison of two sums: one that nearly equals the limit may go either way.
+            # An entry whose importance nearly equals the limit may go either way.
             differs = (merged.float() - expected.float()).abs() > 2**-6 * expected.float().abs() + 1e-5
             assert differs.sum() <= 1 + differs.numel() // 500
             sure &= ~differs
