@@ -39,18 +39,34 @@ def recipe(method: str, folder: Path, layers: int) -> dict[str, Any]:
             for layer_range in ([0, layers - cut], [cut, layers])
         ]
         return {"merge_method": method, "dtype": "bfloat16", "slices": slices}
-    if method in ("karcher", "model_stock", "ram", "nearswap"):
+    if method in ("nuslerp", "multislerp"):
+        return {**fine_tunes, "models": entries[:2] if method == "nuslerp" else entries}
+    if method in WITHOUT_WEIGHTS:
         bare: dict[str, Any] = {**fine_tunes, "models": [{"model": entry["model"]} for entry in entries]}
-        if method == "nearswap":
-            bare |= {"models": bare["models"][:1], "parameters": {"t": 0.001}}
+        if method in ("nearswap", "arcee_fusion"):
+            bare["models"] = bare["models"][:1]
+        bare["parameters"] = {"nearswap": {"t": 0.001}, "sce": {"select_topk": 0.5}}.get(method, {})
         return bare if method == "karcher" else {**bare, "base_model": base}
-    parameters = {"density": 0.5} if method.endswith("ties") or method == "breadcrumbs" else {}
-    return {**fine_tunes, "base_model": base, "parameters": parameters}
+    sparse = method.endswith("ties") or method.startswith(("breadcrumbs", "della", "dare"))
+    return {**fine_tunes, "base_model": base, "parameters": {"density": 0.5} if sparse else {}}
 
 
+WITHOUT_WEIGHTS = ("karcher", "model_stock", "ram", "ramplus_tl", "sce", "nearswap", "arcee_fusion")
+# All of mergekit's.
 METHODS = (
-    *("linear", "slerp", "karcher", "task_arithmetic", "ties", "dare_ties"),
-    *("breadcrumbs", "model_stock", "ram", "nearswap", "passthrough"),
+    *(
+        "linear",
+        "slerp",
+        "nuslerp",
+        "multislerp",
+        "karcher",
+        "task_arithmetic",
+        "ties",
+        "dare_linear",
+        "dare_ties",
+    ),
+    *("della", "della_linear", "breadcrumbs", "breadcrumbs_ties", "sce", "model_stock", "ram", "ramplus_tl"),
+    *("nearswap", "arcee_fusion", "passthrough"),
 )
 
 

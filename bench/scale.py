@@ -98,7 +98,7 @@ def schedule(plan: Plan, models: list[Checkpoint]) -> Schedule:
         requests += 1
         nbytes += len(buffer)
 
-    again = rereads(METHODS[plan.method])
+    again = rereads(plan)
     parts = [sorted(step.parts) for step in steps(plan.tensors, find, again)]
     # One thread: the counts above need no lock, and the order of the requests is the order of the steps.
     with ReadAhead(steps(plan.tensors, find, again), read, budget=READ_AHEAD, threads=1) as ahead:

@@ -2,6 +2,7 @@
 
     python -m merging plan RECIPE [--to DEST] [--json]
     python -m merging run RECIPE --to DEST [--public] [--overwrite] [--device D] [--shard-size 2GB] [--workers N]
+    python -m merging extract-lora FINETUNE --base BASE --to DEST [--rank 32] [--energy 0.95] [--dtype D]
     python -m merging methods [--json]
 
 Exit status: 0 when it is done; 2 when the recipe cannot be merged (the problems are on stderr); 1 for anything else.
@@ -76,6 +77,21 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     run.add_argument("--workers", type=_positive, metavar="N", help="threads that merge at a time")
 
+    extract = commands.add_parser("extract-lora", help="make a LoRA adapter of a fine-tune and its base")
+    extract.set_defaults(command=_extract)
+    extract.add_argument("finetune", metavar="FINETUNE", help="a folder, or owner/name@revision")
+    extract.add_argument("--base", metavar="BASE", required=True, help="what it was tuned from")
+    extract.add_argument("--to", metavar="DEST", required=True, help="a folder, or hf://owner/name")
+    extract.add_argument(
+        "--rank", type=_positive, default=32, metavar="N", help="of each matrix, at most (32)"
+    )
+    extract.add_argument(
+        "--energy", type=_share, metavar="SHARE", help="the smallest rank that keeps it, 0.95 for example"
+    )
+    extract.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    extract.add_argument("--public", action="store_true", help="see run")
+    extract.add_argument("--overwrite", action="store_true", help="replace what stands at DEST")
+
     methods = commands.add_parser("methods", help="list the merge methods and their parameters")
     methods.set_defaults(command=_methods)
     methods.add_argument("--json", action="store_true", help="for programs")
@@ -91,8 +107,18 @@ def _bytes(text: str) -> int:
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of workers")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share between 0 and 1")
+    return share
 
 
 def _tell(problems: Iterable[Problem], kind: str = "error") -> None:
@@ -173,6 +199,28 @@ def _run(options: argparse.Namespace) -> int:
         bar.clear()
     verified = ", verified" if result.verified else ""
     print(f"{result.url or result.location}: {_size(result.bytes_out)} in {result.seconds:.1f} s{verified}")
+    return DONE
+
+
+def _extract(options: argparse.Namespace) -> int:
+    # With all of torch, not by `import_torch`: a generator of random numbers needs what that leaves out.
+    from merging.extraction import extract_lora
+
+    print(f"{'matrix':60} {'rank':>5} {'energy':>8} {'error':>8}")
+    done = extract_lora(
+        options.finetune,
+        options.base,
+        options.to,
+        rank=options.rank,
+        energy=options.energy,
+        dtype=options.dtype,
+        private=not options.public,
+        overwrite=options.overwrite,
+        on_matrix=lambda m: print(f"{m.module:60} {m.rank:5} {m.captured:8.4f} {m.error:8.4f}", flush=True),
+    )
+    whole = f", {len(done.whole)} tensors whole" if done.whole else ""
+    place = done.place.url or done.place.location
+    print(f"{place}: {len(done.matrices)} matrices{whole}, {_size(done.nbytes)}")
     return DONE
 
 

@@ -50,6 +50,8 @@ INPUT_EMBEDDING = re.compile(
     re.IGNORECASE,
 )
 OUTPUT_HEAD = re.compile(r"(^|\.)(lm_head|output|embed_out|proj_out|cls\.predictions\.decoder)\.weight$")
+HEAD_BIAS = re.compile(r"(^|\.)(lm_head|cls\.predictions|embed_out)\.bias$|final_logits_bias$")
+NORM = re.compile(r"norm|(^|[._])ln(_|\d|f|\.)", re.IGNORECASE)
 # Tables that loaders make for themselves; some checkpoints bring them, others of the same model do not.
 DERIVED = re.compile(
     r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|\.attention\.(masked_)?bias$|position_ids$"
@@ -240,6 +242,13 @@ def _layer_counts(config: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[
 def stands_before_layers(name: str) -> bool:
     """Whether a tensor outside the layers belongs to the embeddings rather than to the end of the model."""
     return EMBEDDING.search(name) is not None
+
+
+def role_of(name: str) -> str:
+    """What a tensor is, for methods that treat some apart: "norm", "embedding" (output heads too) or "layer"."""
+    if NORM.search(name):
+        return "norm"
+    return "embedding" if EMBEDDING.search(name) or OUTPUT_HEAD.search(name) else "layer"
 
 
 def restack(

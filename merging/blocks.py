@@ -7,21 +7,26 @@ on who merges which tensor, nor on how much of it is read at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from merging.costs import BLOCK, PASS_AHEAD, READERS, SLICE
+from merging.costs import BLOCK, PASS_AHEAD, READERS, SLICE, matrix_shape
 from merging.dtypes import itemsize, torch_name
 from merging.methods import MergeMethod
-from merging.methods.arithmetic import weighted_sum
+from merging.methods.arithmetic import total, weighted_sum
+from merging.methods.selection import Derived
 from merging.read_ahead import Piece, ReadAhead, Step
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from merging.methods.method import Over
 
 
 # A sample of a tensor: so many runs of so many elements, evenly spread.
@@ -69,7 +74,7 @@ class Workspace:
         if view is None:
             raw = self._room(index, count * itemsize(dtype))
             view = Stored(raw.data, torch.from_numpy(raw).view(torch_dtype(dtype)))
-            if count == self.block:
+            if count >= self.block // 2:  # of few lengths: a block, or as many whole rows as go into one
                 self._views[index, dtype, count] = view
         return view
 
@@ -84,10 +89,10 @@ class Workspace:
         rows = []
         for number in range(count):
             row = self._rows.get((dtype, number))
-            if row is None:
-                row = torch.empty(self.block, dtype=dtype, device=self.device)
+            if row is None or len(row) < length:
+                row = torch.empty(max(self.block, length), dtype=dtype, device=self.device)
                 self._rows[dtype, number] = row
-            rows.append(row if length == self.block else row[:length])
+            rows.append(row if length == len(row) else row[:length])
         return rows
 
 
@@ -97,7 +102,7 @@ class Inputs:
     Args:
         read: fills a buffer with bytes of an input
         dtypes: of the inputs, by safetensors' name
-        size: number of elements of each
+        shape: of each
         remote: whether each read waits for a network, so that it pays to read ahead in each pass
         workspace: whose buffers to use; only one iteration at a time may be under way
         check: called once a block; raises to stop
@@ -108,7 +113,7 @@ class Inputs:
         self,
         read: Read,
         dtypes: Sequence[str],
-        size: int,
+        shape: Sequence[int],
         remote: bool,
         workspace: Workspace,
         check: Callable[[], None] = lambda: None,
@@ -116,35 +121,48 @@ class Inputs:
     ):
         self.read = read
         self.dtypes = dtypes
-        self.size = size
+        self.shape = tuple(shape)
+        self.size = math.prod(shape)
+        self.row = max(shape[-1] if shape else 1, 1)
         self.workspace = workspace
+        self.length = workspace.block
         self.check = check
         self.remote = remote
         self.seed = seed
 
+    def in_rows(self) -> Inputs:
+        """The same inputs in blocks of whole rows, as many as go into one; a longer row is a block by itself."""
+        inputs = copy(self)
+        inputs.length = max(self.workspace.block // self.row, 1) * self.row
+        return inputs
+
     def blocks(
-        self, which: Sequence[int], dtype: torch.dtype = torch.float32
+        self, which: Sequence[int], dtype: torch.dtype = torch.float32, stretch: range | None = None
     ) -> Iterator[tuple[int, list[Tensor]]]:
         """Pairs of an offset and the blocks of the chosen inputs that begin there, in the dtype asked for.
 
-        The blocks may be overwritten; the next step of the iteration reuses their memory.
+        A stretch of elements may stand for the whole. The blocks may be overwritten; the next step of the iteration
+        reuses their memory.
         """
-        length = SLICE if self.remote else self.workspace.block
-        starts = range(0, self.size, length)
-        yield from self._pass(which, [(start, min(length, self.size - start)) for start in starts], dtype)
+        length = max(SLICE // self.length, 1) * self.length if self.remote else self.length
+        stretch = range(self.size) if stretch is None else stretch
+        starts = range(stretch.start, stretch.stop, length)
+        yield from self._pass(which, [(start, min(length, stretch.stop - start)) for start in starts], dtype)
 
     def block(self, which: Sequence[int], start: int) -> list[Tensor]:
         """The float32 blocks that begin at an offset which `blocks` has given."""
-        count = min(self.workspace.block, self.size - start)
+        count = min(self.length, self.size - start)
         return next(self._blocks(which, start, count, torch.float32, self.read))[1]
 
     def sample(self, which: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
         """The same for short runs that are evenly spread, or for everything if that is no more."""
-        if self.size <= SAMPLE_RUNS * SAMPLE_RUN:
+        unit = self.row if self.length % self.row == 0 else 1
+        run = max(SAMPLE_RUN // unit, 1) * unit
+        if self.size <= SAMPLE_RUNS * run:
             yield from self.blocks(which)
             return
-        starts = [(self.size - SAMPLE_RUN) * run // (SAMPLE_RUNS - 1) for run in range(SAMPLE_RUNS)]
-        yield from self._pass(which, [(start, SAMPLE_RUN) for start in starts], torch.float32)
+        starts = [(self.size - run) // unit * i // (SAMPLE_RUNS - 1) * unit for i in range(SAMPLE_RUNS)]
+        yield from self._pass(which, [(start, run) for start in starts], torch.float32)
 
     def _pass(
         self, which: Sequence[int], stretches: Sequence[tuple[int, int]], dtype: torch.dtype
@@ -171,9 +189,9 @@ class Inputs:
     def _blocks(
         self, which: Sequence[int], start: int, count: int, dtype: torch.dtype, read: Read
     ) -> Iterator[tuple[int, list[Tensor]]]:
-        for begin in range(start, start + count, self.workspace.block):
+        for begin in range(start, start + count, self.length):
             self.check()
-            length = min(self.workspace.block, start + count - begin)
+            length = min(self.length, start + count - begin)
             rows = self.workspace.rows(len(which), length, dtype)
             for row, index in zip(rows, which, strict=True):
                 stored = self.workspace.stored(index, self.dtypes[index], length)
@@ -182,26 +200,30 @@ class Inputs:
             yield begin, rows
 
 
-class _TaskVector:
-    """One model minus the base, for a sparsifier to measure."""
+class _Operands:
+    """Some inputs of a tensor as a method is given them: as they are, or less the first of them, which is the base."""
 
-    def __init__(self, inputs: Inputs, index: int):
+    def __init__(self, inputs: Inputs, which: Sequence[int], subtract: bool):
         self.inputs = inputs
-        self.pair = (0, index)
+        self.which = which
+        self.subtract = subtract
         self.size = inputs.size
-        self.seed = (*inputs.seed, index)
+        self.row = inputs.row
 
-    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        for start, (base, model) in self.inputs.blocks(self.pair):
-            yield start, model.sub_(base)
+    def __iter__(self) -> Iterator[tuple[int, list[Tensor]]]:
+        return ((start, self._given(blocks)) for start, blocks in self.inputs.blocks(self.which))
 
-    def block(self, start: int) -> Tensor:
-        base, model = self.inputs.block(self.pair, start)
-        return model.sub_(base)
+    def block(self, start: int) -> list[Tensor]:
+        return self._given(self.inputs.block(self.which, start))
 
-    def sample(self) -> Iterator[tuple[int, Tensor]]:
-        for start, (base, model) in self.inputs.sample(self.pair):
-            yield start, model.sub_(base)
+    def sample(self) -> Iterator[tuple[int, list[Tensor]]]:
+        return ((start, self._given(blocks)) for start, blocks in self.inputs.sample(self.which))
+
+    def _given(self, blocks: list[Tensor]) -> list[Tensor]:
+        if not self.subtract:
+            return blocks
+        base, *models = blocks
+        return [model.sub_(base) for model in models]
 
 
 def merge_blocks(
@@ -218,29 +240,33 @@ def merge_blocks(
         Pairs of an offset and the merged float32 block that begins there, in order.
     """
     everything = range(len(inputs.dtypes))
-    subtract = method.base == "subtracted"
+    subtract = method.subtracts(len(everything), arguments)
     if subtract and len(everything) == 1:
         yield from ((start, blocks[0]) for start, blocks in inputs.blocks(everything))  # nothing to add
         return
     if method.from_products:
-        coefficients = method.function(_products(method, inputs), **arguments)
-        if subtract:
-            coefficients = [1 - sum(coefficients), *coefficients]
-        for start, blocks in inputs.blocks(everything):
-            yield start, weighted_sum(blocks, coefficients)
+        yield from _merge_by_products(method, arguments, inputs, subtract)
+        return
+    if method.by_rows:
+        inputs = inputs.in_rows()
+    if method.by_matrices:
+        yield from _merge_by_matrices(method, arguments, inputs)
         return
     own = {name: value for name, value in arguments.items() if name in _own(method)}
-    if not subtract:
-        for start, blocks in inputs.blocks(everything):
-            yield start, method.function(blocks, **own)
-        return
-    sparsify = method.sparsify
-    measured = _measure(method, arguments, inputs) if sparsify else ()
-    for start, (base, *models) in inputs.blocks(everything):
+    measured: tuple[Any, ...] = ()
+    if method.measure:
+        measured = (method.measure(_Operands(inputs, everything, subtract), **own),)
+    cuts = _measure(method, arguments, inputs) if method.sparsify else ()
+    for start, blocks in inputs.blocks(everything):
+        found = (*measured, start) if measured else ()
+        if not subtract:
+            yield start, method.function(blocks, *found, **own)
+            continue
+        base, *models = blocks
         vectors = [model.sub_(base) for model in models]
-        if sparsify:
-            vectors = [sparsify.apply(v, start, m) for v, m in zip(vectors, measured, strict=True)]
-        yield start, base.add_(method.function(vectors, **own))
+        if method.sparsify:
+            vectors = [method.sparsify.apply(v, start, cut) for v, cut in zip(vectors, cuts, strict=True)]
+        yield start, base.add_(method.function(vectors, *found, **own))
 
 
 def _own(method: MergeMethod) -> set[str]:
@@ -258,26 +284,96 @@ def _measure(method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs) 
             p.argument: arguments[p.argument][number] if p.per_model else arguments[p.argument]
             for p in method.sparsify.parameters
         }
-        measured.append(method.sparsify.measure(_TaskVector(inputs, number + 1), **given))
+        change = _Operands(inputs, (0, number + 1), subtract=True)
+        vector = Derived(change, lambda blocks, _: blocks[0], (*inputs.seed, number + 1))
+        measured.append(method.sparsify.measure(vector, **given))
     return measured
 
 
-def _products(method: MergeMethod, inputs: Inputs) -> NDArray[np.float64]:
-    """The K x K dot products between the whole inputs, or between their task vectors: one pass of its own."""
+def _merge_by_matrices(
+    method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs
+) -> Iterator[tuple[int, Tensor]]:
+    """Merge whole matrices of task vectors, one after the other if they are packed; any other tensor by blocks."""
+    assert method.elsewhere
     everything = range(len(inputs.dtypes))
-    subtract = method.base == "subtracted"
+    shape = matrix_shape(inputs.shape)
+    if shape is None or not method.wants_matrices(arguments):
+        for start, (base, *models) in inputs.blocks(everything):
+            yield start, base.add_(method.elsewhere([model.sub_(base) for model in models], **arguments))
+        return
+    size = math.prod(shape)
+    for first in range(0, inputs.size, size):
+        stretch = range(first, first + size)
+        matrices = [torch.empty(size, device=inputs.workspace.device) for _ in everything[1:]]
+        for start, (base, *models) in inputs.blocks(everything, stretch=stretch):
+            for matrix, model in zip(matrices, models, strict=True):
+                torch.sub(model, base, out=matrix[start - first : start - first + len(base)])
+        change = method.function([matrix.view(shape) for matrix in matrices], **arguments).flatten()
+        del matrices
+        for start, (base,) in inputs.blocks(everything[:1], stretch=stretch):
+            yield start, base.add_(change[start - first : start - first + len(base)])
+
+
+def _merge_by_products(
+    method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs, subtract: bool
+) -> Iterator[tuple[int, Tensor]]:
+    """Merge by coefficients that depend on the dot products alone: a pass to find them, and a pass to add up."""
+    everything = range(len(inputs.dtypes))
+    over = method.over(arguments)
+    if over == "columns" and len(inputs.shape) < 2:
+        over = "rows"
+    if over != "tensor":
+        inputs = inputs.in_rows()
+    coefficients = method.function(_products(inputs, over, subtract), **arguments)
+    if over == "tensor":
+        if subtract:
+            coefficients = [1 - sum(coefficients), *coefficients]
+        for start, blocks in inputs.blocks(everything):
+            yield start, weighted_sum(blocks, coefficients)
+        return
+    if subtract:
+        coefficients = np.concatenate([1 - coefficients.sum(axis=0, keepdims=True), coefficients])
+    # Of every row, to be multiplied with it, or of every column.
+    factors = torch.from_numpy(coefficients).float().to(inputs.workspace.device)
+    for start, blocks in inputs.blocks(everything):
+        first = start // inputs.row
+        for block, own in zip(blocks, factors, strict=True):
+            rows = block.view(-1, inputs.row)
+            rows.mul_(own if over == "columns" else own[first : first + len(rows), None])
+        yield start, total(blocks)
+
+
+def _products(inputs: Inputs, over: Over, subtract: bool) -> NDArray[np.float64]:
+    """The K x K dot products between the inputs, or between their task vectors; K x K x G over rows or columns."""
+    everything = range(len(inputs.dtypes))
     count = len(everything) - subtract
-    products = np.zeros((count, count))
-    if not subtract:
-        for _, wide in inputs.blocks(everything, torch.float64):
+    groups = {"tensor": (), "rows": (inputs.size // inputs.row,), "columns": (inputs.row,)}[over]
+    products = np.zeros((count, count, *groups))
+    for start, wide in _wide_blocks(inputs, subtract):
+        if over == "tensor":
             products += dot_products(wide)
-        return products
-    for _, (base, *models) in inputs.blocks(everything):
-        wide = inputs.workspace.rows(count, len(base), torch.float64)
+            continue
+        rows = [block.view(-1, inputs.row) for block in wide]
+        first = start // inputs.row
+        part = products[:, :, first : first + len(rows[0])] if over == "rows" else products
+        for i, left in enumerate(rows):
+            for j, right in enumerate(rows[: i + 1]):
+                part[i, j] += (left * right).sum(dim=int(over == "rows")).cpu().numpy()
+                part[j, i] = part[i, j]
+    return products
+
+
+def _wide_blocks(inputs: Inputs, subtract: bool) -> Iterator[tuple[int, list[Tensor]]]:
+    """The blocks of the inputs, or of their task vectors, as float64."""
+    everything = range(len(inputs.dtypes))
+    if not subtract:
+        yield from inputs.blocks(everything, torch.float64)
+        return
+    for start, (base, *models) in inputs.blocks(everything):
+        wide = inputs.workspace.rows(len(models), len(base), torch.float64)
         for row, model in zip(wide, models, strict=True):
             row.copy_(model.sub_(base))
-        products += dot_products(wide)
-    return products
+        yield start, wide
 
 
 def dot_products(wide: Sequence[Tensor]) -> NDArray[np.float64]:

@@ -6,9 +6,10 @@ The result stands on its own: nothing in them names a parent's path.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from merging.checkpoints import Checkpoint
 from merging.dtypes import torch_name
 from merging.plan import PlannedShard
 
@@ -63,6 +64,47 @@ def main_dtype(sizes: Iterable[tuple[str, int]]) -> str:
     for dtype, size in sizes:
         total[dtype] = total.get(dtype, 0) + size
     return max(total, key=lambda dtype: total[dtype])
+
+
+def set_vocabulary(config: dict[str, Any], before: int, size: int) -> None:
+    """Write the number of rows into a config and the configs inside it, wherever it says the number before."""
+    for key, value in config.items():
+        if key == "vocab_size" and value == before:
+            config[key] = size
+        elif isinstance(value, dict):
+            set_vocabulary(value, before, size)
+
+
+def set_token_ids(config: dict[str, Any], translate: Callable[[int], int | None]) -> None:
+    """Give the tokens that a config names by number, and the configs inside it, their new numbers.
+
+    Args:
+        config: a config or a generation config, changed in place
+        translate: the new number; None for a token that the new vocabulary does not have
+    """
+    for key, value in config.items():
+        if isinstance(value, dict):
+            set_token_ids(value, translate)
+        elif key.endswith(("_token_id", "_token_ids", "_token_index")):
+            if type(value) is int and value >= 0:
+                config[key] = translate(value)
+            elif isinstance(value, list):
+                known = [translate(item) for item in value if type(item) is int]
+                config[key] = [item for item in known if item is not None]
+
+
+def chat_template(checkpoint: Checkpoint) -> str | None:
+    """The template that a model's tokenizer uses by itself."""
+    if checkpoint.has("chat_template.jinja"):
+        text: str = checkpoint.read_file("chat_template.jinja").decode(errors="replace")
+        return text
+    settings = (
+        checkpoint.read_json("tokenizer_config.json") if checkpoint.has("tokenizer_config.json") else {}
+    )
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        template = next((t.get("template") for t in template if t.get("name") == "default"), None)
+    return template if isinstance(template, str) else None
 
 
 def merged_config(donor: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from heapq import nlargest
 
 from merging.checkpoints.adapted import HELD
+from merging.checkpoints.adapter import WHOLE
 from merging.dtypes import itemsize
-from merging.methods import METHODS, MergeMethod
+from merging.methods import METHODS
 from merging.plan import Plan
 
 # Elements that the arithmetic sees at once, and that are read at once from a folder: small blocks stay in the
@@ -29,11 +32,35 @@ PASS_AHEAD = 64 * 1024 * 1024
 # The interpreter with numpy and torch, and with huggingface_hub besides, measured.
 PROCESS_BYTES = 155_000_000
 HUB_CLIENT_BYTES = 45_000_000
+# What torch sets up when it first multiplies matrices, measured.
+PRODUCT_BYTES = 20_000_000
 
 
-def rereads(method: MergeMethod) -> bool:
-    """Whether merging passes over the inputs more than once: to measure, and then to merge."""
-    return method.from_products or method.sparsify is not None
+# Two last axes shorter than this are those of a kernel, not of packed matrices.
+SMALLEST_MATRIX = 16
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int] | None:
+    """Rows and columns of the matrix that a tensor is, or of each of those that it packs (experts along the first of
+    three axes); None where it is neither."""
+    if len(shape) == 2 or (len(shape) == 3 and min(shape[1:]) >= SMALLEST_MATRIX):
+        return shape[-2], shape[-1]
+    return None
+
+
+def _matrix_memory(shape: Sequence[int], count: int) -> int:
+    """Bytes that the decomposition of so many task vectors of a tensor takes: the matrices and as many singular
+    vectors as two of them, the sum, and the eigenvectors of a few square matrices in float64."""
+    matrix = matrix_shape(shape)
+    if matrix is None:
+        return 0
+    return 4 * math.prod(matrix) * (count + 5) + 8 * 8 * min(matrix) ** 2
+
+
+def rereads(plan: Plan) -> bool:
+    """Whether inputs from the Hub have to be held whole, or be read by the merge itself in each of its passes."""
+    method = METHODS[plan.method]
+    return any(method.rereads(tensor.parameters) for tensor in plan.tensors if not tensor.is_one_input)
 
 
 def default_workers() -> int:
@@ -51,12 +78,15 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
     """
     method = METHODS[plan.method]
     remote = any(model.is_remote for model in plan.models)
+    again = rereads(plan)
     each, steps = [], [0]
     for tensor in plan.tensors:
         inputs, width = len(tensor.inputs), itemsize(tensor.dtype)
         block = min(tensor.elements, BLOCK)
+        if method.by_rows and tensor.shape:
+            block = max(block, tensor.shape[-1])
         stored = inputs * block * width
-        if remote and rereads(method) and inputs * tensor.bytes > RESIDENT:
+        if remote and again and inputs * tensor.bytes > RESIDENT:
             stored += max(PASS_AHEAD, inputs * SLICE * width)
         elif remote:
             steps.append(inputs * min(tensor.bytes, SLICE * width))
@@ -64,7 +94,10 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
         blocks = block * (inputs * 4 + max(inputs, 2) * 8 + width)
         # What lies near the cut of a sparsifier, a percent or two.
         ranked = min(tensor.elements * 4, 16_000_000 + tensor.elements // 10) if method.sparsify else 0
-        each.append(stored + blocks + ranked)
+        matrices = 0
+        if method.by_matrices and method.wants_matrices(tensor.parameters):
+            matrices = _matrix_memory(tensor.shape, inputs - 1)
+        each.append(stored + blocks + ranked + matrices)
     # Every worker keeps the buffers of the largest tensor that came its way: at worst these are the largest of all.
     busiest = sum(nlargest(workers or default_workers(), each))
     # A step that is larger than the budget is held alone.
@@ -76,7 +109,7 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
 
 def _adapters(plan: Plan, workers: int) -> int:
     """What applying adapters holds: their factors, and the stored rows of the base that are being computed."""
-    held = 0
+    held = PRODUCT_BYTES if any(model.adapters for model in plan.models) else 0
     for model in plan.models:
         if model.adapters:
             who = READERS if model.is_remote else workers
@@ -84,6 +117,7 @@ def _adapters(plan: Plan, workers: int) -> int:
             # Workers are processes where all is local, and each holds its own.
             copies = 1 if model.is_remote else workers
             held += copies * sum(min(adapter.bytes, HELD) for adapter in model.adapters)
+            held += sum(min(adapter.bytes, WHOLE) for adapter in model.adapters if not adapter.is_folder)
     return held
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from merging.card import model_card
-from merging.checkpoints import Checkpoint, Token, open_adapter, open_checkpoint
+from merging.checkpoints import AlignedCheckpoint, Checkpoint, Token, open_adapter, open_checkpoint
 from merging.costs import BLOCK, READ_AHEAD, READERS, default_workers, rereads
 from merging.crew import can_fork, run_forked
 from merging.destinations import Destination, Place, ShardWriter, open_destination
@@ -241,7 +241,7 @@ class _Run:
     ):
         self.plan = plan
         self.method = METHODS[plan.method]
-        self.rereads = rereads(self.method)
+        self.rereads = rereads(plan)
         self.destination = destination
         self.device = device
         self.cancel = cancel or threading.Event()
@@ -284,6 +284,10 @@ class _Run:
                 if now != version:
                     message = f"{name} has changed since the plan was made."
                     raise CheckpointError(Problem("model-changed", message, "Make the plan again.", name))
+        opened_models = tuple(self.models)
+        for number, model in enumerate(self.plan.models):
+            if model.alignment:
+                self.models[number] = AlignedCheckpoint(opened_models[number], model.alignment, opened_models)
 
     def merge(self, workers: int) -> None:
         from merging.read_ahead import ReadAhead, steps
@@ -465,7 +469,7 @@ class _Run:
         dtypes = [model.tensors[name].dtype for model, name in parts]
         waits = any(is_remote) and not is_ahead
         seed = self.plan.seed_of(tensor)
-        inputs = Inputs(read, dtypes, tensor.elements, waits, workspace, self.check, seed)
+        inputs = Inputs(read, dtypes, tensor.shape, waits, workspace, self.check, seed)
         width = itemsize(tensor.dtype)
         merged: Iterator[tuple[int, Tensor]]
         if tensor.is_one_input:

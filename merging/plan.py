@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from merging.checkpoints.aligned import Alignment, Rows
 from merging.dtypes import itemsize
 from merging.methods.parameters import Scalar
 from merging.problems import Problem
@@ -55,6 +56,7 @@ class PlannedModel:
         parameters: number of elements of all its tensors
         bytes: of all its tensors
         adapters: that are applied to it, in this order
+        alignment: of its rows with the vocabulary of the result; None where they are the result's as they stand
     """
 
     name: str
@@ -65,6 +67,7 @@ class PlannedModel:
     parameters: int
     bytes: int
     adapters: tuple[PlannedAdapter, ...] = ()
+    alignment: Alignment | None = None
 
     @property
     def is_remote(self) -> bool:
@@ -183,8 +186,8 @@ class Plan:
     @property
     def only_copies(self) -> bool:
         """Whether every tensor is taken over as it is, so that there is nothing to compute."""
-        adapted = any(model.adapters for model in self.models)
-        return not adapted and all(tensor.copied_from is not None for tensor in self.tensors)
+        computed = any(model.adapters or model.alignment for model in self.models)
+        return not computed and all(tensor.copied_from is not None for tensor in self.tensors)
 
     @cached_property
     def tensors(self) -> tuple[PlannedTensor, ...]:
@@ -196,7 +199,12 @@ class Plan:
         is the same. Where the result goes and what the merge costs do not count; another version of this
         program or of torch may round differently, and counts."""
         models = [
-            (model.name, model.version, [(a.name, a.version, a.scale) for a in model.adapters])
+            (
+                model.name,
+                model.version,
+                [(a.name, a.version, a.scale) for a in model.adapters],
+                model.alignment and asdict(model.alignment),
+            )
             for model in self.models
         ]
         shards = [asdict(shard) for shard in self.shards]
@@ -220,6 +228,7 @@ class Plan:
                     **asdict(model),
                     "commit": model.commit,
                     "adapters": [{**asdict(a), "commit": a.commit} for a in model.adapters],
+                    "alignment": model.alignment is not None,
                 }
                 for model in self.models
             ],
@@ -256,6 +265,10 @@ def _software() -> list[str]:
 
 def _model(data: dict[str, Any]) -> PlannedModel:
     data["adapters"] = tuple(PlannedAdapter(**item) for item in data["adapters"])
+    if alignment := data["alignment"]:
+        rows = tuple(Rows(run["count"], tuple(map(tuple, run["sources"]))) for run in alignment["rows"])
+        tensors = {name: tuple(names) for name, names in alignment["tensors"].items()}
+        data["alignment"] = Alignment(rows, alignment["padding"], tensors)
     return PlannedModel(**data)
 
 

@@ -5,7 +5,7 @@ recipe -> runs of layers -> output tensors with their inputs and parameters -> s
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from merging import companions
 from merging.architecture import (
     DERIVED,
+    HEAD_BIAS,
     OUTPUT_HEAD,
     Layout,
     Module,
@@ -21,10 +22,14 @@ from merging.architecture import (
     is_tied,
     renamed,
     restack,
+    role_of,
     stands_before_layers,
 )
+from merging.chat_templates import TEMPLATES
 from merging.checkpoints import (
     Adapter,
+    AlignedCheckpoint,
+    Alignment,
     Checkpoint,
     TensorHeader,
     Token,
@@ -33,6 +38,8 @@ from merging.checkpoints import (
     tokenizer_files,
     write_header,
 )
+from merging.checkpoints.aligned import Rows
+from merging.checkpoints.tokenizer_files import is_template
 from merging.costs import peak_memory, rough_seconds
 from merging.destinations import open_destination
 from merging.dtypes import FLOATS, is_known, itemsize, promote, safetensors_name
@@ -51,6 +58,7 @@ from merging.plan import (
 from merging.problems import CheckpointError, DestinationError, Problem
 from merging.recipe import ModelReference, Parameters, Recipe, Slice, Source
 from merging.settings import value_at
+from merging.vocabulary import OTHER_FORMS, TOKENIZER, Tokenizer, Vocabulary, differences, read_tokenizer
 
 SHARD_SIZE = 2_000_000_000
 
@@ -99,11 +107,13 @@ def make_plan(
         if not missing and not draft.problems:
             shards = tuple(map(draft.with_copy, _cut_into_shards(draft.tensors, shard_size)))
             size = sum(tensor.bytes for tensor in draft.tensors)
+            files = draft.files(shards)
             plan = replace(
                 plan,
+                models=draft.models(),
                 shards=shards,
-                files=draft.files(shards),
-                copied_files=draft.copied_files(),
+                files=files,
+                copied_files=draft.copied_files(files),
                 warnings=tuple(draft.warnings),
                 bytes_in=draft.bytes_in(),
                 bytes_out=size,
@@ -119,25 +129,33 @@ def make_plan(
     return replace(plan, problems=tuple(dict.fromkeys(problems)))
 
 
+def open_model(reference: ModelReference, token: Token, allow_folders: bool) -> Checkpoint:
+    """Open a model with the adapters that a reference names.
+
+    Raises:
+        CheckpointError: a part of it cannot be read, or does not fit.
+    """
+    opened = open_checkpoint(reference.name, reference.revision, token=token, allow_folders=allow_folders)
+    try:
+        for adapter in reference.adapters:
+            where, scale = (adapter.name, adapter.revision), adapter.scale
+            opened = open_adapter(opened, *where, scale, token=token, allow_folders=allow_folders)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
 def _open_all(
     recipe: Recipe, token: Token, allow_folders: bool
 ) -> tuple[dict[ModelReference, Checkpoint], list[Problem]]:
     references = recipe.references()
 
     def attempt(reference: ModelReference) -> Checkpoint | CheckpointError:
-        opened = None
         try:
-            opened = open_checkpoint(
-                reference.name, reference.revision, token=token, allow_folders=allow_folders
-            )
-            for adapter in reference.adapters:
-                where, scale = (adapter.name, adapter.revision), adapter.scale
-                opened = open_adapter(opened, *where, scale, token=token, allow_folders=allow_folders)
+            return open_model(reference, token, allow_folders)
         except CheckpointError as error:
-            if opened:
-                opened.close()
             return error
-        return opened
 
     places = {source.model: source.where for source in recipe.sources()}
     opened: dict[ModelReference, Checkpoint] = {}
@@ -170,9 +188,10 @@ class _Run:
 
     Args:
         module: of the donor, whose names the output has
-        sources, modules: the models, and the module of each that is merged into it
+        sources, modules: the models, the base first if it is subtracted, and the module of each that is merged
         starts, length: the first layer of each, and how many
         levels: the parameters that all sources share, of the slice, the module and the recipe
+        subtracts: whether the first source is a base that is subtracted from the others
     """
 
     module: Module
@@ -182,6 +201,7 @@ class _Run:
     length: int
     levels: tuple[Parameters, ...]
     where: str
+    subtracts: bool
 
 
 class _Draft:
@@ -190,7 +210,9 @@ class _Draft:
     def __init__(self, recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint]):
         self.recipe = recipe
         self.method: MergeMethod = recipe.method
-        self.checkpoints = checkpoints
+        self.checkpoints = dict(checkpoints)
+        self.vocabulary: Vocabulary | None = None
+        self.alignments: dict[ModelReference, Alignment] = {}
         self.indices = {reference: index for index, reference in enumerate(checkpoints)}
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
@@ -214,6 +236,7 @@ class _Draft:
                 checkpoint.parameters,
                 sum(tensor.stored_bytes for tensor in checkpoint.tensors.values()),
                 tuple(map(_planned_adapter, checkpoint.adapters)),
+                self.alignments.get(reference),
             )
             for reference, checkpoint in self.checkpoints.items()
         )
@@ -225,6 +248,7 @@ class _Draft:
             self.warnings += checkpoint.warnings
             self.layouts[reference] = Layout(checkpoint.tensors, checkpoint.config)
             self.check_not_quantised(checkpoint)
+        self.align()
         planned = self.runs()
         if self.problems:
             return
@@ -241,6 +265,97 @@ class _Draft:
         if not self.tensors and not self.problems:
             message = "The recipe makes a model without tensors."
             self.problems.append(Problem("empty-result", message, "Give the slices some layers."))
+
+    # -- vocabulary ------------------------------------------------------------------------------------
+
+    def align(self) -> None:
+        """Put the rows of every model in the order that the recipe's tokenizer asks for."""
+        section, base = self.recipe.tokenizer, self.donor_reference()
+        if section is None:
+            return
+        rows = {reference: self.rows(reference) for reference in self.checkpoints}
+        tokenizers = self.tokenizers(rows)
+        if tokenizers.keys() != rows.keys():
+            return
+        self.vocabulary = Vocabulary(section, tokenizers, rows, base)
+        opened = tuple(self.checkpoints.values())
+        by_token = {reference: self.by_token(reference) for reference in self.checkpoints}
+        heads = {name for names in by_token.values() for name in names if OUTPUT_HEAD.search(name)}
+        names = {
+            reference: dict.fromkeys([*own, *(name for name in heads if self.tied(reference, name))])
+            for reference, own in by_token.items()
+        }
+        tensors = {
+            reference: {name: self.namesakes(name, reference) for name in own}
+            for reference, own in names.items()
+        }
+        for reference, checkpoint in self.checkpoints.items():
+            found = self.vocabulary.rows(reference, self.indices)
+            same = (Rows(rows[reference], ((self.indices[reference], 0),)),)
+            if found != same or self.vocabulary.padding:
+                self.alignments[reference] = Alignment(found, self.vocabulary.padding, tensors[reference])
+                self.checkpoints[reference] = AlignedCheckpoint(
+                    checkpoint, self.alignments[reference], opened
+                )
+        self.vocabulary.check()
+        self.problems += self.vocabulary.problems
+        self.warnings += self.vocabulary.warnings
+
+    def rows(self, reference: ModelReference) -> int:
+        """How many tokens a model has rows for."""
+        embedding = self.embedding(reference)
+        return self.checkpoints[reference].tensors[embedding].shape[0] if embedding else 0
+
+    def embedding(self, reference: ModelReference) -> str | None:
+        layout = self.layouts[reference]
+        return input_embedding(layout.names_by_module[layout.main.name]) or input_embedding(layout.names)
+
+    def tokenizers(self, rows: Mapping[ModelReference, int]) -> dict[ModelReference, Tokenizer]:
+        """Of every model; one without any, and with as many rows as the base, is taken to have the base's."""
+        found: dict[ModelReference, Tokenizer] = {}
+        base = self.donor_reference()
+        for reference in (base, *(other for other in self.checkpoints if other != base)):
+            checkpoint = self.checkpoints[reference]
+            if base in found and not tokenizer_files(checkpoint.files) and rows[reference] == rows[base]:
+                message = f"{reference} has no tokenizer; it is taken to have that of {base}."
+                self.warnings.append(Problem("tokenizer-assumed", message))
+                found[reference] = replace(found[base], model=reference)
+                continue
+            try:
+                found[reference] = read_tokenizer(reference, checkpoint)
+            except CheckpointError as error:
+                self.problems += error.problems
+        return {reference: found[reference] for reference in self.checkpoints if reference in found}
+
+    def vocabularies(self) -> str:
+        """In words, how the models' vocabularies differ; empty if their tokenizers cannot be read."""
+        found = {}
+        for reference, checkpoint in self.checkpoints.items():
+            with suppress(CheckpointError):
+                found[reference] = read_tokenizer(reference, checkpoint)
+        text = differences(found, {reference: self.rows(reference) for reference in found})
+        return text and f"{text}."
+
+    def by_token(self, reference: ModelReference) -> list[str]:
+        """The tensors of a model that have a row a token."""
+        count, embedding = self.rows(reference), self.embedding(reference)
+        return [
+            name
+            for name, header in self.checkpoints[reference].tensors.items()
+            if header.shape[:1] == (count,)
+            and (name == embedding or OUTPUT_HEAD.search(name) or HEAD_BIAS.search(name))
+        ]
+
+    def namesakes(self, name: str, reference: ModelReference) -> tuple[str, ...]:
+        """What a tensor with a row a token is called in every model; a tied head is the embedding matrix."""
+        if name == self.embedding(reference):
+            return tuple(self.embedding(other) or "" for other in self.checkpoints)
+        return tuple(
+            name if name in self.checkpoints[other].tensors else self.tied(other, name) or ""
+            for other in self.checkpoints
+        )
+
+    # -- what is merged --------------------------------------------------------------------------------
 
     def check_not_quantised(self, checkpoint: Checkpoint) -> None:
         quantisation = checkpoint.config.get("quantization_config")
@@ -318,11 +433,12 @@ class _Draft:
     def run(self, module: Module, part: Slice, levels: tuple[Parameters, ...]) -> _Run | None:
         base = part.base_model or self.recipe.base_model
         sources = list(part.sources)
-        if self.method.needs_base:
+        subtracts = self.method.takes_off(base is not None)
+        if base and self.method.takes_base:
             first = next(source for source in sources if source.model == base)
             sources.remove(first)
             sources.insert(0, first)
-            if self.method.base == "subtracted":
+            if subtracts:
                 # Another entry of the base would be a task vector of zeros.
                 sources = [first, *(source for source in sources[1:] if source.model != base)]
         ranges, modules = [], []
@@ -352,7 +468,9 @@ class _Draft:
             self.problems.append(Problem("unequal-layers", message, fix, part.where or sources[0].where))
             return None
         starts = tuple(start for start, _ in ranges)
-        return _Run(module, tuple(sources), tuple(modules), starts, lengths.pop(), levels, part.where)
+        return _Run(
+            module, tuple(sources), tuple(modules), starts, lengths.pop(), levels, part.where, subtracts
+        )
 
     def layer(self, run: _Run, number: int) -> None:
         """Plan one output layer."""
@@ -367,7 +485,8 @@ class _Draft:
             prefix = module.stack.join(start + number, "")
             names = self.layer_names(source.model, module).get(start + number, [])
             named.append({name[len(prefix) :]: name for name in names})
-        layers.append((self.layouts[run.sources[0].model], run.starts[0] + number))
+        first = int(self.method.target_first)
+        layers.append((self.layouts[run.sources[first].model], run.starts[first] + number))
         assert run.module.stack
         for rest in dict.fromkeys(rest for names in named for rest in names):
             name = run.module.stack.join(output, rest)
@@ -411,10 +530,10 @@ class _Draft:
 
     def tied(self, reference: ModelReference, name: str) -> str | None:
         """The tensor of a model that stands for a head which it does not have: a tied head is the embedding matrix."""
-        layout = self.layouts[reference]
-        if OUTPUT_HEAD.search(name) and is_tied(layout.config):
-            return input_embedding(layout.names_by_module[layout.main.name]) or input_embedding(layout.names)
-        return None
+        if not (OUTPUT_HEAD.search(name) and is_tied(self.layouts[reference].config)):
+            return None
+        # Rows for tokens of other models come from their heads, so that an aligned head is no longer the embedding.
+        return name if name in self.checkpoints[reference].tensors else self.embedding(reference)
 
     # -- tensors ---------------------------------------------------------------------------------------
 
@@ -423,6 +542,8 @@ class _Draft:
     ) -> None:
         if None in names and DERIVED.search(name):
             self.derived.append(name)
+            return
+        if self.method.target_first and self.left_alone(run, name, names, position, layer):
             return
         headers: list[TensorHeader] = []
         for source, own in zip(run.sources, names, strict=True):
@@ -464,7 +585,7 @@ class _Draft:
             return
         decided = self.method.decided_by(self.arguments(values))
         if decided is not None:
-            decided += self.method.base == "subtracted"
+            decided += run.subtracts
             self.taken(name, headers[decided], inputs[decided : decided + 1], dtype, layer)
             return
         self.tensors.append(PlannedTensor(name, dtype, headers[0].shape, inputs, values, None, layer))
@@ -507,12 +628,34 @@ class _Draft:
             self.layer_shapes[module.name] = found
         return self.layer_shapes[module.name]
 
+    def left_alone(
+        self, run: _Run, name: str, names: Sequence[str | None], position: float, layer: int | None
+    ) -> bool:
+        """Plan a tensor that the target has as the result will; no other model need have it, or in that shape."""
+        base, target, other = (
+            self.checkpoints[source.model].tensors.get(own or "")
+            for source, own in zip(run.sources, names, strict=True)
+        )
+        values = self.values(run, name, [own or name for own in names], position)
+        if target is None or values is None or self.method.decided_by(self.arguments(values)) != 0:
+            return False
+        if base and other and base.shape != other.shape:
+            lead, follower = run.sources[1].model, run.sources[2].model
+            message = (
+                f"{follower} has another vocabulary than {run.sources[0].model}, so that was not its base."
+            )
+            fix = f"Name the model that receives first, then the one that gives: {follower}, then {lead}?"
+            if not any(problem.code == "roles" for problem in self.problems):
+                self.problems.append(Problem("roles", message, fix, run.sources[2].where))
+        inputs = (Input(self.indices[run.sources[1].model], target.name),)
+        self.taken(name, target, inputs, self.output_dtype({target.stored_dtype}), layer)
+        return True
+
     def arguments(self, values: Mapping[str, Value]) -> dict[str, Value]:
         return {parameter.argument: values[parameter.name] for parameter in self.method.parameters}
 
     def values(self, run: _Run, name: str, names: Sequence[str], position: float) -> dict[str, Value] | None:
         """Every parameter's value for one tensor; shared ones are filtered by its output name, others by their own."""
-        subtracted = self.method.base == "subtracted"
         shared = run.levels
         values: dict[str, Value] = {}
         for parameter in self.method.parameters:
@@ -520,7 +663,7 @@ class _Draft:
                 values[parameter.name] = self.value(parameter, shared, name, position, run.where)
                 continue
             own = []
-            for source, source_name in list(zip(run.sources, names, strict=True))[subtracted:]:
+            for source, source_name in list(zip(run.sources, names, strict=True))[run.subtracts :]:
                 levels = (source.parameters, *shared)
                 own.append(self.value(parameter, levels, source_name, position, source.where))
             values[parameter.name] = own  # type: ignore[assignment]
@@ -539,6 +682,8 @@ class _Draft:
     def value(
         self, parameter: Parameter, levels: Iterable[Parameters], name: str, position: float, where: str
     ) -> Scalar | None:
+        if parameter.roles and role_of(name) not in parameter.roles:
+            return True
         for level in levels:
             if parameter.name in level:
                 value = value_at(level[parameter.name], name, position)
@@ -567,8 +712,11 @@ class _Draft:
                 message = f"{model} lacks tensors that the other models have: {some}."
                 fix = "Merge models of one architecture."
             elif code == "vocabulary":
-                message = f"The vocabulary of {model} has another size: {some}."
-                fix = "Merge models of one vocabulary; aligning vocabularies is not supported yet."
+                message = f"The vocabulary of {model} has another size: {some}. {self.vocabularies()}"
+                fix = (
+                    "Add `tokenizer_source: union` for the tokens of all models, `tokenizer_source: base` for those of "
+                    "the base model, or name a model there for its own."
+                )
             else:
                 message = f"Tensors of {model} have another shape: {some}."
                 fix = "Merge models of one size; fine-tunes of one base always fit."
@@ -577,10 +725,11 @@ class _Draft:
     # -- files -----------------------------------------------------------------------------------------
 
     def donor_reference(self) -> ModelReference:
-        """The model that gives config and tokenizer: the base, else the first named."""
-        if self.recipe.base_model:
-            return self.recipe.base_model
-        return next(self.recipe.sources()).model
+        """The model that gives config and tokenizer: the target of the merge, the base, else the first named."""
+        named = [source.model for source in self.recipe.sources()]
+        if self.method.target_first:
+            return next(model for model in named if model != self.recipe.base_model)
+        return self.recipe.base_model or named[0]
 
     def files(self, shards: Sequence[PlannedShard]) -> dict[str, str]:
         """The small files that are written, with their text."""
@@ -595,33 +744,71 @@ class _Draft:
         if is_tied(config) and any(OUTPUT_HEAD.search(tensor.name) for tensor in self.tensors):
             # A parent had a head of its own, so the result has one; a tied config would throw it away.
             config["tie_word_embeddings"] = False
+        if self.vocabulary:
+            companions.set_vocabulary(config, self.vocabulary.own_rows[reference], self.vocabulary.size)
+            companions.set_token_ids(config, self.vocabulary.translate)
         files = {"config.json": companions.as_json(config), "mergekit_config.yml": self.recipe.text}
         if donor.has("generation_config.json"):
             generation = companions.without_traces(donor.read_json("generation_config.json"))
+            if self.vocabulary:
+                companions.set_token_ids(generation, self.vocabulary.translate)
             files["generation_config.json"] = companions.as_json(generation)
         else:
             message = f"{donor.name} has no generation_config.json; the result will have none."
             self.warnings.append(Problem("no-generation-config", message))
-        tokenizer = self.tokenizer()
-        if tokenizer.has("tokenizer_config.json"):
-            settings = companions.without_traces(tokenizer.read_json("tokenizer_config.json"))
-            files["tokenizer_config.json"] = companions.as_json(settings)
+        files |= self.tokenizer_texts()
         if len(shards) > 1:
             files["model.safetensors.index.json"] = companions.index(shards)
         return files
 
-    def tokenizer(self) -> Checkpoint:
-        return self.checkpoints[self.recipe.tokenizer_source or self.donor_reference()]
+    def tokenizer_reference(self) -> ModelReference:
+        """The model whose tokenizer the result's is, or begins with."""
+        return self.vocabulary.start.model if self.vocabulary else self.donor_reference()
 
-    def copied_files(self) -> dict[str, int]:
-        """The files that are taken over as they are, with the model they come from."""
-        donor = self.tokenizer()
-        found = tokenizer_files(donor.files)
+    def tokenizer_texts(self) -> dict[str, str]:
+        """The files of the tokenizer that are written anew, with their text."""
+        checkpoint = self.checkpoints[self.tokenizer_reference()]
+        written = self.vocabulary.documents(checkpoint) if self.vocabulary else {}
+        if "tokenizer_config.json" not in written and checkpoint.has("tokenizer_config.json"):
+            written["tokenizer_config.json"] = checkpoint.read_json("tokenizer_config.json")
+        template = self.chat_template()
+        if template is not None and "tokenizer_config.json" in written:
+            written["tokenizer_config.json"].pop("chat_template", None)
+        texts = {name: companions.as_json(companions.without_traces(text)) for name, text in written.items()}
+        return texts if template is None else {**texts, "chat_template.jinja": template}
+
+    def chat_template(self) -> str | None:
+        """The template that the recipe asks for; None leaves the tokenizer its own."""
+        wanted = self.recipe.chat_template
+        if wanted != "auto":
+            return wanted and TEMPLATES.get(wanted, wanted)
+        merged = {source.model: None for source in self.recipe.sources()}
+        found = [companions.chat_template(self.checkpoints[reference]) for reference in merged]
+        count = Counter(template.strip() for template in found if template)
+        if not count:
+            message = "No model has a chat template, so that `chat_template: auto` finds none."
+            self.warnings.append(Problem("no-chat-template", message, "Name one, or write one."))
+            return None
+        return count.most_common(1)[0][0]
+
+    def copied_files(self, written: Iterable[str]) -> dict[str, int]:
+        """The files that are taken over as they are, with the model they come from.
+
+        Args:
+            written: names of the files that are written anew
+        """
+        reference = self.tokenizer_reference()
+        checkpoint = self.checkpoints[reference]
+        found = tokenizer_files(checkpoint.files)
         if not found:
-            message = f"{donor.name} has no tokenizer; the result will have none."
+            message = f"{checkpoint.name} has no tokenizer; the result will have none."
             self.warnings.append(Problem("no-tokenizer", message, "Name one with `tokenizer_source:`."))
-        index = self.indices[self.recipe.tokenizer_source or self.donor_reference()]
-        return {file: index for file in found if file != "tokenizer_config.json"}
+        left_out = {*written}
+        if TOKENIZER in left_out:
+            left_out |= {*OTHER_FORMS}
+        if "chat_template.jinja" in left_out:
+            left_out |= {file for file in found if is_template(file)}
+        return {file: self.indices[reference] for file in found if file not in left_out}
 
     def with_copy(self, shard: PlannedShard) -> PlannedShard:
         """The shard, with the file of a parent on the Hub that has its very bytes, if there is one."""

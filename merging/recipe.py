@@ -19,11 +19,12 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 
 import yaml
 
+from merging.chat_templates import TEMPLATES
 from merging.dtypes import RECIPE_DTYPES
 from merging.methods import METHODS, MergeMethod
 from merging.methods.parameters import Parameter, Scalar
@@ -38,6 +39,9 @@ MAX_CHARACTERS = 1_000_000
 MAX_NODES = 100_000
 # Adapters in a row; each split of a name is looked for on the disk.
 MOST_ADAPTERS = 16
+MOST_PADDING = 65536
+# A shorter text is a misspelt name.
+SHORTEST_TEMPLATE = 20
 TOP_LEVEL = (
     "merge_method",
     "models",
@@ -48,6 +52,8 @@ TOP_LEVEL = (
     "dtype",
     "out_dtype",
     "tokenizer_source",
+    "tokenizer",
+    "chat_template",
     "seed",
 )
 
@@ -122,6 +128,40 @@ class ModulePart:
 
 
 @dataclass(frozen=True)
+class TokenRow:
+    """Where the embedding of one token comes from; with neither a model nor `zero`, from wherever it is found.
+
+    Args:
+        model: that has it
+        token, token_id: which of that model's tokens is meant; neither: the one of the same name
+        zero: it is a row of zeros
+        force: it is used even for models that have the token themselves
+    """
+
+    model: ModelReference | None = None
+    token: str | None = None
+    token_id: int | None = None
+    zero: bool = False
+    force: bool = False
+    where: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class TokenizerSection:
+    """The vocabulary of the result.
+
+    Args:
+        source: "union" of all models' tokens, those of the "base" model, or those of a model
+        tokens: where rows of single tokens come from; those that the source does not have are added to it
+        pad_to_multiple_of: of the number of rows
+    """
+
+    source: ModelReference | Literal["union", "base"] = "union"
+    tokens: Mapping[str, TokenRow] = field(default_factory=dict)
+    pad_to_multiple_of: int | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a merge is to be; exactly one of `models`, `slices` and `modules` is not empty."""
 
@@ -133,7 +173,8 @@ class Recipe:
     parameters: Parameters = field(default_factory=dict)
     dtype: str | None = None
     out_dtype: str | None = None
-    tokenizer_source: ModelReference | None = None
+    tokenizer: TokenizerSection | None = None
+    chat_template: str | None = None
     seed: int = 0  # of the methods that draw at random
     text: str = field(default="", compare=False)
 
@@ -171,7 +212,10 @@ class Recipe:
         """Every model named, once, in the order of the recipe, the base model first."""
         named = [self.base_model, *(source.model for source in self.sources())]
         named += [part.base_model for part in self.all_slices()]
-        named.append(self.tokenizer_source)
+        if self.tokenizer:
+            named += [row.model for row in self.tokenizer.tokens.values()]
+            if isinstance(self.tokenizer.source, ModelReference):
+                named.append(self.tokenizer.source)
         return tuple(dict.fromkeys(model for model in named if model))
 
 
@@ -186,6 +230,21 @@ def read_recipe(text: str) -> Recipe:
     if reader.problems or recipe is None:
         raise RecipeError(sorted(reader.problems, key=lambda problem: _place(problem.where)))
     return recipe
+
+
+def read_reference(text: str) -> ModelReference:
+    """Read a model as it stands in a recipe: `BASE[@REVISION][+ADAPTER[@REVISION]]...`, or a form in braces.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    reader = _Reader(text)
+    is_name = not text.lstrip().startswith("{")
+    node = yaml.ScalarNode("tag:yaml.org,2002:str", text) if is_name else reader.document()
+    reference = reader.reference(node)
+    if reader.problems or reference is None:
+        raise RecipeError(replace(problem, where=text) for problem in reader.problems)
+    return reference
 
 
 def _place(where: str) -> list[int]:
@@ -237,12 +296,7 @@ class _Reader:
         node = self.document()
         if node is None:
             return None
-        fields = self.mapping(
-            node,
-            "the recipe",
-            known=TOP_LEVEL,
-            later=("tokenizer", "chat_template"),
-        )
+        fields = self.mapping(node, "the recipe", known=TOP_LEVEL)
         if fields is None:
             return None
         self.method = self.merge_method(fields.get("merge_method"), node)
@@ -256,7 +310,8 @@ class _Reader:
             parameters=self.parameters(fields.get("parameters"), models_own=False),
             dtype=self.dtype(fields.get("dtype")),
             out_dtype=self.dtype(fields.get("out_dtype")),
-            tokenizer_source=self.tokenizer_source(fields.get("tokenizer_source"), fields.get("base_model")),
+            tokenizer=self.tokenizer(fields.get("tokenizer"), fields.get("tokenizer_source")),
+            chat_template=self.chat_template(fields.get("chat_template")),
             seed=self.seed(fields.get("seed")),
             text=self.text,
         )
@@ -291,7 +346,7 @@ class _Reader:
                 self.run_of_sources(recipe, method, part, levels)
             for part in module.slices:
                 base = part.base_model or recipe.base_model
-                if method.needs_base and base and all(source.model != base for source in part.sources):
+                if method.takes_base and base and all(source.model != base for source in part.sources):
                     message = f"The base model {base} is not among the sources of this slice."
                     fix = "Add it to the sources, with the layers it gives."
                     self.problems.append(Problem("base-not-in-slice", message, fix, part.where))
@@ -301,15 +356,16 @@ class _Reader:
         self, recipe: Recipe, method: MergeMethod, part: Slice, levels: tuple[Parameters, ...]
     ) -> None:
         base = part.base_model or recipe.base_model
-        counted = [s for s in part.sources if not (method.base == "subtracted" and s.model == base)]
+        subtracted = method.takes_off(base is not None)
+        counted = [s for s in part.sources if not (subtracted and s.model == base)]
         number = len(counted)
         low, high = method.min_models, method.max_models
         if number < low or (high is not None and number > high):
             wanted = (
                 f"exactly {low}" if low == high else f"at least {low}" if number < low else f"at most {high}"
             )
-            noun = "model besides the base" if method.base == "subtracted" else "model"
-            message = f"{method.title} merges {wanted} {noun}{'s' * (wanted[-2:] != ' 1')}; {number} given."
+            noun = f"model{'s' * (wanted[-2:] != ' 1')}{' besides the base' * subtracted}"
+            message = f"{method.title} merges {wanted} {noun}; {number} given."
             self.problems.append(Problem("number-of-models", message, "Add or remove models.", part.where))
         for parameter in method.parameters:
             if not parameter.required:
@@ -429,21 +485,89 @@ class _Reader:
         self.problem("dtype", message, did_you_mean(value, RECIPE_DTYPES), node)
         return None
 
-    def tokenizer_source(self, node: yaml.Node | None, base: yaml.Node | None) -> ModelReference | None:
+    def tokenizer(self, node: yaml.Node | None, source: yaml.Node | None) -> TokenizerSection | None:
         if node is None:
+            return TokenizerSection(self.vocabulary(source)) if source else None
+        if source:
+            message = "A recipe has either `tokenizer` or `tokenizer_source`; this one has both."
+            self.problem("tokenizer-or-source", message, "Write the source into `tokenizer:`.", source)
+        fields = self.mapping(node, "the tokenizer", known=("source", "tokens", "pad_to_multiple_of"))
+        if fields is None:
             return None
-        if self.plain(node) == "union":
-            message = "A union of vocabularies cannot be built yet."
-            fix = "Use `tokenizer_source: base` or a model's name, with models of one vocabulary."
-            self.problem("not-yet", message, fix, node)
+        tokens = {
+            str(key.value): row
+            for key, value in self.pairs(fields.get("tokens"), "`tokens`")
+            if (row := self.token(value))
+        }
+        multiple = self.plain(fields["pad_to_multiple_of"]) if "pad_to_multiple_of" in fields else 1
+        if isinstance(multiple, bool) or not isinstance(multiple, int) or not 1 <= multiple <= MOST_PADDING:
+            message = f"`pad_to_multiple_of` is {multiple!r}."
+            fix = f"Write a whole number from 1 to {MOST_PADDING}."
+            self.problem("pad-to-multiple-of", message, fix, fields["pad_to_multiple_of"])
+            multiple = 1
+        return TokenizerSection(self.vocabulary(fields.get("source")), tokens, multiple)
+
+    def vocabulary(self, node: yaml.Node | None) -> ModelReference | Literal["union", "base"]:
+        match None if node is None else self.plain(node):
+            case "base":
+                return "base"
+            case None | "union" if not isinstance(node, yaml.MappingNode):
+                return "union"
+        return self.reference(node) or "union"
+
+    def token(self, node: yaml.Node) -> TokenRow | None:
+        """What stands behind a token: `{source: ..., force: true}`."""
+        fields = self.mapping(node, "a token", known=("source", "force"))
+        if fields is None:
             return None
-        if self.plain(node) == "base":
-            if base is None:
-                message = "`tokenizer_source: base` needs a base model, and the recipe has none."
-                self.problem("no-base", message, "Add `base_model:`, or name a model here.", node)
-                return None
-            node = base
-        return self.reference(node)
+        force = self.plain(fields["force"]) if "force" in fields else False
+        if not isinstance(force, bool):
+            message = f"`force` has to be true or false; found {self.shown(fields['force'])}."
+            self.problem("force", message, "True: models that have the token get this row as well.", node)
+        row = self.token_source(fields["source"]) if "source" in fields else TokenRow()
+        return row and replace(row, force=force is True, where=_where(node))
+
+    def token_source(self, node: yaml.Node) -> TokenRow | None:
+        kind = None
+        if isinstance(node, yaml.MappingNode):
+            kind = next((self.plain(value) for key, value in node.value if key.value == "kind"), None)
+        if kind is None:
+            model = self.reference(node)
+            return TokenRow(model) if model else None
+        if kind == "zero":
+            self.mapping(node, "a row of zeros", known=("kind",))
+            return TokenRow(zero=True)
+        if kind != "model_token":
+            message = f"There is no kind '{kind}' of a token's source."
+            self.problem("token-kind", message, "Known: model_token, zero.", node)
+            return None
+        fields = self.mapping(node, "a model's token", known=("kind", "model", "token", "token_id"))
+        if not fields:
+            return None
+        if "model" not in fields or ("token" in fields) == ("token_id" in fields):
+            message = "A source of kind model_token names a model, and one of `token` and `token_id`."
+            self.problem(
+                "token-source", message, "Write `{kind: model_token, model: ..., token: ...}`.", node
+            )
+            return None
+        number = self.plain(fields["token_id"]) if "token_id" in fields else None
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
+            message = f"`token_id` is {self.shown(fields['token_id'])}."
+            self.problem("token-source", message, "Write a whole number from 0 on.", fields["token_id"])
+            return None
+        token = fields["token"].value if "token" in fields else None
+        model = self.reference(fields["model"])
+        return TokenRow(model, token, number) if model else None
+
+    def chat_template(self, node: yaml.Node | None) -> str | None:
+        text = None if node is None else self.text_of(node, "a chat template")
+        if text is None or text == "auto" or text in TEMPLATES:
+            return text
+        if len(text) >= SHORTEST_TEMPLATE and "{" in text:
+            return text
+        message = f"'{text}' is neither the name of a chat template nor one."
+        self.problem("chat-template", message, did_you_mean(text, ["auto", *TEMPLATES]), node)
+        return None
 
     def reference(self, node: yaml.Node | None) -> ModelReference | None:
         if node is None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from examples.models import ADAPTERS, BASE, model_folder
+from evaluation import check_independence
+from examples.models import BASE, model_folder, repository
 from merging import CheckpointError, Plan, make_plan, read_recipe, run_plan
 from merging.__main__ import main
 from merging.card import model_card
 from tests.hub import Hub
-from tests.merges import files, merged, weights
+from tests.merges import ROOT, files, merged, weights
 from tests.tiny import tiny_llama
 
 TARGETS = ["q_proj", "down_proj"]
@@ -173,6 +177,50 @@ def test_tokenizer_and_template_come_from_the_adapter_that_brings_them(
     assert (tmp_path / "one/tokenizer.json").read_text() == "{}"
 
 
+def test_of_two_tokenizers_no_mixture_is_made(folder: Path, adapters: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "base", tmp_path / "base")
+    for file in ("vocab.json", "special_tokens_map.json", "chat_template.jinja"):
+        (tmp_path / "base" / file).write_text("{}")
+
+    plan = make_plan(read_recipe(alone(f"{tmp_path}/base+{adapters}/two")))
+
+    assert {*plan.copied_files, *plan.files} == {
+        "config.json",
+        "generation_config.json",
+        "mergekit_config.yml",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+def test_a_template_in_the_bases_tokenizer_config_is_kept(
+    folder: Path, adapters: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "base", tmp_path / "base")
+    shutil.copytree(adapters / "two", tmp_path / "two")
+    (tmp_path / "base/tokenizer_config.json").write_text('{"chat_template": "of the base", "a": 1}')
+    (tmp_path / "two/tokenizer_config.json").write_text('{"b": 2}')
+
+    plan = make_plan(read_recipe(alone(f"{tmp_path}/base+{tmp_path}/two")))
+
+    assert json.loads(plan.files["tokenizer_config.json"]) == {"b": 2, "chat_template": "of the base"}
+
+
+def test_a_plan_warns_where_an_adapter_names_another_base(
+    folder: Path, alice: str, hub: Hub, tmp_path: Path
+) -> None:
+    for name in ("base", "other"):
+        option(adapter(folder / "base", tmp_path / name, 1), base_model_name_or_path=f"alice/{name}")
+        hub.put(f"alice/lora-of-{name}", tmp_path / name)
+
+    texts = [alone(f"alice/base+alice/lora-of-{name}") for name in ("base", "other")]
+    right, wrong = (make_plan(read_recipe(text), token=alice) for text in texts)
+
+    assert right.ok and wrong.ok
+    assert [warning.code for warning in right.warnings] == []
+    assert [warning.code for warning in wrong.warnings] == ["other-base"]
+
+
 def test_an_adapter_that_changed_after_the_plan_is_not_used(folder: Path, tmp_path: Path) -> None:
     adapter(folder / "base", tmp_path / "lora", 3)
     plan = make_plan(read_recipe(alone(f"{folder}/base+{tmp_path}/lora")))
@@ -288,15 +336,46 @@ def test_problems_on_the_hub(folder: Path, adapters: Path, alice: str, hub: Hub)
     assert "a whole model" in problems[3].fix
 
 
-@pytest.mark.real_models
-def test_the_demos_sibling_is_its_base_and_its_adapter(tmp_path: Path) -> None:
+def test_the_command_line_applies_and_extracts_in_processes_of_its_own(
+    folder: Path, adapters: Path, tmp_path: Path
+) -> None:
+    """It imports torch in a short way, which has to be enough, and merges in forked workers."""
+    merged(alone(f"{folder}/base+{adapters}/one"), tmp_path / "here", 10**9)
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(alone(f"{model_folder(BASE)}+{ADAPTERS / 'korean'}"))
+    recipe.write_text(alone(f"{folder}/base+{adapters}/one"))
+    extract = ["extract-lora", f"{tmp_path}/out", "--base", f"{folder}/base", "--rank", "2"]
+
+    for arguments in (["run", str(recipe)], extract):
+        to = str(tmp_path / ("out" if arguments[0] == "run" else "lora"))
+        done = subprocess.run(
+            [sys.executable, "-m", "merging", *arguments, "--to", to],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+    name = "model.safetensors"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    assert " 8 matrices" in done.stdout
+
+
+@pytest.mark.real_models
+def test_the_demos_sibling_is_its_base_and_its_adapter_and_needs_neither(tmp_path: Path) -> None:
+    sibling, lora = model_folder("SmolLM2-135M-Korean"), tmp_path / "lora"
+    lora.mkdir()
+    for name, path in repository("SmolLM2-135M-Korean-LoRA").items():
+        shutil.copy(path, lora / name)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(alone(f"{model_folder(BASE)}+{lora}"))
 
     assert main(["run", str(recipe), "--to", str(tmp_path / "out")]) == 0
 
-    ours = load_file(tmp_path / "out/model.safetensors")
-    theirs = load_file(next(model_folder("SmolLM2-135M-Korean").glob("*.safetensors")))
+    shutil.rmtree(lora)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", sibling))
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert (ours[name] != tensor).sum() <= 2, name
+    found = check_independence(tmp_path / "out", parents=[str(lora), str(model_folder(BASE))])
+    assert found.findings == ()
+    assert found.answer

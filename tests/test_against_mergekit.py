@@ -16,8 +16,9 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from merging import Plan, make_plan, read_recipe, run_plan
+from merging import METHODS, Plan, make_plan, read_recipe, run_plan
 from merging.plan import PlannedTensor
+from tests.methods.whole import merge_by_engine
 from tests.tiny import tiny_llama
 
 pytestmark = pytest.mark.oracle
@@ -105,6 +106,42 @@ RECIPES: dict[str, Callable[[Folders], dict[str, Any]]] = {
         "base_model": str(m["base"]),
         "parameters": {"t": [0.2, 0.4]},
     },
+    "nuslerp": lambda m: {
+        "merge_method": "nuslerp",
+        "models": whole(m, a=weighted(0.7), b=weighted([0.1, 0.9])),
+    },
+    "nuslerp, of changes": lambda m: {
+        "merge_method": "nuslerp",
+        "models": whole(m, a=weighted(0.7), b=weighted(0.4)),
+        "base_model": str(m["base"]),
+    },
+    "nuslerp by rows": lambda m: {
+        "merge_method": "nuslerp",
+        "models": whole(m, a=weighted(0.7), b=weighted(0.4)),
+        "parameters": {"nuslerp_flatten": False},
+    },
+    "nuslerp of changes by columns": lambda m: {
+        "merge_method": "nuslerp",
+        "models": whole(m, a=weighted(0.7), b=weighted(0.4)),
+        "base_model": str(m["base"]),
+        "parameters": {"nuslerp_flatten": False, "nuslerp_row_wise": True},
+    },
+    "multislerp": lambda m: {
+        "merge_method": "multislerp",
+        "models": whole(m, a=weighted(0.7), b=weighted(0.4), c=weighted(-0.1)),
+    },
+    "multislerp of changes, not normalized": lambda m: {
+        "merge_method": "multislerp",
+        "models": whole(m, a=weighted(0.7), b=weighted(0.4), c=weighted(0.3)),
+        "base_model": str(m["base"]),
+        "parameters": {"normalize_weights": False},
+    },
+    "multislerp in slices": lambda m: {
+        "merge_method": "multislerp",
+        "slices": stack(m, {"base": [0, 2], "a": [1, 3], "b": [0, 2]}, {"base": [3, 4], "b": [3, 4]}),
+        "base_model": str(m["base"]),
+        "parameters": {"weight": [0.2, 1.0]},
+    },
     "task arithmetic": lambda m: {
         "merge_method": "task_arithmetic",
         "models": whole(m, a=weighted(0.8), b=weighted(-0.4), c=weighted([0, 1])),
@@ -145,6 +182,12 @@ RECIPES: dict[str, Callable[[Folders], dict[str, Any]]] = {
         "models": whole(m, a={}, b={}, c={}),
         "base_model": str(m["base"]),
     },
+    "model stock, filter by filter": lambda m: {
+        "merge_method": "model_stock",
+        "models": whole(m, a={}, b={}, c={}),
+        "base_model": str(m["base"]),
+        "parameters": {"filter_wise": True},
+    },
     "dare, everything kept": lambda m: {
         "merge_method": "dare_linear",
         "models": whole(m, a=weighted(0.5), b=weighted(0.7)),
@@ -156,6 +199,17 @@ RECIPES: dict[str, Callable[[Folders], dict[str, Any]]] = {
         "models": whole(m, a=weighted(0.5), b=weighted(-0.7), c=weighted(1.2)),
         "base_model": str(m["base"]),
         "parameters": {"density": 1.0},
+    },
+    "della, everything kept": lambda m: {
+        "merge_method": "della",
+        "models": whole(m, a=weighted(0.5), b=weighted(-0.7), c=weighted(1.2)),
+        "base_model": str(m["base"]),
+        "parameters": {"density": 1.0},
+    },
+    "della linear, everything kept or nothing": lambda m: {
+        "merge_method": "della_linear",
+        "models": whole(m, a=weighted(0.5, density=1.0), b=weighted(0.7, density=0.0)),
+        "base_model": str(m["base"]),
     },
     "karcher": lambda m: {
         "merge_method": "karcher",
@@ -178,6 +232,23 @@ RECIPES: dict[str, Callable[[Folders], dict[str, Any]]] = {
         "merge_method": "ram",
         "models": whole(m, a={}, b={}, c={}),
         "base_model": str(m["base"]),
+    },
+    "ram plus": lambda m: {
+        "merge_method": "ramplus_tl",
+        "models": whole(m, a={}, b={}, c={}),
+        "base_model": str(m["base"]),
+        "parameters": {"epsilon": 0.001, "r": 0.3, "alpha": 0.5},
+    },
+    "sce": lambda m: {
+        "merge_method": "sce",
+        "models": whole(m, a={}, b={}, c={}),
+        "base_model": str(m["base"]),
+    },
+    "sce, selected": lambda m: {
+        "merge_method": "sce",
+        "models": whole(m, a={}, b={}, c={}),
+        "base_model": str(m["base"]),
+        "parameters": {"select_topk": 0.3},
     },
     "nearswap": lambda m: {
         "merge_method": "nearswap",
@@ -262,11 +333,19 @@ def test_same_tensors(case: str, models: Folders, dtype: str, tmp_path: Path) ->
 
 
 def chosen_among_equals(tensor: PlannedTensor, plan: Plan) -> torch.Tensor:
-    """Where a model's change is exactly as large as the smallest that is kept, or the smallest that is too large.
+    """Where a model's change is exactly as large as the smallest that is kept, or the smallest that is too large, or
+    where the models differ as much as where they differ least of what is kept.
 
     Only so many of these equals are kept; mergekit leaves it to an unstable sort which, we take the first.
     """
     unsure = torch.zeros(tensor.shape, dtype=torch.bool)
+    topk = tensor.parameters.get("select_topk", 1.0)
+    if isinstance(topk, float) and topk < 1:
+        base, *models = [one_tensor(Path(plan.models[i.model].name), i.tensor).float() for i in tensor.inputs]
+        variance = torch.stack([model - base for model in models]).double().var(dim=0, correction=0)
+        ordered = variance.flatten().sort(descending=True).values
+        smallest = ordered[int(ordered.count_nonzero() * topk) - 1]
+        return (variance / smallest - 1).abs() < 1e-5
     densities = tensor.parameters.get("density")
     if not isinstance(densities, list) or "rescale_norm" in tensor.parameters:
         return unsure
@@ -298,3 +377,61 @@ def test_same_layer_count(models: Folders, dtype: str, tmp_path: Path) -> None:
 
     assert ours["num_hidden_layers"] == theirs["num_hidden_layers"] == 6
     assert ours.get("dtype") == theirs.get("dtype") == dtype
+
+
+@pytest.mark.parametrize(
+    ("method", "density", "more"),
+    [
+        ("dare_linear", 0.3, {}),
+        ("dare_ties", 0.6, {}),
+        ("della_linear", 0.3, {"epsilon": 0.25}),
+        ("della", 0.5, {"epsilon": 0.4}),
+    ],
+)
+def test_random_methods_keep_as_much_and_expect_the_same(
+    method: str, density: float, more: dict[str, float]
+) -> None:
+    from mergekit.merge_methods import merge_tensors
+
+    rows = 20_000
+    change = torch.tensor([3.0, -0.1, 0.7, -1.5, 0.4]).repeat(rows, 1)
+    torch.manual_seed(0)
+    given = {"weight": [1.0], "density": [density], **{name: [value] for name, value in more.items()}}
+    theirs = merge_tensors([0 * change, change], method, parameters=given, base_index=0)
+    known = METHODS[method]
+    defaults = {p.argument: [p.default] if p.per_model else p.default for p in known.parameters}
+
+    ours = merge_by_engine(known, [0 * change, change], {**defaults, **given, "rescale_norm": "l1"})
+
+    error = 6 * 2**0.5 * 0.5 / rows**0.5  # six standard errors of the difference of two shares
+    kept, wanted = (m.count_nonzero(dim=0) / rows for m in (ours, theirs))
+    torch.testing.assert_close(kept, wanted, rtol=0, atol=error)
+    torch.testing.assert_close(ours.mean(dim=0), theirs.mean(dim=0), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (50,), (7, 1), (1, 9)])
+def test_arcee_fusion_takes_the_same_entries(shape: tuple[int, ...]) -> None:
+    """mergekit is asked for float64: the divergence between fine-tunes is of the size of float32's rounding."""
+    from mergekit.merge_methods import merge_tensors
+
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(shape, generator=generator)
+    model = base + 0.1 * torch.randn(shape, generator=generator)
+    theirs = merge_tensors([base.double(), model.double()], "arcee_fusion", base_index=0)
+
+    ours = merge_by_engine(METHODS["arcee_fusion"], [base, model], {})
+
+    assert torch.equal(ours.double(), theirs.double())
+
+
+def test_arcee_fusion_writes_the_type_that_is_asked_for(models: Folders, tmp_path: Path) -> None:
+    recipe = {
+        "merge_method": "arcee_fusion",
+        "models": whole(models, a={}),
+        "base_model": str(models["base"]),
+    }
+    recipe["dtype"] = "bfloat16"
+
+    run_plan(make_plan(read_recipe(yaml.safe_dump(recipe))), str(tmp_path / "ours"))
+
+    assert {tensor.dtype for tensor in tensors(tmp_path / "ours").values()} == {torch.bfloat16}

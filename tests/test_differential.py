@@ -14,6 +14,7 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mergekit.merge_methods import registered_methods
 
 from merging import METHODS, MergeMethod, Parameter, make_plan, read_recipe, run_plan
 from tests.test_against_mergekit import chosen_among_equals, mergekit, tensors
@@ -36,9 +37,10 @@ ODD = {
 USUAL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": LAYERS}
 FILTERS = ("self_attn", "mlp", "norm", "embed", "layers.1.", "up_proj", "lm_head", "*", "nothing like it")
 # Methods that draw at random are compared in tests of their own: in what they keep, and in what they expect.
-COMPARED = [method for method in METHODS.values() if not method.is_random]
+THEIRS = {method.spec.name for method in registered_methods()}
+COMPARED = [method for method in METHODS.values() if not method.is_random and method.name in THEIRS]
 # Arguments of ours that mergekit does not have are left at what mergekit does.
-AS_MERGEKIT: dict[str, Any] = {}
+AS_MERGEKIT: dict[str, Any] = {"election": "weighted"}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,8 @@ def recipes(draw: st.DrawFn, method: MergeMethod) -> dict[str, Any]:
     number = draw(st.integers(least, most))
     names = list(MODELS[:number])
     recipe: dict[str, Any] = {"merge_method": method.name}
-    if method.base == "subtracted":
+    subtracts = method.base == "subtracted" or (method.base == "optional" and draw(st.booleans()))
+    if subtracts:
         recipe["base_model"] = "base"
     elif method.base == "first":
         recipe["base_model"] = draw(st.sampled_from(names))
@@ -109,7 +112,7 @@ def recipes(draw: st.DrawFn, method: MergeMethod) -> dict[str, Any]:
     if shared:
         recipe["parameters"] = shared
     sources = [{"model": name, "parameters": own[name]} for name in names]
-    if method.base == "subtracted":
+    if subtracts:
         sources.insert(draw(st.integers(0, len(sources))), {"model": "base"})
     if draw(st.booleans()):
         recipe["models"] = sources
@@ -159,6 +162,11 @@ def test_a_drawn_recipe(method: MergeMethod, folder: Path, tmp_path: Path, data:
         merged, expected = ours[tensor.name], theirs[tensor.name]
         assert merged.dtype == expected.dtype == getattr(torch, wanted)
         sure = ~chosen_among_equals(tensor, plan)
+        if method.name == "arcee_fusion":
+            # An entry whose importance nearly equals the limit may go either way.
+            differs = (merged.float() - expected.float()).abs() > 2**-6 * expected.float().abs() + 1e-5
+            assert differs.sum() <= 1 + differs.numel() // 500
+            sure &= ~differs
         if method.name == "passthrough":
             assert torch.equal(merged, expected), tensor.name
             continue

@@ -27,13 +27,13 @@ WATCHED = {"app", "ui", "merging", "evaluation", "tests", "bench", "examples", "
 FLOORS = [
     ["problems", "dtypes"],
     ["methods"],
-    ["settings"],
+    ["settings", "chat_templates"],
     ["recipe", "checkpoints"],
-    ["architecture", "plan", "destinations"],
+    ["architecture", "plan", "vocabulary", "destinations"],
     ["companions", "costs", "card", "torch_import", "crew"],
     ["planning", "read_ahead"],
     ["blocks"],
-    ["execution"],
+    ["execution", "extraction"],
     ["__init__", "__main__"],
 ]
 

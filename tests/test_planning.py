@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from merging import Plan, make_plan, read_recipe
-from tests.tiny import tiny_llama
+from tests.tiny import save_tokenizer, tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -307,12 +307,13 @@ def test_a_model_without_tokenizer_is_a_warning(folder: Path) -> None:
 def test_the_tokenizer_comes_from_where_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((folder / "b/config.json").read_text())
     save_file(load_file(folder / "b/model.safetensors"), tmp_path / "model.safetensors")
-    for name in ("tokenizer.json", "chat_template.jinja"):
-        (tmp_path / name).write_text("{}")
+    save_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{}")
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates/tools.jinja").write_text("x")
 
-    plan = plan_of(linear(folder / "a", tmp_path, tokenizer_source=str(tmp_path)))
+    plan = plan_of(linear(folder / "a", tmp_path, tokenizer_source=str(tmp_path), base_model=str(tmp_path)))
 
     names = ("additional_chat_templates/tools.jinja", "chat_template.jinja", "tokenizer.json")
-    assert plan.copied_files == dict.fromkeys(names, 1)
+    assert plan.copied_files == dict.fromkeys(names, 0)
+    assert "tokenizer-assumed" in [warning.code for warning in plan.warnings]  # a has none

@@ -191,9 +191,25 @@ extra: 2
         ("merge_method: passthrough\nslices: [{sources: [{model: a}]}]", "no-layer-range"),
         ("merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [0, -1]}]}]", "layer-range"),
         ("merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [3, 1]}]}]", "layer-range"),
-        ("merge_method: passthrough\nmodels: [{model: a}]\ntokenizer_source: union", "not-yet"),
-        ("merge_method: passthrough\nmodels: [{model: a}]\ntokenizer_source: base", "no-base"),
-        ("merge_method: passthrough\nmodels: [{model: a}]\nchat_template: auto", "not-yet"),
+        ("merge_method: passthrough\nmodels: [{model: a}]\nchat_template: chatlm", "chat-template"),
+        ("merge_method: passthrough\nmodels: [{model: a}]\ntokenizer: {sauce: base}", "unknown-key"),
+        (
+            "merge_method: passthrough\nmodels: [{model: a}]\ntokenizer: {pad_to_multiple_of: 0}",
+            "pad-to-multiple-of",
+        ),
+        (
+            "merge_method: passthrough\nmodels: [{model: a}]\ntokenizer: {tokens: {x: {source: {kind: y}}}}",
+            "token-kind",
+        ),
+        (
+            "merge_method: passthrough\nmodels: [{model: a}]\n"
+            "tokenizer: {tokens: {x: {source: {kind: model_token, model: a}}}}",
+            "token-source",
+        ),
+        (
+            "merge_method: passthrough\nmodels: [{model: a}]\ntokenizer: {source: base}\ntokenizer_source: base",
+            "tokenizer-or-source",
+        ),
     ],
 )
 def test_faults(text: str, expected: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 def tiny_llama(
@@ -38,4 +40,25 @@ def tiny_llama(
             for name, parameter in model.named_parameters():
                 parameter.copy_(weights[name] + step * torch.randn_like(parameter))
     model.to(dtype).save_pretrained(path, max_shard_size=shard)
+    return path
+
+
+def save_tokenizer(
+    path: Path, merges: Sequence[tuple[str, str]] = (), added: Sequence[str] = (), template: str = ""
+) -> Path:
+    """Save a byte-level BPE tokenizer of two special tokens, 256 bytes, merges and added tokens; returns the path."""
+    words = [
+        "<s>",
+        "</s>",
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+        *(left + right for left, right in merges),
+    ]
+    tokenizer = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, list(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    fast.add_tokens(list(added))
+    if template:
+        fast.chat_template = template
+    fast.save_pretrained(path)
     return path

@@ -83,7 +83,7 @@ def write(draft: Draft) -> str:
     chosen = [model for model in draft.models if model.name]
     recipe: dict[str, Any] = {"merge_method": draft.method}
     base = chosen[0].name if method.base == "first" and chosen else draft.base
-    if method.needs_base and base:
+    if method.takes_base and base:
         recipe["base_model"] = base
     recipe["models"] = [
         {"model": model.name} | ({"parameters": dict(model.settings)} if model.settings else {})
@@ -124,11 +124,11 @@ def read(text: str) -> Draft:
         models.sort(key=lambda model: model.name != base)
         if not models or models[0].name != base:
             raise NotShown(t("held.base"))
-    elif method.base == "subtracted":
+    elif method.may_subtract:
         models = [model for model in models if model.name != base or model.settings]
     if len(models) > MOST_MODELS:
         raise NotShown(t("held.many", most=MOST_MODELS))
-    if method.needs_base:
+    if method.takes_base:
         recipe.pop("base_model", None)
     dtype = str(recipe.pop("dtype", None) or "").removeprefix("torch.")
     if dtype and dtype not in RECIPE_DTYPES:
@@ -140,7 +140,7 @@ def read(text: str) -> Draft:
     return Draft(
         method=method.name,
         models=tuple(models),
-        base=base if method.base == "subtracted" else "",
+        base=base if method.may_subtract else "",
         settings={name: value for name, value in shared.items() if name not in own},
         dtype=dtype,
         extra=recipe,
@@ -170,7 +170,7 @@ def for_method(draft: Draft, method: MergeMethod) -> Draft:
         k: v for k, v in draft.settings.items() if _takes(method, k, v, False)
     }
     extra = {key: value for key, value in draft.extra.items() if key != "base_model"}
-    kept_base = base if method.base == "subtracted" else ""
+    kept_base = base if method.may_subtract else ""
     return Draft(method.name, tuple(models), kept_base, settings, draft.dtype, extra)
 
 

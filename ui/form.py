@@ -248,7 +248,7 @@ class Form:
             memory.draft,
             method=method.name,
             models=models,
-            base=str(at[self.base._id] or "").strip() if method.base == "subtracted" else "",
+            base=str(at[self.base._id] or "").strip() if method.may_subtract else "",
             settings=said(shared, memory.draft.settings),
             dtype=str(at[self.dtype._id] or ""),
         )
@@ -279,7 +279,7 @@ class Form:
             shown += [gr.update(visible=i < count), gr.update(visible=count > least)]
         shown += [
             method.name,
-            gr.update(value=draft.base or None, visible=method.base == "subtracted"),
+            gr.update(value=draft.base or None, visible=method.may_subtract),
             typed,
             draft.dtype,
         ]

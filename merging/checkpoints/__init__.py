@@ -2,6 +2,7 @@
 
 from merging.checkpoints.adapted import open_adapter
 from merging.checkpoints.adapter import Adapter
+from merging.checkpoints.aligned import AlignedCheckpoint, Alignment
 from merging.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from merging.checkpoints.header import TensorHeader, write_header
 from merging.checkpoints.repository import Token
@@ -9,6 +10,8 @@ from merging.checkpoints.tokenizer_files import tokenizer_files
 
 __all__ = [
     "Adapter",
+    "AlignedCheckpoint",
+    "Alignment",
     "Checkpoint",
     "TensorHeader",
     "Token",

@@ -7,6 +7,7 @@ byte. The result is what `PeftModel.merge_and_unload` makes of a float32 base.
 from __future__ import annotations
 
 import copy
+import json
 import math
 import re
 import threading
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # Bytes of adapters' tensors that are kept in float32, so that they are not fetched anew for each stretch of a tensor.
 HELD = 128 * 1024 * 1024
 HEAD = "lm_head.weight"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.weight$")
 # How packed experts are called that lie in files one by one: parameter, matrices that it stacks.
 EXPERT_MATRICES = {
@@ -122,6 +124,12 @@ class Change:
         return any(term.experts > 1 and term.expert is None for term in self.low_rank)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is nothing but sums of products, each of the whole matrix."""
+        other = self.saved or self.rows or self.magnitude or self._is_packed
+        return not other and all(term.a for term in self.low_rank)
+
+    @property
     def held(self) -> tuple[str, ...]:
         """The adapter's tensors that every row needs; what takes the tensor's place is read by rows."""
         names = [name for term in self.low_rank for name in (term.a, term.b)]
@@ -169,14 +177,27 @@ class AdaptedCheckpoint(Checkpoint):
         return {file: files[file] for file in tokenizer_files(files)}
 
     def _brings_template(self, own: Mapping[str, int]) -> bool:
-        if any(map(is_template, own)):
-            return True
-        return "tokenizer_config.json" in own and "chat_template" in self.read_json("tokenizer_config.json")
+        return any(map(is_template, own)) or "chat_template" in self._own_tokenizer_config()
+
+    def _own_tokenizer_config(self) -> dict[str, Any]:
+        if TOKENIZER_CONFIG not in self.adapter.repository.files:
+            return {}
+        try:
+            found = json.loads(Checkpoint.read_small(self.adapter.repository, TOKENIZER_CONFIG))
+        except ValueError:
+            return {}  # whoever reads the file itself says that it is damaged
+        return found if isinstance(found, dict) else {}
 
     def read_file(self, file: str) -> bytes:
-        if file in self._own_files():
-            return Checkpoint.read_small(self.adapter.repository, file)
-        return self.base.read_file(file)
+        own = self._own_files()
+        if file not in own:
+            return self.base.read_file(file)
+        if file == TOKENIZER_CONFIG and self.base.has(file) and not self._brings_template(own):
+            # The base may keep its template in this file, which takes the place of the base's.
+            template = self.base.read_json(file).get("chat_template")
+            if template and (config := self._own_tokenizer_config()):
+                return json.dumps({**config, "chat_template": template}).encode()
+        return Checkpoint.read_small(self.adapter.repository, file)
 
     def read_range(self, file: str, start: int, buffer: memoryview) -> None:
         if file not in self.changes:
@@ -185,9 +206,9 @@ class AdaptedCheckpoint(Checkpoint):
         import torch
 
         out = torch.frombuffer(buffer, dtype=torch.float32)
-        self._changed(file).fill(start // out.itemsize, out)
+        self.changed(file).fill(start // out.itemsize, out)
 
-    def _changed(self, name: str) -> ChangedTensor:
+    def changed(self, name: str) -> ChangedTensor:
         """The parts of the adapter that change a tensor, from memory if they were used lately."""
         from merging.checkpoints.change import ChangedTensor
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,9 @@ PART = re.compile(
     r"(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector"
     r"|(?:token_adapter\.)?trainable_tokens_delta)(?:\.default)?(?P<rest>\.weight|\.bias)?"
 )
+# Bytes of a file of weights on the Hub up to which it is fetched whole: its tensors are small, and each would be a
+# request.
+WHOLE = 64 * 1024 * 1024
 # A pattern of names may come from a stranger: one without repeated groups cannot keep us busy.
 REPEATED_GROUP, QUANTIFIERS, MOST_QUANTIFIERS = re.compile(r"\)[*+?{]"), re.compile(r"[*+?{]"), 4
 
@@ -103,6 +107,7 @@ class Adapter:
         self.config = self._config()
         self._check_kind()
         self.tensors: Mapping[str, TensorHeader] = read_tensors(repository, self._weights())
+        self._fetching, self._content = threading.Lock(), bytearray()
         self.low_rank: dict[str, LowRank] = {}
         self.rows: dict[str, str] = {}  # module: tensor of trained token rows
         self.saved: dict[str, str] = {}  # tensor of the base: tensor that takes its place
@@ -138,7 +143,14 @@ class Adapter:
 
     def read_part(self, name: str, start: int, nbytes: int) -> bytearray:
         header = self.tensors[name]
-        return read_bytes(self.repository, header.file, header.start + start, nbytes)
+        begin = header.start + start
+        if not self.repository.is_remote or self.repository.files[header.file] > WHOLE:
+            return read_bytes(self.repository, header.file, begin, nbytes)
+        with self._fetching:
+            if not self._content:
+                size = self.repository.files[header.file]
+                self._content = read_bytes(self.repository, header.file, 0, size)
+        return self._content[begin : begin + nbytes]
 
     def _config(self) -> dict[str, Any]:
         files = self.repository.files

@@ -9,7 +9,7 @@ from merging.methods.arithmetic import scaled
 from merging.methods.method import merge_method
 from merging.methods.parameters import Scaling, Weight
 from merging.methods.sparsify import KeepMiddle
-from merging.methods.task_arithmetic import elected_sum, normalized_sum, nothing_added
+from merging.methods.task_arithmetic import Election, elected_sum, normalized_sum, nothing_added
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,12 @@ def breadcrumbs(
     decided_by=nothing_added,
 )
 def breadcrumbs_ties(
-    task_vectors: Sequence[Tensor], *, weight: Weight, normalize: bool = False, lambda_: Scaling = 1.0
+    task_vectors: Sequence[Tensor],
+    *,
+    weight: Weight,
+    normalize: bool = False,
+    lambda_: Scaling = 1.0,
+    election: Election = "weighted",
 ) -> Tensor:
     """Drop the largest and smallest entries of each change, elect one sign per entry, combine those that agree.
 
@@ -53,5 +58,6 @@ def breadcrumbs_ties(
         weight: how much each model's change counts; a negative weight turns its vote around
         normalize: divide each entry by the sum of the weights that agreed on it
         lambda_: factor on the combined change
+        election: a vote is as large as the change, times the weight or, as in the paper of TIES, unweighted
     """
-    return scaled(elected_sum(task_vectors, weight, normalize), lambda_)
+    return scaled(elected_sum(task_vectors, weight, normalize, election), lambda_)

@@ -5,8 +5,17 @@ A method is a function; the name of its first argument says what it is given, an
     weights           list of K float32 blocks, one a model, the same elements of each; returns the merged block
     task_vectors      the same, each model minus the base; what it returns is added to the base
     weight_products   K x K float64 matrix of the dot products between the models' whole tensors; returns K
-                      coefficients, and the result is the sum of the models weighted by them
+                      coefficients, and the result is the sum of the models weighted by them. Products over rows
+                      or columns come as K x K x G, one for each of G rows or columns, and so do K x G coefficients
     task_vector_products  the same for models minus base; the sum is added to the base
+
+    task_vector_matrices  list of K float32 matrices, the task vectors of a tensor of two axes (or of one of those that
+                      a tensor of three packs); returns the matrix to be added. `elsewhere` does for all other
+                      tensors what a method of task_vectors does, and where a switch for some roles is off
+
+A method that has to know something of the whole tensor first declares `measure`, a function that is given the blocks
+(`selection.Blocks`) and the parameters. The method is then given two more arguments before its parameters: what was
+measured, and the offset at which its blocks begin.
 
 Blocks belong to the method: it may overwrite them. A method sees neither names, files, devices nor recipes.
 Importing a method does not import torch, so that a plan is made without waiting for it.
@@ -22,7 +31,11 @@ from typing import Any, Literal
 from merging.methods.parameters import Parameter, parameters_of
 from merging.methods.sparsify import Sparsifier
 
-Operand = Literal["weights", "task_vectors", "weight_products", "task_vector_products"]
+Over = Literal["tensor", "rows", "columns"]
+Operand = Literal[
+    "weights", "task_vectors", "weight_products", "task_vector_products", "task_vector_matrices"
+]
+Base = Literal["subtracted", "optional", "first", "ordinary"]
 METHODS: dict[str, MergeMethod] = {}
 
 
@@ -39,7 +52,14 @@ class MergeMethod:
         function: the arithmetic
         parameters: what a recipe may set, the sparsifier's among them
         min_models, max_models: how many models, the base not counted where it is subtracted; None: any number
-        base: "subtracted" from the models, the "first" of them, or an "ordinary" model if it is one of them at all
+        base: "subtracted" from the models, "optional": subtracted where a recipe names one, the "first" of them, or
+            an "ordinary" model if it is one of them at all
+        target_first: config, tokenizer and what is left alone come from the first model, which receives the others
+        over: whether dot products are taken over the whole tensor, its rows (the last axis) or its columns (all the
+            others; a tensor of one axis is one row), under these arguments
+        measure: finds out what the function has to know of the whole tensor
+        elsewhere: what a method of matrices does with other tensors
+        whole_rows: the function or `measure` needs blocks of whole rows
         sparsify: applied to each task vector before the function sees it
         ignored: parameters that recipes for mergekit carry and that change nothing, there or here
         decided_by: the index of the one model whose tensor is the result as it stands, under these arguments
@@ -56,7 +76,12 @@ class MergeMethod:
     parameters: tuple[Parameter, ...]
     min_models: int = 1
     max_models: int | None = None
-    base: Literal["subtracted", "first", "ordinary"] = "ordinary"
+    base: Base = "ordinary"
+    target_first: bool = False
+    over: Callable[[Mapping[str, Any]], Over] = field(default=lambda _: "tensor")
+    measure: Callable[..., Any] | None = None
+    whole_rows: bool = False
+    elsewhere: Callable[..., Any] | None = None
     sparsify: Sparsifier | None = None
     ignored: tuple[str, ...] = ()
     decided_by: Callable[[Mapping[str, Any]], int | None] = field(default=lambda _: None)
@@ -64,16 +89,57 @@ class MergeMethod:
 
     @property
     def needs_base(self) -> bool:
+        return self.base in ("subtracted", "first")
+
+    @property
+    def takes_base(self) -> bool:
+        """Whether a base does something else than lie among the models, if there is one."""
         return self.base != "ordinary"
+
+    @property
+    def may_subtract(self) -> bool:
+        """Whether a base that a recipe names is subtracted from the models."""
+        return self.base in ("subtracted", "optional")
+
+    def takes_off(self, names_base: bool) -> bool:
+        """Whether the base is subtracted from the models, in a recipe that names one or does not."""
+        return self.base == "subtracted" or (self.may_subtract and names_base)
+
+    def subtracts(self, inputs: int, arguments: Mapping[str, Any]) -> bool:
+        """Whether the first of so many inputs is a base that is subtracted: it has no weight among the arguments."""
+        if self.base != "optional":
+            return self.base == "subtracted"
+        return inputs > max(len(arguments[p.argument]) for p in self.parameters if p.per_model)
 
     @property
     def is_random(self) -> bool:
         return self.sparsify is not None and self.sparsify.is_random
 
     @property
+    def by_rows(self) -> bool:
+        """Whether blocks have to be whole rows."""
+        return self.whole_rows or (self.sparsify is not None and self.sparsify.by_rows)
+
+    def rereads(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether merging passes over the inputs more than once (to measure, and then to merge), or in other pieces
+        than they come in."""
+        sparsify = self.sparsify
+        measures = self.measure is not None or (sparsify is not None and sparsify.measures(parameters))
+        return measures or self.from_products or self.by_rows or self.by_matrices
+
+    @property
     def from_products(self) -> bool:
         """Whether the function makes coefficients of a Gram matrix."""
         return self.operand.endswith("_products")
+
+    @property
+    def by_matrices(self) -> bool:
+        """Whether the function is given whole matrices."""
+        return self.operand.endswith("_matrices")
+
+    def wants_matrices(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether a tensor is merged as a matrix, if it is one: no switch for tensors of its role is off."""
+        return all(parameters[p.argument] for p in self.parameters if p.roles)
 
     def parameter(self, name: str) -> Parameter | None:
         return next((parameter for parameter in self.parameters if parameter.name == name), None)
@@ -84,7 +150,12 @@ def merge_method(
     title: str,
     paper: str,
     models: tuple[int, int | None] = (1, None),
-    base_is_first: bool = False,
+    base: Base = "ordinary",
+    target_first: bool = False,
+    over: Callable[[Mapping[str, Any]], Over] = lambda _: "tensor",
+    measure: Callable[..., Any] | None = None,
+    whole_rows: bool = False,
+    elsewhere: Callable[..., Any] | None = None,
     sparsify: Sparsifier | None = None,
     ignored: tuple[str, ...] = (),
     decided_by: Callable[[Mapping[str, Any]], int | None] = lambda _: None,
@@ -101,6 +172,10 @@ def merge_method(
         if operand not in Operand.__args__:  # type: ignore[attr-defined]
             raise TypeError(f"{function.__name__}: the first argument must be one of {Operand}")
         subtracted = operand.startswith("task_vector")
+
+        def check_all(arguments: Mapping[str, Any]) -> str | None:
+            return check(arguments) or (sparsify.check(arguments) if sparsify else None)
+
         METHODS[function.__name__] = MergeMethod(
             name=function.__name__,
             title=title,
@@ -111,11 +186,16 @@ def merge_method(
             parameters=parameters_of(function) + (sparsify.parameters if sparsify else ()),
             min_models=models[0],
             max_models=models[1],
-            base="subtracted" if subtracted else "first" if base_is_first else "ordinary",
+            base="subtracted" if subtracted else base,
+            target_first=target_first,
+            over=over,
+            measure=measure,
+            whole_rows=whole_rows,
+            elsewhere=elsewhere,
             sparsify=sparsify,
             ignored=ignored,
             decided_by=decided_by,
-            check=check,
+            check=check_all,
         )
         return function
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from merging.methods.method import merge_method
+from merging.methods.method import Over, merge_method
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,19 +16,29 @@ if TYPE_CHECKING:
 SMALLEST_DENOMINATOR = 1e-6
 
 
-@merge_method(title="Model Stock", paper="https://arxiv.org/abs/2403.19522", models=(2, None))
-def model_stock(task_vector_products: NDArray[Any]) -> list[float]:
+def _over(arguments: Mapping[str, Any]) -> Over:
+    return "rows" if arguments["filter_wise"] else "tensor"
+
+
+@merge_method(title="Model Stock", paper="https://arxiv.org/abs/2403.19522", models=(2, None), over=_over)
+def model_stock(task_vector_products: NDArray[Any], *, filter_wise: bool = False) -> NDArray[Any]:
     """Go from the base towards the mean of the fine-tunes, the further the more their changes point one way.
 
     The ratio t = N cos / (1 + (N - 1) cos), with the mean cosine between the changes, is the paper's equation 7.
+
+    Args:
+        filter_wise: look at the angles row by row instead of over the whole tensor
     """
+    import numpy as np
+
     number = len(task_vector_products)
-    norms = [math.sqrt(task_vector_products[i, i]) for i in range(number)]
-    cosines = [
-        task_vector_products[i, j] / (norms[i] * norms[j]) if norms[i] * norms[j] else 0.0
-        for i, j in combinations(range(number), 2)
-    ]
-    cosine = sum(min(max(float(c), -1.0), 1.0) for c in cosines) / len(cosines)
-    denominator = 1 + (number - 1) * cosine
-    ratio = number * cosine / denominator if abs(denominator) >= SMALLEST_DENOMINATOR else 0.0
-    return [ratio / number] * number
+    norms = np.sqrt(np.stack([task_vector_products[i, i] for i in range(number)]))
+    cosine = 0.0
+    for i, j in combinations(range(number), 2):
+        size = norms[i] * norms[j]
+        apart = np.divide(task_vector_products[i, j], size, out=np.zeros_like(size), where=size > 0)
+        cosine += np.clip(apart, -1, 1) / (number * (number - 1) / 2)
+    denominator = 1 + (number - 1) * np.asarray(cosine)
+    goes = np.abs(denominator) >= SMALLEST_DENOMINATOR
+    ratio = np.divide(number * cosine, denominator, out=np.zeros_like(denominator), where=goes)
+    return np.stack([ratio / number] * number)

@@ -41,6 +41,13 @@ class PerModel(Range):
     """A number of which every model has its own; the method receives a list in the order of its inputs."""
 
 
+@dataclass(frozen=True)
+class OnlyFor:
+    """A switch that concerns only tensors that play these roles (`architecture.role_of`); for all others it is on."""
+
+    roles: tuple[str, ...]
+
+
 Weight = Annotated[list[float], PerModel(0.0, 2.0, step=0.05, beyond=True)]
 Density = Annotated[list[float], PerModel(0.0, 1.0)]
 Fraction = Annotated[float, Range(0.0, 1.0)]
@@ -62,6 +69,7 @@ class Parameter:
         low, high, step: the slider; None for a bool or a choice
         beyond: numbers outside low..high are allowed too
         choices: for a choice
+        roles: for a switch that only tensors of these roles have; for all others it is on
     """
 
     name: str
@@ -76,6 +84,7 @@ class Parameter:
     step: float | None = None
     beyond: bool = False
     choices: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
 
     @property
     def required(self) -> bool:
@@ -145,6 +154,8 @@ def _parameter(function: Callable[..., Any], argument: inspect.Parameter, text: 
         return Parameter(name, argument.name, "choice", default, text, optional, choices=choices)
     if typing.get_origin(annotation) is Annotated:
         kind, bounds = typing.get_args(annotation)
+        if kind is bool and isinstance(bounds, OnlyFor):
+            return Parameter(name, argument.name, "bool", default, text, optional, roles=bounds.roles)
         if isinstance(bounds, Range):
             return Parameter(
                 name,

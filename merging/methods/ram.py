@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from merging.methods.arithmetic import total
+from merging.methods.arithmetic import total, weighted_sum
 from merging.methods.method import merge_method
-from merging.methods.parameters import Range
+from merging.methods.parameters import Fraction, Range
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from merging.methods.selection import Blocks
 
-@merge_method(title="RAM", paper="https://arxiv.org/abs/2601.13572")
+
+PAPER = "https://arxiv.org/abs/2601.13572"
+
+
+@merge_method(title="RAM", paper=PAPER)
 def ram(
     task_vectors: Sequence[Tensor], *, epsilon: Annotated[float, Range(0.0, 0.001, step=1e-6)] = 1e-5
 ) -> Tensor:
@@ -22,8 +27,50 @@ def ram(
     Args:
         epsilon: changes up to this magnitude count as none
     """
+    changes, makers = _changes(task_vectors, epsilon)
+    return total(changes).div_(makers.clamp_(min=1))
+
+
+def _changes(task_vectors: Sequence[Tensor], epsilon: float) -> tuple[list[Tensor], Tensor]:
+    """What each model changed by more than epsilon, in place, and how many models changed each entry."""
     import torch
 
     changes = [torch.hardshrink(vector, epsilon, out=vector) for vector in task_vectors]
-    makers = total([change.sign().abs_() for change in changes])
-    return total(changes).div_(makers.clamp_(min=1))
+    return changes, total([change.sign().abs_() for change in changes])
+
+
+def _overlaps(blocks: Blocks, *, epsilon: float, r: float, alpha: float) -> list[float]:
+    """For each model how much larger its own changes become: more, the more of its changes others share."""
+    shared: list[int] = []
+    own: list[int] = []
+    for _, vectors in blocks:
+        changes, makers = _changes(vectors, epsilon)
+        alone = makers.eq(1)
+        changed = [int(change.count_nonzero()) for change in changes]
+        unique = [int(change.mul_(alone).count_nonzero()) for change in changes]
+        own = [a + b for a, b in zip(own or [0] * len(unique), unique, strict=True)]
+        shared = [s + c - u for s, c, u in zip(shared or [0] * len(own), changed, unique, strict=True)]
+    return [r * min(s / max(u, epsilon), alpha) if u else 0.0 for s, u in zip(shared, own, strict=True)]
+
+
+@merge_method(title="RAM+ (TL)", paper=PAPER, measure=_overlaps)
+def ramplus_tl(
+    task_vectors: Sequence[Tensor],
+    growth: Any,
+    start: int,
+    *,
+    epsilon: Annotated[float, Range(0.0, 0.001, step=1e-6)] = 1e-5,
+    r: Fraction = 0.1,
+    alpha: Fraction = 0.2,
+) -> Tensor:
+    """Average each change over the models that made one there; what a single model changed grows a little.
+
+    Args:
+        epsilon: changes up to this magnitude count as none
+        r: how much a model's own changes grow for each change of it that others made too, over its own ones
+        alpha: at most so many shared changes count for each own one
+    """
+    changes, makers = _changes(task_vectors, epsilon)
+    alone = makers.eq(1)
+    more = weighted_sum([change.clone() for change in changes], growth).mul_(alone)
+    return total(changes).div_(makers.clamp_(min=1)).add_(more)

@@ -8,7 +8,7 @@ passes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -33,6 +33,10 @@ class Vector(Protocol):
         """Number of elements."""
 
     @property
+    def row(self) -> int:
+        """Number of elements of a row, along the last axis."""
+
+    @property
     def seed(self) -> Sequence[int]:
         """What random choices about it begin with."""
 
@@ -46,6 +50,53 @@ class Vector(Protocol):
         """The same for short runs, evenly spread; all of the vector if it is short."""
 
 
+class Blocks(Protocol):
+    """Several tensors of one shape, read a block of each at a time, as often as needed."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements of one."""
+
+    @property
+    def row(self) -> int:
+        """Number of elements of a row, along the last axis."""
+
+    def __iter__(self) -> Iterator[tuple[int, list[Tensor]]]:
+        """Pairs of an offset and the float32 blocks that begin there, in order."""
+
+    def block(self, start: int) -> list[Tensor]:
+        """The blocks that begin at one of these offsets."""
+
+    def sample(self) -> Iterator[tuple[int, list[Tensor]]]:
+        """The same for short runs, evenly spread; all of the tensors if they are short."""
+
+
+class Derived:
+    """A vector that is made of several tensors, block by block.
+
+    Args:
+        blocks: of the tensors
+        make: a block of the vector, from the tensors' blocks and their offset
+        seed: what random choices about the vector begin with
+    """
+
+    def __init__(self, blocks: Blocks, make: Callable[[list[Tensor], int], Tensor], seed: Sequence[int] = ()):
+        self.blocks = blocks
+        self.make = make
+        self.seed = seed
+        self.size = blocks.size
+        self.row = blocks.row
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        return ((start, self.make(blocks, start)) for start, blocks in self.blocks)
+
+    def block(self, start: int) -> Tensor:
+        return self.make(self.blocks.block(start), start)
+
+    def sample(self) -> Iterator[tuple[int, Tensor]]:
+        return ((start, self.make(blocks, start)) for start, blocks in self.blocks.sample())
+
+
 class Cut(NamedTuple):
     """Which entries stay: magnitudes above the threshold, and those equal to it up to the index `last`.
 
@@ -55,6 +106,19 @@ class Cut(NamedTuple):
     threshold: float
     last: int
     scale: float = 1.0
+
+    def chosen(self, magnitudes: Tensor, start: int) -> Tensor:
+        """1 for the entries that stay of the block that begins at `start`, else 0; in place.
+
+        Args:
+            magnitudes: not negative
+        """
+        import torch
+
+        equals = min(max(self.last + 1 - start, 0), len(magnitudes))
+        for part, compare in ((magnitudes[:equals], torch.ge), (magnitudes[equals:], torch.gt)):
+            compare(part, self.threshold, out=part)
+        return magnitudes
 
 
 def cut_at(vector: Vector, k: int) -> Cut:

@@ -26,7 +26,7 @@ def _either_end(arguments: Mapping[str, Any]) -> int | None:
     title="SLERP",
     paper="https://en.wikipedia.org/wiki/Slerp",
     models=(2, 2),
-    base_is_first=True,
+    base="first",
     decided_by=_either_end,
 )
 def slerp(weight_products: NDArray[Any], *, t: Fraction) -> list[float]:

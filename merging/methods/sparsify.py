@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from merging.methods.arithmetic import scaled
-from merging.methods.parameters import Density, Parameter, parameters_of
+from merging.methods.parameters import Density, Parameter, PerModel, parameters_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from merging.methods.selection import Cut, Vector
@@ -32,6 +34,16 @@ class Sparsifier(ABC):
     """Measures a whole task vector, then sets part of each block to zero."""
 
     is_random = False
+    # Whether `apply` needs blocks of whole rows.
+    by_rows = False
+
+    def measures(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether `measure` reads the vector at all, under these parameters."""
+        return True
+
+    def check(self, arguments: Mapping[str, Any]) -> str | None:
+        """What is wrong with these parameters, or None; per-model ones come as lists."""
+        return None
 
     @abstractmethod
     def measure(self, vector: Vector) -> Any:
@@ -62,7 +74,7 @@ class KeepLargest(Sparsifier):
         """
         share: float = density  # type: ignore[assignment]
         kept = int(share * vector.size)
-        cut = _keep_first(vector, max(kept, 1) if share > 0 else 0)
+        cut = keep_first(vector, max(kept, 1) if share > 0 else 0)
         if not rescale:
             return cut
         return cut._replace(scale=_l1_ratio(vector, lambda block, start: self.apply(block, start, cut)))
@@ -109,7 +121,7 @@ class KeepMiddle(Sparsifier):
         outliers: float = gamma  # type: ignore[assignment]
         kept = int(share * vector.size)
         largest = min(int(outliers * vector.size), vector.size - kept) if share < 1 else 0
-        cuts = _keep_first(vector, kept + largest), _keep_first(vector, largest)
+        cuts = keep_first(vector, kept + largest), keep_first(vector, largest)
         if not rescale:
             return *cuts, 1.0
         return *cuts, _l1_ratio(vector, lambda block, start: self.apply(block, start, (*cuts, 1.0)))
@@ -120,7 +132,7 @@ class KeepMiddle(Sparsifier):
         return scaled(self._largest.apply(block, start, upper_and_middle).sub_(outliers), scale)
 
 
-def _keep_first(vector: Vector, number: int) -> Cut:
+def keep_first(vector: Vector, number: int) -> Cut:
     """Where to cut so that the `number` largest magnitudes stay: any number from none to all."""
     from merging.methods.selection import Cut, cut_at  # numpy, which a plan need not wait for
 
@@ -145,6 +157,9 @@ class KeepAtRandom(Sparsifier):
     """
 
     is_random = True
+
+    def measures(self, arguments: Mapping[str, Any]) -> bool:
+        return bool(arguments["rescale"]) and arguments["rescale_norm"] == "l1"
 
     def measure(
         self,
@@ -184,13 +199,136 @@ def _keep(draw: Draw, start: int, length: int) -> Tensor:
     import torch
 
     kept = np.empty(length, dtype=bool)
-    for run in range(start // RUN, (start + length - 1) // RUN + 1):
-        begin, end = max(start, run * RUN), min(start + length, (run + 1) * RUN)
-        generator = np.random.SFC64(np.random.SeedSequence((*draw.seed, run)))
-        draws = generator.random_raw(math.ceil((end - run * RUN) / 4)).view(np.uint16)
-        np.less(draws[begin - run * RUN : end - run * RUN], draw.kept, out=kept[begin - start : end - start])
+    for begin, draws in _draws(draw.seed, start, length):
+        np.less(draws, draw.kept, out=kept[begin : begin + len(draws)])
     # The truth values' bytes as numbers: torch turns bytes into floats faster than it selects by them.
     return scaled(torch.from_numpy(kept.view(np.uint8)).float(), draw.scale)
+
+
+def _draws(seed: tuple[int, ...], start: int, length: int) -> Iterator[tuple[int, NDArray[np.uint16]]]:
+    """Random numbers of 16 bits for a stretch of a tensor, run by run, each with its place in the stretch."""
+    import numpy as np
+
+    for run in range(start // RUN, (start + length - 1) // RUN + 1):
+        begin, end = max(start, run * RUN), min(start + length, (run + 1) * RUN)
+        generator = np.random.SFC64(np.random.SeedSequence((*seed, run)))
+        draws = generator.random_raw(math.ceil((end - run * RUN) / 4)).view(np.uint16)
+        yield begin - start, draws[begin - run * RUN : end - run * RUN]
+
+
+class RankedDraw(NamedTuple):
+    """What is kept at random by rank: entries whose draw of 16 bits is below 65536 times their probability, which
+    rises from `lowest` to `highest` along a row; divided by it, if `is_expected`, and times a scale."""
+
+    seed: tuple[int, ...]
+    row: int
+    lowest: float
+    highest: float
+    is_expected: bool
+    scale: float
+
+
+class KeepByRank(Sparsifier):
+    """Keeps large entries of a row more probably than small ones (MAGPRUNE of DELLA, arXiv 2406.11617).
+
+    Ranks are counted in 64 bins an octave, over 16 octaves below the row's largest magnitude: what falls into one
+    bin (magnitudes that differ by less than 2 %) has the mean of its ranks, and so equal magnitudes have equal
+    chances and the density of a row is exactly what is asked for on average. A sort would cost three times as much.
+    Draws depend on what those of `KeepAtRandom` depend on.
+    """
+
+    is_random = True
+    by_rows = True
+
+    def measures(self, arguments: Mapping[str, Any]) -> bool:
+        return bool(arguments["rescale"]) and arguments["rescale_norm"] == "l1"
+
+    def check(self, arguments: Mapping[str, Any]) -> str | None:
+        for density, epsilon in zip(arguments["density"], arguments["epsilon"], strict=True):
+            if 0 < density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
+                return (
+                    f"with density {density:g} and epsilon {epsilon:g} an entry's chance to stay goes from "
+                    f"{density - epsilon:g} to {density + epsilon:g}, but must lie between 0 and 1"
+                )
+        return None
+
+    def measure(
+        self,
+        vector: Vector,
+        *,
+        density: Density = 1.0,  # type: ignore[assignment]
+        epsilon: Annotated[list[float], PerModel(0.0, 0.5)] = 0.15,  # type: ignore[assignment]
+        rescale: bool = True,
+        rescale_norm: Literal["expected", "l1"] = "expected",
+    ) -> RankedDraw | None:
+        """Find the scale.
+
+        Args:
+            density: share of each task vector that is kept; 1 keeps everything
+            epsilon: chance to stay of a row's largest entry, less the density; the smallest has as much less
+            rescale: make what is kept larger, so that the whole stays as it was on average
+            rescale_norm: expected divides each entry by its chance, as the paper does; l1 keeps the sum of magnitudes
+        """
+        share: float = density  # type: ignore[assignment]
+        reach: float = epsilon  # type: ignore[assignment]
+        if share >= 1:
+            return None
+        by_chance = rescale and rescale_norm == "expected"
+        ends = (share - reach, share + reach) if share > 0 else (0.0, 0.0)
+        draw = RankedDraw(tuple(vector.seed), vector.row, *ends, by_chance, 1.0)
+        if not rescale or by_chance:
+            return draw
+        return draw._replace(scale=_l1_ratio(vector, lambda v, start: self.apply(v, start, draw)))
+
+    def apply(self, block: Tensor, start: int, measured: RankedDraw | None) -> Tensor:
+        import numpy as np
+        import torch
+
+        if measured is None:
+            return block
+        if measured.highest == 0:
+            return block.zero_()
+        draws = np.empty(len(block), np.uint16)
+        for begin, some in _draws(measured.seed, start, len(block)):
+            draws[begin : begin + len(some)] = some
+        # As numbers with a sign: torch knows them better. They are still even, from -32768 to 32767.
+        signed = torch.from_numpy(draws.view(np.int16))
+        step = max(RANKED // max(measured.row, RANK_BINS // 2), 1) * measured.row
+        for first in range(0, len(block), step):
+            part = block[first : first + step]
+            chances = _chances_by_rank(part.view(-1, measured.row), measured.lowest, measured.highest)
+            limits = chances.mul_(DRAWS).sub_(DRAWS / 2)
+            drawn = signed[first : first + step].to(block.device).float()
+            part.mul_(torch.gt(limits, drawn, out=drawn))
+            if measured.is_expected:
+                part.div_(limits.add_(DRAWS / 2)).mul_(DRAWS)
+            elif measured.scale != 1:
+                part.mul_(measured.scale)
+        return block
+
+
+# Bins of magnitudes: so many, each with the upper bits of a bfloat16. So many elements are counted at once.
+RANK_BINS, RANK_SHIFT, RANKED = 1024, 1, 128 * 1024
+
+
+def _chances_by_rank(rows: Tensor, lowest: float, highest: float) -> Tensor:
+    """For each entry a number that rises with its rank in the row, flat."""
+    import torch
+
+    count, length = rows.shape
+    if length == 1:
+        return torch.full((count,), (lowest + highest) / 2, device=rows.device)
+    # The bits of floats without a sign are in the order of their size.
+    bits = rows.bfloat16().view(torch.int16).bitwise_and_(0x7FFF).bitwise_right_shift_(RANK_SHIFT)
+    bits.sub_(bits.amax(dim=1, keepdim=True).sub_(RANK_BINS - 1)).clamp_(min=0)
+    bins = bits.long().add_(torch.arange(count, device=rows.device)[:, None], alpha=RANK_BINS).flatten()
+    counts = torch.zeros(count * RANK_BINS, dtype=torch.int32, device=rows.device)
+    counts.scatter_add_(0, bins, torch.ones(len(bins), dtype=torch.int32, device=rows.device))
+    # Entries of a bin have the ranks up to its cumulated count; this is twice their mean, from 0 on.
+    counts = counts.view(count, RANK_BINS)
+    ranks = counts.cumsum(dim=1, dtype=torch.int32).mul_(2).sub_(counts).sub_(1).float().flatten()
+    ranks.mul_((highest - lowest) / (2 * (length - 1))).add_(lowest)
+    return torch.index_select(ranks, 0, bins)
 
 
 def _l1_ratio(vector: Vector, sparsified: Callable[[Tensor, int], Tensor]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from merging.methods.arithmetic import SMALLEST_NORMAL, SMALLEST_SUM, scaled, total, weighted_sum
 from merging.methods.method import merge_method
@@ -12,6 +12,8 @@ from merging.methods.sparsify import KeepLargest
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Election = Literal["weighted", "unweighted"]
 
 
 def nothing_added(arguments: Mapping[str, Any]) -> int | None:
@@ -46,18 +48,22 @@ def task_arithmetic(
     decided_by=nothing_added,
 )
 def ties(
-    task_vectors: Sequence[Tensor], *, weight: Weight, normalize: bool = True, lambda_: Scaling = 1.0
+    task_vectors: Sequence[Tensor],
+    *,
+    weight: Weight,
+    normalize: bool = True,
+    lambda_: Scaling = 1.0,
+    election: Election = "weighted",
 ) -> Tensor:
     """Trim each change to its largest entries, elect one sign per entry, and combine those that agree.
-
-    The election weighs every vote by size and weight, as mergekit does; the paper's does not use the weights.
 
     Args:
         weight: how much each model's change counts; a negative weight turns its vote around
         normalize: divide each entry by the sum of the weights that agreed on it
         lambda_: factor on the combined change
+        election: a vote is as large as the change, times the weight or, as in the paper of TIES, unweighted
     """
-    return scaled(elected_sum(task_vectors, weight, normalize), lambda_)
+    return scaled(elected_sum(task_vectors, weight, normalize, election), lambda_)
 
 
 def normalized_sum(
@@ -68,24 +74,32 @@ def normalized_sum(
     return weighted_sum(task_vectors, [w * factor / divisor for w in weight])
 
 
-def elected_sum(task_vectors: Sequence[Tensor], weight: Sequence[float], normalize: bool) -> Tensor:
-    """The sum, entry by entry, of the votes that have the sign of the sum of all votes; overwrites the vectors.
+def elected_sum(
+    task_vectors: Sequence[Tensor],
+    weight: Sequence[float],
+    normalize: bool,
+    election: Election = "weighted",
+) -> Tensor:
+    """The weighted sum, entry by entry, of what has the sign of the sum of all votes; overwrites the vectors.
 
     Args:
         task_vectors: K float32 blocks
-        weight: of each; a vote is a vector times its weight
+        weight: of each
         normalize: divide each entry by the sum of the weights that agreed on it
+        election: whether a vote is a vector times its weight, or the vector alone
     """
-    votes = [scaled(vector, w) for vector, w in zip(task_vectors, weight, strict=True)]
+    votes, factors = list(task_vectors), list(weight)
+    if election == "weighted":
+        votes, factors = [scaled(v, w) for v, w in zip(votes, weight, strict=True)], [1.0] * len(votes)
     # Its sign is the elected one; a sum that cancels elects plus. (A sign of zeros and copysign cost more.)
     elected = total([votes[0].clone(), *votes[1:]]).add_(SMALLEST_NORMAL).sign_()
     aligned = [vote.mul_(elected).clamp_(min=0) for vote in votes]  # entries of the other sign drop out
     if not normalize:
-        return total(aligned).mul_(elected)
+        return weighted_sum(aligned, factors).mul_(elected)
     agreed = weighted_sum([vote.sign() for vote in aligned], weight)
     # Where nobody agreed there is nothing to divide.
     if min(weight) >= 0:
         agreed.clamp_(min=max(SMALLEST_NORMAL, min(w for w in (*weight, 1.0) if w > 0)))
     else:
         agreed.add_(agreed.eq(0))
-    return total(aligned).div_(agreed).mul_(elected)
+    return weighted_sum(aligned, factors).div_(agreed).mul_(elected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +15,13 @@ from merging import costs
 from merging.methods import METHODS, MergeMethod, Parameter
 from tests.methods.whole import merge_by_engine, merge_whole
 
-every_method = pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+# A method that may have a base is two: with one, and without.
+VARIANTS = METHODS | {
+    f"{name} with a base": replace(method, base="subtracted")
+    for name, method in METHODS.items()
+    if method.base == "optional"
+}
+every_method = pytest.mark.parametrize("method", VARIANTS.values(), ids=list(VARIANTS))
 
 
 def models_of(method: MergeMethod, limit: int = 3) -> int:
@@ -41,6 +49,8 @@ def arguments_of(method: MergeMethod) -> st.SearchStrategy[dict[str, Any]]:
         p.argument: st.lists(value_of(p), min_size=count, max_size=count) if p.per_model else value_of(p)
         for p in method.parameters
     }
+    if "epsilon" in fields and "density" in fields:  # which of most values leave no chance between 0 and 1
+        fields["epsilon"] = st.just([0.1] * count)
     return st.fixed_dictionaries(fields).filter(lambda arguments: method.check(arguments) is None)
 
 
@@ -52,6 +62,21 @@ def some_arguments(method: MergeMethod, number: float = 0.4) -> dict[str, Any]:
         value = number if p.default is None else p.default
         values[p.argument] = [value] * count if p.per_model else value
     return values
+
+
+def varied_arguments(method: MergeMethod) -> Iterator[dict[str, Any]]:
+    """Some arguments with a density in between, and the same with each switch and choice at its other values."""
+    arguments = some_arguments(method)
+    if "density" in arguments:
+        arguments["density"] = [0.3] * len(arguments["density"])
+    yield arguments
+    for p in method.parameters:
+        others = [not p.default] if p.kind == "bool" else [c for c in p.choices if c != p.default]
+        for value in others:
+            yield arguments | {p.argument: value}
+    switches = [p.argument for p in method.parameters if p.kind == "bool"]
+    if len(switches) > 1:
+        yield arguments | {name: not arguments[name] for name in switches}
 
 
 def tensors_of(method: MergeMethod, *shape: int, dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor]:
@@ -79,7 +104,7 @@ def test_finite_wherever_the_sliders_go(method: MergeMethod, data: st.DataObject
 @given(data=st.data())
 def test_a_model_merged_with_itself_is_itself(method: MergeMethod, data: st.DataObject) -> None:
     arguments = data.draw(arguments_of(method))
-    if method.name in ("linear", "passthrough"):
+    if method.name in ("linear", "passthrough", "multislerp"):
         arguments = some_arguments(method, 1.0)  # other weights are meant to scale
     tensor = tensors_of(method, 4, 3)[0]
 
@@ -93,11 +118,10 @@ def test_a_model_merged_with_itself_is_itself(method: MergeMethod, data: st.Data
 def test_the_engine_gives_the_bits_of_the_plain_formula(method: MergeMethod, dtype: torch.dtype) -> None:
     tensors = tensors_of(method, 700, 800, dtype=dtype)  # more than two blocks, and a rest
     assert tensors[0].numel() > 2 * costs.BLOCK
-    arguments = some_arguments(method)
-    if "density" in arguments:
-        arguments["density"] = [0.3] * len(arguments["density"])
 
-    assert torch.equal(merge_by_engine(method, tensors, arguments), merge_whole(method, tensors, arguments))
+    for arguments in varied_arguments(method):
+        merged = merge_by_engine(method, tensors, arguments)
+        assert torch.equal(merged, merge_whole(method, tensors, arguments)), arguments
 
 
 @every_method
@@ -105,14 +129,49 @@ def test_the_bits_do_not_depend_on_how_much_is_read_at_once(
     method: MergeMethod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensors = tensors_of(method, 700, 800)
-    arguments = some_arguments(method)
-    if "density" in arguments:
-        arguments["density"] = [0.3] * len(arguments["density"])
-    by_block = merge_by_engine(method, tensors, arguments)
+    for arguments in varied_arguments(method):
+        by_block = merge_by_engine(method, tensors, arguments)
+        for length in (4 * costs.BLOCK, 2 * costs.BLOCK):
+            monkeypatch.setattr("merging.blocks.SLICE", length)
+            assert torch.equal(merge_by_engine(method, tensors, arguments, remote=True), by_block), arguments
 
-    assert torch.equal(merge_by_engine(method, tensors, arguments, remote=True), by_block)
-    monkeypatch.setattr("merging.blocks.SLICE", 2 * costs.BLOCK)
-    assert torch.equal(merge_by_engine(method, tensors, arguments, remote=True), by_block)
+
+@every_method
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (7,), (5, 1), (1, 5), (3, 2, 4), (costs.BLOCK + 3,), (3, costs.BLOCK // 2 + 1)]
+)
+def test_tensors_of_any_shape(method: MergeMethod, shape: tuple[int, ...]) -> None:
+    tensors = tensors_of(method, *shape, dtype=torch.float32)
+
+    for arguments in varied_arguments(method):
+        merged = merge_by_engine(method, tensors, arguments)
+        assert merged.shape == shape
+        assert torch.equal(merged, merge_whole(method, tensors, arguments)), arguments
+
+
+# Of these the first model is another thing than the second, or each has random draws of its own.
+ORDERED = ("slerp", "chat_vector", "arcee_fusion", "dare_linear", "dare_ties", "della", "della_linear")
+
+
+@every_method
+def test_the_order_of_the_models_does_not_matter(method: MergeMethod) -> None:
+    if method.name in ORDERED:
+        return
+    tensors = tensors_of(method, 40, 30, dtype=torch.float32)
+    start = int(method.base == "subtracted")
+    order = list(reversed(range(len(tensors) - start)))
+
+    for arguments in varied_arguments(method):
+        for parameter in method.parameters:
+            if parameter.per_model:
+                arguments[parameter.argument] = [0.2 + 0.1 * i for i in range(len(order))]
+        turned = {
+            p.argument: [arguments[p.argument][i] for i in order] if p.per_model else arguments[p.argument]
+            for p in method.parameters
+        }
+        merged = merge_by_engine(method, tensors, arguments)
+        permuted = [*tensors[:start], *(tensors[start + i] for i in order)]
+        torch.testing.assert_close(merge_by_engine(method, permuted, turned), merged)
 
 
 @every_method

@@ -1,0 +1,193 @@
+"""A checkpoint whose vocabulary was put in another order: rows of its own, of other models, of zeros, or means.
+
+Rows are gathered when they are read, a stretch at a time; nothing is stored on the way.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from merging.checkpoints.checkpoint import Checkpoint
+from merging.checkpoints.header import TensorHeader
+from merging.dtypes import itemsize, promote, torch_name
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Bytes of an average row's tensor that are read at a time.
+STRETCH = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A run of rows of the result.
+
+    Args:
+        count: how many
+        sources: pairs of a model's number and the first of its rows; several are averaged, none are zeros
+    """
+
+    count: int
+    sources: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What becomes of a model's tensors that have a row a token.
+
+    Args:
+        rows: of the result, in order
+        padding: rows behind them, each the average of all others
+        tensors: by its name, what each such tensor is called in every model, itself too; empty where one has none
+    """
+
+    rows: tuple[Rows, ...]
+    padding: int
+    tensors: Mapping[str, tuple[str, ...]]
+
+    @property
+    def size(self) -> int:
+        return sum(run.count for run in self.rows) + self.padding
+
+
+class AlignedCheckpoint(Checkpoint):
+    """A checkpoint with its rows in another order.
+
+    Args:
+        own: the checkpoint itself
+        alignment: what its rows are
+        models: all that the alignment speaks of, by their numbers; who opened them closes them
+    """
+
+    def __init__(self, own: Checkpoint, alignment: Alignment, models: Sequence[Checkpoint]):
+        self.own = own
+        self.alignment = alignment
+        self.models = models
+        self.repository = own.repository
+        self.name = own.name
+        self.config = own.config
+        self.adapters = own.adapters
+        self.warnings = own.warnings
+        self.tensors = {**own.tensors, **{name: self._aligned(name) for name in alignment.tensors}}
+        self._ends = list(accumulate(run.count for run in alignment.rows))
+        self._averages: dict[str, NDArray[np.float32]] = {}
+        self._averaging = threading.Lock()
+
+    @property
+    def is_remote(self) -> bool:
+        return any(self.models[number].is_remote for number in self._numbers()) or self.own.is_remote
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        return self.own.files
+
+    def read_file(self, file: str) -> bytes:
+        return self.own.read_file(file)
+
+    def bytes_to_read(self, tensor: str) -> int:
+        if tensor not in self.alignment.tensors:
+            return self.own.bytes_to_read(tensor)
+        return self.tensors[tensor].nbytes
+
+    def interrupt(self) -> None:
+        self.own.interrupt()
+
+    def close(self) -> None:
+        self.own.close()
+
+    def read_range(self, file: str, start: int, buffer: memoryview) -> None:
+        if file not in self.alignment.tensors:
+            self.own.read_range(file, start, buffer)
+            return
+        header = self.tensors[file]
+        width = header.nbytes // header.shape[0]  # bytes of a row
+        done = 0
+        while done < len(buffer):
+            row, offset = divmod(start + done, width)
+            number = bisect_right(self._ends, row)
+            if number == len(self._ends):
+                self._pad(file, offset, buffer[done:])
+                return
+            size = min((self._ends[number] - row) * width - offset, len(buffer) - done)
+            run = self.alignment.rows[number]
+            inside = row - (self._ends[number] - run.count)
+            self._fill(file, run, inside * width + offset, buffer[done : done + size])
+            done += size
+
+    def _fill(self, name: str, run: Rows, start: int, out: memoryview) -> None:
+        """The bytes of a run of rows from an offset inside it on."""
+        header = self.tensors[name]
+        width = header.nbytes // header.shape[0]
+        parts = [(self.models[model], self.alignment.tensors[name][model], row) for model, row in run.sources]
+        if not parts:
+            out[:] = bytes(len(out))
+            return
+        if len(parts) == 1 and parts[0][0].tensors[parts[0][1]].dtype == header.dtype:
+            [(model, tensor, row)] = parts
+            model.read_into(tensor, row * width + start, out)
+            return
+        total = np.zeros(len(out) // 4)
+        for model, tensor, row in parts:
+            first = (row * width + start) // 4
+            total += _numbers(model, tensor, first, len(total))
+        np.frombuffer(out, np.float32)[:] = total / len(parts)
+
+    def _pad(self, name: str, offset: int, out: memoryview) -> None:
+        """Rows of averages, from an offset inside the first of them on."""
+        row = self._average(name).view(np.uint8)
+        turns = -(-(offset + len(out)) // len(row))
+        out[:] = np.tile(row, turns)[offset : offset + len(out)].data
+
+    def _average(self, name: str) -> NDArray[np.float32]:
+        with self._averaging:
+            if name not in self._averages:
+                header = self.tensors[name]
+                width = header.nbytes // header.shape[0]
+                rows = header.shape[0] - self.alignment.padding
+                total = np.zeros(width // 4)
+                step = max(STRETCH // width, 1)
+                for first in range(0, rows, step):
+                    stretch = bytearray(min(step, rows - first) * width)
+                    self.read_range(name, first * width, memoryview(stretch))
+                    total += np.frombuffer(stretch, np.float32).reshape(-1, width // 4).sum(0, np.float64)
+                self._averages[name] = (total / rows).astype(np.float32)
+            return self._averages[name]
+
+    def _aligned(self, name: str) -> TensorHeader:
+        """Of the stored type where every row is a copy of one of that type, else computed in float32."""
+        names = self.alignment.tensors[name]
+        header = self.own.tensors[names[self.models.index(self.own)]]
+        shape = (self.alignment.size, *header.shape[1:])
+        used = {header.dtype}
+        stored = {header.stored_dtype}
+        for number in self._numbers():
+            if names[number]:
+                used.add(self.models[number].tensors[names[number]].dtype)
+                stored.add(self.models[number].tensors[names[number]].stored_dtype)
+        copies = len(used) == 1 and not self.alignment.padding
+        if copies and all(len(run.sources) < 2 for run in self.alignment.rows):
+            size = prod(shape) * itemsize(header.dtype)
+            return replace(header, name=name, shape=shape, file=name, start=0, nbytes=size)
+        return TensorHeader(name, "F32", shape, name, 0, 4 * prod(shape), promote(stored))
+
+    def _numbers(self) -> Iterator[int]:
+        """Of the models that give rows."""
+        yield from dict.fromkeys(model for run in self.alignment.rows for model, _ in run.sources)
+
+
+def _numbers(model: Checkpoint, tensor: str, first: int, count: int) -> NDArray[np.float32]:
+    """Elements of a tensor as float32."""
+    import torch
+
+    dtype = model.tensors[tensor].dtype
+    raw = bytearray(count * itemsize(dtype))
+    model.read_into(tensor, first * itemsize(dtype), memoryview(raw))
+    return torch.frombuffer(raw, dtype=getattr(torch, torch_name(dtype))).float().numpy()

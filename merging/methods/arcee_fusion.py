@@ -1,0 +1,75 @@
+"""Arcee Fusion: take over the changes that matter most, by size and by what they do to the distribution of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from merging.methods.method import merge_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from merging.methods.selection import Blocks
+
+# Added to each probability.
+SMALLEST_PROBABILITY = 1e-8
+
+
+class _Importance(NamedTuple):
+    """The divergence of each row of so many elements; and from which product with it on a change is important."""
+
+    divergences: Tensor
+    row: int
+    threshold: float
+
+    def of(self, pair: Sequence[Tensor], start: int) -> Tensor:
+        """The magnitude of each change times its row's divergence; leaves the blocks alone."""
+        base, model = pair
+        change = model.sub(base).abs_()
+        first = start // self.row
+        rows = change.view(-1, self.row)
+        rows.mul_(self.divergences[first : first + len(rows), None])
+        return change
+
+
+def _measure(blocks: Blocks) -> _Importance:
+    import torch
+
+    from merging.methods.selection import Derived, cut_at
+
+    divergences = torch.cat([_divergence(pair, blocks.row) for _, pair in blocks])
+    importance = _Importance(divergences, blocks.row, 0.0)
+    vector = Derived(blocks, lambda pair, start: importance.of(pair, start))
+    first, middle, third = (
+        cut_at(vector, blocks.size - int(share * (blocks.size - 1))).threshold for share in (0.25, 0.5, 0.75)
+    )
+    return importance._replace(threshold=middle + 1.5 * (third - first))
+
+
+def _divergence(pair: Sequence[Tensor], row: int) -> Tensor:
+    """The Kullback-Leibler divergence of the base's softmax from the model's, row by row.
+
+    In float64: between fine-tunes it is of the size of float32's rounding.
+    """
+    before, after = (block.view(-1, row).double().softmax(dim=1).add_(SMALLEST_PROBABILITY) for block in pair)
+    return after.log().sub_(before.log()).mul_(after).sum(dim=1).clamp_(min=0).float()
+
+
+@merge_method(
+    title="Arcee Fusion",
+    paper="https://www.arcee.ai/blog/meet-mergekit-v0-1-arcee-fusion-expanded-model-support-multi-gpu-acceleration",
+    models=(2, 2),
+    base="first",
+    measure=_measure,
+    whole_rows=True,
+)
+def arcee_fusion(weights: Sequence[Tensor], importance: Any, start: int) -> Tensor:
+    """Take over the important changes of the other model, and keep the base where they are not.
+
+    Important is a change whose magnitude, times the divergence between the softmax of its row before and after, lies
+    above the median by one and a half times the distance of the quartiles.
+    """
+    base, model = weights
+    chosen = importance.of(weights, start).ge_(importance.threshold)
+    return model.mul_(chosen).add_(base.mul_(chosen.neg_().add_(1)))

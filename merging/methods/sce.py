@@ -1,0 +1,84 @@
+"""SCE: select where the models differ, calculate how much each counts, erase what has the wrong sign."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from merging.methods.method import merge_method
+from merging.methods.parameters import Fraction
+from merging.methods.sparsify import keep_first
+from merging.methods.task_arithmetic import elected_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from merging.methods.selection import Blocks, Cut
+
+
+class _Selection(NamedTuple):
+    """Where the models differ enough, and how much each counts: its share of the squares there."""
+
+    cut: Cut | None
+    shares: list[float]
+
+
+def _select(blocks: Blocks, *, select_topk: float) -> _Selection:
+    import torch
+
+    from merging.methods.selection import Derived
+
+    cut = None
+    if select_topk < 1:
+        differing = sum(int(torch.count_nonzero(_variance(vectors))) for _, vectors in blocks)
+        variance = Derived(blocks, lambda vectors, _: _variance(vectors))
+        cut = keep_first(variance, int(differing * select_topk))
+    squares: list[float] = []
+    for start, vectors in blocks:
+        selected = _selected(vectors, cut, start)
+        found = [vector.square_().sum(dtype=torch.float64).item() for vector in selected]
+        squares = [a + b for a, b in zip(squares or [0.0] * len(found), found, strict=True)]
+    whole = sum(squares)
+    return _Selection(cut, [s / whole if whole else 1 / len(squares) for s in squares])
+
+
+def _variance(vectors: Sequence[Tensor]) -> Tensor:
+    """The variance over the models, times their number; leaves the vectors alone.
+
+    By differences to the first, so that it is exactly zero where the models agree.
+    """
+    import torch
+
+    first, *others = vectors
+    whole, squares = torch.zeros_like(first), torch.zeros_like(first)
+    difference = torch.empty_like(first)
+    for other in others:
+        torch.sub(other, first, out=difference)
+        whole.add_(difference)
+        squares.addcmul_(difference, difference)
+    return squares.addcmul_(whole, whole, value=-1 / len(vectors)).clamp_(min=0)
+
+
+def _selected(vectors: Sequence[Tensor], cut: Cut | None, start: int) -> Sequence[Tensor]:
+    """The vectors, in place, with zeros where the models differ too little."""
+    if cut is None:
+        return vectors
+    chosen = cut.chosen(_variance(vectors), start)
+    return [vector.mul_(chosen) for vector in vectors]
+
+
+@merge_method(
+    title="SCE",
+    paper="https://arxiv.org/abs/2408.07990",
+    measure=_select,
+    ignored=("int8_mask",),
+    decided_by=lambda arguments: -1 if arguments["select_topk"] == 0 else None,
+)
+def sce(task_vectors: Sequence[Tensor], selection: Any, start: int, *, select_topk: Fraction = 1.0) -> Tensor:
+    """Keep the entries on which the models differ most, weigh models by the squares of these, elect one sign each.
+
+    Args:
+        select_topk: share of the entries with any difference between the models that is kept, the largest first
+    """
+    selected = _selected(task_vectors, selection.cut, start)
+    return elected_sum(selected, selection.shares, normalize=True, election="unweighted")

@@ -1,0 +1,341 @@
+"""The vocabulary of the result, and where each model's rows for it come from: mergekit's `tokenizer` section.
+
+Tokenizers are read as they lie in `tokenizer.json`; nothing of them is run. Tokens of other models are appended as
+added tokens, which are found in a text before it is split: whole words of another vocabulary keep their rows, but
+the text is still split as the first tokenizer splits it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from merging.checkpoints import Checkpoint, tokenizer_files
+from merging.checkpoints.aligned import Rows
+from merging.problems import CheckpointError, Problem
+from merging.recipe import ModelReference, TokenizerSection, TokenRow
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TOKENIZER = "tokenizer.json"
+# Forms of a vocabulary that would contradict a tokenizer.json with more tokens.
+OTHER_FORMS = (
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "added_tokens.json",
+)
+# Rows that are no model's: zeros, and averages of several.
+ZEROS, AVERAGE = -1, -2
+
+
+@dataclass
+class Tokenizer:
+    """What a model's tokenizer.json says.
+
+    Args:
+        model: that it belongs to
+        document: the whole file
+        ids: number of each token
+        added: of the added tokens, what the file says of each
+    """
+
+    model: ModelReference
+    document: dict[str, Any]
+    ids: dict[str, int] = field(default_factory=dict)
+    added: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        vocabulary = self.document["model"]["vocab"]
+        if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
+            self.ids = {token: number for number, (token, _) in enumerate(vocabulary)}
+        else:
+            self.ids = dict(vocabulary)
+        for token in self.document.get("added_tokens") or ():
+            self.added[token["content"]] = token
+            self.ids[token["content"]] = token["id"]
+
+    def token(self, number: int) -> str | None:
+        return next((token for token, own in self.ids.items() if own == number), None)
+
+
+def read_tokenizer(model: ModelReference, checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer of a model.
+
+    Raises:
+        CheckpointError: it has none, or none that can be aligned with others.
+    """
+    found = tokenizer_files(checkpoint.files)
+    if TOKENIZER not in found:
+        forms = ", ".join(file for file in found if file in OTHER_FORMS)
+        has = f"only {forms}" if forms else "no tokenizer"
+        message = f"{model} has {has}; vocabularies are aligned by {TOKENIZER}."
+        fix = "Open its tokenizer with transformers, save it, and put the files beside the weights."
+        raise CheckpointError(Problem("no-tokenizer", message, fix, str(model)))
+    try:
+        return Tokenizer(model, checkpoint.read_json(TOKENIZER))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        message = f"{TOKENIZER} of {model} has no vocabulary."
+        fix = "Repair it, or name another model with `tokenizer_source:`."
+        raise CheckpointError(Problem("damaged-file", message, fix, str(model))) from None
+
+
+class Vocabulary:
+    """The tokens of the result.
+
+    Args:
+        section: of the recipe
+        tokenizers: of every model that takes part, in the order of the recipe
+        rows: that each model has for tokens
+        base: the model that is the recipe's base, or its first
+    """
+
+    def __init__(
+        self,
+        section: TokenizerSection,
+        tokenizers: Mapping[ModelReference, Tokenizer],
+        rows: Mapping[ModelReference, int],
+        base: ModelReference,
+    ):
+        self.section = section
+        self.tokenizers = tokenizers
+        self.own_rows = rows
+        self.base = base
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+        self.start = tokenizers[self._start()]
+        self.ids = dict(self.start.ids)
+        self.appended: list[dict[str, Any]] = []
+        if section.source == "union":
+            self._unite()
+        for token in section.tokens:
+            self._append(token, next((t for t in tokenizers.values() if token in t.added), self.start))
+        real = 1 + max(self.ids.values(), default=-1)
+        multiple = section.pad_to_multiple_of or 1
+        self.padding = -real % multiple
+        self.size = real + self.padding
+        self._tokens = [""] * real
+        for token, number in self.ids.items():
+            self._tokens[number] = token
+        self._fallbacks: dict[int, tuple[tuple[ModelReference, int], ...]] = {}
+
+    # -- tokens ----------------------------------------------------------------------------------------
+
+    def _start(self) -> ModelReference:
+        """The model whose tokenizer the result's begins with."""
+        source = self.section.source
+        if isinstance(source, ModelReference):
+            return source
+        if source == "union":
+            # One that has all tokens of the base, under the same numbers, and splits more text into longer ones.
+            start = self.tokenizers[self.base]
+            for model, tokenizer in self.tokenizers.items():
+                if _extends(tokenizer, start) and self.own_rows[model] > max(tokenizer.ids.values()):
+                    start = tokenizer
+            return start.model
+        return self.base
+
+    def _unite(self) -> None:
+        for model, tokenizer in self.tokenizers.items():
+            new = [
+                token
+                for token, number in sorted(tokenizer.ids.items(), key=lambda item: item[1])
+                if token not in self.ids and number < self.own_rows[model]
+            ]
+            ordinary = [token for token in new if token not in tokenizer.added]
+            if ordinary:
+                message = (
+                    f"{len(ordinary)} tokens of {model} are unknown to {self.start.model}: {_some(ordinary)}."
+                )
+                fix = "They are kept as literal tokens; all other text is split as that one splits it."
+                self.warnings.append(Problem("literal-tokens", message, fix))
+            for token in new:
+                self._append(token, tokenizer)
+
+    def _append(self, token: str, tokenizer: Tokenizer) -> None:
+        if token in self.ids:
+            return
+        number = 1 + max(self.ids.values(), default=-1) if not self.appended else self.appended[-1]["id"] + 1
+        plain = {
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": False,
+        }
+        self.appended.append({**plain, **tokenizer.added.get(token, {}), "content": token, "id": number})
+        self.ids[token] = number
+
+    def translate(self, number: int) -> int | None:
+        """The number in the result of a token that the base's config names by number."""
+        token = self.tokenizers[self.base].token(number)
+        return None if token is None else self.ids.get(token)
+
+    # -- rows ------------------------------------------------------------------------------------------
+
+    def rows(self, model: ModelReference, numbers: Mapping[ModelReference, int]) -> tuple[Rows, ...]:
+        """Where a model's rows for the tokens of the result come from.
+
+        Its own row where it has the token; else what the recipe says; else that of the only model that has it, else
+        the base's, else the average of those that have it.
+
+        Args:
+            model: whose rows they are
+            numbers: of the models
+        """
+        import numpy as np
+
+        own, limit = self.tokenizers[model].ids, self.own_rows[model]
+        places = np.fromiter((own.get(token, -1) for token in self._tokens), np.int64, len(self._tokens))
+        places[places >= limit] = -1
+        forced = [self.ids[token] for token, row in self.section.tokens.items() if row.force]
+        places[forced] = -1
+        models = np.where(places >= 0, numbers[model], ZEROS)
+        averages: dict[int, tuple[tuple[int, int], ...]] = {}
+        for token in np.flatnonzero(places < 0).tolist():
+            found = tuple((numbers[source], row) for source, row in self._fallback(token))
+            if len(found) == 1:
+                [(models[token], places[token])] = found
+            elif found:
+                models[token], averages[token] = AVERAGE, found
+        return tuple(_runs(models, places, averages))
+
+    def _fallback(self, number: int) -> tuple[tuple[ModelReference, int], ...]:
+        """The rows that stand for a token in a model that does not have it."""
+        if number not in self._fallbacks:
+            self._fallbacks[number] = self._find(self._tokens[number])
+        return self._fallbacks[number]
+
+    def _find(self, token: str) -> tuple[tuple[ModelReference, int], ...]:
+        wanted = self.section.tokens.get(token)
+        if wanted and wanted.zero:
+            return ()
+        if wanted and wanted.model:
+            return self._named(token, wanted, wanted.model)
+        having = tuple(
+            (model, tokenizer.ids[token])
+            for model, tokenizer in self.tokenizers.items()
+            if tokenizer.ids.get(token, self.own_rows[model]) < self.own_rows[model]
+        )
+        of_base = tuple(pair for pair in having if pair[0] == self.base)
+        return of_base if of_base and len(having) > 1 else having
+
+    def _named(
+        self, token: str, wanted: TokenRow, model: ModelReference
+    ) -> tuple[tuple[ModelReference, int], ...]:
+        name = token if wanted.token is None else wanted.token
+        number = self.tokenizers[model].ids.get(name) if wanted.token_id is None else wanted.token_id
+        if number is not None and number < self.own_rows[model]:
+            return ((model, number),)
+        what = f"'{name}'" if wanted.token_id is None else f"number {wanted.token_id}"
+        message = f"{model} has no row for the token {what}, which is to stand for '{token}'."
+        fix = "Name a token that it has, or a row of zeros: `source: {kind: zero}`."
+        if not any(problem.where == wanted.where for problem in self.problems):
+            self.problems.append(Problem("unknown-token", message, fix, wanted.where))
+        return ()
+
+    def check(self) -> None:
+        """Find tokens that nobody has a row for, once every model's rows were asked for."""
+        empty = (self._tokens[number] for number, found in self._fallbacks.items() if not found)
+        nowhere = [token for token in empty if token]
+        unknown = [token for token in nowhere if token in self.section.tokens]
+        for token in unknown:
+            row = self.section.tokens[token]
+            if not (row.zero or row.model):
+                message = f"No model has a token '{token}'."
+                fix = "Say what its row is: `source: {kind: model_token, model: ..., token: ...}` or `{kind: zero}`."
+                self.problems.append(Problem("unknown-token", message, fix, row.where))
+        without = [token for token in nowhere if token not in unknown]
+        if without:
+            message = f"No model has rows for {_some(without)}; they are zeros."
+            self.warnings.append(Problem("zero-rows", message))
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    def documents(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The tokenizer's files that have to be written anew, by name.
+
+        Args:
+            checkpoint: that the result's tokenizer begins with
+        """
+        if not self.appended:
+            return {}
+        document = copy.deepcopy(self.start.document)
+        document["added_tokens"] = [*(document.get("added_tokens") or ()), *self.appended]
+        written = {TOKENIZER: document}
+        if checkpoint.has("tokenizer_config.json"):
+            settings = checkpoint.read_json("tokenizer_config.json")
+            if "added_tokens_decoder" in settings:
+                for token in self.appended:
+                    entry = {key: value for key, value in token.items() if key != "id"}
+                    settings["added_tokens_decoder"][str(token["id"])] = entry
+            written["tokenizer_config.json"] = settings
+        return written
+
+
+def _extends(longer: Tokenizer, shorter: Tokenizer) -> bool:
+    """Whether a tokenizer has all tokens of another under the same numbers, and more words, split in the same way."""
+    more_words = len(longer.ids) - len(longer.added) > len(shorter.ids) - len(shorter.added)
+    if not more_words or not shorter.ids.items() <= longer.ids.items():
+        return False
+    ours, theirs = longer.document["model"], shorter.document["model"]
+    if ours.get("type") != theirs.get("type"):
+        return False
+    return _merges(theirs) <= _merges(ours)
+
+
+def _merges(model: Mapping[str, Any]) -> set[str]:
+    return {merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or ()}
+
+
+def _runs(
+    models: NDArray[Any], places: NDArray[Any], averages: Mapping[int, Sequence[tuple[int, int]]]
+) -> Iterable[Rows]:
+    """Rows that follow each other in one model, as runs.
+
+    Args:
+        models, places: for each row the number of a model and its row there
+        averages: the sources of rows whose model is AVERAGE
+    """
+    import numpy as np
+
+    goes_on = (models[1:] == models[:-1]) & ((places[1:] == places[:-1] + 1) | (models[1:] == ZEROS))
+    goes_on &= models[1:] != AVERAGE
+    starts = np.flatnonzero(np.concatenate([[True], ~goes_on]))
+    for first, end in zip(starts.tolist(), [*starts[1:].tolist(), len(models)], strict=True):
+        number = int(models[first])
+        if number == AVERAGE:
+            yield Rows(1, tuple(averages[first]))
+        else:
+            yield Rows(end - first, () if number == ZEROS else ((number, int(places[first])),))
+
+
+def differences(tokenizers: Mapping[ModelReference, Tokenizer], rows: Mapping[ModelReference, int]) -> str:
+    """In words, what vocabularies have that others lack: tokens, and rows behind the last token.
+
+    Args:
+        tokenizers: of models that can be read
+        rows: that models have for tokens
+    """
+    common = (
+        set.intersection(*(set(tokenizer.ids) for tokenizer in tokenizers.values())) if tokenizers else set()
+    )
+    parts = []
+    for model, tokenizer in tokenizers.items():
+        alone = [token for token in tokenizer.ids if token not in common]
+        parts.append(f"{model} has {rows[model]} rows for {len(tokenizer.ids)} tokens")
+        if alone:
+            parts[-1] += f", {len(alone)} of which others lack ({_some(alone)})"
+    return "; ".join(parts)
+
+
+def _some(tokens: Sequence[str]) -> str:
+    return ", ".join(f"'{token}'" for token in tokens[:3]) + (
+        f" and {len(tokens) - 3} more" if len(tokens) > 3 else ""
+    )
