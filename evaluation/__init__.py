@@ -1,17 +1,20 @@
-"""Judges any checkpoint, wherever it came from: chat and perplexity. Knows nothing of merging."""
+"""Judges any checkpoint, wherever it came from. Knows nothing of merging."""
 
 from evaluation.chat import Reply, reply
+from evaluation.difference import Difference, difference
 from evaluation.error import Cancelled, EvaluationError
 from evaluation.model import LanguageModel, load_model
 from evaluation.perplexity import DocumentScore, Perplexity, perplexity
 
 __all__ = [
     "Cancelled",
+    "Difference",
     "DocumentScore",
     "EvaluationError",
     "LanguageModel",
     "Perplexity",
     "Reply",
+    "difference",
     "load_model",
     "perplexity",
     "reply",
