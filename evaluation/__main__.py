@@ -1,6 +1,7 @@
 """The command line.
 
     python -m evaluation perplexity MODEL... [--text FILE] [--context N] [--stride N] [--json]
+    python -m evaluation compare MODEL... [--text FILE] [--repeats N] [--json]
 
 Exit status: 0 when it is done; 2 when a model or a text cannot be judged (stderr says why); 1 for anything else.
 """
@@ -18,8 +19,10 @@ from typing import Any
 
 from evaluation.difference import Difference, difference
 from evaluation.error import Cancelled, EvaluationError
+from evaluation.footprint import footprint
 from evaluation.model import load_model
 from evaluation.perplexity import Perplexity, perplexity
+from evaluation.report import Report
 from evaluation.text import BUNDLED, bundled_text, dataset_texts, read_text
 
 DONE, FAILED, CANNOT_BE_JUDGED = 0, 1, 2
@@ -57,6 +60,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     scored.add_argument(
         "--bos", action=argparse.BooleanOptionalAction, help="BOS before each document (the tokenizer's rule)"
+    )
+
+    compared = commands.add_parser(
+        "compare", help="size, structure, independence, speed, memory and perplexity, side by side"
+    )
+    compared.set_defaults(command=_compare)
+    _add_models(compared, "the merge first, then its parents")
+    _add_text(compared)
+    compared.add_argument("--repeats", type=_positive, default=5, metavar="N", help="timed answers (5)")
+    compared.add_argument(
+        "--new-tokens", type=_positive, default=32, metavar="N", help="tokens of each answer (32)"
     )
     return parser
 
@@ -108,27 +122,11 @@ def _texts(options: argparse.Namespace) -> list[str]:
 
 
 def _perplexity(options: argparse.Namespace) -> int:
-    cancel = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: cancel.set())
     texts = _texts(options)
-    scores: list[Perplexity] = []
-    for name in options.models:
-        model = load_model(name, device=options.device)
-        bar = _Bar(name) if sys.stderr.isatty() else None
-        scores.append(
-            perplexity(
-                model,
-                texts,
-                context=options.context,
-                stride=options.stride,
-                bos=options.bos,
-                on_progress=bar,
-                cancel=cancel,
-            )
-        )
-        if bar:
-            bar.clear()
-    differences = [difference(scores[0], other, texts) for other in scores[1:]]
+    cancel = _cancel_on_interrupt()
+    scores, differences = _scored(
+        options, texts, cancel, context=options.context, stride=options.stride, bos=options.bos
+    )
     if options.json:
         found: dict[str, Any] = {
             "models": [{**score.to_dict(), "documents": len(score.documents)} for score in scores],
@@ -137,6 +135,48 @@ def _perplexity(options: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         _describe(scores, differences)
+    return DONE
+
+
+def _cancel_on_interrupt() -> threading.Event:
+    cancel = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: cancel.set())
+    return cancel
+
+
+def _scored(
+    options: argparse.Namespace, texts: Sequence[str], cancel: threading.Event, **settings: Any
+) -> tuple[list[Perplexity], list[Difference]]:
+    """Every model's score, and the first against each of the others."""
+    scores: list[Perplexity] = []
+    for name in options.models:
+        model = load_model(name, device=options.device)
+        bar = _Bar(name) if sys.stderr.isatty() else None
+        scores.append(perplexity(model, texts, on_progress=bar, cancel=cancel, **settings))
+        if bar:
+            bar.clear()
+    return scores, [difference(scores[0], other, texts) for other in scores[1:]]
+
+
+def _compare(options: argparse.Namespace) -> int:
+    texts = _texts(options)
+    cancel = _cancel_on_interrupt()
+    prints = [
+        footprint(
+            name,
+            device=options.device,
+            out_of_reach=[other for other in options.models if other != name and Path(other).is_dir()],
+            repeats=options.repeats,
+            new_tokens=max(options.new_tokens, 2),
+            cancel=cancel,
+        )
+        for name in options.models
+    ]
+    scores, differences = _scored(options, texts, cancel)
+    report = Report(tuple(prints), tuple(scores), tuple(differences))
+    print(
+        json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if options.json else report.to_markdown()
+    )
     return DONE
 
 

@@ -17,7 +17,7 @@ from evaluation.perplexity import DocumentScore, Perplexity
 LEVEL = 0.95
 # Longer documents are cut into blocks of about so many bytes: neighbouring tokens are no independent
 # witnesses, paragraphs nearly are.
-_BLOCK_BYTES = 1024
+_BLOCK_BYTES = 512
 # With fewer blocks than this a bootstrap knows nothing of how far they spread.
 _FEWEST_BLOCKS = 5
 _DRAWS = 10_000
@@ -128,7 +128,7 @@ def difference(model: Perplexity, other: Perplexity, texts: Sequence[str], *, se
     """Compare two models on the bytes that both scored.
 
     The interval is a block bootstrap's (10,000 draws of whole documents, long ones cut into blocks of about
-    1 kB), widened for few blocks as by Hesterberg (arXiv 1411.5279, "expanded percentile").
+    half a kB), widened for few blocks as by Hesterberg (arXiv 1411.5279, "expanded percentile").
 
     Args:
         model: the scores of the model that is judged.

@@ -98,7 +98,7 @@ def test_four_documents_are_too_few_and_long_ones_are_cut() -> None:
 
     assert (found.verdict, found.interval) == ("short", None)
     assert "Too little text" in found.words
-    assert (cut.blocks, cut.bytes, cut.verdict) == (8, 8192, "none")
+    assert (cut.blocks, cut.bytes, cut.verdict) == (16, 8192, "none")
 
 
 @pytest.mark.parametrize("count", [6, 30])
