@@ -2,6 +2,7 @@
 
     python -m evaluation perplexity MODEL... [--text FILE] [--context N] [--stride N] [--json]
     python -m evaluation compare MODEL... [--text FILE] [--repeats N] [--json]
+    python -m evaluation weights MODEL [--against PARENT...] [--base BASE] [--sample N] [--json]
 
 Exit status: 0 when it is done; 2 when a model or a text cannot be judged (stderr says why); 1 for anything else.
 """
@@ -13,9 +14,12 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from transformers.utils import logging
 
 from evaluation.difference import Difference, difference
 from evaluation.error import Cancelled, EvaluationError
@@ -24,13 +28,16 @@ from evaluation.model import load_model
 from evaluation.perplexity import Perplexity, perplexity
 from evaluation.report import Report
 from evaluation.text import BUNDLED, bundled_text, dataset_texts, read_text
+from evaluation.weights import TensorLook, look, open_weights
 
+_SHADES = "·▁▂▃▄▅▆▇█"
 DONE, FAILED, CANNOT_BE_JUDGED = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
+    logging.disable_progress_bar()
     try:
         return int(options.command(options))
     except EvaluationError as error:
@@ -72,6 +79,17 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument(
         "--new-tokens", type=_positive, default=32, metavar="N", help="tokens of each answer (32)"
     )
+
+    looked = commands.add_parser("weights", help="look at the weights without running the model")
+    looked.set_defaults(command=_weights)
+    looked.add_argument("model", metavar="MODEL", help="a folder, or owner/name[@revision] on the Hub")
+    looked.add_argument("--against", nargs="+", default=[], metavar="PARENT", help="what it was merged from")
+    looked.add_argument("--base", help="what the parents were fine-tuned from: compares their changes")
+    looked.add_argument(
+        "--sample", type=_positive, default=1 << 20, metavar="N", help="entries read of a tensor (1048576)"
+    )
+    looked.add_argument("--whole", action="store_true", help="read everything")
+    looked.add_argument("--json", action="store_true", help="for programs")
     return parser
 
 
@@ -180,6 +198,57 @@ def _compare(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _weights(options: argparse.Namespace) -> int:
+    found = look(
+        open_weights(options.model),
+        [open_weights(parent) for parent in options.against],
+        base=open_weights(options.base) if options.base else None,
+        sample=None if options.whole else options.sample,
+        on_progress=_Bar(options.model) if sys.stderr.isatty() else None,
+        cancel=_cancel_on_interrupt(),
+    )
+    if sys.stderr.isatty():
+        _Bar.clear()
+    if options.json:
+        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+        return DONE
+    print("\n".join(found.doctor()))
+    for parent in options.against:
+        print(f"\nChange against {parent}, relative to its norm; a column a layer")
+        _draw(found.heat_map(partial(_change, parent)))
+    for pair in dict.fromkeys(pair for tensor in found.tensors for pair in tensor.between):
+        if options.base:
+            print(f"\nShare of sign conflicts between the changes of {pair}")
+            _draw(found.heat_map(partial(_sign_conflict, pair)))
+    for names in found.duplicates:
+        print(f"the same numbers: {', '.join(names)}")
+    return DONE
+
+
+def _change(parent: str, tensor: TensorLook) -> float | None:
+    return tensor.against[parent].change if parent in tensor.against else None
+
+
+def _sign_conflict(pair: str, tensor: TensorLook) -> float | None:
+    return tensor.between[pair].sign_conflict if pair in tensor.between else None
+
+
+def _draw(rows: Mapping[str, Sequence[float | None]]) -> None:
+    """A heat map in characters, with the least and the most of each row."""
+    most = max((value for row in rows.values() for value in row if value is not None), default=0.0)
+    width = max(map(len, rows))
+    for kind, row in rows.items():
+        known = [value for value in row if value is not None]
+        marks = "".join(
+            "?"
+            if value is None
+            else _SHADES[min(int(value / most * len(_SHADES)), len(_SHADES) - 1) if most else 0]
+            for value in row
+        )
+        if known:
+            print(f"{kind:{width}} {min(known):8.4f} to {max(known):8.4f}  {marks}")
+
+
 def _describe(scores: Sequence[Perplexity], differences: Sequence[Difference]) -> None:
     width = max(len(score.model) for score in scores)
     print(f"{'':{width}}  perplexity  bits/byte  bits/char    tokens  tokens/s  window        BOS  dtype")
@@ -210,7 +279,8 @@ class _Bar:
         line = f"{self.name} |{blocks:30}| {done / max(total, 1):4.0%}"
         print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
-    def clear(self) -> None:
+    @staticmethod
+    def clear() -> None:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
