@@ -1,6 +1,7 @@
-"""Judges any checkpoint: chat, perplexity, independence of its parents. Knows nothing of merging."""
+"""Judges any checkpoint, wherever it came from. Knows nothing of merging."""
 
 from evaluation.chat import Reply, reply
+from evaluation.difference import Difference, difference
 from evaluation.error import Cancelled, EvaluationError
 from evaluation.independence import Independence, check_independence
 from evaluation.model import LanguageModel, load_model
@@ -8,6 +9,7 @@ from evaluation.perplexity import DocumentScore, Perplexity, perplexity
 
 __all__ = [
     "Cancelled",
+    "Difference",
     "DocumentScore",
     "EvaluationError",
     "Independence",
@@ -15,6 +17,7 @@ __all__ = [
     "Perplexity",
     "Reply",
     "check_independence",
+    "difference",
     "load_model",
     "perplexity",
     "reply",

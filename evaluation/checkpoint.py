@@ -108,7 +108,7 @@ def weight_files(name: str, folder: Path) -> dict[str, int]:
     """
     sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
     index = folder / INDEX
-    names = _weight_names(name, sizes, index.read_text("utf-8") if INDEX in sizes else None)
+    names = weight_names(name, sizes, index.read_text("utf-8") if INDEX in sizes else None)
     return {file: sizes[file] for file in names}
 
 
@@ -121,7 +121,7 @@ def _in_folder(name: str, folder: Path) -> Checkpoint:
 
 
 def _on_hub(repo: str, revision: str, token: str | Literal[False] | None) -> Checkpoint:
-    with _hub_errors_named(repo, revision, token):
+    with hub_errors_named(repo, revision, token):
         # One HEAD request answers three questions: is it there, may this token read it (model info would say
         # yes for a gated model), and which commit is it. It is asked every time: neither the models in
         # memory nor the files on disk know whose token brought them.
@@ -133,20 +133,30 @@ def _on_hub(repo: str, revision: str, token: str | Literal[False] | None) -> Che
         )
 
     def fetch() -> Path:
-        with _hub_errors_named(repo, revision, token):
+        with hub_errors_named(repo, revision, token):
             entries = HfApi(token=token).list_repo_tree(repo, revision=commit)
             sizes = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
             small = [file for file in sizes if _SMALL_FILE.fullmatch(file)]
             folder = Path(snapshot_download(repo, revision=commit, token=token, allow_patterns=small))
             index = (folder / INDEX).read_text("utf-8") if INDEX in sizes else None
-            weights = _weight_names(repo, sizes, index)
+            weights = weight_names(repo, sizes, index)
             snapshot_download(repo, revision=commit, token=token, allow_patterns=weights)
         return folder
 
     return Checkpoint(repo, commit, (repo, commit), fetch)
 
 
-def _weight_names(name: str, files: Mapping[str, int], index: str | None) -> list[str]:
+def weight_names(name: str, files: Mapping[str, int], index: str | None) -> list[str]:
+    """List the safetensors files that make up a model.
+
+    Args:
+        name: what to call the model in an error.
+        files: all files beside its config.json, with their sizes.
+        index: the text of the index, None where there is none.
+
+    Raises:
+        EvaluationError: there is no whole model in safetensors files.
+    """
     if CONFIG not in files:
         raise EvaluationError(
             f"{name} has no {CONFIG}. Expected a model as transformers saves it; "
@@ -191,7 +201,8 @@ def _weight_names(name: str, files: Mapping[str, int], index: str | None) -> lis
 
 
 @contextmanager
-def _hub_errors_named(repo: str, revision: str, token: str | Literal[False] | None) -> Iterator[None]:
+def hub_errors_named(repo: str, revision: str, token: str | Literal[False] | None) -> Iterator[None]:
+    """Turn what the Hub and the way to it can answer into an `EvaluationError` that names the model."""
     whose = "without signing in" if token is False else "with this sign-in"
     try:
         yield

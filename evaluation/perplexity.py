@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from evaluation.error import Cancelled, EvaluationError, memory_named
@@ -32,12 +34,23 @@ class DocumentScore:
         tokens: tokens scored.
         bytes: UTF-8 bytes of the text that these tokens make up.
         characters: its Unicode code points.
+        start: where in the document the scored text begins, in characters; above 0 without BOS.
+        token_nats: (tokens,) float32, the same for each token.
+        token_ends: (tokens,) int32, where in the document each token ends, in characters; tokens that share a
+            character end there together. Empty for a tokenizer that does not know.
     """
 
     nats: float
     tokens: int
     bytes: int
     characters: int
+    start: int = 0
+    token_nats: NDArray[np.float32] = field(
+        default_factory=lambda: np.empty(0, np.float32), repr=False, compare=False
+    )
+    token_ends: NDArray[np.int32] = field(
+        default_factory=lambda: np.empty(0, np.int32), repr=False, compare=False
+    )
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ class Perplexity:
 
 def perplexity(
     model: LanguageModel,
-    texts: str | Sequence[str],
+    texts: str | Iterable[str],
     *,
     context: int | None = None,
     stride: int | None = None,
@@ -110,9 +123,11 @@ def perplexity(
     following `stride` tokens with as many tokens before them as fill the context. With `stride=context` and
     a BOS this is the rolling log-likelihood of lm-eval.
 
+    Memory is bounded by a batch; what stays of a text is 12 bytes a token.
+
     Args:
         model: the model.
-        texts: one document or several.
+        texts: one document or several, read one after the other.
         context: tokens in a window; None for what the model can read, at most 2048.
         stride: tokens from a window to the next, from 1 to `context`; None for half of it. Smaller is slower
             and gives every token more to go by.
@@ -128,7 +143,6 @@ def perplexity(
         Cancelled: `cancel` was set.
     """
     started = time.perf_counter()
-    texts = [texts] if isinstance(texts, str) else list(texts)
     longest = model.context
     context = min(longest, _LONGEST_CONTEXT) if context is None else context
     if not 1 <= context <= longest:
@@ -139,12 +153,17 @@ def perplexity(
     if not 1 <= stride <= context:
         raise EvaluationError(f"stride={stride}: expected 1 to the context, {context}.")
     prefix = _prefix(model, bos)
-    documents = [_Document.read(model, text, prefix) for text in texts]
+    documents = []
+    for text in [texts] if isinstance(texts, str) else texts:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+        documents.append(_Document.read(model, text, prefix))
     total = sum(document.targets for document in documents)
     if total == 0:
         raise EvaluationError(
-            f"There is nothing to score: {len(texts)} text(s) with {sum(len(text) for text in texts)}"
-            " character(s). Expected a text of at least two tokens; a few hundred words tell more."
+            f"There is nothing to score: {len(documents)} text(s) with"
+            f" {sum(document.start + document.characters for document in documents)} character(s). Expected a"
+            " text of at least two tokens; a few hundred words tell more."
         )
     nats = [torch.empty(document.targets) for document in documents]
     windows = [
@@ -167,7 +186,15 @@ def perplexity(
         if on_progress is not None:
             on_progress(done, total)
     scores = tuple(
-        DocumentScore(float(part.double().sum()), document.targets, document.bytes, document.characters)
+        DocumentScore(
+            float(part.double().sum()),
+            document.targets,
+            document.bytes,
+            document.characters,
+            document.start,
+            part.numpy(),
+            document.ends,
+        )
         for document, part in zip(documents, nats, strict=True)
     )
     return _sum(model, scores, context, stride, prefix is not None, time.perf_counter() - started)
@@ -212,11 +239,12 @@ def _sum(
 
 @dataclass(frozen=True)
 class _Document:
-    tokens: (
-        torch.Tensor
-    )  # (targets + 1,) int64: each token but the first is a target, all before it are its context
+    # (targets + 1,) int32: each token but the first is a target, all before it are its context
+    tokens: torch.Tensor
     bytes: int
     characters: int
+    start: int
+    ends: NDArray[np.int32]
 
     @property
     def targets(self) -> int:
@@ -230,19 +258,22 @@ class _Document:
             raise EvaluationError(
                 f"The text has a broken character at position {error.start}. Expected valid Unicode (UTF-8)."
             ) from error
-        encoding = model.tokenizer(text, add_special_tokens=False, verbose=False)
+        fast = model.tokenizer.is_fast
+        encoding = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=fast, verbose=False)
         ids = list(encoding["input_ids"])
         model.check_tokens(ids)
+        # Tokens of one character may come in any order of their bytes; an end never lies before another.
+        ends = np.asarray([end for _, end in encoding["offset_mapping"]] if fast else [], np.int32)
+        ends = np.maximum.accumulate(ends) if len(ends) else ends
+        start = 0
         if prefix is not None:
-            scored = text
             ids = [prefix, *ids]
         elif ids:
             # The first token is not scored, so what it stands for must not count as predicted text.
-            span = encoding.token_to_chars(0) if encoding.is_fast else None
-            scored = text[span.end if span is not None else len(model.tokenizer.decode(ids[:1])) :]
-        else:
-            scored = ""
-        return cls(torch.tensor(ids, dtype=torch.int64), len(scored.encode()), len(scored))
+            start = int(ends[0]) if fast else len(model.tokenizer.decode(ids[:1]))
+            ends = ends[1:]
+        scored = text[start:] if ids else ""
+        return cls(torch.tensor(ids, dtype=torch.int32), len(scored.encode()), len(scored), start, ends)
 
 
 @dataclass(frozen=True)
@@ -321,7 +352,7 @@ def _scorer(model: LanguageModel) -> _Scorer:
         rows = (hidden_states if plain_head else logits)(tokens.to(model.device))
         wanted = list(zip(rows, texts, scored, strict=True))
         states = torch.cat([row[len(text) - 1 - n : len(text) - 1] for row, text, n in wanted])
-        targets = torch.cat([text[len(text) - n :] for _, text, n in wanted]).to(model.device)
+        targets = torch.cat([text[len(text) - n :] for _, text, n in wanted]).long().to(model.device)
         nats = [
             functional.cross_entropy((head(part) if plain_head else part).float(), target, reduction="none")
             for part, target in zip(torch.split(states, at_once), torch.split(targets, at_once), strict=True)

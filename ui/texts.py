@@ -303,16 +303,36 @@ ENGLISH = {
     "score.too_many": "Choose at most {most} models.",
     "score.no_text": "Paste some text first.",
     "score.too_long": "The text has {length} characters; at most {most} can be scored here.",
-    "score.sample": (
-        "The old lighthouse had not been lit for eleven years when Mara moved in. She had expected dust, and there "
-        "was dust, but there was also a desk by the north window with a ledger on it, and in the ledger, in a small "
-        "upright hand, somebody had written down the weather of every single day. The first entry was from a spring "
-        "before she was born. The last one was from yesterday.\n\n"
-        "Mixing metals is older than writing. Copper alone is soft; tin alone is softer; melted together in the right "
-        "measure they become bronze, which is harder than either. Nobody could have guessed this by looking at the "
-        "parts. It had to be tried, and whoever tried it first must have struck the cooled lump with a hammer and "
-        "been surprised that the hammer gave way."
-    ),
+    "score.bundled.english": "English sample",
+    "score.bundled.korean": "Korean sample",
+    "score.file": "Open a text file",
+    "score.dataset": "Or a data set on the Hub",
+    "score.dataset.name": "Data set",
+    "score.dataset.name.info": "owner/name; then the text above is not read.",
+    "score.dataset.subset": "Configuration",
+    "score.dataset.split": "Part",
+    "score.dataset.column": "Column",
+    "score.dataset.rows": "Rows",
+    "score.cut": "Only the first {most} characters were read.",
+    "score.bos.all": "Each document began with the BOS token.",
+    "score.bos.none": "No BOS token: the first token of each document is given, not scored.",
+    "score.bos.some": "BOS before each document, by the tokenizer's rule: {names}. Others score no first token.",
+    "score.window": "Windows of {context} tokens, a new one every {stride}.",
+    "score.difference.better": "{model} predicts this text better than {other}: {figures}.",
+    "score.difference.worse": "{model} predicts this text worse than {other}: {figures}.",
+    "score.difference.none": "{model} and {other}: no difference that this text can show ({figures}).",
+    "score.difference.short": "Too little text to say whether {model} and {other} differ. Give a page or more.",
+    "score.figures": "{value} bits per byte, 95 % interval {low} to {high}",
+    "score.picture": "Where {model} differs from {other}, token by token",
+    "score.picture.better": "{model} better",
+    "score.picture.worse": "{model} worse",
+    "score.picture.scale": "the deeper, the more bits; point at a piece for its number",
+    "score.picture.cut": "The first {count} characters of {total}.",
+    "score.picture.bits": "{bits} bits",
+    "score.compare": "Compare size and speed",
+    "score.compare.caption": "Each model alone in a process of its own, on this machine's processor",
+    "score.compare.working": "Measuring {name} ...",
+    "score.compare.markdown": "As Markdown, for a model card",
     # results in memory and as files
     "try.button": "Try it first",
     "try.info": "Merges into memory and opens the chat; nothing is saved.",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from evaluation.perplexity import _LOGIT_BYTES
 from tests.evaluation.conftest import TEXT, make_network, make_tokenizer
 
 MakeModel = Callable[..., LanguageModel]
+ROOT = Path(__file__).parents[2]
 DOCUMENTS = [TEXT, "Short.", "한국어 문서입니다.", TEXT[:90]]
 
 
@@ -239,3 +243,41 @@ def test_a_tokenizer_larger_than_the_embedding_is_said(make_model: MakeModel) ->
 
     with pytest.raises(EvaluationError, match="embedding has 300 rows"):
         perplexity(model, TEXT)
+
+
+def test_tokens_are_told_with_their_places(make_model: MakeModel) -> None:
+    model = make_model(tokenizer=make_tokenizer(adds_bos=True))
+
+    (document,) = perplexity(model, TEXT).documents
+
+    encoding = model.tokenizer(TEXT, add_special_tokens=False, return_offsets_mapping=True)
+    assert document.token_ends.tolist() == [end for _, end in encoding["offset_mapping"]]
+    assert float(document.token_nats.sum()) == pytest.approx(document.nats)
+    assert (document.start, len(document.token_nats)) == (0, document.tokens)
+
+
+def test_a_long_text_takes_little_more_memory_than_a_short_one(make_model: MakeModel) -> None:
+    """Their logits would be 250 MB."""
+    model = make_model()
+    program = (
+        "import resource, sys; from evaluation import load_model, perplexity; import torch;"
+        "torch.set_num_threads(1); model = load_model(sys.argv[1], device='cpu');"
+        "text = sys.stdin.read();"
+        "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "perplexity(model, text, stride=64); before = used();"
+        "tokens = perplexity(model, (text for _ in range(int(sys.argv[2]))), stride=64).tokens;"
+        "print(tokens, used() - before)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, model.name, "10"],
+        input=TEXT * 150,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    tokens, kilobytes = map(int, done.stdout.split())
+    assert tokens > 150_000
+    assert kilobytes < 10_000

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
-from evaluation import Perplexity
+from evaluation import Difference, DocumentScore, Perplexity
 from merging import Plan, Problem, Progress, Result
 from merging.plan import PlannedModel
 from ui.job_card import empty_card, job_card, lost_card
 from ui.jobs import Snapshot
 from ui.markup import count, duration, link, size
 from ui.plan_card import plan_card, problems_card
-from ui.score_tab import Row, score_table
+from ui.score_tab import _BETTER, _DEEPEST, _WORSE, PICTURE_CHARACTERS, Row, score_table, token_picture
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
 JOB = Snapshot(
@@ -186,6 +187,75 @@ def test_different_tokenizers_are_compared_by_bits_alone() -> None:
     assert [value for name, value in tags.attributes if name == "class" and value and "best" in value] == [
         "number best"
     ]
+
+
+def test_differences_are_told_with_their_interval() -> None:
+    rows = [Row("a", score=score(1.5, 2000)), Row("b", score=score(1.2, 2000))]
+    worse = Difference("a", "b", 0.3, (0.1, 0.5), 1.2, (1.1, 1.3), 1000, 10)
+
+    told = shown(score_table(rows, 1000, [worse, replace(worse, other="c", interval=None)], ["cut"])).text
+
+    assert (
+        "a predicts this text worse than b: +0.3000 bits per byte, 95 % interval +0.1000 to +0.5000." in told
+    )
+    assert "Too little text to say whether a and c differ" in told
+    assert "cut" in told
+    assert "Windows of 2048 tokens, a new one every 1024. No BOS token" in told
+
+
+def test_the_picture_colours_what_got_better_and_worse_and_nothing_else() -> None:
+    document = "<b> same worse better"
+    ends = np.array([3, 8, 14, 21], np.int32)
+
+    def read(nats: list[float]) -> Perplexity:
+        one = DocumentScore(sum(nats), 4, 21, 21, 0, np.array(nats, np.float32), ends)
+        return replace(score(1.0, 4), documents=(one,))
+
+    merge = Row(EVIL, score=read([1, 1, 9, 1]))
+    parent = Row("parent", score=read([1, 1.1, 1, 2]))
+
+    tags = shown(token_picture(merge, parent, [document]))
+
+    assert "<b> same worse better" in tags.text
+    styles = [value for name, value in tags.attributes if name == "style" and value and "rgba" in value]
+    assert len(styles) == 4  # two of the legend, two of the text
+    assert "underline" in styles[2]
+    assert "37,110,200" in styles[3]
+    assert ("title", "+11.5 bits") in tags.attributes
+    assert ("title", "-1.4 bits") in tags.attributes
+    assert token_picture(merge, Row("waiting"), [document]) == ""
+
+
+def test_a_long_picture_is_cut() -> None:
+    size = 2 * PICTURE_CHARACTERS
+    ends = np.arange(1, size + 1, dtype=np.int32)
+    nats = np.ones(size, np.float32)
+    whole = replace(score(1.0, size), documents=(DocumentScore(1, size, size, size, 0, nats, ends),))
+
+    told = shown(token_picture(Row("a", score=whole), Row("b", score=whole), ["x" * size])).text
+
+    assert told.count("x") == PICTURE_CHARACTERS
+    assert "The first 8000 characters of 16000" in told
+
+
+def luminance(colour: tuple[float, float, float]) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (x / 255 for x in colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("ink", [_BETTER, _WORSE])
+@pytest.mark.parametrize(
+    ("ground", "words"), [((255, 255, 255), (28, 25, 23)), ((28, 25, 23), (245, 245, 244))]
+)
+def test_coloured_text_keeps_a_contrast_of_4_5(
+    ink: str, ground: tuple[float, ...], words: tuple[float, float, float]
+) -> None:
+    """The page's grounds and text colours are the neutral 900, 100 and white of its theme."""
+    colour = tuple(map(int, ink.split(",")))
+    mixed = [_DEEPEST * over + (1 - _DEEPEST) * under for over, under in zip(colour, ground, strict=True)]
+    bright, dim = sorted([luminance((mixed[0], mixed[1], mixed[2])), luminance(words)], reverse=True)
+
+    assert (bright + 0.05) / (dim + 0.05) >= 4.5
 
 
 def test_numbers_as_people_say_them() -> None:

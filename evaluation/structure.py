@@ -1,0 +1,232 @@
+"""What a checkpoint is made of, and where two of them differ: from headers, without reading a weight."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation.checkpoint import ADAPTER, CONFIG, weight_files
+from evaluation.error import EvaluationError
+
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_NUMBER = re.compile(r"\.\d+\.")
+# A header is a few hundred bytes a tensor; a file that claims more is no safetensors file.
+_LONGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as its file's header states it.
+
+    Attributes:
+        shape: its dimensions.
+        dtype: such as "bfloat16".
+        file: the file that holds it.
+        begin: where its bytes begin in that file.
+        end: where they end.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    file: str
+    begin: int
+    end: int
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A checkpoint without its weights.
+
+    Attributes:
+        name: how people call it.
+        tensors: by name.
+        config: what config.json says.
+        file_bytes: of all weight files.
+    """
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+    file_bytes: int
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights in the files."""
+        return sum(tensor.parameters for tensor in self.tensors.values())
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """The number of weights of each dtype, the most first."""
+        counts: Counter[str] = Counter()
+        for tensor in self.tensors.values():
+            counts[tensor.dtype] += tensor.parameters
+        return dict(counts.most_common())
+
+
+def parse_header(name: str, file: str, start: bytes) -> dict[str, Tensor]:
+    """Read the header of a safetensors file.
+
+    Args:
+        name: the model, for errors.
+        file: the file's name.
+        start: the first bytes of the file, header and all.
+
+    Raises:
+        EvaluationError: it is no such header.
+    """
+    try:
+        length = int.from_bytes(start[:8], "little")
+        header: dict[str, Any] = json.loads(start[8 : 8 + length])
+        header.pop("__metadata__", None)
+        return {
+            tensor: Tensor(
+                tuple(said["shape"]),
+                _DTYPES.get(said["dtype"], said["dtype"].lower()),
+                file,
+                8 + length + said["data_offsets"][0],
+                8 + length + said["data_offsets"][1],
+            )
+            for tensor, said in header.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise EvaluationError(
+            f"{name}: {file} has no header of a safetensors file. Upload or merge it again."
+        ) from error
+
+
+def read_structure(name: str, folder: Path) -> Structure:
+    """Read the headers of the weight files in a folder.
+
+    Args:
+        name: what to call the model.
+        folder: the folder.
+
+    Raises:
+        EvaluationError: there is no whole model in safetensors files.
+    """
+    sizes = weight_files(name, folder)
+    tensors: dict[str, Tensor] = {}
+    for file in sizes:
+        with (folder / file).open("rb") as opened:
+            start = opened.read(8)
+            length = min(int.from_bytes(start, "little"), _LONGEST_HEADER)
+            tensors |= parse_header(name, file, start + opened.read(length))
+    return Structure(name, tensors, json.loads((folder / CONFIG).read_text("utf-8")), sum(sizes.values()))
+
+
+@dataclass(frozen=True)
+class Change:
+    """Tensors of one kind that differ between two checkpoints.
+
+    Attributes:
+        what: "only here" (in the first), "only there" (in the second) or "changed" (another shape).
+        tensors: their name, with `*` for the number of the layer.
+        count: how many there are.
+        here: shape in the first, empty where it is not.
+        there: shape in the second.
+    """
+
+    what: str
+    tensors: str
+    count: int
+    here: tuple[int, ...] = ()
+    there: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        many = f" ({self.count} of them)" if self.count > 1 else ""
+        shapes = f"{_shape(self.here)} here, {_shape(self.there)} there"
+        if self.what != "changed":
+            shapes = _shape(self.here or self.there)
+        return f"{self.what}: {self.tensors} {shapes}{many}"
+
+
+def structure_changes(here: Structure, there: Structure) -> list[Change]:
+    """Compare two checkpoints module by module; what is equal is left out, like layers stand together."""
+    found: Counter[tuple[str, str, tuple[int, ...], tuple[int, ...]]] = Counter()
+    for name in {**here.tensors, **there.tensors}:
+        one, two = here.tensors.get(name), there.tensors.get(name)
+        kind = _NUMBER.sub(".*.", name)
+        if one and two:
+            if one.shape != two.shape:
+                found["changed", kind, one.shape, two.shape] += 1
+        elif one:
+            found["only here", kind, one.shape, ()] += 1
+        elif two:
+            found["only there", kind, (), two.shape] += 1
+    return [Change(what, kind, count, one, two) for (what, kind, one, two), count in found.items()]
+
+
+def config_changes(here: Structure, there: Structure) -> dict[str, tuple[Any, Any]]:
+    """Entries of config.json that differ, without those that only say where a model came from."""
+    passing = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"}
+    keys = dict.fromkeys([*here.config, *there.config])
+    return {
+        key: (here.config.get(key), there.config.get(key))
+        for key in keys
+        if key not in passing and here.config.get(key) != there.config.get(key)
+    }
+
+
+def references(folder: Path) -> list[str]:
+    """Sentences in a checkpoint's own files that make it depend on another one.
+
+    An adapter needs its base to be loaded; a name left over in `_name_or_path` does not, and is not counted.
+    """
+    found = []
+    if (folder / ADAPTER).exists():
+        base = _json(folder / ADAPTER).get("base_model_name_or_path")
+        found.append(f"{ADAPTER} points at {base}")
+    named = _json(folder / CONFIG).get("base_model_name_or_path")
+    if named:
+        found.append(f"{CONFIG} points at {named}")
+    if any("lora_" in name for file in folder.glob("*.safetensors") for name in _names(file)):
+        found.append("there are LoRA tensors that were not merged")
+    return found
+
+
+def same_weights_other_numbers(structures: Sequence[Structure]) -> str:
+    """A warning for who takes a number format for compression; empty where it is not needed."""
+    first, *others = structures
+    for other in others:
+        ratio = first.file_bytes / max(other.file_bytes, 1)
+        if (
+            first.dtypes.keys() != other.dtypes.keys()
+            and abs(math.log(max(ratio, 1e-9))) > math.log(1.2)
+            and abs(first.parameters - other.parameters) <= 0.05 * other.parameters
+        ):
+            return (
+                f"{first.name} is stored in {'/'.join(first.dtypes)} and {other.name} in"
+                f" {'/'.join(other.dtypes)}, with the same number of weights: the difference in size is the"
+                " number format alone, no compression."
+            )
+    return ""
+
+
+def _names(file: Path) -> list[str]:
+    with file.open("rb") as opened:
+        start = opened.read(8)
+        length = min(int.from_bytes(start, "little"), _LONGEST_HEADER)
+        return list(parse_header(str(file.parent), file.name, start + opened.read(length)))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "one number"

@@ -1,0 +1,78 @@
+"""The command line: tables and JSON, and an exit status for every end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from evaluation import load_model, perplexity
+from evaluation.__main__ import CANNOT_BE_JUDGED, DONE, main
+from evaluation.text import bundled_text
+from tests.evaluation.conftest import TEXT, make_network
+
+MakeFolder = Callable[..., Path]
+ROOT = Path(__file__).parents[2]
+
+
+def test_perplexity_as_json(make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = make_folder(), make_folder(make_network(seed=1), name="two")
+
+    status = main(["perplexity", str(one), str(two), "--text", "english", "--stride", "16", "--json"])
+
+    found = json.loads(capsys.readouterr().out)
+    expected = perplexity(load_model(one), bundled_text("english"), stride=16)
+    assert status == DONE
+    assert found["models"][0]["nll_nats"] == pytest.approx(expected.nll_nats)
+    assert [model["stride"] for model in found["models"]] == [16, 16]
+    assert found["differences"][0]["other"] == str(two)
+    assert found["differences"][0]["verdict"] in ("better", "worse", "none")
+
+
+def test_perplexity_as_a_table(
+    make_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text(TEXT * 30)
+    folder = make_folder()
+
+    status = main(["perplexity", str(folder), str(folder), "--text", str(tmp_path / "text.txt")])
+
+    told = capsys.readouterr().out
+    assert status == DONE
+    assert "bits/byte" in told
+    assert "64/32" in told
+    assert "no difference that this text can show" in told
+
+
+def test_the_command_reads_standard_input(make_folder: MakeFolder) -> None:
+    command = [sys.executable, "-m", "evaluation", "perplexity", str(make_folder()), "--text", "-", "--json"]
+
+    done = subprocess.run(command, cwd=ROOT, input=TEXT, capture_output=True, text=True, check=True)
+
+    assert json.loads(done.stdout)["models"][0]["tokens"] > 100
+
+
+def test_what_cannot_be_judged_ends_with_status_2(
+    make_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_folder()
+    (tmp_path / "empty.txt").write_text("")
+    spoilt = make_folder(name="spoilt")
+    weights = load_file(spoilt / "model.safetensors")
+    weights["model.embed_tokens.weight"][:] = torch.nan
+    save_file(weights, spoilt / "model.safetensors", {"format": "pt"})
+
+    for arguments, words in (
+        ([str(folder), "--text", str(tmp_path / "empty.txt")], "is empty"),
+        ([str(tmp_path / "nothing")], "no such folder"),
+        ([str(folder), "--text", "korean", "--context", "65"], "expected 1 to 64"),
+        ([str(spoilt), "--text", "korean"], "answers with NaN"),
+    ):
+        assert main(["perplexity", *arguments]) == CANNOT_BE_JUDGED
+        assert words in capsys.readouterr().err

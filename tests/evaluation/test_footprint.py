@@ -1,0 +1,159 @@
+"""The seed's table: structure from headers, speed and memory from a process that can reach no other model."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaluation import Cancelled, EvaluationError, load_model, perplexity
+from evaluation.__main__ import CANNOT_BE_JUDGED, DONE, main
+from evaluation.footprint import Footprint, Spread, footprint
+from evaluation.report import Report
+from evaluation.structure import (
+    Structure,
+    config_changes,
+    parse_header,
+    read_structure,
+    references,
+    same_weights_other_numbers,
+    structure_changes,
+)
+from tests.evaluation.conftest import TEXT, make_network
+
+MakeFolder = Callable[..., Path]
+
+
+def structure(folder: Path) -> Structure:
+    return read_structure(folder.name, folder)
+
+
+def test_structure_is_what_the_files_hold(make_folder: MakeFolder) -> None:
+    network = make_network().to(torch.bfloat16)
+    found = structure(make_folder(network))
+
+    assert {name: tensor.shape for name, tensor in found.tensors.items()} == {
+        name: tuple(weight.shape) for name, weight in network.state_dict().items()
+    }
+    assert found.dtypes == {"bfloat16": found.parameters}
+    assert found.parameters == sum(weight.numel() for weight in network.state_dict().values())
+
+
+def test_only_differences_are_told_and_layers_stand_together(make_folder: MakeFolder) -> None:
+    one = structure(make_folder(make_network(num_hidden_layers=4, vocab_size=410), name="one"))
+    two = structure(make_folder(name="two"))
+
+    changes = [str(change) for change in structure_changes(one, two)]
+
+    assert "changed: model.embed_tokens.weight 410 x 32 here, 400 x 32 there" in changes
+    assert "only here: model.layers.*.mlp.up_proj.weight 64 x 32 (2 of them)" in changes
+    assert len(changes) == 2 + 9
+    assert config_changes(one, two) == {"num_hidden_layers": (4, 2), "vocab_size": (410, 400)}
+    assert structure_changes(two, two) == []
+
+
+def test_bfloat16_is_not_taken_for_compression(make_folder: MakeFolder) -> None:
+    wide = structure(make_folder(name="wide"))
+    half = structure(make_folder(make_network().to(torch.bfloat16), name="half"))
+    small = structure(make_folder(make_network(num_hidden_layers=1).to(torch.bfloat16), name="small"))
+
+    assert "the number format alone" in same_weights_other_numbers([wide, half])
+    assert same_weights_other_numbers([wide, wide]) == ""
+    assert same_weights_other_numbers([wide, small]) == ""
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"\xff" * 30, b"\x02" + b"\0" * 7 + b"[]", b"\x09" + b"\0" * 7 + b'{"a": {}}']
+)
+def test_a_file_without_a_header_is_said(start: bytes) -> None:
+    with pytest.raises(EvaluationError, match="m: f has no header"):
+        parse_header("m", "f", start)
+
+
+def test_a_footprint_has_every_number(make_folder: MakeFolder) -> None:
+    found = footprint(make_folder(), device="cpu", repeats=2, new_tokens=6)
+
+    assert (found.independent, found.dependence) == (True, "")
+    assert (found.device, found.dtype, found.new_tokens, found.device_bytes) == ("cpu", "float32", 6, None)
+    assert found.load_seconds > 0
+    assert found.host_bytes > 100_000_000  # torch alone is more
+    assert found.first_token_seconds and found.tokens_per_second
+    assert found.tokens_per_second.count == 2
+    assert found.tokens_per_second.mean > found.tokens_per_second.deviation >= 0
+    assert json.loads(json.dumps(found.to_dict()))["dtypes"] == {"float32": found.structure.parameters}
+
+
+def test_a_model_that_needs_another_does_not_stand_alone(make_folder: MakeFolder, tmp_path: Path) -> None:
+    """Its tokenizer is a link into the base's folder, which is out of reach."""
+    base, other = make_folder(name="base"), make_folder(name="other")
+    (other / "tokenizer_config.json").unlink()
+    (other / "tokenizer_config.json").symlink_to(base / "tokenizer_config.json")
+
+    found = footprint(other, device="cpu", out_of_reach=[base, tmp_path / "nothing"], repeats=1, new_tokens=2)
+
+    assert not found.independent
+    assert "out of reach" in found.dependence
+    assert found.tokens_per_second is None
+
+
+def test_what_a_checkpoint_says_of_its_base_counts(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    assert references(folder) == []
+
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "base_model_name_or_path": "a/base"}))
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "a/base"}')
+
+    assert references(folder) == ["adapter_config.json points at a/base", "config.json points at a/base"]
+
+
+def test_a_measurement_is_ended(make_folder: MakeFolder) -> None:
+    cancel = threading.Event()
+    cancel.set()
+
+    with pytest.raises(Cancelled):
+        footprint(make_folder(), device="cpu", cancel=cancel)
+
+
+def test_spread_by_hand() -> None:
+    assert Spread.of([1.0, 3.0]) == Spread(2.0, 2**0.5, 2)
+    assert Spread.of([5.0]) == Spread(5.0, 0.0, 1)
+
+
+def test_the_report_as_markdown(make_folder: MakeFolder) -> None:
+    one, two = make_folder(name="one"), make_folder(make_network(num_hidden_layers=1), name="two")
+    prints = (
+        Footprint("a|b", None, structure(one), True, "", "cpu", "float32", 1.5, 2 * 10**9, None,
+                  Spread(0.05, 0.001, 5), Spread(12.345, 0.5, 5), 32),
+        Footprint("two", None, structure(two), False, "needs a|b"),
+    )  # fmt: skip
+    scores = tuple(perplexity(load_model(folder), TEXT) for folder in (one, two))
+
+    lines = Report(prints, scores).to_markdown().splitlines()
+
+    assert lines[0] == "|  | a\\|b | two |"
+    assert "| stands alone | yes | no: needs a\\|b |" in lines
+    assert "| tokens a second | 12.35 ± 0.50 | - |" in lines
+    assert "| first token, ms | 50 ± 1 | - |" in lines
+    assert f"| perplexity | {scores[0].perplexity:.4f} | {scores[1].perplexity:.4f} |" in lines
+    assert any("num_hidden_layers: 2 here, 1 there" in line for line in lines)
+
+
+def test_compare_on_the_command_line(
+    make_folder: MakeFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    one, two = str(make_folder(name="one")), str(make_folder(make_network(seed=1), name="two"))
+    quick = ["--text", "english", "--repeats", "1", "--new-tokens", "2"]
+
+    assert main(["compare", one, two, *quick, "--json"]) == DONE
+    found = json.loads(capsys.readouterr().out)
+    assert [model["independent"] for model in found["models"]] == [True, True]
+    assert found["differences"][0]["verdict"] in ("better", "worse", "none")
+    assert found["structure"] == [{"other": two, "changes": [], "config": {}}]
+
+    assert main(["compare", one, str(tmp_path / "nothing"), *quick]) == CANNOT_BE_JUDGED
+    assert "no such folder" in capsys.readouterr().err
