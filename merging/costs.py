@@ -127,5 +127,7 @@ def rough_seconds(plan: Plan) -> float:
     share = remote / max(sum(model.bytes for model in plan.models), 1)
     reading = plan.bytes_in * (share / 50e6 + (1 - share) / 2e9)
     writing = plan.bytes_out / (1e9 if plan.disk_bytes else 50e6)
-    arithmetic = plan.bytes_in / 2 * (8e-9 if METHODS[plan.method].sparsify else 1e-9)
+    method = METHODS[plan.method]
+    each = 1e-7 if method.by_matrices else 8e-9 if method.sparsify or method.measure else 1e-9
+    arithmetic = plan.bytes_in / 2 * each
     return 2.0 + max(reading + arithmetic, writing)
