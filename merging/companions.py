@@ -6,6 +6,7 @@ The result stands on its own: nothing in them names a parent's path.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -41,10 +42,18 @@ def set_dtype(config: dict[str, Any], dtype: str) -> None:
                 value[key] = name
 
 
-def shard_names(count: int) -> list[str]:
+def stem(donor: Checkpoint) -> str:
+    """What the files of weights are called, without number and ending: as loaders of such a model look for them."""
+    if donor.config.keys() & {"architectures", "model_type"}:
+        return "model"
+    first = min(header.file for header in donor.tensors.values()).rpartition("/")[2]
+    return re.sub(r"(-\d+-of-\d+)?\.\w+$", "", first) or "model"
+
+
+def shard_names(stem: str, count: int) -> list[str]:
     if count == 1:
-        return ["model.safetensors"]
-    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
 def index(shards: Sequence[PlannedShard]) -> str:
@@ -110,5 +119,6 @@ def chat_template(checkpoint: Checkpoint) -> str | None:
 def merged_config(donor: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """A copy of the donor's config with the dtype set and without traces of a path."""
     config: dict[str, Any] = json.loads(json.dumps(without_traces(donor)))
-    set_dtype(config, dtype)
+    if "_class_name" not in config:  # diffusers' configs name no dtype
+        set_dtype(config, dtype)
     return config

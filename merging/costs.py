@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from heapq import nlargest
 
+from merging import stage
 from merging.checkpoints.adapted import HELD
 from merging.checkpoints.adapter import WHOLE
 from merging.dtypes import itemsize
@@ -104,7 +105,22 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
     ahead = max(min(READ_AHEAD, plan.bytes_in), *steps) if remote else 0
     buffered = sum(nlargest(shard_buffers, (shard.bytes for shard in plan.shards)))
     client = HUB_CLIENT_BYTES if remote or shard_buffers else 0
-    return PROCESS_BYTES + client + busiest + ahead + buffered + _adapters(plan, workers or default_workers())
+    stages = sum(_stage(model.made_by) for model in plan.models if model.made_by)
+    return (
+        stages
+        + PROCESS_BYTES
+        + client
+        + busiest
+        + ahead
+        + buffered
+        + _adapters(plan, workers or default_workers())
+    )
+
+
+def _stage(plan: Plan) -> int:
+    """What a merge that is made on the way holds: its blocks, and its tensors that may be read again."""
+    largest = max(tensor.bytes for tensor in plan.tensors)
+    return plan.peak_memory_bytes - PROCESS_BYTES + min(plan.bytes_out, max(stage.HELD, 2 * largest))
 
 
 def _adapters(plan: Plan, workers: int) -> int:

@@ -6,7 +6,7 @@ import ctypes
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from merging.crew import can_fork, run_forked
 from merging.destinations import Destination, Place, ShardWriter, open_destination
 from merging.dtypes import itemsize
 from merging.methods import METHODS
-from merging.plan import Input, Plan, PlannedTensor, Value
+from merging.plan import Input, Plan, PlannedTensor
 from merging.planning import shard_header
 from merging.problems import (
     Cancelled,
@@ -33,6 +33,7 @@ from merging.problems import (
     PlanError,
     Problem,
 )
+from merging.stage import Stage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -268,26 +269,41 @@ class _Run:
 
     def open_models(self, token: Token) -> None:
         self.report("read headers", "Opening the models")
-        for model in self.plan.models:
+        self.open_all(self.plan, token, self.models)
+
+    def open_all(self, plan: Plan, token: Token, models: list[Checkpoint]) -> list[Checkpoint]:
+        """Open a plan's models into a list, as they are to be read; returns the list."""
+        for model in plan.models:
             self.check()
+            if model.made_by:
+                parents: list[Checkpoint] = []
+                try:
+                    self.open_all(model.made_by, token, parents)
+                except BaseException:
+                    for parent in parents:
+                        parent.close()
+                    raise
+                models.append(Stage(model.name, model.made_by, parents, self.merged))
+                continue
             opened = open_checkpoint(
                 model.name, model.commit or model.revision, token=token, allow_folders=model.is_folder
             )
-            self.models.append(opened)
+            models.append(opened)
             for adapter in model.adapters:
                 where, scale = (adapter.name, adapter.commit or adapter.revision), adapter.scale
                 opened = open_adapter(opened, *where, scale, token=token, allow_folders=adapter.is_folder)
-                self.models[-1] = opened
+                models[-1] = opened
             planned = [(model.name, model.version), *((a.name, a.version) for a in model.adapters)]
             found = [opened.version, *(adapter.version for adapter in opened.adapters)]
             for (name, version), now in zip(planned, found, strict=True):
                 if now != version:
                     message = f"{name} has changed since the plan was made."
                     raise CheckpointError(Problem("model-changed", message, "Make the plan again.", name))
-        opened_models = tuple(self.models)
-        for number, model in enumerate(self.plan.models):
+        whole = tuple(models)
+        for number, model in enumerate(plan.models):
             if model.alignment:
-                self.models[number] = AlignedCheckpoint(opened_models[number], model.alignment, opened_models)
+                models[number] = AlignedCheckpoint(whole[number], model.alignment, whole)
+        return models
 
     def merge(self, workers: int) -> None:
         from merging.read_ahead import ReadAhead, steps
@@ -463,26 +479,55 @@ class _Run:
         if tensor.copied_from is not None:
             self.copy(tensor, read, writer, offset, buffers)
             return
+        waits = any(is_remote) and not is_ahead
+        for start, stored in self.blocks(self.plan, tensor, parts, read, waits, buffers.workspace):
+            writer.write(offset + start, stored)
+
+    def blocks(
+        self,
+        plan: Plan,
+        tensor: PlannedTensor,
+        parts: Sequence[tuple[Checkpoint, str]],
+        read: Read,
+        waits: bool,
+        workspace: Workspace,
+    ) -> Iterator[tuple[int, memoryview]]:
+        """The bytes of a tensor that is computed, with their offsets in it, in order; the next step reuses them."""
         from merging.blocks import Inputs, merge_blocks
 
-        workspace = buffers.workspace
+        method = METHODS[plan.method]
         dtypes = [model.tensors[name].dtype for model, name in parts]
-        waits = any(is_remote) and not is_ahead
-        seed = self.plan.seed_of(tensor)
-        inputs = Inputs(read, dtypes, tensor.shape, waits, workspace, self.check, seed)
-        width = itemsize(tensor.dtype)
+        inputs = Inputs(read, dtypes, tensor.shape, waits, workspace, self.check, plan.seed_of(tensor))
         merged: Iterator[tuple[int, Tensor]]
         if tensor.is_one_input:
             merged = ((start, block) for start, (block,) in inputs.blocks([0]))
         else:
-            merged = merge_blocks(self.method, self.arguments(tensor), inputs)
+            arguments = {p.argument: tensor.parameters[p.name] for p in method.parameters}
+            merged = merge_blocks(method, arguments, inputs)
+        width = itemsize(tensor.dtype)
         for start, block in merged:
             out = workspace.stored(workspace.OUTPUT, tensor.dtype, len(block))
             out.elements.copy_(block)
-            writer.write(offset + start * width, out.raw)
+            yield start * width, out.raw
 
-    def arguments(self, tensor: PlannedTensor) -> dict[str, Value]:
-        return {p.argument: tensor.parameters[p.name] for p in self.method.parameters}
+    def merged(self, plan: Plan, tensor: PlannedTensor, models: Sequence[Checkpoint]) -> bytearray:
+        """A tensor of a merge that is made on the way, whole."""
+        parts = [(models[part.model], part.tensor) for part in tensor.inputs]
+
+        def read(index: int, start: int, buffer: memoryview) -> None:
+            model, name = parts[index]
+            model.read_into(name, start, buffer)
+
+        result = bytearray(tensor.bytes)
+        if tensor.copied_from is not None:
+            read(tensor.copied_from, 0, memoryview(result))
+            return result
+        waits = any(model.is_remote for model, _ in parts)
+        # Buffers of a thread's own: it may be in the middle of a block of the merge that reads this one.
+        workspace = _Buffers("cpu").workspace
+        for start, stored in self.blocks(plan, tensor, parts, read, waits, workspace):
+            result[start : start + len(stored)] = stored
+        return result
 
     def copy(
         self, tensor: PlannedTensor, read: Read, writer: ShardWriter, offset: int, buffers: _Buffers

@@ -56,6 +56,7 @@ class PlannedModel:
         parameters: number of elements of all its tensors
         bytes: of all its tensors
         adapters: that are applied to it, in this order
+        made_by: the plan of a merge that is made on the way; it has no files of its own
         alignment: of its rows with the vocabulary of the result; None where they are the result's as they stand
     """
 
@@ -68,16 +69,19 @@ class PlannedModel:
     bytes: int
     adapters: tuple[PlannedAdapter, ...] = ()
     alignment: Alignment | None = None
+    made_by: Plan | None = None
 
     @property
     def is_remote(self) -> bool:
         """Whether any of it is read over a network."""
+        if self.made_by:
+            return any(model.is_remote for model in self.made_by.models)
         return not self.is_folder or any(not adapter.is_folder for adapter in self.adapters)
 
     @property
     def commit(self) -> str | None:
-        """The commit on the Hub; None for a folder."""
-        return None if self.is_folder else self.version
+        """The commit on the Hub; None for a folder, and for what is made on the way."""
+        return None if self.is_folder or self.made_by else self.version
 
 
 @dataclass(frozen=True)
@@ -186,8 +190,17 @@ class Plan:
     @property
     def only_copies(self) -> bool:
         """Whether every tensor is taken over as it is, so that there is nothing to compute."""
-        computed = any(model.adapters or model.alignment for model in self.models)
+        computed = any(model.adapters or model.alignment or model.made_by for model in self.models)
         return not computed and all(tensor.copied_from is not None for tensor in self.tensors)
+
+    @property
+    def parents(self) -> tuple[PlannedModel, ...]:
+        """The models that existed before: those that take part, and those of merges that are made on the way."""
+        found: dict[tuple[str, str], PlannedModel] = {}
+        for model in self.models:
+            for parent in model.made_by.parents if model.made_by else (model,):
+                found.setdefault((parent.name, parent.version), parent)
+        return tuple(found.values())
 
     @cached_property
     def tensors(self) -> tuple[PlannedTensor, ...]:
@@ -229,6 +242,7 @@ class Plan:
                     "commit": model.commit,
                     "adapters": [{**asdict(a), "commit": a.commit} for a in model.adapters],
                     "alignment": model.alignment is not None,
+                    "made_by": model.made_by and model.made_by.summary(),
                 }
                 for model in self.models
             ],
@@ -246,7 +260,10 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        data = json.loads(text)
+        return cls._from_data(json.loads(text))
+
+    @classmethod
+    def _from_data(cls, data: dict[str, Any]) -> Self:
         data["problems"] = tuple(Problem(**item) for item in data["problems"])
         data["warnings"] = tuple(Problem(**item) for item in data["warnings"])
         data["models"] = tuple(_model(item) for item in data["models"])
@@ -265,6 +282,8 @@ def _software() -> list[str]:
 
 def _model(data: dict[str, Any]) -> PlannedModel:
     data["adapters"] = tuple(PlannedAdapter(**item) for item in data["adapters"])
+    if data["made_by"]:
+        data["made_by"] = Plan._from_data(data["made_by"])
     if alignment := data["alignment"]:
         rows = tuple(Rows(run["count"], tuple(map(tuple, run["sources"]))) for run in alignment["rows"])
         tensors = {name: tuple(names) for name, names in alignment["tensors"].items()}

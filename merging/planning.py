@@ -5,6 +5,7 @@ recipe -> runs of layers -> output tensors with their inputs and parameters -> s
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,9 +56,10 @@ from merging.plan import (
     SourceFile,
     Value,
 )
-from merging.problems import CheckpointError, DestinationError, Problem
+from merging.problems import CheckpointError, DestinationError, MergeError, PlanError, Problem
 from merging.recipe import ModelReference, Parameters, Recipe, Slice, Source
 from merging.settings import value_at
+from merging.stage import Stage
 from merging.vocabulary import OTHER_FORMS, TOKENIZER, Tokenizer, Vocabulary, differences, read_tokenizer
 
 SHARD_SIZE = 2_000_000_000
@@ -98,27 +100,11 @@ def make_plan(
     checkpoints, missing = _open_all(recipe, token, allow_folders)
     problems += missing
     try:
-        draft = _Draft(recipe, checkpoints)
-        plan = Plan(recipe.text, recipe.merge_method, recipe.seed, models=draft.models())
-        if not missing:
-            draft.lay_out()
-            problems += draft.problems
-            plan = replace(plan, warnings=tuple(draft.warnings))
-        if not missing and not draft.problems:
-            shards = tuple(map(draft.with_copy, _cut_into_shards(draft.tensors, shard_size)))
-            size = sum(tensor.bytes for tensor in draft.tensors)
-            files = draft.files(shards)
-            plan = replace(
-                plan,
-                models=draft.models(),
-                shards=shards,
-                files=files,
-                copied_files=draft.copied_files(files),
-                warnings=tuple(draft.warnings),
-                bytes_in=draft.bytes_in(),
-                bytes_out=size,
-                disk_bytes=destination.disk_bytes(size) if destination else size,
-            )
+        plan = _draw(recipe, checkpoints, shard_size, complete=not missing)
+        problems += plan.problems
+        if not problems or plan.shards:
+            size = plan.bytes_out
+            plan = replace(plan, disk_bytes=destination.disk_bytes(size) if destination else size)
             buffers = destination.shard_buffers if destination else 0
             plan = replace(plan, peak_memory_bytes=peak_memory(plan, buffers), seconds=rough_seconds(plan))
             if destination:
@@ -127,6 +113,39 @@ def make_plan(
         for checkpoint in checkpoints.values():
             checkpoint.close()
     return replace(plan, problems=tuple(dict.fromkeys(problems)))
+
+
+def _draw(
+    recipe: Recipe,
+    checkpoints: Mapping[ModelReference, Checkpoint],
+    shard_size: int,
+    *,
+    complete: bool = True,
+) -> Plan:
+    """The plan of a recipe whose models are open; what it costs depends on where it goes, and is left out.
+
+    Args:
+        complete: whether all models could be opened; else nothing is laid out
+    """
+    draft = _Draft(recipe, checkpoints)
+    plan = Plan(recipe.text, recipe.merge_method, recipe.seed, models=draft.models())
+    if not complete:
+        return plan
+    draft.lay_out()
+    if draft.problems:
+        return replace(plan, problems=tuple(draft.problems), warnings=tuple(draft.warnings))
+    shards = tuple(map(draft.with_copy, _cut_into_shards(draft.tensors, shard_size, draft.stem)))
+    files = draft.files(shards)
+    return replace(
+        plan,
+        models=draft.models(),
+        shards=shards,
+        files=files,
+        copied_files=draft.copied_files(files),
+        warnings=tuple(draft.warnings),
+        bytes_in=draft.bytes_in(),
+        bytes_out=sum(tensor.bytes for tensor in draft.tensors),
+    )
 
 
 def open_model(reference: ModelReference, token: Token, allow_folders: bool) -> Checkpoint:
@@ -151,23 +170,52 @@ def _open_all(
 ) -> tuple[dict[ModelReference, Checkpoint], list[Problem]]:
     references = recipe.references()
 
-    def attempt(reference: ModelReference) -> Checkpoint | CheckpointError:
+    def attempt(reference: ModelReference) -> Checkpoint | MergeError:
         try:
+            if reference.name in recipe.stages:
+                return _open_stage(recipe, reference, token, allow_folders)
             return open_model(reference, token, allow_folders)
-        except CheckpointError as error:
+        except (CheckpointError, PlanError) as error:
             return error
 
     places = {source.model: source.where for source in recipe.sources()}
     opened: dict[ModelReference, Checkpoint] = {}
-    problems = []
+    problems: list[Problem] = []
     with ThreadPoolExecutor(8) as pool:
         for reference, result in zip(references, pool.map(attempt, references), strict=True):
             if isinstance(result, Checkpoint):
                 opened[reference] = result
+            elif isinstance(result, PlanError):
+                problems += result.problems  # of another recipe, with places in that one
             else:
                 where = places.get(reference, "base_model")
                 problems += [replace(problem, where=where) for problem in result.problems]
     return opened, problems
+
+
+def _open_stage(recipe: Recipe, reference: ModelReference, token: Token, allow_folders: bool) -> Stage:
+    """A merge that the recipe uses, planned.
+
+    Raises:
+        PlanError: it cannot be merged.
+    """
+    if reference.revision or reference.adapters:
+        message = f"{reference} names a merge of this text, with a revision or an adapter."
+        fix = "Apply the adapter to a model in that merge, or merge it first."
+        raise PlanError(Problem("stage-reference", message, fix, str(reference)))
+    wanted = recipe.stages[reference.name]
+    # Draws of one merge should not be those of the next.
+    seed = int.from_bytes(hashlib.sha256(f"{recipe.seed} {wanted.seed} {wanted.name}".encode()).digest()[:7])
+    wanted = replace(wanted, stages=recipe.stages, seed=seed)
+    checkpoints, problems = _open_all(wanted, token, allow_folders)
+    plan = _draw(wanted, checkpoints, SHARD_SIZE, complete=not problems)
+    if problems or plan.problems:
+        for checkpoint in checkpoints.values():
+            checkpoint.close()
+        raise PlanError([*problems, *plan.problems])
+    return Stage(
+        reference.name, replace(plan, peak_memory_bytes=peak_memory(plan, 0)), list(checkpoints.values())
+    )
 
 
 def _planned_adapter(adapter: Adapter) -> PlannedAdapter:
@@ -211,6 +259,7 @@ class _Draft:
         self.recipe = recipe
         self.method: MergeMethod = recipe.method
         self.checkpoints = dict(checkpoints)
+        self.stages = {r: c for r, c in checkpoints.items() if isinstance(c, Stage)}
         self.vocabulary: Vocabulary | None = None
         self.alignments: dict[ModelReference, Alignment] = {}
         self.indices = {reference: index for index, reference in enumerate(checkpoints)}
@@ -231,12 +280,13 @@ class _Draft:
                 reference.name,
                 reference.revision,
                 checkpoint.version,
-                not checkpoint.repository.is_remote,
+                not checkpoint.is_remote if reference in self.stages else not checkpoint.repository.is_remote,
                 checkpoint.architecture,
                 checkpoint.parameters,
                 sum(tensor.stored_bytes for tensor in checkpoint.tensors.values()),
                 tuple(map(_planned_adapter, checkpoint.adapters)),
                 self.alignments.get(reference),
+                stage.plan if (stage := self.stages.get(reference)) else None,
             )
             for reference, checkpoint in self.checkpoints.items()
         )
@@ -246,6 +296,8 @@ class _Draft:
     def lay_out(self) -> None:
         for reference, checkpoint in self.checkpoints.items():
             self.warnings += checkpoint.warnings
+            if stage := self.stages.get(reference):
+                self.warnings += stage.plan.warnings
             self.layouts[reference] = Layout(checkpoint.tensors, checkpoint.config)
             self.check_not_quantised(checkpoint)
         self.align()
@@ -731,6 +783,10 @@ class _Draft:
             return next(model for model in named if model != self.recipe.base_model)
         return self.recipe.base_model or named[0]
 
+    @property
+    def stem(self) -> str:
+        return companions.stem(self.checkpoints[self.donor_reference()])
+
     def files(self, shards: Sequence[PlannedShard]) -> dict[str, str]:
         """The small files that are written, with their text."""
         reference = self.donor_reference()
@@ -747,18 +803,20 @@ class _Draft:
         if self.vocabulary:
             companions.set_vocabulary(config, self.vocabulary.own_rows[reference], self.vocabulary.size)
             companions.set_token_ids(config, self.vocabulary.translate)
-        files = {"config.json": companions.as_json(config), "mergekit_config.yml": self.recipe.text}
+        files = {"mergekit_config.yml": self.recipe.text}
+        if donor.config:
+            files["config.json"] = companions.as_json(config)
         if donor.has("generation_config.json"):
             generation = companions.without_traces(donor.read_json("generation_config.json"))
             if self.vocabulary:
                 companions.set_token_ids(generation, self.vocabulary.translate)
             files["generation_config.json"] = companions.as_json(generation)
-        else:
+        elif self.stem == "model":
             message = f"{donor.name} has no generation_config.json; the result will have none."
             self.warnings.append(Problem("no-generation-config", message))
         files |= self.tokenizer_texts()
         if len(shards) > 1:
-            files["model.safetensors.index.json"] = companions.index(shards)
+            files[f"{self.stem}.safetensors.index.json"] = companions.index(shards)
         return files
 
     def tokenizer_reference(self) -> ModelReference:
@@ -800,7 +858,7 @@ class _Draft:
         reference = self.tokenizer_reference()
         checkpoint = self.checkpoints[reference]
         found = tokenizer_files(checkpoint.files)
-        if not found:
+        if not found and self.stem == "model":
             message = f"{checkpoint.name} has no tokenizer; the result will have none."
             self.warnings.append(Problem("no-tokenizer", message, "Name one with `tokenizer_source:`."))
         left_out = {*written}
@@ -853,7 +911,9 @@ def _some(found: Sequence[str]) -> str:
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
-def _cut_into_shards(tensors: Sequence[PlannedTensor], shard_size: int) -> tuple[PlannedShard, ...]:
+def _cut_into_shards(
+    tensors: Sequence[PlannedTensor], shard_size: int, stem: str
+) -> tuple[PlannedShard, ...]:
     """Fill shards in the order of the model; inside one, tensors stand as safetensors' own writer puts them."""
     groups: list[list[PlannedTensor]] = [[]]
     filled = 0
@@ -864,7 +924,7 @@ def _cut_into_shards(tensors: Sequence[PlannedTensor], shard_size: int) -> tuple
         groups[-1].append(tensor)
         filled += tensor.bytes
     shards = []
-    for filename, group in zip(companions.shard_names(len(groups)), groups, strict=True):
+    for filename, group in zip(companions.shard_names(stem, len(groups)), groups, strict=True):
         group.sort(key=lambda tensor: (-itemsize(tensor.dtype), tensor.name))
         shard = PlannedShard(filename, tuple(group), 0)
         size = len(shard_header(shard)) + sum(tensor.bytes for tensor in group)

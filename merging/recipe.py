@@ -9,6 +9,8 @@
       t: [0, 0.5, 1]
     dtype: bfloat16
 
+Several documents, `---` between them, are a chain: what one is called by `name:` is a model to the others.
+
 `read_recipe` finds every fault of the text at once, each with its line and column. What can only be known
 with the models at hand (layers, shapes, vocabularies) is found by the plan.
 """
@@ -55,6 +57,7 @@ TOP_LEVEL = (
     "tokenizer",
     "chat_template",
     "seed",
+    "name",
 )
 
 
@@ -163,7 +166,10 @@ class TokenizerSection:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a merge is to be; exactly one of `models`, `slices` and `modules` is not empty."""
+    """What a merge is to be; exactly one of `models`, `slices` and `modules` is not empty.
+
+    `stages` are merges that are made on the way, by the names under which models are looked for among them.
+    """
 
     merge_method: str
     models: tuple[Source, ...] = ()
@@ -176,6 +182,8 @@ class Recipe:
     tokenizer: TokenizerSection | None = None
     chat_template: str | None = None
     seed: int = 0  # of the methods that draw at random
+    name: str = ""  # by which another recipe of the same text may use the result as a model
+    stages: Mapping[str, Recipe] = field(default_factory=dict)
     text: str = field(default="", compare=False)
 
     @property
@@ -240,8 +248,8 @@ def read_reference(text: str) -> ModelReference:
     """
     reader = _Reader(text)
     is_name = not text.lstrip().startswith("{")
-    node = yaml.ScalarNode("tag:yaml.org,2002:str", text) if is_name else reader.document()
-    reference = reader.reference(node)
+    nodes = [yaml.ScalarNode("tag:yaml.org,2002:str", text)] if is_name else reader.documents()
+    reference = reader.reference(nodes[0]) if nodes else None
     if reader.problems or reference is None:
         raise RecipeError(replace(problem, where=text) for problem in reader.problems)
     return reference
@@ -249,6 +257,11 @@ def read_reference(text: str) -> ModelReference:
 
 def _place(where: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", where)]
+
+
+def _is_empty(node: yaml.Node) -> bool:
+    """Whether a document has nothing in it, as behind a last `---`."""
+    return isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null")
 
 
 def _where(node: yaml.Node) -> str:
@@ -270,13 +283,13 @@ class _Reader:
 
     # -- the document ----------------------------------------------------------------------------------
 
-    def document(self) -> yaml.Node | None:
+    def documents(self) -> list[yaml.Node]:
         if len(self.text) > MAX_CHARACTERS:
             message = f"The recipe has {len(self.text)} characters."
             self.problem("too-long", message, "A recipe is a page of text.", None)
-            return None
+            return []
         try:
-            node = yaml.compose(self.text, Loader=Loader)
+            nodes = [node for node in yaml.compose_all(self.text, Loader=Loader) if not _is_empty(node)]
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "line 1, column 1"
@@ -284,18 +297,64 @@ class _Reader:
             self.problems.append(
                 Problem("yaml", message, "Check indentation, colons and brackets there.", where)
             )
-            return None
+            return []
         except (yaml.YAMLError, RecursionError) as error:
             self.problem("yaml", f"This is not YAML: {type(error).__name__}.", "Check the text.", None)
-            return None
-        if node is None:
+            return []
+        if not nodes:
             self.problem("empty", "The recipe is empty.", "Start with `merge_method:` and `models:`.", None)
-        return node
+        return nodes
 
     def recipe(self) -> Recipe | None:
-        node = self.document()
-        if node is None:
+        """The one recipe of the text; or of several, the last in the chain, with the others as its stages."""
+        read = [(node, self.one(node)) for node in self.documents()]
+        if len(read) == 1:
+            return read[0][1]
+        stages: dict[str, Recipe] = {}
+        last: Recipe | None = None
+        for node, recipe in read:
+            if recipe is None:
+                continue
+            if recipe.name in stages:
+                message = f"Two recipes are called '{recipe.name}'."
+                self.problem("repeated-name", message, "Give each a `name:` of its own.", node)
+            elif recipe.name:
+                stages[recipe.name] = recipe
+            elif last and not last.name:
+                message = "Of several recipes only one may be without a name: the last in the chain."
+                self.problem("repeated-name", message, "Give the others a `name:`.", node)
+            last = last if last and not last.name else recipe
+        if last is None:
             return None
+        stages = {name: stage for name, stage in stages.items() if stage is not last}
+        self.check_chain(last, stages, {recipe.name: node for node, recipe in read if recipe})
+        return replace(last, stages=stages)
+
+    def check_chain(self, last: Recipe, stages: Mapping[str, Recipe], nodes: Mapping[str, yaml.Node]) -> None:
+        """Find recipes that use each other in a circle, and such that no other uses."""
+        reached: set[str] = set()
+
+        def follow(recipe: Recipe, behind: tuple[str, ...]) -> None:
+            for reference in recipe.references():
+                if reference.name in (*behind, recipe.name):
+                    chain = " -> ".join((*behind, recipe.name, reference.name))
+                    message = f"Recipes use each other in a circle: {chain}."
+                    self.problem("circle", message, "One of them has to begin.", nodes[recipe.name])
+                elif reference.name in stages and reference.name not in reached:
+                    reached.add(reference.name)
+                    follow(stages[reference.name], (*behind, recipe.name))
+
+        if last.name:
+            stages = {**stages, last.name: last}
+        follow(last, ())
+        for name in stages.keys() - reached - {last.name}:
+            message = f"Nothing uses the merge '{name}'."
+            self.problem(
+                "unused-stage", message, "Name it as a model, or keep it in a file of its own.", nodes[name]
+            )
+
+    def one(self, node: yaml.Node) -> Recipe | None:
+        """The recipe of one document."""
         fields = self.mapping(node, "the recipe", known=TOP_LEVEL)
         if fields is None:
             return None
@@ -313,6 +372,7 @@ class _Reader:
             tokenizer=self.tokenizer(fields.get("tokenizer"), fields.get("tokenizer_source")),
             chat_template=self.chat_template(fields.get("chat_template")),
             seed=self.seed(fields.get("seed")),
+            name=(self.text_of(fields["name"], "a name") or "") if "name" in fields else "",
             text=self.text,
         )
         if self.method:

@@ -30,6 +30,7 @@ FLOORS = [
     ["settings", "chat_templates"],
     ["recipe", "checkpoints"],
     ["architecture", "plan", "vocabulary", "destinations"],
+    ["stage"],
     ["companions", "costs", "card", "torch_import", "crew"],
     ["planning", "read_ahead"],
     ["blocks"],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from merging.checkpoints.folder import Folder
 from merging.checkpoints.header import TensorHeader
+from merging.checkpoints.part import Part
 from merging.checkpoints.repository import Repository, Token
 from merging.checkpoints.torch_zip import CONVERT
 from merging.checkpoints.weight_file import read_bytes, read_tensors
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # The form that is read first when there are several: one file, or an index of several, of weights.
 FORMS = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # A text file beside the weights; tokenizers of large vocabularies reach some 35 MB.
 MAX_SMALL_FILE = 200_000_000
 
@@ -35,9 +37,15 @@ class Checkpoint:
     adapters: tuple[Adapter, ...] = ()
     warnings: tuple[Problem, ...] = ()
 
-    def __init__(self, repository: Repository):
+    def __init__(self, repository: Repository, is_bare: bool = False):
+        """
+        Args:
+            repository: its files
+            is_bare: whether it may be weights without a config
+        """
         self.repository = repository
         self.name = repository.name
+        self.is_bare = is_bare
         self.config = self._config()
         self.tensors: Mapping[str, TensorHeader] = self._headers()
 
@@ -117,6 +125,8 @@ class Checkpoint:
 
     def _config(self) -> dict[str, Any]:
         if not self.has("config.json"):
+            if self.is_bare:
+                return {}
             if self.has("adapter_config.json"):
                 raise CheckpointError(self._lone_adapter())
             message = f"{self.name} has no config.json."
@@ -147,7 +157,9 @@ class Checkpoint:
         loose = [file for file in files if file.endswith(".safetensors") and "/" not in file]
         if found := whole or loose or pickled:
             return found
-        if any(file.endswith((".bin", ".pt", ".pth")) for file in files):
+        if self.is_bare and len(files) == 1:
+            return list(files)
+        if any(file.endswith(WEIGHT_FILES[1:]) for file in files):
             message = f"{self.name} has its weights as pickles under other names than {FORMS[1]}."
             raise CheckpointError(Problem("pickle-only", message, CONVERT, self.name))
         if any(file.endswith(".gguf") for file in files):
@@ -176,7 +188,7 @@ class Checkpoint:
 
     def _header(self, file: str) -> dict[str, TensorHeader]:
         found = read_tensors(self.repository, file)
-        return self._without_ties(found) if file.endswith(".bin") else found
+        return found if file.endswith(".safetensors") else self._without_ties(found)
 
     def _without_ties(self, tensors: dict[str, TensorHeader]) -> dict[str, TensorHeader]:
         """The first of those that share their bytes, as safetensors files have it: the others are tied to it.
@@ -192,20 +204,27 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    name: str, revision: str | None = None, *, token: Token = None, allow_folders: bool = True
+    name: str,
+    revision: str | None = None,
+    *,
+    token: Token = None,
+    allow_folders: bool = True,
+    is_bare: bool = False,
 ) -> Checkpoint:
-    """Open a model: a folder if there is one of this name (and folders are allowed), else a Hub id.
+    """Open a model: a folder or a file if there is one of this name (and these are allowed), else one on the Hub.
 
     Args:
-        name: a folder or `owner/name`
+        name: a folder, `owner/name`, or a place in one of them: `owner/name/folder`, a file of weights
         revision: of a Hub model: branch, tag or commit; None for its main branch
         token: whose access to use
         allow_folders: False on a server whose visitors must not read its disk
+        is_bare: whether it may be weights without a config; a file of weights may
 
     Raises:
         CheckpointError: with one problem that says why.
     """
-    return Checkpoint(open_repository(name, revision, token, allow_folders))
+    repository = open_repository(name, revision, token, allow_folders)
+    return Checkpoint(repository, is_bare or name.endswith(WEIGHT_FILES))
 
 
 def open_repository(name: str, revision: str | None, token: Token, allow_folders: bool) -> Repository:
@@ -213,11 +232,16 @@ def open_repository(name: str, revision: str | None, token: Token, allow_folders
     path = Path(name).expanduser()
     if allow_folders and path.is_dir():
         return Folder(path)
+    if allow_folders and path.is_file():
+        return Folder(path.parent, path.name)
     # Imported here: the Hub's client takes most of a second, which a merge of folders need not wait for.
     from merging.checkpoints.hub import HubRepository, hub_id
 
-    if not hub_id(name):
+    words = name.split("/")
+    owner, place = "/".join(words[:2]), "/".join(words[2:])
+    if not hub_id(owner):
         kind = "neither a folder here nor a model's id" if allow_folders else "not a model's id"
         message = f"'{name}' is {kind}."
         raise CheckpointError(Problem("model-name", message, "Write `owner/name`.", name))
-    return HubRepository(name, revision, token)
+    repository = HubRepository(owner, revision, token)
+    return Part(repository, place) if place else repository

@@ -17,16 +17,21 @@ class Folder:
 
     is_remote = False
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, only: str | None = None):
+        """
+        Args:
+            path: of the folder
+            only: the one file of it that counts
+        """
         self.path = path
-        self.name = str(path)
+        self.name = str(path / only) if only else str(path)
         self.files: Mapping[str, int] = {}
         self._open: dict[str, int] = {}
         self._lock = threading.Lock()
         stamps = {}
         # One level down is enough for a model and its chat templates.
         for entry in chain(path.glob("[!.]*"), path.glob("[!.]*/*")):
-            if entry.is_file():
+            if entry.is_file() and only in (None, entry.relative_to(path).as_posix()):
                 status = entry.stat()
                 stamps[entry.relative_to(path).as_posix()] = (status.st_size, status.st_mtime_ns)
         self.files = {name: size for name, (size, _) in stamps.items()}

@@ -24,7 +24,7 @@ def read_tensors(repository: Repository, file: str) -> dict[str, TensorHeader]:
         CheckpointError: the file is damaged, or a pickle of more than tensors.
     """
     size = repository.files[file]
-    if file.endswith(".bin"):
+    if not file.endswith(".safetensors"):
         return read_torch_zip(file, size, lambda *place: bytes(read_bytes(repository, file, *place)))
     beginning = read_bytes(repository, file, 0, min(HEADER_GUESS, size))
     length = header_length(file, bytes(beginning[:8]), size)

@@ -61,11 +61,11 @@ class MemoryDestination:
         import transformers
 
         assert self._plan
-        settings = json.loads(self._files["config.json"])
+        settings = json.loads(self._files.get("config.json", "{}"))
         try:
             config = transformers.AutoConfig.for_model(**settings)
             model_class = getattr(transformers, settings["architectures"][0])
-        except (ValueError, KeyError, IndexError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             message = f"transformers {transformers.__version__} knows no such model ({error})."
             fix = "Merge it to a folder, and load it as its authors say."
             raise DestinationError(Problem("unknown-model", message, fix)) from error

@@ -55,7 +55,8 @@ def tensors_that_differ(repo: str, commit: str, token: Token, plan: Plan) -> lis
     Raises:
         CheckpointError: the headers cannot be read.
     """
-    model = open_checkpoint(repo, commit, token=token, allow_folders=False)
+    bare = "config.json" not in plan.files
+    model = open_checkpoint(repo, commit, token=token, allow_folders=False, is_bare=bare)
     try:
         there = {(tensor.name, tensor.dtype, tensor.shape, tensor.file) for tensor in model.tensors.values()}
     finally:

@@ -1,0 +1,42 @@
+"""A folder inside a repository on the Hub, or one file of it: `owner/name/unet`, `owner/name/vae/model.safetensors`."""
+
+from __future__ import annotations
+
+from merging.checkpoints.repository import Repository
+from merging.problems import CheckpointError, Problem
+
+
+class Part:
+    """The files below a place in a repository, as a repository of their own.
+
+    Raises:
+        CheckpointError: there is nothing at that place.
+    """
+
+    def __init__(self, whole: Repository, place: str):
+        self.whole = whole
+        self.name = f"{whole.name}/{place}"
+        self.version = whole.version
+        self.is_remote = whole.is_remote
+        place = place.strip("/")
+        folder = place.rpartition("/")[0] if place in whole.files else place
+        self.prefix = f"{folder}/" if folder else ""
+        self.files = {
+            file.removeprefix(self.prefix): size
+            for file, size in whole.files.items()
+            if file == place or file.startswith(f"{place}/")
+        }
+        if not self.files:
+            message = f"{whole.name} has nothing at '{place}'."
+            folders = sorted({file.partition("/")[0] for file in whole.files if "/" in file})
+            fix = f"Its folders: {', '.join(folders)}." if folders else "It has no folders."
+            raise CheckpointError(Problem("no-part", message, fix, self.name))
+
+    def read_into(self, file: str, start: int, buffer: memoryview) -> None:
+        self.whole.read_into(self.prefix + file, start, buffer)
+
+    def interrupt(self) -> None:
+        self.whole.interrupt()
+
+    def close(self) -> None:
+        self.whole.close()

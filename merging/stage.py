@@ -1,0 +1,101 @@
+"""A merge whose result another merge uses: a checkpoint whose tensors are merged when they are read.
+
+Nothing is stored on the way. What is read is rounded to the type that the merge would have been written in, so that
+the result is the same as if it had been.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+from merging.checkpoints import Checkpoint, TensorHeader
+from merging.plan import Plan, PlannedTensor
+
+# Bytes of merged tensors that are kept, for methods that read theirs more than once.
+HELD = 256 * 1024 * 1024
+
+# Merges a tensor of a plan from its models; returns its bytes.
+Compute = Callable[[Plan, PlannedTensor, Sequence[Checkpoint]], bytearray]
+
+
+class Stage(Checkpoint):
+    """The result of a plan, as a checkpoint.
+
+    Args:
+        name: of the merge, by which recipes name it
+        plan: without problems
+        models: the plan's, opened; they are closed with it
+        compute: None where nothing will be read but headers and small files
+    """
+
+    def __init__(self, name: str, plan: Plan, models: Sequence[Checkpoint], compute: Compute | None = None):
+        self.name = name
+        self.plan = plan
+        self.models = models
+        self.compute = compute
+        self.repository = models[0].repository
+        self.config = json.loads(plan.files.get("config.json", "{}"))
+        self.tensors = {
+            t.name: TensorHeader(t.name, t.dtype, t.shape, t.name, 0, t.bytes) for t in plan.tensors
+        }
+        self._planned = {tensor.name: tensor for tensor in plan.tensors}
+        self._lock = threading.Lock()
+        self._merging: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._held: OrderedDict[str, bytearray] = OrderedDict()
+
+    @property
+    def version(self) -> str:
+        return self.plan.fingerprint
+
+    @property
+    def is_remote(self) -> bool:
+        return any(model.is_remote for model in self.models)
+
+    @cached_property
+    def files(self) -> Mapping[str, int]:
+        texts = {name: len(text.encode()) for name, text in self.plan.files.items()}
+        return {
+            name: self.models[index].files[name] for name, index in self.plan.copied_files.items()
+        } | texts
+
+    def read_file(self, file: str) -> bytes:
+        if file in self.plan.files:
+            return self.plan.files[file].encode()
+        return self.models[self.plan.copied_files[file]].read_file(file)
+
+    def read_range(self, file: str, start: int, buffer: memoryview) -> None:
+        buffer[:] = memoryview(self._merged(file))[start : start + len(buffer)]
+
+    def _merged(self, name: str) -> bytearray:
+        with self._lock:
+            merging = self._merging[name]
+        with merging:  # once for all who read the tensor
+            with self._lock:
+                if name in self._held:
+                    self._held.move_to_end(name)
+                    return self._held[name]
+            assert self.compute
+            merged = self.compute(self.plan, self._planned[name], self.models)
+            with self._lock:
+                self._held[name] = merged
+                size = sum(map(len, self._held.values()))
+                while size > HELD and len(self._held) > 1:
+                    size -= len(self._held.popitem(last=False)[1])
+            return merged
+
+    def bytes_to_read(self, tensor: str) -> int:
+        return sum(
+            self.models[part.model].bytes_to_read(part.tensor) for part in self._planned[tensor].inputs
+        )
+
+    def interrupt(self) -> None:
+        for model in self.models:
+            model.interrupt()
+
+    def close(self) -> None:
+        for model in self.models:
+            model.close()
