@@ -71,10 +71,10 @@ class MergeTab:
                 with gr.Row():
                     self.check = gr.Button(t("plan.button"), size="sm", min_width=120)
                     self.share = gr.Button(t("recipe.link"), size="sm", min_width=120)
-                self.link = gr.Textbox(  # without a copy button: the label would belong to that
-                   
+                # Without a copy button inside: the label would belong to that.
+                self.link = gr.Textbox(
                     label=t("recipe.linked"), info=t("recipe.linked.info"), visible=False, max_lines=1,
-                    interactive=False
+                    interactive=False,
                 )  # fmt: skip
                 self.plan = gr.HTML(in_each_language(empty_card))
                 with gr.Row(elem_classes="alloy-fixes"):
