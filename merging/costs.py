@@ -96,7 +96,8 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
         # What lies near the cut of a sparsifier, a percent or two.
         ranked = min(tensor.elements * 4, 16_000_000 + tensor.elements // 10) if method.sparsify else 0
         matrices = 0
-        if method.by_matrices and method.wants_matrices(tensor.parameters):
+        computed = tensor.copied_from is None
+        if computed and method.by_matrices and method.wants_matrices(tensor.parameters):
             matrices = _matrix_memory(tensor.shape, inputs - 1)
         each.append(stored + blocks + ranked + matrices)
     # Every worker keeps the buffers of the largest tensor that came its way: at worst these are the largest of all.

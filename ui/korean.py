@@ -301,6 +301,7 @@ KOREAN: dict[str, str] = {
     "methods.of": "{model}의 {name}",
     "methods.base.subtracted": "각 모델이 바꾼 만큼만 다룹니다. 베이스를 뺐다가 다시 더합니다.",
     "methods.base.first": "첫 모델이 베이스입니다.",
+    "methods.base.optional": "베이스 모델은 있어도 없어도 됩니다. 있으면 각 모델이 바꾼 만큼만 다룹니다.",
     "methods.base.ordinary": "베이스 모델이 필요 없습니다.",
     "methods.count.one": "모델 수: {count}개.",
     "methods.count.up": "모델 수: {low}개 이상.",

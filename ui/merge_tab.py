@@ -71,9 +71,10 @@ class MergeTab:
                 with gr.Row():
                     self.check = gr.Button(t("plan.button"), size="sm", min_width=120)
                     self.share = gr.Button(t("recipe.link"), size="sm", min_width=120)
+                # Without a copy button inside: the label would belong to that.
                 self.link = gr.Textbox(
                     label=t("recipe.linked"), info=t("recipe.linked.info"), visible=False, max_lines=1,
-                    interactive=False, buttons=["copy"],
+                    interactive=False,
                 )  # fmt: skip
                 self.plan = gr.HTML(in_each_language(empty_card))
                 with gr.Row(elem_classes="alloy-fixes"):
@@ -152,7 +153,8 @@ class MergeTab:
         self.share.click(self._link, self.yaml, self.link, **QUIET).then(
             None, self.link, None, js=COPY, api_visibility="private"
         )
-        self.yaml.change(lambda: gr.update(visible=False), None, self.link, **QUIET)
+        # A link that is shown goes with the recipe.
+        self.yaml.change(self._linked, [self.yaml, self.link], self.link, trigger_mode="always_last", **QUIET)
         self.yaml.input(
             self._yaml_typed, [self.yaml, form.memory], recipe[1:], trigger_mode="always_last", **QUIET
         )
@@ -263,6 +265,9 @@ class MergeTab:
         else:
             page = request.headers.get("origin") or f"http://{request.headers.get('host')}"
         return gr.update(value=f"{page}/?{query_of(text)}", visible=True)
+
+    def _linked(self, text: str, link: str, request: gr.Request) -> Any:
+        return self._link(text, request) if link else gr.skip()
 
     def _restore(self, saved: str, opened: str, request: gr.Request) -> list[Any]:
         """The recipe to begin with: of the link that was opened, else the visitor's draft, else one that works.

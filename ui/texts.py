@@ -357,6 +357,7 @@ ENGLISH = {
     "methods.of": "{name} of {model}",
     "methods.base.subtracted": "Works on what each model changed: takes the base off, and adds it again.",
     "methods.base.first": "The first model is the base.",
+    "methods.base.optional": "Takes a base model or none; with one, works on what each model changed.",
     "methods.base.ordinary": "Needs no base model.",
     "methods.count.one": "Number of models: {count}.",
     "methods.count.up": "Number of models: {low} or more.",
