@@ -4,6 +4,7 @@
     python -m evaluation compare MODEL... [--text FILE] [--repeats N] [--json]
     python -m evaluation weights MODEL [--against PARENT...] [--base BASE] [--sample N] [--json]
     python -m evaluation benchmark MODEL... [--tasks kmmlu ...] [--limit N] [--few-shot N] [--chat-template] [--json]
+    python -m evaluation chat MODEL... [--new-tokens N] [--json]
 
 Exit status: 0 when it is done; 2 when a model or a text cannot be judged (stderr says why); 1 for anything else.
 """
@@ -24,6 +25,7 @@ from typing import Any
 from transformers.utils import logging
 
 from evaluation.benchmark import BENCHMARKS, benchmark, paired
+from evaluation.chat_check import check_chat
 from evaluation.difference import Difference, difference
 from evaluation.error import Cancelled, EvaluationError
 from evaluation.footprint import footprint
@@ -113,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
         "--chat-template", action="store_true", help="ask in the model's form of a conversation"
     )
     asked.add_argument("--cache", type=Path, metavar="FOLDER", help="keeps results of models at a commit")
+
+    talked = commands.add_parser("chat", help="whether models still talk, in English and Korean")
+    talked.set_defaults(command=_chat)
+    _add_models(talked, "such as a merge and its parents")
+    talked.add_argument("--new-tokens", type=_positive, default=128, metavar="N", help="longest answer (128)")
     return parser
 
 
@@ -284,6 +291,27 @@ def _benchmark(options: argparse.Namespace) -> int:
                   f"{len(score.answers)} questions")  # fmt: skip
     for pair in pairs:
         print(pair.words)
+    return DONE
+
+
+def _chat(options: argparse.Namespace) -> int:
+    cancel = _cancel_on_interrupt()
+    found = []
+    for name in options.models:
+        bar = _Bar(name) if sys.stderr.isatty() else None
+        model = load_model(name, device=options.device)
+        found.append(check_chat(model, max_new_tokens=options.new_tokens, on_progress=bar, cancel=cancel))
+        if bar:
+            bar.clear()
+    if options.json:
+        print(json.dumps({"models": [one.to_dict() for one in found]}, indent=2, ensure_ascii=False))
+        return DONE
+    for one in found:
+        counted = ", ".join(f"{count} {fault}" for fault, count in one.counts.items())
+        print(f"{one.model}: of {len(one.answers)} answers {counted}")
+        for answer in one.answers:
+            said = f" [{', '.join(answer.faults)}]" if answer.faults else ""
+            print(f"  {answer.prompt}{said}\n    {' '.join(answer.answer.split())}")
     return DONE
 
 
