@@ -3,6 +3,8 @@
     python -m evaluation perplexity MODEL... [--text FILE] [--context N] [--stride N] [--json]
     python -m evaluation compare MODEL... [--text FILE] [--repeats N] [--json]
     python -m evaluation weights MODEL [--against PARENT...] [--base BASE] [--sample N] [--json]
+    python -m evaluation benchmark MODEL... [--tasks kmmlu ...] [--limit N] [--few-shot N] [--chat-template] [--json]
+    python -m evaluation chat MODEL... [--new-tokens N] [--json]
 
 Exit status: 0 when it is done; 2 when a model or a text cannot be judged (stderr says why); 1 for anything else.
 """
@@ -10,6 +12,7 @@ Exit status: 0 when it is done; 2 when a model or a text cannot be judged (stder
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import signal
 import sys
@@ -21,6 +24,8 @@ from typing import Any
 
 from transformers.utils import logging
 
+from evaluation.benchmark import BENCHMARKS, benchmark, paired
+from evaluation.chat_check import check_chat
 from evaluation.difference import Difference, difference
 from evaluation.error import Cancelled, EvaluationError
 from evaluation.footprint import footprint
@@ -90,6 +95,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     looked.add_argument("--whole", action="store_true", help="read everything")
     looked.add_argument("--json", action="store_true", help="for programs")
+
+    asked = commands.add_parser("benchmark", help="questions of KMMLU and other benchmarks, by lm-eval")
+    asked.set_defaults(command=_benchmark)
+    _add_models(asked, "the first is compared with each of the others")
+    asked.add_argument(
+        "--tasks",
+        nargs="+",
+        default=["kmmlu"],
+        metavar="TASK",
+        help=f"of lm-eval (kmmlu): {', '.join(BENCHMARKS)}",
+    )
+    asked.add_argument("--task-folder", type=Path, metavar="FOLDER", help="more tasks, in lm-eval's YAML")
+    asked.add_argument("--limit", type=_positive, metavar="N", help="questions of each task (all)")
+    asked.add_argument(
+        "--few-shot", type=int, metavar="N", help="solved examples before each (the task's own)"
+    )
+    asked.add_argument(
+        "--chat-template", action="store_true", help="ask in the model's form of a conversation"
+    )
+    asked.add_argument("--cache", type=Path, metavar="FOLDER", help="keeps results of models at a commit")
+
+    talked = commands.add_parser("chat", help="whether models still talk, in English and Korean")
+    talked.set_defaults(command=_chat)
+    _add_models(talked, "such as a merge and its parents")
+    talked.add_argument("--new-tokens", type=_positive, default=128, metavar="N", help="longest answer (128)")
     return parser
 
 
@@ -222,6 +252,66 @@ def _weights(options: argparse.Namespace) -> int:
             _draw(found.heat_map(partial(_sign_conflict, pair)))
     for names in found.duplicates:
         print(f"the same numbers: {', '.join(names)}")
+    return DONE
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    cancel = _cancel_on_interrupt()
+    found = []
+    for name in options.models:
+        bar = _Bar(name) if sys.stderr.isatty() else None
+        found.append(
+            benchmark(
+                load_model(name, device=options.device),
+                options.tasks,
+                folder=options.task_folder,
+                limit=options.limit,
+                few_shot=options.few_shot,
+                chat_template=options.chat_template,
+                cache=options.cache,
+                on_progress=bar,
+                cancel=cancel,
+            )
+        )
+        if bar:
+            bar.clear()
+    pairs = [paired(found[0], other) for other in found[1:]]
+    if options.json:
+        told = {
+            "models": [one.to_dict() for one in found],
+            "paired": [{**dataclasses.asdict(pair), "words": pair.words} for pair in pairs],
+        }
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+        return DONE
+    for one in found:
+        print(one.model)
+        for score in one.scores:
+            error = f" ± {score.stderr:.4f}" if score.stderr is not None else ""
+            print(f"  {score.task} (version {score.version}) {score.metric} {score.value:.4f}{error}, "
+                  f"{len(score.answers)} questions")  # fmt: skip
+    for pair in pairs:
+        print(pair.words)
+    return DONE
+
+
+def _chat(options: argparse.Namespace) -> int:
+    cancel = _cancel_on_interrupt()
+    found = []
+    for name in options.models:
+        bar = _Bar(name) if sys.stderr.isatty() else None
+        model = load_model(name, device=options.device)
+        found.append(check_chat(model, max_new_tokens=options.new_tokens, on_progress=bar, cancel=cancel))
+        if bar:
+            bar.clear()
+    if options.json:
+        print(json.dumps({"models": [one.to_dict() for one in found]}, indent=2, ensure_ascii=False))
+        return DONE
+    for one in found:
+        counted = ", ".join(f"{count} {fault}" for fault, count in one.counts.items())
+        print(f"{one.model}: of {len(one.answers)} answers {counted}")
+        for answer in one.answers:
+            said = f" [{', '.join(answer.faults)}]" if answer.faults else ""
+            print(f"  {answer.prompt}{said}\n    {' '.join(answer.answer.split())}")
     return DONE
 
 
