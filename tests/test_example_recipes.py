@@ -40,6 +40,18 @@ def answer(folder: Path, question: str) -> str:
     return str(tokenizer.decode(generated[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
+def as_task_arithmetic(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A chat vector as mergekit's users write it: with a weight of zero for what is left alone."""
+    receiver, giver = recipe["models"]
+    left_alone = [{"filter": name, "value": 0} for name in ("embed_tokens", "lm_head", "norm")]
+    weight = [*left_alone, {"value": recipe["parameters"]["weight"]}]
+    return {
+        "merge_method": "task_arithmetic",
+        "models": [{**receiver, "parameters": {"weight": 1.0}}, {**giver, "parameters": {"weight": weight}}],
+        "parameters": {},
+    }
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_example_merges_and_answers(path: Path, tmp_path: Path) -> None:
     text = on_folders(path)
@@ -54,6 +66,8 @@ def test_an_example_merges_and_answers(path: Path, tmp_path: Path) -> None:
     assert "Paris" in said or path.stem == "depth-up-scaling"
 
     theirs: dict[str, Any] = {**yaml.safe_load(text), "dtype": "float32", "out_dtype": "bfloat16"}
+    if theirs["merge_method"] == "chat_vector":
+        theirs |= as_task_arithmetic(theirs)
     mergekit(theirs, tmp_path / "theirs")
     ours, others = tensors(tmp_path / "ours"), tensors(tmp_path / "theirs")
     assert ours.keys() == others.keys()

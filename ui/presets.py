@@ -114,22 +114,11 @@ dtype: bfloat16
 # base + (second - base) + (first - base): what the first learnt is added to the second, which was trained on
 # from the base. Embeddings, head and layer norms stay the second's, as in arXiv 2310.04799.
 _CHAT_VECTOR = """\
-merge_method: task_arithmetic
+merge_method: chat_vector
 base_model: {base}
 models:
   - model: {second}
-    parameters:
-      weight: 1.0
   - model: {first}
-    parameters:
-      weight:
-        - filter: embed_tokens
-          value: 0
-        - filter: lm_head
-          value: 0
-        - filter: norm
-          value: 0
-        - value: 1.0
 dtype: bfloat16
 """
 _DEPTH = """\
