@@ -142,6 +142,15 @@ class Layout:
             found[self.module_of(name).name].append(name)
         return found
 
+    @cached_property
+    def embedding(self) -> str | None:
+        """The name of the tensor that embeds tokens."""
+        return input_embedding(self.names_by_module[self.main.name]) or input_embedding(self.names)
+
+    def tied(self, name: str) -> str | None:
+        """The tensor that stands for a head which the model does not have: the embedding, if they are tied."""
+        return self.embedding if OUTPUT_HEAD.search(name) and is_tied(self.config) else None
+
     def find(self, wanted: str) -> Module | None:
         """The module that a recipe means: by its own name, by the beginning of its tensors' names, or by its role.
 

@@ -1,0 +1,117 @@
+"""The small files of a result, for a plan: which are written, with what text, and which are taken over."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from merging import companions
+from merging.architecture import OUTPUT_HEAD, is_tied, restack
+from merging.chat_templates import TEMPLATES
+from merging.checkpoints import tokenizer_files
+from merging.checkpoints.tokenizer_files import is_template
+from merging.draft import Draft
+from merging.plan import PlannedShard
+from merging.problems import Problem
+from merging.recipe import ModelReference
+from merging.vocabulary import OTHER_FORMS, TOKENIZER
+
+
+class ResultFiles:
+    """The files beside the weights.
+
+    Args:
+        draft: that is laid out; what people should know of the files is added to `warnings`
+    """
+
+    def __init__(self, draft: Draft):
+        self.draft = draft
+        self.donor = draft.donor_reference()
+        self.warnings: list[Problem] = []
+
+    @property
+    def stem(self) -> str:
+        return companions.stem(self.draft.checkpoints[self.donor])
+
+    def texts(self, shards: Sequence[PlannedShard]) -> dict[str, str]:
+        """The files that are written, with their text."""
+        reference = self.donor
+        donor = self.draft.checkpoints[reference]
+        dtype = companions.main_dtype((tensor.dtype, tensor.bytes) for tensor in self.draft.tensors)
+        config = companions.merged_config(donor.config, dtype)
+        if not self.draft.recipe.models:
+            layout = self.draft.layouts[reference]
+            for name, layers in self.draft.layer_sources.items():
+                restack(config, layout, layout.modules[name], layers)
+        if is_tied(config) and any(OUTPUT_HEAD.search(tensor.name) for tensor in self.draft.tensors):
+            # A parent had a head of its own, so the result has one; a tied config would throw it away.
+            config["tie_word_embeddings"] = False
+        if self.draft.vocabulary:
+            companions.set_vocabulary(
+                config, self.draft.vocabulary.own_rows[reference], self.draft.vocabulary.size
+            )
+            companions.set_token_ids(config, self.draft.vocabulary.translate)
+        files = {"mergekit_config.yml": self.draft.recipe.text}
+        if donor.config:
+            files["config.json"] = companions.as_json(config)
+        if donor.has("generation_config.json"):
+            generation = companions.without_traces(donor.read_json("generation_config.json"))
+            if self.draft.vocabulary:
+                companions.set_token_ids(generation, self.draft.vocabulary.translate)
+            files["generation_config.json"] = companions.as_json(generation)
+        elif self.stem == "model":
+            message = f"{donor.name} has no generation_config.json; the result will have none."
+            self.warnings.append(Problem("no-generation-config", message))
+        files |= self.tokenizer_texts()
+        if len(shards) > 1:
+            files[f"{self.stem}.safetensors.index.json"] = companions.index(shards)
+        return files
+
+    def tokenizer_reference(self) -> ModelReference:
+        """The model whose tokenizer the result's is, or begins with."""
+        return self.draft.vocabulary.start.model if self.draft.vocabulary else self.donor
+
+    def tokenizer_texts(self) -> dict[str, str]:
+        """The files of the tokenizer that are written anew, with their text."""
+        checkpoint = self.draft.checkpoints[self.tokenizer_reference()]
+        written = self.draft.vocabulary.documents(checkpoint) if self.draft.vocabulary else {}
+        if "tokenizer_config.json" not in written and checkpoint.has("tokenizer_config.json"):
+            written["tokenizer_config.json"] = checkpoint.read_json("tokenizer_config.json")
+        template = self.chat_template()
+        if template is not None and "tokenizer_config.json" in written:
+            written["tokenizer_config.json"].pop("chat_template", None)
+        texts = {name: companions.as_json(companions.without_traces(text)) for name, text in written.items()}
+        return texts if template is None else {**texts, "chat_template.jinja": template}
+
+    def chat_template(self) -> str | None:
+        """The template that the recipe asks for; None leaves the tokenizer its own."""
+        wanted = self.draft.recipe.chat_template
+        if wanted != "auto":
+            return wanted and TEMPLATES.get(wanted, wanted)
+        merged = {source.model: None for source in self.draft.recipe.sources()}
+        found = [companions.chat_template(self.draft.checkpoints[reference]) for reference in merged]
+        count = Counter(template.strip() for template in found if template)
+        if not count:
+            message = "No model has a chat template, so that `chat_template: auto` finds none."
+            self.warnings.append(Problem("no-chat-template", message, "Name one, or write one."))
+            return None
+        return count.most_common(1)[0][0]
+
+    def copied(self, written: Iterable[str]) -> dict[str, int]:
+        """The files that are taken over as they are, with the model they come from.
+
+        Args:
+            written: names of the files that are written anew
+        """
+        reference = self.tokenizer_reference()
+        checkpoint = self.draft.checkpoints[reference]
+        found = tokenizer_files(checkpoint.files)
+        if not found and self.stem == "model":
+            message = f"{checkpoint.name} has no tokenizer; the result will have none."
+            self.warnings.append(Problem("no-tokenizer", message, "Name one with `tokenizer_source:`."))
+        left_out = {*written}
+        if TOKENIZER in left_out:
+            left_out |= {*OTHER_FORMS}
+        if "chat_template.jinja" in left_out:
+            left_out |= {file for file in found if is_template(file)}
+        return {file: self.draft.indices[reference] for file in found if file not in left_out}
