@@ -23,7 +23,8 @@ from merging.problems import (
     Problem,
     RecipeError,
 )
-from merging.recipe import Recipe, read_recipe
+from merging.recipe import Recipe
+from merging.recipe_reader import read_recipe
 
 __all__ = [
     "METHODS",

@@ -27,7 +27,8 @@ from merging.methods import METHODS
 from merging.plan import Plan
 from merging.planning import SHARD_SIZE, make_plan
 from merging.problems import Cancelled, MergeError, PlanError, Problem, RecipeError
-from merging.recipe import Recipe, read_recipe
+from merging.recipe import Recipe
+from merging.recipe_reader import read_recipe
 from merging.torch_import import import_torch
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}

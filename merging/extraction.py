@@ -29,7 +29,7 @@ from merging.dtypes import FLOATS, itemsize, safetensors_name
 from merging.plan import Plan, PlannedShard, PlannedTensor
 from merging.planning import open_model
 from merging.problems import CheckpointError, DestinationError, Problem
-from merging.recipe import read_reference
+from merging.recipe_reader import read_reference
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ import yaml
 
 from merging.dtypes import RECIPE_DTYPES
 from merging.methods import METHODS, MergeMethod, Parameter
-from merging.recipe import Loader
+from merging.yaml_reader import Loader
 from ui.texts import t
 
 MOST_MODELS = 6

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import yaml
 
 from merging import METHODS, Problem
-from merging.recipe import Loader
+from merging.yaml_reader import Loader
 from ui.draft import dump, initial
 from ui.texts import t
 

@@ -17,7 +17,7 @@ from gradio.components import Component
 from merging import Problem
 from merging.dtypes import RECIPE_DTYPES
 from merging.methods import METHODS, MergeMethod, Parameter
-from merging.recipe import Loader
+from merging.yaml_reader import Loader
 from ui import markup
 from ui.draft import (
     MOST_MODELS,

@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import constants, get_session
 
 from merging import MergeError, Problem
-from merging.recipe import Loader
+from merging.yaml_reader import Loader
 from ui.account import Account
 from ui.texts import t
 

@@ -1,0 +1,592 @@
+"""Reading a recipe: mergekit's YAML into checked types, and every fault of the text at once.
+
+What can only be known with the models at hand (layers, shapes, vocabularies) is found by the plan.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import yaml
+
+from merging.chat_templates import TEMPLATES
+from merging.dtypes import RECIPE_DTYPES
+from merging.methods import METHODS, MergeMethod
+from merging.methods.parameters import Parameter, Scalar
+from merging.problems import Problem, RecipeError, did_you_mean
+from merging.recipe import (
+    AdapterReference,
+    ModelReference,
+    ModulePart,
+    Parameters,
+    Recipe,
+    Slice,
+    Source,
+    TokenizerSection,
+    TokenRow,
+)
+from merging.settings import Choice, Setting
+from merging.yaml_reader import YamlReader, place_of
+
+# Adapters in a row; each split of a name is looked for on the disk.
+MOST_ADAPTERS = 16
+MOST_PADDING = 65536
+# A shorter text is a misspelt name.
+SHORTEST_TEMPLATE = 20
+TOP_LEVEL = (
+    "merge_method",
+    "models",
+    "slices",
+    "modules",
+    "base_model",
+    "parameters",
+    "dtype",
+    "out_dtype",
+    "tokenizer_source",
+    "tokenizer",
+    "chat_template",
+    "seed",
+    "name",
+)
+
+
+def read_recipe(text: str) -> Recipe:
+    """Read a recipe from YAML (or JSON) text.
+
+    Raises:
+        RecipeError: with every problem of the text.
+    """
+    reader = _Reader(text)
+    recipe = reader.recipe()
+    if reader.problems or recipe is None:
+        raise RecipeError(sorted(reader.problems, key=lambda problem: _place(problem.where)))
+    return recipe
+
+
+def read_reference(text: str) -> ModelReference:
+    """Read a model as it stands in a recipe: `BASE[@REVISION][+ADAPTER[@REVISION]]...`, or a form in braces.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    reader = _Reader(text)
+    is_name = not text.lstrip().startswith("{")
+    nodes = [yaml.ScalarNode("tag:yaml.org,2002:str", text)] if is_name else reader.documents()
+    reference = reader.reference(nodes[0]) if nodes else None
+    if reader.problems or reference is None:
+        raise RecipeError(replace(problem, where=text) for problem in reader.problems)
+    return reference
+
+
+def _place(where: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", where)]
+
+
+class _Reader(YamlReader):
+    """Reads the fields of a recipe."""
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.method: MergeMethod | None = None
+
+    def recipe(self) -> Recipe | None:
+        """The one recipe of the text; or of several, the last in the chain, with the others as its stages."""
+        read = [(node, self.one(node)) for node in self.documents()]
+        if len(read) == 1:
+            return read[0][1]
+        stages: dict[str, Recipe] = {}
+        last: Recipe | None = None
+        for node, recipe in read:
+            if recipe is None:
+                continue
+            if recipe.name in stages:
+                message = f"Two recipes are called '{recipe.name}'."
+                self.problem("repeated-name", message, "Give each a `name:` of its own.", node)
+            elif recipe.name:
+                stages[recipe.name] = recipe
+            elif last and not last.name:
+                message = "Of several recipes only one may be without a name: the last in the chain."
+                self.problem("repeated-name", message, "Give the others a `name:`.", node)
+            last = last if last and not last.name else recipe
+        if last is None:
+            return None
+        stages = {name: stage for name, stage in stages.items() if stage is not last}
+        self.check_chain(last, stages, {recipe.name: node for node, recipe in read if recipe})
+        return replace(last, stages=stages)
+
+    def check_chain(self, last: Recipe, stages: Mapping[str, Recipe], nodes: Mapping[str, yaml.Node]) -> None:
+        """Find recipes that use each other in a circle, and such that no other uses."""
+        reached: set[str] = set()
+
+        def follow(recipe: Recipe, behind: tuple[str, ...]) -> None:
+            for reference in recipe.references():
+                if reference.name in (*behind, recipe.name):
+                    chain = " -> ".join((*behind, recipe.name, reference.name))
+                    message = f"Recipes use each other in a circle: {chain}."
+                    self.problem("circle", message, "One of them has to begin.", nodes[recipe.name])
+                elif reference.name in stages and reference.name not in reached:
+                    reached.add(reference.name)
+                    follow(stages[reference.name], (*behind, recipe.name))
+
+        if last.name:
+            stages = {**stages, last.name: last}
+        follow(last, ())
+        for name in stages.keys() - reached - {last.name}:
+            message = f"Nothing uses the merge '{name}'."
+            self.problem(
+                "unused-stage", message, "Name it as a model, or keep it in a file of its own.", nodes[name]
+            )
+
+    def one(self, node: yaml.Node) -> Recipe | None:
+        """The recipe of one document."""
+        fields = self.mapping(node, "the recipe", known=TOP_LEVEL)
+        if fields is None:
+            return None
+        self.method = self.merge_method(fields.get("merge_method"), node)
+        self.exactly_one_of(fields, node, "A recipe", ("models", "slices", "modules"))
+        recipe = Recipe(
+            merge_method=self.method.name if self.method else "",
+            models=self.sequence(fields.get("models"), "models", self.model_entry),
+            slices=self.sequence(fields.get("slices"), "slices", self.slice_entry),
+            modules=self.modules(fields.get("modules")),
+            base_model=self.reference(fields.get("base_model")),
+            parameters=self.parameters(fields.get("parameters"), models_own=False),
+            dtype=self.dtype(fields.get("dtype")),
+            out_dtype=self.dtype(fields.get("out_dtype")),
+            tokenizer=self.tokenizer(fields.get("tokenizer"), fields.get("tokenizer_source")),
+            chat_template=self.chat_template(fields.get("chat_template")),
+            seed=self.seed(fields.get("seed")),
+            name=(self.text_of(fields["name"], "a name") or "") if "name" in fields else "",
+            text=self.text,
+        )
+        if self.method:
+            self.structure(recipe, self.method, fields, node)
+        return recipe
+
+    def exactly_one_of(
+        self, fields: Mapping[str, yaml.Node], node: yaml.Node, what: str, names: tuple[str, ...]
+    ) -> None:
+        given = [name for name in names if name in fields]
+        if len(given) > 1:
+            message = f"{what} has only one of {_listed(names)}; this one has {_listed(given)}."
+            self.problem("models-or-slices", message, "Keep one of them.", fields[given[1]])
+        elif not given:
+            message = f"{what} names no models."
+            self.problem("no-models", message, "Add a list `models:` (or `slices:` for layers).", node)
+
+    def structure(
+        self, recipe: Recipe, method: MergeMethod, fields: Mapping[str, yaml.Node], node: yaml.Node
+    ) -> None:
+        """Checks that concern several fields at once: how many models, is there a base, is anything unset."""
+        if method.needs_base and not recipe.base_model and not any(s.base_model for s in recipe.all_slices()):
+            message = f"{method.title} ({method.name}) needs a base model, and the recipe has none."
+            self.problem("no-base", message, "Add `base_model:`.", fields.get("merge_method", node))
+            return
+        whole = ModulePart("", recipe.models, recipe.slices, where=place_of(node))
+        for module in recipe.modules or (whole,):
+            levels = (module.parameters, recipe.parameters)
+            if module.models:
+                part = Slice(recipe.with_base(module.models), where=module.where)
+                self.run_of_sources(recipe, method, part, levels)
+            for part in module.slices:
+                base = part.base_model or recipe.base_model
+                if method.takes_base and base and all(source.model != base for source in part.sources):
+                    message = f"The base model {base} is not among the sources of this slice."
+                    fix = "Add it to the sources, with the layers it gives."
+                    self.problems.append(Problem("base-not-in-slice", message, fix, part.where))
+                self.run_of_sources(recipe, method, part, levels)
+
+    def run_of_sources(
+        self, recipe: Recipe, method: MergeMethod, part: Slice, levels: tuple[Parameters, ...]
+    ) -> None:
+        base = part.base_model or recipe.base_model
+        subtracted = method.takes_off(base is not None)
+        counted = [s for s in part.sources if not (subtracted and s.model == base)]
+        number = len(counted)
+        low, high = method.min_models, method.max_models
+        if number < low or (high is not None and number > high):
+            wanted = (
+                f"exactly {low}" if low == high else f"at least {low}" if number < low else f"at most {high}"
+            )
+            noun = f"model{'s' * (wanted[-2:] != ' 1')}{' besides the base' * subtracted}"
+            message = f"{method.title} merges {wanted} {noun}; {number} given."
+            self.problems.append(Problem("number-of-models", message, "Add or remove models.", part.where))
+        for parameter in method.parameters:
+            if not parameter.required:
+                continue
+            holders: list[Source | None] = [*counted] if parameter.per_model else [None]
+            for holder in holders:
+                given = [*levels, part.parameters, holder.parameters if holder else {}]
+                if not any(parameter.name in level for level in given):
+                    of = f" for {holder.model}" if holder else ""
+                    message = f"{method.title} needs `{parameter.name}`{of}: {parameter.help}."
+                    fix = f"Add `{parameter.name}:` ({parameter.expected()}) under `parameters:`."
+                    place = holder.where if holder else part.where
+                    self.problems.append(Problem("missing-parameter", message, fix, place))
+
+    # -- fields ----------------------------------------------------------------------------------------
+
+    def merge_method(self, node: yaml.Node | None, recipe: yaml.Node) -> MergeMethod | None:
+        if node is None:
+            fix = f"Add `merge_method:`, one of {', '.join(METHODS)}."
+            self.problem("no-method", "The recipe names no merge method.", fix, recipe)
+            return None
+        name = self.text_of(node, "a merge method's name")
+        if name is None:
+            return None
+        if name not in METHODS:
+            message = f"There is no merge method '{name}'."
+            self.problem("unknown-method", message, did_you_mean(name, METHODS), node)
+            return None
+        return METHODS[name]
+
+    def model_entry(self, node: yaml.Node) -> Source | None:
+        fields = self.mapping(node, "a model's entry", known=("model", "parameters"))
+        return self.source(fields, node)
+
+    def slice_source(self, node: yaml.Node) -> Source | None:
+        fields = self.mapping(node, "a source", known=("model", "layer_range", "parameters"))
+        if fields is not None and "layer_range" not in fields:
+            message = "A source of a slice has to say which layers it gives."
+            fix = "Add `layer_range: [start, end]`; the end is not included, the first layer is 0."
+            self.problem("no-layer-range", message, fix, node)
+        return self.source(fields, node)
+
+    def source(self, fields: Mapping[str, yaml.Node] | None, node: yaml.Node) -> Source | None:
+        if fields is None:
+            return None
+        if "model" not in fields:
+            self.problem("no-model", "This entry names no model.", "Add `model: owner/name`.", node)
+        reference = self.reference(fields.get("model"))
+        parameters = self.parameters(fields.get("parameters"), models_own=True)
+        layers = self.layer_range(fields.get("layer_range"))
+        return Source(reference, layers, parameters, place_of(fields["model"])) if reference else None
+
+    def slice_entry(self, node: yaml.Node) -> Slice | None:
+        fields = self.mapping(
+            node, "a slice", known=("sources", "base_model", "parameters"), ignored=("residual_weight",)
+        )
+        if fields is None:
+            return None
+        if "sources" not in fields:
+            self.problem("no-sources", "This slice has no `sources`.", "Add a list `sources:`.", node)
+        sources = self.sequence(fields.get("sources"), "sources", self.slice_source)
+        lengths = {s.layer_range[1] - s.layer_range[0] for s in sources if s.layer_range}
+        if len(lengths) > 1:
+            given = ", ".join(f"{s.model}: {list(s.layer_range)}" for s in sources if s.layer_range)
+            message = f"The sources of a slice must give equally many layers; given {given}."
+            self.problem("unequal-layers", message, "Make the ranges equally long.", node)
+        base = self.reference(fields.get("base_model"))
+        return Slice(
+            sources, base, self.parameters(fields.get("parameters"), models_own=False), place_of(node)
+        )
+
+    def modules(self, node: yaml.Node | None) -> tuple[ModulePart, ...]:
+        pairs = list(self.pairs(node, "`modules`"))
+        if isinstance(node, yaml.MappingNode) and not pairs:
+            message = "`modules` names no module."
+            self.problem("no-models", message, "Write `name:`, and below it `models:` or `slices:`.", node)
+        parts = [self.module(key, value) for key, value in pairs]
+        return tuple(part for part in parts if part)
+
+    def module(self, key: yaml.ScalarNode, node: yaml.Node) -> ModulePart | None:
+        fields = self.mapping(node, "a module", known=("models", "slices", "parameters"))
+        if fields is None:
+            return None
+        self.exactly_one_of(fields, key, "A module", ("models", "slices"))
+        return ModulePart(
+            str(key.value),
+            self.sequence(fields.get("models"), "models", self.model_entry),
+            self.sequence(fields.get("slices"), "slices", self.slice_entry),
+            self.parameters(fields.get("parameters"), models_own=False),
+            place_of(key),
+        )
+
+    def layer_range(self, node: yaml.Node | None) -> tuple[int, int] | None:
+        if node is None:
+            return None
+        match self.plain(node):
+            case [int(start), int(end)] if 0 <= start <= end:
+                return start, end
+        message = f"A layer range is [start, end] with 0 <= start <= end; found {self.shown(node)}."
+        self.problem("layer-range", message, "The end is not included: [0, 8] are layers 0 to 7.", node)
+        return None
+
+    def seed(self, node: yaml.Node | None) -> int:
+        value = None if node is None else self.plain(node)
+        if value is None:
+            return 0
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+            self.problem("seed", f"`seed` is {value!r}.", "Write a whole number from 0 on.", node)
+            return 0
+        return value
+
+    def dtype(self, node: yaml.Node | None) -> str | None:
+        if node is None:
+            return None
+        value = self.text_of(node, "a dtype")
+        if value is None or value.removeprefix("torch.") in RECIPE_DTYPES:
+            return value and value.removeprefix("torch.")
+        message = f"There is no dtype '{value}' for weights."
+        self.problem("dtype", message, did_you_mean(value, RECIPE_DTYPES), node)
+        return None
+
+    def tokenizer(self, node: yaml.Node | None, source: yaml.Node | None) -> TokenizerSection | None:
+        if node is None:
+            return TokenizerSection(self.vocabulary(source)) if source else None
+        if source:
+            message = "A recipe has either `tokenizer` or `tokenizer_source`; this one has both."
+            self.problem("tokenizer-or-source", message, "Write the source into `tokenizer:`.", source)
+        fields = self.mapping(node, "the tokenizer", known=("source", "tokens", "pad_to_multiple_of"))
+        if fields is None:
+            return None
+        tokens = {
+            str(key.value): row
+            for key, value in self.pairs(fields.get("tokens"), "`tokens`")
+            if (row := self.token(value))
+        }
+        multiple = self.plain(fields["pad_to_multiple_of"]) if "pad_to_multiple_of" in fields else 1
+        if isinstance(multiple, bool) or not isinstance(multiple, int) or not 1 <= multiple <= MOST_PADDING:
+            message = f"`pad_to_multiple_of` is {multiple!r}."
+            fix = f"Write a whole number from 1 to {MOST_PADDING}."
+            self.problem("pad-to-multiple-of", message, fix, fields["pad_to_multiple_of"])
+            multiple = 1
+        return TokenizerSection(self.vocabulary(fields.get("source")), tokens, multiple)
+
+    def vocabulary(self, node: yaml.Node | None) -> ModelReference | Literal["union", "base"]:
+        match None if node is None else self.plain(node):
+            case "base":
+                return "base"
+            case None | "union" if not isinstance(node, yaml.MappingNode):
+                return "union"
+        return self.reference(node) or "union"
+
+    def token(self, node: yaml.Node) -> TokenRow | None:
+        """What stands behind a token: `{source: ..., force: true}`."""
+        fields = self.mapping(node, "a token", known=("source", "force"))
+        if fields is None:
+            return None
+        force = self.plain(fields["force"]) if "force" in fields else False
+        if not isinstance(force, bool):
+            message = f"`force` has to be true or false; found {self.shown(fields['force'])}."
+            self.problem("force", message, "True: models that have the token get this row as well.", node)
+        row = self.token_source(fields["source"]) if "source" in fields else TokenRow()
+        return row and replace(row, force=force is True, where=place_of(node))
+
+    def token_source(self, node: yaml.Node) -> TokenRow | None:
+        kind = None
+        if isinstance(node, yaml.MappingNode):
+            kind = next((self.plain(value) for key, value in node.value if key.value == "kind"), None)
+        if kind is None:
+            model = self.reference(node)
+            return TokenRow(model) if model else None
+        if kind == "zero":
+            self.mapping(node, "a row of zeros", known=("kind",))
+            return TokenRow(zero=True)
+        if kind != "model_token":
+            message = f"There is no kind '{kind}' of a token's source."
+            self.problem("token-kind", message, "Known: model_token, zero.", node)
+            return None
+        fields = self.mapping(node, "a model's token", known=("kind", "model", "token", "token_id"))
+        if not fields:
+            return None
+        if "model" not in fields or ("token" in fields) == ("token_id" in fields):
+            message = "A source of kind model_token names a model, and one of `token` and `token_id`."
+            self.problem(
+                "token-source", message, "Write `{kind: model_token, model: ..., token: ...}`.", node
+            )
+            return None
+        number = self.plain(fields["token_id"]) if "token_id" in fields else None
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
+            message = f"`token_id` is {self.shown(fields['token_id'])}."
+            self.problem("token-source", message, "Write a whole number from 0 on.", fields["token_id"])
+            return None
+        token = fields["token"].value if "token" in fields else None
+        model = self.reference(fields["model"])
+        return TokenRow(model, token, number) if model else None
+
+    def chat_template(self, node: yaml.Node | None) -> str | None:
+        text = None if node is None else self.text_of(node, "a chat template")
+        if text is None or text == "auto" or text in TEMPLATES:
+            return text
+        if len(text) >= SHORTEST_TEMPLATE and "{" in text:
+            return text
+        message = f"'{text}' is neither the name of a chat template nor one."
+        self.problem("chat-template", message, did_you_mean(text, ["auto", *TEMPLATES]), node)
+        return None
+
+    def reference(self, node: yaml.Node | None) -> ModelReference | None:
+        if node is None:
+            return None
+        if isinstance(node, yaml.MappingNode):
+            return self.reference_fields(node)
+        text = self.text_of(node, "a model")
+        if text is None:
+            return None
+        (name, revision), *adapters = [self.part(part, text, node) for part in _parts(text)]
+        if not name or not all(adapter for adapter, _ in adapters):
+            return None
+        return ModelReference(name, revision, tuple(AdapterReference(*adapter) for adapter in adapters))
+
+    def part(self, part: str, text: str, node: yaml.Node) -> tuple[str, str | None]:
+        """Name and revision of a base or an adapter; the name is empty if there is none."""
+        if _is_folder(part):
+            return part, None
+        name, at, revision = part.partition("@")
+        if name and (not at or (revision and "@" not in revision)):
+            return name, revision or None
+        message = f"'{text}' is not a model's name."
+        fix = "Write `owner/name`, `owner/name@revision` or a folder, and `+` before each adapter."
+        self.problem("model-name", message, fix, node)
+        return "", None
+
+    def reference_fields(self, node: yaml.MappingNode) -> ModelReference | None:
+        """The dict forms: mergekit's `{model: {path, revision}, lora: {path, revision}}`, and with several adapters
+        `{model: owner/name, adapters: [{model: owner/name, scale: 0.5}]}`."""
+        known = ("model", "lora", "adapters")
+        fields = self.mapping(node, "a model", known=known, later=("override_architecture",))
+        if not fields or "model" not in fields:
+            return None
+        base = self.path(fields["model"])
+        if "lora" in fields and "adapters" in fields:
+            message = "A model has either `lora` or `adapters`; this one has both."
+            self.problem("lora-or-adapters", message, "Put them into one list `adapters:`.", fields["lora"])
+        adapters = self.sequence(fields.get("adapters"), "adapters", self.adapter)
+        if "lora" in fields and (lora := self.path(fields["lora"])):
+            adapters = (*adapters, *lora.adapters, AdapterReference(lora.name, lora.revision))
+        return ModelReference(base.name, base.revision, (*base.adapters, *adapters)) if base else None
+
+    def path(self, node: yaml.Node) -> ModelReference | None:
+        """A model as text, or as `{path: ..., revision: ...}`."""
+        if not isinstance(node, yaml.MappingNode):
+            return self.reference(node)
+        inner = self.mapping(node, "a model's path", known=("path", "revision"))
+        if inner is None:
+            return None
+        if "path" not in inner:
+            self.problem("model-name", "This model has no `path`.", "Add `path: owner/name`.", node)
+            return None
+        path = self.text_of(inner["path"], "a path")
+        revision = self.text_of(inner["revision"], "a revision") if "revision" in inner else None
+        return ModelReference(path, revision) if path else None
+
+    def adapter(self, node: yaml.Node) -> AdapterReference | None:
+        """An entry of `adapters`: a name, or `{model: ..., scale: ...}`."""
+        scale = 1.0
+        if isinstance(node, yaml.MappingNode) and any(key.value == "model" for key, _ in node.value):
+            fields = self.mapping(node, "an adapter", known=("model", "scale"))
+            if not fields or "model" not in fields:
+                return None
+            scale = self.scale(fields.get("scale"))
+            node = fields["model"]
+        found = self.path(node)
+        if found and found.adapters:
+            message = f"'{found}' is more than one adapter."
+            self.problem("model-name", message, "Give each an entry of its own under `adapters:`.", node)
+            return None
+        return AdapterReference(found.name, found.revision, scale) if found else None
+
+    def scale(self, node: yaml.Node | None) -> float:
+        value = 1.0 if node is None else self.plain(node)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+        assert node is not None
+        message = f"`scale` has to be a number; found {self.shown(node)}."
+        self.problem("scale", message, "1 applies the adapter as it was trained, 0.5 half of it.", node)
+        return 1.0
+
+    # -- parameters ------------------------------------------------------------------------------------
+
+    def parameters(self, node: yaml.Node | None, *, models_own: bool) -> Parameters:
+        found: dict[str, Setting] = {}
+        method = self.method
+        for name, value in self.pairs(node, "`parameters`"):
+            if method is None:  # without a method nothing can be said about its parameters
+                continue
+            if name.value in method.ignored:
+                continue
+            parameter = method.parameter(name.value)
+            if parameter is None:
+                message = f"{method.title} ({method.name}) has no parameter '{name.value}'."
+                known = [p.name for p in method.parameters]
+                self.problem("unknown-parameter", message, did_you_mean(name.value, known), name)
+            elif models_own and not parameter.per_model:
+                message = (
+                    f"`{parameter.name}` of {method.title} is one value for all models, not one a model."
+                )
+                fix = "Move it to `parameters:` of the recipe (or of the slice)."
+                self.problem("shared-parameter", message, fix, name)
+            else:
+                setting = self.setting(parameter, value)
+                if setting:
+                    found[parameter.name] = setting
+        return found
+
+    def setting(self, parameter: Parameter, node: yaml.Node) -> Setting:
+        if isinstance(node, yaml.SequenceNode) and any(isinstance(n, yaml.MappingNode) for n in node.value):
+            choices = [self.choice(parameter, item) for item in node.value]
+        else:
+            choices = [self.choice(parameter, node)]
+        return tuple(choice for choice in choices if choice)
+
+    def choice(self, parameter: Parameter, node: yaml.Node) -> Choice | None:
+        filtered = None
+        if isinstance(node, yaml.MappingNode):
+            fields = self.mapping(node, "a value with a filter", known=("filter", "value"))
+            if fields is None:
+                return None
+            if "value" not in fields:
+                self.problem("no-value", "This filter has no `value`.", "Add `value:`.", node)
+                return None
+            if "filter" in fields:
+                wanted = self.plain(fields["filter"])
+                filtered = None if wanted is None else str(wanted)
+            node = fields["value"]
+        if isinstance(node, yaml.SequenceNode):
+            anchors = tuple(self.scalar(parameter, item) for item in node.value)
+            known = tuple(anchor for anchor in anchors if anchor is not None)
+            return Choice(known, filtered) if known else None
+        value = self.scalar(parameter, node)
+        return None if value is None else Choice(value, filtered)
+
+    def scalar(self, parameter: Parameter, node: yaml.Node) -> Scalar | None:
+        value = self.plain(node)
+        if isinstance(value, str) and parameter.kind in ("number", "integer"):
+            # YAML 1.1 takes 1e-5 for text.
+            value = _number(value)
+        if parameter.accepts(value):
+            return parameter.convert(value)  # type: ignore[arg-type]
+        message = f"`{parameter.name}` has to be {parameter.expected()}; found {self.shown(node)}."
+        self.problem("parameter-value", message, f"It says {parameter.help}.", node)
+        return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
+
+
+def _is_folder(text: str) -> bool:
+    return os.path.isdir(os.path.expanduser(text))  # noqa: PTH111, PTH112 (no name is too long or odd for them)
+
+
+def _parts(text: str) -> list[str]:
+    """Base and adapters of `BASE+ADAPTER+...`; a folder may have a `+` in its name."""
+    words = text.split("+", MOST_ADAPTERS)
+    parts = []
+    while words:
+        count = next((n for n in range(len(words), 1, -1) if _is_folder("+".join(words[:n]))), 1)
+        parts.append("+".join(words[:count]))
+        words = words[count:]
+    return parts
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
