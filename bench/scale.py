@@ -110,7 +110,9 @@ def schedule(plan: Plan, models: list[Checkpoint]) -> Schedule:
     # What is too large to be held is read in every pass by the merge itself, a slice of each input at a time.
     for tensor in plan.tensors:
         if not goes_ahead(tensor, find, again):
-            passes = 2 + (len(tensor.inputs) if METHODS[plan.method].sparsify else 0)
+            sparsify = METHODS[plan.method].sparsify
+            measured = sparsify is not None and sparsify.measures(tensor.parameters)
+            passes = 2 + (len(tensor.inputs) if measured else 0)
             nbytes += passes * sum(find(part).nbytes for part in tensor.inputs)
     return Schedule(requests, nbytes, held)
 
