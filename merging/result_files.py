@@ -86,11 +86,19 @@ class ResultFiles:
     def chat_template(self) -> str | None:
         """The template that the recipe asks for; None leaves the tokenizer its own."""
         wanted = self.draft.recipe.chat_template
-        if wanted != "auto":
-            return wanted and TEMPLATES.get(wanted, wanted)
+        if wanted not in ("auto", None):
+            return TEMPLATES.get(wanted, wanted)
+        if wanted is None and not self.draft.vocabulary:
+            return None
         merged = {source.model: None for source in self.draft.recipe.sources()}
         found = [companions.chat_template(self.draft.checkpoints[reference]) for reference in merged]
         count = Counter(template.strip() for template in found if template)
+        if wanted is None:
+            if len(count) > 1:
+                message = f"The models have {len(count)} chat templates; the result has {self.tokenizer_reference()}'s."
+                fix = "`chat_template: auto` takes what most have; a name or a template is taken as it is."
+                self.warnings.append(Problem("templates-differ", message, fix))
+            return None
         if not count:
             message = "No model has a chat template, so that `chat_template: auto` finds none."
             self.warnings.append(Problem("no-chat-template", message, "Name one, or write one."))

@@ -251,6 +251,9 @@ class Vocabulary:
                 message = f"No model has a token '{token}'."
                 fix = "Say what its row is: `source: {kind: model_token, model: ..., token: ...}` or `{kind: zero}`."
                 self.problems.append(Problem("unknown-token", message, fix, row.where))
+        added = f", and {len(self.appended)} appended: {_some([t['content'] for t in self.appended])}"
+        message = f"The result has {self.size} rows for {len(self.ids)} tokens: those of {self.start.model}"
+        self.warnings.append(Problem("vocabulary", message + (f"{added}." if self.appended else ".")))
         without = [token for token in nowhere if token not in unknown]
         if without:
             message = f"No model has rows for {_some(without)}; they are zeros."

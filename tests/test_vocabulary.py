@@ -255,6 +255,16 @@ def test_without_a_tokenizer_setting_the_plan_shows_what_differs(folder: Path) -
     assert f"{folder / 'padded'} has 272 rows for 258 tokens" in messages[0]
 
 
+def test_a_plan_reports_what_becomes_of_the_vocabulary(folder: Path) -> None:
+    wanted = recipe(folder, "base", "chat", tokenizer={"source": "union"})
+
+    told = {p.code: p.message for p in make_plan(read_recipe(yaml.safe_dump(wanted)), None).warnings}
+
+    assert "260 rows for 260 tokens" in told["vocabulary"]
+    assert "2 appended: '<|im_start|>', '<|im_end|>'" in told["vocabulary"]
+    assert "2 chat templates" in told["templates-differ"]
+
+
 def test_a_model_without_a_tokenizer_is_taken_to_have_the_bases(folder: Path, tmp_path: Path) -> None:
     plan = merge(recipe(folder, "base", "bare", tokenizer={"source": "base"}), tmp_path / "out")
 
