@@ -125,7 +125,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_models(command: argparse.ArgumentParser, more: str) -> None:
     command.add_argument(
-        "models", nargs="+", metavar="MODEL", help=f"a folder, or owner/name[@revision] on the Hub; {more}"
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help=f"a folder, or owner/name[@revision] on the Hub, or base+adapter; {more}",
     )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     command.add_argument("--json", action="store_true", help="for programs")

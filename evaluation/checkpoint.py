@@ -31,6 +31,7 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 # Besides the weights, all that a model and its tokenizer may consist of.
 _SMALL_FILE = re.compile(r"[^/]+\.(json|jinja|txt|model|tiktoken)")
@@ -47,12 +48,15 @@ class Checkpoint:
         identity: equal for two checkpoints only if their files are the same.
         fetch: brings the files to this machine, unless they are here, and returns their folder; raises
             `EvaluationError` if they cannot be had.
+        adapters: put on it in this order; then `name` and `commit` have all parts, with "+" between them (no
+            commit if a part is a folder), and `fetch` brings the base alone.
     """
 
     name: str
     commit: str | None
     identity: tuple[object, ...]
     fetch: Callable[[], Path]
+    adapters: tuple[Checkpoint, ...] = ()
 
 
 def find_checkpoint(
@@ -61,14 +65,53 @@ def find_checkpoint(
     """Find a checkpoint, and for one on the Hub check that this token may read it.
 
     Args:
-        name: a folder, or "owner/name" on the Hub, with or without "hf://" before and "@revision" behind.
-        revision: branch, tag or commit on the Hub.
+        name: a folder, or "owner/name" on the Hub, with or without "hf://" before and "@revision" behind; each
+            "+" is followed by an adapter, which is named likewise.
+        revision: branch, tag or commit on the Hub, of the base where there are adapters.
         token: a token or what gives one; None for the machine's own login, False for none at all.
         allow_folders: whether `name` may be a folder of this machine.
 
     Raises:
         EvaluationError: there is no such model, or this token may not read it.
     """
+    first, *others = _parts(str(name), allow_folders)
+    if not others:
+        return _find(name, CONFIG, revision, token, allow_folders)
+    if not (first and all(others)):
+        raise EvaluationError(f"{name}: expected a model before each '+' and an adapter behind it.")
+    base = _find(first, CONFIG, revision, token, allow_folders)
+    adapters = tuple(_find(other, ADAPTER, None, token, allow_folders) for other in others)
+    parts = (base, *adapters)
+    commits = [part.commit for part in parts if part.commit is not None]
+    return Checkpoint(
+        "+".join(part.name for part in parts),
+        "+".join(commits) if len(commits) == len(parts) else None,
+        tuple(part.identity for part in parts),
+        base.fetch,
+        adapters,
+    )
+
+
+def _parts(text: str, allow_folders: bool) -> list[str]:
+    """Base and adapters of "BASE+ADAPTER+..."; a folder may have a "+" in its name."""
+    words, parts = text.split("+"), []
+    while words:
+        count = 1
+        if allow_folders:
+            count = next((n for n in range(len(words), 1, -1) if _is_folder("+".join(words[:n]))), 1)
+        parts.append("+".join(words[:count]))
+        words = words[count:]
+    return parts
+
+
+def _is_folder(text: str) -> bool:
+    return Path(text).expanduser().is_dir()
+
+
+def _find(
+    name: str | Path, config: str, revision: str | None, token: Token, allow_folders: bool
+) -> Checkpoint:
+    """Find one model or adapter, by the config that it has to have."""
     text = str(name)
     on_hub = isinstance(name, str) and text.startswith("hf://")
     if allow_folders and not on_hub:
@@ -79,18 +122,19 @@ def find_checkpoint(
                     f"{text} is a folder, and revision {revision!r} was asked for: only models on the Hub"
                     " have revisions. Leave it out."
                 )
-            return _in_folder(text, folder)
+            return _in_folder(text, folder, config)
         if isinstance(name, Path) or _LOOKS_LIKE_A_FOLDER.match(text):
             raise EvaluationError(
-                f"{text}: no such folder. Expected a folder with {CONFIG}, or a model on the Hub as"
-                " owner/name."
+                f"{text}: no such folder. Expected a folder with {config}, or"
+                f" {'a model' if config == CONFIG else 'an adapter'} on the Hub as owner/name."
             )
     elif not on_hub and (isinstance(name, Path) or _LOOKS_LIKE_A_FOLDER.match(text)):
         raise EvaluationError(f"{text}: only models on the Hub can be opened here. Give one as owner/name.")
     repo, _, at = text.removeprefix("hf://").partition("@")
     if at and revision and at != revision:
         raise EvaluationError(f"{text}: two revisions were given, {at!r} and {revision!r}. Give one.")
-    return _on_hub(repo, at or revision or constants.DEFAULT_REVISION, token() if callable(token) else token)
+    revision = at or revision or constants.DEFAULT_REVISION
+    return _on_hub(repo, config, revision, token() if callable(token) else token)
 
 
 def weight_files(name: str, folder: Path) -> dict[str, int]:
@@ -112,20 +156,41 @@ def weight_files(name: str, folder: Path) -> dict[str, int]:
     return {file: sizes[file] for file in names}
 
 
-def _in_folder(name: str, folder: Path) -> Checkpoint:
+def adapter_size(name: str, folder: Path) -> int:
+    """Bytes of an adapter's weights.
+
+    Raises:
+        EvaluationError: there are none in a safetensors file.
+    """
+    path = folder / ADAPTER_WEIGHTS
+    if not path.is_file():
+        raise EvaluationError(
+            f"{name} has no {ADAPTER_WEIGHTS}. Expected an adapter as PEFT saves it: other formats can run code of"
+            " strangers. Load it with PEFT and save it again."
+        )
+    return path.stat().st_size
+
+
+def _in_folder(name: str, folder: Path, config: str) -> Checkpoint:
     folder = folder.resolve()
     files = sorted(path for path in folder.iterdir() if path.is_file())
+    if config == ADAPTER and not (folder / ADAPTER).is_file():
+        raise EvaluationError(_no_adapter(name))
     # A folder has no commit. Sizes and times tell a model from the one that was merged over it.
     stamps = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
     return Checkpoint(name, None, (str(folder), stamps), lambda: folder)
 
 
-def _on_hub(repo: str, revision: str, token: str | Literal[False] | None) -> Checkpoint:
-    with hub_errors_named(repo, revision, token):
+def _no_adapter(name: str) -> str:
+    return f"{name} has no {ADAPTER}. Expected behind the '+' an adapter as PEFT saves it: BASE+ADAPTER."
+
+
+def _on_hub(repo: str, config: str, revision: str, token: str | Literal[False] | None) -> Checkpoint:
+    with hub_errors_named(repo, revision, token, config):
         # One HEAD request answers three questions: is it there, may this token read it (model info would say
         # yes for a gated model), and which commit is it. It is asked every time: neither the models in
         # memory nor the files on disk know whose token brought them.
-        found = get_hf_file_metadata(hf_hub_url(repo, CONFIG, revision=revision), token=token)
+        found = get_hf_file_metadata(hf_hub_url(repo, config, revision=revision), token=token)
     commit = found.commit_hash
     if commit is None:
         raise EvaluationError(
@@ -137,7 +202,10 @@ def _on_hub(repo: str, revision: str, token: str | Literal[False] | None) -> Che
             entries = HfApi(token=token).list_repo_tree(repo, revision=commit)
             sizes = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
             small = [file for file in sizes if _SMALL_FILE.fullmatch(file)]
-            folder = Path(snapshot_download(repo, revision=commit, token=token, allow_patterns=small))
+            wanted = [*small, ADAPTER_WEIGHTS] if config == ADAPTER else small
+            folder = Path(snapshot_download(repo, revision=commit, token=token, allow_patterns=wanted))
+            if config == ADAPTER:
+                return folder
             index = (folder / INDEX).read_text("utf-8") if INDEX in sizes else None
             weights = weight_names(repo, sizes, index)
             snapshot_download(repo, revision=commit, token=token, allow_patterns=weights)
@@ -161,7 +229,7 @@ def weight_names(name: str, files: Mapping[str, int], index: str | None) -> list
         raise EvaluationError(
             f"{name} has no {CONFIG}. Expected a model as transformers saves it; "
             + (
-                "a LoRA adapter has to be merged into its base first."
+                "an adapter is named behind its base: BASE+ADAPTER."
                 if ADAPTER in files
                 else "choose another."
             )
@@ -201,7 +269,9 @@ def weight_names(name: str, files: Mapping[str, int], index: str | None) -> list
 
 
 @contextmanager
-def hub_errors_named(repo: str, revision: str, token: str | Literal[False] | None) -> Iterator[None]:
+def hub_errors_named(
+    repo: str, revision: str, token: str | Literal[False] | None, config: str = CONFIG
+) -> Iterator[None]:
     """Turn what the Hub and the way to it can answer into an `EvaluationError` that names the model."""
     whose = "without signing in" if token is False else "with this sign-in"
     try:
@@ -223,9 +293,11 @@ def hub_errors_named(repo: str, revision: str, token: str | Literal[False] | Non
             f"{repo} has no revision {revision!r}. Give a branch, a tag or a commit."
         ) from error
     except RemoteEntryNotFoundError as error:
+        if config == ADAPTER:
+            raise EvaluationError(_no_adapter(f"{repo} at {revision}")) from error
         raise EvaluationError(
-            f"{repo} at {revision} has no {CONFIG}. Expected a model as transformers saves it; a LoRA"
-            " adapter has to be merged into its base first."
+            f"{repo} at {revision} has no {CONFIG}. Expected a model as transformers saves it; an adapter is"
+            " named behind its base: BASE+ADAPTER."
         ) from error
     except HfHubHTTPError as error:
         raise EvaluationError(

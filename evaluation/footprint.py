@@ -111,7 +111,7 @@ def footprint(
     counted.
 
     Args:
-        name: a folder, or "owner/name" on the Hub.
+        name: a folder, or "owner/name" on the Hub, or base+adapter; of these the base's structure is told.
         token: a token or what gives one; None for the machine's own login, False for none at all.
         device: "cpu", "cuda" or "auto".
         allow_folders: whether `name` may be a folder of this machine.
@@ -128,22 +128,30 @@ def footprint(
         raise EvaluationError(f"repeats={repeats}, new_tokens={new_tokens}: expected at least 1 and 2.")
     checkpoint = find_checkpoint(name, token=token, allow_folders=allow_folders)
     folder = checkpoint.fetch()
+    adapters = [adapter.fetch() for adapter in checkpoint.adapters]
     structure = read_structure(checkpoint.name, folder)
     others = [Path(other).expanduser().resolve() for other in out_of_reach]
-    closed = [str(other) for other in others if other != folder]
+    closed = [str(other) for other in others if other not in (folder, *adapters)]
     with tempfile.TemporaryDirectory(prefix="alloy-footprint-") as place:
-        alone = Path(place, "model")
-        alone.mkdir()
-        for file in folder.iterdir():
-            if file.is_file():
-                (alone / file.name).symlink_to(file.resolve())
-        asked = {"folder": str(alone), "device": device, "repeats": repeats, "new_tokens": new_tokens}
+        copies = [_linked(part, Path(place, f"model{i}")) for i, part in enumerate([folder, *adapters])]
+        alone = "+".join(copies)
+        asked = {"folder": alone, "device": device, "repeats": repeats, "new_tokens": new_tokens}
         measured, error = _measured({**asked, "closed": closed}, Path(place), cancel)
-    found = [*references(folder), *([error.replace(str(alone), checkpoint.name)] if error else [])]
+    found = [*references(folder), *([error.replace(alone, checkpoint.name)] if error else [])]
+    found += [f"{adapter.name} is an adapter and needs its base" for adapter in checkpoint.adapters]
     for key in ("first_token_seconds", "tokens_per_second"):
         if key in measured:
             measured[key] = Spread.of(measured[key])
     return Footprint(checkpoint.name, checkpoint.commit, structure, not found, "; ".join(found), **measured)
+
+
+def _linked(folder: Path, place: Path) -> str:
+    """A new folder with links to the files of another one."""
+    place.mkdir()
+    for file in folder.iterdir():
+        if file.is_file():
+            (place / file.name).symlink_to(file.resolve())
+    return str(place)
 
 
 def _measured(

@@ -68,6 +68,9 @@ def check_independence(
         EvaluationError: there is no such model, or this token may not read it.
     """
     checkpoint = find_checkpoint(name, revision=revision, token=token, allow_folders=allow_folders)
+    if checkpoint.adapters:
+        needs = tuple(f"{adapter.name} is an adapter and needs its base." for adapter in checkpoint.adapters)
+        return Independence(str(name), needs, "")
     try:
         folder = checkpoint.fetch()
         weight_files(checkpoint.name, folder)

@@ -16,13 +16,16 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from evaluation.checkpoint import Checkpoint, Token, find_checkpoint, weight_files
+from evaluation.adapter import put_on
+from evaluation.checkpoint import Checkpoint, Token, adapter_size, find_checkpoint, weight_files
 from evaluation.error import EvaluationError, memory_named
 
 # The part of a device's memory that loaded models may fill; the rest is for merging, answers and the system.
 _SHARE_OF_MEMORY = 1 / 3
 # What a model without a stated length is taken to read.
 _CONTEXT_IF_UNKNOWN = 2048
+# One of these is in an adapter's folder when it was trained with a tokenizer of its own.
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +33,8 @@ class LanguageModel:
     """A causal language model with its tokenizer, ready to run. Shared between threads: never change it.
 
     Attributes:
-        name: "owner/name" on the Hub, or the folder.
-        commit: the commit on the Hub, None for a folder.
+        name: "owner/name" on the Hub, or the folder; with adapters "base+adapter".
+        commit: the commit on the Hub (with adapters those of all parts, joined by "+"), None for a folder.
         network: the transformers model.
         tokenizer: its tokenizer.
         device: "cpu" or "cuda".
@@ -107,7 +110,8 @@ def load_model(
     read it) and a look at the files' times for a folder.
 
     Args:
-        name: a folder, or "owner/name" on the Hub, with or without "hf://" before and "@revision" behind.
+        name: a folder, or "owner/name" on the Hub, with or without "hf://" before and "@revision" behind; or
+            "base+adapter", each named so: PEFT then merges the adapter into the base in memory.
         revision: branch, tag or commit on the Hub.
         token: a token or what gives one; None for the machine's own login, False for none at all.
         device: "cpu", "cuda", or "auto" for the GPU where there is one.
@@ -129,14 +133,16 @@ def load_model(
     if model := loaded.get(checkpoint.identity):
         return model
     folder = checkpoint.fetch()
+    adapters = [(adapter.name, adapter.fetch()) for adapter in checkpoint.adapters]
     with _reading:
         if model := loaded.get(checkpoint.identity):
             return model
         size = sum(weight_files(checkpoint.name, folder).values())
+        size += sum(adapter_size(*adapter) for adapter in adapters)
         config = _read_config(checkpoint.name, folder)
         widen = device == "cpu" and _is_half(config) and 2 * size <= loaded.max_bytes
         loaded.make_room(2 * size if widen else size, checkpoint.name)
-        model = _read(checkpoint, folder, config, device, widen=widen)
+        model = _read(checkpoint, folder, adapters, config, device, widen=widen)
         loaded.put(checkpoint.identity, model)
     return model
 
@@ -264,10 +270,23 @@ def _is_half(config: Any) -> bool:
     return config.dtype in (torch.bfloat16, torch.float16) and not hasattr(config, "quantization_config")
 
 
-def _read(checkpoint: Checkpoint, folder: Path, config: Any, device: str, *, widen: bool) -> LanguageModel:
+def _read(
+    checkpoint: Checkpoint,
+    folder: Path,
+    adapters: Sequence[tuple[str, Path]],
+    config: Any,
+    device: str,
+    *,
+    widen: bool,
+) -> LanguageModel:
     name = checkpoint.name
     stored = str(config.dtype or torch.float32).removeprefix("torch.")
-    tokenizer = _read_tokenizer(name, folder)
+    tokenizer = _read_tokenizer(name, folder, config)
+    for _, path in adapters:
+        if any((path / file).is_file() for file in _VOCABULARIES):
+            own = _read_tokenizer(name, path, config)
+            own.chat_template = own.chat_template or tokenizer.chat_template
+            tokenizer = own
     try:
         with memory_named(name, "loading it"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -280,7 +299,7 @@ def _read(checkpoint: Checkpoint, folder: Path, config: Any, device: str, *, wid
                 output_loading_info=True,
             )
             network, info = loaded
-            network = network.to(device).eval().requires_grad_(False)
+            network = network.to(device)
     except EvaluationError:
         raise
     except Exception as error:
@@ -295,15 +314,20 @@ def _read(checkpoint: Checkpoint, folder: Path, config: Any, device: str, *, wid
             f"{name} lacks {len(lacking)} tensor(s) that {type(network).__name__} needs, such as"
             f" {lacking[0]!r}. Expected a whole causal language model: choose another, or merge it again."
         )
+    for adapter, path in adapters:
+        network = put_on(network, adapter, path)
+    network = network.eval().requires_grad_(False)
     _check_runs(name, network)
     network.generation_config = _ends_only(network.generation_config, tokenizer)
     size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     return LanguageModel(name, checkpoint.commit, network, tokenizer, device, stored, size)
 
 
-def _read_tokenizer(name: str, folder: Path) -> Any:
+def _read_tokenizer(name: str, folder: Path, config: Any) -> Any:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False
+        )
         works = len(tokenizer("a b")["input_ids"]) > 0
     except Exception as error:
         raise EvaluationError(

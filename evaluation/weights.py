@@ -82,6 +82,8 @@ def open_weights(name: str | Path, *, token: Token = None, allow_folders: bool =
         EvaluationError: there is no such model, or it is not in safetensors files.
     """
     checkpoint = find_checkpoint(name, token=token, allow_folders=allow_folders)
+    if checkpoint.adapters:
+        raise EvaluationError(f"{name} has no weights of its own to look at. Merge it, and name the result.")
     if checkpoint.commit is not None:
         return _on_hub(checkpoint.name, checkpoint.commit, token() if callable(token) else token)
     folder = checkpoint.fetch()

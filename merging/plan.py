@@ -195,11 +195,14 @@ class Plan:
 
     @property
     def parents(self) -> tuple[PlannedModel, ...]:
-        """The models that existed before: those that take part, and those of merges that are made on the way."""
-        found: dict[tuple[str, str], PlannedModel] = {}
+        """The models that existed before: those that take part, and those of merges that are made on the way.
+
+        One under other adapters is another model.
+        """
+        found: dict[tuple[object, ...], PlannedModel] = {}
         for model in self.models:
             for parent in model.made_by.parents if model.made_by else (model,):
-                found.setdefault((parent.name, parent.version), parent)
+                found.setdefault((parent.name, parent.version, parent.adapters), parent)
         return tuple(found.values())
 
     @cached_property

@@ -136,7 +136,7 @@ def add_api(workshop: Workshop) -> None:
         """Ask a model one thing.
 
         Args:
-            model: `owner/name` on the Hub, with @revision behind if wanted
+            model: `owner/name` on the Hub, with @revision behind if wanted; or base+adapter
             message: of the user
             system: the system prompt; empty for none
             temperature: 0 takes the likeliest token each time
@@ -161,7 +161,7 @@ def add_api(workshop: Workshop) -> None:
         """Say how well a model predicts a text: lower is better.
 
         Args:
-            model: `owner/name` on the Hub, with @revision behind if wanted
+            model: `owner/name` on the Hub, with @revision behind if wanted; or base+adapter
             text: up to 200000 characters that the model was not trained on
 
         Returns:

@@ -45,9 +45,13 @@ def fixes(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> 
         return ()
     found: dict[str, Fix] = {}
     for problem in problems:
-        fix = _fix(recipe, tree, problem, common_base)
-        if fix and fix.recipe != recipe:
-            found.setdefault(fix.recipe, fix)
+        if problem.code == "vocabulary":
+            offered = _vocabularies(recipe, tree)
+        else:
+            offered = [_fix(recipe, tree, problem, common_base)]
+        for fix in offered:
+            if fix and fix.recipe != recipe:
+                found.setdefault(fix.recipe, fix)
     return tuple(found.values())
 
 
@@ -166,6 +170,16 @@ def _base(recipe: str, tree: yaml.MappingNode, common_base: CommonBase) -> Fix |
     base = (common_base(names) if method.base == "subtracted" else "") or names[0]
     line = dump({"base_model": base}).strip()
     return Fix(t("fix.base", model=base), _with_line(recipe, tree, "merge_method", line))
+
+
+def _vocabularies(recipe: str, tree: yaml.MappingNode) -> list[Fix | None]:
+    """The ways to one vocabulary that need no choice of a model."""
+    union = _with_line(recipe, tree, "base_model", "tokenizer_source: union")
+    found: list[Fix | None] = [Fix(t("fix.union"), union)]
+    if _value(tree, "base_model") is not None:
+        base = _with_line(recipe, tree, "base_model", "tokenizer_source: base")
+        found.append(Fix(t("fix.vocabulary"), base))
+    return found
 
 
 def _parameter(recipe: str, tree: yaml.MappingNode, problem: Problem) -> Fix | None:

@@ -91,6 +91,7 @@ KOREAN: dict[str, str] = {
     "preset.stock": "Model Stock",
     "preset.chat_vector": "Chat Vector",
     "preset.depth": "깊이 확장",
+    "preset.lora": "LoRA를 독립 모델로",
     # the plan
     "plan.button": "계획 확인",
     "plan.waiting": "여기에 계획이 나타납니다. 만들어질 것, 또는 잘못된 것. 가중치가 아니라 헤더만 읽습니다.",
@@ -116,6 +117,8 @@ KOREAN: dict[str, str] = {
     "fix.ranges": "모두 {count}개 층씩",
     "fix.range": "{limit}에서 끝내기",
     "fix.remove": "'{name}' 지우기",
+    "fix.union": "어휘 합치기",
+    "fix.vocabulary": "베이스 모델의 어휘 유지",
     # what each layer gets
     "layers.heading": "층마다 받는 값",
     "layers.waiting": "계획에 문제가 없으면 그림이 나타납니다.",
@@ -142,6 +145,9 @@ KOREAN: dict[str, str] = {
     "plan.disk.none": "디스크 불필요",
     "plan.model.name": "모델",
     "plan.model.parameters": "크기",
+    "plan.model.adapter": "{model}의 어댑터",
+    "plan.model.adapter.scaled": "{model}의 어댑터, {scale}배",
+    "plan.model.made": "도중에 {method}로 만듦: {parts}",
     "plan.unexpected": "Alloy 안에서 계획이 실패했습니다: {error}",
     "plan.unexpected.fix": "Alloy의 결함입니다. 레시피와 함께 알려 주세요.",
     # the destination

@@ -21,7 +21,7 @@ import yaml
 from huggingface_hub import constants, get_session
 
 from merging import Plan
-from merging.plan import PlannedModel
+from merging.plan import PlannedAdapter, PlannedModel
 from ui.account import Account
 
 SECONDS_TO_WAIT = 3
@@ -82,11 +82,15 @@ class Cards:
         self._known: OrderedDict[tuple[str, str], Parent] = OrderedDict()
 
     def parents(self, plan: Plan, who: Account) -> tuple[Parent, ...]:
-        """What the cards of a plan's models say. The plan has opened these models with the same account."""
+        """What the cards of a plan's models and adapters say. The plan has opened these with the same account."""
+        parts: list[PlannedModel | PlannedAdapter] = []
+        for model in plan.parents:
+            parts += [model, *model.adapters]
+        unique = {(part.name, part.version): part for part in parts}.values()
         with ThreadPoolExecutor(8) as pool:
-            return tuple(pool.map(lambda model: self._parent(model, who), plan.models))
+            return tuple(pool.map(lambda part: self._parent(part, who), unique))
 
-    def _parent(self, model: PlannedModel, who: Account) -> Parent:
+    def _parent(self, model: PlannedModel | PlannedAdapter, who: Account) -> Parent:
         if model.is_folder:
             return parent_of(model.name, _folder_card(Path(model.name)))
         key = model.name, model.version

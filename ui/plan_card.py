@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import psutil  # type: ignore[import-untyped]
 
-from merging import Plan, Problem
+from merging import METHODS, Plan, Problem
+from merging.plan import PlannedModel
 from ui.licences import FREE, NON_COMMERCIAL, OWN_TERMS, SHARE_ALIKE, Parent, strictest, strictness
 from ui.lineage import lineage
 from ui.markup import card, count, duration, heading, problem_list, size, text
@@ -58,8 +59,8 @@ def plan_card(plan: Plan, around: Surroundings | None = None) -> str:
 
 def _facts(plan: Plan) -> str:
     shards = t("plan.shards.one") if len(plan.shards) == 1 else t("plan.shards.many", count=len(plan.shards))
-    many = len(plan.models) != 1
-    source = t("plan.read.detail.many", count=len(plan.models)) if many else t("plan.read.detail.one")
+    models = len(plan.parents)
+    source = t("plan.read.detail.many", count=models) if models != 1 else t("plan.read.detail.one")
     disk = t("plan.disk", size=size(plan.disk_bytes)) if plan.disk_bytes else t("plan.disk.none")
     free = psutil.virtual_memory().available
     if plan.peak_memory_bytes > free:
@@ -79,12 +80,27 @@ def _facts(plan: Plan) -> str:
 
 def _models(plan: Plan, parents: Sequence[Parent]) -> str:
     licences = {parent.name: parent.licence or t("plan.licence.none") for parent in parents}
-    rows = "".join(
-        f'<tr><th scope="row">{text(model.name)}<small>{text(model.architecture)} '
-        f"<code>{text((model.commit or '')[:7])}</code></small></th>"
-        f'<td class="number">{count(model.parameters)}</td><td>{text(licences.get(model.name, ""))}</td></tr>'
-        for model in plan.models
-    )
+
+    def row(name: str, what: str, commit: str | None, number: str) -> str:
+        licence = licences.get(name, "")
+        return (
+            f'<tr><th scope="row">{text(name)}<small>{text(what)} <code>{text((commit or "")[:7])}</code></small></th>'
+            f'<td class="number">{number}</td><td>{text(licence)}</td></tr>'
+        )
+
+    def rows_of(model: PlannedModel) -> Iterator[str]:
+        what = model.architecture
+        if model.made_by:
+            parts = ", ".join(part.name for part in model.made_by.models)
+            what = t("plan.model.made", method=METHODS[model.made_by.method].title, parts=parts)
+        yield row(model.name, what, model.commit, count(model.parameters))
+        for adapter in model.adapters:
+            key = "plan.model.adapter" if adapter.scale == 1 else "plan.model.adapter.scaled"
+            what = t(key, model=model.name, scale=f"{adapter.scale:g}")
+            yield row(adapter.name, what, adapter.commit, count(adapter.bytes // 4))
+
+    made = [model for model in plan.models if model.made_by]
+    rows = "".join(each for model in (*made, *plan.parents) for each in rows_of(model))
     head = (
         f'<th scope="col">{text(t("plan.model.name"))}</th>'
         f'<th scope="col" class="number">{text(t("plan.model.parameters"))}</th>'

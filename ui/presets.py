@@ -15,6 +15,7 @@ class Family:
     first: str
     second: str
     layers: int
+    adapter: str
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -33,8 +34,17 @@ class Preset:
         return t(f"preset.{self.key}")
 
 
-_DEMO = Family("alloy/SmolLM2-135M-Instruct", "alloy/SmolLM2-135M-Pirate", "alloy/SmolLM2-135M-Bard", 30)
-_HUB = Family("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-Coder-0.5B", 24)
+_DEMO = Family(
+    "alloy/SmolLM2-135M-Instruct",
+    "alloy/SmolLM2-135M-Pirate",
+    "alloy/SmolLM2-135M-Bard",
+    30,
+    "alloy/SmolLM2-135M-Pirate-LoRA",
+)
+# The adapter is the visitor's own: the plan asks for it.
+_HUB = Family(
+    "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-Coder-0.5B", 24, "your-name/your-lora"
+)
 
 _SLERP = """\
 merge_method: slerp
@@ -132,6 +142,12 @@ slices:
         layer_range: [{lower}, {layers}]
 dtype: bfloat16
 """
+_LORA = """\
+merge_method: passthrough
+models:
+  - model: {base}+{adapter}
+dtype: bfloat16
+"""
 _RECIPES = {
     "slerp": _SLERP,
     "linear": _LINEAR,
@@ -141,6 +157,7 @@ _RECIPES = {
     "stock": _STOCK,
     "chat_vector": _CHAT_VECTOR,
     "depth": _DEPTH,
+    "lora": _LORA,
 }
 
 
@@ -160,6 +177,7 @@ def presets(demo: bool) -> tuple[Preset, ...]:
                 base=models.base,
                 first=models.first,
                 second=models.second,
+                adapter=models.adapter,
                 layers=models.layers,
                 lower=dropped,
                 upper=models.layers - dropped,

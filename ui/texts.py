@@ -102,6 +102,7 @@ ENGLISH = {
     "preset.stock": "Model Stock",
     "preset.chat_vector": "Chat Vector",
     "preset.depth": "Depth up-scaling",
+    "preset.lora": "Make my LoRA stand alone",
     # the plan
     "plan.button": "Check the plan",
     "plan.waiting": "The plan appears here: what will be made, or what is wrong. It reads only headers, no weights.",
@@ -129,6 +130,8 @@ ENGLISH = {
     "fix.ranges": "Give {count} layers from each",
     "fix.range": "End the range at {limit}",
     "fix.remove": "Remove '{name}'",
+    "fix.union": "Unite the vocabularies",
+    "fix.vocabulary": "Keep the base model's vocabulary",
     # what each layer gets
     "layers.heading": "What each layer gets",
     "layers.waiting": "The picture appears when the plan is good.",
@@ -155,6 +158,9 @@ ENGLISH = {
     "plan.disk.none": "no disk needed",
     "plan.model.name": "Model",
     "plan.model.parameters": "Size",
+    "plan.model.adapter": "adapter on {model}",
+    "plan.model.adapter.scaled": "adapter on {model}, scaled by {scale}",
+    "plan.model.made": "made on the way with {method} of {parts}",
     "plan.unexpected": "The plan failed inside Alloy: {error}",
     "plan.unexpected.fix": "This is a defect. Please report it with the recipe.",
     # the destination

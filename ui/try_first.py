@@ -43,7 +43,7 @@ def try_out(
         except Exception as error:
             news.put(error)
 
-    models = tuple(model.name for model in plan.models)
+    models = tuple(model.name for model in plan.parents)
     running = Snapshot("", name, models, "running")
     yield job_card(running), None
     threading.Thread(target=merge, name="try", daemon=True).start()

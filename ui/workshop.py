@@ -93,7 +93,7 @@ class Workshop:
             )
 
         order = Order(plan.recipe, to, private, overwrite, plan.seconds, download)
-        return self.board.submit(visitor, title, tuple(model.name for model in plan.models), work, order)
+        return self.board.submit(visitor, title, tuple(model.name for model in plan.parents), work, order)
 
     def again(self, job: Snapshot, who: Account, visitor: str) -> str:
         """Put what a job was to do in line once more; what the Hub holds of it already is not made again.

@@ -10,11 +10,12 @@ import pytest
 
 from evaluation import Difference, DocumentScore, Perplexity
 from merging import Plan, Problem, Progress, Result
-from merging.plan import PlannedModel
+from merging.plan import PlannedAdapter, PlannedModel
 from ui.job_card import empty_card, job_card, lost_card
 from ui.jobs import Snapshot
+from ui.licences import Parent
 from ui.markup import count, duration, link, size
-from ui.plan_card import plan_card, problems_card
+from ui.plan_card import Surroundings, plan_card, problems_card
 from ui.score_tab import _BETTER, _DEEPEST, _WORSE, PICTURE_CHARACTERS, Row, score_table, token_picture
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
@@ -70,7 +71,12 @@ def test_problems_with_place_and_fix() -> None:
 def test_a_plan() -> None:
     model = PlannedModel(EVIL, None, "0123456789", False, EVIL, 135_000_000, 270_000_000)
     plan = Plan(
-        "", "linear", models=(model, model), bytes_out=1_500_000_000, bytes_in=270_000_000, seconds=75
+        "",
+        "linear",
+        models=(model, replace(model, version="0123456780")),
+        bytes_out=1_500_000_000,
+        bytes_in=270_000_000,
+        seconds=75,
     )
 
     text = shown(plan_card(replace(plan, warnings=(Problem("w", EVIL),)))).text
@@ -87,6 +93,27 @@ def test_a_plan() -> None:
     ):
         assert part in text
     assert text.count(EVIL) == 5
+
+
+def test_a_plan_names_adapters_and_what_is_made_on_the_way() -> None:
+    adapter = PlannedAdapter("you/lora", None, "abcdef0123", False, 0.5, 4_000_000)
+    other = replace(adapter, name="you/other", scale=1.0)
+    base = PlannedModel("you/base", None, "0123456789", False, "Llama", 135_000_000, 1)
+    one, two = replace(base, adapters=(adapter,)), replace(base, adapters=(other,))
+    stage = PlannedModel("first", None, "", True, "Llama", 9, 9, made_by=Plan("", "slerp", models=(one, two)))
+    plan = Plan("", "linear", models=(stage, replace(base, name="you/third")))
+
+    around = Surroundings((Parent("you/lora", "cc-by-nc-4.0"),))
+    text = shown(plan_card(plan, around)).text
+
+    for part in (
+        "from 3 models",
+        "firstmade on the way with SLERP of you/base, you/base",
+        "you/loraadapter on you/base, scaled by 0.5 abcdef01 Mcc-by-nc-4.0",
+        "you/otheradapter on you/base abcdef0",
+        "you/third",
+    ):
+        assert part in text
 
 
 def test_a_running_job_has_a_bar_that_is_read_aloud() -> None:

@@ -7,6 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from examples.models import ADAPTER_NAMES, MODELS, OWNER
 from merging import METHODS, read_recipe
 from ui.draft import (
     Draft,
@@ -160,3 +161,17 @@ def test_a_filter_behind_another_is_not_moved_in_front() -> None:
     setting = [{"filter": "layers.1.", "value": 0}, {"filter": "mlp", "value": 1}]
 
     assert split_by_tensor(setting) == (setting, None, None)
+
+
+def test_the_presets_of_the_demo_name_what_its_hub_holds() -> None:
+    held = {f"{OWNER}/{name}" for name in (*MODELS, *ADAPTER_NAMES)}
+
+    named = {
+        part.name
+        for preset in presets(True)
+        for reference in read_recipe(preset.recipe).references()
+        for part in (reference, *reference.adapters)
+    }
+
+    assert named <= held
+    assert f"{OWNER}/{ADAPTER_NAMES[0]}" in named

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from merging import MergeError, Problem, read_recipe
+import pytest
+import yaml
+
+from merging import MergeError, Problem, make_plan, read_recipe
+from tests.tiny import save_tokenizer, tiny_llama
 from ui.draft import ModelDraft, read
 from ui.fixes import fixes
 from ui.form import BASE, METHOD, PARAMETERS, spot_of
@@ -83,6 +87,30 @@ def test_a_fault_is_mended_by_buttons_alone(fault: str) -> None:
         assert "[2, 10]" in recipe
     else:
         assert recipe == wanted
+
+
+@pytest.mark.parametrize("base", [True, False])
+def test_vocabularies_are_made_one_by_either_button(base: bool, tmp_path: Path) -> None:
+    for seed, (name, more) in enumerate({"small": [], "large": ["<new>"]}.items()):
+        model = tiny_llama(tmp_path / name, seed, vocab_size=258 + len(more), bos_token_id=0, eos_token_id=1)
+        save_tokenizer(model, added=more)
+    entries = [{"model": str(tmp_path / name), "parameters": {"weight": 1}} for name in ("small", "large")]
+    recipe = yaml.safe_dump({"merge_method": "linear", "models": entries}) + "# stays\n"
+    if base:
+        recipe = f"base_model: {tmp_path}/large # here\n{recipe}"
+    plan = make_plan(read_recipe(recipe))
+    assert {problem.code for problem in plan.problems} == {"vocabulary"}
+
+    offered = fixes(recipe, plan.problems, lambda names: "")
+
+    ways = ["union", "base"] if base else ["union"]
+    assert [yaml.safe_load(fix.recipe)["tokenizer_source"] for fix in offered] == ways
+    for fix in offered:
+        assert (
+            fix.recipe.replace(f"tokenizer_source: {yaml.safe_load(fix.recipe)['tokenizer_source']}\n", "")
+            == recipe
+        )
+        assert make_plan(read_recipe(fix.recipe)).ok
 
 
 def test_a_range_past_the_end_is_cut() -> None:

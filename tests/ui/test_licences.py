@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from merging import Plan
-from merging.plan import PlannedModel
+from merging.plan import PlannedAdapter, PlannedModel
 from tests.hub import Hub
 from tests.ui.test_cards import EVIL, shown
 from ui.account import Account
@@ -89,6 +90,22 @@ def test_cards_come_from_the_hub_once_and_from_folders(hub: Hub, tmp_path: Path)
     cards.parents(plan, NOBODY)
     assert not [exchange for exchange in hub.log if "ann/one" in exchange.path]
     assert common_base(["ann/one", "ann/missing", "../etc"], NOBODY) == "ann/base"
+
+
+def test_cards_of_adapters_and_of_merges_on_the_way_count(tmp_path: Path) -> None:
+    for name, licence in {"base": "mit", "lora": "gemma", "other": "cc-by-nc-4.0"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    lora, other = (
+        PlannedAdapter(str(tmp_path / name), None, name, True, 1.0, 1) for name in ("lora", "other")
+    )
+    base = PlannedModel(str(tmp_path / "base"), None, "x", True, "", 1, 1)
+    made = Plan("", "linear", models=(replace(base, adapters=(lora,)), replace(base, adapters=(other,))))
+    stage = PlannedModel("on the way", None, "", True, "", 1, 1, made_by=made)
+
+    found = Cards().parents(Plan("", "linear", models=(stage,)), NOBODY)
+
+    assert [parent.licence for parent in found] == ["mit", "gemma", "cc-by-nc-4.0"]
 
 
 def test_the_drawing_escapes_names() -> None:

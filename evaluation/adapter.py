@@ -1,0 +1,88 @@
+"""Adapters: what was trained on top of a model, merged into it in memory by PEFT."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from evaluation.checkpoint import ADAPTER, ADAPTER_WEIGHTS
+from evaluation.error import EvaluationError, memory_named
+
+# PEFT knows more kinds. These are weights alone: nothing further is loaded by name, and they can be merged.
+_KINDS = ("LORA", "LOHA", "LOKR", "IA3")
+
+
+def put_on(network: Any, name: str, folder: Path) -> Any:
+    """Merge an adapter into a model.
+
+    Args:
+        network: the transformers model; it is changed.
+        name: of the adapter, for errors.
+        folder: with the adapter as PEFT saves it.
+
+    Returns:
+        the model, with nothing of PEFT left in it.
+
+    Raises:
+        EvaluationError: the adapter cannot be read, is of a kind that cannot be merged, or was trained on another
+            base.
+    """
+    from peft import PeftConfig, PeftModel  # takes a second, and most models have no adapter
+
+    try:
+        options = json.loads((folder / ADAPTER).read_text("utf-8"))
+        kind, trained_on = options["peft_type"], options.get("base_model_name_or_path") or "an unnamed base"
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise EvaluationError(f"{name}: {ADAPTER} is damaged. Expected it as PEFT writes it.") from None
+    if kind not in _KINDS or options.get("megatron_config"):  # which names a module to import
+        raise EvaluationError(
+            f"{name} is an adapter of the kind {kind}, which is not run here. Expected one of {', '.join(_KINDS)}."
+        )
+    try:
+        with memory_named(name, "merging it into its base"):
+            _grow(network, name, folder, options)
+            config = PeftConfig.from_pretrained(str(folder))
+            if kind == "LORA":
+                config.init_lora_weights = True  # the file has them: no singular values of the base first
+            adapted = PeftModel(network, config)
+            found = adapted.load_adapter(str(folder), "default")
+            lacking = [*found.missing_keys, *found.unexpected_keys]
+            if lacking:
+                raise ValueError(f"{len(lacking)} tensors are in only one of them, such as {lacking[0]}")
+            return adapted.merge_and_unload()
+    except EvaluationError:
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())[:300] or type(error).__name__
+        raise EvaluationError(
+            f"{name} does not fit the model before it. It says that it was trained on {trained_on}. PEFT says: {words}"
+        ) from error
+
+
+def _grow(network: Any, name: str, folder: Path, options: dict[str, Any]) -> None:
+    """Give the model as many token rows as it had when the adapter was trained."""
+    embedding = network.get_input_embeddings()
+    rows = embedding.weight.shape[0]
+    module = next(key for key, value in network.named_modules() if value is embedding)
+    wanted = rows
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
+        for ending in (".weight", ".base_layer.weight"):
+            key = f"base_model.model.{module}{ending}"
+            if key in file.keys():  # noqa: SIM118 (it is no dict)
+                wanted = file.get_slice(key).get_shape()[0]
+    tokens = options.get("trainable_token_indices") or []
+    named = tokens.values() if isinstance(tokens, dict) else [tokens]
+    trained = {int(token) for each in named for token in each}
+    if trained and max(trained) >= wanted:
+        unknown = set(range(wanted, max(trained))) - trained
+        if unknown:
+            raise EvaluationError(
+                f"{name} trains token {max(trained)}, its base has {wanted}, and nobody has rows for those between,"
+                f" such as {min(unknown)}. Name the base with the grown vocabulary that it was trained on."
+            )
+        wanted = max(trained) + 1
+    if wanted != rows:
+        network.resize_token_embeddings(wanted, mean_resizing=False)
