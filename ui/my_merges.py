@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+import psutil  # type: ignore[import-untyped]
 
-from merging import MergeError
-from ui.account import account, visitor
+from evaluation import EvaluationError, check_independence
+from merging import MergeError, Problem
+from ui.account import Account, account, visitor
+from ui.defect import told
 from ui.host import Host
 from ui.job_card import empty_card, job_card, lost_card
 from ui.jobs import Snapshot
-from ui.start import trouble
+from ui.markup import size
+from ui.start import line_of, trouble
 from ui.texts import in_each_language, t
 from ui.workshop import Workshop
 
@@ -37,11 +41,13 @@ class _Slot:
     retry: gr.Button
     chat: gr.Button
     score: gr.Button
+    alone: gr.Button
     reuse: gr.Button
+    said: gr.HTML
 
     @property
     def buttons(self) -> tuple[gr.Button, ...]:
-        return self.stop, self.retry, self.chat, self.score, self.reuse
+        return self.stop, self.retry, self.chat, self.score, self.alone, self.reuse
 
 
 class MyMerges:
@@ -69,8 +75,10 @@ class MyMerges:
                 retry = gr.Button(t("merge.retry"), size="sm", visible=False, min_width=120, scale=0)
                 chat = gr.Button(t("merge.chat"), size="sm", visible=False, min_width=120, scale=0)
                 score = gr.Button(t("merge.score"), size="sm", visible=False, min_width=120, scale=0)
+                alone = gr.Button(t("merge.alone"), size="sm", visible=False, min_width=120, scale=0)
                 reuse = gr.Button(t("merge.reuse"), size="sm", visible=False, min_width=120, scale=0)
-        return _Slot(box, card, stop, retry, chat, score, reuse)
+            said = gr.HTML()
+        return _Slot(box, card, stop, retry, chat, score, alone, reuse, said)
 
     def wire(
         self,
@@ -89,7 +97,7 @@ class MyMerges:
         # without queue changed.
         self.watched = [
             self.empty, self.clock, self.latest, self.drawn,
-            *(part for slot in self.slots for part in (slot.box, slot.card, *slot.buttons)),
+            *(part for slot in self.slots for part in (slot.box, slot.card, slot.said, *slot.buttons)),
             *fields_to_try,
         ]  # fmt: skip
         self.watching: dict[str, Any] = {
@@ -103,6 +111,10 @@ class MyMerges:
                 self._retrier(number), self.jobs, [self.jobs, self.said], concurrency_limit=4,
                 api_visibility="private", show_progress_on=slot.card,
             ).then(**self.watching)  # fmt: skip
+            slot.alone.click(
+                self._checker(number), self.jobs, slot.said, concurrency_id="model", concurrency_limit=2,
+                show_progress="hidden", trigger_mode="once", api_visibility="private",
+            )  # fmt: skip
             slot.reuse.click(self._reuser(number, show, len(recipe)), [self.jobs, memory], recipe, **quiet)
 
     def watch(self, jobs: object, latest: Finished | None, drawn: Sequence[str]) -> tuple[Any, ...]:
@@ -116,7 +128,7 @@ class MyMerges:
         updates: list[Any] = []
         for number, slot in enumerate(self.slots):
             if number >= len(here):
-                updates += [gr.update(visible=False), gr.skip(), *[gr.skip()] * len(slot.buttons)]
+                updates += [gr.update(visible=False), *[gr.skip()] * (2 + len(slot.buttons))]
                 continue
             job = here[number]
             same = cards[number] == before[number]
@@ -124,11 +136,11 @@ class MyMerges:
             seen = (
                 job.is_live,
                 job.state in ("failed", "cancelled"),
-                done and may_run(job),
-                done and may_run(job),
+                *[done and may_run(job)] * 3,
                 True,
             )
-            updates += [gr.update(visible=True), gr.skip() if same else cards[number]]
+            # What was said of a result does not stay when another one moves to its place.
+            updates += [gr.update(visible=True), *([gr.skip()] * 2 if same else [cards[number], ""])]
             updates += [
                 gr.skip() if same else gr.update(visible=is_seen, interactive=not (i == 0 and job.stopping))
                 for i, is_seen in enumerate(seen)
@@ -179,12 +191,44 @@ class MyMerges:
 
         return retry
 
+    def _checker(self, number: int) -> Any:
+        def check(jobs: object, oauth: gr.OAuthToken | None) -> Iterator[str]:
+            if job := self._job(number, jobs):
+                yield line_of(t("alone.checking"))
+                yield stands_alone(job, account(self.host, oauth), allow_folders=self.host.allow_folders)
+
+        return check
+
     def _reuser(self, number: int, show: Callable[[str, Any], list[Any]], outputs: int) -> Any:
         def reuse(jobs: object, memory: Any) -> list[Any]:
             job = self._job(number, jobs)
             return show(job.order.recipe, memory) if job else [gr.skip()] * outputs
 
         return reuse
+
+
+def stands_alone(job: Snapshot, who: Account, *, allow_folders: bool) -> str:
+    """Whether a finished merge needs nothing but itself, as a line on the page."""
+    assert job.result
+    name = job.result.location.removeprefix("hf://")
+    free = psutil.virtual_memory().available
+    if job.result.bytes_out > free:
+        return _trouble(t("alone.memory", name=name, size=size(job.result.bytes_out), free=size(free)))
+    try:
+        found = check_independence(
+            name, parents=job.models, token=who.token or False, allow_folders=allow_folders
+        )
+    except EvaluationError as error:
+        return _trouble(str(error))
+    except Exception as error:
+        return _trouble(t("unexpected", error=told(error, who.token)))
+    if found.ok:
+        return line_of(t("alone.yes", name=name, answer=found.answer.strip()))
+    return _trouble(t("alone.no", name=name, findings=" ".join(found.findings)))
+
+
+def _trouble(words: str) -> str:
+    return trouble(Problem("independence", words))
 
 
 def may_run(job: Snapshot) -> bool:

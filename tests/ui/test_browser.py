@@ -73,7 +73,7 @@ def test_two_models_become_one_that_answers(site: Site, browser: Browser) -> Non
 
         # By hand: two models, SLERP, a gradient for attention, its mirror for the MLP.
         page.get_by_label("Method", exact=True).click()
-        page.get_by_role("option", name="SLERP").click()
+        page.get_by_role("option", name="SLERP", exact=True).click()
         until_recipe(page, "merge_method", "slerp")
         choose(page, "Model 1 (the base)", "instr", FIRST)
         choose(page, "Model 2", "pirate", SECOND)
@@ -155,6 +155,25 @@ def test_two_models_become_one_that_answers(site: Site, browser: Browser) -> Non
 
 
 @pytest.mark.real_models
+@pytest.mark.real_models
+def test_a_lora_stands_alone_by_a_preset(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        page.get_by_role("button", name="Make my LoRA stand alone").click()
+        until_recipe(page, "models", [{"model": f"{FIRST}+{SECOND}-LoRA"}])
+        expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
+        expect(page.get_by_role("row", name=f"{SECOND}-LoRA")).to_contain_text(f"adapter on {FIRST}")
+
+        page.get_by_label("Name of the new model").fill("alone")
+        page.get_by_role("button", name="Merge", exact=True).click()
+        expect(page.get_by_role("heading", name="Done: alone")).to_be_visible(timeout=SLOW)
+        page.get_by_role("button", name="Does it stand alone?").click()
+        says = re.compile("demo/alone stands on its own: .* says “.+”")
+        expect(page.get_by_text(says)).to_be_visible(timeout=SLOW)
+        quiet(seen)
+
+
 def test_a_merge_is_stopped_and_leaves_nothing(site: Site, browser: Browser) -> None:
     with visit(browser, site.url) as seen:
         page = seen.page

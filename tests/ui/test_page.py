@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from gradio_client import Client
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
-from merging import MergeError
+from merging import MergeError, Result
 from tests.hub import Hub
 from tests.tiny import tiny_llama
 from tests.ui.speaker import tiny_speaker
@@ -25,6 +27,7 @@ from ui.account import Account
 from ui.downloads import links
 from ui.host import Host
 from ui.jobs import JobBoard, Snapshot
+from ui.my_merges import stands_alone
 from ui.page import build_page, launch_settings
 from ui.workshop import Workshop
 
@@ -324,6 +327,24 @@ def test_a_failed_merge_goes_on_where_it_stood(ann: str, hub: Hub, tmp_path: Pat
 
     assert (again.state, again.order.recipe) == ("done", LINEAR)
     assert hub.repo("ann/again").private
+
+
+def test_a_result_is_asked_whether_it_stands_alone(ann: str, hub: Hub, tmp_path: Path) -> None:
+    folder = tiny_speaker(tmp_path / "speaker")
+    hub.put("ann/speaker", folder, private=True)
+    result = Result("hf://ann/speaker", "", None, 10, 1.0)
+    done = Snapshot("id", "ann/speaker", ("ann/one",), "done", result=result)
+
+    assert "stands on its own" in stands_alone(done, Account("visitor", ann), allow_folders=False)
+    assert "no such model" in stands_alone(done, Account("nobody"), allow_folders=False)
+    huge = replace(done, result=replace(result, bytes_out=10**15))
+    assert "larger machine" in stands_alone(huge, Account("visitor", ann), allow_folders=False)
+
+    config = json.loads((folder / "config.json").read_text())
+    hub.put("ann/speaker", {"config.json": json.dumps({**config, "_name_or_path": "<b>ann/one"}).encode()})
+    tied = stands_alone(done, Account("visitor", ann), allow_folders=False)
+    assert "does not stand on its own" in tied
+    assert "&lt;b&gt;ann/one" in tied
 
 
 def test_who_has_no_account_takes_files_home(ann: str, hub: Hub, tmp_path: Path) -> None:
