@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,8 @@ def test_a_client_of_mcp_plans_a_merge(open_page: Open, ann: str, monkeypatch: p
             await session.initialize()
             return await session.call_tool("plan", {"recipe": LINEAR.replace("linear", "lineal")})
 
-    answer = asyncio.run(call())
+    with ThreadPoolExecutor(1) as pool:  # a browser of the tests before may keep a loop in this thread
+        answer = pool.submit(asyncio.run, call()).result()
 
     assert "Did you mean 'linear'?" in answer.content[0].text
 
