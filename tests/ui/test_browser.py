@@ -155,7 +155,6 @@ def test_two_models_become_one_that_answers(site: Site, browser: Browser) -> Non
 
 
 @pytest.mark.real_models
-@pytest.mark.real_models
 def test_a_lora_stands_alone_by_a_preset(site: Site, browser: Browser) -> None:
     with visit(browser, site.url) as seen:
         page = seen.page
