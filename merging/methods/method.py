@@ -25,10 +25,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from merging.methods.parameters import Parameter, parameters_of
+from merging.methods.parameters import Parameter, Scalar, parameters_of
 from merging.methods.sparsify import Sparsifier
 
 Over = Literal["tensor", "rows", "columns"]
@@ -160,8 +160,14 @@ def merge_method(
     ignored: tuple[str, ...] = (),
     decided_by: Callable[[Mapping[str, Any]], int | None] = lambda _: None,
     check: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
+    name: str | None = None,
+    summary: str | None = None,
+    defaults: Mapping[str, Scalar] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Enter a function into `METHODS` under its own name, and return it untouched.
+
+    A method that shares its function with another, and differs in what is done to the task vectors before, is entered
+    by a second call, with a name, a summary and, where they differ, defaults of its own.
 
     Raises:
         TypeError: the first argument is not one of the operands, or a parameter is not declared in full.
@@ -176,14 +182,19 @@ def merge_method(
         def check_all(arguments: Mapping[str, Any]) -> str | None:
             return check(arguments) or (sparsify.check(arguments) if sparsify else None)
 
-        METHODS[function.__name__] = MergeMethod(
-            name=function.__name__,
+        other = defaults or {}
+        parameters = tuple(
+            replace(parameter, default=other.get(parameter.name, parameter.default))
+            for parameter in parameters_of(function)
+        )
+        METHODS[name or function.__name__] = MergeMethod(
+            name=name or function.__name__,
             title=title,
             paper=paper,
-            summary=(inspect.getdoc(function) or "").splitlines()[0],
+            summary=summary or (inspect.getdoc(function) or "").splitlines()[0],
             operand=operand,  # type: ignore[arg-type]
             function=function,
-            parameters=parameters_of(function) + (sparsify.parameters if sparsify else ()),
+            parameters=parameters + (sparsify.parameters if sparsify else ()),
             min_models=models[0],
             max_models=models[1],
             base="subtracted" if subtracted else base,
