@@ -24,7 +24,7 @@ from merging.dtypes import FLOATS, is_known, promote, safetensors_name
 from merging.methods import MergeMethod, Parameter
 from merging.methods.parameters import Scalar
 from merging.plan import Input, PlannedAdapter, PlannedModel, PlannedTensor, Value
-from merging.problems import Problem
+from merging.problems import Problem, some
 from merging.recipe import ModelReference, Parameters, Recipe, Slice, Source
 from merging.settings import value_at
 from merging.stage import Stage
@@ -121,7 +121,9 @@ class Draft:
             self.layouts[reference] = Layout(checkpoint.tensors, checkpoint.config)
             self.check_not_quantised(checkpoint)
         aligned = align(self.recipe.tokenizer, self.checkpoints, self.layouts, self.donor_reference())
-        self.vocabulary, self.alignments, self.checkpoints = aligned[:3]
+        self.vocabulary = aligned.vocabulary
+        self.alignments = aligned.alignments
+        self.checkpoints = aligned.checkpoints
         self.problems += aligned.problems
         self.warnings += aligned.warnings
         planned = self.runs()
@@ -481,30 +483,26 @@ class Draft:
     def report_misfits(self) -> None:
         if self.derived:
             message = (
-                f"Not all models have {_some(self.derived)}; the result has none, for loaders compute them."
+                f"Not all models have {some(self.derived)}; the result has none, for loaders compute them."
             )
             self.warnings.append(Problem("derived-tensor", message))
         for (code, model), found in self.misfits.items():
-            some = _some(found)
+            few = some(found)
             if code == "foreign-tensor":
                 donor = self.donor_reference()
-                message = f"{model} has tensors that the result, with the config of {donor}, has no place for: {some}."
+                message = f"{model} has tensors that the result, with the config of {donor}, has no place for: {few}."
                 fix = "Name a base model of the same architecture and size."
             elif code == "missing-tensor":
-                message = f"{model} lacks tensors that the other models have: {some}."
+                message = f"{model} lacks tensors that the other models have: {few}."
                 fix = "Merge models of one architecture."
             elif code == "vocabulary":
                 difference = in_words(self.checkpoints, self.layouts)
-                message = f"The vocabulary of {model} has another size: {some}. {difference}"
+                message = f"The vocabulary of {model} has another size: {few}. {difference}"
                 fix = (
                     "Add `tokenizer_source: union` for the tokens of all models, `tokenizer_source: base` for those of "
                     "the base model, or name a model there for its own."
                 )
             else:
-                message = f"Tensors of {model} have another shape: {some}."
+                message = f"Tensors of {model} have another shape: {few}."
                 fix = "Merge models of one size; fine-tunes of one base always fit."
             self.problems.append(Problem(code, message, fix, model))
-
-
-def _some(found: Sequence[str]) -> str:
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

@@ -271,8 +271,8 @@ class _Run:
         self.report("read headers", "Opening the models")
         self.open_all(self.plan, token, self.models)
 
-    def open_all(self, plan: Plan, token: Token, models: list[Checkpoint]) -> list[Checkpoint]:
-        """Open a plan's models into a list, as they are to be read; returns the list."""
+    def open_all(self, plan: Plan, token: Token, models: list[Checkpoint]) -> None:
+        """Open a plan's models into a list, as they are to be read."""
         for model in plan.models:
             self.check()
             if model.made_by:
@@ -303,7 +303,6 @@ class _Run:
         for number, model in enumerate(plan.models):
             if model.alignment:
                 models[number] = AlignedCheckpoint(whole[number], model.alignment, whole)
-        return models
 
     def merge(self, workers: int) -> None:
         from merging.read_ahead import ReadAhead, steps

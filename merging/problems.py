@@ -13,7 +13,7 @@ Every other exception is a defect of Alloy and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 
@@ -77,6 +77,11 @@ class Cancelled(MergeError):  # noqa: N818 (an end that was asked for, not an er
 
     def __reduce__(self) -> tuple[type[Cancelled], tuple[()]]:  # type: ignore[override]
         return type(self), ()
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ from merging.checkpoints.header import TensorHeader
 from merging.checkpoints.repository import Token
 from merging.checkpoints.tokenizer_files import VOCABULARIES, is_template, tokenizer_files
 from merging.dtypes import FLOATS
-from merging.problems import CheckpointError, Problem
+from merging.problems import CheckpointError, Problem, some
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -622,17 +622,13 @@ class _Fitting:
             else "Name the base that it was trained on."
         )
         if self.missing:
-            message = f"{name} changes modules that {base} does not have: {_some(self.missing)}."
+            message = f"{name} changes modules that {base} does not have: {some(self.missing)}."
             self.problems.append(Problem("adapter-misfit", message, fix, name))
         if self.misfits:
-            message = f"{name} does not fit {base}: {_some(self.misfits)}."
+            message = f"{name} does not fit {base}: {some(self.misfits)}."
             self.problems.append(Problem("adapter-misfit", message, fix, name))
         if not self.found and not self.problems:
             message = f"{name} changes nothing: it holds no weights that are known."
             self.problems.append(Problem("no-weights", message, "Name an adapter as PEFT saves it.", name))
         if self.problems:
             raise CheckpointError(self.problems)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

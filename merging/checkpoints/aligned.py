@@ -83,7 +83,7 @@ class AlignedCheckpoint(Checkpoint):
 
     @property
     def is_remote(self) -> bool:
-        return any(self.models[number].is_remote for number in self._numbers()) or self.own.is_remote
+        return any(self.models[number].is_remote for number in self._givers()) or self.own.is_remote
 
     @property
     def files(self) -> Mapping[str, int]:
@@ -137,7 +137,7 @@ class AlignedCheckpoint(Checkpoint):
         total = np.zeros(len(out) // 4)
         for model, tensor, row in parts:
             first = (row * width + start) // 4
-            total += _numbers(model, tensor, first, len(total))
+            total += _elements(model, tensor, first, len(total))
         np.frombuffer(out, np.float32)[:] = total / len(parts)
 
     def _pad(self, name: str, offset: int, out: memoryview) -> None:
@@ -168,7 +168,7 @@ class AlignedCheckpoint(Checkpoint):
         shape = (self.alignment.size, *header.shape[1:])
         used = {header.dtype}
         stored = {header.stored_dtype}
-        for number in self._numbers():
+        for number in self._givers():
             if names[number]:
                 used.add(self.models[number].tensors[names[number]].dtype)
                 stored.add(self.models[number].tensors[names[number]].stored_dtype)
@@ -178,12 +178,12 @@ class AlignedCheckpoint(Checkpoint):
             return replace(header, name=name, shape=shape, file=name, start=0, nbytes=size)
         return TensorHeader(name, "F32", shape, name, 0, 4 * prod(shape), promote(stored))
 
-    def _numbers(self) -> Iterator[int]:
+    def _givers(self) -> Iterator[int]:
         """Of the models that give rows."""
         yield from dict.fromkeys(model for run in self.alignment.rows for model, _ in run.sources)
 
 
-def _numbers(model: Checkpoint, tensor: str, first: int, count: int) -> NDArray[np.float32]:
+def _elements(model: Checkpoint, tensor: str, first: int, count: int) -> NDArray[np.float32]:
     """Elements of a tensor as float32."""
     import torch
 
