@@ -19,7 +19,7 @@ from merging.costs import BLOCK, PASS_AHEAD, READERS, SLICE, matrix_shape
 from merging.dtypes import itemsize, torch_name
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import total, weighted_sum
-from merging.methods.selection import Derived
+from merging.methods.selection import Derived, keep_first
 from merging.read_ahead import Piece, ReadAhead, Step
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 # A sample of a tensor: so many runs of so many elements, evenly spread.
-SAMPLE_RUNS, SAMPLE_RUN = 64, 4096
+SAMPLE_RUNS, SAMPLE_RUN = 64, 1024
 
 # Fills a buffer with the bytes of input number i from an offset on.
 Read = Callable[[int, int, memoryview], None]
@@ -277,17 +277,27 @@ def _own(method: MergeMethod) -> set[str]:
 
 def _measure(method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs) -> list[Any]:
     """What the sparsifier has to know of each task vector."""
-    assert method.sparsify
-    measured = []
-    for number in range(len(inputs.dtypes) - 1):
-        given = {
-            p.argument: arguments[p.argument][number] if p.per_model else arguments[p.argument]
-            for p in method.sparsify.parameters
+    sparsify = method.sparsify
+    assert sparsify
+    count = len(inputs.dtypes) - 1
+    given = [
+        {
+            p.argument: arguments[p.argument][i] if p.per_model else arguments[p.argument]
+            for p in sparsify.parameters
         }
-        change = _Operands(inputs, (0, number + 1), subtract=True)
-        vector = Derived(change, lambda blocks, _: blocks[0], (*inputs.seed, number + 1))
-        measured.append(method.sparsify.measure(vector, **given))
-    return measured
+        for i in range(count)
+    ]
+    changes = [_Operands(inputs, (0, i + 1), subtract=True) for i in range(count)]
+    vectors = [
+        Derived(one, lambda blocks, _: blocks[0], (*inputs.seed, i + 1)) for i, one in enumerate(changes)
+    ]
+    together = _Operands(inputs, range(count + 1), subtract=True)
+    numbers = [sparsify.numbers(inputs.size, own) for own in given]
+    cuts = keep_first(together, vectors, numbers)
+    return [
+        sparsify.measure(vector, found, **own)
+        for vector, found, own in zip(vectors, cuts, given, strict=True)
+    ]
 
 
 def _merge_by_matrices(

@@ -36,14 +36,13 @@ class _Importance(NamedTuple):
 def _measure(blocks: Blocks) -> _Importance:
     import torch
 
-    from merging.methods.selection import Derived, cut_at
+    from merging.methods.selection import Derived, cuts_at
 
     divergences = torch.cat([_divergence(pair, blocks.row) for _, pair in blocks])
     importance = _Importance(divergences, blocks.row, 0.0)
     vector = Derived(blocks, lambda pair, start: importance.of(pair, start))
-    first, middle, third = (
-        cut_at(vector, blocks.size - int(share * (blocks.size - 1))).threshold for share in (0.25, 0.5, 0.75)
-    )
+    places = [blocks.size - int(share * (blocks.size - 1)) for share in (0.25, 0.5, 0.75)]
+    first, middle, third = (cut.threshold for cut in cuts_at(vector, places))
     return importance._replace(threshold=middle + 1.5 * (third - first))
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from merging.methods.method import merge_method
 from merging.methods.parameters import Fraction
-from merging.methods.sparsify import keep_first
 from merging.methods.task_arithmetic import elected_sum
 
 if TYPE_CHECKING:
@@ -26,13 +25,12 @@ class _Selection(NamedTuple):
 def _select(blocks: Blocks, *, select_topk: float) -> _Selection:
     import torch
 
-    from merging.methods.selection import Derived
+    from merging.methods.selection import Derived, cuts_at
 
     cut = None
     if select_topk < 1:
-        differing = sum(int(torch.count_nonzero(_variance(vectors))) for _, vectors in blocks)
         variance = Derived(blocks, lambda vectors, _: _variance(vectors))
-        cut = keep_first(variance, int(differing * select_topk))
+        (cut,) = cuts_at(variance, lambda differing: [int(differing * select_topk)])
     squares: list[float] = []
     for start, vectors in blocks:
         selected = _selected(vectors, cut, start)

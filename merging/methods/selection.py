@@ -8,19 +8,17 @@ passes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
     from torch import Tensor
 
-# Vectors up to this many elements (4 MB) are simply gathered.
-SMALL = 1024 * 1024
+# Vectors up to this many elements (1 MB) are simply gathered.
+SMALL = 256 * 1024
 # Half the width of the bracket, in standard errors of the sample's quantile; if it misses, the next is tried.
 MARGINS = (4.0, 40.0, math.inf)
 
@@ -121,59 +119,195 @@ class Cut(NamedTuple):
         return magnitudes
 
 
-def cut_at(vector: Vector, k: int) -> Cut:
-    """Where to cut a vector so that exactly its k largest magnitudes stay; among equals, the first in order.
+# Cuts with which everything stays, and nothing.
+EVERYTHING, NOTHING = Cut(-1.0, 0), Cut(math.inf, 0)
+
+# How many entries are to stay, each from none to all; or what makes that of the number of entries that are not zero.
+Numbers = Sequence[int] | Callable[[int], Sequence[int]]
+
+
+def keep_first(
+    blocks: Blocks, vectors: Sequence[Vector], numbers: Sequence[Sequence[int]]
+) -> list[list[Cut]]:
+    """The same as `cuts_of_each`, which is not asked, and so reads nothing, where all stay or none."""
+    asked = [[number for number in wanted if 0 < number < blocks.size] for wanted in numbers]
+    found = cuts_of_each(blocks, vectors, asked) if any(asked) else [[] for _ in asked]
+    cuts = [dict(zip(*pair, strict=True)) for pair in zip(asked, found, strict=True)]
+    return [
+        [known.get(number, EVERYTHING if number > 0 else NOTHING) for number in wanted]
+        for known, wanted in zip(cuts, numbers, strict=True)
+    ]
+
+
+def cuts_at(vector: Vector, numbers: Numbers) -> list[Cut]:
+    """Where to cut one vector; see `cuts_of_each`."""
+    return cuts_of_each(_Alone(vector), [vector], [numbers])[0]
+
+
+def cuts_of_each(blocks: Blocks, vectors: Sequence[Vector], numbers: Sequence[Numbers]) -> list[list[Cut]]:
+    """Where to cut vectors so that exactly so many of the largest magnitudes of each stay; among equals, the first.
 
     Args:
-        vector: without NaN
-        k: from 1 (the largest) to the vector's size
+        blocks: of all the vectors, so that one pass serves all
+        vectors: the same, one by one; without NaN
+        numbers: for each vector
     """
-    if vector.size <= SMALL:
-        everything = np.concatenate([magnitudes(block).copy() for _, block in vector])
-        threshold, larger = _select(everything, k)
-        return Cut(threshold, int(np.flatnonzero(everything == threshold)[k - larger - 1]))
-    sample = np.sort(np.concatenate([magnitudes(block).copy() for _, block in vector.sample()]))
-    share = k / vector.size
-    error = math.sqrt(share * (1 - share) / len(sample)) + 1 / len(sample)
+    if blocks.size <= SMALL:
+        whole = _gathered(blocks)
+        return [
+            [_cut_of(values, k) for k in _known(wanted, int(np.count_nonzero(values)))]
+            for values, wanted in zip(whole, numbers, strict=True)
+        ]
+    samples = [np.sort(sample) for sample in _gathered(blocks.sample())]
+    searches = [_Search(*one) for one in zip(vectors, samples, numbers, strict=True)]
     for margin in MARGINS:
-        low = _quantile(sample, 1 - share - margin * error)
-        high = _quantile(sample, 1 - share + margin * error)
-        found = [_bracket(start, block, low, high) for start, block in vector]
-        above = sum(part.above for part in found)
-        from_high = above + sum(part.at_high for part in found)
-        inside = sum(len(part.inside) for part in found)
-        if above < k <= from_high:
-            return Cut(high, _last(vector, high, k - above, [(p.start, p.at_high) for p in found]))
-        if from_high < k <= from_high + inside:
-            threshold, larger = _select(np.concatenate([part.inside for part in found]), k - from_high)
-            equals = [(p.start, int(np.count_nonzero(p.inside == threshold))) for p in found]
-            return Cut(threshold, _last(vector, threshold, k - from_high - larger, equals))
-        if from_high + inside < k <= from_high + inside + sum(part.at_low for part in found):
-            left = k - from_high - inside
-            return Cut(low, _last(vector, low, left, [(p.start, p.at_low) for p in found]))
+        for search in searches:
+            search.begin(margin)
+        for start, given in blocks:
+            for search, block in zip(searches, given, strict=True):
+                search.see(start, block)
+        complete = [search.end() for search in searches]
+        if all(complete):
+            return [search.found() for search in searches]
     raise AssertionError("a bracket without ends holds every magnitude")
 
 
-class _Bracketed(NamedTuple):
-    """What one block has above a bracket, at its two ends (if they differ), and inside."""
-
-    start: int
-    above: int
-    at_high: int
-    inside: NDArray[np.float32]
-    at_low: int
+def _gathered(blocks: Iterable[tuple[int, list[Tensor]]]) -> list[NDArray[np.float32]]:
+    """The magnitudes of each vector, one array each."""
+    parts = [[magnitudes(block).copy() for block in given] for _, given in blocks]
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
-def _bracket(start: int, block: Tensor, low: float, high: float) -> _Bracketed:
-    found = magnitudes(block)
-    above = int(np.count_nonzero(found > high))
-    from_high = found >= high
-    above_low = found > low
-    number_from_high = int(np.count_nonzero(from_high))
-    number_above_low = int(np.count_nonzero(above_low))
-    inside = found[above_low & ~from_high] if number_above_low > number_from_high else found[:0]
-    at_low = int(np.count_nonzero(found >= low)) - max(number_above_low, number_from_high)
-    return _Bracketed(start, above, number_from_high - above, inside, at_low)
+def _known(numbers: Numbers, nonzero: int) -> Sequence[int]:
+    return numbers(nonzero) if callable(numbers) else numbers
+
+
+def _cut_of(everything: NDArray[np.float32], k: int) -> Cut:
+    if k == 0:
+        return NOTHING
+    threshold, larger = _select(everything, k)
+    return Cut(threshold, int(np.flatnonzero(everything == threshold)[k - larger - 1]))
+
+
+class _Alone:
+    """One vector, as several."""
+
+    def __init__(self, vector: Vector):
+        self.vector = vector
+        self.size = vector.size
+        self.row = vector.row
+
+    def __iter__(self) -> Iterator[tuple[int, list[Tensor]]]:
+        return ((start, [block]) for start, block in self.vector)
+
+    def block(self, start: int) -> list[Tensor]:
+        return [self.vector.block(start)]
+
+    def sample(self) -> Iterator[tuple[int, list[Tensor]]]:
+        return ((start, [block]) for start, block in self.vector.sample())
+
+
+class _Search:
+    """The search for the cuts of one vector, which may take several passes.
+
+    Args:
+        vector: to be cut
+        sample: of its magnitudes, in their order
+        numbers: of entries that are to stay
+    """
+
+    def __init__(self, vector: Vector, sample: NDArray[np.float32], numbers: Numbers):
+        self.vector = vector
+        self.sample = sample
+        self.numbers = numbers
+        share = np.count_nonzero(sample) / len(sample)
+        self.wanted = _known(numbers, round(float(share) * vector.size))
+        self.cuts: dict[int, Cut] = {}
+        self.brackets: dict[int, _Bracket] = {}
+        self.counted = 0
+
+    def begin(self, margin: float) -> None:
+        missing = (number for number in range(len(self.wanted)) if number not in self.cuts)
+        self.brackets = {number: self._around(self.wanted[number], margin) for number in missing}
+        self.counted = 0
+
+    def _around(self, k: int, margin: float) -> _Bracket:
+        """The bracket that should hold the k-th largest magnitude."""
+        share, size = k / self.vector.size, len(self.sample)
+        error = math.sqrt(share * (1 - share) / size) + 1 / size
+        return _Bracket(*(_quantile(self.sample, 1 - share + way * margin * error) for way in (-1, 1)))
+
+    def see(self, start: int, block: Tensor) -> None:
+        if not self.brackets:
+            return
+        found = magnitudes(block)
+        if callable(self.numbers):
+            self.counted += int(np.count_nonzero(found))
+        for bracket in self.brackets.values():
+            bracket.see(start, found)
+
+    def end(self) -> bool:
+        """Whether all cuts are known, after a pass."""
+        if self.brackets:
+            self.wanted = _known(self.numbers, self.counted)
+        for number, bracket in self.brackets.items():
+            cut = bracket.cut(self.vector, self.wanted[number])
+            if cut:
+                self.cuts[number] = cut
+        return len(self.cuts) == len(self.wanted)
+
+    def found(self) -> list[Cut]:
+        return [self.cuts[number] for number in range(len(self.wanted))]
+
+
+class _Bracket:
+    """Counts what a vector has from the upper end on, and keeps what lies strictly between the ends.
+
+    Equals of the ends are only counted, block by block, for there may be very many: changes of weights in bfloat16 are
+    a few steps long. Where both ends are one magnitude, the pass that is under way counts them, and else another pass
+    if the answer turns out to be there.
+    """
+
+    def __init__(self, low: float, high: float):
+        self.low, self.high = low, high
+        self.from_high = 0
+        self.at_high: list[tuple[int, int]] = []
+        self.inside: list[tuple[int, NDArray[np.float32]]] = []
+
+    def see(self, start: int, found: NDArray[np.float32]) -> None:
+        """Count the magnitudes of the block that begins at `start`."""
+        at_least = found >= self.high
+        number = int(np.count_nonzero(at_least))
+        self.from_high += number
+        if self.low == self.high:
+            self.at_high.append((start, number - int(np.count_nonzero(found > self.high))))
+            return
+        above_low = found > self.low
+        if np.count_nonzero(above_low) > number:
+            self.inside.append((start, found[np.logical_xor(above_low, at_least, out=at_least)]))
+
+    def cut(self, vector: Vector, k: int) -> Cut | None:
+        """The cut, if the k-th largest magnitude was in the bracket."""
+        if k == 0:
+            return NOTHING
+        if k <= self.from_high:
+            equals = self.at_high if self.low == self.high else _equals(vector, self.high)
+            left = k - self.from_high + sum(count for _, count in equals)
+            return Cut(self.high, _last(vector, self.high, left, equals)) if left > 0 else None
+        k -= self.from_high
+        inside = sum(len(values) for _, values in self.inside)
+        if k <= inside:
+            threshold, larger = _select(np.concatenate([values for _, values in self.inside]), k)
+            equals = [(start, int(np.count_nonzero(values == threshold))) for start, values in self.inside]
+            return Cut(threshold, _last(vector, threshold, k - larger, equals))
+        k -= inside
+        equals = [] if self.low == self.high else _equals(vector, self.low)
+        return Cut(self.low, _last(vector, self.low, k, equals)) if k <= sum(n for _, n in equals) else None
+
+
+def _equals(vector: Vector, magnitude: float) -> list[tuple[int, int]]:
+    """How many entries of each block have this magnitude, with the block's offset."""
+    return [(start, int(np.count_nonzero(magnitudes(block) == magnitude))) for start, block in vector]
 
 
 def _last(vector: Vector, magnitude: float, number: int, equals: Sequence[tuple[int, int]]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -31,7 +31,10 @@ RUN = 256 * 1024
 
 
 class Sparsifier(ABC):
-    """Measures a whole task vector, then sets part of each block to zero."""
+    """Measures a whole task vector, then sets part of each block to zero.
+
+    The keyword-only arguments of `measure` are the parameters; the other methods get them as a mapping.
+    """
 
     is_random = False
     # Whether `apply` needs blocks of whole rows.
@@ -45,9 +48,13 @@ class Sparsifier(ABC):
         """What is wrong with these parameters, or None; per-model ones come as lists."""
         return None
 
+    def numbers(self, size: int, arguments: Mapping[str, Any]) -> tuple[int, ...]:
+        """How many of the largest magnitudes stay, of a vector of so many: `measure` is told where to cut for these."""
+        return ()
+
     @abstractmethod
-    def measure(self, vector: Vector) -> Any:
-        """What `apply` has to know of the whole; keyword-only arguments are parameters."""
+    def measure(self, vector: Vector, cuts: Sequence[Cut]) -> Any:
+        """What `apply` has to know of the whole."""
 
     @abstractmethod
     def apply(self, block: Tensor, start: int, measured: Any) -> Tensor:
@@ -65,16 +72,25 @@ class KeepLargest(Sparsifier):
     equal: without the rule for equals far more than the asked share would stay.
     """
 
-    def measure(self, vector: Vector, *, density: Density = 1.0, rescale: bool = False) -> Cut:  # type: ignore[assignment]
-        """Find the cut.
+    def numbers(self, size: int, arguments: Mapping[str, Any]) -> tuple[int, ...]:
+        density = arguments["density"]
+        return (max(int(density * size), 1) if density > 0 else 0,)
+
+    def measure(
+        self,
+        vector: Vector,
+        cuts: Sequence[Cut],
+        *,
+        density: Density = 1.0,  # type: ignore[assignment]
+        rescale: bool = False,
+    ) -> Cut:
+        """The cut.
 
         Args:
             density: share of each task vector that is kept, the largest magnitudes first
             rescale: multiply what is kept so that the sum of magnitudes stays what it was
         """
-        share: float = density  # type: ignore[assignment]
-        kept = int(share * vector.size)
-        cut = keep_first(vector, max(kept, 1) if share > 0 else 0)
+        (cut,) = cuts
         if not rescale:
             return cut
         return cut._replace(scale=_l1_ratio(vector, lambda block, start: self.apply(block, start, cut)))
@@ -102,43 +118,41 @@ class KeepMiddle(Sparsifier):
 
     _largest = KeepLargest()
 
+    def numbers(self, size: int, arguments: Mapping[str, Any]) -> tuple[int, ...]:
+        density, gamma = arguments["density"], arguments["gamma"]
+        kept = int(density * size)
+        largest = min(int(gamma * size), size - kept) if density < 1 else 0
+        return kept + largest, largest
+
     def measure(
         self,
         vector: Vector,
+        cuts: Sequence[Cut],
         *,
         density: Density = 1.0,  # type: ignore[assignment]
         gamma: Density = 0.01,  # type: ignore[assignment]
         rescale: bool = False,
     ) -> tuple[Cut, Cut, float]:
-        """Find the two cuts.
+        """The two cuts.
 
         Args:
             density: share of each task vector that is kept; 1 keeps everything, the largest too
             gamma: share of each task vector that is dropped because it is largest
             rescale: multiply what is kept so that the sum of magnitudes stays what it was
         """
-        share: float = density  # type: ignore[assignment]
-        outliers: float = gamma  # type: ignore[assignment]
-        kept = int(share * vector.size)
-        largest = min(int(outliers * vector.size), vector.size - kept) if share < 1 else 0
-        cuts = keep_first(vector, kept + largest), keep_first(vector, largest)
+        lower, upper = cuts
         if not rescale:
-            return *cuts, 1.0
-        return *cuts, _l1_ratio(vector, lambda block, start: self.apply(block, start, (*cuts, 1.0)))
+            return lower, upper, 1.0
+        return (
+            lower,
+            upper,
+            _l1_ratio(vector, lambda block, start: self.apply(block, start, (lower, upper, 1.0))),
+        )
 
     def apply(self, block: Tensor, start: int, measured: tuple[Cut, Cut, float]) -> Tensor:
-        upper_and_middle, upper, scale = measured
+        lower, upper, scale = measured
         outliers = self._largest.apply(block.clone(), start, upper)
-        return scaled(self._largest.apply(block, start, upper_and_middle).sub_(outliers), scale)
-
-
-def keep_first(vector: Vector, number: int) -> Cut:
-    """Where to cut so that the `number` largest magnitudes stay: any number from none to all."""
-    from merging.methods.selection import Cut, cut_at  # numpy, which a plan need not wait for
-
-    if number >= vector.size:
-        return Cut(-1.0, 0)
-    return cut_at(vector, number) if number > 0 else Cut(math.inf, 0)
+        return scaled(self._largest.apply(block, start, lower).sub_(outliers), scale)
 
 
 class Draw(NamedTuple):
@@ -164,6 +178,7 @@ class KeepAtRandom(Sparsifier):
     def measure(
         self,
         vector: Vector,
+        cuts: Sequence[Cut],
         *,
         density: Density = 1.0,  # type: ignore[assignment]
         rescale: bool = True,
@@ -255,6 +270,7 @@ class KeepByRank(Sparsifier):
     def measure(
         self,
         vector: Vector,
+        cuts: Sequence[Cut],
         *,
         density: Density = 1.0,  # type: ignore[assignment]
         epsilon: Annotated[list[float], PerModel(0.0, 0.5)] = 0.15,  # type: ignore[assignment]

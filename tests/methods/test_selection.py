@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merging.methods.selection import Cut, cut_at
+from merging.methods.selection import Cut, cuts_at
 
 
 class Blocks:
@@ -19,7 +19,7 @@ class Blocks:
     def __init__(self, values: torch.Tensor, sampled: slice):
         self.values, self.sampled, self.size = values, sampled, len(values)
         self.passes = 0
-        self.seed = ()
+        self.seed, self.row = (), 1
 
     def block(self, start: int) -> torch.Tensor:
         return self.values[start : start + 100].clone()
@@ -56,12 +56,12 @@ def test_exact(seed: int, size: int, share: float, different: int, sampled: slic
     values = torch.from_numpy(generator.integers(-different, different + 1, size).astype(np.float32))
     k = max(1, int(share * size))
 
-    assert cut_at(Blocks(values, sampled), k) == expected(values, k)
+    assert cuts_at(Blocks(values, sampled), [k, size]) == [expected(values, k), expected(values, size)]
 
 
 def test_one_pass_when_the_sample_is_fair() -> None:
     values = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
     vector = Blocks(values, slice(None, None, 10))
 
-    assert cut_at(vector, 30_000) == expected(values, 30_000)
+    assert cuts_at(vector, [30_000, 100]) == [expected(values, 30_000), expected(values, 100)]
     assert vector.passes == 1

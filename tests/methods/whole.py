@@ -11,6 +11,7 @@ from torch import Tensor
 from merging.costs import matrix_shape
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import total, weighted_sum
+from merging.methods.selection import keep_first
 
 SEED = (3, 5)
 
@@ -89,7 +90,11 @@ def merge_whole(method: MergeMethod, tensors: Sequence[Tensor], arguments: Mappi
         given = {name: own.pop(name) for name in names}
         for i, vector in enumerate(models):
             mine = {name: given[name][i] if each else given[name] for name, each in names.items()}
-            cut = method.sparsify.measure(WholeVector(vector.view(shape), (*SEED, i + 1)), **mine)
+            one = WholeVector(vector.view(shape), (*SEED, i + 1))
+            (cuts,) = keep_first(
+                WholeBlocks([one.vector], shape), [one], [method.sparsify.numbers(one.size, mine)]
+            )
+            cut = method.sparsify.measure(one, cuts, **mine)
             models[i] = method.sparsify.apply(vector.clone(), 0, cut)
     if method.measure:
         whole = WholeBlocks(models, shape)
