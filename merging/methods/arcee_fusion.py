@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Added to each probability.
 SMALLEST_PROBABILITY = 1e-8
+# Elements whose divergence is computed at once.
+AT_ONCE = 32 * 1024
 
 
 class _Importance(NamedTuple):
@@ -49,10 +51,19 @@ def _measure(blocks: Blocks) -> _Importance:
 def _divergence(pair: Sequence[Tensor], row: int) -> Tensor:
     """The Kullback-Leibler divergence of the base's softmax from the model's, row by row.
 
-    In float64: between fine-tunes it is of the size of float32's rounding.
+    In float64: between fine-tunes it is of the size of float32's rounding. Few rows at once stay in the cache.
     """
-    before, after = (block.view(-1, row).double().softmax(dim=1).add_(SMALLEST_PROBABILITY) for block in pair)
-    return after.log().sub_(before.log()).mul_(after).sum(dim=1).clamp_(min=0).float()
+    import torch
+
+    step = max(AT_ONCE // row, 1) * row
+    found = []
+    for start in range(0, len(pair[0]), step):
+        before, after = (
+            block[start : start + step].view(-1, row).double().softmax(dim=1).add_(SMALLEST_PROBABILITY)
+            for block in pair
+        )
+        found.append(before.div_(after).log_().mul_(after).sum(dim=1).neg_().clamp_(min=0).float())
+    return torch.cat(found)
 
 
 @merge_method(
