@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from mergekit.merge_methods import merge_tensors, registered_methods
 
-from merging import METHODS, MergeMethod, Parameter, make_plan, read_recipe, run_plan
+from merging import METHODS, MergeMethod, Parameter, Plan, make_plan, read_recipe, run_plan
+from merging.plan import PlannedTensor
 from tests.methods.whole import merge_by_engine
-from tests.test_against_mergekit import chosen_among_equals, mergekit, tensors
+from tests.test_against_mergekit import chosen_among_equals, mergekit, one_tensor, tensors
 from tests.tiny import tiny_llama
 
 pytestmark = pytest.mark.oracle
@@ -177,6 +178,22 @@ def on_folders(recipe: dict[str, Any], places: dict[str, Path]) -> dict[str, Any
     return yaml.safe_load(text)  # type: ignore[no-any-return]
 
 
+def at_the_limit_of_importance(tensor: PlannedTensor, plan: Plan) -> torch.Tensor:
+    """Where Arcee Fusion's importance is the limit but for rounding, so that an entry may go either way.
+
+    In 16 bits many entries of a norm changed by the same steps, and the limit is a sum of such steps.
+    """
+    base, model = (
+        one_tensor(Path(plan.models[part.model].name), part.tensor).double() for part in tensor.inputs
+    )
+    before, after = (weights.softmax(dim=-1) + 1e-8 for weights in (base, model))
+    importance = (model - base).abs() * (after * (after / before).log()).sum(dim=-1, keepdim=True)
+    ordered = importance.flatten().sort().values
+    first, middle, third = (ordered[int(share * (len(ordered) - 1))] for share in (0.25, 0.5, 0.75))
+    limit = middle + 1.5 * (third - first)
+    return (importance - limit).abs() <= 1e-5 * limit
+
+
 @pytest.mark.parametrize("method", COMPARED, ids=lambda method: method.name)
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
@@ -215,11 +232,8 @@ def test_a_drawn_recipe(method: MergeMethod, folder: Path, tmp_path: Path, data:
         merged, expected = ours[tensor.name], theirs[tensor.name]
         assert merged.dtype == expected.dtype == getattr(torch, wanted)
         sure = ~chosen_among_equals(tensor, plan)
-        if method.name == "arcee_fusion":
-            # An entry whose importance nearly equals the limit may go either way.
-            differs = (merged.float() - expected.float()).abs() > 2**-6 * expected.float().abs() + 1e-5
-            assert differs.sum() <= 1 + differs.numel() // 500
-            sure &= ~differs
+        if method.name == "arcee_fusion" and not tensor.is_one_input:
+            sure &= ~at_the_limit_of_importance(tensor, plan)
         if tensor.is_one_input:
             assert torch.equal(merged, expected), tensor.name
             continue
