@@ -285,13 +285,17 @@ RECIPES: dict[str, Callable[[Folders], dict[str, Any]]] = {
 
 def mergekit(recipe: dict[str, Any], out: Path) -> None:
     from mergekit.config import MergeConfiguration
+    from mergekit.io.tasks import LoaderCache
     from mergekit.merge import MergeOptions, run_merge
 
-    run_merge(
-        MergeConfiguration.model_validate(recipe),
-        str(out),
-        MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False),
-    )
+    try:
+        run_merge(
+            MergeConfiguration.model_validate(recipe),
+            str(out),
+            MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False),
+        )
+    finally:
+        LoaderCache.loaders.clear()  # it keeps every file of every run mapped
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
