@@ -29,6 +29,7 @@ from merging.planning import SHARD_SIZE, make_plan
 from merging.problems import Cancelled, MergeError, PlanError, Problem, RecipeError
 from merging.recipe import Recipe
 from merging.recipe_reader import read_recipe
+from merging.resolved import as_data, in_words, resolved
 from merging.torch_import import import_torch
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -140,7 +141,7 @@ def _plan(options: argparse.Namespace) -> int:
         raise
     plan = make_plan(recipe, options.to, overwrite=options.overwrite, shard_size=options.shard_size)
     if options.json:
-        print(json.dumps(plan.summary(), indent=2, ensure_ascii=False))
+        print(json.dumps({**plan.summary(), "parameters": as_data(plan)}, indent=2, ensure_ascii=False))
     elif plan.ok:
         _describe(plan)
     _tell(plan.warnings, "warning")
@@ -157,6 +158,12 @@ def _describe(plan: Plan) -> None:
             version = f" at {adapter.version[:12]}" if adapter.commit else ""
             scale = "" if adapter.scale == 1 else f", times {adapter.scale:g}"
             print(f"    with the adapter {adapter.name}{version}{scale}")
+    for title, rows in resolved(plan):
+        values = [in_words(row) for row in rows]
+        print(title if len(set(values)) > 1 else f"{title}: {values[0]}")
+        for row, value in zip(rows, values, strict=True):
+            if len(set(values)) > 1:
+                print(f"  {row.label}: {value}")
     copied = sum(tensor.copied_from is not None for tensor in plan.tensors)
     print(f"tensors       {len(plan.tensors):,} ({copied:,} copied as they are) in {len(plan.shards)} files")
     print(f"to read       {_size(plan.bytes_in)}")

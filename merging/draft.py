@@ -126,9 +126,9 @@ class Draft:
         self.checkpoints = aligned.checkpoints
         self.problems += aligned.problems
         self.warnings += aligned.warnings
-        planned = self.runs()
         if self.problems:
             return
+        planned = self.runs()
         for module, runs in planned:
             if not runs:
                 self.take_over(module)
@@ -206,6 +206,7 @@ class Draft:
         return planned
 
     def runs_of(self, module: Module, parts: Iterable[Slice], levels: tuple[Parameters, ...]) -> list[_Run]:
+        """The runs that fit the models; the others are problems, and what is laid out of the rest shows theirs."""
         runs = [self.run(module, part, (part.parameters, *levels)) for part in parts]
         return [run for run in runs if run]
 
@@ -234,7 +235,7 @@ class Draft:
                 message = f"{source.model} has no {module.name}, as {self.donor_reference()} has."
                 fix = "Say with `modules:` which models each part is made of."
                 self.problems.append(Problem("missing-module", message, fix, source.where))
-                return None
+                continue
             modules.append(own)
             count = own.stack.count if own.stack else 0
             start, end = source.layer_range or (0, count)
@@ -242,8 +243,10 @@ class Draft:
                 message = f"{source.model} has {count} layers, 0 to {count - 1}; the recipe takes {start} to {end - 1}."
                 fix = f"End the range at {count} at most."
                 self.problems.append(Problem("layer-range", message, fix, source.where))
-                return None
+                continue
             ranges.append((start, end))
+        if len(ranges) < len(sources):
+            return None
         lengths = {end - start for start, end in ranges}
         if len(lengths) > 1:
             given = ", ".join(
@@ -455,11 +458,12 @@ class Draft:
             return None
         wrong = self.method.check(self.arguments(values))
         if wrong:
-            message = f"{self.method.title}, {name}: {wrong}."
-            if not any(problem.code == "parameters" for problem in self.problems):
-                self.problems.append(
-                    Problem("parameters", message, "Change the parameters there.", run.where)
-                )
+            # Once for each slice: along a gradient every layer has numbers of its own.
+            if not any(p.code == "parameters" and p.where == run.where for p in self.problems):
+                message = f"{self.method.title}, {name}: {wrong}."
+                names = [f"`{parameter.name}`" for parameter in self.method.parameters if parameter.per_model]
+                fix = f"Change {' or '.join(names)} there."
+                self.problems.append(Problem("parameters", message, fix, run.where))
             return None
         return values
 

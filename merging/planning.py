@@ -140,6 +140,8 @@ def open_model(reference: ModelReference, token: Token, allow_folders: bool) -> 
         for adapter in reference.adapters:
             where, scale = (adapter.name, adapter.revision), adapter.scale
             opened = open_adapter(opened, *where, scale, token=token, allow_folders=allow_folders)
+        if reference.architecture:
+            opened.config = {**opened.config, "architectures": [reference.architecture]}
     except BaseException:
         opened.close()
         raise
@@ -180,9 +182,11 @@ def _open_stage(recipe: Recipe, reference: ModelReference, token: Token, allow_f
     Raises:
         PlanError: it cannot be merged.
     """
-    if reference.revision or reference.adapters:
-        message = f"{reference} names a merge of this text, with a revision or an adapter."
-        fix = "Apply the adapter to a model in that merge, or merge it first."
+    if reference != ModelReference(reference.name):
+        message = (
+            f"{reference} names a merge of this text, with a revision, an adapter or another architecture."
+        )
+        fix = "Say so of a model in that merge, or merge it first."
         raise PlanError(Problem("stage-reference", message, fix, str(reference)))
     wanted = recipe.stages[reference.name]
     # Draws of one merge should not be those of the next.

@@ -41,11 +41,15 @@ class AdapterReference:
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A model: a folder, or an id on the Hub, at a revision if one is given, with adapters applied in a row."""
+    """A model: a folder, or an id on the Hub, at a revision if one is given, with adapters applied in a row.
+
+    `architecture` is what the result's config names as its class, where it comes from this model.
+    """
 
     name: str
     revision: str | None = None
     adapters: tuple[AdapterReference, ...] = ()
+    architecture: str | None = None
 
     def __str__(self) -> str:
         name = f"{self.name}@{self.revision}" if self.revision else self.name

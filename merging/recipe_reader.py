@@ -38,6 +38,8 @@ MOST_ADAPTERS = 16
 MOST_PADDING = 65536
 # A shorter text is a misspelt name.
 SHORTEST_TEMPLATE = 20
+# What only recipes of other programs have.
+OTHER_PROGRAMS = {"experts": "mergekit-moe", "gate_mode": "mergekit-moe", "genome": "mergekit-evolve"}
 TOP_LEVEL = (
     "merge_method",
     "models",
@@ -144,6 +146,11 @@ class _Reader(YamlReader):
 
     def one(self, node: yaml.Node) -> Recipe | None:
         """The recipe of one document."""
+        keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        if other := next((key for key in keys if key in OTHER_PROGRAMS and "merge_method" not in keys), None):
+            message = f"`{other}` makes this a recipe for {OTHER_PROGRAMS[other]}, which does something else."
+            self.problem("other-program", message, "A recipe for Alloy begins with `merge_method:`.", node)
+            return None
         fields = self.mapping(node, "the recipe", known=TOP_LEVEL)
         if fields is None:
             return None
@@ -195,6 +202,11 @@ class _Reader(YamlReader):
                 self.run_of_sources(recipe, method, part, levels)
             for part in module.slices:
                 base = part.base_model or recipe.base_model
+                if method.needs_base and not base:
+                    message = f"{method.title} needs a base model, and this slice has none."
+                    fix = "Add `base_model:` to the slice, or to the recipe for all slices."
+                    self.problems.append(Problem("no-base", message, fix, part.where))
+                    continue
                 if method.takes_base and base and all(source.model != base for source in part.sources):
                     message = f"The base model {base} is not among the sources of this slice."
                     fix = "Add it to the sources, with the layers it gives."
@@ -246,7 +258,11 @@ class _Reader(YamlReader):
         return METHODS[name]
 
     def model_entry(self, node: yaml.Node) -> Source | None:
-        fields = self.mapping(node, "a model's entry", known=("model", "parameters"))
+        fields = self.mapping(node, "a model's entry", ("model", "parameters"), ignored=("layer_range",))
+        if fields and "layer_range" in fields:
+            message = "`models:` takes all layers of each model; mergekit ignores this range."
+            fix = "Leave it out, or write `slices:` with these entries as `sources:`."
+            self.problem("layers-of-models", message, fix, fields.pop("layer_range"))
         return self.source(fields, node)
 
     def slice_source(self, node: yaml.Node) -> Source | None:
@@ -448,9 +464,11 @@ class _Reader(YamlReader):
     def reference_fields(self, node: yaml.MappingNode) -> ModelReference | None:
         """The dict forms: mergekit's `{model: {path, revision}, lora: {path, revision}}`, and with several adapters
         `{model: owner/name, adapters: [{model: owner/name, scale: 0.5}]}`."""
-        known = ("model", "lora", "adapters")
-        fields = self.mapping(node, "a model", known=known, later=("override_architecture",))
-        if not fields or "model" not in fields:
+        fields = self.mapping(node, "a model", ("model", "lora", "adapters", "override_architecture"))
+        if not fields:
+            return None
+        if "model" not in fields:
+            self.problem("no-model", "This entry names no model.", "Add `model: owner/name`.", node)
             return None
         base = self.path(fields["model"])
         if "lora" in fields and "adapters" in fields:
@@ -459,7 +477,9 @@ class _Reader(YamlReader):
         adapters = self.sequence(fields.get("adapters"), "adapters", self.adapter)
         if "lora" in fields and (lora := self.path(fields["lora"])):
             adapters = (*adapters, *lora.adapters, AdapterReference(lora.name, lora.revision))
-        return ModelReference(base.name, base.revision, (*base.adapters, *adapters)) if base else None
+        named = fields.get("override_architecture")
+        architecture = self.text_of(named, "the name of a model's class") if named else None
+        return base and replace(base, adapters=(*base.adapters, *adapters), architecture=architecture)
 
     def path(self, node: yaml.Node) -> ModelReference | None:
         """A model as text, or as `{path: ..., revision: ...}`."""

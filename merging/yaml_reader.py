@@ -67,9 +67,8 @@ class YamlReader:
         what: str,
         known: tuple[str, ...],
         ignored: tuple[str, ...] = (),
-        later: tuple[str, ...] = (),
     ) -> dict[str, yaml.Node] | None:
-        """The fields of a mapping; unknown, repeated and not yet supported ones become problems."""
+        """The fields of a mapping; unknown and repeated ones become problems."""
         if not isinstance(node, yaml.MappingNode):
             message = f"Expected {what} as `key: value` lines; found {self.shown(node)}."
             self.problem("not-a-mapping", message, f"Keys: {', '.join(known)}.", node)
@@ -77,9 +76,7 @@ class YamlReader:
         fields: dict[str, yaml.Node] = {}
         for key, value in self.pairs(node, what):
             name = key.value
-            if name in later:
-                self.problem("not-yet", f"`{name}` is not supported yet.", "Leave it out for now.", key)
-            elif name not in known and name not in ignored:
+            if name not in known and name not in ignored:
                 message = f"Unknown key '{name}' in {what}."
                 self.problem("unknown-key", message, did_you_mean(str(name), known), key)
             elif not (isinstance(value, yaml.ScalarNode) and value.tag.endswith(":null")):

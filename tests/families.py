@@ -77,6 +77,15 @@ def qwen2_vl() -> hf.PreTrainedModel:
     )
 
 
+def gemma3_vl() -> hf.PreTrainedModel:
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sight = hf.SiglipVisionConfig(**vision, image_size=16, patch_size=8)
+    text = hf.Gemma3TextConfig(**TEXT, head_dim=8, sliding_window=8, layer_types=LAYERS)
+    return hf.Gemma3ForConditionalGeneration(
+        hf.Gemma3Config(text_config=text, vision_config=sight, mm_tokens_per_image=4)
+    )
+
+
 FAMILIES: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT)),
     "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**TEXT)),
@@ -89,6 +98,10 @@ FAMILIES: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "gpt-oss": lambda: hf.GptOssForCausalLM(
         hf.GptOssConfig(**TEXT, head_dim=8, num_local_experts=4, num_experts_per_tok=2, layer_types=LAYERS)
     ),
+    "gemma2": lambda: hf.Gemma2ForCausalLM(
+        hf.Gemma2Config(**TEXT, head_dim=8, sliding_window=8, layer_types=LAYERS)
+    ),
+    "gemma3-vl": gemma3_vl,
     "gemma3": lambda: hf.Gemma3ForCausalLM(
         hf.Gemma3TextConfig(**TEXT, head_dim=8, sliding_window=8, layer_types=LAYERS)
     ),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -284,13 +285,17 @@ RECIPES: dict[str, Callable[[Folders], dict[str, Any]]] = {
 
 def mergekit(recipe: dict[str, Any], out: Path) -> None:
     from mergekit.config import MergeConfiguration
+    from mergekit.io.tasks import LoaderCache
     from mergekit.merge import MergeOptions, run_merge
 
-    run_merge(
-        MergeConfiguration.model_validate(recipe),
-        str(out),
-        MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False),
-    )
+    try:
+        run_merge(
+            MergeConfiguration.model_validate(recipe),
+            str(out),
+            MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False),
+        )
+    finally:
+        LoaderCache.loaders.clear()  # it keeps every file of every run mapped
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -355,11 +360,14 @@ def chosen_among_equals(tensor: PlannedTensor, plan: Plan) -> torch.Tensor:
     for model, density, gamma in zip(models, densities, outliers, strict=True):
         if density < 1:
             change = (model - base).abs()
-            ordered = change.flatten().sort(descending=True).values
-            in_between = int(density * change.numel())
-            largest = min(int(gamma * change.numel()), change.numel() - in_between)
+            size = change.numel()
+            # TIES keeps one at least.
+            in_between = int(density * size) if "gamma" in tensor.parameters else max(int(density * size), 1)
+            largest = min(int(gamma * size), size - in_between)
             for kept in {largest, largest + in_between} - {0}:
-                unsure |= (change == ordered[kept - 1]) & ((change == ordered[kept - 1]).sum() > 1)
+                limit = np.partition(change.flatten().numpy(), size - kept)[size - kept]
+                equal = change == float(limit)
+                unsure |= equal & (equal.sum() > 1)
     return unsure
 
 
@@ -377,36 +385,6 @@ def test_same_layer_count(models: Folders, dtype: str, tmp_path: Path) -> None:
 
     assert ours["num_hidden_layers"] == theirs["num_hidden_layers"] == 6
     assert ours.get("dtype") == theirs.get("dtype") == dtype
-
-
-@pytest.mark.parametrize(
-    ("method", "density", "more"),
-    [
-        ("dare_linear", 0.3, {}),
-        ("dare_ties", 0.6, {}),
-        ("della_linear", 0.3, {"epsilon": 0.25}),
-        ("della", 0.5, {"epsilon": 0.4}),
-    ],
-)
-def test_random_methods_keep_as_much_and_expect_the_same(
-    method: str, density: float, more: dict[str, float]
-) -> None:
-    from mergekit.merge_methods import merge_tensors
-
-    rows = 20_000
-    change = torch.tensor([3.0, -0.1, 0.7, -1.5, 0.4]).repeat(rows, 1)
-    torch.manual_seed(0)
-    given = {"weight": [1.0], "density": [density], **{name: [value] for name, value in more.items()}}
-    theirs = merge_tensors([0 * change, change], method, parameters=given, base_index=0)
-    known = METHODS[method]
-    defaults = {p.argument: [p.default] if p.per_model else p.default for p in known.parameters}
-
-    ours = merge_by_engine(known, [0 * change, change], {**defaults, **given, "rescale_norm": "l1"})
-
-    error = 6 * 2**0.5 * 0.5 / rows**0.5  # six standard errors of the difference of two shares
-    kept, wanted = (m.count_nonzero(dim=0) / rows for m in (ours, theirs))
-    torch.testing.assert_close(kept, wanted, rtol=0, atol=error)
-    torch.testing.assert_close(ours.mean(dim=0), theirs.mean(dim=0), rtol=0.1, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(64, 48), (50,), (7, 1), (1, 9)])

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from merging.__main__ import main
 from merging.methods import METHODS
@@ -42,7 +43,36 @@ def test_plan_describes(recipe: Path, capsys: pytest.CaptureFixture[str]) -> Non
     out, err = capsys.readouterr()
     assert "Linear: Weighted average of the models" in out
     assert "to read       658 kB" in out
+    assert "\nnormalize: true\n" in out
     assert "has no tokenizer" in err
+
+
+def test_plan_shows_what_each_tensor_gets(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What people do not expect of the language: norm and head take a gradient's first value, as embeddings do, a
+    lone layer the last one, and filters are looked for anywhere in a name."""
+    models = [recipe.parent / name for name in "ab"]
+    slices = [
+        {"sources": [{"model": str(model), "layer_range": layers} for model in models]}
+        for layers in ([0, 3], [3, 4])
+    ]
+    t = [{"filter": "attn", "value": [0.1, 0.2]}, {"value": [0.5, 0.9]}]
+    text = yaml.safe_dump(
+        {"merge_method": "slerp", "base_model": str(models[0]), "slices": slices, "parameters": {"t": t}}
+    )
+    path = recipe.parent / "stack.yaml"
+    path.write_text(text)
+
+    assert main(["plan", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert main(["plan", str(path), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+
+    assert "\n  self_attn: 0.1 (layer 0), 0.15 (layer 1), 0.2 (layer 2), 0.2 (layer 3)\n" in out
+    assert "\n  embed_tokens, norm: 0.5\n" in out
+    others, attention, outside = data["parameters"]["t"]
+    assert attention["tensors"] == "self_attn"
+    assert others["values"] == pytest.approx([0.5, 0.7, 0.9, 0.9])
+    assert outside == {"tensors": "embed_tokens, norm", "values": [0.5], "by_layer": False}
 
 
 def test_plan_as_json(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -237,6 +237,22 @@ def test_lists_of_layers_that_are_special_follow_the_stack(folder: Path, tmp_pat
     assert json.loads(plan.files["config.json"])["mlp_only_layers"] == [1, 2]
 
 
+def test_lists_inside_a_nested_config_follow_the_stack_of_their_tower(folder: Path) -> None:
+    model = str(folder / "gemma3-vl/a")
+    before = json.loads((folder / "gemma3-vl/a/config.json").read_text())
+    slices = [{"sources": [{"model": model, "layer_range": span}]} for span in ([1, 3], [0, 2])]
+
+    plan = make_plan(read_recipe(yaml.safe_dump({"merge_method": "passthrough", "slices": slices})), None)
+
+    config = json.loads(plan.files["config.json"])
+    kinds = before["text_config"]["layer_types"]
+    assert len(set(kinds)) > 1
+    assert config["text_config"]["num_hidden_layers"] == 4
+    assert config["text_config"]["layer_types"] == [*kinds[1:3], *kinds[0:2]]
+    assert config["vision_config"] == before["vision_config"]
+    assert not any("lm_head" in tensor.name for tensor in plan.tensors)  # tied
+
+
 def test_tables_that_loaders_compute_may_be_missing_somewhere(folder: Path, tmp_path: Path) -> None:
     """Llama checkpoints from 2023 bring `inv_freq`, later ones of the same model do not."""
     old = tmp_path / "old"
@@ -254,7 +270,9 @@ def test_tables_that_loaders_compute_may_be_missing_somewhere(folder: Path, tmp_
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("family", ["qwen2", "qwen3-moe", "gemma3", "phi3", "gpt2", "mamba", "lfm2"])
+@pytest.mark.parametrize(
+    "family", ["qwen2", "qwen3-moe", "gemma2", "gemma3", "phi3", "gpt2", "mamba", "lfm2"]
+)
 def test_a_family_comes_out_as_from_mergekit(family: str, folder: Path, tmp_path: Path) -> None:
     """Those that mergekit can merge. It may write other names for the same weights, which loading makes equal."""
     models = [str(folder / family / name) for name in "ab"]

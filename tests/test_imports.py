@@ -33,7 +33,7 @@ FLOORS = [
     ["architecture", "plan", "vocabulary", "destinations"],
     ["stage"],
     ["alignment"],
-    ["companions", "costs", "card", "torch_import", "crew", "draft"],
+    ["companions", "costs", "card", "torch_import", "crew", "draft", "resolved"],
     ["result_files"],
     ["planning", "read_ahead"],
     ["blocks"],

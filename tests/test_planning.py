@@ -21,9 +21,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     tiny_llama(folder / "a", 1)
     tiny_llama(folder / "b", 2)
+    tiny_llama(folder / "same", 9)
     tiny_llama(folder / "untied", 3, tie_word_embeddings=False)
     tiny_llama(folder / "shallow", 4, num_hidden_layers=3)
     tiny_llama(folder / "wide", 5, intermediate_size=160)
+    tiny_llama(folder / "narrow", 8, hidden_size=32)
     tiny_llama(folder / "words", 6, vocab_size=260)
     tiny_llama(folder / "precise", 7, dtype=torch.float32)
     return folder
@@ -103,6 +105,7 @@ def test_a_server_reads_no_folders(folder: Path) -> None:
     [
         ("shallow", "unequal-layers", "shallow: 3"),
         ("wide", "shape", "[160, 64] instead of [128, 64]"),
+        ("narrow", "shape", "model.embed_tokens.weight [256, 32] instead of [256, 64]"),
         ("words", "vocabulary", "model.embed_tokens.weight [260, 64] instead of [256, 64]"),
     ],
 )
@@ -146,11 +149,64 @@ def test_filters_that_leave_a_tensor_out(folder: Path) -> None:
     assert "No filter of `weight` matches model.embed_tokens.weight" in problem.message
 
 
-def test_weights_that_cancel(folder: Path) -> None:
-    recipe = linear(folder / "a", folder / "b")
-    recipe["models"][1]["parameters"] = {"weight": -0.5}
+@pytest.mark.parametrize(
+    ("method", "first", "second", "said"),
+    [
+        ("linear", {"weight": 0.5}, {"weight": -0.5}, "the weights [0.5, -0.5] add up to zero"),
+        ("multislerp", {"weight": 1}, {"weight": -1}, "the weights [1.0, -1.0] add up to zero"),
+        (
+            "della",
+            {"weight": 1, "density": 0.9},
+            {"weight": 1},
+            "goes from 0.75 to 1.05, but must lie between",
+        ),
+        ("della_linear", {"weight": 1}, {"weight": 1, "density": 0.3, "epsilon": 0.4}, "from -0.1 to 0.7"),
+    ],
+)
+def test_parameters_that_do_not_go_together(
+    folder: Path, method: str, first: dict[str, Any], second: dict[str, Any], said: str
+) -> None:
+    models = [
+        {"model": str(folder / "a"), "parameters": first},
+        {"model": str(folder / "b"), "parameters": second},
+    ]
+    base = {"base_model": str(folder / "same")} if method.startswith("della") else {}
 
-    assert codes(plan_of(recipe)) == ["parameters"]
+    [problem] = plan_of({"merge_method": method, "models": models, **base}).problems
+
+    assert problem.code == "parameters"
+    assert said in problem.message
+    assert "Change `weight`" in problem.fix
+
+
+def test_the_problems_of_all_slices_are_found_at_once(folder: Path) -> None:
+    def sources(*given: tuple[str, list[int], float]) -> dict[str, Any]:
+        return {
+            "sources": [
+                {"model": str(folder / name), "layer_range": layers, "parameters": {"weight": weight}}
+                for name, layers, weight in given
+            ]
+        }
+
+    slices = [
+        sources(("a", [3, 5], 1), ("shallow", [2, 4], 1)),
+        sources(("a", [0, 2], 1), ("wide", [0, 2], 1)),
+        sources(("a", [0, 1], 1), ("b", [0, 1], -1)),
+    ]
+
+    plan = plan_of({"merge_method": "linear", "slices": slices})
+
+    assert sorted(codes(plan)) == ["layer-range", "layer-range", "parameters", "shape"]
+    assert all(problem.fix for problem in plan.problems)
+
+
+def test_another_architecture_is_what_the_config_names(folder: Path) -> None:
+    model = {"model": str(folder / "a"), "override_architecture": "LlamaForSequenceClassification"}
+
+    plan = plan_of({"merge_method": "passthrough", "models": [{"model": model}]})
+
+    assert plan.ok
+    assert json.loads(plan.files["config.json"])["architectures"] == ["LlamaForSequenceClassification"]
 
 
 @pytest.mark.parametrize(

@@ -95,12 +95,30 @@ def test_the_dict_form_of_a_model() -> None:
         ("{model: {path: a, revision: r}, lora: {path: b, revision: s}}", "a@r+b@s"),
         ("{model: a@r, adapters: [b@s, {model: {path: c+d}, scale: 0.5}]}", "a@r+b@s+c+d (scale 0.5)"),
         ("{model: a+b, lora: c}", "a+b+c"),
+        ("{model: a@r, override_architecture: X}", ModelReference("a", "r", architecture="X")),
     ],
 )
 def test_adapters_behind_a_model(model: str, expected: ModelReference | str) -> None:
     [source] = read_recipe(f"merge_method: passthrough\nmodels: [{{model: {model}}}]").models
 
     assert (str(source.model) if isinstance(expected, str) else source.model) == expected
+
+
+def test_what_mergekit_reads_and_does_nothing_with_is_let_through() -> None:
+    text = """\
+merge_method: slerp
+base_model: a
+dtype: torch.bfloat16
+parameters: {t: 0.5, embed_slerp: true}
+slices:
+  - residual_weight: 0.1
+    sources: [{model: a, layer_range: [0, 0]}, {model: b, layer_range: [4, 4]}]
+"""
+    recipe = read_recipe(text)
+
+    assert recipe.dtype == "bfloat16"
+    assert set(recipe.parameters) == {"t"}
+    assert [source.layer_range for source in recipe.slices[0].sources] == [(0, 0), (4, 4)]
 
 
 def test_a_folder_with_a_plus_or_an_at_in_its_name_is_that_folder(tmp_path: Path) -> None:
@@ -175,7 +193,21 @@ extra: 2
             "merge_method: passthrough\nmodels: [{model: {model: a, lora: b, adapters: [c]}}]",
             "lora-or-adapters",
         ),
-        ("merge_method: passthrough\nmodels: [{model: {model: a, override_architecture: x}}]", "not-yet"),
+        ("merge_method: passthrough\nmodels: [{model: {override_architecture: x}}]", "no-model"),
+        ("merge_method: passthrough\nmodels: [{model: {model: a, override_architecture: []}}]", "not-text"),
+        ("merge_method: passthrough\nmodels: [{model: {model: {revision: a}}}]", "model-name"),
+        ("merge_method: passthrough\nmodels: [{model: a, layer_range: [0, 4]}]", "layers-of-models"),
+        ("merge_method: passthrough\nmodels: [{model: a}]\nslices: [{sources: []}]", "models-or-slices"),
+        ("merge_method: passthrough\nmodels: [{model: a}]\ndtype: int64", "dtype"),
+        ("merge_method: passthrough\nmodels: [{model: a}]\nseed: -1", "seed"),
+        ("merge_method: passthrough\nmodules: {}", "no-models"),
+        ("merge_method: passthrough\nmodules: {text: {}}", "no-models"),
+        (
+            "merge_method: passthrough\nmodules: {text: {models: [{model: a}], slices: []}}",
+            "models-or-slices",
+        ),
+        ("base_model: a\ngate_mode: random\nexperts: [{source_model: b}]", "other-program"),
+        ("genome: {models: [a, b], merge_method: ties}\ntasks: []", "other-program"),
         ("merge_method: linear\nmodels: [{model: a}]", "missing-parameter"),
         ("merge_method: linear\nmodels: [{model: a, parameters: {weight: .inf}}]", "parameter-value"),
         ("merge_method: slerp\nmodels: [{model: a}, {model: b}]\nparameters: {t: 1}", "no-base"),
@@ -187,6 +219,12 @@ extra: 2
         (
             "merge_method: ties\nbase_model: a\nmodels: [{model: a}]\nparameters: {weight: 1}",
             "number-of-models",
+        ),
+        (
+            "merge_method: ties\nparameters: {weight: 1}\nslices:\n"
+            "- {base_model: a, sources: [{model: a, layer_range: [0, 1]}, {model: b, layer_range: [0, 1]}]}\n"
+            "- {sources: [{model: a, layer_range: [1, 2]}, {model: b, layer_range: [1, 2]}]}",
+            "no-base",
         ),
         ("merge_method: passthrough\nslices: [{}]", "no-sources"),
         ("merge_method: passthrough\nslices: [{sources: [{model: a}]}]", "no-layer-range"),

@@ -25,7 +25,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(method: MergeMethod, folder: Path) -> str:
     names = "ab"[: method.max_models] if method.max_models else "ab"
-    values = {"density": 0.6, "epsilon": 0.1, "t": 0.4, "weight": 0.7, "select_topk": 0.5}
+    values = {"density": 0.6, "epsilon": 0.1, "t": 0.4, "weight": 0.7, "select_topk": 0.5, "lambda": 0.9}
     parameters = {
         p.name: values[p.name] for p in method.parameters if p.name in values and p.kind == "number"
     }

@@ -70,7 +70,7 @@ def _fix(recipe: str, tree: yaml.MappingNode, problem: Problem, common_base: Com
             return _equal_ranges(recipe, node)
         case "layer-range" if limit := _LAYERS.search(problem.fix):
             return _shorter_range(recipe, tree, problem, int(limit[1]))
-        case "models-or-slices" | "not-yet" if key := _key_of(tree, node):
+        case "models-or-slices" if key := _key_of(tree, node):
             return Fix(t("fix.remove", name=key), _without(recipe, tree, key))
     return None
 

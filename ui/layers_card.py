@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from merging import METHODS, Parameter, Plan, Recipe
-from merging.plan import PlannedTensor
+from merging import Plan, Recipe
+from merging.resolved import Copy, Row, Value, resolved, short_name
 from ui.markup import text
 from ui.texts import t
-
-Value = bool | int | float | str
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A tensor that is one model's as it stands; no parameter counts there."""
-
-    model: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """Kinds of tensors that get the same values: one for each layer, or a single one outside the layers."""
-
-    label: str
-    cells: tuple[Value | Copy, ...]
-    in_layers: bool
 
 
 def layers_card(plan: Plan, recipe: Recipe | None) -> str:
@@ -35,80 +15,9 @@ def layers_card(plan: Plan, recipe: Recipe | None) -> str:
     if not plan.tensors or recipe is None:
         return f'<p class="alloy-quiet">{text(t("layers.waiting"))}</p>'
     parts = [_stack(recipe)]
-    for title, rows in pictures(plan):
+    for title, rows in resolved(plan):
         parts.append(_picture(title, rows))
     return "".join(parts)
-
-
-def pictures(plan: Plan) -> Iterator[tuple[str, tuple[Row, ...]]]:
-    """For each parameter, and each model that has its own: a title and the rows."""
-    method = METHODS[plan.method]
-    counted = max((len(tensor.inputs) for tensor in plan.tensors), default=0)
-    for parameter in method.parameters:
-        if not parameter.per_model:
-            yield parameter.name, rows_of(plan, parameter, None)
-            continue
-        owners = _owners(plan, counted, method.base == "subtracted")
-        for place, owner in enumerate(owners):
-            yield f"{parameter.name}: {owner}", rows_of(plan, parameter, place)
-    if not method.parameters:
-        yield method.title, rows_of(plan, None, None)
-
-
-def rows_of(plan: Plan, parameter: Parameter | None, place: int | None) -> tuple[Row, ...]:
-    """The kinds of tensors with what they get, kinds that get the same together.
-
-    Args:
-        plan: with tensors
-        parameter: of its method; None: only say what is copied
-        place: of the model among those with a value of their own; None: shared by all
-    """
-    inside: dict[str, dict[int, Value | Copy]] = defaultdict(dict)
-    outside: dict[str, Value | Copy] = {}
-    for tensor in plan.tensors:
-        value = _value(plan, tensor, parameter, place)
-        if tensor.layer is None:
-            outside[tensor.name.removesuffix(".weight")] = value
-        else:
-            kind = tensor.name.partition(f".{tensor.layer}.")[2].removesuffix(".weight")
-            inside[kind][tensor.layer] = value
-    alike: dict[tuple[Value | Copy, ...], list[str]] = defaultdict(list)
-    for kind, cells in inside.items():
-        alike[tuple(cells[layer] for layer in sorted(cells))].append(kind)
-    rows = [Row(_together(kinds, inside), cells, True) for cells, kinds in alike.items()]
-    single: dict[Value | Copy, list[str]] = defaultdict(list)
-    for name, value in outside.items():
-        single[value].append(name.rpartition(".")[2] if name.count(".") else name)
-    return (
-        *rows,
-        *(Row(", ".join(dict.fromkeys(names)), (value,), False) for value, names in single.items()),
-    )
-
-
-def _value(plan: Plan, tensor: PlannedTensor, parameter: Parameter | None, place: int | None) -> Value | Copy:
-    if tensor.copied_from is not None:
-        return Copy(_short(plan.models[tensor.inputs[tensor.copied_from].model].name))
-    value = tensor.parameters.get(parameter.name) if parameter else ""
-    if isinstance(value, list):
-        value = value[place or 0] if (place or 0) < len(value) else ""
-    return "" if value is None else value
-
-
-def _owners(plan: Plan, counted: int, subtracted: bool) -> list[str]:
-    """Which model each place of a list of values belongs to."""
-    full = next((tensor for tensor in plan.tensors if len(tensor.inputs) == counted), None)
-    inputs = full.inputs[subtracted:] if full else ()
-    return [_short(plan.models[part.model].name) for part in inputs]
-
-
-def _together(kinds: Sequence[str], everything: Mapping[str, object]) -> str:
-    """A name for kinds: `self_attn` where all of them are meant, else `self_attn.q_proj`."""
-    names = []
-    for kind in kinds:
-        head = kind.partition(".")[0]
-        whole = all(other in kinds for other in everything if other.partition(".")[0] == head)
-        names.append(head if whole else kind)
-    return ", ".join(dict.fromkeys(names))
 
 
 def _stack(recipe: Recipe) -> str:
@@ -122,7 +31,7 @@ def _stack(recipe: Recipe) -> str:
         if not length:
             continue
         sources = t("layers.and").join(
-            t("layers.source", first=start, last=end - 1, model=_short(source.model.name))
+            t("layers.source", first=start, last=end - 1, model=short_name(source.model.name))
             for source, (start, end) in zip(part.sources, ranges, strict=True)
         )
         lines.append(t("layers.slice", first=below, last=below + length - 1, sources=sources))
@@ -191,7 +100,3 @@ def _word(cell: Value | Copy) -> str:
     if isinstance(cell, bool):
         return "true" if cell else "false"
     return f"{cell:.4g}" if isinstance(cell, int | float) else str(cell)
-
-
-def _short(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2]

@@ -27,6 +27,7 @@ def _either_end(arguments: Mapping[str, Any]) -> int | None:
     paper="https://en.wikipedia.org/wiki/Slerp",
     models=(2, 2),
     base="first",
+    ignored=("embed_slerp",),
     decided_by=_either_end,
 )
 def slerp(weight_products: NDArray[Any], *, t: Fraction) -> list[float]:

@@ -174,6 +174,13 @@ EXAMPLES: dict[str, tuple[list[list[float]], dict[str, Any], list[float]]] = {
         {"select_topk": 0.5},
         [1.0, 4.0, 1.0, 1.0],
     ),
+    # The sum is +3 +6 +1 0. Its first entry supports the first model, 4 against 1, but not the second, 1 against 4
+    # times 0.4; the next two support both: 2 against 4, and 1 against 2, times 0.4. Half of these is added.
+    "consensus_ta": (
+        [BASE, FIRST, SECOND],
+        {"lambda_": 0.5, "support": 0.4, "agreeing": 2},
+        [1.0, 4.0, 1.5, 1.0],
+    ),
     # +4 +2 0 0 and -1 0 +2 0: each shares one change and has one of its own, which grows by 0.5 * min(1 / 1, 0.8).
     "ramplus_tl": (
         [BASE, [5.0, 3.0, 1.0, 1.0], [0.0, 1.0, 3.0, 1.0]],

@@ -56,7 +56,7 @@ MENDED = {
         "merge_method: linear\nparameters:\n  weight: 1.0\n  normalize: true\nmodels:\n- model: x/y\n",
     ),
     "ranges that differ": (SLICES, SLICES.replace("\n          - 2\n          - 12", " [2, 10]")),
-    "what is not supported": (
+    "two lists of models": (
         "merge_method: passthrough\nmodules:\n  text: {}\n# stays\nmodels:\n- model: x/y\n",
         "merge_method: passthrough\nmodels:\n- model: x/y\n",
     ),
@@ -74,8 +74,6 @@ def problems_of(recipe: str) -> tuple[Problem, ...]:
 @pytest.mark.parametrize("fault", MENDED)
 def test_a_fault_is_mended_by_buttons_alone(fault: str) -> None:
     recipe, wanted = MENDED[fault]
-    if fault == "what is not supported" and not any(p.code == "not-yet" for p in problems_of(recipe)):
-        pytest.skip("it is supported by now")
     for _ in range(3):
         offered = fixes(recipe, problems_of(recipe), lambda names: "the/base")
         if not offered:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from merging import Plan, make_plan, read_recipe
+from merging.resolved import Copy, resolved
 from tests.ui.test_cards import shown
-from ui.layers_card import Copy, layers_card, pictures
+from ui.layers_card import layers_card
 
 SLERP = """
 merge_method: slerp
@@ -40,7 +41,7 @@ def plan_of(recipe: str, folder: Path) -> Plan:
 
 
 def test_kinds_that_get_the_same_stand_together(folder: Path) -> None:
-    [(title, rows)] = pictures(plan_of(SLERP, folder))
+    [(title, rows)] = resolved(plan_of(SLERP, folder))
 
     assert title == "t"
     assert {row.label: row.cells for row in rows} == {
@@ -51,7 +52,7 @@ def test_kinds_that_get_the_same_stand_together(folder: Path) -> None:
 
 
 def test_every_model_has_its_own_picture(folder: Path) -> None:
-    found = dict(pictures(plan_of(LINEAR, folder)))
+    found = dict(resolved(plan_of(LINEAR, folder)))
 
     assert {title: rows[0].cells for title, rows in found.items()} == {
         "weight: a": (0.25,) * 4,

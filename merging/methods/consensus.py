@@ -1,0 +1,48 @@
+"""Consensus merging: what only one of the models needs is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from merging.methods.arithmetic import scaled, total
+from merging.methods.method import merge_method
+from merging.methods.parameters import Range, Scaling
+from merging.methods.tsv import nothing_added
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@merge_method(
+    title="Consensus Task Arithmetic",
+    paper="https://arxiv.org/abs/2405.07813",
+    models=(2, None),
+    decided_by=nothing_added,
+)
+def consensus_ta(
+    task_vectors: Sequence[Tensor],
+    *,
+    lambda_: Scaling,
+    support: Annotated[float, Range(0.1, 1.0)] = 0.4,
+    agreeing: Annotated[int, Range(1, 8, step=1)] = 2,
+) -> Tensor:
+    """Add up the changes, but only where they support at least two of the models, by their TALL-masks.
+
+    An entry supports a model whose own change there is as large as what all others changed, times a factor: the sum
+    then still is that model's. In the paper's comparison (vision and language tasks, up to 20) it is ahead of task
+    arithmetic and TIES.
+
+    Args:
+        lambda_: factor on the sum; it grows with the number of models, so that more of them want less
+        support: factor on what the others changed; the larger it is, the fewer entries support a model
+        agreeing: how many models an entry has to support
+    """
+    import torch
+
+    whole = total([task_vectors[0].clone(), *task_vectors[1:]])
+    supported, others = torch.zeros_like(whole), torch.empty_like(whole)
+    for change in task_vectors:
+        torch.sub(whole, change, out=others)
+        supported.add_(change.abs_().ge_(others.abs_().mul_(support)))
+    return scaled(whole.mul_(supported.ge_(agreeing)), lambda_)
