@@ -30,8 +30,7 @@ def consensus_ta(
     """Add up the changes, but only where they support at least two of the models, by their TALL-masks.
 
     An entry supports a model whose own change there is as large as what all others changed, times a factor: the sum
-    then still is that model's. In the paper's comparison (vision and language tasks, up to 20) it is ahead of task
-    arithmetic and TIES.
+    then still is that model's.
 
     Args:
         lambda_: factor on the sum; it grows with the number of models, so that more of them want less
