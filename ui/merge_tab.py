@@ -225,12 +225,11 @@ class MergeTab:
             api_visibility="private",
             show_progress_on=self.plan,
         ).success(**self.mine.watching)
-        comparing = self.compare.click(
+        self.compare.click(
             self._alike, self.yaml, self.alike,
             concurrency_limit=2, show_progress="hidden", trigger_mode="once", api_visibility="private",
         )  # fmt: skip
-        # What was said of other models would be taken for these ones.
-        self.yaml.change(lambda: line_of(t("alike.info")), None, self.alike, cancels=comparing, **QUIET)
+        self.yaml.change(lambda: line_of(t("alike.info")), None, self.alike, **QUIET)
         self.tried = gr.State(None)  # what the page has in memory
         self.trial: Dependency = self.try_first.click(
             self._try, [self.yaml, self.name], [self.trying, self.tried],

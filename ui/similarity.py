@@ -131,11 +131,17 @@ def alike_card(found: WeightsLook, *, subtracted: bool) -> str:
 
 
 def _of_pair(pair: str, figure: str, tensor: TensorLook) -> float | None:
-    return getattr(tensor.between[pair], figure) if pair in tensor.between else None
+    """A figure of two changes; None where one of the two changed nothing, and there is no direction to compare."""
+    one, two = pair.split(" | ")
+    if pair not in tensor.between or not (tensor.against[one].change and tensor.against[two].change):
+        return None
+    found: float | None = getattr(tensor.between[pair], figure)
+    return found
 
 
 def _of_parent(parent: str, figure: str, tensor: TensorLook) -> float | None:
-    return getattr(tensor.against[parent], figure) if parent in tensor.against else None
+    found: float | None = getattr(tensor.against[parent], figure) if parent in tensor.against else None
+    return found
 
 
 def _matrices(weights: Weights) -> Weights:
