@@ -286,6 +286,8 @@ KOREAN: dict[str, str] = {
     "chat.stopped": "멈춤",
     "chat.no_model": "먼저 모델을 고르세요.",
     "chat.no_prompt": "먼저 메시지를 쓰세요.",
+    "chat.warning.empty": "답에 낱말이 하나도 없습니다. 병합이 망가졌을 가능성이 큽니다.",
+    "chat.warning.repeated": "답이 같은 말을 되풀이합니다. 병합이 망가졌을 수 있으니 가중치를 바꿔 보세요.",
     "chat.empty_answer": "(모델이 아무 말 없이 끝냈습니다)",
     # score
     "score.models": "모델",

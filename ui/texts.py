@@ -302,6 +302,8 @@ ENGLISH = {
     "chat.stopped": "stopped",
     "chat.no_model": "Choose a model first.",
     "chat.no_prompt": "Type a message first.",
+    "chat.warning.empty": "The answer holds no word. A merge that answers so is likely to be broken.",
+    "chat.warning.repeated": "The answer repeats itself. A merge that answers so may be broken: try other weights.",
     "chat.empty_answer": "(the model ended without a word)",
     # score
     "score.models": "Models",
