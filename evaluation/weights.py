@@ -10,6 +10,7 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,15 @@ from evaluation.structure import Structure, Tensor, parse_header, read_structure
 # Elements of one tensor that are in memory together, of each model.
 _BLOCK = 4 << 20
 # A tensor's sample is taken from so many places, evenly spaced.
-_PLACES = 16
+PLACES = 16
 # Leading singular directions whose energy and overlap count.
 DIRECTIONS = 64
 # Singular values of a larger matrix are estimated (randomised SVD), the others are exact.
 _EXACT_SIDE = 1024
 _SPECTRAL_ELEMENTS = 16 << 20
 _FIRST_BYTES = 1 << 17
+# torch's generator is one for all threads.
+_DRAWING = threading.Lock()
 _LAYER = re.compile(r"\.(\d+)\.")
 _TORCH = {
     "float64": torch.float64,
@@ -293,6 +296,8 @@ def look(
     *,
     base: Weights | None = None,
     sample: int | None = 1 << 20,
+    places: int = PLACES,
+    readers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> WeightsLook:
@@ -302,7 +307,9 @@ def look(
         model: the model.
         parents: what it is held against.
         base: what the parents were fine-tuned from; with it their changes are compared too.
-        sample: entries of a tensor that are read, from 16 places evenly spaced; None for all.
+        sample: entries of a tensor that are read; None for all.
+        places: that they are read from, evenly spaced; each is a request to the Hub.
+        readers: tensors that are looked at together, so that the Hub's answers are waited for together.
         on_progress: called with the tensors done and the tensors in all.
         cancel: when set, the work ends after the tensor at hand.
 
@@ -310,25 +317,34 @@ def look(
         EvaluationError: a dtype that is not known.
         Cancelled: `cancel` was set.
     """
-    looks = []
     lacking: dict[str, list[str]] = {parent.structure.name: [] for parent in parents}
     names = list(model.structure.tensors)
-    for number, name in enumerate(names):
+
+    def look_at(name: str) -> TensorLook:
         if cancel is not None and cancel.is_set():
             raise Cancelled
-        tensor = model.structure.tensors[name]
-        alike = {}
-        for one in parents:
-            held = one.structure.tensors.get(name)
-            if held is None or held.shape != tensor.shape:
-                lacking[one.structure.name].append(name)
-            else:
-                alike[one.structure.name] = one
+        shape = model.structure.tensors[name].shape
+        alike = {
+            one.structure.name: one
+            for one in parents
+            if name in one.structure.tensors and one.structure.tensors[name].shape == shape
+        }
         held = base.structure.tensors.get(name) if base else None
-        known_base = base if held and held.shape == tensor.shape else None
-        looks.append(_look_at(name, model, alike, known_base, sample))
-        if on_progress is not None:
-            on_progress(number + 1, len(names))
+        known_base = base if held and held.shape == shape else None
+        return _look_at(name, model, alike, known_base, sample, places)
+
+    looks = []
+    with ThreadPoolExecutor(readers) as pool:
+        try:
+            for look_of_one in pool.map(look_at, names):
+                looks.append(look_of_one)
+                for parent in parents:
+                    if parent.structure.name not in look_of_one.against:
+                        lacking[parent.structure.name].append(look_of_one.name)
+                if on_progress is not None:
+                    on_progress(len(looks), len(names))
+        finally:
+            pool.shutdown(cancel_futures=True)
     return WeightsLook(
         model.structure.name,
         model.structure.config,
@@ -338,7 +354,12 @@ def look(
 
 
 def _look_at(
-    name: str, model: Weights, parents: Mapping[str, Weights], base: Weights | None, sample: int | None
+    name: str,
+    model: Weights,
+    parents: Mapping[str, Weights],
+    base: Weights | None,
+    sample: int | None,
+    places: int,
 ) -> TensorLook:
     sources = [model, *parents.values(), *([base] if base else [])]
     tensor = model.structure.tensors[name]
@@ -357,8 +378,13 @@ def _look_at(
     read = nan = inf = dead = 0
     kept: list[list[torch.Tensor]] = []
     room = _SPECTRAL_ELEMENTS
-    for begin, end in _pieces(tensor, sample):
-        parts = [source.rows(source.structure.tensors[name], begin, end) for source in sources]
+    for begin, end in _pieces(tensor, sample, places):
+        # One that takes part twice, such as the base that is looked at, is read once.
+        rows = {
+            key: one.rows(one.structure.tensors[name], begin, end)
+            for key, one in {id(source): source for source in sources}.items()
+        }
+        parts = [rows[id(source)] for source in sources]
         first = parts[0]
         digest.update(first.numpy().tobytes())
         read += first.numel()
@@ -418,7 +444,7 @@ def _look_at(
     )
 
 
-def _pieces(tensor: Tensor, sample: int | None) -> Iterator[tuple[int, int]]:
+def _pieces(tensor: Tensor, sample: int | None, places: int) -> Iterator[tuple[int, int]]:
     """Ranges of rows: all of them in blocks, or a sample from places evenly spaced."""
     rows = tensor.shape[0] if tensor.shape else 1
     wide = max(tensor.parameters // max(rows, 1), 1)
@@ -427,10 +453,10 @@ def _pieces(tensor: Tensor, sample: int | None) -> Iterator[tuple[int, int]]:
         for begin in range(0, rows, at_once):
             yield begin, min(begin + at_once, rows)
         return
-    wanted = max(sample // wide, min(_PLACES, rows))
-    for place in range(_PLACES):
-        begin = rows * place // _PLACES
-        length = wanted * (place + 1) // _PLACES - wanted * place // _PLACES
+    wanted = max(sample // wide, min(places, rows))
+    for place in range(places):
+        begin = rows * place // places
+        length = wanted * (place + 1) // places - wanted * place // places
         if length:
             yield begin, min(begin + min(length, at_once), rows)
 
@@ -446,7 +472,7 @@ def _spectrum(matrix: torch.Tensor) -> tuple[float | None, float | None, float]:
         shares = kept / kept.sum()
         rank = float(torch.exp(-(shares * shares.log()).sum()))
         return rank, float(values[:DIRECTIONS].square().sum() / values.square().sum()), 0.0
-    with torch.random.fork_rng(devices=[]):
+    with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         values = torch.svd_lowrank(matrix, q=DIRECTIONS + 16, niter=4)[1].double()
     leading = float(values[:DIRECTIONS].square().sum()) / total
@@ -456,7 +482,7 @@ def _spectrum(matrix: torch.Tensor) -> tuple[float | None, float | None, float]:
 def _overlap(one: torch.Tensor, two: torch.Tensor) -> float | None:
     """How much of the leading right singular directions two changes share; None where they fill the space."""
     if min(one.shape) > _EXACT_SIDE:
-        with torch.random.fork_rng(devices=[]):
+        with _DRAWING, torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             spaces = [torch.svd_lowrank(matrix, q=DIRECTIONS, niter=4)[2].T for matrix in (one, two)]
     else:

@@ -12,6 +12,7 @@ import gradio as gr
 import spaces
 
 from evaluation import EvaluationError, LanguageModel, Reply, load_model, reply
+from evaluation.chat_check import faults
 from ui.account import account
 from ui.defect import told
 from ui.host import Host
@@ -27,10 +28,11 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """One model's answer so far, and a line about it."""
+    """One model's answer so far, a line about it, and in the end what is wrong with it, if anything."""
 
     text: str
     line: str
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,8 @@ def answers_here(
         for _ in itertools.zip_longest(*replies):
             yield [Answer(r.text, _line(m, r)) for m, r in zip(models, replies, strict=True)]
         yield [
-            Answer(r.text or t("chat.empty_answer"), _line(m, r))
-            for m, r in zip(models, replies, strict=True)
+            Answer(r.text or t("chat.empty_answer"), _line(m, r), _warning(talk[-1]["content"], r))
+            for m, r, talk in zip(models, replies, talks, strict=True)
         ]
     except EvaluationError as error:
         raise gr.Error(str(error), print_exception=False) from None
@@ -204,7 +206,7 @@ def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
                     [*said, {"role": "assistant", "content": answer.text}]
                     for said, answer in zip(talks, given, strict=True)
                 ]
-                lines = [_line_html(answer.line) for answer in given]
+                lines = [_warned(answer.warning) + _line_html(answer.line) for answer in given]
                 if stopped := turn.stopped.is_set():
                     lines = [_line_html(f"{answer.line} · {t('chat.stopped')}") for answer in given]
                 if turn.forgotten.is_set():
@@ -284,6 +286,17 @@ def _line(model: LanguageModel, answer: Reply) -> str:
     if answer.finish == "length":
         parts.append(t("chat.length.reached"))
     return " · ".join(parts)
+
+
+def _warning(prompt: str, answer: Reply) -> str:
+    """What a broken merge shows first, by the plain rules of `evaluation.chat_check`."""
+    found = faults(prompt, answer.text, cut=False)
+    keys = {"empty": "chat.warning.empty", "repeated": "chat.warning.repeated"}
+    return " ".join(t(key) for fault, key in keys.items() if fault in found)
+
+
+def _warned(warning: str) -> str:
+    return f'<p class="alloy-trouble" role="alert">{text(warning)}</p>' if warning else ""
 
 
 def _trouble(line: str) -> str:

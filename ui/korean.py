@@ -131,6 +131,27 @@ KOREAN: dict[str, str] = {
     "layers.copy": "{model} 그대로",
     "layers.between": "{low} ~ {high}",
     "layers.varies": "{first} … {last}",
+    # how alike the models are
+    "alike.heading": "모델들이 얼마나 비슷한가",
+    "alike.button": "모델 비교하기",
+    "alike.info": "행렬마다 몇 행만 읽습니다. 아무것도 병합하지 않습니다.",
+    "alike.opening": "헤더를 읽는 중 …",
+    "alike.reading": "행렬 {total}개 중 {done}개 비교함",
+    "alike.meaning": (
+        "행렬마다 몇 행만 읽은 값입니다. 변화량은 각 모델이 베이스에서 달라진 부분입니다. 코사인이 1에 가까우면 둘이 "
+        "같은 것을 배웠고, 0에 가까우면 서로 거의 겹치지 않아 잘 섞이며, 0보다 작으면 서로 반대로 당깁니다. 부호가 "
+        "많이 어긋나는 곳에서는 TIES 같은 방법이 필요합니다."
+    ),
+    "alike.meaning.plain": (
+        "행렬마다 몇 행만 읽은 값입니다. 코사인이 1에 가까우면 모델들이 가까워 평균할 수 있고, 0에 가까우면 같은 "
+        "베이스에서 나온 것이 아니어서 병합하면 엉뚱한 답을 하기 쉽습니다."
+    ),
+    "alike.task_cosine": "{one}와(과) {two}의 변화량 사이의 코사인",
+    "alike.conflict": "{one}와(과) {two}가 서로 다른 방향으로 바꾼 가중치의 비율",
+    "alike.norm": "{model}의 변화량 크기 (가중치에 대한 비율)",
+    "alike.cosine": "{one}와(과) {two} 사이의 코사인",
+    "alike.lacking": "같은 모양의 행렬이 상대에 없어 비교하지 않은 것: {count}개.",
+    "alike.one": "모델이 하나뿐이라 비교할 것이 없습니다.",
     "plan.size": "결과",
     "plan.size.detail": "텐서 {tensors}개, {shards}",
     "plan.shards.one": "파일 1개",
@@ -265,6 +286,8 @@ KOREAN: dict[str, str] = {
     "chat.stopped": "멈춤",
     "chat.no_model": "먼저 모델을 고르세요.",
     "chat.no_prompt": "먼저 메시지를 쓰세요.",
+    "chat.warning.empty": "답에 낱말이 하나도 없습니다. 병합이 망가졌을 가능성이 큽니다.",
+    "chat.warning.repeated": "답이 같은 말을 되풀이합니다. 병합이 망가졌을 수 있으니 가중치를 바꿔 보세요.",
     "chat.empty_answer": "(모델이 아무 말 없이 끝냈습니다)",
     # score
     "score.models": "모델",

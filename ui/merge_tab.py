@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from merging import MergeError, Plan, Problem, Recipe, read_recipe
+from evaluation import EvaluationError
+from merging import METHODS, MergeError, Plan, Problem, Recipe, read_recipe
 from ui import markup
 from ui.account import Account, Identity, account, identify, visitor
 from ui.destination import DOWNLOAD, FOLDER, HUB, place, suggested_name
@@ -24,6 +25,7 @@ from ui.my_merges import MOST_REMEMBERED, Finished, MyMerges, remembered
 from ui.plan_card import Surroundings, empty_card, plan_card, problems_card
 from ui.presets import family, presets
 from ui.recipe_source import QUERY, query_of, recipe_of
+from ui.similarity import similarity
 from ui.start import build_start, line_of, trouble
 from ui.texts import in_each_language, t
 from ui.try_first import try_out
@@ -83,6 +85,9 @@ class MergeTab:
                     ]
                 with gr.Accordion(t("layers.heading"), open=False):
                     self.layers = gr.HTML()
+                with gr.Accordion(t("alike.heading"), open=False):
+                    self.compare = gr.Button(t("alike.button"), size="sm")
+                    self.alike = gr.HTML(in_each_language(lambda: line_of(t("alike.info"))))
         _section("destination.heading")
         self._destination()
         with gr.Row(elem_classes="alloy-go"):
@@ -220,6 +225,11 @@ class MergeTab:
             api_visibility="private",
             show_progress_on=self.plan,
         ).success(**self.mine.watching)
+        self.compare.click(
+            self._alike, self.yaml, self.alike,
+            concurrency_limit=2, show_progress="hidden", trigger_mode="once", api_visibility="private",
+        )  # fmt: skip
+        self.yaml.change(lambda: line_of(t("alike.info")), None, self.alike, **QUIET)
         self.tried = gr.State(None)  # what the page has in memory
         self.trial: Dependency = self.try_first.click(
             self._try, [self.yaml, self.name], [self.trying, self.tried],
@@ -411,6 +421,20 @@ class MergeTab:
             yield "".join(trouble(problem) for problem in error.problems), None
         else:
             yield _about_trying(), gr.skip()
+
+    def _alike(self, text: str, oauth: gr.OAuthToken | None) -> Iterator[str]:
+        who = account(self.host, oauth)
+        plan, recipe = self.workshop.plan(text, None, who), _recipe(text)
+        if not plan.ok or recipe is None:
+            yield "".join(trouble(problem) for problem in plan.problems)
+            return
+        base = recipe.base_model.name if recipe.base_model else None
+        if not METHODS[plan.method].may_subtract:
+            base = None
+        try:
+            yield from similarity(plan, base, who, self.host.allow_folders)
+        except EvaluationError as error:
+            yield trouble(Problem("alike", str(error), ""))
 
     def names_to_try(self, finished: Finished | None) -> list[str]:
         """What the fields of the other tabs offer: the newest result, its parents, and the models of the presets."""

@@ -144,6 +144,27 @@ ENGLISH = {
     "layers.copy": "copy of {model}",
     "layers.between": "{low} to {high}",
     "layers.varies": "{first} … {last}",
+    # how alike the models are
+    "alike.heading": "How alike the models are",
+    "alike.button": "Compare the models",
+    "alike.info": "Reads a few rows of every matrix, nothing is merged.",
+    "alike.opening": "Reading headers …",
+    "alike.reading": "{done} of {total} matrices compared",
+    "alike.meaning": (
+        "From a few rows of every matrix. Changes are what each model has more than the base. A cosine near 1: both "
+        "learnt the same; near 0: changes that hardly touch each other, and merge well; below 0: they pull apart. "
+        "Where many signs conflict, TIES and its like have work to do."
+    ),
+    "alike.meaning.plain": (
+        "From a few rows of every matrix. A cosine near 1: the models are close together and can be averaged; near 0: "
+        "they do not come from one base, and a merge is likely to answer nonsense."
+    ),
+    "alike.task_cosine": "Cosine between the changes of {one} and {two}",
+    "alike.conflict": "Share of weights that {one} and {two} change in different directions",
+    "alike.norm": "Size of the change of {model}, as a share of its weights",
+    "alike.cosine": "Cosine between {one} and {two}",
+    "alike.lacking": "Not compared, because the others have no such matrix of this shape: {count}.",
+    "alike.one": "There is only one model here, and nothing to compare it with.",
     "plan.size": "Result",
     "plan.size.detail": "{tensors} tensors in {shards}",
     "plan.shards.one": "1 file",
@@ -281,6 +302,8 @@ ENGLISH = {
     "chat.stopped": "stopped",
     "chat.no_model": "Choose a model first.",
     "chat.no_prompt": "Type a message first.",
+    "chat.warning.empty": "The answer holds no word. A merge that answers so is likely to be broken.",
+    "chat.warning.repeated": "The answer repeats itself. A merge that answers so may be broken: try other weights.",
     "chat.empty_answer": "(the model ended without a word)",
     # score
     "score.models": "Models",

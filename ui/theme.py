@@ -179,7 +179,7 @@ CSS = """
 .alloy-heed { border-left: 3px solid var(--primary-500); padding: .1rem .7rem; margin: .6rem 0 0 !important; }
 .gradio-container h3.alloy-part { font-size: .9rem; font-weight: 600; margin: .9rem 0 .3rem; }
 .alloy-lines { margin: .2rem 0 0; padding-left: 1.2rem; }
-.alloy-layers { display: grid; grid-template-columns: minmax(5rem, 11rem) 1fr max-content; gap: .25rem .7rem;
+.alloy-layers { display: grid; grid-template-columns: minmax(4.5rem, 27%) 1fr max-content; gap: .25rem .7rem;
   align-items: center; font-size: .85rem; font-variant-numeric: tabular-nums; }
 .alloy-layers .kind { text-align: right; overflow-wrap: anywhere; line-height: 1.2; }
 .alloy-layers svg { width: 100%; height: 1.1rem; border-radius: 3px; display: block; background: var(--neutral-100); }

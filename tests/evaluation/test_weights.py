@@ -142,6 +142,21 @@ def test_from_the_hub_only_ranges_are_read(hub: Hub, make_folder: MakeFolder) ->
     assert sum(exchange.bytes_out for exchange in asked) < (folder / "model.safetensors").stat().st_size
 
 
+def test_readers_together_find_the_same_in_few_requests(hub: Hub, make_folder: MakeFolder) -> None:
+    hub.add_user("ann")
+    hub.put("ann/model", make_folder(make_network(vocab_size=4000)))
+    model = open_weights("ann/model", token=False)
+    one = look(model, [model], sample=2048, places=2)
+    requests = sum(1 if tensor.share == 1 else 2 for tensor in one.tensors)
+
+    hub.log.clear()
+    several = look(model, [model], sample=2048, places=2, readers=4)
+
+    assert several == one
+    asked = [exchange for exchange in hub.log if exchange.range and exchange.status == 206]
+    assert len(asked) == requests
+
+
 def untied(folder: Path) -> Path:
     return edit(
         folder,

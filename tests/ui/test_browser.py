@@ -351,6 +351,22 @@ def test_faults_stand_on_their_fields_and_buttons_mend_them(site: Site, browser:
 
 
 @pytest.mark.real_models
+def test_models_are_compared_before_they_are_merged(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        page.get_by_role("button", name="TIES of fine-tunes").click()
+        until_recipe(page, "merge_method", "ties")
+        expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
+        page.get_by_role("button", name="How alike the models are").click()
+        page.get_by_role("button", name="Compare the models").click()
+
+        heading = "Cosine between the changes of SmolLM2-135M-Pirate and SmolLM2-135M-Bard"
+        expect(page.get_by_role("heading", name=heading)).to_be_visible(timeout=SLOW)
+        quiet(seen)
+
+
+@pytest.mark.real_models
 def test_a_merge_is_tried_before_it_is_saved(site: Site, browser: Browser) -> None:
     with visit(browser, site.url) as seen:
         page = seen.page
