@@ -47,6 +47,9 @@ class TaskScore:
         value: the mean over its questions.
         stderr: its standard error, None where there are too few questions.
         answers: the score of each question, by its number in the data set.
+        dataset: the data set on the Hub that the questions are from, "" for a file.
+        subset: its configuration, None where it has one only.
+        split: the part of it.
     """
 
     task: str
@@ -55,6 +58,9 @@ class TaskScore:
     value: float
     stderr: float | None
     answers: dict[int, float]
+    dataset: str = ""
+    subset: str | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -275,6 +281,7 @@ def _score(task: str, answered: Any) -> TaskScore:
     metric, _, chosen = named.partition(",")
     samples = [one for one in answered["samples"][task] if one.get("filter", chosen) == chosen]
     stderr = results.get(f"{metric}_stderr,{chosen}")
+    asked = answered["configs"][task]
     return TaskScore(
         task,
         str(answered["versions"].get(task, "")),
@@ -282,6 +289,9 @@ def _score(task: str, answered: Any) -> TaskScore:
         float(results[named]),
         float(stderr) if isinstance(stderr, float) and math.isfinite(stderr) else None,
         {int(one["doc_id"]): float(np.mean(one[metric])) for one in samples},
+        path if (path := str(asked.get("dataset_path") or "")).count("/") == 1 else "",
+        asked.get("dataset_name"),
+        asked.get("test_split") or asked.get("validation_split"),
     )
 
 
