@@ -6,7 +6,7 @@ from evaluation.difference import Difference, difference, interval
 from evaluation.error import Cancelled, EvaluationError
 from evaluation.independence import Independence, check_independence
 from evaluation.model import LanguageModel, load_model
-from evaluation.perplexity import DocumentScore, Perplexity, perplexity
+from evaluation.perplexity import DocumentScore, Perplexity, Unfinished, perplexity, perplexity_slice
 from evaluation.text import Source
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Perplexity",
     "Reply",
     "Source",
+    "Unfinished",
     "WrittenCard",
     "benchmark_results",
     "card_with",
@@ -28,6 +29,7 @@ __all__ = [
     "load_model",
     "perplexity",
     "perplexity_results",
+    "perplexity_slice",
     "reply",
     "write_card",
 ]
