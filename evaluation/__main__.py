@@ -25,6 +25,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 from transformers.utils import logging
 
+from evaluation.activations import Likeness, likeness
 from evaluation.benchmark import BENCHMARKS, Benchmarked, PairedScore, benchmark, paired
 from evaluation.card import benchmark_results, perplexity_results, write_card
 from evaluation.chat_check import check_chat
@@ -98,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
         "--sample", type=_positive, default=1 << 20, metavar="N", help="entries read of a tensor (1048576)"
     )
     looked.add_argument("--whole", action="store_true", help="read everything")
+    looked.add_argument(
+        "--activations",
+        metavar="FILE",
+        help="run model and parents on a text (as for perplexity --text), and compare their states (linear CKA)",
+    )
     looked.add_argument("--json", action="store_true", help="for programs")
 
     asked = commands.add_parser("benchmark", help="questions of KMMLU and other benchmarks, by lm-eval")
@@ -176,13 +182,17 @@ def _texts(options: argparse.Namespace) -> list[str]:
                 subset=options.subset,
             )
         )
-    if options.text == "-":
-        return [sys.stdin.read()]
     if options.text is None:
         return [document for name in BUNDLED for document in bundled_text(name)]
-    if options.text in BUNDLED and not Path(options.text).exists():
-        return bundled_text(options.text)
-    return [read_text(options.text)]
+    return _named_text(options.text)
+
+
+def _named_text(name: str) -> list[str]:
+    if name == "-":
+        return [sys.stdin.read()]
+    if name in BUNDLED and not Path(name).exists():
+        return bundled_text(name)
+    return [read_text(name)]
 
 
 def _source(options: argparse.Namespace) -> Source:
@@ -280,8 +290,10 @@ def _weights(options: argparse.Namespace) -> int:
     )
     if sys.stderr.isatty():
         _Bar.clear()
+    alike = _alike(options) if options.activations else []
     if options.json:
-        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+        told = {**found.to_dict(), "activations": [one.to_dict() for one in alike]}
+        print(json.dumps(told, indent=2, ensure_ascii=False))
         return DONE
     print("\n".join(found.doctor()))
     for parent in options.against:
@@ -293,7 +305,20 @@ def _weights(options: argparse.Namespace) -> int:
             _draw(found.heat_map(partial(_sign_conflict, pair)))
     for names in found.duplicates:
         print(f"the same numbers: {', '.join(names)}")
+    for one in alike:
+        print(
+            f"\nLinear CKA of the states against {one.other} at {one.positions} positions; a column a layer"
+        )
+        _draw({"states": one.by_layer})
     return DONE
+
+
+def _alike(options: argparse.Namespace) -> list[Likeness]:
+    if not options.against:
+        raise EvaluationError("--activations compares with parents. Name them with --against.")
+    text = "\n\n".join(_named_text(options.activations))
+    model = load_model(options.model)
+    return [likeness(model, load_model(parent), text) for parent in options.against]
 
 
 def _benchmark(options: argparse.Namespace) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from evaluation import EvaluationError, LanguageModel
+from evaluation.__main__ import CANNOT_BE_JUDGED, DONE, main
 from evaluation.activations import likeness
 from tests.evaluation.conftest import TEXT, make_network, make_tokenizer
 
@@ -63,3 +66,18 @@ def test_what_cannot_be_compared_is_said(model: LanguageModel) -> None:
     for text, words in (("", "There is no text"), ("A b.", "give a longer text")):
         with pytest.raises(EvaluationError, match=words):
             likeness(model, model, text)
+
+
+def test_activations_on_the_command_line(
+    make_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = make_folder(), make_folder(make_network(seed=1), name="two")
+    command = ["weights", str(one), "--activations", "english"]
+
+    assert main([*command, "--against", str(two), "--json"]) == DONE
+    assert len(json.loads(capsys.readouterr().out)["activations"][0]["by_layer"]) == 3
+
+    assert main([*command, "--against", str(two)]) == DONE
+    assert "Linear CKA" in capsys.readouterr().out
+    assert main(command) == CANNOT_BE_JUDGED
+    assert "--against" in capsys.readouterr().err
