@@ -1,11 +1,13 @@
 """Judges any checkpoint, wherever it came from. Knows nothing of merging."""
 
+from evaluation.card import WrittenCard, benchmark_results, card_with, perplexity_results, write_card
 from evaluation.chat import Reply, reply
-from evaluation.difference import Difference, difference
+from evaluation.difference import Difference, difference, interval
 from evaluation.error import Cancelled, EvaluationError
 from evaluation.independence import Independence, check_independence
 from evaluation.model import LanguageModel, load_model
-from evaluation.perplexity import DocumentScore, Perplexity, perplexity
+from evaluation.perplexity import DocumentScore, Perplexity, Unfinished, perplexity, perplexity_slice
+from evaluation.text import Source
 
 __all__ = [
     "Cancelled",
@@ -16,9 +18,18 @@ __all__ = [
     "LanguageModel",
     "Perplexity",
     "Reply",
+    "Source",
+    "Unfinished",
+    "WrittenCard",
+    "benchmark_results",
+    "card_with",
     "check_independence",
     "difference",
+    "interval",
     "load_model",
     "perplexity",
+    "perplexity_results",
+    "perplexity_slice",
     "reply",
+    "write_card",
 ]

@@ -1,7 +1,7 @@
 """The command line.
 
-    python -m evaluation perplexity MODEL... [--text FILE] [--context N] [--stride N] [--json]
-    python -m evaluation compare MODEL... [--text FILE] [--repeats N] [--json]
+    python -m evaluation perplexity MODEL... [--text FILE] [--context N] [--stride N] [--card commit] [--json]
+    python -m evaluation compare MODEL... [--text FILE] [--repeats N] [--card commit] [--json]
     python -m evaluation weights MODEL [--against PARENT...] [--base BASE] [--sample N] [--json]
     python -m evaluation benchmark MODEL... [--tasks kmmlu ...] [--limit N] [--few-shot N] [--chat-template] [--json]
     python -m evaluation chat MODEL... [--new-tokens N] [--json]
@@ -22,9 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult
 from transformers.utils import logging
 
-from evaluation.benchmark import BENCHMARKS, benchmark, paired
+from evaluation.activations import Likeness, likeness
+from evaluation.benchmark import BENCHMARKS, Benchmarked, PairedScore, benchmark, paired
+from evaluation.card import benchmark_results, perplexity_results, write_card
 from evaluation.chat_check import check_chat
 from evaluation.difference import Difference, difference
 from evaluation.error import Cancelled, EvaluationError
@@ -32,7 +35,7 @@ from evaluation.footprint import footprint
 from evaluation.model import load_model
 from evaluation.perplexity import Perplexity, perplexity
 from evaluation.report import Report
-from evaluation.text import BUNDLED, bundled_text, dataset_texts, read_text
+from evaluation.text import BUNDLED, Source, bundled_text, dataset_texts, read_text
 from evaluation.weights import TensorLook, look, open_weights
 
 _SHADES = "·▁▂▃▄▅▆▇█"
@@ -64,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     scored.set_defaults(command=_perplexity)
     _add_models(scored, "the first is compared with each of the others")
     _add_text(scored)
+    _add_card(scored)
     scored.add_argument(
         "--context", type=_positive, metavar="N", help="tokens in a window (the model's, at most 2048)"
     )
@@ -80,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     compared.set_defaults(command=_compare)
     _add_models(compared, "the merge first, then its parents")
     _add_text(compared)
+    _add_card(compared)
     compared.add_argument("--repeats", type=_positive, default=5, metavar="N", help="timed answers (5)")
     compared.add_argument(
         "--new-tokens", type=_positive, default=32, metavar="N", help="tokens of each answer (32)"
@@ -94,11 +99,17 @@ def _parser() -> argparse.ArgumentParser:
         "--sample", type=_positive, default=1 << 20, metavar="N", help="entries read of a tensor (1048576)"
     )
     looked.add_argument("--whole", action="store_true", help="read everything")
+    looked.add_argument(
+        "--activations",
+        metavar="FILE",
+        help="run model and parents on a text (as for perplexity --text), and compare their states (linear CKA)",
+    )
     looked.add_argument("--json", action="store_true", help="for programs")
 
     asked = commands.add_parser("benchmark", help="questions of KMMLU and other benchmarks, by lm-eval")
     asked.set_defaults(command=_benchmark)
     _add_models(asked, "the first is compared with each of the others")
+    _add_card(asked)
     asked.add_argument(
         "--tasks",
         nargs="+",
@@ -146,6 +157,14 @@ def _add_text(command: argparse.ArgumentParser) -> None:
     command.add_argument("--subset", help="the data set's configuration, where it has several")
 
 
+def _add_card(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--card",
+        choices=("commit", "pull-request"),
+        help="write the first model's results into its model card: into its folder, or its repository on the Hub",
+    )
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number from 1 on")
@@ -163,13 +182,37 @@ def _texts(options: argparse.Namespace) -> list[str]:
                 subset=options.subset,
             )
         )
-    if options.text == "-":
-        return [sys.stdin.read()]
     if options.text is None:
         return [document for name in BUNDLED for document in bundled_text(name)]
+    return _named_text(options.text)
+
+
+def _named_text(name: str) -> list[str]:
+    if name == "-":
+        return [sys.stdin.read()]
+    if name in BUNDLED and not Path(name).exists():
+        return bundled_text(name)
+    return [read_text(name)]
+
+
+def _source(options: argparse.Namespace) -> Source:
+    if options.dataset:
+        on_hub = not Path(options.dataset).exists()
+        name = options.dataset if on_hub else Path(options.dataset).resolve().name
+        return Source(name, name if on_hub else "", options.subset, options.split, options.column)
+    if options.text is None:
+        return Source("Alloy's English and Korean texts")
     if options.text in BUNDLED and not Path(options.text).exists():
-        return bundled_text(options.text)
-    return [read_text(options.text)]
+        return Source(f"Alloy's {options.text.capitalize()} text")
+    return Source("standard input" if options.text == "-" else Path(options.text).name)
+
+
+def _write_card(
+    options: argparse.Namespace, results: Sequence[EvalResult], markdown: str | None = None
+) -> None:
+    pull_request = options.card == "pull-request"
+    written = write_card(options.models[0], results, markdown=markdown, pull_request=pull_request)
+    print(f"{'Proposed' if pull_request else 'Written'}: {written.url}", file=sys.stderr)
 
 
 def _perplexity(options: argparse.Namespace) -> int:
@@ -186,6 +229,8 @@ def _perplexity(options: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         _describe(scores, differences)
+    if options.card:
+        _write_card(options, perplexity_results(scores[0], texts, _source(options), differences))
     return DONE
 
 
@@ -228,6 +273,9 @@ def _compare(options: argparse.Namespace) -> int:
     print(
         json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if options.json else report.to_markdown()
     )
+    if options.card:
+        results = perplexity_results(scores[0], texts, _source(options), differences)
+        _write_card(options, results, report.to_markdown())
     return DONE
 
 
@@ -242,8 +290,10 @@ def _weights(options: argparse.Namespace) -> int:
     )
     if sys.stderr.isatty():
         _Bar.clear()
+    alike = _alike(options) if options.activations else []
     if options.json:
-        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+        told = {**found.to_dict(), "activations": [one.to_dict() for one in alike]}
+        print(json.dumps(told, indent=2, ensure_ascii=False))
         return DONE
     print("\n".join(found.doctor()))
     for parent in options.against:
@@ -255,7 +305,20 @@ def _weights(options: argparse.Namespace) -> int:
             _draw(found.heat_map(partial(_sign_conflict, pair)))
     for names in found.duplicates:
         print(f"the same numbers: {', '.join(names)}")
+    for one in alike:
+        print(
+            f"\nLinear CKA of the states against {one.other} at {one.positions} positions; a column a layer"
+        )
+        _draw({"states": one.by_layer})
     return DONE
+
+
+def _alike(options: argparse.Namespace) -> list[Likeness]:
+    if not options.against:
+        raise EvaluationError("--activations compares with parents. Name them with --against.")
+    text = "\n\n".join(_named_text(options.activations))
+    model = load_model(options.model)
+    return [likeness(model, load_model(parent), text) for parent in options.against]
 
 
 def _benchmark(options: argparse.Namespace) -> int:
@@ -285,7 +348,14 @@ def _benchmark(options: argparse.Namespace) -> int:
             "paired": [{**dataclasses.asdict(pair), "words": pair.words} for pair in pairs],
         }
         print(json.dumps(told, indent=2, ensure_ascii=False))
-        return DONE
+    else:
+        _describe_benchmarks(found, pairs)
+    if options.card:
+        _write_card(options, benchmark_results(found[0], pairs))
+    return DONE
+
+
+def _describe_benchmarks(found: Sequence[Benchmarked], pairs: Sequence[PairedScore]) -> None:
     for one in found:
         print(one.model)
         for score in one.scores:
@@ -294,7 +364,6 @@ def _benchmark(options: argparse.Namespace) -> int:
                   f"{len(score.answers)} questions")  # fmt: skip
     for pair in pairs:
         print(pair.words)
-    return DONE
 
 
 def _chat(options: argparse.Namespace) -> int:

@@ -47,6 +47,9 @@ class TaskScore:
         value: the mean over its questions.
         stderr: its standard error, None where there are too few questions.
         answers: the score of each question, by its number in the data set.
+        dataset: the data set on the Hub that the questions are from, "" for a file.
+        subset: its configuration, None where it has one only.
+        split: the part of it.
     """
 
     task: str
@@ -55,6 +58,9 @@ class TaskScore:
     value: float
     stderr: float | None
     answers: dict[int, float]
+    dataset: str = ""
+    subset: str | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,8 @@ def benchmark(
         few_shot: solved examples before each question; None for the task's own number.
         chat_template: put questions in the model's own form of a conversation.
         batch_size: questions that go through the model at once.
-        cache: a folder of earlier results of models at a commit; None for none.
+        cache: a folder of earlier results of models at a commit, single answers included, so that what was stopped
+            (`cancel`) goes on where it stood; None for none.
         on_progress: called with the requests done and the requests in all of the kind that is under way.
         cancel: when set, the work ends after the batch at hand.
 
@@ -180,12 +187,15 @@ def benchmark(
         few_shot,
         chat_template,
     ]
-    kept = None
+    kept = answers = None
     if cache is not None and model.commit is not None:
         digest = hashlib.sha256(json.dumps([*settings, used]).encode()).hexdigest()[:24]
         kept = cache / f"{digest}.json"
         if kept.exists():
             return _from_dict(json.loads(kept.read_text("utf-8")))
+        # lm-eval's own store of single answers, keyed by what was asked: whoever was stopped goes on from there.
+        whose = json.dumps([model.name, model.commit, model.dtype, used])
+        answers = str(cache / f"answers-{hashlib.sha256(whose.encode()).hexdigest()[:24]}")
     asking = _adapter(model, batch_size, on_progress, cancel)
     try:
         with memory_named(model.name, "answering a benchmark"):
@@ -196,6 +206,7 @@ def benchmark(
                 limit=limit,
                 apply_chat_template=chat_template,
                 bootstrap_iters=1000,
+                use_cache=answers,
                 task_manager=manager,
             )
     except (Cancelled, EvaluationError):
@@ -275,6 +286,7 @@ def _score(task: str, answered: Any) -> TaskScore:
     metric, _, chosen = named.partition(",")
     samples = [one for one in answered["samples"][task] if one.get("filter", chosen) == chosen]
     stderr = results.get(f"{metric}_stderr,{chosen}")
+    asked = answered["configs"][task]
     return TaskScore(
         task,
         str(answered["versions"].get(task, "")),
@@ -282,6 +294,9 @@ def _score(task: str, answered: Any) -> TaskScore:
         float(results[named]),
         float(stderr) if isinstance(stderr, float) and math.isfinite(stderr) else None,
         {int(one["doc_id"]): float(np.mean(one[metric])) for one in samples},
+        path if (path := str(asked.get("dataset_path") or "")).count("/") == 1 else "",
+        asked.get("dataset_name"),
+        asked.get("test_split") or asked.get("validation_split"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 import time
@@ -19,10 +20,11 @@ from evaluation.model import LanguageModel
 
 # Longer windows cost more for each token (attention grows with them) and seldom change which model is better.
 _LONGEST_CONTEXT = 2048
-# Tokens that go through the model at once. A CPU is busy with one window; a GPU wants several.
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+# Tokens that go through the model at once. A CPU is busy with one window; a GPU wants several. On a CPU, larger
+# tensors than these come from the system anew each time, and its page faults took a tenth of the CPU time.
+_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 # float32 logits that exist at once, in bytes.
-_LOGIT_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
+_LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,27 @@ class Perplexity:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "documents"}
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A perplexity that is computed in several slices, such as the GPU calls that a Space may make; pickles.
+
+    Attributes:
+        key: of model, settings and texts; a slice goes on with no others.
+        nats: (tokens,) float32 for each document; what is not scored yet is undefined.
+        batches: that are done.
+        tokens: that are scored.
+        tokens_in_all: that will be.
+        seconds: spent so far.
+    """
+
+    key: str
+    nats: tuple[NDArray[np.float32], ...] = field(repr=False)
+    batches: int
+    tokens: int
+    tokens_in_all: int
+    seconds: float
+
+
 def perplexity(
     model: LanguageModel,
     texts: str | Iterable[str],
@@ -142,6 +165,56 @@ def perplexity(
         EvaluationError: there is nothing to score, a setting is out of range, or the model fails.
         Cancelled: `cancel` was set.
     """
+    found = perplexity_slice(
+        model,
+        texts,
+        seconds=None,
+        context=context,
+        stride=stride,
+        bos=bos,
+        batch_tokens=batch_tokens,
+        on_progress=on_progress,
+        cancel=cancel,
+    )
+    assert isinstance(found, Perplexity)
+    return found
+
+
+def perplexity_slice(
+    model: LanguageModel,
+    texts: str | Iterable[str],
+    *,
+    seconds: float | None,
+    unfinished: Unfinished | None = None,
+    context: int | None = None,
+    stride: int | None = None,
+    bos: bool | None = None,
+    batch_tokens: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Perplexity | Unfinished:
+    """Score texts for a while, and go on later, in another process too; the sum has the bits of `perplexity`.
+
+        found = perplexity_slice(model, texts, seconds=20)
+        while isinstance(found, Unfinished):
+            found = perplexity_slice(model, texts, seconds=20, unfinished=found)
+
+    Args:
+        model: as for `perplexity`; the same in each slice, like the texts and the other settings.
+        texts: as for `perplexity`.
+        seconds: after which no further batch is begun; at least one is scored. None for no end.
+        unfinished: what the slice before returned; None for the first.
+        context: as for `perplexity`.
+        stride: as for `perplexity`.
+        bos: as for `perplexity`.
+        batch_tokens: as for `perplexity`.
+        on_progress: as for `perplexity`.
+        cancel: as for `perplexity`.
+
+    Raises:
+        EvaluationError: as for `perplexity`; or `unfinished` is of another model, text or setting.
+        Cancelled: `cancel` was set.
+    """
     started = time.perf_counter()
     longest = model.context
     context = min(longest, _LONGEST_CONTEXT) if context is None else context
@@ -165,15 +238,32 @@ def perplexity(
             f" {sum(document.start + document.characters for document in documents)} character(s). Expected a"
             " text of at least two tokens; a few hundred words tell more."
         )
-    nats = [torch.empty(document.targets) for document in documents]
+    batch_tokens = batch_tokens or _BATCH_TOKENS[model.device]
+    key = _key(model, documents, context, stride, batch_tokens)
+    if unfinished is not None and unfinished.key != key:
+        raise EvaluationError(
+            f"{model.name}: the slice to go on with is of another model, text or setting. Begin anew."
+        )
+    nats = (
+        [torch.empty(document.targets) for document in documents]
+        if unfinished is None
+        else [torch.from_numpy(part.copy()) for part in unfinished.nats]
+    )
     windows = [
         window
         for number, document in enumerate(documents)
         for window in _windows(number, document, context, stride)
     ]
-    done = 0
+    done, before, skipped = (
+        (unfinished.tokens, unfinished.seconds, unfinished.batches) if unfinished else (0, 0.0, 0)
+    )
     score = _scorer(model)
-    for batch in _batches(windows, batch_tokens or _BATCH_TOKENS[model.device]):
+    batches = list(_batches(windows, batch_tokens))
+    for number, batch in enumerate(batches[skipped:], skipped):
+        spent = time.perf_counter() - started
+        if seconds is not None and number > skipped and spent >= seconds:
+            held = tuple(part.numpy() for part in nats)
+            return Unfinished(key, held, number, done, total, before + spent)
         if cancel is not None and cancel.is_set():
             raise Cancelled
         tokens = [documents[window.document].tokens[window.start : window.end + 1] for window in batch]
@@ -197,7 +287,14 @@ def perplexity(
         )
         for document, part in zip(documents, nats, strict=True)
     )
-    return _sum(model, scores, context, stride, prefix is not None, time.perf_counter() - started)
+    return _sum(model, scores, context, stride, prefix is not None, before + time.perf_counter() - started)
+
+
+def _key(model: LanguageModel, documents: Sequence[_Document], *settings: int) -> str:
+    digest = hashlib.sha256(repr((model.name, model.commit, model.dtype, *settings)).encode())
+    for document in documents:
+        digest.update(len(document.tokens).to_bytes(8, "little") + document.tokens.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _sum(

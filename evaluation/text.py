@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,26 @@ from evaluation.error import EvaluationError
 
 _ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _FOLDER = Path(__file__).parent / "texts"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a text is from, for whoever wants to measure the same again.
+
+    Attributes:
+        name: for a person, such as "Alloy's English text" or a file's name.
+        dataset: "owner/name" of a data set on the Hub; "" for any other text.
+        subset: its configuration, None where it has one only.
+        split: the part of it.
+        column: that holds the text.
+    """
+
+    name: str
+    dataset: str = ""
+    subset: str | None = None
+    split: str | None = None
+    column: str | None = None
+
 
 # Written for Alloy and under its licence, so that no model had them in its training data.
 BUNDLED = tuple(sorted(path.stem for path in _FOLDER.glob("*.txt")))

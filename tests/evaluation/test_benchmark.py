@@ -116,7 +116,7 @@ def test_a_model_at_a_commit_is_asked_once(reader: LanguageModel, kmmlu: Path, t
     ask(at_commit, limit=3)
     ask(reader, limit=2)  # a folder has no commit
     ask(reader, limit=2)
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(list((tmp_path / "cache").glob("*.json"))) == 2
     assert len(calls) > asked
 
 
@@ -132,6 +132,37 @@ def test_a_benchmark_stops(reader: LanguageModel, kmmlu: Path) -> None:
             cancel=cancel,
             on_progress=lambda *_: cancel.set(),
         )
+
+
+def test_what_was_stopped_goes_on_where_it_stood(reader: LanguageModel, kmmlu: Path, tmp_path: Path) -> None:
+    at_commit = replace(reader, commit="1" * 40)
+    cancel = threading.Event()
+    totals: list[int] = []
+
+    def ask(on_progress: Callable[[int, int], None]) -> Benchmarked:
+        return benchmark(
+            at_commit,
+            ["kmmlu_here"],
+            folder=kmmlu,
+            batch_size=1,
+            cache=tmp_path / "cache",
+            cancel=cancel,
+            on_progress=on_progress,
+        )
+
+    def stop_late(done: int, total: int) -> None:
+        totals.append(total)
+        if done >= 5:
+            cancel.set()
+
+    with pytest.raises(Cancelled):
+        ask(stop_late)
+    cancel.clear()
+    found = ask(lambda _, total: totals.append(total))
+
+    assert totals[0] == 48
+    assert totals[-1] < 48
+    assert found.scores[0].answers == by_hand(reader, kmmlu)
 
 
 def scored(name: str, answers: list[float]) -> Benchmarked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import subprocess
 import sys
 import threading
@@ -11,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from evaluation import Cancelled, EvaluationError, LanguageModel, perplexity
-from evaluation.perplexity import _LOGIT_BYTES
+from evaluation.perplexity import _LOGIT_BYTES, Unfinished, perplexity_slice
 from tests.evaluation.conftest import TEXT, make_network, make_tokenizer
 
 MakeModel = Callable[..., LanguageModel]
@@ -281,3 +283,41 @@ def test_a_long_text_takes_little_more_memory_than_a_short_one(make_model: MakeM
     tokens, kilobytes = map(int, done.stdout.split())
     assert tokens > 150_000
     assert kilobytes < 10_000
+
+
+def test_slices_that_go_on_in_another_process_have_the_same_bits(model: LanguageModel) -> None:
+    texts = [TEXT * 10, TEXT[7:]]
+    whole = perplexity(model, texts, context=32, stride=16)
+    seen: list[tuple[int, int]] = []
+
+    slices = 0
+    found = perplexity_slice(model, texts, seconds=0, context=32, stride=16, batch_tokens=256)
+    while isinstance(found, Unfinished):
+        slices += 1
+        held: Unfinished = pickle.loads(pickle.dumps(found))
+        found = perplexity_slice(
+            model,
+            texts,
+            seconds=0,
+            unfinished=held,
+            context=32,
+            stride=16,
+            batch_tokens=256,
+            on_progress=lambda *now: seen.append(now),
+        )
+
+    expected = perplexity(model, texts, context=32, stride=16, batch_tokens=256)
+    assert slices > 5
+    assert found.nll_nats == expected.nll_nats == pytest.approx(whole.nll_nats)
+    for one, two in zip(found.documents, expected.documents, strict=True):
+        assert np.array_equal(one.token_nats, two.token_nats)
+    assert seen[-1] == (found.tokens, found.tokens)
+
+
+def test_a_slice_of_another_text_or_setting_is_refused(model: LanguageModel) -> None:
+    found = perplexity_slice(model, TEXT * 20, seconds=0)
+    assert isinstance(found, Unfinished)
+
+    for text, settings in ((TEXT * 21, {}), (TEXT * 20, {"stride": 8})):
+        with pytest.raises(EvaluationError, match="of another model, text or setting"):
+            perplexity_slice(model, text, seconds=0, unfinished=found, **settings)

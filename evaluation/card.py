@@ -1,0 +1,347 @@
+"""Results written into a model's card, as the Hub's own metadata (`model-index`), by commit or pull request."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, RepoCard
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.repocard_data import eval_results_to_model_index
+
+from evaluation.benchmark import Benchmarked, PairedScore
+from evaluation.checkpoint import Token, hub_errors_named
+from evaluation.difference import Difference, interval
+from evaluation.error import EvaluationError
+from evaluation.perplexity import Perplexity
+from evaluation.text import Source
+
+_TASK: dict[str, Any] = {"task_type": "text-generation", "task_name": "Text Generation"}
+_HARNESS = "https://github.com/EleutherAI/lm-evaluation-harness"
+# Between these lines stands what this module wrote last, so that it is replaced and not repeated.
+_BEGIN, _END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
+_SECTION = re.compile(rf"{_BEGIN}.*?{_END}\n?", re.DOTALL)
+_CARD = "README.md"
+_ATTEMPTS = 3  # where somebody else commits in between
+
+
+@dataclass(frozen=True)
+class WrittenCard:
+    """Where results were written.
+
+    Attributes:
+        url: of the commit or the pull request; a file's path for a folder.
+        pull_request: whether somebody has yet to accept it.
+    """
+
+    url: str
+    pull_request: bool
+
+
+def perplexity_results(
+    score: Perplexity, texts: Sequence[str], source: Source, differences: Sequence[Difference] = ()
+) -> list[EvalResult]:
+    """A model's perplexity on a text, bits per byte with their 95 % interval, and how it differs from others.
+
+    Each metric's `args` say how it was measured: window, BOS, dtype, commit, the text's size and SHA-256.
+
+    Args:
+        score: the model's score.
+        texts: the texts that it is of.
+        source: where they are from.
+        differences: of this model to others, on the same texts.
+
+    Raises:
+        EvaluationError: the score is not of these texts, or is no finite number.
+    """
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    where: dict[str, Any] = {
+        "dataset_type": source.dataset or "text",
+        "dataset_name": source.name,
+        "dataset_config": source.subset,
+        "dataset_split": source.split,
+        # A text has no commit, and two of them must not be taken for one.
+        "dataset_revision": None if source.dataset else digest,
+    }
+    how = {
+        "commit": score.commit,
+        "dtype": score.dtype,
+        "context": score.context,
+        "stride": score.stride,
+        "bos": score.bos,
+        "tokens": score.tokens,
+        "bytes": score.bytes,
+        "documents": len(score.documents),
+        "column": source.column,
+        "text_sha256": digest,
+    }
+    spread = interval(score, texts)
+    found = [
+        EvalResult(
+            **_TASK,
+            **where,
+            metric_type="perplexity",
+            metric_name="Perplexity (per token)",
+            metric_value=score.perplexity,
+            metric_args=how,
+        ),
+        EvalResult(
+            **_TASK,
+            **where,
+            metric_type="bits_per_byte",
+            metric_name="Bits per byte",
+            metric_value=score.bits_per_byte,
+            metric_args={**how, "interval_95": list(spread) if spread else None},
+        ),
+    ]
+    for one in differences:
+        told = {
+            "other": one.other,
+            "interval_95": list(one.interval) if one.interval else None,
+            "verdict": one.verdict,
+        }
+        found.append(
+            EvalResult(
+                **_TASK,
+                **where,
+                metric_type="bits_per_byte_difference",
+                metric_name=f"Bits per byte, minus those of {one.other}",
+                metric_value=one.bits_per_byte,
+                metric_args={**how, **told, "bytes": one.bytes},
+            )
+        )
+    return [_checked(score.model, one) for one in found]
+
+
+def benchmark_results(found: Benchmarked, pairs: Sequence[PairedScore] = ()) -> list[EvalResult]:
+    """A model's scores on lm-eval's tasks, with standard errors, and how it differs from others over all of them.
+
+    Args:
+        found: the model's scores.
+        pairs: of this model and others, on the same questions.
+
+    Raises:
+        EvaluationError: a score is no finite number.
+    """
+    how = {
+        "commit": found.commit,
+        "dtype": found.dtype,
+        "few_shot": found.few_shot,
+        "chat_template": found.chat_template,
+        "limit": found.limit,
+        "lm_eval": found.lm_eval,
+    }
+    asked = ["default few-shot" if found.few_shot is None else f"{found.few_shot}-shot"]
+    asked += ["chat template"] * found.chat_template
+    results = [
+        EvalResult(
+            **_TASK,
+            dataset_type=score.dataset or score.task,
+            dataset_name=score.task,
+            dataset_config=score.subset if score.dataset else None,
+            dataset_split=score.split,
+            metric_type=score.metric,
+            metric_name=", ".join([score.task, score.metric, *asked]),
+            metric_value=score.value,
+            metric_args={
+                **how,
+                "task": score.task,
+                "task_version": score.version,
+                "questions": len(score.answers),
+                "standard_error": score.stderr,
+            },
+            source_name="lm-evaluation-harness",
+            source_url=_HARNESS,
+        )
+        for score in found.scores
+    ]
+    tasks = ", ".join(score.task for score in found.scores)
+    results += [
+        EvalResult(
+            **_TASK,
+            dataset_type=tasks,
+            dataset_name=tasks,
+            metric_type="score_difference",
+            metric_name=", ".join([f"Mean score, minus that of {pair.other}", *asked]),
+            metric_value=pair.difference,
+            metric_args={
+                **how,
+                "other": pair.other,
+                "questions": pair.questions,
+                "interval_95": list(pair.interval) if pair.interval else None,
+            },
+            source_name="lm-evaluation-harness",
+            source_url=_HARNESS,
+        )
+        for pair in pairs
+    ]
+    return [_checked(found.model, one) for one in results]
+
+
+def card_with(card: str, name: str, results: Sequence[EvalResult], markdown: str | None = None) -> str:
+    """Put results into a card's text; all else in it stays.
+
+    A result replaces an earlier one of the same metric (by type and name) on the same task and data; what others
+    wrote is kept as it is.
+
+    Args:
+        card: the text of a README.md, "" for none.
+        name: of the model, for a card that names none.
+        results: what is put in.
+        markdown: a section at the end of the text, such as `Report.to_markdown`; replaces the one written before.
+
+    Raises:
+        EvaluationError: the card's metadata cannot be read.
+    """
+    try:
+        read = RepoCard(card)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise EvaluationError(
+            f"The metadata at the top of {name}'s {_CARD} is no valid YAML mapping ({_words(error)}). Mend it"
+            " first: nothing was written."
+        ) from error
+    index = read.data.get("model-index") or []
+    if not (isinstance(index, list) and all(isinstance(entry, dict) for entry in index)):
+        raise EvaluationError(f"The model-index in {name}'s {_CARD} is no list of models. Mend it first:"
+                              " nothing was written.")  # fmt: skip
+    if not index:
+        index = [{"name": name, "results": []}]
+    entry = index[0]
+    groups = entry.get("results") or []
+    if not (isinstance(groups, list) and all(isinstance(group, dict) for group in groups)):
+        raise EvaluationError(f"The model-index in {name}'s {_CARD} holds no list of results. Mend it first:"
+                              " nothing was written.")  # fmt: skip
+    for group in eval_results_to_model_index(name, list(results))[0]["results"]:
+        known = next((one for one in groups if _about(one) == _about(group)), None)
+        if known is None:
+            groups.append(group)
+            continue
+        new = {_metric(metric) for metric in group["metrics"]}
+        old = [metric for metric in known.get("metrics") or [] if _metric(metric) not in new]
+        known["metrics"] = [*old, *group["metrics"]]
+    entry["results"] = groups
+    read.data["model-index"] = index
+    if markdown is not None:
+        kept = _SECTION.sub("", read.text).rstrip("\n")
+        read.text = f"{kept}\n\n{_BEGIN}\n## Evaluation\n\n{markdown.strip()}\n{_END}\n"
+    return str(read)
+
+
+def write_card(
+    model: str | Path,
+    results: Sequence[EvalResult],
+    *,
+    markdown: str | None = None,
+    pull_request: bool = False,
+    token: Token = None,
+    allow_folders: bool = True,
+) -> WrittenCard:
+    """Write results into the card of a model: one commit, made on the card as it then is.
+
+    Args:
+        model: "owner/name" on the Hub, with or without "hf://" before it, or a folder.
+        results: what is written, as from `perplexity_results` and `benchmark_results`.
+        markdown: a section of the card's text besides; replaces the one written before.
+        pull_request: propose it to the repository's owner instead; anybody may.
+        token: a token or what gives one; None for the machine's own login.
+        allow_folders: whether `model` may be a folder of this machine.
+
+    Raises:
+        EvaluationError: there is nothing to write, the card cannot be read, or the Hub does not take it.
+    """
+    if not results:
+        raise EvaluationError("No result was chosen for the card. Choose at least one.")
+    name = str(model)
+    folder = Path(model).expanduser()
+    if allow_folders and not name.startswith("hf://") and folder.is_dir():
+        if pull_request:
+            raise EvaluationError(f"{name} is a folder: pull requests are for models on the Hub.")
+        path = folder / _CARD
+        card = path.read_text("utf-8") if path.exists() else ""
+        path.write_text(card_with(card, folder.resolve().name, results, markdown), "utf-8")
+        return WrittenCard(str(path), False)
+    repo = name.removeprefix("hf://").partition("@")[0]
+    if "+" in repo:
+        raise EvaluationError(
+            f"{name} is a base with adapters, which has no card of its own. Merge it first."
+        )
+    return _commit(repo, results, markdown, pull_request, token() if callable(token) else token)
+
+
+def _commit(
+    repo: str,
+    results: Sequence[EvalResult],
+    markdown: str | None,
+    pull_request: bool,
+    token: str | bool | None,
+) -> WrittenCard:
+    api = HfApi(token=token)
+    for attempt in range(_ATTEMPTS):
+        with hub_errors_named(repo, "main", False if token is False else None):
+            head = api.model_info(repo).sha
+            try:
+                path = api.hf_hub_download(repo, _CARD, revision=head)
+                card = Path(path).read_text("utf-8")
+            except EntryNotFoundError:
+                card = ""
+        content = card_with(card, repo.rpartition("/")[2], results, markdown)
+        try:
+            RepoCard(content).validate(repo_type="model")
+            made = api.create_commit(
+                repo,
+                [CommitOperationAdd(_CARD, content.encode())],
+                commit_message="Add evaluation results",
+                commit_description="\n".join(
+                    f"- {one.metric_name}: {one.metric_value:.5g}" for one in results
+                ),
+                create_pr=pull_request,
+                parent_commit=head,
+            )
+        except ValueError as error:
+            raise EvaluationError(
+                f"The Hub does not take the card of {repo} ({_words(error)}). Mend it first: nothing was written."
+            ) from error
+        except HfHubHTTPError as error:
+            if error.response.status_code == 412 and attempt + 1 < _ATTEMPTS:
+                continue
+            raise _refused(repo, error, pull_request) from error
+        return WrittenCard(str(made.pr_url or made.commit_url), pull_request)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _refused(repo: str, error: HfHubHTTPError, pull_request: bool) -> EvaluationError:
+    status = error.response.status_code
+    if status in (401, 403, 404):
+        way = "Sign in" if pull_request else "Sign in as its owner, or propose it as a pull request"
+        return EvaluationError(f"This sign-in may not write to {repo} ({status}). {way}.")
+    if status == 412:
+        return EvaluationError(f"{repo} is being changed by somebody else. Try again.")
+    return EvaluationError(f"The Hub did not take the card of {repo} ({status}). Try again.")
+
+
+def _about(group: dict[str, Any]) -> tuple[Any, ...]:
+    """The task and the data of one entry of a model-index."""
+    task, data = group.get("task") or {}, group.get("dataset") or {}
+    return task.get("type"), *(data.get(key) for key in ("type", "config", "split", "revision"))
+
+
+def _metric(metric: dict[str, Any]) -> tuple[Any, Any]:
+    return metric.get("type"), metric.get("name")
+
+
+def _checked(model: str, result: EvalResult) -> EvalResult:
+    if not math.isfinite(result.metric_value):
+        raise EvaluationError(
+            f"{model}: {result.metric_name} is {result.metric_value}, which no card can hold. Leave it out."
+        )
+    return result
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
