@@ -4,7 +4,7 @@ from evaluation.chat import Reply, reply
 from evaluation.difference import Difference, difference
 from evaluation.error import Cancelled, EvaluationError
 from evaluation.independence import Independence, check_independence
-from evaluation.model import LanguageModel, load_model
+from evaluation.model import FetchedModel, LanguageModel, fetch_model, load_fetched, load_model
 from evaluation.perplexity import DocumentScore, Perplexity, perplexity
 
 __all__ = [
@@ -12,12 +12,15 @@ __all__ = [
     "Difference",
     "DocumentScore",
     "EvaluationError",
+    "FetchedModel",
     "Independence",
     "LanguageModel",
     "Perplexity",
     "Reply",
     "check_independence",
     "difference",
+    "fetch_model",
+    "load_fetched",
     "load_model",
     "perplexity",
     "reply",
