@@ -7,6 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -166,10 +167,16 @@ def fetch_model(name: str | Path, *, token: Token = None, allow_folders: bool = 
 
 
 def _fetched(checkpoint: Checkpoint) -> FetchedModel:
+    known = _FETCHED.get(checkpoint.identity)
+    with suppress(EvaluationError, OSError):
+        if known and known.bytes:  # the files may have been removed since
+            return known
     adapters = tuple((adapter.name, adapter.fetch()) for adapter in checkpoint.adapters)
-    return FetchedModel(
+    fetched = FetchedModel(
         checkpoint.name, checkpoint.commit, checkpoint.identity, checkpoint.fetch(), adapters
     )
+    _FETCHED[checkpoint.identity] = fetched
+    return fetched
 
 
 def load_fetched(fetched: FetchedModel, device: str = "auto") -> LanguageModel:
@@ -261,6 +268,8 @@ class LoadedModels:
             )
 
 
+# What was fetched, so that the Hub is not asked again for its list of files.
+_FETCHED: dict[Hashable, FetchedModel] = {}
 _LOADED = {"cpu": LoadedModels("cpu"), "cuda": LoadedModels("cuda")}
 # One model is read at a time: transformers sets torch's default dtype for the whole process while it reads,
 # and two big models may each fit alone.

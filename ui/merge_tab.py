@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from merging import MergeError, Plan, Problem, Recipe, read_recipe
-from ui import markup
+from ui import gpu, markup
 from ui.account import Account, Identity, account, identify, visitor
 from ui.destination import DOWNLOAD, FOLDER, HUB, place, suggested_name
 from ui.draft import Draft, NotShown, read, write
@@ -346,6 +346,7 @@ class MergeTab:
             line = t("account.nobody.laptop" if self.host.allow_folders else "account.nobody.space")
         kind = HUB if identity.name else FOLDER if self.host.allow_folders else DOWNLOAD
         owner = gr.update(choices=list(identity.owners), value=identity.name or None, visible=kind == HUB)
+        line = " ".join(filter(None, [line, gpu.quota(who.token)]))
         whose = f'<p class="alloy-method">{markup.text(line)}</p>'
         return identity, whose, kind, owner, gr.update(visible=kind == HUB)
 
@@ -368,7 +369,7 @@ class MergeTab:
         plan = self.workshop.plan(text, None if kind == DOWNLOAD else to, who, overwrite=overwrite)
         every = (*plan.problems, *problems)
         parents = self.licences.parents(plan, who)
-        around = Surroundings(parents, name.strip() or suggestion, self.host.on_space)
+        around = Surroundings(parents, name.strip() or suggestion, self.host.on_space, gpu.is_zero_gpu())
         card = problems_card(every) if every else plan_card(plan, around)
         offered = fixes(text, every, lambda names: common_base(names, who))[:MOST_FIXES]
         buttons = [gr.update(value=fix.title, visible=True) for fix in offered]

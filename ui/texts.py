@@ -7,7 +7,8 @@ what is made for one visitor (cards, updates) is said here, in the language that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 import gradio as gr
@@ -113,6 +114,9 @@ ENGLISH = {
     "plan.where.laptop": "Runs on this machine's processor: a merge waits for reading and writing, not for arithmetic.",
     "plan.where.space": (
         "Runs on this Space's processor, and uses none of your GPU quota: a merge waits for reading and writing."
+    ),
+    "plan.where.chat": (
+        "To chat with the result asks for about {seconds} s of the quota; without quota the processor answers, slower."
     ),
     "plan.memory.short": "It needs more memory than the {free} that are free now.",
     "plan.licence": "Licence",
@@ -314,6 +318,7 @@ ENGLISH = {
     "score.too_many": "Choose at most {most} models.",
     "score.no_text": "Paste some text first.",
     "score.too_long": "The text has {length} characters; at most {most} can be scored here.",
+    "score.where": "Where it ran: {where}.",
     "score.bundled.english": "English sample",
     "score.bundled.korean": "Korean sample",
     "score.file": "Open a text file",
@@ -344,6 +349,16 @@ ENGLISH = {
     "score.compare.caption": "Each model alone in a process of its own, on this machine's processor",
     "score.compare.working": "Measuring {name} ...",
     "score.compare.markdown": "As Markdown, for a model card",
+    # the GPU
+    "gpu.asked": "{seconds} s of GPU asked for",
+    "gpu.refused": "on the processor, which is slower: {reason}",
+    "gpu.quota": "today's GPU quota is used up",
+    "gpu.quota.until": "today's GPU quota is used up, more in {time}",
+    "gpu.too_long": "this needs more GPU time than one request may ask for",
+    "gpu.none_free": "no GPU is free now",
+    "gpu.ended": "The GPU was taken away before this was done ({reason}). Try again, or ask for less at a time.",
+    "gpu.quota.left": "GPU quota: {left} of {base} s left today.",
+    "gpu.quota.renewed": "GPU quota: {left} of {base} s left, whole again at {time} UTC.",
     # results in memory and as files
     "try.button": "Try it first",
     "try.info": "Merges into memory and opens the chat; nothing is saved.",
@@ -428,17 +443,24 @@ def language() -> str | None:
     return tag if tag in LANGUAGES else "en"
 
 
+@contextmanager
+def speaking(name: str | None) -> Iterator[None]:
+    """Say everything in one language, whatever the request asks for; None changes nothing."""
+    token = _language.set(name)
+    try:
+        yield
+    finally:
+        _language.reset(token)
+
+
 def in_each_language(make: Callable[[], str]) -> str:
     """What `make` says, with its translations; in the visitor's language alone where there is a visitor."""
     if language() is not None:
         return make()
     translations = {}
     for name in LANGUAGES:
-        token = _language.set(name)
-        try:
+        with speaking(name):
             translations[name] = str(make())
-        finally:
-            _language.reset(token)
     said = Said(translations["en"])
     said.translations = translations
     return said
