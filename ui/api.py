@@ -49,14 +49,19 @@ def add_api(workshop: Workshop) -> None:
         ]
 
     def plan(
-        recipe: str, oauth: gr.OAuthToken | None, to: str = "", overwrite: bool = False
+        recipe: str,
+        oauth: gr.OAuthToken | None,
+        to: str = "",
+        overwrite: bool = False,
+        pull_request: bool = False,
     ) -> dict[str, Any]:
         """Plan a merge from headers alone: find every problem, or say what it will make and cost.
 
         Args:
             recipe: YAML in mergekit's language
             to: destination, `hf://owner/name`; empty leaves it unchecked
-            overwrite: whether a model that stands there may be replaced
+            overwrite: whether a model that stands there may get a new revision
+            pull_request: whether a model that stands there may get a pull request
 
         Returns:
             ok, problems, warnings, models, tensors, shards, bytes_in, bytes_out, peak_memory_bytes,
@@ -66,7 +71,9 @@ def add_api(workshop: Workshop) -> None:
             place = place_of(host, to) if to else None
         except MergeError as error:
             return {"ok": False, "problems": [problem.as_dict() for problem in error.problems]}
-        return workshop.plan(recipe, place, account(host, oauth), overwrite=overwrite).summary()
+        return workshop.plan(
+            recipe, place, account(host, oauth), overwrite=overwrite, pull_request=pull_request
+        ).summary()
 
     def merge(
         recipe: str,
@@ -75,6 +82,7 @@ def add_api(workshop: Workshop) -> None:
         oauth: gr.OAuthToken | None,
         private: bool = True,
         overwrite: bool = False,
+        pull_request: bool = False,
     ) -> dict[str, Any]:
         """Start a merge on the server.
 
@@ -82,7 +90,8 @@ def add_api(workshop: Workshop) -> None:
             recipe: YAML in mergekit's language
             to: destination, `hf://owner/name`
             private: whether the new repository is private
-            overwrite: whether a model that stands there may be replaced
+            overwrite: whether a model that stands there may get a new revision
+            pull_request: whether a model that stands there may get a pull request
 
         Returns:
             job: the id to ask `/job` about; or ok false and the problems.
@@ -90,9 +99,10 @@ def add_api(workshop: Workshop) -> None:
         who = account(host, oauth)
         try:
             place = place_of(host, to)
-            planned = workshop.plan(recipe, place, who, overwrite=overwrite)
+            ways = {"overwrite": overwrite, "pull_request": pull_request}
+            planned = workshop.plan(recipe, place, who, **ways)
             turn = visitor(who, request)
-            job = workshop.merge(planned, place, who, turn, private=private, overwrite=overwrite)
+            job = workshop.merge(planned, place, who, turn, private=private, **ways)
         except MergeError as error:
             return {"ok": False, "problems": [problem.as_dict() for problem in error.problems]}
         return {"ok": True, "job": job}
