@@ -5,7 +5,7 @@ from evaluation.chat import Reply, reply
 from evaluation.difference import Difference, difference, interval
 from evaluation.error import Cancelled, EvaluationError
 from evaluation.independence import Independence, check_independence
-from evaluation.model import LanguageModel, load_model
+from evaluation.model import FetchedModel, LanguageModel, fetch_model, load_fetched, load_model
 from evaluation.perplexity import DocumentScore, Perplexity, Unfinished, perplexity, perplexity_slice
 from evaluation.text import Source
 
@@ -14,6 +14,7 @@ __all__ = [
     "Difference",
     "DocumentScore",
     "EvaluationError",
+    "FetchedModel",
     "Independence",
     "LanguageModel",
     "Perplexity",
@@ -25,7 +26,9 @@ __all__ = [
     "card_with",
     "check_independence",
     "difference",
+    "fetch_model",
     "interval",
+    "load_fetched",
     "load_model",
     "perplexity",
     "perplexity_results",

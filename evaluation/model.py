@@ -7,6 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,21 +130,76 @@ def load_model(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     checkpoint = find_checkpoint(name, revision=revision, token=token, allow_folders=allow_folders)
+    return _LOADED[device].get(checkpoint.identity) or load_fetched(_fetched(checkpoint), device)
+
+
+@dataclass(frozen=True)
+class FetchedModel:
+    """A model whose files are on this machine: loading it asks nobody. It can be pickled.
+
+    Attributes:
+        name, commit: see `LanguageModel`.
+        identity: equal for two only if their files are the same.
+        folder: with its files.
+        adapters: name and folder of each, put on it in this order.
+    """
+
+    name: str
+    commit: str | None
+    identity: tuple[object, ...]
+    folder: Path
+    adapters: tuple[tuple[str, Path], ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Of the weights, as they are stored.
+
+        Raises:
+            EvaluationError: there are none that can be read here.
+        """
+        size = sum(weight_files(self.name, self.folder).values())
+        return size + sum(adapter_size(*adapter) for adapter in self.adapters)
+
+
+def fetch_model(name: str | Path, *, token: Token = None, allow_folders: bool = True) -> FetchedModel:
+    """Bring the files of a model to this machine, unless they are here. Arguments and errors as of `load_model`."""
+    return _fetched(find_checkpoint(name, token=token, allow_folders=allow_folders))
+
+
+def _fetched(checkpoint: Checkpoint) -> FetchedModel:
+    known = _FETCHED.get(checkpoint.identity)
+    with suppress(EvaluationError, OSError):
+        if known and known.bytes:  # the files may have been removed since
+            return known
+    adapters = tuple((adapter.name, adapter.fetch()) for adapter in checkpoint.adapters)
+    fetched = FetchedModel(
+        checkpoint.name, checkpoint.commit, checkpoint.identity, checkpoint.fetch(), adapters
+    )
+    _FETCHED[checkpoint.identity] = fetched
+    return fetched
+
+
+def load_fetched(fetched: FetchedModel, device: str = "auto") -> LanguageModel:
+    """Load a model whose files are here, or take it from memory.
+
+    Args:
+        fetched: from `fetch_model`.
+        device: "cpu", "cuda", or "auto" for the GPU where there is one.
+
+    Raises:
+        EvaluationError: it cannot be read or run; the message says why and what to do.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = _LOADED[device]
-    if model := loaded.get(checkpoint.identity):
-        return model
-    folder = checkpoint.fetch()
-    adapters = [(adapter.name, adapter.fetch()) for adapter in checkpoint.adapters]
     with _reading:
-        if model := loaded.get(checkpoint.identity):
+        if model := loaded.get(fetched.identity):
             return model
-        size = sum(weight_files(checkpoint.name, folder).values())
-        size += sum(adapter_size(*adapter) for adapter in adapters)
-        config = _read_config(checkpoint.name, folder)
+        size, config = fetched.bytes, _read_config(fetched.name, fetched.folder)
         widen = device == "cpu" and _is_half(config) and 2 * size <= loaded.max_bytes
-        loaded.make_room(2 * size if widen else size, checkpoint.name)
-        model = _read(checkpoint, folder, adapters, config, device, widen=widen)
-        loaded.put(checkpoint.identity, model)
+        loaded.make_room(2 * size if widen else size, fetched.name)
+        model = _read(fetched, config, device, widen=widen)
+        loaded.put(fetched.identity, model)
     return model
 
 
@@ -212,6 +268,8 @@ class LoadedModels:
             )
 
 
+# What was fetched, so that the Hub is not asked again for its list of files.
+_FETCHED: dict[Hashable, FetchedModel] = {}
 _LOADED = {"cpu": LoadedModels("cpu"), "cuda": LoadedModels("cuda")}
 # One model is read at a time: transformers sets torch's default dtype for the whole process while it reads,
 # and two big models may each fit alone.
@@ -270,19 +328,11 @@ def _is_half(config: Any) -> bool:
     return config.dtype in (torch.bfloat16, torch.float16) and not hasattr(config, "quantization_config")
 
 
-def _read(
-    checkpoint: Checkpoint,
-    folder: Path,
-    adapters: Sequence[tuple[str, Path]],
-    config: Any,
-    device: str,
-    *,
-    widen: bool,
-) -> LanguageModel:
-    name = checkpoint.name
+def _read(fetched: FetchedModel, config: Any, device: str, *, widen: bool) -> LanguageModel:
+    name, folder = fetched.name, fetched.folder
     stored = str(config.dtype or torch.float32).removeprefix("torch.")
     tokenizer = _read_tokenizer(name, folder, config)
-    for _, path in adapters:
+    for _, path in fetched.adapters:
         if any((path / file).is_file() for file in _VOCABULARIES):
             own = _read_tokenizer(name, path, config)
             own.chat_template = own.chat_template or tokenizer.chat_template
@@ -314,13 +364,13 @@ def _read(
             f"{name} lacks {len(lacking)} tensor(s) that {type(network).__name__} needs, such as"
             f" {lacking[0]!r}. Expected a whole causal language model: choose another, or merge it again."
         )
-    for adapter, path in adapters:
+    for adapter, path in fetched.adapters:
         network = put_on(network, adapter, path)
     network = network.eval().requires_grad_(False)
     _check_runs(name, network)
     network.generation_config = _ends_only(network.generation_config, tokenizer)
     size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    return LanguageModel(name, checkpoint.commit, network, tokenizer, device, stored, size)
+    return LanguageModel(name, fetched.commit, network, tokenizer, device, stored, size)
 
 
 def _read_tokenizer(name: str, folder: Path, config: Any) -> Any:

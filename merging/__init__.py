@@ -10,6 +10,7 @@ else:
     print(*plan.problems, sep="\\n")
 """
 
+from merging.card import Licence, model_card
 from merging.execution import Progress, Result, merge_into_memory, run_plan
 from merging.methods import METHODS, MergeMethod, Parameter
 from merging.plan import Plan
@@ -31,6 +32,7 @@ __all__ = [
     "Cancelled",
     "CheckpointError",
     "DestinationError",
+    "Licence",
     "MergeError",
     "MergeMethod",
     "Parameter",
@@ -43,6 +45,7 @@ __all__ = [
     "Result",
     "make_plan",
     "merge_into_memory",
+    "model_card",
     "read_recipe",
     "run_plan",
 ]

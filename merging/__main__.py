@@ -1,7 +1,8 @@
 """The command line.
 
     python -m merging plan RECIPE [--to DEST] [--json]
-    python -m merging run RECIPE --to DEST [--public] [--overwrite] [--device D] [--shard-size 2GB] [--workers N]
+    python -m merging run RECIPE --to DEST [--public] [--overwrite | --pull-request] [--device D] [--shard-size 2GB]
+                         [--workers N]
     python -m merging extract-lora FINETUNE --base BASE --to DEST [--rank 32] [--energy 0.95] [--dtype D]
     python -m merging methods [--json]
 
@@ -69,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
             "--to", metavar="DEST", required=command is run, help="a folder, or hf://owner/name"
         )
         command.add_argument("--overwrite", action="store_true", help="replace a model that stands at DEST")
+        command.add_argument(
+            "--pull-request",
+            action="store_true",
+            help="where a model stands at DEST, open a pull request there",
+        )
         command.add_argument(
             "--shard-size", type=_bytes, default=SHARD_SIZE, metavar="SIZE", help="largest file (2GB)"
         )
@@ -139,7 +145,13 @@ def _plan(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(Plan("", "", problems=error.problems).summary(), indent=2))
         raise
-    plan = make_plan(recipe, options.to, overwrite=options.overwrite, shard_size=options.shard_size)
+    plan = make_plan(
+        recipe,
+        options.to,
+        overwrite=options.overwrite,
+        pull_request=options.pull_request,
+        shard_size=options.shard_size,
+    )
     if options.json:
         print(json.dumps({**plan.summary(), "parameters": as_data(plan)}, indent=2, ensure_ascii=False))
     elif plan.ok:
@@ -182,7 +194,11 @@ def _size(size: float) -> str:
 
 def _run(options: argparse.Namespace) -> int:
     plan = make_plan(
-        _recipe(options.recipe), options.to, overwrite=options.overwrite, shard_size=options.shard_size
+        _recipe(options.recipe),
+        options.to,
+        overwrite=options.overwrite,
+        pull_request=options.pull_request,
+        shard_size=options.shard_size,
     )
     _tell(plan.warnings, "warning")
     if not plan.ok:
@@ -198,6 +214,7 @@ def _run(options: argparse.Namespace) -> int:
         options.to,
         private=not options.public,
         overwrite=options.overwrite,
+        pull_request=options.pull_request,
         device=options.device,
         workers=options.workers,
         on_progress=bar,

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedAdapter, PlannedModel
 
+# What the Hub takes as a licence's name as it stands; any other is `other` with a name.
+_ON_THE_HUB = re.compile(
+    r"apache-2\.0|mit|bsd(-[23]-clause)?|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-[234]\.[05]|(a|l)?gpl-[23]\.[01]|mpl-2\.0|"
+    r"llama[234](\.[123])?|gemma|openrail(\+\+)?|bigscience-openrail-m|creativeml-openrail-m|unlicense|isc"
+)
 
-def model_card(plan: Plan, name: str) -> str:
+
+@dataclass(frozen=True)
+class Licence:
+    """Under which a result may be passed on: the strictest of its parents'.
+
+    Args:
+        name: as the Hub spells it
+        of: the parent that it comes from
+    """
+
+    name: str
+    of: str
+
+
+def model_card(plan: Plan, name: str, licence: Licence | None = None) -> str:
     """The README.md of a result.
 
     Args:
         plan: that made it
         name: of the result, without its owner
+        licence: that the card states; None: none
     """
     method = METHODS[plan.method]
     parts: list[PlannedModel | PlannedAdapter] = []
@@ -21,6 +44,8 @@ def model_card(plan: Plan, name: str) -> str:
     front = ["---"]
     if on_hub:
         front += ["base_model:", *(f"- {part}" for part in on_hub), "base_model_relation: merge"]
+    if licence:
+        front += _licence(licence)
     # Weights without a config, or a part of something else, are no use to transformers.
     loads = '"architectures"' in plan.files.get("config.json", "")
     front += [
@@ -61,6 +86,15 @@ def model_card(plan: Plan, name: str) -> str:
             *(_use(name) if loads else ()),
         ]
     )
+
+
+def _licence(licence: Licence) -> list[str]:
+    name = re.sub(r"[^a-z0-9.+-]+", "-", licence.name.lower()).strip("-") or "unknown"
+    if _ON_THE_HUB.fullmatch(name):
+        return [f"license: {name}"]
+    linked = re.fullmatch(r"[\w.-]+/[\w.-]+", licence.of)
+    link = [f"license_link: https://huggingface.co/{licence.of}"] if linked else []
+    return ["license: other", f'license_name: "{name}"', *link]
 
 
 def _use(name: str) -> list[str]:

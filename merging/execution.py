@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from merging.card import model_card
+from merging.card import Licence, model_card
 from merging.checkpoints import AlignedCheckpoint, Checkpoint, Token, open_adapter, open_checkpoint
 from merging.costs import BLOCK, READ_AHEAD, READERS, default_workers, rereads
 from merging.crew import can_fork, run_forked
@@ -96,6 +96,8 @@ def run_plan(
     token: Token = None,
     private: bool = True,
     overwrite: bool = False,
+    pull_request: bool = False,
+    licence: Licence | None = None,
     device: str = "auto",
     workers: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -112,6 +114,8 @@ def run_plan(
         token: whose access to the Hub to use; None: the machine's own login, False: nobody's
         private: whether a repository that is created is private
         overwrite: whether a model that stands there may be replaced
+        pull_request: whether a pull request is opened where a model stands
+        licence: that the card is to state; it is not looked for here
         device: "cpu", "cuda", or "auto": the CPU, which waits for the disk and the network as well as a GPU
         workers: threads that merge at a time; None: as many as suit the machine. The result does not depend on it
         on_progress: called from the calling thread, some ten times a second at most
@@ -125,8 +129,10 @@ def run_plan(
         Cancelled: `cancel` was set
     """
     began = time.monotonic()
-    destination = open_destination(to, token=token, private=private, overwrite=overwrite)
-    place = _carry_out(plan, destination, token, device, workers, on_progress, cancel)
+    destination = open_destination(
+        to, token=token, private=private, overwrite=overwrite, pull_request=pull_request
+    )
+    place = _carry_out(plan, destination, token, device, workers, on_progress, cancel, licence)
     seconds = time.monotonic() - began
     return Result(place.location, place.url, place.commit, plan.bytes_out, seconds, place.verified)
 
@@ -171,6 +177,7 @@ def _carry_out(
     workers: int | None,
     on_progress: Callable[[Progress], None] | None,
     cancel: threading.Event | None,
+    licence: Licence | None = None,
 ) -> Place:
     if not plan.ok:
         raise PlanError(plan.problems)
@@ -180,7 +187,7 @@ def _carry_out(
     problems = destination.check(destination.disk_bytes(plan.bytes_out))
     if problems:
         raise DestinationError(problems)
-    run = _Run(plan, destination, "cpu" if device == "auto" else device, cancel, on_progress)
+    run = _Run(plan, destination, "cpu" if device == "auto" else device, cancel, on_progress, licence)
     try:
         run.take_over(destination.begin(plan, run.check))
         run.open_models(token)
@@ -239,8 +246,10 @@ class _Run:
         device: str,
         cancel: threading.Event | None,
         on_progress: Callable[[Progress], None] | None,
+        licence: Licence | None,
     ):
         self.plan = plan
+        self.licence = licence
         self.method = METHODS[plan.method]
         self.rereads = rereads(plan)
         self.destination = destination
@@ -384,7 +393,9 @@ class _Run:
             self.destination.write_file(name, self.models[index].read_file(name))
         for name, text in plan.files.items():
             self.destination.write_file(name, text.encode())
-        self.destination.write_file("README.md", model_card(plan, self.destination.name).encode())
+        self.destination.write_file(
+            "README.md", model_card(plan, self.destination.name, self.licence).encode()
+        )
 
     def close(self) -> None:
         for model in self.models:

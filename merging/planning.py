@@ -44,6 +44,7 @@ def make_plan(
     *,
     token: Token = None,
     overwrite: bool = False,
+    pull_request: bool = False,
     shard_size: int = SHARD_SIZE,
     allow_folders: bool = True,
 ) -> Plan:
@@ -57,6 +58,7 @@ def make_plan(
         to: where the result is to go, a folder or `hf://owner/name`; None leaves that unchecked
         token: whose access to the Hub to use; None: the machine's own login, False: nobody's
         overwrite: whether a model that stands at the destination may be replaced
+        pull_request: whether a pull request is opened where a model stands at the destination
         shard_size: largest output file, in bytes; a larger tensor has a file for itself
         allow_folders: whether models may be folders of this machine
 
@@ -67,7 +69,13 @@ def make_plan(
     problems: list[Problem] = []
     if to is not None:
         try:
-            destination = open_destination(to, token=token, overwrite=overwrite, allow_folders=allow_folders)
+            destination = open_destination(
+                to,
+                token=token,
+                overwrite=overwrite,
+                pull_request=pull_request,
+                allow_folders=allow_folders,
+            )
         except DestinationError as error:
             problems += error.problems
     checkpoints, missing = _open_all(recipe, token, allow_folders)

@@ -335,6 +335,29 @@ def test_a_model_on_the_hub_is_not_replaced_unless_told(folder: Path, hub: Hub, 
     assert not hub.repo("alice/out").private
 
 
+@pytest.mark.parametrize("shard_size", [10**9, 30_000])
+def test_a_pull_request_leaves_the_model_that_stands_there(
+    hub: Hub, alice: str, folder: Path, tmp_path: Path, shard_size: int
+) -> None:
+    """In one file, and in several with a journal."""
+    hub.put("alice/out", {"model.safetensors": b"old", "config.json": b"{}"})
+    before = dict(hub.repo("alice/out").refs)
+    ways = {"token": alice, "pull_request": True}
+
+    plan = make_plan(read_recipe(ties("alice")), "hf://alice/out", shard_size=shard_size, **ways)
+    result = run_plan(plan, "hf://alice/out", **ways)
+
+    assert (result.location, result.verified) == ("hf://alice/out@refs/pr/1", True)
+    assert result.url
+    assert result.url.endswith("/alice/out/discussions/1")
+    assert hub.repo("alice/out").refs == {**before, "refs/pr/1": result.commit}
+    merged(ties(folder), tmp_path / "out", shard_size=shard_size)
+    asked = {name for name in hub.repo("alice/out").files("refs/pr/1") if name.endswith(".safetensors")}
+    assert asked == {path.name for path in (tmp_path / "out").glob("*.safetensors")}
+    for name in asked:
+        assert hub.read("alice/out", name, "refs/pr/1") == (tmp_path / "out" / name).read_bytes()
+
+
 def test_public_only_when_asked(hub: Hub, alice: str) -> None:
     merged(ties("alice"), "hf://alice/open", token=alice, private=False)
 

@@ -52,8 +52,14 @@ def test_the_front_matter_is_one_that_a_space_takes() -> None:
     assert card["license"] == "apache-2.0"
     assert len(str(card["short_description"])) <= 60
     assert card["hf_oauth"] is True
-    # The least that will do: make repositories and push to those, read gated parents, list organizations.
-    assert set(card["hf_oauth_scopes"]) == {"contribute-repos", "gated-repos", "read-memberships"}  # type: ignore[call-overload]
+    # The least that will do: make repositories and push to those, read gated parents, list organizations, and see how
+    # much of ZeroGPU's quota is left.
+    assert set(card["hf_oauth_scopes"]) == {  # type: ignore[call-overload]
+        "contribute-repos",
+        "gated-repos",
+        "read-billing",
+        "read-memberships",
+    }
 
 
 def test_a_space_installs_neither_gradio_nor_spaces_by_us() -> None:

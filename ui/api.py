@@ -5,21 +5,20 @@ Callers give their token as `Client(url, oauth_token=...)`, never as an argument
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import gradio as gr
-import spaces
 from gradio.events import api
 
 import evaluation
-from evaluation import EvaluationError, load_model
+from evaluation import EvaluationError, FetchedModel, fetch_model, load_fetched
 from merging import MergeError, Problem
 from merging.methods import METHODS
+from ui import gpu
 from ui.account import account, visitor
-from ui.chat_tab import LONGEST_ANSWER, answers
-from ui.defect import told
+from ui.chat_tab import LONGEST_ANSWER, streamed
 from ui.destination import place_of
 from ui.jobs import Snapshot
 from ui.score_tab import MOST_CHARACTERS
@@ -50,14 +49,19 @@ def add_api(workshop: Workshop) -> None:
         ]
 
     def plan(
-        recipe: str, oauth: gr.OAuthToken | None, to: str = "", overwrite: bool = False
+        recipe: str,
+        oauth: gr.OAuthToken | None,
+        to: str = "",
+        overwrite: bool = False,
+        pull_request: bool = False,
     ) -> dict[str, Any]:
         """Plan a merge from headers alone: find every problem, or say what it will make and cost.
 
         Args:
             recipe: YAML in mergekit's language
             to: destination, `hf://owner/name`; empty leaves it unchecked
-            overwrite: whether a model that stands there may be replaced
+            overwrite: whether a model that stands there may get a new revision
+            pull_request: whether a model that stands there may get a pull request
 
         Returns:
             ok, problems, warnings, models, tensors, shards, bytes_in, bytes_out, peak_memory_bytes,
@@ -67,7 +71,9 @@ def add_api(workshop: Workshop) -> None:
             place = place_of(host, to) if to else None
         except MergeError as error:
             return {"ok": False, "problems": [problem.as_dict() for problem in error.problems]}
-        return workshop.plan(recipe, place, account(host, oauth), overwrite=overwrite).summary()
+        return workshop.plan(
+            recipe, place, account(host, oauth), overwrite=overwrite, pull_request=pull_request
+        ).summary()
 
     def merge(
         recipe: str,
@@ -76,6 +82,7 @@ def add_api(workshop: Workshop) -> None:
         oauth: gr.OAuthToken | None,
         private: bool = True,
         overwrite: bool = False,
+        pull_request: bool = False,
     ) -> dict[str, Any]:
         """Start a merge on the server.
 
@@ -83,7 +90,8 @@ def add_api(workshop: Workshop) -> None:
             recipe: YAML in mergekit's language
             to: destination, `hf://owner/name`
             private: whether the new repository is private
-            overwrite: whether a model that stands there may be replaced
+            overwrite: whether a model that stands there may get a new revision
+            pull_request: whether a model that stands there may get a pull request
 
         Returns:
             job: the id to ask `/job` about; or ok false and the problems.
@@ -91,9 +99,10 @@ def add_api(workshop: Workshop) -> None:
         who = account(host, oauth)
         try:
             place = place_of(host, to)
-            planned = workshop.plan(recipe, place, who, overwrite=overwrite)
+            ways = {"overwrite": overwrite, "pull_request": pull_request}
+            planned = workshop.plan(recipe, place, who, **ways)
             turn = visitor(who, request)
-            job = workshop.merge(planned, place, who, turn, private=private, overwrite=overwrite)
+            job = workshop.merge(planned, place, who, turn, private=private, **ways)
         except MergeError as error:
             return {"ok": False, "problems": [problem.as_dict() for problem in error.problems]}
         return {"ok": True, "job": job}
@@ -148,14 +157,14 @@ def add_api(workshop: Workshop) -> None:
         """
         talk = [[{"role": "user", "content": message}]]
         length = min(max(int(max_new_tokens), 1), LONGEST_ANSWER)
+        token = account(host, oauth).for_hub
         try:
-            *_, [answer] = answers(
-                [model.strip()], talk, system, temperature, length, int(seed), account(host, oauth).for_hub,
-                host.allow_folders,
-            )  # fmt: skip
-        except gr.Error as error:
-            return _refused("no-answer", error.message)
-        return {"ok": True, "answer": answer.text, "about": answer.line}
+            fetched = fetch_model(model.strip(), token=token, allow_folders=host.allow_folders)
+            *_, (run, [answer]) = streamed([fetched], talk, system, temperature, length, int(seed))
+        except (EvaluationError, gr.Error) as error:
+            return _refused("no-answer", error)
+        about = " · ".join(filter(None, [answer.line, run.line]))
+        return {"ok": True, "answer": answer.text, "about": about}
 
     def perplexity(model: str, text: str, oauth: gr.OAuthToken | None) -> dict[str, Any]:
         """Say how well a model predicts a text: lower is better.
@@ -165,17 +174,19 @@ def add_api(workshop: Workshop) -> None:
             text: up to 200000 characters that the model was not trained on
 
         Returns:
-            perplexity, bits_per_byte, tokens, seconds; or ok false and the problems.
+            perplexity, bits_per_byte, tokens, seconds, about; or ok false and the problems.
         """
         if len(text) > MOST_CHARACTERS:
-            return _refused("too-long", t("score.too_long", length=len(text), most=MOST_CHARACTERS))
+            message = t("score.too_long", length=len(text), most=MOST_CHARACTERS)
+            return _refused("too-long", EvaluationError(message))
+        token = account(host, oauth).for_hub
         try:
-            measured: dict[str, Any] = _measured(
-                model.strip(), text, account(host, oauth).for_hub, host.allow_folders
-            )
-        except EvaluationError as error:
-            return _refused("no-score", str(error))
-        return measured
+            fetched = fetch_model(model.strip(), token=token, allow_folders=host.allow_folders)
+            asked = gpu.seconds_to_score([fetched.bytes], len(text))
+            *_, (run, measured) = gpu.on_gpu(asked, _measured, fetched, text)
+        except (EvaluationError, gr.Error) as error:
+            return _refused("no-score", error)
+        return {"ok": True, **measured, "about": run.line}
 
     quick: tuple[Callable[..., Any], ...] = (methods, plan, merge, job, cancel)
     for endpoint in quick:
@@ -185,20 +196,9 @@ def add_api(workshop: Workshop) -> None:
         api(endpoint, api_name=endpoint.__name__, concurrency_id="model", concurrency_limit=2)
 
 
-def _perplexity_seconds(name: str, text: str, *_: Any) -> int:
-    return min(120, 20 + len(text) // 20_000)
-
-
-@spaces.GPU(duration=_perplexity_seconds)  # type: ignore[untyped-decorator]
-def _measured(name: str, text: str, token: str | Literal[False], allow_folders: bool) -> dict[str, Any]:
-    try:
-        score = evaluation.perplexity(load_model(name, token=token, allow_folders=allow_folders), text)
-    except EvaluationError:
-        raise
-    except Exception as error:
-        raise EvaluationError(t("unexpected", error=told(error, token or None))) from None
-    return {
-        "ok": True,
+def _measured(model: FetchedModel, text: str, device: str) -> Iterator[dict[str, Any]]:
+    score = evaluation.perplexity(load_fetched(model, device), text)
+    yield {
         "model": score.model,
         "perplexity": score.perplexity,
         "bits_per_byte": score.bits_per_byte,
@@ -207,7 +207,8 @@ def _measured(name: str, text: str, token: str | Literal[False], allow_folders: 
     }
 
 
-def _refused(code: str, message: str) -> dict[str, Any]:
+def _refused(code: str, error: EvaluationError | gr.Error) -> dict[str, Any]:
+    message = str(error.message) if isinstance(error, gr.Error) else str(error)
     return {"ok": False, "problems": [Problem(code, message).as_dict()]}
 
 

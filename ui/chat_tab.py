@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import gradio as gr
-import spaces
 
-from evaluation import EvaluationError, LanguageModel, Reply, load_model, reply
+from evaluation import EvaluationError, FetchedModel, LanguageModel, Reply, fetch_model, load_fetched, reply
 from evaluation.chat_check import faults
+from ui import gpu
 from ui.account import account
-from ui.defect import told
 from ui.host import Host
 from ui.hub_search import HubSearch, search_as_you_type
 from ui.markup import text
@@ -52,76 +52,42 @@ class ChatTab:
     begin_anew: Callable[[str | None, str | None, gr.Request], tuple[Any, ...]]
 
 
-def _gpu_seconds(
-    names: Sequence[str], talks: object, system: str, temperature: float, length: int, *_: Any
-) -> int:
-    """What to ask ZeroGPU for: loading, then some twenty tokens a second for each model."""
-    return round(len(names) * (20 + length / 20))
-
-
-@spaces.GPU(duration=_gpu_seconds)  # type: ignore[untyped-decorator]
 def answers(
-    names: Sequence[str],
+    models: Sequence[FetchedModel | LanguageModel],
     talks: Sequence[Sequence[Message]],
     system: str,
     temperature: float,
     length: int,
     seed: int,
-    token: str | Literal[False],
-    allow_folders: bool,
+    device: str,
 ) -> Iterator[list[Answer]]:
     """Answer the last message of each model's conversation, all models at the same time.
 
-    Yields plain data, as ZeroGPU asks: the function runs in a process of its own there.
+    Args:
+        models: that are on this machine, or live in this process
+        device: for those that are to be loaded
 
     Raises:
-        gr.Error: a model cannot be had or cannot answer; its text is fit to be shown.
-    """
-    yield from answers_here(names, talks, system, temperature, length, seed, token, allow_folders, {}, "auto")
-
-
-def answers_here(
-    names: Sequence[str],
-    talks: Sequence[Sequence[Message]],
-    system: str,
-    temperature: float,
-    length: int,
-    seed: int,
-    token: str | Literal[False],
-    allow_folders: bool,
-    live: Mapping[str, LanguageModel],
-    device: str,
-) -> Iterator[list[Answer]]:
-    """The same in this process, for models that live in its memory.
-
-    Args:
-        live: models that need not be loaded, by name
-        device: for the others
+        EvaluationError: a model cannot be loaded or cannot answer.
     """
     replies: list[Reply] = []
     try:
-        models: list[LanguageModel] = []
-        for name in names:
-            yield [Answer("", t("chat.loading"))] * len(names)
-            models.append(
-                live.get(name) or load_model(name, token=token, device=device, allow_folders=allow_folders)
-            )
+        loaded: list[LanguageModel] = []
+        for model in models:
+            yield [Answer("", t("chat.loading"))] * len(models)
+            loaded.append(load_fetched(model, device) if isinstance(model, FetchedModel) else model)
         lead = [{"role": "system", "content": system}] if system.strip() else []
-        for model, talk in zip(models, talks, strict=True):
+        for live, talk in zip(loaded, talks, strict=True):
             replies.append(
-                reply(model, [*lead, *talk], max_new_tokens=length, temperature=temperature, seed=seed)
+                reply(live, [*lead, *talk], max_new_tokens=length, temperature=temperature, seed=seed)
             )
-        yield [Answer("", t("chat.thinking"))] * len(names)
+        yield [Answer("", t("chat.thinking"))] * len(models)
         for _ in itertools.zip_longest(*replies):
-            yield [Answer(r.text, _line(m, r)) for m, r in zip(models, replies, strict=True)]
+            yield [Answer(r.text, _line(m, r)) for m, r in zip(loaded, replies, strict=True)]
         yield [
             Answer(r.text or t("chat.empty_answer"), _line(m, r), _warning(talk[-1]["content"], r))
-            for m, r, talk in zip(models, replies, talks, strict=True)
+            for m, r, talk in zip(loaded, replies, talks, strict=True)
         ]
-    except EvaluationError as error:
-        raise gr.Error(str(error), print_exception=False) from None
-    except Exception as error:
-        raise gr.Error(t("unexpected", error=told(error, token or None)), print_exception=False) from None
     finally:
         for answer in replies:
             answer.close()
@@ -171,7 +137,9 @@ def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
                 info=t("chat.temperature.info"),
                 min_width=200,
             )
-            length = gr.Slider(16, LONGEST_ANSWER, 200, step=8, label=t("chat.length"), min_width=200)
+            length = gr.Slider(
+                16, LONGEST_ANSWER, gpu.USUAL_ANSWER, step=8, label=t("chat.length"), min_width=200
+            )
             seed = gr.Number(0, label=t("chat.seed"), info=t("chat.seed.info"), precision=0, min_width=120)
 
     # By page, while it is being answered. Gradio's own `cancels` answers 500 when it comes between two pieces
@@ -194,21 +162,31 @@ def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
         if len(live) < len(here):
             yield message, *before, _trouble(f"{t('try.gone')} {t('try.gone.fix')}"), ""
             return
-        asked = (
-            names, talks, lead or "", heat, min(int(longest), LONGEST_ANSWER), int(draw or 0),
-            account(host, oauth).for_hub, host.allow_folders,
-        )  # fmt: skip
-        stream: Any = answers_here(*asked, live, "cpu") if live else answers(*asked)
         turn = turns[str(request.session_hash)] = _Turn()
+        stream: Any = iter(())
         try:
-            for given in stream:
+            yield "", *talks, *before[len(talks) :], _line_html(t("chat.loading")), ""
+            token = account(host, oauth).for_hub
+            models = [
+                live.get(name) or fetch_model(name, token=token, allow_folders=host.allow_folders)
+                for name in names
+            ]
+            stream = streamed(
+                models, talks, lead or "", heat, min(int(longest), LONGEST_ANSWER), int(draw or 0)
+            )
+            for run, given in stream:
                 shown = [
                     [*said, {"role": "assistant", "content": answer.text}]
                     for said, answer in zip(talks, given, strict=True)
                 ]
-                lines = [_warned(answer.warning) + _line_html(answer.line) for answer in given]
+                ends = [run.line] * bool(run.line)
                 if stopped := turn.stopped.is_set():
-                    lines = [_line_html(f"{answer.line} · {t('chat.stopped')}") for answer in given]
+                    ends.append(t("chat.stopped"))
+                warnings = [""] * len(given) if stopped else [_warned(answer.warning) for answer in given]
+                lines = [
+                    warning + _line_html(" · ".join([answer.line, *ends]))
+                    for warning, answer in zip(warnings, given, strict=True)
+                ]
                 if turn.forgotten.is_set():
                     # Gradio sends the last piece once more when the answer ends, after the fields were emptied.
                     yield "", [], [], "", ""
@@ -216,9 +194,9 @@ def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
                 yield "", *shown, *before[len(shown) :], *[*lines, ""][:2]
                 if stopped:
                     break
-        except gr.Error as error:
+        except (gr.Error, EvaluationError) as error:
             # The message stays where it was, to be sent again.
-            yield message, *before, _trouble(error.message), ""
+            yield message, *before, _trouble(str(getattr(error, "message", error))), ""
         finally:
             turns.pop(str(request.session_hash), None)
             stream.close()
@@ -232,9 +210,27 @@ def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
             turn.forgotten.set()
         return emptied(one, other)
 
+    def make_ready(one: str | None, other: str | None, oauth: gr.OAuthToken | None) -> None:
+        """Fetch the models before the GPU is asked for: the visitor's pass to ZeroGPU comes with the browser's
+        event and does not last, so that the next event asks for it."""
+        if not gpu.is_zero_gpu():
+            return
+        token = account(host, oauth).for_hub
+        with suppress(EvaluationError):  # `talk` will tell
+            for name in filter(None, (one, other)):
+                if not name.startswith(MARK):
+                    fetch_model(name.strip(), token=token, allow_folders=host.allow_folders)
+
     fields = [left, right, left_line, right_line, beside]
     gr.on(
         [send.click, prompt.submit],
+        make_ready,
+        [first, second],
+        None,
+        concurrency_limit=4,
+        show_progress="hidden",
+        api_visibility="private",
+    ).then(
         talk,
         [prompt, first, second, left, right, system, temperature, length, seed],
         [prompt, left, right, left_line, right_line],
@@ -252,6 +248,29 @@ def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
     # would also be told while Gradio draws the fields, one by one.)
     gr.on([first.input, second.input], begin_anew, [first, second], fields, **quiet)
     return ChatTab((first, second), fields, begin_anew)
+
+
+def streamed(
+    models: Sequence[FetchedModel | LanguageModel],
+    talks: Sequence[Sequence[Message]],
+    system: str,
+    temperature: float,
+    length: int,
+    seed: int,
+) -> Iterator[tuple[gpu.Run, list[Answer]]]:
+    """`answers` where they are to be made: on a GPU where there is one, or in this process where models live here.
+
+    Raises:
+        gr.Error: a model cannot answer; its text is fit to be shown.
+    """
+    asked = (models, talks, system, temperature, length, seed)
+    fetched = [model for model in models if isinstance(model, FetchedModel)]
+    if len(fetched) == len(models):
+        seconds = gpu.seconds_to_answer([model.bytes for model in fetched], length)
+        yield from gpu.on_gpu(seconds, answers, *asked)
+    else:
+        for given in gpu.told_in_words(answers, *asked, "cpu"):
+            yield gpu.Run(), given
 
 
 def emptied(one: str | None, other: str | None) -> tuple[Any, ...]:

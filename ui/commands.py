@@ -23,7 +23,8 @@ def command_line(order: Order) -> str:
     end = "RECIPE"
     while end in order.recipe.splitlines():
         end += "_"
-    options = ["--overwrite"] * order.overwrite + ["--public"] * (not order.private)
+    options = ["--overwrite"] * order.overwrite + ["--pull-request"] * order.pull_request
+    options += ["--public"] * (not order.private)
     run = shlex.join(["python", "-m", "merging", "run", "recipe.yml", "--to", destination(order), *options])
     return f"cat > recipe.yml <<'{end}'\n{order.recipe.rstrip()}\n{end}\n{run}\n"
 
@@ -33,8 +34,8 @@ def python(order: Order) -> str:
     plain = "\\" not in order.recipe and '"""' not in order.recipe and not order.recipe.endswith('"')
     text = f'"""\\\n{order.recipe}"""' if plain else repr(order.recipe)
     to = destination(order)
-    options = ", overwrite=True" * order.overwrite + ", private=False" * (not order.private)
-    planned = ", overwrite=True" * order.overwrite
+    planned = ", overwrite=True" * order.overwrite + ", pull_request=True" * order.pull_request
+    options = planned + ", private=False" * (not order.private)
     return (
         "from merging import make_plan, read_recipe, run_plan\n\n"
         f"recipe = read_recipe({text})\n"
@@ -50,7 +51,8 @@ def hf_job(order: Order, space_id: str) -> str:
     The recipe travels as base64 in the environment: nothing that a visitor wrote is part of the shell's words.
     """
     packed = base64.b64encode(order.recipe.encode()).decode()
-    options = " --overwrite" * order.overwrite + " --public" * (not order.private)
+    options = " --overwrite" * order.overwrite + " --pull-request" * order.pull_request
+    options += " --public" * (not order.private)
     script = (
         f"git clone -q --depth 1 https://huggingface.co/spaces/{space_id} alloy && cd alloy && "
         "uv pip install -q --system -r requirements.txt && "

@@ -11,8 +11,15 @@ from ui.host import Host
 from ui.texts import t
 
 HUB, FOLDER, DOWNLOAD = "hub", "folder", "download"
+# What happens to a model that stands there already.
+REFUSE, REVISION, PULL_REQUEST = "refuse", "revision", "pull request"
 # The Hub's rule, without the doubled "--" and ".." that it also refuses (checked apart).
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
+
+
+def ways(existing: str) -> dict[str, bool]:
+    """What the page's field says of a model that stands there, as `Workshop` takes it."""
+    return {"overwrite": existing == REVISION, "pull_request": existing == PULL_REQUEST}
 
 
 def place(host: Host, kind: str, owner: str, name: str, owners: Sequence[str]) -> str:

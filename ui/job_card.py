@@ -5,7 +5,7 @@ from __future__ import annotations
 from ui.commands import command_line, hf_job, python
 from ui.downloads import links
 from ui.jobs import Snapshot
-from ui.markup import card, duration, heading, link, problem_list, size, text
+from ui.markup import card, count, duration, heading, link, problem_list, size, text
 from ui.recipe_source import query_of
 from ui.texts import t
 
@@ -43,7 +43,9 @@ def job_card(job: Snapshot, space_id: str = "") -> str:
         case "cancelled":
             body += f'<p class="alloy-quiet">{text(t("jobs.cancelled.detail"))}</p>'
     # While a job runs its card is drawn anew every second, which would fold these up again.
-    return card(body if job.is_live else body + _elsewhere(job, space_id) + _log(job), _MOODS[job.state])
+    if not job.is_live:
+        body += _compared(job) + _card(job) + _elsewhere(job, space_id) + _log(job)
+    return card(body, _MOODS[job.state])
 
 
 def _progress(job: Snapshot) -> str:
@@ -85,8 +87,38 @@ def _result(job: Snapshot) -> str:
             link(result.url, t("jobs.open", name=name)) if result.url else text(t("jobs.saved", folder=name))
         )
     took = t("jobs.took", size=size(result.bytes_out), time=duration(job.elapsed))
+    if asked := result.location.partition("@refs/pr/")[2]:
+        where = link(result.url, t("jobs.pull_request", number=asked, name=name.partition("@")[0]))
     verified = f'<p class="alloy-quiet">{text(t("jobs.verified"))}</p>' if result.verified else ""
     return f'<p class="alloy-result">{where}</p><p class="alloy-quiet">{text(took)}</p>{verified}'
+
+
+def _compared(job: Snapshot) -> str:
+    """Structure and size of the result beside its parents."""
+    if job.state != "done" or not job.order.parts:
+        return ""
+    columns = ("plan.model.name", "jobs.compared.structure", "plan.model.parameters", "jobs.compared.bytes")
+    head = "".join(
+        f'<th scope="col"{" class=number" * (place > 1)}>{text(t(key))}</th>'
+        for place, key in enumerate(columns)
+    )
+    rows = ""
+    for part in job.order.parts:
+        layers = t("jobs.compared.layers", count=part.layers) if part.layers else ""
+        structure = ", ".join(filter(None, [part.architecture, layers]))
+        rows += (
+            f'<tr><th scope="row">{text(part.name)}</th><td>{text(structure)}</td>'
+            f'<td class="number">{count(part.parameters)}</td><td class="number">{text(size(part.bytes))}</td></tr>'
+        )
+    table = f'<table class="alloy-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    return f'<details><summary>{text(t("jobs.compared"))}</summary><div class="alloy-scroll">{table}</div></details>'
+
+
+def _card(job: Snapshot) -> str:
+    """The model card, as it was written."""
+    if job.state != "done" or not job.order.card:
+        return ""
+    return f"<details><summary>{text(t('jobs.card'))}</summary><pre>{text(job.order.card)}</pre></details>"
 
 
 def _elsewhere(job: Snapshot, space_id: str) -> str:

@@ -31,15 +31,35 @@ Work = Callable[[Callable[[Progress], None], threading.Event], Result]
 
 
 @dataclass(frozen=True)
+class Part:
+    """A model of a merge, or its result.
+
+    Args:
+        layers: of the longest stack; 0 where there is none
+        bytes: of the weights
+    """
+
+    name: str
+    architecture: str
+    parameters: int
+    layers: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Order:
     """What was asked for: enough to ask for it again.
 
     Args:
         recipe: the text
         to: destination, as `run_plan` takes it
-        private, overwrite: of the repository
+        private: whether a repository that is made is private
+        overwrite: whether a model that stands there gets a new revision
+        pull_request: whether a model that stands there gets a pull request
         seconds: that the plan foretold
         download: the result is a folder of this server, for the visitor to download
+        parts: the parents and then the result, to be compared
+        card: the model card that the result will have
     """
 
     recipe: str = ""
@@ -48,6 +68,9 @@ class Order:
     overwrite: bool = False
     seconds: float = 0.0
     download: bool = False
+    pull_request: bool = False
+    parts: tuple[Part, ...] = ()
+    card: str = ""
 
 
 @dataclass(frozen=True)

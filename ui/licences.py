@@ -20,7 +20,7 @@ import httpx2
 import yaml
 from huggingface_hub import constants, get_session
 
-from merging import Plan
+from merging import Licence, Plan
 from merging.plan import PlannedAdapter, PlannedModel
 from ui.account import Account
 
@@ -72,6 +72,14 @@ def strictness(licence: str) -> int:
 def strictest(parents: Sequence[Parent]) -> Parent | None:
     """The parent whose licence asks the most."""
     return max(parents, key=lambda parent: strictness(parent.licence), default=None)
+
+
+def licence_of_result(parents: Sequence[Parent]) -> Licence | None:
+    """What the result's card states; None where a parent states nothing that is stricter than the others'."""
+    worst = strictest(parents)
+    if worst is None or strictness(worst.licence) == UNKNOWN:
+        return None
+    return Licence(worst.licence, worst.name)
 
 
 class Cards:

@@ -11,20 +11,31 @@ from gradio.events import Dependency
 
 from evaluation import EvaluationError
 from merging import METHODS, MergeError, Plan, Problem, Recipe, read_recipe
-from ui import markup
+from ui import gpu, markup
 from ui.account import Account, Identity, account, identify, visitor
-from ui.destination import DOWNLOAD, FOLDER, HUB, place, suggested_name
+from ui.destination import (
+    DOWNLOAD,
+    FOLDER,
+    HUB,
+    PULL_REQUEST,
+    REFUSE,
+    REVISION,
+    place,
+    suggested_name,
+    ways,
+)
 from ui.draft import Draft, NotShown, read, write
 from ui.fixes import Fix, fixes
 from ui.form import Form, Memory, build_form, needs_typing
 from ui.host import Host
 from ui.hub_search import HubSearch, search_as_you_type
 from ui.layers_card import layers_card
-from ui.licences import Cards, common_base
+from ui.licences import common_base
 from ui.my_merges import MOST_REMEMBERED, Finished, MyMerges, remembered
 from ui.plan_card import Surroundings, empty_card, plan_card, problems_card
 from ui.presets import family, presets
-from ui.recipe_source import QUERY, query_of, recipe_of
+from ui.recipe_source import COPY, QUERY, link_to, recipe_of
+from ui.remembered import record
 from ui.similarity import similarity
 from ui.start import build_start, line_of, trouble
 from ui.texts import in_each_language, t
@@ -32,7 +43,6 @@ from ui.try_first import try_out
 from ui.workshop import Workshop
 
 MOST_FIXES = 3
-COPY = "(link) => { navigator.clipboard?.writeText(link).catch(() => {}); }"
 # So that a reload shows the draft, and not the link again.
 FORGET_QUERY = """() => {
   const address = new URL(window.location);
@@ -51,7 +61,6 @@ class MergeTab:
         self.workshop = workshop
         self.search = search
         self.first_recipe = presets(host.demo)[0].recipe
-        self.licences = Cards()
         self._build()
 
     # -- layout ----------------------------------------------------------------------------------------
@@ -126,12 +135,20 @@ class MergeTab:
                 self.private = gr.Checkbox(
                     True, label=t("destination.private"), info=t("destination.private.info"), min_width=200
                 )
-                self.overwrite = gr.Checkbox(
-                    False,
-                    label=t("destination.overwrite"),
-                    info=t("destination.overwrite.info"),
-                    min_width=200,
+                self.existing = gr.Radio(
+                    self._existing(folders=False),
+                    value=REFUSE,
+                    label=t("destination.existing"),
+                    info=t("destination.existing.info"),
+                    min_width=280,
+                    scale=2,
                 )
+
+    @staticmethod
+    def _existing(folders: bool) -> list[tuple[str, str]]:
+        """What may happen to a model that stands there: a folder takes no pull request."""
+        ways = [(t("destination.refuse"), REFUSE), (t("destination.revision"), REVISION)]
+        return ways if folders else [*ways, (t("destination.pull_request"), PULL_REQUEST)]
 
     def _files(self) -> tuple[str, str]:
         """Where files go: to this machine if it is the visitor's own, else over the line."""
@@ -181,7 +198,7 @@ class MergeTab:
         for dropdown in form.model_fields:
             search_as_you_type(dropdown, self.search, self.host, known)
 
-        place_fields = [self.kind, self.owner, self.name, self.overwrite, self.identity]
+        place_fields = [self.kind, self.owner, self.name, self.existing, self.identity]
         planned = [self.plan, self.name, self.layers, self.offered, *self.fixes, *form.note_fields]
         self.yaml.change(lambda text: text, self.yaml, self.saved_recipe, trigger_mode="always_last", **QUIET)
         gr.on(
@@ -191,7 +208,7 @@ class MergeTab:
                 self.owner.input,
                 self.name.input,
                 self.name.blur,
-                self.overwrite.input,
+                self.existing.input,
             ],
             self._plan,
             [self.yaml, form.memory, *place_fields],
@@ -205,7 +222,7 @@ class MergeTab:
             self._plan, [self.yaml, form.memory, *place_fields], planned, concurrency_limit=4, api_visibility="private",
             show_progress_on=self.plan,
         )  # fmt: skip
-        self.kind.change(self._kind_chosen, self.kind, [self.owner, self.private], **QUIET)
+        self.kind.change(self._kind_chosen, self.kind, [self.owner, self.private, self.existing], **QUIET)
 
         self.mine.wire(page, fields_to_try, self.names_to_try, self._text, form.memory, recipe, QUIET)
         self.go.click(
@@ -216,7 +233,7 @@ class MergeTab:
                 self.owner,
                 self.name,
                 self.private,
-                self.overwrite,
+                self.existing,
                 self.identity,
                 self.mine.jobs,
             ],
@@ -270,11 +287,7 @@ class MergeTab:
 
     def _link(self, text: str, request: gr.Request) -> Any:
         """A link that holds the recipe, to the page as the visitor sees it."""
-        if self.host.space_id:
-            page = f"https://huggingface.co/spaces/{self.host.space_id}"
-        else:
-            page = request.headers.get("origin") or f"http://{request.headers.get('host')}"
-        return gr.update(value=f"{page}/?{query_of(text)}", visible=True)
+        return gr.update(value=link_to(self.host, text, request), visible=True)
 
     def _linked(self, text: str, link: str, request: gr.Request) -> Any:
         return self._link(text, request) if link else gr.skip()
@@ -356,14 +369,19 @@ class MergeTab:
             line = t("account.nobody.laptop" if self.host.allow_folders else "account.nobody.space")
         kind = HUB if identity.name else FOLDER if self.host.allow_folders else DOWNLOAD
         owner = gr.update(choices=list(identity.owners), value=identity.name or None, visible=kind == HUB)
+        line = " ".join(filter(None, [line, gpu.quota(who.token)]))
         whose = f'<p class="alloy-method">{markup.text(line)}</p>'
         return identity, whose, kind, owner, gr.update(visible=kind == HUB)
 
-    def _kind_chosen(self, kind: str) -> tuple[Any, Any]:
-        return gr.update(visible=kind == HUB), gr.update(visible=kind == HUB)
+    def _kind_chosen(self, kind: str) -> tuple[Any, ...]:
+        shown = gr.update(visible=kind == HUB)
+        existing = gr.update(
+            visible=kind != DOWNLOAD, choices=self._existing(folders=kind == FOLDER), value=REFUSE
+        )
+        return shown, shown, existing
 
     def _plan(
-        self, text: str, memory: Memory, kind: str, owner: str | None, name: str, overwrite: bool,
+        self, text: str, memory: Memory, kind: str, owner: str | None, name: str, existing: str,
         identity: Identity, oauth: gr.OAuthToken | None,
     ) -> list[Any]:  # fmt: skip
         suggestion = _suggestion(text)
@@ -375,10 +393,10 @@ class MergeTab:
             # A plan needs no account; the Merge button asks for one.
             problems = tuple(problem for problem in error.problems if problem.code != "no-owner")
         who = account(self.host, oauth)
-        plan = self.workshop.plan(text, None if kind == DOWNLOAD else to, who, overwrite=overwrite)
+        plan = self.workshop.plan(text, None if kind == DOWNLOAD else to, who, **ways(existing))
         every = (*plan.problems, *problems)
-        parents = self.licences.parents(plan, who)
-        around = Surroundings(parents, name.strip() or suggestion, self.host.on_space)
+        parents = self.workshop.cards.parents(plan, who)
+        around = Surroundings(parents, name.strip() or suggestion, self.host.on_space, gpu.is_zero_gpu())
         card = problems_card(every) if every else plan_card(plan, around)
         offered = fixes(text, every, lambda names: common_base(names, who))[:MOST_FIXES]
         buttons = [gr.update(value=fix.title, visible=True) for fix in offered]
@@ -386,26 +404,29 @@ class MergeTab:
         notes = self.form.note_updates(memory.draft, text, every)
         layers = layers_card(plan, _recipe(text) if plan.ok else None)
         # As a placeholder: it can never overwrite a name that the visitor is just typing.
-        return [card, gr.update(placeholder=suggestion), layers, offered, *buttons, *notes]
+        said = t("destination.name.info")
+        if plan.ok and existing == REFUSE and str(to).startswith("hf://") and kind == HUB:
+            said = f"{said} {t('destination.free', name=str(to).removeprefix('hf://'))}"
+        return [card, gr.update(placeholder=suggestion, info=said), layers, offered, *buttons, *notes]
 
     # -- merges ----------------------------------------------------------------------------------------
 
     def _merge(
-        self, text: str, kind: str, owner: str | None, name: str, private: bool, overwrite: bool,
-        identity: Identity, jobs: list[str], request: gr.Request, oauth: gr.OAuthToken | None,
+        self, text: str, kind: str, owner: str | None, name: str, private: bool, existing: str,
+        identity: Identity, jobs: object, request: gr.Request, oauth: gr.OAuthToken | None,
     ) -> tuple[Any, Any]:  # fmt: skip
         who: Account = account(self.host, oauth)
         try:
             owners = identity.owners if who.token else ()
             to = place(self.host, kind, owner or "", name.strip() or _suggestion(text), owners)
-            plan: Plan = self.workshop.plan(text, None if kind == DOWNLOAD else to, who, overwrite=overwrite)
+            plan: Plan = self.workshop.plan(text, None if kind == DOWNLOAD else to, who, **ways(existing))
             turn = visitor(who, request)
             job = self.workshop.merge(
-                plan, to, who, turn, private=private, overwrite=overwrite, download=kind == DOWNLOAD
+                plan, to, who, turn, private=private, **ways(existing), download=kind == DOWNLOAD
             )
         except MergeError as error:
             return gr.skip(), problems_card(error.problems)
-        return [job, *remembered(jobs)][:MOST_REMEMBERED], gr.skip()
+        return [record(self.workshop.job(job)), *remembered(jobs)][:MOST_REMEMBERED], gr.skip()
 
     def _try(
         self, text: str, name: str, request: gr.Request, oauth: gr.OAuthToken | None

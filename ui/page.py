@@ -81,8 +81,8 @@ def build_page(host: Host) -> gr.Blocks:
             return to_score(latest, request)
 
         def chosen(number: int, show: Callable[[Finished, gr.Request], tuple[Any, ...]], outputs: int) -> Any:
-            def shown(jobs: list[str], request: gr.Request) -> tuple[Any, ...]:
-                finished = merge.mine.at(number, jobs)
+            def shown(jobs: object, results: object, request: gr.Request) -> tuple[Any, ...]:
+                finished = merge.mine.at(number, jobs, results)
                 return show(finished, request) if finished else (gr.skip(),) * outputs
 
             return shown
@@ -103,13 +103,14 @@ def build_page(host: Host) -> gr.Blocks:
 
         merge.trial.success(tried, merge.tried, [*chat_fields, tabs], **QUIET)
         page.unload(left)
+        known = [merge.mine.jobs, merge.mine.results]
         for number, slot in enumerate(merge.mine.slots):
-            slot.chat.click(
-                chosen(number, to_chat, len(chat_fields)), merge.mine.jobs, chat_fields, **QUIET
-            ).then(lambda: gr.Tabs(selected="chat"), None, tabs, **QUIET)
-            slot.score.click(
-                chosen(number, to_score, len(score_fields)), merge.mine.jobs, score_fields, **QUIET
-            ).then(lambda: gr.Tabs(selected="score"), None, tabs, **QUIET)
+            slot.chat.click(chosen(number, to_chat, len(chat_fields)), known, chat_fields, **QUIET).then(
+                lambda: gr.Tabs(selected="chat"), None, tabs, **QUIET
+            )
+            slot.score.click(chosen(number, to_score, len(score_fields)), known, score_fields, **QUIET).then(
+                lambda: gr.Tabs(selected="score"), None, tabs, **QUIET
+            )
         add_api(workshop)
     return page
 

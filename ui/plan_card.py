@@ -9,6 +9,7 @@ import psutil  # type: ignore[import-untyped]
 
 from merging import METHODS, Plan, Problem
 from merging.plan import PlannedModel
+from ui.gpu import USUAL_ANSWER, seconds_to_answer
 from ui.licences import FREE, NON_COMMERCIAL, OWN_TERMS, SHARE_ALIKE, Parent, strictest, strictness
 from ui.lineage import lineage
 from ui.markup import card, count, duration, heading, problem_list, size, text
@@ -23,11 +24,13 @@ class Surroundings:
         parents: what their cards say
         result: name of what will be made
         on_space: whether it will run on a Space
+        on_zero_gpu: whether that Space asks for its visitors' GPU quota
     """
 
     parents: tuple[Parent, ...] = ()
     result: str = ""
     on_space: bool = False
+    on_zero_gpu: bool = False
 
 
 def empty_card() -> str:
@@ -52,9 +55,17 @@ def plan_card(plan: Plan, around: Surroundings | None = None) -> str:
         if plan.warnings
         else ""
     )
-    where = f'<p class="alloy-quiet">{text(t("plan.where.space" if around.on_space else "plan.where.laptop"))}</p>'
+    where = f'<p class="alloy-quiet">{text(_where(plan, around))}</p>'
     body = _facts(plan) + where + _models(plan, around.parents) + _licence(around.parents) + warnings
     return card(heading(t("plan.good"), 2) + body + _lineage(around), "good")
+
+
+def _where(plan: Plan, around: Surroundings) -> str:
+    """Where it will run and why, and what that takes of a GPU quota."""
+    said = t("plan.where.space" if around.on_space else "plan.where.laptop")
+    if around.on_zero_gpu:
+        said += " " + t("plan.where.chat", seconds=seconds_to_answer([plan.bytes_out], USUAL_ANSWER))
+    return said
 
 
 def _facts(plan: Plan) -> str:

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from urllib.parse import parse_qs, quote, urlsplit
 
+import gradio as gr
 import httpx2
 import yaml
 from huggingface_hub import constants, get_session
@@ -16,9 +17,12 @@ from huggingface_hub import constants, get_session
 from merging import MergeError, Problem
 from merging.yaml_reader import Loader
 from ui.account import Account
+from ui.host import Host
 from ui.texts import t
 
 QUERY = "recipe"
+# Puts a link that the server made onto the clipboard.
+COPY = "(link) => { navigator.clipboard?.writeText(link).catch(() => {}); }"
 # A recipe is a page of text; browsers and proxies take links of some thousand characters.
 LONGEST_RECIPE = 200_000
 SECONDS_TO_WAIT = 10
@@ -32,6 +36,15 @@ _FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 def query_of(recipe: str) -> str:
     """The recipe as the query of a link: `recipe=...`, compressed."""
     return f"{QUERY}={base64.urlsafe_b64encode(zlib.compress(recipe.encode(), 9)).decode().rstrip('=')}"
+
+
+def link_to(host: Host, recipe: str, request: gr.Request) -> str:
+    """A link that holds the recipe, to the page as the visitor sees it."""
+    if host.space_id:
+        page = f"https://huggingface.co/spaces/{host.space_id}"
+    else:
+        page = request.headers.get("origin") or f"http://{request.headers.get('host')}"
+    return f"{page}/?{query_of(recipe)}"
 
 
 def recipe_of(link: str) -> str | None:

@@ -11,13 +11,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
-import spaces
 
-from evaluation import Cancelled, Difference, EvaluationError, Perplexity, difference, load_model, perplexity
+from evaluation import (
+    Cancelled,
+    Difference,
+    EvaluationError,
+    FetchedModel,
+    Perplexity,
+    difference,
+    fetch_model,
+    load_fetched,
+    perplexity,
+)
 from evaluation.difference import segments
 from evaluation.footprint import Footprint, footprint
 from evaluation.report import Report
 from evaluation.text import BUNDLED, bundled_text, dataset_texts, read_text
+from ui import gpu
 from ui.account import account
 from ui.defect import told
 from ui.host import Host
@@ -62,32 +72,49 @@ class ScoreTab:
     models: gr.Dropdown
 
 
-def _gpu_seconds(names: Sequence[str], documents: Sequence[str], *_: Any) -> int:
-    return min(120, 20 * len(names) + sum(map(len, documents)) // 20_000)
-
-
-@spaces.GPU(duration=_gpu_seconds)  # type: ignore[untyped-decorator]
 def scores(
-    names: Sequence[str], documents: Sequence[str], token: str | Literal[False], allow_folders: bool
+    models: Sequence[FetchedModel | Row], documents: Sequence[str], device: str
 ) -> Iterator[list[Row]]:
     """Score the text with one model after the other; yields the table as it fills, as plain data.
 
     Each token's score is in the last table alone: it is large, and crosses processes on ZeroGPU.
+
+    Args:
+        models: that are on this machine, or the row of one that is not, saying why
+        documents: the text
+        device: to load them on
     """
-    rows = [Row(name) for name in names]
+    rows = [model if isinstance(model, Row) else Row(model.name) for model in models]
     whole: list[Row] = list(rows)
-    for i, name in enumerate(names):
-        for whole[i] in _scored(name, documents, token, allow_folders):
+    for i, model in enumerate(models):
+        if isinstance(model, Row):
+            continue
+        for whole[i] in _scored(model, documents, device):
             score = whole[i].score
             rows[i] = replace(whole[i], score=replace(score, documents=())) if score else whole[i]
             yield list(rows)
     yield whole
 
 
-def _scored(
-    name: str, documents: Sequence[str], token: str | Literal[False], allow_folders: bool
-) -> Iterator[Row]:
+def fetched(
+    names: Sequence[str], token: str | Literal[False], allow_folders: bool
+) -> list[FetchedModel | Row]:
+    """The models, brought to this machine; of one that cannot be had its row."""
+    found: list[FetchedModel | Row] = []
+    for name in names:
+        try:
+            model = fetch_model(name, token=token, allow_folders=allow_folders)
+            found.append(model if model.bytes else Row(name))
+        except EvaluationError as error:
+            found.append(Row(name, trouble=str(error)))
+        except Exception as error:
+            found.append(Row(name, trouble=t("unexpected", error=told(error, token or None))))
+    return found
+
+
+def _scored(model: FetchedModel, documents: Sequence[str], device: str) -> Iterator[Row]:
     """One model's row, again and again while it reads; the reading stops when nobody listens any more."""
+    name = model.name
     row = Row(name, done=0.0)
     yield row
     cancel = threading.Event()
@@ -95,9 +122,8 @@ def _scored(
 
     def read() -> None:
         try:
-            model = load_model(name, token=token, allow_folders=allow_folders)
             score = perplexity(
-                model,
+                load_fetched(model, device),
                 documents,
                 on_progress=lambda done, total: news.put(replace(row, done=done / total)),
                 cancel=cancel,
@@ -109,7 +135,7 @@ def _scored(
             news.put(Row(name, trouble=str(error)))
         except Exception as error:
             # The page waits for this thread: whatever ended it has to be told.
-            news.put(Row(name, trouble=t("unexpected", error=told(error, token or None))))
+            news.put(Row(name, trouble=t("unexpected", error=told(error))))
 
     threading.Thread(target=read, name="score", daemon=True).start()
     try:
@@ -202,10 +228,15 @@ def score_tab(host: Host, search: HubSearch) -> ScoreTab:
         else:
             texts = [pasted]
         length = sum(len(one.encode()) for one in texts)
-        for rows in scores(wanted, texts, token, host.allow_folders):
+        yield score_table([Row(name) for name in wanted], length), "", []
+        models = fetched(wanted, token, host.allow_folders)
+        weights = [model.bytes for model in models if isinstance(model, FetchedModel)]
+        seconds = gpu.seconds_to_score(weights, sum(map(len, texts)))
+        for run, rows in gpu.on_gpu(seconds, scores, models, texts):
             differences = _differences(rows, texts)
+            where = [t("score.where", where=run.line)] if run.line else []
             yield (
-                score_table(rows, length, differences, notes),
+                score_table(rows, length, differences, [*notes, *where]),
                 "".join(token_picture(rows[0], other, texts) for other in rows[1:]),
                 [row.score for row in rows if row.score],
             )
@@ -235,7 +266,16 @@ def score_tab(host: Host, search: HubSearch) -> ScoreTab:
             cancel.set()
         yield report_card(prints, scored)
 
-    scoring = go.click(
+    def make_ready(names: list[str], oauth: gr.OAuthToken | None) -> None:
+        """Fetch the models before the GPU is asked for, as the Chat tab does."""
+        if gpu.is_zero_gpu():
+            fetched(_wanted(names), account(host, oauth).for_hub, host.allow_folders)
+
+    fetching = go.click(
+        make_ready, models, None, concurrency_limit=4, show_progress="hidden", trigger_mode="once",
+        api_visibility="private",
+    )  # fmt: skip
+    scoring = fetching.success(
         score,
         [models, document, dataset, subset, split, column, rows_wanted],
         [table, pictures, known_scores],
@@ -253,7 +293,7 @@ def score_tab(host: Host, search: HubSearch) -> ScoreTab:
         trigger_mode="once",
         api_visibility="private",
     )
-    stop.click(None, cancels=[scoring, weighing], api_visibility="private")
+    stop.click(None, cancels=[fetching, scoring, weighing], api_visibility="private")
     return ScoreTab(models)
 
 

@@ -7,7 +7,8 @@ what is made for one visitor (cards, updates) is said here, in the language that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 import gradio as gr
@@ -114,6 +115,9 @@ ENGLISH = {
     "plan.where.space": (
         "Runs on this Space's processor, and uses none of your GPU quota: a merge waits for reading and writing."
     ),
+    "plan.where.chat": (
+        "To chat with the result asks for about {seconds} s of the quota; without quota the processor answers, slower."
+    ),
     "plan.memory.short": "It needs more memory than the {free} that are free now.",
     "plan.licence": "Licence",
     "plan.licence.none": "none stated",
@@ -197,8 +201,12 @@ ENGLISH = {
     "destination.name.info": "Empty: the name shown in grey.",
     "destination.private": "Private",
     "destination.private.info": "Only you can see it.",
-    "destination.overwrite": "Replace it if it exists",
-    "destination.overwrite.info": "Otherwise an existing model is never touched.",
+    "destination.existing": "If a model of this name exists",
+    "destination.existing.info": "Unless you choose otherwise here, it is never touched.",
+    "destination.refuse": "stop and tell me",
+    "destination.revision": "add a new revision",
+    "destination.pull_request": "open a pull request",
+    "destination.free": "{name} is free.",
     "destination.no_owner": "Nobody is signed in, so there is no account to save to.",
     "destination.no_owner.fix": "Sign in with Hugging Face first.",
     "destination.no_owner.fix.laptop": "Run `hf auth login` and reload, or save to a folder.",
@@ -265,7 +273,19 @@ ENGLISH = {
     "jobs.log.done": "done: {location}",
     "jobs.log.failed": "failed",
     "jobs.log.cancelled": "stopped",
-    "jobs.lost": "A merge that this browser remembers is gone: the server was restarted.",
+    "jobs.lost": "A download that this browser remembers is gone: the server was restarted.",
+    "jobs.restarted": "The server was restarted before this merge was seen to end.",
+    "jobs.restarted.fix": (
+        "Nothing that lies on the Hub is lost: 'Try again' goes on with the files that are missing. If it had ended, "
+        "it says that the model exists."
+    ),
+    "jobs.linked": "Copied, if the browser allows: {link}",
+    "jobs.pull_request": "Open pull request {number} of {name}",
+    "jobs.compared": "Beside its parents: structure and size",
+    "jobs.compared.structure": "Structure",
+    "jobs.compared.bytes": "Weights",
+    "jobs.compared.layers": "{count} layers",
+    "jobs.card": "Its model card",
     "jobs.unknown": "There is no merge with this id.",
     "jobs.unknown.fix": "Ids last as long as the server runs; start the merge again.",
     "jobs.unexpected": "The merge failed inside Alloy: {error}",
@@ -337,6 +357,7 @@ ENGLISH = {
     "score.too_many": "Choose at most {most} models.",
     "score.no_text": "Paste some text first.",
     "score.too_long": "The text has {length} characters; at most {most} can be scored here.",
+    "score.where": "Where it ran: {where}.",
     "score.bundled.english": "English sample",
     "score.bundled.korean": "Korean sample",
     "score.file": "Open a text file",
@@ -367,6 +388,16 @@ ENGLISH = {
     "score.compare.caption": "Each model alone in a process of its own, on this machine's processor",
     "score.compare.working": "Measuring {name} ...",
     "score.compare.markdown": "As Markdown, for a model card",
+    # the GPU
+    "gpu.asked": "{seconds} s of GPU asked for",
+    "gpu.refused": "on the processor, which is slower: {reason}",
+    "gpu.quota": "today's GPU quota is used up",
+    "gpu.quota.until": "today's GPU quota is used up, more in {time}",
+    "gpu.too_long": "this needs more GPU time than one request may ask for",
+    "gpu.none_free": "no GPU is free now",
+    "gpu.ended": "The GPU was taken away before this was done ({reason}). Try again, or ask for less at a time.",
+    "gpu.quota.left": "GPU quota: {left} of {base} s left today.",
+    "gpu.quota.renewed": "GPU quota: {left} of {base} s left, whole again at {time} UTC.",
     # results in memory and as files
     "try.button": "Try it first",
     "try.info": "Merges into memory and opens the chat; nothing is saved.",
@@ -451,17 +482,24 @@ def language() -> str | None:
     return tag if tag in LANGUAGES else "en"
 
 
+@contextmanager
+def speaking(name: str | None) -> Iterator[None]:
+    """Say everything in one language, whatever the request asks for; None changes nothing."""
+    token = _language.set(name)
+    try:
+        yield
+    finally:
+        _language.reset(token)
+
+
 def in_each_language(make: Callable[[], str]) -> str:
     """What `make` says, with its translations; in the visitor's language alone where there is a visitor."""
     if language() is not None:
         return make()
     translations = {}
     for name in LANGUAGES:
-        token = _language.set(name)
-        try:
+        with speaking(name):
             translations[name] = str(make())
-        finally:
-            _language.reset(token)
     said = Said(translations["en"])
     said.translations = translations
     return said

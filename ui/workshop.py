@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from merging import MergeError, Plan, Problem, Progress, Result, make_plan, read_recipe, run_plan
+from merging import MergeError, Plan, Problem, Progress, Result, make_plan, model_card, read_recipe, run_plan
 from ui.account import Account
 from ui.defect import told
 from ui.downloads import Downloads
 from ui.host import Host
-from ui.jobs import JobBoard, Order, Snapshot
+from ui.jobs import JobBoard, Order, Part, Snapshot
+from ui.licences import Cards, licence_of_result
 from ui.texts import t
 from ui.trials import Trials
 
@@ -28,8 +29,17 @@ class Workshop:
         self.board = board
         self.downloads = Downloads(host.downloads)
         self.trials = Trials()
+        self.cards = Cards()
 
-    def plan(self, recipe: str, to: str | None, who: Account, *, overwrite: bool = False) -> Plan:
+    def plan(
+        self,
+        recipe: str,
+        to: str | None,
+        who: Account,
+        *,
+        overwrite: bool = False,
+        pull_request: bool = False,
+    ) -> Plan:
         """The plan of a recipe; it has problems rather than raising, even for a text that is no recipe."""
         try:
             return make_plan(
@@ -37,6 +47,7 @@ class Workshop:
                 to,
                 token=who.for_hub,
                 overwrite=overwrite,
+                pull_request=pull_request,
                 allow_folders=self.host.allow_folders,
             )
         except MergeError as error:
@@ -56,6 +67,7 @@ class Workshop:
         *,
         private: bool,
         overwrite: bool,
+        pull_request: bool = False,
         download: bool = False,
     ) -> str:
         """Put a good plan in line.
@@ -75,6 +87,8 @@ class Workshop:
         if not plan.ok:
             raise MergeError(plan.problems)
         title = to.removeprefix("hf://")
+        parents = self.cards.parents(plan, who)
+        licence = licence_of_result(parents)
         if download:
             to = str(self.downloads.reserve(to, plan.bytes_out))
         elif self.host.allow_folders:
@@ -87,12 +101,17 @@ class Workshop:
                 token=who.for_hub,
                 private=private,
                 overwrite=overwrite,
+                pull_request=pull_request,
+                licence=licence,
                 device="cpu",
                 on_progress=on_progress,
                 cancel=cancel,
             )
 
-        order = Order(plan.recipe, to, private, overwrite, plan.seconds, download)
+        order = Order(
+            plan.recipe, to, private, overwrite, plan.seconds, download, pull_request,
+            parts=_parts(plan, title), card=model_card(plan, title.rpartition("/")[2], licence),
+        )  # fmt: skip
         return self.board.submit(visitor, title, tuple(model.name for model in plan.parents), work, order)
 
     def again(self, job: Snapshot, who: Account, visitor: str) -> str:
@@ -103,10 +122,9 @@ class Workshop:
         """
         order = job.order
         to = job.title if order.download else order.to
-        plan = self.plan(order.recipe, None if order.download else to, who, overwrite=order.overwrite)
-        return self.merge(
-            plan, to, who, visitor, private=order.private, overwrite=order.overwrite, download=order.download
-        )
+        ways = {"overwrite": order.overwrite, "pull_request": order.pull_request}
+        plan = self.plan(order.recipe, None if order.download else to, who, **ways)
+        return self.merge(plan, to, who, visitor, private=order.private, download=order.download, **ways)
 
     def job(self, job_id: str) -> Snapshot:
         """A job as it stands.
@@ -118,3 +136,14 @@ class Workshop:
         if snapshot is None:
             raise MergeError(Problem("no-job", t("jobs.unknown"), t("jobs.unknown.fix")))
         return snapshot
+
+
+def _parts(plan: Plan, title: str) -> tuple[Part, ...]:
+    """The parents and the result of a plan, to be compared."""
+    parents = tuple(
+        Part(model.name, model.architecture, model.parameters, 0, model.bytes) for model in plan.parents
+    )
+    parameters = sum(tensor.elements for tensor in plan.tensors)
+    layers = 1 + max((tensor.layer for tensor in plan.tensors if tensor.layer is not None), default=-1)
+    architecture = plan.parents[0].architecture if plan.parents else ""
+    return (*parents, Part(title, architecture, parameters, layers, plan.bytes_out))

@@ -13,9 +13,18 @@ __all__ = ["Destination", "Place", "ShardWriter", "open_destination"]
 
 
 def open_destination(
-    to: str, *, token: Token = None, private: bool = True, overwrite: bool = False, allow_folders: bool = True
+    to: str,
+    *,
+    token: Token = None,
+    private: bool = True,
+    overwrite: bool = False,
+    pull_request: bool = False,
+    allow_folders: bool = True,
 ) -> Destination:
     """The destination that a text names: `hf://owner/name`, or a folder.
+
+    Args:
+        pull_request: what a repository holds is left, and a pull request opened; a folder has no such thing
 
     Raises:
         DestinationError: the text names none.
@@ -23,7 +32,13 @@ def open_destination(
     if to.startswith("hf://"):
         from merging.destinations.hub import PREFIX, HubDestination
 
-        return HubDestination(to.removeprefix(PREFIX), token=token, private=private, overwrite=overwrite)
+        return HubDestination(
+            to.removeprefix(PREFIX),
+            token=token,
+            private=private,
+            overwrite=overwrite,
+            pull_request=pull_request,
+        )
     if not to.strip() or not allow_folders:
         message = f"'{to}' is not a destination."
         raise DestinationError(Problem("destination-name", message, "Write `hf://owner/name`.", to))

@@ -15,7 +15,7 @@ class Place:
     """Where a finished result can be found.
 
     Args:
-        location: a folder, or `hf://owner/name`
+        location: a folder, or `hf://owner/name`, with @revision behind where it is a pull request
         url: of its page on the Hub, if it has one
         commit: on the Hub, if it is there
         verified: whether it was read back from there and found to be what was sent

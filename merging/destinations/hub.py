@@ -47,13 +47,16 @@ class HubDestination:
     """A model repository; it is created when the first shard is full, and only if it does not exist.
 
     A merge of several shards keeps a journal there, so that a run that died can be taken up by the next one. Shards
-    that are whole files of a parent are copied by the Hub itself.
+    that are whole files of a parent are copied by the Hub itself. What the repository holds is refused, replaced by a
+    new revision (`overwrite`), or left as it is beside a pull request (`pull_request`).
     """
 
     shard_buffers = BUFFERS
     is_on_disk = False
 
-    def __init__(self, repo: str, *, token: Token, private: bool, overwrite: bool):
+    def __init__(
+        self, repo: str, *, token: Token, private: bool, overwrite: bool, pull_request: bool = False
+    ):
         if repo.count("/") != 1 or not hub_id(repo):
             message = f"'{repo}' is not the id of a repository."
             raise DestinationError(Problem("destination-name", message, "Write `hf://owner/name`.", repo))
@@ -61,6 +64,8 @@ class HubDestination:
         self.name = repo.partition("/")[2]
         self.private = private
         self.overwrite = overwrite
+        self.pull_request = pull_request
+        self._asks = False  # whether the result becomes a pull request
         self._token = token
         self._check: Callable[[], None] = lambda: None
         self._plan: Plan | None = None
@@ -103,9 +108,9 @@ class HubDestination:
             return [self._problem("not-yours", message, f"Push to one of: {', '.join(owners)}.")]
         with self._failures():
             info = self._info()
-        if info is not None and self._holds_model(info) and not self.overwrite:
+        if info is not None and self._holds_model(info) and not (self.overwrite or self.pull_request):
             message = f"{self.repo} exists and holds a model."
-            fix = "Choose another name, or say that it may be overwritten."
+            fix = "Choose another name, say that it may be overwritten, or open a pull request there."
             return [self._problem("destination-exists", message, fix)]
         return []
 
@@ -202,7 +207,10 @@ class HubDestination:
             # The client leaves a stream where it was refused, and would send what is left of it: nothing.
             content.seek(0)
             try:
-                self._api().preupload_lfs_files(self.repo, [operation], revision=branch, free_memory=True)
+                create_pr = self._asks and branch is None
+                self._api().preupload_lfs_files(
+                    self.repo, [operation], revision=branch, create_pr=create_pr, free_memory=True
+                )
             except (HfHubHTTPError, httpx2.HTTPError, RuntimeError) as error:
                 if isinstance(error.__cause__, MergeError):
                     raise error.__cause__ from None  # the run is to stop
@@ -223,7 +231,8 @@ class HubDestination:
             message = f"{self.repo} was created by somebody else while this merge was running."
             raise DestinationError(self._problem("destination-exists", message, "Choose another name."))
         if self._holds_model(info):
-            if not self.overwrite:
+            self._asks = self.pull_request
+            if not (self.overwrite or self._asks):
                 message = f"{self.repo} came to hold a model while this merge was running."
                 raise DestinationError(self._problem("destination-exists", message, "Choose another name."))
             self._operations += [
@@ -262,25 +271,36 @@ class HubDestination:
                 for op in self._operations
                 if not isinstance(op, CommitOperationDelete) or op.path_in_repo not in added
             ]
-            commit = self._commit(operations, message)
+            commit, asked = self._commit(operations, message)
         self._created = False
         verified = self._verify(commit)
         self._uploads.stop()
         if self._journal:
             with contextlib.suppress(HfHubHTTPError, httpx2.HTTPError):
                 patiently(self._journal.delete)
-        return Place(PREFIX + self.repo, f"{constants.ENDPOINT}/{self.repo}", commit, verified)
+        page = f"{constants.ENDPOINT}/{self.repo}"
+        if asked:
+            number = asked.rpartition("/")[2]
+            return Place(f"{PREFIX}{self.repo}@{asked}", f"{page}/discussions/{number}", commit, verified)
+        return Place(PREFIX + self.repo, page, commit, verified)
 
-    def _commit(self, operations: list[Operation], message: str) -> str:
-        """Make everything appear on `main`; the commit's id."""
+    def _commit(self, operations: list[Operation], message: str) -> tuple[str, str]:
+        """Make everything appear on `main`, or in a pull request: the commit's id, and the latter's revision."""
 
         def send() -> Any:
             return self._api().create_commit(
-                self.repo, operations, commit_message=message, parent_commit=self._parent
+                self.repo,
+                operations,
+                commit_message=message,
+                parent_commit=self._parent,
+                create_pr=self._asks,
             )
 
+        if self._asks:
+            made = send()  # sent twice it would be two of them
+            return str(made.oid), str(made.pr_revision)
         try:
-            return str(patiently(send).oid)
+            return str(patiently(send).oid), ""
         except HfHubHTTPError as error:
             # The parent commit guards against a foreign commit in between, and against a doubled one: when the
             # answer to ours was lost, it is the head now, and all of it is there.
@@ -291,7 +311,7 @@ class HubDestination:
                 text = f"{self.repo} was changed by somebody else while this merge was running."
                 fix = "Look at what was changed there, and run the same merge again."
                 raise DestinationError(self._problem("destination-changed", text, fix)) from error
-            return head
+            return head, ""
 
     def _verify(self, commit: str) -> bool:
         """Read back what the Hub has; False if it does not tell.

@@ -34,6 +34,7 @@ class Hub:
         part_size: bytes above which an upload goes in parts, and the size of a part.
         page_size: the most entries in one answer of search, tree and history.
         xet: what large files can also be read through, see ``Xet``; nothing at first.
+        quotas: what a user's tokens may know of the ZeroGPU quota, as the Hub answers it; nothing at first.
         open_pages: whether a browser without a login sees the pages of private models too, as in the demo.
     """
 
@@ -53,6 +54,7 @@ class Hub:
         self.page_size = 1000
         self.open_pages = False
         self.xet = Xet()
+        self.quotas: dict[str, dict[str, Any]] = {}
 
     def start(self) -> Hub:
         """Begin to answer."""

@@ -33,6 +33,15 @@ def whoami(hub: Hub, request: Request) -> Reply:
     return Reply.json(user | {"avatarUrl": "", "orgs": orgs, "auth": auth})
 
 
+@route("GET", "/api/spaces/zero-gpu/quota")
+def quota(hub: Hub, request: Request) -> Reply:
+    if request.viewer is None:
+        raise RefusalError(401, "Invalid username or password.")
+    if request.viewer.user not in hub.quotas:
+        raise RefusalError(403, "The token lacks the scope read-billing")
+    return Reply.json(hub.quotas[request.viewer.user])
+
+
 @route("GET", "/api/models")
 def list_models(hub: Hub, request: Request) -> Reply:
     query = request.query

@@ -110,9 +110,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The app as `make demo` runs it, with the real models."""
     folder = tmp_path_factory.mktemp("site")
     log = folder / "app.log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with hub_with_models(folder=None) as (hub, token), log.open("wb") as output:
         environment = {
             name: value for name, value in os.environ.items() if not re.match("SPACE_|OAUTH_|HF_", name)
@@ -133,14 +131,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         )
         try:
             url = f"http://127.0.0.1:{port}/"
-            _wait_for(process, url, log)
+            wait_for(process, url, log)
             yield Site(url, hub, token, log)
         finally:
             process.terminate()
             process.wait(timeout=30)
 
 
-def _wait_for(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_for(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Wait until an app answers."""
     deadline = time.monotonic() + STARTS_WITHIN
     while time.monotonic() < deadline and process.poll() is None:
         try:

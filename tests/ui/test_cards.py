@@ -116,6 +116,24 @@ def test_a_plan_names_adapters_and_what_is_made_on_the_way() -> None:
         assert part in text
 
 
+def test_a_plan_says_where_it_runs_and_what_of_the_quota_it_takes() -> None:
+    plan = Plan("", "linear", bytes_out=10**9)
+
+    laptop, space, zero = (
+        shown(plan_card(plan, around)).text
+        for around in (
+            Surroundings(),
+            Surroundings(on_space=True),
+            Surroundings(on_space=True, on_zero_gpu=True),
+        )
+    )
+
+    assert "Runs on this machine's processor" in laptop
+    assert "uses none of your GPU quota" in space
+    assert "about 19 s of the quota" in zero
+    assert "about 19 s of the quota" not in space
+
+
 def test_a_running_job_has_a_bar_that_is_read_aloud() -> None:
     tags = shown(job_card(JOB))
 

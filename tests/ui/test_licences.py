@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
-from merging import Plan
+from merging import Plan, model_card
 from merging.plan import PlannedAdapter, PlannedModel
 from tests.hub import Hub
 from tests.ui.test_cards import EVIL, shown
@@ -21,6 +22,7 @@ from ui.licences import (
     Cards,
     Parent,
     common_base,
+    licence_of_result,
     parent_of,
     strictest,
     strictness,
@@ -48,6 +50,21 @@ def test_the_strictest_is_named() -> None:
     assert strictest(parents) == parents[1]
     text = shown(plan_card(Plan("", "linear", models=(model,)), Surroundings(tuple(parents), "mine"))).text
     assert "cc-by-nc-4.0 of b: not for commercial use" in text
+
+
+@pytest.mark.parametrize(
+    ("of_b", "stated"),
+    [("apache-2.0", {"license": "mit"}), ("", {}), ("llama3.1", {"license": "llama3.1"}),
+     ("my terms: 1", {"license": "other", "license_name": "my-terms-1", "license_link": "https://huggingface.co/org/b"})],
+)  # fmt: skip
+def test_the_card_of_the_result_states_the_strictest(of_b: str, stated: dict[str, str]) -> None:
+    licence = licence_of_result([Parent("org/a", "mit"), Parent("org/b", of_b)])
+
+    model = PlannedModel("org/b", None, "1", False, "Llama", 1, 1)
+    card = ModelCard(model_card(Plan("", "linear", models=(model,)), "x", licence))
+
+    found = card.data.to_dict()
+    assert {key: value for key, value in found.items() if key.startswith("license")} == stated
 
 
 @pytest.mark.parametrize(
