@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -21,6 +23,7 @@ from ui.markup import text
 from ui.presets import family
 from ui.texts import t
 from ui.trials import MARK, Trials
+from ui.votes import CHOICES, Choice, as_lines, kept_votes, last_answers, tally, with_vote
 
 LONGEST_ANSWER = 1024
 Message = dict[str, Any]
@@ -118,6 +121,11 @@ def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
             left, left_line = chatbot(known[0]), gr.HTML()
         with gr.Column(min_width=320, visible=False) as beside:
             right, right_line = chatbot(None), gr.HTML()
+    with gr.Row(visible=False) as voting:
+        voters = [gr.Button(t(f"vote.{choice}"), size="sm", min_width=120) for choice in CHOICES]
+        taken = gr.DownloadButton(t("vote.export"), size="sm", min_width=120)
+    counted = gr.HTML()
+    votes = gr.BrowserState([], storage_key="alloy-votes", secret=host.browser_key)
     prompt = gr.Textbox(
         label=t("chat.prompt"), placeholder=t("chat.prompt.placeholder"), lines=1, max_lines=6
     )
@@ -221,7 +229,29 @@ def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
                 if not name.startswith(MARK):
                     fetch_model(name.strip(), token=token, allow_folders=host.allow_folders)
 
-    fields = [left, right, left_line, right_line, beside]
+    def voter(choice: Choice) -> Callable[..., Any]:
+        def vote(
+            stored: object,
+            one: str | None,
+            other: str | None,
+            left_talk: list[Message],
+            right_talk: list[Message],
+        ) -> tuple[Any, Any]:
+            found = last_answers(plain(left_talk), plain(right_talk))
+            if found is None or not one or not other:
+                return gr.skip(), _line_html(t("vote.none"))
+            models = one.strip(), other.strip()
+            now = with_vote(kept_votes(stored), choice, models, *found)
+            return now, tally(now, models)
+
+        return vote
+
+    def export(stored: object) -> str:
+        path = Path(tempfile.mkdtemp(prefix="alloy-votes-")) / "votes.jsonl"
+        path.write_text(as_lines(kept_votes(stored)), "utf-8")
+        return str(path)
+
+    fields = [left, right, left_line, right_line, beside, voting]
     gr.on(
         [send.click, prompt.submit],
         make_ready,
@@ -242,6 +272,11 @@ def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
     )
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     stop.click(halt, None, None, **quiet)
+
+    for choice, button in zip(CHOICES, voters, strict=True):
+        button.click(voter(choice), [votes, first, second, left, right], [votes, counted], **quiet).then(
+            export, votes, taken, **quiet
+        )
 
     clear.click(begin_anew, [first, second], fields, **quiet)
     # The answers in a conversation belong to the model that gave them: another model starts anew. (`change`
@@ -277,7 +312,7 @@ def emptied(one: str | None, other: str | None) -> tuple[Any, ...]:
     """Updates for `ChatTab.fields`: empty conversations with these models, the second beside if there is one."""
     both = bool(other and other.strip())
     left, right = (gr.update(value=[], label=_label(name)) for name in (one, other))
-    return left, right, "", "", gr.update(visible=both)
+    return left, right, "", "", gr.update(visible=both), gr.update(visible=both)
 
 
 def plain(conversation: Sequence[Message]) -> list[Message]:

@@ -306,6 +306,12 @@ KOREAN: dict[str, str] = {
     "chat.warning.empty": "답에 낱말이 하나도 없습니다. 병합이 망가졌을 가능성이 큽니다.",
     "chat.warning.repeated": "답이 같은 말을 되풀이합니다. 병합이 망가졌을 수 있으니 가중치를 바꿔 보세요.",
     "chat.empty_answer": "(모델이 아무 말 없이 끝냈습니다)",
+    "vote.left": "왼쪽이 낫다",
+    "vote.tie": "비슷하다",
+    "vote.right": "오른쪽이 낫다",
+    "vote.export": "내 투표 내려받기",
+    "vote.none": "같은 메시지에 대한 두 답이 아직 없습니다.",
+    "vote.tally": "내 투표: {one}: {first}, {two}: {second}, 비슷함: {ties}. 이 브라우저에만 남습니다.",
     # score
     "score.models": "모델",
     "score.models.info": "{most}개까지: 병합과 그 부모, 또는 허브의 아무 모델.",

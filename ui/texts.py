@@ -325,6 +325,12 @@ ENGLISH = {
     "chat.warning.empty": "The answer holds no word. A merge that answers so is likely to be broken.",
     "chat.warning.repeated": "The answer repeats itself. A merge that answers so may be broken: try other weights.",
     "chat.empty_answer": "(the model ended without a word)",
+    "vote.left": "Left is better",
+    "vote.tie": "As good",
+    "vote.right": "Right is better",
+    "vote.export": "Download my votes",
+    "vote.none": "There are no two answers to the same message yet.",
+    "vote.tally": "Your votes: {one}: {first}, {two}: {second}, as good: {ties}. They stay in this browser.",
     # score
     "score.models": "Models",
     "score.models.info": "Up to {most}: the merge and its parents, or any model on the Hub.",

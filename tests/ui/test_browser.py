@@ -28,7 +28,7 @@ FIRST, SECOND = "alloy/SmolLM2-135M-Instruct", "alloy/SmolLM2-135M-Pirate"
 GRADIENTS = {"t: attention": [0, 0.5, 0.3, 0.7, 1], "t: MLP": [1, 0.5, 0.7, 0.3, 0]}
 SLOW = 300_000  # milliseconds, on a busy machine without a GPU
 BROKEN_OFF = re.compile("AbortError: signal is aborted|Connection errored out")
-REMEMBERED = {"alloy-recipe", "alloy-link", "alloy-merges"}
+REMEMBERED = {"alloy-recipe", "alloy-link", "alloy-merges", "alloy-votes"}
 
 
 def recipe(page: Page) -> Any:
@@ -129,6 +129,9 @@ def test_two_models_become_one_that_answers(site: Site, browser: Browser) -> Non
         answers = page.get_by_test_id("bot")
         expect(answers).to_have_count(2)
         assert all(answer.inner_text().strip() for answer in answers.all())
+
+        page.get_by_role("button", name="Left is better").click()
+        expect(page.get_by_text(f"Your votes: demo/first-merge: 1, {FIRST}: 0, as good: 0.")).to_be_visible()
 
         page.get_by_role("tab", name="Score").click()
         page.get_by_role("button", name="Score", exact=True).click()
