@@ -123,8 +123,8 @@ def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
             right, right_line = chatbot(None), gr.HTML()
     with gr.Row(visible=False) as voting:
         voters = [gr.Button(t(f"vote.{choice}"), size="sm", min_width=120) for choice in CHOICES]
-        taken = gr.DownloadButton(t("vote.export"), size="sm", min_width=120)
     counted = gr.HTML()
+    taken = gr.DownloadButton(t("vote.export"), size="sm", min_width=120, visible=False)
     votes = gr.BrowserState([], storage_key="alloy-votes", secret=host.browser_key)
     prompt = gr.Textbox(
         label=t("chat.prompt"), placeholder=t("chat.prompt.placeholder"), lines=1, max_lines=6
@@ -246,10 +246,12 @@ def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
 
         return vote
 
-    def export(stored: object) -> str:
+    def export(stored: object) -> Any:
+        if not kept_votes(stored):
+            return gr.skip()
         path = Path(tempfile.mkdtemp(prefix="alloy-votes-")) / "votes.jsonl"
         path.write_text(as_lines(kept_votes(stored)), "utf-8")
-        return str(path)
+        return gr.update(value=str(path), visible=True)
 
     fields = [left, right, left_line, right_line, beside, voting]
     gr.on(
@@ -274,9 +276,9 @@ def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
     stop.click(halt, None, None, **quiet)
 
     for choice, button in zip(CHOICES, voters, strict=True):
-        button.click(voter(choice), [votes, first, second, left, right], [votes, counted], **quiet).then(
-            export, votes, taken, **quiet
-        )
+        button.click(voter(choice), [votes, first, second, left, right], [votes, counted], **quiet)
+    # Also told when the page is loaded and the browser remembers votes.
+    votes.change(export, votes, taken, **quiet)
 
     clear.click(begin_anew, [first, second], fields, **quiet)
     # The answers in a conversation belong to the model that gave them: another model starts anew. (`change`
