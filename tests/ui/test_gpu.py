@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,7 +75,8 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
             headers = {"x-ip-token": SECRET}
             yield Space(platform, Client(url, verbose=False, headers=headers, analytics_enabled=False), log)
         finally:
-            process.terminate()  # its workers are daemons, and end with it
+            # The session that it began: its workers would outlive it.
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait(timeout=30)
 
 
