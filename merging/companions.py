@@ -84,22 +84,34 @@ def set_vocabulary(config: dict[str, Any], before: int, size: int) -> None:
             set_vocabulary(value, before, size)
 
 
-def set_token_ids(config: dict[str, Any], translate: Callable[[int], int | None]) -> None:
+def set_token_ids(
+    config: dict[str, Any], translate: Callable[[int], int | None], otherwise: Mapping[str, Any]
+) -> list[str]:
     """Give the tokens that a config names by number, and the configs inside it, their new numbers.
 
     Args:
         config: a config or a generation config, changed in place
         translate: the new number; None for a token that the new vocabulary does not have
+        otherwise: a config whose numbers are those of the new vocabulary, for tokens that it does not have
+
+    Returns:
+        The keys whose tokens are lost: a model without its end-of-text token would not stop.
     """
+    lost = []
     for key, value in config.items():
         if isinstance(value, dict):
-            set_token_ids(value, translate)
+            inner = otherwise.get(key)
+            lost += set_token_ids(value, translate, inner if isinstance(inner, dict) else otherwise)
         elif key.endswith(("_token_id", "_token_ids", "_token_index")):
             if type(value) is int and value >= 0:
                 config[key] = translate(value)
             elif isinstance(value, list):
                 known = [translate(item) for item in value if type(item) is int]
                 config[key] = [item for item in known if item is not None]
+            if value not in (None, []) and config[key] in (None, []):
+                config[key] = otherwise.get(key)
+                lost += [key] * (config[key] is None)
+    return lost
 
 
 def chat_template(checkpoint: Checkpoint) -> str | None:

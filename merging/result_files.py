@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from merging import companions
 from merging.architecture import OUTPUT_HEAD, is_tied, restack
@@ -50,14 +51,13 @@ class ResultFiles:
             companions.set_vocabulary(
                 config, self.draft.vocabulary.own_rows[reference], self.draft.vocabulary.size
             )
-            companions.set_token_ids(config, self.draft.vocabulary.translate)
+            self.set_token_ids("config.json", config)
         files = {"mergekit_config.yml": self.draft.recipe.text}
         if donor.config:
             files["config.json"] = companions.as_json(config)
         if donor.has("generation_config.json"):
             generation = companions.without_traces(donor.read_json("generation_config.json"))
-            if self.draft.vocabulary:
-                companions.set_token_ids(generation, self.draft.vocabulary.translate)
+            self.set_token_ids("generation_config.json", generation)
             files["generation_config.json"] = companions.as_json(generation)
         elif self.stem == "model":
             message = f"{donor.name} has no generation_config.json; the result will have none."
@@ -66,6 +66,19 @@ class ResultFiles:
         if len(shards) > 1:
             files[f"{self.stem}.safetensors.index.json"] = companions.index(shards)
         return files
+
+    def set_token_ids(self, name: str, config: dict[str, Any]) -> None:
+        """Let a config name tokens by their numbers in the result, in place."""
+        vocabulary = self.draft.vocabulary
+        if not vocabulary:
+            return
+        start = self.draft.checkpoints[vocabulary.start.model]
+        own = start.read_json(name) if name != "config.json" and start.has(name) else {}
+        lost = companions.set_token_ids(config, vocabulary.translate, {**start.config, **own})
+        if lost:
+            message = f"{', '.join(lost)} in {name} of {self.donor}: the result does not have the token."
+            fix = "Name the token under `tokens:`, or take a tokenizer that has it."
+            self.warnings.append(Problem("lost-token", message, fix))
 
     def tokenizer_reference(self) -> ModelReference:
         """The model whose tokenizer the result's is, or begins with."""

@@ -142,6 +142,35 @@ def test_ids_in_the_configs_follow_the_tokens(folder: Path, tmp_path: Path) -> N
     assert (generation["eos_token_id"], generation["pad_token_id"]) == (number, number)
 
 
+def test_a_token_that_is_lost_is_replaced_by_that_of_the_new_tokenizer_or_told(
+    folder: Path, tmp_path: Path
+) -> None:
+    """A model that ends on `<|im_end|>` gets a tokenizer without it, and would never stop."""
+    wanted = recipe(
+        folder, "chat", "grown", base_model=str(folder / "chat"), tokenizer={"source": str(folder / "grown")}
+    )
+
+    plan = merge(wanted, tmp_path / "out")
+
+    config, generation = (
+        json.loads((tmp_path / "out" / name).read_text())
+        for name in ("config.json", "generation_config.json")
+    )
+    assert (config["bos_token_id"], config["eos_token_id"]) == (0, 1)
+    assert (generation["bos_token_id"], generation["eos_token_id"], generation["pad_token_id"]) == (
+        0,
+        1,
+        None,
+    )
+    [lost] = [warning for warning in plan.warnings if warning.code == "lost-token"]
+    assert lost.message.startswith("pad_token_id in generation_config.json")
+    text = AutoTokenizer.from_pretrained(tmp_path / "out")("abc", return_tensors="pt")
+    answer = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generate(
+        **text, max_new_tokens=3, do_sample=False
+    )
+    assert answer.shape[1] > text["input_ids"].shape[1]
+
+
 def test_the_words_of_a_chat_vector_with_a_grown_vocabulary(folder: Path, tmp_path: Path) -> None:
     """grown + (chat - base): new rows are the grown model's, the others follow the arithmetic."""
     wanted = recipe(
