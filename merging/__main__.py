@@ -31,6 +31,7 @@ from merging.problems import Cancelled, MergeError, PlanError, Problem, RecipeEr
 from merging.recipe import Recipe
 from merging.recipe_reader import read_recipe
 from merging.resolved import as_data, in_words, resolved
+from merging.tokenizer_report import in_lines
 from merging.torch_import import import_torch
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -176,6 +177,8 @@ def _describe(plan: Plan) -> None:
         for row, value in zip(rows, values, strict=True):
             if len(set(values)) > 1:
                 print(f"  {row.label}: {value}")
+    if plan.tokenizer:
+        print(*in_lines(plan.tokenizer), sep="\n")
     copied = sum(tensor.copied_from is not None for tensor in plan.tensors)
     print(f"tensors       {len(plan.tensors):,} ({copied:,} copied as they are) in {len(plan.shards)} files")
     print(f"to read       {_size(plan.bytes_in)}")

@@ -114,20 +114,6 @@ def set_token_ids(
     return lost
 
 
-def chat_template(checkpoint: Checkpoint) -> str | None:
-    """The template that a model's tokenizer uses by itself."""
-    if checkpoint.has("chat_template.jinja"):
-        text: str = checkpoint.read_file("chat_template.jinja").decode(errors="replace")
-        return text
-    settings = (
-        checkpoint.read_json("tokenizer_config.json") if checkpoint.has("tokenizer_config.json") else {}
-    )
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        template = next((t.get("template") for t in template if t.get("name") == "default"), None)
-    return template if isinstance(template, str) else None
-
-
 def merged_config(donor: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """A copy of the donor's config with the dtype set and without traces of a path."""
     config: dict[str, Any] = json.loads(json.dumps(without_traces(donor)))

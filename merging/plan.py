@@ -16,6 +16,7 @@ from merging.checkpoints.aligned import Alignment, Rows
 from merging.dtypes import itemsize
 from merging.methods.parameters import Scalar
 from merging.problems import Problem
+from merging.tokenizer_report import TokenizerReport
 
 Value = Scalar | list[float] | None
 
@@ -166,6 +167,7 @@ class Plan:
         peak_memory_bytes: of the process, while merging
         disk_bytes: written to this machine's disk
         seconds: a rough guess of the time
+        tokenizer: what becomes of the tokenizers; None where they stay as they are
     """
 
     recipe: str
@@ -182,6 +184,7 @@ class Plan:
     peak_memory_bytes: int = 0
     disk_bytes: int = 0
     seconds: float = 0.0
+    tokenizer: TokenizerReport | None = None
 
     @property
     def ok(self) -> bool:
@@ -256,6 +259,7 @@ class Plan:
             "peak_memory_bytes": self.peak_memory_bytes,
             "disk_bytes": self.disk_bytes,
             "seconds": round(self.seconds, 1),
+            "tokenizer": self.tokenizer and asdict(self.tokenizer),
         }
 
     def to_json(self) -> str:
@@ -271,6 +275,7 @@ class Plan:
         data["warnings"] = tuple(Problem(**item) for item in data["warnings"])
         data["models"] = tuple(_model(item) for item in data["models"])
         data["shards"] = tuple(_shard(item) for item in data["shards"])
+        data["tokenizer"] = data["tokenizer"] and TokenizerReport.from_data(data["tokenizer"])
         return cls(**{field.name: data[field.name] for field in fields(cls)})
 
 

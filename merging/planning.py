@@ -121,12 +121,14 @@ def _draw(
         with_copy(shard, opened) for shard in _cut_into_shards(draft.tensors, shard_size, small.stem)
     )
     files = small.texts(shards)
+    tokenizer = small.report()
     return replace(
         plan,
         models=draft.models(),
         shards=shards,
         files=files,
         copied_files=small.copied(files),
+        tokenizer=tokenizer,
         warnings=(*draft.warnings, *small.warnings),
         bytes_in=sum(
             opened[part.model].bytes_to_read(part.tensor)

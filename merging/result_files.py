@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 from merging import companions
@@ -15,6 +16,7 @@ from merging.draft import Draft
 from merging.plan import PlannedShard
 from merging.problems import Problem
 from merging.recipe import ModelReference
+from merging.tokenizer_report import TokenizerReport, chat_template, tokenizer_report
 from merging.vocabulary import OTHER_FORMS, TOKENIZER
 
 
@@ -90,12 +92,26 @@ class ResultFiles:
         written = self.draft.vocabulary.documents(checkpoint) if self.draft.vocabulary else {}
         if "tokenizer_config.json" not in written and checkpoint.has("tokenizer_config.json"):
             written["tokenizer_config.json"] = checkpoint.read_json("tokenizer_config.json")
-        template = self.chat_template()
+        template = self.chat_template
         if template is not None and "tokenizer_config.json" in written:
             written["tokenizer_config.json"].pop("chat_template", None)
         texts = {name: companions.as_json(companions.without_traces(text)) for name, text in written.items()}
         return texts if template is None else {**texts, "chat_template.jinja": template}
 
+    def report(self) -> TokenizerReport | None:
+        """What becomes of the tokenizers, where the recipe touches them."""
+        vocabulary = self.draft.vocabulary
+        if not vocabulary:
+            return None
+        start = self.draft.checkpoints[vocabulary.start.model]
+        template = self.chat_template or chat_template(start)
+        found = tokenizer_report(vocabulary, self.draft.checkpoints, template)
+        if found.trouble:
+            fix = "`chat_template:` takes another; `tokens:` adds what is missing."
+            self.warnings.append(Problem("template", found.trouble, fix))
+        return found
+
+    @cached_property
     def chat_template(self) -> str | None:
         """The template that the recipe asks for; None leaves the tokenizer its own."""
         wanted = self.draft.recipe.chat_template
@@ -104,7 +120,7 @@ class ResultFiles:
         if wanted is None and not self.draft.vocabulary:
             return None
         merged = {source.model: None for source in self.draft.recipe.sources()}
-        found = [companions.chat_template(self.draft.checkpoints[reference]) for reference in merged]
+        found = [chat_template(self.draft.checkpoints[reference]) for reference in merged]
         count = Counter(template.strip() for template in found if template)
         if wanted is None:
             if len(count) > 1:

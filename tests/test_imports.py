@@ -27,10 +27,10 @@ WATCHED = {"app", "ui", "merging", "evaluation", "tests", "bench", "examples", "
 FLOORS = [
     ["problems", "dtypes"],
     ["methods"],
-    ["settings", "chat_templates"],
+    ["settings", "chat_templates", "conversation"],
     ["recipe", "checkpoints", "yaml_reader"],
     ["recipe_reader"],
-    ["architecture", "plan", "vocabulary", "destinations"],
+    ["architecture", "plan", "vocabulary", "tokenizer_report", "destinations"],
     ["stage"],
     ["alignment"],
     ["companions", "costs", "card", "torch_import", "crew", "draft", "resolved"],

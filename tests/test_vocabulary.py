@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from merging import Plan, make_plan, read_recipe, run_plan
+from merging.__main__ import main
 from merging.checkpoints import AlignedCheckpoint, Alignment, open_checkpoint
 from merging.checkpoints.aligned import Rows
+from merging.conversation import MESSAGES, rendered
 from merging.recipe import ModelReference, TokenizerSection
 from merging.vocabulary import Tokenizer, Vocabulary
 from tests.hub import Hub
@@ -292,6 +294,60 @@ def test_a_plan_reports_what_becomes_of_the_vocabulary(folder: Path) -> None:
     assert "260 rows for 260 tokens" in told["vocabulary"]
     assert "2 appended: '<|im_start|>', '<|im_end|>'" in told["vocabulary"]
     assert "2 chat templates" in told["templates-differ"]
+
+
+def test_the_plan_shows_tokenizers_side_by_side_and_a_conversation(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = recipe(folder, "base", "chat", base_model=str(folder / "base"), tokenizer={"source": "union"})
+
+    plan = merge({**wanted, "chat_template": "chatml"}, tmp_path / "out")
+
+    report = plan.tokenizer
+    assert report
+    assert (report.tokens, report.rows, report.appended) == (PLAIN + 2, PLAIN + 2, tuple(CHAT))
+    assert report.sample.endswith("<|im_start|>user\n안녕하세요?<|im_end|>\n<|im_start|>assistant\n")
+    assert report.trouble == ""
+    base, chat = report.models
+    assert (base.tokens, base.rows, base.unknown, base.lost, base.template) == (PLAIN, PLAIN, 2, 0, "other")
+    assert (chat.tokens, chat.rows, chat.unknown, chat.lost) == (PLAIN + 2, PLAIN + 2, 0, 0)
+    messages: Any = MESSAGES
+    written = AutoTokenizer.from_pretrained(tmp_path / "out").apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    assert written == report.sample
+    assert json.loads(json.dumps(plan.summary()))["tokenizer"]["models"][0]["unknown"] == 2
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(wanted))
+    assert main(["plan", str(tmp_path / "r.yaml")]) == 0
+    assert "2 of the result unknown to it" in capsys.readouterr().out
+
+
+def test_a_template_whose_tokens_the_result_lacks_is_told(folder: Path) -> None:
+    wanted = recipe(folder, "base", "grown", base_model=str(folder / "base"), tokenizer={"source": "base"})
+
+    plan = make_plan(read_recipe(yaml.safe_dump({**wanted, "chat_template": "chatml"})))
+
+    [told] = [warning.message for warning in plan.warnings if warning.code == "template"]
+    assert told == "The chat template writes <|im_start|>, <|im_end|>, for which the result has no token."
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('a system prompt is a must') }}", "a system prompt is a must"),
+        ("{% for message", "unexpected"),
+        ("{{ ''.__class__.__mro__ }}", "is unsafe"),
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "does not come to an end",
+        ),
+    ],
+)
+def test_templates_are_strangers_programs(template: str, reason: str) -> None:
+    found = rendered(template, {})
+
+    assert found.text == ""
+    assert reason in found.error
 
 
 def test_a_model_without_a_tokenizer_is_taken_to_have_the_bases(folder: Path, tmp_path: Path) -> None:

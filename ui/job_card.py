@@ -111,7 +111,8 @@ def _compared(job: Snapshot) -> str:
             f'<td class="number">{count(part.parameters)}</td><td class="number">{text(size(part.bytes))}</td></tr>'
         )
     table = f'<table class="alloy-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    return f'<details><summary>{text(t("jobs.compared"))}</summary><div class="alloy-scroll">{table}</div></details>'
+    scroll = f'<div class="alloy-scroll" tabindex="0">{table}</div>'
+    return f"<details><summary>{text(t('jobs.compared'))}</summary>{scroll}</details>"
 
 
 def _card(job: Snapshot) -> str:

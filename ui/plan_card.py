@@ -9,6 +9,8 @@ import psutil  # type: ignore[import-untyped]
 
 from merging import METHODS, Plan, Problem
 from merging.plan import PlannedModel
+from merging.problems import some
+from merging.tokenizer_report import TokenizerReport
 from ui.gpu import USUAL_ANSWER, seconds_to_answer
 from ui.licences import FREE, NON_COMMERCIAL, OWN_TERMS, SHARE_ALIKE, Parent, strictest, strictness
 from ui.lineage import lineage
@@ -57,6 +59,8 @@ def plan_card(plan: Plan, around: Surroundings | None = None) -> str:
     )
     where = f'<p class="alloy-quiet">{text(_where(plan, around))}</p>'
     body = _facts(plan) + where + _models(plan, around.parents) + _licence(around.parents) + warnings
+    if plan.tokenizer:
+        body += _tokenizer(plan.tokenizer)
     return card(heading(t("plan.good"), 2) + body + _lineage(around), "good")
 
 
@@ -118,6 +122,39 @@ def _models(plan: Plan, parents: Sequence[Parent]) -> str:
         f'<th scope="col">{text(t("plan.licence"))}</th>'
     )
     return f'<table class="alloy-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+
+
+def _tokenizer(report: TokenizerReport) -> str:
+    """What becomes of the tokenizers, folded: side by side, with a conversation as the result's template writes it."""
+    begins = t(
+        "plan.tokenizer.begins", name=report.begins_with, tokens=f"{report.tokens:,}", rows=f"{report.rows:,}"
+    )
+    if report.appended:
+        begins += " " + t("plan.tokenizer.appended", tokens=some(report.appended))
+    keys = ("plan.model.name", "plan.tokenizer.tokens", "plan.tokenizer.unknown", "plan.tokenizer.lost")
+    last = ("plan.tokenizer.special", "plan.tokenizer.template")
+    head = "".join(
+        f'<th scope="col"{" class=number" * (0 < place < len(keys))}>{text(t(key))}</th>'
+        for place, key in enumerate((*keys, *last))
+    )
+    rows = ""
+    for model in report.models:
+        numbers = "".join(f'<td class="number">{n:,}</td>' for n in (model.tokens, model.unknown, model.lost))
+        special = ", ".join(f"{role} {token or '–'}" for role, token in model.special.items()) or "–"
+        rows += (
+            f'<tr><th scope="row">{text(model.name)}</th>{numbers}<td>{text(special)}</td>'
+            f"<td>{text(t(f'plan.tokenizer.template.{model.template}'))}</td></tr>"
+        )
+    table = f'<table class="alloy-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    sample = (
+        f'<p class="alloy-quiet">{text(t("plan.tokenizer.sample"))}</p><pre>{text(report.sample)}</pre>'
+        if report.sample
+        else ""
+    )
+    return (
+        f"<details><summary>{text(t('plan.tokenizer'))}</summary><p>{text(begins)}</p>"
+        f'<div class="alloy-scroll" tabindex="0">{table}</div>{sample}</details>'
+    )
 
 
 def _licence(parents: Sequence[Parent]) -> str:

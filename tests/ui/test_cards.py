@@ -11,6 +11,7 @@ import pytest
 from evaluation import Difference, DocumentScore, Perplexity
 from merging import Plan, Problem, Progress, Result
 from merging.plan import PlannedAdapter, PlannedModel
+from merging.tokenizer_report import TokenizerOf, TokenizerReport
 from ui.job_card import empty_card, job_card, lost_card
 from ui.jobs import Snapshot
 from ui.licences import Parent
@@ -66,6 +67,17 @@ def test_problems_with_place_and_fix() -> None:
 
     assert text.count(EVIL) == 3
     assert "2 things to change first" in text
+
+
+def test_tokenizers_stand_side_by_side() -> None:
+    beside = TokenizerOf(EVIL, 258, 272, 2, 1, {"eos_token": EVIL, "pad_token": ""}, "other")
+    report = TokenizerReport(EVIL, 260, 260, (EVIL,), {"eos_token": "</s>"}, EVIL, "", (beside,))
+
+    text = shown(plan_card(Plan("", "linear", tokenizer=report))).text
+
+    assert text.count(EVIL) == 5
+    assert "eos_token" in text
+    assert "260 tokens in 260 rows" in text
 
 
 def test_a_plan() -> None:

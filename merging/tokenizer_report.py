@@ -1,0 +1,162 @@
+"""What becomes of the tokenizers, for people to look at before a merge: whose tokens, which of them are special, and
+how a conversation looks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from merging.checkpoints import Checkpoint
+from merging.conversation import rendered
+from merging.problems import some
+from merging.vocabulary import Tokenizer, Vocabulary
+
+SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+# How chat formats mark turns, where they do it with tokens of their own.
+_MARKS = re.compile(r"<\|[^<>|\s]+\|>")
+
+Template = Literal["none", "same", "other"]
+
+
+@dataclass(frozen=True)
+class TokenizerOf:
+    """A model's tokenizer beside the result's.
+
+    Args:
+        name: of the model
+        tokens: how many it has
+        rows: how many its weights have
+        unknown: how many tokens of the result it does not have
+        lost: how many of its tokens the result does not have
+        special: its special tokens that differ from the result's, by their role; empty where it has none there
+        template: its chat template: none, the result's, or another
+    """
+
+    name: str
+    tokens: int
+    rows: int
+    unknown: int
+    lost: int
+    special: Mapping[str, str]
+    template: Template
+
+
+@dataclass(frozen=True)
+class TokenizerReport:
+    """The tokenizer of a result.
+
+    Args:
+        begins_with: the model whose tokenizer it is, or begins with
+        tokens: how many it has
+        rows: how many the weights have
+        appended: tokens behind those of that model
+        special: its special tokens, by their role
+        sample: a conversation by its chat template; empty without one
+        trouble: what is wrong with the sample, in words; empty if nothing is
+        models: those that take part
+    """
+
+    begins_with: str
+    tokens: int
+    rows: int
+    appended: tuple[str, ...]
+    special: Mapping[str, str]
+    sample: str
+    trouble: str
+    models: tuple[TokenizerOf, ...]
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Self:
+        """From what `asdict` made of it, by way of JSON."""
+        models = tuple(TokenizerOf(**model) for model in data["models"])
+        return cls(**{**data, "appended": tuple(data["appended"]), "models": models})
+
+
+def tokenizer_report(
+    vocabulary: Vocabulary, checkpoints: Mapping[Any, Checkpoint], template: str | None
+) -> TokenizerReport:
+    """Compare the result's tokenizer with those of the models.
+
+    Args:
+        vocabulary: of the result
+        checkpoints: of the models, by reference
+        template: the result's chat template
+    """
+    special = special_tokens(checkpoints[vocabulary.start.model])
+    text, trouble = rendered(template, special) if template else ("", "")
+    if trouble:
+        trouble = f"The chat template cannot be used: {trouble}."
+    elif missing := [mark for mark in dict.fromkeys(_MARKS.findall(text)) if mark not in vocabulary.ids]:
+        trouble = f"The chat template writes {some(missing)}, for which the result has no token."
+
+    def beside(tokenizer: Tokenizer) -> TokenizerOf:
+        checkpoint = checkpoints[tokenizer.model]
+        own, found = special_tokens(checkpoint), chat_template(checkpoint)
+        same = (found or "").strip() == (template or "").strip()
+        return TokenizerOf(
+            str(tokenizer.model),
+            len(tokenizer.ids),
+            vocabulary.own_rows[tokenizer.model],
+            len(vocabulary.ids.keys() - tokenizer.ids.keys()),
+            len(tokenizer.ids.keys() - vocabulary.ids.keys()),
+            {role: own.get(role, "") for role in SPECIAL if own.get(role) != special.get(role)},
+            "none" if found is None else "same" if same else "other",
+        )
+
+    return TokenizerReport(
+        str(vocabulary.start.model),
+        len(vocabulary.ids),
+        vocabulary.size,
+        tuple(token["content"] for token in vocabulary.appended),
+        special,
+        text,
+        trouble,
+        tuple(beside(tokenizer) for tokenizer in vocabulary.tokenizers.values()),
+    )
+
+
+def special_tokens(checkpoint: Checkpoint) -> dict[str, str]:
+    """The special tokens that a model's tokenizer names, by their role."""
+    found: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        settings = checkpoint.read_json(file) if checkpoint.has(file) else {}
+        for role in SPECIAL:
+            token = settings.get(role)
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str):
+                found[role] = token
+    return found
+
+
+def chat_template(checkpoint: Checkpoint) -> str | None:
+    """The template that a model's tokenizer uses by itself."""
+    if checkpoint.has("chat_template.jinja"):
+        text: str = checkpoint.read_file("chat_template.jinja").decode(errors="replace")
+        return text
+    for file in ("chat_template.json", "tokenizer_config.json"):
+        template = checkpoint.read_json(file).get("chat_template") if checkpoint.has(file) else None
+        if isinstance(template, list):
+            template = next((t.get("template") for t in template if t.get("name") == "default"), None)
+        if isinstance(template, str):
+            return template
+    return None
+
+
+def in_lines(report: TokenizerReport) -> list[str]:
+    """The report for a terminal."""
+    roles = ", ".join(f"{role} {token}" for role, token in report.special.items())
+    more = f", and {len(report.appended)} more ({some(report.appended)})" if report.appended else ""
+    lines = [f"tokenizer     {report.tokens:,} tokens in {report.rows:,} rows: {report.begins_with}'s{more}"]
+    lines += [f"  special     {roles}"] if roles else []
+    for model in report.models:
+        told = [f"{model.tokens:,} tokens in {model.rows:,} rows"]
+        told += [f"{model.unknown:,} of the result unknown to it"] * (model.unknown > 0)
+        told += [f"{model.lost:,} lost"] * (model.lost > 0)
+        told += [f"{role} {token or 'none'}" for role, token in model.special.items()]
+        told += {"none": ["no chat template"], "other": ["another chat template"], "same": []}[model.template]
+        lines.append(f"  {model.name}: {', '.join(told)}")
+    if report.sample:
+        lines += ["  a conversation:", *(f"    | {line}" for line in report.sample.splitlines())]
+    return lines
