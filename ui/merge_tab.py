@@ -131,18 +131,16 @@ class MergeTab:
                     min_width=240,
                     scale=2,
                 )
-            with gr.Row():
-                self.private = gr.Checkbox(
-                    True, label=t("destination.private"), info=t("destination.private.info"), min_width=200
-                )
-                self.existing = gr.Radio(
-                    self._existing(folders=False),
-                    value=REFUSE,
-                    label=t("destination.existing"),
-                    info=t("destination.existing.info"),
-                    min_width=280,
-                    scale=2,
-                )
+            # Not in a row: on a phone Gradio squeezes a checkbox beside another field into one letter a line.
+            self.private = gr.Checkbox(
+                True, label=t("destination.private"), info=t("destination.private.info")
+            )
+            self.existing = gr.Radio(
+                self._existing(folders=False),
+                value=REFUSE,
+                label=t("destination.existing"),
+                info=t("destination.existing.info"),
+            )
 
     @staticmethod
     def _existing(folders: bool) -> list[tuple[str, str]]:

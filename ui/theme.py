@@ -160,6 +160,7 @@ CSS = """
 .alloy-table caption { caption-side: bottom; text-align: left; padding-top: .5rem;
   color: var(--body-text-color-subdued); }
 .alloy-scroll { overflow-x: auto; }
+.gradio-container .alloy-scroll .alloy-table :is(th, td):not(.number) { min-width: 7rem; }
 .alloy-bar { height: .5rem; border-radius: 1rem; background: var(--neutral-200); overflow: hidden;
   margin: .7rem 0 .4rem; }
 .dark .alloy-bar { background: var(--neutral-700); }
