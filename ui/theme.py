@@ -206,7 +206,7 @@ CSS = """
 .dark .alloy-plane .model { fill: var(--neutral-300); }
 .alloy-plane .way { fill: none; stroke: var(--primary-500); stroke-width: 2; opacity: .7; }
 .alloy-plane .result { fill: var(--primary-600); stroke: white; stroke-width: 1.5; }
-.alloy-yaml { font-size: .9rem; }
-.alloy-yaml .cm-line span { color: var(--primary-700) !important; }
-.dark .alloy-yaml .cm-line span { color: var(--primary-300) !important; }
+.alloy-yaml, .alloy-plain { font-size: .9rem; }
+:is(.alloy-yaml, .alloy-plain) .cm-line span { color: var(--primary-700) !important; }
+.dark :is(.alloy-yaml, .alloy-plain) .cm-line span { color: var(--primary-300) !important; }
 """
