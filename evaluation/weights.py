@@ -340,7 +340,10 @@ def look(
         return _look_at(name, model, alike, known_base, sample, places)
 
     looks = []
-    with ThreadPoolExecutor(readers) as pool:
+    # Readers with several threads each would wait for one another.
+    threads = torch.get_num_threads()
+    each = max(1, threads // readers)
+    with ThreadPoolExecutor(readers, initializer=torch.set_num_threads, initargs=(each,)) as pool:
         try:
             for look_of_one in pool.map(look_at, names):
                 looks.append(look_of_one)
@@ -351,6 +354,7 @@ def look(
                     on_progress(len(looks), len(names))
         finally:
             pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # what later threads begin with
     return WeightsLook(
         model.structure.name,
         model.structure.config,

@@ -423,7 +423,7 @@ KOREAN: dict[str, str] = {
         "첫 모델의 가중치를 나머지 모델의 것과 나란히 읽습니다. 실행하지 않습니다. 텐서마다 얼마나 떨어져 있는지, "
         "무엇이 잘못돼 보이는지 말합니다. 여기의 어떤 숫자도 모델이 얼마나 좋은지는 말하지 않습니다."
     ),
-    "weights.more": "베이스 모델, 읽는 양, 활성값",
+    "weights.more": "베이스 모델 등",
     "weights.base": "베이스 모델",
     "weights.base.info": "나머지가 파인튜닝되기 전의 모델. 적으면 그 변화끼리도 견줍니다.",
     "weights.amount": "읽는 양",
@@ -464,8 +464,11 @@ KOREAN: dict[str, str] = {
     "home.kind.weights": "가중치",
     "home.kind.sizes": "크기와 속도",
     "home.take": "복사하거나 내려받기: 마크다운과 JSON",
-    "home.markdown": "마크다운",
-    "home.json": "JSON",
+    "home.markdown": "고른 결과, 마크다운으로",
+    "home.copy.markdown": "마크다운 복사",
+    "home.copy.json": "JSON 복사",
+    "home.download.markdown": "마크다운 내려받기",
+    "home.download.json": "JSON 내려받기",
     "home.way": "모델 카드에 넣기",
     "home.way.info": "퍼플렉시티와 벤치마크는 허브의 메타데이터로, 모두 글로도 넣습니다. 남이 쓴 것은 그대로 둡니다.",
     "home.commit": "바로",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import gradio as gr
 from gradio.events import Dependency
@@ -25,6 +27,11 @@ from ui.score_text import Scored
 from ui.score_weights import Looked
 from ui.texts import t
 
+# What a link of `files_of` holds, into the clipboard, if the browser allows.
+COPY = """() => {
+  const link = document.querySelector('.alloy-home a[data-kind="KIND"]');
+  if (link) navigator.clipboard?.writeText(decodeURIComponent(link.href.split(',')[1])).catch(() => {});
+}"""
 COMMIT, PULL_REQUEST = "commit", "pull-request"
 Finding = Scored | Asked | Looked | Measured
 
@@ -137,6 +144,24 @@ def _without_answers(found: Benchmarked) -> dict[str, Any]:
     return {**found.to_dict(), "scores": scores}
 
 
+def files_of(about: Findings, kinds: Sequence[str]) -> str:
+    """Links that hold the chosen results themselves, so that no file stays on the server, and the text to look at."""
+    markdown = about.markdown(kinds)
+    name = re.sub(r"[^\w.-]+", "-", about.name.rstrip("/").rpartition("/")[2])
+    links = " · ".join(
+        f'<a data-kind="{kind}" download="{text(name)}.{ending}" '
+        f'href="data:{mime};charset=utf-8,{quote(content)}">{text(t(f"home.download.{kind}"))}</a>'
+        for kind, ending, mime, content in (
+            ("markdown", "md", "text/markdown", markdown),
+            ("json", "json", "application/json", about.json(kinds)),
+        )
+    )
+    return (
+        f'<div class="alloy-home"><p>{links}</p>'
+        f'<pre tabindex="0" role="region" aria-label="{text(t("home.markdown"))}">{text(markdown)}</pre></div>'
+    )
+
+
 def card_panel(host: Host, panels: Sequence[Panel]) -> None:
     """Build the part that shows what was found so far, once there is something."""
     found = [panel.found for panel in panels]
@@ -152,40 +177,26 @@ def card_panel(host: Host, panels: Sequence[Panel]) -> None:
             write = gr.Button(t("home.write"), min_width=160)
         said = gr.HTML()
         with gr.Accordion(t("home.take"), open=False):
-            markdown = gr.Code(
-                language="markdown", label=t("home.markdown"), interactive=False, lines=4, max_lines=16,
-                wrap_lines=True, buttons=["copy", "download"], elem_classes="alloy-plain",
-            )  # fmt: skip
-            data = gr.Code(
-                language="json", label=t("home.json"), interactive=False, lines=4, max_lines=16,
-                buttons=["copy", "download"], elem_classes="alloy-plain",
-            )  # fmt: skip
+            with gr.Row():
+                for kind in ("markdown", "json"):
+                    copy = gr.Button(t(f"home.copy.{kind}"), size="sm", min_width=120)
+                    copy.click(None, None, None, js=COPY.replace("KIND", kind), api_visibility="private")
+            files = gr.HTML()
 
     def show(number: int) -> Callable[..., tuple[Any, ...]]:
         def shown(*findings: Finding | None) -> tuple[Any, ...]:
             about = Findings.about_the_newest(findings[number], findings)
             if about is None:
-                return gr.Column(visible=False), None, *(gr.skip(),) * 5
+                return gr.Column(visible=False), None, *(gr.skip(),) * 4
             every = list(about.parts)
             offered = gr.update(choices=[(t(f"home.kind.{kind}"), kind) for kind in every], value=every)
             about_it = f'<h2 class="alloy-section">{text(t("home.heading", model=about.name))}</h2>'
-            return (
-                gr.Column(visible=True),
-                about,
-                about_it,
-                offered,
-                about.markdown(every),
-                about.json(every),
-                "",
-            )
+            return gr.Column(visible=True), about, about_it, offered, files_of(about, every), ""
 
         return shown
 
-    def chosen(about: Findings | None, wanted: list[str]) -> tuple[Any, Any]:
-        if about is None:
-            return gr.skip(), gr.skip()
-        kept = [kind for kind in wanted if kind in about.parts]
-        return about.markdown(kept), about.json(kept)
+    def chosen(about: Findings | None, wanted: list[str]) -> Any:
+        return files_of(about, [kind for kind in wanted if kind in about.parts]) if about else gr.skip()
 
     def write_it(about: Findings | None, wanted: list[str], how: str, oauth: gr.OAuthToken | None) -> str:
         if about is None:
@@ -207,8 +218,8 @@ def card_panel(host: Host, panels: Sequence[Panel]) -> None:
         return card(heading(t(key)) + f"<p>{link(written.url, written.url)}</p>", "good")
 
     for number, panel in enumerate(panels):
-        panel.ended.then(show(number), found, [box, now, title, kinds, markdown, data, said], **QUIET)
-    kinds.input(chosen, [now, kinds], [markdown, data], **QUIET)
+        panel.ended.then(show(number), found, [box, now, title, kinds, files, said], **QUIET)
+    kinds.input(chosen, [now, kinds], files, **QUIET)
     write.click(
         write_it, [now, kinds, way], said, concurrency_limit=4, show_progress="hidden", trigger_mode="once",
         api_visibility="private",

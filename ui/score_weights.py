@@ -300,5 +300,5 @@ def verdict_card(looked: Looked, notes: Sequence[str] = ()) -> str:
         t("weights.cka", count=min((one.positions for one in looked.alike), default=0)),
         {one.other: one.by_layer for one in looked.alike},
     )
-    title = heading(t("weights.sound" if sound else "weights.unsound", model=found.model))
-    return card(title + "".join(f"<p>{text(line)}</p>" for line in said) + states, "good" if sound else "bad")
+    title = heading(t("weights.sound" if sound else "weights.unsound", model=found.model), 2)
+    return card(title + "".join(f"<p>{text(line)}</p>" for line in said), "good" if sound else "bad") + states

@@ -446,7 +446,7 @@ ENGLISH = {
         "Reads the first model's weights beside those of the others, without running any: how far each tensor is from "
         "theirs, and what looks wrong. No figure here says how good a model is."
     ),
-    "weights.more": "Base model, how much is read, activations",
+    "weights.more": "Base model and more",
     "weights.base": "Base model",
     "weights.base.info": "What the others were fine-tuned from: then their changes are compared with each other too.",
     "weights.amount": "How much is read",
@@ -487,8 +487,11 @@ ENGLISH = {
     "home.kind.weights": "Weights",
     "home.kind.sizes": "Size and speed",
     "home.take": "Copy or download: Markdown and JSON",
-    "home.markdown": "Markdown",
-    "home.json": "JSON",
+    "home.markdown": "The chosen results as Markdown",
+    "home.copy.markdown": "Copy Markdown",
+    "home.copy.json": "Copy JSON",
+    "home.download.markdown": "Download Markdown",
+    "home.download.json": "Download JSON",
     "home.way": "Into the model's card",
     "home.way.info": "Perplexity and benchmarks as the Hub's own metadata, all as text. What others wrote there stays.",
     "home.commit": "at once",

@@ -206,7 +206,9 @@ CSS = """
 .dark .alloy-plane .model { fill: var(--neutral-300); }
 .alloy-plane .way { fill: none; stroke: var(--primary-500); stroke-width: 2; opacity: .7; }
 .alloy-plane .result { fill: var(--primary-600); stroke: white; stroke-width: 1.5; }
-.alloy-yaml, .alloy-plain { font-size: .9rem; }
-:is(.alloy-yaml, .alloy-plain) .cm-line span { color: var(--primary-700) !important; }
-.dark :is(.alloy-yaml, .alloy-plain) .cm-line span { color: var(--primary-300) !important; }
+.alloy-yaml { font-size: .9rem; }
+.alloy-yaml .cm-line span { color: var(--primary-700) !important; }
+.dark .alloy-yaml .cm-line span { color: var(--primary-300) !important; }
+.alloy-home { padding: 0 .2rem; }
+.alloy-home pre { white-space: pre-wrap; font-size: .8rem; max-height: 24rem; overflow: auto; margin: .5rem 0 0; }
 """

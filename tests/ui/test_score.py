@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from huggingface_hub import ModelCard
+from playwright.sync_api import Browser, expect
 from safetensors.torch import load_file, save_file
 
 from evaluation import Cancelled, FetchedModel, Source, difference, fetch_model, load_fetched, perplexity
 from evaluation.benchmark import Benchmarked, TaskScore, Total, paired
 from evaluation.weights import look, open_weights
 from tests.hub import Hub
+from tests.ui.conftest import visit
 from tests.ui.speaker import tiny_speaker
 from ui.host import Host
-from ui.page import build_page
+from ui.page import build_page, launch_settings
 from ui.score_benchmarks import Asked, Questions, answers, benchmark_table
 from ui.score_benchmarks import Row as AskedRow
 from ui.score_card import Findings
@@ -65,6 +68,7 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 metadata: {{version: 1.0}}
 """
         (folder / f"{name}.yaml").write_text(task)
+    # First by name, so that the page offers it first.
     group = {"group": "both", "task": ["letters", "digits"], "aggregate_metric_list": [{"metric": "acc"}]}
     (folder / "both.yaml").write_text(json.dumps(group))
     return folder
@@ -291,3 +295,76 @@ def test_a_page_stops_its_own_work_alone() -> None:
 
         assert first.is_set() and not second.is_set()
     stops.stop(one)  # nothing runs
+
+
+@pytest.fixture
+def page_of_a_laptop(
+    family: dict[str, Path], tasks: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[str]:
+    """A page with a merge, its parents and a benchmark at hand, and the login of their owner."""
+    monkeypatch.setenv("HF_TOKEN", hub.add_user("ann"))
+    for name, folder in family.items():
+        hub.put(f"ann/{name}", folder)
+    host = Host.from_environment(
+        {
+            "ALLOY_TASKS": str(tasks),
+            "ALLOY_BENCHMARKS": str(tmp_path / "kept"),
+            "ALLOY_RESULTS": str(tmp_path / "merged"),
+        }
+    )
+    page: gr.Blocks = build_page(host)
+    page.queue(default_concurrency_limit=4)
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_settings(page, host))
+    yield url
+    page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(1200)
+def test_a_merge_is_judged_and_its_card_written(page_of_a_laptop: str, browser: Browser) -> None:
+    with visit(browser, page_of_a_laptop) as seen:
+        page = seen.page
+        page.get_by_role("tab", name="Score").click()
+        models = page.get_by_label("Models", exact=True)
+        page.get_by_label("Clear").or_(page.get_by_title("Clear")).first.click()
+        for name in ("ann/merge", "ann/a", "ann/b"):
+            models.fill(name)
+            models.press("Enter")
+        models.press("Escape")
+
+        page.get_by_role("button", name="Ask benchmarks").click()
+        page.get_by_role("button", name="Ask", exact=True).click()
+        scores = page.get_by_role("table").filter(
+            has_text="Scores with their standard errors on 18 questions"
+        )
+        expect(scores.locator("tbody .number")).to_have_count(3)
+
+        page.get_by_role("button", name="Look at the weights").click()
+        page.get_by_role("button", name="Base model and more").click()
+        base = page.get_by_label("Base model", exact=True).locator("visible=true")
+        base.fill("ann/base")
+        base.press("Enter")
+        page.get_by_label("Run the models too").check()
+        page.get_by_role("button", name="Look", exact=True).click()
+        expect(page.get_by_role("heading", name="ann/merge looks sound")).to_be_visible()
+        expect(page.get_by_text("Linear CKA of the states")).to_be_visible()
+        page.get_by_label("Signal", exact=True).click()
+        page.get_by_role("option", name="Share of weights that the parents change").click()
+        expect(page.get_by_role("heading", name="directions: ann/a and ann/b")).to_be_visible()
+
+        expect(page.get_by_role("heading", name="What was found of ann/merge")).to_be_visible()
+        page.get_by_role("button", name="Copy or download").click()
+        with page.expect_download() as taken:
+            page.get_by_role("link", name="Download JSON").click()
+        assert json.loads(Path(taken.value.path()).read_text()).keys() == {"model", "benchmarks", "weights"}
+        grave = [
+            it for it in Axe().run(page).response["violations"] if it["impact"] in ("serious", "critical")
+        ]
+        assert not grave, [(it["id"], [node["html"][:200] for node in it["nodes"]]) for it in grave]
+
+        page.get_by_role("checkbox", name="Weights").uncheck()
+        page.get_by_role("button", name="Write into the card").click()
+        expect(page.get_by_role("heading", name="Written into the card")).to_be_visible()
+        card = ModelCard.load("ann/merge").text
+        assert "### Benchmarks" in card and "### Weights" not in card
+        assert seen.complaints == [] and seen.strangers == []
