@@ -250,13 +250,15 @@ class KeepByRank(Sparsifier):
         return bool(arguments["rescale"]) and arguments["rescale_norm"] == "l1"
 
     def check(self, arguments: Mapping[str, Any]) -> str | None:
-        for density, epsilon in zip(arguments["density"], arguments["epsilon"], strict=True):
-            if 0 < density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
-                return (
-                    f"with density {density:g} and epsilon {epsilon:g} an entry's chance to stay goes from "
-                    f"{density - epsilon:g} to {density + epsilon:g}, but must lie between 0 and 1"
-                )
-        return None
+        pairs = dict.fromkeys(zip(arguments["density"], arguments["epsilon"], strict=True))
+        wrong = [
+            f"with density {middle:g} and epsilon {reach:g} it goes from {middle - reach:g} to {middle + reach:g}"
+            for middle, reach in pairs
+            if 0 < middle < 1 and not (middle - reach > 0 and middle + reach < 1)
+        ]
+        return (
+            f"an entry's chance to stay must lie between 0 and 1, but {', '.join(wrong)}" if wrong else None
+        )
 
     def measure(
         self,
