@@ -16,8 +16,8 @@ from merging.draft import Draft
 from merging.plan import PlannedShard
 from merging.problems import Problem
 from merging.recipe import ModelReference
+from merging.tokenizer import OTHER_FORMS, TOKENIZER
 from merging.tokenizer_report import TokenizerReport, chat_template, tokenizer_report
-from merging.vocabulary import OTHER_FORMS, TOKENIZER
 
 
 class ResultFiles:

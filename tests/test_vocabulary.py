@@ -19,7 +19,8 @@ from merging.checkpoints import AlignedCheckpoint, Alignment, open_checkpoint
 from merging.checkpoints.aligned import Rows
 from merging.conversation import MESSAGES, rendered
 from merging.recipe import ModelReference, TokenizerSection
-from merging.vocabulary import Tokenizer, Vocabulary
+from merging.tokenizer import Tokenizer
+from merging.vocabulary import Vocabulary
 from tests.hub import Hub
 from tests.test_against_mergekit import mergekit
 from tests.tiny import save_tokenizer, tiny_llama
