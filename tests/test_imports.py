@@ -37,6 +37,7 @@ FLOORS = [
     ["result_files"],
     ["planning", "read_ahead"],
     ["blocks"],
+    ["computing"],
     ["execution", "extraction"],
     ["__init__", "__main__"],
 ]
