@@ -148,6 +148,7 @@ ENGLISH = {
     "fix.remove": "Remove '{name}'",
     "fix.union": "Unite the vocabularies",
     "fix.vocabulary": "Keep the base model's vocabulary",
+    "fix.tokenizer": "Take the vocabulary of {model}",
     # what each layer gets
     "layers.heading": "What each layer gets",
     "layers.waiting": "The picture appears when the plan is good.",
