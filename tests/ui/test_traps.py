@@ -109,6 +109,7 @@ def open_space(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
 def sign_in(page: Page) -> None:
     page.get_by_role("button", name="Sign in with Hugging Face").click()
     expect(page.get_by_text("Signed in as ann")).to_be_visible()
+    until_recipe(page, "merge_method", "slerp")  # the page was loaded anew, and has put the draft back
 
 
 def merge(page: Page, name: str, state: str = "Merging") -> None:
