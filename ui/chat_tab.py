@@ -171,7 +171,7 @@ def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
             yield message, *before, _trouble(f"{t('try.gone')} {t('try.gone.fix')}"), ""
             return
         turn = turns[str(request.session_hash)] = _Turn()
-        stream: Any = iter(())
+        stream: Any = None
         try:
             yield "", *talks, *before[len(talks) :], _line_html(t("chat.loading")), ""
             token = account(host, oauth).for_hub
@@ -207,7 +207,8 @@ def chat_tab(host: Host, search: HubSearch, trials: Trials) -> ChatTab:
             yield message, *before, _trouble(str(getattr(error, "message", error))), ""
         finally:
             turns.pop(str(request.session_hash), None)
-            stream.close()
+            if stream:
+                stream.close()
 
     def halt(request: gr.Request) -> None:
         if turn := turns.get(str(request.session_hash)):
