@@ -18,7 +18,7 @@ from merging import MergeError, Problem
 from merging.methods import METHODS
 from ui import gpu
 from ui.account import account, visitor
-from ui.chat_tab import LONGEST_ANSWER, streamed
+from ui.answers import LONGEST_ANSWER, Sampling, streamed
 from ui.destination import place_of
 from ui.jobs import Snapshot
 from ui.score_tab import MOST_CHARACTERS
@@ -160,7 +160,8 @@ def add_api(workshop: Workshop) -> None:
         token = account(host, oauth).for_hub
         try:
             fetched = fetch_model(model.strip(), token=token, allow_folders=host.allow_folders)
-            *_, (run, [answer]) = streamed([fetched], talk, system, temperature, length, int(seed))
+            sampling = Sampling(system, temperature, length=length, seed=int(seed))
+            *_, (run, [answer]) = streamed([fetched], talk, sampling)
         except (EvaluationError, gr.Error) as error:
             return _refused("no-answer", error)
         about = " · ".join(filter(None, [answer.line, run.line]))

@@ -94,6 +94,10 @@ ENGLISH = {
     "held.parameters": "its parameters are not a list of names and values",
     "held.models": "it has no list of models",
     "held.many": "it has more than {most} models",
+    # the numbers of a recipe
+    "knob.whole": "{name}: one number for all layers",
+    "knob.filter": "{name}: {tensors}",
+    "knob.slice": "slice {number}",
     # presets
     "preset.slerp": "Gradient SLERP",
     "preset.linear": "Linear average",
@@ -323,6 +327,9 @@ ENGLISH = {
     "chat.system": "System prompt",
     "chat.temperature": "Temperature",
     "chat.temperature.info": "0: always the likeliest word.",
+    "chat.top_p": "Top-p",
+    "chat.top_p.info": "Draw from the likeliest tokens that make up this share.",
+    "chat.reasoning": "Reasoning",
     "chat.length": "Longest answer, in tokens",
     "chat.seed": "Seed",
     "chat.seed.info": "The same seed gives the same answer.",
@@ -423,6 +430,17 @@ ENGLISH = {
     "try.too_large.fix": "Merge it to your account, or run Alloy on a larger machine.",
     "try.gone": "This trial has ended: it was not used for a while, or others needed the memory.",
     "try.gone.fix": "Press 'Try it first' again.",
+    "tune.which": "A number of the recipe",
+    "tune.which.info": "Turn it: the models are merged anew in memory, and your last message is answered again.",
+    "tune.value": "Its value",
+    "tune.again": "Merge and answer again",
+    "tune.use": "Use in the recipe",
+    "tune.first": "as tried first",
+    "tune.ask": "Merged with {values}. Now ask it something.",
+    "tune.heard": "Answers to “{message}”, by the values they were merged with",
+    "tune.elsewhere": (
+        "The recipe on the Merge tab is another one by now, and was left alone. Write it there yourself: {values}"
+    ),
     "downloads.full": "The result has {size}, and {free} are free here for downloads.",
     "downloads.full.fix": "Try again later, or sign in and save it to your account, which needs no room here.",
     # methods
