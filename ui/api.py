@@ -34,7 +34,8 @@ def add_api(workshop: Workshop) -> None:
         """List the merge methods with their parameters.
 
         Returns:
-            For each: name, title, meaning, paper, whether it needs a base model, and its parameters.
+            For each: name, title, meaning, paper, formula, whether mergekit 0.1.5 has it, whether it needs a base
+            model, and its parameters.
         """
         return [
             {
@@ -42,6 +43,8 @@ def add_api(workshop: Workshop) -> None:
                 "title": method.title,
                 "summary": method.summary,
                 "paper": method.paper,
+                "formula": method.formula,
+                "in_mergekit": method.in_mergekit,
                 "needs_base": method.needs_base,
                 "parameters": [asdict(parameter) for parameter in method.parameters],
             }

@@ -445,6 +445,17 @@ KOREAN: dict[str, str] = {
     "methods.optional": "생략할 수 있음",
     "methods.default": "기본값 {value}",
     "methods.each": "모델마다 하나씩.",
+    "methods.symbols": (
+        "θ: 결과, θ₀: 베이스, θᵢ: 모델들, δᵢ = θᵢ − θ₀, wᵢ: weight, λ: lambda, d: density, δ̂: δ에서 남은 것. 원소마다 "
+        "계산합니다."
+    ),
+    "methods.mergekit": "레시피",
+    "methods.mergekit.yes": "mergekit과 같음",
+    "methods.mergekit.no": "Alloy 고유",
+    "methods.recipe.same": "이름과 매개변수가 mergekit 0.1.5와 같습니다.",
+    "methods.recipe.own": "Alloy 고유의 방법으로, mergekit 0.1.5에는 없습니다.",
+    "methods.recipe.more": "mergekit이 읽지 않는 것:",
+    "methods.recipe.idle": "mergekit처럼 받지만 영향이 없는 것:",
     "methods.point.base": "베이스",
     "methods.drawing": "결과의 위치: {where}",
     "methods.legend": "채워진 원이 결과입니다. 실제 모델을 병합하는 코드가 계산했습니다.",

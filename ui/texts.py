@@ -468,6 +468,17 @@ ENGLISH = {
     "methods.optional": "may be left out",
     "methods.default": "by default {value}",
     "methods.each": "One for each model.",
+    "methods.symbols": (
+        "θ: the result; θ₀: the base; θᵢ: the models; δᵢ = θᵢ − θ₀; wᵢ: weight; λ: lambda; d: density; δ̂: "
+        "what is left of δ. Entry by entry."
+    ),
+    "methods.mergekit": "Recipe",
+    "methods.mergekit.yes": "as in mergekit",
+    "methods.mergekit.no": "Alloy's own",
+    "methods.recipe.same": "The same name and parameters as in mergekit 0.1.5.",
+    "methods.recipe.own": "Alloy's own: mergekit 0.1.5 has no such method.",
+    "methods.recipe.more": "Not read by mergekit:",
+    "methods.recipe.idle": "Taken, as mergekit takes it, and without effect:",
     "methods.point.base": "base",
     "methods.drawing": "The result lies at {where}",
     "methods.legend": "The filled circle is the result, made by the same code that merges models.",
