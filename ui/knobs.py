@@ -15,6 +15,7 @@ import yaml
 from merging import METHODS, MergeMethod, Parameter
 from merging.yaml_reader import Loader
 from ui.draft import dump
+from ui.fixes import end_of
 from ui.texts import t
 
 Place = tuple[str | int, ...]
@@ -184,7 +185,7 @@ def _edited(recipe: str, place: Place, written: str) -> str | None:
             key, node = found
     if node is None or key is None:
         return None
-    return f"{recipe[: key.end_mark.index]}: {written}{recipe[_end(node) :]}"
+    return f"{recipe[: key.end_mark.index]}: {written}{recipe[end_of(node) :]}"
 
 
 def _added(recipe: str, node: yaml.MappingNode, missing: Sequence[str | int], written: str) -> str | None:
@@ -198,11 +199,3 @@ def _added(recipe: str, node: yaml.MappingNode, missing: Sequence[str | int], wr
     if len(missing) == 2:
         return f"{recipe.rstrip()}\n{missing[0]}:\n  {missing[1]}: {written}\n"
     return None
-
-
-def _end(node: yaml.Node) -> int:
-    """Where a node's text ends; PyYAML ends a block where the next one begins, comments between them included."""
-    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
-        last = node.value[-1]
-        return _end(last[1] if isinstance(last, tuple) else last)
-    return int(node.end_mark.index)

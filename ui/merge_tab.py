@@ -199,7 +199,7 @@ class MergeTab:
             text.change(self._text_watcher(index), fields, written, trigger_mode="always_last", **QUIET)
         known = family(self.host.demo).models
         for dropdown in form.model_fields:
-            search_as_you_type(dropdown, self.search, self.host, known)
+            search_as_you_type(dropdown, self.search, self.host, known, form.memory)
 
         place_fields = [self.kind, self.owner, self.name, self.existing, self.identity]
         planned = [self.plan, self.name, self.layers, self.offered, *self.fixes, *form.note_fields]
