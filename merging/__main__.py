@@ -294,6 +294,8 @@ def _methods(options: argparse.Namespace) -> int:
                 "title": method.title,
                 "summary": method.summary,
                 "paper": method.paper,
+                "formula": method.formula,
+                "in_mergekit": method.in_mergekit,
                 "base_model": method.base,
                 "models": [method.min_models, method.max_models],
                 "parameters": [dataclasses.asdict(parameter) for parameter in method.parameters],
@@ -303,7 +305,8 @@ def _methods(options: argparse.Namespace) -> int:
         print(json.dumps(listed, indent=2))
         return DONE
     for method in METHODS.values():
-        print(f"{method.name}: {method.summary}\n  {method.paper}")
+        source = method.paper if method.in_mergekit else f"{method.paper} (not in mergekit 0.1.5)"
+        print(f"{method.name}: {method.summary}\n  {method.formula}\n  {source}")
         for parameter in method.parameters:
             default = "required" if parameter.required else f"default {parameter.default}"
             each = ", one a model" if parameter.per_model else ""

@@ -72,6 +72,10 @@ def _selected(vectors: Sequence[Tensor], cut: Cut | None, start: int) -> Sequenc
 @merge_method(
     title="SCE",
     paper="https://arxiv.org/abs/2408.07990",
+    formula=(
+        "θ = θ₀ + Σ wᵢ δ̂ᵢ / Σ wᵢ over the i whose δ̂ᵢ has the sign of Σ δ̂ⱼ, with δ̂ᵢ = δᵢ where the δ "
+        "vary most, and wᵢ = ‖δ̂ᵢ‖² / Σ ‖δ̂ⱼ‖²"
+    ),
     measure=_select,
     ignored=("int8_mask",),
     decided_by=lambda arguments: -1 if arguments["select_topk"] == 0 else None,
