@@ -17,7 +17,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from merging import METHODS, Plan, make_plan, read_recipe, run_plan
+from merging import METHODS, MergeMethod, Plan, make_plan, read_recipe, run_plan
 from merging.plan import PlannedTensor
 from tests.methods.whole import merge_by_engine
 from tests.tiny import tiny_llama
@@ -385,6 +385,17 @@ def test_same_layer_count(models: Folders, dtype: str, tmp_path: Path) -> None:
 
     assert ours["num_hidden_layers"] == theirs["num_hidden_layers"] == 6
     assert ours.get("dtype") == theirs.get("dtype") == dtype
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+def test_what_mergekit_knows_is_what_the_methods_say(method: MergeMethod) -> None:
+    from mergekit.merge_methods.registry import get, registered_methods
+
+    assert method.in_mergekit is (method.name in {theirs.spec.name for theirs in registered_methods()})
+    if method.in_mergekit:
+        theirs = {parameter.name for parameter in get(method.name).spec.parameters}
+        ours = {parameter.name for parameter in method.parameters}
+        assert theirs == (ours - set(method.own_parameters)) | (theirs & set(method.ignored))
 
 
 @pytest.mark.parametrize("shape", [(64, 48), (50,), (7, 1), (1, 9)])

@@ -30,7 +30,8 @@ def methods_table() -> str:
             f"`{p.name}`{'' if p.required else f' ({str(p.default).lower()})'}: {p.help}"
             for p in method.parameters
         )
-        rows.append(f"| [`{method.name}`]({method.paper}) | {method.summary} | {parameters} |")
+        formula = method.formula.replace("|", "\\|")
+        rows.append(f"| [`{method.name}`]({method.paper}) | {method.summary} `{formula}` | {parameters} |")
     return "\n".join(rows) + "\n"
 
 

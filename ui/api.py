@@ -18,10 +18,10 @@ from merging import MergeError, Problem
 from merging.methods import METHODS
 from ui import gpu
 from ui.account import account, visitor
-from ui.chat_tab import LONGEST_ANSWER, streamed
+from ui.answers import LONGEST_ANSWER, Sampling, streamed
 from ui.destination import place_of
 from ui.jobs import Snapshot
-from ui.score_tab import MOST_CHARACTERS
+from ui.score_text import MOST_CHARACTERS
 from ui.texts import t
 from ui.workshop import Workshop
 
@@ -34,7 +34,8 @@ def add_api(workshop: Workshop) -> None:
         """List the merge methods with their parameters.
 
         Returns:
-            For each: name, title, meaning, paper, whether it needs a base model, and its parameters.
+            For each: name, title, meaning, paper, formula, whether mergekit 0.1.5 has it, whether it needs a base
+            model, and its parameters.
         """
         return [
             {
@@ -42,6 +43,8 @@ def add_api(workshop: Workshop) -> None:
                 "title": method.title,
                 "summary": method.summary,
                 "paper": method.paper,
+                "formula": method.formula,
+                "in_mergekit": method.in_mergekit,
                 "needs_base": method.needs_base,
                 "parameters": [asdict(parameter) for parameter in method.parameters],
             }
@@ -160,7 +163,8 @@ def add_api(workshop: Workshop) -> None:
         token = account(host, oauth).for_hub
         try:
             fetched = fetch_model(model.strip(), token=token, allow_folders=host.allow_folders)
-            *_, (run, [answer]) = streamed([fetched], talk, system, temperature, length, int(seed))
+            sampling = Sampling(system, temperature, length=length, seed=int(seed))
+            *_, (run, [answer]) = streamed([fetched], talk, sampling)
         except (EvaluationError, gr.Error) as error:
             return _refused("no-answer", error)
         about = " · ".join(filter(None, [answer.line, run.line]))

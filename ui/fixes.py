@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ _PLACE = re.compile(r"line (\d+), column (\d+)")
 # What problems say; `test_fixes` holds each against the real one.
 _MEANT = re.compile(r"Did you mean '([^']+)'\?")
 _MISSING = re.compile(r"Add `(.+?):?`")
+_WRITE = re.compile(r"Write `([^`]+\+[^`]+)`\.")
 _LAYERS = re.compile(r"End the range at (\d+) at most")
 CommonBase = Callable[[Sequence[str]], str]
 
@@ -46,7 +48,7 @@ def fixes(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> 
     found: dict[str, Fix] = {}
     for problem in problems:
         if problem.code == "vocabulary":
-            offered = _vocabularies(recipe, tree)
+            offered = _vocabularies(recipe, tree, problem)
         else:
             offered = [_fix(recipe, tree, problem, common_base)]
         for fix in offered:
@@ -70,6 +72,14 @@ def _fix(recipe: str, tree: yaml.MappingNode, problem: Problem, common_base: Com
             return _equal_ranges(recipe, node)
         case "layer-range" if limit := _LAYERS.search(problem.fix):
             return _shorter_range(recipe, tree, problem, int(limit[1]))
+        case "adapter" if meant := _WRITE.match(problem.fix):
+            return _instead_of(recipe, tree, problem.where, meant[1])
+        case "unknown-parameter" | "unknown-key" | "layers-of-models" if node:
+            return _removed(recipe, tree, node)
+        case "shared-parameter" if node:
+            return _moved_up(recipe, tree, node)
+        case "parameter-value" if nodes:
+            return _within_range(recipe, tree, nodes[-1])
         case "models-or-slices" if key := _key_of(tree, node):
             return Fix(t("fix.remove", name=key), _without(recipe, tree, key))
     return None
@@ -162,9 +172,7 @@ def _with_line(recipe: str, tree: yaml.MappingNode, after: str, line: str) -> st
 def _base(recipe: str, tree: yaml.MappingNode, common_base: CommonBase) -> Fix | None:
     """A base model: for task vectors what the models were made from, else the first of them."""
     method = METHODS.get(read_name(tree, "merge_method"))
-    models = _value(tree, "models")
-    entries = range(len(models.value)) if isinstance(models, yaml.SequenceNode) else ()
-    names = [name for i in entries if (name := read_name(tree, "models", i, "model"))]
+    names = _names(tree)
     if method is None or not names:
         return None
     base = (common_base(names) if method.base == "subtracted" else "") or names[0]
@@ -172,14 +180,36 @@ def _base(recipe: str, tree: yaml.MappingNode, common_base: CommonBase) -> Fix |
     return Fix(t("fix.base", model=base), _with_line(recipe, tree, "merge_method", line))
 
 
-def _vocabularies(recipe: str, tree: yaml.MappingNode) -> list[Fix | None]:
-    """The ways to one vocabulary that need no choice of a model."""
-    union = _with_line(recipe, tree, "base_model", "tokenizer_source: union")
-    found: list[Fix | None] = [Fix(t("fix.union"), union)]
-    if _value(tree, "base_model") is not None:
-        base = _with_line(recipe, tree, "base_model", "tokenizer_source: base")
-        found.append(Fix(t("fix.vocabulary"), base))
+def _vocabularies(recipe: str, tree: yaml.MappingNode, problem: Problem) -> list[Fix | None]:
+    """The ways to one vocabulary: of all models, the base's, or that of another model that has one of its own."""
+
+    def with_source(source: str) -> str:
+        return _with_line(recipe, tree, "base_model", dump({"tokenizer_source": source}).strip())
+
+    base = read_name(tree, "base_model")
+    found: list[Fix | None] = [Fix(t("fix.union"), with_source("union"))]
+    if base:
+        found.append(Fix(t("fix.vocabulary"), with_source("base")))
+    told = {name: size for name in [base, *_names(tree)] if name and (size := _size(problem, name))}
+    seen = {told.get(base)}
+    for name, size in told.items():
+        if size not in seen:
+            seen.add(size)
+            found.append(Fix(t("fix.tokenizer", model=name), with_source(name)))
     return found
+
+
+def _size(problem: Problem, model: str) -> str:
+    """What a problem says of the size of a model's vocabulary; empty where its tokenizer cannot be read."""
+    match = re.search(rf"(?<!\S){re.escape(model)} has (\d+ rows for \d+ tokens)", problem.message)
+    return match[1] if match else ""
+
+
+def _names(tree: yaml.MappingNode) -> list[str]:
+    """The models of a recipe without slices, as far as they stand there as a name."""
+    models = _value(tree, "models")
+    entries = range(len(models.value)) if isinstance(models, yaml.SequenceNode) else ()
+    return [name for i in entries if (name := read_name(tree, "models", i, "model"))]
 
 
 def _parameter(recipe: str, tree: yaml.MappingNode, problem: Problem) -> Fix | None:
@@ -200,6 +230,90 @@ def _parameter(recipe: str, tree: yaml.MappingNode, problem: Problem) -> Fix | N
     start = said.value[0][0].start_mark
     indent = " " * start.column
     return Fix(title, f"{recipe[: start.index]}{name}: {value}\n{indent}{recipe[start.index :]}")
+
+
+def _instead_of(recipe: str, tree: yaml.Node, name: str, written: str) -> Fix | None:
+    """Another text wherever a model of this name is named."""
+    if "BASE+" in written:  # the adapter does not say what it belongs to
+        return None
+    named = [n for _, n in _walk(tree) if isinstance(n, yaml.ScalarNode) and n.value == name]
+    for node in sorted(named, key=lambda it: -it.start_mark.index):
+        recipe = _replaced(recipe, node, written)
+    return Fix(t("fix.write", word=written, instead=name), recipe) if named else None
+
+
+def _removed(recipe: str, tree: yaml.Node, node: yaml.Node) -> Fix | None:
+    """Without the entry whose key or value this is."""
+    path = next((path for path, found in _walk(tree) if found is node), ())
+    text = without_entry(recipe, tree, path)
+    return None if text is None else Fix(t("fix.remove", name=path[-1]), text)
+
+
+def without_entry(recipe: str, tree: yaml.Node, path: Sequence[str | int]) -> str | None:
+    """The text without one entry of a mapping, and without mappings that held nothing else; None: it cannot be cut."""
+    above: list[yaml.Node] = [tree]
+    for step in path[:-1]:
+        here = above[-1]
+        found = _value(here, step) if isinstance(step, str) else here.value[step]
+        if not isinstance(found, yaml.Node):
+            return None
+        above.append(found)
+    if not path or not isinstance(above[-1], yaml.MappingNode):
+        return None
+    pairs = above[-1].value
+    if len(pairs) == 1:
+        return without_entry(recipe, tree, path[:-1])
+    number = next((i for i, (key, _) in enumerate(pairs) if key.value == path[-1]), None)
+    if number is None:
+        return None
+    start = pairs[number][0].start_mark.index
+    if number + 1 < len(pairs):
+        return recipe[:start] + recipe[pairs[number + 1][0].start_mark.index :]
+    before = end_of(pairs[number - 1][1]) if above[-1].flow_style else recipe.rfind("\n", 0, start)
+    return recipe[:before] + recipe[end_of(pairs[number][1]) :]
+
+
+def _moved_up(recipe: str, tree: yaml.MappingNode, node: yaml.Node) -> Fix | None:
+    """A value that one model says for all, said for all."""
+    path = next((path for path, found in _walk(tree) if found is node), ())
+    text = without_entry(recipe, tree, path)
+    value = next((found for place, found in _walk(tree) if place == path and found is not node), None)
+    if text is None or not isinstance(value, yaml.ScalarNode):
+        return None
+    title = t("fix.move", name=path[-1])
+    said = _value(tree, "parameters")
+    if said is None:
+        return Fix(title, f"{text.rstrip()}\nparameters:\n  {path[-1]}: {value.value}\n")
+    if _value(said, str(path[-1])) is not None:
+        return Fix(title, text)
+    return None  # the button for what is missing puts it among the others
+
+
+def _within_range(recipe: str, tree: yaml.MappingNode, node: yaml.Node) -> Fix | None:
+    """The nearest value that the parameter can have."""
+    method = METHODS.get(read_name(tree, "merge_method"))
+    path = next((path for path, found in _walk(tree) if found is node), ())
+    named = (method.parameter(step) for step in reversed(path) if isinstance(step, str)) if method else ()
+    parameter = next((found for found in named if found), None)
+    try:
+        value = float(node.value)
+    except (TypeError, ValueError):
+        return None
+    if parameter is None or parameter.low is None or parameter.high is None or not math.isfinite(value):
+        return None
+    nearest = min(max(value, parameter.low), parameter.high)
+    if parameter.kind == "integer":
+        nearest = round(nearest)
+    word = f"{nearest:g}"
+    return Fix(t("fix.write", word=word, instead=node.value[:40]), _replaced(recipe, node, word))
+
+
+def end_of(node: yaml.Node) -> int:
+    """Where a node's text ends; PyYAML ends a block where the next one begins, comments between them included."""
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return end_of(last[1] if isinstance(last, tuple) else last)
+    return int(node.end_mark.index)
 
 
 def _ranges(part: yaml.Node | None) -> list[tuple[yaml.Node, int, int]]:

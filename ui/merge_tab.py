@@ -155,6 +155,11 @@ class MergeTab:
             return t("destination.folder"), FOLDER
         return t("destination.download"), DOWNLOAD
 
+    @property
+    def recipe(self) -> list[Any]:
+        """What `show` updates: the YAML and the form."""
+        return [self.yaml, self.notice, self.rewrite, *self.form.outputs]
+
     # -- events ----------------------------------------------------------------------------------------
 
     def wire(self, page: gr.Blocks, fields_to_try: Sequence[gr.Dropdown]) -> None:
@@ -166,9 +171,9 @@ class MergeTab:
         """
         form = self.form
         fields = [form.memory, *form.values]
-        recipe = [self.yaml, self.notice, self.rewrite, *form.outputs]
+        recipe = self.recipe
 
-        self.start.wire(self._text, form.memory, recipe, QUIET)
+        self.start.wire(self.show, form.memory, recipe, QUIET)
         for number, button in enumerate(self.fixes):
             button.click(self._fixer(number), [self.offered, form.memory], recipe, **QUIET)
         self.share.click(self._link, self.yaml, self.link, **QUIET).then(
@@ -195,7 +200,7 @@ class MergeTab:
             text.change(self._text_watcher(index), fields, written, trigger_mode="always_last", **QUIET)
         known = family(self.host.demo).models
         for dropdown in form.model_fields:
-            search_as_you_type(dropdown, self.search, self.host, known)
+            search_as_you_type(dropdown, self.search, self.host, known, form.memory)
 
         place_fields = [self.kind, self.owner, self.name, self.existing, self.identity]
         planned = [self.plan, self.name, self.layers, self.offered, *self.fixes, *form.note_fields]
@@ -223,7 +228,7 @@ class MergeTab:
         )  # fmt: skip
         self.kind.change(self._kind_chosen, self.kind, [self.owner, self.private, self.existing], **QUIET)
 
-        self.mine.wire(page, fields_to_try, self.names_to_try, self._text, form.memory, recipe, QUIET)
+        self.mine.wire(page, fields_to_try, self.names_to_try, self.show, form.memory, recipe, QUIET)
         self.go.click(
             self._merge,
             [
@@ -269,7 +274,7 @@ class MergeTab:
         shown = gr.update(value=notice, visible=True)
         return [text, shown, gr.update(visible=True), replace(memory, held=True), *rest]
 
-    def _text(self, text: str, memory: Memory) -> list[Any]:
+    def show(self, text: str, memory: Memory) -> list[Any]:
         """Form and YAML for a text that did not come from the form."""
         try:
             return self._shown(read(text), text)
@@ -280,7 +285,7 @@ class MergeTab:
         def fix(offered: Sequence[Fix], memory: Memory) -> list[Any]:
             if number >= len(offered):
                 return [gr.skip() for _ in range(3 + len(self.form.outputs))]
-            return self._text(offered[number].recipe, memory)
+            return self.show(offered[number].recipe, memory)
 
         return fix
 
@@ -300,7 +305,7 @@ class MergeTab:
         asked = str(dict(request.query_params).get(QUERY, ""))
         linked = recipe_of(asked) if asked and not (saved and asked == opened) else None
         memory = Memory(self._first_draft())
-        shown = self._text(linked or saved or self.first_recipe, memory)
+        shown = self.show(linked or saved or self.first_recipe, memory)
         if shown[3].held:  # the fields are still empty: fill them with something that works
             shown[4:] = self.form.show(memory.draft)[1:]
         return [asked, *shown]
@@ -309,7 +314,7 @@ class MergeTab:
         return read(self.first_recipe)
 
     def _yaml_typed(self, text: str, memory: Memory) -> list[Any]:
-        return self._text(text, memory)[1:]
+        return self.show(text, memory)[1:]
 
     def _rewrite(self, memory: Memory) -> list[Any]:
         return self._shown(memory.draft, write(memory.draft))

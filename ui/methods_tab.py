@@ -80,7 +80,6 @@ def methods_tab() -> None:
 
 def about_card(method: MergeMethod) -> str:
     """What a method is, what it takes, and where it comes from."""
-    formula = getattr(method, "formula", "")
     needs = t(f"methods.base.{method.base}")
     low, high = method.min_models, method.max_models
     number = (
@@ -88,8 +87,8 @@ def about_card(method: MergeMethod) -> str:
         if high is None else t("methods.count.range", low=low, high=high)
     )  # fmt: skip
     body = f"<p>{text(method.summary)} {link(method.paper, t('recipe.paper'))}</p>"
-    if formula:
-        body += f"<p><code>{text(formula)}</code></p>"
+    body += f'<p class="alloy-formula">{text(method.formula)}</p>'
+    body += f'<p class="alloy-quiet">{text(t("methods.symbols"))}</p>'
     body += f'<p class="alloy-quiet">{text(needs)} {text(number)}</p>'
     if method.is_random:
         body += f'<p class="alloy-quiet">{text(t("methods.random"))}</p>'
@@ -100,6 +99,7 @@ def about_card(method: MergeMethod) -> str:
     )
     if rows:
         body += f'<table class="alloy-table"><tbody>{rows}</tbody></table>'
+    body += f'<p class="alloy-quiet">{_in_a_recipe(method)}</p>'
     return card(f"<h2>{text(method.title)} <code>{text(method.name)}</code></h2>{body}")
 
 
@@ -107,15 +107,32 @@ def catalogue() -> str:
     """All methods in a table."""
     rows = "".join(
         f'<tr><th scope="row">{link(method.paper, method.title)}<small><code>{text(method.name)}</code></small></th>'
-        f"<td>{text(method.summary)}</td>"
-        f"<td>{text(', '.join(parameter.name for parameter in method.parameters))}</td></tr>"
+        f'<td>{text(method.summary)}<p class="alloy-formula">{text(method.formula)}</p></td>'
+        f"<td>{', '.join(f'<code>{text(parameter.name)}</code>' for parameter in method.parameters)}</td>"
+        f"<td>{text(t('methods.mergekit.yes' if method.in_mergekit else 'methods.mergekit.no'))}</td></tr>"
         for method in METHODS.values()
     )
     heads = "".join(
         f'<th scope="col">{text(t(key))}</th>'
-        for key in ("methods.method", "methods.meaning", "methods.parameters")
+        for key in ("methods.method", "methods.meaning", "methods.parameters", "methods.mergekit")
     )
-    return f'<table class="alloy-table"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    table = f'<table class="alloy-table"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    symbols = f'<p class="alloy-quiet">{text(t("methods.symbols"))}</p>'
+    return f'{symbols}<div class="alloy-scroll" tabindex="0">{table}</div>'
+
+
+def _in_a_recipe(method: MergeMethod) -> str:
+    """How recipes name a method, and what mergekit makes of such a recipe."""
+    name = f"<code>merge_method: {text(method.name)}</code>"
+    said = text(t("methods.recipe.same" if method.in_mergekit else "methods.recipe.own"))
+    for key, names in (
+        ("methods.recipe.more", method.own_parameters),
+        ("methods.recipe.idle", method.ignored),
+    ):
+        if names:
+            listed = ", ".join(f"<code>{text(it)}</code>" for it in names)
+            said += f" {text(t(key))} {listed}."
+    return f"{name} · {said}"
 
 
 def drawing(picture: Picture) -> str:

@@ -7,8 +7,10 @@ from typing import Any
 
 import gradio as gr
 
+from ui.answers import Message
 from ui.api import add_api
-from ui.chat_tab import Message, chat_tab
+from ui.chat_tab import chat_tab
+from ui.form import Memory
 from ui.host import Host
 from ui.hub_search import HubSearch
 from ui.jobs import JobBoard
@@ -19,6 +21,7 @@ from ui.my_merges import Finished
 from ui.score_tab import score_tab
 from ui.texts import in_each_language, t, translated
 from ui.theme import CSS, theme
+from ui.tuning import Tuning, use_values
 from ui.workshop import Workshop
 
 # Two metals that run into one another.
@@ -51,7 +54,7 @@ def build_page(host: Host) -> gr.Blocks:
             with gr.Tab(t("page.tab.merge"), id="merge"):
                 merge = MergeTab(host, workshop, search)
             with gr.Tab(t("page.tab.chat"), id="chat") as chat_opened:
-                chat = chat_tab(host, search, workshop.trials)
+                chat = chat_tab(host, search, workshop)
             with gr.Tab(t("page.tab.score"), id="score") as score_opened:
                 score = score_tab(host, search)
             with gr.Tab(t("page.tab.methods"), id="methods"):
@@ -103,6 +106,18 @@ def build_page(host: Host) -> gr.Blocks:
 
         merge.trial.success(tried, merge.tried, [*chat_fields, tabs], **QUIET)
         page.unload(left)
+
+        def taken_back(tuning: Tuning | None, recipe: str, memory: Memory) -> list[Any]:
+            shown = use_values(tuning, recipe, memory, merge.show)
+            return (
+                [gr.skip()] * (len(merge.recipe) + 1)
+                if shown is None
+                else [*shown, gr.Tabs(selected="merge")]
+            )
+
+        chat.tuner.use.click(
+            taken_back, [chat.tuner.state, merge.yaml, merge.form.memory], [*merge.recipe, tabs], **QUIET
+        )
         known = [merge.mine.jobs, merge.mine.results]
         for number, slot in enumerate(merge.mine.slots):
             slot.chat.click(chosen(number, to_chat, len(chat_fields)), known, chat_fields, **QUIET).then(

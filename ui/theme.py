@@ -176,6 +176,12 @@ CSS = """
   border-radius: 0 var(--radius-lg) var(--radius-lg) 0; }
 .alloy-form:has(.alloy-held) .alloy-fields { opacity: .6; pointer-events: none; }
 .alloy-method { padding: 0 .2rem; color: var(--body-text-color-subdued); font-size: .92rem; }
+.alloy-formula { font-family: var(--font-mono); font-size: .85rem; overflow-wrap: anywhere; }
+[role=option][aria-description]::after { content: attr(aria-description); display: block; font-size: .8rem;
+  color: var(--body-text-color-subdued); padding-left: 1.4rem; overflow-wrap: anywhere; }
+[role=option][aria-description] { flex-wrap: wrap; }
+.alloy-unfit { opacity: .75; }
+.alloy-unfit[aria-description]::after { font-style: italic; }
 .alloy-trouble { border-left: 3px solid #c8372d; padding: .1rem .7rem; margin: .4rem .2rem !important; }
 .alloy-heed { border-left: 3px solid var(--primary-500); padding: .1rem .7rem; margin: .6rem 0 0 !important; }
 .gradio-container h3.alloy-part { font-size: .9rem; font-weight: 600; margin: .9rem 0 .3rem; }
@@ -209,4 +215,6 @@ CSS = """
 .alloy-yaml { font-size: .9rem; }
 .alloy-yaml .cm-line span { color: var(--primary-700) !important; }
 .dark .alloy-yaml .cm-line span { color: var(--primary-300) !important; }
+.alloy-home { padding: 0 .2rem; }
+.alloy-home pre { white-space: pre-wrap; font-size: .8rem; max-height: 24rem; overflow: auto; margin: .5rem 0 0; }
 """

@@ -33,6 +33,7 @@ MARK = "try: "
 @dataclass
 class _Trial:
     name: str
+    recipe: str
     model: LanguageModel
     used: float
 
@@ -95,7 +96,7 @@ class Trials:
                 MARK + name, plan, network, who, widen=2 * plan.bytes_out <= self.most_bytes
             )
             with self._lock:
-                self._kept[page] = _Trial(MARK + name, model, self._clock())
+                self._kept[page] = _Trial(MARK + name, plan.recipe, model, self._clock())
         self._make_room(0)
         return MARK + name
 
@@ -108,6 +109,12 @@ class Trials:
             trial.used = self._clock()
             self._kept.move_to_end(page)
             return trial.model
+
+    def recipe(self, page: str, name: str) -> str:
+        """The recipe of a page's trial; empty if it has none of this name (any more)."""
+        with self._lock:
+            trial = self._kept.get(page)
+            return trial.recipe if trial and trial.name == name else ""
 
     def forget(self, page: str) -> None:
         """Free what a page holds."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -16,6 +15,15 @@ CHOICES: tuple[Choice, ...] = ("left", "tie", "right")
 MOST_VOTES = 200
 MOST_CHARACTERS = 4000  # of a message or an answer
 Vote = dict[str, str]
+# Given the votes, saves them as JSON Lines. In the browser, which has them: no file of a visitor's on the server.
+TAKE_HOME = """(votes) => {
+  const lines = votes.map((vote) => JSON.stringify(vote) + "\\n");
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob(lines, {type: "application/jsonl"}));
+  link.download = "votes.jsonl";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}"""
 
 
 def with_vote(
@@ -61,11 +69,6 @@ def kept_votes(stored: object) -> list[Vote]:
         for vote in (stored if isinstance(stored, list) else [])
         if isinstance(vote, Mapping) and vote.keys() == fields and vote["vote"] in CHOICES
     ]
-
-
-def as_lines(votes: Sequence[Vote]) -> str:
-    """All votes as JSON Lines."""
-    return "".join(json.dumps(vote, ensure_ascii=False) + "\n" for vote in votes)
 
 
 def last_answers(

@@ -69,6 +69,7 @@ def _divergence(pair: Sequence[Tensor], row: int) -> Tensor:
 @merge_method(
     title="Arcee Fusion",
     paper="https://www.arcee.ai/blog/meet-mergekit-v0-1-arcee-fusion-expanded-model-support-multi-gpu-acceleration",
+    formula="θ = θ₁ where a = |θ₁ − θ₀| KL(row of θ₁ ‖ row of θ₀) ≥ median of a + 1.5 (Q₃ − Q₁), else θ₀",
     models=(2, 2),
     base="first",
     measure=_measure,

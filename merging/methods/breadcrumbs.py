@@ -12,6 +12,7 @@ merge_method(
     name="breadcrumbs",
     title="Breadcrumbs",
     paper=PAPER,
+    formula="θ = θ₀ + λ Σ wᵢ δ̂ᵢ, with δ̂ᵢ = δᵢ without its largest γ and its smallest 1 − d − γ",
     summary=(
         "Drop the largest and the smallest entries of each change, "
         "and add the weighted sum of the rest to the base."
@@ -25,6 +26,10 @@ merge_method(
     name="breadcrumbs_ties",
     title="Breadcrumbs with TIES",
     paper=PAPER,
+    formula=(
+        "θ = θ₀ + λ Σ wᵢ δ̂ᵢ over the i whose wᵢ δ̂ᵢ has the sign of Σ wⱼ δ̂ⱼ, with δ̂ᵢ = δᵢ without its "
+        "largest γ and its smallest 1 − d − γ"
+    ),
     summary="Drop the largest and smallest entries of each change, elect one sign per entry, combine those that agree.",
     sparsify=KeepMiddle(),
     ignored=("int8_mask",),

@@ -19,9 +19,11 @@ def _left_alone(arguments: Mapping[str, Any]) -> int | None:
 @merge_method(
     title="Chat Vector",
     paper="https://arxiv.org/abs/2310.04799",
+    formula="θ = θ₁ + w (θ₂ − θ₀)",
     models=(2, 2),
     target_first=True,
     decided_by=_left_alone,
+    in_mergekit=False,
 )
 def chat_vector(
     task_vectors: Sequence[Tensor],

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 @merge_method(
     title="Consensus Task Arithmetic",
     paper="https://arxiv.org/abs/2405.07813",
+    formula="θ = θ₀ + λ δ where |δᵢ| ≥ s |δ − δᵢ| for k or more of the i, else θ₀, with δ = Σ δᵢ",
     models=(2, None),
     decided_by=nothing_added,
+    in_mergekit=False,
 )
 def consensus_ta(
     task_vectors: Sequence[Tensor],

@@ -12,6 +12,7 @@ merge_method(
     name="dare_linear",
     title="DARE",
     paper=PAPER,
+    formula="θ = θ₀ + λ Σ wᵢ δ̂ᵢ, with δ̂ᵢ = δᵢ / d with chance d, else 0",
     summary="Drop part of each change at random, enlarge the rest, and add the weighted sum to the base.",
     sparsify=KeepAtRandom(),
     ignored=("int8_mask",),
@@ -22,6 +23,10 @@ merge_method(
     name="dare_ties",
     title="DARE-TIES",
     paper=PAPER,
+    formula=(
+        "θ = θ₀ + λ Σ wᵢ δ̂ᵢ over the i whose wᵢ δ̂ᵢ has the sign of Σ wⱼ δ̂ⱼ, with δ̂ᵢ = δᵢ / d with "
+        "chance d, else 0"
+    ),
     summary="Drop part of each change at random, enlarge the rest, elect one sign per entry, combine those that agree.",
     sparsify=KeepAtRandom(),
     ignored=("int8_mask",),

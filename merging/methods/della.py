@@ -12,6 +12,10 @@ merge_method(
     name="della",
     title="DELLA",
     paper=PAPER,
+    formula=(
+        "θ = θ₀ + λ Σ wᵢ δ̂ᵢ / Σ wᵢ over the i whose wᵢ δ̂ᵢ has the sign of Σ wⱼ δ̂ⱼ, with δ̂ᵢ = δᵢ / p "
+        "with chance p, else 0, and p from d − ε to d + ε by rank in the row"
+    ),
     summary=(
         "Drop part of each change, small entries of a row more probably, "
         "elect one sign per entry, combine the rest."
@@ -25,6 +29,10 @@ merge_method(
     name="della_linear",
     title="DELLA without election",
     paper=PAPER,
+    formula=(
+        "θ = θ₀ + λ Σ wᵢ δ̂ᵢ, with δ̂ᵢ = δᵢ / p with chance p, else 0, and p from d − ε to d + ε by rank "
+        "in the row"
+    ),
     summary="Drop part of each change, small entries of a row more probably, and add the weighted sum to the base.",
     sparsify=KeepByRank(),
     ignored=("int8_mask",),

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 @merge_method(
     title="Iso-C",
     paper="https://arxiv.org/abs/2502.04959",
+    formula="θ = θ₀ + λ s̄ U Vᵀ, with Σ δᵢ = U diag(s) Vᵀ and s̄ the mean of s",
     elsewhere=mean_change,
     decided_by=nothing_added,
+    in_mergekit=False,
 )
 def iso_c(
     task_vector_matrices: Sequence[Tensor],

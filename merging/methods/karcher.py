@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@merge_method(title="Karcher mean", paper="https://arxiv.org/abs/2603.04972")
+@merge_method(
+    title="Karcher mean",
+    paper="https://arxiv.org/abs/2603.04972",
+    formula="θ = r u, with ‖u‖ = 1 where Σ ∠(u, θᵢ)² is least, and r the mean of ‖θᵢ‖",
+)
 def karcher(
     weight_products: NDArray[Any],
     *,

@@ -23,6 +23,7 @@ def _only_one_counts(arguments: Mapping[str, Any]) -> int | None:
 @merge_method(
     title="Linear",
     paper="https://arxiv.org/abs/2203.05482",
+    formula="θ = Σ wᵢ θᵢ / Σ wᵢ",
     decided_by=_only_one_counts,
     check=weights_cancel,
 )

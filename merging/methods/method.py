@@ -37,6 +37,8 @@ Operand = Literal[
 ]
 Base = Literal["subtracted", "optional", "first", "ordinary"]
 METHODS: dict[str, MergeMethod] = {}
+# Parameters that mergekit 0.1.5 does not read, in methods that it has.
+OWN_PARAMETERS = ("election", "rescale_norm")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class MergeMethod:
         name: as recipes write it
         title: as people write it
         paper: URL of the source
+        formula: what comes out, in Unicode: θ the result, θ₀ the base, θᵢ the models, δᵢ = θᵢ − θ₀, wᵢ their weights, λ
+            `lambda`, d `density`, other letters as in the parameters; products and comparisons go entry by entry
         summary: one line, the first of the docstring
         operand: what the function is given (see the module)
         function: the arithmetic
@@ -62,6 +66,7 @@ class MergeMethod:
         whole_rows: the function or `measure` needs blocks of whole rows
         sparsify: applied to each task vector before the function sees it
         ignored: parameters that recipes for mergekit carry and that change nothing, there or here
+        in_mergekit: mergekit 0.1.5 has a method of this name
         decided_by: the index of the one model whose tensor is the result as it stands, under these arguments
             (-1: the subtracted base), or None
         check: what is wrong with these arguments, or None
@@ -70,6 +75,7 @@ class MergeMethod:
     name: str
     title: str
     paper: str
+    formula: str
     summary: str
     operand: Operand
     function: Callable[..., Any]
@@ -84,6 +90,7 @@ class MergeMethod:
     elsewhere: Callable[..., Any] | None = None
     sparsify: Sparsifier | None = None
     ignored: tuple[str, ...] = ()
+    in_mergekit: bool = True
     decided_by: Callable[[Mapping[str, Any]], int | None] = field(default=lambda _: None)
     check: Callable[[Mapping[str, Any]], str | None] = field(default=lambda _: None)
 
@@ -110,6 +117,11 @@ class MergeMethod:
         if self.base != "optional":
             return self.base == "subtracted"
         return inputs > max(len(arguments[p.argument]) for p in self.parameters if p.per_model)
+
+    @property
+    def own_parameters(self) -> tuple[str, ...]:
+        """Those that mergekit 0.1.5 does not read in a method that it has."""
+        return tuple(p.name for p in self.parameters if p.name in OWN_PARAMETERS) if self.in_mergekit else ()
 
     @property
     def is_random(self) -> bool:
@@ -149,6 +161,7 @@ def merge_method(
     *,
     title: str,
     paper: str,
+    formula: str,
     models: tuple[int, int | None] = (1, None),
     base: Base = "ordinary",
     target_first: bool = False,
@@ -158,6 +171,7 @@ def merge_method(
     elsewhere: Callable[..., Any] | None = None,
     sparsify: Sparsifier | None = None,
     ignored: tuple[str, ...] = (),
+    in_mergekit: bool = True,
     decided_by: Callable[[Mapping[str, Any]], int | None] = lambda _: None,
     check: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
     name: str | None = None,
@@ -191,6 +205,7 @@ def merge_method(
             name=name or function.__name__,
             title=title,
             paper=paper,
+            formula=formula,
             summary=summary or (inspect.getdoc(function) or "").splitlines()[0],
             operand=operand,  # type: ignore[arg-type]
             function=function,
@@ -205,6 +220,7 @@ def merge_method(
             elsewhere=elsewhere,
             sparsify=sparsify,
             ignored=ignored,
+            in_mergekit=in_mergekit,
             decided_by=decided_by,
             check=check_all,
         )

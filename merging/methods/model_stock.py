@@ -20,7 +20,13 @@ def _over(arguments: Mapping[str, Any]) -> Over:
     return "rows" if arguments["filter_wise"] else "tensor"
 
 
-@merge_method(title="Model Stock", paper="https://arxiv.org/abs/2403.19522", models=(2, None), over=_over)
+@merge_method(
+    title="Model Stock",
+    paper="https://arxiv.org/abs/2403.19522",
+    formula="θ = θ₀ + t Σ δᵢ / N, with t = N cos Ω / (1 + (N − 1) cos Ω) and cos Ω the mean cosine between the δᵢ",
+    models=(2, None),
+    over=_over,
+)
 def model_stock(task_vector_products: NDArray[Any], *, filter_wise: bool = False) -> NDArray[Any]:
     """Go from the base towards the mean of the fine-tunes, the further the more their changes point one way.
 

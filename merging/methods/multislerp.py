@@ -26,6 +26,7 @@ def _cancel(arguments: Mapping[str, Any]) -> str | None:
 @merge_method(
     title="Multi-SLERP",
     paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea/",
+    formula="θ = (Σ wᵢ ‖θᵢ‖) m / ‖m‖, with m = Σ wᵢ θᵢ / ‖θᵢ‖ and Σ wᵢ = 1; with a base, θ₀ + the same of δᵢ",
     base="optional",
     decided_by=_alone,
     check=_cancel,

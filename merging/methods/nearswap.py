@@ -22,6 +22,7 @@ def _nothing_taken(arguments: Mapping[str, Any]) -> int | None:
 @merge_method(
     title="Nearswap",
     paper="https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
+    formula="θ = θ₀ + δ min(1, t / |δ|)",
     models=(1, 1),
     decided_by=_nothing_taken,
 )

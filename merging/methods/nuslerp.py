@@ -36,6 +36,10 @@ def _over(arguments: Mapping[str, Any]) -> Over:
 @merge_method(
     title="NuSLERP",
     paper="https://github.com/arcee-ai/mergekit/blob/main/docs/merge_methods.md",
+    formula=(
+        "θ = [sin((1 − t)Ω) θ₁ + sin(tΩ) θ₂] / sin Ω, with t = w₂ / (w₁ + w₂); with a base, θ₀ + the "
+        "same of δ₁ and δ₂"
+    ),
     models=(2, 2),
     base="optional",
     over=_over,

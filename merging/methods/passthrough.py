@@ -19,6 +19,7 @@ def _unscaled(arguments: Mapping[str, Any]) -> int | None:
 @merge_method(
     title="Passthrough",
     paper="https://arxiv.org/abs/2312.15166",
+    formula="θ = s θ₁",
     models=(1, 1),
     decided_by=_unscaled,
 )

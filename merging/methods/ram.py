@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 PAPER = "https://arxiv.org/abs/2601.13572"
 
 
-@merge_method(title="RAM", paper=PAPER)
+@merge_method(
+    title="RAM",
+    paper=PAPER,
+    formula="θ = θ₀ + Σ δᵢ / n over the n models with |δᵢ| > ε",
+)
 def ram(
     task_vectors: Sequence[Tensor], *, epsilon: Annotated[float, Range(0.0, 0.001, step=1e-6)] = 1e-5
 ) -> Tensor:
@@ -53,7 +57,15 @@ def _overlaps(blocks: Blocks, *, epsilon: float, r: float, alpha: float) -> list
     return [r * min(s / max(u, epsilon), alpha) if u else 0.0 for s, u in zip(shared, own, strict=True)]
 
 
-@merge_method(title="RAM+ (TL)", paper=PAPER, measure=_overlaps)
+@merge_method(
+    title="RAM+ (TL)",
+    paper=PAPER,
+    formula=(
+        "θ = θ₀ + Σ gᵢ δᵢ / n over the n models with |δᵢ| > ε, with gᵢ = 1 + r min(shared / own changes of i, α) "
+        "where n = 1, else 1"
+    ),
+    measure=_overlaps,
+)
 def ramplus_tl(
     task_vectors: Sequence[Tensor],
     growth: Any,

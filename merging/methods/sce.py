@@ -34,7 +34,8 @@ def _select(blocks: Blocks, *, select_topk: float) -> _Selection:
     squares: list[float] = []
     for start, vectors in blocks:
         selected = _selected(vectors, cut, start)
-        found = [vector.square_().sum(dtype=torch.float64).item() for vector in selected]
+        # Squares of float32 numbers are exact in float64; a dot product makes them and adds them up at once.
+        found = [torch.dot(wide, wide).item() for wide in (vector.double() for vector in selected)]
         squares = [a + b for a, b in zip(squares or [0.0] * len(found), found, strict=True)]
     whole = sum(squares)
     return _Selection(cut, [s / whole if whole else 1 / len(squares) for s in squares])
@@ -48,9 +49,12 @@ def _variance(vectors: Sequence[Tensor]) -> Tensor:
     import torch
 
     first, *others = vectors
-    whole, squares = torch.zeros_like(first), torch.zeros_like(first)
+    if not others:
+        return torch.zeros_like(first)
+    whole = others[0] - first
+    squares = whole * whole
     difference = torch.empty_like(first)
-    for other in others:
+    for other in others[1:]:
         torch.sub(other, first, out=difference)
         whole.add_(difference)
         squares.addcmul_(difference, difference)
@@ -68,6 +72,10 @@ def _selected(vectors: Sequence[Tensor], cut: Cut | None, start: int) -> Sequenc
 @merge_method(
     title="SCE",
     paper="https://arxiv.org/abs/2408.07990",
+    formula=(
+        "θ = θ₀ + Σ wᵢ δ̂ᵢ / Σ wᵢ over the i whose δ̂ᵢ has the sign of Σ δ̂ⱼ, with δ̂ᵢ = δᵢ where the δ "
+        "vary most, and wᵢ = ‖δ̂ᵢ‖² / Σ ‖δ̂ⱼ‖²"
+    ),
     measure=_select,
     ignored=("int8_mask",),
     decided_by=lambda arguments: -1 if arguments["select_topk"] == 0 else None,

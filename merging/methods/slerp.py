@@ -25,6 +25,7 @@ def _either_end(arguments: Mapping[str, Any]) -> int | None:
 @merge_method(
     title="SLERP",
     paper="https://en.wikipedia.org/wiki/Slerp",
+    formula="θ = [sin((1 − t)Ω) θ₀ + sin(tΩ) θ₁] / sin Ω, with Ω the angle between θ₀ and θ₁",
     models=(2, 2),
     base="first",
     ignored=("embed_slerp",),

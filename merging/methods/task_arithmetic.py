@@ -24,6 +24,7 @@ def nothing_added(arguments: Mapping[str, Any]) -> int | None:
 @merge_method(
     title="Task Arithmetic",
     paper="https://arxiv.org/abs/2212.04089",
+    formula="θ = θ₀ + λ Σ wᵢ δᵢ",
     ignored=("density", "rescale", "int8_mask"),
     decided_by=nothing_added,
 )
@@ -43,6 +44,10 @@ def task_arithmetic(
 @merge_method(
     title="TIES",
     paper="https://arxiv.org/abs/2306.01708",
+    formula=(
+        "θ = θ₀ + λ Σ wᵢ δ̂ᵢ / Σ wᵢ over the i whose wᵢ δ̂ᵢ has the sign of Σ wⱼ δ̂ⱼ, with δ̂ᵢ the "
+        "largest entries of δᵢ"
+    ),
     sparsify=KeepLargest(),
     ignored=("int8_mask",),
     decided_by=nothing_added,

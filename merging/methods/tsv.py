@@ -27,8 +27,12 @@ def mean_change(task_vectors: Sequence[Tensor], *, lambda_: float, **_: Any) -> 
 @merge_method(
     title="TSV-Merge",
     paper="https://arxiv.org/abs/2412.00081",
+    formula=(
+        "θ = θ₀ + λ U(UᵀU)^-½ S (VᵀV)^-½ Vᵀ, with U, S, V the first K-th of each δᵢ = Uᵢ Sᵢ Vᵢᵀ, side by side"
+    ),
     elsewhere=mean_change,
     decided_by=nothing_added,
+    in_mergekit=False,
 )
 def tsv_merge(
     task_vector_matrices: Sequence[Tensor],

@@ -39,7 +39,8 @@ def describe(blobs: Blobs, repo: Repo, commit: Commit, *, sizes: bool = False) -
         *as_list(card.get("language")),
         config.get("model_type"),
     ]
-    tags += [kind for kind in ("safetensors", "gguf") if any(path.endswith(f".{kind}") for path in files)]
+    kinds = {"safetensors": ".safetensors", "gguf": ".gguf", "pytorch": ".bin"}
+    tags += [kind for kind, ending in kinds.items() if any(path.endswith(ending) for path in files)]
     tags += [f"license:{name}" for name in as_list(card.get("license"))]
     tags += [f"base_model:{base}" for base in bases]
     tags += [f"base_model:{relation}:{base}" for base in bases if relation]

@@ -87,6 +87,22 @@ def tensors_of(method: MergeMethod, *shape: int, dtype: torch.dtype = torch.bflo
     ]
 
 
+@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+def test_the_formula_fits_a_line_of_the_page(method: MergeMethod) -> None:
+    assert method.formula.startswith("θ = ")
+    assert method.formula == " ".join(method.formula.split())
+    assert len(method.formula) <= 170
+    assert "`" not in method.formula  # tables quote it with these
+    # What is taken off and put back, or is the first of two, appears.
+    assert ("θ₀" in method.formula) or not method.needs_base
+    letters = {"lambda": "λ", "density": "d", "epsilon": "ε", "weight": "w", "t": "t", "gamma": "γ"}
+    approximate = {"density": "KeepLargest"}
+    for parameter in method.parameters:
+        said = letters.get(parameter.name)
+        if said and approximate.get(parameter.name) != type(method.sparsify).__name__:
+            assert said in method.formula, parameter.name
+
+
 @every_method
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())

@@ -1,0 +1,79 @@
+"""Answers as the chat shows them: a broken merge is told by its answer, in plain sight; reasoning is folded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaluation import EvaluationError, LanguageModel, load_model
+from tests.ui.speaker import tiny_speaker
+from ui.answers import Sampling, answers, garbage, plain, shown, warned
+from ui.texts import ENGLISH
+
+QUESTION = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "key"),
+    [
+        ("", "chat.warning.empty"),
+        (" ?! ", "chat.warning.empty"),
+        ("the sea is deep " * 5, "chat.warning.repeated"),
+        ("<think>Which one? Rome.</think>", "chat.warning.empty"),
+        ("<think>It is cut in the midst of", None),
+        ("<think>the sea is deep so the sea is deep and the sea is deep</think>Rome.", None),
+        ("Rome is the capital of Italy.", None),
+    ],
+)
+def test_garbage_is_told(answer: str, key: str | None) -> None:
+    warning = garbage("What is the capital of Italy?", answer)
+
+    assert warning == (ENGLISH[key] if key else "")
+    assert ("alert" in warned(warning)) is bool(key)
+
+
+def speaker(folder: Path, template: str | None = None) -> LanguageModel:
+    model = load_model(tiny_speaker(folder))
+    model.tokenizer.chat_template = template
+    return model
+
+
+def test_a_model_of_nan_is_told_and_the_other_goes_on(tmp_path: Path) -> None:
+    whole, broken = speaker(tmp_path / "a"), speaker(tmp_path / "b")
+    with torch.no_grad():
+        next(broken.network.parameters()).fill_(torch.nan)
+    sampling = Sampling(length=4)
+
+    *_, (first, second) = answers([broken, whole], [QUESTION, QUESTION], sampling, "cpu")
+
+    assert "NaN" in first.warning
+    assert "4 tokens" in second.line and "NaN" not in second.warning
+    with pytest.raises(EvaluationError, match="NaN"):
+        list(answers([broken], [QUESTION], sampling, "cpu"))
+
+
+def test_reasoning_that_the_template_opens_is_reasoning(tmp_path: Path) -> None:
+    opens = "{% for message in messages %}{{ message.content }}{% endfor %}<think>\n"
+    model = speaker(tmp_path / "model", opens)
+
+    *_, (answer,) = answers([model], [QUESTION], Sampling(length=4), "cpu")
+
+    assert answer.text.startswith("<think>")
+    assert shown(answer.text)[0]["metadata"]["title"] == ENGLISH["chat.reasoning"]
+
+
+def test_reasoning_is_folded_and_no_model_reads_it_again() -> None:
+    messages = shown("<think>\nItaly, so Rome.\n</think>\n\nRome.")
+
+    assert [message["content"] for message in messages] == ["Italy, so Rome.", "Rome."]
+    assert messages[0]["metadata"] == {"title": ENGLISH["chat.reasoning"], "status": "done"}
+    assert "metadata" not in messages[1]
+    assert shown("<think>Italy")[0]["metadata"]["status"] == "pending"
+    assert shown("Rome <think>")[0] == {"role": "assistant", "content": "Rome <think>"}
+
+    # As Gradio hands them over.
+    parts = [message | {"content": [{"type": "text", "text": message["content"]}]} for message in messages]
+    assert plain([*QUESTION, *parts]) == [*QUESTION, {"role": "assistant", "content": "Rome."}]
+    assert plain([*QUESTION, parts[0]]) == [*QUESTION, {"role": "assistant", "content": ""}]

@@ -1,0 +1,92 @@
+"""The Chat tab in a real browser: a trial whose values are turned, and votes that are taken home."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.ui.conftest import Site, visit
+from tests.ui.test_browser import FIRST, SECOND, SLOW, quiet, until_recipe
+
+pytestmark = [pytest.mark.browser, pytest.mark.real_models, pytest.mark.timeout(1200)]
+
+SPEED = re.compile(r"\d+ tokens, [\d.]+ a second")
+
+
+def ask(page: Page, message: str) -> None:
+    page.get_by_label("Your message").fill(message)
+    page.get_by_label("Your message").press("Enter")
+
+
+def test_a_value_of_a_trial_is_turned_and_taken_into_the_recipe(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        page.get_by_role("button", name="Linear average").click()
+        until_recipe(page, "merge_method", "linear")
+        page.get_by_role("button", name="Try it first").click()
+        expect(page.get_by_label("Model", exact=True)).to_have_value(re.compile("^try: "), timeout=SLOW)
+        expect(page.get_by_label("A number of the recipe")).to_have_value("weight of SmolLM2-135M-Pirate")
+        page.get_by_role("button", name="Settings").first.click()
+        page.get_by_label("number input for Longest answer, in tokens").fill("16")
+        ask(page, "What is the capital of Italy?")
+        expect(page.get_by_test_id("bot")).to_have_count(2, timeout=SLOW)
+        expect(page.get_by_text(SPEED)).to_have_count(2, timeout=SLOW)
+
+        value = page.get_by_label("number input for Its value")
+        value.fill("0")
+        value.press("Tab")
+
+        row = page.get_by_role("row", name="weight of SmolLM2-135M-Pirate = 0")
+        expect(row).to_be_visible(timeout=SLOW)
+        first = page.get_by_role("row", name="as tried first").get_by_role("cell").inner_text()
+        expect(row.get_by_role("cell")).not_to_have_text(first)  # of the bard alone
+        expect(page.get_by_text(SPEED)).to_have_count(2, timeout=SLOW)
+        expect(page.get_by_test_id("bot")).to_have_count(2)  # answered anew, not once more
+
+        page.get_by_role("button", name="Use in the recipe").click()
+        until_recipe(
+            page,
+            "models",
+            [
+                {"model": SECOND, "parameters": {"weight": 0.0}},
+                {"model": SECOND.replace("Pirate", "Bard"), "parameters": {"weight": 0.5}},
+            ],
+        )
+        expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
+        quiet(seen)
+
+
+def test_votes_are_taken_home_and_leave_nothing_on_the_server(
+    site: Site, browser: Browser, tmp_path: Path
+) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        page.get_by_role("tab", name="Chat").click()
+        other = page.get_by_label("Compare with")
+        other.fill(SECOND)
+        other.press("Enter")
+        page.get_by_role("button", name="Settings").first.click()
+        page.get_by_label("number input for Longest answer, in tokens").fill("16")
+        ask(page, "Hello!")
+        expect(page.get_by_text(SPEED)).to_have_count(2, timeout=SLOW)
+        page.get_by_role("button", name="Right is better").click()
+
+        with page.expect_download() as taken:
+            page.get_by_role("button", name="Download my votes").click()
+
+        taken.value.save_as(tmp_path / "votes")
+        (vote,) = map(json.loads, (tmp_path / "votes").read_text().splitlines())
+        assert (vote["left"], vote["right"], vote["message"], vote["vote"]) == (
+            FIRST,
+            SECOND,
+            "Hello!",
+            "right",
+        )
+        assert taken.value.suggested_filename == "votes.jsonl"
+        quiet(seen)

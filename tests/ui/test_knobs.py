@@ -1,0 +1,119 @@
+"""The numbers of a recipe that a slider can turn: all of them, and nothing else of the text changes."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from merging import METHODS
+from ui.knobs import Knob, differences, knobs, turned
+from ui.presets import presets
+
+GRADIENT = """\
+merge_method: slerp  # along the arc
+base_model: a/x
+slices:
+  - sources: [{model: a/x, layer_range: [0, 4]}, {model: a/y, layer_range: [0, 4]}]
+    parameters: {t: 0.25}
+  - sources: [{model: a/x, layer_range: [4, 8]}, {model: a/y, layer_range: [4, 8]}]
+parameters:
+  t:
+    - filter: self_attn
+      value: [0, 1]
+    - filter: mlp   # less
+      value: 0.3
+    - value: 0.5
+# the end
+dtype: bfloat16
+"""
+WEIGHTS = """\
+models:
+  - model: a/x
+    parameters: {weight: 3, density: 0.5}
+  - model: a/y
+    parameters:
+      weight: 1.0   # whole
+merge_method: ties
+base_model: a/z
+"""
+
+
+def at(recipe: str, key: str) -> Knob:
+    return next(knob for knob in knobs(recipe) if knob.key == key)
+
+
+def test_every_number_is_found_with_its_range() -> None:
+    found = {knob.key: (knob.label, knob.value, knob.ends) for knob in knobs(WEIGHTS)}
+
+    assert found == {
+        "models/0/parameters/weight": ("weight of x", 3, (0, 3)),  # beyond the slider's own end
+        "models/0/parameters/density": ("density of x", 0.5, (0, 1)),
+        "models/1/parameters/weight": ("weight of y", 1, (0, 2)),
+        "parameters/lambda": ("lambda", 1, (0, 2)),  # left at its default
+    }
+
+
+def test_values_by_layer_and_by_tensor() -> None:
+    found = {knob.key: (knob.label, knob.value) for knob in knobs(GRADIENT)}
+
+    assert found == {
+        "slices/0/parameters/t": ("t of slice 1", 0.25),
+        "parameters/t": ("t: one number for all layers", pytest.approx(1.8 / 4)),
+        "parameters/t/1/value": ("t: mlp", 0.3),
+        "parameters/t/2/value": ("t: everything else", 0.5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "before", "after"),
+    [
+        (WEIGHTS, "models/0/parameters/weight", "{weight: 3,", "{weight: 0.7,"),
+        (WEIGHTS, "models/1/parameters/weight", "weight: 1.0   # whole", "weight: 0.7   # whole"),
+        (WEIGHTS, "parameters/lambda", "a/z\n", "a/z\nparameters:\n  lambda: 0.7\n"),
+        (GRADIENT, "parameters/t/1/value", "value: 0.3", "value: 0.7"),
+        (
+            GRADIENT,
+            "parameters/t",
+            GRADIENT[GRADIENT.index("  t:\n") : GRADIENT.index("# the")],
+            "  t: 0.7\n",
+        ),
+        (GRADIENT, "slices/0/parameters/t", "{t: 0.25}", "{t: 0.7}"),
+    ],
+)
+def test_the_rest_of_the_text_stays(recipe: str, key: str, before: str, after: str) -> None:
+    assert turned(recipe, at(recipe, key), 0.7) == recipe.replace(before, after)
+
+
+def test_a_whole_number_stays_whole_and_a_default_joins_the_others() -> None:
+    recipe = "merge_method: karcher\nparameters:\n  tol: 0.001\nmodels: [{model: a/x}, {model: a/y}]\n"
+
+    assert turned(recipe, at(recipe, "parameters/max_iter"), 20.0) == recipe.replace(
+        "  tol", "  max_iter: 20\n  tol"
+    )
+
+
+def test_a_text_that_cannot_be_edited_in_place_says_the_same_anew() -> None:
+    alias = "merge_method: linear\nmodels: [{model: a/x, parameters: &p {weight: 1}}, {model: a/y, parameters: *p}]\n"
+
+    changed = turned(alias, at(alias, "models/1/parameters/weight"), 0.5)
+
+    weights = [entry["parameters"]["weight"] for entry in yaml.safe_load(changed)["models"]]
+    assert weights == [1, 0.5]
+
+
+@pytest.mark.parametrize("preset", presets(demo=True), ids=lambda preset: preset.key)
+def test_what_was_turned_is_the_difference(preset: object) -> None:
+    recipe = preset.recipe  # type: ignore[attr-defined]
+    found = knobs(recipe)
+    numbers = [p for p in METHODS[yaml.safe_load(recipe)["merge_method"]].parameters if p.kind == "number"]
+    assert bool(found) is bool(numbers)
+    assert differences(recipe, recipe) == ()
+    for knob in found:
+        changed = turned(recipe, knob, 0.15)
+        assert [(it.key, it.value) for it in differences(recipe, changed)] == [(knob.key, 0.15)]
+        assert turned(changed, at(changed, knob.key), 0.15) == changed
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "- 1", "merge_method: none", "a: 1\n---\nb: 2\n"])
+def test_what_is_no_recipe_has_no_numbers(text: str) -> None:
+    assert knobs(text) == ()
