@@ -202,7 +202,9 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
         [prompt, left, right, left_line, right_line],
         concurrency_id="model",
         concurrency_limit=2,
-        show_progress="hidden",
+        # Who waits for others' answers is told the place in line.
+        show_progress="minimal",
+        show_progress_on=left,
         trigger_mode="once",
         api_visibility="private",
     )
