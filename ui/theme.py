@@ -116,7 +116,7 @@ CSS = """
 .alloy-head svg { width: 2.6rem; height: 2.6rem; flex: none; }
 .alloy-head h1 { font-size: 1.6rem; line-height: 1.1; margin: 0; letter-spacing: -.02em; }
 .alloy-head p { margin: .2rem 0 0; color: var(--body-text-color-subdued); max-width: 84ch; }
-.dark button[role=tab].selected { color: var(--primary-300); }
+.dark button[role=tab].selected { color: var(--primary-300) !important; }
 .alloy-section { font-size: 1.1rem; font-weight: 650; margin: 1rem 0 0; }
 .alloy-presets { align-items: center; gap: .45rem; }
 .alloy-presets > .block { flex: none; width: auto; min-width: 0; font-weight: 600; padding-right: .3rem; }
