@@ -176,7 +176,11 @@ CSS = """
   border-radius: 0 var(--radius-lg) var(--radius-lg) 0; }
 .alloy-form:has(.alloy-held) .alloy-fields { opacity: .6; pointer-events: none; }
 .alloy-method { padding: 0 .2rem; color: var(--body-text-color-subdued); font-size: .92rem; }
-.alloy-formula { font-family: var(--font-mono); font-size: .85rem; overflow-wrap: anywhere; }
+.alloy-formula { font-family: "STIX Two Math", "Cambria Math", "DejaVu Serif", Georgia, serif;
+  overflow-wrap: anywhere; }
+.alloy-talk label { max-width: calc(100% - 3rem); overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
+@media (max-width: 640px) { .gradio-container .alloy-talk { height: 300px !important; }
+  footer .show-api + .divider { display: none; } }
 [role=option][aria-description]::after { content: attr(aria-description); display: block; font-size: .8rem;
   color: var(--body-text-color-subdued); padding-left: 1.4rem; overflow-wrap: anywhere; }
 [role=option][aria-description] { flex-wrap: wrap; }
@@ -184,7 +188,7 @@ CSS = """
 .alloy-unfit[aria-description]::after { font-style: italic; }
 .alloy-trouble { border-left: 3px solid #c8372d; padding: .1rem .7rem; margin: .4rem .2rem !important; }
 .alloy-heed { border-left: 3px solid var(--primary-500); padding: .1rem .7rem; margin: .6rem 0 0 !important; }
-.gradio-container h3.alloy-part { font-size: .9rem; font-weight: 600; margin: .9rem 0 .3rem; }
+.gradio-container .alloy-card h3.alloy-part { font-size: .9rem; font-weight: 600; margin: .9rem 0 .3rem; }
 .alloy-lines { margin: .2rem 0 0; padding-left: 1.2rem; }
 .alloy-layers { display: grid; grid-template-columns: minmax(4.5rem, 27%) 1fr max-content; gap: .25rem .7rem;
   align-items: center; font-size: .85rem; font-variant-numeric: tabular-nums; }
