@@ -1,5 +1,7 @@
 """One table: every method by us and by mergekit 0.1.5, on the same models, in turn, in one run.
 
+At the end stand the ratios alone, as the README shows them.
+
 python -m bench [--size small|1b|3b] [--repeats 3] [METHOD ...]
 """
 
@@ -18,6 +20,7 @@ import yaml
 
 from bench.measure import Cost, measured
 from bench.models import SIZES, built
+from merging.methods import METHODS
 
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.4}
 
@@ -39,35 +42,28 @@ def recipe(method: str, folder: Path, layers: int) -> dict[str, Any]:
             for layer_range in ([0, layers - cut], [cut, layers])
         ]
         return {"merge_method": method, "dtype": "bfloat16", "slices": slices}
+    if method == "chat_vector":
+        models = [{"model": str(folder / "a")}, {"model": str(folder / "b")}]
+        return {**fine_tunes, "models": models, "base_model": base}
     if method in ("nuslerp", "multislerp"):
         return {**fine_tunes, "models": entries[:2] if method == "nuslerp" else entries}
     if method in WITHOUT_WEIGHTS:
         bare: dict[str, Any] = {**fine_tunes, "models": [{"model": entry["model"]} for entry in entries]}
         if method in ("nearswap", "arcee_fusion"):
             bare["models"] = bare["models"][:1]
-        bare["parameters"] = {"nearswap": {"t": 0.001}, "sce": {"select_topk": 0.5}}.get(method, {})
+        bare["parameters"] = OWN_PARAMETERS.get(method, {})
         return bare if method == "karcher" else {**bare, "base_model": base}
     sparse = method.endswith("ties") or method.startswith(("breadcrumbs", "della", "dare"))
     return {**fine_tunes, "base_model": base, "parameters": {"density": 0.5} if sparse else {}}
 
 
-WITHOUT_WEIGHTS = ("karcher", "model_stock", "ram", "ramplus_tl", "sce", "nearswap", "arcee_fusion")
-# All of mergekit's.
-METHODS = (
-    *(
-        "linear",
-        "slerp",
-        "nuslerp",
-        "multislerp",
-        "karcher",
-        "task_arithmetic",
-        "ties",
-        "dare_linear",
-        "dare_ties",
-    ),
-    *("della", "della_linear", "breadcrumbs", "breadcrumbs_ties", "sce", "model_stock", "ram", "ramplus_tl"),
-    *("nearswap", "arcee_fusion", "passthrough"),
+OWN_PARAMETERS = {"nearswap": {"t": 0.001}, "sce": {"select_topk": 0.5}, "consensus_ta": {"lambda": 0.3}}
+WITHOUT_WEIGHTS = (
+    *("karcher", "model_stock", "ram", "ramplus_tl", "sce", "nearswap", "arcee_fusion"),
+    *("consensus_ta", "iso_c", "tsv_merge"),
 )
+# Those that mergekit has; any other is measured alone, when it is named.
+DEFAULT = tuple(name for name, method in METHODS.items() if method.in_mergekit)
 
 
 def median(costs: Sequence[Cost]) -> Cost:
@@ -82,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("methods", nargs="*", metavar="METHOD", default=METHODS)
+    parser.add_argument("methods", nargs="*", metavar="METHOD", default=DEFAULT)
     options = parser.parse_args()
     folder = built(options.size)
     python = sys.executable
@@ -104,6 +100,7 @@ def main() -> None:
         columns = f"{'wall s':>8}{'CPU s':>8}{'GB':>8}"
         print(f"{'':18}{'Alloy':^24}  {'mergekit 0.1.5':^24}  {'mergekit / Alloy':^16}")
         print(f"{'method':18}{columns}  {columns}  {'wall':>8}{'CPU':>8}")
+        ratios = []
         for method in options.methods:
             path = work / "recipe.yaml"
             path.write_text(yaml.safe_dump(recipe(method, folder, SIZES[options.size].num_hidden_layers)))
@@ -111,14 +108,21 @@ def main() -> None:
             mergekit = Path(python).with_name("mergekit-yaml")
             alloy = [python, "-m", "merging", "run", str(path), "--to", out, "--shard-size", "500MB"]
             other = [str(mergekit), str(path), out, "--out-shard-size", "500M", "--no-copy-tokenizer"]
-            pairs = [(run(alloy), run(other)) for _ in range(options.repeats)]
-            us, them = (median(costs) for costs in zip(*pairs, strict=True))
-            print(
-                f"{method:18}{us.wall:8.1f}{us.cpu:8.1f}{us.anonymous / 1e9:8.2f}  "
-                f"{them.wall:8.1f}{them.cpu:8.1f}{them.anonymous / 1e9:8.2f}  "
-                f"{them.wall / us.wall:8.1f}{them.cpu / us.cpu:8.1f}",
-                flush=True,
+            commands = [alloy, other] if METHODS[method].in_mergekit else [alloy]
+            turns = [[run(command) for command in commands] for _ in range(options.repeats)]
+            costs = [median(of_one) for of_one in zip(*turns, strict=True)]
+            row = f"{method:18}" + "  ".join(
+                f"{cost.wall:8.1f}{cost.cpu:8.1f}{cost.anonymous / 1e9:8.2f}" for cost in costs
             )
+            if len(costs) == 2:
+                us, them = costs
+                row += f"  {them.wall / us.wall:8.1f}{them.cpu / us.cpu:8.1f}"
+                ratios.append(
+                    f"| `{method}` | {them.wall / us.wall:.1f} | {them.cpu / us.cpu:.1f} "
+                    f"| {them.anonymous / us.anonymous:.1f} |"
+                )
+            print(row, flush=True)
+        print("\n| mergekit / Alloy | wall | CPU | memory |\n|---|--:|--:|--:|", *ratios, sep="\n")
 
 
 if __name__ == "__main__":

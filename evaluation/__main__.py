@@ -358,6 +358,13 @@ def _benchmark(options: argparse.Namespace) -> int:
 def _describe_benchmarks(found: Sequence[Benchmarked], pairs: Sequence[PairedScore]) -> None:
     for one in found:
         print(one.model)
+        tasks = {score.task for score in one.scores}
+        for total in one.totals:
+            if total.name not in tasks:
+                error = f" ± {total.stderr:.4f}" if total.stderr is not None else ""
+                print(
+                    f"  {total.name}, all of it: {total.metric} {total.value:.4f}{error}, {total.questions} questions"
+                )
         for score in one.scores:
             error = f" ± {score.stderr:.4f}" if score.stderr is not None else ""
             print(f"  {score.task} (version {score.version}) {score.metric} {score.value:.4f}{error}, "

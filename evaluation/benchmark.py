@@ -64,6 +64,25 @@ class TaskScore:
 
 
 @dataclass(frozen=True)
+class Total:
+    """A model's score on a task or group as it was asked for.
+
+    Attributes:
+        name: of the task or group, such as "kmmlu".
+        metric: such as "acc" or "exact_match".
+        value: the mean over all its questions, as lm-eval weighs its parts.
+        stderr: its standard error, None where there are too few questions.
+        questions: that were asked.
+    """
+
+    name: str
+    metric: str
+    value: float
+    stderr: float | None
+    questions: int
+
+
+@dataclass(frozen=True)
 class Benchmarked:
     """A model's scores, and how they were asked for.
 
@@ -76,6 +95,7 @@ class Benchmarked:
         limit: questions of each task at most, None for all.
         lm_eval: version of lm-eval.
         scores: a task each.
+        totals: one for each name that was asked for; a group such as KMMLU has many tasks.
     """
 
     model: str
@@ -86,6 +106,7 @@ class Benchmarked:
     limit: int | None
     lm_eval: str
     scores: tuple[TaskScore, ...]
+    totals: tuple[Total, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -213,11 +234,7 @@ def benchmark(
         raise
     except Exception as error:
         # The data of a task comes from strangers, and from far away.
-        words = " ".join(str(error).split())[:300] or type(error).__name__
-        raise EvaluationError(
-            f"{model.name}: the benchmark ended early. A task's data may be gated or out of reach; lm-eval"
-            f" says: {words}"
-        ) from error
+        raise EvaluationError(f"{model.name}: the benchmark ended early. {_words(error)}") from error
     found = Benchmarked(
         model.name,
         model.commit,
@@ -227,6 +244,7 @@ def benchmark(
         limit,
         used,
         tuple(_score(name, answered) for name in answered["samples"]),
+        tuple(_total(name, answered) for name in tasks),
     )
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -234,6 +252,30 @@ def benchmark(
         partial.write_text(json.dumps(found.to_dict()), "utf-8")
         partial.replace(kept)
     return found
+
+
+def fetch_questions(tasks: Sequence[str], folder: Path | None = None) -> None:
+    """Bring the questions of tasks to this machine, so that `benchmark` asks nobody for them.
+
+    Args:
+        tasks: names of lm-eval's tasks and groups.
+        folder: of more tasks, in the YAML of lm-eval; None for none.
+
+    Raises:
+        EvaluationError: they cannot be had.
+    """
+    try:
+        _tasks_known(folder, everything=False).load(list(tasks))
+    except Exception as error:
+        raise EvaluationError(f"The questions cannot be had. {_words(error)}") from error
+
+
+def tasks_in(folder: Path) -> list[str]:
+    """The tasks and groups of a folder of lm-eval's YAML."""
+    return sorted(
+        set(_tasks_known(folder, everything=False).all_tasks)
+        - set(_tasks_known(None, everything=False).all_tasks)
+    )
 
 
 def paired(model: Benchmarked, other: Benchmarked) -> PairedScore:
@@ -281,18 +323,15 @@ def _tasks_known(folder: Path | None, *, everything: bool) -> Any:
 
 
 def _score(task: str, answered: Any) -> TaskScore:
-    results = answered["results"][task]
-    named = next(key for key in results if "," in key and "_stderr" not in key)
-    metric, _, chosen = named.partition(",")
+    metric, chosen, value, stderr = _first_metric(answered["results"][task])
     samples = [one for one in answered["samples"][task] if one.get("filter", chosen) == chosen]
-    stderr = results.get(f"{metric}_stderr,{chosen}")
     asked = answered["configs"][task]
     return TaskScore(
         task,
         str(answered["versions"].get(task, "")),
         metric,
-        float(results[named]),
-        float(stderr) if isinstance(stderr, float) and math.isfinite(stderr) else None,
+        value,
+        stderr,
         {int(one["doc_id"]): float(np.mean(one[metric])) for one in samples},
         path if (path := str(asked.get("dataset_path") or "")).count("/") == 1 else "",
         asked.get("dataset_name"),
@@ -300,12 +339,40 @@ def _score(task: str, answered: Any) -> TaskScore:
     )
 
 
+def _words(error: Exception) -> str:
+    words = " ".join(str(error).split())[:300] or type(error).__name__
+    return f"A task's data may be gated or out of reach; lm-eval says: {words}"
+
+
+def _total(name: str, answered: Any) -> Total:
+    metric, _, value, stderr = _first_metric(answered["results"][name])
+    parts, tasks = [name], set()
+    while parts:  # groups of groups
+        part = parts.pop()
+        below = answered["group_subtasks"].get(part, [])
+        parts += below
+        tasks |= set() if below else {part}
+    questions = sum(answered["n-samples"][task]["effective"] for task in tasks)
+    return Total(name, metric, value, stderr, questions)
+
+
+def _first_metric(results: dict[str, Any]) -> tuple[str, str, float, float | None]:
+    """Name, filter, value and standard error of the metric that lm-eval lists first."""
+    named = next(key for key in results if "," in key and "_stderr" not in key)
+    metric, _, chosen = named.partition(",")
+    stderr = results.get(f"{metric}_stderr,{chosen}")
+    if not isinstance(stderr, float) or not math.isfinite(stderr):
+        stderr = None
+    return metric, chosen, float(results[named]), stderr
+
+
 def _from_dict(kept: dict[str, Any]) -> Benchmarked:
     scores = [
         TaskScore(**{**score, "answers": {int(key): value for key, value in score["answers"].items()}})
         for score in kept.pop("scores")
     ]
-    return Benchmarked(**kept, scores=tuple(scores))
+    totals = tuple(Total(**total) for total in kept.pop("totals"))
+    return Benchmarked(**kept, scores=tuple(scores), totals=totals)
 
 
 def _adapter(

@@ -217,7 +217,7 @@ def card_with(card: str, name: str, results: Sequence[EvalResult], markdown: str
     if not (isinstance(groups, list) and all(isinstance(group, dict) for group in groups)):
         raise EvaluationError(f"The model-index in {name}'s {_CARD} holds no list of results. Mend it first:"
                               " nothing was written.")  # fmt: skip
-    for group in eval_results_to_model_index(name, list(results))[0]["results"]:
+    for group in eval_results_to_model_index(name, list(results))[0]["results"] if results else []:
         known = next((one for one in groups if _about(one) == _about(group)), None)
         if known is None:
             groups.append(group)
@@ -226,7 +226,8 @@ def card_with(card: str, name: str, results: Sequence[EvalResult], markdown: str
         old = [metric for metric in known.get("metrics") or [] if _metric(metric) not in new]
         known["metrics"] = [*old, *group["metrics"]]
     entry["results"] = groups
-    read.data["model-index"] = index
+    if groups:
+        read.data["model-index"] = index
     if markdown is not None:
         kept = _SECTION.sub("", read.text).rstrip("\n")
         read.text = f"{kept}\n\n{_BEGIN}\n## Evaluation\n\n{markdown.strip()}\n{_END}\n"
@@ -255,7 +256,7 @@ def write_card(
     Raises:
         EvaluationError: there is nothing to write, the card cannot be read, or the Hub does not take it.
     """
-    if not results:
+    if not results and not markdown:
         raise EvaluationError("No result was chosen for the card. Choose at least one.")
     name = str(model)
     folder = Path(model).expanduser()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +22,17 @@ from torch.nn import functional
 from evaluation.error import Cancelled, EvaluationError, memory_named
 from evaluation.model import LanguageModel
 
+_Result = TypeVar("_Result")
 # Longer windows cost more for each token (attention grows with them) and seldom change which model is better.
 _LONGEST_CONTEXT = 2048
 # Tokens that go through the model at once. A CPU is busy with one window; a GPU wants several. On a CPU, larger
 # tensors than these come from the system anew each time, and its page faults took a tenth of the CPU time.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
-# float32 logits that exist at once, in bytes.
-_LOGIT_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
+# float32 logits that exist at once in a worker, in bytes.
+_LOGIT_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
+# Batches that a CPU works on at the same time, each with its part of the threads: threads inside one operator wait for
+# each other at its end, on a busy machine most of their time. Each batch needs memory of its own.
+_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -259,22 +267,35 @@ def perplexity_slice(
     )
     score = _scorer(model)
     batches = list(_batches(windows, batch_tokens))
-    for number, batch in enumerate(batches[skipped:], skipped):
-        spent = time.perf_counter() - started
-        if seconds is not None and number > skipped and spent >= seconds:
-            held = tuple(part.numpy() for part in nats)
-            return Unfinished(key, held, number, done, total, before + spent)
-        if cancel is not None and cancel.is_set():
-            raise Cancelled
+
+    def scored_batch(batch: Sequence[_Window]) -> tuple[Sequence[_Window], torch.Tensor]:
         tokens = [documents[window.document].tokens[window.start : window.end + 1] for window in batch]
-        counts = [window.scored for window in batch]
         with memory_named(model.name, "scoring"):
-            scored = score(tokens, counts)
-        for window, part in zip(batch, torch.split(scored, counts), strict=True):
-            nats[window.document][window.end - window.scored : window.end] = part
-        done += len(scored)
-        if on_progress is not None:
-            on_progress(done, total)
+            return batch, score(tokens, [window.scored for window in batch])
+
+    def begun() -> Iterator[Sequence[_Window]]:
+        for number, batch in enumerate(batches[skipped:]):
+            if number and seconds is not None and time.perf_counter() - started >= seconds:
+                return
+            if cancel is not None and cancel.is_set():
+                raise Cancelled
+            yield batch
+
+    # Of all batches, not of those that are left: the threads of an operator decide the last bits of its result.
+    workers = min(_WORKERS, torch.get_num_threads(), len(batches)) if model.device == "cpu" else 1
+    finished = skipped
+    with closing(_in_order(scored_batch, begun(), workers)) as results:
+        for batch, scored in results:
+            parts = torch.split(scored, [window.scored for window in batch])
+            for window, part in zip(batch, parts, strict=True):
+                nats[window.document][window.end - window.scored : window.end] = part
+            finished += 1
+            done += len(scored)
+            if on_progress is not None:
+                on_progress(done, total)
+    spent = before + time.perf_counter() - started
+    if finished < len(batches):
+        return Unfinished(key, tuple(part.numpy() for part in nats), finished, done, total, spent)
     scores = tuple(
         DocumentScore(
             float(part.double().sum()),
@@ -287,7 +308,30 @@ def perplexity_slice(
         )
         for document, part in zip(documents, nats, strict=True)
     )
-    return _sum(model, scores, context, stride, prefix is not None, before + time.perf_counter() - started)
+    return _sum(model, scores, context, stride, prefix is not None, spent)
+
+
+def _in_order(
+    work: Callable[[Sequence[_Window]], _Result], batches: Iterator[Sequence[_Window]], workers: int
+) -> Generator[_Result, None, None]:
+    """The work's results in the order of the batches, of which as many as there are workers are under way."""
+    if workers < 2:
+        yield from map(work, batches)
+        return
+    threads = torch.get_num_threads()
+    each = (threads // workers,)
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=each) as pool:
+        under_way = deque(pool.submit(work, batch) for batch in itertools.islice(batches, workers))
+        try:
+            while under_way:
+                result = under_way.popleft().result()
+                under_way.extend(pool.submit(work, batch) for batch in itertools.islice(batches, 1))
+                # A worker's own number is also what threads elsewhere in this process would begin with.
+                torch.set_num_threads(threads)
+                yield result
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
 
 
 def _key(model: LanguageModel, documents: Sequence[_Document], *settings: int) -> str:

@@ -1,4 +1,4 @@
-"""The table that sets a merge beside its parents: as Markdown, and as data."""
+"""What was found, as Markdown for people and cards, and as data: a merge beside its parents."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evaluation.activations import Likeness
+from evaluation.benchmark import Benchmarked, PairedScore
 from evaluation.difference import Difference
 from evaluation.footprint import Footprint, Spread
 from evaluation.perplexity import Perplexity
 from evaluation.structure import config_changes, same_weights_other_numbers, structure_changes
+from evaluation.text import Source
+from evaluation.weights import WeightsLook
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,7 @@ class Report:
 
     def to_markdown(self) -> str:
         """The table and its remarks, for a model card."""
-        head, *rows = [[_cell(cell) for cell in row] for row in self.table()]
-        lines = [_line(head), _line(["---", *["--:"] * (len(head) - 1)]), *map(_line, rows)]
-        return "\n".join([*lines, "", *(f"- {remark}" for remark in self.remarks())]) + "\n"
+        return _markdown(self.table(), self.remarks())
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -103,6 +105,89 @@ class Report:
             ],
             "remarks": self.remarks(),
         }
+
+
+def perplexity_markdown(
+    scores: Sequence[Perplexity], source: Source, differences: Sequence[Difference] = ()
+) -> str:
+    """Perplexities on one text as a table, and what can be said of their differences.
+
+    Args:
+        scores: a model each.
+        source: where the text is from.
+        differences: of the first model to others.
+    """
+    rows = [["", "perplexity", "bits per byte", "tokens", "window", "BOS", "ran in"]]
+    rows += [
+        [
+            one.model,
+            f"{one.perplexity:.4f}",
+            f"{one.bits_per_byte:.4f}",
+            f"{one.tokens:,}",
+            f"{one.context}/{one.stride}",
+            "yes" if one.bos else "no",
+            one.dtype,
+        ]
+        for one in scores
+    ]
+    part = ", ".join(filter(None, [source.subset, source.split, source.column]))
+    text = f"Text: {source.name}{f' ({part})' if part else ''}, {scores[0].bytes:,} bytes."
+    return _markdown(rows, [text, *(one.words for one in differences)])
+
+
+def benchmark_markdown(found: Sequence[Benchmarked], pairs: Sequence[PairedScore] = ()) -> str:
+    """Benchmark scores with their standard errors as a table, a column for each model.
+
+    Args:
+        found: models that were asked the same questions.
+        pairs: the first model beside each of the others.
+    """
+    rows = [["", *(one.model for one in found)]]
+    rows += [
+        [f"{totals[0].name}, {totals[0].metric}", *(_with_error(one.value, one.stderr) for one in totals)]
+        for totals in zip(*(one.totals for one in found), strict=True)
+    ]
+    first = found[0]
+    questions = sum(total.questions for total in first.totals)
+    shots = "the tasks' own number of" if first.few_shot is None else first.few_shot
+    limit = "" if first.limit is None else f", at most {first.limit} of each task"
+    form = "in the models' own form of a conversation" if first.chat_template else "as plain text"
+    how = f"{questions:,} questions{limit}, {shots} solved examples before each, asked {form}; lm-eval {first.lm_eval}."
+    return _markdown(rows, [how, *(pair.words for pair in pairs)])
+
+
+def weights_markdown(found: WeightsLook, alike: Sequence[Likeness] = ()) -> str:
+    """The doctor's sentences, and how far the model is from each parent as a table.
+
+    Args:
+        found: the model's weights beside its parents'.
+        alike: the model's states beside its parents'.
+    """
+    rows = [["", "change", "cosine", *(["linear CKA, last layer"] if alike else [])]]
+    states = {one.other: one for one in alike}
+    for parent in found.lacking:
+        held = [one.against[parent] for one in found.tensors if parent in one.against]
+        if held:
+            change = sum(one.change for one in held) / len(held)
+            cosine = sum(one.cosine for one in held) / len(held)
+            cka = [f"{states[parent].by_layer[-1]:.4f}" if parent in states else "-"] if alike else []
+            rows.append([parent, f"{change:.4f}", f"{cosine:.6f}", *cka])
+    said = found.doctor()
+    if len(rows) == 1:
+        return "\n".join(f"- {remark}" for remark in said) + "\n"
+    share = min(one.share for one in found.tensors)
+    read = "all weights" if share == 1 else f"samples of the tensors ({share:.1%} of the largest)"
+    return _markdown(rows, [*said, f"Means over tensors of {found.model} against each; from {read}."])
+
+
+def _with_error(value: float, stderr: float | None) -> str:
+    return f"{value:.4f}" if stderr is None else f"{value:.4f} ± {stderr:.4f}"
+
+
+def _markdown(table: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
+    head, *rows = [[_cell(cell) for cell in row] for row in table]
+    lines = [_line(head), _line(["---", *["--:"] * (len(head) - 1)]), *map(_line, rows)]
+    return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks)]) + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -237,8 +237,19 @@ class WeightsLook:
             row[tensor.layer or 0] = value(tensor)
         return found
 
+    @property
+    def sound(self) -> bool:
+        """Whether nothing wrong was found."""
+        return not self._findings()
+
     def doctor(self) -> list[str]:
         """What is wrong, a sentence each with its figures; one sentence that says so if nothing is."""
+        return self._findings() or [
+            f"Nothing wrong was found in {len(self.tensors)} tensors: no NaN or Inf, no row of zeros, layers,"
+            " vocabulary and head as config.json says."
+        ]
+
+    def _findings(self) -> list[str]:
         found = []
         spoilt = [tensor for tensor in self.tensors if tensor.nan or tensor.inf]
         if spoilt:
@@ -272,12 +283,7 @@ class WeightsLook:
             changes = [tensor.against[parent].change for tensor in self.tensors if parent in tensor.against]
             if not any(changes) and not self.lacking.get(parent):
                 found.append(f"Every tensor equals that of {parent}: nothing was merged.")
-        if found:
-            return found
-        return [
-            f"Nothing wrong was found in {len(self.tensors)} tensors: no NaN or Inf, no row of zeros, layers,"
-            " vocabulary and head as config.json says."
-        ]
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -334,7 +340,10 @@ def look(
         return _look_at(name, model, alike, known_base, sample, places)
 
     looks = []
-    with ThreadPoolExecutor(readers) as pool:
+    # Readers with several threads each would wait for one another.
+    threads = torch.get_num_threads()
+    each = max(1, threads // readers)
+    with ThreadPoolExecutor(readers, initializer=torch.set_num_threads, initargs=(each,)) as pool:
         try:
             for look_of_one in pool.map(look_at, names):
                 looks.append(look_of_one)
@@ -345,6 +354,7 @@ def look(
                     on_progress(len(looks), len(names))
         finally:
             pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # what later threads begin with
     return WeightsLook(
         model.structure.name,
         model.structure.config,

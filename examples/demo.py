@@ -138,7 +138,7 @@ def _wait_for(process: subprocess.Popen[bytes], address: str) -> None:
     raise SystemExit(f"The app did not answer on {address} within {APP_STARTS_WITHIN} seconds.")
 
 
-def _free_port(ports: Sequence[int]) -> int:
+def free_port(ports: Sequence[int]) -> int:
     for port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -181,8 +181,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, help=f"of the app; default: the first free from {FIRST_PORT}")
     parser.add_argument("--hub-port", type=int, default=0, help="of the Hub; default: any free one")
     arguments = parser.parse_args()
-    port = _free_port([arguments.port] if arguments.port else range(FIRST_PORT, FIRST_PORT + 100))
-    hub_port = _free_port([arguments.hub_port])
+    port = free_port([arguments.port] if arguments.port else range(FIRST_PORT, FIRST_PORT + 100))
+    hub_port = free_port([arguments.hub_port])
     logging.set_verbosity_error()  # else every push that has nothing to send says so
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)

@@ -3,7 +3,7 @@
     python -m merging plan RECIPE [--to DEST] [--json]
     python -m merging run RECIPE --to DEST [--public] [--overwrite | --pull-request] [--device D] [--shard-size 2GB]
                          [--workers N]
-    python -m merging extract-lora FINETUNE --base BASE --to DEST [--rank 32] [--energy 0.95] [--dtype D]
+    python -m merging extract-lora FINETUNE|RECIPE --base BASE --to DEST [--rank 32] [--energy 0.95] [--dtype D]
     python -m merging methods [--json]
 
 Exit status: 0 when it is done; 2 when the recipe cannot be merged (the problems are on stderr); 1 for anything else.
@@ -88,7 +88,11 @@ def _parser() -> argparse.ArgumentParser:
 
     extract = commands.add_parser("extract-lora", help="make a LoRA adapter of a fine-tune and its base")
     extract.set_defaults(command=_extract)
-    extract.add_argument("finetune", metavar="FINETUNE", help="a folder, or owner/name@revision")
+    extract.add_argument(
+        "finetune",
+        metavar="FINETUNE",
+        help="a folder, owner/name@revision, or a recipe (.yaml; - for standard input), whose merge is taken apart",
+    )
     extract.add_argument("--base", metavar="BASE", required=True, help="what it was tuned from")
     extract.add_argument("--to", metavar="DEST", required=True, help="a folder, or hf://owner/name")
     extract.add_argument(
@@ -234,9 +238,10 @@ def _extract(options: argparse.Namespace) -> int:
     # With all of torch, not by `import_torch`: a generator of random numbers needs what that leaves out.
     from merging.extraction import extract_lora
 
+    is_recipe = options.finetune == "-" or options.finetune.endswith((".yaml", ".yml"))
     print(f"{'matrix':60} {'rank':>5} {'energy':>8} {'error':>8}")
     done = extract_lora(
-        options.finetune,
+        _recipe(options.finetune) if is_recipe else options.finetune,
         options.base,
         options.to,
         rank=options.rank,

@@ -12,7 +12,8 @@ from merging.checkpoints import AlignedCheckpoint, Alignment, Checkpoint, tokeni
 from merging.checkpoints.aligned import Rows
 from merging.problems import CheckpointError, Problem
 from merging.recipe import ModelReference, TokenizerSection
-from merging.vocabulary import Tokenizer, Vocabulary, differences, read_tokenizer
+from merging.tokenizer import Tokenizer, read_tokenizer
+from merging.vocabulary import Vocabulary, differences
 
 Checkpoints = Mapping[ModelReference, Checkpoint]
 Layouts = Mapping[ModelReference, Layout]

@@ -114,6 +114,38 @@ def set_token_ids(
     return lost
 
 
+def follow_tokenizer(
+    config: dict[str, Any], own: Mapping[str, Any], named: Mapping[str, int], *, keep_ends: bool
+) -> None:
+    """Let a config begin, end and pad with the tokens of the result's tokenizer, which is not its donor's, in place.
+
+    Args:
+        config: with the numbers of the new vocabulary
+        own: the same config of the model that the tokenizer comes from, whose numbers are those of the new vocabulary
+        named: numbers of the tokens that the tokenizer gives these roles, by the config's keys
+        keep_ends: whether what ended the donor's texts ends the result's as well
+    """
+    for key, value in config.items():
+        if isinstance(value, dict):
+            inner = own.get(key)
+            follow_tokenizer(value, inner if isinstance(inner, dict) else {}, named, keep_ends=keep_ends)
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if key not in config and own.get(key) is None:
+            continue
+        before = config.get(key)
+        theirs = before if own.get(key) is None else own[key]
+        if isinstance(theirs, list) or (keep_ends and key == "eos_token_id"):
+            several = [named.get(key), *_as_list(theirs), *(_as_list(before) if keep_ends else ())]
+            found = [number for number in dict.fromkeys(several) if number is not None]
+            config[key] = found if len(found) > 1 else next(iter(found), None)
+        else:
+            config[key] = named.get(key, theirs)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def merged_config(donor: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """A copy of the donor's config with the dtype set and without traces of a path."""
     config: dict[str, Any] = json.loads(json.dumps(without_traces(donor)))

@@ -6,7 +6,7 @@ import ctypes
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from merging.card import Licence, model_card
-from merging.checkpoints import AlignedCheckpoint, Checkpoint, Token, open_adapter, open_checkpoint
+from merging.checkpoints import Checkpoint, Token
+from merging.computing import computed, open_models
 from merging.costs import BLOCK, READ_AHEAD, READERS, default_workers, rereads
 from merging.crew import can_fork, run_forked
 from merging.destinations import Destination, Place, ShardWriter, open_destination
@@ -33,10 +34,8 @@ from merging.problems import (
     PlanError,
     Problem,
 )
-from merging.stage import Stage
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel
 
     from merging.blocks import Read, Workspace
@@ -278,40 +277,7 @@ class _Run:
 
     def open_models(self, token: Token) -> None:
         self.report("read headers", "Opening the models")
-        self.open_all(self.plan, token, self.models)
-
-    def open_all(self, plan: Plan, token: Token, models: list[Checkpoint]) -> None:
-        """Open a plan's models into a list, as they are to be read."""
-        for model in plan.models:
-            self.check()
-            if model.made_by:
-                parents: list[Checkpoint] = []
-                try:
-                    self.open_all(model.made_by, token, parents)
-                except BaseException:
-                    for parent in parents:
-                        parent.close()
-                    raise
-                models.append(Stage(model.name, model.made_by, parents, self.merged))
-                continue
-            opened = open_checkpoint(
-                model.name, model.commit or model.revision, token=token, allow_folders=model.is_folder
-            )
-            models.append(opened)
-            for adapter in model.adapters:
-                where, scale = (adapter.name, adapter.commit or adapter.revision), adapter.scale
-                opened = open_adapter(opened, *where, scale, token=token, allow_folders=adapter.is_folder)
-                models[-1] = opened
-            planned = [(model.name, model.version), *((a.name, a.version) for a in model.adapters)]
-            found = [opened.version, *(adapter.version for adapter in opened.adapters)]
-            for (name, version), now in zip(planned, found, strict=True):
-                if now != version:
-                    message = f"{name} has changed since the plan was made."
-                    raise CheckpointError(Problem("model-changed", message, "Make the plan again.", name))
-        whole = tuple(models)
-        for number, model in enumerate(plan.models):
-            if model.alignment:
-                models[number] = AlignedCheckpoint(whole[number], model.alignment, whole)
+        self.models = open_models(self.plan, token, self.check)
 
     def merge(self, workers: int) -> None:
         from merging.read_ahead import ReadAhead, steps
@@ -490,54 +456,8 @@ class _Run:
             self.copy(tensor, read, writer, offset, buffers)
             return
         waits = any(is_remote) and not is_ahead
-        for start, stored in self.blocks(self.plan, tensor, parts, read, waits, buffers.workspace):
+        for start, stored in computed(self.plan, tensor, parts, read, waits, buffers.workspace, self.check):
             writer.write(offset + start, stored)
-
-    def blocks(
-        self,
-        plan: Plan,
-        tensor: PlannedTensor,
-        parts: Sequence[tuple[Checkpoint, str]],
-        read: Read,
-        waits: bool,
-        workspace: Workspace,
-    ) -> Iterator[tuple[int, memoryview]]:
-        """The bytes of a tensor that is computed, with their offsets in it, in order; the next step reuses them."""
-        from merging.blocks import Inputs, merge_blocks
-
-        method = METHODS[plan.method]
-        dtypes = [model.tensors[name].dtype for model, name in parts]
-        inputs = Inputs(read, dtypes, tensor.shape, waits, workspace, self.check, plan.seed_of(tensor))
-        merged: Iterator[tuple[int, Tensor]]
-        if tensor.is_one_input:
-            merged = ((start, block) for start, (block,) in inputs.blocks([0]))
-        else:
-            arguments = {p.argument: tensor.parameters[p.name] for p in method.parameters}
-            merged = merge_blocks(method, arguments, inputs)
-        width = itemsize(tensor.dtype)
-        for start, block in merged:
-            out = workspace.stored(workspace.OUTPUT, tensor.dtype, len(block))
-            out.elements.copy_(block)
-            yield start * width, out.raw
-
-    def merged(self, plan: Plan, tensor: PlannedTensor, models: Sequence[Checkpoint]) -> bytearray:
-        """A tensor of a merge that is made on the way, whole."""
-        parts = [(models[part.model], part.tensor) for part in tensor.inputs]
-
-        def read(index: int, start: int, buffer: memoryview) -> None:
-            model, name = parts[index]
-            model.read_into(name, start, buffer)
-
-        result = bytearray(tensor.bytes)
-        if tensor.copied_from is not None:
-            read(tensor.copied_from, 0, memoryview(result))
-            return result
-        waits = any(model.is_remote for model, _ in parts)
-        # Buffers of a thread's own: it may be in the middle of a block of the merge that reads this one.
-        workspace = _Buffers("cpu").workspace
-        for start, stored in self.blocks(plan, tensor, parts, read, waits, workspace):
-            result[start : start + len(stored)] = stored
-        return result
 
     def copy(
         self, tensor: PlannedTensor, read: Read, writer: ShardWriter, offset: int, buffers: _Buffers

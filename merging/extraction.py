@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,13 +23,17 @@ from merging.checkpoints.adapted import AdaptedCheckpoint
 from merging.checkpoints.adapter import CONFIG, WEIGHTS
 from merging.checkpoints.change import as_stored
 from merging.companions import as_json
+from merging.computing import open_merge
 from merging.destinations import open_destination
 from merging.destinations.destination import Place
 from merging.dtypes import FLOATS, itemsize, safetensors_name
+from merging.methods import METHODS
 from merging.plan import Plan, PlannedShard, PlannedTensor
-from merging.planning import open_model
-from merging.problems import CheckpointError, DestinationError, Problem
+from merging.planning import make_plan, open_model
+from merging.problems import CheckpointError, DestinationError, PlanError, Problem
+from merging.recipe import Recipe
 from merging.recipe_reader import read_reference
+from merging.stage import Stage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +86,7 @@ class Extraction:
 
 
 def extract_lora(
-    finetune: str,
+    finetune: str | Recipe,
     base: str,
     to: str,
     *,
@@ -98,7 +102,9 @@ def extract_lora(
     """Write the adapter that makes a fine-tune of its base, as near as its rank allows.
 
     Args:
-        finetune, base: as in a recipe: `owner/name@revision`, a folder, also with adapters
+        finetune, base: as in a recipe: `owner/name@revision`, a folder, also with adapters. Instead of a fine-tune a
+            recipe, whose merge is made tensor by tensor while it is taken apart, and in float32 whatever it says: the
+            difference to the base would be lost in the rounding. So adapters that are merged become one again
         to: a folder, or `hf://owner/name`
         rank: of the products, at most
         energy: instead of one rank for all: the smallest for each matrix that keeps this share of its difference's
@@ -109,6 +115,7 @@ def extract_lora(
 
     Raises:
         CheckpointError: a model cannot be read, or they do not belong together
+        PlanError: the recipe cannot be merged
         DestinationError: the destination cannot take the result
     """
     destination = open_destination(
@@ -117,15 +124,15 @@ def extract_lora(
     if problems := destination.check(0):
         raise DestinationError(problems)
     with ExitStack() as stack:
-        opened = []
-        for name in (base, finetune):
-            opened.append(open_model(read_reference(name), token, allow_folders))
-            stack.callback(opened[-1].close)
+        opened = [open_model(read_reference(base), token, allow_folders)]
+        stack.callback(opened[0].close)
+        opened.append(_open_finetune(finetune, token, allow_folders))
+        stack.callback(opened[1].close)
         work = _Extraction(opened[0], opened[1], rank, energy, dtype)
         work.run(on_matrix)
         if not (work.factors or work.whole):
-            message = f"{finetune} and {base} hold the same numbers: there is nothing to extract."
-            raise CheckpointError(Problem("no-difference", message, "Name another model.", finetune))
+            message = f"{opened[1].name} and {base} hold the same numbers: there is nothing to extract."
+            raise CheckpointError(Problem("no-difference", message, "Name another model.", opened[1].name))
         shard = work.shard()
         try:
             destination.begin(Plan("", "", shards=(shard,)), lambda: None)
@@ -142,6 +149,16 @@ def extract_lora(
             destination.abandon(keep=False)
             raise
         return Extraction(place, tuple(work.matrices), tuple(dict.fromkeys(work.whole.values())), shard.bytes)
+
+
+def _open_finetune(finetune: str | Recipe, token: Token, allow_folders: bool) -> Checkpoint:
+    if isinstance(finetune, str):
+        return open_model(read_reference(finetune), token, allow_folders)
+    exact = replace(finetune, dtype="float32", out_dtype=None)
+    plan = make_plan(exact, token=token, allow_folders=allow_folders)
+    if not plan.ok:
+        raise PlanError(plan.problems)
+    return open_merge(plan, finetune.name or "the merge", token)
 
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
@@ -463,6 +480,9 @@ class _Extraction:
             front += [f"base_model: {base.name}", "base_model_relation: adapter"]
         rows = [f"| `{m.module}` | {m.rank} | {m.captured:.4f} | {m.error:.4f} |" for m in self.matrices]
         source, origin = (r.name if r.is_remote else r.name.rpartition("/")[2] for r in (finetune, base))
+        made_by = self.finetune.plan if isinstance(self.finetune, Stage) else None
+        what = f"this merge by {METHODS[made_by.method].title}" if made_by else f"`{source}`"
+        recipe = ["", "```yaml", made_by.recipe.rstrip(), "```"] if made_by else []
         return "\n".join(
             [
                 *front,
@@ -470,12 +490,13 @@ class _Extraction:
                 "",
                 f"# {name}",
                 "",
-                f"What `{source}` has more than `{origin}`, as a LoRA adapter: the truncated singular value",
+                f"What {what} has more than `{origin}`, as a LoRA adapter: the truncated singular value",
                 "decomposition of each matrix's difference.",
                 "",
                 "| matrix | rank | energy kept | relative error |",
                 "|---|--:|--:|--:|",
                 *rows,
+                *recipe,
                 "",
             ]
         )

@@ -16,8 +16,8 @@ from merging.draft import Draft
 from merging.plan import PlannedShard
 from merging.problems import Problem
 from merging.recipe import ModelReference
+from merging.tokenizer import OTHER_FORMS, TOKENIZER, special_tokens
 from merging.tokenizer_report import TokenizerReport, chat_template, tokenizer_report
-from merging.vocabulary import OTHER_FORMS, TOKENIZER
 
 
 class ResultFiles:
@@ -75,9 +75,17 @@ class ResultFiles:
         if not vocabulary:
             return
         start = self.draft.checkpoints[vocabulary.start.model]
-        own = start.read_json(name) if name != "config.json" and start.has(name) else {}
-        lost = companions.set_token_ids(config, vocabulary.translate, {**start.config, **own})
-        if lost:
+        own = start.config
+        if name != "config.json" and start.has(name):
+            own = {**own, **start.read_json(name)}
+        lost = companions.set_token_ids(config, vocabulary.translate, own)
+        if vocabulary.start.model != self.donor:
+            roles = special_tokens(start)
+            named = {
+                f"{role}_id": vocabulary.ids[roles[role]] for role in roles if roles[role] in vocabulary.ids
+            }
+            companions.follow_tokenizer(config, own, named, keep_ends=name != "config.json")
+        if lost := [key for key in lost if config.get(key) is None]:
             message = f"{', '.join(lost)} in {name} of {self.donor}: the result does not have the token."
             fix = "Name the token under `tokens:`, or take a tokenizer that has it."
             self.warnings.append(Problem("lost-token", message, fix))

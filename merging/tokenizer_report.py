@@ -11,9 +11,9 @@ from typing import Any, Literal, Self
 from merging.checkpoints import Checkpoint
 from merging.conversation import rendered
 from merging.problems import some
-from merging.vocabulary import Tokenizer, Vocabulary
+from merging.tokenizer import ROLES, Tokenizer, special_tokens
+from merging.vocabulary import Vocabulary
 
-SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 # How chat formats mark turns, where they do it with tokens of their own.
 _MARKS = re.compile(r"<\|[^<>|\s]+\|>")
 
@@ -101,7 +101,7 @@ def tokenizer_report(
             vocabulary.own_rows[tokenizer.model],
             len(vocabulary.ids.keys() - tokenizer.ids.keys()),
             len(tokenizer.ids.keys() - vocabulary.ids.keys()),
-            {role: own.get(role, "") for role in SPECIAL if own.get(role) != special.get(role)},
+            {role: own.get(role, "") for role in ROLES if own.get(role) != special.get(role)},
             "none" if found is None else "same" if same else "other",
         )
 
@@ -115,19 +115,6 @@ def tokenizer_report(
         trouble,
         tuple(beside(tokenizer) for tokenizer in vocabulary.tokenizers.values()),
     )
-
-
-def special_tokens(checkpoint: Checkpoint) -> dict[str, str]:
-    """The special tokens that a model's tokenizer names, by their role."""
-    found: dict[str, str] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        settings = checkpoint.read_json(file) if checkpoint.has(file) else {}
-        for role in SPECIAL:
-            token = settings.get(role)
-            token = token.get("content") if isinstance(token, dict) else token
-            if isinstance(token, str):
-                found[role] = token
-    return found
 
 
 def chat_template(checkpoint: Checkpoint) -> str | None:

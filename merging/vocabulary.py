@@ -1,89 +1,25 @@
 """The vocabulary of the result, and where each model's rows for it come from: mergekit's `tokenizer` section.
 
-Tokenizers are read as they lie in `tokenizer.json`; nothing of them is run. Tokens of other models are appended as
-added tokens, which are found in a text before it is split: whole words of another vocabulary keep their rows, but
-the text is still split as the first tokenizer splits it.
+Tokens of other models are appended as added tokens, which are found in a text before it is split: whole words of
+another vocabulary keep their rows, but the text is still split as the first tokenizer splits it.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from merging.checkpoints import Checkpoint, tokenizer_files
+from merging.checkpoints import Checkpoint
 from merging.checkpoints.aligned import Rows
-from merging.problems import CheckpointError, Problem
+from merging.problems import Problem
 from merging.recipe import ModelReference, TokenizerSection, TokenRow
+from merging.tokenizer import LITERAL, Tokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TOKENIZER = "tokenizer.json"
-# Forms of a vocabulary that would contradict a tokenizer.json with more tokens.
-OTHER_FORMS = (
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "added_tokens.json",
-)
 # Rows that are no model's: zeros, and averages of several.
 ZEROS, AVERAGE = -1, -2
-
-
-@dataclass
-class Tokenizer:
-    """What a model's tokenizer.json says.
-
-    Args:
-        model: that it belongs to
-        document: the whole file
-        ids: number of each token
-        added: of the added tokens, what the file says of each
-    """
-
-    model: ModelReference
-    document: dict[str, Any]
-    ids: dict[str, int] = field(default_factory=dict)
-    added: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        vocabulary = self.document["model"]["vocab"]
-        if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
-            self.ids = {token: number for number, (token, _) in enumerate(vocabulary)}
-        else:
-            self.ids = dict(vocabulary)
-        for token in self.document.get("added_tokens") or ():
-            self.added[token["content"]] = token
-            self.ids[token["content"]] = token["id"]
-
-    def token(self, number: int) -> str | None:
-        return next((token for token, own in self.ids.items() if own == number), None)
-
-
-def read_tokenizer(model: ModelReference, checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer of a model.
-
-    Raises:
-        CheckpointError: it has none, or none that can be aligned with others.
-    """
-    found = tokenizer_files(checkpoint.files)
-    if TOKENIZER not in found:
-        forms = ", ".join(file for file in found if file in OTHER_FORMS)
-        has = f"only {forms}" if forms else "no tokenizer"
-        message = f"{model} has {has}; vocabularies are aligned by {TOKENIZER}."
-        fix = "Open its tokenizer with transformers, save it, and put the files beside the weights."
-        raise CheckpointError(Problem("no-tokenizer", message, fix, str(model)))
-    try:
-        return Tokenizer(model, checkpoint.read_json(TOKENIZER))
-    except (KeyError, TypeError, ValueError, AttributeError):
-        message = f"{TOKENIZER} of {model} has no vocabulary."
-        fix = "Repair it, or name another model with `tokenizer_source:`."
-        raise CheckpointError(Problem("damaged-file", message, fix, str(model))) from None
 
 
 class Vocabulary:
@@ -136,7 +72,7 @@ class Vocabulary:
             # One that has all tokens of the base, under the same numbers, and splits more text into longer ones.
             start = self.tokenizers[self.base]
             for model, tokenizer in self.tokenizers.items():
-                if _extends(tokenizer, start) and self.own_rows[model] > max(tokenizer.ids.values()):
+                if tokenizer.extends(start) and self.own_rows[model] > max(tokenizer.ids.values()):
                     start = tokenizer
             return start.model
         return self.base
@@ -162,14 +98,7 @@ class Vocabulary:
         if token in self.ids:
             return
         number = 1 + max(self.ids.values(), default=-1) if not self.appended else self.appended[-1]["id"] + 1
-        plain = {
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": False,
-        }
-        self.appended.append({**plain, **tokenizer.added.get(token, {}), "content": token, "id": number})
+        self.appended.append({**LITERAL, **tokenizer.added.get(token, {}), "content": token, "id": number})
         self.ids[token] = number
 
     def translate(self, number: int) -> int | None:
@@ -267,34 +196,7 @@ class Vocabulary:
         Args:
             checkpoint: that the result's tokenizer begins with
         """
-        if not self.appended:
-            return {}
-        document = copy.deepcopy(self.start.document)
-        document["added_tokens"] = [*(document.get("added_tokens") or ()), *self.appended]
-        written = {TOKENIZER: document}
-        if checkpoint.has("tokenizer_config.json"):
-            settings = checkpoint.read_json("tokenizer_config.json")
-            if "added_tokens_decoder" in settings:
-                for token in self.appended:
-                    entry = {key: value for key, value in token.items() if key != "id"}
-                    settings["added_tokens_decoder"][str(token["id"])] = entry
-            written["tokenizer_config.json"] = settings
-        return written
-
-
-def _extends(longer: Tokenizer, shorter: Tokenizer) -> bool:
-    """Whether a tokenizer has all tokens of another under the same numbers, and more words, split in the same way."""
-    more_words = len(longer.ids) - len(longer.added) > len(shorter.ids) - len(shorter.added)
-    if not more_words or not shorter.ids.items() <= longer.ids.items():
-        return False
-    ours, theirs = longer.document["model"], shorter.document["model"]
-    if ours.get("type") != theirs.get("type"):
-        return False
-    return _merges(theirs) <= _merges(ours)
-
-
-def _merges(model: Mapping[str, Any]) -> set[str]:
-    return {merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or ()}
+        return self.start.with_tokens(self.appended, checkpoint) if self.appended else {}
 
 
 def _runs(

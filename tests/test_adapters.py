@@ -242,7 +242,7 @@ BAD: dict[str, tuple[Any, str, str]] = {
         "has no adapter_model",
     ),
     "a kind that is no LoRA": (lambda f: option(f, peft_type="VERA"), "adapter-kind", "of the kind VERA"),
-    "IA3": (lambda f: option(f, peft_type="IA3"), "adapter-kind", "merge_and_unload"),
+    "BOFT": (lambda f: option(f, peft_type="BOFT"), "adapter-kind", "merge_and_unload"),
     "PiSSA": (lambda f: option(f, init_lora_weights="pissa_niter_4"), "adapter-kind", "weights of its base"),
     "aLoRA": (lambda f: option(f, alora_invocation_tokens=[1]), "adapter-kind", "alora_invocation_tokens"),
     "a wild pattern": (lambda f: option(f, alpha_pattern={"(a+)+$": 1}), "adapter-pattern", "repetition"),

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from merging import CheckpointError
+from merging import CheckpointError, make_plan, read_recipe, run_plan
 from merging.__main__ import main
 from merging.checkpoints import open_adapter, open_checkpoint
 from merging.extraction import decompose, extract_lora
@@ -160,6 +161,89 @@ def test_adapters_become_one_as_with_peft(kind: str, rank: int, models: Path, tm
     assert all((matrix.error < 1e-9) == (kind == "cat") for matrix in done.matrices)
     for name, tensor in rebuilt(models / "base", tmp_path / "both").items():
         torch.testing.assert_close(tensor, wanted[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.fixture(scope="module")
+def pair(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two adapters of the base, `one` and `two`."""
+    folder = tmp_path_factory.mktemp("pair")
+    base = AutoModelForCausalLM.from_pretrained(models / "base", dtype=torch.float32)
+    for seed, name in enumerate(("one", "two")):
+        config = LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "up_proj"])
+        trained(copy.deepcopy(base), config, folder / name, seed)
+    return folder
+
+
+def merge_of(models: Path, pair: Path, method: str, **more: Any) -> str:
+    listed = [
+        {"model": f"{models}/base+{pair}/{name}", "parameters": {"weight": weight}}
+        for name, weight in (("one", 1.0), ("two", more.pop("second", 1.0)))
+    ]
+    return yaml.safe_dump({"merge_method": method, "base_model": f"{models}/base", "models": listed, **more})
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "dare_linear", "task_arithmetic"])
+def test_merged_adapters_are_an_adapter_again_without_the_merge_being_stored(
+    method: str, models: Path, pair: Path, tmp_path: Path
+) -> None:
+    parameters = {} if method == "task_arithmetic" else {"density": 0.4}
+    # In bfloat16 the difference to the base would be mostly rounding; an adapter is taken before it.
+    text = merge_of(models, pair, method, parameters=parameters, dtype="bfloat16", seed=3)
+    written = make_plan(read_recipe(text.replace("bfloat16", "float32")))
+    run_plan(written, str(tmp_path / "merge"))
+
+    done = extract_lora(read_recipe(text), f"{models}/base", f"{tmp_path}/ours", rank=6)
+    extract_lora(f"{tmp_path}/merge", f"{models}/base", f"{tmp_path}/theirs", rank=6)
+
+    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys() and len(done.matrices) == 8
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert {matrix.module.rpartition(".")[2] for matrix in done.matrices} == {"q_proj", "up_proj"}
+    assert f"merge_method: {method}" in (tmp_path / "ours/README.md").read_text()
+
+
+@pytest.mark.parametrize(("kind", "weight"), [("ties_svd", 1.0), ("ties_svd", 0.5), ("svd", 0.5)])
+def test_a_merge_of_adapters_is_that_of_peft(
+    kind: str, weight: float, models: Path, pair: Path, tmp_path: Path
+) -> None:
+    """`add_weighted_adapter` of kind `ties_svd`: PEFT elects signs by the unweighted changes, and divides the weighted
+    sum by the number of adapters that agree, where we divide by the sum of their weights; so equal weights of w are
+    a `lambda` of w there. `dare_*` draw at random, each in its own way; `ties`, `dare_ties`, `dare_linear` and
+    `magnitude_prune` without `_svd` treat the two factors as if they were task vectors, which no delta is.
+    """
+    base = AutoModelForCausalLM.from_pretrained(models / "base", dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, pair / "one", adapter_name="one")
+    model.load_adapter(pair / "two", adapter_name="two")
+    how = {"density": 0.3} if kind == "ties_svd" else {}
+    model.add_weighted_adapter(
+        ["one", "two"], [weight, weight], "both", combination_type=kind, svd_rank=7, **how
+    )
+    model.set_adapter("both")
+    wanted = model.merge_and_unload().state_dict()
+    ties = {"density": 0.3, "lambda": weight, "election": "unweighted"}
+    method, parameters = ("ties", ties) if kind == "ties_svd" else ("task_arithmetic", {"lambda": weight})
+
+    text = merge_of(models, pair, method, parameters=parameters)
+    extract_lora(read_recipe(text), f"{models}/base", f"{tmp_path}/both", rank=7)
+
+    before = load_file(models / "base/model.safetensors")
+    for name, tensor in rebuilt(models / "base", tmp_path / "both").items():
+        torch.testing.assert_close(tensor, wanted[name], atol=2e-6, rtol=1e-5, msg=name)
+        assert torch.equal(tensor, before[name]) == (not name.endswith(("q_proj.weight", "up_proj.weight")))
+
+
+def test_a_recipe_that_cannot_be_merged_is_refused_as_by_a_plan(
+    models: Path, pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(merge_of(models, pair, "ties").replace(f"{pair}/two", f"{pair}/three"))
+    arguments = ["extract-lora", str(recipe), "--base", f"{models}/base", "--to", f"{tmp_path}/lora"]
+
+    assert main(arguments) == 2
+    assert "three" in capsys.readouterr().err
+    recipe.write_text(merge_of(models, pair, "ties"))
+    assert main([*arguments, "--rank", "3"]) == 0
+    assert "8 matrices" in capsys.readouterr().out
 
 
 def test_from_the_hub_to_the_hub(models: Path, hub: Hub) -> None:

@@ -29,7 +29,7 @@ FLOORS = [
     ["methods"],
     ["settings", "chat_templates", "conversation"],
     ["recipe", "checkpoints", "yaml_reader"],
-    ["recipe_reader"],
+    ["recipe_reader", "tokenizer"],
     ["architecture", "plan", "vocabulary", "tokenizer_report", "destinations"],
     ["stage"],
     ["alignment"],
@@ -37,6 +37,7 @@ FLOORS = [
     ["result_files"],
     ["planning", "read_ahead"],
     ["blocks"],
+    ["computing"],
     ["execution", "extraction"],
     ["__init__", "__main__"],
 ]

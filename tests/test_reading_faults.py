@@ -12,6 +12,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 
@@ -145,6 +146,23 @@ def test_what_is_no_fault_of_the_network_is_raised_at_once(pauses: Pauses) -> No
     with pytest.raises(ZeroDivisionError):
         patiently(broken)
     assert pauses == []
+
+
+def test_where_nobody_can_be_reached_a_plan_does_not_wait_long(
+    pauses: Pauses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise httpx2.ConnectError("no route")
+
+    monkeypatch.setattr("merging.checkpoints.hub.HfApi.model_info", refused)
+
+    with pytest.raises(CheckpointError, match="did not answer"):
+        HubRepository("alice/a", None, False)
+
+    assert sum(pauses) < 2
+    with pytest.raises(httpx2.ConnectError):
+        patiently(refused)  # a merge that is under way has more patience
+    assert sum(pauses) > 15
 
 
 # -- connections that break ----------------------------------------------------------------------------------

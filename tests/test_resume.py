@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import signal
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 from merging import Cancelled, DestinationError, Plan, Progress, make_plan, read_recipe, run_plan
 from merging.destinations.hub import HubShard
+from merging.read_ahead import GAP
 from tests.hub import Hub
 from tests.merges import files, merged, running, ties, wait_for, weights
 
@@ -57,10 +59,15 @@ def test_a_run_that_failed_goes_on_with_what_is_missing(
 
     assert result.verified
     assert weights(hub, "alice/out") == right
-    assert len(hub.log.find("PUT", "^/upload/")) == count - 3
-    missing = sum(t.bytes for shard in plan.shards[3:] for t in shard.tensors)
-    # Nothing of the finished shards is read again; three inputs for each byte of output.
-    assert hub.log.bytes_out("^/lfs/alice/(base|a|b)/") < 3 * missing + 400_000
+    sent = hub.log.find("PUT", "^/upload/")
+    assert len(sent) == count - 3
+    # Two shards travel at a time, so that the third to arrive may be the fourth.
+    oids = {hashlib.sha256(data).hexdigest(): name for name, data in right.items()}
+    names = {oids[exchange.path.split("/")[4]] for exchange in sent}
+    missing = sum(t.bytes for shard in plan.shards if shard.filename in names for t in shard.tensors)
+    # Nothing of the finished shards is read again, but where one lies in a gap that is cheaper to read than to
+    # leave out; three inputs for each byte of output.
+    assert hub.log.bytes_out("^/lfs/alice/(base|a|b)/") < 3 * (missing + GAP) + 400_000
     merging = [progress for progress in seen if progress.phase == "merge"]
     assert merging[0].tensors_done >= sum(len(shard.tensors) for shard in plan.shards[:3])
     assert merging[0].message == f"3 of {count} files were there already"

@@ -19,7 +19,8 @@ from merging.checkpoints import AlignedCheckpoint, Alignment, open_checkpoint
 from merging.checkpoints.aligned import Rows
 from merging.conversation import MESSAGES, rendered
 from merging.recipe import ModelReference, TokenizerSection
-from merging.vocabulary import Tokenizer, Vocabulary
+from merging.tokenizer import Tokenizer
+from merging.vocabulary import Vocabulary
 from tests.hub import Hub
 from tests.test_against_mergekit import mergekit
 from tests.tiny import save_tokenizer, tiny_llama
@@ -127,21 +128,63 @@ def test_the_vocabulary_of_one_model(source: str, folder: Path, tmp_path: Path) 
         torch.testing.assert_close(row(tmp_path / "out", "<|im_end|>"), row(folder / "chat", "<|im_end|>"))
 
 
+def configs(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """config.json and generation_config.json of a model."""
+    config, generation = (
+        json.loads((path / name).read_text()) for name in ("config.json", "generation_config.json")
+    )
+    return config, generation
+
+
 def test_ids_in_the_configs_follow_the_tokens(folder: Path, tmp_path: Path) -> None:
-    """The base ends with `<|im_end|>`, which has another number in the result."""
+    """The first model ends with `<|im_end|>`, which is another number in the result; its tokenizer ends with </s>."""
     merge(
         recipe(folder, "chat", "grown", tokenizer={"source": str(folder / "grown"), "tokens": {CHAT[1]: {}}}),
         tmp_path / "out",
     )
 
     number = AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()[CHAT[1]]
-    config, generation = (
-        json.loads((tmp_path / "out" / name).read_text())
-        for name in ("config.json", "generation_config.json")
-    )
+    config, generation = configs(tmp_path / "out")
     assert number == PLAIN + 3 != PLAIN + 1
-    assert (config["bos_token_id"], config["eos_token_id"]) == (0, number)
-    assert (generation["eos_token_id"], generation["pad_token_id"]) == (number, number)
+    assert (config["bos_token_id"], config["eos_token_id"]) == (0, 1)
+    # A model that was trained to end with either ends with either.
+    assert (generation["eos_token_id"], generation["pad_token_id"]) == ([1, number], number)
+
+
+@pytest.mark.parametrize("end", [CHAT[1], "</s>"])
+def test_configs_begin_end_and_pad_as_the_chosen_tokenizer_does(
+    end: str, folder: Path, tmp_path: Path
+) -> None:
+    """The base and the chosen tokenizer have each other's special tokens, and give them other roles."""
+    talker = tiny_llama(tmp_path / "talker", 6, vocab_size=PLAIN + 2, bos_token_id=1, eos_token_id=PLAIN + 1)
+    save_tokenizer(talker, added=CHAT, template="{{ bos_token }}{{ messages[0]['content'] }}{{ eos_token }}")
+    settings = json.loads((talker / "tokenizer_config.json").read_text())
+    roles = {"bos_token": "</s>", "eos_token": CHAT[1], "pad_token": CHAT[0]}
+    (talker / "tokenizer_config.json").write_text(json.dumps(settings | roles))
+    GenerationConfig(bos_token_id=1, eos_token_id=[PLAIN + 1], pad_token_id=PLAIN).save_pretrained(talker)
+    wanted = recipe(
+        folder, "base", base_model=str(folder / "base"), tokenizer={"source": str(tmp_path / "talker")}
+    )
+    wanted["models"].append({"model": str(talker), "parameters": {"weight": 1.0}})
+
+    merge(wanted, tmp_path / "out")
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    own = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    assert own == (1, PLAIN + 1, PLAIN)
+    config, generation = configs(tmp_path / "out")
+    assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == own
+    assert (generation["bos_token_id"], generation["pad_token_id"]) == (1, PLAIN)
+    assert generation["eos_token_id"] == [PLAIN + 1, 1]  # the base's </s> ends a text as before
+    said = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "abc"}], return_tensors="pt", return_dict=True
+    )
+    assert said["input_ids"][0, [0, -1]].tolist() == [1, PLAIN + 1]
+    # Whichever end the model comes to, it stops there.
+    number = tokenizer.convert_tokens_to_ids(end)
+    answer = model.generate(**said, max_new_tokens=5, do_sample=False, sequence_bias=[[[number], 1e4]])
+    assert answer.shape[1] == said["input_ids"].shape[1] + 1
 
 
 def test_a_token_that_is_lost_is_replaced_by_that_of_the_new_tokenizer_or_told(
@@ -154,10 +197,7 @@ def test_a_token_that_is_lost_is_replaced_by_that_of_the_new_tokenizer_or_told(
 
     plan = merge(wanted, tmp_path / "out")
 
-    config, generation = (
-        json.loads((tmp_path / "out" / name).read_text())
-        for name in ("config.json", "generation_config.json")
-    )
+    config, generation = configs(tmp_path / "out")
     assert (config["bos_token_id"], config["eos_token_id"]) == (0, 1)
     assert (generation["bos_token_id"], generation["eos_token_id"], generation["pad_token_id"]) == (
         0,

@@ -7,6 +7,7 @@ anew for each request; it is never put into the page, the browser, a log or a fi
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -86,5 +87,14 @@ def visitor(who: Account, request: gr.Request | None) -> str:
     """Whose turn in line a request takes: the account's, or that of the network address."""
     if who.source == "visitor" and who.token:
         return hashlib.sha256(who.token.encode()).hexdigest()
-    client = request.client if request else None
-    return str(client.host) if client else ""
+    if request is None:
+        return ""
+    # On a Space the connection comes from its proxy, the same for everybody; each proxy writes behind what it was
+    # told whom it heard, so that the last public address is one that a visitor cannot make up.
+    for address in reversed(str(request.headers.get("x-forwarded-for") or "").split(",")):
+        try:
+            if ipaddress.ip_address(address.strip()).is_global:
+                return address.strip()
+        except ValueError:
+            continue
+    return str(request.client.host) if request.client else ""

@@ -21,7 +21,7 @@ from ui.account import account, visitor
 from ui.answers import LONGEST_ANSWER, Sampling, streamed
 from ui.destination import place_of
 from ui.jobs import Snapshot
-from ui.score_tab import MOST_CHARACTERS
+from ui.score_text import MOST_CHARACTERS
 from ui.texts import t
 from ui.workshop import Workshop
 

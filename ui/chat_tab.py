@@ -127,7 +127,7 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
         if len(live) < len(here):
             yield message, *before, trouble_card(f"{t('try.gone')} {t('try.gone.fix')}"), "", ""
             return
-        stream: Any = iter(())
+        stream: Any = None
         with turns.of(page) as turn:
             try:
                 yield "", *drawn, *before[len(drawn) :], line_html(t("chat.loading")), "", ""
@@ -152,7 +152,8 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
                 # The message stays where it was, to be sent again.
                 yield message, *before, trouble_card(str(getattr(error, "message", error))), "", ""
             finally:
-                stream.close()
+                if stream:
+                    stream.close()
 
     def halt(request: gr.Request) -> None:
         turns.stop(str(request.session_hash))

@@ -48,7 +48,7 @@ def fixes(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> 
     found: dict[str, Fix] = {}
     for problem in problems:
         if problem.code == "vocabulary":
-            offered = _vocabularies(recipe, tree)
+            offered = _vocabularies(recipe, tree, problem)
         else:
             offered = [_fix(recipe, tree, problem, common_base)]
         for fix in offered:
@@ -172,9 +172,7 @@ def _with_line(recipe: str, tree: yaml.MappingNode, after: str, line: str) -> st
 def _base(recipe: str, tree: yaml.MappingNode, common_base: CommonBase) -> Fix | None:
     """A base model: for task vectors what the models were made from, else the first of them."""
     method = METHODS.get(read_name(tree, "merge_method"))
-    models = _value(tree, "models")
-    entries = range(len(models.value)) if isinstance(models, yaml.SequenceNode) else ()
-    names = [name for i in entries if (name := read_name(tree, "models", i, "model"))]
+    names = _names(tree)
     if method is None or not names:
         return None
     base = (common_base(names) if method.base == "subtracted" else "") or names[0]
@@ -182,14 +180,36 @@ def _base(recipe: str, tree: yaml.MappingNode, common_base: CommonBase) -> Fix |
     return Fix(t("fix.base", model=base), _with_line(recipe, tree, "merge_method", line))
 
 
-def _vocabularies(recipe: str, tree: yaml.MappingNode) -> list[Fix | None]:
-    """The ways to one vocabulary that need no choice of a model."""
-    union = _with_line(recipe, tree, "base_model", "tokenizer_source: union")
-    found: list[Fix | None] = [Fix(t("fix.union"), union)]
-    if _value(tree, "base_model") is not None:
-        base = _with_line(recipe, tree, "base_model", "tokenizer_source: base")
-        found.append(Fix(t("fix.vocabulary"), base))
+def _vocabularies(recipe: str, tree: yaml.MappingNode, problem: Problem) -> list[Fix | None]:
+    """The ways to one vocabulary: of all models, the base's, or that of another model that has one of its own."""
+
+    def with_source(source: str) -> str:
+        return _with_line(recipe, tree, "base_model", dump({"tokenizer_source": source}).strip())
+
+    base = read_name(tree, "base_model")
+    found: list[Fix | None] = [Fix(t("fix.union"), with_source("union"))]
+    if base:
+        found.append(Fix(t("fix.vocabulary"), with_source("base")))
+    told = {name: size for name in [base, *_names(tree)] if name and (size := _size(problem, name))}
+    seen = {told.get(base)}
+    for name, size in told.items():
+        if size not in seen:
+            seen.add(size)
+            found.append(Fix(t("fix.tokenizer", model=name), with_source(name)))
     return found
+
+
+def _size(problem: Problem, model: str) -> str:
+    """What a problem says of the size of a model's vocabulary; empty where its tokenizer cannot be read."""
+    match = re.search(rf"(?<!\S){re.escape(model)} has (\d+ rows for \d+ tokens)", problem.message)
+    return match[1] if match else ""
+
+
+def _names(tree: yaml.MappingNode) -> list[str]:
+    """The models of a recipe without slices, as far as they stand there as a name."""
+    models = _value(tree, "models")
+    entries = range(len(models.value)) if isinstance(models, yaml.SequenceNode) else ()
+    return [name for i in entries if (name := read_name(tree, "models", i, "model"))]
 
 
 def _parameter(recipe: str, tree: yaml.MappingNode, problem: Problem) -> Fix | None:

@@ -7,7 +7,7 @@ Where ZeroGPU refuses, the same runs on this machine's processor, and that is sa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,7 +74,7 @@ def _at_most(seconds: float) -> int:
     return min(SECONDS_TO_BEGIN + math.ceil(seconds), MOST_SECONDS)
 
 
-def on_gpu(seconds: int, work: Work, *arguments: Any) -> Iterator[tuple[Run, Any]]:
+def on_gpu(seconds: int, work: Work, *arguments: Any) -> Generator[tuple[Run, Any], None, None]:
     """Run a generator behind the door, or on this processor if ZeroGPU does not let it in.
 
     Args:

@@ -19,6 +19,8 @@ class Host:
         demo: the Hub is the demo's, on loopback, with its small models
         results: where merges saved on this machine go; each is a folder in it
         downloads: where results lie that visitors without an account take home as files, each for an hour
+        benchmarks: where answers to benchmarks are kept, so that none is asked twice
+        tasks: a folder of more benchmarks, in the YAML of lm-eval; None for none
         browser_key: encrypts what the page remembers in the browser (recipe and job ids, never a token)
     """
 
@@ -28,6 +30,8 @@ class Host:
     results: Path
     browser_key: str
     downloads: Path = Path(tempfile.gettempdir()) / "alloy-downloads"
+    benchmarks: Path = Path(tempfile.gettempdir()) / "alloy-benchmarks"
+    tasks: Path | None = None
 
     @property
     def on_space(self) -> bool:
@@ -41,7 +45,7 @@ class Host:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Host:
-        """Read SPACE_ID, OAUTH_CLIENT_ID, ALLOY_DEMO, ALLOY_RESULTS, ALLOY_DOWNLOADS and ALLOY_BROWSER_KEY."""
+        """Read SPACE_ID, OAUTH_CLIENT_ID, and ALLOY_... for the other fields."""
         return cls(
             space_id=environment.get("SPACE_ID", ""),
             sign_in="OAUTH_CLIENT_ID" in environment,
@@ -51,4 +55,8 @@ class Host:
             downloads=Path(
                 environment.get("ALLOY_DOWNLOADS") or Path(tempfile.gettempdir(), "alloy-downloads")
             ),
+            benchmarks=Path(
+                environment.get("ALLOY_BENCHMARKS") or Path(tempfile.gettempdir(), "alloy-benchmarks")
+            ),
+            tasks=Path(environment["ALLOY_TASKS"]) if environment.get("ALLOY_TASKS") else None,
         )

@@ -61,6 +61,7 @@ class MergeTab:
         self.workshop = workshop
         self.search = search
         self.first_recipe = presets(host.demo)[0].recipe
+        self._planning: dict[str, object] = {}  # by page: the newest plan that is being made
         self._build()
 
     # -- layout ----------------------------------------------------------------------------------------
@@ -385,8 +386,10 @@ class MergeTab:
 
     def _plan(
         self, text: str, memory: Memory, kind: str, owner: str | None, name: str, existing: str,
-        identity: Identity, oauth: gr.OAuthToken | None,
+        identity: Identity, request: gr.Request, oauth: gr.OAuthToken | None,
     ) -> list[Any]:  # fmt: skip
+        page, mine = str(request.session_hash), object()
+        self._planning[page] = mine
         suggestion = _suggestion(text)
         to: str | None = None
         problems: tuple[Problem, ...] = ()
@@ -405,6 +408,10 @@ class MergeTab:
         buttons = [gr.update(value=fix.title, visible=True) for fix in offered]
         buttons += [gr.update(visible=False)] * (MOST_FIXES - len(offered))
         notes = self.form.note_updates(memory.draft, text, every)
+        if self._planning.get(page) is not mine:
+            # Two events that begin at one moment run side by side, whatever their mode: the older may come last.
+            return [gr.skip()] * (4 + len(buttons) + len(notes))
+        del self._planning[page]
         layers = layers_card(plan, _recipe(text) if plan.ok else None)
         # As a placeholder: it can never overwrite a name that the visitor is just typing.
         said = t("destination.name.info")

@@ -217,4 +217,6 @@ CSS = """
 .alloy-yaml { font-size: .9rem; }
 .alloy-yaml .cm-line span { color: var(--primary-700) !important; }
 .dark .alloy-yaml .cm-line span { color: var(--primary-300) !important; }
+.alloy-home { padding: 0 .2rem; }
+.alloy-home pre { white-space: pre-wrap; font-size: .8rem; max-height: 24rem; overflow: auto; margin: .5rem 0 0; }
 """

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from merging.checkpoints.adapter import Adapter, LowRank
 from merging.checkpoints.checkpoint import Checkpoint, open_repository
+from merging.checkpoints.factors import Product, read_product
 from merging.checkpoints.header import TensorHeader
 from merging.checkpoints.repository import Token
 from merging.checkpoints.tokenizer_files import VOCABULARIES, is_template, tokenizer_files
@@ -97,6 +98,8 @@ class Change:
         saved: the adapter's tensor that takes its place
         rows, indices: the adapter's tensor of rows that take the places of those with these numbers
         low_rank: sums that are added
+        products: what LoHa and LoKr add
+        factor, factor_by_column: the adapter's tensor that IA3 multiplies the rows with, or the columns
         magnitude, by_column: DoRA's lengths of the rows, or of the columns
     """
 
@@ -108,6 +111,9 @@ class Change:
     rows: str = ""
     indices: tuple[int, ...] = ()
     low_rank: tuple[Term, ...] = ()
+    products: tuple[Product, ...] = ()
+    factor: str = ""
+    factor_by_column: bool = False
     magnitude: str = ""
     by_column: bool = False
 
@@ -126,14 +132,16 @@ class Change:
     @property
     def is_plain(self) -> bool:
         """Whether it is nothing but sums of products, each of the whole matrix."""
-        other = self.saved or self.rows or self.magnitude or self._is_packed
+        other = self.saved or self.rows or self.magnitude or self.products or self.factor or self._is_packed
         return not other and all(term.a for term in self.low_rank)
 
     @property
     def held(self) -> tuple[str, ...]:
         """The adapter's tensors that every row needs; what takes the tensor's place is read by rows."""
         names = [name for term in self.low_rank for name in (term.a, term.b)]
-        return tuple(dict.fromkeys(name for name in [*names, self.rows, self.magnitude] if name))
+        names += [name for product in self.products for name in product.names]
+        names += [self.rows, self.factor, self.magnitude]
+        return tuple(dict.fromkeys(name for name in names if name))
 
 
 class AdaptedCheckpoint(Checkpoint):
@@ -342,6 +350,8 @@ class _Fitting:
             self._replace_rows(module, key)
         for module, parts in self.adapter.low_rank.items():
             self._add(module, parts)
+        for module, others in self.adapter.others.items():
+            self._add_other(module, others)
         if self.is_tied:
             self._keep_or_cut_tie()
         self._check_rows()
@@ -497,6 +507,40 @@ class _Fitting:
             self.misfits.append(f"{module} adds {self.adapter.tensors[parts.bias].shape[0]} biases")
             return
         self.found[target] = replace(change, low_rank=(*change.low_rank, term))
+
+    def _add_other(self, module: str, parts: Mapping[str, str]) -> None:
+        """What LoHa and LoKr add, or IA3 multiplies with."""
+        target = self._target(f"{module}.weight")
+        if target is None:
+            self.missing.append(module)
+            return
+        change = self._change(*target)
+        if "ia3_l" in parts:
+            self._multiply(module, target[0], change, parts["ia3_l"])
+            return
+        shapes = {name: self.adapter.tensors[name].shape for name in parts.values()}
+        product = read_product(parts, shapes, self.adapter.scaling(module, self.adapter.rank(module)))
+        # PEFT shuffles the Kronecker product with a whole kernel along one axis: nobody can mean that.
+        unsound = product and product.is_kronecker and len(shapes[product.other.names[0]]) == 3
+        if product is None or unsound or product.shape != (change.height, change.width):
+            self.misfits.append(f"{module} has no product of the base's shape, {list(change.shape)}")
+            return
+        self.found[target[0]] = replace(change, products=(*change.products, product))
+
+    def _multiply(self, module: str, name: str, change: Change, key: str) -> None:
+        """IA3: outputs, or the inputs of feed-forward layers, times learned factors."""
+        shape = self.adapter.tensors[key].shape
+        count = math.prod(shape)
+        of_inputs = shape == (1, count)
+        transposed = bool(self.adapter.option("fan_in_fan_out"))
+        by_column = of_inputs != transposed
+        if len(change.shape) != 2 or len(shape) != 2 or count != change.shape[by_column]:
+            self.misfits.append(f"{module} has {count} factors, the base's is {list(change.shape)}")
+            return
+        self.found[name] = replace(change, factor=key, factor_by_column=by_column)
+        bias = self._find(f"{module}.bias")
+        if bias and not of_inputs:
+            self.found[bias] = replace(self._change(bias, bias), factor=key)
 
     # -- packed experts --------------------------------------------------------------------------------
 

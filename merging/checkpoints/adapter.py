@@ -9,6 +9,7 @@ import json
 import math
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,17 +24,23 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 MERGE_WITH_PEFT = "Merge it into its base with PEFT (`PeftModel.merge_and_unload`), and name the result."
 # Ways to begin that move part of the base's weights into the adapter: what is saved fits only the changed base.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
+KINDS = ("LORA", "LOHA", "LOKR", "IA3", "TRAINABLE_TOKENS")
 # Options that say how an adapter was trained, or that its tensors themselves show.
 HARMLESS = {
+    "alpha",
     "auto_mapping",
     "base_model_name_or_path",
     "bias",
     "corda_config",
+    "decompose_both",
+    "decompose_factor",
     "ensure_weight_tying",
     "eva_config",
     "exclude_modules",
     "fan_in_fan_out",
+    "feedforward_modules",
     "inference_mode",
+    "init_ia3_weights",
     "init_lora_weights",
     "init_weights",
     "layers_pattern",
@@ -44,11 +51,14 @@ HARMLESS = {
     "lora_dropout",
     "lora_ga_config",
     "megatron_core",
+    "module_dropout",
     "modules_to_save",
     "peft_type",
     "peft_version",
     "qalora_group_size",
     "r",
+    "rank_dropout",
+    "rank_dropout_scale",
     "rank_pattern",
     "alpha_pattern",
     "revision",
@@ -59,11 +69,16 @@ HARMLESS = {
     "token_indices",
     "trainable_token_indices",
     "use_dora",
+    "use_effective_conv2d",
     "use_rslora",
 }
 PART = re.compile(
     r"(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector"
     r"|(?:token_adapter\.)?trainable_tokens_delta)(?:\.default)?(?P<rest>\.weight|\.bias)?"
+)
+# Parts of the other kinds: LoHa, LoKr and IA3.
+OTHER_PART = re.compile(
+    r"(?P<module>.+?)\.(?P<part>hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|ia3_l)(?:\.default)?"
 )
 # Bytes of a file of weights on the Hub up to which it is fetched whole: its tensors are small, and each would be a
 # request.
@@ -109,6 +124,7 @@ class Adapter:
         self.tensors: Mapping[str, TensorHeader] = read_tensors(repository, self._weights())
         self._fetching, self._content = threading.Lock(), bytearray()
         self.low_rank: dict[str, LowRank] = {}
+        self.others: defaultdict[str, dict[str, str]] = defaultdict(dict)  # module: parts of another kind
         self.rows: dict[str, str] = {}  # module: tensor of trained token rows
         self.saved: dict[str, str] = {}  # tensor of the base: tensor that takes its place
         for key in self.tensors:
@@ -125,8 +141,14 @@ class Adapter:
     def scaling(self, module: str, rank: int) -> float:
         """The factor on the product of a module's factors."""
         alpha = self._by_pattern("alpha_pattern", module)
-        alpha = float(self.config.get("lora_alpha", 8) if alpha is None else alpha)
+        said = "lora_alpha" if "lora_alpha" in self.config else "alpha"
+        alpha = float(self.config.get(said, 8) if alpha is None else alpha)
         return alpha / (math.sqrt(rank) if self.option("use_rslora") else rank)
+
+    def rank(self, module: str) -> int:
+        """The rank that the config gives a module, for kinds whose tensors do not show it."""
+        rank = self._by_pattern("rank_pattern", module)
+        return int(self.config.get("r", 8) if rank is None else rank)
 
     def indices(self, module: str) -> list[int]:
         """The tokens whose rows of an embedding were trained, in the order of the rows."""
@@ -169,8 +191,9 @@ class Adapter:
 
     def _check_kind(self) -> None:
         kind = str(self.option("peft_type")).removeprefix("PeftType.")
-        if kind not in ("LORA", "TRAINABLE_TOKENS"):
-            raise self._error("adapter-kind", f"is of the kind {kind}, and not LoRA.", MERGE_WITH_PEFT)
+        if kind not in KINDS:
+            message = f"is of the kind {kind}, and not one of {', '.join(KINDS)}."
+            raise self._error("adapter-kind", message, MERGE_WITH_PEFT)
         begin = str(self.option("init_lora_weights")).lower()
         if begin.startswith(CHANGES_BASE):
             message = f"began as `init_lora_weights: {begin}`, which changes the weights of its base."
@@ -191,11 +214,14 @@ class Adapter:
         name = key.removeprefix("base_model.model.")
         if ".original_module." in name:  # what stood there before, which PEFT may save along with the new
             return
+        if other := OTHER_PART.fullmatch(name):
+            self.others[other["module"]][other["part"]] = key
+            return
         match = PART.fullmatch(name)
         if not match:
             for wrapper in (".base_layer", ".token_adapter", ".modules_to_save.default", ".modules_to_save"):
                 name = name.replace(wrapper, "")
-            if ".lora_" in name:
+            if re.search(r"\.(lora|hada|lokr|ia3)_", name):
                 raise self._error("adapter-kind", f"holds {key}, which is unknown.", MERGE_WITH_PEFT)
             self.saved[name] = key
             return

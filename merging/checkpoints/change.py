@@ -56,6 +56,8 @@ class ChangedTensor:
             (term.left(held).contiguous(), term.right(held).contiguous(), term.scaling)
             for term in change.low_rank
         ]
+        self.held = held if change.products else {}
+        self.factor = held[change.factor].view(-1) if change.factor else None
         self.magnitude = held[change.magnitude].flatten() if change.magnitude else None
         self.values: Tensor | None = None
         if change.rows:
@@ -121,6 +123,11 @@ class ChangedTensor:
             for left, right, scaling in self.low_rank:
                 factor = scaling if self._is_whole else scaling * self.adapter.scale
                 tile += (left[group, inside : inside + len(tile)] @ right[group]).mul_(factor)
+            for product in change.products:
+                factor = 1 if self._is_whole else self.adapter.scale
+                tile.add_(product.rows(self.held, begin, begin + len(tile)), alpha=factor)
+            if self.factor is not None:
+                tile *= self.factor if change.factor_by_column else self.factor[begin:stop, None]
             yield begin, tile
 
     def _finish(self, row: int, tile: Tensor) -> Tensor:
@@ -142,7 +149,8 @@ class ChangedTensor:
     @property
     def _is_whole(self) -> bool:
         """Whether the change is not just a sum, so that its scale is a way between before and after."""
-        return bool(self.change.saved or self.change.rows or self.change.magnitude)
+        change = self.change
+        return bool(change.saved or change.rows or change.factor or change.magnitude)
 
     def _stored(self, first: int, end: int) -> Tensor:
         """Rows that the change begins with."""

@@ -44,6 +44,8 @@ T = TypeVar("T")
 # a read of a running merge for one.
 ATTEMPTS = 6
 READ_ATTEMPTS = 8
+# A plan is looked at by somebody who waits: where nobody can be reached, it says so after a second or two.
+ATTEMPTS_TO_CONNECT = 3
 # So many failures of links in a row, or of Xet, and the other is tried.
 SWITCH = 3
 # Bytes after which a connection that breaks has been of use, and counts no longer as a failure.
@@ -64,9 +66,14 @@ def hub_id(name: str) -> bool:
     )
 
 
-def patiently(call: Callable[[], T]) -> T:
-    """Call the Hub, and once more after a pause while it answers that it is busy or not at all."""
-    patience = Patience(ATTEMPTS, time.sleep)
+def patiently(call: Callable[[], T], connecting: int = ATTEMPTS) -> T:
+    """Call the Hub, and once more after a pause while it answers that it is busy or not at all.
+
+    Args:
+        call: to the Hub
+        connecting: after so many failures in a row to connect at all, nobody is taken to be there
+    """
+    patience, unconnected = Patience(ATTEMPTS, time.sleep), 0
     while True:
         try:
             return call()
@@ -74,7 +81,8 @@ def patiently(call: Callable[[], T]) -> T:
             response = getattr(error, "response", None)
             if response is not None and response.status_code not in TRY_AGAIN:
                 raise
-            if not patience.wait(response):
+            unconnected = unconnected + 1 if isinstance(error, httpx2.ConnectError) else 0
+            if unconnected >= connecting or not patience.wait(response):
                 raise
 
 
@@ -135,7 +143,7 @@ class HubRepository:
 
         at = f"{self.name}@{revision}" if revision else self.name
         try:
-            return patiently(ask)
+            return patiently(ask, ATTEMPTS_TO_CONNECT)
         except GatedRepoError as error:
             raise self._gated() from error
         except RevisionNotFoundError as error:

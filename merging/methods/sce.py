@@ -34,7 +34,8 @@ def _select(blocks: Blocks, *, select_topk: float) -> _Selection:
     squares: list[float] = []
     for start, vectors in blocks:
         selected = _selected(vectors, cut, start)
-        found = [vector.square_().sum(dtype=torch.float64).item() for vector in selected]
+        # Squares of float32 numbers are exact in float64; a dot product makes them and adds them up at once.
+        found = [torch.dot(wide, wide).item() for wide in (vector.double() for vector in selected)]
         squares = [a + b for a, b in zip(squares or [0.0] * len(found), found, strict=True)]
     whole = sum(squares)
     return _Selection(cut, [s / whole if whole else 1 / len(squares) for s in squares])
@@ -48,9 +49,12 @@ def _variance(vectors: Sequence[Tensor]) -> Tensor:
     import torch
 
     first, *others = vectors
-    whole, squares = torch.zeros_like(first), torch.zeros_like(first)
+    if not others:
+        return torch.zeros_like(first)
+    whole = others[0] - first
+    squares = whole * whole
     difference = torch.empty_like(first)
-    for other in others:
+    for other in others[1:]:
         torch.sub(other, first, out=difference)
         whole.add_(difference)
         squares.addcmul_(difference, difference)

@@ -96,17 +96,7 @@ class KeepLargest(Sparsifier):
         return cut._replace(scale=_l1_ratio(vector, lambda block, start: self.apply(block, start, cut)))
 
     def apply(self, block: Tensor, start: int, measured: Cut) -> Tensor:
-        if measured.threshold < 0:
-            return block
-        if math.isinf(measured.threshold):
-            return block.zero_()
-        # What is strictly above stays; above one float below the threshold, its equals stay as well.
-        equals = min(max(measured.last + 1 - start, 0), len(block))
-        if equals:
-            _keep_above(block[:equals], _float_below(measured.threshold))
-        if equals < len(block):
-            _keep_above(block[equals:] if equals else block, measured.threshold)
-        return block if measured.scale == 1.0 else block.mul_(measured.scale)
+        return scaled(_kept(block, start, measured, out=block), measured.scale)
 
 
 class KeepMiddle(Sparsifier):
@@ -115,8 +105,6 @@ class KeepMiddle(Sparsifier):
     What is dropped at the top makes room at the bottom, so that the density is what is asked for, unless there are
     not so many entries.
     """
-
-    _largest = KeepLargest()
 
     def numbers(self, size: int, arguments: Mapping[str, Any]) -> tuple[int, ...]:
         density, gamma = arguments["density"], arguments["gamma"]
@@ -150,9 +138,12 @@ class KeepMiddle(Sparsifier):
         )
 
     def apply(self, block: Tensor, start: int, measured: tuple[Cut, Cut, float]) -> Tensor:
+        import torch
+
         lower, upper, scale = measured
-        outliers = self._largest.apply(block.clone(), start, upper)
-        return scaled(self._largest.apply(block, start, lower).sub_(outliers), scale)
+        if not math.isinf(upper.threshold):
+            block.sub_(_kept(block, start, upper, out=torch.empty_like(block)))
+        return scaled(_kept(block, start, lower, out=block), scale)
 
 
 class Draw(NamedTuple):
@@ -259,13 +250,15 @@ class KeepByRank(Sparsifier):
         return bool(arguments["rescale"]) and arguments["rescale_norm"] == "l1"
 
     def check(self, arguments: Mapping[str, Any]) -> str | None:
-        for density, epsilon in zip(arguments["density"], arguments["epsilon"], strict=True):
-            if 0 < density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
-                return (
-                    f"with density {density:g} and epsilon {epsilon:g} an entry's chance to stay goes from "
-                    f"{density - epsilon:g} to {density + epsilon:g}, but must lie between 0 and 1"
-                )
-        return None
+        pairs = dict.fromkeys(zip(arguments["density"], arguments["epsilon"], strict=True))
+        wrong = [
+            f"with density {middle:g} and epsilon {reach:g} it goes from {middle - reach:g} to {middle + reach:g}"
+            for middle, reach in pairs
+            if 0 < middle < 1 and not (middle - reach > 0 and middle + reach < 1)
+        ]
+        return (
+            f"an entry's chance to stay must lie between 0 and 1, but {', '.join(wrong)}" if wrong else None
+        )
 
     def measure(
         self,
@@ -356,12 +349,23 @@ def _l1_ratio(vector: Vector, sparsified: Callable[[Tensor, int], Tensor]) -> fl
     return 1.0 if min(before, after) < SMALLEST_SUM else before / after
 
 
-def _keep_above(block: Tensor, threshold: float) -> None:
-    """Set to zero, in place, what is not above the threshold in magnitude."""
+def _kept(block: Tensor, start: int, cut: Cut, out: Tensor) -> Tensor:
+    """The block that begins at `start` with zeros for what does not stay, written to `out`."""
     import torch
 
-    if threshold >= 0:
-        torch.hardshrink(block, threshold, out=block)
+    # What is strictly above the threshold stays; above one float below it, its equals stay as well.
+    equals = min(max(cut.last + 1 - start, 0), len(block))
+    for part, threshold in (
+        (slice(0, equals), _float_below(cut.threshold)),
+        (slice(equals, len(block)), cut.threshold),
+    ):
+        if part.start == part.stop:
+            continue
+        if threshold >= 0:
+            torch.hardshrink(block[part], threshold, out=out[part])
+        elif out is not block:
+            out[part].copy_(block[part])
+    return out
 
 
 def _float_below(value: float) -> float:

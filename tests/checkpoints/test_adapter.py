@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
+from peft import (
+    IA3Config,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    PeftModel,
+    TrainableTokensConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -30,6 +38,7 @@ from transformers import (
     WhisperModel,
 )
 
+from merging import CheckpointError
 from merging.checkpoints import Checkpoint, open_adapter, open_checkpoint
 
 SIZES = {
@@ -170,6 +179,38 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
         LoraConfig(r=4, target_modules=ATTENTION, bias="lora_only"),
     ),
     "some layers": (llama, LoraConfig(r=4, target_modules=ATTENTION, layers_to_transform=[1])),
+    "LoHa": (llama, LoHaConfig(r=4, alpha=6, target_modules=[*ATTENTION, "down_proj"])),
+    "LoHa with patterns": (
+        llama,
+        LoHaConfig(
+            r=4,
+            target_modules=ATTENTION,
+            rank_pattern={"q_proj": 3},
+            alpha_pattern={r"layers\.1\..*q_proj": 5},
+        ),
+    ),
+    "LoHa of the head": (
+        lambda: llama(tied=False),
+        LoHaConfig(r=3, target_modules=["lm_head"], modules_to_save=["norm"]),
+    ),
+    "LoKr": (llama, LoKrConfig(r=2, alpha=6, target_modules=[*ATTENTION, "down_proj"])),
+    "LoKr of whole matrices": (llama, LoKrConfig(r=64, alpha=6, target_modules=[*ATTENTION, "up_proj"])),
+    "LoKr of four factors": (
+        llama,
+        LoKrConfig(r=2, target_modules=[*ATTENTION, "up_proj"], decompose_both=True, decompose_factor=8),
+    ),
+    "IA3": (
+        lambda: llama(attention_bias=True),
+        IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    ),
+    "IA3 of Conv1D": (
+        gpt2,
+        IA3Config(
+            target_modules=["c_attn", "attn.c_proj", "mlp.c_proj"],
+            feedforward_modules=["mlp.c_proj"],
+            fan_in_fan_out=True,
+        ),
+    ),
     "packed experts, stored one by one": (
         mixtral,
         LoraConfig(r=2, target_modules=[], target_parameters=["experts.gate_up_proj", "experts.down_proj"]),
@@ -214,19 +255,29 @@ def whisper() -> nn.Module:
     return WhisperModel(WhisperConfig(**sizes, **layers, decoder_attention_heads=4))
 
 
-@pytest.mark.parametrize(
-    ("make", "module", "dora"),
-    [
-        (vit, "projection", False),
-        (vit, "projection", True),
-        (whisper, "conv2", False),
-        (whisper, "conv2", True),
-    ],
-)
-def test_convolutions(make: Callable[[], nn.Module], module: str, dora: bool, tmp_path: Path) -> None:
+CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
+    "plain": (vit, LoraConfig(r=3, lora_alpha=5, target_modules=["projection"])),
+    "DoRA": (vit, LoraConfig(r=3, lora_alpha=5, target_modules=["projection"], use_dora=True)),
+    "one axis": (whisper, LoraConfig(r=3, lora_alpha=5, target_modules=["conv2"])),
+    "DoRA, one axis": (whisper, LoraConfig(r=3, lora_alpha=5, target_modules=["conv2"], use_dora=True)),
+    "LoHa": (vit, LoHaConfig(r=3, alpha=5, target_modules=["projection"])),
+    "LoHa of a kernel": (vit, LoHaConfig(r=3, target_modules=["projection"], use_effective_conv2d=True)),
+    "LoHa of a kernel, one axis": (
+        whisper,
+        LoHaConfig(r=3, target_modules=["conv2"], use_effective_conv2d=True),
+    ),
+    "LoKr": (vit, LoKrConfig(r=1, alpha=5, target_modules=["projection"])),
+    "LoKr of a whole kernel": (vit, LoKrConfig(r=64, alpha=5, target_modules=["projection"])),
+    "LoKr, one axis": (whisper, LoKrConfig(r=1, target_modules=["conv2"])),
+    "LoKr of a kernel": (vit, LoKrConfig(r=1, target_modules=["projection"], use_effective_conv2d=True)),
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_convolutions(kind: str, tmp_path: Path) -> None:
+    make, config = CONVOLUTIONS[kind]
     model = saved(make, tmp_path / "base")
-    config = LoraConfig(r=3, lora_alpha=5, target_modules=[module], use_dora=dora)
-    expected = trained(model, config, tmp_path / "adapter").merge_and_unload().state_dict()
+    expected = trained(model, copy.deepcopy(config), tmp_path / "adapter").merge_and_unload().state_dict()
 
     checkpoint = opened(tmp_path / "base", tmp_path / "adapter")
 
@@ -237,6 +288,34 @@ def test_convolutions(make: Callable[[], nn.Module], module: str, dora: bool, tm
     )
     assert theirs.ndim > 2
     torch.testing.assert_close(ours[changed], theirs, atol=2e-7, rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "config", "damage", "said"),
+    [
+        (whisper, LoKrConfig(r=64, target_modules=["conv2"]), "", "conv2 has no product of the base's shape"),
+        (llama, LoHaConfig(r=4, target_modules=["q_proj"]), "hada_w2_b", "q_proj has no product"),
+        (llama, LoKrConfig(r=2, target_modules=["q_proj"]), "lokr_w2_a", "q_proj has no product"),
+        (llama, LoHaConfig(r=4, target_modules=["up_proj"]), "32", r"up_proj has no product .* \[48, 32\]"),
+        (llama, IA3Config(target_modules=["k_proj"], feedforward_modules=[]), "16", "k_proj has 15 factors"),
+    ],
+)
+def test_other_kinds_that_do_not_fit(
+    make: Callable[[], nn.Module], config: Any, damage: str, said: str, tmp_path: Path
+) -> None:
+    trained(saved(make, tmp_path / "base"), config, tmp_path / "adapter")
+    file = tmp_path / "adapter/adapter_model.safetensors"
+    kept = {}
+    for name, tensor in load_file(file).items():
+        if damage.isdigit():  # an axis of so many numbers loses one
+            for axis in [axis for axis, size in enumerate(tensor.shape) if size == int(damage)]:
+                tensor = tensor.narrow(axis, 0, int(damage) - 1)
+        if not damage or damage not in name:
+            kept[name] = tensor.contiguous()
+    save_file(kept, file)
+
+    with pytest.raises(CheckpointError, match=said):
+        opened(tmp_path / "base", tmp_path / "adapter")
 
 
 def test_adapters_in_a_row_each_with_its_scale(tmp_path: Path) -> None:
@@ -260,7 +339,9 @@ def test_adapters_in_a_row_each_with_its_scale(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("kind", ["plain", "DoRA", "DoRA of Conv1D", "modules to save", "token rows"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "DoRA", "DoRA of Conv1D", "modules to save", "token rows", "LoKr", "IA3"]
+)
 def test_a_scale_of_zero_gives_the_base_back_and_a_half_goes_half_way(kind: str, tmp_path: Path) -> None:
     make, config = KINDS[kind]
     model = saved(make, tmp_path / "base")
@@ -358,7 +439,9 @@ def test_weights_in_a_pickle_are_read_without_running_it(tmp_path: Path) -> None
         assert torch.equal(tensor, expected[name])
 
 
-@pytest.mark.parametrize("kind", ["plain", "DoRA", "DoRA of Conv1D", "packed experts, transposed"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "DoRA", "DoRA of Conv1D", "packed experts, transposed", "LoHa", "LoKr", "IA3"]
+)
 def test_the_bits_do_not_depend_on_how_much_is_read_at_once(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import pickle
@@ -186,6 +187,37 @@ def test_logits_exist_for_a_few_positions_at_a_time(
     handle.remove()
     assert max(rows) == 10
     assert found.nll_nats == pytest.approx(expected.nll_nats, rel=1e-6)
+
+
+def test_two_batches_are_worked_on_together_and_nothing_changes(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = perplexity(model, TEXT * 10, context=32, stride=16, batch_tokens=64)
+    torch.set_num_threads(2)
+    met = threading.Barrier(2)
+    whole = model.network.model.forward
+
+    def forward(*args: Any, **settings: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            assert torch.get_num_threads() == 1
+            if not met.broken:
+                with contextlib.suppress(threading.BrokenBarrierError):  # the last batch may have no partner
+                    met.wait(timeout=5)
+                    meetings.append(1)
+        return whole(*args, **settings)
+
+    meetings: list[int] = []
+    monkeypatch.setattr(model.network.model, "forward", forward)
+    seen: list[tuple[int, int]] = []
+
+    found = perplexity(
+        model, TEXT * 10, context=32, stride=16, batch_tokens=64, on_progress=lambda *now: seen.append(now)
+    )
+
+    assert len(meetings) > 10
+    assert found.nll_nats == alone.nll_nats
+    assert seen == sorted(seen) and seen[-1] == (found.tokens, found.tokens)
+    assert torch.get_num_threads() == 2
 
 
 def test_progress_and_cancel(model: LanguageModel) -> None:

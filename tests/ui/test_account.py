@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -65,6 +66,24 @@ def test_turns_are_told_apart_without_keeping_tokens() -> None:
 
     assert one != other
     assert TOKEN not in one
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "turn"),
+    [
+        (None, "10.16.3.80"),
+        ("8.8.4.4", "8.8.4.4"),
+        ("2001:4860:4860::8888, 10.0.0.3", "2001:4860:4860::8888"),
+        ("1.1.1.1, 8.8.4.4, 10.0.0.3", "8.8.4.4"),  # the first is what the visitor claims
+        ("nonsense, 192.168.0.7", "10.16.3.80"),
+    ],
+)
+def test_visitors_behind_a_proxy_have_turns_of_their_own(forwarded: str | None, turn: str) -> None:
+    headers = {"x-forwarded-for": forwarded} if forwarded else {}
+    client = SimpleNamespace(host="10.16.3.80")
+    request: Any = SimpleNamespace(headers=headers, client=client)
+
+    assert visitor(Account("nobody"), request) == turn
 
 
 def test_tokens_are_not_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -28,7 +28,11 @@ FIRST, SECOND = "alloy/SmolLM2-135M-Instruct", "alloy/SmolLM2-135M-Pirate"
 GRADIENTS = {"t: attention": [0, 0.5, 0.3, 0.7, 1], "t: MLP": [1, 0.5, 0.7, 0.3, 0]}
 SLOW = 300_000  # milliseconds, on a busy machine without a GPU
 BROKEN_OFF = re.compile("AbortError: signal is aborted|Connection errored out")
-REMEMBERED = {"alloy-recipe", "alloy-link", "alloy-merges", "alloy-votes"}
+REMEMBERED = {
+    str(block.storage_key)
+    for block in build_page(Host.from_environment({})).blocks.values()
+    if isinstance(block, gr.BrowserState)
+}
 
 
 def recipe(page: Page) -> Any:

@@ -17,7 +17,7 @@ from ui.jobs import Snapshot
 from ui.licences import Parent
 from ui.markup import count, duration, link, size
 from ui.plan_card import Surroundings, plan_card, problems_card
-from ui.score_tab import _BETTER, _DEEPEST, _WORSE, PICTURE_CHARACTERS, Row, score_table, token_picture
+from ui.score_text import _BETTER, _DEEPEST, _WORSE, PICTURE_CHARACTERS, Row, score_table, token_picture
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
 JOB = Snapshot(

@@ -116,11 +116,15 @@ def test_a_fault_is_mended_by_buttons_alone(fault: str) -> None:
 
 
 @pytest.mark.parametrize("base", [True, False])
-def test_vocabularies_are_made_one_by_either_button(base: bool, tmp_path: Path) -> None:
-    for seed, (name, more) in enumerate({"small": [], "large": ["<new>"]}.items()):
-        model = tiny_llama(tmp_path / name, seed, vocab_size=258 + len(more), bos_token_id=0, eos_token_id=1)
-        save_tokenizer(model, added=more)
-    entries = [{"model": str(tmp_path / name), "parameters": {"weight": 1}} for name in ("small", "large")]
+def test_vocabularies_are_made_one_by_each_button(base: bool, tmp_path: Path) -> None:
+    """Of models with one vocabulary the first is offered, and the base's once; one without a tokenizer is not."""
+    added = {"small": [], "twin": [], "large": ["<new>"], "larger": ["<new>", "<newer>"], "bare": None}
+    for seed, (name, more) in enumerate(added.items()):
+        rows = 258 + len(more or ())
+        model = tiny_llama(tmp_path / name, seed, vocab_size=rows, bos_token_id=0, eos_token_id=1)
+        if more is not None:
+            save_tokenizer(model, added=more)
+    entries = [{"model": str(tmp_path / name), "parameters": {"weight": 1}} for name in added]
     recipe = yaml.safe_dump({"merge_method": "linear", "models": entries}) + "# stays\n"
     if base:
         recipe = f"base_model: {tmp_path}/large # here\n{recipe}"
@@ -129,14 +133,16 @@ def test_vocabularies_are_made_one_by_either_button(base: bool, tmp_path: Path) 
 
     offered = fixes(recipe, plan.problems, lambda names: "")
 
-    ways = ["union", "base"] if base else ["union"]
+    own = ["small", "larger"] if base else ["small", "large", "larger"]
+    ways = ["union", *(["base"] if base else []), *(f"{tmp_path}/{name}" for name in own)]
     assert [yaml.safe_load(fix.recipe)["tokenizer_source"] for fix in offered] == ways
+    assert offered[-1].title == f"Take the vocabulary of {tmp_path}/larger"
     for fix in offered:
-        assert (
-            fix.recipe.replace(f"tokenizer_source: {yaml.safe_load(fix.recipe)['tokenizer_source']}\n", "")
-            == recipe
-        )
-        assert make_plan(read_recipe(fix.recipe)).ok
+        lines = fix.recipe.splitlines(keepends=True)
+        assert "".join(line for line in lines if not line.startswith("tokenizer_source: ")) == recipe
+        assert make_plan(
+            read_recipe(fix.recipe.replace(f"- model: {tmp_path}/bare\n  parameters:\n    weight: 1\n", ""))
+        ).ok
 
 
 def test_an_adapter_alone_gets_its_base() -> None:

@@ -1,0 +1,52 @@
+"""The plan on the page is that of the recipe on the page."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from merging import Plan
+from ui.account import Identity
+from ui.destination import DOWNLOAD, REFUSE
+from ui.form import Memory
+from ui.host import Host
+from ui.hub_search import HubSearch
+from ui.jobs import JobBoard
+from ui.merge_tab import MergeTab
+from ui.workshop import Workshop
+
+
+def test_a_plan_that_comes_after_a_newer_one_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host.from_environment({"SPACE_ID": "you/alloy"})
+    workshop = Workshop(host, JobBoard())
+    with gr.Blocks():
+        tab = MergeTab(host, workshop, HubSearch())
+    begun, go = threading.Event(), threading.Event()
+
+    def plan(recipe: str, *_: object, **__: object) -> Plan:
+        if recipe == "old":
+            begun.set()
+            assert go.wait(30)
+        return Plan(recipe=recipe, method="")
+
+    monkeypatch.setattr(workshop, "plan", plan)
+    request: Any = SimpleNamespace(session_hash="page")
+
+    def shown(recipe: str) -> list[Any]:
+        memory = Memory(tab._first_draft())
+        return tab._plan(recipe, memory, DOWNLOAD, None, "name", REFUSE, Identity(), request, None)
+
+    with ThreadPoolExecutor(1) as pool:
+        old = pool.submit(shown, "old")
+        assert begun.wait(30)
+        new = shown("new")
+        go.set()
+
+    assert "alloy-card" in new[0]
+    assert old.result() == [gr.skip()] * len(new)
+    assert "alloy-card" in shown("old")[0]  # which is the newest now

@@ -1,0 +1,76 @@
+"""The models that the Score tab judges: named by the visitor, brought to this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gradio as gr
+
+from evaluation import EvaluationError, FetchedModel, fetch_model
+from ui import gpu
+from ui.account import account
+from ui.defect import told
+from ui.host import Host
+from ui.texts import t
+
+MOST_MODELS = 6
+
+# How the tab's events run: what is quick beside the queue; what is long in the one line for models.
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+LONG: dict[str, Any] = {
+    "concurrency_id": "model",
+    "show_progress": "hidden",
+    "trigger_mode": "once",
+    "api_visibility": "private",
+}
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A model that could not be brought here, and why."""
+
+    name: str
+    trouble: str
+
+
+def names_in(field: Sequence[str] | None) -> list[str]:
+    """The models that the field names, each once.
+
+    Raises:
+        gr.Error: none, or too many.
+    """
+    wanted = list(dict.fromkeys(name.strip() for name in field or () if name.strip()))
+    if not wanted:
+        raise gr.Error(t("score.no_models"), print_exception=False)
+    if len(wanted) > MOST_MODELS:
+        raise gr.Error(t("score.too_many", most=MOST_MODELS), print_exception=False)
+    return wanted
+
+
+def fetched(
+    names: Sequence[str], token: str | Literal[False], allow_folders: bool
+) -> list[FetchedModel | Unavailable]:
+    """The models, brought to this machine, as far as they can be had."""
+    found: list[FetchedModel | Unavailable] = []
+    for name in names:
+        try:
+            model = fetch_model(name, token=token, allow_folders=allow_folders)
+            _ = model.bytes  # which asks whether its files can be read
+            found.append(model)
+        except EvaluationError as error:
+            found.append(Unavailable(name, str(error)))
+        except Exception as error:
+            found.append(Unavailable(name, t("unexpected", error=told(error, token or None))))
+    return found
+
+
+def ready_for_gpu(host: Host) -> Callable[..., None]:
+    """What a button does first on ZeroGPU: fetch the models before the GPU is asked for, as the Chat tab does."""
+
+    def fetch(names: list[str], oauth: gr.OAuthToken | None) -> None:
+        if gpu.is_zero_gpu():
+            fetched(names_in(names), account(host, oauth).for_hub, host.allow_folders)
+
+    return fetch

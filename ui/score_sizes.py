@@ -1,0 +1,132 @@
+"""On the Score tab: what models weigh, how fast they answer, and whether each stands alone, side by side."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.events import Dependency
+
+from evaluation import EvaluationError, Perplexity
+from evaluation.footprint import Footprint, footprint
+from evaluation.report import Report
+from ui.account import account
+from ui.host import Host
+from ui.markup import card, text
+from ui.score_models import LONG, QUIET, names_in
+from ui.score_text import Scored
+from ui.texts import t
+from ui.work import Stops, watched
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What some models weigh and how fast they are.
+
+    Args:
+        names: of the models, as they were asked for
+        report: a column each
+    """
+
+    names: tuple[str, ...]
+    report: Report
+
+
+@dataclass
+class SizesPanel:
+    """What the other parts of the tab need of this one.
+
+    Args:
+        found: a state with the newest `Measured`, or None
+        ended: the event after which it is there
+    """
+
+    found: gr.State
+    ended: Dependency
+
+
+def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> SizesPanel:
+    """Build the part that measures sizes and speeds; `scored` adds known perplexities."""
+    gr.HTML(f'<p class="alloy-method">{text(t("score.compare.info"))}</p>')
+    with gr.Row():
+        go = gr.Button(t("score.compare"), scale=3)
+        stop = gr.Button(t("score.stop"), scale=1, min_width=90)
+    table = gr.HTML()
+    found = gr.State(None)
+    stops = Stops()
+
+    def measure(
+        names: list[str], known: Scored | None, oauth: gr.OAuthToken | None, request: gr.Request
+    ) -> Iterator[tuple[str, Measured | None]]:
+        wanted, token = names_in(names), account(host, oauth).for_hub
+        folders = [name for name in wanted if host.allow_folders and Path(name).is_dir()]
+        prints: list[Footprint] = []
+
+        def one(name: str) -> Callable[[Any, threading.Event], Footprint]:
+            others = [other for other in folders if other != name]
+            return lambda _, cancel: footprint(
+                name, token=token, device="cpu", allow_folders=host.allow_folders, out_of_reach=others, cancel=cancel
+            )  # fmt: skip
+
+        with stops.begun(request) as stopped:
+            try:
+                for name in wanted:
+                    yield report_card(_report(prints, known), t("score.compare.working", name=name)), None
+                    with closing(watched(one(name))) as measuring:
+                        for print_ in measuring:
+                            if stopped.is_set():
+                                yield report_card(_report(prints, known), t("score.stopped")), None
+                                return
+                            if print_ is None:
+                                # Nothing new; Gradio notices here whether the page is still there.
+                                yield gr.skip(), gr.skip()
+                            else:
+                                prints.append(print_)
+            except EvaluationError as error:
+                raise gr.Error(str(error), print_exception=False) from None
+        report = _report(prints, known)
+        assert report is not None
+        yield report_card(report), Measured(tuple(wanted), report)
+
+    ended = go.click(measure, [models, scored], [table, found], **LONG)
+    stop.click(stops.stop, None, None, **QUIET)
+    return SizesPanel(found, ended)
+
+
+def _report(prints: Sequence[Footprint], known: Scored | None) -> Report | None:
+    """The table of what is measured; with perplexities, if they are known of just these models."""
+    if not prints:
+        return None
+    by_name: dict[str, Perplexity] = {score.model: score for score in known.scores} if known else {}
+    scores = tuple(by_name[one.name] for one in prints if one.name in by_name)
+    return Report(tuple(prints), scores if len(scores) == len(prints) else ())
+
+
+def report_card(report: Report | None, working: str = "") -> str:
+    """The table of sizes and speeds, with its sentences.
+
+    Args:
+        report: what was measured so far
+        working: what is being done now
+    """
+    waiting = f'<p class="alloy-quiet" role="status">{text(working)}</p>' if working else ""
+    if report is None:
+        return card(waiting)
+    head, *rows = report.table()
+    columns = "".join(f'<th scope="col" class="number">{text(cell)}</th>' for cell in head[1:])
+    body = "".join(
+        f'<tr><th scope="row">{text(row[0])}</th>'
+        + "".join(f'<td class="number">{text(cell)}</td>' for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    shown = (
+        f'<div class="alloy-scroll"><table class="alloy-table"><caption>{text(t("score.compare.caption"))}'
+        f"</caption><thead><tr><td></td>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+    return card(shown + (waiting or "".join(f"<p>{text(remark)}</p>" for remark in report.remarks())))
