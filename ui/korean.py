@@ -311,6 +311,8 @@ KOREAN: dict[str, str] = {
     "chat.model": "모델",
     "chat.other": "비교할 모델",
     "chat.other.info": "비워 두면 한 모델만 답합니다.",
+    "chat.third": "함께 비교할 모델",
+    "chat.third.info": "비워 두면 두 모델만 답합니다.",
     "chat.info": "내가 만든 결과, 그 부모, 또는 허브의 아무 모델.",
     "chat.answers": "{name}의 답",
     "chat.answers.none": "답",

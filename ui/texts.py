@@ -328,6 +328,8 @@ ENGLISH = {
     "chat.model": "Model",
     "chat.other": "Compare with",
     "chat.other.info": "Empty: one model alone.",
+    "chat.third": "And with",
+    "chat.third.info": "Empty: no third one.",
     "chat.info": "A result of yours, one of its parents, or any model on the Hub.",
     "chat.answers": "Answers of {name}",
     "chat.answers.none": "Answers",
