@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     scored = commands.add_parser("perplexity", help="how well models predict a text, with 95 %% intervals")
     scored.set_defaults(command=_perplexity)
     _add_models(scored, "the first is compared with each of the others")
+    _add_offload(scored)
     _add_text(scored)
     _add_card(scored)
     scored.add_argument(
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     compared = commands.add_parser(
         "compare", help="size, structure, independence, speed, memory and perplexity, side by side"
     )
-    compared.set_defaults(command=_compare)
+    compared.set_defaults(command=_compare, offload=None)
     _add_models(compared, "the merge first, then its parents")
     _add_text(compared)
     _add_card(compared)
@@ -109,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     asked = commands.add_parser("benchmark", help="questions of KMMLU and other benchmarks, by lm-eval")
     asked.set_defaults(command=_benchmark)
     _add_models(asked, "the first is compared with each of the others")
+    _add_offload(asked)
     _add_card(asked)
     asked.add_argument(
         "--tasks",
@@ -130,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     talked = commands.add_parser("chat", help="whether models still talk, in English and Korean")
     talked.set_defaults(command=_chat)
     _add_models(talked, "such as a merge and its parents")
+    _add_offload(talked)
     talked.add_argument("--new-tokens", type=_positive, default=128, metavar="N", help="longest answer (128)")
     return parser
 
@@ -143,6 +146,13 @@ def _add_models(command: argparse.ArgumentParser, more: str) -> None:
     )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     command.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_offload(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--offload", type=Path, metavar="FOLDER",
+        help="keep weights there that memory cannot hold, and read them at each use (slow)",
+    )  # fmt: skip
 
 
 def _add_text(command: argparse.ArgumentParser) -> None:
@@ -246,7 +256,7 @@ def _scored(
     """Every model's score, and the first against each of the others."""
     scores: list[Perplexity] = []
     for name in options.models:
-        model = load_model(name, device=options.device)
+        model = load_model(name, device=options.device, offload=options.offload)
         bar = _Bar(name) if sys.stderr.isatty() else None
         scores.append(perplexity(model, texts, on_progress=bar, cancel=cancel, **settings))
         if bar:
@@ -328,7 +338,7 @@ def _benchmark(options: argparse.Namespace) -> int:
         bar = _Bar(name) if sys.stderr.isatty() else None
         found.append(
             benchmark(
-                load_model(name, device=options.device),
+                load_model(name, device=options.device, offload=options.offload),
                 options.tasks,
                 folder=options.task_folder,
                 limit=options.limit,
@@ -378,7 +388,7 @@ def _chat(options: argparse.Namespace) -> int:
     found = []
     for name in options.models:
         bar = _Bar(name) if sys.stderr.isatty() else None
-        model = load_model(name, device=options.device)
+        model = load_model(name, device=options.device, offload=options.offload)
         found.append(check_chat(model, max_new_tokens=options.new_tokens, on_progress=bar, cancel=cancel))
         if bar:
             bar.clear()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from evaluation.error import Cancelled, EvaluationError, memory_named
 from evaluation.model import LanguageModel
@@ -412,9 +413,11 @@ def _adapter(
             self._counted(len(context))
             return super()._model_generate(context, *args, **settings)
 
-    return Asked(
+    asked = Asked(
         pretrained=model.network,
         tokenizer=model.tokenizer,
         max_length=model.context,
         batch_size=batch_size,
     )
+    asked._device = torch.device(model.device)  # of a model that lies on the disk it takes "meta"
+    return asked

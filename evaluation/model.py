@@ -41,6 +41,8 @@ class LanguageModel:
         device: "cpu" or "cuda".
         stored_dtype: what the checkpoint holds, such as "bfloat16".
         bytes: what the weights take in memory.
+        offloaded: whether some of them lie on the disk and are read whenever they are used; then one thread at a time
+            may run it.
     """
 
     name: str
@@ -50,6 +52,7 @@ class LanguageModel:
     device: str
     stored_dtype: str
     bytes: int
+    offloaded: bool = False
 
     @property
     def dtype(self) -> str:
@@ -102,6 +105,7 @@ def load_model(
     token: Token = None,
     device: str = "auto",
     allow_folders: bool = True,
+    offload: Path | None = None,
 ) -> LanguageModel:
     """Load a causal language model, or take it from memory when it is there and has not changed.
 
@@ -117,6 +121,8 @@ def load_model(
         token: a token or what gives one; None for the machine's own login, False for none at all.
         device: "cpu", "cuda", or "auto" for the GPU where there is one.
         allow_folders: whether `name` may be a folder of this machine.
+        offload: where weights go for which there is no memory, to be read from there at each use (by accelerate; slow);
+            None refuses such a model.
 
     Raises:
         EvaluationError: it cannot be found, read or run; the message says why and what to do.
@@ -130,7 +136,7 @@ def load_model(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     checkpoint = find_checkpoint(name, revision=revision, token=token, allow_folders=allow_folders)
-    return _LOADED[device].get(checkpoint.identity) or load_fetched(_fetched(checkpoint), device)
+    return _LOADED[device].get(checkpoint.identity) or load_fetched(_fetched(checkpoint), device, offload)
 
 
 @dataclass(frozen=True)
@@ -179,12 +185,13 @@ def _fetched(checkpoint: Checkpoint) -> FetchedModel:
     return fetched
 
 
-def load_fetched(fetched: FetchedModel, device: str = "auto") -> LanguageModel:
+def load_fetched(fetched: FetchedModel, device: str = "auto", offload: Path | None = None) -> LanguageModel:
     """Load a model whose files are here, or take it from memory.
 
     Args:
         fetched: from `fetch_model`.
         device: "cpu", "cuda", or "auto" for the GPU where there is one.
+        offload: as for `load_model`.
 
     Raises:
         EvaluationError: it cannot be read or run; the message says why and what to do.
@@ -197,8 +204,17 @@ def load_fetched(fetched: FetchedModel, device: str = "auto") -> LanguageModel:
             return model
         size, config = fetched.bytes, _read_config(fetched.name, fetched.folder)
         widen = device == "cpu" and _is_half(config) and 2 * size <= loaded.max_bytes
-        loaded.make_room(2 * size if widen else size, fetched.name)
-        model = _read(fetched, config, device, widen=widen)
+        needed = 2 * size if widen else size
+        room = loaded.make_room(needed)
+        if room >= needed:
+            model = _read(fetched, config, device, widen=widen)
+        elif offload is None or fetched.adapters:
+            raise EvaluationError(_too_large(fetched, needed, room))
+        else:
+            # The disk has room for float32.
+            model = _read(
+                fetched, config, device, widen=device == "cpu" and _is_half(config), offload=(offload, room)
+            )
         loaded.put(fetched.identity, model)
     return model
 
@@ -244,15 +260,14 @@ class LoadedModels:
         """Forget who holds the lock."""
         self._lock = threading.Lock()
 
-    def make_room(self, size: int, name: str) -> None:
-        """Let models go until another one fits.
+    def make_room(self, size: int) -> int:
+        """Let models go until another one fits, or all have left.
 
         Args:
             size: bytes of the new model's weights.
-            name: the new model.
 
-        Raises:
-            EvaluationError: it does not fit even when all others have left.
+        Returns:
+            Bytes that are free then.
         """
         with self._lock:
             while self._models and (
@@ -261,12 +276,7 @@ class LoadedModels:
             ):
                 self._models.popitem(last=False)
                 gc.collect()
-        free = self._free()
-        if free < size:
-            raise EvaluationError(
-                f"{name} needs {size / 1e9:.1f} GB for its weights, and {free / 1e9:.1f} GB are free here."
-                " Choose a smaller model, wait until others are done, or run it on a larger machine."
-            )
+        return self._free()
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
@@ -297,6 +307,18 @@ class LoadedModels:
 
     def _free(self) -> int:
         return max(_memory(self._device)[1] - self._held, 0)
+
+
+def _too_large(fetched: FetchedModel, needed: int, room: int) -> str:
+    way = (
+        "merge the adapter into its base first"
+        if fetched.adapters
+        else "keep on the disk what does not fit (on the command line, --offload FOLDER)"
+    )
+    return (
+        f"{fetched.name} needs {needed / 1e9:.1f} GB for its weights, and {room / 1e9:.1f} GB are free here. Choose a"
+        f" smaller model, wait until others are done, run it on a larger machine, or {way}."
+    )
 
 
 # What was fetched, so that the Hub is not asked again for its list of files.
@@ -369,7 +391,10 @@ def _is_half(config: Any) -> bool:
     return config.dtype in (torch.bfloat16, torch.float16) and not hasattr(config, "quantization_config")
 
 
-def _read(fetched: FetchedModel, config: Any, device: str, *, widen: bool) -> LanguageModel:
+def _read(
+    fetched: FetchedModel, config: Any, device: str, *, widen: bool, offload: tuple[Path, int] | None = None
+) -> LanguageModel:
+    """Read a model; `offload` is a folder for what the bytes beside it cannot hold."""
     name, folder = fetched.name, fetched.folder
     stored = str(config.dtype or torch.float32).removeprefix("torch.")
     tokenizer = _read_tokenizer(name, folder, config)
@@ -388,9 +413,10 @@ def _read(fetched: FetchedModel, config: Any, device: str, *, widen: bool) -> La
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **(_spread(device, *offload) if offload else {}),
             )
             network, info = loaded
-            network = network.to(device)
+            network = network if offload else network.to(device)
     except EvaluationError:
         raise
     except Exception as error:
@@ -408,10 +434,21 @@ def _read(fetched: FetchedModel, config: Any, device: str, *, widen: bool) -> La
     for adapter, path in fetched.adapters:
         network = put_on(network, adapter, path)
     network = network.eval().requires_grad_(False)
-    _check_runs(name, network)
+    _check_runs(name, network, device)
     network.generation_config = _ends_only(network.generation_config, tokenizer)
-    size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    return LanguageModel(name, fetched.commit, network, tokenizer, device, stored, size)
+    here = [parameter for parameter in network.parameters() if parameter.device.type != "meta"]
+    size = sum(parameter.numel() * parameter.element_size() for parameter in here)
+    return LanguageModel(
+        name, fetched.commit, network, tokenizer, device, stored, size, offloaded=offload is not None
+    )
+
+
+def _spread(device: str, folder: Path, room: int) -> dict[str, Any]:
+    """How transformers is asked to let accelerate keep on the disk what memory cannot hold."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # On a GPU, what it cannot hold goes to the machine's memory first.
+    memory = {0: room, "cpu": _memory("cpu")[1]} if device == "cuda" else {"cpu": room}
+    return {"device_map": "auto", "max_memory": memory, "offload_folder": str(folder)}
 
 
 def _read_tokenizer(name: str, folder: Path, config: Any) -> Any:
@@ -435,9 +472,9 @@ def _read_tokenizer(name: str, folder: Path, config: Any) -> Any:
 
 
 @torch.inference_mode()
-def _check_runs(name: str, network: Any) -> None:
+def _check_runs(name: str, network: Any, device: str) -> None:
     """Two texts that differ in the last token: the answers before it must be numbers, and the same."""
-    tokens = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 0]], device=network.device)
+    tokens = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 0]], device=device)
     try:
         with memory_named(name, "trying it"):
             logits = network(input_ids=tokens, use_cache=False).logits[:, :3].float()

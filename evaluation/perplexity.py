@@ -282,7 +282,8 @@ def perplexity_slice(
             yield batch
 
     # Of all batches, not of those that are left: the threads of an operator decide the last bits of its result.
-    workers = min(_WORKERS, torch.get_num_threads(), len(batches)) if model.device == "cpu" else 1
+    together = model.device == "cpu" and not model.offloaded
+    workers = min(_WORKERS, torch.get_num_threads(), len(batches)) if together else 1
     finished = skipped
     with closing(_in_order(scored_batch, begun(), workers)) as results:
         for batch, scored in results:

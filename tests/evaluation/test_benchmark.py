@@ -16,7 +16,8 @@ import torch
 import yaml
 
 import evaluation.benchmark as benchmark_module
-from evaluation import Cancelled, EvaluationError, LanguageModel
+from evaluation import Cancelled, EvaluationError, LanguageModel, load_model
+from evaluation import model as model_module
 from evaluation.__main__ import DONE, main
 from evaluation.benchmark import BENCHMARKS, Benchmarked, TaskScore, _tasks_known, benchmark, paired
 from tests.evaluation.conftest import make_network, make_tokenizer
@@ -85,6 +86,22 @@ def test_kmmlu_is_asked_as_lm_eval_asks_it(reader: LanguageModel, kmmlu: Path) -
     assert score.value == pytest.approx(share)
     assert score.stderr == pytest.approx(math.sqrt(share * (1 - share) / 11), rel=1e-3)
     assert seen[-1] == (48, 48)
+
+
+def test_a_model_that_lies_on_the_disk_answers_the_same(
+    make_folder: Callable[..., Path], kmmlu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder(make_network(max_position_embeddings=512))
+    monkeypatch.setattr(model_module, "_LOADED", {"cpu": model_module.LoadedModels("cpu", 1 << 20)})
+    monkeypatch.setattr(model_module, "_memory", lambda _: (200_000, 80_000))
+    model = load_model(folder, device="cpu", offload=tmp_path / "disk")
+
+    found = benchmark(model, ["kmmlu_here"], folder=kmmlu, few_shot=0, limit=4)
+
+    assert model.offloaded
+    monkeypatch.undo()
+    whole = by_hand(load_model(folder, device="cpu"), kmmlu)
+    assert found.scores[0].answers == {number: whole[number] for number in range(4)}
 
 
 def test_limit_few_shot_and_chat_template_change_what_is_asked(reader: LanguageModel, kmmlu: Path) -> None:

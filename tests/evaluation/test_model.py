@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
-from evaluation import EvaluationError, LanguageModel, load_model, reply
+from evaluation import EvaluationError, LanguageModel, load_model, perplexity, reply
 from evaluation import model as model_module
 from evaluation.model import LoadedModels
-from tests.evaluation.conftest import make_network, make_tokenizer
+from tests.evaluation.conftest import TEXT, make_network, make_tokenizer
 
 MakeFolder = Callable[..., Path]
 MakeModel = Callable[..., LanguageModel]
@@ -156,6 +156,37 @@ def test_memory_that_is_held_is_free_of_models_until_the_work_ends(
             load_model(folder, device="cpu")
 
     assert load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_does_not_fit_is_read_from_the_disk_when_that_is_asked(
+    make_folder: MakeFolder,
+    loaded: Callable[[int], LoadedModels],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    dtype: torch.dtype,
+) -> None:
+    folder = make_folder(make_network().to(dtype))
+    texts = [TEXT * 3, TEXT[5:]]
+    talk = [{"role": "user", "content": "Hi"}]
+    model = load_model(folder, device="cpu")
+    whole, *_, said = (
+        perplexity(model, texts, context=32),
+        *reply(model, talk, max_new_tokens=4, temperature=0),
+    )
+    loaded(1 << 20)
+    monkeypatch.setattr(model_module, "_memory", lambda _: (200_000, 80_000))  # of 150,000 in float32
+    offloaded = load_model(folder, device="cpu", offload=tmp_path / "disk")
+
+    found = perplexity(offloaded, texts, context=32)
+    *_, said_then = reply(offloaded, talk, max_new_tokens=4, temperature=0)
+
+    assert said_then == said
+    assert offloaded.offloaded
+    assert offloaded.bytes < 80_000
+    assert any(parameter.device.type == "meta" for parameter in offloaded.network.parameters())
+    assert found.dtype == "float32"
+    assert found.nll_nats == pytest.approx(whole.nll_nats, rel=1e-6)
 
 
 def test_memory_is_a_number_of_bytes() -> None:
