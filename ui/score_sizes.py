@@ -76,16 +76,15 @@ def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> SizesPanel
         with stops.begun(request) as stopped:
             try:
                 for name in wanted:
-                    yield report_card(_report(prints, known), t("score.compare.working", name=name)), None
+                    so_far = report_card(_report(prints, known), t("score.compare.working", name=name))
                     with closing(watched(one(name))) as measuring:
                         for print_ in measuring:
                             if stopped.is_set():
                                 yield report_card(_report(prints, known), t("score.stopped")), None
                                 return
-                            if print_ is None:
-                                # Nothing new; Gradio notices here whether the page is still there.
-                                yield gr.skip(), gr.skip()
-                            else:
+                            # With or without news; Gradio notices here whether the page is still there.
+                            yield so_far, None
+                            if print_ is not None:
                                 prints.append(print_)
             except EvaluationError as error:
                 raise gr.Error(str(error), print_exception=False) from None

@@ -214,12 +214,13 @@ def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: 
                 with closing(gpu.on_gpu(seconds, states_alike, here, read)) as comparing:
                     for run, alike in comparing:
                         if stopped.is_set():
-                            yield verdict_card(looked, [t("score.stopped")]), *(gr.skip(),) * 5
+                            yield verdict_card(looked, [t("score.stopped")]), *_shown(looked)
                             return
                         if alike is not None:
                             looked = replace(looked, alike=alike)
                             where = [t("score.where", where=run.line)] if run.line else []
-                            yield verdict_card(looked, where), *(gr.skip(),) * 4, looked
+                            # All of it once more: a slow browser may pass over the piece before.
+                            yield verdict_card(looked, where), *_shown(looked)
             except EvaluationError as error:
                 raise gr.Error(str(error), print_exception=False) from None
             except gr.Error:
