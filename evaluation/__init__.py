@@ -5,7 +5,15 @@ from evaluation.chat import Reply, reply
 from evaluation.difference import Difference, difference, interval
 from evaluation.error import Cancelled, EvaluationError
 from evaluation.independence import Independence, check_independence
-from evaluation.model import FetchedModel, LanguageModel, fetch_model, load_fetched, load_model
+from evaluation.model import (
+    FetchedModel,
+    LanguageModel,
+    fetch_model,
+    hold_memory,
+    load_fetched,
+    load_model,
+    machine_memory,
+)
 from evaluation.perplexity import DocumentScore, Perplexity, Unfinished, perplexity, perplexity_slice
 from evaluation.text import Source
 
@@ -27,9 +35,11 @@ __all__ = [
     "check_independence",
     "difference",
     "fetch_model",
+    "hold_memory",
     "interval",
     "load_fetched",
     "load_model",
+    "machine_memory",
     "perplexity",
     "perplexity_results",
     "perplexity_slice",

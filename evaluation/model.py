@@ -6,8 +6,8 @@ import gc
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from contextlib import suppress
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -231,6 +231,7 @@ class LoadedModels:
         self._device = device
         self._max_bytes = max_bytes
         self._models: OrderedDict[Hashable, LanguageModel] = OrderedDict()
+        self._held = 0
         self._lock = threading.Lock()
 
     @property
@@ -271,11 +272,41 @@ class LoadedModels:
         with self._lock:
             while self._models and (
                 sum(model.bytes for model in self._models.values()) + size > self.max_bytes
-                or _memory(self._device)[1] < size
+                or self._free() < size
             ):
                 self._models.popitem(last=False)
                 gc.collect()
-        return _memory(self._device)[1]
+        return self._free()
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Keep memory for something else while it lasts: models let go of it, and none is loaded into it.
+
+        Args:
+            size: bytes that the work will take at most; it counts as a whole until the work ends.
+
+        Raises:
+            EvaluationError: so much is not free even when all models have left.
+        """
+        with self._lock:
+            while self._models and self._free() < size:
+                self._models.popitem(last=False)
+                gc.collect()
+            free = self._free()
+            if free < size:
+                raise EvaluationError(
+                    f"{size / 1e9:.1f} GB of memory are needed, and {free / 1e9:.1f} GB are free here."
+                    " Wait until others are done, or use a larger machine."
+                )
+            self._held += size
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held -= size
+
+    def _free(self) -> int:
+        return max(_memory(self._device)[1] - self._held, 0)
 
 
 def _too_large(fetched: FetchedModel, needed: int, room: int) -> str:
@@ -296,6 +327,16 @@ _LOADED = {"cpu": LoadedModels("cpu"), "cuda": LoadedModels("cuda")}
 # One model is read at a time: transformers sets torch's default dtype for the whole process while it reads,
 # and two big models may each fit alone.
 _reading = threading.Lock()
+
+
+def hold_memory(size: int) -> AbstractContextManager[None]:
+    """Keep memory of this machine for other work of the process, see `LoadedModels.hold`."""
+    return _LOADED["cpu"].hold(size)
+
+
+def machine_memory() -> int:
+    """All the memory that this process may ever have, in bytes: the machine's, or its container's."""
+    return _memory("cpu")[0]
 
 
 def _renew_locks() -> None:

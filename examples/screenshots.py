@@ -1,13 +1,14 @@
 """Pictures of every tab, for people to look at: `python -m examples.screenshots FOLDER`.
 
-Starts the demo's app on its loopback Hub, merges and chats in it, and walks all tabs at the width of a desktop and
-of a phone, light and dark, in English and Korean. Needs what the tests need: Playwright and a Chromium.
+Starts the demo's app on its loopback Hub, merges, chats and scores in it, and takes every tab at the width of a
+desktop and of a phone, light and dark, in English and Korean. Needs what the tests need, Playwright and a Chromium,
+and a font with Hangul.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,39 +16,55 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from examples.demo import app, free_port, hub_with_models
+from ui.texts import LANGUAGES
 
-WIDTHS, THEMES, LOCALES = (1280, 390), ("light", "dark"), ("en-US", "ko-KR")
-TABS = ("merge", "chat", "score", "methods")
+WIDTHS, THEMES = {"desktop": 1280, "phone": 390}, ("light", "dark")
+LOCALES = {"en": "en-US", "ko": "ko-KR"}
 PATIENCE = 300_000  # milliseconds
-QUESTION = {"en-US": "What is the capital of Italy?", "ko-KR": "이탈리아의 수도는 어디인가요?"}
+QUESTION = {"en": "What is the capital of Italy?", "ko": "이탈리아의 수도는 어디인가요?"}
 
 
-def walk(page: Page, locale: str, first: bool) -> Iterator[str]:
-    """Go through the tabs; yields the name of what is to be seen, when it is."""
-    tabs = page.get_by_role("tab")
-    page.locator(".alloy-good").first.wait_for()
-    if first:
-        page.locator(".alloy-go button").first.click()
-    page.locator(".alloy-good .alloy-result").wait_for()
-    yield "merge"
-    tabs.nth(1).click()
-    panel = page.get_by_role("tabpanel").locator("visible=true")
-    panel.locator("button.label-wrap").first.click()
-    panel.locator("input[type=number]").nth(1).fill("24")
-    message = panel.locator("textarea").first
-    message.fill(QUESTION[locale])
-    message.press("Enter")
-    panel.get_by_test_id("bot").nth(1).wait_for()
-    page.wait_for_function("document.querySelectorAll('.alloy-method').length > 0")
-    panel.locator("button.label-wrap").first.click()
+def walk(page: Page, language: str) -> Iterator[str]:
+    """From a recipe to a scored merge; yields the name of what is to be seen, when it is."""
+    said = LANGUAGES[language]
+
+    def click(key: str, role: str = "button") -> None:
+        page.get_by_role(role, name=said[key], exact=True).locator("visible=true").first.click()  # type: ignore[arg-type]
+
+    page.get_by_role("heading", name=said["plan.good"]).wait_for()
+    yield "recipe"
+    page.get_by_label(said["destination.name"]).fill(f"pirate-bard-{language}")
+    click("merge.button")
+    page.get_by_role("heading", name=re.compile(f"{said['jobs.done']}: pirate-bard-{language}")).wait_for()
+    yield "merged"
+    click("merge.chat")
+    page.get_by_label(said["chat.prompt"]).fill(QUESTION[language])
+    click("chat.send")
+    page.get_by_role("button", name=said["vote.left"]).wait_for()
+    page.wait_for_function("document.querySelectorAll('[data-testid=bot]').length == 2")
+    page.locator(".alloy-method:visible", has_text=re.compile(r"(cpu|cuda), \w+ · \d")).nth(1).wait_for()
     yield "chat"
-    tabs.nth(2).click()
-    panel.locator("button.primary").first.click()
-    panel.locator("table tbody .number").nth(11).wait_for()
+    click("chat.stop")
+    click("page.tab.score", "tab")
+    click("score.button")
+    page.locator("table tbody .number:visible").nth(8).wait_for()
     yield "score"
-    tabs.nth(3).click()
-    panel.locator("svg.alloy-plane").first.wait_for()
+    click("page.tab.methods", "tab")
+    page.locator("svg.alloy-plane:visible").wait_for()
     yield "methods"
+
+
+def take(page: Page, folder: Path, name: str) -> None:
+    """The page as it stands, at each width and in each theme."""
+    for where, width in WIDTHS.items():
+        page.set_viewport_size({"width": width, "height": 900})
+        for theme in THEMES:
+            page.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == "dark")
+            page.wait_for_timeout(700)  # colours fade in
+            page.screenshot(
+                path=folder / f"{name}-{where}-{theme}.png", full_page=True, animations="disabled"
+            )
+    page.set_viewport_size({"width": WIDTHS["desktop"], "height": 900})
 
 
 def main() -> None:
@@ -62,24 +79,14 @@ def main() -> None:
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        kept = None  # what the first visitor's browser remembers: the others have merged the same
-        for locale, theme, width in itertools.product(LOCALES, THEMES, WIDTHS):
-            context = browser.new_context(
-                viewport={"width": width, "height": 900}, locale=locale, storage_state=kept
-            )
-            context.set_default_timeout(PATIENCE)
-            page = context.new_page()
-            page.goto(f"http://127.0.0.1:{port}/?__theme={theme}")
-            for name in walk(page, locale, first=kept is None):
-                page.wait_for_timeout(700)  # colours fade in
-                page.screenshot(
-                    path=folder / f"{name}-{width}-{theme}-{locale[:2]}.png",
-                    full_page=True,
-                    animations="disabled",
-                )
-                print(name, width, theme, locale, flush=True)
-            kept = kept or context.storage_state()
-            context.close()
+        for language, locale in LOCALES.items():
+            page = browser.new_page(locale=locale)
+            page.set_default_timeout(PATIENCE)
+            page.goto(f"http://127.0.0.1:{port}/?__theme=light")
+            for name in walk(page, language):
+                take(page, folder, f"{language}-{name}")
+                print(f"{language}: {name}", flush=True)
+            page.close()
         browser.close()
 
 

@@ -8,6 +8,7 @@ no matrix, and changed, goes along whole.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,7 @@ SHARE = 4
 FIRST_RANK = 64
 # Modules with a matrix that are no linear layers to PEFT.
 ROUTERS = (".gate", ".router")
+EXPERT = re.compile(r"\.experts\.\d+\.")
 # Instead of the norm of an adapter that changes nothing, which would divide by zero.
 TINY = 1e-300
 # Bytes of a tensor that is taken over whole, read and written at once.
@@ -278,7 +280,15 @@ class _Extraction:
         return getattr(torch, self.dtype)  # type: ignore[no-any-return]
 
     def _put(self, name: str, left: Tensor, right: Tensor, error: float) -> Extracted:
-        """Keep the factors of a matrix as it is stored."""
+        """Keep the factors of a matrix as it is stored.
+
+        Raises:
+            CheckpointError: it is an expert's, which is packed with the others when the model is loaded.
+        """
+        if EXPERT.search(name):
+            message = f"{name} changed: loaders pack the experts, and PEFT has no place beside a single one."
+            fix = "Merge the whole models instead, or extract from a fine-tune that leaves the experts alone."
+            raise CheckpointError(Problem("no-place", message, fix, name))
         module = name.removesuffix(".weight")
         b, a = (right.T, left.T) if self.transposed else (left, right)
         self.factors[module] = (a.to(self.kind).contiguous(), b.to(self.kind).contiguous())

@@ -319,21 +319,27 @@ def test_rows_for_tokens_that_nobody_has_are_refused(tmp_path: Path, folder: Pat
 def test_problems_on_the_hub(folder: Path, adapters: Path, alice: str, hub: Hub) -> None:
     hub.add_user("bob")
     hub.put("bob/closed", folder / "base", gated="auto")
+    hub.put("bob/lora", adapters / "one", gated="auto")
     hub.put("alice/one", adapters / "one")
     text = "merge_method: linear\nparameters: {weight: 1}\nmodels:\n"
-    for model in ("alice/base+alice/none", "bob/closed+alice/one", "alice/one", "alice/base+alice/a"):
-        text += f"- model: {model}\n"
+    for model in ("base+alice/none", "one", "base+alice/a", "base+bob/lora"):
+        text += f"- model: alice/{model}\n"
+    text += "- model: bob/closed+alice/one\n"
 
     problems = make_plan(read_recipe(text), token=alice).problems
 
     assert [(p.code, p.where) for p in problems] == [
         ("no-model", "line 4, column 10"),
-        ("gated", "line 5, column 10"),
-        ("adapter", "line 6, column 10"),
-        ("no-adapter-config", "line 7, column 10"),
+        ("adapter", "line 5, column 10"),
+        ("no-adapter-config", "line 6, column 10"),
+        ("gated", "line 7, column 10"),
+        ("gated", "line 8, column 10"),
     ]
-    assert "+alice/one`" in problems[2].fix
-    assert "a whole model" in problems[3].fix
+    assert "+alice/one`" in problems[1].fix
+    assert "a whole model" in problems[2].fix
+    for problem, closed in zip(problems[3:], ("bob/lora", "bob/closed"), strict=True):
+        assert problem.message.startswith(f"{closed} is gated")
+        assert problem.fix.startswith("Accept its terms on http") and f"/{closed} and sign in" in problem.fix
 
 
 def test_the_command_line_applies_and_extracts_in_processes_of_its_own(

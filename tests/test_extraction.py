@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch
 import yaml
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from merging import CheckpointError, make_plan, read_recipe, run_plan
 from merging.__main__ import main
 from merging.checkpoints import open_adapter, open_checkpoint
 from merging.extraction import decompose, extract_lora
-from tests.checkpoints.test_adapter import answers, tensors, trained
+from tests.checkpoints.test_adapter import answers, gpt_oss, mixtral, saved, tensors, trained
 from tests.hub import Hub
 from tests.tiny import tiny_llama
 
@@ -135,6 +137,56 @@ def test_matrices_that_are_stored_the_other_way_round(tmp_path: Path) -> None:
     torch.testing.assert_close(answers(theirs), answers(wanted), atol=1e-4, rtol=1e-4)
     tuned = load_file(tmp_path / "tuned/model.safetensors")
     assert distance(rebuilt(tmp_path / "base", tmp_path / "lora"), tuned) < 1e-4
+
+
+def fine_tuned(make: Callable[[], nn.Module], folder: Path, *words: str) -> None:
+    """Save `base`, and as `tuned` the same with other numbers in the parameters whose names hold one of the words."""
+    model = saved(make, folder / "base")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if any(word in name for word in words):
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    model.save_pretrained(folder / "tuned")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("make", "words", "whole"),
+    [
+        (
+            gpt_oss,
+            ["q_proj.weight", "experts.down_proj"],
+            ["down_proj", "down_proj_bias", "gate_up_proj", "gate_up_proj_bias"],
+        ),
+        (mixtral, ["q_proj"], []),
+    ],
+)
+def test_packed_experts_go_along_whole_if_they_changed(
+    make: Callable[[], nn.Module], words: list[str], whole: list[str], tmp_path: Path
+) -> None:
+    fine_tuned(make, tmp_path, *words)
+
+    done = extract_lora(f"{tmp_path}/tuned", f"{tmp_path}/base", f"{tmp_path}/lora", rank=1000)
+
+    assert {matrix.module.rpartition(".")[2] for matrix in done.matrices} == {"q_proj"}
+    assert sorted({name.rpartition(".")[2] for name in done.whole}) == whole
+    tuned = tensors(open_checkpoint(f"{tmp_path}/tuned"))
+    assert distance(rebuilt(tmp_path / "base", tmp_path / "lora"), tuned) < 1e-4
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    wanted = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned", dtype=torch.float32).state_dict()
+    theirs = PeftModel.from_pretrained(base, tmp_path / "lora").merge_and_unload().state_dict()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(theirs[name], tensor, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_experts_that_lie_one_by_one_are_refused_by_name_if_they_changed(tmp_path: Path) -> None:
+    """PEFT would look for a layer for each, where the loaded model has one parameter for all."""
+    fine_tuned(mixtral, tmp_path, "experts")
+
+    with pytest.raises(CheckpointError, match=r"experts\.0\.\w+\.weight changed: loaders pack the experts"):
+        extract_lora(f"{tmp_path}/tuned", f"{tmp_path}/base", f"{tmp_path}/lora")
+
+    assert not (tmp_path / "lora").exists()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from examples.models import BASE, model_folder
 from merging import Plan, make_plan, read_recipe, run_plan
 from merging.__main__ import main
 from merging.checkpoints import AlignedCheckpoint, Alignment, open_checkpoint
@@ -34,7 +35,10 @@ CHAT = ["<|im_start|>", "<|im_end|>"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`base`; `chat` with two added tokens; `grown` with merges; `padded` with rows beyond its tokens; `bare` alone."""
+    """`base`; `chat` and `talk` with two added tokens; `grown` with merges; `padded` with rows beyond its tokens.
+
+    `bare` has no tokenizer; `untied` and `headed` have heads of their own, and one and two added tokens.
+    """
     folder = tmp_path_factory.mktemp("models")
     base = tiny_llama(folder / "base", 0, vocab_size=PLAIN, bos_token_id=0, eos_token_id=1)
     save_tokenizer(base, template="{{ messages[0]['content'] }} and so on, in the base's manner")
@@ -50,6 +54,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "untied", 5, vocab_size=PLAIN + 1, eos_token_id=1, tie_word_embeddings=False, **more
     )
     save_tokenizer(untied, added=["<think>"])
+    talk = tiny_llama(folder / "talk", 6, vocab_size=PLAIN + 2, eos_token_id=1, **more)
+    save_tokenizer(talk, added=CHAT)
+    headed = tiny_llama(
+        folder / "headed", 7, vocab_size=PLAIN + 2, eos_token_id=1, tie_word_embeddings=False, **more
+    )
+    save_tokenizer(headed, added=CHAT)
     for path, end in ((base, 1), (chat, PLAIN + 1)):
         GenerationConfig(bos_token_id=0, eos_token_id=end, pad_token_id=end).save_pretrained(path)
     return folder
@@ -314,6 +324,21 @@ def test_what_cannot_be_aligned(
     assert all(problem.fix for problem in plan.problems)
 
 
+def test_a_token_that_no_model_knows_is_told_where_it_stands(folder: Path) -> None:
+    text = (
+        yaml.safe_dump(recipe(folder, "base", "chat")) + "tokenizer:\n  tokens:\n    <new>: {}\n    <zero>:\n"
+    )
+    text += "      source: {kind: zero}\n"
+
+    [problem] = make_plan(read_recipe(text)).problems
+
+    line = 1 + text.splitlines().index("    <new>: {}")
+    assert (problem.code, problem.message) == ("unknown-token", "No model has a token '<new>'.")
+    assert problem.where.startswith(f"line {line}, ")
+    assert "`source: {kind: model_token, model: ..., token: ...}` or `{kind: zero}`" in problem.fix
+    assert make_plan(read_recipe(text.replace("    <new>: {}\n", ""))).ok
+
+
 def test_without_a_tokenizer_setting_the_plan_shows_what_differs(folder: Path) -> None:
     plan = make_plan(read_recipe(yaml.safe_dump(recipe(folder, "base", "chat", "padded"))), None)
 
@@ -505,3 +530,71 @@ def test_rows_are_those_of_mergekit(case: str, folder: Path, tmp_path: Path) -> 
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+# Models, the first of them the base, and what a recipe says otherwise than for a union by `linear`.
+ORACLE_RECIPES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "rows of tokens that two models have and the base lacks": (("base", "chat", "talk"), {}),
+    "untied heads": (("untied", "headed"), {}),
+    "the older spelling": (("base", "chat"), {"tokenizer": None, "tokenizer_source": "union"}),
+    "the older spelling, the base's": (("base", "chat"), {"tokenizer": None, "tokenizer_source": "base"}),
+    "task vectors": (("base", "chat", "talk"), {"merge_method": "task_arithmetic"}),
+    "task vectors, the vocabulary of a model": (
+        ("base", "chat", "talk"),
+        {"merge_method": "task_arithmetic", "tokenizer": {"source": "MODELS/talk"}},
+    ),
+}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("case", ORACLE_RECIPES)
+def test_tensors_with_a_row_a_token_are_those_of_mergekit(case: str, folder: Path, tmp_path: Path) -> None:
+    models, said = ORACLE_RECIPES[case]
+    more = {"tokenizer": {"source": "union"}, "base_model": str(folder / models[0]), **said}
+    is_task = more.get("merge_method") == "task_arithmetic"
+    listed = recipe(folder, *models[is_task:]) | {key: value for key, value in more.items() if value}
+    wanted = yaml.safe_load(yaml.safe_dump(listed).replace("MODELS", str(folder)))
+
+    merge(wanted, tmp_path / "ours")
+    mergekit(wanted, tmp_path / "theirs")
+
+    ours, theirs = (AutoTokenizer.from_pretrained(tmp_path / name).get_vocab() for name in ("ours", "theirs"))
+    assert ours == theirs
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("ours", "theirs"))
+    names = [name for name in (EMBEDDING, "lm_head.weight") if name in ours]
+    assert len(names) == 1 + (models[0] == "untied")
+    for name in names:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.real_models
+@pytest.mark.parametrize("method", ["linear", "slerp", "chat_vector"])
+def test_the_demos_korean_sibling_keeps_its_added_tokens_in_a_merge(method: str, tmp_path: Path) -> None:
+    base, korean, pirate = (
+        model_folder(name) for name in (BASE, "SmolLM2-135M-Korean", "SmolLM2-135M-Pirate")
+    )
+    others = {"linear": (base, korean), "slerp": (base, korean), "chat_vector": (korean, pirate)}[method]
+    parameters = {"linear": {"weight": 0.5}, "slerp": {"t": 0.5}, "chat_vector": {}}[method]
+    wanted = {"merge_method": method, "base_model": str(base), "parameters": parameters, "dtype": "bfloat16"}
+    wanted["models"] = [{"model": str(model)} for model in others]
+    if method != "chat_vector":
+        wanted["tokenizer_source"] = "union"
+
+    merge(wanted, tmp_path / "out")
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    old = AutoTokenizer.from_pretrained(base).get_vocab()
+    assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(korean).get_vocab()
+    assert len(tokenizer) == model.config.vocab_size == len(old) + 32
+    assert tokenizer.eos_token_id == model.config.eos_token_id == model.generation_config.eos_token_id
+    said = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "안녕하세요? 잘 지내세요?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    answer = model.generate(**said, max_new_tokens=24, do_sample=False)[0, said["input_ids"].shape[1] :]
+    assert (answer >= len(old)).sum() >= 2  # of the tokens that the base does not have
+    assert "안녕하세요" in tokenizer.decode(answer)
+    assert answer[-1] == tokenizer.eos_token_id

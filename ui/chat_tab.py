@@ -1,8 +1,8 @@
-"""The Chat tab: one message, answered by a merge and, if wanted, by another model beside it."""
+"""The Chat tab: one message, answered by a merge and, if wanted, by one or two models beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -39,9 +39,9 @@ from ui.workshop import Workshop
 class ChatTab:
     """What the page connects to the Merge tab."""
 
-    models: tuple[gr.Dropdown, gr.Dropdown]
+    models: tuple[gr.Dropdown, gr.Dropdown, gr.Dropdown]
     fields: list[Any]  # that `begin_anew` updates; the first is the conversation
-    begin_anew: Callable[[str | None, str | None, gr.Request], tuple[Any, ...]]
+    begin_anew: Callable[[str | None, str | None, str | None, gr.Request], tuple[Any, ...]]
     tuner: Tuner
 
 
@@ -60,17 +60,21 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
     def chatbot(name: str | None) -> gr.Chatbot:
         return gr.Chatbot(
             label=_label(name), height=420, placeholder=t("chat.placeholder"), buttons=["copy"],
-            layout="bubble",
+            layout="bubble", elem_classes="alloy-talk",
         )  # fmt: skip
 
     with gr.Row():
         first = model_field(t("chat.model"), t("chat.info"), known[0])
         second = model_field(t("chat.other"), t("chat.other.info"), None)
+        with gr.Column(visible=False, min_width=280) as more:
+            third = model_field(t("chat.third"), t("chat.third.info"), None)
     with gr.Row(equal_height=True):
-        with gr.Column(min_width=320):
+        with gr.Column(min_width=280):
             left, left_line = chatbot(known[0]), gr.HTML()
-        with gr.Column(min_width=320, visible=False) as beside:
+        with gr.Column(min_width=280, visible=False) as beside:
             right, right_line = chatbot(None), gr.HTML()
+        with gr.Column(min_width=280, visible=False) as further:
+            last, last_line = chatbot(None), gr.HTML()
     with gr.Row(visible=False) as voting:
         voters = [gr.Button(t(f"vote.{choice}"), size="sm", min_width=120) for choice in CHOICES]
     counted = gr.HTML()
@@ -105,28 +109,28 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
             seed = gr.Number(0, label=t("chat.seed"), info=t("chat.seed.info"), precision=0, min_width=120)
 
     def talk(
-        message: str, one: str | None, other: str | None, left_talk: list[Message], right_talk: list[Message],
-        lead: str, heat: float, share: float, longest: float, draw: float | None,
-        oauth: gr.OAuthToken | None, request: gr.Request,
+        message: str, one: str | None, other: str | None, another: str | None, left_talk: list[Message],
+        right_talk: list[Message], last_talk: list[Message], lead: str, heat: float, share: float,
+        longest: float, draw: float | None, oauth: gr.OAuthToken | None, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         page = str(request.session_hash)
-        before = [as_drawn(left_talk), as_drawn(right_talk)]
-        names = [name.strip() for name in (one, other) if name and name.strip()]
+        before = [as_drawn(left_talk), as_drawn(right_talk), as_drawn(last_talk)]
+        names = _chosen(one, other, another)
         if not one or not one.strip() or not message or not message.strip():
             missing = t("chat.no_prompt" if one and one.strip() else "chat.no_model")
-            yield message, *before, trouble_card(missing), ""
+            yield message, *before, trouble_card(missing), "", ""
             return
         asked: Message = {"role": "user", "content": message}
         drawn = [[*said, asked] for said in before[: len(names)]]
         here = {name: trials.get(page, name) for name in names if name.startswith(MARK)}
         live = {name: model for name, model in here.items() if model}
         if len(live) < len(here):
-            yield message, *before, trouble_card(f"{t('try.gone')} {t('try.gone.fix')}"), ""
+            yield message, *before, trouble_card(f"{t('try.gone')} {t('try.gone.fix')}"), "", ""
             return
         stream: Any = None
         with turns.of(page) as turn:
             try:
-                yield "", *drawn, *before[len(drawn) :], line_html(t("chat.loading")), ""
+                yield "", *drawn, *before[len(drawn) :], line_html(t("chat.loading")), "", ""
                 token = account(host, oauth).for_hub
                 models = [
                     live.get(name) or fetch_model(name, token=token, allow_folders=host.allow_folders)
@@ -139,14 +143,14 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
                     talks = [[*said, *shown(it.text)] for said, it in zip(drawn, given, strict=True)]
                     if turn.forgotten.is_set():
                         # Gradio sends the last piece once more when the answer ends, after the fields were emptied.
-                        yield "", [], [], "", ""
+                        yield "", [], [], [], "", "", ""
                         break
-                    yield "", *talks, *before[len(talks) :], *[*lines(run, given, stopped), ""][:2]
+                    yield "", *talks, *before[len(talks) :], *[*lines(run, given, stopped), "", ""][:3]
                     if stopped:
                         break
             except (gr.Error, EvaluationError) as error:
                 # The message stays where it was, to be sent again.
-                yield message, *before, trouble_card(str(getattr(error, "message", error))), ""
+                yield message, *before, trouble_card(str(getattr(error, "message", error))), "", ""
             finally:
                 if stream:
                     stream.close()
@@ -154,20 +158,24 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
     def halt(request: gr.Request) -> None:
         turns.stop(str(request.session_hash))
 
-    def begin_anew(one: str | None, other: str | None, request: gr.Request) -> tuple[Any, ...]:
+    def begin_anew(
+        one: str | None, other: str | None, another: str | None, request: gr.Request
+    ) -> tuple[Any, ...]:
         turns.forget(str(request.session_hash))
-        return *emptied(one, other), *tuner.begin(one, str(request.session_hash))
+        return *emptied(_chosen(one, other, another)), *tuner.begin(one, str(request.session_hash))
 
-    def make_ready(one: str | None, other: str | None, oauth: gr.OAuthToken | None) -> None:
+    def make_ready(
+        one: str | None, other: str | None, another: str | None, oauth: gr.OAuthToken | None
+    ) -> None:
         """Fetch the models before the GPU is asked for: the visitor's pass to ZeroGPU comes with the browser's
         event and does not last, so that the next event asks for it."""
         if not gpu.is_zero_gpu():
             return
         token = account(host, oauth).for_hub
         with suppress(EvaluationError):  # `talk` will tell
-            for name in filter(None, (one, other)):
+            for name in _chosen(one, other, another):
                 if not name.startswith(MARK):
-                    fetch_model(name.strip(), token=token, allow_folders=host.allow_folders)
+                    fetch_model(name, token=token, allow_folders=host.allow_folders)
 
     def voter(choice: Choice) -> Callable[..., Any]:
         def vote(
@@ -186,23 +194,27 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
 
         return vote
 
-    fields = [left, right, left_line, right_line, beside, voting, *tuner.fields]
+    answered = [left, right, last, left_line, right_line, last_line]
+    fields = [*answered, beside, further, more, voting, *tuner.fields]
+    models = [first, second, third]
     drawing = [system, temperature, top_p, length, seed]
     gr.on(
         [send.click, prompt.submit],
         make_ready,
-        [first, second],
+        models,
         None,
         concurrency_limit=4,
         show_progress="hidden",
         api_visibility="private",
     ).then(
         talk,
-        [prompt, first, second, left, right, *drawing],
-        [prompt, left, right, left_line, right_line],
+        [prompt, *models, left, right, last, *drawing],
+        [prompt, *answered],
         concurrency_id="model",
         concurrency_limit=2,
-        show_progress="hidden",
+        # Who waits for others' answers is told the place in line.
+        show_progress="minimal",
+        show_progress_on=left,
         trigger_mode="once",
         api_visibility="private",
     )
@@ -215,19 +227,31 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
     votes.change(lambda stored: gr.update(visible=bool(kept_votes(stored))), votes, taken, **quiet)
     taken.click(None, votes, None, js=TAKE_HOME, api_visibility="private")
 
-    clear.click(begin_anew, [first, second], fields, **quiet)
+    clear.click(begin_anew, models, fields, **quiet)
     # The answers in a conversation belong to the model that gave them: another model starts anew. (`change`
     # would also be told while Gradio draws the fields, one by one.)
-    gr.on([first.input, second.input], begin_anew, [first, second], fields, **quiet)
+    gr.on([field.input for field in models], begin_anew, models, fields, **quiet)
     tuner.wire(left, left_line, drawing)
-    return ChatTab((first, second), fields, begin_anew, tuner)
+    return ChatTab((first, second, third), fields, begin_anew, tuner)
 
 
-def emptied(one: str | None, other: str | None) -> tuple[Any, ...]:
-    """Empty conversations with these models, the second beside if there is one: updates of the first six fields."""
-    both = bool(other and other.strip())
-    left, right = (gr.update(value=[], label=_label(name)) for name in (one, other))
-    return left, right, "", "", gr.update(visible=both), gr.update(visible=both)
+def emptied(names: Sequence[str]) -> tuple[Any, ...]:
+    """Empty conversations with these models, each shown if it is there: updates of the first ten of `ChatTab.fields`.
+
+    The field for a third model comes with the second one; votes are on two.
+    """
+    talks = [gr.update(value=[], label=_label(name)) for name in (*names, None, None, None)[:3]]
+    seen = (
+        gr.update(visible=visible)
+        for visible in (len(names) > 1, len(names) > 2, len(names) > 1, len(names) == 2)
+    )
+    return *talks, "", "", "", *seen
+
+
+def _chosen(one: str | None, other: str | None, another: str | None) -> list[str]:
+    """The models that answer; the field of the third is hidden without a second."""
+    names = [(name or "").strip() for name in (one, other, another if other and other.strip() else None)]
+    return [name for name in names if name]
 
 
 def _label(name: str | None) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -34,30 +36,55 @@ class Downloads:
         self._most = most_bytes
         self._clock = clock
         self._lock = threading.Lock()
-        self._kept: dict[
-            Path, tuple[float, int]
-        ] = {}  # folder -> when it was reserved, and for how many bytes
+        # Since when each folder holds its result (later than any moment while it is made), and its bytes.
+        self._kept: dict[Path, tuple[float, int]] = {}
 
-    def reserve(self, name: str, nbytes: int) -> Path:
-        """A folder that does not exist yet, for a result of so many bytes.
+    def place(self, name: str, nbytes: int) -> Path:
+        """A folder for a result of so many bytes, that does not exist yet and nobody can guess.
 
         Raises:
             MergeError: there is no room.
         """
         with self._lock:
             self._sweep()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            taken = sum(size for _, size in self._kept.values())
-            free = shutil.disk_usage(self.folder).free
-            if taken + nbytes > self._most or 1.2 * nbytes > free:
-                message = t(
-                    "downloads.full", size=size(nbytes), free=size(max(min(self._most - taken, free), 0))
-                )
-                raise MergeError(Problem("no-room", message, t("downloads.full.fix")))
-            own = self.folder / secrets.token_urlsafe(24)
+            self._check(nbytes)
+            return self.folder / secrets.token_urlsafe(24) / name
+
+    @contextmanager
+    def reserve(self, place: Path, nbytes: int) -> Iterator[None]:
+        """Keep room for a result while it is made, and the result for an hour from then on.
+
+        Args:
+            place: from `place`
+            nbytes: that it will take
+
+        Raises:
+            MergeError: there is no room any more.
+        """
+        own = place.parent
+        with self._lock:
+            self._sweep()
+            self._check(nbytes)
             own.mkdir()
+            self._kept[own] = math.inf, nbytes
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                del self._kept[own]
+                shutil.rmtree(own, ignore_errors=True)
+            raise
+        with self._lock:
             self._kept[own] = self._clock(), nbytes
-            return own / name
+
+    def _check(self, nbytes: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        taken = sum(size for _, size in self._kept.values())
+        free = shutil.disk_usage(self.folder).free
+        if taken + nbytes > self._most or 1.2 * nbytes > free:
+            room = size(max(min(self._most - taken, free), 0))
+            message = t("downloads.full", size=size(nbytes), free=room)
+            raise MergeError(Problem("no-room", message, t("downloads.full.fix")))
 
     def _sweep(self) -> None:
         now = self._clock()

@@ -297,6 +297,12 @@ KOREAN: dict[str, str] = {
     "jobs.unknown.fix": "번호는 서버가 도는 동안만 남습니다. 병합을 다시 시작하세요.",
     "jobs.unexpected": "Alloy 안에서 병합이 실패했습니다: {error}",
     "jobs.unexpected.fix": "Alloy의 결함입니다. 레시피와 함께 알려 주세요. 남은 것은 없습니다.",
+    "jobs.memory": "이 병합에는 메모리 {size}가 필요한데, 지금 여기에는 그만큼 비어 있지 않습니다.",
+    "jobs.memory.fix": "다른 작업이 끝난 뒤 다시 해 보거나, 같은 레시피를 더 큰 컴퓨터에서 실행하세요.",
+    "jobs.memory.never": "이 병합에는 메모리 {size}가 필요한데, 이 컴퓨터의 메모리는 모두 {most}입니다.",
+    "jobs.memory.never.fix": (
+        "같은 레시피를 더 큰 컴퓨터에서 실행하세요. `python -m merging run`이 같은 병합을 합니다."
+    ),
     "jobs.too_many": "이미 {count}개의 병합이 실행되거나 기다리고 있습니다.",
     "jobs.too_many.fix": "하나가 끝나기를 기다리거나 하나를 멈추세요.",
     "jobs.busy": "대기열이 가득 찼습니다. {count}개의 병합이 실행되거나 기다리고 있습니다.",
@@ -305,6 +311,8 @@ KOREAN: dict[str, str] = {
     "chat.model": "모델",
     "chat.other": "비교할 모델",
     "chat.other.info": "비워 두면 한 모델만 답합니다.",
+    "chat.third": "함께 비교할 모델",
+    "chat.third.info": "비워 두면 두 모델만 답합니다.",
     "chat.info": "내가 만든 결과, 그 부모, 또는 허브의 아무 모델.",
     "chat.answers": "{name}의 답",
     "chat.answers.none": "답",

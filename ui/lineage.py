@@ -9,7 +9,7 @@ from ui.markup import text
 from ui.texts import t
 
 WIDTH, HEIGHT, GAP_X, GAP_Y = 164, 30, 26, 10
-LONGEST_NAME = 22
+LONGEST_NAME = 20
 
 
 def lineage(parents: Sequence[Parent], result: str) -> str:

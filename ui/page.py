@@ -66,7 +66,7 @@ def build_page(host: Host) -> gr.Blocks:
 
         def to_chat(latest: Finished, request: gr.Request) -> tuple[Any, ...]:
             name, parent = latest.location, next(iter(latest.models), None)
-            return name, parent, name, *chat.begin_anew(name, parent, request)
+            return name, parent, None, name, *chat.begin_anew(name, parent, None, request)
 
         def to_score(latest: Finished, request: gr.Request) -> tuple[Any, ...]:
             return [latest.location, *dict.fromkeys(latest.models)], latest.location

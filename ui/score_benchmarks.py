@@ -29,7 +29,7 @@ from ui.defect import told
 from ui.host import Host
 from ui.markup import card, text
 from ui.score_models import LONG, QUIET, Unavailable, fetched, names_in, ready_for_gpu
-from ui.texts import t
+from ui.texts import in_each_language, t
 from ui.work import Stops, watched
 
 # A call to ZeroGPU answers for so long, then the next one goes on: what is asked for at once must not exceed a quota.
@@ -169,7 +169,7 @@ def _asking(
 def benchmarks_panel(host: Host, models: gr.Dropdown) -> BenchmarksPanel:
     """Build the part that asks benchmarks."""
     own = tasks_in(host.tasks) if host.tasks else []
-    gr.HTML(f'<p class="alloy-method">{text(t("benchmark.meaning"))}</p>')
+    gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("benchmark.meaning"))}</p>'))
     with gr.Row():
         tasks = gr.Dropdown(
             [*((name, name) for name in own), *((f"{name}: {meaning}", name) for name, meaning in BENCHMARKS.items())],

@@ -20,7 +20,7 @@ from ui.host import Host
 from ui.markup import card, text
 from ui.score_models import LONG, QUIET, names_in
 from ui.score_text import Scored
-from ui.texts import t
+from ui.texts import in_each_language, t
 from ui.work import Stops, watched
 
 
@@ -52,7 +52,7 @@ class SizesPanel:
 
 def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> SizesPanel:
     """Build the part that measures sizes and speeds; `scored` adds known perplexities."""
-    gr.HTML(f'<p class="alloy-method">{text(t("score.compare.info"))}</p>')
+    gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("score.compare.info"))}</p>'))
     with gr.Row():
         go = gr.Button(t("score.compare"), scale=3)
         stop = gr.Button(t("score.stop"), scale=1, min_width=90)

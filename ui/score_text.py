@@ -29,7 +29,7 @@ from ui.defect import told
 from ui.host import Host
 from ui.markup import card, size, text
 from ui.score_models import LONG, QUIET, Unavailable, fetched, names_in, ready_for_gpu
-from ui.texts import t
+from ui.texts import in_each_language, t
 from ui.work import Stops, watched
 
 MOST_CHARACTERS = 200_000
@@ -150,7 +150,7 @@ class TextPanel:
 
 def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
     """Build the part that scores models on a text."""
-    gr.HTML(f'<p class="alloy-method">{text(t("score.meaning"))}</p>')
+    gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("score.meaning"))}</p>'))
     document = gr.Textbox(
         "\n\n".join(bundled_text(BUNDLED[0])),
         label=t("score.text"),

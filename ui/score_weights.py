@@ -25,7 +25,7 @@ from ui.markup import card, heading, text
 from ui.presets import family
 from ui.score_models import LONG, QUIET, names_in
 from ui.start import line_of
-from ui.texts import t
+from ui.texts import in_each_language, t
 from ui.work import Stops, watched
 
 # Entries of a tensor that are read, and from how many places: each place is a request to the Hub.
@@ -147,7 +147,7 @@ def states_alike(
 def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: gr.Textbox) -> WeightsPanel:
     """Build the part that looks at weights; `document` is what models read whose states are compared."""
     known = family(host.demo).models
-    gr.HTML(f'<p class="alloy-method">{text(t("weights.meaning"))}</p>')
+    gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("weights.meaning"))}</p>'))
     with gr.Accordion(t("weights.more"), open=False):
         base = gr.Dropdown(
             list(known), value=None, label=t("weights.base"), info=t("weights.base.info"), allow_custom_value=True

@@ -109,6 +109,8 @@ def theme() -> gr.themes.Base:
     )
 
 
+# Gradio adds these rules twice: as they stand, and below its own classes; those in @media only so. In `:is` it would
+# put its classes before the second choice.
 CSS = """
 .gradio-container { max-width: 1240px !important; width: 100%; margin: 0 auto; }
 .gradio-container .html-container { padding: 0; }
@@ -116,6 +118,7 @@ CSS = """
 .alloy-head svg { width: 2.6rem; height: 2.6rem; flex: none; }
 .alloy-head h1 { font-size: 1.6rem; line-height: 1.1; margin: 0; letter-spacing: -.02em; }
 .alloy-head p { margin: .2rem 0 0; color: var(--body-text-color-subdued); max-width: 84ch; }
+.dark button[role=tab].selected { color: var(--primary-300) !important; }
 .alloy-section { font-size: 1.1rem; font-weight: 650; margin: 1rem 0 0; }
 .alloy-presets { align-items: center; gap: .45rem; }
 .alloy-presets > .block { flex: none; width: auto; min-width: 0; font-weight: 600; padding-right: .3rem; }
@@ -128,7 +131,7 @@ CSS = """
 .alloy-card { border: 1px solid var(--block-border-color); border-radius: var(--radius-lg);
   background: var(--block-background-fill); padding: .9rem 1rem; overflow-wrap: anywhere; }
 .alloy-card + .alloy-card { margin-top: .7rem; }
-.alloy-card :is(h2, h3) { font-size: 1rem; font-weight: 650; margin: 0; }
+.alloy-card h2, .alloy-card h3 { font-size: 1rem; font-weight: 650; margin: 0; }
 .alloy-card p { margin: .35rem 0 0; }
 .alloy-card p:first-child { margin-top: 0; }
 .alloy-quiet { color: var(--body-text-color-subdued); }
@@ -176,15 +179,15 @@ CSS = """
   border-radius: 0 var(--radius-lg) var(--radius-lg) 0; }
 .alloy-form:has(.alloy-held) .alloy-fields { opacity: .6; pointer-events: none; }
 .alloy-method { padding: 0 .2rem; color: var(--body-text-color-subdued); font-size: .92rem; }
-.alloy-formula { font-family: var(--font-mono); font-size: .85rem; overflow-wrap: anywhere; }
-[role=option][aria-description]::after { content: attr(aria-description); display: block; font-size: .8rem;
-  color: var(--body-text-color-subdued); padding-left: 1.4rem; overflow-wrap: anywhere; }
-[role=option][aria-description] { flex-wrap: wrap; }
-.alloy-unfit { opacity: .75; }
-.alloy-unfit[aria-description]::after { font-style: italic; }
+.alloy-formula { font-family: "STIX Two Math", "Cambria Math", "DejaVu Serif", Georgia, serif;
+  overflow-wrap: anywhere; }
+.alloy-talk label { max-width: calc(100% - 3rem); overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
+@media (max-width: 640px) { .alloy-talk { height: 300px !important; } }
+.dark [role=tab][aria-selected=true] { color: var(--primary-300) !important; }
+.dark input[type=range] { --neutral-200: var(--neutral-700); }
 .alloy-trouble { border-left: 3px solid #c8372d; padding: .1rem .7rem; margin: .4rem .2rem !important; }
 .alloy-heed { border-left: 3px solid var(--primary-500); padding: .1rem .7rem; margin: .6rem 0 0 !important; }
-.gradio-container h3.alloy-part { font-size: .9rem; font-weight: 600; margin: .9rem 0 .3rem; }
+.alloy-card h3.alloy-part { font-size: .9rem; font-weight: 600; margin: .9rem 0 .3rem; }
 .alloy-lines { margin: .2rem 0 0; padding-left: 1.2rem; }
 .alloy-layers { display: grid; grid-template-columns: minmax(4.5rem, 27%) 1fr max-content; gap: .25rem .7rem;
   align-items: center; font-size: .85rem; font-variant-numeric: tabular-nums; }

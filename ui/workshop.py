@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 
+from evaluation import EvaluationError, hold_memory, machine_memory
 from merging import MergeError, Plan, Problem, Progress, Result, make_plan, model_card, read_recipe, run_plan
 from ui.account import Account
 from ui.defect import told
@@ -12,6 +15,7 @@ from ui.downloads import Downloads
 from ui.host import Host
 from ui.jobs import JobBoard, Order, Part, Snapshot
 from ui.licences import Cards, licence_of_result
+from ui.markup import size
 from ui.texts import t
 from ui.trials import Trials
 
@@ -89,24 +93,31 @@ class Workshop:
         title = to.removeprefix("hf://")
         parents = self.cards.parents(plan, who)
         licence = licence_of_result(parents)
+        most = machine_memory()
+        if plan.peak_memory_bytes > most:
+            message = t("jobs.memory.never", size=size(plan.peak_memory_bytes), most=size(most))
+            raise MergeError(Problem("no-memory", message, t("jobs.memory.never.fix")))
         if download:
-            to = str(self.downloads.reserve(to, plan.bytes_out))
+            to = str(self.downloads.place(to, plan.bytes_out))
         elif self.host.allow_folders:
             title = title.rpartition("/")[2]
 
         def work(on_progress: Callable[[Progress], None], cancel: threading.Event) -> Result:
-            return run_plan(
-                plan,
-                to,
-                token=who.for_hub,
-                private=private,
-                overwrite=overwrite,
-                pull_request=pull_request,
-                licence=licence,
-                device="cpu",
-                on_progress=on_progress,
-                cancel=cancel,
-            )
+            # Others chat and try meanwhile: they may not take what the merge has not used yet.
+            room = self.downloads.reserve(Path(to), plan.bytes_out) if download else nullcontext()
+            with held_memory(plan.peak_memory_bytes), room:
+                return run_plan(
+                    plan,
+                    to,
+                    token=who.for_hub,
+                    private=private,
+                    overwrite=overwrite,
+                    pull_request=pull_request,
+                    licence=licence,
+                    device="cpu",
+                    on_progress=on_progress,
+                    cancel=cancel,
+                )
 
         order = Order(
             plan.recipe, to, private, overwrite, plan.seconds, download, pull_request,
@@ -136,6 +147,22 @@ class Workshop:
         if snapshot is None:
             raise MergeError(Problem("no-job", t("jobs.unknown"), t("jobs.unknown.fix")))
         return snapshot
+
+
+@contextmanager
+def held_memory(nbytes: int) -> Iterator[None]:
+    """Keep memory for a merge while it runs.
+
+    Raises:
+        MergeError: it is not there.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(hold_memory(nbytes))
+        except EvaluationError as error:
+            problem = Problem("no-memory", t("jobs.memory", size=size(nbytes)), t("jobs.memory.fix"))
+            raise MergeError(problem) from error
+        yield
 
 
 def _parts(plan: Plan, title: str) -> tuple[Part, ...]:

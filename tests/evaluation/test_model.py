@@ -131,6 +131,33 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers(
         load_model(make_folder(), device="cpu")
 
 
+def test_memory_that_is_held_is_free_of_models_until_the_work_ends(
+    make_folder: MakeFolder, loaded: Callable[[int], LoadedModels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder()
+    size = (folder / "model.safetensors").stat().st_size
+    store = loaded(100 * size)
+    load_model(folder, device="cpu")
+    # What is free while no model is loaded.
+    room = [3 * size]
+    monkeypatch.setattr(
+        model_module, "_memory", lambda _: (9 * size, room[0] - sum(m.bytes for m in store._models.values()))
+    )
+
+    with store.hold(2 * size):
+        assert len(store._models) == 1  # there was room enough
+        with pytest.raises(EvaluationError, match="are free here"), store.hold(2 * size):
+            pass
+        assert not store._models
+        load_model(folder, device="cpu")
+        room[0] = int(2.5 * size)
+        store._models.clear()
+        with pytest.raises(EvaluationError, match="for its weights"):
+            load_model(folder, device="cpu")
+
+    assert load_model(folder, device="cpu")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_does_not_fit_is_read_from_the_disk_when_that_is_asked(
     make_folder: MakeFolder,

@@ -433,6 +433,8 @@ def test_the_page_speaks_korean(site: Site, browser: Browser) -> None:
         for key in ("merge.button", "destination.heading", "jobs.empty", "page.subtitle"):
             assert KOREAN[key] in said
             assert ENGLISH[key] not in said or KOREAN[key] == ENGLISH[key]
+        page.get_by_role("tab", name=KOREAN["page.tab.score"]).click()
+        expect(page.get_by_text(KOREAN["score.meaning"])).to_be_visible()
         quiet(seen)
 
 

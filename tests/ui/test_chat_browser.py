@@ -61,7 +61,7 @@ def test_a_value_of_a_trial_is_turned_and_taken_into_the_recipe(site: Site, brow
         quiet(seen)
 
 
-def test_votes_are_taken_home_and_leave_nothing_on_the_server(
+def test_two_answers_are_voted_on_and_a_third_model_joins(
     site: Site, browser: Browser, tmp_path: Path
 ) -> None:
     with visit(browser, site.url) as seen:
@@ -89,4 +89,13 @@ def test_votes_are_taken_home_and_leave_nothing_on_the_server(
             "right",
         )
         assert taken.value.suggested_filename == "votes.jsonl"
+
+        third = page.get_by_label("And with")
+        third.fill(SECOND.replace("Pirate", "Bard"))
+        third.press("Enter")
+        expect(page.get_by_test_id("bot")).to_have_count(0)  # all begin anew
+        expect(page.get_by_role("button", name="Right is better")).to_be_hidden()
+        ask(page, "Hello!")
+        expect(page.get_by_text(SPEED)).to_have_count(3, timeout=SLOW)
+        expect(page.get_by_test_id("bot")).to_have_count(3, timeout=SLOW)
         quiet(seen)

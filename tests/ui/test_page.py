@@ -30,6 +30,7 @@ from ui.host import Host
 from ui.jobs import JobBoard, Snapshot
 from ui.my_merges import stands_alone
 from ui.page import build_page, launch_settings
+from ui.texts import Said
 from ui.workshop import Workshop
 
 LINEAR = """
@@ -271,6 +272,14 @@ def test_every_input_has_a_label() -> None:
     unlabelled = [block for block in page.blocks.values() if isinstance(block, inputs) and not block.label]
 
     assert unlabelled == []
+
+
+def test_every_piece_of_html_knows_both_languages() -> None:
+    page = build_page(Host.from_environment({}))
+    words = [block.value for block in page.blocks.values() if isinstance(block, gr.HTML) and block.value]
+
+    assert words
+    assert [text for text in words if not isinstance(text, Said)] == []
 
 
 def test_eight_visitors_at_once_stand_in_line_and_none_sees_another(

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from hashlib import md5
+from hashlib import md5, sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 from gradio_client import Client
+from gradio_client.client import Job
+from gradio_client.utils import Status
 from playwright.sync_api import Browser, Page, expect
 
 from evaluation import EvaluationError
@@ -127,12 +129,12 @@ def remembered(page: Page, secret: str) -> dict[str, str]:
 
 
 def opened(value: str, secret: str) -> str:
-    sealed = base64.b64decode(json.loads(value) if value.startswith('"') else value)
-    if not sealed.startswith(b"Salted__"):
+    if ":U2FsdGVk" not in value:
         return value
+    sealed, password = base64.b64decode(value.partition(":")[2]), sha256(secret.encode()).hexdigest().encode()
     salt, key = sealed[8:16], b""
     while len(key) < 48:
-        key += md5(key[-16:] + secret.encode() + salt).digest()
+        key += md5(key[-16:] + password + salt).digest()
     plain = Cipher(AES(key[:32]), CBC(key[32:48])).decryptor()
     return plain.update(sealed[16:]).decode()
 
@@ -213,16 +215,41 @@ def test_nothing_that_looks_like_a_token_is_anywhere(
     assert all(cookie["httpOnly"] for cookie in cookies)
 
 
+class Crowd:
+    """Two visitors whose models answer, and a third who waits in line behind them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._begun, self._served = threading.Semaphore(0), threading.Event()
+        self._jobs: list[Job] = []
+        monkeypatch.setattr("ui.api.fetch_model", self._answer)
+
+    def _answer(self, *_: object, **__: object) -> None:
+        self._begun.release()
+        assert self._served.wait(300)
+        raise EvaluationError("enough")
+
+    def come(self, url: str) -> None:
+        """Returns when all three are where they should be."""
+        client = Client(url, verbose=False, analytics_enabled=False)
+        for _ in range(2):
+            self._jobs.append(client.submit("ann/one", "Hello", api_name="/chat"))
+            assert self._begun.acquire(timeout=60)
+        self._jobs.append(client.submit("ann/one", "Hello", api_name="/chat"))
+        deadline = time.monotonic() + 60
+        while self._jobs[-1].status().code is not Status.IN_QUEUE:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def leave(self) -> None:
+        """Let them go, all with an answer."""
+        self._served.set()
+        assert [job.result()["ok"] for job in self._jobs] == [False] * 3
+
+
 def test_a_full_queue_is_told_in_words_and_nothing_is_lost(
     open_space: Callable[..., Space], browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = threading.Event()
-
-    def slow(*_: object, **__: object) -> None:
-        assert served.wait(300)
-        raise EvaluationError("enough")
-
-    monkeypatch.setattr("ui.api.fetch_model", slow)
+    crowd = Crowd(monkeypatch)
     space = open_space(max_size=1)
     with visit(browser, space.url) as seen:
         page = seen.page
@@ -230,24 +257,42 @@ def test_a_full_queue_is_told_in_words_and_nothing_is_lost(
         sign_in(page)
         write(page, RECIPE)
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
-        crowd = Client(space.url, verbose=False, analytics_enabled=False)
-        asked = [crowd.submit("ann/one", "Hello", api_name="/chat") for _ in range(3)]
-        while asked[-1].status().code.value != "IN_QUEUE":
-            page.wait_for_timeout(50)
+        crowd.come(space.url)
 
-        busy = page.get_by_role("alert").filter(has_text="currently busy. Please try again")
+        busy = page.get_by_text("This application is currently busy. Please try again.").first
         page.get_by_role("button", name="Merge", exact=True).click()
-        expect(busy).to_have_count(1)
+        expect(busy).to_be_visible()
         page.get_by_role("tab", name="Chat").click()
         page.get_by_label("Your message").fill("Do not lose me")
-        page.get_by_role("button", name="Send").click()
-        expect(busy).to_have_count(2)
+        with page.expect_response(lambda answer: answer.status == 503):
+            page.get_by_role("button", name="Send").click()
+        expect(busy).to_be_visible()
 
-        served.set()
-        assert [job.result()["ok"] for job in asked] == [False] * 3
+        crowd.leave()
         expect(page.get_by_label("Your message")).to_have_value("Do not lose me")
         page.get_by_role("tab", name="Merge").click()
         until_recipe(page, "merge_method", "linear")
         space.gate.set()
         page.get_by_role("button", name="Merge", exact=True).click()
-        expect(page.get_by_role("heading", name=re.compile("Done: ann.two-linear"))).to_be_visible()
+        expect(page.get_by_role("heading", name=re.compile("Done: ann.one-linear"))).to_be_visible()
+
+
+def test_who_waits_for_an_answer_is_told_the_place_in_line(
+    open_space: Callable[..., Space], browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd = Crowd(monkeypatch)
+    space = open_space()
+    with visit(browser, space.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        crowd.come(space.url)
+
+        page.get_by_role("tab", name="Chat").click()
+        page.get_by_label("Your message").fill("Hello!")
+        page.get_by_role("button", name="Send").click()
+
+        expect(page.get_by_text("queue: 2/2")).to_be_visible()
+        crowd.leave()
+        expect(page.get_by_role("alert").locator("visible=true")).to_contain_text("Qwen/Qwen2.5-0.5B")
+        expect(page.get_by_text(re.compile("queue:"))).to_have_count(0)
+        quiet(seen)
