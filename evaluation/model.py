@@ -270,12 +270,11 @@ class LoadedModels:
             Bytes that are free then.
         """
         with self._lock:
-            while self._models and (
-                sum(model.bytes for model in self._models.values()) + size > self.max_bytes
-                or self._free() < size
+            while (
+                self._models and sum(model.bytes for model in self._models.values()) + size > self.max_bytes
             ):
                 self._models.popitem(last=False)
-                gc.collect()
+            self._let_go(size)
         return self._free()
 
     @contextmanager
@@ -289,9 +288,7 @@ class LoadedModels:
             EvaluationError: so much is not free even when all models have left.
         """
         with self._lock:
-            while self._models and self._free() < size:
-                self._models.popitem(last=False)
-                gc.collect()
+            self._let_go(size)
             free = self._free()
             if free < size:
                 raise EvaluationError(
@@ -304,6 +301,15 @@ class LoadedModels:
         finally:
             with self._lock:
                 self._held -= size
+
+    def _let_go(self, size: int) -> None:
+        """Let models go, the longest unused first, until so much is free or all have left."""
+        gc.collect()
+        while self._models and (missing := size - self._free()) > 0:
+            # Several at once: a collection takes a second where much is loaded.
+            while self._models and missing > 0:
+                missing -= self._models.popitem(last=False)[1].bytes
+            gc.collect()
 
     def _free(self) -> int:
         return max(_memory(self._device)[1] - self._held, 0)
