@@ -113,7 +113,7 @@ class Cut(NamedTuple):
         """
         import torch
 
-        equals = min(max(self.last + 1 - start, 0), len(magnitudes))
+        equals = min(max(self.last + 1 - start, 0), magnitudes.numel())
         for part, compare in ((magnitudes[:equals], torch.ge), (magnitudes[equals:], torch.gt)):
             compare(part, self.threshold, out=part)
         return magnitudes
