@@ -55,7 +55,8 @@ class Workspace:
         device: where the arithmetic happens
     """
 
-    OUTPUT = -1
+    # All inputs are read into one buffer, each before the next, so that it stays in the cache.
+    INPUT, OUTPUT = 0, 1
 
     def __init__(self, device: str = "cpu"):
         self.device = device
@@ -66,7 +67,7 @@ class Workspace:
         self._rows: dict[tuple[torch.dtype, int], Tensor] = {}
 
     def stored(self, index: int, dtype: str, count: int) -> Stored:
-        """Room for `count` elements of input `index` (or OUTPUT), with whatever lies there.
+        """Room for `count` elements of INPUT or OUTPUT, with whatever lies there.
 
         Making the views costs as much as some of the arithmetic on a block, so they are kept.
         """
@@ -195,7 +196,7 @@ class Inputs:
             length = min(self.length, start + count - begin)
             rows = self.workspace.rows(len(inputs), length, dtype)
             for row, (index, stored_as, width) in zip(rows, inputs, strict=True):
-                stored = self.workspace.stored(index, stored_as, length)
+                stored = self.workspace.stored(self.workspace.INPUT, stored_as, length)
                 read(index, begin * width, stored.raw)
                 row.copy_(stored.elements)
             yield begin, rows
