@@ -240,7 +240,7 @@ def perplexity_slice(
             raise Cancelled
         documents.append(_Document.read(model, text, prefix))
     total = sum(document.targets for document in documents)
-    if total == 0:
+    if not any(document.bytes for document in documents):
         raise EvaluationError(
             f"There is nothing to score: {len(documents)} text(s) with"
             f" {sum(document.start + document.characters for document in documents)} character(s). Expected a"
@@ -363,13 +363,13 @@ def _sum(
     return Perplexity(
         model=model.name,
         commit=model.commit,
-        perplexity=math.exp(mean) if mean < 700 else math.inf,
+        perplexity=exponential(mean),
         nll_nats=nats,
         tokens=tokens,
         bytes=size,
         characters=characters,
-        bits_per_byte=nats / math.log(2) / size if size else math.nan,
-        bits_per_character=nats / math.log(2) / characters if characters else math.nan,
+        bits_per_byte=nats / math.log(2) / size,
+        bits_per_character=nats / math.log(2) / characters,
         context=context,
         stride=stride,
         bos=bos,
@@ -377,6 +377,11 @@ def _sum(
         seconds=seconds,
         documents=scores,
     )
+
+
+def exponential(nats: float) -> float:
+    """e to this power, infinite where no float holds it."""
+    return math.exp(nats) if nats < 709 else math.inf
 
 
 @dataclass(frozen=True)

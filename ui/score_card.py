@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from gradio.events import Dependency
 from huggingface_hub import EvalResult
 
 from evaluation import EvaluationError, benchmark_results, perplexity_results, write_card
+from evaluation.as_json import as_json
 from evaluation.benchmark import Benchmarked
 from evaluation.report import benchmark_markdown, perplexity_markdown, weights_markdown
 from ui.account import account
@@ -71,7 +71,7 @@ class Findings:
     def json(self, kinds: Sequence[str]) -> str:
         """The chosen kinds with every figure."""
         told_ = {kind: _plain(self.parts[kind]) for kind in kinds}
-        return json.dumps({"model": self.name, **told_}, indent=1, ensure_ascii=False)
+        return as_json({"model": self.name, **told_}, indent=1)
 
     def results(self, kinds: Sequence[str]) -> list[EvalResult]:
         """What of the chosen kinds the Hub's metadata can hold.

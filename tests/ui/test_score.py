@@ -21,7 +21,7 @@ from evaluation import Cancelled, FetchedModel, Source, difference, fetch_model,
 from evaluation.benchmark import Benchmarked, TaskScore, Total, paired
 from evaluation.weights import look, open_weights
 from tests.hub import Hub
-from tests.ui.conftest import visit
+from tests.ui.conftest import event, visit
 from tests.ui.speaker import tiny_speaker
 from ui.host import Host
 from ui.page import build_page, launch_settings
@@ -221,12 +221,6 @@ def test_what_is_taken_home_says_everything(family: dict[str, Path]) -> None:
     assert "answers" not in data["benchmarks"]["models"][0]["scores"][0]
     assert len(data["weights"]["tensors"]) == len(looked(family).found.tensors)
     assert about.markdown(["weights"]).startswith("### Weights")
-
-
-def event(page: gr.Blocks, name: str) -> Callable[..., Any]:
-    """The function of the page that has this name."""
-    [found] = [fn.fn for fn in page.fns.values() if getattr(fn.fn, "__qualname__", "").endswith(f".{name}")]
-    return found
 
 
 @pytest.mark.parametrize("how", ["commit", "pull-request"])
