@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from evaluation.error import Cancelled, EvaluationError, memory_named
+from evaluation.error import Cancelled, EvaluationError, OtherSliceError, memory_named
 from evaluation.model import LanguageModel
 
 _Result = TypeVar("_Result")
@@ -220,7 +220,8 @@ def perplexity_slice(
         cancel: as for `perplexity`.
 
     Raises:
-        EvaluationError: as for `perplexity`; or `unfinished` is of another model, text or setting.
+        EvaluationError: as for `perplexity`.
+        OtherSliceError: `unfinished` is of another model, text or setting, or of one that computed in another dtype.
         Cancelled: `cancel` was set.
     """
     started = time.perf_counter()
@@ -249,7 +250,7 @@ def perplexity_slice(
     batch_tokens = batch_tokens or _BATCH_TOKENS[model.device]
     key = _key(model, documents, context, stride, batch_tokens)
     if unfinished is not None and unfinished.key != key:
-        raise EvaluationError(
+        raise OtherSliceError(
             f"{model.name}: the slice to go on with is of another model, text or setting. Begin anew."
         )
     nats = (

@@ -28,12 +28,10 @@ from ui.account import account
 from ui.defect import told
 from ui.host import Host
 from ui.markup import card, text
-from ui.score_models import LONG, QUIET, Unavailable, fetched, names_in, ready_for_gpu
+from ui.score_models import LONG, QUIET, Unavailable, bytes_to_load, fetched, names_in, ready_for_gpu
 from ui.texts import in_each_language, t
 from ui.work import Stops, watched
 
-# A call to ZeroGPU answers for so long, then the next one goes on: what is asked for at once must not exceed a quota.
-SECONDS_A_CALL = 40
 FEW_QUESTIONS = 10
 MOST_EXAMPLES = 25
 
@@ -113,7 +111,7 @@ def answers(
     models: Sequence[FetchedModel | Unavailable],
     questions: Questions,
     rows: Sequence[Row],
-    seconds: float | None,
+    seconds: int | None,
     device: str,
 ) -> Iterator[list[Row]]:
     """Ask one model after the other; yields the table as it fills, as plain data.
@@ -122,17 +120,22 @@ def answers(
         models: that are on this machine, or why one is not
         questions: what is asked
         rows: that are there already; those that have ended stay
-        seconds: of asking, after which rows are left as they stand, for the next call to go on; None for no end
+        seconds: that were asked for, after which rows are left as they stand, for the next call to go on; None for no
+            end
         device: to load models on
     """
     now = list(rows)
+    # The processor, which is no part of the quota, goes on to the end.
+    call = gpu.Call(None if device == "cpu" else seconds)
     for i, model in enumerate(models):
         if now[i].ended or isinstance(model, Unavailable):
             continue
+        if not call.begins(model.bytes):
+            return
         now[i] = Row(model.name)
         yield list(now)
         try:
-            with closing(watched(_asking(model, questions, device), seconds=seconds)) as asking:
+            with closing(watched(_asking(model, questions, device), seconds=call.seconds_left())) as asking:
                 for said in asking:
                     now[i] = said or now[i]
                     yield list(now)
@@ -231,12 +234,12 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> BenchmarksPanel:
         yield benchmark_table([Row(name) for name in wanted]), None
         here = fetched(wanted, account(host, oauth).for_hub, host.allow_folders)
         rows = [Row(model.name, trouble=getattr(model, "trouble", "")) for model in here]
-        weights = sum(model.bytes for model in here if isinstance(model, FetchedModel))
-        seconds = gpu.seconds_to_answer([weights], 0) + SECONDS_A_CALL
-        limited = SECONDS_A_CALL if gpu.is_zero_gpu() else None
+        yield benchmark_table(rows), None
         with stops.begun(request) as stopped:
             while not all(row.ended for row in rows):
-                with closing(gpu.on_gpu(seconds, answers, here, questions, rows, limited)) as stream:
+                seconds = gpu.seconds_of_a_call(bytes_to_load(here, [row.ended for row in rows]))
+                limit = seconds if gpu.is_zero_gpu() else None
+                with closing(gpu.on_gpu(seconds, answers, here, questions, rows, limit)) as stream:
                     for run, rows in stream:
                         if stopped.is_set():
                             rows = [

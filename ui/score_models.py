@@ -66,6 +66,15 @@ def fetched(
     return found
 
 
+def bytes_to_load(models: Sequence[FetchedModel | Unavailable], ended: Sequence[bool]) -> list[int]:
+    """The weights of each model that there is still work for."""
+    return [
+        model.bytes
+        for model, done in zip(models, ended, strict=True)
+        if isinstance(model, FetchedModel) and not done
+    ]
+
+
 def ready_for_gpu(host: Host) -> Callable[..., None]:
     """What a button does first on ZeroGPU: fetch the models before the GPU is asked for, as the Chat tab does."""
 

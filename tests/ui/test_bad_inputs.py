@@ -155,8 +155,8 @@ def test_on_the_page(case: Case, page: gr.Blocks, tmp_path: Path) -> None:
     try:
         pasted, known = event(page, "text_panel.<locals>.read")(str(tmp_path / "text.txt"))
         visitor = SimpleNamespace(session_hash="visitor")
-        asked = [case.model], pasted, known, case.dataset, "", "test", case.column, 100, None, visitor
-        *_, (said, _, found) = event(page, "text_panel.<locals>.score")(*asked)
+        asked = [case.model], pasted, known, case.dataset, "", "test", case.column, 100, None, None, visitor
+        *_, (said, _, found, _) = event(page, "text_panel.<locals>.score")(*asked)
         assert found is None
     except gr.Error as error:
         said = str(error.message)

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from evaluation.weights import look, open_weights
 from tests.hub import Hub
 from tests.ui.conftest import event, visit
 from tests.ui.speaker import tiny_speaker
+from ui import gpu
 from ui.host import Host
 from ui.page import build_page, launch_settings
 from ui.score_benchmarks import Asked, Questions, answers, benchmark_table
@@ -105,11 +107,46 @@ def test_a_call_that_runs_out_of_time_leaves_the_rest_to_the_next(
     here = models(family, "merge")
     begun = [AskedRow(here[0].name)]
 
-    *_, left = answers(here, questions(tasks, tmp_path), begun, 0.0, "cpu")
+    *_, left = answers(here, questions(tasks, tmp_path), begun, 0, "auto")
     *_, done = answers(here, questions(tasks, tmp_path), left, None, "cpu")
 
     assert not left[0].ended
     assert done[0].found
+
+
+def test_a_text_whose_reading_was_ended_is_gone_on_with(
+    family: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    door = gpu.on_gpu
+
+    def counted(seconds: int, *rest: Any) -> Any:
+        asked.append(seconds)
+        return door(seconds, *rest)
+
+    monkeypatch.setattr(gpu, "on_gpu", counted)
+    monkeypatch.setattr(gpu, "is_zero_gpu", lambda: True)
+    monkeypatch.setattr(gpu.Call, "seconds_left", lambda _: 0.0)  # a batch each
+    score = event(build_page(Host.from_environment({})), "text_panel.<locals>.score")
+    visitor = gr.Request(session_hash="visitor")
+    visitor.session_hash = "visitor"
+    reading = partial(score, [str(family["merge"])], TEXT, None, "", "", "test", "text", 100)
+
+    *_, (_, _, whole, kept) = reading(None, None, visitor)
+    in_all = len(asked)
+    assert kept is None and whole and in_all > 2
+
+    lost = reading(None, None, visitor)
+    kept = next(piece[3] for piece in lost if piece[3])
+    lost.close()
+    asked.clear()
+    *_, (_, _, found, _) = reading(kept, None, visitor)
+    assert len(asked) == in_all - 1
+    assert found.scores[0].nll_nats == whole.scores[0].nll_nats
+
+    asked.clear()
+    *_, (_, _, other, _) = score([str(family["merge"])], TEXT + ".", *reading.args[2:], kept, None, visitor)
+    assert len(asked) == in_all and other.scores[0].tokens == whole.scores[0].tokens + 1
 
 
 def test_what_a_model_cannot_be_asked_stands_in_its_line(
