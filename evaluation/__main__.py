@@ -30,6 +30,7 @@ from evaluation.as_json import as_json
 from evaluation.benchmark import BENCHMARKS, Benchmarked, PairedScore, benchmark, paired
 from evaluation.card import benchmark_results, perplexity_results, write_card
 from evaluation.chat_check import check_chat
+from evaluation.checkpoint import find_checkpoint
 from evaluation.difference import Difference, difference
 from evaluation.error import Cancelled, EvaluationError
 from evaluation.footprint import footprint
@@ -85,8 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     compared = commands.add_parser(
         "compare", help="size, structure, independence, speed, memory and perplexity, side by side"
     )
-    compared.set_defaults(command=_compare, offload=None)
+    compared.set_defaults(command=_compare)
     _add_models(compared, "the merge first, then its parents")
+    _add_offload(compared)
     _add_text(compared)
     _add_card(compared)
     compared.add_argument("--repeats", type=_positive, default=5, metavar="N", help="timed answers (5)")
@@ -270,6 +272,8 @@ def _scored(
 def _compare(options: argparse.Namespace) -> int:
     texts = _texts(options)
     cancel = _cancel_on_interrupt()
+    for name in options.models:
+        find_checkpoint(name)  # or what is missing would be told after minutes of measuring the others
     prints = [
         footprint(
             name,
@@ -277,6 +281,7 @@ def _compare(options: argparse.Namespace) -> int:
             out_of_reach=[other for other in options.models if other != name and Path(other).is_dir()],
             repeats=options.repeats,
             new_tokens=max(options.new_tokens, 2),
+            offload=options.offload,
             cancel=cancel,
         )
         for name in options.models

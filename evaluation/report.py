@@ -40,7 +40,7 @@ class Report:
             ["weights", *(f"{one.structure.parameters / 1e6:,.1f} M" for one in prints)],
             ["tensors", *(str(len(one.structure.tensors)) for one in prints)],
             ["stands alone", *("yes" if one.independent else f"no: {one.dependence}" for one in prints)],
-            ["ran on", *(f"{one.device}, {one.dtype}" if one.device else "-" for one in prints)],
+            ["ran on", *map(_where, prints)],
             ["loading", *(f"{one.load_seconds:.2f} s" if one.device else "-" for one in prints)],
             ["peak memory, answering", *(_bytes(one.host_bytes) if one.device else "-" for one in prints)],
         ]
@@ -204,6 +204,12 @@ def _bytes(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def _where(one: Footprint) -> str:
+    if not one.device:
+        return "-"
+    return f"{one.device}, {one.dtype}{', part of it on the disk' if one.offloaded else ''}"
 
 
 def _spread(spread: Spread | None, factor: float, digits: int) -> str:

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -111,6 +112,23 @@ def test_what_a_checkpoint_says_of_its_base_counts(make_folder: MakeFolder) -> N
     assert references(folder) == ["adapter_config.json points at a/base", "config.json points at a/base"]
 
 
+def test_what_memory_cannot_hold_is_measured_from_the_disk(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def measured(given: dict[str, Any], *_: object) -> tuple[dict[str, Any], str]:
+        asked.update(given)
+        return {"device": "cpu", "dtype": "float32", "offloaded": True}, ""
+
+    monkeypatch.setattr("evaluation.footprint._measured", measured)
+
+    found = footprint(make_folder(), device="cpu", offload=Path("disk"))
+
+    assert asked["offload"] == str(Path.cwd() / "disk")  # the process that measures is in another folder
+    assert "| ran on | cpu, float32, part of it on the disk |" in Report((found,)).to_markdown()
+
+
 def test_a_measurement_is_ended(make_folder: MakeFolder) -> None:
     cancel = threading.Event()
     cancel.set()
@@ -147,7 +165,7 @@ def test_compare_on_the_command_line(
     make_folder: MakeFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     one, two = str(make_folder(name="one")), str(make_folder(make_network(seed=1), name="two"))
-    quick = ["--text", "english", "--repeats", "1", "--new-tokens", "2"]
+    quick = ["--text", "english", "--repeats", "1", "--new-tokens", "2", "--offload", str(tmp_path / "disk")]
 
     assert main(["compare", one, two, *quick, "--json"]) == DONE
     found = json.loads(capsys.readouterr().out)
