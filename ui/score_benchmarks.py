@@ -30,7 +30,7 @@ from ui.host import Host
 from ui.markup import card, text
 from ui.score_models import LONG, QUIET, Unavailable, bytes_to_load, fetched, names_in, ready_for_gpu
 from ui.texts import in_each_language, t
-from ui.work import Stops, watched
+from ui.work import Turns, watched
 
 FEW_QUESTIONS = 10
 MOST_EXAMPLES = 25
@@ -196,7 +196,7 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> BenchmarksPanel:
         stop = gr.Button(t("score.stop"), scale=1, min_width=90)
     table = gr.HTML()
     found = gr.State(None)
-    stops = Stops()
+    turns = Turns()
 
     def questions_of(chosen: list[str], most: float | None, shots: float | None, talk: bool) -> Questions:
         known = [name for name in chosen or () if name in BENCHMARKS or name in own]
@@ -235,20 +235,20 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> BenchmarksPanel:
         here = fetched(wanted, account(host, oauth).for_hub, host.allow_folders)
         rows = [Row(model.name, trouble=getattr(model, "trouble", "")) for model in here]
         yield benchmark_table(rows), None
-        with stops.begun(request) as stopped:
+        with turns.of(request) as turn:
             while not all(row.ended for row in rows):
                 seconds = gpu.seconds_of_a_call(bytes_to_load(here, [row.ended for row in rows]))
                 limit = seconds if gpu.is_zero_gpu() else None
                 with closing(gpu.on_gpu(seconds, answers, here, questions, rows, limit)) as stream:
                     for run, rows in stream:
-                        if stopped.is_set():
+                        if turn.stopped.is_set():
                             rows = [
                                 row if row.ended else replace(row, trouble=t("score.stopped")) for row in rows
                             ]
                         asked = _asked(wanted, rows)
                         notes = [t("score.where", where=run.line)] if run.line else []
                         yield benchmark_table(rows, asked, notes), asked
-                        if stopped.is_set():
+                        if turn.stopped.is_set():
                             return
 
     fetching = go.click(
@@ -256,7 +256,7 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> BenchmarksPanel:
         show_progress="hidden", trigger_mode="once", api_visibility="private",
     )  # fmt: skip
     ended = fetching.success(ask, [models, tasks, limit, few_shot, template], [table, found], **LONG)
-    stop.click(stops.stop, None, None, **QUIET)
+    stop.click(turns.stop, None, None, **QUIET)
     return BenchmarksPanel(found, ended)
 
 

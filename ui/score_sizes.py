@@ -21,7 +21,7 @@ from ui.markup import card, text
 from ui.score_models import LONG, QUIET, names_in
 from ui.score_text import Scored
 from ui.texts import in_each_language, t
-from ui.work import Stops, watched
+from ui.work import Turns, watched
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> SizesPanel
         stop = gr.Button(t("score.stop"), scale=1, min_width=90)
     table = gr.HTML()
     found = gr.State(None)
-    stops = Stops()
+    turns = Turns()
 
     def measure(
         names: list[str], known: Scored | None, oauth: gr.OAuthToken | None, request: gr.Request
@@ -73,13 +73,13 @@ def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> SizesPanel
                 name, token=token, device="cpu", allow_folders=host.allow_folders, out_of_reach=others, cancel=cancel
             )  # fmt: skip
 
-        with stops.begun(request) as stopped:
+        with turns.of(request) as turn:
             try:
                 for name in wanted:
                     so_far = report_card(_report(prints, known), t("score.compare.working", name=name))
                     with closing(watched(one(name))) as measuring:
                         for print_ in measuring:
-                            if stopped.is_set():
+                            if turn.stopped.is_set():
                                 yield report_card(_report(prints, known), t("score.stopped")), None
                                 return
                             # With or without news; Gradio notices here whether the page is still there.
@@ -93,7 +93,7 @@ def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> SizesPanel
         yield report_card(report), Measured(tuple(wanted), report)
 
     ended = go.click(measure, [models, scored], [table, found], **LONG)
-    stop.click(stops.stop, None, None, **QUIET)
+    stop.click(turns.stop, None, None, **QUIET)
     return SizesPanel(found, ended)
 
 

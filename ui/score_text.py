@@ -34,7 +34,7 @@ from ui.host import Host
 from ui.markup import card, size, text
 from ui.score_models import LONG, QUIET, Unavailable, bytes_to_load, fetched, names_in, ready_for_gpu
 from ui.texts import in_each_language, t
-from ui.work import Stops, watched
+from ui.work import Turns, watched
 
 MOST_CHARACTERS = 200_000
 # With fewer tokens than this, differences of some percent are noise.
@@ -264,7 +264,7 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
     pictures = gr.HTML()
     found = gr.State(None)
     begun_before = gr.State(None)
-    stops = Stops()
+    turns = Turns()
 
     def read(path: str) -> tuple[str, tuple[str, str]]:
         try:
@@ -310,10 +310,10 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
         yield score_table([Row(name) for name in wanted], length), "", None, kept
         models = fetched(wanted, token, host.allow_folders)
         begun = kept.rows if kept and kept.texts == tuple(texts) else {}
-        with stops.begun(request) as stopped, closing(scored(models, texts, begun)) as stream:
+        with turns.of(request) as turn, closing(scored(models, texts, begun)) as stream:
             for run, rows in stream:
                 kept = _begun(models, rows, texts) or kept
-                if stopped.is_set():
+                if turn.stopped.is_set():
                     rows = [row if row.ended else Row(row.name, trouble=t("score.stopped")) for row in rows]
                 where = [t("score.where", where=run.line)] if run.line else []
                 differences = _differences(rows, texts)
@@ -324,9 +324,9 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
                     Scored(tuple(wanted), tuple(rows), tuple(texts), source, tuple(differences))
                     if whole
                     else None,
-                    None if all(row.ended for row in rows) and not stopped.is_set() else kept,
+                    None if all(row.ended for row in rows) and not turn.stopped.is_set() else kept,
                 )
-                if stopped.is_set():
+                if turn.stopped.is_set():
                     break
 
     fetching = go.click(
@@ -339,7 +339,7 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
         [table, pictures, found, begun_before],
         **LONG,
     )
-    stop.click(stops.stop, None, None, **QUIET)
+    stop.click(turns.stop, None, None, **QUIET)
     return TextPanel(document, found, ended)
 
 

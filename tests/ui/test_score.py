@@ -32,7 +32,7 @@ from ui.score_benchmarks import Row as AskedRow
 from ui.score_card import Findings
 from ui.score_text import Row, Scored
 from ui.score_weights import SIGNALS, Looked, verdict_card
-from ui.work import Stops, watched
+from ui.work import Turns, watched
 
 TEXT = "The weights of models that grew from one base can be mixed. " * 60
 QUERY = "model.layers.1.self_attn.q_proj.weight"
@@ -317,15 +317,15 @@ def test_watched_work_tells_ends_and_fails() -> None:
 
 
 def test_a_page_stops_its_own_work_alone() -> None:
-    stops = Stops()
+    turns = Turns()
     one, other = gr.Request(session_hash="one"), gr.Request(session_hash="other")
     one.session_hash, other.session_hash = "one", "other"
 
-    with stops.begun(one) as first, stops.begun(other) as second:
-        stops.stop(one)
+    with turns.of(one) as first, turns.of(other) as second:
+        turns.stop(one)
 
-        assert first.is_set() and not second.is_set()
-    stops.stop(one)  # nothing runs
+        assert first.stopped.is_set() and not second.stopped.is_set()
+    turns.stop(one)  # nothing runs
 
 
 @pytest.fixture
