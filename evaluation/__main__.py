@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from evaluation.activations import Likeness, likeness
 from evaluation.as_json import as_json
-from evaluation.benchmark import BENCHMARKS, Benchmarked, PairedScore, benchmark, paired
+from evaluation.benchmark import BENCHMARKS, Benchmarked, PairedScore, benchmark, paired, with_error
 from evaluation.card import benchmark_results, perplexity_results, write_card
 from evaluation.chat_check import check_chat
 from evaluation.checkpoint import find_checkpoint
@@ -377,13 +377,11 @@ def _describe_benchmarks(found: Sequence[Benchmarked], pairs: Sequence[PairedSco
         tasks = {score.task for score in one.scores}
         for total in one.totals:
             if total.name not in tasks:
-                error = f" ± {total.stderr:.4f}" if total.stderr is not None else ""
                 print(
-                    f"  {total.name}, all of it: {total.metric} {total.value:.4f}{error}, {total.questions} questions"
+                    f"  {total.name}, all of it: {total.metric} {with_error(total)}, {total.questions} questions"
                 )
         for score in one.scores:
-            error = f" ± {score.stderr:.4f}" if score.stderr is not None else ""
-            print(f"  {score.task} (version {score.version}) {score.metric} {score.value:.4f}{error}, "
+            print(f"  {score.task} (version {score.version}) {score.metric} {with_error(score)}, "
                   f"{len(score.answers)} questions")  # fmt: skip
     for pair in pairs:
         print(pair.words)

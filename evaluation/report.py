@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluation.activations import Likeness
-from evaluation.benchmark import Benchmarked, PairedScore
+from evaluation.benchmark import Benchmarked, PairedScore, with_error
 from evaluation.difference import Difference
 from evaluation.footprint import Footprint, Spread
 from evaluation.perplexity import Perplexity
@@ -144,7 +144,7 @@ def benchmark_markdown(found: Sequence[Benchmarked], pairs: Sequence[PairedScore
     """
     rows = [["", *(one.model for one in found)]]
     rows += [
-        [f"{totals[0].name}, {totals[0].metric}", *(_with_error(one.value, one.stderr) for one in totals)]
+        [f"{totals[0].name}, {totals[0].metric}", *map(with_error, totals)]
         for totals in zip(*(one.totals for one in found), strict=True)
     ]
     first = found[0]
@@ -178,10 +178,6 @@ def weights_markdown(found: WeightsLook, alike: Sequence[Likeness] = ()) -> str:
     share = min(one.share for one in found.tensors)
     read = "all weights" if share == 1 else f"samples of the tensors ({share:.1%} of the largest)"
     return _markdown(rows, [*said, f"Means over tensors of {found.model} against each; from {read}."])
-
-
-def _with_error(value: float, stderr: float | None) -> str:
-    return f"{value:.4f}" if stderr is None else f"{value:.4f} ± {stderr:.4f}"
 
 
 def _markdown(table: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from gradio.events import Dependency
@@ -22,6 +21,7 @@ from evaluation.benchmark import (
     fetch_questions,
     paired,
     tasks_in,
+    with_error,
 )
 from ui import gpu
 from ui.account import account
@@ -34,6 +34,7 @@ from ui.work import Turns, watched
 
 FEW_QUESTIONS = 10
 MOST_EXAMPLES = 25
+DIGITS = 3
 
 
 @dataclass(frozen=True)
@@ -301,7 +302,7 @@ def _line(row: Row, columns: int) -> str:
     if row.found:
         return (
             f"<tr>{name}"
-            + "".join(f'<td class="number">{text(_figure(one))}</td>' for one in row.found.totals)
+            + "".join(f'<td class="number">{text(with_error(one, DIGITS))}</td>' for one in row.found.totals)
             + "</tr>"
         )
     if row.trouble:
@@ -315,10 +316,6 @@ def _line(row: Row, columns: int) -> str:
         f'aria-label="{text(row.name)}" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}">'
         f'<span style="width:{percent}%"></span></div></td></tr>'
     )
-
-
-def _figure(total: Any) -> str:
-    return f"{total.value:.3f}" if total.stderr is None else f"{total.value:.3f} ± {total.stderr:.3f}"
 
 
 def _pair_words(pair: PairedScore) -> str:
@@ -339,7 +336,7 @@ def _parts(found: Benchmarked) -> str:
     if len(found.scores) == len(found.totals):
         return ""
     lines = "".join(
-        f'<tr><th scope="row">{text(score.task)}</th><td class="number">{text(_figure(score))}</td>'
+        f'<tr><th scope="row">{text(score.task)}</th><td class="number">{text(with_error(score, DIGITS))}</td>'
         f'<td class="number">{len(score.answers)}</td></tr>'
         for score in found.scores
     )
