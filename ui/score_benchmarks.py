@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gradio as gr
-from gradio.events import Dependency
 
 from evaluation import Cancelled, EvaluationError, FetchedModel, load_fetched
 from evaluation.benchmark import (
@@ -28,7 +27,7 @@ from ui.account import account
 from ui.defect import told
 from ui.host import Host
 from ui.markup import card, text
-from ui.score_models import LONG, QUIET, Unavailable, bytes_to_load, fetched, names_in, ready_for_gpu
+from ui.score_models import LONG, QUIET, Panel, Unavailable, bytes_to_load, fetched, names_in, ready_for_gpu
 from ui.texts import in_each_language, t
 from ui.work import Turns, watched
 
@@ -95,19 +94,6 @@ class Asked:
     pairs: tuple[PairedScore, ...] = ()
 
 
-@dataclass
-class BenchmarksPanel:
-    """What the other parts of the tab need of this one.
-
-    Args:
-        found: a state with the newest `Asked`, or None
-        ended: the event after which it is there
-    """
-
-    found: gr.State
-    ended: Dependency
-
-
 def answers(
     models: Sequence[FetchedModel | Unavailable],
     questions: Questions,
@@ -170,7 +156,7 @@ def _asking(
     return ask
 
 
-def benchmarks_panel(host: Host, models: gr.Dropdown) -> BenchmarksPanel:
+def benchmarks_panel(host: Host, models: gr.Dropdown) -> Panel:
     """Build the part that asks benchmarks."""
     own = tasks_in(host.tasks) if host.tasks else []
     gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("benchmark.meaning"))}</p>'))
@@ -258,7 +244,7 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> BenchmarksPanel:
     )  # fmt: skip
     ended = fetching.success(ask, [models, tasks, limit, few_shot, template], [table, found], **LONG)
     stop.click(turns.stop, None, None, **QUIET)
-    return BenchmarksPanel(found, ended)
+    return Panel(found, ended)
 
 
 def _asked(names: Sequence[str], rows: Sequence[Row]) -> Asked | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
-from gradio.events import Dependency
 from huggingface_hub import EvalResult
 
 from evaluation import EvaluationError, benchmark_results, perplexity_results, write_card
@@ -21,7 +20,7 @@ from ui.defect import told
 from ui.host import Host
 from ui.markup import card, heading, link, text
 from ui.score_benchmarks import Asked
-from ui.score_models import QUIET
+from ui.score_models import QUIET, Panel
 from ui.score_sizes import Measured
 from ui.score_text import Scored
 from ui.score_weights import Looked
@@ -34,13 +33,6 @@ COPY = """() => {
 }"""
 COMMIT, PULL_REQUEST = "commit", "pull-request"
 Finding = Scored | Asked | Looked | Measured
-
-
-class Panel(Protocol):
-    """A part of the tab that finds something out."""
-
-    found: gr.State
-    ended: Dependency
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import gradio as gr
+from gradio.events import Dependency
 
 from evaluation import EvaluationError, FetchedModel, fetch_model
 from ui import gpu
@@ -25,6 +26,19 @@ LONG: dict[str, Any] = {
     "trigger_mode": "once",
     "api_visibility": "private",
 }
+
+
+@dataclass
+class Panel:
+    """A part of the tab that finds something out, for the other parts.
+
+    Args:
+        found: a state with what was found last, or None
+        ended: the event after which it is there
+    """
+
+    found: gr.State
+    ended: Dependency
 
 
 @dataclass(frozen=True)

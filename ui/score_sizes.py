@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.events import Dependency
 
 from evaluation import EvaluationError, Perplexity
 from evaluation.footprint import Footprint, footprint
@@ -18,7 +17,7 @@ from evaluation.report import Report
 from ui.account import account
 from ui.host import Host
 from ui.markup import card, text
-from ui.score_models import LONG, QUIET, names_in
+from ui.score_models import LONG, QUIET, Panel, names_in
 from ui.score_text import Scored
 from ui.texts import in_each_language, t
 from ui.work import Turns, watched
@@ -37,20 +36,7 @@ class Measured:
     report: Report
 
 
-@dataclass
-class SizesPanel:
-    """What the other parts of the tab need of this one.
-
-    Args:
-        found: a state with the newest `Measured`, or None
-        ended: the event after which it is there
-    """
-
-    found: gr.State
-    ended: Dependency
-
-
-def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> SizesPanel:
+def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> Panel:
     """Build the part that measures sizes and speeds; `scored` adds known perplexities."""
     gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("score.compare.info"))}</p>'))
     with gr.Row():
@@ -94,7 +80,7 @@ def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> SizesPanel
 
     ended = go.click(measure, [models, scored], [table, found], **LONG)
     stop.click(turns.stop, None, None, **QUIET)
-    return SizesPanel(found, ended)
+    return Panel(found, ended)
 
 
 def _report(prints: Sequence[Footprint], known: Scored | None) -> Report | None:

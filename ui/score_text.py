@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
-from gradio.events import Dependency
 
 from evaluation import (
     Difference,
@@ -32,7 +31,7 @@ from ui.account import account
 from ui.defect import told
 from ui.host import Host
 from ui.markup import card, size, text
-from ui.score_models import LONG, QUIET, Unavailable, bytes_to_load, fetched, names_in, ready_for_gpu
+from ui.score_models import LONG, QUIET, Panel, Unavailable, bytes_to_load, fetched, names_in, ready_for_gpu
 from ui.texts import in_each_language, t
 from ui.work import Turns, watched
 
@@ -217,18 +216,10 @@ class Scored:
 
 
 @dataclass
-class TextPanel:
-    """What the other parts of the tab need of this one.
-
-    Args:
-        document: the text
-        found: a state with the newest `Scored`, or None
-        ended: the event after which it is there
-    """
+class TextPanel(Panel):
+    """With the text, which is also read elsewhere."""
 
     document: gr.Textbox
-    found: gr.State
-    ended: Dependency
 
 
 def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
@@ -340,7 +331,7 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
         **LONG,
     )
     stop.click(turns.stop, None, None, **QUIET)
-    return TextPanel(document, found, ended)
+    return TextPanel(found, ended, document)
 
 
 def _begun(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.events import Dependency
 
 from evaluation import EvaluationError, FetchedModel, fetch_model, load_fetched
 from evaluation.activations import Likeness, likeness
@@ -23,7 +22,7 @@ from ui.host import Host
 from ui.hub_search import HubSearch, search_as_you_type
 from ui.markup import card, heading, text
 from ui.presets import family
-from ui.score_models import LONG, QUIET, names_in
+from ui.score_models import LONG, QUIET, Panel, names_in
 from ui.start import line_of
 from ui.texts import in_each_language, t
 from ui.work import Turns, watched
@@ -115,19 +114,6 @@ class Looked:
         return heat_map(_title(signal, name), rows)
 
 
-@dataclass
-class WeightsPanel:
-    """What the other parts of the tab need of this one.
-
-    Args:
-        found: a state with the newest `Looked`, or None
-        ended: the event after which it is there
-    """
-
-    found: gr.State
-    ended: Dependency
-
-
 def states_alike(
     models: Sequence[FetchedModel], document: str, device: str
 ) -> Iterator[tuple[Likeness, ...] | None]:
@@ -144,7 +130,7 @@ def states_alike(
     yield from watched(compare)
 
 
-def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: gr.Textbox) -> WeightsPanel:
+def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: gr.Textbox) -> Panel:
     """Build the part that looks at weights; `document` is what models read whose states are compared."""
     known = family(host.demo).models
     gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("weights.meaning"))}</p>'))
@@ -248,7 +234,7 @@ def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: 
     stop.click(turns.stop, None, None, **QUIET)
     signal.input(choose, [found, signal], [against, picture], **QUIET)
     against.input(draw, [found, signal, against], picture, **QUIET)
-    return WeightsPanel(found, ended)
+    return Panel(found, ended)
 
 
 def _shown(looked: Looked) -> tuple[Any, ...]:
