@@ -8,6 +8,7 @@ from typing import Any
 
 from evaluation.activations import Likeness
 from evaluation.benchmark import Benchmarked, PairedScore, with_error
+from evaluation.chat_check import FAULTS, ChatCheck
 from evaluation.difference import Difference
 from evaluation.footprint import Footprint, Spread
 from evaluation.perplexity import Perplexity
@@ -154,6 +155,18 @@ def benchmark_markdown(found: Sequence[Benchmarked], pairs: Sequence[PairedScore
     form = "in the models' own form of a conversation" if first.chat_template else "as plain text"
     how = f"{questions:,} questions{limit}, {shots} solved examples before each, asked {form}; lm-eval {first.lm_eval}."
     return _markdown(rows, [how, *(pair.words for pair in pairs)])
+
+
+def chat_markdown(checks: Sequence[ChatCheck]) -> str:
+    """How many answers have each fault as a table, a column for each model, and the rules.
+
+    Args:
+        checks: models that were asked the same questions.
+    """
+    rows = [["", *(one.model for one in checks)]]
+    rows += [[fault, *(f"{one.counts[fault]} of {len(one.answers)}" for one in checks)] for fault in FAULTS]
+    rules = "; ".join(f"{fault}: {rule}" for fault, rule in FAULTS.items())
+    return _markdown(rows, [f"Answers with the likeliest token each time; counted by plain rules. {rules}."])
 
 
 def weights_markdown(found: WeightsLook, alike: Sequence[Likeness] = ()) -> str:

@@ -27,7 +27,17 @@ from ui.account import account
 from ui.defect import told
 from ui.host import Host
 from ui.markup import card, text
-from ui.score_models import LONG, QUIET, Panel, Unavailable, bytes_to_load, fetched, names_in, ready_for_gpu
+from ui.score_models import (
+    LONG,
+    QUIET,
+    Panel,
+    Unavailable,
+    bytes_to_load,
+    fetched,
+    names_in,
+    ready_for_gpu,
+    waiting_row,
+)
 from ui.texts import in_each_language, t
 from ui.work import Turns, watched
 
@@ -284,24 +294,10 @@ def benchmark_table(rows: Sequence[Row], asked: Asked | None = None, notes: Sequ
 
 
 def _line(row: Row, columns: int) -> str:
-    name = f'<th scope="row">{text(row.name)}</th>'
     if row.found:
-        return (
-            f"<tr>{name}"
-            + "".join(f'<td class="number">{text(with_error(one, DIGITS))}</td>' for one in row.found.totals)
-            + "</tr>"
-        )
-    if row.trouble:
-        return f'<tr>{name}<td colspan="{columns}">{text(t("score.failed"))}: {text(row.trouble)}</td></tr>'
-    if not row.total:
-        return f'<tr>{name}<td colspan="{columns}" class="alloy-quiet">{text(t("score.waiting"))}</td></tr>'
-    percent = round(100 * row.done / row.total)
-    said = t("benchmark.answered", done=row.done, total=row.total)
-    return (
-        f'<tr>{name}<td colspan="{columns}" class="alloy-quiet">{text(said)}<div class="alloy-bar" role="progressbar" '
-        f'aria-label="{text(row.name)}" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}">'
-        f'<span style="width:{percent}%"></span></div></td></tr>'
-    )
+        figures = (f'<td class="number">{text(with_error(one, DIGITS))}</td>' for one in row.found.totals)
+        return f'<tr><th scope="row">{text(row.name)}</th>{"".join(figures)}</tr>'
+    return waiting_row(row.name, columns, row.trouble, row.done, row.total)
 
 
 def _pair_words(pair: PairedScore) -> str:

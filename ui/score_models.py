@@ -14,6 +14,7 @@ from ui import gpu
 from ui.account import account
 from ui.defect import told
 from ui.host import Host
+from ui.markup import text
 from ui.texts import t
 
 MOST_MODELS = 6
@@ -87,6 +88,30 @@ def bytes_to_load(models: Sequence[FetchedModel | Unavailable], ended: Sequence[
         for model, done in zip(models, ended, strict=True)
         if isinstance(model, FetchedModel) and not done
     ]
+
+
+def waiting_row(name: str, columns: int, trouble: str, done: int, total: int) -> str:
+    """A model's line in a table as long as there are no figures of it.
+
+    Args:
+        name: of the model
+        columns: for figures
+        trouble: why there will be none; empty if there may be
+        done: questions that are answered
+        total: questions in all, 0 before it began
+    """
+    if trouble:
+        cell = f'<td colspan="{columns}">{text(t("score.failed"))}: {text(trouble)}</td>'
+    elif not total:
+        cell = f'<td colspan="{columns}" class="alloy-quiet">{text(t("score.waiting"))}</td>'
+    else:
+        percent = round(100 * done / total)
+        cell = (
+            f'<td colspan="{columns}" class="alloy-quiet">{text(t("benchmark.answered", done=done, total=total))}'
+            f'<div class="alloy-bar" role="progressbar" aria-label="{text(name)}" aria-valuemin="0" '
+            f'aria-valuemax="100" aria-valuenow="{percent}"><span style="width:{percent}%"></span></div></td>'
+        )
+    return f'<tr><th scope="row">{text(name)}</th>{cell}</tr>'
 
 
 def ready_for_gpu(host: Host) -> Callable[..., None]:

@@ -20,11 +20,12 @@ from safetensors.torch import load_file, save_file
 
 from evaluation import Cancelled, FetchedModel, Source, difference, fetch_model, load_fetched, perplexity
 from evaluation.benchmark import Benchmarked, TaskScore, Total, paired
+from evaluation.chat_check import check_chat
 from evaluation.weights import look, open_weights
 from tests.hub import Hub
 from tests.ui.conftest import event, visit
 from tests.ui.speaker import tiny_speaker
-from ui import gpu
+from ui import gpu, score_chat
 from ui.host import Host
 from ui.page import build_page, launch_settings
 from ui.score_benchmarks import Asked, Questions, answers, benchmark_table
@@ -147,6 +148,31 @@ def test_a_text_whose_reading_was_ended_is_gone_on_with(
     asked.clear()
     *_, (_, _, other, _) = score([str(family["merge"])], TEXT + ".", *reading.args[2:], kept, None, visitor)
     assert len(asked) == in_all and other.scores[0].tokens == whole.scores[0].tokens + 1
+
+
+def test_answers_are_checked_in_calls_of_any_length(
+    family: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(score_chat, "LONGEST_ANSWER", 4)
+    monkeypatch.setattr(gpu, "is_zero_gpu", lambda: True)
+    monkeypatch.setattr(gpu.Call, "seconds_left", lambda _: 0.0)  # an answer each
+    check = event(build_page(Host.from_environment({})), "chat_panel.<locals>.check")
+    visitor = gr.Request(session_hash="visitor")
+    visitor.session_hash = "visitor"
+    names = [str(family["merge"]), str(family["a"]), str(tmp_path / "nothing")]
+
+    *on_the_way, (shown, found) = check(names, None, visitor)
+
+    whole = [check_chat(load_fetched(model), max_new_tokens=4) for model in models(family, "merge", "a")]
+    assert list(found.checks) == whole
+    assert any("7 of 12 answered" in table for table, _ in on_the_way)
+    assert f'<th scope="row">{names[1]}</th><td class="number">' in shown
+    assert "no such folder" in shown and f"The answers of {names[0]}" in shown
+    about = Findings(names[0], {"chat": found})
+    assert f"| cut | {whole[0].counts['cut']} of 12 | {whole[1].counts['cut']} of 12 |" in about.markdown(
+        ["chat"]
+    )
+    assert json.loads(about.json(["chat"]))["chat"]["models"][1]["counts"] == whole[1].counts
 
 
 def test_what_a_model_cannot_be_asked_stands_in_its_line(
@@ -334,6 +360,7 @@ def page_of_a_laptop(
 ) -> Iterator[str]:
     """A page with a merge, its parents and a benchmark at hand, and the login of their owner."""
     monkeypatch.setenv("HF_TOKEN", hub.add_user("ann"))
+    monkeypatch.setattr(score_chat, "LONGEST_ANSWER", 4)
     for name, folder in family.items():
         hub.put(f"ann/{name}", folder)
     host = Host.from_environment(
@@ -371,6 +398,11 @@ def test_a_merge_is_judged_and_its_card_written(page_of_a_laptop: str, browser: 
         )
         expect(scores.locator("tbody .number")).to_have_count(3)
 
+        page.get_by_role("button", name="Check the answers").click()
+        page.get_by_role("button", name="Let them answer").click()
+        checked = page.get_by_role("table").filter(has_text="Faults in 12 answers of each model")
+        expect(checked.locator("tbody .number")).to_have_count(3 * 4)
+
         page.get_by_role("button", name="Look at the weights").click()
         page.get_by_role("button", name="Base model and more").click()
         base = page.get_by_label("Base model", exact=True).locator("visible=true")
@@ -388,7 +420,12 @@ def test_a_merge_is_judged_and_its_card_written(page_of_a_laptop: str, browser: 
         page.get_by_role("button", name="Copy or download").click()
         with page.expect_download() as taken:
             page.get_by_role("link", name="Download JSON").click()
-        assert json.loads(Path(taken.value.path()).read_text()).keys() == {"model", "benchmarks", "weights"}
+        assert json.loads(Path(taken.value.path()).read_text()).keys() == {
+            "model",
+            "benchmarks",
+            "chat",
+            "weights",
+        }
         grave = [
             it for it in Axe().run(page).response["violations"] if it["impact"] in ("serious", "critical")
         ]
