@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -39,14 +40,20 @@ TEXT = "The weights of models that grew from one base can be mixed. " * 60
 QUERY = "model.layers.1.self_attn.q_proj.weight"
 
 
-@pytest.fixture
-def family(tmp_path: Path) -> dict[str, Path]:
-    """A merge, its parents and their base; they can speak."""
-    base = tiny_speaker(tmp_path / "base")
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A merge, its parents and their base; they can speak. Who changes one takes a copy."""
+    folder = tmp_path_factory.mktemp("family")
+    base = tiny_speaker(folder / "base")
     folders = {
-        name: tiny_speaker(tmp_path / name, seed, base) for seed, name in enumerate(("merge", "a", "b"), 1)
+        name: tiny_speaker(folder / name, seed, base) for seed, name in enumerate(("merge", "a", "b"), 1)
     }
     return {**folders, "base": base}
+
+
+def with_own_merge(family: dict[str, Path], folder: Path) -> dict[str, Path]:
+    """The family with a copy of the merge, to be changed."""
+    return {**family, "merge": Path(shutil.copytree(family["merge"], folder / "merge"))}
 
 
 @pytest.fixture
@@ -240,7 +247,8 @@ def test_every_signal_is_drawn_for_what_it_is_known_of(family: dict[str, Path]) 
     assert {"task_cosine", "sign_conflict", "overlap"}.isdisjoint(looked(family, base=False).signals())
 
 
-def test_the_verdict_is_the_doctors(family: dict[str, Path]) -> None:
+def test_the_verdict_is_the_doctors(family: dict[str, Path], tmp_path: Path) -> None:
+    family = with_own_merge(family, tmp_path)
     assert "alloy-good" in verdict_card(looked(family))
     weights = load_file(family["merge"] / "model.safetensors")
     weights[QUERY][0, 0] = float("nan")
@@ -312,6 +320,7 @@ def test_results_are_written_into_the_card_by_the_visitors_own_account(
 
 
 def test_only_the_chosen_results_are_written(family: dict[str, Path], tmp_path: Path) -> None:
+    family = with_own_merge(family, tmp_path)
     page = build_page(Host.from_environment({"ALLOY_RESULTS": str(tmp_path)}))
     about = Findings(str(family["merge"]), {"text": scored(family, "merge"), "weights": looked(family)})
 
