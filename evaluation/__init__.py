@@ -3,7 +3,7 @@
 from evaluation.card import WrittenCard, benchmark_results, card_with, perplexity_results, write_card
 from evaluation.chat import Reply, reply
 from evaluation.difference import Difference, difference, interval
-from evaluation.error import Cancelled, EvaluationError
+from evaluation.error import Cancelled, EvaluationError, OtherSliceError
 from evaluation.independence import Independence, check_independence
 from evaluation.model import (
     FetchedModel,
@@ -25,6 +25,7 @@ __all__ = [
     "FetchedModel",
     "Independence",
     "LanguageModel",
+    "OtherSliceError",
     "Perplexity",
     "Reply",
     "Source",

@@ -6,14 +6,14 @@
     python -m evaluation benchmark MODEL... [--tasks kmmlu ...] [--limit N] [--few-shot N] [--chat-template] [--json]
     python -m evaluation chat MODEL... [--new-tokens N] [--json]
 
-Exit status: 0 when it is done; 2 when a model or a text cannot be judged (stderr says why); 1 for anything else.
+Exit status: 0 when it is done; 2 when a model or a text cannot be judged (stderr says why, and with --json the
+`problems` on stdout); 1 for anything else.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import signal
 import sys
 import threading
@@ -26,16 +26,18 @@ from huggingface_hub import EvalResult
 from transformers.utils import logging
 
 from evaluation.activations import Likeness, likeness
-from evaluation.benchmark import BENCHMARKS, Benchmarked, PairedScore, benchmark, paired
+from evaluation.as_json import as_json
+from evaluation.benchmark import BENCHMARKS, Benchmarked, PairedScore, benchmark, paired, with_error
 from evaluation.card import benchmark_results, perplexity_results, write_card
 from evaluation.chat_check import check_chat
+from evaluation.checkpoint import find_checkpoint
 from evaluation.difference import Difference, difference
 from evaluation.error import Cancelled, EvaluationError
 from evaluation.footprint import footprint
 from evaluation.model import load_model
 from evaluation.perplexity import Perplexity, perplexity
 from evaluation.report import Report
-from evaluation.text import BUNDLED, Source, bundled_text, dataset_texts, read_text
+from evaluation.text import BUNDLED, Source, bundled_text, dataset_texts, decoded, read_text
 from evaluation.weights import TensorLook, look, open_weights
 
 _SHADES = "·▁▂▃▄▅▆▇█"
@@ -49,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.command(options))
     except EvaluationError as error:
+        if options.json:
+            print(as_json({"ok": False, "problems": [{"code": "cannot-be-judged", "message": str(error)}]}))
         print(f"error: {error}", file=sys.stderr)
         return CANNOT_BE_JUDGED
     except Cancelled:
@@ -82,8 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     compared = commands.add_parser(
         "compare", help="size, structure, independence, speed, memory and perplexity, side by side"
     )
-    compared.set_defaults(command=_compare, offload=None)
+    compared.set_defaults(command=_compare)
     _add_models(compared, "the merge first, then its parents")
+    _add_offload(compared)
     _add_text(compared)
     _add_card(compared)
     compared.add_argument("--repeats", type=_positive, default=5, metavar="N", help="timed answers (5)")
@@ -199,7 +204,7 @@ def _texts(options: argparse.Namespace) -> list[str]:
 
 def _named_text(name: str) -> list[str]:
     if name == "-":
-        return [sys.stdin.read()]
+        return [decoded("standard input", sys.stdin.buffer.read())]
     if name in BUNDLED and not Path(name).exists():
         return bundled_text(name)
     return [read_text(name)]
@@ -236,7 +241,7 @@ def _perplexity(options: argparse.Namespace) -> int:
             "models": [{**score.to_dict(), "documents": len(score.documents)} for score in scores],
             "differences": [found.to_dict() for found in differences],
         }
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(as_json(found))
     else:
         _describe(scores, differences)
     if options.card:
@@ -267,6 +272,8 @@ def _scored(
 def _compare(options: argparse.Namespace) -> int:
     texts = _texts(options)
     cancel = _cancel_on_interrupt()
+    for name in options.models:
+        find_checkpoint(name)  # or what is missing would be told after minutes of measuring the others
     prints = [
         footprint(
             name,
@@ -274,15 +281,14 @@ def _compare(options: argparse.Namespace) -> int:
             out_of_reach=[other for other in options.models if other != name and Path(other).is_dir()],
             repeats=options.repeats,
             new_tokens=max(options.new_tokens, 2),
+            offload=options.offload,
             cancel=cancel,
         )
         for name in options.models
     ]
     scores, differences = _scored(options, texts, cancel)
     report = Report(tuple(prints), tuple(scores), tuple(differences))
-    print(
-        json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if options.json else report.to_markdown()
-    )
+    print(as_json(report.to_dict()) if options.json else report.to_markdown())
     if options.card:
         results = perplexity_results(scores[0], texts, _source(options), differences)
         _write_card(options, results, report.to_markdown())
@@ -303,7 +309,7 @@ def _weights(options: argparse.Namespace) -> int:
     alike = _alike(options) if options.activations else []
     if options.json:
         told = {**found.to_dict(), "activations": [one.to_dict() for one in alike]}
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print(as_json(told))
         return DONE
     print("\n".join(found.doctor()))
     for parent in options.against:
@@ -357,7 +363,7 @@ def _benchmark(options: argparse.Namespace) -> int:
             "models": [one.to_dict() for one in found],
             "paired": [{**dataclasses.asdict(pair), "words": pair.words} for pair in pairs],
         }
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print(as_json(told))
     else:
         _describe_benchmarks(found, pairs)
     if options.card:
@@ -371,13 +377,11 @@ def _describe_benchmarks(found: Sequence[Benchmarked], pairs: Sequence[PairedSco
         tasks = {score.task for score in one.scores}
         for total in one.totals:
             if total.name not in tasks:
-                error = f" ± {total.stderr:.4f}" if total.stderr is not None else ""
                 print(
-                    f"  {total.name}, all of it: {total.metric} {total.value:.4f}{error}, {total.questions} questions"
+                    f"  {total.name}, all of it: {total.metric} {with_error(total)}, {total.questions} questions"
                 )
         for score in one.scores:
-            error = f" ± {score.stderr:.4f}" if score.stderr is not None else ""
-            print(f"  {score.task} (version {score.version}) {score.metric} {score.value:.4f}{error}, "
+            print(f"  {score.task} (version {score.version}) {score.metric} {with_error(score)}, "
                   f"{len(score.answers)} questions")  # fmt: skip
     for pair in pairs:
         print(pair.words)
@@ -393,7 +397,7 @@ def _chat(options: argparse.Namespace) -> int:
         if bar:
             bar.clear()
     if options.json:
-        print(json.dumps({"models": [one.to_dict() for one in found]}, indent=2, ensure_ascii=False))
+        print(as_json({"models": [one.to_dict() for one in found]}))
         return DONE
     for one in found:
         counted = ", ".join(f"{count} {fault}" for fault, count in one.counts.items())

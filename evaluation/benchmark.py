@@ -83,6 +83,12 @@ class Total:
     questions: int
 
 
+def with_error(score: TaskScore | Total, digits: int = 4) -> str:
+    """A score and its standard error, such as "0.3500 ± 0.0200"; the score alone where there is none."""
+    error = "" if score.stderr is None else f" ± {score.stderr:.{digits}f}"
+    return f"{score.value:.{digits}f}{error}"
+
+
 @dataclass(frozen=True)
 class Benchmarked:
     """A model's scores, and how they were asked for.

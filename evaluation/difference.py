@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.error import EvaluationError
-from evaluation.perplexity import DocumentScore, Perplexity
+from evaluation.perplexity import DocumentScore, Perplexity, exponential
 
 LEVEL = 0.95
 # Longer documents are cut into blocks of about so many bytes: neighbouring tokens are no independent
@@ -162,15 +162,17 @@ def difference(model: Perplexity, other: Perplexity, texts: Sequence[str], *, se
         np.array_equal(one.token_ends, two.token_ends)
         for one, two in zip(model.documents, other.documents, strict=True)
     )
+    ratios = None
+    if same_tokens and draws is not None:
+        low, high = _interval(draws[:, 0] / draws[:, 2], len(blocks))
+        ratios = exponential(low), exponential(high)
     return Difference(
         model.model,
         other.model,
         float(total[0] / total[1]) * per_byte,
         None if draws is None else _interval(draws[:, 0] / draws[:, 1] * per_byte, len(blocks)),
-        math.exp(total[0] / total[2]) if same_tokens else None,
-        _interval(np.exp(draws[:, 0] / draws[:, 2]), len(blocks))
-        if same_tokens and draws is not None
-        else None,
+        exponential(float(total[0] / total[2])) if same_tokens else None,
+        ratios,
         int(total[1]),
         len(blocks),
     )

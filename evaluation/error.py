@@ -15,6 +15,10 @@ class EvaluationError(Exception):
     """A request that cannot be met, in words for a person: what was given, what was expected, what to do."""
 
 
+class OtherSliceError(EvaluationError):
+    """What was begun belongs to another model, text or setting, or was computed in another number format."""
+
+
 class Cancelled(Exception):  # noqa: N818 (nothing went wrong)
     """The caller's cancel event ended the work."""
 

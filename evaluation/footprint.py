@@ -63,6 +63,7 @@ class Footprint:
         first_token_seconds: from the question to the first token.
         tokens_per_second: of writing after the first token.
         new_tokens: tokens of each answer.
+        offloaded: whether some weights lay on the disk and were read at each use.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Footprint:
     first_token_seconds: Spread | None = None
     tokens_per_second: Spread | None = None
     new_tokens: int = 0
+    offloaded: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; of the structure, the sums."""
@@ -101,6 +103,7 @@ def footprint(
     out_of_reach: Sequence[str | Path] = (),
     repeats: int = 5,
     new_tokens: int = 32,
+    offload: Path | None = None,
     cancel: threading.Event | None = None,
 ) -> Footprint:
     """Load a model in a fresh process, let it answer, and measure.
@@ -118,6 +121,7 @@ def footprint(
         out_of_reach: folders of other models.
         repeats: answers that count.
         new_tokens: of each.
+        offload: as for `load_model`.
         cancel: when set, the process is ended.
 
     Raises:
@@ -136,6 +140,8 @@ def footprint(
         copies = [_linked(part, Path(place, f"model{i}")) for i, part in enumerate([folder, *adapters])]
         alone = "+".join(copies)
         asked = {"folder": alone, "device": device, "repeats": repeats, "new_tokens": new_tokens}
+        # The process is elsewhere.
+        asked["offload"] = None if offload is None else str(offload.expanduser().resolve())
         measured, error = _measured({**asked, "closed": closed}, Path(place), cancel)
     found = [*references(folder), *([error.replace(alone, checkpoint.name)] if error else [])]
     found += [f"{adapter.name} is an adapter and needs its base" for adapter in checkpoint.adapters]
@@ -200,7 +206,7 @@ def _measured(
 
 
 def _measure(
-    folder: str, device: str, repeats: int, new_tokens: int, closed: Sequence[str]
+    folder: str, device: str, repeats: int, new_tokens: int, offload: str | None, closed: Sequence[str]
 ) -> dict[str, Any]:
     """In the process of its own."""
     sys.addaudithook(lambda event, arguments: _refuse(event, arguments, closed))
@@ -210,7 +216,7 @@ def _measure(
     from evaluation.model import load_model
 
     began = time.perf_counter()
-    model = load_model(folder, device=device)
+    model = load_model(folder, device=device, offload=Path(offload) if offload else None)
     loaded = time.perf_counter() - began
     # So that all models write as many tokens. The model is this process's own.
     model.network.generation_config.eos_token_id = None
@@ -236,6 +242,7 @@ def _measure(
         "first_token_seconds": first,
         "tokens_per_second": speed,
         "new_tokens": answer.new_tokens,
+        "offloaded": model.offloaded,
     }
 
 

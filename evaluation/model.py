@@ -251,10 +251,16 @@ class LoadedModels:
     def put(self, identity: Hashable, model: LanguageModel) -> None:
         """Keep a model. What the same folder held before leaves: it is gone from the disk too."""
         with self._lock:
-            for key, other in list(self._models.items()):
-                if model.commit is None and other.name == model.name:
-                    del self._models[key]
+            replaced = [
+                key
+                for key, other in self._models.items()
+                if model.commit is None and other.name == model.name
+            ]
+            for key in replaced:
+                del self._models[key]
             self._models[identity] = model
+        if replaced:
+            gc.collect()
 
     def renew_lock(self) -> None:
         """Forget who holds the lock."""
@@ -270,11 +276,9 @@ class LoadedModels:
             Bytes that are free then.
         """
         with self._lock:
-            while (
-                self._models and sum(model.bytes for model in self._models.values()) + size > self.max_bytes
-            ):
-                self._models.popitem(last=False)
-            self._let_go(size)
+            over = size - self.max_bytes + sum(model.bytes for model in self._models.values())
+            self._let_go(over)
+            self._free_up(size)
         return self._free()
 
     @contextmanager
@@ -288,7 +292,7 @@ class LoadedModels:
             EvaluationError: so much is not free even when all models have left.
         """
         with self._lock:
-            self._let_go(size)
+            self._free_up(size)
             free = self._free()
             if free < size:
                 raise EvaluationError(
@@ -302,14 +306,20 @@ class LoadedModels:
             with self._lock:
                 self._held -= size
 
-    def _let_go(self, size: int) -> None:
-        """Let models go, the longest unused first, until so much is free or all have left."""
-        gc.collect()
+    def _free_up(self, size: int) -> None:
+        """Let models go until so much memory is free, or all have left."""
+        if size > self._free():
+            gc.collect()  # of what others threw away, before any model has to leave for it
         while self._models and (missing := size - self._free()) > 0:
-            # Several at once: a collection takes a second where much is loaded.
-            while self._models and missing > 0:
-                missing -= self._models.popitem(last=False)[1].bytes
-            gc.collect()
+            self._let_go(missing)
+
+    def _let_go(self, size: int) -> None:
+        """Let models of so many bytes go, the longest unused first, or all."""
+        leaves = self._models and size > 0
+        while self._models and size > 0:
+            size -= self._models.popitem(last=False)[1].bytes
+        if leaves:
+            gc.collect()  # once for all of them: it takes a second where much is loaded
 
     def _free(self) -> int:
         return max(_memory(self._device)[1] - self._held, 0)

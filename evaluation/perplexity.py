@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from evaluation.error import Cancelled, EvaluationError, memory_named
+from evaluation.error import Cancelled, EvaluationError, OtherSliceError, memory_named
 from evaluation.model import LanguageModel
 
 _Result = TypeVar("_Result")
@@ -220,7 +220,8 @@ def perplexity_slice(
         cancel: as for `perplexity`.
 
     Raises:
-        EvaluationError: as for `perplexity`; or `unfinished` is of another model, text or setting.
+        EvaluationError: as for `perplexity`.
+        OtherSliceError: `unfinished` is of another model, text or setting, or of one that computed in another dtype.
         Cancelled: `cancel` was set.
     """
     started = time.perf_counter()
@@ -240,7 +241,7 @@ def perplexity_slice(
             raise Cancelled
         documents.append(_Document.read(model, text, prefix))
     total = sum(document.targets for document in documents)
-    if total == 0:
+    if not any(document.bytes for document in documents):
         raise EvaluationError(
             f"There is nothing to score: {len(documents)} text(s) with"
             f" {sum(document.start + document.characters for document in documents)} character(s). Expected a"
@@ -249,7 +250,7 @@ def perplexity_slice(
     batch_tokens = batch_tokens or _BATCH_TOKENS[model.device]
     key = _key(model, documents, context, stride, batch_tokens)
     if unfinished is not None and unfinished.key != key:
-        raise EvaluationError(
+        raise OtherSliceError(
             f"{model.name}: the slice to go on with is of another model, text or setting. Begin anew."
         )
     nats = (
@@ -363,13 +364,13 @@ def _sum(
     return Perplexity(
         model=model.name,
         commit=model.commit,
-        perplexity=math.exp(mean) if mean < 700 else math.inf,
+        perplexity=exponential(mean),
         nll_nats=nats,
         tokens=tokens,
         bytes=size,
         characters=characters,
-        bits_per_byte=nats / math.log(2) / size if size else math.nan,
-        bits_per_character=nats / math.log(2) / characters if characters else math.nan,
+        bits_per_byte=nats / math.log(2) / size,
+        bits_per_character=nats / math.log(2) / characters,
         context=context,
         stride=stride,
         bos=bos,
@@ -377,6 +378,11 @@ def _sum(
         seconds=seconds,
         documents=scores,
     )
+
+
+def exponential(nats: float) -> float:
+    """e to this power, infinite where no float holds it."""
+    return math.exp(nats) if nats < 709 else math.inf
 
 
 @dataclass(frozen=True)

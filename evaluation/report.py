@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluation.activations import Likeness
-from evaluation.benchmark import Benchmarked, PairedScore
+from evaluation.benchmark import Benchmarked, PairedScore, with_error
+from evaluation.chat_check import FAULTS, ChatCheck
 from evaluation.difference import Difference
 from evaluation.footprint import Footprint, Spread
 from evaluation.perplexity import Perplexity
@@ -40,7 +41,7 @@ class Report:
             ["weights", *(f"{one.structure.parameters / 1e6:,.1f} M" for one in prints)],
             ["tensors", *(str(len(one.structure.tensors)) for one in prints)],
             ["stands alone", *("yes" if one.independent else f"no: {one.dependence}" for one in prints)],
-            ["ran on", *(f"{one.device}, {one.dtype}" if one.device else "-" for one in prints)],
+            ["ran on", *map(_where, prints)],
             ["loading", *(f"{one.load_seconds:.2f} s" if one.device else "-" for one in prints)],
             ["peak memory, answering", *(_bytes(one.host_bytes) if one.device else "-" for one in prints)],
         ]
@@ -144,7 +145,7 @@ def benchmark_markdown(found: Sequence[Benchmarked], pairs: Sequence[PairedScore
     """
     rows = [["", *(one.model for one in found)]]
     rows += [
-        [f"{totals[0].name}, {totals[0].metric}", *(_with_error(one.value, one.stderr) for one in totals)]
+        [f"{totals[0].name}, {totals[0].metric}", *map(with_error, totals)]
         for totals in zip(*(one.totals for one in found), strict=True)
     ]
     first = found[0]
@@ -154,6 +155,18 @@ def benchmark_markdown(found: Sequence[Benchmarked], pairs: Sequence[PairedScore
     form = "in the models' own form of a conversation" if first.chat_template else "as plain text"
     how = f"{questions:,} questions{limit}, {shots} solved examples before each, asked {form}; lm-eval {first.lm_eval}."
     return _markdown(rows, [how, *(pair.words for pair in pairs)])
+
+
+def chat_markdown(checks: Sequence[ChatCheck]) -> str:
+    """How many answers have each fault as a table, a column for each model, and the rules.
+
+    Args:
+        checks: models that were asked the same questions.
+    """
+    rows = [["", *(one.model for one in checks)]]
+    rows += [[fault, *(f"{one.counts[fault]} of {len(one.answers)}" for one in checks)] for fault in FAULTS]
+    rules = "; ".join(f"{fault}: {rule}" for fault, rule in FAULTS.items())
+    return _markdown(rows, [f"Answers with the likeliest token each time; counted by plain rules. {rules}."])
 
 
 def weights_markdown(found: WeightsLook, alike: Sequence[Likeness] = ()) -> str:
@@ -180,10 +193,6 @@ def weights_markdown(found: WeightsLook, alike: Sequence[Likeness] = ()) -> str:
     return _markdown(rows, [*said, f"Means over tensors of {found.model} against each; from {read}."])
 
 
-def _with_error(value: float, stderr: float | None) -> str:
-    return f"{value:.4f}" if stderr is None else f"{value:.4f} ± {stderr:.4f}"
-
-
 def _markdown(table: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
     head, *rows = [[_cell(cell) for cell in row] for row in table]
     lines = [_line(head), _line(["---", *["--:"] * (len(head) - 1)]), *map(_line, rows)]
@@ -204,6 +213,12 @@ def _bytes(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def _where(one: Footprint) -> str:
+    if not one.device:
+        return "-"
+    return f"{one.device}, {one.dtype}{', part of it on the disk' if one.offloaded else ''}"
 
 
 def _spread(spread: Spread | None, factor: float, digits: int) -> str:

@@ -59,18 +59,32 @@ def read_text(path: str | Path) -> str:
         EvaluationError: it is not there, is empty, or is not UTF-8
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise EvaluationError(
-            f"{path} is not UTF-8: byte {error.start} does not belong there. Save it as UTF-8"
-            " (`iconv -f cp949 -t utf-8` for old Korean files), and see that it is a text."
-        ) from error
+        return decoded(str(path), Path(path).read_bytes())
     except OSError as error:
         raise EvaluationError(
             f"{path} cannot be read ({error.strerror}). Give a text file, or one of {', '.join(BUNDLED)}."
         ) from error
+
+
+def decoded(name: str, content: bytes) -> str:
+    """The text that some bytes are, without a mark of their order.
+
+    Args:
+        name: what to call them in an error
+        content: UTF-8
+
+    Raises:
+        EvaluationError: they are not UTF-8, or no text
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise EvaluationError(
+            f"{name} is not UTF-8: byte {error.start} does not belong there. Save it as UTF-8"
+            " (`iconv -f cp949 -t utf-8` for old Korean files), and see that it is a text."
+        ) from error
     if not text.strip():
-        raise EvaluationError(f"{path} is empty. Give a text of at least a few hundred words.")
+        raise EvaluationError(f"{name} is empty. Give a text of at least a few hundred words.")
     return text
 
 
@@ -140,6 +154,8 @@ def _rows(name: str, split: str, subset: str | None, token: Any) -> Iterator[dic
     try:
         found = datasets.load_dataset(name, subset, split=split, streaming=True, token=token)
         return iter(found)
+    except StopIteration:  # how datasets says that the files have no first row
+        return iter(())
     except Exception as error:
         raise _unreadable(name, error) from error
 

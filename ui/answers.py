@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
@@ -208,42 +207,6 @@ def plain(conversation: Sequence[Message]) -> list[Message]:
         else:
             messages.append({"role": message["role"], "content": content})
     return messages
-
-
-@dataclass(frozen=True)
-class Turn:
-    """An answer on its way: whether it shall end, and whether it shall leave nothing behind."""
-
-    stopped: threading.Event = field(default_factory=threading.Event)
-    forgotten: threading.Event = field(default_factory=threading.Event)
-
-
-class Turns:
-    """The answers on their way, by page. Gradio's own `cancels` answers 500 when it comes between two pieces of an
-    answer, and then marks the fields as failed."""
-
-    def __init__(self) -> None:
-        self._by_page: dict[str, Turn] = {}
-
-    @contextmanager
-    def of(self, page: str) -> Iterator[Turn]:
-        """A turn of a page, while it lasts."""
-        turn = self._by_page[page] = Turn()
-        try:
-            yield turn
-        finally:
-            if self._by_page.get(page) is turn:
-                del self._by_page[page]
-
-    def stop(self, page: str) -> None:
-        """End what the page is being told."""
-        if turn := self._by_page.get(page):
-            turn.stopped.set()
-
-    def forget(self, page: str) -> None:
-        """End it, and leave nothing of it."""
-        if turn := self._by_page.get(page):
-            turn.forgotten.set()
 
 
 def _line(model: LanguageModel, answer: Reply) -> str:

@@ -5,23 +5,21 @@ Callers give their token as `Client(url, oauth_token=...)`, never as an argument
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
 from gradio.events import api
 
-import evaluation
-from evaluation import EvaluationError, FetchedModel, fetch_model, load_fetched
+from evaluation import EvaluationError, fetch_model
 from merging import MergeError, Problem
 from merging.methods import METHODS
-from ui import gpu
 from ui.account import account, visitor
 from ui.answers import LONGEST_ANSWER, Sampling, streamed
 from ui.destination import place_of
 from ui.jobs import Snapshot
-from ui.score_text import MOST_CHARACTERS
+from ui.score_text import MOST_CHARACTERS, scored
 from ui.texts import t
 from ui.workshop import Workshop
 
@@ -186,11 +184,14 @@ def add_api(workshop: Workshop) -> None:
         token = account(host, oauth).for_hub
         try:
             fetched = fetch_model(model.strip(), token=token, allow_folders=host.allow_folders)
-            asked = gpu.seconds_to_score([fetched.bytes], len(text))
-            *_, (run, measured) = gpu.on_gpu(asked, _measured, fetched, text)
+            *_, (run, [row]) = scored([fetched], [text])
         except (EvaluationError, gr.Error) as error:
             return _refused("no-score", error)
-        return {"ok": True, **measured, "about": run.line}
+        if row.score is None:
+            return _refused("no-score", EvaluationError(row.trouble))
+        figures = {name: getattr(row.score, name) for name in ("perplexity", "bits_per_byte", "tokens")}
+        seconds = round(row.score.seconds, 3)
+        return {"ok": True, "model": row.name, **figures, "seconds": seconds, "about": run.line}
 
     quick: tuple[Callable[..., Any], ...] = (methods, plan, merge, job, cancel)
     for endpoint in quick:
@@ -198,17 +199,6 @@ def add_api(workshop: Workshop) -> None:
     slow: tuple[Callable[..., Any], ...] = (chat, perplexity)
     for endpoint in slow:
         api(endpoint, api_name=endpoint.__name__, concurrency_id="model", concurrency_limit=2)
-
-
-def _measured(model: FetchedModel, text: str, device: str) -> Iterator[dict[str, Any]]:
-    score = evaluation.perplexity(load_fetched(model, device), text)
-    yield {
-        "model": score.model,
-        "perplexity": score.perplexity,
-        "bits_per_byte": score.bits_per_byte,
-        "tokens": score.tokens,
-        "seconds": round(score.seconds, 3),
-    }
 
 
 def _refused(code: str, error: EvaluationError | gr.Error) -> dict[str, Any]:

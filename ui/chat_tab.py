@@ -16,7 +16,6 @@ from ui.answers import (
     LONGEST_ANSWER,
     Message,
     Sampling,
-    Turns,
     as_drawn,
     line_html,
     lines,
@@ -32,6 +31,7 @@ from ui.texts import t
 from ui.trials import MARK
 from ui.tuning import Tuner, build_tuner
 from ui.votes import CHOICES, TAKE_HOME, Choice, kept_votes, last_answers, tally, with_vote
+from ui.work import Turns
 from ui.workshop import Workshop
 
 
@@ -128,7 +128,7 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
             yield message, *before, trouble_card(f"{t('try.gone')} {t('try.gone.fix')}"), "", ""
             return
         stream: Any = None
-        with turns.of(page) as turn:
+        with turns.of(request) as turn:
             try:
                 yield "", *drawn, *before[len(drawn) :], line_html(t("chat.loading")), "", ""
                 token = account(host, oauth).for_hub
@@ -155,13 +155,10 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
                 if stream:
                     stream.close()
 
-    def halt(request: gr.Request) -> None:
-        turns.stop(str(request.session_hash))
-
     def begin_anew(
         one: str | None, other: str | None, another: str | None, request: gr.Request
     ) -> tuple[Any, ...]:
-        turns.forget(str(request.session_hash))
+        turns.forget(request)
         return *emptied(_chosen(one, other, another)), *tuner.begin(one, str(request.session_hash))
 
     def make_ready(
@@ -219,7 +216,7 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
         api_visibility="private",
     )
     quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    stop.click(halt, None, None, **quiet)
+    stop.click(turns.stop, None, None, **quiet)
 
     for choice, button in zip(CHOICES, voters, strict=True):
         button.click(voter(choice), [votes, first, second, left, right], [votes, counted], **quiet)

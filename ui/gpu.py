@@ -7,6 +7,7 @@ Where ZeroGPU refuses, the same runs on this machine's processor, and that is sa
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,9 @@ CHARACTERS_READ_A_SECOND = 5_000
 USUAL_ANSWER = 200
 # A visitor without an account has 120 seconds a day.
 MOST_SECONDS = 100
+# Work that may go on in a further call is asked so many for at a time, beside loading: what is asked for at once must
+# not exceed what is left of a quota.
+SECONDS_A_CALL = 40
 
 Work = Callable[..., Iterator[Any]]
 
@@ -62,12 +66,45 @@ def is_zero_gpu() -> bool:
 
 def seconds_to_answer(weights: Sequence[int], tokens: int) -> int:
     """What to ask for, that models with so many bytes of weights each load and write up to so many tokens."""
-    return _at_most(sum(weights) / BYTES_A_SECOND + len(weights) * tokens / TOKENS_WRITTEN_A_SECOND)
+    return _at_most(_seconds_to_load(sum(weights)) + len(weights) * tokens / TOKENS_WRITTEN_A_SECOND)
 
 
-def seconds_to_score(weights: Sequence[int], characters: int) -> int:
-    """What to ask for, that models with so many bytes of weights each load and read so many characters."""
-    return _at_most(sum(weights) / BYTES_A_SECOND + len(weights) * characters / CHARACTERS_READ_A_SECOND)
+def seconds_of_a_call(weights: Sequence[int], characters: int | None = None) -> int:
+    """What to ask for, that models with so many bytes of weights each load and work for a while.
+
+    Args:
+        weights: bytes of each model's weights
+        characters: that each reads, so that no more is asked for than that takes; None where nobody knows how long the
+            work is
+    """
+    work = math.inf if characters is None else len(weights) * characters / CHARACTERS_READ_A_SECOND
+    return _at_most(_seconds_to_load(sum(weights)) + min(work, SECONDS_A_CALL))
+
+
+def _seconds_to_load(weights: int) -> float:
+    return weights / BYTES_A_SECOND
+
+
+class Call:
+    """The time that one call has for models, one after the other; they go on in the next.
+
+    Args:
+        seconds: that were asked for; None where nobody counts them
+    """
+
+    def __init__(self, seconds: int | None) -> None:
+        self._end = math.inf if seconds is None else time.monotonic() + seconds - SECONDS_TO_BEGIN
+        self._begun = False
+
+    def seconds_left(self) -> float:
+        """Below 0 when the time is over."""
+        return self._end - time.monotonic()
+
+    def begins(self, weights: int) -> bool:
+        """Whether another model with so many bytes of weights is begun; the first always is."""
+        begins = not self._begun or self.seconds_left() > _seconds_to_load(weights)
+        self._begun = True
+        return begins
 
 
 def _at_most(seconds: float) -> int:

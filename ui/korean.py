@@ -407,6 +407,7 @@ KOREAN: dict[str, str] = {
     "score.picture.cut": "전체 {total}자 중 앞의 {count}자.",
     "score.picture.bits": "{bits}비트",
     "score.benchmarks": "벤치마크 묻기",
+    "score.chat": "답변 점검",
     "score.weights": "가중치 살펴보기",
     "score.sizes": "크기와 속도 비교",
     "score.compare": "재기",
@@ -416,6 +417,19 @@ KOREAN: dict[str, str] = {
     "score.compare.caption": "모델마다 따로 된 프로세스에서, 이 컴퓨터의 프로세서로",
     "score.compare.working": "{name} 재는 중 ...",
     # benchmarks
+    "check.meaning": (
+        "위의 모든 모델에 같은 질문 {count}개를 합니다. 절반은 영어, 절반은 한국어이고, 늘 가장 그럴듯한 말로 "
+        "답합니다. 잘못된 답은 간단한 규칙으로 셀 뿐, 다른 모델이 판정하지 않습니다. 빈 답: 글자나 숫자가 없음. "
+        "되풀이: 같은 네 낱말이 세 번 이상, 또는 한 글자가 여덟 번 이어짐. 잘림: 토큰 {tokens}개가 지나도 끝나지 "
+        "않음. 다른 언어: 한국어로 물었는데 한글이 글자의 절반보다 적거나, 영어로 물었는데 절반보다 많음."
+    ),
+    "check.button": "답하게 하기",
+    "check.caption": "모델마다 답 {count}개에서 잘못된 것의 수. 적을수록 좋습니다",
+    "check.fault.empty": "빈 답",
+    "check.fault.repeated": "되풀이",
+    "check.fault.cut": "잘림",
+    "check.fault.wrong_language": "다른 언어",
+    "check.answers": "{model}의 답",
     "benchmark.meaning": (
         "답이 알려진 질문을 lm-eval이 위의 모든 모델에 묻습니다. 첫 모델을 나머지 각각과 같은 질문으로 견줍니다."
     ),
@@ -486,6 +500,7 @@ KOREAN: dict[str, str] = {
     "home.kinds": "결과",
     "home.kind.text": "퍼플렉시티",
     "home.kind.benchmarks": "벤치마크",
+    "home.kind.chat": "답변 점검",
     "home.kind.weights": "가중치",
     "home.kind.sizes": "크기와 속도",
     "home.take": "복사하거나 내려받기: 마크다운과 JSON",

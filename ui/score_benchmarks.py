@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
-from gradio.events import Dependency
 
 from evaluation import Cancelled, EvaluationError, FetchedModel, load_fetched
 from evaluation.benchmark import (
@@ -22,20 +20,30 @@ from evaluation.benchmark import (
     fetch_questions,
     paired,
     tasks_in,
+    with_error,
 )
 from ui import gpu
 from ui.account import account
 from ui.defect import told
 from ui.host import Host
 from ui.markup import card, text
-from ui.score_models import LONG, QUIET, Unavailable, fetched, names_in, ready_for_gpu
+from ui.score_models import (
+    LONG,
+    QUIET,
+    Panel,
+    Unavailable,
+    bytes_to_load,
+    fetched,
+    names_in,
+    ready_for_gpu,
+    waiting_row,
+)
 from ui.texts import in_each_language, t
-from ui.work import Stops, watched
+from ui.work import Turns, watched
 
-# A call to ZeroGPU answers for so long, then the next one goes on: what is asked for at once must not exceed a quota.
-SECONDS_A_CALL = 40
 FEW_QUESTIONS = 10
 MOST_EXAMPLES = 25
+DIGITS = 3
 
 
 @dataclass(frozen=True)
@@ -96,24 +104,11 @@ class Asked:
     pairs: tuple[PairedScore, ...] = ()
 
 
-@dataclass
-class BenchmarksPanel:
-    """What the other parts of the tab need of this one.
-
-    Args:
-        found: a state with the newest `Asked`, or None
-        ended: the event after which it is there
-    """
-
-    found: gr.State
-    ended: Dependency
-
-
 def answers(
     models: Sequence[FetchedModel | Unavailable],
     questions: Questions,
     rows: Sequence[Row],
-    seconds: float | None,
+    seconds: int | None,
     device: str,
 ) -> Iterator[list[Row]]:
     """Ask one model after the other; yields the table as it fills, as plain data.
@@ -122,17 +117,22 @@ def answers(
         models: that are on this machine, or why one is not
         questions: what is asked
         rows: that are there already; those that have ended stay
-        seconds: of asking, after which rows are left as they stand, for the next call to go on; None for no end
+        seconds: that were asked for, after which rows are left as they stand, for the next call to go on; None for no
+            end
         device: to load models on
     """
     now = list(rows)
+    # The processor, which is no part of the quota, goes on to the end.
+    call = gpu.Call(None if device == "cpu" else seconds)
     for i, model in enumerate(models):
         if now[i].ended or isinstance(model, Unavailable):
             continue
+        if not call.begins(model.bytes):
+            return
         now[i] = Row(model.name)
         yield list(now)
         try:
-            with closing(watched(_asking(model, questions, device), seconds=seconds)) as asking:
+            with closing(watched(_asking(model, questions, device), seconds=call.seconds_left())) as asking:
                 for said in asking:
                     now[i] = said or now[i]
                     yield list(now)
@@ -166,7 +166,7 @@ def _asking(
     return ask
 
 
-def benchmarks_panel(host: Host, models: gr.Dropdown) -> BenchmarksPanel:
+def benchmarks_panel(host: Host, models: gr.Dropdown) -> Panel:
     """Build the part that asks benchmarks."""
     own = tasks_in(host.tasks) if host.tasks else []
     gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("benchmark.meaning"))}</p>'))
@@ -193,7 +193,7 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> BenchmarksPanel:
         stop = gr.Button(t("score.stop"), scale=1, min_width=90)
     table = gr.HTML()
     found = gr.State(None)
-    stops = Stops()
+    turns = Turns()
 
     def questions_of(chosen: list[str], most: float | None, shots: float | None, talk: bool) -> Questions:
         known = [name for name in chosen or () if name in BENCHMARKS or name in own]
@@ -231,21 +231,21 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> BenchmarksPanel:
         yield benchmark_table([Row(name) for name in wanted]), None
         here = fetched(wanted, account(host, oauth).for_hub, host.allow_folders)
         rows = [Row(model.name, trouble=getattr(model, "trouble", "")) for model in here]
-        weights = sum(model.bytes for model in here if isinstance(model, FetchedModel))
-        seconds = gpu.seconds_to_answer([weights], 0) + SECONDS_A_CALL
-        limited = SECONDS_A_CALL if gpu.is_zero_gpu() else None
-        with stops.begun(request) as stopped:
+        yield benchmark_table(rows), None
+        with turns.of(request) as turn:
             while not all(row.ended for row in rows):
-                with closing(gpu.on_gpu(seconds, answers, here, questions, rows, limited)) as stream:
+                seconds = gpu.seconds_of_a_call(bytes_to_load(here, [row.ended for row in rows]))
+                limit = seconds if gpu.is_zero_gpu() else None
+                with closing(gpu.on_gpu(seconds, answers, here, questions, rows, limit)) as stream:
                     for run, rows in stream:
-                        if stopped.is_set():
+                        if turn.stopped.is_set():
                             rows = [
                                 row if row.ended else replace(row, trouble=t("score.stopped")) for row in rows
                             ]
                         asked = _asked(wanted, rows)
                         notes = [t("score.where", where=run.line)] if run.line else []
                         yield benchmark_table(rows, asked, notes), asked
-                        if stopped.is_set():
+                        if turn.stopped.is_set():
                             return
 
     fetching = go.click(
@@ -253,8 +253,8 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> BenchmarksPanel:
         show_progress="hidden", trigger_mode="once", api_visibility="private",
     )  # fmt: skip
     ended = fetching.success(ask, [models, tasks, limit, few_shot, template], [table, found], **LONG)
-    stop.click(stops.stop, None, None, **QUIET)
-    return BenchmarksPanel(found, ended)
+    stop.click(turns.stop, None, None, **QUIET)
+    return Panel(found, ended)
 
 
 def _asked(names: Sequence[str], rows: Sequence[Row]) -> Asked | None:
@@ -294,28 +294,10 @@ def benchmark_table(rows: Sequence[Row], asked: Asked | None = None, notes: Sequ
 
 
 def _line(row: Row, columns: int) -> str:
-    name = f'<th scope="row">{text(row.name)}</th>'
     if row.found:
-        return (
-            f"<tr>{name}"
-            + "".join(f'<td class="number">{text(_figure(one))}</td>' for one in row.found.totals)
-            + "</tr>"
-        )
-    if row.trouble:
-        return f'<tr>{name}<td colspan="{columns}">{text(t("score.failed"))}: {text(row.trouble)}</td></tr>'
-    if not row.total:
-        return f'<tr>{name}<td colspan="{columns}" class="alloy-quiet">{text(t("score.waiting"))}</td></tr>'
-    percent = round(100 * row.done / row.total)
-    said = t("benchmark.answered", done=row.done, total=row.total)
-    return (
-        f'<tr>{name}<td colspan="{columns}" class="alloy-quiet">{text(said)}<div class="alloy-bar" role="progressbar" '
-        f'aria-label="{text(row.name)}" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}">'
-        f'<span style="width:{percent}%"></span></div></td></tr>'
-    )
-
-
-def _figure(total: Any) -> str:
-    return f"{total.value:.3f}" if total.stderr is None else f"{total.value:.3f} ± {total.stderr:.3f}"
+        figures = (f'<td class="number">{text(with_error(one, DIGITS))}</td>' for one in row.found.totals)
+        return f'<tr><th scope="row">{text(row.name)}</th>{"".join(figures)}</tr>'
+    return waiting_row(row.name, columns, row.trouble, row.done, row.total)
 
 
 def _pair_words(pair: PairedScore) -> str:
@@ -336,7 +318,7 @@ def _parts(found: Benchmarked) -> str:
     if len(found.scores) == len(found.totals):
         return ""
     lines = "".join(
-        f'<tr><th scope="row">{text(score.task)}</th><td class="number">{text(_figure(score))}</td>'
+        f'<tr><th scope="row">{text(score.task)}</th><td class="number">{text(with_error(score, DIGITS))}</td>'
         f'<td class="number">{len(score.answers)}</td></tr>'
         for score in found.scores
     )

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
-from gradio.events import Dependency
 from huggingface_hub import EvalResult
 
 from evaluation import EvaluationError, benchmark_results, perplexity_results, write_card
+from evaluation.as_json import as_json
 from evaluation.benchmark import Benchmarked
-from evaluation.report import benchmark_markdown, perplexity_markdown, weights_markdown
+from evaluation.report import benchmark_markdown, chat_markdown, perplexity_markdown, weights_markdown
 from ui.account import account
 from ui.defect import told
 from ui.host import Host
 from ui.markup import card, heading, link, text
 from ui.score_benchmarks import Asked
-from ui.score_models import QUIET
+from ui.score_chat import Talked
+from ui.score_models import QUIET, Panel
 from ui.score_sizes import Measured
 from ui.score_text import Scored
 from ui.score_weights import Looked
@@ -33,14 +33,7 @@ COPY = """() => {
   if (link) navigator.clipboard?.writeText(decodeURIComponent(link.href.split(',')[1])).catch(() => {});
 }"""
 COMMIT, PULL_REQUEST = "commit", "pull-request"
-Finding = Scored | Asked | Looked | Measured
-
-
-class Panel(Protocol):
-    """A part of the tab that finds something out."""
-
-    found: gr.State
-    ended: Dependency
+Finding = Scored | Asked | Talked | Looked | Measured
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ class Findings:
 
     Args:
         name: of the model, as it was asked for
-        parts: by kind: text, benchmarks, weights, sizes
+        parts: by kind: text, benchmarks, chat, weights, sizes
     """
 
     name: str
@@ -71,7 +64,7 @@ class Findings:
     def json(self, kinds: Sequence[str]) -> str:
         """The chosen kinds with every figure."""
         told_ = {kind: _plain(self.parts[kind]) for kind in kinds}
-        return json.dumps({"model": self.name, **told_}, indent=1, ensure_ascii=False)
+        return as_json({"model": self.name, **told_}, indent=1)
 
     def results(self, kinds: Sequence[str]) -> list[EvalResult]:
         """What of the chosen kinds the Hub's metadata can hold.
@@ -93,6 +86,7 @@ class Findings:
 _TITLES = {
     "text": "Perplexity",
     "benchmarks": "Benchmarks",
+    "chat": "Chat checks",
     "weights": "Weights",
     "sizes": "Size and speed",
 }
@@ -100,7 +94,9 @@ _TITLES = {
 
 def kind_of(finding: Finding) -> str:
     """The kind of a finding, as `Findings` names it."""
-    return {Scored: "text", Asked: "benchmarks", Looked: "weights", Measured: "sizes"}[type(finding)]
+    return {Scored: "text", Asked: "benchmarks", Talked: "chat", Looked: "weights", Measured: "sizes"}[
+        type(finding)
+    ]
 
 
 def _markdown(finding: Finding) -> str:
@@ -109,6 +105,8 @@ def _markdown(finding: Finding) -> str:
             return perplexity_markdown(finding.scores, finding.source, finding.differences)
         case Asked():
             return benchmark_markdown(finding.found, finding.pairs)
+        case Talked():
+            return chat_markdown(finding.checks)
         case Looked():
             return weights_markdown(finding.found, finding.alike)
         case Measured():
@@ -128,6 +126,8 @@ def _plain(finding: Finding) -> dict[str, Any]:
                 "models": [_without_answers(one) for one in finding.found],
                 "paired": [{**asdict(pair), "words": pair.words} for pair in finding.pairs],
             }
+        case Talked():
+            return {"models": [one.to_dict() for one in finding.checks]}
         case Looked():
             return {**finding.found.to_dict(), "activations": [one.to_dict() for one in finding.alike]}
         case Measured():

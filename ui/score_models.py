@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import gradio as gr
+from gradio.events import Dependency
 
 from evaluation import EvaluationError, FetchedModel, fetch_model
 from ui import gpu
 from ui.account import account
 from ui.defect import told
 from ui.host import Host
+from ui.markup import text
 from ui.texts import t
 
 MOST_MODELS = 6
@@ -25,6 +27,19 @@ LONG: dict[str, Any] = {
     "trigger_mode": "once",
     "api_visibility": "private",
 }
+
+
+@dataclass
+class Panel:
+    """A part of the tab that finds something out, for the other parts.
+
+    Args:
+        found: a state with what was found last, or None
+        ended: the event after which it is there
+    """
+
+    found: gr.State
+    ended: Dependency
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,39 @@ def fetched(
         except Exception as error:
             found.append(Unavailable(name, t("unexpected", error=told(error, token or None))))
     return found
+
+
+def bytes_to_load(models: Sequence[FetchedModel | Unavailable], ended: Sequence[bool]) -> list[int]:
+    """The weights of each model that there is still work for."""
+    return [
+        model.bytes
+        for model, done in zip(models, ended, strict=True)
+        if isinstance(model, FetchedModel) and not done
+    ]
+
+
+def waiting_row(name: str, columns: int, trouble: str, done: int, total: int) -> str:
+    """A model's line in a table as long as there are no figures of it.
+
+    Args:
+        name: of the model
+        columns: for figures
+        trouble: why there will be none; empty if there may be
+        done: questions that are answered
+        total: questions in all, 0 before it began
+    """
+    if trouble:
+        cell = f'<td colspan="{columns}">{text(t("score.failed"))}: {text(trouble)}</td>'
+    elif not total:
+        cell = f'<td colspan="{columns}" class="alloy-quiet">{text(t("score.waiting"))}</td>'
+    else:
+        percent = round(100 * done / total)
+        cell = (
+            f'<td colspan="{columns}" class="alloy-quiet">{text(t("benchmark.answered", done=done, total=total))}'
+            f'<div class="alloy-bar" role="progressbar" aria-label="{text(name)}" aria-valuemin="0" '
+            f'aria-valuemax="100" aria-valuenow="{percent}"><span style="width:{percent}%"></span></div></td>'
+        )
+    return f'<tr><th scope="row">{text(name)}</th>{cell}</tr>'
 
 
 def ready_for_gpu(host: Host) -> Callable[..., None]:

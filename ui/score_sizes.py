@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.events import Dependency
 
 from evaluation import EvaluationError, Perplexity
 from evaluation.footprint import Footprint, footprint
@@ -18,10 +17,10 @@ from evaluation.report import Report
 from ui.account import account
 from ui.host import Host
 from ui.markup import card, text
-from ui.score_models import LONG, QUIET, names_in
+from ui.score_models import LONG, QUIET, Panel, names_in
 from ui.score_text import Scored
 from ui.texts import in_each_language, t
-from ui.work import Stops, watched
+from ui.work import Turns, watched
 
 
 @dataclass(frozen=True)
@@ -37,20 +36,7 @@ class Measured:
     report: Report
 
 
-@dataclass
-class SizesPanel:
-    """What the other parts of the tab need of this one.
-
-    Args:
-        found: a state with the newest `Measured`, or None
-        ended: the event after which it is there
-    """
-
-    found: gr.State
-    ended: Dependency
-
-
-def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> SizesPanel:
+def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> Panel:
     """Build the part that measures sizes and speeds; `scored` adds known perplexities."""
     gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("score.compare.info"))}</p>'))
     with gr.Row():
@@ -58,7 +44,7 @@ def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> SizesPanel
         stop = gr.Button(t("score.stop"), scale=1, min_width=90)
     table = gr.HTML()
     found = gr.State(None)
-    stops = Stops()
+    turns = Turns()
 
     def measure(
         names: list[str], known: Scored | None, oauth: gr.OAuthToken | None, request: gr.Request
@@ -73,13 +59,13 @@ def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> SizesPanel
                 name, token=token, device="cpu", allow_folders=host.allow_folders, out_of_reach=others, cancel=cancel
             )  # fmt: skip
 
-        with stops.begun(request) as stopped:
+        with turns.of(request) as turn:
             try:
                 for name in wanted:
                     so_far = report_card(_report(prints, known), t("score.compare.working", name=name))
                     with closing(watched(one(name))) as measuring:
                         for print_ in measuring:
-                            if stopped.is_set():
+                            if turn.stopped.is_set():
                                 yield report_card(_report(prints, known), t("score.stopped")), None
                                 return
                             # With or without news; Gradio notices here whether the page is still there.
@@ -93,8 +79,8 @@ def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> SizesPanel
         yield report_card(report), Measured(tuple(wanted), report)
 
     ended = go.click(measure, [models, scored], [table, found], **LONG)
-    stop.click(stops.stop, None, None, **QUIET)
-    return SizesPanel(found, ended)
+    stop.click(turns.stop, None, None, **QUIET)
+    return Panel(found, ended)
 
 
 def _report(prints: Sequence[Footprint], known: Scored | None) -> Report | None:

@@ -1,4 +1,4 @@
-"""The Score tab: a merge judged beside its parents, by a text, benchmarks, its weights, its size and speed."""
+"""The Score tab: a merge judged beside its parents, by a text, benchmarks, answers, its weights, its size and speed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ui.hub_search import HubSearch, search_as_you_type
 from ui.presets import family
 from ui.score_benchmarks import benchmarks_panel
 from ui.score_card import card_panel
+from ui.score_chat import chat_panel
 from ui.score_models import MOST_MODELS
 from ui.score_sizes import sizes_panel
 from ui.score_text import text_panel
@@ -36,9 +37,11 @@ def score_tab(host: Host, search: HubSearch) -> ScoreTab:
     text = text_panel(host, models)
     with gr.Accordion(t("score.benchmarks"), open=False):
         benchmarks = benchmarks_panel(host, models)
+    with gr.Accordion(t("score.chat"), open=False):
+        chat = chat_panel(host, models)
     with gr.Accordion(t("score.weights"), open=False):
         weights = weights_panel(host, models, search, text.document)
     with gr.Accordion(t("score.sizes"), open=False):
         sizes = sizes_panel(host, models, text.found)
-    card_panel(host, [text, benchmarks, weights, sizes])
+    card_panel(host, [text, benchmarks, chat, weights, sizes])
     return ScoreTab(models)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 import gradio as gr
-from gradio.events import Dependency
 
 from evaluation import (
     Difference,
     EvaluationError,
     FetchedModel,
+    OtherSliceError,
     Perplexity,
     Source,
+    Unfinished,
     difference,
     load_fetched,
-    perplexity,
+    perplexity_slice,
 )
 from evaluation.difference import segments
 from evaluation.text import BUNDLED, bundled_text, dataset_texts, read_text
@@ -28,9 +31,9 @@ from ui.account import account
 from ui.defect import told
 from ui.host import Host
 from ui.markup import card, size, text
-from ui.score_models import LONG, QUIET, Unavailable, fetched, names_in, ready_for_gpu
+from ui.score_models import LONG, QUIET, Panel, Unavailable, bytes_to_load, fetched, names_in, ready_for_gpu
 from ui.texts import in_each_language, t
-from ui.work import Stops, watched
+from ui.work import Turns, watched
 
 MOST_CHARACTERS = 200_000
 # With fewer tokens than this, differences of some percent are noise.
@@ -52,52 +55,131 @@ class Row:
         done: share of the text that was read, from 0 to 1; None before and after
         score: when it is finished
         trouble: why there is no score
+        unfinished: what was read, for the next call to go on from
     """
 
     name: str
     done: float | None = None
     score: Perplexity | None = None
     trouble: str = ""
+    unfinished: Unfinished | None = None
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.score or self.trouble)
+
+    @property
+    def without_tokens(self) -> Row:
+        """For the table alone: each token's score is large, and crosses processes on ZeroGPU."""
+        score = replace(self.score, documents=()) if self.score else None
+        return replace(self, score=score, unfinished=None)
 
 
-def scores(
-    models: Sequence[FetchedModel | Unavailable], documents: Sequence[str], device: str
-) -> Iterator[list[Row]]:
-    """Score the text with one model after the other; yields the table as it fills, as plain data.
+@dataclass(frozen=True)
+class Begun:
+    """What is there of a work that has not come to its end: stopped, or its GPU taken away.
 
-    Each token's score is in the last table alone: it is large, and crosses processes on ZeroGPU.
+    Args:
+        texts: that are read
+        rows: by the models' identities
+    """
+
+    texts: tuple[str, ...]
+    rows: Mapping[Any, Row]
+
+
+_NOTHING: Mapping[Any, Row] = MappingProxyType({})
+
+
+def scored(
+    models: Sequence[FetchedModel | Unavailable],
+    documents: Sequence[str],
+    begun: Mapping[Any, Row] = _NOTHING,
+) -> Generator[tuple[gpu.Run, list[Row]], None, None]:
+    """Score the text with one model after the other, on a GPU where there is one, in as many calls as it takes.
 
     Args:
         models: that are on this machine, or why one is not
         documents: the text
-        device: to load them on
+        begun: where to go on, by the models' identities
+
+    Yields:
+        How it runs, and the table as it fills; between two calls and at the end with each token's score.
     """
-    rows = [Row(model.name, trouble=getattr(model, "trouble", "")) for model in models]
-    whole: list[Row] = list(rows)
+    now = [
+        Row(model.name, trouble=model.trouble)
+        if isinstance(model, Unavailable)
+        else begun.get(model.identity, Row(model.name))
+        for model in models
+    ]
+    yield gpu.Run(), now
+    while not all(row.ended for row in now):
+        waiting = bytes_to_load(models, [row.ended for row in now])
+        seconds = gpu.seconds_of_a_call(waiting, sum(map(len, documents)))
+        limit = seconds if gpu.is_zero_gpu() else None
+        with closing(gpu.on_gpu(seconds, scores, models, documents, now, limit)) as stream:
+            for run, now in stream:
+                yield run, now
+
+
+def scores(
+    models: Sequence[FetchedModel | Unavailable],
+    documents: Sequence[str],
+    rows: Sequence[Row],
+    seconds: int | None,
+    device: str,
+) -> Iterator[list[Row]]:
+    """One call of `scored`; yields the table as it fills, as plain data.
+
+    Args:
+        models: that are on this machine, or why one is not
+        documents: the text
+        rows: where to go on
+        seconds: that were asked for, after which rows are left as they stand; None for no end
+        device: to load models on
+    """
+    now = list(rows)
+    # The processor, which is no part of the quota, goes on to the end.
+    call = gpu.Call(None if device == "cpu" else seconds)
     for i, model in enumerate(models):
-        if isinstance(model, Unavailable):
+        if now[i].ended or isinstance(model, Unavailable):
             continue
-        for whole[i] in _scored(model, documents, device):
-            score = whole[i].score
-            rows[i] = replace(whole[i], score=replace(score, documents=())) if score else whole[i]
-            yield list(rows)
-    yield whole
+        if not call.begins(model.bytes):
+            break
+        for row in _scored(model, documents, now[i], call, device):
+            now[i] = row
+            yield [one.without_tokens for one in now]
+    yield now
 
 
-def _scored(model: FetchedModel, documents: Sequence[str], device: str) -> Iterator[Row]:
+def _scored(
+    model: FetchedModel, documents: Sequence[str], begun: Row, call: gpu.Call, device: str
+) -> Iterator[Row]:
     """One model's row, again and again while it reads; the reading stops when nobody listens any more."""
     name = model.name
-    row = Row(name, done=0.0)
+    row = replace(begun, done=begun.done or 0.0)
     yield row
 
     def read(tell: Callable[[Row], None], cancel: threading.Event) -> Row:
-        score = perplexity(
-            load_fetched(model, device),
-            documents,
-            on_progress=lambda done, total: tell(Row(name, done=done / total)),
-            cancel=cancel,
-        )
-        return Row(name, score=score)
+        live = load_fetched(model, device)
+
+        def go_on(unfinished: Unfinished | None) -> Perplexity | Unfinished:
+            return perplexity_slice(
+                live,
+                documents,
+                seconds=call.seconds_left(),
+                unfinished=unfinished,
+                on_progress=lambda done, total: tell(Row(name, done=done / total)),
+                cancel=cancel,
+            )
+
+        try:
+            found = go_on(begun.unfinished)
+        except OtherSliceError:  # the processor computes in another dtype than the GPU that began
+            found = go_on(None)
+        if isinstance(found, Perplexity):
+            return Row(name, score=found)
+        return Row(name, done=found.tokens / found.tokens_in_all, unfinished=found)
 
     try:
         for said in watched(read):
@@ -134,18 +216,10 @@ class Scored:
 
 
 @dataclass
-class TextPanel:
-    """What the other parts of the tab need of this one.
-
-    Args:
-        document: the text
-        found: a state with the newest `Scored`, or None
-        ended: the event after which it is there
-    """
+class TextPanel(Panel):
+    """With the text, which is also read elsewhere."""
 
     document: gr.Textbox
-    found: gr.State
-    ended: Dependency
 
 
 def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
@@ -180,7 +254,8 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
     table = gr.HTML()
     pictures = gr.HTML()
     found = gr.State(None)
-    stops = Stops()
+    begun_before = gr.State(None)
+    turns = Turns()
 
     def read(path: str) -> tuple[str, tuple[str, str]]:
         try:
@@ -195,8 +270,8 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
 
     def score(
         names: list[str], pasted: str, known: tuple[str, str] | None, data: str, part_of: str, part: str,
-        text_column: str, most: float, oauth: gr.OAuthToken | None, request: gr.Request,
-    ) -> Iterator[tuple[str, str, Scored | None]]:  # fmt: skip
+        text_column: str, most: float, kept: Begun | None, oauth: gr.OAuthToken | None, request: gr.Request,
+    ) -> Iterator[tuple[str, str, Scored | None, Begun | None]]:  # fmt: skip
         wanted = names_in(names)
         token = account(host, oauth).for_hub
         notes: list[str] = []
@@ -223,17 +298,14 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
         else:
             texts, source = [pasted], _source(pasted, known)
         length = sum(len(one.encode()) for one in texts)
-        yield score_table([Row(name) for name in wanted], length), "", None
+        yield score_table([Row(name) for name in wanted], length), "", None, kept
         models = fetched(wanted, token, host.allow_folders)
-        weights = [model.bytes for model in models if isinstance(model, FetchedModel)]
-        seconds = gpu.seconds_to_score(weights, sum(map(len, texts)))
-        with stops.begun(request) as stopped, closing(gpu.on_gpu(seconds, scores, models, texts)) as stream:
+        begun = kept.rows if kept and kept.texts == tuple(texts) else {}
+        with turns.of(request) as turn, closing(scored(models, texts, begun)) as stream:
             for run, rows in stream:
-                if stopped.is_set():
-                    rows = [
-                        row if row.score or row.trouble else Row(row.name, trouble=t("score.stopped"))
-                        for row in rows
-                    ]
+                kept = _begun(models, rows, texts) or kept
+                if turn.stopped.is_set():
+                    rows = [row if row.ended else Row(row.name, trouble=t("score.stopped")) for row in rows]
                 where = [t("score.where", where=run.line)] if run.line else []
                 differences = _differences(rows, texts)
                 whole = rows[0].score is not None and bool(rows[0].score.documents)
@@ -243,8 +315,9 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
                     Scored(tuple(wanted), tuple(rows), tuple(texts), source, tuple(differences))
                     if whole
                     else None,
+                    None if all(row.ended for row in rows) and not turn.stopped.is_set() else kept,
                 )
-                if stopped.is_set():
+                if turn.stopped.is_set():
                     break
 
     fetching = go.click(
@@ -253,12 +326,24 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
     )  # fmt: skip
     ended = fetching.success(
         score,
-        [models, document, opened, dataset, subset, split, column, rows_wanted],
-        [table, pictures, found],
+        [models, document, opened, dataset, subset, split, column, rows_wanted, begun_before],
+        [table, pictures, found, begun_before],
         **LONG,
     )
-    stop.click(stops.stop, None, None, **QUIET)
-    return TextPanel(document, found, ended)
+    stop.click(turns.stop, None, None, **QUIET)
+    return TextPanel(found, ended, document)
+
+
+def _begun(
+    models: Sequence[FetchedModel | Unavailable], rows: Sequence[Row], texts: Sequence[str]
+) -> Begun | None:
+    """What can be gone on from; None in the midst of a call, which shows the table alone."""
+    there = {
+        model.identity: row
+        for model, row in zip(models, rows, strict=True)
+        if isinstance(model, FetchedModel) and (row.unfinished or (row.score and row.score.documents))
+    }
+    return Begun(tuple(texts), there) if there else None
 
 
 def _source(pasted: str, known: tuple[str, str] | None) -> Source:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.events import Dependency
 
 from evaluation import EvaluationError, FetchedModel, fetch_model, load_fetched
 from evaluation.activations import Likeness, likeness
@@ -23,10 +22,10 @@ from ui.host import Host
 from ui.hub_search import HubSearch, search_as_you_type
 from ui.markup import card, heading, text
 from ui.presets import family
-from ui.score_models import LONG, QUIET, names_in
+from ui.score_models import LONG, QUIET, Panel, names_in
 from ui.start import line_of
 from ui.texts import in_each_language, t
-from ui.work import Stops, watched
+from ui.work import Turns, watched
 
 # Entries of a tensor that are read, and from how many places: each place is a request to the Hub.
 QUICK, SLOW, ALL = "quick", "slow", "all"
@@ -115,19 +114,6 @@ class Looked:
         return heat_map(_title(signal, name), rows)
 
 
-@dataclass
-class WeightsPanel:
-    """What the other parts of the tab need of this one.
-
-    Args:
-        found: a state with the newest `Looked`, or None
-        ended: the event after which it is there
-    """
-
-    found: gr.State
-    ended: Dependency
-
-
 def states_alike(
     models: Sequence[FetchedModel], document: str, device: str
 ) -> Iterator[tuple[Likeness, ...] | None]:
@@ -144,7 +130,7 @@ def states_alike(
     yield from watched(compare)
 
 
-def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: gr.Textbox) -> WeightsPanel:
+def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: gr.Textbox) -> Panel:
     """Build the part that looks at weights; `document` is what models read whose states are compared."""
     known = family(host.demo).models
     gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("weights.meaning"))}</p>'))
@@ -170,7 +156,7 @@ def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: 
         against = gr.Dropdown([], label=t("weights.against"), min_width=240)
     picture = gr.HTML()
     found = gr.State(None)
-    stops = Stops()
+    turns = Turns()
 
     def look_at(
         names: list[str], base_name: str | None, how_much: str, run_them: bool, read: str,
@@ -193,11 +179,11 @@ def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: 
 
         yield line_of(t("weights.opening")), *hidden
         looked: Looked | None = None
-        with stops.begun(request) as stopped:
+        with turns.of(request) as turn:
             try:
                 with closing(watched(work)) as looking:
                     for said in looking:
-                        if stopped.is_set():
+                        if turn.stopped.is_set():
                             yield line_of(t("score.stopped")), *hidden
                             return
                         if isinstance(said, tuple):
@@ -213,7 +199,7 @@ def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: 
                 seconds = gpu.seconds_to_answer([model.bytes for model in here], 1)
                 with closing(gpu.on_gpu(seconds, states_alike, here, read)) as comparing:
                     for run, alike in comparing:
-                        if stopped.is_set():
+                        if turn.stopped.is_set():
                             yield verdict_card(looked, [t("score.stopped")]), *_shown(looked)
                             return
                         if alike is not None:
@@ -245,10 +231,10 @@ def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: 
         [verdict, choice, signal, against, picture, found],
         **LONG,
     )
-    stop.click(stops.stop, None, None, **QUIET)
+    stop.click(turns.stop, None, None, **QUIET)
     signal.input(choose, [found, signal], [against, picture], **QUIET)
     against.input(draw, [found, signal, against], picture, **QUIET)
-    return WeightsPanel(found, ended)
+    return Panel(found, ended)
 
 
 def _shown(looked: Looked) -> tuple[Any, ...]:

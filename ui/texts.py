@@ -426,6 +426,7 @@ ENGLISH = {
     "score.picture.cut": "The first {count} characters of {total}.",
     "score.picture.bits": "{bits} bits",
     "score.benchmarks": "Ask benchmarks",
+    "score.chat": "Check the answers",
     "score.weights": "Look at the weights",
     "score.sizes": "Compare size and speed",
     "score.compare": "Measure",
@@ -436,6 +437,20 @@ ENGLISH = {
     "score.compare.caption": "Each model alone in a process of its own, on this machine's processor",
     "score.compare.working": "Measuring {name} ...",
     # benchmarks
+    "check.meaning": (
+        "The same {count} questions to every model above, half of them in English and half in Korean, each answered "
+        "with the likeliest words. Plain rules count what is wrong, and no model judges. Empty: no letter or digit. "
+        "Repeated: the same four words three times or more, or one character eight times in a row. Cut: still going on "
+        "after {tokens} tokens. Wrong language: fewer than half of the letters are Hangul, asked in Korean, or more "
+        "than half, asked in English."
+    ),
+    "check.button": "Let them answer",
+    "check.caption": "Faults in {count} answers of each model; fewer is better",
+    "check.fault.empty": "Empty",
+    "check.fault.repeated": "Repeated",
+    "check.fault.cut": "Cut",
+    "check.fault.wrong_language": "Wrong language",
+    "check.answers": "The answers of {model}",
     "benchmark.meaning": (
         "Questions with known answers, asked by lm-eval of every model above; the first is compared with each of the "
         "others on the same questions."
@@ -507,6 +522,7 @@ ENGLISH = {
     "home.kinds": "Results",
     "home.kind.text": "Perplexity",
     "home.kind.benchmarks": "Benchmarks",
+    "home.kind.chat": "Chat checks",
     "home.kind.weights": "Weights",
     "home.kind.sizes": "Size and speed",
     "home.take": "Copy or download: Markdown and JSON",

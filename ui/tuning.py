@@ -14,7 +14,6 @@ from ui.account import account
 from ui.answers import (
     Message,
     Sampling,
-    Turns,
     as_drawn,
     line_html,
     lines,
@@ -28,6 +27,7 @@ from ui.markup import text
 from ui.texts import t
 from ui.trials import MARK
 from ui.try_first import try_out
+from ui.work import Turns
 from ui.workshop import Workshop
 
 # Answers that stand side by side, the newest last.
@@ -143,7 +143,7 @@ class Tuner:
         if asked and answer and tuning.merged:
             now = now.with_answer(asked, tuning.values, answer)
         page = str(request.session_hash)
-        with self.turns.of(page) as turn:
+        with self.turns.of(request) as turn:
             try:
                 for card in self._merged(now, page, oauth):
                     yield gr.skip(), card, _heard(now), replace(now, merged=False), gr.skip()

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -69,24 +69,38 @@ def watched(work: Work, *, seconds: float | None = None) -> Generator[Any, None,
         cancel.set()
 
 
-class Stops:
-    """A Stop button for the work of each page. Gradio's own `cancels` answers 500 when it comes between two pieces."""
+@dataclass(frozen=True)
+class Turn:
+    """Work on its way: whether it shall end, and whether it shall leave nothing behind."""
+
+    stopped: threading.Event = field(default_factory=threading.Event)
+    forgotten: threading.Event = field(default_factory=threading.Event)
+
+
+class Turns:
+    """The work on its way, by page, for its buttons. Gradio's own `cancels` answers 500 when it comes between two
+    pieces, and then marks the fields as failed."""
 
     def __init__(self) -> None:
-        self._running: dict[str, threading.Event] = {}
+        self._by_page: dict[str, Turn] = {}
 
     @contextmanager
-    def begun(self, request: gr.Request) -> Iterator[threading.Event]:
-        """While the work runs, the event that this page's Stop sets."""
-        asked = threading.Event()
-        self._running[str(request.session_hash)] = asked
+    def of(self, request: gr.Request) -> Iterator[Turn]:
+        """A turn of this page, while it lasts."""
+        page = str(request.session_hash)
+        turn = self._by_page[page] = Turn()
         try:
-            yield asked
+            yield turn
         finally:
-            if self._running.get(str(request.session_hash)) is asked:
-                del self._running[str(request.session_hash)]
+            if self._by_page.get(page) is turn:
+                del self._by_page[page]
 
     def stop(self, request: gr.Request) -> None:
-        """What a Stop button does."""
-        if asked := self._running.get(str(request.session_hash)):
-            asked.set()
+        """End what this page is being told: what a Stop button does."""
+        if turn := self._by_page.get(str(request.session_hash)):
+            turn.stopped.set()
+
+    def forget(self, request: gr.Request) -> None:
+        """End it, and leave nothing of it."""
+        if turn := self._by_page.get(str(request.session_hash)):
+            turn.forgotten.set()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,6 @@ from evaluation.text import bundled_text
 from tests.evaluation.conftest import TEXT, make_network
 
 MakeFolder = Callable[..., Path]
-ROOT = Path(__file__).parents[2]
 
 
 def test_perplexity_as_json(make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,12 +50,22 @@ def test_perplexity_as_a_table(
     assert "no difference that this text can show" in told
 
 
-def test_the_command_reads_standard_input(make_folder: MakeFolder) -> None:
-    command = [sys.executable, "-m", "evaluation", "perplexity", str(make_folder()), "--text", "-", "--json"]
+def test_the_command_reads_standard_input(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `python -m evaluation`, in this process."""
+    monkeypatch.setattr(
+        sys, "argv", ["evaluation", "perplexity", str(make_folder()), "--text", "-", "--json"]
+    )
+    # Korean in a terminal that says nothing of UTF-8.
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode()), encoding="ascii"))
 
-    done = subprocess.run(command, cwd=ROOT, input=TEXT, capture_output=True, text=True, check=True)
+    monkeypatch.delitem(sys.modules, "evaluation.__main__")  # as nobody has imported it
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("evaluation.__main__", run_name="__main__")
 
-    assert json.loads(done.stdout)["models"][0]["tokens"] > 100
+    assert ended.value.code == DONE
+    assert json.loads(capsys.readouterr().out)["models"][0]["tokens"] > 100
 
 
 def test_what_cannot_be_judged_ends_with_status_2(

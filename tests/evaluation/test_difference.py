@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -102,8 +103,12 @@ def test_four_documents_are_too_few_and_long_ones_are_cut() -> None:
 
 
 @pytest.mark.parametrize("count", [6, 30])
-def test_the_interval_holds_the_truth_as_often_as_it_says(count: int) -> None:
+def test_the_interval_holds_the_truth_as_often_as_it_says(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Documents whose differences are drawn around 0.1 nats a token."""
+    # More make the ends smoother, not other ones. (The module, whose name in the package is the function.)
+    monkeypatch.setattr(sys.modules["evaluation.difference"], "_DRAWS", 2000)
     generator = np.random.default_rng(1)
     inside = 0
     for _ in range(100):

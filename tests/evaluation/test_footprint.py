@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,32 +75,6 @@ def test_a_file_without_a_header_is_said(start: bytes) -> None:
         parse_header("m", "f", start)
 
 
-def test_a_footprint_has_every_number(make_folder: MakeFolder) -> None:
-    found = footprint(make_folder(), device="cpu", repeats=2, new_tokens=6)
-
-    assert (found.independent, found.dependence) == (True, "")
-    assert (found.device, found.dtype, found.new_tokens, found.device_bytes) == ("cpu", "float32", 6, None)
-    assert found.load_seconds > 0
-    assert found.host_bytes > 100_000_000  # torch alone is more
-    assert found.first_token_seconds and found.tokens_per_second
-    assert found.tokens_per_second.count == 2
-    assert found.tokens_per_second.mean > found.tokens_per_second.deviation >= 0
-    assert json.loads(json.dumps(found.to_dict()))["dtypes"] == {"float32": found.structure.parameters}
-
-
-def test_a_model_that_needs_another_does_not_stand_alone(make_folder: MakeFolder, tmp_path: Path) -> None:
-    """Its tokenizer is a link into the base's folder, which is out of reach."""
-    base, other = make_folder(name="base"), make_folder(name="other")
-    (other / "tokenizer_config.json").unlink()
-    (other / "tokenizer_config.json").symlink_to(base / "tokenizer_config.json")
-
-    found = footprint(other, device="cpu", out_of_reach=[base, tmp_path / "nothing"], repeats=1, new_tokens=2)
-
-    assert not found.independent
-    assert "out of reach" in found.dependence
-    assert found.tokens_per_second is None
-
-
 def test_what_a_checkpoint_says_of_its_base_counts(make_folder: MakeFolder) -> None:
     folder = make_folder()
     assert references(folder) == []
@@ -109,6 +84,23 @@ def test_what_a_checkpoint_says_of_its_base_counts(make_folder: MakeFolder) -> N
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "a/base"}')
 
     assert references(folder) == ["adapter_config.json points at a/base", "config.json points at a/base"]
+
+
+def test_what_memory_cannot_hold_is_measured_from_the_disk(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def measured(given: dict[str, Any], *_: object) -> tuple[dict[str, Any], str]:
+        asked.update(given)
+        return {"device": "cpu", "dtype": "float32", "offloaded": True}, ""
+
+    monkeypatch.setattr("evaluation.footprint._measured", measured)
+
+    found = footprint(make_folder(), device="cpu", offload=Path("disk"))
+
+    assert asked["offload"] == str(Path.cwd() / "disk")  # the process that measures is in another folder
+    assert "| ran on | cpu, float32, part of it on the disk |" in Report((found,)).to_markdown()
 
 
 def test_a_measurement_is_ended(make_folder: MakeFolder) -> None:
@@ -146,14 +138,36 @@ def test_the_report_as_markdown(make_folder: MakeFolder) -> None:
 def test_compare_on_the_command_line(
     make_folder: MakeFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    one, two = str(make_folder(name="one")), str(make_folder(make_network(seed=1), name="two"))
-    quick = ["--text", "english", "--repeats", "1", "--new-tokens", "2"]
+    """The other's tokenizer is a link into the folder of the first, which is out of its reach."""
+    one, other = make_folder(name="one"), make_folder(name="other")
+    (other / "tokenizer_config.json").unlink()
+    (other / "tokenizer_config.json").symlink_to(one / "tokenizer_config.json")
+    quick = ["--text", "english", "--repeats", "2", "--new-tokens", "6", "--offload", str(tmp_path / "disk")]
 
-    assert main(["compare", one, two, *quick, "--json"]) == DONE
+    assert main(["compare", str(one), str(other), *quick, "--json"]) == DONE
     found = json.loads(capsys.readouterr().out)
-    assert [model["independent"] for model in found["models"]] == [True, True]
-    assert found["differences"][0]["verdict"] in ("better", "worse", "none")
-    assert found["structure"] == [{"other": two, "changes": [], "config": {}}]
+    alone, needy = found["models"]
 
-    assert main(["compare", one, str(tmp_path / "nothing"), *quick]) == CANNOT_BE_JUDGED
+    assert (alone["independent"], alone["dependence"]) == (True, "")
+    assert (alone["device"], alone["dtype"], alone["new_tokens"]) == ("cpu", "float32", 6)
+    assert (alone["device_bytes"], alone["offloaded"]) == (None, False)
+    assert alone["load_seconds"] > 0 and alone["first_token_seconds"]["mean"] > 0
+    assert alone["host_bytes"] > 100_000_000  # torch alone is more
+    assert alone["tokens_per_second"]["count"] == 2
+    assert alone["tokens_per_second"]["mean"] > alone["tokens_per_second"]["deviation"] >= 0
+    assert alone["dtypes"] == {"float32": alone["parameters"]}
+
+    assert not needy["independent"] and "out of reach" in needy["dependence"]
+    assert needy["tokens_per_second"] is None
+
+    assert found["differences"][0]["verdict"] == "none"
+    assert found["structure"] == [{"other": str(other), "changes": [], "config": {}}]
+
+
+def test_compare_looks_for_every_model_before_it_measures_one(
+    make_folder: MakeFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluation.footprint._measured", lambda *_: pytest.fail("it measured"))
+
+    assert main(["compare", str(make_folder()), "./nothing"]) == CANNOT_BE_JUDGED
     assert "no such folder" in capsys.readouterr().err

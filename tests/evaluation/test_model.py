@@ -158,6 +158,26 @@ def test_memory_that_is_held_is_free_of_models_until_the_work_ends(
     assert load_model(folder, device="cpu")
 
 
+def test_garbage_is_collected_once_for_all_that_leave(
+    make_folder: MakeFolder, loaded: Callable[[int], LoadedModels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collection takes a second where much is loaded."""
+    folders = [make_folder(name=str(number)) for number in range(3)]
+    size = (folders[0] / "model.safetensors").stat().st_size
+    store = loaded(3 * size)
+    collected: list[int] = []
+    monkeypatch.setattr(model_module.gc, "collect", lambda: collected.append(len(store._models)))
+
+    for folder in folders[:2]:
+        load_model(folder, device="cpu")
+    with store.hold(1):
+        pass
+    assert collected == []
+
+    assert store.make_room(3 * size) > 0
+    assert collected == [0]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_does_not_fit_is_read_from_the_disk_when_that_is_asked(
     make_folder: MakeFolder,

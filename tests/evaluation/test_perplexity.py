@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import pickle
@@ -194,16 +193,16 @@ def test_two_batches_are_worked_on_together_and_nothing_changes(
 ) -> None:
     alone = perplexity(model, TEXT * 10, context=32, stride=16, batch_tokens=64)
     torch.set_num_threads(2)
-    met = threading.Barrier(2)
+    met, own = threading.Barrier(2), threading.local()
     whole = model.network.model.forward
 
     def forward(*args: Any, **settings: Any) -> Any:
         if threading.current_thread() is not threading.main_thread():
             assert torch.get_num_threads() == 1
-            if not met.broken:
-                with contextlib.suppress(threading.BrokenBarrierError):  # the last batch may have no partner
-                    met.wait(timeout=5)
-                    meetings.append(1)
+            own.batches = getattr(own, "batches", 0) + 1
+            if own.batches <= 6:  # the last batch of all may have no partner
+                met.wait(timeout=60)
+                meetings.append(1)
         return whole(*args, **settings)
 
     meetings: list[int] = []
@@ -214,7 +213,7 @@ def test_two_batches_are_worked_on_together_and_nothing_changes(
         model, TEXT * 10, context=32, stride=16, batch_tokens=64, on_progress=lambda *now: seen.append(now)
     )
 
-    assert len(meetings) > 10
+    assert len(meetings) == 12
     assert found.nll_nats == alone.nll_nats
     assert seen == sorted(seen) and seen[-1] == (found.tokens, found.tokens)
     assert torch.get_num_threads() == 2
@@ -291,7 +290,7 @@ def test_tokens_are_told_with_their_places(make_model: MakeModel) -> None:
 
 
 def test_a_long_text_takes_little_more_memory_than_a_short_one(make_model: MakeModel) -> None:
-    """Their logits would be 250 MB."""
+    """Their logits would be 100 MB."""
     model = make_model()
     program = (
         "import resource, sys; from evaluation import load_model, perplexity; import torch;"
@@ -304,7 +303,7 @@ def test_a_long_text_takes_little_more_memory_than_a_short_one(make_model: MakeM
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", program, model.name, "10"],
+        [sys.executable, "-c", program, model.name, "4"],
         input=TEXT * 150,
         cwd=ROOT,
         capture_output=True,
@@ -313,7 +312,7 @@ def test_a_long_text_takes_little_more_memory_than_a_short_one(make_model: MakeM
     )
 
     tokens, kilobytes = map(int, done.stdout.split())
-    assert tokens > 150_000
+    assert tokens > 60_000
     assert kilobytes < 10_000
 
 

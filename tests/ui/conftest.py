@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
+from gradio import Blocks
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from examples.demo import hub_with_models
@@ -136,6 +138,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         finally:
             process.terminate()
             process.wait(timeout=30)
+
+
+def event(page: Blocks, name: str) -> Callable[..., Any]:
+    """The function of a page with the end of this qualified name."""
+    [found] = {
+        fn.fn for fn in page.fns.values() if f".{getattr(fn.fn, '__qualname__', '')}".endswith(f".{name}")
+    }
+    return found
 
 
 def free_port() -> int:

@@ -16,7 +16,7 @@ import gradio as gr
 import pytest
 from gradio_client import Client
 
-from evaluation import EvaluationError
+from evaluation import EvaluationError, load_model, perplexity
 from tests.hub import Hub
 from tests.ui.conftest import ROOT, free_port, wait_for
 from tests.ui.speaker import tiny_speaker
@@ -33,6 +33,7 @@ class Space:
     platform: ZeroGpu
     client: Client
     log: Path
+    speaker: Path
 
     def chat(self, model: str = "ann/speaks", **how: Any) -> dict[str, Any]:
         said: dict[str, Any] = self.client.predict(
@@ -47,7 +48,8 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
     port, log = free_port(), folder / "app.log"
     with Hub() as hub, zero_gpu() as platform, log.open("wb") as output:
         hub.add_user("ann")
-        hub.put("ann/speaks", tiny_speaker(folder / "speaks"))
+        speaker = tiny_speaker(folder / "speaks")
+        hub.put("ann/speaks", speaker)
         spoilt = tiny_speaker(folder / "spoilt")
         (spoilt / "config.json").write_text('{"model_type": "nobody-knows"}')
         hub.put("ann/spoilt", spoilt)
@@ -73,7 +75,8 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
             url = f"http://127.0.0.1:{port}/"
             wait_for(process, url, log)
             headers = {"x-ip-token": SECRET}
-            yield Space(platform, Client(url, verbose=False, headers=headers, analytics_enabled=False), log)
+            client = Client(url, verbose=False, headers=headers, analytics_enabled=False)
+            yield Space(platform, client, log, speaker)
         finally:
             # The session that it began: its workers would outlive it.
             os.killpg(process.pid, signal.SIGKILL)
@@ -111,6 +114,30 @@ def test_without_quota_the_processor_answers_and_says_so(space: Space) -> None:
     assert scored["perplexity"] > 1
     assert "quota is used up" in scored["about"]
     assert "/allow" not in space.platform.calls
+
+
+def test_a_long_text_is_read_in_several_calls_with_the_same_score(space: Space) -> None:
+    text = "".join(f"{number}. The sea is deep. " for number in range(200))
+    whole = perplexity(load_model(space.speaker), text)
+
+    scored: Any = space.client.predict("ann/speaks", text, api_name="/perplexity")
+
+    assert scored["ok"], scored
+    asked = [int(one["durationSeconds"]) for one in space.platform.asked]
+    assert len(asked) > 2 and max(asked) <= gpu.SECONDS_TO_BEGIN + gpu.SECONDS_A_CALL
+    assert scored["tokens"] == whole.tokens
+    assert scored["perplexity"] == pytest.approx(whole.perplexity, rel=1e-6)
+
+
+def test_a_text_whose_gpu_is_lost_is_finished_on_the_processor(space: Space) -> None:
+    text = "".join(f"{number}. The sea is deep. " for number in range(200))
+    space.platform.refuse_after(calls=2, left=3, wait=60)
+
+    scored: Any = space.client.predict("ann/speaks", text, api_name="/perplexity")
+
+    assert scored["perplexity"] == pytest.approx(perplexity(load_model(space.speaker), text).perplexity)
+    assert "quota is used up" in scored["about"]
+    assert space.platform.calls.count("/schedule") == 3
 
 
 @pytest.mark.parametrize(
@@ -167,7 +194,19 @@ def test_what_is_asked_for_grows_with_the_work_and_stays_below_anybodys_quota() 
 
     assert small < large < gpu.seconds_to_answer([10**10] * 2, 100)
     assert gpu.seconds_to_answer([10**12], 1024) == gpu.MOST_SECONDS
-    assert small < gpu.seconds_to_score([10**9], 200_000) <= gpu.MOST_SECONDS
+    assert gpu.seconds_of_a_call([10**9], 10_000) < gpu.seconds_of_a_call([10**9], 10**9)
+    assert gpu.seconds_of_a_call([10**9], 10**9) == gpu.seconds_of_a_call([10**9])
+    assert gpu.seconds_of_a_call([10**12]) == gpu.MOST_SECONDS
+
+
+def test_a_call_begins_no_model_that_it_has_no_time_to_load() -> None:
+    call, over, endless = gpu.Call(60), gpu.Call(gpu.SECONDS_TO_BEGIN), gpu.Call(None)
+
+    assert call.begins(0) and call.begins(10 * gpu.BYTES_A_SECOND)
+    assert not call.begins(60 * gpu.BYTES_A_SECOND)
+    assert over.begins(10**12)  # or nothing would ever be done
+    assert not over.begins(0)
+    assert endless.begins(10**12) and endless.begins(10**12)
 
 
 def test_off_zero_gpu_the_door_is_not_there() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from safetensors.torch import load_file, save_file
 
 from evaluation import Cancelled, FetchedModel, Source, difference, fetch_model, load_fetched, perplexity
 from evaluation.benchmark import Benchmarked, TaskScore, Total, paired
+from evaluation.chat_check import check_chat
 from evaluation.weights import look, open_weights
 from tests.hub import Hub
-from tests.ui.conftest import visit
+from tests.ui.conftest import event, visit
 from tests.ui.speaker import tiny_speaker
+from ui import gpu, score_chat
 from ui.host import Host
 from ui.page import build_page, launch_settings
 from ui.score_benchmarks import Asked, Questions, answers, benchmark_table
@@ -30,20 +34,26 @@ from ui.score_benchmarks import Row as AskedRow
 from ui.score_card import Findings
 from ui.score_text import Row, Scored
 from ui.score_weights import SIGNALS, Looked, verdict_card
-from ui.work import Stops, watched
+from ui.work import Turns, watched
 
 TEXT = "The weights of models that grew from one base can be mixed. " * 60
 QUERY = "model.layers.1.self_attn.q_proj.weight"
 
 
-@pytest.fixture
-def family(tmp_path: Path) -> dict[str, Path]:
-    """A merge, its parents and their base; they can speak."""
-    base = tiny_speaker(tmp_path / "base")
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A merge, its parents and their base; they can speak. Who changes one takes a copy."""
+    folder = tmp_path_factory.mktemp("family")
+    base = tiny_speaker(folder / "base")
     folders = {
-        name: tiny_speaker(tmp_path / name, seed, base) for seed, name in enumerate(("merge", "a", "b"), 1)
+        name: tiny_speaker(folder / name, seed, base) for seed, name in enumerate(("merge", "a", "b"), 1)
     }
     return {**folders, "base": base}
+
+
+def with_own_merge(family: dict[str, Path], folder: Path) -> dict[str, Path]:
+    """The family with a copy of the merge, to be changed."""
+    return {**family, "merge": Path(shutil.copytree(family["merge"], folder / "merge"))}
 
 
 @pytest.fixture
@@ -105,11 +115,71 @@ def test_a_call_that_runs_out_of_time_leaves_the_rest_to_the_next(
     here = models(family, "merge")
     begun = [AskedRow(here[0].name)]
 
-    *_, left = answers(here, questions(tasks, tmp_path), begun, 0.0, "cpu")
+    *_, left = answers(here, questions(tasks, tmp_path), begun, 0, "auto")
     *_, done = answers(here, questions(tasks, tmp_path), left, None, "cpu")
 
     assert not left[0].ended
     assert done[0].found
+
+
+def test_a_text_whose_reading_was_ended_is_gone_on_with(
+    family: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    door = gpu.on_gpu
+
+    def counted(seconds: int, *rest: Any) -> Any:
+        asked.append(seconds)
+        return door(seconds, *rest)
+
+    monkeypatch.setattr(gpu, "on_gpu", counted)
+    monkeypatch.setattr(gpu, "is_zero_gpu", lambda: True)
+    monkeypatch.setattr(gpu.Call, "seconds_left", lambda _: 0.0)  # a batch each
+    score = event(build_page(Host.from_environment({})), "text_panel.<locals>.score")
+    visitor = gr.Request(session_hash="visitor")
+    visitor.session_hash = "visitor"
+    reading = partial(score, [str(family["merge"])], TEXT, None, "", "", "test", "text", 100)
+
+    *_, (_, _, whole, kept) = reading(None, None, visitor)
+    in_all = len(asked)
+    assert kept is None and whole and in_all > 2
+
+    lost = reading(None, None, visitor)
+    kept = next(piece[3] for piece in lost if piece[3])
+    lost.close()
+    asked.clear()
+    *_, (_, _, found, _) = reading(kept, None, visitor)
+    assert len(asked) == in_all - 1
+    assert found.scores[0].nll_nats == whole.scores[0].nll_nats
+
+    asked.clear()
+    *_, (_, _, other, _) = score([str(family["merge"])], TEXT + ".", *reading.args[2:], kept, None, visitor)
+    assert len(asked) == in_all and other.scores[0].tokens == whole.scores[0].tokens + 1
+
+
+def test_answers_are_checked_in_calls_of_any_length(
+    family: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(score_chat, "LONGEST_ANSWER", 4)
+    monkeypatch.setattr(gpu, "is_zero_gpu", lambda: True)
+    monkeypatch.setattr(gpu.Call, "seconds_left", lambda _: 0.0)  # an answer each
+    check = event(build_page(Host.from_environment({})), "chat_panel.<locals>.check")
+    visitor = gr.Request(session_hash="visitor")
+    visitor.session_hash = "visitor"
+    names = [str(family["merge"]), str(family["a"]), str(tmp_path / "nothing")]
+
+    *on_the_way, (shown, found) = check(names, None, visitor)
+
+    whole = [check_chat(load_fetched(model), max_new_tokens=4) for model in models(family, "merge", "a")]
+    assert list(found.checks) == whole
+    assert any("7 of 12 answered" in table for table, _ in on_the_way)
+    assert f'<th scope="row">{names[1]}</th><td class="number">' in shown
+    assert "no such folder" in shown and f"The answers of {names[0]}" in shown
+    about = Findings(names[0], {"chat": found})
+    assert f"| cut | {whole[0].counts['cut']} of 12 | {whole[1].counts['cut']} of 12 |" in about.markdown(
+        ["chat"]
+    )
+    assert json.loads(about.json(["chat"]))["chat"]["models"][1]["counts"] == whole[1].counts
 
 
 def test_what_a_model_cannot_be_asked_stands_in_its_line(
@@ -177,7 +247,8 @@ def test_every_signal_is_drawn_for_what_it_is_known_of(family: dict[str, Path]) 
     assert {"task_cosine", "sign_conflict", "overlap"}.isdisjoint(looked(family, base=False).signals())
 
 
-def test_the_verdict_is_the_doctors(family: dict[str, Path]) -> None:
+def test_the_verdict_is_the_doctors(family: dict[str, Path], tmp_path: Path) -> None:
+    family = with_own_merge(family, tmp_path)
     assert "alloy-good" in verdict_card(looked(family))
     weights = load_file(family["merge"] / "model.safetensors")
     weights[QUERY][0, 0] = float("nan")
@@ -223,12 +294,6 @@ def test_what_is_taken_home_says_everything(family: dict[str, Path]) -> None:
     assert about.markdown(["weights"]).startswith("### Weights")
 
 
-def event(page: gr.Blocks, name: str) -> Callable[..., Any]:
-    """The function of the page that has this name."""
-    [found] = [fn.fn for fn in page.fns.values() if getattr(fn.fn, "__qualname__", "").endswith(f".{name}")]
-    return found
-
-
 @pytest.mark.parametrize("how", ["commit", "pull-request"])
 def test_results_are_written_into_the_card_by_the_visitors_own_account(
     family: dict[str, Path], hub: Hub, how: str
@@ -255,6 +320,7 @@ def test_results_are_written_into_the_card_by_the_visitors_own_account(
 
 
 def test_only_the_chosen_results_are_written(family: dict[str, Path], tmp_path: Path) -> None:
+    family = with_own_merge(family, tmp_path)
     page = build_page(Host.from_environment({"ALLOY_RESULTS": str(tmp_path)}))
     about = Findings(str(family["merge"]), {"text": scored(family, "merge"), "weights": looked(family)})
 
@@ -286,15 +352,15 @@ def test_watched_work_tells_ends_and_fails() -> None:
 
 
 def test_a_page_stops_its_own_work_alone() -> None:
-    stops = Stops()
+    turns = Turns()
     one, other = gr.Request(session_hash="one"), gr.Request(session_hash="other")
     one.session_hash, other.session_hash = "one", "other"
 
-    with stops.begun(one) as first, stops.begun(other) as second:
-        stops.stop(one)
+    with turns.of(one) as first, turns.of(other) as second:
+        turns.stop(one)
 
-        assert first.is_set() and not second.is_set()
-    stops.stop(one)  # nothing runs
+        assert first.stopped.is_set() and not second.stopped.is_set()
+    turns.stop(one)  # nothing runs
 
 
 @pytest.fixture
@@ -303,6 +369,7 @@ def page_of_a_laptop(
 ) -> Iterator[str]:
     """A page with a merge, its parents and a benchmark at hand, and the login of their owner."""
     monkeypatch.setenv("HF_TOKEN", hub.add_user("ann"))
+    monkeypatch.setattr(score_chat, "LONGEST_ANSWER", 4)
     for name, folder in family.items():
         hub.put(f"ann/{name}", folder)
     host = Host.from_environment(
@@ -340,6 +407,11 @@ def test_a_merge_is_judged_and_its_card_written(page_of_a_laptop: str, browser: 
         )
         expect(scores.locator("tbody .number")).to_have_count(3)
 
+        page.get_by_role("button", name="Check the answers").click()
+        page.get_by_role("button", name="Let them answer").click()
+        checked = page.get_by_role("table").filter(has_text="Faults in 12 answers of each model")
+        expect(checked.locator("tbody .number")).to_have_count(3 * 4)
+
         page.get_by_role("button", name="Look at the weights").click()
         page.get_by_role("button", name="Base model and more").click()
         base = page.get_by_label("Base model", exact=True).locator("visible=true")
@@ -357,7 +429,12 @@ def test_a_merge_is_judged_and_its_card_written(page_of_a_laptop: str, browser: 
         page.get_by_role("button", name="Copy or download").click()
         with page.expect_download() as taken:
             page.get_by_role("link", name="Download JSON").click()
-        assert json.loads(Path(taken.value.path()).read_text()).keys() == {"model", "benchmarks", "weights"}
+        assert json.loads(Path(taken.value.path()).read_text()).keys() == {
+            "model",
+            "benchmarks",
+            "chat",
+            "weights",
+        }
         grave = [
             it for it in Axe().run(page).response["violations"] if it["impact"] in ("serious", "critical")
         ]

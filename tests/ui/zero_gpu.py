@@ -6,6 +6,7 @@ As a script it serves a page on a Space with ZeroGPU, but for the GPU itself: `p
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 from collections.abc import Iterator
@@ -24,21 +25,30 @@ class ZeroGpu:
     Attributes:
         url: of its API
         answer: status and body of the next `/schedule`
+        granted: how many calls are answered so, before `later` is the answer
         asked: what each `/schedule` asked for, by name
         calls: the addresses that were asked
     """
 
     url: str = ""
     answer: tuple[int, str] = (200, GRANTED)
+    granted: int = sys.maxsize
+    later: tuple[int, str] = (200, GRANTED)
     asked: list[dict[str, str]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
 
     def grant(self) -> None:
-        self.answer = 200, GRANTED
+        self.answer, self.granted = (200, GRANTED), sys.maxsize
 
     def refuse(self, *, left: int, wait: int) -> None:
         """Too little quota, with seconds to wait; a negative wait means that no quota would be enough."""
         self.answer = 429, json.dumps({"left": left, "wait": wait})
+
+    def refuse_after(self, *, calls: int, left: int, wait: int) -> None:
+        """Grant some calls first."""
+        self.grant()
+        self.granted = len(self.asked) + calls
+        self.later = 429, json.dumps({"left": left, "wait": wait})
 
     def fail(self, status: int) -> None:
         self.answer = status, "{}"
@@ -56,7 +66,8 @@ def zero_gpu() -> Iterator[ZeroGpu]:
             status, body = 200, "{}"
             if address.path == "/schedule":
                 platform.asked.append({name: value[0] for name, value in parse_qs(address.query).items()})
-                status, body = platform.answer
+                late = len(platform.asked) > platform.granted
+                status, body = platform.later if late else platform.answer
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(body)))
@@ -80,9 +91,12 @@ def main(port: int) -> None:
 
     del sys.modules["torch"]
 
+    from ui import gpu
     from ui.host import Host
     from ui.page import build_page, launch_settings
 
+    # So that a short text takes many calls.
+    gpu.Call.seconds_left = lambda call: 0.0 if call._end < math.inf else math.inf  # type: ignore[method-assign]
     host = Host.from_environment()
     page = build_page(host)
     page.queue(max_size=64, default_concurrency_limit=4)
