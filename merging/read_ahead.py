@@ -265,8 +265,8 @@ class ReadAhead:
                     request.held.missing -= 1
                     if not request.held.missing:
                         self._changed.notify_all()
-                # A thread that waits for its next request would hold the memory of its last step, merged or not.
-                del request
+                    # Within the lock: else this thread could hold the step's memory when it is merged already.
+                    del request
         except Exception as error:  # of any kind: who waits for the bytes has to hear of it
             with self._changed:
                 self._error = self._error or error
