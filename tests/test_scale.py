@@ -40,6 +40,8 @@ def test_three_times_405_billion(method: str, folder: Path) -> None:
     models = [open_checkpoint(str(folder / name)) for name in NAMES]
 
     walked = schedule(plan, models)
+    for model in models:
+        model.close()
 
     assert plan.problems == ()
     assert plan.bytes_out == 2 * 405_853_388_800

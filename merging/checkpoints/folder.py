@@ -5,11 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
 from merging.problems import CheckpointError, Problem
+
+# Files that a folder keeps open: models of hundreds of files must not use up what a process may open.
+MOST_OPEN = 32
+
+
+class _OpenFile:
+    """A file that is closed when the last one who reads it lets go of it."""
+
+    def __init__(self, path: Path):
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
 
 
 class Folder:
@@ -26,7 +39,7 @@ class Folder:
         self.path = path
         self.name = str(path / only) if only else str(path)
         self.files: Mapping[str, int] = {}
-        self._open: dict[str, int] = {}
+        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
         stamps = {}
         # One level down is enough for a model and its chat templates.
@@ -38,10 +51,10 @@ class Folder:
         self.version = hashlib.sha256(repr(sorted(stamps.items())).encode()).hexdigest()[:40]
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
-        descriptor = self._descriptor(file)
+        source = self._opened(file)
         done = 0
         while done < len(buffer):
-            count = os.preadv(descriptor, [buffer[done:]], start + done)
+            count = os.preadv(source.descriptor, [buffer[done:]], start + done)
             if count == 0:
                 message = f"{self.path / file} ends at byte {start + done}; {len(buffer) - done} more were expected."
                 raise CheckpointError(
@@ -49,10 +62,13 @@ class Folder:
                 )
             done += count
 
-    def _descriptor(self, file: str) -> int:
+    def _opened(self, file: str) -> _OpenFile:
         with self._lock:
             if file not in self._open:
-                self._open[file] = os.open(self.path / file, os.O_RDONLY)
+                while len(self._open) >= MOST_OPEN:
+                    self._open.popitem(last=False)
+                self._open[file] = _OpenFile(self.path / file)
+            self._open.move_to_end(file)
             return self._open[file]
 
     def interrupt(self) -> None:
@@ -60,6 +76,4 @@ class Folder:
 
     def close(self) -> None:
         with self._lock:
-            for descriptor in self._open.values():
-                os.close(descriptor)
             self._open.clear()
