@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from evaluation.downloads import DOWNLOADS
 from ui.answers import Message
 from ui.api import add_api
 from ui.chat_tab import chat_tab
@@ -35,6 +36,8 @@ _MARK = (
 def build_page(host: Host) -> gr.Blocks:
     """The whole page, ready to be launched."""
     workshop = Workshop(host, JobBoard())
+    if host.on_space:
+        DOWNLOADS.limit()
     search = HubSearch()
     page = gr.Blocks(title=t("page.title"), analytics_enabled=False)
     with page:
