@@ -102,6 +102,26 @@ def test_batches_and_their_padding_change_nothing(model: LanguageModel, batch_to
     assert [document.nats for document in found.documents] == pytest.approx(alone, rel=1e-5)
 
 
+def test_batches_that_memory_cannot_hold_are_halved(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = perplexity(model, DOCUMENTS, context=16, stride=6)
+    run, sizes = model.network.model.forward, []
+
+    def forward(*args: Any, **settings: Any) -> Any:
+        sizes.append(len(settings["input_ids"]))
+        if settings["input_ids"].numel() > 3 * 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(*args, **settings)
+
+    monkeypatch.setattr(model.network.model, "forward", forward)
+    found = perplexity(model, DOCUMENTS, context=16, stride=6, batch_tokens=160)
+    assert max(sizes) == 10 and 2 in sizes
+    assert found.nll_nats == pytest.approx(whole.nll_nats, rel=1e-5)
+    with pytest.raises(EvaluationError, match="the memory ran out while scoring"):
+        perplexity(model, TEXT, context=64)
+
+
 def test_documents_are_weighted_by_their_tokens_and_never_see_each_other(model: LanguageModel) -> None:
     parts = [perplexity(model, text) for text in DOCUMENTS]
 
