@@ -16,11 +16,14 @@ if "SPACE_ID" in os.environ:
 
 import spaces  # noqa: F401 (before anything that imports torch: on ZeroGPU it stands in for CUDA)
 
+from evaluation.downloads import DOWNLOADS
 from ui.host import Host
 from ui.page import build_page, launch_settings
 
 # The name `demo` is what Gradio's reload looks for.
 host = Host.from_environment()
+if host.on_space:
+    DOWNLOADS.limit()
 demo = build_page(host)
 # On ZeroGPU Gradio would let one visitor wait and send the second away.
 demo.queue(max_size=64, default_concurrency_limit=4)

@@ -70,7 +70,7 @@ def median(costs: Sequence[Cost]) -> Cost:
     return Cost(
         statistics.median(cost.wall for cost in costs),
         statistics.median(cost.cpu for cost in costs),
-        round(statistics.median(cost.anonymous for cost in costs)),
+        (round(statistics.median(cost.anonymous for cost in costs)),),
     )
 
 

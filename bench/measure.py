@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# Seconds between two looks at a process's memory.
+PERIOD = 0.05
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -18,12 +21,17 @@ class Cost:
     Args:
         wall: seconds from start to end
         cpu: seconds of user and system time
-        anonymous: most bytes of memory that are its own or its children's (not pages of files), sampled every 50 ms
+        curve: bytes of memory that are its own or its children's (not pages of files), every PERIOD seconds
     """
 
     wall: float
     cpu: float
-    anonymous: int
+    curve: tuple[int, ...]
+
+    @property
+    def anonymous(self) -> int:
+        """The most bytes of such memory that were seen."""
+        return max(self.curve, default=0)
 
 
 def measured(command: Sequence[str], env: Mapping[str, str] | None = None) -> Cost:
@@ -40,13 +48,12 @@ def measured(command: Sequence[str], env: Mapping[str, str] | None = None) -> Co
         stderr=subprocess.STDOUT,
         text=True,
     )
-    peak = 0
+    curve: list[int] = []
     over = threading.Event()
 
     def watch() -> None:
-        nonlocal peak
-        while not over.wait(0.05):
-            peak = max(peak, _anonymous(process.pid))
+        while not over.wait(PERIOD):
+            curve.append(_anonymous(process.pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -59,7 +66,7 @@ def measured(command: Sequence[str], env: Mapping[str, str] | None = None) -> Co
     watcher.join()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{said[-3000:]}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, peak)
+    return Cost(wall, usage.ru_utime + usage.ru_stime, tuple(curve))
 
 
 def _anonymous(pid: int) -> int:

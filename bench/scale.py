@@ -21,7 +21,7 @@ import yaml
 from bench.models import Size
 from merging import Plan, make_plan, read_recipe
 from merging.checkpoints import Checkpoint, TensorHeader, open_checkpoint
-from merging.costs import READ_AHEAD, peak_memory, rereads
+from merging.costs import peak_memory, read_ahead, rereads
 from merging.destinations.hub import BUFFERS
 from merging.methods import METHODS
 from merging.plan import Input
@@ -101,7 +101,9 @@ def schedule(plan: Plan, models: list[Checkpoint]) -> Schedule:
     again = rereads(plan)
     parts = [sorted(step.parts) for step in steps(plan.tensors, find, again)]
     # One thread: the counts above need no lock, and the order of the requests is the order of the steps.
-    with ReadAhead(steps(plan.tensors, find, again), read, budget=READ_AHEAD, threads=1) as ahead:
+    with ReadAhead(
+        steps(plan.tensors, find, again), read, budget=read_ahead(from_hub(plan)), threads=1
+    ) as ahead:
         for step in parts:
             for part in step:
                 ahead.take(*part)

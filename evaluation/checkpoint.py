@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
+from evaluation.downloads import DOWNLOADS
 from evaluation.error import EvaluationError
 
 Token = str | Callable[[], str | None] | Literal[False] | None
@@ -203,13 +204,15 @@ def _on_hub(repo: str, config: str, revision: str, token: str | Literal[False] |
             sizes = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
             small = [file for file in sizes if _SMALL_FILE.fullmatch(file)]
             wanted = [*small, ADAPTER_WEIGHTS] if config == ADAPTER else small
-            folder = Path(snapshot_download(repo, revision=commit, token=token, allow_patterns=wanted))
+            folder = download(wanted, sizes)
             if config == ADAPTER:
                 return folder
             index = (folder / INDEX).read_text("utf-8") if INDEX in sizes else None
-            weights = weight_names(repo, sizes, index)
-            snapshot_download(repo, revision=commit, token=token, allow_patterns=weights)
-        return folder
+            return download(weight_names(repo, sizes, index), sizes)
+
+    def download(wanted: list[str], sizes: Mapping[str, int]) -> Path:
+        with DOWNLOADS.room_for(repo, commit, {file: sizes.get(file, 0) for file in wanted}):
+            return Path(snapshot_download(repo, revision=commit, token=token, allow_patterns=wanted))
 
     return Checkpoint(repo, commit, (repo, commit), fetch)
 

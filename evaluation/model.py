@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from evaluation.adapter import put_on
 from evaluation.checkpoint import Checkpoint, Token, adapter_size, find_checkpoint, weight_files
+from evaluation.downloads import DOWNLOADS
 from evaluation.error import EvaluationError, memory_named
 
 # The part of a device's memory that loaded models may fill; the rest is for merging, answers and the system.
@@ -174,6 +175,8 @@ def fetch_model(name: str | Path, *, token: Token = None, allow_folders: bool = 
 
 def _fetched(checkpoint: Checkpoint) -> FetchedModel:
     known = _FETCHED.get(checkpoint.identity)
+    for commit in (checkpoint.commit or "").split("+"):
+        DOWNLOADS.touch(commit)
     with suppress(EvaluationError, OSError):
         if known and known.bytes:  # the files may have been removed since
             return known

@@ -55,7 +55,8 @@ class Workspace:
         device: where the arithmetic happens
     """
 
-    OUTPUT = -1
+    # All inputs are read into one buffer, each before the next, so that it stays in the cache.
+    INPUT, OUTPUT = 0, 1
 
     def __init__(self, device: str = "cpu"):
         self.device = device
@@ -66,7 +67,7 @@ class Workspace:
         self._rows: dict[tuple[torch.dtype, int], Tensor] = {}
 
     def stored(self, index: int, dtype: str, count: int) -> Stored:
-        """Room for `count` elements of input `index` (or OUTPUT), with whatever lies there.
+        """Room for `count` elements of INPUT or OUTPUT, with whatever lies there.
 
         Making the views costs as much as some of the arithmetic on a block, so they are kept.
         """
@@ -89,10 +90,10 @@ class Workspace:
         rows = []
         for number in range(count):
             row = self._rows.get((dtype, number))
-            if row is None or len(row) < length:
+            if row is None or row.numel() < length:
                 row = torch.empty(max(self.block, length), dtype=dtype, device=self.device)
                 self._rows[dtype, number] = row
-            rows.append(row if length == len(row) else row[:length])
+            rows.append(row if length == row.numel() else row[:length])
         return rows
 
 
@@ -189,13 +190,14 @@ class Inputs:
     def _blocks(
         self, which: Sequence[int], start: int, count: int, dtype: torch.dtype, read: Read
     ) -> Iterator[tuple[int, list[Tensor]]]:
+        inputs = [(index, self.dtypes[index], itemsize(self.dtypes[index])) for index in which]
         for begin in range(start, start + count, self.length):
             self.check()
             length = min(self.length, start + count - begin)
-            rows = self.workspace.rows(len(which), length, dtype)
-            for row, index in zip(rows, which, strict=True):
-                stored = self.workspace.stored(index, self.dtypes[index], length)
-                read(index, begin * itemsize(self.dtypes[index]), stored.raw)
+            rows = self.workspace.rows(len(inputs), length, dtype)
+            for row, (index, stored_as, width) in zip(rows, inputs, strict=True):
+                stored = self.workspace.stored(self.workspace.INPUT, stored_as, length)
+                read(index, begin * width, stored.raw)
                 row.copy_(stored.elements)
             yield begin, rows
 
@@ -380,7 +382,7 @@ def _wide_blocks(inputs: Inputs, subtract: bool) -> Iterator[tuple[int, list[Ten
         yield from inputs.blocks(everything, torch.float64)
         return
     for start, (base, *models) in inputs.blocks(everything):
-        wide = inputs.workspace.rows(len(models), len(base), torch.float64)
+        wide = inputs.workspace.rows(len(models), base.numel(), torch.float64)
         for row, model in zip(wide, models, strict=True):
             row.copy_(model.sub_(base))
         yield start, wide

@@ -11,12 +11,12 @@ from merging import stage
 from merging.checkpoints.adapted import HELD
 from merging.checkpoints.adapter import WHOLE
 from merging.dtypes import itemsize
-from merging.methods import METHODS
-from merging.plan import Plan
+from merging.methods import METHODS, MergeMethod
+from merging.plan import Plan, PlannedTensor
 
 # Elements that the arithmetic sees at once, and that are read at once from a folder: small blocks stay in the
 # processor's cache. The results do not depend on it.
-BLOCK = 256 * 1024
+BLOCK = 64 * 1024
 # Elements that are read at once from the Hub, where each request waits for the network; a multiple of BLOCK.
 SLICE = 4 * 1024 * 1024
 # Bytes that are read ahead from the Hub together: tensors up to this size in groups, larger ones in slices.
@@ -24,15 +24,17 @@ STEP = 32 * 1024 * 1024
 # Inputs from the Hub that together are no larger than this are read once for all passes of a method. What lies
 # in a folder is read in each pass anew: the system's cache has it.
 RESIDENT = 128 * 1024 * 1024
-# Bytes that are read ahead at most, and threads that do it: enough for a line of 100 MB/s that answers in a
-# second or two.
-READ_AHEAD = 256 * 1024 * 1024
-READERS = 8
+# Bytes that are read ahead at most, but for tensors that are held whole, and threads that do it: so many that all
+# of it is asked for at once. Then it is in memory soon, however slow the line, and the plan's figure is what is seen.
+READ_AHEAD = 128 * 1024 * 1024
+READERS = 12
 # The same for one pass over a tensor that is too large to be held, by each worker.
 PASS_AHEAD = 64 * 1024 * 1024
-# The interpreter with numpy and torch, and with huggingface_hub besides, measured.
-PROCESS_BYTES = 155_000_000
-HUB_CLIENT_BYTES = 45_000_000
+# The interpreter with numpy and torch, and with huggingface_hub besides, measured with `python -m bench.memory`.
+PROCESS_BYTES = 150_000_000
+HUB_CLIENT_BYTES = 12_000_000
+# What numpy loads for random numbers, in each process.
+RANDOM_BYTES = 10_000_000
 # What torch sets up when it first multiplies matrices, measured.
 PRODUCT_BYTES = 20_000_000
 
@@ -58,6 +60,21 @@ def _matrix_memory(shape: Sequence[int], count: int) -> int:
     return 4 * math.prod(matrix) * (count + 5) + 8 * 8 * min(matrix) ** 2
 
 
+def _ranked(method: MergeMethod, tensor: PlannedTensor) -> int:
+    """Bytes of what `selection` keeps to find cuts of task vectors: of each what lies near a cut, 1.6 % of it at most,
+    and two copies for one at a time."""
+    if method.sparsify:
+        # Two cuts where the largest are dropped as well; none where chance decides.
+        vectors, cuts = (
+            len(tensor.inputs) - 1,
+            0 if method.sparsify.is_random else 1 + ("gamma" in tensor.parameters),
+        )
+    else:
+        vectors, cuts = 1, 2 if method.measure else 0
+    near = math.ceil(tensor.elements * 4 * 0.016) + 1_000_000
+    return min(vectors * tensor.elements * 4, cuts * near * (vectors + 2))
+
+
 def rereads(plan: Plan) -> bool:
     """Whether inputs from the Hub have to be held whole, or be read by the merge itself in each of its passes."""
     method = METHODS[plan.method]
@@ -67,6 +84,31 @@ def rereads(plan: Plan) -> bool:
 def default_workers() -> int:
     """How many threads merge at a time: one a core, for others read and upload."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_ahead(plan: Plan) -> int:
+    """Bytes that may be read ahead from the Hub: room for two of the largest tensors that are held whole, so that one
+    is merged while the next comes. A step that is larger is held alone."""
+    if not any(model.is_remote for model in plan.models):
+        return 0
+    again, steps = rereads(plan), [0]
+    largest = 0
+    for tensor in plan.tensors:
+        stored = _stored(plan, tensor)
+        if not again or tensor.copied_from is not None:
+            steps.append(math.ceil(stored * min(tensor.elements, SLICE) / max(tensor.elements, 1)))
+        elif stored <= RESIDENT:
+            largest = max(largest, stored)
+    return max(min(max(READ_AHEAD, 2 * largest), plan.bytes_in), *steps)
+
+
+def _stored(plan: Plan, tensor: PlannedTensor) -> int:
+    """Bytes of a tensor's inputs as they are stored, if their models keep one dtype."""
+    models = [plan.models[part.model] for part in tensor.inputs]
+    widths = (
+        model.bytes / model.parameters if model.parameters else itemsize(tensor.dtype) for model in models
+    )
+    return math.ceil(tensor.elements * sum(widths))
 
 
 def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> int:
@@ -80,39 +122,40 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
     method = METHODS[plan.method]
     remote = any(model.is_remote for model in plan.models)
     again = rereads(plan)
-    each, steps = [], [0]
+    each = []
     for tensor in plan.tensors:
         inputs, width = len(tensor.inputs), itemsize(tensor.dtype)
         block = min(tensor.elements, BLOCK)
         if method.by_rows and tensor.shape:
             block = max(block, tensor.shape[-1])
-        stored = inputs * block * width
-        if remote and again and inputs * tensor.bytes > RESIDENT:
-            stored += max(PASS_AHEAD, inputs * SLICE * width)
-        elif remote:
-            steps.append(inputs * min(tensor.bytes, SLICE * width))
-        # The inputs as float32, as much again in a method's temporaries (or as float64), and the output.
-        blocks = block * (inputs * 4 + max(inputs, 2) * 8 + width)
-        # What lies near the cut of a sparsifier, a percent or two.
-        ranked = min(tensor.elements * 4, 16_000_000 + tensor.elements // 10) if method.sparsify else 0
-        matrices = 0
+        whole = _stored(plan, tensor)
+        share = block / max(tensor.elements, 1)
+        stored = math.ceil(whole * share)
         computed = tensor.copied_from is None
+        if remote and again and computed and whole > RESIDENT:
+            slices = math.ceil(whole * min(SLICE / max(tensor.elements, 1), 1))
+            stored += max(PASS_AHEAD, slices)
+        # The inputs as float32, as much again in a method's temporaries, or as float64, and the output.
+        blocks = block * (inputs * 4 + max(inputs, 2) * (8 if method.from_products else 4) + width)
+        ranked = _ranked(method, tensor) if computed else 0
+        matrices = 0
         if computed and method.by_matrices and method.wants_matrices(tensor.parameters):
             matrices = _matrix_memory(tensor.shape, inputs - 1)
         each.append(stored + blocks + ranked + matrices)
     # Every worker keeps the buffers of the largest tensor that came its way: at worst these are the largest of all.
     busiest = sum(nlargest(workers or default_workers(), each))
-    # A step that is larger than the budget is held alone.
-    ahead = max(min(READ_AHEAD, plan.bytes_in), *steps) if remote else 0
     buffered = sum(nlargest(shard_buffers, (shard.bytes for shard in plan.shards)))
     client = HUB_CLIENT_BYTES if remote or shard_buffers else 0
     stages = sum(_stage(model.made_by) for model in plan.models if model.made_by)
+    # Workers are processes where all is local.
+    processes = 1 if client else workers or default_workers()
     return (
         stages
+        + (RANDOM_BYTES * processes if method.is_random else 0)
         + PROCESS_BYTES
         + client
         + busiest
-        + ahead
+        + read_ahead(plan)
         + buffered
         + _adapters(plan, workers or default_workers())
     )

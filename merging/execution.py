@@ -19,7 +19,7 @@ import numpy as np
 from merging.card import Licence, model_card
 from merging.checkpoints import Checkpoint, Token
 from merging.computing import computed, open_models
-from merging.costs import BLOCK, READ_AHEAD, READERS, default_workers, rereads
+from merging.costs import BLOCK, READERS, default_workers, read_ahead, rereads
 from merging.crew import can_fork, run_forked
 from merging.destinations import Destination, Place, ShardWriter, open_destination
 from merging.dtypes import itemsize
@@ -288,7 +288,7 @@ class _Run:
         ahead = steps(tensors, self.find_remote, self.rereads)
         with (
             nullcontext() if self.plan.only_copies else one_torch_thread(),
-            ReadAhead(ahead, self.read_remote, budget=READ_AHEAD, threads=READERS) as self.ahead,
+            ReadAhead(ahead, self.read_remote, budget=read_ahead(self.plan), threads=READERS) as self.ahead,
         ):
             if workers > 1 and self.is_local and can_fork():
                 self.merge_in_processes(work, workers)

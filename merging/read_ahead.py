@@ -7,14 +7,13 @@ fill it while the merge waits for those of another, and both would wait for ever
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
-
-import numpy as np
 
 from merging.costs import RESIDENT, SLICE, STEP
 from merging.dtypes import itemsize
@@ -141,7 +140,10 @@ class _Held:
         self.requests: list[_Request] = []
         self.places: dict[tuple[int, int, int], tuple[int, memoryview]] = {}
         for stretch in step.stretches:
-            buffer = np.empty(stretch.nbytes, np.uint8).data
+            # Pages of its own, which go back to the system with it: from the heap, pieces of a few MB by and by
+            # leave hundreds of MB of holes.
+            pages = mmap.mmap(-1, stretch.nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            buffer = memoryview(pages)
             for piece in stretch.pieces:
                 begin = piece.start - stretch.start
                 view = buffer[begin : begin + piece.nbytes]
@@ -263,6 +265,8 @@ class ReadAhead:
                     request.held.missing -= 1
                     if not request.held.missing:
                         self._changed.notify_all()
+                    # Within the lock: else this thread could hold the step's memory when it is merged already.
+                    del request
         except Exception as error:  # of any kind: who waits for the bytes has to hear of it
             with self._changed:
                 self._error = self._error or error

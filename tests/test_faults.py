@@ -333,6 +333,13 @@ def test_killed_and_run_again(
     if seen:
         plan = make_plan(read_recipe(ties("alice")), OUT, token=alice, shard_size=SIZE)
         assert [problem.code for problem in plan.problems] == ["destination-exists"]
+        # The journal is left; whoever runs it again all the same finds everything there, and removes it.
+        assert noted
+        again = make_plan(read_recipe(ties("alice")), OUT, token=alice, shard_size=SIZE, overwrite=True)
+        assert run_plan(again, OUT, token=alice, overwrite=True).verified
+        assert weights(hub, "alice/out") == right
+        assert [*hub.repo("alice/out").refs] == ["main"]
+        assert not hub.log.find(*UPLOAD)
         return
     assert outcome(hub, alice, right) == ""
     assert len(hub.log.find(*UPLOAD)) <= len(right) - len(noted)

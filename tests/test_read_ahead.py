@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from merging.plan import Input, PlannedTensor
 from merging.problems import Problem
 from merging.read_ahead import GAP, ReadAhead, Step, steps
 from tests.hub import Hub
+from tests.merges import wait_for
 from tests.tiny import tiny_llama
 
 KB = 1024
@@ -90,6 +92,24 @@ def test_neighbours_in_a_file_come_in_one_request() -> None:
                 ahead.take(number, 0)
 
         assert len(read.requests) == requests
+
+
+def test_a_merged_step_leaves_memory_while_threads_wait_for_room() -> None:
+    """Each of them had a part of it, and would keep all of it alive."""
+    together = threading.Barrier(3)
+    tensors, find = plan_of(3, [100 * KB] * 3)
+    one, other, waiting = (next(steps([tensor], find, rereads=False)) for tensor in tensors)
+    other = Step([piece._replace(tensor=1) for piece in other.stretches[0].pieces])  # for one thread alone
+
+    def read(model: int, file: str, start: int, buffer: memoryview) -> None:
+        if start < 100 * KB:
+            together.wait(5)
+
+    with ReadAhead(iter([one, other, waiting]), read, budget=300 * KB, threads=3) as ahead:
+        held = weakref.ref(ahead.take(0, 0))
+        ahead.release(0, 0)
+        ahead.take(1, 0)
+        wait_for(lambda: held() is None)
 
 
 def test_long_stretches_come_in_several_requests(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +269,7 @@ def test_the_bits_depend_on_nothing_about_reading(
     monkeypatch.setattr("merging.blocks.SLICE", 2000)
     for budget, resident in ((1, 10**9), (50_000, 20_000)):
         small_steps(monkeypatch, 10_000, 4000, resident)
-        monkeypatch.setattr("merging.execution.READ_AHEAD", budget)
+        monkeypatch.setattr("merging.costs.READ_AHEAD", budget)
         to = tmp_path / f"budget {budget}"
         assert merged(recipe(method, "alice"), to, alice, workers=3) == in_small_blocks
 
@@ -352,4 +372,5 @@ def test_the_memory_is_what_the_plan_foretold(method: str, hub: Hub, tmp_path: P
 
     status, peak = map(int, done.stdout.split()[-2:])
     assert status == 0
-    assert 0.4 * foretold < peak < 1.2 * foretold
+    # Never more than was foretold: processes are killed for that.
+    assert 0.75 * foretold < peak <= foretold

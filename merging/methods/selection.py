@@ -113,11 +113,14 @@ class Cut(NamedTuple):
         """
         import torch
 
-        equals = min(max(self.last + 1 - start, 0), len(magnitudes))
+        equals = min(max(self.last + 1 - start, 0), magnitudes.numel())
         for part, compare in ((magnitudes[:equals], torch.ge), (magnitudes[equals:], torch.gt)):
             compare(part, self.threshold, out=part)
         return magnitudes
 
+
+# How many entries of each block, which is known by its offset, have a magnitude.
+Counts = list[tuple[int, int]]
 
 # Cuts with which everything stays, and nothing.
 EVERYTHING, NOTHING = Cut(-1.0, 0), Cut(math.inf, 0)
@@ -235,7 +238,8 @@ class _Search:
         """The bracket that should hold the k-th largest magnitude."""
         share, size = k / self.vector.size, len(self.sample)
         error = math.sqrt(share * (1 - share) / size) + 1 / size
-        return _Bracket(*(_quantile(self.sample, 1 - share + way * margin * error) for way in (-1, 1)))
+        low, high = (_quantile(self.sample, 1 - share + way * margin * error) for way in (-1, 1))
+        return _Bracket(self.sample, low, high)
 
     def see(self, start: int, block: Tensor) -> None:
         if not self.brackets:
@@ -264,26 +268,30 @@ class _Bracket:
     """Counts what a vector has from the upper end on, and keeps what lies strictly between the ends.
 
     Equals of the ends are only counted, block by block, for there may be very many: changes of weights in bfloat16 are
-    a few steps long. Where both ends are one magnitude, the pass that is under way counts them, and else another pass
-    if the answer turns out to be there.
+    a few steps long. An end that the sample has once only is hardly the answer, and if it is, another pass counts.
     """
 
-    def __init__(self, low: float, high: float):
+    def __init__(self, sample: NDArray[np.float32], low: float, high: float):
         self.low, self.high = low, high
         self.from_high = 0
-        self.at_high: list[tuple[int, int]] = []
+        self.at_low: Counts | None = [] if _is_repeated(sample, low) else None
+        self.at_high: Counts | None = [] if _is_repeated(sample, high) else None
         self.inside: list[tuple[int, NDArray[np.float32]]] = []
 
     def see(self, start: int, found: NDArray[np.float32]) -> None:
         """Count the magnitudes of the block that begins at `start`."""
         at_least = found >= self.high
-        number = int(np.count_nonzero(at_least))
-        self.from_high += number
+        from_high = int(np.count_nonzero(at_least))
+        self.from_high += from_high
+        if self.at_high is not None:
+            self.at_high.append((start, from_high - int(np.count_nonzero(found > self.high))))
         if self.low == self.high:
-            self.at_high.append((start, number - int(np.count_nonzero(found > self.high))))
             return
         above_low = found > self.low
-        if np.count_nonzero(above_low) > number:
+        from_low = int(np.count_nonzero(above_low))
+        if self.at_low is not None:
+            self.at_low.append((start, int(np.count_nonzero(found >= self.low)) - from_low))
+        if from_low > from_high:
             self.inside.append((start, found[np.logical_xor(above_low, at_least, out=at_least)]))
 
     def cut(self, vector: Vector, k: int) -> Cut | None:
@@ -291,7 +299,7 @@ class _Bracket:
         if k == 0:
             return NOTHING
         if k <= self.from_high:
-            equals = self.at_high if self.low == self.high else _equals(vector, self.high)
+            equals = self.at_high or _equals(vector, self.high)
             left = k - self.from_high + sum(count for _, count in equals)
             return Cut(self.high, _last(vector, self.high, left, equals)) if left > 0 else None
         k -= self.from_high
@@ -301,16 +309,22 @@ class _Bracket:
             equals = [(start, int(np.count_nonzero(values == threshold))) for start, values in self.inside]
             return Cut(threshold, _last(vector, threshold, k - larger, equals))
         k -= inside
-        equals = [] if self.low == self.high else _equals(vector, self.low)
+        equals = [] if self.low == self.high else self.at_low or _equals(vector, self.low)
         return Cut(self.low, _last(vector, self.low, k, equals)) if k <= sum(n for _, n in equals) else None
 
 
-def _equals(vector: Vector, magnitude: float) -> list[tuple[int, int]]:
-    """How many entries of each block have this magnitude, with the block's offset."""
+def _is_repeated(ordered: NDArray[np.float32], value: float) -> bool:
+    """Whether an ordered sample has a value more than once."""
+    first, last = (int(np.searchsorted(ordered, np.float32(value), side)) for side in ("left", "right"))
+    return last - first > 1
+
+
+def _equals(vector: Vector, magnitude: float) -> Counts:
+    """How many entries of each block have this magnitude."""
     return [(start, int(np.count_nonzero(magnitudes(block) == magnitude))) for start, block in vector]
 
 
-def _last(vector: Vector, magnitude: float, number: int, equals: Sequence[tuple[int, int]]) -> int:
+def _last(vector: Vector, magnitude: float, number: int, equals: Counts) -> int:
     """The index of the `number`-th entry of this magnitude; `equals` says how many each block has."""
     for start, count in equals:
         if count >= number:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 # Sums of magnitudes below this are not divided by.
 SMALLEST_SUM = 1e-7
-# Random draws have 16 bits, and come in runs of so many from one generator.
+# Random draws have 16 bits.
 DRAWS = 2**16
-RUN = 256 * 1024
 
 
 class Sparsifier(ABC):
@@ -158,7 +157,7 @@ class KeepAtRandom(Sparsifier):
     """Keeps each entry with the same probability, and makes what is kept larger (DARE, arXiv 2311.03099).
 
     The draws depend on the recipe's seed, the tensor's name, the model's place in the recipe and the entry's
-    place in the tensor, and on nothing else: every run of `RUN` entries has a generator of its own.
+    place in the tensor, and on nothing else.
     """
 
     is_random = True
@@ -196,30 +195,26 @@ class KeepAtRandom(Sparsifier):
             return block
         if measured.kept == 0:
             return block.zero_()
-        return block.mul_(_keep(measured, start, len(block)).to(block.device))
+        return block.mul_(_keep(measured, start, block.numel()).to(block.device))
 
 
 def _keep(draw: Draw, start: int, length: int) -> Tensor:
     """The factors of a stretch: the scale where an entry is kept, and zero elsewhere."""
-    import numpy as np
     import torch
 
-    kept = np.empty(length, dtype=bool)
-    for begin, draws in _draws(draw.seed, start, length):
-        np.less(draws, draw.kept, out=kept[begin : begin + len(draws)])
+    kept = _draws(draw.seed, start, length) < draw.kept
     # The truth values' bytes as numbers: torch turns bytes into floats faster than it selects by them.
-    return scaled(torch.from_numpy(kept.view(np.uint8)).float(), draw.scale)
+    return scaled(torch.from_numpy(kept.view("uint8")).float(), draw.scale)
 
 
-def _draws(seed: tuple[int, ...], start: int, length: int) -> Iterator[tuple[int, NDArray[np.uint16]]]:
-    """Random numbers of 16 bits for a stretch of a tensor, run by run, each with its place in the stretch."""
+def _draws(seed: tuple[int, ...], start: int, length: int) -> NDArray[np.uint16]:
+    """Random numbers of 16 bits for a stretch of a tensor: the generator can go to any place at once."""
     import numpy as np
 
-    for run in range(start // RUN, (start + length - 1) // RUN + 1):
-        begin, end = max(start, run * RUN), min(start + length, (run + 1) * RUN)
-        generator = np.random.SFC64(np.random.SeedSequence((*seed, run)))
-        draws = generator.random_raw(math.ceil((end - run * RUN) / 4)).view(np.uint16)
-        yield begin - start, draws[begin - run * RUN : end - run * RUN]
+    generator = np.random.PCG64(np.random.SeedSequence(seed))
+    generator.advance(start // 4)  # numbers of 64 bits, four draws each
+    before = start % 4
+    return generator.random_raw(math.ceil((before + length) / 4)).view(np.uint16)[before : before + length]
 
 
 class RankedDraw(NamedTuple):
@@ -290,27 +285,22 @@ class KeepByRank(Sparsifier):
         return draw._replace(scale=_l1_ratio(vector, lambda v, start: self.apply(v, start, draw)))
 
     def apply(self, block: Tensor, start: int, measured: RankedDraw | None) -> Tensor:
-        import numpy as np
         import torch
 
         if measured is None:
             return block
         if measured.highest == 0:
             return block.zero_()
-        draws = np.empty(len(block), np.uint16)
-        for begin, some in _draws(measured.seed, start, len(block)):
-            draws[begin : begin + len(some)] = some
-        # As numbers with a sign: torch knows them better. They are still even, from -32768 to 32767.
-        signed = torch.from_numpy(draws.view(np.int16))
+        draws = torch.from_numpy(_draws(measured.seed, start, block.numel()).astype("float32"))
         step = max(RANKED // max(measured.row, RANK_BINS // 2), 1) * measured.row
-        for first in range(0, len(block), step):
+        for first in range(0, block.numel(), step):
             part = block[first : first + step]
-            chances = _chances_by_rank(part.view(-1, measured.row), measured.lowest, measured.highest)
-            limits = chances.mul_(DRAWS).sub_(DRAWS / 2)
-            drawn = signed[first : first + step].to(block.device).float()
+            rows = part.view(-1, measured.row)
+            limits = _by_rank(rows, measured.lowest * DRAWS, measured.highest * DRAWS)
+            drawn = draws[first : first + step].to(block.device)
             part.mul_(torch.gt(limits, drawn, out=drawn))
             if measured.is_expected:
-                part.div_(limits.add_(DRAWS / 2)).mul_(DRAWS)
+                part.div_(limits).mul_(DRAWS)
             elif measured.scale != 1:
                 part.mul_(measured.scale)
         return block
@@ -320,7 +310,7 @@ class KeepByRank(Sparsifier):
 RANK_BINS, RANK_SHIFT, RANKED = 1024, 1, 128 * 1024
 
 
-def _chances_by_rank(rows: Tensor, lowest: float, highest: float) -> Tensor:
+def _by_rank(rows: Tensor, lowest: float, highest: float) -> Tensor:
     """For each entry a number that rises with its rank in the row, flat."""
     import torch
 
@@ -332,7 +322,7 @@ def _chances_by_rank(rows: Tensor, lowest: float, highest: float) -> Tensor:
     bits.sub_(bits.amax(dim=1, keepdim=True).sub_(RANK_BINS - 1)).clamp_(min=0)
     bins = bits.long().add_(torch.arange(count, device=rows.device)[:, None], alpha=RANK_BINS).flatten()
     counts = torch.zeros(count * RANK_BINS, dtype=torch.int32, device=rows.device)
-    counts.scatter_add_(0, bins, torch.ones(len(bins), dtype=torch.int32, device=rows.device))
+    counts.scatter_add_(0, bins, torch.ones(bins.numel(), dtype=torch.int32, device=rows.device))
     # Entries of a bin have the ranks up to its cumulated count; this is twice their mean, from 0 on.
     counts = counts.view(count, RANK_BINS)
     ranks = counts.cumsum(dim=1, dtype=torch.int32).mul_(2).sub_(counts).sub_(1).float().flatten()
@@ -354,10 +344,11 @@ def _kept(block: Tensor, start: int, cut: Cut, out: Tensor) -> Tensor:
     import torch
 
     # What is strictly above the threshold stays; above one float below it, its equals stay as well.
-    equals = min(max(cut.last + 1 - start, 0), len(block))
+    size = block.numel()
+    equals = min(max(cut.last + 1 - start, 0), size)
     for part, threshold in (
         (slice(0, equals), _float_below(cut.threshold)),
-        (slice(equals, len(block)), cut.threshold),
+        (slice(equals, size), cut.threshold),
     ):
         if part.start == part.stop:
             continue

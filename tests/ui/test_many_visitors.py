@@ -107,6 +107,9 @@ def test_eight_visitors_plan_merge_and_chat_at_once(
     # All plan and ask for a merge; what stands before each in line is true, and is nothing of the others'.
     started = at_once(plan_and_merge)
     assert all(answer["ok"] for answer in started.values()), started
+    jobs = {answer["job"] for answer in started.values()}
+    assert len(jobs) == 8
+    assert min(map(len, jobs)) >= 32  # not to be guessed
     waiting = {name: clients[name].predict(started[name]["job"], api_name="/job") for name in NAMES}
     assert sorted(job["position"] for job in waiting.values()) == list(range(1, 9))
     in_line = sorted(NAMES, key=lambda name: waiting[name]["position"])
@@ -132,6 +135,7 @@ def test_eight_visitors_plan_merge_and_chat_at_once(
     ended = {name: board._jobs[started[name]["job"]].ended for name in NAMES}
     assert sorted(NAMES, key=ended.__getitem__) == in_line
     for name, token in tokens.items():
+        assert done[name]["result"]["location"] == f"hf://{name}/merged"
         assert hub.repo(f"{name}/merged").private
         assert tensors(hub, f"{name}/merged") == tensors(hub, f"{name}/own")
         assert token not in json.dumps([done, said, waiting])

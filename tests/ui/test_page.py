@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -280,45 +279,6 @@ def test_every_piece_of_html_knows_both_languages() -> None:
 
     assert words
     assert [text for text in words if not isinstance(text, Said)] == []
-
-
-def test_eight_visitors_at_once_stand_in_line_and_none_sees_another(
-    open_page: Open, ann: str, hub: Hub
-) -> None:
-    first = open_page(ann)
-    names = [f"user{number}" for number in range(7)]
-    tokens = {name: hub.add_user(name) for name in names}
-    # As on a Space: each acts with a token of their own, over a connection of their own.
-    clients = {"ann": first} | {
-        name: Client(first.src, verbose=False, oauth_token=tokens[name], analytics_enabled=False)
-        for name in names
-    }
-    started: dict[str, Any] = {}
-
-    def merge(name: str) -> None:
-        started[name] = clients[name].predict(LINEAR, f"hf://{name}/merged", api_name="/merge")
-
-    threads = [threading.Thread(target=merge, args=(name,)) for name in clients]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert {name for name, answer in started.items() if answer["ok"]} == set(clients), started
-    jobs = {name: ended(first, answer["job"]) for name, answer in started.items()}
-    assert {job["state"] for job in jobs.values()} == {"done"}
-    for name, job in jobs.items():
-        assert job["result"]["location"] == f"hf://{name}/merged"
-        assert hub.repo(f"{name}/merged").private
-        assert not [secret for secret in (ann, *tokens.values()) if secret in repr(job)]
-    assert len({answer["job"] for answer in started.values()}) == 8
-    assert min(len(answer["job"]) for answer in started.values()) >= 32
-    # One visitor may not fill the line: the fourth is refused, in words.
-    more: list[Any] = [
-        clients["user0"].predict(LINEAR, f"hf://user0/more{i}", api_name="/merge") for i in range(12)
-    ]
-    refused = [answer for answer in more if not answer["ok"]]
-    assert all(answer["problems"][0]["code"] == "too-many-jobs" for answer in refused)
 
 
 def test_a_failed_merge_goes_on_where_it_stood(ann: str, hub: Hub, tmp_path: Path) -> None:

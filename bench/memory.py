@@ -1,0 +1,101 @@
+"""Memory foretold by the plan against memory seen, and its course over time, of whole processes.
+
+python -m bench.memory [--size small|1b|3b] [--shard-size 500MB] [METHOD ...]
+
+Three ways: from folder to folder, from a Hub to a Hub, and from a Hub that sends SLOW bytes a second over each
+connection to a folder, where what is read ahead is most of it. At the end stand the ratios alone, as the README shows
+them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+
+import yaml
+
+from bench.__main__ import recipe
+from bench.measure import Cost, measured
+from bench.models import NAMES, SIZES, built
+from tests.hub import Hub
+
+METHODS = ("linear", "slerp", "ties", "model_stock", "dare_ties")
+SLOW = 10_000_000
+LEVELS = "▁▂▃▄▅▆▇█"
+WIDTH = 60
+
+
+def drawn(cost: Cost) -> str:
+    """The curve of a cost, WIDTH characters of its whole time: the highest stands for the peak."""
+    count = max(len(cost.curve), 1)
+    cuts = [count * i // WIDTH for i in range(WIDTH + 1)]
+    parts = [cost.curve[begin : max(end, begin + 1)] for begin, end in pairwise(cuts)]
+    return "".join(
+        LEVELS[max(part, default=0) * (len(LEVELS) - 1) // max(cost.anonymous, 1)] for part in parts
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m bench.memory", description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--shard-size", default="500MB")
+    parser.add_argument("methods", nargs="*", metavar="METHOD", default=METHODS)
+    options = parser.parse_args()
+    folder = built(options.size)
+    with tempfile.TemporaryDirectory(prefix="alloy-bench-") as place, Hub() as hub:
+        work = Path(place)
+        env = {
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_TOKEN": hub.add_user("bench"),
+            "HF_HUB_DISABLE_XET": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+        }
+        for name in NAMES:
+            hub.put(f"bench/{name}", folder / name)
+        ratios: list[list[str]] = []
+        for method in options.methods:
+            ratios.append([])
+            for way in ("folder", "Hub", "slow Hub"):
+                source = folder if way == "folder" else Path("bench")
+                text = yaml.safe_dump(recipe(method, source, SIZES[options.size].num_hidden_layers))
+                (work / "recipe.yaml").write_text(text)
+                to = "hf://bench/out" if way == "Hub" else str(work / "out")
+                command = [sys.executable, "-m", "merging"]
+                rest = [
+                    str(work / "recipe.yaml"),
+                    "--to",
+                    to,
+                    "--overwrite",
+                    "--shard-size",
+                    options.shard_size,
+                ]
+                if way == "slow Hub":
+                    hub.fault("GET", "^/lfs/", rate=SLOW, times=None)
+                said = subprocess.run(
+                    [*command, "plan", *rest, "--json"],
+                    env={**os.environ, **env},
+                    capture_output=True,
+                    check=True,
+                )
+                foretold = json.loads(said.stdout)["peak_memory_bytes"]
+                cost = measured([*command, "run", *rest], env)
+                hub.clear_faults()
+                ratios[-1].append(f"{foretold / cost.anonymous:.2f}")
+                print(
+                    f"{method:12} {way:8} {foretold / 1e6:6.0f} MB foretold {cost.anonymous / 1e6:6.0f} MB seen "
+                    f"{ratios[-1][-1]}  {drawn(cost)} {cost.wall:.1f} s",
+                    flush=True,
+                )
+        print("\n| memory foretold / seen | folder | Hub | slow Hub |\n|---|--:|--:|--:|")
+        for method, row in zip(options.methods, ratios, strict=True):
+            print(f"| `{method}` | {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Room on the disk for models from the Hub: asked for before the first byte, and made where a server may make it."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
+
+from evaluation.error import EvaluationError
+
+# The part of the disk that a server's downloads may fill; the rest is for results, uploads and the system.
+_SHARE_OF_DISK = 1 / 2
+# A model that somebody asked for so many seconds ago may be on its way into memory, and does not leave.
+_IN_USE = 600
+
+
+class Downloads:
+    """The Hub's cache on this machine. On a server the least recently used models leave it for new ones; on somebody's
+    own machine nothing is ever deleted, for other programs use it too."""
+
+    def __init__(self) -> None:
+        self._is_limited = False
+        self._used: dict[str, float] = {}  # when somebody last asked for a commit
+        self._coming = 0
+        self._lock = threading.Lock()
+
+    def limit(self) -> None:
+        """From now on hold the cache below half of the disk, and let the least recently used models leave it."""
+        self._is_limited = True
+
+    def touch(self, commit: str) -> None:
+        """Remember that a model is used now."""
+        self._used[commit] = time.monotonic()
+
+    @contextmanager
+    def room_for(self, repo: str, commit: str, files: Mapping[str, int]) -> Iterator[None]:
+        """Keep room for files of a model while they are downloaded.
+
+        Args:
+            repo: "owner/name"
+            commit: of these files
+            files: their sizes in bytes, by name; those that are here need no room
+
+        Raises:
+            EvaluationError: there is not so much room.
+        """
+        self.touch(commit)
+        missing = sum(
+            size
+            for file, size in files.items()
+            if not isinstance(try_to_load_from_cache(repo, file, revision=commit), str)
+        )
+        with self._lock:
+            room = self._room()
+            if self._is_limited and room < missing:
+                self._make_room(missing - room)
+                room = self._room()
+            if missing > room:
+                raise EvaluationError(
+                    f"{repo}: {missing / 1e9:.1f} GB are to be downloaded, and there is room for {room / 1e9:.1f} GB on"
+                    f" the disk. {self._way_out()}"
+                )
+            self._coming += missing
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._coming -= missing
+
+    def _way_out(self) -> str:
+        if self._is_limited:
+            return "Choose a smaller model, or come back in some minutes, when others' models may leave."
+        return f"Free some space, or set HF_HUB_CACHE to a larger disk than that of {constants.HF_HUB_CACHE}."
+
+    def _room(self) -> int:
+        """Bytes that may still be downloaded."""
+        cache = Path(constants.HF_HUB_CACHE)
+        cache.mkdir(parents=True, exist_ok=True)
+        disk = shutil.disk_usage(cache)
+        room = disk.free
+        if self._is_limited:
+            room = min(room, int(disk.total * _SHARE_OF_DISK) - scan_cache_dir(cache).size_on_disk)
+        return max(room - self._coming, 0)
+
+    def _make_room(self, size: int) -> None:
+        """Delete models of so many bytes, the longest unused first, or all that nobody uses."""
+        found = scan_cache_dir(constants.HF_HUB_CACHE)
+        since = time.monotonic() - _IN_USE
+        unused = [
+            (self._used.get(revision.commit_hash, 0.0), revision.commit_hash, revision.size_on_disk)
+            for repo in found.repos
+            for revision in repo.revisions
+            if self._used.get(revision.commit_hash, -_IN_USE) < since
+        ]
+        leave = []
+        for _, commit, bytes_held in sorted(unused):
+            if size <= 0:
+                break
+            leave.append(commit)
+            size -= bytes_held
+        if leave:
+            found.delete_revisions(*leave).execute()
+
+
+DOWNLOADS = Downloads()
