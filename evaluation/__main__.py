@@ -445,10 +445,6 @@ def _describe(scores: Sequence[Perplexity], differences: Sequence[Difference]) -
         )
     for found in differences:
         print(found.words)
-    if any(found.perplexity_ratio is None for found in differences):
-        print(
-            "Their tokenizers differ, so compare bits per byte: perplexities of different tokens say nothing."
-        )
 
 
 class _Bar:

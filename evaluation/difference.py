@@ -22,6 +22,10 @@ _BLOCK_BYTES = 512
 _FEWEST_BLOCKS = 5
 _DRAWS = 10_000
 
+OTHER_TOKENS = (
+    "Their tokenizers differ, so compare bits per byte: perplexities of different tokens say nothing."
+)
+
 Verdict = Literal["better", "worse", "none", "short"]
 
 
@@ -60,7 +64,13 @@ class Difference:
 
     @property
     def words(self) -> str:
-        """The verdict in a sentence."""
+        """The verdict in a sentence, and a warning where the perplexities beside it compare nothing."""
+        if self.perplexity_ratio is None:
+            return f"{self._verdict_in_words} {OTHER_TOKENS}"
+        return self._verdict_in_words
+
+    @property
+    def _verdict_in_words(self) -> str:
         if self.interval is None:
             return (
                 f"Too little text to compare {self.model} with {self.other}: {self.blocks} block(s) of text,"

@@ -224,7 +224,7 @@ def _measure(
     first, speed = [], []
     for number in range(repeats + 1):
         if number == 1:
-            _forget_peak()
+            forget_peak()
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats()
         answer = reply(model, [{"role": "user", "content": PROMPT}], max_new_tokens=new_tokens, temperature=0)
@@ -237,7 +237,7 @@ def _measure(
         "device": model.device,
         "dtype": model.dtype,
         "load_seconds": loaded,
-        "host_bytes": _peak(),
+        "host_bytes": peak(),
         "device_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
         "first_token_seconds": first,
         "tokens_per_second": speed,
@@ -256,13 +256,15 @@ def _refuse(event: str, arguments: Any, closed: Sequence[str]) -> None:
             raise PermissionError(f"{real} is out of reach")
 
 
-def _forget_peak() -> None:
-    # Not on Linux: then the peak is the whole process's, loading included.
+def forget_peak() -> None:
+    """Let `peak` begin anew."""
+    # Elsewhere than on Linux the peak is the whole process's, loading included.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak() -> int:
+def peak() -> int:
+    """The most memory that this process has had, in bytes."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024

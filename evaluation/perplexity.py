@@ -164,8 +164,8 @@ def perplexity(
             and gives every token more to go by.
         bos: whether each document starts with the model's BOS token (EOS for a model without one); None for
             the tokenizer's own rule.
-        batch_tokens: tokens that go through the model at once; None for what suits the device. No result
-            depends on it.
+        batch_tokens: tokens that go through the model at once, as long as a GPU's memory holds them; None for what
+            suits the device. No result depends on it.
         on_progress: called with the tokens scored so far and the tokens in all.
         cancel: when set, the work ends after the batch at hand.
 
@@ -269,10 +269,20 @@ def perplexity_slice(
     score = _scorer(model)
     batches = list(_batches(windows, batch_tokens))
 
-    def scored_batch(batch: Sequence[_Window]) -> tuple[Sequence[_Window], torch.Tensor]:
+    def scored_windows(batch: Sequence[_Window]) -> torch.Tensor:
         tokens = [documents[window.document].tokens[window.start : window.end + 1] for window in batch]
+        try:
+            return score(tokens, [window.scored for window in batch])
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        # Out of the `except`, whose traceback holds the tensors.
+        half = len(batch) // 2
+        return torch.cat([scored_windows(batch[:half]), scored_windows(batch[half:])])
+
+    def scored_batch(batch: Sequence[_Window]) -> tuple[Sequence[_Window], torch.Tensor]:
         with memory_named(model.name, "scoring"):
-            return batch, score(tokens, [window.scored for window in batch])
+            return batch, scored_windows(batch)
 
     def begun() -> Iterator[Sequence[_Window]]:
         for number, batch in enumerate(batches[skipped:]):

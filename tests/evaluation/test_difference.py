@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from evaluation import EvaluationError, LanguageModel, perplexity
-from evaluation.difference import Difference, _student, difference, segments
+from evaluation.difference import OTHER_TOKENS, Difference, _student, difference, segments
 from evaluation.perplexity import DocumentScore, Perplexity
 from tests.evaluation.conftest import TEXT, make_network, make_tokenizer
 
@@ -133,7 +133,8 @@ def test_models_of_different_tokenizers_are_compared_on_their_common_bytes(make_
     one = make_model(name="one")
     two = make_model(make_network(seed=1), make_tokenizer(adds_bos=True), name="two")
 
-    found = difference(perplexity(one, texts), perplexity(two, texts), texts)
+    score = perplexity(one, texts)
+    found = difference(score, perplexity(two, texts), texts)
     mirrored = difference(perplexity(two, texts), perplexity(one, texts), texts)
 
     first_tokens = sum(
@@ -141,6 +142,7 @@ def test_models_of_different_tokenizers_are_compared_on_their_common_bytes(make_
     )
     assert found.bytes == sum(len(text.encode()) for text in texts) - first_tokens
     assert found.perplexity_ratio is None
+    assert found.words.endswith(OTHER_TOKENS) and OTHER_TOKENS not in difference(score, score, texts).words
     assert mirrored.bits_per_byte == pytest.approx(-found.bits_per_byte)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from evaluation import Cancelled, EvaluationError, LanguageModel, perplexity
+from evaluation.footprint import forget_peak, peak
 from evaluation.perplexity import _LOGIT_BYTES, Unfinished, perplexity_slice
 from tests.evaluation.conftest import TEXT, make_network, make_tokenizer
 
@@ -100,6 +99,26 @@ def test_batches_and_their_padding_change_nothing(model: LanguageModel, batch_to
     found = perplexity(model, DOCUMENTS, context=16, stride=6, batch_tokens=batch_tokens)
 
     assert [document.nats for document in found.documents] == pytest.approx(alone, rel=1e-5)
+
+
+def test_batches_that_memory_cannot_hold_are_halved(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = perplexity(model, DOCUMENTS, context=16, stride=6)
+    run, sizes = model.network.model.forward, []
+
+    def forward(*args: Any, **settings: Any) -> Any:
+        sizes.append(len(settings["input_ids"]))
+        if settings["input_ids"].numel() > 3 * 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(*args, **settings)
+
+    monkeypatch.setattr(model.network.model, "forward", forward)
+    found = perplexity(model, DOCUMENTS, context=16, stride=6, batch_tokens=160)
+    assert max(sizes) == 10 and 2 in sizes
+    assert found.nll_nats == pytest.approx(whole.nll_nats, rel=1e-5)
+    with pytest.raises(EvaluationError, match="the memory ran out while scoring"):
+        perplexity(model, TEXT, context=64)
 
 
 def test_documents_are_weighted_by_their_tokens_and_never_see_each_other(model: LanguageModel) -> None:
@@ -289,31 +308,17 @@ def test_tokens_are_told_with_their_places(make_model: MakeModel) -> None:
     assert (document.start, len(document.token_nats)) == (0, document.tokens)
 
 
-def test_a_long_text_takes_little_more_memory_than_a_short_one(make_model: MakeModel) -> None:
-    """Their logits would be 100 MB."""
-    model = make_model()
-    program = (
-        "import resource, sys; from evaluation import load_model, perplexity; import torch;"
-        "torch.set_num_threads(1); model = load_model(sys.argv[1], device='cpu');"
-        "text = sys.stdin.read();"
-        "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        "perplexity(model, text, stride=64); before = used();"
-        "tokens = perplexity(model, (text for _ in range(int(sys.argv[2]))), stride=64).tokens;"
-        "print(tokens, used() - before)"
-    )
+def test_a_long_text_takes_little_more_memory_than_a_short_one(model: LanguageModel) -> None:
+    """Their logits would be 250 MB."""
+    text = TEXT * 150
+    perplexity(model, text, stride=64)
+    forget_peak()
+    before = peak()
 
-    done = subprocess.run(
-        [sys.executable, "-c", program, model.name, "4"],
-        input=TEXT * 150,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    tokens = perplexity(model, (text for _ in range(10)), stride=64).tokens
 
-    tokens, kilobytes = map(int, done.stdout.split())
-    assert tokens > 60_000
-    assert kilobytes < 10_000
+    assert tokens > 150_000
+    assert peak() - before < 10_000_000
 
 
 def test_slices_that_go_on_in_another_process_have_the_same_bits(model: LanguageModel) -> None:
