@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from merging import MergeError, Problem
@@ -63,6 +63,12 @@ def suggested_name(models: Sequence[str], method: str) -> str:
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(models[0].partition("@")[0]).name) if models else "merged"
     name = f"{stem[:70]}-{method.replace('_', '-')}".strip("-._")
     return re.sub(r"([-.])\1+", r"\1", name)
+
+
+def numbered(name: str) -> Iterator[str]:
+    """The name, and what to call the next merges of the same models: `name-2`, `name-3` and so on, up to ten."""
+    yield name
+    yield from (f"{name}-{number}" for number in range(2, 11))
 
 
 def _is_name(name: str) -> bool:

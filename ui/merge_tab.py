@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from ui.destination import (
     PULL_REQUEST,
     REFUSE,
     REVISION,
+    numbered,
     place,
     suggested_name,
     ways,
@@ -390,19 +391,23 @@ class MergeTab:
     ) -> list[Any]:  # fmt: skip
         page, mine = str(request.session_hash), object()
         self._planning[page] = mine
-        suggestion = _suggestion(text)
         to: str | None = None
         problems: tuple[Problem, ...] = ()
-        try:
-            to = place(self.host, kind, owner or "", name.strip() or suggestion, identity.owners)
-        except MergeError as error:
-            # A plan needs no account; the Merge button asks for one.
-            problems = tuple(problem for problem in error.problems if problem.code != "no-owner")
         who = account(self.host, oauth)
-        plan = self.workshop.plan(text, None if kind == DOWNLOAD else to, who, **ways(existing))
+
+        def planned(called: str) -> Plan:
+            nonlocal to, problems
+            try:
+                to = place(self.host, kind, owner or "", called, identity.owners)
+            except MergeError as error:
+                # A plan needs no account; the Merge button asks for one.
+                problems = tuple(problem for problem in error.problems if problem.code != "no-owner")
+            return self.workshop.plan(text, None if kind == DOWNLOAD else to, who, **ways(existing))
+
+        called, plan = named(text, name, planned)
         every = (*plan.problems, *problems)
         parents = self.workshop.cards.parents(plan, who)
-        around = Surroundings(parents, name.strip() or suggestion, self.host.on_space, gpu.is_zero_gpu())
+        around = Surroundings(parents, called, self.host.on_space, gpu.is_zero_gpu())
         card = problems_card(every) if every else plan_card(plan, around)
         offered = fixes(text, every, lambda names: common_base(names, who))[:MOST_FIXES]
         buttons = [gr.update(value=fix.title, visible=True) for fix in offered]
@@ -417,6 +422,7 @@ class MergeTab:
         said = t("destination.name.info")
         if plan.ok and existing == REFUSE and str(to).startswith("hf://") and kind == HUB:
             said = f"{said} {t('destination.free', name=str(to).removeprefix('hf://'))}"
+        suggestion = called if called != name.strip() else _suggestion(text)
         return [card, gr.update(placeholder=suggestion, info=said), layers, offered, *buttons, *notes]
 
     # -- merges ----------------------------------------------------------------------------------------
@@ -428,8 +434,13 @@ class MergeTab:
         who: Account = account(self.host, oauth)
         try:
             owners = identity.owners if who.token else ()
-            to = place(self.host, kind, owner or "", name.strip() or _suggestion(text), owners)
-            plan: Plan = self.workshop.plan(text, None if kind == DOWNLOAD else to, who, **ways(existing))
+
+            def planned(called: str) -> Plan:
+                to = place(self.host, kind, owner or "", called, owners)
+                return self.workshop.plan(text, None if kind == DOWNLOAD else to, who, **ways(existing))
+
+            called, plan = named(text, name, planned)
+            to = place(self.host, kind, owner or "", called, owners)
             turn = visitor(who, request)
             job = self.workshop.merge(
                 plan, to, who, turn, private=private, **ways(existing), download=kind == DOWNLOAD
@@ -486,6 +497,18 @@ def _recipe(text: str) -> Recipe | None:
         return read_recipe(text)
     except MergeError:
         return None
+
+
+def named(text: str, name: str, planned: Callable[[str], Plan]) -> tuple[str, Plan]:
+    """The name that the visitor wrote, or else the first suggestion that nothing has yet, with its plan."""
+    wanted = name.strip()
+    if wanted:
+        return wanted, planned(wanted)
+    for called in numbered(_suggestion(text)):
+        plan = planned(called)
+        if not any(problem.code == "destination-exists" for problem in plan.problems):
+            break
+    return called, plan
 
 
 def _suggestion(text: str) -> str:

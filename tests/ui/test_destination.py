@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from merging import MergeError
+from merging import MergeError, Plan, Problem
 from ui.destination import FOLDER, HUB, place, place_of, suggested_name
 from ui.host import Host
+from ui.merge_tab import named
 
 LAPTOP = Host(space_id="", sign_in=False, demo=False, results=Path("/results"), browser_key="k")
 SPACE = Host(space_id="you/alloy", sign_in=True, demo=False, results=Path("/results"), browser_key="k")
@@ -63,6 +64,18 @@ def test_places_of_api_callers() -> None:
     for text in ("../x", "/tmp/x", "hf://you/../x", "hf://a/b/c"):
         with pytest.raises(MergeError):
             place_of(LAPTOP, text)
+
+
+def test_a_suggested_name_that_is_taken_is_numbered_and_a_written_one_stays() -> None:
+    def planned(called: str) -> Plan:
+        taken = (Problem("destination-exists", "", ""),) if called in ("m-linear", "m-linear-2") else ()
+        return Plan(recipe=text, method="linear", problems=taken)
+
+    text = "merge_method: linear\nmodels:\n  - model: org/m\n    parameters: {weight: 1}\n"
+
+    assert named(text, " ", planned)[0] == "m-linear-3"
+    called, plan = named(text, " m-linear ", planned)
+    assert (called, plan.ok) == ("m-linear", False)
 
 
 @pytest.mark.parametrize(

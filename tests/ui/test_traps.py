@@ -276,6 +276,12 @@ def test_a_full_queue_is_told_in_words_and_nothing_is_lost(
         page.get_by_role("button", name="Merge", exact=True).click()
         expect(page.get_by_role("heading", name=re.compile("Done: ann.one-linear"))).to_be_visible()
 
+        # The suggested name is taken now, and the next one is suggested.
+        page.get_by_role("button", name="Check the plan").click()
+        name = page.get_by_label("Name of the new model")
+        expect(name).to_have_attribute("placeholder", "one-linear-2")
+        expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
+
 
 def test_who_waits_for_an_answer_is_told_the_place_in_line(
     open_space: Callable[..., Space], browser: Browser, monkeypatch: pytest.MonkeyPatch
