@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import subprocess
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 import yaml
 
 from merging import Plan, make_plan, read_recipe, run_plan
+from merging.__main__ import main
 from tests.hub import Hub
 
 ROOT = Path(__file__).parent.parent
@@ -64,16 +67,37 @@ def weights(hub: Hub, repo: str) -> dict[str, bytes]:
     return {name: hub.read(repo, name) for name in names if name.endswith(".safetensors")}
 
 
-def running(arguments: list[str], hub: Hub, token: str) -> subprocess.Popen[bytes]:
-    """A run of the command line that has begun."""
-    env = {**os.environ, "HF_TOKEN": token, "HF_ENDPOINT": hub.endpoint, "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "merging", "run", *arguments],
-        cwd=ROOT,
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+# Its processes are forked from one that has imported everything once: alone, that takes each of them seconds.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["merging.__main__", "merging.blocks", "merging.destinations.hub", "tests.merges"])
+
+
+class Run:
+    """A run of the command line that has begun, in a process of its own."""
+
+    def __init__(self, arguments: list[str], token: str):
+        self._told, told = _FORKS.Pipe(duplex=False)
+        self._process = _FORKS.Process(target=_run, args=(arguments, token, told), daemon=False)
+        self._process.start()
+        told.close()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self._process.pid
+        os.kill(self._process.pid, number)
+
+    def end(self, seconds: float = 60) -> tuple[int, bytes]:
+        """Wait for the end; returns the exit status and what was told on stderr."""
+        self._process.join(seconds)
+        assert self._process.exitcode is not None, "waited too long"
+        with os.fdopen(os.dup(self._told.fileno()), "rb") as told:
+            return self._process.exitcode, told.read()
+
+
+def _run(arguments: list[str], token: str, told: Connection) -> None:
+    os.dup2(told.fileno(), sys.stderr.fileno())
+    told.close()
+    os.environ["HF_TOKEN"] = token
+    sys.exit(main(["run", *arguments]))
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:

@@ -31,7 +31,7 @@ from merging import (
 )
 from merging.destinations.folder import FolderDestination, FolderShard
 from tests.hub import Hub
-from tests.merges import ROOT, files, merged, running, ties, wait_for
+from tests.merges import ROOT, Run, files, merged, ties, wait_for
 
 # -- the result ----------------------------------------------------------------------------------------------
 
@@ -220,12 +220,12 @@ def test_a_killed_run_leaves_no_half_folder(
     stalled = hub.fault("GET", "^/lfs/", delay=5, skip=12, times=None)
     place = tmp_path / "results"
 
-    run = running([str(tmp_path / "recipe.yaml"), "--to", str(place / "out")], hub, alice)
+    run = Run([str(tmp_path / "recipe.yaml"), "--to", str(place / "out")], alice)
     wait_for(lambda: stalled.hits > 0 and (place / ".out.merging").exists())
     run.send_signal(end)
-    run.wait(60)
+    status, _ = run.end()
 
-    assert run.returncode == (1 if end is signal.SIGTERM else -signal.SIGKILL)
+    assert status == (1 if end is signal.SIGTERM else -signal.SIGKILL)
     assert not (place / "out").exists()
     if end is signal.SIGTERM:
         assert list(place.iterdir()) == []

@@ -8,6 +8,7 @@ import gc
 import os
 import random
 import shutil
+import signal
 import socket
 import ssl
 import tempfile
@@ -21,7 +22,7 @@ import pytest
 
 from merging import Cancelled, MergeError, Progress, make_plan, read_recipe, run_plan
 from tests.hub import Hub
-from tests.merges import files, merged, running, ties, wait_for, weights, without_pauses
+from tests.merges import Run, files, merged, ties, wait_for, weights, without_pauses
 from tests.tiny import tiny_llama
 
 OUT = "hf://alice/out"
@@ -315,10 +316,10 @@ def test_killed_and_run_again(
     (tmp_path / "recipe.yaml").write_text(ties("alice"))
     stalled = hub.fault(method, path, delay=60, skip=skip, times=None)
 
-    run = running([str(tmp_path / "recipe.yaml"), "--to", OUT, "--shard-size", str(SIZE)], hub, alice)
+    run = Run([str(tmp_path / "recipe.yaml"), "--to", OUT, "--shard-size", str(SIZE)], alice)
     wait_for(lambda: stalled.hits > 0)
-    run.kill()
-    run.communicate(timeout=60)
+    run.send_signal(signal.SIGKILL)
+    assert run.end()[0] == -signal.SIGKILL
 
     seen = weights(hub, "alice/out")
     assert seen == (right if point == "after the last commit" else {})

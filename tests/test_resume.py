@@ -15,7 +15,7 @@ from merging import Cancelled, DestinationError, Plan, Progress, make_plan, read
 from merging.destinations.hub import HubShard
 from merging.read_ahead import GAP
 from tests.hub import Hub
-from tests.merges import files, merged, running, ties, wait_for, weights
+from tests.merges import Run, files, merged, ties, wait_for, weights
 
 OUT = "hf://alice/out"
 SIZE = 60_000  # bytes a shard; the merge has six of them, and one that is as large as the embedding
@@ -219,12 +219,12 @@ def test_ctrl_c_undoes_and_a_shutdown_keeps(
     (tmp_path / "recipe.yaml").write_text(ties("alice"))
     stalled = hub.fault("PUT", "^/upload/", delay=20, skip=3, times=None)
 
-    run = running([str(tmp_path / "recipe.yaml"), "--to", OUT, "--shard-size", str(SIZE)], hub, alice)
+    run = Run([str(tmp_path / "recipe.yaml"), "--to", OUT, "--shard-size", str(SIZE)], alice)
     wait_for(lambda: stalled.hits > 0)
     run.send_signal(end)
-    _, told = run.communicate(timeout=8)
+    status, told = run.end(8)
 
-    assert run.returncode == 1
+    assert status == 1
     assert (b"Run it again" if kept else b"nothing was left behind") in told
     if not kept:
         assert "alice/out" not in hub.repos
