@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.models import MODELS, OWNER, model_folder
@@ -19,12 +22,35 @@ RECIPES = Path(__file__).parent.parent / "examples/recipes"
 pytestmark = [pytest.mark.real_models, pytest.mark.oracle]
 
 
-def on_folders(path: Path) -> str:
-    """The text of a recipe with the demo's ids replaced by the folders of their models."""
+# mergekit sorts every tensor whole, so it gets these models with all layers, but of each tensor a part.
+ROWS = {"embed_tokens": 4096, "gate_proj": 256, "up_proj": 256}
+COLUMNS = {"down_proj": 256}
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's models with the first words and the first neurons alone."""
+    place = tmp_path_factory.mktemp("narrow")
+    for name in MODELS:
+        full, folder = model_folder(name), place / name
+        folder.mkdir()
+        weights = {
+            key: tensor[: ROWS.get(part := key.split(".")[-2])][..., : COLUMNS.get(part)].contiguous()
+            for key, tensor in load_file(full / "model.safetensors").items()
+        }
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((full / "config.json").read_text())
+        config |= {"vocab_size": ROWS["embed_tokens"], "intermediate_size": ROWS["gate_proj"]}
+        (folder / "config.json").write_text(json.dumps(config))
+    return place
+
+
+def on_folders(path: Path, folder_of: Callable[[str], Path]) -> str:
+    """The text of a recipe with the demo's ids replaced by folders of their models."""
     text = path.read_text()
     for name in MODELS:
         if f"{OWNER}/{name}" in text:
-            text = text.replace(f"{OWNER}/{name}", str(model_folder(name)))
+            text = text.replace(f"{OWNER}/{name}", str(folder_of(name)))
     return text
 
 
@@ -54,7 +80,7 @@ def as_task_arithmetic(recipe: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_example_merges_and_answers(path: Path, tmp_path: Path) -> None:
-    text = on_folders(path)
+    text = on_folders(path, model_folder)
     plan = make_plan(read_recipe(text), str(tmp_path / "ours"))
     assert plan.problems == plan.warnings == ()
     run_plan(plan, str(tmp_path / "ours"))
@@ -64,6 +90,13 @@ def test_an_example_merges_and_answers(path: Path, tmp_path: Path) -> None:
     # Merged from fine-tunes of one base it still knows; a taller stack has to be trained before it does.
     assert said.strip()
     assert "Paris" in said or path.stem == "depth-up-scaling"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_example_gives_the_tensors_that_mergekit_makes(path: Path, narrow: Path, tmp_path: Path) -> None:
+    text = on_folders(path, narrow.joinpath)
+    plan = make_plan(read_recipe(text), str(tmp_path / "ours"))
+    run_plan(plan, str(tmp_path / "ours"))
 
     theirs: dict[str, Any] = {**yaml.safe_load(text), "dtype": "float32", "out_dtype": "bfloat16"}
     if theirs["merge_method"] == "chat_vector":
