@@ -69,7 +69,9 @@ def weights(hub: Hub, repo: str) -> dict[str, bytes]:
 
 # Its processes are forked from one that has imported everything once: alone, that takes each of them seconds.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["merging.__main__", "merging.blocks", "merging.destinations.hub", "tests.merges"])
+_FORKS.set_forkserver_preload(
+    ["merging.__main__", "merging.blocks", "merging.destinations.hub", "tests.merges"]
+)
 
 
 class Run:

@@ -414,9 +414,13 @@ def test_nobody_is_shut_out(site: Site, browser: Browser, locale: str, dark: boo
             for folded in page.get_by_role("tabpanel").locator("button.label-wrap:visible").all():
                 folded.click()
             page.wait_for_timeout(700)  # colours fade in, and would be measured on their way
-            found = Axe().run(page).response["violations"]
-            grave = [it for it in found if it["impact"] in ("serious", "critical")]
-            assert not grave, [(it["id"], [node["html"][:200] for node in it["nodes"]]) for it in grave]
+            for width in (390, 1280):
+                page.set_viewport_size({"width": width, "height": 900})
+                found = Axe().run(page).response["violations"]
+                grave = [it for it in found if it["impact"] in ("serious", "critical")]
+                assert not grave, [
+                    (width, it["id"], [node["html"][:200] for node in it["nodes"]]) for it in grave
+                ]
         quiet(seen)
 
 
