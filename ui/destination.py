@@ -66,9 +66,8 @@ def suggested_name(models: Sequence[str], method: str) -> str:
 
 
 def numbered(name: str) -> Iterator[str]:
-    """The name, and what to call the next merges of the same models: `name-2`, `name-3` and so on, up to ten."""
-    yield name
-    yield from (f"{name}-{number}" for number in range(2, 11))
+    """What to call the next merges of the same models: `name-2`, `name-3` and so on, up to twenty."""
+    return (f"{name}-{number}" for number in range(2, 21))
 
 
 def _is_name(name: str) -> bool:

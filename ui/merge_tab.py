@@ -41,7 +41,7 @@ from ui.similarity import similarity
 from ui.start import build_start, line_of, trouble
 from ui.texts import in_each_language, t
 from ui.try_first import try_out
-from ui.workshop import Workshop
+from ui.workshop import Workshop, exists
 
 MOST_FIXES = 3
 # So that a reload shows the draft, and not the link again.
@@ -404,7 +404,10 @@ class MergeTab:
                 problems = tuple(problem for problem in error.problems if problem.code != "no-owner")
             return self.workshop.plan(text, None if kind == DOWNLOAD else to, who, **ways(existing))
 
-        called, plan = named(text, name, planned)
+        def is_taken(called: str) -> bool:
+            return self.workshop.is_taken(place(self.host, kind, owner or "", called, identity.owners), who)
+
+        called, plan = named(text, name, planned, is_taken)
         every = (*plan.problems, *problems)
         parents = self.workshop.cards.parents(plan, who)
         around = Surroundings(parents, called, self.host.on_space, gpu.is_zero_gpu())
@@ -439,7 +442,10 @@ class MergeTab:
                 to = place(self.host, kind, owner or "", called, owners)
                 return self.workshop.plan(text, None if kind == DOWNLOAD else to, who, **ways(existing))
 
-            called, plan = named(text, name, planned)
+            def is_taken(called: str) -> bool:
+                return self.workshop.is_taken(place(self.host, kind, owner or "", called, owners), who)
+
+            called, plan = named(text, name, planned, is_taken)
             to = place(self.host, kind, owner or "", called, owners)
             turn = visitor(who, request)
             job = self.workshop.merge(
@@ -499,16 +505,16 @@ def _recipe(text: str) -> Recipe | None:
         return None
 
 
-def named(text: str, name: str, planned: Callable[[str], Plan]) -> tuple[str, Plan]:
+def named(
+    text: str, name: str, planned: Callable[[str], Plan], is_taken: Callable[[str], bool]
+) -> tuple[str, Plan]:
     """The name that the visitor wrote, or else the first suggestion that nothing has yet, with its plan."""
-    wanted = name.strip()
-    if wanted:
-        return wanted, planned(wanted)
-    for called in numbered(_suggestion(text)):
-        plan = planned(called)
-        if not any(problem.code == "destination-exists" for problem in plan.problems):
-            break
-    return called, plan
+    called = name.strip() or _suggestion(text)
+    plan = planned(called)
+    if name.strip() or not exists(plan.problems):
+        return called, plan
+    free = next((other for other in numbered(called) if not is_taken(other)), None)
+    return (free, planned(free)) if free else (called, plan)
 
 
 def _suggestion(text: str) -> str:

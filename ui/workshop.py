@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from evaluation import EvaluationError, hold_memory, machine_memory
 from merging import MergeError, Plan, Problem, Progress, Result, make_plan, model_card, read_recipe, run_plan
+from merging.destinations import open_destination
 from ui.account import Account
 from ui.defect import told
 from ui.downloads import Downloads
@@ -18,6 +19,11 @@ from ui.licences import Cards, licence_of_result
 from ui.markup import size
 from ui.texts import t
 from ui.trials import Trials
+
+
+def exists(problems: Sequence[Problem]) -> bool:
+    """Whether one of them is that something is at the destination."""
+    return any(problem.code == "destination-exists" for problem in problems)
 
 
 class Workshop:
@@ -61,6 +67,11 @@ class Workshop:
             return Plan(
                 recipe=recipe, method="", problems=(Problem("defect", message, t("plan.unexpected.fix")),)
             )
+
+    def is_taken(self, to: str, who: Account) -> bool:
+        """Whether something is at a destination."""
+        destination = open_destination(to, token=who.for_hub, allow_folders=self.host.allow_folders)
+        return exists(destination.check(0))
 
     def merge(
         self,

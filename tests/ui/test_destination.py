@@ -73,8 +73,11 @@ def test_a_suggested_name_that_is_taken_is_numbered_and_a_written_one_stays() ->
 
     text = "merge_method: linear\nmodels:\n  - model: org/m\n    parameters: {weight: 1}\n"
 
-    assert named(text, " ", planned)[0] == "m-linear-3"
-    called, plan = named(text, " m-linear ", planned)
+    def is_taken(called: str) -> bool:
+        return not planned(called).ok
+
+    assert named(text, " ", planned, is_taken)[0] == "m-linear-3"
+    called, plan = named(text, " m-linear ", planned, is_taken)
     assert (called, plan.ok) == ("m-linear", False)
 
 
