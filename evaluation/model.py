@@ -358,6 +358,11 @@ def machine_memory() -> int:
     return _memory("cpu")[0]
 
 
+def free_memory() -> int:
+    """What of it is free."""
+    return _memory("cpu")[1]
+
+
 def _renew_locks() -> None:
     """Free the locks of a forked process: one that was held is copied without the thread that holds it."""
     global _reading

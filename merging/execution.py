@@ -142,6 +142,7 @@ def merge_into_memory(
     token: Token = None,
     device: str = "auto",
     workers: int | None = None,
+    memory: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> PreTrainedModel:
@@ -150,6 +151,8 @@ def merge_into_memory(
     Args:
         plan: from `make_plan` without a destination, and without problems
         device: that merges, see `run_plan`; the model is on the CPU
+        memory: bytes that are free for it; None: as many as the machine has free, which in a container may be more
+            than the container has
 
     Returns:
         The model, with the very weights that a folder would get, in evaluation mode.
@@ -161,7 +164,7 @@ def merge_into_memory(
     # Imported here: a plan is made without torch, and with it comes this module.
     from merging.destinations.memory import MemoryDestination
 
-    destination = MemoryDestination()
+    destination = MemoryDestination(memory)
     # The tokenizer is in the parents' repositories, and no use to a model.
     _carry_out(replace(plan, copied_files={}), destination, token, device, workers, on_progress, cancel)
     assert destination.model is not None

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-import psutil  # type: ignore[import-untyped]
 
-from evaluation import EvaluationError, check_independence
+from evaluation import EvaluationError, check_independence, free_memory
 from merging import MergeError, Problem
 from ui.account import Account, account, visitor
 from ui.defect import told
@@ -252,7 +251,7 @@ def stands_alone(job: Snapshot, who: Account, *, allow_folders: bool) -> str:
     """Whether a finished merge needs nothing but itself, as a line on the page."""
     assert job.result
     name = job.result.location.removeprefix("hf://")
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if job.result.bytes_out > free:
         return _trouble(t("alone.memory", name=name, size=size(job.result.bytes_out), free=size(free)))
     try:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import psutil  # type: ignore[import-untyped]
-
+from evaluation import free_memory
 from merging import METHODS, Plan, Problem
 from merging.plan import PlannedModel
 from merging.problems import some
@@ -77,7 +76,7 @@ def _facts(plan: Plan) -> str:
     models = len(plan.parents)
     source = t("plan.read.detail.many", count=models) if models != 1 else t("plan.read.detail.one")
     disk = t("plan.disk", size=size(plan.disk_bytes)) if plan.disk_bytes else t("plan.disk.none")
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if plan.peak_memory_bytes > free:
         disk = t("plan.memory.short", free=size(free))
     facts = (

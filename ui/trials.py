@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 from huggingface_hub import hf_hub_download
 
-from evaluation import LanguageModel
+from evaluation import LanguageModel, free_memory, machine_memory
 from merging import MergeError, Plan, Problem, Progress, merge_into_memory
 from ui.account import Account
 from ui.markup import size
@@ -47,7 +46,7 @@ class Trials:
     """
 
     def __init__(self, most_bytes: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.most_bytes = most_bytes or int(psutil.virtual_memory().total * SHARE_OF_MEMORY)
+        self.most_bytes = most_bytes or int(machine_memory() * SHARE_OF_MEMORY)
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, _Trial] = OrderedDict()  # by page
@@ -90,7 +89,12 @@ class Trials:
             self.forget(page)
             self._make_room(plan.bytes_out)
             network = merge_into_memory(
-                plan, token=who.for_hub, device="cpu", on_progress=on_progress, cancel=cancel
+                plan,
+                token=who.for_hub,
+                device="cpu",
+                memory=free_memory(),
+                on_progress=on_progress,
+                cancel=cancel,
             )
             model = _language_model(
                 MARK + name, plan, network, who, widen=2 * plan.bytes_out <= self.most_bytes

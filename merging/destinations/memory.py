@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class MemoryDestination:
     """Shards are kept as buffers, and the parameters of the model are views of them: the weights exist once.
 
+    Args:
+        free: bytes of memory that there are for it; None: as many as the machine has free
+
     Attributes:
         model: once the run has finished, on the CPU and ready to answer; None before
     """
@@ -29,7 +32,8 @@ class MemoryDestination:
     shard_buffers = 0  # what it holds is the result, which is counted as such
     is_on_disk = False
 
-    def __init__(self) -> None:
+    def __init__(self, free: int | None = None) -> None:
+        self._free = free
         self.model: PreTrainedModel | None = None
         self._plan: Plan | None = None
         self._shards: dict[str, torch.Tensor] = {}
@@ -42,7 +46,8 @@ class MemoryDestination:
         return []
 
     def begin(self, plan: Plan, check: Callable[[], None]) -> set[str]:
-        needed, free = plan.bytes_out + plan.peak_memory_bytes, psutil.virtual_memory().available
+        needed = plan.bytes_out + plan.peak_memory_bytes
+        free = psutil.virtual_memory().available if self._free is None else self._free
         if needed > free:
             message = f"The merged model and the merging need {needed:,} bytes of memory; {free:,} are free."
             fix = "Merge to a folder or to the Hub, which needs a fraction of it."
