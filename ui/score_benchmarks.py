@@ -34,6 +34,7 @@ from ui.score_models import (
     Unavailable,
     bytes_to_load,
     fetched,
+    in_turn,
     names_in,
     ready_for_gpu,
     waiting_row,
@@ -122,13 +123,7 @@ def answers(
         device: to load models on
     """
     now = list(rows)
-    # The processor, which is no part of the quota, goes on to the end.
-    call = gpu.Call(None if device == "cpu" else seconds)
-    for i, model in enumerate(models):
-        if now[i].ended or isinstance(model, Unavailable):
-            continue
-        if not call.begins(model.bytes):
-            return
+    for i, model, call in in_turn(models, now, seconds, device):
         now[i] = Row(model.name)
         yield list(now)
         try:

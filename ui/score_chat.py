@@ -23,6 +23,7 @@ from ui.score_models import (
     Unavailable,
     bytes_to_load,
     fetched,
+    in_turn,
     names_in,
     ready_for_gpu,
     waiting_row,
@@ -84,13 +85,7 @@ def talks(
         device: to load models on
     """
     now = list(rows)
-    # The processor, which is no part of the quota, goes on to the end.
-    call = gpu.Call(None if device == "cpu" else seconds)
-    for i, model in enumerate(models):
-        if now[i].ended or isinstance(model, Unavailable):
-            continue
-        if not call.begins(model.bytes):
-            return
+    for i, model, call in in_turn(models, now, seconds, device):
         try:
             with closing(watched(_talk(model, now[i], call, device))) as talking:
                 for said in talking:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import gradio as gr
 from gradio.events import Dependency
@@ -48,6 +48,34 @@ class Unavailable:
 
     name: str
     trouble: str
+
+
+class Begun(Protocol):
+    """A model's row in a table that fills."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to do for it."""
+
+
+def in_turn(
+    models: Sequence[FetchedModel | Unavailable], rows: Sequence[Begun], seconds: int | None, device: str
+) -> Iterator[tuple[int, FetchedModel, gpu.Call]]:
+    """The models that one call has time for and whose rows have not ended, each with its number.
+
+    Args:
+        models: that are on this machine, or why one is not
+        rows: as they stand when a model's turn comes
+        seconds: that were asked for; None for no end
+        device: the processor, which is no part of the quota, goes on to the end
+    """
+    call = gpu.Call(None if device == "cpu" else seconds)
+    for number, model in enumerate(models):
+        if rows[number].ended or isinstance(model, Unavailable):
+            continue
+        if not call.begins(model.bytes):
+            return
+        yield number, model, call
 
 
 def names_in(field: Sequence[str] | None) -> list[str]:

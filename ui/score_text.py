@@ -31,7 +31,17 @@ from ui.account import account
 from ui.defect import told
 from ui.host import Host
 from ui.markup import card, size, text
-from ui.score_models import LONG, QUIET, Panel, Unavailable, bytes_to_load, fetched, names_in, ready_for_gpu
+from ui.score_models import (
+    LONG,
+    QUIET,
+    Panel,
+    Unavailable,
+    bytes_to_load,
+    fetched,
+    in_turn,
+    names_in,
+    ready_for_gpu,
+)
 from ui.texts import in_each_language, t
 from ui.work import Turns, watched
 
@@ -139,13 +149,7 @@ def scores(
         device: to load models on
     """
     now = list(rows)
-    # The processor, which is no part of the quota, goes on to the end.
-    call = gpu.Call(None if device == "cpu" else seconds)
-    for i, model in enumerate(models):
-        if now[i].ended or isinstance(model, Unavailable):
-            continue
-        if not call.begins(model.bytes):
-            break
+    for i, model, call in in_turn(models, now, seconds, device):
         for row in _scored(model, documents, now[i], call, device):
             now[i] = row
             yield [one.without_tokens for one in now]
