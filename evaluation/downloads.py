@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,8 @@ class Downloads:
     def __init__(self) -> None:
         self._is_limited = False
         self._used: dict[str, float] = {}  # when somebody last asked for a commit
-        self._coming = 0
+        self._coming: Counter[str] = Counter()  # downloads under way, by commit
+        self._coming_bytes = 0
         self._lock = threading.Lock()
 
     def limit(self) -> None:
@@ -65,12 +67,15 @@ class Downloads:
                     f"{repo}: {missing / 1e9:.1f} GB are to be downloaded, and there is room for {room / 1e9:.1f} GB on"
                     f" the disk. {self._way_out()}"
                 )
-            self._coming += missing
+            self._coming[commit] += 1
+            self._coming_bytes += missing
         try:
             yield
         finally:
+            self.touch(commit)
             with self._lock:
-                self._coming -= missing
+                self._coming[commit] -= 1
+                self._coming_bytes -= missing
 
     def _way_out(self) -> str:
         if self._is_limited:
@@ -85,7 +90,7 @@ class Downloads:
         room = disk.free
         if self._is_limited:
             room = min(room, int(disk.total * _SHARE_OF_DISK) - scan_cache_dir(cache).size_on_disk)
-        return max(room - self._coming, 0)
+        return max(room - self._coming_bytes, 0)
 
     def _make_room(self, size: int) -> None:
         """Delete models of so many bytes, the longest unused first, or all that nobody uses."""
@@ -96,6 +101,7 @@ class Downloads:
             for repo in found.repos
             for revision in repo.revisions
             if self._used.get(revision.commit_hash, -_IN_USE) < since
+            and not self._coming[revision.commit_hash]
         ]
         leave = []
         for _, commit, bytes_held in sorted(unused):

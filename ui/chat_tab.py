@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from evaluation import EvaluationError, fetch_model
+from evaluation import EvaluationError, FetchedModel, fetch_model, load_fetched
 from ui import gpu
 from ui.account import account
 from ui.answers import (
@@ -42,6 +42,8 @@ class ChatTab:
     models: tuple[gr.Dropdown, gr.Dropdown, gr.Dropdown]
     fields: list[Any]  # that `begin_anew` updates; the first is the conversation
     begin_anew: Callable[[str | None, str | None, str | None, gr.Request], tuple[Any, ...]]
+    bring: Callable[..., None]  # the models' files, to this machine
+    warm_up: Callable[..., None]  # and the models, to memory
     tuner: Tuner
 
 
@@ -166,13 +168,29 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
     ) -> None:
         """Fetch the models before the GPU is asked for: the visitor's pass to ZeroGPU comes with the browser's
         event and does not last, so that the next event asks for it."""
+        if gpu.is_zero_gpu():
+            bring(one, other, another, oauth)
+
+    def bring(one: str | None, other: str | None, another: str | None, oauth: gr.OAuthToken | None) -> None:
+        """Bring the models' files here, as far as they can be had; `talk` tells what cannot."""
+        for _ in here(one, other, another, oauth):
+            pass
+
+    def warm_up(one: str | None, other: str | None, another: str | None, oauth: gr.OAuthToken | None) -> None:
+        """Load the models while the visitor still writes; ZeroGPU loads them itself."""
         if not gpu.is_zero_gpu():
-            return
-        token = account(host, oauth).for_hub
-        with suppress(EvaluationError):  # `talk` will tell
-            for name in _chosen(one, other, another):
+            for model in here(one, other, another, oauth):
+                with suppress(EvaluationError):
+                    load_fetched(model)
+
+    def here(
+        one: str | None, other: str | None, another: str | None, oauth: gr.OAuthToken | None
+    ) -> Iterator[FetchedModel]:
+        for name in _chosen(one, other, another):
+            with suppress(EvaluationError):
                 if not name.startswith(MARK):
-                    fetch_model(name, token=token, allow_folders=host.allow_folders)
+                    token = account(host, oauth).for_hub
+                    yield fetch_model(name, token=token, allow_folders=host.allow_folders)
 
     def voter(choice: Choice) -> Callable[..., Any]:
         def vote(
@@ -229,7 +247,7 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
     # would also be told while Gradio draws the fields, one by one.)
     gr.on([field.input for field in models], begin_anew, models, fields, **quiet)
     tuner.wire(left, left_line, drawing)
-    return ChatTab((first, second, third), fields, begin_anew, tuner)
+    return ChatTab((first, second, third), fields, begin_anew, bring, warm_up, tuner)
 
 
 def emptied(names: Sequence[str]) -> tuple[Any, ...]:

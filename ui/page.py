@@ -25,6 +25,8 @@ from ui.theme import CSS, theme
 from ui.tuning import Tuning, use_values
 from ui.workshop import Workshop
 
+# Work in the queue that shows nothing while it goes.
+UNSEEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # Two metals that run into one another.
 _MARK = (
     '<svg viewBox="0 0 48 48" aria-hidden="true"><defs><clipPath id="a"><circle cx="18" cy="24" r="15"/></clipPath>'
@@ -125,6 +127,8 @@ def build_page(host: Host) -> gr.Blocks:
         for number, slot in enumerate(merge.mine.slots):
             slot.chat.click(chosen(number, to_chat, len(chat_fields)), known, chat_fields, **QUIET).then(
                 lambda: gr.Tabs(selected="chat"), None, tabs, **QUIET
+            ).then(chat.bring, [*chat.models], None, concurrency_limit=4, **UNSEEN).then(
+                chat.warm_up, [*chat.models], None, concurrency_id="model", **UNSEEN
             )
             slot.score.click(chosen(number, to_score, len(score_fields)), known, score_fields, **QUIET).then(
                 lambda: gr.Tabs(selected="score"), None, tabs, **QUIET

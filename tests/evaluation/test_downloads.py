@@ -83,6 +83,23 @@ def test_on_a_server_the_longest_unused_leave_and_the_disk_is_never_more_than_ha
     assert held() == {"ann/two", "ann/three"}
 
 
+def test_what_is_still_coming_does_not_leave_however_long_it_takes(
+    size: int, downloads: Downloads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched("ann/one")
+    (repo,) = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    (revision,) = repo.revisions
+    downloads.limit()
+    disk(monkeypatch, 2 * 1.5 * size, 100 * size)
+    monkeypatch.setattr("evaluation.downloads._IN_USE", 0)
+
+    with downloads.room_for("ann/one", revision.commit_hash, {}), pytest.raises(EvaluationError):
+        fetched("ann/two")
+    assert "ann/one" in held()
+
+    assert fetched("ann/two")
+
+
 def test_what_somebody_has_just_asked_for_does_not_leave(
     size: int, downloads: Downloads, monkeypatch: pytest.MonkeyPatch
 ) -> None:

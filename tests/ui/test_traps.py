@@ -182,8 +182,13 @@ def test_a_merge_outlives_its_tab_and_the_way_back_leads_to_it(
 
 
 def test_nothing_that_looks_like_a_token_is_anywhere(
-    open_space: Callable[..., Space], browser: Browser, capfd: pytest.CaptureFixture[str]
+    open_space: Callable[..., Space],
+    browser: Browser,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr("ui.chat_tab.load_fetched", lambda model: loaded.append(model.name))
     space = open_space()
     space.gate.set()
     with visit(browser, space.url) as seen:
@@ -198,6 +203,7 @@ def test_nothing_that_looks_like_a_token_is_anywhere(
         page.get_by_label("Your message").fill("Hello!")
         page.get_by_role("button", name="Send").click()
         expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+ a second")).first).to_be_visible()
+        assert "ann/mine" in loaded  # while the message was written
 
         kept = remembered(page, space.host.browser_key)
         assert "ann/mine" in kept["alloy-merges"]  # so it was opened
