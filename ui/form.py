@@ -33,7 +33,7 @@ from ui.draft import (
     split_by_tensor,
 )
 from ui.fixes import place_of, read_name
-from ui.texts import t
+from ui.texts import of_registry, t
 
 Update = Any
 METHOD, BASE, PARAMETERS, DTYPE = "method", "base", "parameters", "dtype"
@@ -78,7 +78,7 @@ class _Number:
     ) -> list[Update]:
         if parameter is None:
             return [gr.update(visible=False) for _ in self.components]
-        info = parameter.help if explained else None
+        info = of_registry(parameter.help) if explained else None
         typed = typed or parameter.optional  # a slider cannot say "not set"
         slider: dict[str, Any] = {"minimum": parameter.low, "maximum": parameter.high, "step": parameter.step}
         if is_plain(parameter, setting):
@@ -116,7 +116,11 @@ class _Plain:
         if parameter is None:
             return [gr.update(visible=False)]
         choices: dict[str, Any] = {"choices": list(parameter.choices)} if parameter.choices else {}
-        return [gr.update(label=parameter.name, info=parameter.help, visible=True, value=setting, **choices)]
+        return [
+            gr.update(
+                label=parameter.name, info=of_registry(parameter.help), visible=True, value=setting, **choices
+            )
+        ]
 
 
 Field = _Number | _Plain
@@ -377,7 +381,7 @@ def build_form(known: Sequence[str], allow_folders: bool) -> Form:
 def method_text(method: MergeMethod) -> str:
     """What a method does, in a line, with its source."""
     paper = f" {markup.link(method.paper, t('recipe.paper'))}" if method.paper else ""
-    return f'<div class="alloy-method">{markup.text(method.summary)}{paper}</div>'
+    return f'<div class="alloy-method">{markup.text(of_registry(method.summary))}{paper}</div>'
 
 
 def spot_of(draft: Draft, recipe: str, where: str) -> str | int | None:

@@ -11,7 +11,7 @@ from merging import METHODS, MergeError, MergeMethod, Parameter
 from ui.draft import field_text
 from ui.markup import card, link, problem_list, text
 from ui.plane import BASE, SCENES, Picture, Point, picture, start, taking_part
-from ui.texts import in_each_language, t
+from ui.texts import in_each_language, of_registry, t
 
 MOST_SLIDERS, MOST_SWITCHES, MOST_MENUS = 14, 4, 2
 SIZE, MARGIN = 440, 14
@@ -86,14 +86,14 @@ def about_card(method: MergeMethod) -> str:
         t("methods.count.one", count=low) if low == high else t("methods.count.up", low=low)
         if high is None else t("methods.count.range", low=low, high=high)
     )  # fmt: skip
-    body = f"<p>{text(method.summary)} {link(method.paper, t('recipe.paper'))}</p>"
+    body = f"<p>{text(of_registry(method.summary))} {link(method.paper, t('recipe.paper'))}</p>"
     body += f'<p class="alloy-formula">{text(method.formula)}</p>'
     body += f'<p class="alloy-quiet">{text(t("methods.symbols"))}</p>'
     body += f'<p class="alloy-quiet">{text(needs)} {text(number)}</p>'
     if method.is_random:
         body += f'<p class="alloy-quiet">{text(t("methods.random"))}</p>'
     rows = "".join(
-        f'<tr><th scope="row"><code>{text(parameter.name)}</code></th><td>{text(parameter.help)}'
+        f'<tr><th scope="row"><code>{text(parameter.name)}</code></th><td>{text(of_registry(parameter.help))}'
         f"<small>{text(_expected(parameter))}</small></td></tr>"
         for parameter in method.parameters
     )
@@ -107,7 +107,7 @@ def catalogue() -> str:
     """All methods in a table."""
     rows = "".join(
         f'<tr><th scope="row">{link(method.paper, method.title)}<small><code>{text(method.name)}</code></small></th>'
-        f'<td>{text(method.summary)}<p class="alloy-formula">{text(method.formula)}</p></td>'
+        f'<td>{text(of_registry(method.summary))}<p class="alloy-formula">{text(method.formula)}</p></td>'
         f"<td>{', '.join(f'<code>{text(parameter.name)}</code>' for parameter in method.parameters)}</td>"
         f"<td>{text(t('methods.mergekit.yes' if method.in_mergekit else 'methods.mergekit.no'))}</td></tr>"
         for method in METHODS.values()

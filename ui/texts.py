@@ -15,6 +15,7 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from ui.korean import KOREAN
+from ui.korean_methods import KOREAN_METHODS
 
 ENGLISH = {
     # the page
@@ -640,6 +641,14 @@ def t(key: str, **values: object) -> str:
         return in_each_language(lambda: t(key, **values))
     text = LANGUAGES[wanted].get(key) or ENGLISH[key]
     return text.format(**values) if values else text
+
+
+def of_registry(sentence: str) -> str:
+    """What the registry of methods says of a method or a parameter, in the visitor's language."""
+    wanted = language()
+    if wanted is None:
+        return in_each_language(lambda: of_registry(sentence))
+    return KOREAN_METHODS[sentence] if wanted == "ko" else sentence
 
 
 def language() -> str | None:

@@ -156,8 +156,8 @@ CSS = """
 .gradio-container .prose .alloy-table thead th { border-top: 0; font-weight: 600;
   color: var(--body-text-color-subdued); }
 .gradio-container .alloy-table tbody th { font-weight: 500; overflow-wrap: anywhere; min-width: 6rem; }
-.gradio-container .alloy-table :is(th, td).number { text-align: right; white-space: nowrap;
-  font-variant-numeric: tabular-nums; }
+.gradio-container .alloy-table :is(th, td).number { text-align: right; font-variant-numeric: tabular-nums; }
+.gradio-container .alloy-table td.number { white-space: nowrap; }
 .gradio-container .alloy-table .best { font-weight: 700; }
 .gradio-container .alloy-table small { display: block; font-weight: 400; color: var(--body-text-color-subdued); }
 .alloy-table caption { caption-side: bottom; text-align: left; padding-top: .5rem;

@@ -24,7 +24,7 @@ from ui.answers import (
 )
 from ui.knobs import Knob, differences, knobs, turned
 from ui.markup import text
-from ui.texts import t
+from ui.texts import of_registry, t
 from ui.trials import MARK
 from ui.try_first import try_out
 from ui.work import Turns
@@ -243,7 +243,11 @@ def _menu(found: Sequence[Knob], chosen: str) -> Any:
 def _slider(knob: Knob) -> Any:
     low, high = knob.ends
     return gr.update(
-        minimum=low, maximum=high, step=knob.parameter.step, value=knob.value, info=knob.parameter.help
+        minimum=low,
+        maximum=high,
+        step=knob.parameter.step,
+        value=knob.value,
+        info=of_registry(knob.parameter.help),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from string import Formatter
 
@@ -10,7 +11,9 @@ import gradio as gr
 import pytest
 from gradio.context import LocalContext
 
-from ui.texts import ENGLISH, LANGUAGES, Said, in_each_language, language, t
+from merging import METHODS
+from ui.korean_methods import KOREAN_METHODS
+from ui.texts import ENGLISH, LANGUAGES, Said, in_each_language, language, of_registry, speaking, t
 
 FILES = sorted((Path(__file__).parents[2] / "ui").glob("*.py"))
 
@@ -56,6 +59,15 @@ def test_every_language_says_the_same() -> None:
         assert {key: fields(table[key]) for key in table} == {key: fields(ENGLISH[key]) for key in table}
         # The Score tab may be ahead of its translation; it then speaks English.
         assert [key for key in ENGLISH if key not in table and not key.startswith("score.")] == []
+
+
+def test_the_registry_is_told_in_korean_too() -> None:
+    said = {method.summary for method in METHODS.values()}
+    said |= {parameter.help for method in METHODS.values() for parameter in method.parameters}
+
+    assert said == KOREAN_METHODS.keys()
+    with speaking("ko"):
+        assert all(re.search("[가-힣]", of_registry(sentence)) for sentence in said)
 
 
 @pytest.mark.parametrize(
