@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import queue
 import re
 import threading
 import time
@@ -187,8 +188,8 @@ def test_nothing_that_looks_like_a_token_is_anywhere(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loaded: list[str] = []
-    monkeypatch.setattr("ui.chat_tab.load_fetched", lambda model: loaded.append(model.name))
+    loaded: queue.SimpleQueue[str] = queue.SimpleQueue()
+    monkeypatch.setattr("ui.chat_tab.load_fetched", lambda model: loaded.put(model.name))
     space = open_space()
     space.gate.set()
     with visit(browser, space.url) as seen:
@@ -201,9 +202,9 @@ def test_nothing_that_looks_like_a_token_is_anywhere(
         expect(page.get_by_role("heading", name="Done: ann/mine")).to_be_visible()
         page.get_by_role("button", name="Chat with it").click()
         page.get_by_label("Your message").fill("Hello!")
+        assert loaded.get(timeout=60) == "ann/mine"  # before anything is sent
         page.get_by_role("button", name="Send").click()
         expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+ a second")).first).to_be_visible()
-        assert "ann/mine" in loaded  # while the message was written
 
         kept = remembered(page, space.host.browser_key)
         assert "ann/mine" in kept["alloy-merges"]  # so it was opened
