@@ -404,10 +404,7 @@ class MergeTab:
                 problems = tuple(problem for problem in error.problems if problem.code != "no-owner")
             return self.workshop.plan(text, None if kind == DOWNLOAD else to, who, **ways(existing))
 
-        def is_taken(called: str) -> bool:
-            return self.workshop.is_taken(place(self.host, kind, owner or "", called, identity.owners), who)
-
-        called, plan = named(text, name, planned, is_taken)
+        called, plan = named(text, name, planned, self._taken(kind, owner, identity.owners, who))
         every = (*plan.problems, *problems)
         parents = self.workshop.cards.parents(plan, who)
         around = Surroundings(parents, called, self.host.on_space, gpu.is_zero_gpu())
@@ -428,6 +425,12 @@ class MergeTab:
         suggestion = called if called != name.strip() else _suggestion(text)
         return [card, gr.update(placeholder=suggestion, info=said), layers, offered, *buttons, *notes]
 
+    def _taken(
+        self, kind: str, owner: str | None, owners: Sequence[str], who: Account
+    ) -> Callable[[str], bool]:
+        """Asks whether something is where a result of a name would go."""
+        return lambda called: self.workshop.is_taken(place(self.host, kind, owner or "", called, owners), who)
+
     # -- merges ----------------------------------------------------------------------------------------
 
     def _merge(
@@ -442,10 +445,7 @@ class MergeTab:
                 to = place(self.host, kind, owner or "", called, owners)
                 return self.workshop.plan(text, None if kind == DOWNLOAD else to, who, **ways(existing))
 
-            def is_taken(called: str) -> bool:
-                return self.workshop.is_taken(place(self.host, kind, owner or "", called, owners), who)
-
-            called, plan = named(text, name, planned, is_taken)
+            called, plan = named(text, name, planned, self._taken(kind, owner, owners, who))
             to = place(self.host, kind, owner or "", called, owners)
             turn = visitor(who, request)
             job = self.workshop.merge(
