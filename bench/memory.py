@@ -1,10 +1,10 @@
 """Memory foretold by the plan against memory seen, and its course over time, of whole processes.
 
-python -m bench.memory [--size small|1b|3b] [--shard-size 500MB] [METHOD ...]
+python -m bench.memory [--size small|1b|3b] [--shard-size 500MB] [--ways folder ...] [METHOD ...]
 
-Three ways: from folder to folder, from a Hub to a Hub, and from a Hub that sends SLOW bytes a second over each
-connection to a folder, where what is read ahead is most of it. At the end stand the ratios alone, as the README shows
-them.
+Four ways: from folder to folder, from a Hub to a Hub by LFS and through Xet, and from a Hub that sends SLOW bytes a
+second over each connection to a folder, where what is read ahead is most of it. At the end stand the ratios alone, as
+the README shows them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,20 @@ from bench.__main__ import recipe
 from bench.measure import Cost, measured
 from bench.models import NAMES, SIZES, built
 from tests.hub import Hub
+from tests.hub.xet import Xet
 
 METHODS = ("linear", "slerp", "ties", "model_stock", "dare_ties")
+WAYS = ("folder", "Hub", "Xet", "slow Hub")
 SLOW = 10_000_000
+# The command line on a machine that has no memory to spare, for which a plan chooses Xet.
+BY_XET = """
+import sys
+from types import SimpleNamespace
+from merging import planning
+from merging.__main__ import main
+planning.psutil.virtual_memory = lambda: SimpleNamespace(available=0)
+sys.exit(main(sys.argv[1:]))
+"""
 LEVELS = "▁▂▃▄▅▆▇█"
 WIDTH = 60
 
@@ -45,15 +56,16 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.memory", description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--shard-size", default="500MB")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("methods", nargs="*", metavar="METHOD", default=METHODS)
     options = parser.parse_args()
     folder = built(options.size)
-    with tempfile.TemporaryDirectory(prefix="alloy-bench-") as place, Hub() as hub:
+    with tempfile.TemporaryDirectory(prefix="alloy-bench-") as place, Hub(Path(place) / "hub") as hub:
         work = Path(place)
         env = {
             "HF_ENDPOINT": hub.endpoint,
             "HF_TOKEN": hub.add_user("bench"),
-            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(work / "home"),
             "NO_PROXY": "127.0.0.1,localhost",
         }
         for name in NAMES:
@@ -61,12 +73,12 @@ def main() -> None:
         ratios: list[list[str]] = []
         for method in options.methods:
             ratios.append([])
-            for way in ("folder", "Hub", "slow Hub"):
+            for way in options.ways:
                 source = folder if way == "folder" else Path("bench")
                 text = yaml.safe_dump(recipe(method, source, SIZES[options.size].num_hidden_layers))
                 (work / "recipe.yaml").write_text(text)
-                to = "hf://bench/out" if way == "Hub" else str(work / "out")
-                command = [sys.executable, "-m", "merging"]
+                to = "hf://bench/out" if way in ("Hub", "Xet") else str(work / "out")
+                command = [sys.executable, *(("-c", BY_XET) if way == "Xet" else ("-m", "merging"))]
                 rest = [
                     str(work / "recipe.yaml"),
                     "--to",
@@ -89,10 +101,13 @@ def main() -> None:
                 ratios[-1].append(f"{foretold / cost.anonymous:.2f}")
                 print(
                     f"{method:12} {way:8} {foretold / 1e6:6.0f} MB foretold {cost.anonymous / 1e6:6.0f} MB seen "
-                    f"{ratios[-1][-1]}  {drawn(cost)} {cost.wall:.1f} s",
+                    f"{ratios[-1][-1]}  {drawn(cost)} {cost.wall:.1f} s, {cost.cpu:.1f} CPU s",
                     flush=True,
                 )
-        print("\n| memory foretold / seen | folder | Hub | slow Hub |\n|---|--:|--:|--:|")
+                if "bench/out" in hub.repos:
+                    hub.store.delete("bench/out")
+                hub.xet = Xet()  # one that has nothing: what it has would not be sent again
+        print(f"\n| memory foretold / seen | {' | '.join(options.ways)} |\n|---|{'--:|' * len(options.ways)}")
         for method, row in zip(options.methods, ratios, strict=True):
             print(f"| `{method}` | {' | '.join(row)} |")
 

@@ -121,7 +121,17 @@ def schedule(plan: Plan, models: list[Checkpoint]) -> Schedule:
 
 def rows(names: list[str]) -> Iterator[str]:
     """Lines of the table, in Markdown."""
-    columns = ("files", "plan", "read", "written", "requests", "read ahead", "memory", "at 100 MB/s")
+    columns = (
+        "files",
+        "plan",
+        "read",
+        "written",
+        "requests",
+        "read ahead",
+        "memory, LFS",
+        "Xet",
+        "at 100 MB/s",
+    )
     yield "| linear, Hub to Hub | " + " | ".join(columns) + " |"
     yield "|---|" + "--:|" * len(columns)
     for name in names:
@@ -133,12 +143,15 @@ def rows(names: list[str]) -> Iterator[str]:
             seconds = time.perf_counter() - began
             checkpoints = [open_checkpoint(str(folder)) for folder in folders]
             walked = schedule(plan, checkpoints)
-            memory = peak_memory(from_hub(plan), BUFFERS)
+            remote = from_hub(plan)
+            whole, streamed = (
+                peak_memory(replace(remote, streams=streams), BUFFERS) for streams in (False, True)
+            )
             hours = max(walked.nbytes, plan.bytes_out) / BANDWIDTH / 3600
             yield (
                 f"| 3 x {name.upper()} | {len(plan.shards)} | {seconds:.1f} s | {walked.nbytes / 1e9:,.0f} GB "
                 f"| {plan.bytes_out / 1e9:,.0f} GB | {walked.requests:,} | {walked.held / 1e6:.0f} MB "
-                f"| {memory / 1e9:.1f} GB | {hours:.1f} h |"
+                f"| {whole / 1e9:.1f} GB | {streamed / 1e9:.1f} GB | {hours:.1f} h |"
             )
 
 

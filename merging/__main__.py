@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--shard-size", type=_bytes, default=SHARD_SIZE, metavar="SIZE", help="largest file (2GB)"
         )
-    plan.add_argument("--json", action="store_true", help="for programs")
+        command.add_argument("--json", action="store_true", help="for programs")
     run.add_argument(
         "--public", action="store_true", help="a repository that is created is public, not private"
     )
@@ -186,7 +186,8 @@ def _describe(plan: Plan) -> None:
     copied = sum(tensor.copied_from is not None for tensor in plan.tensors)
     print(f"tensors       {len(plan.tensors):,} ({copied:,} copied as they are) in {len(plan.shards)} files")
     print(f"to read       {_size(plan.bytes_in)}")
-    print(f"to write      {_size(plan.bytes_out)} ({_size(plan.disk_bytes)} on this machine's disk)")
+    way = ", by Xet while it is made" if plan.streams else ""
+    print(f"to write      {_size(plan.bytes_out)} ({_size(plan.disk_bytes)} on this machine's disk){way}")
     print(f"peak memory   {_size(plan.peak_memory_bytes)}")
     print(f"time          about {plan.seconds:,.0f} s")
 
@@ -229,8 +230,12 @@ def _run(options: argparse.Namespace) -> int:
     )
     if bar:
         bar.clear()
+    if options.json:
+        print(json.dumps(dataclasses.asdict(result), indent=2))
+        return DONE
     verified = ", verified" if result.verified else ""
     print(f"{result.url or result.location}: {_size(result.bytes_out)} in {result.seconds:.1f} s{verified}")
+    print(f"read by {', '.join(result.read_by)}, written by {', '.join(result.written_by)}")
     return DONE
 
 

@@ -10,6 +10,7 @@ from heapq import nlargest
 from merging import stage
 from merging.checkpoints.adapted import HELD
 from merging.checkpoints.adapter import WHOLE
+from merging.destinations import xet
 from merging.dtypes import itemsize
 from merging.methods import METHODS, MergeMethod
 from merging.plan import Plan, PlannedTensor
@@ -116,7 +117,7 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
 
     Args:
         plan: with its tensors
-        shard_buffers: how many shards the destination holds in memory
+        shard_buffers: how many shards the destination holds in memory, where the plan does not stream them
         workers: None: as many as the run takes by itself
     """
     method = METHODS[plan.method]
@@ -144,7 +145,8 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
         each.append(stored + blocks + ranked + matrices)
     # Every worker keeps the buffers of the largest tensor that came its way: at worst these are the largest of all.
     busiest = sum(nlargest(workers or default_workers(), each))
-    buffered = sum(nlargest(shard_buffers, (shard.bytes for shard in plan.shards)))
+    sizes = [shard.bytes for shard in plan.shards]
+    buffered = min(xet.HELD, sum(sizes)) if plan.streams else sum(nlargest(shard_buffers, sizes))
     client = HUB_CLIENT_BYTES if remote or shard_buffers else 0
     stages = sum(_stage(model.made_by) for model in plan.models if model.made_by)
     # Workers are processes where all is local.

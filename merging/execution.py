@@ -78,6 +78,8 @@ class Result:
         bytes_out: size of its weights
         seconds: that the run took
         verified: whether the Hub was asked afterwards what it holds, and it was what was sent
+        read_by: the ways that weights were read: "folder", and from the Hub "HTTP", "Xet" or the local "cache"
+        written_by: the ways that they were written, see `Place`
     """
 
     location: str
@@ -86,6 +88,8 @@ class Result:
     bytes_out: int
     seconds: float
     verified: bool = False
+    read_by: tuple[str, ...] = ()
+    written_by: tuple[str, ...] = ()
 
 
 def run_plan(
@@ -131,9 +135,17 @@ def run_plan(
     destination = open_destination(
         to, token=token, private=private, overwrite=overwrite, pull_request=pull_request
     )
-    place = _carry_out(plan, destination, token, device, workers, on_progress, cancel, licence)
-    seconds = time.monotonic() - began
-    return Result(place.location, place.url, place.commit, plan.bytes_out, seconds, place.verified)
+    place, read_by = _carry_out(plan, destination, token, device, workers, on_progress, cancel, licence)
+    return Result(
+        place.location,
+        place.url,
+        place.commit,
+        plan.bytes_out,
+        seconds=time.monotonic() - began,
+        verified=place.verified,
+        read_by=read_by,
+        written_by=place.written_by,
+    )
 
 
 def merge_into_memory(
@@ -180,13 +192,14 @@ def _carry_out(
     on_progress: Callable[[Progress], None] | None,
     cancel: threading.Event | None,
     licence: Licence | None = None,
-) -> Place:
+) -> tuple[Place, tuple[str, ...]]:
+    """Where the result is, and the ways that weights were read."""
     if not plan.ok:
         raise PlanError(plan.problems)
     if device == "cuda" and not _has_gpu():
         message = "There is no CUDA device that torch can use."
         raise MergeError(Problem("no-gpu", message, "Merge on the CPU; most merges are no slower there."))
-    problems = destination.check(destination.disk_bytes(plan.bytes_out))
+    problems = destination.check(destination.disk_bytes(plan.bytes_out), plan)
     if problems:
         raise DestinationError(problems)
     run = _Run(plan, destination, "cpu" if device == "auto" else device, cancel, on_progress, licence)
@@ -194,9 +207,16 @@ def _carry_out(
         run.take_over(destination.begin(plan, run.check))
         run.open_models(token)
         run.merge(workers or default_workers())
+        while lost := destination.lost():
+            run.make_again(lost)
+            run.merge(workers or default_workers())
         run.write_files()
         run.report("finish", f"Publishing {destination.name}")
-        return destination.finish(f"Merge {len(plan.models)} models with {METHODS[plan.method].title}")
+        place = destination.finish(f"Merge {len(plan.models)} models with {METHODS[plan.method].title}")
+        read_by = tuple(sorted({way for model in run.models for way in model.read_by}))
+        ways = f"Read by {', '.join(read_by) or 'nobody'}, written by {', '.join(place.written_by)}"
+        run.tell("finish", ways)  # not report: it is there now, and a stop comes too late
+        return place, read_by
     except BaseException as error:
         run.stop.set()
         destination.abandon(keep=not isinstance(error, Cancelled | KeyboardInterrupt))
@@ -277,6 +297,13 @@ class _Run:
             if shard.filename in finished:
                 self.bytes_done += sum(tensor.bytes for tensor in shard.tensors)
                 self.tensors_done += len(shard.tensors)
+
+    def make_again(self, lost: set[str]) -> None:
+        """Do the work once more that did not arrive."""
+        self.shards = [shard for shard in self.plan.shards if shard.filename in lost]
+        for shard in self.shards:
+            self.bytes_done -= sum(tensor.bytes for tensor in shard.tensors)
+            self.tensors_done -= len(shard.tensors)
 
     def open_models(self, token: Token) -> None:
         self.report("read headers", "Opening the models")
@@ -378,6 +405,9 @@ class _Run:
         # Not check(): it would hide the error of a worker behind the stop that the error caused.
         if self.cancel.is_set():
             raise Cancelled
+        self.tell(phase, message)
+
+    def tell(self, phase: str, message: str) -> None:
         if self.on_progress:
             tensors = self.plan.tensors
             self.on_progress(

@@ -168,6 +168,8 @@ class Plan:
         disk_bytes: written to this machine's disk
         seconds: a rough guess of the time
         tokenizer: what becomes of the tokenizers; None where they stay as they are
+        streams: whether output files go to the Hub's store while they are made (Xet): two of them, whole, as the
+            quicker way (LFS) wants them, were more than the free memory
     """
 
     recipe: str
@@ -185,6 +187,7 @@ class Plan:
     disk_bytes: int = 0
     seconds: float = 0.0
     tokenizer: TokenizerReport | None = None
+    streams: bool = False
 
     @property
     def ok(self) -> bool:
@@ -257,6 +260,7 @@ class Plan:
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "peak_memory_bytes": self.peak_memory_bytes,
+            "streams": self.streams,
             "disk_bytes": self.disk_bytes,
             "seconds": round(self.seconds, 1),
             "tokenizer": self.tokenizer and asdict(self.tokenizer),

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
+import psutil  # type: ignore[import-untyped]
+
 from merging import companions
 from merging.checkpoints import (
     Checkpoint,
@@ -21,7 +23,7 @@ from merging.checkpoints import (
     write_header,
 )
 from merging.costs import peak_memory, rough_seconds
-from merging.destinations import open_destination
+from merging.destinations import Destination, open_destination
 from merging.draft import Draft
 from merging.dtypes import itemsize
 from merging.plan import (
@@ -47,6 +49,7 @@ def make_plan(
     pull_request: bool = False,
     shard_size: int = SHARD_SIZE,
     allow_folders: bool = True,
+    memory: int | None = None,
 ) -> Plan:
     """Find out what a merge will do and cost, and everything that stands in its way.
 
@@ -61,6 +64,8 @@ def make_plan(
         pull_request: whether a pull request is opened where a model stands at the destination
         shard_size: largest output file, in bytes; a larger tensor has a file for itself
         allow_folders: whether models may be folders of this machine
+        memory: bytes that are free for the merge; None: as many as the machine has free, which in a container may be
+            more than the container has
 
     Returns:
         The plan, with models pinned to the commit that was read.
@@ -86,14 +91,26 @@ def make_plan(
         if not problems or plan.shards:
             size = plan.bytes_out
             plan = replace(plan, disk_bytes=destination.disk_bytes(size) if destination else size)
-            buffers = destination.shard_buffers if destination else 0
-            plan = replace(plan, peak_memory_bytes=peak_memory(plan, buffers), seconds=rough_seconds(plan))
+            plan = _with_memory(plan, destination, memory)
+            plan = replace(plan, seconds=rough_seconds(plan))
             if destination:
-                problems += destination.check(plan.disk_bytes)
+                problems += destination.check(plan.disk_bytes, plan)
     finally:
         for checkpoint in checkpoints.values():
             checkpoint.close()
     return replace(plan, problems=tuple(dict.fromkeys(problems)))
+
+
+def _with_memory(plan: Plan, destination: Destination | None, memory: int | None) -> Plan:
+    """The plan with its peak of memory, and with the way that its output files take: whole, which is quicker, or as
+    streams where that is more than there is."""
+    whole = peak_memory(plan, destination.shard_buffers if destination else 0)
+    if destination and destination.can_stream:
+        streaming = replace(plan, streams=True)
+        held = peak_memory(streaming, destination.shard_buffers)
+        if held < whole > (psutil.virtual_memory().available if memory is None else memory):
+            return replace(streaming, peak_memory_bytes=held)
+    return replace(plan, peak_memory_bytes=whole)
 
 
 def _draw(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cached_property
 
 from merging.checkpoints import Checkpoint, TensorHeader
@@ -54,6 +54,10 @@ class Stage(Checkpoint):
     @property
     def is_remote(self) -> bool:
         return any(model.is_remote for model in self.models)
+
+    @property
+    def read_by(self) -> Set[str]:
+        return {way for model in self.models for way in model.read_by}
 
     @cached_property
     def files(self) -> Mapping[str, int]:

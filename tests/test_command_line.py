@@ -111,10 +111,16 @@ def test_run_merges(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
     assert main(arguments) == 0
 
-    assert str(tmp_path / "out") in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert str(tmp_path / "out") in out
+    assert "read by folder, written by folder\n" in out
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
     assert main(arguments) == 2  # a folder with a model is not replaced
-    assert main([*arguments, "--overwrite"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--overwrite", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["location"] == str(tmp_path / "out")
+    assert (result["read_by"], result["written_by"]) == (["folder"], ["folder"])
 
 
 def test_a_recipe_from_standard_input(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import io
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,72 @@ def test_cancel_is_quick_and_leaves_nothing(
 
     assert time.monotonic() - stopped[0] < 4
     assert "alice/out" not in hub.repos
+
+
+@pytest.mark.parametrize(("lands", "size"), [(False, 10**9), (True, SIZE)])
+def test_cancel_while_the_last_commit_is_not_answered(
+    lands: bool, size: int, hub: Hub, alice: str, folder: Path, tmp_path: Path
+) -> None:
+    """Whether the Hub makes it or not, nobody knows. What the run created goes; elsewhere the old model or the new one
+    is there, whole, the run says that it does not know which, and running it again makes it so."""
+    merged(ties(folder), tmp_path / "right", size)
+    right = {name: data for name, data in files(tmp_path / "right").items() if name.endswith(".safetensors")}
+    old = {"model.safetensors": b"old"}
+
+    def cancelled() -> None:
+        what: dict[str, int] = {"stall": 0} if lands else {"delay": 20}
+        commit = hub.fault("POST", "/commit/main", times=None, **what)
+        cancel = threading.Event()
+        watching = set_when(cancel, lambda: commit.hits)
+        try:
+            run_plan(plan, OUT, token=alice, overwrite=True, cancel=cancel)
+        finally:
+            watching.join()
+            hub.clear_faults()
+
+    plan = make_plan(read_recipe(ties("alice")), OUT, token=alice, shard_size=size, overwrite=True)
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        cancelled()
+    assert "alice/out" not in hub.repos
+
+    hub.put("alice/out", old)
+    with pytest.raises(DestinationError, match="either what it held before, or the whole merge"):
+        cancelled()
+    assert time.monotonic() - began < 8
+    assert weights(hub, "alice/out") == (right if lands else old)
+
+    assert run_plan(plan, OUT, token=alice, overwrite=True).verified
+    assert weights(hub, "alice/out") == right
+    assert [*hub.repo("alice/out").refs] == ["main"]
+
+
+def test_cancel_that_comes_after_the_last_commit_comes_too_late(
+    hub: Hub, alice: str, plan: Plan, right: dict[str, bytes]
+) -> None:
+    """Reading back is under way, and stalls: the model is there, and only not called verified."""
+    cancel = threading.Event()
+    stalled = hub.fault("POST", "/paths-info/[0-9a-f]{40}", delay=20, times=None)
+    watching = set_when(cancel, lambda: stalled.hits)
+
+    result = run_plan(plan, OUT, token=alice, cancel=cancel)
+
+    watching.join()
+    assert not result.verified
+    assert weights(hub, "alice/out") == right
+    assert [*hub.repo("alice/out").refs] == ["main"]
+
+
+def set_when(event: threading.Event, condition: Callable[[], object]) -> threading.Thread:
+    """Set an event as soon as a condition holds, in another thread."""
+
+    def watch() -> None:
+        wait_for(condition)
+        event.set()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
 
 
 def test_an_upload_ends_in_the_middle_of_a_shard() -> None:

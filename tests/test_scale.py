@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,8 @@ def test_three_times_405_billion(method: str, folder: Path) -> None:
     assert peak_memory(plan, shard_buffers=0) < 1_000_000_000
     shards = sorted(shard.bytes for shard in plan.shards)
     assert peak_memory(from_hub(plan), shard_buffers=2) < sum(shards[-2:]) + 1_500_000_000
+    # Through Xet, no shard is.
+    assert peak_memory(replace(from_hub(plan), streams=True), shard_buffers=2) < 1_500_000_000
 
 
 LIMITED = """

@@ -89,6 +89,9 @@ def _result(job: Snapshot) -> str:
     took = t("jobs.took", size=size(result.bytes_out), time=duration(job.elapsed))
     if asked := result.location.partition("@refs/pr/")[2]:
         where = link(result.url, t("jobs.pull_request", number=asked, name=name.partition("@")[0]))
+    if result.written_by:
+        ways = t("jobs.ways", read=", ".join(result.read_by) or "-", written=", ".join(result.written_by))
+        took = f"{took} {ways}"
     verified = f'<p class="alloy-quiet">{text(t("jobs.verified"))}</p>' if result.verified else ""
     return f'<p class="alloy-result">{where}</p><p class="alloy-quiet">{text(took)}</p>{verified}'
 

@@ -272,6 +272,7 @@ KOREAN: dict[str, str] = {
     "jobs.verified": (
         "검증됨: 저장한 뒤 모든 파일의 크기와 해시, 가중치의 헤더를 허브에 물었고, 보낸 것과 같습니다."
     ),
+    "jobs.ways": "읽은 방식: {read}. 쓴 방식: {written}.",
     "jobs.open": "{name} 열기",
     "jobs.saved": "{folder}에 저장했습니다",
     "jobs.log": "기록",

@@ -292,6 +292,7 @@ ENGLISH = {
         "Verified: the Hub was asked afterwards for every file's size and hash and for the headers of the weights, "
         "and it is what was sent."
     ),
+    "jobs.ways": "Read by: {read}. Written by: {written}.",
     "jobs.open": "Open {name}",
     "jobs.saved": "Saved in {folder}",
     "jobs.log": "Log",

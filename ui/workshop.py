@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-from evaluation import EvaluationError, hold_memory, machine_memory
+from evaluation import EvaluationError, free_memory, hold_memory, machine_memory
 from merging import MergeError, Plan, Problem, Progress, Result, make_plan, model_card, read_recipe, run_plan
 from merging.destinations import open_destination
 from ui.account import Account
@@ -59,6 +59,7 @@ class Workshop:
                 overwrite=overwrite,
                 pull_request=pull_request,
                 allow_folders=self.host.allow_folders,
+                memory=free_memory(),
             )
         except MergeError as error:
             return Plan(recipe=recipe, method="", problems=error.problems)

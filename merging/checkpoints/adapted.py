@@ -12,7 +12,7 @@ import math
 import re
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -169,6 +169,10 @@ class AdaptedCheckpoint(Checkpoint):
     @property
     def is_remote(self) -> bool:
         return self.base.is_remote or self.adapter.repository.is_remote
+
+    @property
+    def read_by(self) -> Set[str]:
+        return self.base.read_by | self.adapter.repository.read_by
 
     @cached_property
     def files(self) -> Mapping[str, int]:

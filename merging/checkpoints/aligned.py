@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
@@ -84,6 +84,10 @@ class AlignedCheckpoint(Checkpoint):
     @property
     def is_remote(self) -> bool:
         return any(self.models[number].is_remote for number in self._givers()) or self.own.is_remote
+
+    @property
+    def read_by(self) -> Set[str]:
+        return self.own.read_by
 
     @property
     def files(self) -> Mapping[str, int]:

@@ -59,20 +59,25 @@ class RangeCache:
 
     def read_into(
         self, file: str, size: int, start: int, buffer: memoryview, fetch: Callable[[int, memoryview], None]
-    ) -> None:
+    ) -> bool:
         """Fill a buffer with bytes of a file from offset `start` on, fetching the pieces that are not there.
 
         Args:
             file: what it is known by, everywhere and for ever
             size: of the whole file, in bytes
             fetch: fills a buffer with the file's bytes from an offset on
+
+        Returns:
+            Whether any piece was there.
         """
+        found = False
         end = start + len(buffer)
         for number in range(start // PIECE, -(-end // PIECE)):
             first = number * PIECE
             last = min(first + PIECE, size)
             path = self.folder / hashlib.sha256(f"{file}\n{PIECE}\n{number}".encode()).hexdigest()
             piece = self._load(path, last - first)
+            found = found or piece is not None
             if piece is None:
                 fetched = bytearray(last - first)
                 fetch(first, memoryview(fetched))
@@ -80,6 +85,7 @@ class RangeCache:
                 piece = memoryview(fetched)
             low, high = max(start, first), min(end, last)
             buffer[low - start : high - start] = piece[low - first : high - first]
+        return found
 
     def _load(self, path: Path, size: int) -> memoryview | None:
         try:

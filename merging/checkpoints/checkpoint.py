@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +57,11 @@ class Checkpoint:
     def is_remote(self) -> bool:
         """Whether reading a tensor waits for a network, so that reading ahead pays."""
         return self.repository.is_remote
+
+    @property
+    def read_by(self) -> Set[str]:
+        """The ways that bytes came so far, see `Repository`."""
+        return self.repository.read_by
 
     @property
     def files(self) -> Mapping[str, int]:

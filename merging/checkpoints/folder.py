@@ -29,6 +29,7 @@ class Folder:
     """The files of a folder, read with `preadv` straight into the caller's buffers."""
 
     is_remote = False
+    read_by = frozenset({"folder"})
 
     def __init__(self, path: Path, only: str | None = None):
         """

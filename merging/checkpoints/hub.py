@@ -127,6 +127,7 @@ class HubRepository:
         self._xet_hashes: dict[str, str] = {}
         self._by_xet = False
         self._failures = 0
+        self.read_by: set[str] = set()
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def _info(self, revision: str | None) -> Any:
@@ -172,9 +173,11 @@ class HubRepository:
             self._read(file, start, memoryview(bytearray(1)))
             self._admitted.add(file)
         name = f"{constants.ENDPOINT}/{self.name}\n{self.version}\n{file}"
-        self._cache.read_into(
+        came = self._cache.read_into(
             name, self.files[file], start, buffer, lambda at, piece: self._read(file, at, piece)
         )
+        if came:
+            self.read_by.add("cache")
 
     def _read(self, file: str, start: int, buffer: memoryview) -> None:
         done = 0
@@ -186,10 +189,12 @@ class HubRepository:
                 link = self._link(file)
                 if self._by_xet and file in self._xet_hashes:
                     self._xet.read(self._xet_hashes[file], self.files[file], start + done, buffer[done:])
-                    came = len(buffer) - done
+                    came, way = len(buffer) - done, "Xet"
                 else:
-                    came = self._fetch(link, file, start + done, buffer[done:])
+                    came, way = self._fetch(link, file, start + done, buffer[done:]), "HTTP"
                 done += came
+                if came:
+                    self.read_by.add(way)
                 if came >= PROGRESS or done == len(buffer):
                     patience.progress()
                     self._failures = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from merging.checkpoints.repository import Repository
 from merging.problems import CheckpointError, Problem
 
@@ -31,6 +33,10 @@ class Part:
             folders = sorted({file.partition("/")[0] for file in whole.files if "/" in file})
             fix = f"Its folders: {', '.join(folders)}." if folders else "It has no folders."
             raise CheckpointError(Problem("no-part", message, fix, self.name))
+
+    @property
+    def read_by(self) -> Set[str]:
+        return self.whole.read_by
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         self.whole.read_into(self.prefix + file, start, buffer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Protocol
 
 # None: the machine's own login. False: nobody's. A callable is asked at each use, for tokens that expire.
@@ -34,6 +34,10 @@ class Repository(Protocol):
     @property
     def files(self) -> Mapping[str, int]:
         """Sizes in bytes by path."""
+
+    @property
+    def read_by(self) -> Set[str]:
+        """The ways that bytes came so far: "folder", and from the Hub "HTTP", "Xet" or the local "cache"."""
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         """Fill the buffer with the bytes of a file from offset `start` on.

@@ -19,12 +19,15 @@ class Place:
         url: of its page on the Hub, if it has one
         commit: on the Hub, if it is there
         verified: whether it was read back from there and found to be what was sent
+        written_by: the ways its weights went: "folder", "memory", and to the Hub "LFS", "Xet", "copy" (by the Hub
+            itself) or "an earlier run", which was taken up
     """
 
     location: str
     url: str | None = None
     commit: str | None = None
     verified: bool = False
+    written_by: tuple[str, ...] = ()
 
 
 class ShardWriter(Protocol):
@@ -49,14 +52,23 @@ class Destination(Protocol):
         """How many whole shards are held in memory on the way."""
 
     @property
+    def can_stream(self) -> bool:
+        """Whether there is a way on which no whole shard is held, where a plan asks for it."""
+
+    @property
     def is_on_disk(self) -> bool:
         """Whether shards are files that several processes can write to."""
 
     def disk_bytes(self, size: int) -> int:
         """Bytes on this machine's disk for `size` bytes of weights."""
 
-    def check(self, disk_bytes: int) -> list[Problem]:
-        """What stands in the way now, without changing anything."""
+    def check(self, disk_bytes: int, plan: Plan | None = None) -> list[Problem]:
+        """What stands in the way now, without changing anything.
+
+        Args:
+            disk_bytes: see above, of the weights
+            plan: whose result may be there already, from a run that died at its very end
+        """
 
     def begin(self, plan: Plan, check: Callable[[], None]) -> set[str]:
         """Get ready to take the result of a plan; called once, before anything is written.
@@ -74,6 +86,13 @@ class Destination(Protocol):
 
         Raises:
             DestinationError: what was written before did not arrive.
+        """
+
+    def lost(self) -> set[str]:
+        """Wait for the shards that were closed; names of those that did not arrive, and are to be made once more.
+
+        Raises:
+            DestinationError: one did not arrive, and will not when it is made once more.
         """
 
     def write_file(self, filename: str, data: bytes) -> None:

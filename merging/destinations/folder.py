@@ -22,6 +22,7 @@ class FolderDestination:
     """Writes into `.NAME.merging` beside the folder; a run that ends early leaves the folder itself untouched."""
 
     shard_buffers = 0
+    can_stream = False
     is_on_disk = True
 
     def __init__(self, path: Path, *, overwrite: bool):
@@ -34,7 +35,7 @@ class FolderDestination:
     def disk_bytes(self, size: int) -> int:
         return size
 
-    def check(self, disk_bytes: int) -> list[Problem]:
+    def check(self, disk_bytes: int, plan: Plan | None = None) -> list[Problem]:
         problems = []
         where = str(self.path)
         if self.path.exists() and not self.path.is_dir():
@@ -61,6 +62,9 @@ class FolderDestination:
     def open_shard(self, filename: str, size: int) -> FolderShard:
         self._begin()
         return FolderShard(self.partial / filename, size)
+
+    def lost(self) -> set[str]:
+        return set()
 
     def write_file(self, filename: str, data: bytes) -> None:
         self._begin()
@@ -95,7 +99,7 @@ class FolderDestination:
         self.partial.rename(self.path)
         shutil.rmtree(replaced, ignore_errors=True)
         self._release()
-        return Place(str(self.path))
+        return Place(str(self.path), written_by=("folder",))
 
     def abandon(self, *, keep: bool) -> None:
         if self._lock is not None:

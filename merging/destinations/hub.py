@@ -1,4 +1,4 @@
-"""A result on the Hub: shards go up from memory, and one commit at the end shows them all."""
+"""A result on the Hub: shards go up from memory, or while they are made, and one commit at the end shows them all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
+import psutil  # type: ignore[import-untyped]
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationCopy,
@@ -24,15 +25,17 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Repo
 
 from merging.checkpoints.hub import hub_id, patiently
 from merging.checkpoints.repository import Token, current_token
+from merging.checkpoints.xet import XetReader
 from merging.destinations.destination import Place
-from merging.destinations.journal import Journal
+from merging.destinations.journal import Journal, Kept
 from merging.destinations.readback import Sent, files_that_differ, tensors_that_differ
+from merging.destinations.xet import STREAMS, XetLostError, XetShard, XetStore
 from merging.plan import Plan
-from merging.problems import CheckpointError, DestinationError, MergeError, Problem
+from merging.problems import Cancelled, CheckpointError, DestinationError, MergeError, Problem
 
 PREFIX = "hf://"
-# One shard is filled while the one before it is uploaded.
-BUFFERS = 2
+# One shard is filled while the one before it is uploaded, by either way.
+BUFFERS = STREAMS
 UPLOAD_ATTEMPTS = 3
 # Seconds: to connect, without a byte sent, and until the Hub has answered (a commit takes it a while).
 TIMEOUT = httpx2.Timeout(30, write=60, read=300)
@@ -49,6 +52,9 @@ class HubDestination:
     A merge of several shards keeps a journal there, so that a run that died can be taken up by the next one. Shards
     that are whole files of a parent are copied by the Hub itself. What the repository holds is refused, replaced by a
     new revision (`overwrite`), or left as it is beside a pull request (`pull_request`).
+
+    Shards go by LFS, whole, from memory; or through Xet, while they are made, where the plan says so. What Xet does not
+    take is made once more and goes by LFS.
     """
 
     shard_buffers = BUFFERS
@@ -74,8 +80,19 @@ class HubDestination:
         self._operations: list[Operation] = []
         self._sent: dict[str, Sent] = {}
         self._uploads = _Uploads()
+        self._store: XetStore | None = None
+        self._streams = False  # whether the next shard goes to it
+        self._lost: set[str] = set()
+        self._ways: set[str] = set()
+        self._was_finished = False  # whether an earlier run made everything appear, and no more
+        self._published: tuple[str, str] | None = None
+        self._is_unanswered = False  # whether the last commit is under way
         self._existed = self._created = self._ready = False
         self._parent: str | None = None
+
+    @property
+    def can_stream(self) -> bool:
+        return XetReader.is_available()
 
     def disk_bytes(self, size: int) -> int:
         return 0
@@ -86,7 +103,7 @@ class HubDestination:
         get_session().timeout = TIMEOUT
         return HfApi(token=current_token(self._token))
 
-    def check(self, disk_bytes: int) -> list[Problem]:
+    def check(self, disk_bytes: int, plan: Plan | None = None) -> list[Problem]:
         owner = self.repo.partition("/")[0]
         message = f"Pushing to {self.repo} needs a login, and there is none."
         no_login = self._problem("no-login", message, "Sign in, or run `hf auth login` on your machine.")
@@ -108,7 +125,8 @@ class HubDestination:
             return [self._problem("not-yours", message, f"Push to one of: {', '.join(owners)}.")]
         with self._failures():
             info = self._info()
-        if info is not None and self._holds_model(info) and not (self.overwrite or self.pull_request):
+            holds_other = info is not None and self._holds_model(info) and not self._holds(plan)
+        if holds_other and not (self.overwrite or self.pull_request):
             message = f"{self.repo} exists and holds a model."
             fix = "Choose another name, say that it may be overwritten, or open a pull request there."
             return [self._problem("destination-exists", message, fix)]
@@ -128,6 +146,16 @@ class HubDestination:
         return any(
             not file.rfilename.startswith(".git") and file.rfilename != "README.md" for file in info.siblings
         )
+
+    def _holds(self, plan: Plan | None) -> bool:
+        """Whether `main` has all shards of a plan whose journal is still there: a run died after its last commit."""
+        if plan is None or not plan.shards:
+            return False
+        kept = Journal(self._api, self.repo, plan).shards()
+        if any(shard.filename not in kept for shard in plan.shards):
+            return False
+        shards = {name: Sent(there.size, there.sha256) for name, there in kept.items()}
+        return not patiently(lambda: files_that_differ(self._api(), self.repo, "main", shards))
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -151,10 +179,15 @@ class HubDestination:
         with self._failures():
             self._existed = self._info() is not None
             unchanged = {shard.filename for shard in plan.shards if shard.copy_of}
-            if len(plan.shards) == 1 and not unchanged:
+            streams = plan.streams and self.can_stream
+            if len(plan.shards) == 1 and not unchanged and not streams:
                 return set()
             self._journal = Journal(self._api, self.repo, plan)
+            self._store, self._streams = XetStore(self._write_access), streams
             kept = self._journal.shards() if self._existed else {}
+            self._was_finished = (
+                bool(kept) and not (self.overwrite or self.pull_request) and self._holds(plan)
+            )
             if not unchanged <= kept.keys():
                 self._make_ready()
                 # What the Hub cannot copy is read and uploaded like everything else.
@@ -167,13 +200,71 @@ class HubDestination:
             if there and there.size == shard.bytes:
                 self._note(self._journal.copied(shard.filename), Sent(there.size, there.sha256))
                 finished.add(shard.filename)
+                self._ways.add("copy" if shard.copy_of else "an earlier run")
         self._is_kept = bool(finished)
         return finished
 
-    def open_shard(self, filename: str, size: int) -> HubShard:
+    def open_shard(self, filename: str, size: int) -> HubShard | XetShard:
         with self._failures():
             self._uploads.wait_for_room(self._check)
+            if self._store and self._streams:
+                self._make_ready()
+                try:
+                    return self._store.open(self._check, lambda shard: self._complete(filename, shard))
+                except XetLostError as error:
+                    self._give_up_xet(error)
         return HubShard(size, self._check, lambda content: self._upload(filename, content))
+
+    def _write_access(self) -> tuple[dict[str, Any], str, dict[str, str]]:
+        assert self._journal
+        try:
+            return self._journal.write_access()
+        except (HfHubHTTPError, httpx2.HTTPError, ValueError) as error:
+            raise XetLostError(f"no access: {type(error).__name__}") from error
+
+    def _complete(self, filename: str, shard: XetShard) -> None:
+        """See in the background that a shard arrives that was sent while it was made."""
+
+        def send() -> None:
+            assert self._journal
+            try:
+                size, sha256 = shard.finish()
+            except XetLostError as error:
+                self._check()
+                self._lost.add(filename)
+                self._give_up_xet(error)
+                return
+            self._journal.add_stored(filename, Kept(size, sha256))
+            self._is_kept = True
+            self._ways.add("Xet")
+            self._note(self._journal.copied(filename), Sent(size, sha256))
+
+        self._uploads.submit(send)
+
+    def _give_up_xet(self, reason: XetLostError) -> None:
+        """Send all further shards by LFS, one at a time: two of them would be more than the memory was said to hold.
+
+        Raises:
+            DestinationError: one is too large even so.
+        """
+        if not self._streams:
+            return
+        assert self._plan
+        self._streams = False
+        self._uploads.one_at_a_time()
+        largest = max(shard.bytes for shard in self._plan.shards)
+        free = psutil.virtual_memory().available
+        if largest > free:
+            text = f"The Hub's store did not take the result ({reason}), and a file of {largest:,} bytes does not fit"
+            text += f" into the memory that is free, {free:,} bytes, to be sent another way."
+            fix = "Run the same merge again later, or with smaller files (`--shard-size`)."
+            raise DestinationError(self._problem("push-failed", text, fix)) from reason
+
+    def lost(self) -> set[str]:
+        with self._failures():
+            self._uploads.wait_for_all(self._check)
+        lost, self._lost = self._lost, set()
+        return lost
 
     def _upload(self, filename: str, content: io.BytesIO) -> None:
         """Send a full shard in the background and drop it from memory."""
@@ -192,6 +283,7 @@ class HubDestination:
             if journal:
                 journal.add(operation, filename)
                 self._is_kept = True
+            self._ways.add("LFS")
             self._note(journal.copied(filename) if journal else operation, Sent(info.size, info.sha256.hex()))
 
         self._uploads.submit(send)
@@ -230,7 +322,7 @@ class HubDestination:
         if info is None or not (self._existed or self._created or info.private == self.private):
             message = f"{self.repo} was created by somebody else while this merge was running."
             raise DestinationError(self._problem("destination-exists", message, "Choose another name."))
-        if self._holds_model(info):
+        if self._holds_model(info) and not self._was_finished:
             self._asks = self.pull_request
             if not (self.overwrite or self._asks):
                 message = f"{self.repo} came to hold a model while this merge was running."
@@ -257,11 +349,20 @@ class HubDestination:
                 raise
 
     def write_file(self, filename: str, data: bytes) -> None:
+        if self._was_finished:
+            return  # it is there, and whose model it is may have written on in its card
         self._note(CommitOperationAdd(filename, io.BytesIO(data)), Sent.of(data))
 
     # -- the end ---------------------------------------------------------------------------------------
 
     def finish(self, message: str) -> Place:
+        verified: list[bool] = []
+
+        def publish() -> None:
+            commit, asked = self._commit(operations, message)
+            self._published = commit, asked
+            verified.append(self._verify(commit))
+
         with self._failures():
             self._uploads.wait_for_all(self._check)
             self._make_ready()
@@ -271,31 +372,63 @@ class HubDestination:
                 for op in self._operations
                 if not isinstance(op, CommitOperationDelete) or op.path_in_repo not in added
             ]
-            commit, asked = self._commit(operations, message)
+            # In the background: whoever cancels does not wait for a host that stalls.
+            self._uploads.wait_for_room(self._check)
+            self._uploads.submit(publish)
+            try:
+                self._uploads.wait_for_all(self._check)
+            except Cancelled:
+                self._uploads.stop()
+                if self._published is None:
+                    self._cancelled_late()
+                    raise
+        assert self._published
         self._created = False
-        verified = self._verify(commit)
+        commit, asked = self._published
         self._uploads.stop()
         if self._journal:
             with contextlib.suppress(HfHubHTTPError, httpx2.HTTPError):
                 patiently(self._journal.delete)
-        page = f"{constants.ENDPOINT}/{self.repo}"
+        page, ways = f"{constants.ENDPOINT}/{self.repo}", tuple(sorted(self._ways))
+        found = verified == [True]
         if asked:
             number = asked.rpartition("/")[2]
-            return Place(f"{PREFIX}{self.repo}@{asked}", f"{page}/discussions/{number}", commit, verified)
-        return Place(PREFIX + self.repo, page, commit, verified)
+            location = f"{PREFIX}{self.repo}@{asked}"
+            return Place(location, f"{page}/discussions/{number}", commit, found, ways)
+        return Place(PREFIX + self.repo, page, commit, found, ways)
+
+    def _cancelled_late(self) -> None:
+        """Say so if the Hub got the last commit and does not answer: it is made whole or not at all, and nobody knows
+        which. What this run created is no matter, for it is removed whatever becomes of it.
+
+        Raises:
+            DestinationError: it is so.
+        """
+        if self._is_unanswered and not self._created:
+            text = f"The merge was cancelled while {self.repo} was taking its last commit, and the Hub does not answer."
+            fix = "Look at its page: it holds either what it held before, or the whole merge."
+            raise DestinationError(self._problem("cancelled-late", text, fix))
 
     def _commit(self, operations: list[Operation], message: str) -> tuple[str, str]:
         """Make everything appear on `main`, or in a pull request: the commit's id, and the latter's revision."""
 
         def send() -> Any:
-            return self._api().create_commit(
-                self.repo,
-                operations,
-                commit_message=message,
-                parent_commit=self._parent,
-                create_pr=self._asks,
-            )
+            self._check()
+            self._is_unanswered = True
+            try:
+                return self._api().create_commit(
+                    self.repo,
+                    operations,
+                    commit_message=message,
+                    parent_commit=self._parent,
+                    create_pr=self._asks,
+                )
+            except HfHubHTTPError:
+                self._is_unanswered = False
+                raise
 
+        if self._was_finished:
+            return str(self._parent), ""
         if self._asks:
             made = send()  # sent twice it would be two of them
             return str(made.oid), str(made.pr_revision)
@@ -307,7 +440,7 @@ class HubDestination:
             if error.response.status_code != 412:
                 raise
             head = str(self._info().sha)
-            if files_that_differ(self._api(), self.repo, head, self._sent):
+            if self._differs(head):
                 text = f"{self.repo} was changed by somebody else while this merge was running."
                 fix = "Look at what was changed there, and run the same merge again."
                 raise DestinationError(self._problem("destination-changed", text, fix)) from error
@@ -333,6 +466,8 @@ class HubDestination:
         return True
 
     def abandon(self, *, keep: bool) -> None:
+        if self._store:
+            self._store.stop()
         self._uploads.stop()
         if keep and self._is_kept:
             return
@@ -340,10 +475,13 @@ class HubDestination:
             if self._journal and (self._ready or self._is_kept):
                 self._journal.delete()
         with contextlib.suppress(Exception):
-            # Only what this run created, and only while nothing is in it.
+            # Only what this run created, and only while nothing is in it but a last commit that came too late.
             info = self._info() if self._created else None
-            if info is not None and info.sha == self._parent:
+            if info is not None and (info.sha == self._parent or not (keep or self._differs(info.sha))):
                 self._api().delete_repo(self.repo)
+
+    def _differs(self, commit: str) -> bool:
+        return bool(files_that_differ(self._api(), self.repo, commit, self._sent))
 
 
 class HubShard:
@@ -390,17 +528,16 @@ class _Uploads:
     """
 
     def __init__(self) -> None:
-        self._room = threading.Semaphore(BUFFERS)
+        self._turn = threading.Condition()
+        self._rooms = BUFFERS
+        self._under_way = 0
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def wait_for_room(self, check: Callable[[], None]) -> None:
         """Wait until one more shard may be filled; raises what `check` raises, or an upload that failed."""
-        while not self._room.acquire(timeout=0.1):
-            check()
-        if self._error:
-            raise self._error
+        self._wait(lambda: self._under_way < self._rooms, check, 1)
 
     def submit(self, job: Callable[[], None]) -> None:
         """Put the upload of a shard that `wait_for_room` was called for in line."""
@@ -411,14 +548,27 @@ class _Uploads:
 
     def wait_for_all(self, check: Callable[[], None]) -> None:
         """Wait until nothing is on its way; raises as `wait_for_room` does."""
-        for _ in range(BUFFERS):
-            self.wait_for_room(check)
+        self._wait(lambda: not self._under_way, check, 0)
+
+    def _wait(self, condition: Callable[[], bool], check: Callable[[], None], more: int) -> None:
+        with self._turn:
+            while not self._turn.wait_for(condition, timeout=0.1):
+                check()
+            if self._error:
+                raise self._error
+            self._under_way += more
+
+    def one_at_a_time(self) -> None:
+        """From now on, fill a shard only when the one before it has arrived."""
+        with self._turn:
+            self._rooms = 1
 
     def stop(self) -> None:
-        """End the thread, if it can be ended soon."""
+        """End the thread, if it can be ended soon; once that was tried, it is left alone."""
         if self._thread:
             self._jobs.put(None)
             self._thread.join(PATIENCE)
+            self._thread = None
 
     def _run(self) -> None:
         while job := self._jobs.get():
@@ -428,4 +578,6 @@ class _Uploads:
             except BaseException as error:
                 self._error = error
             finally:
-                self._room.release()
+                with self._turn:
+                    self._under_way -= 1
+                    self._turn.notify_all()

@@ -6,12 +6,16 @@ model: the shards lie in a folder there, and `main` sees nothing of it until the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
 
-from huggingface_hub import CommitOperationAdd, CommitOperationCopy, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, HfApi, constants, get_session
 from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
 from merging.checkpoints.hub import patiently
 from merging.plan import Plan
@@ -72,6 +76,45 @@ class Journal:
                 self._repo, [operation], commit_message=f"Finish {filename}", revision=self.branch
             )
         )
+
+    def add_stored(self, filename: str, kept: Kept) -> None:
+        """Note down a shard that lies in the Hub's store already; the client has no operation for one without bytes.
+
+        Raises:
+            HfHubHTTPError, httpx2.TransportError: the Hub does not take it.
+        """
+        header = {"summary": f"Finish {filename}", "description": ""}
+        file = {"path": self.path(filename), "algo": "sha256", "oid": kept.sha256, "size": kept.size}
+        lines = [{"key": "header", "value": header}, {"key": "lfsFile", "value": file}]
+        content = "\n".join(map(json.dumps, lines)).encode()
+
+        def send() -> None:
+            headers = {**self._headers(), "Content-Type": "application/x-ndjson"}
+            hf_raise_for_status(get_session().post(self._url("commit"), headers=headers, content=content))
+
+        patiently(send)
+
+    def write_access(self) -> tuple[dict[str, Any], str, dict[str, str]]:
+        """Access to Xet for files of the branch: the Hub's answer, and address and headers of the request for it.
+
+        Raises:
+            HfHubHTTPError, httpx2.TransportError: there is none.
+        """
+        url, headers = self._url("xet-write-token"), self._headers()
+
+        def ask() -> dict[str, Any]:
+            response = get_session().get(url, headers=headers)
+            hf_raise_for_status(response)
+            answer: dict[str, Any] = response.json()
+            return answer
+
+        return patiently(ask), url, headers
+
+    def _url(self, what: str) -> str:
+        return f"{constants.ENDPOINT}/api/models/{self._repo}/{what}/{quote(self.branch, safe='')}"
+
+    def _headers(self) -> dict[str, str]:
+        return build_hf_headers(token=self._api().token, library_name="alloy")
 
     def copy_unchanged(self, plan: Plan) -> None:
         """Put the shards into the journal that are whole files of a parent; no bytes move.

@@ -30,6 +30,7 @@ class MemoryDestination:
 
     name = "merged"
     shard_buffers = 0  # what it holds is the result, which is counted as such
+    can_stream = False
     is_on_disk = False
 
     def __init__(self, free: int | None = None) -> None:
@@ -42,7 +43,7 @@ class MemoryDestination:
     def disk_bytes(self, size: int) -> int:
         return 0
 
-    def check(self, disk_bytes: int) -> list[Problem]:
+    def check(self, disk_bytes: int, plan: Plan | None = None) -> list[Problem]:
         return []
 
     def begin(self, plan: Plan, check: Callable[[], None]) -> set[str]:
@@ -58,6 +59,9 @@ class MemoryDestination:
     def open_shard(self, filename: str, size: int) -> MemoryShard:
         buffer = self._shards[filename] = torch.empty(size, dtype=torch.uint8)
         return MemoryShard(buffer)
+
+    def lost(self) -> set[str]:
+        return set()
 
     def write_file(self, filename: str, data: bytes) -> None:
         self._files[filename] = data
@@ -90,7 +94,7 @@ class MemoryDestination:
         if "generation_config.json" in self._files:
             generation = json.loads(self._files["generation_config.json"])
             self.model.generation_config = transformers.GenerationConfig.from_dict(generation)
-        return Place("memory")
+        return Place("memory", written_by=("memory",))
 
     def _tensors(self, shard: PlannedShard) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors of a shard, by name, as views of its bytes."""

@@ -85,13 +85,15 @@ Handler = Callable[..., "Reply | Awaitable[Reply]"]
 
 @dataclass(frozen=True)
 class Route:
-    """An address of the Hub, or of its file host when ``cdn``; ``raw`` handlers read the body themselves."""
+    """An address of the Hub, of its file host when ``cdn``, or of the store behind it when ``xet``, which has tokens
+    of its own; ``raw`` handlers read the body themselves."""
 
     methods: tuple[str, ...]
     pattern: re.Pattern[str]
     handler: Handler
     cdn: bool
     raw: bool
+    xet: bool
 
 
 ROUTES: list[Route] = []
@@ -99,7 +101,7 @@ FIELDS = {"repo": "[^/]+/[^/]+", "path": ".+"}
 
 
 def route(
-    methods: str, template: str, *, cdn: bool = False, raw: bool = False
+    methods: str, template: str, *, cdn: bool = False, raw: bool = False, xet: bool = False
 ) -> Callable[[Handler], Handler]:
     """Register a handler, e.g. for ``"GET HEAD", "/{repo}/resolve/{rev}/{path}"``.
 
@@ -109,7 +111,7 @@ def route(
     pattern = re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>{FIELDS.get(m[1], '[^/]+')})", template)
 
     def register(handler: Handler) -> Handler:
-        ROUTES.append(Route(tuple(methods.split()), re.compile(pattern), handler, cdn, raw))
+        ROUTES.append(Route(tuple(methods.split()), re.compile(pattern), handler, cdn, raw, xet))
         return handler
 
     return register

@@ -148,11 +148,6 @@ def auth_check_write(hub: Hub, request: Request, repo: str) -> Reply:
     return Reply.json({})
 
 
-@route("GET", "/api/models/{repo}/xet-{kind}-token/{rev}")
-def xet_token(hub: Hub, request: Request, repo: str, kind: str, rev: str) -> Reply:
-    raise RefusalError(404, "This Hub has no Xet storage: set HF_HUB_DISABLE_XET=1")
-
-
 @route("POST", "/api/validate-yaml")
 def validate_yaml(hub: Hub, request: Request) -> Reply:
     errors, warnings = check_card(request.json()["content"])

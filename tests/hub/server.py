@@ -19,6 +19,7 @@ from tests.hub import (  # noqa: F401  (they register)
     routes_pages,
     routes_repos,
     routes_uploads,
+    routes_xet,
 )
 from tests.hub.faults import Fault
 from tests.hub.log import Exchange
@@ -114,7 +115,7 @@ class Server:
         route, fields = find_route(request.method, request.path, cdn=cdn)
         if cdn and exchange.auth:
             raise RefusalError(400, "InvalidArgument: Only one auth mechanism allowed")
-        request.viewer = self._viewer(request)
+        request.viewer = None if route.xet else self._viewer(request)
         if not route.raw:
             request.body = b"".join([chunk async for chunk in request.chunks])
         with store.lock:

@@ -348,6 +348,17 @@ def test_upload_in_parts(hub: Hub, api: HfApi) -> None:
     assert [put.bytes_in for put in hub.log.find("PUT")] == [300_000, 300_000, 300_000, len(BIG) - 900_000]
 
 
+def test_upload_through_xet(hub: Hub, api: HfApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    api.create_repo("x")
+    api.upload_file(path_or_fileobj=BIG, path_in_repo="b.bin", repo_id="alice/x")
+    assert hub.read("alice/x", "b.bin") == BIG
+    assert hub.log.find("POST", "/v1/xorbs/", status=200) and not hub.log.find("PUT")
+    for host in ("x" * 8, hub.xet.name):  # another store, and this one without a token
+        with pytest.raises(httpx2.HTTPStatusError, match="401"):
+            httpx2.post(f"{hub.endpoint}/xet/{host}/v1/shards").raise_for_status()
+
+
 def test_upload_of_other_bytes_than_promised_is_refused(hub: Hub, api: HfApi) -> None:
     api.create_repo("x")
     oid = hashlib.sha256(BIG).hexdigest()
