@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hf_xet
 import pytest
 import yaml
 
@@ -18,7 +19,7 @@ from bench.scale import hollow
 from merging import Cancelled, DestinationError, Plan, Progress, make_plan, read_recipe, run_plan
 from merging.costs import peak_memory
 from merging.destinations.hub import _Stoppable
-from merging.destinations.xet import EARLY, HELD, SETTINGS, XetLostError, XetShard
+from merging.destinations.xet import EARLY, HELD, SETTINGS, UPLOADS, XetLostError, XetShard
 from tests.hub import Hub
 from tests.merges import files, merged, ties, wait_for, weights, without_pauses
 
@@ -127,11 +128,16 @@ def test_what_xet_does_not_take_goes_by_lfs(name: str, hub: Hub, alice: str, rig
     assert (seen[-1].bytes_done, seen[-1].tensors_done) == (seen[-1].bytes_total, seen[-1].tensors_total)
 
 
-@pytest.mark.parametrize(("skip", "most"), [(0, 1), (2, 1), (10**6, 0)])
+@pytest.mark.parametrize(("skip", "most"), [(None, 1), (0, 1), (2, 1), (10**6, 0)])
 def test_in_place_of_xet_one_shard_at_a_time_is_held(
-    skip: int, most: int, hub: Hub, alice: str, right: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    skip: int | None,
+    most: int,
+    hub: Hub,
+    alice: str,
+    right: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The plan foretold the memory of a way that holds none."""
+    """The plan foretold the memory of a way that holds none; and then it failed, or another machine has no Xet."""
     held: list[int] = [0]
 
     class Counted(_Stoppable):
@@ -145,10 +151,13 @@ def test_in_place_of_xet_one_shard_at_a_time_is_held(
             super().close()
 
     monkeypatch.setattr("merging.destinations.hub._Stoppable", Counted)
-    hub.fault(*XORB, status=403, skip=skip, times=None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", skip is None)
+    hub.fault(*XORB, status=403, skip=skip or 0, times=None)
 
-    run_plan(planned(alice), OUT, token=alice, workers=4)
+    result = run_plan(planned(alice), OUT, token=alice, workers=4)
 
+    assert bool(hub.log.find(*TOKEN)) == (skip is not None)
+    assert ("LFS" in result.written_by) == bool(most)
     assert weights(hub, "alice/out") == right
     assert max(held) == most
     assert held[-1] == 0
@@ -321,10 +330,9 @@ def test_the_way_is_chosen_by_memory(hub: Hub, tmp_path: Path) -> None:
     assert not plan(str(tmp_path / "out"), 0).streams
 
 
-def test_without_xet_there_is_one_way(hub: Hub, alice: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+def test_hf_xet_takes_the_bounds() -> None:
+    config = hf_xet.XetConfig().with_config(SETTINGS)
 
-    result = run_plan(planned(alice), OUT, token=alice)
-
-    assert result.written_by == ("LFS",)
-    assert not hub.log.find(*TOKEN)
+    assert config.get("client.ac_max_upload_concurrency") == UPLOADS
+    for name in SETTINGS:
+        assert config.get(name) != hf_xet.XetConfig().get(name)

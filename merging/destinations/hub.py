@@ -180,6 +180,8 @@ class HubDestination:
             self._existed = self._info() is not None
             unchanged = {shard.filename for shard in plan.shards if shard.copy_of}
             streams = plan.streams and self.can_stream
+            if plan.streams and not streams:
+                self._uploads.one_at_a_time()  # another machine made the plan, which has no room for two
             if len(plan.shards) == 1 and not unchanged and not streams:
                 return set()
             self._journal = Journal(self._api, self.repo, plan)
