@@ -171,11 +171,12 @@ def test_other_states(state: str) -> None:
 
 @pytest.mark.parametrize("verified", [True, False])
 def test_only_what_was_read_back_is_said_to_be_what_was_sent(verified: bool) -> None:
-    result = Result("hf://you/x", "https://hub/you/x", None, 10, 1.0, verified)
+    result = Result("hf://you/x", "https://hub/you/x", None, 10, 1.0, verified, ("HTTP",), ("LFS", "Xet"))
 
     told = shown(job_card(replace(JOB, state="done", result=result))).text
 
     assert ("it is what was sent" in told) == verified
+    assert "Read by: HTTP. Written by: LFS, Xet." in told
 
 
 def test_forgotten_jobs_are_mentioned() -> None:
