@@ -68,7 +68,7 @@ def main() -> None:
             "HF_HOME": str(work / "home"),
             "NO_PROXY": "127.0.0.1,localhost",
         }
-        for name in NAMES:
+        for name in NAMES if {*options.ways} != {"folder"} else ():
             hub.put(f"bench/{name}", folder / name)
         ratios: list[list[str]] = []
         for method in options.methods:

@@ -103,6 +103,19 @@ def test_healed(name: str, hub: Hub, alice: str, right: dict[str, bytes]) -> Non
     assert len(hub.repo("alice/out").history()) == 2
 
 
+def test_tokens_of_the_store_that_end_at_once_are_asked_for_anew(
+    hub: Hub, alice: str, right: dict[str, bytes]
+) -> None:
+    hub.xet.ttl = 0
+
+    assert run_plan(planned(alice), OUT, token=alice).written_by == ("Xet",)
+
+    assert weights(hub, "alice/out") == right
+    asked = hub.log.find(*TOKEN)
+    assert len(asked) > len(right)  # we ask once a shard, and hf_xet for itself
+    assert all(exchange.auth and exchange.status == 200 for exchange in asked)
+
+
 BY_LFS = {
     "no route to a token": (TOKEN, {"status": 404}, False),
     "an answer that is none": (TOKEN, {"truncate": 5}, False),

@@ -21,7 +21,7 @@ def xet_write_token(hub: Hub, request: Request, repo: str, rev: str) -> Reply:
     token = f"xet_{secrets.token_hex(8)}"
     hub.xet.tokens[token] = repo
     url = f"{hub.endpoint}/xet/{hub.xet.name}"
-    return Reply.json({"casUrl": url, "accessToken": token, "exp": int(time.time()) + 3600})
+    return Reply.json({"casUrl": url, "accessToken": token, "exp": int(time.time()) + hub.xet.ttl})
 
 
 @route("POST", "/xet/{name}/v1/xorbs/default/{hash}", xet=True)

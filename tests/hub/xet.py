@@ -44,6 +44,7 @@ class Xet:
         hashes: Xet's name of a file's content, by sha256
         name: of the store that is written to, in its address: hf_xet remembers what an address has already
         tokens: the repository that each token lets its bearer write to
+        ttl: seconds for which a new token works
         xorbs: the pieces that were uploaded: the content of their chunks, by name
     """
 
@@ -51,6 +52,7 @@ class Xet:
     hashes: dict[str, str] = field(default_factory=dict)
     name: str = field(default_factory=lambda: secrets.token_hex(4))
     tokens: dict[str, str] = field(default_factory=dict)
+    ttl: int = 3600
     xorbs: dict[str, list[bytes]] = field(default_factory=dict)
 
     def add(self, folder: Path, content: dict[str, bytes]) -> None:
