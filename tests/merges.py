@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from merging import Plan, make_plan, read_recipe, run_plan
+from merging import Plan, make_plan, planning, read_recipe, run_plan
 from merging.__main__ import main
+from merging.destinations import xet
 from tests.hub import Hub
 
 ROOT = Path(__file__).parent.parent
@@ -75,11 +77,11 @@ _FORKS.set_forkserver_preload(
 
 
 class Run:
-    """A run of the command line that has begun, in a process of its own."""
+    """A run of the command line that has begun, in a process of its own; one that streams has no memory to spare."""
 
-    def __init__(self, arguments: list[str], token: str):
+    def __init__(self, arguments: list[str], token: str, *, streams: bool = False):
         self._told, told = _FORKS.Pipe(duplex=False)
-        self._process = _FORKS.Process(target=_run, args=(arguments, token, told), daemon=False)
+        self._process = _FORKS.Process(target=_run, args=(arguments, token, told, streams), daemon=False)
         self._process.start()
         told.close()
 
@@ -95,10 +97,16 @@ class Run:
             return self._process.exitcode, told.read()
 
 
-def _run(arguments: list[str], token: str, told: Connection) -> None:
+def _run(arguments: list[str], token: str, told: Connection, streams: bool) -> None:
     os.dup2(told.fileno(), sys.stderr.fileno())
     told.close()
     os.environ["HF_TOKEN"] = token
+    if streams:
+        from huggingface_hub import constants  # here: it reads its address when it is imported
+
+        constants.HF_HUB_DISABLE_XET = False
+        planning.psutil.virtual_memory = lambda: SimpleNamespace(available=0)
+        xet.HELD = 0
     sys.exit(main(["run", *arguments]))
 
 

@@ -325,6 +325,9 @@ POINTS = {
     "before the fifth shard is noted down": (JOURNAL, 4),
     "before the last commit": (COMMIT, 0),
     "after the last commit": (("DELETE", "/branch/"), 0),
+    "by Xet: before the first piece": (XORB, 0),
+    "by Xet: before the third shard is one": (("POST", "/v1/shards"), 2),
+    "by Xet: before the fourth shard is noted down": (JOURNAL, 3),
 }
 
 
@@ -336,7 +339,9 @@ def test_killed_and_run_again(
     (tmp_path / "recipe.yaml").write_text(ties("alice"))
     stalled = hub.fault(method, path, delay=60, skip=skip, times=None)
 
-    run = Run([str(tmp_path / "recipe.yaml"), "--to", OUT, "--shard-size", str(SIZE)], alice)
+    run = Run(
+        [str(tmp_path / "recipe.yaml"), "--to", OUT, "--shard-size", str(SIZE)], alice, streams="Xet" in point
+    )
     wait_for(lambda: stalled.hits > 0)
     run.send_signal(signal.SIGKILL)
     assert run.end()[0] == -signal.SIGKILL
