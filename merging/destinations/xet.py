@@ -18,8 +18,9 @@ EARLY = 32 * 1024 * 1024
 # Pieces that hf_xet sends at a time, of all streams together, and bytes of one. Left alone it takes up to 64.
 UPLOADS = 4
 PIECE = 64 * 1024 * 1024
-# What is held at most, measured: what is being sent, and of each stream a piece that is full and one that is filled.
-HELD = PIECE * (UPLOADS + 2 * STREAMS) + EARLY * STREAMS + 30_000_000
+# What is held at most, measured at a slow store: pieces that are being sent, one that is packed, and of each stream one
+# that is full and one that is filled. At a quick one it is a quarter less of the process.
+HELD = PIECE * (UPLOADS + 1 + 2 * STREAMS) + EARLY * STREAMS + 30_000_000
 # It begins each request anew for so long, before a shard counts as lost.
 SETTINGS: dict[str, Any] = {
     "client.ac_max_upload_concurrency": UPLOADS,
