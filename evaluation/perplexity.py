@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import itertools
 import math
 import threading
@@ -33,6 +34,8 @@ _LOGIT_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
 # Batches that a CPU works on at the same time, each with its part of the threads: threads inside one operator wait for
 # each other at its end, on a busy machine most of their time. Each batch needs memory of its own.
 _WORKERS = 4
+# What the threads inside one operator get done, against the same threads with a batch each.
+_WITHIN = 0.85
 
 
 @dataclass(frozen=True)
@@ -293,10 +296,11 @@ def perplexity_slice(
             yield batch
 
     # Of all batches, not of those that are left: the threads of an operator decide the last bits of its result.
-    together = model.device == "cpu" and not model.offloaded
-    workers = min(_WORKERS, torch.get_num_threads(), len(batches)) if together else 1
+    shares = model.device == "cpu" and not model.offloaded
+    workers = min(_WORKERS, torch.get_num_threads(), len(batches)) if shares else 1
+    together = _together([sum(window.end - window.start for window in batch) for batch in batches], workers)
     finished = skipped
-    with closing(_in_order(scored_batch, begun(), workers)) as results:
+    with closing(_in_order(scored_batch, begun(), workers, max(together - skipped, 0))) as results:
         for batch, scored in results:
             parts = torch.split(scored, [window.scored for window in batch])
             for window, part in zip(batch, parts, strict=True):
@@ -323,27 +327,48 @@ def perplexity_slice(
     return _sum(model, scores, context, stride, prefix is not None, spent)
 
 
+def _together(costs: Sequence[float], workers: int) -> int:
+    """How many of the batches are best worked on as many at a time as there are workers, each taken by the first that
+    is free; all others come after them, one at a time with all threads. Three equal batches for two workers: two.
+
+    Args:
+        costs: of the batches, in their order
+    """
+    busy_until = [0.0] * workers
+    alone = sum(costs) / (workers * _WITHIN)
+    best = (alone, 0)
+    for number, cost in enumerate(costs, 1):
+        heapq.heapreplace(busy_until, busy_until[0] + cost)
+        alone -= cost / (workers * _WITHIN)
+        best = min(best, (max(busy_until) + alone, number))
+    return best[1]
+
+
 def _in_order(
-    work: Callable[[Sequence[_Window]], _Result], batches: Iterator[Sequence[_Window]], workers: int
+    work: Callable[[Sequence[_Window]], _Result],
+    batches: Iterator[Sequence[_Window]],
+    workers: int,
+    together: int,
 ) -> Generator[_Result, None, None]:
-    """The work's results in the order of the batches, of which as many as there are workers are under way."""
-    if workers < 2:
-        yield from map(work, batches)
-        return
-    threads = torch.get_num_threads()
-    each = (threads // workers,)
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=each) as pool:
-        under_way = deque(pool.submit(work, batch) for batch in itertools.islice(batches, workers))
-        try:
-            while under_way:
-                result = under_way.popleft().result()
-                under_way.extend(pool.submit(work, batch) for batch in itertools.islice(batches, 1))
-                # A worker's own number is also what threads elsewhere in this process would begin with.
+    """The work's results in the order of the batches, of the first of which as many as there are workers are under
+    way, see `_together`."""
+    if workers > 1 and together:
+        threads = torch.get_num_threads()
+        each = (threads // workers,)
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=each) as pool:
+            first = itertools.islice(batches, together)
+            under_way = deque(pool.submit(work, batch) for batch in itertools.islice(first, workers))
+            try:
+                while under_way:
+                    result = under_way.popleft().result()
+                    under_way.extend(pool.submit(work, batch) for batch in itertools.islice(first, 1))
+                    # A worker's own number is also what threads elsewhere in this process would begin with.
+                    torch.set_num_threads(threads)
+                    yield result
+            finally:
+                pool.shutdown(cancel_futures=True)
                 torch.set_num_threads(threads)
-                yield result
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+    yield from map(work, batches)
 
 
 def _key(model: LanguageModel, documents: Sequence[_Document], *settings: int) -> str:

@@ -14,8 +14,6 @@ from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from merging.card import Licence, model_card
 from merging.checkpoints import Checkpoint, Token
 from merging.computing import computed, open_models
@@ -503,12 +501,19 @@ class _Run:
             stored = [buffers.room(index, size) for index in range(len(tensor.inputs))]
             for index, buffer in enumerate(stored):
                 read(index, start, buffer)
-            # By numpy: memoryviews compare number by number.
-            if not all(np.array_equal(stored[0], buffer) for buffer in stored[1:]):
+            if not all(_same(stored[0], buffer) for buffer in stored[1:]):
                 message = f"{tensor.name} ({tensor.dtype}) differs between the models and cannot be averaged."
                 fix = "Merge models whose tables and masks are the same."
                 raise CheckpointError(Problem("not-float", message, fix, tensor.name))
             writer.write(offset + start, stored[0])
+
+
+def _same(one: memoryview, other: memoryview) -> bool:
+    """Whether the bytes are equal. By numpy, as memoryviews compare number by number; and imported here, as most
+    merges copy nothing that has to be compared."""
+    import numpy as np
+
+    return np.array_equal(one, other)
 
 
 def in_thread(work: Callable[[], None], name: str) -> Future[None]:

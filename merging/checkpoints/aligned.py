@@ -13,13 +13,12 @@ from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.header import TensorHeader
 from merging.dtypes import itemsize, promote, torch_name
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 # Bytes of an average row's tensor that are read at a time.
@@ -138,6 +137,8 @@ class AlignedCheckpoint(Checkpoint):
             [(model, tensor, row)] = parts
             model.read_into(tensor, row * width + start, out)
             return
+        import numpy as np
+
         total = np.zeros(len(out) // 4)
         for model, tensor, row in parts:
             first = (row * width + start) // 4
@@ -146,11 +147,15 @@ class AlignedCheckpoint(Checkpoint):
 
     def _pad(self, name: str, offset: int, out: memoryview) -> None:
         """Rows of averages, from an offset inside the first of them on."""
+        import numpy as np
+
         row = self._average(name).view(np.uint8)
         turns = -(-(offset + len(out)) // len(row))
         out[:] = np.tile(row, turns)[offset : offset + len(out)].data
 
     def _average(self, name: str) -> NDArray[np.float32]:
+        import numpy as np
+
         with self._averaging:
             if name not in self._averages:
                 header = self.tensors[name]

@@ -17,7 +17,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from evaluation import Cancelled, EvaluationError, LanguageModel, perplexity
 from evaluation.footprint import forget_peak, peak
-from evaluation.perplexity import _LOGIT_BYTES, Unfinished, perplexity_slice
+from evaluation.perplexity import _LOGIT_BYTES, Unfinished, _together, perplexity_slice
 from tests.evaluation.conftest import TEXT, make_network, make_tokenizer
 
 MakeModel = Callable[..., LanguageModel]
@@ -207,6 +207,23 @@ def test_logits_exist_for_a_few_positions_at_a_time(
     assert found.nll_nats == pytest.approx(expected.nll_nats, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("costs", "workers", "together"),
+    [
+        ([1, 1, 1, 1], 2, 4),
+        ([1, 1, 1, 1, 1], 2, 4),  # the fifth would have one worker, and the other nothing to do
+        ([20, 9], 2, 0),
+        ([4, 3, 2, 1], 2, 4),
+        ([1, 1, 1, 1, 1, 1], 4, 4),
+        ([1] * 99, 4, 96),
+    ],
+)
+def test_what_would_leave_workers_idle_is_worked_on_by_all_threads(
+    costs: list[float], workers: int, together: int
+) -> None:
+    assert _together(costs, workers) == together
+
+
 def test_two_batches_are_worked_on_together_and_nothing_changes(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,12 +236,15 @@ def test_two_batches_are_worked_on_together_and_nothing_changes(
         if threading.current_thread() is not threading.main_thread():
             assert torch.get_num_threads() == 1
             own.batches = getattr(own, "batches", 0) + 1
-            if own.batches <= 6:  # the last batch of all may have no partner
+            if own.batches <= 6:
                 met.wait(timeout=60)
                 meetings.append(1)
+        else:
+            alone_with.append(torch.get_num_threads())
         return whole(*args, **settings)
 
     meetings: list[int] = []
+    alone_with: list[int] = []
     monkeypatch.setattr(model.network.model, "forward", forward)
     seen: list[tuple[int, int]] = []
 
@@ -233,6 +253,7 @@ def test_two_batches_are_worked_on_together_and_nothing_changes(
     )
 
     assert len(meetings) == 12
+    assert alone_with == [2, 2, 2]  # a trial in two ways, and the last batch, which has no partner
     assert found.nll_nats == alone.nll_nats
     assert seen == sorted(seen) and seen[-1] == (found.tokens, found.tokens)
     assert torch.get_num_threads() == 2
