@@ -198,7 +198,7 @@ CSS = """
 .alloy-layers rect.copy { fill: #8a8580; opacity: .45; }
 .alloy-layers .said { color: var(--body-text-color-subdued); }
 .alloy-layers .axis { display: flex; justify-content: space-between; color: var(--body-text-color-subdued); }
-.alloy-lineage { display: block; width: 100%; min-width: 430px; height: auto; }
+.alloy-lineage { display: block; width: 100%; min-width: 280px; height: auto; }
 .alloy-lineage text { font-size: 12.5px; fill: var(--body-text-color); }
 .alloy-lineage rect { fill: var(--block-background-fill); stroke: var(--neutral-400); }
 .alloy-lineage .result rect { stroke: var(--primary-600); stroke-width: 2; }
