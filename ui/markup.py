@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 
 from merging import Problem
@@ -13,6 +14,11 @@ from ui.texts import t
 def text(value: object) -> str:
     """The value, safe between tags and inside quoted attributes."""
     return html.escape(str(value), quote=True)
+
+
+def breakable(name: object) -> str:
+    """A long name of a tensor, as `text` gives it, that is broken after dots and underscores where it has to be."""
+    return re.sub(r"(?<=[._])(?=\w)", "<wbr>", text(name))
 
 
 def link(url: str | None, label: str) -> str:

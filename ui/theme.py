@@ -114,6 +114,7 @@ def theme() -> gr.themes.Base:
 CSS = """
 .gradio-container { max-width: 1240px !important; width: 100%; margin: 0 auto; }
 .gradio-container .html-container { padding: 0; }
+.gradio-container, .gradio-container .prose * { word-break: keep-all; }
 .alloy-head { display: flex; align-items: center; gap: .9rem; padding: .6rem 0 .2rem; }
 .alloy-head svg { width: 2.6rem; height: 2.6rem; flex: none; }
 .alloy-head h1 { font-size: 1.6rem; line-height: 1.1; margin: 0; letter-spacing: -.02em; }
@@ -133,7 +134,8 @@ CSS = """
 .alloy-card + .alloy-card { margin-top: .7rem; }
 .alloy-card h2, .alloy-card h3 { font-size: 1rem; font-weight: 650; margin: 0; }
 .alloy-card p { margin: .35rem 0 0; }
-.alloy-card p:first-child { margin-top: 0; }
+.alloy-card :is(p, details):first-child, .alloy-card > .alloy-scroll:first-child .alloy-table { margin-top: 0; }
+.alloy-facts + p { margin-top: .8rem; }
 .alloy-quiet { color: var(--body-text-color-subdued); }
 .alloy-mark { display: inline-block; width: .6rem; height: .6rem; border-radius: 50%; margin-right: .45rem; }
 .alloy-good .alloy-mark { background: #2f8f4e; } .alloy-bad .alloy-mark { background: #c8372d; }
@@ -181,11 +183,18 @@ CSS = """
 .alloy-method { padding: 0 .2rem; color: var(--body-text-color-subdued); font-size: .92rem; }
 .alloy-formula { font-family: "STIX Two Math", "Cambria Math", "DejaVu Serif", Georgia, serif;
   overflow-wrap: anywhere; }
-.alloy-talk label { max-width: calc(100% - 3rem); overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
-@media (max-width: 640px) { .alloy-talk { height: 300px !important; } }
+.alloy-talk label { max-width: calc(100% - 3rem); }
+.alloy-yaml label { max-width: calc(100% - 5rem); }
+:is(.alloy-talk, .alloy-yaml) label { display: block; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
+:is(.alloy-talk, .alloy-yaml) label > span { display: inline-block; vertical-align: -.15em; }
+@media (max-width: 640px) {
+  .alloy-talk { height: 300px !important; }
+  footer > .divider { display: none; }
+}
 .dark [role=tab][aria-selected=true] { color: var(--primary-300) !important; }
 .dark input[type=range] { --neutral-200: var(--neutral-700); }
 .alloy-trouble { border-left: 3px solid #c8372d; padding: .1rem .7rem; margin: .4rem .2rem !important; }
+.alloy-model .block:has(.alloy-trouble) { background: var(--block-background-fill); padding: .3rem .6rem; }
 .alloy-heed { border-left: 3px solid var(--primary-500); padding: .1rem .7rem; margin: .6rem 0 0 !important; }
 .alloy-card h3.alloy-part { font-size: .9rem; font-weight: 600; margin: .9rem 0 .3rem; }
 .alloy-lines { margin: .2rem 0 0; padding-left: 1.2rem; }
@@ -198,6 +207,11 @@ CSS = """
 .alloy-layers rect.copy { fill: #8a8580; opacity: .45; }
 .alloy-layers .said { color: var(--body-text-color-subdued); }
 .alloy-layers .axis { display: flex; justify-content: space-between; color: var(--body-text-color-subdued); }
+@media (max-width: 640px) {
+  .alloy-layers { grid-template-columns: 1fr max-content; }
+  .alloy-layers > .kind { grid-column: 1 / -1; text-align: left; margin-top: .2rem; }
+  .alloy-layers > :has(+ .axis) { display: none; }
+}
 .alloy-lineage { display: block; width: 100%; min-width: 280px; height: auto; }
 .alloy-lineage text { font-size: 12.5px; fill: var(--body-text-color); }
 .alloy-lineage rect { fill: var(--block-background-fill); stroke: var(--neutral-400); }
@@ -205,8 +219,10 @@ CSS = """
 .dark .alloy-lineage .result rect { stroke: var(--primary-400); }
 .alloy-lineage path { fill: none; stroke: var(--neutral-400); stroke-width: 1.5; }
 .alloy-actions { margin-top: -.6rem; gap: .5rem; }
+.alloy-actions > button { flex: none; width: auto; padding-left: .9rem; padding-right: .9rem; white-space: nowrap; }
 .alloy-plane { width: 100%; max-width: 460px; display: block; margin: 0 auto; background: var(--block-background-fill);
   border: 1px solid var(--block-border-color); border-radius: var(--radius-lg); }
+.alloy-plane + p { margin-top: .6rem; }
 .alloy-plane text { font-size: 14px; fill: var(--body-text-color); }
 .alloy-plane path { fill: none; } .alloy-plane .axis { stroke: var(--neutral-300); stroke-width: 1; }
 .dark .alloy-plane .axis { stroke: var(--neutral-700); }
