@@ -78,7 +78,7 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
         with gr.Column(min_width=280, visible=False) as further:
             last, last_line = chatbot(None), gr.HTML()
     with gr.Row(visible=False) as voting:
-        voters = [gr.Button(t(f"vote.{choice}"), size="sm", min_width=120) for choice in CHOICES]
+        voters = [gr.Button(t(f"vote.{choice}"), size="sm", min_width=90) for choice in CHOICES]
     counted = gr.HTML()
     taken = gr.Button(t("vote.export"), size="sm", min_width=120, visible=False)
     votes = gr.BrowserState([], storage_key="alloy-votes", secret=host.browser_key)

@@ -111,8 +111,10 @@ KOREAN: dict[str, str] = {
     "plan.bad.one": "먼저 고칠 것이 하나 있습니다",
     "plan.bad.many": "먼저 고칠 것이 {count}개 있습니다",
     "plan.warning.one": "알아 둘 것",
-    "plan.where.laptop": "이 컴퓨터의 CPU에서 실행됩니다. 병합은 계산이 아니라 읽기와 쓰기를 기다립니다.",
-    "plan.where.space": "이 Space의 CPU에서 실행되며 GPU 할당량을 쓰지 않습니다. 병합은 읽기와 쓰기를 기다립니다.",
+    "plan.where.laptop": "이 컴퓨터의 CPU에서 실행됩니다. 병합에서 시간이 드는 것은 계산이 아니라 읽기와 쓰기입니다.",
+    "plan.where.space": (
+        "이 Space의 CPU에서 실행되며 GPU 할당량을 쓰지 않습니다. 병합에서 시간이 드는 것은 읽기와 쓰기입니다."
+    ),
     "plan.where.chat": "결과와 대화하려면 할당량 약 {seconds}초를 요청합니다. 할당량이 없으면 CPU가 느리게 답합니다.",
     "plan.memory.short": "지금 남은 메모리 {free}보다 더 필요합니다.",
     "plan.tokenizer": "토크나이저 비교",
@@ -129,7 +131,7 @@ KOREAN: dict[str, str] = {
     "plan.tokenizer.sample": "결과의 템플릿이 쓰는 대화:",
     "plan.licence": "라이선스",
     "plan.licence.none": "표시 없음",
-    "plan.licence.free": "부모 모델들의 라이선스는 요구가 적습니다. 고지를 유지하세요.",
+    "plan.licence.free": "부모 모델들의 라이선스는 요구하는 것이 적습니다. 저작권 고지를 유지하세요.",
     "plan.licence.share": "가장 엄격한 것은 {name}의 {licence}입니다. 결과를 같은 조건으로 배포하세요.",
     "plan.licence.own": "가장 엄격한 것은 {name}의 {licence}로, 제작자가 정한 조건입니다. 공개하기 전에 읽어 보세요.",
     "plan.licence.unknown": "{name}에는 라이선스 표시가 없습니다. 결과를 공개하기 전에 제작자에게 물어보세요.",
@@ -569,6 +571,12 @@ KOREAN: dict[str, str] = {
     "methods.required": "꼭 써야 함",
     "methods.optional": "생략할 수 있음",
     "methods.default": "기본값 {value}",
+    "methods.expects.bool": "true 또는 false",
+    "methods.expects.choice": "{choices} 가운데 하나",
+    "methods.expects.number": "숫자",
+    "methods.expects.number.range": "{low}에서 {high}까지의 숫자",
+    "methods.expects.integer": "정수",
+    "methods.expects.integer.range": "{low}에서 {high}까지의 정수",
     "methods.each": "모델마다 하나씩.",
     "methods.symbols": (
         "θ: 결과, θ₀: 베이스, θᵢ: 모델들, δᵢ = θᵢ − θ₀, wᵢ: weight, λ: lambda, d: density, δ̂: δ에서 남은 것. 원소마다 "

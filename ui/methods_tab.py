@@ -246,4 +246,12 @@ def _expected(parameter: Parameter) -> str:
     if parameter.optional:
         default = t("methods.optional")
     each = f" {t('methods.each')}" if parameter.per_model else ""
-    return f"{parameter.expected()}; {default}.{each}"
+    return f"{expects(parameter)}; {default}.{each}"
+
+
+def expects(parameter: Parameter) -> str:
+    """What a value has to be, as `Parameter.expected` tells it, in the visitor's language."""
+    if parameter.kind in ("number", "integer") and not parameter.beyond and parameter.low is not None:
+        low, high = f"{parameter.low:g}", f"{parameter.high:g}"
+        return t(f"methods.expects.{parameter.kind}.range", low=low, high=high)
+    return t(f"methods.expects.{parameter.kind}", choices=", ".join(parameter.choices))

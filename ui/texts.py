@@ -87,7 +87,7 @@ ENGLISH = {
     "recipe.filter.empty": "as everything else",
     "recipe.dtype": "Number format of the result",
     "recipe.dtype.stored": "as the models are stored",
-    "recipe.yaml": "Recipe in YAML: this text is what runs",
+    "recipe.yaml": "YAML: this text is what runs",
     "recipe.held": "The YAML says more than the form can show: {reason}. What runs is the YAML; the form waits.",
     "recipe.rewrite": "Throw these changes away and go back to the form",
     # why the form waits: ends of the sentence above
@@ -594,6 +594,12 @@ ENGLISH = {
     "methods.required": "has to be given",
     "methods.optional": "may be left out",
     "methods.default": "by default {value}",
+    "methods.expects.bool": "true or false",
+    "methods.expects.choice": "one of {choices}",
+    "methods.expects.number": "a number",
+    "methods.expects.number.range": "a number from {low} to {high}",
+    "methods.expects.integer": "a whole number",
+    "methods.expects.integer.range": "a whole number from {low} to {high}",
     "methods.each": "One for each model.",
     "methods.symbols": (
         "θ: the result; θ₀: the base; θᵢ: the models; δᵢ = θᵢ − θ₀; wᵢ: weight; λ: lambda; d: density; δ̂: "

@@ -13,6 +13,7 @@ from gradio.context import LocalContext
 
 from merging import METHODS
 from ui.korean_methods import KOREAN_METHODS
+from ui.methods_tab import expects
 from ui.texts import ENGLISH, LANGUAGES, Said, in_each_language, language, of_registry, speaking, t
 
 FILES = sorted((Path(__file__).parents[2] / "ui").glob("*.py"))
@@ -68,6 +69,15 @@ def test_the_registry_is_told_in_korean_too() -> None:
     assert said == KOREAN_METHODS.keys()
     with speaking("ko"):
         assert all(re.search("[가-힣]", of_registry(sentence)) for sentence in said)
+
+
+def test_what_parameters_expect_is_told_as_the_registry_tells_it() -> None:
+    parameters = [parameter for method in METHODS.values() for parameter in method.parameters]
+
+    with speaking("en"):
+        assert [expects(parameter) for parameter in parameters] == [one.expected() for one in parameters]
+    with speaking("ko"):
+        assert all(re.search("[가-힣]", expects(parameter)) for parameter in parameters)
 
 
 @pytest.mark.parametrize(
