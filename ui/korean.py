@@ -111,6 +111,7 @@ KOREAN: dict[str, str] = {
     "plan.bad.one": "먼저 고칠 것이 하나 있습니다",
     "plan.bad.many": "먼저 고칠 것이 {count}개 있습니다",
     "plan.warning.one": "알아 둘 것",
+    "problem.place": "{line}행 {column}열",
     "plan.where.laptop": "이 컴퓨터의 CPU에서 실행됩니다. 병합에서 시간이 드는 것은 계산이 아니라 읽기와 쓰기입니다.",
     "plan.where.space": (
         "이 Space의 CPU에서 실행되며 GPU 할당량을 쓰지 않습니다. 병합에서 시간이 드는 것은 읽기와 쓰기입니다."

@@ -16,6 +16,7 @@ from gradio.context import LocalContext
 
 from ui.korean import KOREAN
 from ui.korean_methods import KOREAN_METHODS
+from ui.korean_problems import KOREAN_PROBLEMS
 
 ENGLISH = {
     # the page
@@ -124,6 +125,7 @@ ENGLISH = {
     "plan.bad.one": "One thing to change first",
     "plan.bad.many": "{count} things to change first",
     "plan.warning.one": "Worth knowing",
+    "problem.place": "line {line}, column {column}",
     "plan.where.laptop": "Runs on this machine's processor: a merge waits for reading and writing, not for arithmetic.",
     "plan.where.space": (
         "Runs on this Space's processor, and uses none of your GPU quota: a merge waits for reading and writing."
@@ -655,6 +657,11 @@ def of_registry(sentence: str) -> str:
     if wanted is None:
         return in_each_language(lambda: of_registry(sentence))
     return KOREAN_METHODS[sentence] if wanted == "ko" else sentence
+
+
+def of_problem(code: str) -> str:
+    """What an engine's problem is, for who does not read its English; empty for who does, and for our own problems."""
+    return KOREAN_PROBLEMS.get(code, "") if language() == "ko" else ""
 
 
 def language() -> str | None:

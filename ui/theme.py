@@ -150,6 +150,7 @@ CSS = """
 .alloy-problems li:first-child { border-top: 0; margin-top: 0; padding-top: 0; }
 .alloy-problems .where { font-family: var(--font-mono); font-size: .8rem; color: var(--body-text-color-subdued); }
 .alloy-problems .fix { display: block; font-weight: 600; }
+:is(.alloy-problems, .alloy-trouble) [lang=en] { font-size: .9em; color: var(--body-text-color-subdued); }
 .gradio-container .prose .alloy-table, .gradio-container .prose .alloy-table tr { border: 0; }
 .gradio-container .alloy-table { width: 100%; border-collapse: collapse; margin: .8rem 0 0; font-size: .9rem;
   overflow-wrap: normal; }

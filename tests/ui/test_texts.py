@@ -11,8 +11,10 @@ import gradio as gr
 import pytest
 from gradio.context import LocalContext
 
-from merging import METHODS
+from merging import METHODS, Problem
 from ui.korean_methods import KOREAN_METHODS
+from ui.korean_problems import KOREAN_PROBLEMS
+from ui.markup import problem_list
 from ui.methods_tab import expects
 from ui.texts import ENGLISH, LANGUAGES, Said, in_each_language, language, of_registry, speaking, t
 
@@ -78,6 +80,38 @@ def test_what_parameters_expect_is_told_as_the_registry_tells_it() -> None:
         assert [expects(parameter) for parameter in parameters] == [one.expected() for one in parameters]
     with speaking("ko"):
         assert all(re.search("[가-힣]", expects(parameter)) for parameter in parameters)
+
+
+def codes(folder: str) -> set[str]:
+    """Of every problem that the code there can find."""
+    found = set()
+    for path in (Path(__file__).parents[2] / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args:
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                first = node.args[0] if name in ("Problem", "problem", "_problem", "_error") else None
+            elif isinstance(node, ast.Subscript) and getattr(node.value, "attr", "") == "misfits":
+                first = node.slice.elts[0] if isinstance(node.slice, ast.Tuple) else None
+            else:
+                continue
+            if isinstance(first, ast.Constant):
+                found.add(str(first.value))
+    return found
+
+
+def test_a_problem_of_the_engine_begins_in_korean() -> None:
+    assert codes("merging") == KOREAN_PROBLEMS.keys()
+    assert all(re.search("[가-힣]", sentence) for sentence in KOREAN_PROBLEMS.values())
+    assert not codes("ui") & KOREAN_PROBLEMS.keys()  # these are Korean already
+
+    problem = Problem("unknown-method", "There is no <b>.", "Did you mean 'ties'?", "line 1, column 15")
+    english = 'There is no &lt;b&gt;. <b class="fix">Did you mean &#x27;ties&#x27;?</b>'
+    with speaking("en"):
+        assert problem_list([problem]).count(f"</span> {english}</li>") == 1
+    with speaking("ko"):
+        said = problem_list([problem])
+    assert f'<strong>{KOREAN_PROBLEMS["unknown-method"]}</strong> <span lang="en">{english}</span>' in said
+    assert "1행 15열" in said
 
 
 @pytest.mark.parametrize(
