@@ -9,6 +9,7 @@ KOREAN: dict[str, str] = {
         "브라우저에서 언어 모델을 병합합니다. 같은 베이스에서 나온 모델들의 가중치를 섞어 새 모델을 만듭니다. "
         "학습도 GPU도 필요 없고, 며칠이 아니라 몇 분이면 됩니다."
     ),
+    "page.busy": "지금 기다리는 사람이 너무 많습니다. 쓴 것은 그대로 있으니, 잠시 뒤에 다시 해 보세요.",
     "page.tab.merge": "병합",
     "page.tab.chat": "대화",
     "page.tab.score": "평가",
@@ -17,6 +18,8 @@ KOREAN: dict[str, str] = {
     "account.refused": "허브가 이 로그인을 받아들이지 않았습니다(상태 {code}). 다시 로그인하세요.",
     "account.unreachable": "여기에서 허브에 연결할 수 없습니다.",
     "account.visitor": "{name} 계정으로 로그인했습니다",
+    "account.sign_in": "Hugging Face로 로그인",
+    "account.sign_out": "로그아웃 ({name})",
     "account.machine": "이 컴퓨터의 Hugging Face 로그인: {name}",
     "account.nobody.space": (
         "결과를 내 계정에 저장하려면 Hugging Face로 로그인하세요. 계획은 로그인 없이도 볼 수 있습니다."
@@ -31,7 +34,7 @@ KOREAN: dict[str, str] = {
     "recipe.source": "병합된 모델의 이름, 허브 페이지 주소, 또는 레시피 링크",
     "recipe.source.placeholder": "owner/merged-model",
     "recipe.open": "열기",
-    "recipe.file": "또는 레시피 파일(.yml)이나 모델의 README.md를 놓으세요",
+    "recipe.file": "또는 .yml이나 README.md를 놓으세요",
     "recipe.opened": "{name}의 레시피를 열었습니다.",
     "recipe.opened.file": "레시피를 열었습니다.",
     "recipe.link": "링크 복사",

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import gradio as gr
+from fastapi import HTTPException, Request, Response
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import JSONResponse
+from gradio.utils import get_icon_path
 
 from evaluation.downloads import DOWNLOADS
 from ui.answers import Message
@@ -20,7 +25,7 @@ from ui.merge_tab import QUIET, MergeTab
 from ui.methods_tab import methods_tab
 from ui.my_merges import Finished
 from ui.score_tab import score_tab
-from ui.texts import in_each_language, t, translated
+from ui.texts import in_each_language, speaking, spoken, t, translated
 from ui.theme import CSS, theme
 from ui.tuning import Tuning, use_values
 from ui.workshop import Workshop
@@ -33,6 +38,12 @@ _MARK = (
     '</defs><circle cx="18" cy="24" r="15" fill="#c76d2f"/><circle cx="30" cy="24" r="15" fill="#8a8580"/>'
     '<circle cx="30" cy="24" r="15" fill="#eab080" clip-path="url(#a)"/></svg>'
 )
+# As Gradio's own button goes there: a Space's frame may scroll from here on, the draft has a moment to be kept, and
+# the query, which may hold a recipe, goes along.
+_GO = """() => {
+    window.parent?.postMessage({ type: "SET_SCROLLING", enabled: true }, "*");
+    setTimeout(() => location.assign("ADDRESS?_target_url=/" + location.search), 500);
+}"""
 
 
 def build_page(host: Host) -> gr.Blocks:
@@ -53,8 +64,7 @@ def build_page(host: Host) -> gr.Blocks:
                 )
             )
             if host.sign_in:
-                # Without OAuth at hand Gradio's button would not let the page start.
-                gr.LoginButton(scale=0, min_width=200)
+                _sign_in(page)
         with gr.Tabs() as tabs:
             with gr.Tab(t("page.tab.merge"), id="merge"):
                 merge = MergeTab(host, workshop, search)
@@ -137,6 +147,41 @@ def build_page(host: Host) -> gr.Blocks:
     return page
 
 
+def _sign_in(page: gr.Blocks) -> None:
+    """The buttons to sign in and out; without OAuth at hand they would not let the page start."""
+    # Has Gradio answer the two addresses below. It shows nothing: its words are English for everybody, and it tells
+    # by its own label which address to go to.
+    gr.LoginButton(visible=False)
+    enter = gr.Button(
+        t("account.sign_in"), icon=get_icon_path("huggingface-logo.svg"), scale=0, min_width=200
+    )
+    leave = gr.Button(visible=False, scale=0, min_width=200)
+
+    def who(profile: gr.OAuthProfile | None) -> tuple[Any, Any]:
+        if profile is None:
+            return gr.update(visible=True), gr.update(visible=False)
+        label = t("account.sign_out", name=profile.username)
+        return gr.update(visible=False), gr.update(value=label, visible=True)
+
+    page.load(who, None, [enter, leave], **QUIET)
+    for button, address in ((enter, "/login/huggingface"), (leave, "/logout")):
+        button.click(None, None, None, js=_GO.replace("ADDRESS", address), api_visibility="private")
+
+
+async def _busy(request: Request, error: Exception) -> Response:
+    """Tell a browser in its language that the queue is full.
+
+    For status 503 Gradio's page has a sentence of its own, in English for everybody; of another status it shows
+    the detail. Gradio's clients, which ask for no language, read 503.
+    """
+    assert isinstance(error, HTTPException)
+    asked = request.headers.get("accept-language")
+    if not asked:
+        return await http_exception_handler(request, error)
+    with speaking(spoken(asked)):
+        return JSONResponse({"detail": t("page.busy")}, HTTPStatus.TOO_MANY_REQUESTS)
+
+
 def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
     """What `launch` is to be given, whoever launches the page."""
     return {
@@ -150,4 +195,5 @@ def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
         # Results to be downloaded, each under an unguessable name.
         "allowed_paths": [str(host.downloads)],
         "footer_links": ["api", "settings"],
+        "app_kwargs": {"exception_handlers": {HTTPStatus.SERVICE_UNAVAILABLE: _busy}},
     }

@@ -25,6 +25,7 @@ ENGLISH = {
         "Merge language models in the browser. Mix the weights of models that grew from one base into a new "
         "model: no training, no GPU, minutes instead of days."
     ),
+    "page.busy": "Too many are waiting here just now. What you wrote stays: try again in a moment.",
     "page.tab.merge": "Merge",
     "page.tab.chat": "Chat",
     "page.tab.score": "Score",
@@ -32,6 +33,8 @@ ENGLISH = {
     "account.refused": "The Hub did not accept this login (status {code}). Sign in again.",
     "account.unreachable": "The Hub cannot be reached from here.",
     "account.visitor": "Signed in as {name}",
+    "account.sign_in": "Sign in with Hugging Face",
+    "account.sign_out": "Sign out ({name})",
     "account.machine": "This machine's Hugging Face login: {name}",
     "account.nobody.space": "Sign in with Hugging Face to save the result to your own account. You can plan without.",
     "account.nobody.laptop": (
@@ -44,7 +47,7 @@ ENGLISH = {
     "recipe.source": "A merged model's name, its page on the Hub, or a link to a recipe",
     "recipe.source.placeholder": "owner/merged-model",
     "recipe.open": "Open",
-    "recipe.file": "Or drop a recipe file (.yml), or a model's README.md",
+    "recipe.file": "Or drop a .yml or a README.md",
     "recipe.opened": "Opened the recipe of {name}.",
     "recipe.opened.file": "Opened the file's recipe.",
     "recipe.link": "Copy link",
@@ -671,9 +674,13 @@ def language() -> str | None:
     request = LocalContext.request.get(None)
     if request is None:
         return None
+    return spoken(str(request.headers.get("accept-language") or ""))
+
+
+def spoken(asked: str) -> str:
+    """Of the languages here, the one that a browser's `accept-language` asks for."""
     # The first alone: Gradio's own words in the browser go by that.
-    first = str(request.headers.get("accept-language") or "").partition(",")[0]
-    tag = first.partition(";")[0].partition("-")[0].strip().lower()
+    tag = asked.partition(",")[0].partition(";")[0].partition("-")[0].strip().lower()
     return tag if tag in LANGUAGES else "en"
 
 

@@ -511,3 +511,11 @@ def test_signing_in_keeps_the_draft(signed_in_site: str, browser: Browser) -> No
         until_recipe(page, "merge_method", "linear")
         expect(page.get_by_role("radio", name="Hugging Face account")).to_be_checked()
         expect(page.get_by_label("Owner")).to_have_value("ann")
+
+        page.get_by_role("button", name="Sign out (ann)").click()
+        expect(page.get_by_text("Sign in with Hugging Face to save the result")).to_be_visible()
+        expect(page.get_by_role("button", name="Sign in with Hugging Face")).to_be_visible()
+    with visit(browser, signed_in_site, locale="ko-KR") as korean:
+        korean.page.get_by_role("button", name=KOREAN["account.sign_in"]).click()
+        leave = KOREAN["account.sign_out"].format(name="ann")
+        expect(korean.page.get_by_role("button", name=leave)).to_be_visible()
