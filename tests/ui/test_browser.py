@@ -27,6 +27,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 FIRST, SECOND = "alloy/SmolLM2-135M-Instruct", "alloy/SmolLM2-135M-Pirate"
 GRADIENTS = {"t: attention": [0, 0.5, 0.3, 0.7, 1], "t: MLP": [1, 0.5, 0.7, 0.3, 0]}
 SLOW = 300_000  # milliseconds, on a busy machine without a GPU
+# Of axe's rules: all but one, against which Gradio's footer says its words again as those of its pictures.
+RULES = {"rules": {"image-redundant-alt": {"enabled": False}}}
+COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
 BROKEN_OFF = re.compile("AbortError: signal is aborted|Connection errored out")
 REMEMBERED = {
     str(block.storage_key)
@@ -400,10 +403,12 @@ def test_a_merge_is_tried_before_it_is_saved(site: Site, browser: Browser) -> No
 
 
 @pytest.mark.real_models
-@pytest.mark.parametrize(("locale", "dark"), [("en-US", False), ("ko-KR", True)])
-def test_nobody_is_shut_out(site: Site, browser: Browser, locale: str, dark: bool) -> None:
-    with visit(browser, site.url, locale=locale, dark=dark) as seen:
+@pytest.mark.parametrize("locale", ["en-US", "ko-KR"])
+def test_nobody_is_shut_out(site: Site, browser: Browser, locale: str) -> None:
+    with visit(browser, site.url, locale=locale) as seen:
         page = seen.page
+        # Colours that fade in would be measured on their way.
+        page.add_style_tag(content="*, ::before, ::after { transition: none !important; }")
         until_recipe(page, "merge_method", "slerp")
         ready = {"en-US": "Ready to merge", "ko-KR": KOREAN["plan.good"]}[locale]
         expect(page.get_by_role("heading", name=ready)).to_be_visible()
@@ -413,14 +418,16 @@ def test_nobody_is_shut_out(site: Site, browser: Browser, locale: str, dark: boo
             tabs.nth(number).click()
             for folded in page.get_by_role("tabpanel").locator("button.label-wrap:visible").all():
                 folded.click()
-            page.wait_for_timeout(700)  # colours fade in, and would be measured on their way
-            for width in (390, 1280):
-                page.set_viewport_size({"width": width, "height": 900})
-                found = Axe().run(page).response["violations"]
-                grave = [it for it in found if it["impact"] in ("serious", "critical")]
-                assert not grave, [
-                    (width, it["id"], [node["html"][:200] for node in it["nodes"]]) for it in grave
-                ]
+            for dark in (False, True):
+                page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+                for width in (390, 1280):
+                    page.set_viewport_size({"width": width, "height": 900})
+                    # The dark differs from the light in its colours alone.
+                    found = Axe().run(page, options=COLOURS if dark else RULES).response["violations"]
+                    assert not found, [
+                        (number, dark, width, it["id"], [node["html"][:200] for node in it["nodes"]])
+                        for it in found
+                    ]
         quiet(seen)
 
 
