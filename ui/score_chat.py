@@ -182,7 +182,7 @@ def check_table(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     )
     body = "".join(map(_line, rows))
     return card(
-        f'<div class="alloy-scroll"><table class="alloy-table"><caption>'
+        f'<div class="alloy-scroll"><table class="alloy-table alloy-scores"><caption>'
         f"{text(t('check.caption', count=len(PROMPTS)))}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         + "".join(f"<p>{text(line)}</p>" for line in notes)

@@ -411,7 +411,7 @@ def score_table(
         notes.append(_how(found))
     remarks = "".join(f"<p>{text(note)}</p>" for note in notes)
     table = (
-        f'<div class="alloy-scroll"><table class="alloy-table"><caption>{text(caption)}</caption>'
+        f'<div class="alloy-scroll"><table class="alloy-table alloy-scores"><caption>{text(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
     return card(table + remarks)

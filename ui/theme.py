@@ -124,7 +124,7 @@ CSS = """
 .alloy-presets { align-items: center; gap: .45rem; }
 .alloy-presets > .block { flex: none; width: auto; min-width: 0; font-weight: 600; padding-right: .3rem; }
 .alloy-presets button { flex: none; width: auto; padding: .3rem .9rem; border-radius: 2rem; white-space: nowrap; }
-.prose :is(.alloy-card, .alloy-method) a { margin: 0; padding: 0; }
+.prose :is(.alloy-card, .alloy-method, .alloy-table) a { margin: 0; padding: 0; }
 .alloy-fields .row .block > label:not(:has([type=checkbox])) { display: flex; flex-direction: column; height: 100%; }
 .alloy-fields .row .block > label > .input-container { margin-top: auto; }
 .alloy-presets label:has(input:focus-visible) { outline: 2px solid var(--primary-500); outline-offset: 2px; }
@@ -145,6 +145,8 @@ CSS = """
 .alloy-facts dt { font-size: .8rem; color: var(--body-text-color-subdued); }
 .alloy-facts dd { margin: 0; font-size: 1.15rem; font-weight: 650; font-variant-numeric: tabular-nums; }
 .alloy-facts dd small { display: block; font-size: .78rem; font-weight: 400; color: var(--body-text-color-subdued); }
+.alloy-card details dt { font-weight: 600; margin-top: .6rem; }
+.alloy-card details dd { margin: .1rem 0 0; }
 .alloy-problems { list-style: none; margin: .6rem 0 0; padding: 0; }
 .alloy-problems li { padding: .55rem 0 .1rem; border-top: 1px solid var(--block-border-color); margin-top: .5rem; }
 .alloy-problems li:first-child { border-top: 0; margin-top: 0; padding-top: 0; }
@@ -156,16 +158,28 @@ CSS = """
   overflow-wrap: normal; }
 .gradio-container .prose .alloy-table :is(th, td) { border: 0; border-top: 1px solid var(--block-border-color);
   padding: .4rem .6rem .4rem 0; text-align: left; vertical-align: top; color: inherit; }
-.gradio-container .prose .alloy-table thead th { border-top: 0; font-weight: 600;
+.gradio-container .prose .alloy-table thead :is(th, td) { border-top: 0; font-weight: 600;
   color: var(--body-text-color-subdued); }
 .gradio-container .alloy-table tbody th { font-weight: 500; overflow-wrap: anywhere; min-width: 6rem; }
 .gradio-container .alloy-table :is(th, td).number { text-align: right; font-variant-numeric: tabular-nums; }
 .gradio-container .alloy-table td.number { white-space: nowrap; }
+.gradio-container .alloy-table td[colspan] { overflow-wrap: anywhere; }
 .gradio-container .alloy-table .best { font-weight: 700; }
 .gradio-container .alloy-table small { display: block; font-weight: 400; color: var(--body-text-color-subdued); }
 .alloy-table caption { caption-side: bottom; text-align: left; padding-top: .5rem;
   color: var(--body-text-color-subdued); }
 .alloy-scroll { overflow-x: auto; }
+@media (max-width: 640px) {
+  .alloy-scores, .alloy-scores tr { display: flex; flex-wrap: wrap; }
+  .alloy-scores :is(caption, thead, tbody) { display: block; flex: 0 0 100%; }
+  .alloy-scores caption { order: 1; }
+  .gradio-container .prose .alloy-scores tr > * { flex: 1 1 0; }
+  .gradio-container .prose .alloy-scores tr > :is(th:first-child, td[colspan]) { flex-basis: 100%; padding-bottom: 0; }
+  .gradio-container .prose .alloy-scores tr > td { border-top: 0; padding-top: .1rem; }
+  .alloy-stacked thead { display: none; }
+  .alloy-stacked :is(tbody, tr, th, td) { display: block; }
+  .gradio-container .prose .alloy-stacked td { border-top: 0; padding-top: 0; }
+}
 .gradio-container .alloy-scroll .alloy-table :is(th, td):not(.number) { min-width: 7rem; }
 .alloy-bar { height: .5rem; border-radius: 1rem; background: var(--neutral-200); overflow: hidden;
   margin: .7rem 0 .4rem; }
@@ -223,6 +237,7 @@ CSS = """
 .alloy-actions > button { flex: none; width: auto; padding-left: .9rem; padding-right: .9rem; white-space: nowrap; }
 .alloy-plane { width: 100%; max-width: 460px; display: block; margin: 0 auto; background: var(--block-background-fill);
   border: 1px solid var(--block-border-color); border-radius: var(--radius-lg); }
+.alloy-knobs > .block:has([type=checkbox]) { min-width: 140px; }
 .alloy-plane + p { margin-top: .6rem; }
 .alloy-plane text { font-size: 14px; fill: var(--body-text-color); }
 .alloy-plane path { fill: none; } .alloy-plane .axis { stroke: var(--neutral-300); stroke-width: 1; }
