@@ -29,18 +29,18 @@ from ui.host import Host
 from ui.markup import card, text
 from ui.score_models import (
     LONG,
-    QUIET,
     Panel,
     Unavailable,
     bytes_to_load,
     fetched,
+    go_and_stop,
     in_turn,
     names_in,
     ready_for_gpu,
     waiting_row,
 )
 from ui.texts import in_each_language, t
-from ui.work import Turns, watched
+from ui.work import watched
 
 FEW_QUESTIONS = 10
 MOST_EXAMPLES = 25
@@ -183,12 +183,9 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> Panel:
         template = gr.Checkbox(
             False, label=t("benchmark.template"), info=t("benchmark.template.info"), min_width=200
         )
-    with gr.Row():
-        go = gr.Button(t("benchmark.button"), scale=3)
-        stop = gr.Button(t("score.stop"), scale=1, min_width=90)
+    go, turns = go_and_stop(t("benchmark.button"))
     table = gr.HTML()
     found = gr.State(None)
-    turns = Turns()
 
     def questions_of(chosen: list[str], most: float | None, shots: float | None, talk: bool) -> Questions:
         known = [name for name in chosen or () if name in BENCHMARKS or name in own]
@@ -248,7 +245,6 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> Panel:
         show_progress="hidden", trigger_mode="once", api_visibility="private",
     )  # fmt: skip
     ended = fetching.success(ask, [models, tasks, limit, few_shot, template], [table, found], **LONG)
-    stop.click(turns.stop, None, None, **QUIET)
     return Panel(found, ended)
 
 
