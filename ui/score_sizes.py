@@ -101,8 +101,8 @@ def report_card(report: Report | None, working: str = "") -> str:
     head, *rows = report.table()
     columns = "".join(f'<th scope="col" class="number">{text(cell)}</th>' for cell in head[1:])
     body = "".join(
-        f'<tr><th scope="row">{text(row[0])}</th>'
-        + "".join(f'<td class="number">{text(cell)}</td>' for cell in row[1:])
+        f'<tr><th scope="row">{text(of_report(row[0]))}</th>'
+        + "".join(f'<td class="number">{text(of_report(cell))}</td>' for cell in row[1:])
         + "</tr>"
         for row in rows
     )

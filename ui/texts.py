@@ -17,6 +17,7 @@ from gradio.context import LocalContext
 from ui.korean import KOREAN
 from ui.korean_methods import KOREAN_METHODS
 from ui.korean_problems import KOREAN_PROBLEMS
+from ui.korean_report import KOREAN_REPORT
 
 ENGLISH = {
     # the page
@@ -660,6 +661,11 @@ def of_registry(sentence: str) -> str:
     if wanted is None:
         return in_each_language(lambda: of_registry(sentence))
     return KOREAN_METHODS[sentence] if wanted == "ko" else sentence
+
+
+def of_report(cell: str) -> str:
+    """A cell of the report on sizes: its words in the visitor's language, names and numbers as they are."""
+    return KOREAN_REPORT.get(cell, cell) if language() == "ko" else cell
 
 
 def of_problem(code: str) -> str:

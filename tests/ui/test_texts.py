@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 from string import Formatter
+from textwrap import dedent
 
 import gradio as gr
 import pytest
 from gradio.context import LocalContext
 
+from evaluation.report import Report
 from merging import METHODS, Problem
 from ui.korean_methods import KOREAN_METHODS
 from ui.korean_problems import KOREAN_PROBLEMS
+from ui.korean_report import KOREAN_REPORT
 from ui.markup import problem_list
 from ui.methods_tab import expects
-from ui.texts import ENGLISH, LANGUAGES, Said, in_each_language, language, of_registry, speaking, t
+from ui.texts import ENGLISH, LANGUAGES, Said, in_each_language, language, of_registry, of_report, speaking, t
 
 FILES = sorted((Path(__file__).parents[2] / "ui").glob("*.py"))
 
@@ -80,6 +84,17 @@ def test_what_parameters_expect_is_told_as_the_registry_tells_it() -> None:
         assert [expects(parameter) for parameter in parameters] == [one.expected() for one in parameters]
     with speaking("ko"):
         assert all(re.search("[가-힣]", expects(parameter)) for parameter in parameters)
+
+
+def test_the_report_on_sizes_has_korean_labels() -> None:
+    table = ast.parse(dedent(inspect.getsource(Report.table)))
+    rows = [node.elts[0] for node in ast.walk(table) if isinstance(node, ast.List) and len(node.elts) == 2]
+    labels = {str(first.value) for first in rows if isinstance(first, ast.Constant) and first.value}
+
+    assert labels | {"yes"} == KOREAN_REPORT.keys()
+    with speaking("ko"):
+        assert of_report("files") == KOREAN_REPORT["files"]
+        assert of_report("269 MB") == "269 MB"
 
 
 def codes(folder: str) -> set[str]:
