@@ -76,32 +76,42 @@ def build_page(host: Host) -> gr.Blocks:
                 methods_tab()
         merge.wire(page, [*chat.models, score.models])
 
-        # The newest result is put into the other tabs' fields once: by its buttons, or when they are opened.
+        # The newest result is put into the other tabs' fields when they are opened, but once, and not over one that a
+        # button put there meanwhile: each remembers which was the newest when its fields were filled last.
         in_chat, in_score = gr.State(""), gr.State("")
 
-        def to_chat(latest: Finished, request: gr.Request) -> tuple[Any, ...]:
-            name, parent = latest.location, next(iter(latest.models), None)
-            return name, parent, None, name, *chat.begin_anew(name, parent, None, request)
+        def to_chat(shown: Finished, latest: Finished | None, request: gr.Request) -> tuple[Any, ...]:
+            name, parent = shown.location, next(iter(shown.models), None)
+            return name, parent, None, newest(latest), *chat.begin_anew(name, parent, None, request)
 
-        def to_score(latest: Finished, request: gr.Request) -> tuple[Any, ...]:
-            return [latest.location, *dict.fromkeys(latest.models)], latest.location
+        def to_score(shown: Finished, latest: Finished | None, request: gr.Request) -> tuple[Any, ...]:
+            return [shown.location, *dict.fromkeys(shown.models)], newest(latest)
+
+        def newest(latest: Finished | None) -> str:
+            return latest.location if latest else ""
 
         def open_chat(
             latest: Finished | None, conversation: list[Message], shown: str, request: gr.Request
         ) -> tuple[Any, ...]:
             if latest is None or conversation or latest.location == shown:
                 return (gr.skip(),) * len(chat_fields)
-            return to_chat(latest, request)
+            return to_chat(latest, latest, request)
 
         def open_score(latest: Finished | None, shown: str, request: gr.Request) -> tuple[Any, ...]:
             if latest is None or latest.location == shown:
                 return (gr.skip(),) * len(score_fields)
-            return to_score(latest, request)
+            return to_score(latest, latest, request)
 
-        def chosen(number: int, show: Callable[[Finished, gr.Request], tuple[Any, ...]], outputs: int) -> Any:
-            def shown(jobs: object, results: object, request: gr.Request) -> tuple[Any, ...]:
+        def chosen(
+            number: int,
+            show: Callable[[Finished, Finished | None, gr.Request], tuple[Any, ...]],
+            outputs: int,
+        ) -> Any:
+            def shown(
+                jobs: object, results: object, latest: Finished | None, request: gr.Request
+            ) -> tuple[Any, ...]:
                 finished = merge.mine.at(number, jobs, results)
-                return show(finished, request) if finished else (gr.skip(),) * outputs
+                return show(finished, latest, request) if finished else (gr.skip(),) * outputs
 
             return shown
 
@@ -109,17 +119,17 @@ def build_page(host: Host) -> gr.Blocks:
         chat_opened.select(open_chat, [merge.mine.latest, chat.fields[0], in_chat], chat_fields, **QUIET)
         score_opened.select(open_score, [merge.mine.latest, in_score], score_fields, **QUIET)
 
-        def tried(trial: Finished | None, request: gr.Request) -> tuple[Any, ...]:
+        def tried(trial: Finished | None, latest: Finished | None, request: gr.Request) -> tuple[Any, ...]:
             return (
                 (gr.skip(),) * (len(chat_fields) + 1)
                 if trial is None
-                else (*to_chat(trial, request), gr.Tabs(selected="chat"))
+                else (*to_chat(trial, latest, request), gr.Tabs(selected="chat"))
             )
 
         def left(request: gr.Request) -> None:
             workshop.trials.forget(str(request.session_hash))
 
-        merge.trial.success(tried, merge.tried, [*chat_fields, tabs], **QUIET)
+        merge.trial.success(tried, [merge.tried, merge.mine.latest], [*chat_fields, tabs], **QUIET)
         page.unload(left)
 
         def taken_back(tuning: Tuning | None, recipe: str, memory: Memory) -> list[Any]:
@@ -133,7 +143,7 @@ def build_page(host: Host) -> gr.Blocks:
         chat.tuner.use.click(
             taken_back, [chat.tuner.state, merge.yaml, merge.form.memory], [*merge.recipe, tabs], **QUIET
         )
-        known = [merge.mine.jobs, merge.mine.results]
+        known = [merge.mine.jobs, merge.mine.results, merge.mine.latest]
         for number, slot in enumerate(merge.mine.slots):
             slot.chat.click(chosen(number, to_chat, len(chat_fields)), known, chat_fields, **QUIET).then(
                 lambda: gr.Tabs(selected="chat"), None, tabs, **QUIET
