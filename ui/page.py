@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -25,7 +26,7 @@ from ui.merge_tab import QUIET, MergeTab
 from ui.methods_tab import methods_tab
 from ui.my_merges import Finished
 from ui.score_tab import score_tab
-from ui.texts import in_each_language, speaking, spoken, t, translated
+from ui.texts import LANGUAGES, in_each_language, speaking, spoken, t, translated
 from ui.theme import CSS, theme
 from ui.tuning import Tuning, use_values
 from ui.workshop import Workshop
@@ -43,6 +44,12 @@ _MARK = (
 _GO = """() => {
     window.parent?.postMessage({ type: "SET_SCROLLING", enabled: true }, "*");
     setTimeout(() => location.assign("ADDRESS?_target_url=/" + location.search), 500);
+}"""
+
+# A screen reader asks the document in which language to read; Gradio's says English to everybody.
+_TONGUE = """() => {
+    const [tongue] = navigator.language.toLowerCase().split("-");
+    if (LANGUAGES.includes(tongue)) document.documentElement.lang = tongue;
 }"""
 
 
@@ -197,6 +204,7 @@ def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
     return {
         "theme": theme(),
         "css": CSS,
+        "js": _TONGUE.replace("LANGUAGES", json.dumps(list(LANGUAGES))),
         "i18n": translated(page),
         # Its history writes every input of every call into the browser's storage, in the clear.
         "run_history": False,

@@ -437,6 +437,7 @@ def test_the_page_speaks_korean(site: Site, browser: Browser) -> None:
         page = seen.page
         until_recipe(page, "merge_method", "slerp")
         expect(page.get_by_role("tab", name=KOREAN["page.tab.chat"])).to_be_visible()
+        expect(page.locator("html")).to_have_attribute("lang", "ko")
         expect(page.get_by_label(KOREAN["recipe.method"], exact=True).first).to_be_visible()
         write(page, "merge_method: linear\n")
         expect(page.get_by_role("heading", name=KOREAN["plan.bad.one"])).to_be_visible()
