@@ -344,6 +344,7 @@ KOREAN: dict[str, str] = {
     "chat.speed": "{tokens}토큰, 초당 {rate:.1f}",
     "chat.length.reached": "최대 길이에서 잘림",
     "chat.stopped": "멈춤",
+    "chat.failed": "답하지 못함",
     "chat.no_model": "먼저 모델을 고르세요.",
     "chat.no_prompt": "먼저 메시지를 쓰세요.",
     "chat.warning.empty": "답에 낱말이 하나도 없습니다. 병합이 망가졌을 가능성이 큽니다.",

@@ -362,6 +362,7 @@ ENGLISH = {
     "chat.speed": "{tokens} tokens, {rate:.1f} a second",
     "chat.length.reached": "cut at the longest answer",
     "chat.stopped": "stopped",
+    "chat.failed": "No answer",
     "chat.no_model": "Choose a model first.",
     "chat.no_prompt": "Type a message first.",
     "chat.warning.empty": "The answer holds no word. A merge that answers so is likely to be broken.",

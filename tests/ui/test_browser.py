@@ -288,7 +288,7 @@ def test_an_answer_is_stopped_and_a_wrong_model_is_told(site: Site, browser: Bro
         assert len(so_far) < 2000
         message.fill("Are you there?")
         message.press("Enter")
-        expect(page.get_by_role("alert")).to_contain_text("nobody/nothing")
+        expect(page.get_by_role("alert")).to_contain_text("No answer: nobody/nothing")
         expect(message).to_have_value("Are you there?")
         quiet(seen)
 
