@@ -120,6 +120,9 @@ CSS = """
 .alloy-head h1 { font-size: 1.6rem; line-height: 1.1; margin: 0; letter-spacing: -.02em; }
 .alloy-head p { margin: .2rem 0 0; color: var(--body-text-color-subdued); max-width: 84ch; }
 .dark button[role=tab].selected { color: var(--primary-300) !important; }
+footer > .divider { display: none; }
+footer { gap: 1rem; }
+.alloy-votes button { white-space: nowrap; padding-left: .3rem; padding-right: .3rem; }
 .alloy-section { font-size: 1.1rem; font-weight: 650; margin: 1rem 0 0; }
 .alloy-presets { align-items: center; gap: .45rem; }
 .alloy-presets > .block { flex: none; width: auto; min-width: 0; font-weight: 600; padding-right: .3rem; }
@@ -171,14 +174,18 @@ CSS = """
 .alloy-scroll { overflow-x: auto; }
 @media (max-width: 640px) {
   .alloy-scores, .alloy-scores tr { display: flex; flex-wrap: wrap; }
-  .alloy-scores :is(caption, thead, tbody) { display: block; flex: 0 0 100%; }
-  .alloy-scores caption { order: 1; }
-  .gradio-container .prose .alloy-scores tr > * { flex: 1 1 0; }
-  .gradio-container .prose .alloy-scores tr > :is(th:first-child, td[colspan]) { flex-basis: 100%; padding-bottom: 0; }
-  .gradio-container .prose .alloy-scores tr > td { border-top: 0; padding-top: .1rem; }
+  .alloy-scores caption, .alloy-scores thead, .alloy-scores tbody { display: block; flex: 0 0 100%; }
+  .alloy-scores, .alloy-scores thead, .alloy-scores tbody, .alloy-scores tr, .alloy-stacked tbody, .alloy-stacked tr {
+    margin: 0 !important; padding: 0 !important; }
+  .alloy-scores caption { order: 1; margin: 0 !important; }
+  .alloy-scores thead th { font-size: .75rem; padding-right: .2rem !important; }
+  .alloy-scores td { padding-right: .2rem !important; }
+  .alloy-scores tr > * { flex: 1 1 0; min-width: 0 !important; }
+  .alloy-scores tr > th:first-child, .alloy-scores td[colspan] { flex-basis: 100%; padding-bottom: 0 !important; }
+  .alloy-scores tr > td { border-top: 0 !important; padding-top: .1rem !important; }
   .alloy-stacked thead { display: none; }
-  .alloy-stacked :is(tbody, tr, th, td) { display: block; }
-  .gradio-container .prose .alloy-stacked td { border-top: 0; padding-top: 0; }
+  .alloy-stacked tbody, .alloy-stacked tr, .alloy-stacked th, .alloy-stacked td { display: block; }
+  .alloy-stacked td { border-top: 0 !important; padding-top: 0 !important; }
 }
 .gradio-container .alloy-scroll .alloy-table :is(th, td):not(.number) { min-width: 7rem; }
 .alloy-bar { height: .5rem; border-radius: 1rem; background: var(--neutral-200); overflow: hidden;
@@ -198,13 +205,12 @@ CSS = """
 .alloy-method { padding: 0 .2rem; color: var(--body-text-color-subdued); font-size: .92rem; }
 .alloy-formula { font-family: "STIX Two Math", "Cambria Math", "DejaVu Serif", Georgia, serif;
   overflow-wrap: anywhere; }
-.alloy-talk label { max-width: calc(100% - 3rem); }
+.alloy-talk label { max-width: calc(100% - 3rem); background: var(--block-background-fill); }
 .alloy-yaml label { max-width: calc(100% - 5rem); }
 :is(.alloy-talk, .alloy-yaml) label { display: block; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
 :is(.alloy-talk, .alloy-yaml) label > span { display: inline-block; vertical-align: -.15em; }
 @media (max-width: 640px) {
   .alloy-talk { height: 300px !important; }
-  footer > .divider { display: none; }
 }
 .dark [role=tab][aria-selected=true] { color: var(--primary-300) !important; }
 .dark input[type=range] { --neutral-200: var(--neutral-700); }
@@ -237,7 +243,7 @@ CSS = """
 .alloy-actions > button { flex: none; width: auto; padding-left: .9rem; padding-right: .9rem; white-space: nowrap; }
 .alloy-plane { width: 100%; max-width: 460px; display: block; margin: 0 auto; background: var(--block-background-fill);
   border: 1px solid var(--block-border-color); border-radius: var(--radius-lg); }
-.alloy-knobs > .block:has([type=checkbox]) { min-width: 140px; }
+.alloy-knobs .block:has([type=checkbox]) { min-width: 140px !important; }
 .alloy-plane + p { margin-top: .6rem; }
 .alloy-plane text { font-size: 14px; fill: var(--body-text-color); }
 .alloy-plane path { fill: none; } .alloy-plane .axis { stroke: var(--neutral-300); stroke-width: 1; }

@@ -30,6 +30,8 @@ SLOW = 300_000  # milliseconds, on a busy machine without a GPU
 # Of axe's rules: all but one, against which Gradio's footer says its words again as those of its pictures.
 RULES = {"rules": {"image-redundant-alt": {"enabled": False}}}
 COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
+# Whether a text ends before the field around it does.
+WHOLE = "it => it.getBoundingClientRect().right <= it.closest('.block').getBoundingClientRect().right"
 BROKEN_OFF = re.compile("AbortError: signal is aborted|Connection errored out")
 REMEMBERED = {
     str(block.storage_key)
@@ -484,6 +486,12 @@ def test_what_a_method_does_is_drawn_as_its_values_move(site: Site, browser: Bro
         expect(page.get_by_role("img", name="The result lies at (0.92, 0.92)")).to_be_visible()
         page.get_by_label("number input for t", exact=True).locator("visible=true").fill("0")
         expect(page.get_by_role("img", name="The result lies at (1.30, 0.00)")).to_be_visible()
+        method.click()
+        page.get_by_role("option", name="DELLA", exact=True).click()
+        expect(page.get_by_label("rescale", exact=True).locator("visible=true")).to_be_visible()
+        for switch in ("normalize", "rescale"):
+            said = page.get_by_text(switch, exact=True).locator("visible=true").last
+            assert said.evaluate(WHOLE)
         quiet(seen)
 
 
