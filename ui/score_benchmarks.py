@@ -39,7 +39,7 @@ from ui.score_models import (
     ready_for_gpu,
     waiting_row,
 )
-from ui.texts import in_each_language, t
+from ui.texts import in_each_language, of_report, t
 from ui.work import watched
 
 FEW_QUESTIONS = 10
@@ -167,7 +167,7 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> Panel:
     gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("benchmark.meaning"))}</p>'))
     with gr.Row():
         tasks = gr.Dropdown(
-            [*((name, name) for name in own), *((f"{name}: {meaning}", name) for name, meaning in BENCHMARKS.items())],
+            [*((name, name) for name in own), *((_offer(name), name) for name in BENCHMARKS)],
             value=[[*own, *BENCHMARKS][0]], multiselect=True, label=t("benchmark.tasks"),
             info=t("benchmark.tasks.info"), scale=3, min_width=240,
         )  # fmt: skip
@@ -246,6 +246,10 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> Panel:
     )  # fmt: skip
     ended = fetching.success(ask, [models, tasks, limit, few_shot, template], [table, found], **LONG)
     return Panel(found, ended)
+
+
+def _offer(name: str) -> str:
+    return in_each_language(lambda: f"{name}: {of_report(BENCHMARKS[name])}")
 
 
 def _asked(names: Sequence[str], rows: Sequence[Row]) -> Asked | None:

@@ -665,8 +665,11 @@ def of_registry(sentence: str) -> str:
 
 
 def of_report(cell: str) -> str:
-    """A cell of the report on sizes: its words in the visitor's language, names and numbers as they are."""
-    return KOREAN_REPORT.get(cell, cell) if language() == "ko" else cell
+    """A cell of the report on sizes, or what a benchmark asks, in the visitor's language; numbers as they are."""
+    wanted = language()
+    if wanted is None:
+        return in_each_language(lambda: of_report(cell))
+    return KOREAN_REPORT.get(cell, cell) if wanted == "ko" else cell
 
 
 def of_problem(code: str) -> str:

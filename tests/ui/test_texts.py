@@ -13,6 +13,7 @@ import gradio as gr
 import pytest
 from gradio.context import LocalContext
 
+from evaluation.benchmark import BENCHMARKS
 from evaluation.report import Report
 from merging import METHODS, Problem
 from ui.korean_methods import KOREAN_METHODS
@@ -86,12 +87,12 @@ def test_what_parameters_expect_is_told_as_the_registry_tells_it() -> None:
         assert all(re.search("[가-힣]", expects(parameter)) for parameter in parameters)
 
 
-def test_the_report_on_sizes_has_korean_labels() -> None:
+def test_reports_have_korean_labels() -> None:
     table = ast.parse(dedent(inspect.getsource(Report.table)))
     rows = [node.elts[0] for node in ast.walk(table) if isinstance(node, ast.List) and len(node.elts) == 2]
     labels = {str(first.value) for first in rows if isinstance(first, ast.Constant) and first.value}
 
-    assert labels | {"yes"} == KOREAN_REPORT.keys()
+    assert labels | {"yes"} | set(BENCHMARKS.values()) == KOREAN_REPORT.keys()
     with speaking("ko"):
         assert of_report("files") == KOREAN_REPORT["files"]
         assert of_report("269 MB") == "269 MB"
