@@ -21,6 +21,12 @@ from ui.texts import LANGUAGES
 WIDTHS, THEMES = {"desktop": 1280, "phone": 390}, ("light", "dark")
 LOCALES = {"en": "en-US", "ko": "ko-KR"}
 PATIENCE = 300_000  # milliseconds
+# Whether the numbers of tokens are what they were when this was asked before.
+ENDED = """() => {
+    const before = window.before;
+    window.before = [...document.querySelectorAll(".alloy-method")].map(line => line.innerText).join();
+    return before === window.before;
+}"""
 QUESTION = {"en": "What is the capital of Italy?", "ko": "이탈리아의 수도는 어디인가요?"}
 
 
@@ -43,8 +49,8 @@ def walk(page: Page, language: str) -> Iterator[str]:
     page.get_by_role("button", name=said["vote.left"]).wait_for()
     page.wait_for_function("document.querySelectorAll('[data-testid=bot]').length == 2")
     page.locator(".alloy-method:visible", has_text=re.compile(r"(cpu|cuda), \w+ · \d")).nth(1).wait_for()
+    page.wait_for_function(ENDED, polling=3000)
     yield "chat"
-    click("chat.stop")
     click("page.tab.score", "tab")
     click("score.button")
     page.locator("table tbody .number:visible").nth(8).wait_for()

@@ -77,8 +77,8 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
             right, right_line = chatbot(None), gr.HTML()
         with gr.Column(min_width=280, visible=False) as further:
             last, last_line = chatbot(None), gr.HTML()
-    with gr.Row(visible=False) as voting:
-        voters = [gr.Button(t(f"vote.{choice}"), size="sm", min_width=120) for choice in CHOICES]
+    with gr.Row(visible=False, elem_classes="alloy-votes") as voting:
+        voters = [gr.Button(t(f"vote.{choice}"), size="sm", min_width=90) for choice in CHOICES]
     counted = gr.HTML()
     taken = gr.Button(t("vote.export"), size="sm", min_width=120, visible=False)
     votes = gr.BrowserState([], storage_key="alloy-votes", secret=host.browser_key)
@@ -152,7 +152,8 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
                         break
             except (gr.Error, EvaluationError) as error:
                 # The message stays where it was, to be sent again.
-                yield message, *before, trouble_card(str(getattr(error, "message", error))), "", ""
+                words = error.message if isinstance(error, gr.Error) else f"{t('chat.failed')}: {error}"
+                yield message, *before, trouble_card(str(words)), "", ""
             finally:
                 if stream:
                     stream.close()

@@ -411,9 +411,7 @@ def spot_of(draft: Draft, recipe: str, where: str) -> str | int | None:
 
 
 def _note(problems: Sequence[Problem]) -> str:
-    lines = dict.fromkeys(
-        f"{markup.text(problem.message)} <b>{markup.text(problem.fix)}</b>" for problem in problems
-    )
+    lines = dict.fromkeys(map(markup.sentences, problems))
     return "".join(f'<p class="alloy-trouble">{line}</p>' for line in lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ui.markup import text
+from ui.markup import breakable, text
 from ui.texts import t
 
 Cells = Sequence[float | None]
@@ -44,7 +44,7 @@ def _line(kind: str, cells: Cells, low: float, high: float) -> str:
         if value is not None
     )
     return (
-        f'<span class="kind">{text(label)}</span><svg role="img" aria-label="{text(label)}: {text(said)}" '
+        f'<span class="kind">{breakable(label)}</span><svg role="img" aria-label="{text(label)}: {text(said)}" '
         f'viewBox="0 0 {len(cells)} 1" preserveAspectRatio="none" shape-rendering="crispEdges">{marks}</svg>'
         f'<span class="said">{text(said)}</span>'
     )

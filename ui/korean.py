@@ -9,6 +9,7 @@ KOREAN: dict[str, str] = {
         "브라우저에서 언어 모델을 병합합니다. 같은 베이스에서 나온 모델들의 가중치를 섞어 새 모델을 만듭니다. "
         "학습도 GPU도 필요 없고, 며칠이 아니라 몇 분이면 됩니다."
     ),
+    "page.busy": "지금 기다리는 사람이 너무 많습니다. 쓴 것은 그대로 있으니, 잠시 뒤에 다시 해 보세요.",
     "page.tab.merge": "병합",
     "page.tab.chat": "대화",
     "page.tab.score": "평가",
@@ -17,6 +18,8 @@ KOREAN: dict[str, str] = {
     "account.refused": "허브가 이 로그인을 받아들이지 않았습니다(상태 {code}). 다시 로그인하세요.",
     "account.unreachable": "여기에서 허브에 연결할 수 없습니다.",
     "account.visitor": "{name} 계정으로 로그인했습니다",
+    "account.sign_in": "Hugging Face로 로그인",
+    "account.sign_out": "로그아웃 ({name})",
     "account.machine": "이 컴퓨터의 Hugging Face 로그인: {name}",
     "account.nobody.space": (
         "결과를 내 계정에 저장하려면 Hugging Face로 로그인하세요. 계획은 로그인 없이도 볼 수 있습니다."
@@ -31,7 +34,7 @@ KOREAN: dict[str, str] = {
     "recipe.source": "병합된 모델의 이름, 허브 페이지 주소, 또는 레시피 링크",
     "recipe.source.placeholder": "owner/merged-model",
     "recipe.open": "열기",
-    "recipe.file": "또는 레시피 파일(.yml)이나 모델의 README.md를 놓으세요",
+    "recipe.file": "또는 .yml이나 README.md를 놓으세요",
     "recipe.opened": "{name}의 레시피를 열었습니다.",
     "recipe.opened.file": "레시피를 열었습니다.",
     "recipe.link": "링크 복사",
@@ -111,8 +114,11 @@ KOREAN: dict[str, str] = {
     "plan.bad.one": "먼저 고칠 것이 하나 있습니다",
     "plan.bad.many": "먼저 고칠 것이 {count}개 있습니다",
     "plan.warning.one": "알아 둘 것",
-    "plan.where.laptop": "이 컴퓨터의 CPU에서 실행됩니다. 병합은 계산이 아니라 읽기와 쓰기를 기다립니다.",
-    "plan.where.space": "이 Space의 CPU에서 실행되며 GPU 할당량을 쓰지 않습니다. 병합은 읽기와 쓰기를 기다립니다.",
+    "problem.place": "{line}행 {column}열",
+    "plan.where.laptop": "이 컴퓨터의 CPU에서 실행됩니다. 병합에서 시간이 드는 것은 계산이 아니라 읽기와 쓰기입니다.",
+    "plan.where.space": (
+        "이 Space의 CPU에서 실행되며 GPU 할당량을 쓰지 않습니다. 병합에서 시간이 드는 것은 읽기와 쓰기입니다."
+    ),
     "plan.where.chat": "결과와 대화하려면 할당량 약 {seconds}초를 요청합니다. 할당량이 없으면 CPU가 느리게 답합니다.",
     "plan.memory.short": "지금 남은 메모리 {free}보다 더 필요합니다.",
     "plan.tokenizer": "토크나이저 비교",
@@ -129,7 +135,7 @@ KOREAN: dict[str, str] = {
     "plan.tokenizer.sample": "결과의 템플릿이 쓰는 대화:",
     "plan.licence": "라이선스",
     "plan.licence.none": "표시 없음",
-    "plan.licence.free": "부모 모델들의 라이선스는 요구가 적습니다. 고지를 유지하세요.",
+    "plan.licence.free": "부모 모델들의 라이선스는 요구하는 것이 적습니다. 저작권 고지를 유지하세요.",
     "plan.licence.share": "가장 엄격한 것은 {name}의 {licence}입니다. 결과를 같은 조건으로 배포하세요.",
     "plan.licence.own": "가장 엄격한 것은 {name}의 {licence}로, 제작자가 정한 조건입니다. 공개하기 전에 읽어 보세요.",
     "plan.licence.unknown": "{name}에는 라이선스 표시가 없습니다. 결과를 공개하기 전에 제작자에게 물어보세요.",
@@ -339,6 +345,7 @@ KOREAN: dict[str, str] = {
     "chat.speed": "{tokens}토큰, 초당 {rate:.1f}",
     "chat.length.reached": "최대 길이에서 잘림",
     "chat.stopped": "멈춤",
+    "chat.failed": "답하지 못함",
     "chat.no_model": "먼저 모델을 고르세요.",
     "chat.no_prompt": "먼저 메시지를 쓰세요.",
     "chat.warning.empty": "답에 낱말이 하나도 없습니다. 병합이 망가졌을 가능성이 큽니다.",
@@ -570,6 +577,12 @@ KOREAN: dict[str, str] = {
     "methods.required": "꼭 써야 함",
     "methods.optional": "생략할 수 있음",
     "methods.default": "기본값 {value}",
+    "methods.expects.bool": "true 또는 false",
+    "methods.expects.choice": "{choices} 가운데 하나",
+    "methods.expects.number": "숫자",
+    "methods.expects.number.range": "{low}에서 {high}까지의 숫자",
+    "methods.expects.integer": "정수",
+    "methods.expects.integer.range": "{low}에서 {high}까지의 정수",
     "methods.each": "모델마다 하나씩.",
     "methods.symbols": (
         "θ: 결과, θ₀: 베이스, θᵢ: 모델들, δᵢ = θᵢ − θ₀, wᵢ: weight, λ: lambda, d: density, δ̂: δ에서 남은 것. 원소마다 "

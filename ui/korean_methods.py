@@ -11,16 +11,16 @@ KOREAN_METHODS: dict[str, str] = {
         "두 모델 사이의 구면 보간: 현이 아니라 호를 따라갑니다."
     ),
     "Spherical interpolation by weights, between two models or, with a base, between what they changed.": (
-        "비중에 따른 구면 보간. 두 모델 사이에서, 또는 기준 모델이 있으면 두 모델이 바꾼 것 사이에서."
+        "비중에 따른 구면 보간. 두 모델 사이에서, 또는 베이스 모델이 있으면 두 모델이 바꾼 것 사이에서."
     ),
     "Spherical interpolation of any number of models, or, with a base, of what they changed.": (
-        "모델 수에 제한이 없는 구면 보간. 기준 모델이 있으면 모델들이 바꾼 것을 보간합니다."
+        "모델 수에 제한이 없는 구면 보간. 베이스 모델이 있으면 모델들이 바꾼 것을 보간합니다."
     ),
     (
         "The point on the sphere that is nearest to the directions of all models, as long as they are on average."
     ): "모든 모델의 방향에 가장 가까운 구면 위의 점. 길이는 모델들의 평균입니다.",
     "Add the weighted sum of what each model changed to the base.": (
-        "각 모델이 바꾼 것의 가중 합을 기준 모델에 더합니다."
+        "각 모델이 바꾼 것의 가중 합을 베이스 모델에 더합니다."
     ),
     "Trim each change to its largest entries, elect one sign per entry, and combine those that agree.": (
         "변화마다 가장 큰 값만 남기고, 자리마다 부호를 하나 뽑아, 그 부호에 맞는 것만 합칩니다."
@@ -28,9 +28,9 @@ KOREAN_METHODS: dict[str, str] = {
     (
         "Add to the first model what the second, a chat model, learnt beyond the base: "
         "first + weight * (second - base)."
-    ): "둘째 모델(채팅 모델)이 기준 모델보다 더 배운 것을 첫 모델에 더합니다: 첫째 + 비중 × (둘째 − 기준).",
+    ): "둘째 모델(채팅 모델)이 베이스 모델보다 더 배운 것을 첫 모델에 더합니다: 첫째 + 비중 × (둘째 − 기준).",
     "Drop part of each change at random, enlarge the rest, and add the weighted sum to the base.": (
-        "변화의 일부를 무작위로 버리고 나머지를 키워, 그 가중 합을 기준 모델에 더합니다."
+        "변화의 일부를 무작위로 버리고 나머지를 키워, 그 가중 합을 베이스 모델에 더합니다."
     ),
     (
         "Drop part of each change at random, enlarge the rest, elect one sign per entry, combine those that agree."
@@ -40,12 +40,12 @@ KOREAN_METHODS: dict[str, str] = {
         "elect one sign per entry, combine the rest."
     ): "변화의 일부를, 행에서 작은 값일수록 더 자주 버린 뒤, 자리마다 부호를 하나 뽑아 나머지를 합칩니다.",
     "Drop part of each change, small entries of a row more probably, and add the weighted sum to the base.": (
-        "변화의 일부를, 행에서 작은 값일수록 더 자주 버리고, 그 가중 합을 기준 모델에 더합니다."
+        "변화의 일부를, 행에서 작은 값일수록 더 자주 버리고, 그 가중 합을 베이스 모델에 더합니다."
     ),
     (
         "Drop the largest and the smallest entries of each change, "
         "and add the weighted sum of the rest to the base."
-    ): "변화마다 가장 큰 값과 가장 작은 값을 버리고, 나머지의 가중 합을 기준 모델에 더합니다.",
+    ): "변화마다 가장 큰 값과 가장 작은 값을 버리고, 나머지의 가중 합을 베이스 모델에 더합니다.",
     "Drop the largest and smallest entries of each change, elect one sign per entry, combine those that agree.": (
         "변화마다 가장 큰 값과 가장 작은 값을 버린 뒤, 자리마다 부호를 하나 뽑아 맞는 것만 합칩니다."
     ),
@@ -63,7 +63,7 @@ KOREAN_METHODS: dict[str, str] = {
         "so that no task drowns another."
     ): "행렬마다 변화를 더하고 모든 방향을 똑같이 강하게 하여, 한 과제가 다른 과제를 덮지 않게 합니다.",
     "Go from the base towards the mean of the fine-tunes, the further the more their changes point one way.": (
-        "기준 모델에서 미세 조정 모델들의 평균 쪽으로 갑니다. 변화가 한쪽을 가리킬수록 더 멀리 갑니다."
+        "베이스 모델에서 파인튜닝한 모델들의 평균 쪽으로 갑니다. 변화가 한쪽을 가리킬수록 더 멀리 갑니다."
     ),
     "Average each change over the models that made one there; what a single model changed stays whole.": (
         "자리마다 바꾼 모델들끼리만 평균합니다. 한 모델만 바꾼 것은 그대로 남습니다."
@@ -72,10 +72,10 @@ KOREAN_METHODS: dict[str, str] = {
         "자리마다 바꾼 모델들끼리만 평균합니다. 한 모델만 바꾼 것은 조금 커집니다."
     ),
     "Take the other model's weights where they are near the base's, and keep the base where they are far.": (
-        "다른 모델의 가중치가 기준 모델과 가까운 곳은 받아들이고, 먼 곳은 기준 모델대로 둡니다."
+        "다른 모델의 가중치가 베이스 모델과 가까운 곳은 받아들이고, 먼 곳은 베이스 모델대로 둡니다."
     ),
     "Take over the important changes of the other model, and keep the base where they are not.": (
-        "다른 모델의 중요한 변화만 받아들이고, 나머지는 기준 모델대로 둡니다."
+        "다른 모델의 중요한 변화만 받아들이고, 나머지는 베이스 모델대로 둡니다."
     ),
     "Take each tensor from one model as it stands; with slices, stack layers (depth up-scaling).": (
         "텐서마다 한 모델의 것을 그대로 가져옵니다. slices로는 층을 쌓습니다(깊이 업스케일링)."
@@ -83,7 +83,7 @@ KOREAN_METHODS: dict[str, str] = {
     # parameters
     "how much each model counts": "모델마다의 비중",
     "divide the weights by their sum": "비중을 그 합으로 나눕니다",
-    "how far to go from the base model (0) to the other one (1)": "기준 모델(0)에서 다른 모델(1)로 얼마나 갈지",
+    "how far to go from the base model (0) to the other one (1)": "베이스 모델(0)에서 다른 모델(1)로 얼마나 갈지",
     "take a tensor as one vector, else each of its rows as one": (
         "텐서 전체를 한 벡터로, 아니면 행마다 한 벡터로 봅니다"
     ),
@@ -99,7 +99,7 @@ KOREAN_METHODS: dict[str, str] = {
     ),
     "how much each model's change counts; negative takes it away": "모델마다 바꾼 것의 비중. 음수는 뺍니다",
     "divide by the sum of the weights": "비중의 합으로 나눕니다",
-    "factor on the whole sum; 0 gives the base back": "합 전체에 곱하는 수. 0이면 기준 모델 그대로입니다",
+    "factor on the whole sum; 0 gives the base back": "합 전체에 곱하는 수. 0이면 베이스 모델 그대로입니다",
     "how much each model's change counts; a negative weight turns its vote around": (
         "모델마다 바꾼 것의 비중. 음수면 그 표가 뒤집힙니다"
     ),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from merging import Plan, Recipe
 from merging.resolved import Copy, Row, Value, resolved, short_name
-from ui.markup import text
+from ui.markup import breakable, text
 from ui.texts import t
 
 
@@ -49,7 +49,7 @@ def _picture(title: str, rows: Sequence[Row]) -> str:
     ]
     low, high = min(numbers, default=0.0), max(numbers, default=0.0)
     lines = "".join(
-        f'<span class="kind">{text(row.label)}</span>{_strip(row, low, high)}'
+        f'<span class="kind">{breakable(row.label)}</span>{_strip(row, low, high)}'
         f'<span class="said">{text(_said(row))}</span>'
         for row in rows
     )

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 
 from merging import Problem
-from ui.texts import t
+from ui.texts import of_problem, t
 
 
 def text(value: object) -> str:
     """The value, safe between tags and inside quoted attributes."""
     return html.escape(str(value), quote=True)
+
+
+def breakable(name: object) -> str:
+    """A long name of a tensor, as `text` gives it, that is broken after dots and underscores where it has to be."""
+    return re.sub(r"(?<=[._])(?=\w)", "<wbr>", text(name))
 
 
 def link(url: str | None, label: str) -> str:
@@ -36,10 +42,22 @@ def problem_list(problems: Sequence[Problem]) -> str:
     """Problems one below the other: what, where, and what to do."""
     items = []
     for problem in problems:
-        where = f'<span class="where">{text(problem.where)}</span> ' if problem.where else ""
-        fix = f'<span class="fix">{text(problem.fix)}</span>' if problem.fix else ""
-        items.append(f"<li>{where}{text(problem.message)} {fix}</li>")
+        where = f'<span class="where">{text(_place(problem.where))}</span> ' if problem.where else ""
+        items.append(f"<li>{where}{sentences(problem)}</li>")
     return f'<ul class="alloy-problems">{"".join(items)}</ul>'
+
+
+def sentences(problem: Problem) -> str:
+    """What is wrong and what to do: the engine's English, and before it a sentence for who reads another language."""
+    fix = f' <b class="fix">{text(problem.fix)}</b>' if problem.fix else ""
+    english = f"{text(problem.message)}{fix}"
+    words = of_problem(problem.code)
+    return f'<strong>{text(words)}</strong> <span lang="en">{english}</span>' if words else english
+
+
+def _place(where: str) -> str:
+    found = re.fullmatch(r"line (\d+), column (\d+)", where)
+    return t("problem.place", line=found[1], column=found[2]) if found else where
 
 
 def size(number: float) -> str:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from merging import METHODS, MergeError, MergeMethod, Parameter
 from ui.draft import field_text
-from ui.markup import card, link, problem_list, text
+from ui.markup import breakable, card, link, problem_list, text
 from ui.plane import BASE, SCENES, Picture, Point, picture, start, taking_part
 from ui.texts import in_each_language, of_registry, t
 
@@ -93,7 +93,7 @@ def about_card(method: MergeMethod) -> str:
     if method.is_random:
         body += f'<p class="alloy-quiet">{text(t("methods.random"))}</p>'
     rows = "".join(
-        f'<tr><th scope="row"><code>{text(parameter.name)}</code></th><td>{text(of_registry(parameter.help))}'
+        f'<tr><th scope="row"><code>{breakable(parameter.name)}</code></th><td>{text(of_registry(parameter.help))}'
         f"<small>{text(_expected(parameter))}</small></td></tr>"
         for parameter in method.parameters
     )
@@ -116,7 +116,7 @@ def catalogue() -> str:
         f'<th scope="col">{text(t(key))}</th>'
         for key in ("methods.method", "methods.meaning", "methods.parameters", "methods.mergekit")
     )
-    table = f'<table class="alloy-table"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    table = f'<table class="alloy-table alloy-stacked"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
     symbols = f'<p class="alloy-quiet">{text(t("methods.symbols"))}</p>'
     return f'{symbols}<div class="alloy-scroll" tabindex="0">{table}</div>'
 
@@ -246,4 +246,12 @@ def _expected(parameter: Parameter) -> str:
     if parameter.optional:
         default = t("methods.optional")
     each = f" {t('methods.each')}" if parameter.per_model else ""
-    return f"{parameter.expected()}; {default}.{each}"
+    return f"{expects(parameter)}; {default}.{each}"
+
+
+def expects(parameter: Parameter) -> str:
+    """What a value has to be, as `Parameter.expected` tells it, in the visitor's language."""
+    if parameter.kind in ("number", "integer") and not parameter.beyond and parameter.low is not None:
+        low, high = f"{parameter.low:g}", f"{parameter.high:g}"
+        return t(f"methods.expects.{parameter.kind}.range", low=low, high=high)
+    return t(f"methods.expects.{parameter.kind}", choices=", ".join(parameter.choices))

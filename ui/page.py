@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import gradio as gr
+from fastapi import HTTPException, Request, Response
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import JSONResponse
+from gradio.utils import get_icon_path
 
 from evaluation.downloads import DOWNLOADS
 from ui.answers import Message
@@ -20,7 +26,7 @@ from ui.merge_tab import QUIET, MergeTab
 from ui.methods_tab import methods_tab
 from ui.my_merges import Finished
 from ui.score_tab import score_tab
-from ui.texts import in_each_language, t, translated
+from ui.texts import LANGUAGES, in_each_language, speaking, spoken, t, translated
 from ui.theme import CSS, theme
 from ui.tuning import Tuning, use_values
 from ui.workshop import Workshop
@@ -33,6 +39,18 @@ _MARK = (
     '</defs><circle cx="18" cy="24" r="15" fill="#c76d2f"/><circle cx="30" cy="24" r="15" fill="#8a8580"/>'
     '<circle cx="30" cy="24" r="15" fill="#eab080" clip-path="url(#a)"/></svg>'
 )
+# As Gradio's own button goes there: a Space's frame may scroll from here on, the draft has a moment to be kept, and
+# the query, which may hold a recipe, goes along.
+_GO = """() => {
+    window.parent?.postMessage({ type: "SET_SCROLLING", enabled: true }, "*");
+    setTimeout(() => location.assign("ADDRESS?_target_url=/" + location.search), 500);
+}"""
+
+# A screen reader asks the document in which language to read; Gradio's says English to everybody.
+_TONGUE = """() => {
+    const [tongue] = navigator.language.toLowerCase().split("-");
+    if (LANGUAGES.includes(tongue)) document.documentElement.lang = tongue;
+}"""
 
 
 def build_page(host: Host) -> gr.Blocks:
@@ -53,8 +71,7 @@ def build_page(host: Host) -> gr.Blocks:
                 )
             )
             if host.sign_in:
-                # Without OAuth at hand Gradio's button would not let the page start.
-                gr.LoginButton(scale=0, min_width=200)
+                _sign_in(page)
         with gr.Tabs() as tabs:
             with gr.Tab(t("page.tab.merge"), id="merge"):
                 merge = MergeTab(host, workshop, search)
@@ -66,32 +83,42 @@ def build_page(host: Host) -> gr.Blocks:
                 methods_tab()
         merge.wire(page, [*chat.models, score.models])
 
-        # The newest result is put into the other tabs' fields once: by its buttons, or when they are opened.
+        # The newest result is put into the other tabs' fields when they are opened, but once, and not over one that a
+        # button put there meanwhile: each remembers which was the newest when its fields were filled last.
         in_chat, in_score = gr.State(""), gr.State("")
 
-        def to_chat(latest: Finished, request: gr.Request) -> tuple[Any, ...]:
-            name, parent = latest.location, next(iter(latest.models), None)
-            return name, parent, None, name, *chat.begin_anew(name, parent, None, request)
+        def to_chat(shown: Finished, latest: Finished | None, request: gr.Request) -> tuple[Any, ...]:
+            name, parent = shown.location, next(iter(shown.models), None)
+            return name, parent, None, newest(latest), *chat.begin_anew(name, parent, None, request)
 
-        def to_score(latest: Finished, request: gr.Request) -> tuple[Any, ...]:
-            return [latest.location, *dict.fromkeys(latest.models)], latest.location
+        def to_score(shown: Finished, latest: Finished | None, request: gr.Request) -> tuple[Any, ...]:
+            return [shown.location, *dict.fromkeys(shown.models)], newest(latest)
+
+        def newest(latest: Finished | None) -> str:
+            return latest.location if latest else ""
 
         def open_chat(
             latest: Finished | None, conversation: list[Message], shown: str, request: gr.Request
         ) -> tuple[Any, ...]:
             if latest is None or conversation or latest.location == shown:
                 return (gr.skip(),) * len(chat_fields)
-            return to_chat(latest, request)
+            return to_chat(latest, latest, request)
 
         def open_score(latest: Finished | None, shown: str, request: gr.Request) -> tuple[Any, ...]:
             if latest is None or latest.location == shown:
                 return (gr.skip(),) * len(score_fields)
-            return to_score(latest, request)
+            return to_score(latest, latest, request)
 
-        def chosen(number: int, show: Callable[[Finished, gr.Request], tuple[Any, ...]], outputs: int) -> Any:
-            def shown(jobs: object, results: object, request: gr.Request) -> tuple[Any, ...]:
+        def chosen(
+            number: int,
+            show: Callable[[Finished, Finished | None, gr.Request], tuple[Any, ...]],
+            outputs: int,
+        ) -> Any:
+            def shown(
+                jobs: object, results: object, latest: Finished | None, request: gr.Request
+            ) -> tuple[Any, ...]:
                 finished = merge.mine.at(number, jobs, results)
-                return show(finished, request) if finished else (gr.skip(),) * outputs
+                return show(finished, latest, request) if finished else (gr.skip(),) * outputs
 
             return shown
 
@@ -99,17 +126,17 @@ def build_page(host: Host) -> gr.Blocks:
         chat_opened.select(open_chat, [merge.mine.latest, chat.fields[0], in_chat], chat_fields, **QUIET)
         score_opened.select(open_score, [merge.mine.latest, in_score], score_fields, **QUIET)
 
-        def tried(trial: Finished | None, request: gr.Request) -> tuple[Any, ...]:
+        def tried(trial: Finished | None, latest: Finished | None, request: gr.Request) -> tuple[Any, ...]:
             return (
                 (gr.skip(),) * (len(chat_fields) + 1)
                 if trial is None
-                else (*to_chat(trial, request), gr.Tabs(selected="chat"))
+                else (*to_chat(trial, latest, request), gr.Tabs(selected="chat"))
             )
 
         def left(request: gr.Request) -> None:
             workshop.trials.forget(str(request.session_hash))
 
-        merge.trial.success(tried, merge.tried, [*chat_fields, tabs], **QUIET)
+        merge.trial.success(tried, [merge.tried, merge.mine.latest], [*chat_fields, tabs], **QUIET)
         page.unload(left)
 
         def taken_back(tuning: Tuning | None, recipe: str, memory: Memory) -> list[Any]:
@@ -123,7 +150,7 @@ def build_page(host: Host) -> gr.Blocks:
         chat.tuner.use.click(
             taken_back, [chat.tuner.state, merge.yaml, merge.form.memory], [*merge.recipe, tabs], **QUIET
         )
-        known = [merge.mine.jobs, merge.mine.results]
+        known = [merge.mine.jobs, merge.mine.results, merge.mine.latest]
         for number, slot in enumerate(merge.mine.slots):
             slot.chat.click(chosen(number, to_chat, len(chat_fields)), known, chat_fields, **QUIET).then(
                 lambda: gr.Tabs(selected="chat"), None, tabs, **QUIET
@@ -137,11 +164,47 @@ def build_page(host: Host) -> gr.Blocks:
     return page
 
 
+def _sign_in(page: gr.Blocks) -> None:
+    """The buttons to sign in and out; without OAuth at hand they would not let the page start."""
+    # Has Gradio answer the two addresses below. It shows nothing: its words are English for everybody, and it tells
+    # by its own label which address to go to.
+    gr.LoginButton(visible=False)
+    enter = gr.Button(
+        t("account.sign_in"), icon=get_icon_path("huggingface-logo.svg"), scale=0, min_width=200
+    )
+    leave = gr.Button(visible=False, scale=0, min_width=200)
+
+    def who(profile: gr.OAuthProfile | None) -> tuple[Any, Any]:
+        if profile is None:
+            return gr.update(visible=True), gr.update(visible=False)
+        label = t("account.sign_out", name=profile.username)
+        return gr.update(visible=False), gr.update(value=label, visible=True)
+
+    page.load(who, None, [enter, leave], **QUIET)
+    for button, address in ((enter, "/login/huggingface"), (leave, "/logout")):
+        button.click(None, None, None, js=_GO.replace("ADDRESS", address), api_visibility="private")
+
+
+async def _busy(request: Request, error: Exception) -> Response:
+    """Tell a browser in its language that the queue is full.
+
+    For status 503 Gradio's page has a sentence of its own, in English for everybody; of another status it shows
+    the detail. Gradio's clients, which ask for no language, read 503.
+    """
+    assert isinstance(error, HTTPException)
+    asked = request.headers.get("accept-language")
+    if not asked:
+        return await http_exception_handler(request, error)
+    with speaking(spoken(asked)):
+        return JSONResponse({"detail": t("page.busy")}, HTTPStatus.TOO_MANY_REQUESTS)
+
+
 def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
     """What `launch` is to be given, whoever launches the page."""
     return {
         "theme": theme(),
         "css": CSS,
+        "js": _TONGUE.replace("LANGUAGES", json.dumps(list(LANGUAGES))),
         "i18n": translated(page),
         # Its history writes every input of every call into the browser's storage, in the clear.
         "run_history": False,
@@ -150,4 +213,5 @@ def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
         # Results to be downloaded, each under an unguessable name.
         "allowed_paths": [str(host.downloads)],
         "footer_links": ["api", "settings"],
+        "app_kwargs": {"exception_handlers": {HTTPStatus.SERVICE_UNAVAILABLE: _busy}},
     }

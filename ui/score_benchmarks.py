@@ -29,18 +29,18 @@ from ui.host import Host
 from ui.markup import card, text
 from ui.score_models import (
     LONG,
-    QUIET,
     Panel,
     Unavailable,
     bytes_to_load,
     fetched,
+    go_and_stop,
     in_turn,
     names_in,
     ready_for_gpu,
     waiting_row,
 )
-from ui.texts import in_each_language, t
-from ui.work import Turns, watched
+from ui.texts import in_each_language, of_report, t
+from ui.work import watched
 
 FEW_QUESTIONS = 10
 MOST_EXAMPLES = 25
@@ -167,7 +167,7 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> Panel:
     gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("benchmark.meaning"))}</p>'))
     with gr.Row():
         tasks = gr.Dropdown(
-            [*((name, name) for name in own), *((f"{name}: {meaning}", name) for name, meaning in BENCHMARKS.items())],
+            [*((name, name) for name in own), *((_offer(name), name) for name in BENCHMARKS)],
             value=[[*own, *BENCHMARKS][0]], multiselect=True, label=t("benchmark.tasks"),
             info=t("benchmark.tasks.info"), scale=3, min_width=240,
         )  # fmt: skip
@@ -183,12 +183,9 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> Panel:
         template = gr.Checkbox(
             False, label=t("benchmark.template"), info=t("benchmark.template.info"), min_width=200
         )
-    with gr.Row():
-        go = gr.Button(t("benchmark.button"), scale=3)
-        stop = gr.Button(t("score.stop"), scale=1, min_width=90)
+    go, turns = go_and_stop(t("benchmark.button"))
     table = gr.HTML()
     found = gr.State(None)
-    turns = Turns()
 
     def questions_of(chosen: list[str], most: float | None, shots: float | None, talk: bool) -> Questions:
         known = [name for name in chosen or () if name in BENCHMARKS or name in own]
@@ -248,8 +245,11 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> Panel:
         show_progress="hidden", trigger_mode="once", api_visibility="private",
     )  # fmt: skip
     ended = fetching.success(ask, [models, tasks, limit, few_shot, template], [table, found], **LONG)
-    stop.click(turns.stop, None, None, **QUIET)
     return Panel(found, ended)
+
+
+def _offer(name: str) -> str:
+    return in_each_language(lambda: f"{name}: {of_report(BENCHMARKS[name])}")
 
 
 def _asked(names: Sequence[str], rows: Sequence[Row]) -> Asked | None:

@@ -169,12 +169,11 @@ def card_panel(host: Host, panels: Sequence[Panel]) -> None:
     with gr.Column(visible=False) as box:
         title = gr.HTML()
         kinds = gr.CheckboxGroup([], label=t("home.kinds"))
-        with gr.Row():
-            way = gr.Radio(
-                [(t("home.commit"), COMMIT), (t("home.pull_request"), PULL_REQUEST)], value=COMMIT,
-                label=t("home.way"), info=t("home.way.info"), min_width=240,
-            )  # fmt: skip
-            write = gr.Button(t("home.write"), min_width=160)
+        way = gr.Radio(
+            [(t("home.commit"), COMMIT), (t("home.pull_request"), PULL_REQUEST)], value=COMMIT,
+            label=t("home.way"), info=t("home.way.info"),
+        )  # fmt: skip
+        write = gr.Button(t("home.write"))
         said = gr.HTML()
         with gr.Accordion(t("home.take"), open=False):
             with gr.Row():

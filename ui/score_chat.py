@@ -18,18 +18,18 @@ from ui.host import Host
 from ui.markup import card, text
 from ui.score_models import (
     LONG,
-    QUIET,
     Panel,
     Unavailable,
     bytes_to_load,
     fetched,
+    go_and_stop,
     in_turn,
     names_in,
     ready_for_gpu,
     waiting_row,
 )
 from ui.texts import in_each_language, t
-from ui.work import Turns, watched
+from ui.work import watched
 
 LONGEST_ANSWER = 128
 
@@ -124,12 +124,9 @@ def chat_panel(host: Host, models: gr.Dropdown) -> Panel:
         )
     )
     gr.HTML(meaning)
-    with gr.Row():
-        go = gr.Button(t("check.button"), scale=3)
-        stop = gr.Button(t("score.stop"), scale=1, min_width=90)
+    go, turns = go_and_stop(t("check.button"))
     table = gr.HTML()
     found = gr.State(None)
-    turns = Turns()
 
     def check(
         names: list[str], oauth: gr.OAuthToken | None, request: gr.Request
@@ -159,7 +156,6 @@ def chat_panel(host: Host, models: gr.Dropdown) -> Panel:
         api_visibility="private",
     )  # fmt: skip
     ended = fetching.success(check, models, [table, found], **LONG)
-    stop.click(turns.stop, None, None, **QUIET)
     return Panel(found, ended)
 
 
@@ -182,7 +178,7 @@ def check_table(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     )
     body = "".join(map(_line, rows))
     return card(
-        f'<div class="alloy-scroll"><table class="alloy-table"><caption>'
+        f'<div class="alloy-scroll"><table class="alloy-table alloy-scores"><caption>'
         f"{text(t('check.caption', count=len(PROMPTS)))}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         + "".join(f"<p>{text(line)}</p>" for line in notes)

@@ -16,6 +16,7 @@ from ui.defect import told
 from ui.host import Host
 from ui.markup import text
 from ui.texts import t
+from ui.work import Turns
 
 MOST_MODELS = 6
 
@@ -40,6 +41,20 @@ class Panel:
 
     found: gr.State
     ended: Dependency
+
+
+def go_and_stop(label: str, **looks: Any) -> tuple[gr.Button, Turns]:
+    """The row of buttons that begins a panel's work and ends it; `looks` are the first one's.
+
+    Returns:
+        The first button, and the turns that the work has to take, which the second one stops.
+    """
+    with gr.Row():
+        go = gr.Button(label, scale=3, **looks)
+        stop = gr.Button(t("score.stop"), scale=1, min_width=90)
+    turns = Turns()
+    stop.click(turns.stop, None, None, **QUIET)
+    return go, turns
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from evaluation.report import Report
 from ui.account import account
 from ui.host import Host
 from ui.markup import card, text
-from ui.score_models import LONG, QUIET, Panel, names_in
+from ui.score_models import LONG, Panel, go_and_stop, names_in
 from ui.score_text import Scored
-from ui.texts import in_each_language, t
-from ui.work import Turns, watched
+from ui.texts import in_each_language, of_report, t
+from ui.work import watched
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,9 @@ class Measured:
 def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> Panel:
     """Build the part that measures sizes and speeds; `scored` adds known perplexities."""
     gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("score.compare.info"))}</p>'))
-    with gr.Row():
-        go = gr.Button(t("score.compare"), scale=3)
-        stop = gr.Button(t("score.stop"), scale=1, min_width=90)
+    go, turns = go_and_stop(t("score.compare"))
     table = gr.HTML()
     found = gr.State(None)
-    turns = Turns()
 
     def measure(
         names: list[str], known: Scored | None, oauth: gr.OAuthToken | None, request: gr.Request
@@ -79,7 +76,6 @@ def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> Panel:
         yield report_card(report), Measured(tuple(wanted), report)
 
     ended = go.click(measure, [models, scored], [table, found], **LONG)
-    stop.click(turns.stop, None, None, **QUIET)
     return Panel(found, ended)
 
 
@@ -105,8 +101,8 @@ def report_card(report: Report | None, working: str = "") -> str:
     head, *rows = report.table()
     columns = "".join(f'<th scope="col" class="number">{text(cell)}</th>' for cell in head[1:])
     body = "".join(
-        f'<tr><th scope="row">{text(row[0])}</th>'
-        + "".join(f'<td class="number">{text(cell)}</td>' for cell in row[1:])
+        f'<tr><th scope="row">{text(of_report(row[0]))}</th>'
+        + "".join(f'<td class="number">{text(of_report(cell))}</td>' for cell in row[1:])
         + "</tr>"
         for row in rows
     )

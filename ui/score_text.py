@@ -38,12 +38,13 @@ from ui.score_models import (
     Unavailable,
     bytes_to_load,
     fetched,
+    go_and_stop,
     in_turn,
     names_in,
     ready_for_gpu,
 )
 from ui.texts import in_each_language, t
-from ui.work import Turns, watched
+from ui.work import watched
 
 MOST_CHARACTERS = 200_000
 # With fewer tokens than this, differences of some percent are noise.
@@ -252,14 +253,11 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
             rows_wanted = gr.Number(
                 100, label=t("score.dataset.rows"), precision=0, minimum=1, maximum=10_000, min_width=120
             )
-    with gr.Row():
-        go = gr.Button(t("score.button"), variant="primary", scale=3)
-        stop = gr.Button(t("score.stop"), scale=1, min_width=90)
+    go, turns = go_and_stop(t("score.button"), variant="primary")
     table = gr.HTML()
     pictures = gr.HTML()
     found = gr.State(None)
     begun_before = gr.State(None)
-    turns = Turns()
 
     def read(path: str) -> tuple[str, tuple[str, str]]:
         try:
@@ -334,7 +332,6 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
         [table, pictures, found, begun_before],
         **LONG,
     )
-    stop.click(turns.stop, None, None, **QUIET)
     return TextPanel(found, ended, document)
 
 
@@ -411,7 +408,7 @@ def score_table(
         notes.append(_how(found))
     remarks = "".join(f"<p>{text(note)}</p>" for note in notes)
     table = (
-        f'<div class="alloy-scroll"><table class="alloy-table"><caption>{text(caption)}</caption>'
+        f'<div class="alloy-scroll"><table class="alloy-table alloy-scores"><caption>{text(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
     return card(table + remarks)

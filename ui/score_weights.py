@@ -22,10 +22,10 @@ from ui.host import Host
 from ui.hub_search import HubSearch, search_as_you_type
 from ui.markup import card, heading, text
 from ui.presets import family
-from ui.score_models import LONG, QUIET, Panel, names_in
+from ui.score_models import LONG, QUIET, Panel, go_and_stop, names_in
 from ui.start import line_of
 from ui.texts import in_each_language, t
-from ui.work import Turns, watched
+from ui.work import watched
 
 # Entries of a tensor that are read, and from how many places: each place is a request to the Hub.
 QUICK, SLOW, ALL = "quick", "slow", "all"
@@ -147,16 +147,13 @@ def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: 
             activations = gr.Checkbox(
                 False, label=t("weights.activations"), info=t("weights.activations.info"), min_width=240
             )
-    with gr.Row():
-        go = gr.Button(t("weights.button"), scale=3)
-        stop = gr.Button(t("score.stop"), scale=1, min_width=90)
+    go, turns = go_and_stop(t("weights.button"))
     verdict = gr.HTML()
     with gr.Row(visible=False) as choice:
         signal = gr.Dropdown([], label=t("weights.signal"), min_width=240)
         against = gr.Dropdown([], label=t("weights.against"), min_width=240)
     picture = gr.HTML()
     found = gr.State(None)
-    turns = Turns()
 
     def look_at(
         names: list[str], base_name: str | None, how_much: str, run_them: bool, read: str,
@@ -231,7 +228,6 @@ def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: 
         [verdict, choice, signal, against, picture, found],
         **LONG,
     )
-    stop.click(turns.stop, None, None, **QUIET)
     signal.input(choose, [found, signal], [against, picture], **QUIET)
     against.input(draw, [found, signal, against], picture, **QUIET)
     return Panel(found, ended)

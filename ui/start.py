@@ -107,7 +107,7 @@ def build_start(host: Host) -> Start:
 
 def trouble(problem: Problem) -> str:
     """A problem in a line."""
-    return f'<p class="alloy-trouble" role="alert">{markup.text(problem.message)} <b>{markup.text(problem.fix)}</b></p>'
+    return f'<p class="alloy-trouble" role="alert">{markup.sentences(problem)}</p>'
 
 
 def line_of(words: str) -> str:

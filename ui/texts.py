@@ -16,6 +16,8 @@ from gradio.context import LocalContext
 
 from ui.korean import KOREAN
 from ui.korean_methods import KOREAN_METHODS
+from ui.korean_problems import KOREAN_PROBLEMS
+from ui.korean_report import KOREAN_REPORT
 
 ENGLISH = {
     # the page
@@ -24,6 +26,7 @@ ENGLISH = {
         "Merge language models in the browser. Mix the weights of models that grew from one base into a new "
         "model: no training, no GPU, minutes instead of days."
     ),
+    "page.busy": "Too many are waiting here just now. What you wrote stays: try again in a moment.",
     "page.tab.merge": "Merge",
     "page.tab.chat": "Chat",
     "page.tab.score": "Score",
@@ -31,6 +34,8 @@ ENGLISH = {
     "account.refused": "The Hub did not accept this login (status {code}). Sign in again.",
     "account.unreachable": "The Hub cannot be reached from here.",
     "account.visitor": "Signed in as {name}",
+    "account.sign_in": "Sign in with Hugging Face",
+    "account.sign_out": "Sign out ({name})",
     "account.machine": "This machine's Hugging Face login: {name}",
     "account.nobody.space": "Sign in with Hugging Face to save the result to your own account. You can plan without.",
     "account.nobody.laptop": (
@@ -43,7 +48,7 @@ ENGLISH = {
     "recipe.source": "A merged model's name, its page on the Hub, or a link to a recipe",
     "recipe.source.placeholder": "owner/merged-model",
     "recipe.open": "Open",
-    "recipe.file": "Or drop a recipe file (.yml), or a model's README.md",
+    "recipe.file": "Or drop a .yml or a README.md",
     "recipe.opened": "Opened the recipe of {name}.",
     "recipe.opened.file": "Opened the file's recipe.",
     "recipe.link": "Copy link",
@@ -87,7 +92,7 @@ ENGLISH = {
     "recipe.filter.empty": "as everything else",
     "recipe.dtype": "Number format of the result",
     "recipe.dtype.stored": "as the models are stored",
-    "recipe.yaml": "Recipe in YAML: this text is what runs",
+    "recipe.yaml": "YAML: this text is what runs",
     "recipe.held": "The YAML says more than the form can show: {reason}. What runs is the YAML; the form waits.",
     "recipe.rewrite": "Throw these changes away and go back to the form",
     # why the form waits: ends of the sentence above
@@ -124,6 +129,7 @@ ENGLISH = {
     "plan.bad.one": "One thing to change first",
     "plan.bad.many": "{count} things to change first",
     "plan.warning.one": "Worth knowing",
+    "problem.place": "line {line}, column {column}",
     "plan.where.laptop": "Runs on this machine's processor: a merge waits for reading and writing, not for arithmetic.",
     "plan.where.space": (
         "Runs on this Space's processor, and uses none of your GPU quota: a merge waits for reading and writing."
@@ -357,6 +363,7 @@ ENGLISH = {
     "chat.speed": "{tokens} tokens, {rate:.1f} a second",
     "chat.length.reached": "cut at the longest answer",
     "chat.stopped": "stopped",
+    "chat.failed": "No answer",
     "chat.no_model": "Choose a model first.",
     "chat.no_prompt": "Type a message first.",
     "chat.warning.empty": "The answer holds no word. A merge that answers so is likely to be broken.",
@@ -595,6 +602,12 @@ ENGLISH = {
     "methods.required": "has to be given",
     "methods.optional": "may be left out",
     "methods.default": "by default {value}",
+    "methods.expects.bool": "true or false",
+    "methods.expects.choice": "one of {choices}",
+    "methods.expects.number": "a number",
+    "methods.expects.number.range": "a number from {low} to {high}",
+    "methods.expects.integer": "a whole number",
+    "methods.expects.integer.range": "a whole number from {low} to {high}",
     "methods.each": "One for each model.",
     "methods.symbols": (
         "θ: the result; θ₀: the base; θᵢ: the models; δᵢ = θᵢ − θ₀; wᵢ: weight; λ: lambda; d: density; δ̂: "
@@ -652,6 +665,19 @@ def of_registry(sentence: str) -> str:
     return KOREAN_METHODS[sentence] if wanted == "ko" else sentence
 
 
+def of_report(cell: str) -> str:
+    """A cell of the report on sizes, or what a benchmark asks, in the visitor's language; numbers as they are."""
+    wanted = language()
+    if wanted is None:
+        return in_each_language(lambda: of_report(cell))
+    return KOREAN_REPORT.get(cell, cell) if wanted == "ko" else cell
+
+
+def of_problem(code: str) -> str:
+    """What an engine's problem is, for who does not read its English; empty for who does, and for our own problems."""
+    return KOREAN_PROBLEMS.get(code, "") if language() == "ko" else ""
+
+
 def language() -> str | None:
     """Of the request that is being answered; None while the page is built, for everybody."""
     if wanted := _language.get():
@@ -659,9 +685,13 @@ def language() -> str | None:
     request = LocalContext.request.get(None)
     if request is None:
         return None
+    return spoken(str(request.headers.get("accept-language") or ""))
+
+
+def spoken(asked: str) -> str:
+    """Of the languages here, the one that a browser's `accept-language` asks for."""
     # The first alone: Gradio's own words in the browser go by that.
-    first = str(request.headers.get("accept-language") or "").partition(",")[0]
-    tag = first.partition(";")[0].partition("-")[0].strip().lower()
+    tag = asked.partition(",")[0].partition(";")[0].partition("-")[0].strip().lower()
     return tag if tag in LANGUAGES else "en"
 
 

@@ -114,16 +114,20 @@ def theme() -> gr.themes.Base:
 CSS = """
 .gradio-container { max-width: 1240px !important; width: 100%; margin: 0 auto; }
 .gradio-container .html-container { padding: 0; }
+.gradio-container, .gradio-container .prose * { word-break: keep-all; }
 .alloy-head { display: flex; align-items: center; gap: .9rem; padding: .6rem 0 .2rem; }
 .alloy-head svg { width: 2.6rem; height: 2.6rem; flex: none; }
 .alloy-head h1 { font-size: 1.6rem; line-height: 1.1; margin: 0; letter-spacing: -.02em; }
 .alloy-head p { margin: .2rem 0 0; color: var(--body-text-color-subdued); max-width: 84ch; }
 .dark button[role=tab].selected { color: var(--primary-300) !important; }
+footer > .divider { display: none; }
+footer { gap: 1rem; }
+.alloy-votes button { white-space: nowrap; padding-left: .3rem; padding-right: .3rem; }
 .alloy-section { font-size: 1.1rem; font-weight: 650; margin: 1rem 0 0; }
 .alloy-presets { align-items: center; gap: .45rem; }
 .alloy-presets > .block { flex: none; width: auto; min-width: 0; font-weight: 600; padding-right: .3rem; }
 .alloy-presets button { flex: none; width: auto; padding: .3rem .9rem; border-radius: 2rem; white-space: nowrap; }
-.prose :is(.alloy-card, .alloy-method) a { margin: 0; padding: 0; }
+.prose :is(.alloy-card, .alloy-method, .alloy-table) a { margin: 0; padding: 0; }
 .alloy-fields .row .block > label:not(:has([type=checkbox])) { display: flex; flex-direction: column; height: 100%; }
 .alloy-fields .row .block > label > .input-container { margin-top: auto; }
 .alloy-presets label:has(input:focus-visible) { outline: 2px solid var(--primary-500); outline-offset: 2px; }
@@ -133,7 +137,8 @@ CSS = """
 .alloy-card + .alloy-card { margin-top: .7rem; }
 .alloy-card h2, .alloy-card h3 { font-size: 1rem; font-weight: 650; margin: 0; }
 .alloy-card p { margin: .35rem 0 0; }
-.alloy-card p:first-child { margin-top: 0; }
+.alloy-card :is(p, details):first-child, .alloy-card > .alloy-scroll:first-child .alloy-table { margin-top: 0; }
+.alloy-facts + p { margin-top: .8rem; }
 .alloy-quiet { color: var(--body-text-color-subdued); }
 .alloy-mark { display: inline-block; width: .6rem; height: .6rem; border-radius: 50%; margin-right: .45rem; }
 .alloy-good .alloy-mark { background: #2f8f4e; } .alloy-bad .alloy-mark { background: #c8372d; }
@@ -143,26 +148,45 @@ CSS = """
 .alloy-facts dt { font-size: .8rem; color: var(--body-text-color-subdued); }
 .alloy-facts dd { margin: 0; font-size: 1.15rem; font-weight: 650; font-variant-numeric: tabular-nums; }
 .alloy-facts dd small { display: block; font-size: .78rem; font-weight: 400; color: var(--body-text-color-subdued); }
+.alloy-card details dt { font-weight: 600; margin-top: .6rem; }
+.alloy-card details dd { margin: .1rem 0 0; }
 .alloy-problems { list-style: none; margin: .6rem 0 0; padding: 0; }
 .alloy-problems li { padding: .55rem 0 .1rem; border-top: 1px solid var(--block-border-color); margin-top: .5rem; }
 .alloy-problems li:first-child { border-top: 0; margin-top: 0; padding-top: 0; }
 .alloy-problems .where { font-family: var(--font-mono); font-size: .8rem; color: var(--body-text-color-subdued); }
 .alloy-problems .fix { display: block; font-weight: 600; }
+:is(.alloy-problems, .alloy-trouble) [lang=en] { font-size: .9em; color: var(--body-text-color-subdued); }
 .gradio-container .prose .alloy-table, .gradio-container .prose .alloy-table tr { border: 0; }
 .gradio-container .alloy-table { width: 100%; border-collapse: collapse; margin: .8rem 0 0; font-size: .9rem;
   overflow-wrap: normal; }
 .gradio-container .prose .alloy-table :is(th, td) { border: 0; border-top: 1px solid var(--block-border-color);
   padding: .4rem .6rem .4rem 0; text-align: left; vertical-align: top; color: inherit; }
-.gradio-container .prose .alloy-table thead th { border-top: 0; font-weight: 600;
+.gradio-container .prose .alloy-table thead :is(th, td) { border-top: 0; font-weight: 600;
   color: var(--body-text-color-subdued); }
 .gradio-container .alloy-table tbody th { font-weight: 500; overflow-wrap: anywhere; min-width: 6rem; }
 .gradio-container .alloy-table :is(th, td).number { text-align: right; font-variant-numeric: tabular-nums; }
 .gradio-container .alloy-table td.number { white-space: nowrap; }
+.gradio-container .alloy-table td[colspan] { overflow-wrap: anywhere; }
 .gradio-container .alloy-table .best { font-weight: 700; }
 .gradio-container .alloy-table small { display: block; font-weight: 400; color: var(--body-text-color-subdued); }
 .alloy-table caption { caption-side: bottom; text-align: left; padding-top: .5rem;
   color: var(--body-text-color-subdued); }
 .alloy-scroll { overflow-x: auto; }
+@media (max-width: 640px) {
+  .alloy-scores, .alloy-scores tr { display: flex; flex-wrap: wrap; }
+  .alloy-scores caption, .alloy-scores thead, .alloy-scores tbody { display: block; flex: 0 0 100%; }
+  .alloy-scores, .alloy-scores thead, .alloy-scores tbody, .alloy-scores tr, .alloy-stacked tbody, .alloy-stacked tr {
+    margin: 0 !important; padding: 0 !important; }
+  .alloy-scores caption { order: 1; margin: 0 !important; }
+  .alloy-scores thead th { font-size: .75rem; padding-right: .2rem !important; }
+  .alloy-scores td { padding-right: .2rem !important; }
+  .alloy-scores tr > * { flex: 1 1 0; min-width: 0 !important; }
+  .alloy-scores tr > th:first-child, .alloy-scores td[colspan] { flex-basis: 100%; padding-bottom: 0 !important; }
+  .alloy-scores tr > td { border-top: 0 !important; padding-top: .1rem !important; }
+  .alloy-stacked thead { display: none; }
+  .alloy-stacked tbody, .alloy-stacked tr, .alloy-stacked th, .alloy-stacked td { display: block; }
+  .alloy-stacked td { border-top: 0 !important; padding-top: 0 !important; }
+}
 .gradio-container .alloy-scroll .alloy-table :is(th, td):not(.number) { min-width: 7rem; }
 .alloy-bar { height: .5rem; border-radius: 1rem; background: var(--neutral-200); overflow: hidden;
   margin: .7rem 0 .4rem; }
@@ -181,11 +205,17 @@ CSS = """
 .alloy-method { padding: 0 .2rem; color: var(--body-text-color-subdued); font-size: .92rem; }
 .alloy-formula { font-family: "STIX Two Math", "Cambria Math", "DejaVu Serif", Georgia, serif;
   overflow-wrap: anywhere; }
-.alloy-talk label { max-width: calc(100% - 3rem); overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
-@media (max-width: 640px) { .alloy-talk { height: 300px !important; } }
+.alloy-talk label { max-width: calc(100% - 3rem); background: var(--block-background-fill); }
+.alloy-yaml label { max-width: calc(100% - 5rem); }
+:is(.alloy-talk, .alloy-yaml) label { display: block; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
+:is(.alloy-talk, .alloy-yaml) label > span { display: inline-block; vertical-align: -.15em; }
+@media (max-width: 640px) {
+  .alloy-talk { height: 300px !important; }
+}
 .dark [role=tab][aria-selected=true] { color: var(--primary-300) !important; }
 .dark input[type=range] { --neutral-200: var(--neutral-700); }
 .alloy-trouble { border-left: 3px solid #c8372d; padding: .1rem .7rem; margin: .4rem .2rem !important; }
+.alloy-model .block:has(.alloy-trouble) { background: var(--block-background-fill); padding: .3rem .6rem; }
 .alloy-heed { border-left: 3px solid var(--primary-500); padding: .1rem .7rem; margin: .6rem 0 0 !important; }
 .alloy-card h3.alloy-part { font-size: .9rem; font-weight: 600; margin: .9rem 0 .3rem; }
 .alloy-lines { margin: .2rem 0 0; padding-left: 1.2rem; }
@@ -198,15 +228,23 @@ CSS = """
 .alloy-layers rect.copy { fill: #8a8580; opacity: .45; }
 .alloy-layers .said { color: var(--body-text-color-subdued); }
 .alloy-layers .axis { display: flex; justify-content: space-between; color: var(--body-text-color-subdued); }
-.alloy-lineage { display: block; width: 100%; min-width: 430px; height: auto; }
+@media (max-width: 640px) {
+  .alloy-layers { grid-template-columns: 1fr max-content; }
+  .alloy-layers > .kind { grid-column: 1 / -1; text-align: left; margin-top: .2rem; }
+  .alloy-layers > :has(+ .axis) { display: none; }
+}
+.alloy-lineage { display: block; width: 100%; min-width: 280px; height: auto; }
 .alloy-lineage text { font-size: 12.5px; fill: var(--body-text-color); }
 .alloy-lineage rect { fill: var(--block-background-fill); stroke: var(--neutral-400); }
 .alloy-lineage .result rect { stroke: var(--primary-600); stroke-width: 2; }
 .dark .alloy-lineage .result rect { stroke: var(--primary-400); }
 .alloy-lineage path { fill: none; stroke: var(--neutral-400); stroke-width: 1.5; }
 .alloy-actions { margin-top: -.6rem; gap: .5rem; }
+.alloy-actions > button { flex: none; width: auto; padding-left: .9rem; padding-right: .9rem; white-space: nowrap; }
 .alloy-plane { width: 100%; max-width: 460px; display: block; margin: 0 auto; background: var(--block-background-fill);
   border: 1px solid var(--block-border-color); border-radius: var(--radius-lg); }
+.alloy-knobs .block:has([type=checkbox]) { min-width: 140px !important; }
+.alloy-plane + p { margin-top: .6rem; }
 .alloy-plane text { font-size: 14px; fill: var(--body-text-color); }
 .alloy-plane path { fill: none; } .alloy-plane .axis { stroke: var(--neutral-300); stroke-width: 1; }
 .dark .alloy-plane .axis { stroke: var(--neutral-700); }

@@ -15,7 +15,7 @@ from merging.tokenizer_report import TokenizerOf, TokenizerReport
 from ui.job_card import empty_card, job_card, lost_card
 from ui.jobs import Snapshot
 from ui.licences import Parent
-from ui.markup import count, duration, link, size
+from ui.markup import breakable, count, duration, link, size
 from ui.plan_card import Surroundings, plan_card, problems_card
 from ui.score_text import _BETTER, _DEEPEST, _WORSE, PICTURE_CHARACTERS, Row, score_table, token_picture
 
@@ -45,7 +45,8 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.names.append(tag)
-        self.open.append(tag)
+        if tag != "wbr":  # the one element here that has no end
+            self.open.append(tag)
         self.attributes += attrs
 
     def handle_endtag(self, tag: str) -> None:
@@ -334,3 +335,8 @@ def test_numbers_as_people_say_them() -> None:
         "2.5 h",
         "?",
     ]
+
+
+def test_long_names_are_broken_between_their_words() -> None:
+    assert breakable("post_attention_layernorm, mlp.up") == "post_<wbr>attention_<wbr>layernorm, mlp.<wbr>up"
+    assert "<script" not in breakable("_<script>._")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,3 +133,13 @@ def test_the_drawing_escapes_names() -> None:
 
     assert tags.names.count("rect") == 4
     assert tags.names.count("path") == 4
+
+
+def test_the_drawing_shows_long_names_in_lines() -> None:
+    long = "ann/" + "-".join(["abcdefgh"] * 9)
+    drawn = lineage([Parent("alloy/SmolLM2-135M-Instruct"), Parent(long)], "x" * 30)
+
+    lines = re.findall("<tspan[^>]*>([^<]*)<", drawn)
+    assert lines == [
+        "SmolLM2-135M-", "Instruct", "abcdefgh-", "abcdefgh-", "abcdefgh-…", "x" * 13, "x" * 13, "x" * 4
+    ]  # fmt: skip

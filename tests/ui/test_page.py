@@ -22,12 +22,13 @@ from mcp.client.streamable_http import streamablehttp_client
 from merging import MergeError, Result
 from tests.hub import Hub
 from tests.tiny import tiny_llama
+from tests.ui.conftest import event
 from tests.ui.speaker import tiny_speaker
 from ui.account import Account
 from ui.downloads import links
 from ui.host import Host
 from ui.jobs import JobBoard, Snapshot
-from ui.my_merges import stands_alone
+from ui.my_merges import Finished, stands_alone
 from ui.page import build_page, launch_settings
 from ui.texts import Said
 from ui.workshop import Workshop
@@ -262,6 +263,23 @@ def test_the_sign_in_button_is_there_only_where_it_works(monkeypatch: pytest.Mon
 
     assert "LoginButton" not in kinds()
     assert "LoginButton" in kinds(OAUTH_CLIENT_ID="x", SPACE_ID="you/alloy")
+
+
+def test_the_newest_result_never_takes_the_place_of_what_was_asked_for() -> None:
+    page = build_page(Host.from_environment({}))
+    open_chat, tried = (event(page, f"build_page.<locals>.{name}") for name in ("open_chat", "tried"))
+    newest, trial = Finished("ann/new", ("ann/a",)), Finished("try: ann/new", ("ann/a", "ann/b"))
+    request = gr.Request(session_hash="x")
+
+    opened = open_chat(newest, [], "", request)
+    assert opened[:2] == ("ann/new", "ann/a")
+    assert open_chat(newest, [], opened[3], request)[0] == gr.skip()  # once
+
+    # The tab that a trial opens is opened like any other.
+    shown = tried(trial, newest, request)
+    assert shown[:2] == ("try: ann/new", "ann/a")
+    assert set(map(str, open_chat(newest, [], shown[3], request))) == {str(gr.skip())}
+    assert open_chat(Finished("ann/newer", ()), [], shown[3], request)[0] == "ann/newer"
 
 
 def test_every_input_has_a_label() -> None:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 from string import Formatter
+from textwrap import dedent
 
 import gradio as gr
 import pytest
 from gradio.context import LocalContext
 
-from merging import METHODS
+from evaluation.benchmark import BENCHMARKS
+from evaluation.report import Report
+from merging import METHODS, Problem
 from ui.korean_methods import KOREAN_METHODS
-from ui.texts import ENGLISH, LANGUAGES, Said, in_each_language, language, of_registry, speaking, t
+from ui.korean_problems import KOREAN_PROBLEMS
+from ui.korean_report import KOREAN_REPORT
+from ui.markup import problem_list
+from ui.methods_tab import expects
+from ui.texts import ENGLISH, LANGUAGES, Said, in_each_language, language, of_registry, of_report, speaking, t
 
 FILES = sorted((Path(__file__).parents[2] / "ui").glob("*.py"))
 
@@ -68,6 +76,58 @@ def test_the_registry_is_told_in_korean_too() -> None:
     assert said == KOREAN_METHODS.keys()
     with speaking("ko"):
         assert all(re.search("[가-힣]", of_registry(sentence)) for sentence in said)
+
+
+def test_what_parameters_expect_is_told_as_the_registry_tells_it() -> None:
+    parameters = [parameter for method in METHODS.values() for parameter in method.parameters]
+
+    with speaking("en"):
+        assert [expects(parameter) for parameter in parameters] == [one.expected() for one in parameters]
+    with speaking("ko"):
+        assert all(re.search("[가-힣]", expects(parameter)) for parameter in parameters)
+
+
+def test_reports_have_korean_labels() -> None:
+    table = ast.parse(dedent(inspect.getsource(Report.table)))
+    rows = [node.elts[0] for node in ast.walk(table) if isinstance(node, ast.List) and len(node.elts) == 2]
+    labels = {str(first.value) for first in rows if isinstance(first, ast.Constant) and first.value}
+
+    assert labels | {"yes"} | set(BENCHMARKS.values()) == KOREAN_REPORT.keys()
+    with speaking("ko"):
+        assert of_report("files") == KOREAN_REPORT["files"]
+        assert of_report("269 MB") == "269 MB"
+
+
+def codes(folder: str) -> set[str]:
+    """Of every problem that the code there can find."""
+    found = set()
+    for path in (Path(__file__).parents[2] / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and node.args:
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                first = node.args[0] if name in ("Problem", "problem", "_problem", "_error") else None
+            elif isinstance(node, ast.Subscript) and getattr(node.value, "attr", "") == "misfits":
+                first = node.slice.elts[0] if isinstance(node.slice, ast.Tuple) else None
+            else:
+                continue
+            if isinstance(first, ast.Constant):
+                found.add(str(first.value))
+    return found
+
+
+def test_a_problem_of_the_engine_begins_in_korean() -> None:
+    assert codes("merging") == KOREAN_PROBLEMS.keys()
+    assert all(re.search("[가-힣]", sentence) for sentence in KOREAN_PROBLEMS.values())
+    assert not codes("ui") & KOREAN_PROBLEMS.keys()  # these are Korean already
+
+    problem = Problem("unknown-method", "There is no <b>.", "Did you mean 'ties'?", "line 1, column 15")
+    english = 'There is no &lt;b&gt;. <b class="fix">Did you mean &#x27;ties&#x27;?</b>'
+    with speaking("en"):
+        assert problem_list([problem]).count(f"</span> {english}</li>") == 1
+    with speaking("ko"):
+        said = problem_list([problem])
+    assert f'<strong>{KOREAN_PROBLEMS["unknown-method"]}</strong> <span lang="en">{english}</span>' in said
+    assert "1행 15열" in said
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 from gradio_client import Client
 from gradio_client.client import Job
-from gradio_client.utils import Status
+from gradio_client.utils import QueueError, Status
 from playwright.sync_api import Browser, Page, expect
 
 from evaluation import EvaluationError
@@ -33,7 +33,9 @@ from tests.ui.speaker import tiny_speaker
 from tests.ui.test_browser import BROKEN_OFF, quiet, until_recipe, write
 from ui.host import Host
 from ui.jobs import JobBoard
+from ui.korean import KOREAN
 from ui.page import build_page, launch_settings
+from ui.texts import ENGLISH
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -266,14 +268,20 @@ def test_a_full_queue_is_told_in_words_and_nothing_is_lost(
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
         crowd.come(space.url)
 
-        busy = page.get_by_text("This application is currently busy. Please try again.").first
+        busy = page.get_by_text(ENGLISH["page.busy"]).first
         page.get_by_role("button", name="Merge", exact=True).click()
         expect(busy).to_be_visible()
         page.get_by_role("tab", name="Chat").click()
         page.get_by_label("Your message").fill("Do not lose me")
-        with page.expect_response(lambda answer: answer.status == 503):
+        with page.expect_response(lambda answer: answer.status == 429):
             page.get_by_role("button", name="Send").click()
         expect(busy).to_be_visible()
+        with visit(browser, space.url, locale="ko-KR") as korean:
+            korean.page.get_by_role("button", name=KOREAN["merge.button"], exact=True).click()
+            expect(korean.page.get_by_text(KOREAN["page.busy"]).first).to_be_visible()
+            assert "currently busy" not in korean.page.locator("body").inner_text()
+        with pytest.raises(QueueError):  # a client reads the status
+            Client(space.url, verbose=False, analytics_enabled=False).predict(api_name="/methods")
 
         crowd.leave()
         expect(page.get_by_label("Your message")).to_have_value("Do not lose me")
