@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # Sums of magnitudes below this are not divided by.
 SMALLEST_SUM = 1e-7
-# Random draws have 16 bits.
-DRAWS = 2**16
+# Random draws have 16 bits, and so are below this.
+LIMIT = 2**16
 
 
 class Sparsifier(ABC):
@@ -145,10 +145,38 @@ class KeepMiddle(Sparsifier):
         return scaled(_kept(block, start, lower, out=block), scale)
 
 
+class Draws:
+    """A random number of 16 bits for every place of a tensor, the same whatever stretches are asked for.
+
+    The generator goes to any place at once, and stays where it is: to make one takes as long as a third of a block's
+    numbers. One thread at a time may ask.
+
+    Args:
+        seed: of the tensor
+    """
+
+    def __init__(self, seed: Sequence[int]):
+        import numpy as np
+
+        self._generator = np.random.PCG64(np.random.SeedSequence(seed))
+        self._place = 0  # in numbers of 64 bits, four draws each
+
+    def at(self, start: int, length: int) -> NDArray[np.uint16]:
+        """The draws of a stretch."""
+        import numpy as np
+
+        first, before = divmod(start, 4)
+        count = math.ceil((before + length) / 4)
+        if first != self._place:
+            self._generator.advance((first - self._place) % 2**128)  # back is once around
+        self._place = first + count
+        return self._generator.random_raw(count).view(np.uint16)[before : before + length]
+
+
 class Draw(NamedTuple):
     """What is kept at random: entries whose draw of 16 bits is below `kept`, times a scale."""
 
-    seed: tuple[int, ...]
+    draws: Draws
     kept: int
     scale: float
 
@@ -182,8 +210,8 @@ class KeepAtRandom(Sparsifier):
             rescale_norm: expected divides by the density, as the paper does; l1 keeps the sum of magnitudes
         """
         share: float = density  # type: ignore[assignment]
-        kept = round(share * DRAWS)
-        draw = Draw(tuple(vector.seed), kept, DRAWS / kept if kept and rescale else 1.0)
+        kept = round(share * LIMIT)
+        draw = Draw(Draws(vector.seed), kept, LIMIT / kept if kept and rescale else 1.0)
         if not rescale or rescale_norm == "expected":
             return draw
         return draw._replace(
@@ -191,7 +219,7 @@ class KeepAtRandom(Sparsifier):
         )
 
     def apply(self, block: Tensor, start: int, measured: Draw) -> Tensor:
-        if measured.kept == DRAWS:
+        if measured.kept == LIMIT:
             return block
         if measured.kept == 0:
             return block.zero_()
@@ -202,26 +230,16 @@ def _keep(draw: Draw, start: int, length: int) -> Tensor:
     """The factors of a stretch: the scale where an entry is kept, and zero elsewhere."""
     import torch
 
-    kept = _draws(draw.seed, start, length) < draw.kept
+    kept = draw.draws.at(start, length) < draw.kept
     # The truth values' bytes as numbers: torch turns bytes into floats faster than it selects by them.
     return scaled(torch.from_numpy(kept.view("uint8")).float(), draw.scale)
-
-
-def _draws(seed: tuple[int, ...], start: int, length: int) -> NDArray[np.uint16]:
-    """Random numbers of 16 bits for a stretch of a tensor: the generator can go to any place at once."""
-    import numpy as np
-
-    generator = np.random.PCG64(np.random.SeedSequence(seed))
-    generator.advance(start // 4)  # numbers of 64 bits, four draws each
-    before = start % 4
-    return generator.random_raw(math.ceil((before + length) / 4)).view(np.uint16)[before : before + length]
 
 
 class RankedDraw(NamedTuple):
     """What is kept at random by rank: entries whose draw of 16 bits is below 65536 times their probability, which
     rises from `lowest` to `highest` along a row; divided by it, if `is_expected`, and times a scale."""
 
-    seed: tuple[int, ...]
+    draws: Draws
     row: int
     lowest: float
     highest: float
@@ -279,7 +297,7 @@ class KeepByRank(Sparsifier):
             return None
         by_chance = rescale and rescale_norm == "expected"
         ends = (share - reach, share + reach) if share > 0 else (0.0, 0.0)
-        draw = RankedDraw(tuple(vector.seed), vector.row, *ends, by_chance, 1.0)
+        draw = RankedDraw(Draws(vector.seed), vector.row, *ends, by_chance, 1.0)
         if not rescale or by_chance:
             return draw
         return draw._replace(scale=_l1_ratio(vector, lambda v, start: self.apply(v, start, draw)))
@@ -291,16 +309,16 @@ class KeepByRank(Sparsifier):
             return block
         if measured.highest == 0:
             return block.zero_()
-        draws = torch.from_numpy(_draws(measured.seed, start, block.numel()).astype("float32"))
+        draws = torch.from_numpy(measured.draws.at(start, block.numel()).astype("float32"))
         step = max(RANKED // max(measured.row, RANK_BINS // 2), 1) * measured.row
         for first in range(0, block.numel(), step):
             part = block[first : first + step]
             rows = part.view(-1, measured.row)
-            limits = _by_rank(rows, measured.lowest * DRAWS, measured.highest * DRAWS)
+            limits = _by_rank(rows, measured.lowest * LIMIT, measured.highest * LIMIT)
             drawn = draws[first : first + step].to(block.device)
             part.mul_(torch.gt(limits, drawn, out=drawn))
             if measured.is_expected:
-                part.div_(limits).mul_(DRAWS)
+                part.div_(limits).mul_(LIMIT)
             elif measured.scale != 1:
                 part.mul_(measured.scale)
         return block
