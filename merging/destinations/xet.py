@@ -1,7 +1,7 @@
 """A second way to the Hub: a shard goes to Xet, the store behind it, while it is made, and is never held whole.
 
 The first way, LFS, wants the hash of a file before its first byte, and so the whole file in memory. Xet cuts what it is
-given into pieces, sends those that it does not have, and tells the hash at the end; it takes several times the CPU.
+given into pieces, sends those that it does not have, and tells the hash at the end, for more CPU time and longer.
 """
 
 from __future__ import annotations
