@@ -78,7 +78,7 @@ KOREAN: dict[str, str] = {
     "recipe.filter.empty": "나머지와 같게",
     "recipe.dtype": "결과의 숫자 형식",
     "recipe.dtype.stored": "모델에 저장된 그대로",
-    "recipe.yaml": "YAML 레시피: 이 글이 그대로 실행됩니다",
+    "recipe.yaml": "YAML: 이 글이 그대로 실행됩니다",
     "recipe.held": "YAML이 폼보다 많은 것을 담고 있습니다: {reason}. 실행되는 것은 YAML이고, 폼은 기다립니다.",
     "recipe.rewrite": "이 변경을 버리고 폼의 내용으로 돌아가기",
     "held.yaml": "아직 올바른 YAML이 아닙니다",
