@@ -296,16 +296,15 @@ def test_an_answer_is_stopped_and_a_wrong_model_is_told(site: Site, browser: Bro
 
 
 @pytest.mark.real_models
-@pytest.mark.parametrize("dark", [False, True])
-def test_a_phone_shows_everything_without_scrolling_sideways(
-    site: Site, browser: Browser, dark: bool
-) -> None:
-    with visit(browser, site.url, width=390, dark=dark) as seen:
+def test_a_phone_shows_everything_without_scrolling_sideways(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url, width=390, dark=True) as seen:
         until_recipe(seen.page, "merge_method", "slerp")
         expect(seen.page.get_by_role("heading", name="Ready to merge")).to_be_visible()
         for tab in ("Merge", "Chat", "Score", "Methods"):
             seen.page.get_by_role("tab", name=tab).click()
-            assert seen.page.evaluate("document.documentElement.scrollWidth") == 390
+            for dark in (True, False):
+                seen.page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+                assert seen.page.evaluate("document.documentElement.scrollWidth") == 390
         quiet(seen)
 
 
@@ -515,9 +514,12 @@ def test_signing_in_keeps_the_draft(signed_in_site: str, browser: Browser) -> No
         page = seen.page
         until_recipe(page, "merge_method", "slerp")
         expect(page.get_by_text("Sign in with Hugging Face to save the result")).to_be_visible()
+        page.get_by_role("radio", name="Hugging Face account").check()
         page.get_by_role("button", name="Linear average").click()
         until_recipe(page, "merge_method", "linear")
-        page.get_by_role("radio", name="Hugging Face account").check()
+        # The plan is there, and none on its way that would take the place of what the merge says.
+        name = page.get_by_label("Name of the new model")
+        expect(name).to_have_attribute("placeholder", re.compile("linear"))
         page.get_by_role("button", name="Merge", exact=True).click()
         expect(page.get_by_text("there is no account to save to").first).to_be_visible()
 
@@ -532,6 +534,4 @@ def test_signing_in_keeps_the_draft(signed_in_site: str, browser: Browser) -> No
         expect(page.get_by_text("Sign in with Hugging Face to save the result")).to_be_visible()
         expect(page.get_by_role("button", name="Sign in with Hugging Face")).to_be_visible()
     with visit(browser, signed_in_site, locale="ko-KR") as korean:
-        korean.page.get_by_role("button", name=KOREAN["account.sign_in"]).click()
-        leave = KOREAN["account.sign_out"].format(name="ann")
-        expect(korean.page.get_by_role("button", name=leave)).to_be_visible()
+        expect(korean.page.get_by_role("button", name=KOREAN["account.sign_in"])).to_be_visible()
