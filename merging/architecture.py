@@ -113,6 +113,11 @@ class Layout:
         self._shared = prefixes[0][: self._depth - 1] if prefixes else ()
 
     @property
+    def layers(self) -> int:
+        """How many the longest stack has; 0 where there is none."""
+        return max((stack.count for stack in self._stacks), default=0)
+
+    @property
     def main(self) -> Module:
         """The module that a recipe's `slices` speak of: the language model, or the decoder, if there are several."""
         return next(iter(self.modules.values()))

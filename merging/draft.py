@@ -97,6 +97,7 @@ class Draft:
                 checkpoint.architecture,
                 checkpoint.parameters,
                 sum(tensor.stored_bytes for tensor in checkpoint.tensors.values()),
+                self.layouts[reference].layers if reference in self.layouts else 0,
                 tuple(map(_planned_adapter, checkpoint.adapters)),
                 self.alignments.get(reference),
                 stage.plan if (stage := self.stages.get(reference)) else None,

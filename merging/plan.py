@@ -56,6 +56,7 @@ class PlannedModel:
         architecture: the model class
         parameters: number of elements of all its tensors
         bytes: of all its tensors
+        layers: of its longest stack; 0 where there is none
         adapters: that are applied to it, in this order
         made_by: the plan of a merge that is made on the way; it has no files of its own
         alignment: of its rows with the vocabulary of the result; None where they are the result's as they stand
@@ -68,6 +69,7 @@ class PlannedModel:
     architecture: str
     parameters: int
     bytes: int
+    layers: int = 0
     adapters: tuple[PlannedAdapter, ...] = ()
     alignment: Alignment | None = None
     made_by: Plan | None = None

@@ -323,6 +323,7 @@ def test_stacking_rebuilds_lists_that_have_an_entry_a_layer(folder: Path, tmp_pa
     assert written["num_hidden_layers"] == 5
     assert written["layer_types"] == ["w", "x", "y", "y", "z"]
     assert written["eos_token_id"] == [1, 2, 3, 4]
+    assert plan.models[0].layers == 4
 
 
 def test_shards_are_filled_in_the_order_of_the_model(folder: Path) -> None:

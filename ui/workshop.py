@@ -180,7 +180,8 @@ def held_memory(nbytes: int) -> Iterator[None]:
 def _parts(plan: Plan, title: str) -> tuple[Part, ...]:
     """The parents and the result of a plan, to be compared."""
     parents = tuple(
-        Part(model.name, model.architecture, model.parameters, 0, model.bytes) for model in plan.parents
+        Part(model.name, model.architecture, model.parameters, model.layers, model.bytes)
+        for model in plan.parents
     )
     parameters = sum(tensor.elements for tensor in plan.tensors)
     layers = 1 + max((tensor.layer for tensor in plan.tensors if tensor.layer is not None), default=-1)
