@@ -107,6 +107,7 @@ KOREAN: dict[str, str] = {
     "preset.chat_vector": "Chat Vector",
     "preset.depth": "깊이 확장",
     "preset.lora": "LoRA를 독립 모델로",
+    "preset.raw": "YAML 직접 쓰기",
     # the plan
     "plan.button": "계획 확인",
     "plan.waiting": "여기에 계획이 나타납니다. 만들어질 것, 또는 잘못된 것. 가중치가 아니라 헤더만 읽습니다.",

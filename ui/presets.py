@@ -148,6 +148,28 @@ models:
   - model: {base}+{adapter}
 dtype: bfloat16
 """
+# For those who write: something that the form does not show.
+_RAW = """\
+# Any recipe that mergekit reads runs as it is. Write it here, or paste it.
+merge_method: slerp
+base_model: {first}
+slices:
+  - sources:
+      - model: {first}
+        layer_range: [0, {middle}]
+      - model: {second}
+        layer_range: [0, {middle}]
+    parameters:
+      t: 0.3
+  - sources:
+      - model: {first}
+        layer_range: [{middle}, {layers}]
+      - model: {second}
+        layer_range: [{middle}, {layers}]
+    parameters:
+      t: 0.7
+dtype: bfloat16
+"""
 _RECIPES = {
     "slerp": _SLERP,
     "linear": _LINEAR,
@@ -158,6 +180,7 @@ _RECIPES = {
     "chat_vector": _CHAT_VECTOR,
     "depth": _DEPTH,
     "lora": _LORA,
+    "raw": _RAW,
 }
 
 
@@ -180,6 +203,7 @@ def presets(demo: bool) -> tuple[Preset, ...]:
                 adapter=models.adapter,
                 layers=models.layers,
                 lower=dropped,
+                middle=models.layers // 2,
                 upper=models.layers - dropped,
             ),
         )

@@ -122,6 +122,7 @@ ENGLISH = {
     "preset.chat_vector": "Chat Vector",
     "preset.depth": "Depth up-scaling",
     "preset.lora": "Make my LoRA stand alone",
+    "preset.raw": "Raw YAML",
     # the plan
     "plan.button": "Check the plan",
     "plan.waiting": "The plan appears here: what will be made, or what is wrong. It reads only headers, no weights.",
