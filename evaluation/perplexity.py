@@ -28,7 +28,7 @@ _Result = TypeVar("_Result")
 _LONGEST_CONTEXT = 2048
 # Tokens that go through the model at once. A CPU is busy with one window; a GPU wants several. On a CPU, larger
 # tensors than these come from the system anew each time, and its page faults took a tenth of the CPU time.
-_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
+_BATCH_TOKENS = {"cpu": 512, "cuda": 32768}
 # float32 logits that exist at once in a worker, in bytes.
 _LOGIT_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
 # Batches that a CPU works on at the same time, each with its part of the threads: threads inside one operator wait for
