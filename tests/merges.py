@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
-from merging import Plan, make_plan, planning, read_recipe, run_plan
+from merging import Cancelled, Plan, Progress, make_plan, planning, read_recipe, run_plan
 from merging.__main__ import main
 from merging.destinations import xet
 from tests.hub import Hub
+from tests.hub.faults import Fault
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,6 +52,27 @@ def merged(
 def files(folder: Path) -> dict[str, bytes]:
     """The content of a folder's files."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def weight_files(folder: Path) -> dict[str, bytes]:
+    """The content of a folder's weight files."""
+    return {name: data for name, data in files(folder).items() if name.endswith(".safetensors")}
+
+
+def cancelled_at(fault: Fault, plan: Plan, to: str, token: str) -> None:
+    """A run that is cancelled as soon as it meets a fault, and then ends soon."""
+    cancel = threading.Event()
+    stopped: list[float] = []
+
+    def watch(progress: Progress) -> None:
+        if fault.hits and not stopped:
+            stopped.append(time.monotonic())
+            cancel.set()
+
+    with pytest.raises(Cancelled):
+        run_plan(plan, to, token=token, on_progress=watch, cancel=cancel)
+
+    assert time.monotonic() - stopped[0] < 4
 
 
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:

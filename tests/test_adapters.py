@@ -22,7 +22,7 @@ from merging import CheckpointError, Plan, make_plan, read_recipe, run_plan
 from merging.__main__ import main
 from merging.card import model_card
 from tests.hub import Hub
-from tests.merges import ROOT, files, merged, weights
+from tests.merges import ROOT, merged, weight_files, weights
 from tests.tiny import tiny_llama
 
 TARGETS = ["q_proj", "down_proj"]
@@ -108,14 +108,14 @@ def test_the_bytes_are_the_same_from_a_folder_and_from_the_hub_with_any_workers_
         hub.put(f"alice/{name}", adapters / name, private=True)
     text = mixed(f"{folder}/base", f"{adapters}/one", f"{adapters}/two")
     merged(text, tmp_path / "first", workers=1)
-    expected = {k: v for k, v in files(tmp_path / "first").items() if k.endswith(".safetensors")}
+    expected = weight_files(tmp_path / "first")
 
     merged(mixed("alice/base", "alice/one", "alice/two"), "hf://alice/out", token=alice, workers=2)
     assert weights(hub, "alice/out") == expected
     monkeypatch.setattr("merging.blocks.BLOCK", 1000)
     monkeypatch.setattr("merging.costs.STEP", 7000)
     merged(text, tmp_path / "second", workers=3)
-    assert {k: v for k, v in files(tmp_path / "second").items() if k.endswith(".safetensors")} == expected
+    assert weight_files(tmp_path / "second") == expected
 
 
 def test_a_plan_names_the_adapter_and_counts_its_bytes(folder: Path, adapters: Path) -> None:

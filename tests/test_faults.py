@@ -24,7 +24,7 @@ import pytest
 from merging import Cancelled, MergeError, Progress, make_plan, read_recipe, run_plan
 from merging.destinations.xet import SETTINGS
 from tests.hub import Hub
-from tests.merges import Run, files, merged, ties, wait_for, weights, without_pauses
+from tests.merges import Run, files, merged, ties, wait_for, weight_files, weights, without_pauses
 from tests.tiny import tiny_llama
 
 OUT = "hf://alice/out"
@@ -42,7 +42,7 @@ def right(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
     """The weight files that the merge is to have."""
     out = tmp_path_factory.mktemp("right") / "out"
     merged(ties(folder), out, SIZE)
-    return {name: data for name, data in files(out).items() if name.endswith(".safetensors")}
+    return weight_files(out)
 
 
 def outcome(hub: Hub, token: str, right: dict[str, bytes], **options: Any) -> str:
@@ -385,7 +385,7 @@ def test_soak(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         tiny_llama(tmp_path / "models" / name, seed, **small)
         hub.put(f"alice/{name}", tmp_path / "models" / name)
     merged(ties(tmp_path / "models"), tmp_path / "right", 2000)
-    right = {name: data for name, data in files(tmp_path / "right").items() if name.endswith(".safetensors")}
+    right = weight_files(tmp_path / "right")
     plan = make_plan(read_recipe(ties("alice")), token=alice, shard_size=2000)
     assert len(plan.shards) == len(right) > 2
     chance = random.Random(0)

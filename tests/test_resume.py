@@ -16,7 +16,7 @@ from merging import Cancelled, DestinationError, Plan, Progress, make_plan, read
 from merging.destinations.hub import HubShard
 from merging.read_ahead import GAP
 from tests.hub import Hub
-from tests.merges import Run, files, merged, ties, wait_for, weights
+from tests.merges import Run, cancelled_at, merged, ties, wait_for, weight_files, weights
 
 OUT = "hf://alice/out"
 SIZE = 60_000  # bytes a shard; the merge has six of them, and one that is as large as the embedding
@@ -36,7 +36,7 @@ def plan(alice: str) -> Plan:
 def right(folder: Path, tmp_path: Path) -> dict[str, bytes]:
     """The weight files that the merge is to have."""
     merged(ties(folder), tmp_path / "right", SIZE)
-    return {name: data for name, data in files(tmp_path / "right").items() if name.endswith(".safetensors")}
+    return weight_files(tmp_path / "right")
 
 
 def fail_at(hub: Hub, plan: Plan, token: str, shard: int) -> None:
@@ -167,18 +167,9 @@ def test_cancel_is_quick_and_leaves_nothing(
 ) -> None:
     """Even while a host stalls in the middle of something: an upload, the weights after six headers, a commit."""
     fault = hub.fault(method, path, delay=20, skip=skip, times=None)
-    cancel = threading.Event()
-    stopped: list[float] = []
 
-    def watch(progress: Progress) -> None:
-        if fault.hits and not stopped:
-            stopped.append(time.monotonic())
-            cancel.set()
+    cancelled_at(fault, plan, OUT, alice)
 
-    with pytest.raises(Cancelled):
-        run_plan(plan, OUT, token=alice, on_progress=watch, cancel=cancel)
-
-    assert time.monotonic() - stopped[0] < 4
     assert "alice/out" not in hub.repos
 
 
@@ -189,7 +180,7 @@ def test_cancel_while_the_last_commit_is_not_answered(
     """Whether the Hub makes it or not, nobody knows. What the run created goes; elsewhere the old model or the new one
     is there, whole, the run says that it does not know which, and running it again makes it so."""
     merged(ties(folder), tmp_path / "right", size)
-    right = {name: data for name, data in files(tmp_path / "right").items() if name.endswith(".safetensors")}
+    right = weight_files(tmp_path / "right")
     old = {"model.safetensors": b"old"}
 
     def cancelled() -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from merging import Plan, make_plan, read_recipe, run_plan
 from tests.hub import Hub
-from tests.merges import files, merged, weights
+from tests.merges import merged, weight_files, weights
 
 OUT = "hf://alice/out"
 SIZE = 100_000  # bytes a shard, as the model `b` has them
@@ -50,7 +50,7 @@ def test_they_are_copied_without_reading_or_uploading(hub: Hub, alice: str, cut:
     result = run_plan(plan, OUT, token=alice)
 
     assert result.verified
-    right = {name: data for name, data in files(cut / "cut").items() if name.endswith(".safetensors")}
+    right = weight_files(cut / "cut")
     assert weights(hub, "alice/out") == right
     assert not hub.log.find("PUT")
     # Headers are read, once to open the model and once to look at the result.
@@ -81,7 +81,7 @@ def test_what_the_hub_cannot_copy_is_uploaded(hub: Hub, alice: str, cut: Path) -
 
     assert refused.hits
     assert len(hub.log.find("PUT", "^/upload/")) == len(plan.shards)
-    right = {name: data for name, data in files(cut / "cut").items() if name.endswith(".safetensors")}
+    right = weight_files(cut / "cut")
     assert weights(hub, "alice/out") == right
 
 
