@@ -7,7 +7,7 @@ import io
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ from merging.checkpoints.hub import hub_id, patiently
 from merging.checkpoints.repository import Token, current_token
 from merging.checkpoints.xet import XetReader
 from merging.destinations.destination import Place
-from merging.destinations.journal import Journal, Kept
+from merging.destinations.journal import Journal
 from merging.destinations.readback import Sent, files_that_differ, tensors_that_differ
 from merging.destinations.xet import STREAMS, XetLostError, XetShard, XetStore
 from merging.plan import Plan
@@ -125,7 +125,9 @@ class HubDestination:
             return [self._problem("not-yours", message, f"Push to one of: {', '.join(owners)}.")]
         with self._failures():
             info = self._info()
-            holds_other = info is not None and self._holds_model(info) and not self._holds(plan)
+            holds_other = info is not None and self._holds_model(info)
+            if holds_other and plan:
+                holds_other = not self._is_finished(plan, Journal(self._api, self.repo, plan).shards())
         if holds_other and not (self.overwrite or self.pull_request):
             message = f"{self.repo} exists and holds a model."
             fix = "Choose another name, say that it may be overwritten, or open a pull request there."
@@ -147,15 +149,11 @@ class HubDestination:
             not file.rfilename.startswith(".git") and file.rfilename != "README.md" for file in info.siblings
         )
 
-    def _holds(self, plan: Plan | None) -> bool:
-        """Whether `main` has all shards of a plan whose journal is still there: a run died after its last commit."""
-        if plan is None or not plan.shards:
-            return False
-        kept = Journal(self._api, self.repo, plan).shards()
-        if any(shard.filename not in kept for shard in plan.shards):
-            return False
-        shards = {name: Sent(there.size, there.sha256) for name, there in kept.items()}
-        return not patiently(lambda: files_that_differ(self._api(), self.repo, "main", shards))
+    def _is_finished(self, plan: Plan, kept: Mapping[str, Sent]) -> bool:
+        """Whether `main` has all shards of a plan, and its journal still keeps them: a run died after its last
+        commit."""
+        names = {shard.filename for shard in plan.shards}
+        return bool(names) and names <= kept.keys() and not patiently(lambda: self._differing("main", kept))
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -187,9 +185,8 @@ class HubDestination:
             self._journal = Journal(self._api, self.repo, plan)
             self._store, self._streams = XetStore(self._write_access), streams
             kept = self._journal.shards() if self._existed else {}
-            self._was_finished = (
-                bool(kept) and not (self.overwrite or self.pull_request) and self._holds(plan)
-            )
+            replaces = self.overwrite or self.pull_request
+            self._was_finished = not replaces and self._is_finished(plan, kept)
             if not unchanged <= kept.keys():
                 self._make_ready()
                 # What the Hub cannot copy is read and uploaded like everything else.
@@ -200,7 +197,7 @@ class HubDestination:
         for shard in plan.shards:
             there = kept.get(shard.filename)
             if there and there.size == shard.bytes:
-                self._note(self._journal.copied(shard.filename), Sent(there.size, there.sha256))
+                self._note(self._journal.copied(shard.filename), there)
                 finished.add(shard.filename)
                 self._ways.add("copy" if shard.copy_of else "an earlier run")
         self._is_kept = bool(finished)
@@ -230,16 +227,16 @@ class HubDestination:
         def send() -> None:
             assert self._journal
             try:
-                size, sha256 = shard.finish()
+                sent = Sent(*shard.finish())
             except XetLostError as error:
                 self._check()
                 self._lost.add(filename)
                 self._give_up_xet(error)
                 return
-            self._journal.add_stored(filename, Kept(size, sha256))
+            self._journal.add_stored(filename, sent)
             self._is_kept = True
             self._ways.add("Xet")
-            self._note(self._journal.copied(filename), Sent(size, sha256))
+            self._note(self._journal.copied(filename), sent)
 
         self._uploads.submit(send)
 
@@ -442,7 +439,7 @@ class HubDestination:
             if error.response.status_code != 412:
                 raise
             head = str(self._info().sha)
-            if self._differs(head):
+            if self._differing(head, self._sent):
                 text = f"{self.repo} was changed by somebody else while this merge was running."
                 fix = "Look at what was changed there, and run the same merge again."
                 raise DestinationError(self._problem("destination-changed", text, fix)) from error
@@ -456,7 +453,7 @@ class HubDestination:
         """
         assert self._plan
         try:
-            wrong = patiently(lambda: files_that_differ(self._api(), self.repo, commit, self._sent))
+            wrong = patiently(lambda: self._differing(commit, self._sent))
             wrong = wrong or tensors_that_differ(self.repo, commit, self._token, self._plan)
         except (HfHubHTTPError, httpx2.HTTPError, OSError, CheckpointError):
             return False
@@ -479,11 +476,13 @@ class HubDestination:
         with contextlib.suppress(Exception):
             # Only what this run created, and only while nothing is in it but a last commit that came too late.
             info = self._info() if self._created else None
-            if info is not None and (info.sha == self._parent or not (keep or self._differs(info.sha))):
+            if info is not None and (
+                info.sha == self._parent or not (keep or self._differing(info.sha, self._sent))
+            ):
                 self._api().delete_repo(self.repo)
 
-    def _differs(self, commit: str) -> bool:
-        return bool(files_that_differ(self._api(), self.repo, commit, self._sent))
+    def _differing(self, commit: str, sent: Mapping[str, Sent]) -> list[str]:
+        return files_that_differ(self._api(), self.repo, commit, sent)
 
 
 class HubShard:

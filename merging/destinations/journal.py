@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -18,15 +17,8 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
 from merging.checkpoints.hub import patiently
+from merging.destinations.readback import Sent
 from merging.plan import Plan
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A shard as the Hub keeps it: size in bytes, and the sha256 of its content."""
-
-    size: int
-    sha256: str
 
 
 class Journal:
@@ -48,7 +40,7 @@ class Journal:
         whose shards have the same names and sizes."""
         return f"{self.branch}/{filename}"
 
-    def shards(self) -> dict[str, Kept]:
+    def shards(self) -> dict[str, Sent]:
         """What is kept, by filename; nothing if there is no such branch or no such repository."""
 
         def ask() -> list[RepoFile]:
@@ -60,7 +52,7 @@ class Journal:
         except (RevisionNotFoundError, EntryNotFoundError):
             return {}
         return {
-            file.path.removeprefix(f"{self.branch}/"): Kept(file.size, file.lfs.sha256)
+            file.path.removeprefix(f"{self.branch}/"): Sent(file.size, file.lfs.sha256)
             for file in files
             if file.lfs
         }
@@ -77,14 +69,14 @@ class Journal:
             )
         )
 
-    def add_stored(self, filename: str, kept: Kept) -> None:
+    def add_stored(self, filename: str, shard: Sent) -> None:
         """Note down a shard that lies in the Hub's store already; the client has no operation for one without bytes.
 
         Raises:
             HfHubHTTPError, httpx2.TransportError: the Hub does not take it.
         """
         header = {"summary": f"Finish {filename}", "description": ""}
-        file = {"path": self.path(filename), "algo": "sha256", "oid": kept.sha256, "size": kept.size}
+        file = {"path": self.path(filename), "algo": "sha256", "oid": shard.sha256, "size": shard.size}
         lines = [{"key": "header", "value": header}, {"key": "lfsFile", "value": file}]
         content = "\n".join(map(json.dumps, lines)).encode()
 
