@@ -105,10 +105,11 @@ def _with_memory(plan: Plan, destination: Destination | None, memory: int | None
     """The plan with its peak of memory, and with the way that its output files take: whole, which is quicker, or as
     streams where that is more than there is."""
     whole = peak_memory(plan, destination.shard_buffers if destination else 0)
-    if destination and destination.can_stream:
+    free = psutil.virtual_memory().available if memory is None else memory
+    if destination and whole > free and destination.can_stream:
         streaming = replace(plan, streams=True)
         held = peak_memory(streaming, destination.shard_buffers)
-        if held < whole > (psutil.virtual_memory().available if memory is None else memory):
+        if held < whole:
             return replace(streaming, peak_memory_bytes=held)
     return replace(plan, peak_memory_bytes=whole)
 
