@@ -660,18 +660,20 @@ def t(key: str, **values: object) -> str:
 
 def of_registry(sentence: str) -> str:
     """What the registry of methods says of a method or a parameter, in the visitor's language."""
-    wanted = language()
-    if wanted is None:
-        return in_each_language(lambda: of_registry(sentence))
-    return KOREAN_METHODS[sentence] if wanted == "ko" else sentence
+    return _in_tongue(sentence, lambda: KOREAN_METHODS[sentence])
 
 
 def of_report(cell: str) -> str:
     """A cell of the report on sizes, or what a benchmark asks, in the visitor's language; numbers as they are."""
+    return _in_tongue(cell, lambda: KOREAN_REPORT.get(cell, cell))
+
+
+def _in_tongue(english: str, korean: Callable[[], str]) -> str:
+    """What stands in English elsewhere, in the visitor's language; while the page is built, in each."""
     wanted = language()
     if wanted is None:
-        return in_each_language(lambda: of_report(cell))
-    return KOREAN_REPORT.get(cell, cell) if wanted == "ko" else cell
+        return in_each_language(lambda: _in_tongue(english, korean))
+    return korean() if wanted == "ko" else english
 
 
 def of_problem(code: str) -> str:
