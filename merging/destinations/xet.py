@@ -6,6 +6,8 @@ given into pieces, sends those that it does not have, and tells the hash at the 
 
 from __future__ import annotations
 
+# Plans read the constants, so the Hub's client is not to be imported here: a plan of local models does not wait for it,
+# and it reads its address from the environment when it is imported.
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
