@@ -91,7 +91,7 @@ def _result(job: Snapshot) -> str:
         where = link(result.url, t("jobs.pull_request", number=asked, name=name.partition("@")[0]))
     if result.written_by:
         ways = t("jobs.ways", read=", ".join(result.read_by) or "-", written=", ".join(result.written_by))
-        took = f"{took} {ways}"
+        took = f"{took}. {ways}"
     verified = f'<p class="alloy-quiet">{text(t("jobs.verified"))}</p>' if result.verified else ""
     return f'<p class="alloy-result">{where}</p><p class="alloy-quiet">{text(took)}</p>{verified}'
 
