@@ -150,7 +150,7 @@ dtype: bfloat16
 """
 # For those who write: something that the form does not show.
 _RAW = """\
-# Any recipe that mergekit reads runs as it is. Write it here, or paste it.
+# Write or paste any recipe here.
 merge_method: slerp
 base_model: {first}
 slices:
