@@ -2,9 +2,9 @@
 
 python -m bench.memory [--size small|1b|3b] [--shard-size 500MB] [--ways folder ...] [METHOD ...]
 
-Four ways: from folder to folder, from a Hub to a Hub by LFS and through Xet, and from a Hub that sends SLOW bytes a
-second over each connection to a folder, where what is read ahead is most of it. At the end stand the ratios alone, as
-the README shows them.
+Five ways: from folder to folder, from a Hub to a Hub by LFS and through Xet, to a Xet that answers after PAUSE seconds,
+where what waits to be sent is most of it, and from a Hub that sends SLOW bytes a second over each connection to a
+folder, where what is read ahead is. At the end stand the ratios alone, as the README shows them.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tests.hub import Hub
 from tests.hub.xet import Xet
 
 METHODS = ("linear", "slerp", "ties", "model_stock", "dare_ties")
-WAYS = ("folder", "Hub", "Xet", "slow Hub")
-SLOW = 10_000_000
+WAYS = ("folder", "Hub", "Xet", "slow Xet", "slow Hub")
+SLOW, PAUSE = 10_000_000, 4.0
 # The command line on a machine that has no memory to spare, for which a plan chooses Xet.
 BY_XET = """
 import sys
@@ -77,8 +77,8 @@ def main() -> None:
                 source = folder if way == "folder" else Path("bench")
                 text = yaml.safe_dump(recipe(method, source, SIZES[options.size].num_hidden_layers))
                 (work / "recipe.yaml").write_text(text)
-                to = "hf://bench/out" if way in ("Hub", "Xet") else str(work / "out")
-                command = [sys.executable, *(("-c", BY_XET) if way == "Xet" else ("-m", "merging"))]
+                to = "hf://bench/out" if way in ("Hub", "Xet", "slow Xet") else str(work / "out")
+                command = [sys.executable, *(("-c", BY_XET) if "Xet" in way else ("-m", "merging"))]
                 rest = [
                     str(work / "recipe.yaml"),
                     "--to",
@@ -89,6 +89,8 @@ def main() -> None:
                 ]
                 if way == "slow Hub":
                     hub.fault("GET", "^/lfs/", rate=SLOW, times=None)
+                if way == "slow Xet":
+                    hub.fault("POST", "/v1/xorbs/", delay=PAUSE, times=None)
                 said = subprocess.run(
                     [*command, "plan", *rest, "--json"],
                     env={**os.environ, **env},

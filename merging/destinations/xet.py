@@ -18,7 +18,7 @@ STREAMS = 2
 # Bytes of a shard that may wait for those that come before them in the file.
 EARLY = 32 * 1024 * 1024
 # Pieces that hf_xet sends at a time, of all streams together, and bytes of one. Left alone it takes up to 64.
-UPLOADS = 4
+UPLOADS = 3
 PIECE = 64 * 1024 * 1024
 # What is held at most, measured at a slow store: pieces that are being sent, one that is packed, and of each stream one
 # that is full and one that is filled. At a quick one it is a quarter less of the process.
