@@ -1,6 +1,7 @@
 """One table: every method by us and by mergekit 0.1.5, on the same models, in turn, in one run.
 
-At the end stand the ratios alone, as the README shows them.
+Beside Alloy stands what the merge took without the start, to be held against the floor. At the end stand the ratios
+alone, as the README shows them.
 
 python -m bench [--size small|1b|3b] [--repeats 3] [METHOD ...]
 """
@@ -8,6 +9,7 @@ python -m bench [--size small|1b|3b] [--repeats 3] [METHOD ...]
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import statistics
 import sys
@@ -66,6 +68,11 @@ WITHOUT_WEIGHTS = (
 DEFAULT = tuple(name for name, method in METHODS.items() if method.in_mergekit)
 
 
+def phase(costs: Sequence[Cost]) -> float:
+    """Seconds that the work itself took, without the start, as the processes told them; the median."""
+    return statistics.median(json.loads(cost.said)["seconds"] for cost in costs)
+
+
 def median(costs: Sequence[Cost]) -> Cost:
     return Cost(
         statistics.median(cost.wall for cost in costs),
@@ -95,25 +102,37 @@ def main() -> None:
         ]
         floor = median(floors)
         print(
-            f"{options.size}, medians of {options.repeats}; floor {floor.wall:.1f} s wall, {floor.cpu:.1f} s CPU"
+            f"{options.size}, medians of {options.repeats}; floor {floor.wall:.1f} s wall, {floor.cpu:.1f} s CPU, "
+            f"{phase(floors):.1f} s without its start"
         )
         columns = f"{'wall s':>8}{'CPU s':>8}{'GB':>8}"
-        print(f"{'':18}{'Alloy':^24}  {'mergekit 0.1.5':^24}  {'mergekit / Alloy':^16}")
-        print(f"{'method':18}{columns}  {columns}  {'wall':>8}{'CPU':>8}")
+        print(f"{'':18}{'Alloy':^24}  {'':8}{'mergekit 0.1.5':^24}  {'mergekit / Alloy':^16}")
+        print(f"{'method':18}{columns}  {'merge s':>8}{columns}  {'wall':>8}{'CPU':>8}")
         ratios = []
         for method in options.methods:
             path = work / "recipe.yaml"
             path.write_text(yaml.safe_dump(recipe(method, folder, SIZES[options.size].num_hidden_layers)))
             out = str(work / "out")
             mergekit = Path(python).with_name("mergekit-yaml")
-            alloy = [python, "-m", "merging", "run", str(path), "--to", out, "--shard-size", "500MB"]
+            alloy = [
+                python,
+                "-m",
+                "merging",
+                "run",
+                str(path),
+                "--to",
+                out,
+                "--shard-size",
+                "500MB",
+                "--json",
+            ]
             other = [str(mergekit), str(path), out, "--out-shard-size", "500M", "--no-copy-tokenizer"]
             commands = [alloy, other] if METHODS[method].in_mergekit else [alloy]
             turns = [[run(command) for command in commands] for _ in range(options.repeats)]
-            costs = [median(of_one) for of_one in zip(*turns, strict=True)]
-            row = f"{method:18}" + "  ".join(
-                f"{cost.wall:8.1f}{cost.cpu:8.1f}{cost.anonymous / 1e9:8.2f}" for cost in costs
-            )
+            ours, *_ = by_command = list(zip(*turns, strict=True))
+            costs = [median(of_one) for of_one in by_command]
+            first, *second = [f"{cost.wall:8.1f}{cost.cpu:8.1f}{cost.anonymous / 1e9:8.2f}" for cost in costs]
+            row = f"{method:18}{first}  {phase(ours):8.1f}{''.join(second)}"
             if len(costs) == 2:
                 us, them = costs
                 row += f"  {them.wall / us.wall:8.1f}{them.cpu / us.cpu:8.1f}"

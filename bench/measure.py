@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -22,11 +23,13 @@ class Cost:
         wall: seconds from start to end
         cpu: seconds of user and system time
         curve: bytes of memory that are its own or its children's (not pages of files), every PERIOD seconds
+        said: what it wrote to its standard output
     """
 
     wall: float
     cpu: float
     curve: tuple[int, ...]
+    said: str = ""
 
     @property
     def anonymous(self) -> int:
@@ -40,33 +43,32 @@ def measured(command: Sequence[str], env: Mapping[str, str] | None = None) -> Co
     Raises:
         RuntimeError: it failed; with the end of what it said.
     """
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **(env or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    curve: list[int] = []
-    over = threading.Event()
+    with tempfile.TemporaryFile("w+") as complaints:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            command, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=complaints, text=True
+        )
+        curve: list[int] = []
+        over = threading.Event()
 
-    def watch() -> None:
-        while not over.wait(PERIOD):
-            curve.append(_anonymous(process.pid))
+        def watch() -> None:
+            while not over.wait(PERIOD):
+                curve.append(_anonymous(process.pid))
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    assert process.stdout
-    said = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    over.set()
-    watcher.join()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{said[-3000:]}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, tuple(curve))
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        assert process.stdout
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        over.set()
+        watcher.join()
+        if process.returncode:
+            complaints.seek(0)
+            end = (said + complaints.read())[-3000:]
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{end}")
+    return Cost(wall, usage.ru_utime + usage.ru_stime, tuple(curve), said)
 
 
 def _anonymous(pid: int) -> int:
