@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 # A sample of a tensor: so many runs of so many elements, evenly spread.
-SAMPLE_RUNS, SAMPLE_RUN = 64, 1024
+SAMPLE_RUNS, SAMPLE_RUN = 64, 2048
 
 # Fills a buffer with the bytes of input number i from an offset on.
 Read = Callable[[int, int, memoryview], None]

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 # Vectors up to this many elements (1 MB) are simply gathered.
 SMALL = 256 * 1024
 # Half the width of the bracket, in standard errors of the sample's quantile; if it misses, the next is tried.
-MARGINS = (4.0, 40.0, math.inf)
+MARGINS = (3.0, 30.0, math.inf)
+# What has a larger share of a vector is not kept, but counted.
+FREQUENT = 1 / 256
 
 
 class Vector(Protocol):
@@ -265,63 +267,63 @@ class _Search:
 
 
 class _Bracket:
-    """Counts what a vector has from the upper end on, and keeps what lies strictly between the ends.
+    """Counts what a vector has above the bracket, and keeps what lies in it.
 
-    Equals of the ends are only counted, block by block, for there may be very many: changes of weights in bfloat16 are
-    a few steps long. An end that the sample has once only is hardly the answer, and if it is, another pass counts.
+    The ends lie in it, unless they are frequent, for changes of weights in bfloat16 are a few steps long. Equals of a
+    frequent end are only counted, block by block.
     """
 
     def __init__(self, sample: NDArray[np.float32], low: float, high: float):
         self.low, self.high = low, high
-        self.from_high = 0
-        self.at_low: Counts | None = [] if _is_repeated(sample, low) else None
-        self.at_high: Counts | None = [] if _is_repeated(sample, high) else None
+        self.above = 0
+        self.at_low: Counts | None = [] if _is_frequent(sample, low) else None
+        self.at_high: Counts | None = [] if _is_frequent(sample, high) else None
         self.inside: list[tuple[int, NDArray[np.float32]]] = []
 
     def see(self, start: int, found: NDArray[np.float32]) -> None:
-        """Count the magnitudes of the block that begins at `start`."""
-        at_least = found >= self.high
-        from_high = int(np.count_nonzero(at_least))
-        self.from_high += from_high
+        """Take the magnitudes of the block that begins at `start`."""
+        above = found > self.high
+        count = int(np.count_nonzero(above))
+        self.above += count
         if self.at_high is not None:
-            self.at_high.append((start, from_high - int(np.count_nonzero(found > self.high))))
-        if self.low == self.high:
-            return
-        above_low = found > self.low
-        from_low = int(np.count_nonzero(above_low))
-        if self.at_low is not None:
-            self.at_low.append((start, int(np.count_nonzero(found >= self.low)) - from_low))
-        if from_low > from_high:
-            self.inside.append((start, found[np.logical_xor(above_low, at_least, out=at_least)]))
+            above = found >= self.high
+            self.at_high.append((start, int(np.count_nonzero(above)) - count))
+            if self.low == self.high:
+                return
+        if self.at_low is None:
+            rest = found >= self.low
+        else:
+            rest = found > self.low
+            equals = int(np.count_nonzero(found >= self.low)) - int(np.count_nonzero(rest))
+            self.at_low.append((start, equals))
+        places = np.flatnonzero(np.logical_xor(rest, above, out=rest))
+        if len(places):
+            self.inside.append((start, found[places]))
 
     def cut(self, vector: Vector, k: int) -> Cut | None:
         """The cut, if the k-th largest magnitude was in the bracket."""
         if k == 0:
             return NOTHING
-        if k <= self.from_high:
-            equals = self.at_high or _equals(vector, self.high)
-            left = k - self.from_high + sum(count for _, count in equals)
-            return Cut(self.high, _last(vector, self.high, left, equals)) if left > 0 else None
-        k -= self.from_high
-        inside = sum(len(values) for _, values in self.inside)
-        if k <= inside:
+        k -= self.above
+        if k <= 0:
+            return None
+        at_high = self.at_high or []
+        if k <= (count := sum(n for _, n in at_high)):
+            return Cut(self.high, _last(vector, self.high, k, at_high))
+        k -= count
+        if k <= (count := sum(len(values) for _, values in self.inside)):
             threshold, larger = _select(np.concatenate([values for _, values in self.inside]), k)
             equals = [(start, int(np.count_nonzero(values == threshold))) for start, values in self.inside]
             return Cut(threshold, _last(vector, threshold, k - larger, equals))
-        k -= inside
-        equals = [] if self.low == self.high else self.at_low or _equals(vector, self.low)
-        return Cut(self.low, _last(vector, self.low, k, equals)) if k <= sum(n for _, n in equals) else None
+        k -= count
+        at_low = self.at_low or []
+        return Cut(self.low, _last(vector, self.low, k, at_low)) if k <= sum(n for _, n in at_low) else None
 
 
-def _is_repeated(ordered: NDArray[np.float32], value: float) -> bool:
-    """Whether an ordered sample has a value more than once."""
+def _is_frequent(ordered: NDArray[np.float32], value: float) -> bool:
+    """Whether a value has more than its share of an ordered sample."""
     first, last = (int(np.searchsorted(ordered, np.float32(value), side)) for side in ("left", "right"))
-    return last - first > 1
-
-
-def _equals(vector: Vector, magnitude: float) -> Counts:
-    """How many entries of each block have this magnitude."""
-    return [(start, int(np.count_nonzero(magnitudes(block) == magnitude))) for start, block in vector]
+    return last - first > FREQUENT * len(ordered)
 
 
 def _last(vector: Vector, magnitude: float, number: int, equals: Counts) -> int:
