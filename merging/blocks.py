@@ -190,15 +190,16 @@ class Inputs:
     def _blocks(
         self, which: Sequence[int], start: int, count: int, dtype: torch.dtype, read: Read
     ) -> Iterator[tuple[int, list[Tensor]]]:
-        inputs = [(index, self.dtypes[index], itemsize(self.dtypes[index])) for index in which]
+        known, rows, stored = 0, [], []
         for begin in range(start, start + count, self.length):
             self.check()
             length = min(self.length, start + count - begin)
-            rows = self.workspace.rows(len(inputs), length, dtype)
-            for row, (index, stored_as, width) in zip(rows, inputs, strict=True):
-                stored = self.workspace.stored(self.workspace.INPUT, stored_as, length)
-                read(index, begin * width, stored.raw)
-                row.copy_(stored.elements)
+            if length != known:  # of all but the last block it is the same
+                known, rows = length, self.workspace.rows(len(which), length, dtype)
+                stored = [self.workspace.stored(Workspace.INPUT, self.dtypes[i], length) for i in which]
+            for row, index, (raw, elements) in zip(rows, which, stored, strict=True):
+                read(index, begin * elements.itemsize, raw)
+                row.copy_(elements)
             yield begin, rows
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from merging.methods.arithmetic import scaled
@@ -361,22 +361,19 @@ def _kept(block: Tensor, start: int, cut: Cut, out: Tensor) -> Tensor:
     """The block that begins at `start` with zeros for what does not stay, written to `out`."""
     import torch
 
+    equals = min(max(cut.last + 1 - start, 0), block.numel())
+    if 0 < equals < block.numel():
+        _kept(block[:equals], start, cut, out[:equals])
+        _kept(block[equals:], start + equals, cut, out[equals:])
+        return out
     # What is strictly above the threshold stays; above one float below it, its equals stay as well.
-    size = block.numel()
-    equals = min(max(cut.last + 1 - start, 0), size)
-    for part, threshold in (
-        (slice(0, equals), _float_below(cut.threshold)),
-        (slice(equals, size), cut.threshold),
-    ):
-        if part.start == part.stop:
-            continue
-        if threshold >= 0:
-            torch.hardshrink(block[part], threshold, out=out[part])
-        elif out is not block:
-            out[part].copy_(block[part])
-    return out
+    threshold = _float_below(cut.threshold) if equals else cut.threshold
+    if threshold >= 0:
+        return torch.hardshrink(block, threshold, out=out)
+    return block if out is block else out.copy_(block)
 
 
+@lru_cache
 def _float_below(value: float) -> float:
     """The largest float32 below a positive float32; -1 for zero, below which no magnitude lies."""
     import numpy as np
