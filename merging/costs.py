@@ -62,8 +62,8 @@ def _matrix_memory(shape: Sequence[int], count: int) -> int:
 
 
 def _ranked(method: MergeMethod, tensor: PlannedTensor) -> int:
-    """Bytes of what `selection` keeps to find cuts of task vectors: of each what lies near a cut, 1.6 % of it at most,
-    and two copies for one at a time."""
+    """Bytes of what `selection` keeps to find cuts: of each vector what lies near a cut, 1.6 % of it at most, and two
+    copies for one at a time."""
     if method.sparsify:
         # Two cuts where the largest are dropped as well; none where chance decides.
         vectors, cuts = (
@@ -71,7 +71,7 @@ def _ranked(method: MergeMethod, tensor: PlannedTensor) -> int:
             0 if method.sparsify.is_random else 1 + ("gamma" in tensor.parameters),
         )
     else:
-        vectors, cuts = 1, 2 if method.measure else 0
+        vectors, cuts = len(tensor.inputs), 2 if method.measure else 0
     near = math.ceil(tensor.elements * 4 * 0.016) + 1_000_000
     return min(vectors * tensor.elements * 4, cuts * near * (vectors + 2))
 

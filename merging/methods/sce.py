@@ -23,20 +23,16 @@ class _Selection(NamedTuple):
 
 
 def _select(blocks: Blocks, *, select_topk: float) -> _Selection:
-    import torch
+    from merging.methods.selection import cut_with_squares, square_sum
 
-    from merging.methods.selection import Derived, cuts_at
-
-    cut = None
+    cut, squares = None, None
     if select_topk < 1:
-        variance = Derived(blocks, lambda vectors, _: _variance(vectors))
-        (cut,) = cuts_at(variance, lambda differing: [int(differing * select_topk)])
-    squares: list[float] = []
-    for start, vectors in blocks:
-        selected = _selected(vectors, cut, start)
-        # Squares of float32 numbers are exact in float64; a dot product makes them and adds them up at once.
-        found = [torch.dot(wide, wide).item() for wide in (vector.double() for vector in selected)]
-        squares = [a + b for a, b in zip(squares or [0.0] * len(found), found, strict=True)]
+        cut, squares = cut_with_squares(blocks, _variance, lambda differing: int(differing * select_topk))
+    if squares is None:
+        found = [
+            [square_sum(vector) for vector in _selected(vectors, cut, start)] for start, vectors in blocks
+        ]
+        squares = [sum(of_one) for of_one in zip(*found, strict=True)]
     whole = sum(squares)
     return _Selection(cut, [s / whole if whole else 1 / len(squares) for s in squares])
 

@@ -177,6 +177,53 @@ def cuts_of_each(blocks: Blocks, vectors: Sequence[Vector], numbers: Sequence[Nu
     raise AssertionError("a bracket without ends holds every magnitude")
 
 
+def cut_with_squares(
+    blocks: Blocks, make: Callable[[list[Tensor]], Tensor], number: Callable[[int], int]
+) -> tuple[Cut, list[float] | None]:
+    """Where to cut a vector that is made of several tensors, and the sum of the squares of each of them where it stays.
+
+    Args:
+        blocks: of the tensors
+        make: a block of the vector; leaves the tensors' blocks alone
+        number: how many entries are to stay, of how many that are not zero
+
+    Returns:
+        The cut, and the sums if the pass that found it knew them.
+    """
+    import torch
+
+    vector = Derived(blocks, lambda given, _: make(given))
+    if blocks.size <= SMALL:
+        return cuts_at(vector, lambda nonzero: [number(nonzero)])[0], None
+    (sample,) = _gathered(_Alone(vector).sample())
+    search = _Search(vector, np.sort(sample), lambda nonzero: [number(nonzero)])
+    search.begin(MARGINS[0])
+    sums: list[float] = []
+    kept: list[list[NDArray[np.float32]]] = []
+    for start, given in blocks:
+        ((above, places),) = search.see(start, make(given))
+        kept.append([block.cpu().numpy()[places] for block in given])
+        surely = torch.from_numpy(above.view(np.uint8)).float().to(given[0].device)
+        found = [square_sum(block.mul_(surely)) for block in given]
+        sums = [a + b for a, b in zip(sums or [0.0] * len(found), found, strict=True)]
+    if not search.end():
+        return cuts_at(vector, lambda nonzero: [number(nonzero)])[0], None
+    (cut,) = search.found()
+    stays = search.brackets[0].staying(cut, search.wanted[0])
+    if stays is None:
+        return cut, None
+    rest = [square_sum(torch.from_numpy(np.concatenate(of_one)[stays])) for of_one in zip(*kept, strict=True)]
+    return cut, [a + b for a, b in zip(sums, rest, strict=True)]
+
+
+def square_sum(block: Tensor) -> float:
+    """The sum of squares. Those of float32 numbers are exact in float64; a dot product makes and adds them at once."""
+    import torch
+
+    wide = block.double()
+    return torch.dot(wide, wide).item()
+
+
 def _gathered(blocks: Iterable[tuple[int, list[Tensor]]]) -> list[NDArray[np.float32]]:
     """The magnitudes of each vector, one array each."""
     parts = [[magnitudes(block).copy() for block in given] for _, given in blocks]
@@ -243,14 +290,13 @@ class _Search:
         low, high = (_quantile(self.sample, 1 - share + way * margin * error) for way in (-1, 1))
         return _Bracket(self.sample, low, high)
 
-    def see(self, start: int, block: Tensor) -> None:
+    def see(self, start: int, block: Tensor) -> list[_Seen]:
         if not self.brackets:
-            return
+            return []
         found = magnitudes(block)
         if callable(self.numbers):
             self.counted += int(np.count_nonzero(found > 0))  # truth values are counted faster than floats
-        for bracket in self.brackets.values():
-            bracket.see(start, found)
+        return [bracket.see(start, found) for bracket in self.brackets.values()]
 
     def end(self) -> bool:
         """Whether all cuts are known, after a pass."""
@@ -264,6 +310,13 @@ class _Search:
 
     def found(self) -> list[Cut]:
         return [self.cuts[number] for number in range(len(self.wanted))]
+
+
+class _Seen(NamedTuple):
+    """Which entries of a block are above a bracket, and the places of those that lie in it."""
+
+    above: NDArray[np.bool_]
+    inside: NDArray[np.intp]
 
 
 class _Bracket:
@@ -280,7 +333,7 @@ class _Bracket:
         self.at_high: Counts | None = [] if _is_frequent(sample, high) else None
         self.inside: list[tuple[int, NDArray[np.float32]]] = []
 
-    def see(self, start: int, found: NDArray[np.float32]) -> None:
+    def see(self, start: int, found: NDArray[np.float32]) -> _Seen:
         """Take the magnitudes of the block that begins at `start`."""
         above = found > self.high
         count = int(np.count_nonzero(above))
@@ -289,7 +342,7 @@ class _Bracket:
             above = found >= self.high
             self.at_high.append((start, int(np.count_nonzero(above)) - count))
             if self.low == self.high:
-                return
+                return _Seen(above, np.empty(0, np.intp))
         if self.at_low is None:
             rest = found >= self.low
         else:
@@ -299,6 +352,17 @@ class _Bracket:
         places = np.flatnonzero(np.logical_xor(rest, above, out=rest))
         if len(places):
             self.inside.append((start, found[places]))
+        return _Seen(above, places)
+
+    def staying(self, cut: Cut, k: int) -> NDArray[np.bool_] | None:
+        """Which of those that are kept stay when k entries do; None if the cut is not among them."""
+        k -= self.above + sum(count for _, count in self.at_high or [])
+        values = np.concatenate([values for _, values in self.inside] or [np.empty(0, np.float32)])
+        if not 0 < k <= len(values):
+            return None
+        stays = values > cut.threshold
+        stays[np.flatnonzero(values == cut.threshold)[: k - int(np.count_nonzero(stays))]] = True
+        return stays
 
     def cut(self, vector: Vector, k: int) -> Cut | None:
         """The cut, if the k-th largest magnitude was in the bracket."""

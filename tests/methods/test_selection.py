@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merging.methods.selection import Cut, cuts_at
+from merging.methods.selection import Cut, cut_with_squares, cuts_at
 
 
 class Blocks:
@@ -65,3 +65,63 @@ def test_one_pass_when_the_sample_is_fair() -> None:
 
     assert cuts_at(vector, [30_000, 100]) == [expected(values, 30_000), expected(values, 100)]
     assert vector.passes == 1
+
+
+class Pair:
+    """Two such vectors, read together."""
+
+    def __init__(self, one: Blocks, other: Blocks):
+        self.both, self.size, self.row = (one, other), one.size, 1
+
+    def block(self, start: int) -> list[torch.Tensor]:
+        return [vector.block(start) for vector in self.both]
+
+    def __iter__(self) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        return ((start, [block, other]) for (start, block), (_, other) in zip(*self.both, strict=True))
+
+    def sample(self) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        return (
+            (0, [block, other]) for (_, block), (_, other) in zip(*map(Blocks.sample, self.both), strict=True)
+        )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.integers(1, 3000),
+    share=st.floats(0, 1),
+    different=st.sampled_from([1, 2, 200, 10**6]),
+    sampled=st.sampled_from([slice(None, None, 7), slice(0, 50)]),
+)
+def test_squares_where_a_difference_stays(
+    seed: int, size: int, share: float, different: int, sampled: slice
+) -> None:
+    generator = np.random.default_rng(seed)
+    one, other = (
+        torch.from_numpy(generator.integers(-different, different + 1, size).astype(np.float32))
+        for _ in range(2)
+    )
+    k = int(share * int((one != other).sum()))
+
+    cut, squares = cut_with_squares(
+        Pair(Blocks(one, sampled), Blocks(other, sampled)),
+        lambda given: given[0] - given[1],
+        lambda differing: int(share * differing),
+    )
+
+    assert cut == (expected(one - other, k) if k else Cut(float("inf"), 0))
+    stays = (one - other).abs().argsort(descending=True, stable=True)[:k]
+    if squares is not None:
+        assert squares == [float((vector[stays].double() ** 2).sum()) for vector in (one, other)]
+
+
+def test_squares_take_no_other_pass_when_the_sample_is_fair() -> None:
+    one, other = (torch.randn(100_000, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
+    vectors = Blocks(one, slice(None, None, 10)), Blocks(other, slice(None, None, 10))
+
+    cut, squares = cut_with_squares(Pair(*vectors), lambda given: given[0] - given[1], lambda n: n // 3)
+
+    assert cut == expected(one - other, 33_333)
+    stays = (one - other).abs() >= cut.threshold
+    assert squares == pytest.approx([float((vector[stays].double() ** 2).sum()) for vector in (one, other)])
+    assert [vector.passes for vector in vectors] == [1, 1]
