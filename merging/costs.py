@@ -17,7 +17,7 @@ from merging.plan import Plan, PlannedTensor
 
 # Elements that the arithmetic sees at once, and that are read at once from a folder: small blocks stay in the
 # processor's cache. The results do not depend on it.
-BLOCK = 64 * 1024
+BLOCK = 128 * 1024
 # Elements that are read at once from the Hub, where each request waits for the network; a multiple of BLOCK.
 SLICE = 4 * 1024 * 1024
 # Bytes that are read ahead from the Hub together: tensors up to this size in groups, larger ones in slices.
