@@ -165,7 +165,12 @@ def cuts_of_each(blocks: Blocks, vectors: Sequence[Vector], numbers: Sequence[Nu
         ]
     samples = [np.sort(sample) for sample in _gathered(blocks.sample())]
     searches = [_Search(*one) for one in zip(vectors, samples, numbers, strict=True)]
-    for margin in MARGINS:
+    return _found(blocks, searches, MARGINS)
+
+
+def _found(blocks: Blocks, searches: Sequence[_Search], margins: Sequence[float]) -> list[list[Cut]]:
+    """The cuts of searches, by passes with these margins until all are known; the last has to be infinite."""
+    for margin in margins:
         for search in searches:
             search.begin(margin)
         for start, given in blocks:
@@ -207,7 +212,8 @@ def cut_with_squares(
         found = [square_sum(block.mul_(surely)) for block in given]
         sums = [a + b for a, b in zip(sums or [0.0] * len(found), found, strict=True)]
     if not search.end():
-        return cuts_at(vector, lambda nonzero: [number(nonzero)])[0], None
+        ((cut,),) = _found(_Alone(vector), [search], MARGINS[1:])  # not the first once more
+        return cut, None
     (cut,) = search.found()
     stays = search.brackets[0].staying(cut, search.wanted[0])
     if stays is None:

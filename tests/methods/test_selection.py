@@ -125,3 +125,14 @@ def test_squares_take_no_other_pass_when_the_sample_is_fair() -> None:
     stays = (one - other).abs() >= cut.threshold
     assert squares == pytest.approx([float((vector[stays].double() ** 2).sum()) for vector in (one, other)])
     assert [vector.passes for vector in vectors] == [1, 1]
+
+
+def test_squares_do_not_repeat_a_pass_that_missed() -> None:
+    ordered, zeros = torch.arange(10_000.0), torch.zeros(10_000)
+    unfair = slice(0, 50)
+    vectors = Blocks(ordered, unfair), Blocks(zeros, unfair)
+
+    cut, squares = cut_with_squares(Pair(*vectors), lambda given: given[0] - given[1], lambda n: n // 3)
+
+    assert (cut, squares) == (expected(ordered, 3333), None)
+    assert vectors[0].passes == 2  # the one that missed, and the next
