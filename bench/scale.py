@@ -19,8 +19,8 @@ from pathlib import Path
 import yaml
 
 from bench.models import Size
+from checkpoints import Checkpoint, TensorHeader, open_checkpoint
 from merging import Plan, make_plan, read_recipe
-from merging.checkpoints import Checkpoint, TensorHeader, open_checkpoint
 from merging.costs import peak_memory, read_ahead, rereads
 from merging.destinations.hub import BUFFERS
 from merging.methods import METHODS

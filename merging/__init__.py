@@ -10,12 +10,7 @@ else:
     print(*plan.problems, sep="\\n")
 """
 
-from merging.card import Licence, model_card
-from merging.execution import Progress, Result, merge_into_memory, run_plan
-from merging.methods import METHODS, MergeMethod, Parameter
-from merging.plan import Plan
-from merging.planning import make_plan
-from merging.problems import (
+from checkpoints.problems import (
     Cancelled,
     CheckpointError,
     DestinationError,
@@ -24,6 +19,11 @@ from merging.problems import (
     Problem,
     RecipeError,
 )
+from merging.card import Licence, model_card
+from merging.execution import Progress, Result, merge_into_memory, run_plan
+from merging.methods import METHODS, MergeMethod, Parameter
+from merging.plan import Plan
+from merging.planning import make_plan
 from merging.recipe import Recipe
 from merging.recipe_reader import read_recipe
 

@@ -23,11 +23,11 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from checkpoints.problems import Cancelled, MergeError, PlanError, Problem, RecipeError
 from merging.execution import run_plan
 from merging.methods import METHODS
 from merging.plan import Plan
 from merging.planning import SHARD_SIZE, make_plan
-from merging.problems import Cancelled, MergeError, PlanError, Problem, RecipeError
 from merging.recipe import Recipe
 from merging.recipe_reader import read_recipe
 from merging.resolved import as_data, in_words, resolved

@@ -7,10 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
-from merging.architecture import HEAD_BIAS, OUTPUT_HEAD, Layout
-from merging.checkpoints import AlignedCheckpoint, Alignment, Checkpoint, tokenizer_files
-from merging.checkpoints.aligned import Rows
-from merging.problems import CheckpointError, Problem
+from checkpoints import AlignedCheckpoint, Alignment, Checkpoint, tokenizer_files
+from checkpoints.aligned import Rows
+from checkpoints.architecture import HEAD_BIAS, OUTPUT_HEAD, Layout
+from checkpoints.problems import CheckpointError, Problem
 from merging.recipe import ModelReference, TokenizerSection
 from merging.tokenizer import Tokenizer, read_tokenizer
 from merging.vocabulary import Vocabulary, differences

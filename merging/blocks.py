@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from checkpoints.dtypes import itemsize, torch_name
 from merging.costs import BLOCK, PASS_AHEAD, READERS, SLICE, matrix_shape
-from merging.dtypes import itemsize, torch_name
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import total, weighted_sum
 from merging.methods.selection import Derived, keep_first

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from merging.checkpoints import Checkpoint
-from merging.dtypes import torch_name
+from checkpoints import Checkpoint
+from checkpoints.dtypes import torch_name
 from merging.plan import PlannedShard
 
 # Where loaders note down from which path something was loaded.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from merging.checkpoints import AlignedCheckpoint, Checkpoint, Token, open_adapter, open_checkpoint
-from merging.dtypes import itemsize
+from checkpoints import AlignedCheckpoint, Checkpoint, Token, open_adapter, open_checkpoint
+from checkpoints.dtypes import itemsize
+from checkpoints.problems import CheckpointError, Problem
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedTensor
-from merging.problems import CheckpointError, Problem
 from merging.stage import Stage
 
 if TYPE_CHECKING:

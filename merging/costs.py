@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from heapq import nlargest
 
+from checkpoints.adapters.adapted import HELD
+from checkpoints.adapters.adapter import WHOLE
+from checkpoints.dtypes import itemsize
 from merging import stage
-from merging.checkpoints.adapted import HELD
-from merging.checkpoints.adapter import WHOLE
 from merging.destinations import xet
-from merging.dtypes import itemsize
 from merging.methods import METHODS, MergeMethod
 from merging.plan import Plan, PlannedTensor
 

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from merging.problems import MergeError, Problem
+from checkpoints.problems import MergeError, Problem
 
 # A number in a pipe; as one write of so few bytes it arrives whole, whoever reads.
 NUMBER = 4

@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from merging.alignment import align, in_words
-from merging.architecture import (
+from checkpoints import Adapter, Alignment, Checkpoint, TensorHeader
+from checkpoints.architecture import (
     DERIVED,
     OUTPUT_HEAD,
     Layout,
@@ -19,12 +19,12 @@ from merging.architecture import (
     role_of,
     stands_before_layers,
 )
-from merging.checkpoints import Adapter, Alignment, Checkpoint, TensorHeader
-from merging.dtypes import FLOATS, is_known, promote, safetensors_name
+from checkpoints.dtypes import FLOATS, is_known, promote, safetensors_name
+from checkpoints.problems import Problem, some
+from merging.alignment import align, in_words
 from merging.methods import MergeMethod, Parameter
 from merging.methods.parameters import Scalar
 from merging.plan import Input, PlannedAdapter, PlannedModel, PlannedTensor, Value
-from merging.problems import Problem, some
 from merging.recipe import ModelReference, Parameters, Recipe, Slice, Source
 from merging.settings import value_at
 from merging.stage import Stage

@@ -14,17 +14,9 @@ from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING
 
-from merging.card import Licence, model_card
-from merging.checkpoints import Checkpoint, Token
-from merging.computing import computed, open_models
-from merging.costs import BLOCK, READERS, default_workers, read_ahead, rereads
-from merging.crew import can_fork, run_forked
-from merging.destinations import Destination, Place, ShardWriter, open_destination
-from merging.dtypes import itemsize
-from merging.methods import METHODS
-from merging.plan import Input, Plan, PlannedTensor
-from merging.planning import shard_header
-from merging.problems import (
+from checkpoints import Checkpoint, Token
+from checkpoints.dtypes import itemsize
+from checkpoints.problems import (
     Cancelled,
     CheckpointError,
     DestinationError,
@@ -32,12 +24,20 @@ from merging.problems import (
     PlanError,
     Problem,
 )
+from merging.card import Licence, model_card
+from merging.computing import computed, open_models
+from merging.costs import BLOCK, READERS, default_workers, read_ahead, rereads
+from merging.crew import can_fork, run_forked
+from merging.destinations import Destination, Place, ShardWriter, open_destination
+from merging.methods import METHODS
+from merging.plan import Input, Plan, PlannedTensor
+from merging.planning import shard_header
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from checkpoints import TensorHeader
     from merging.blocks import Read, Workspace
-    from merging.checkpoints import TensorHeader
     from merging.read_ahead import ReadAhead, TensorReader
 
 # More shards than this are written by threads, which open them one after the other.

@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from merging.architecture import OUTPUT_HEAD, input_embedding, is_tied, stands_before_layers
-from merging.checkpoints import Checkpoint, TensorHeader, Token, tokenizer_files, write_header
-from merging.checkpoints.adapted import AdaptedCheckpoint
-from merging.checkpoints.adapter import CONFIG, WEIGHTS
-from merging.checkpoints.change import as_stored
+from checkpoints import Checkpoint, TensorHeader, Token, tokenizer_files, write_header
+from checkpoints.adapters.adapted import AdaptedCheckpoint
+from checkpoints.adapters.adapter import CONFIG, WEIGHTS
+from checkpoints.adapters.changed_tensor import as_stored
+from checkpoints.architecture import OUTPUT_HEAD, input_embedding, is_tied, stands_before_layers
+from checkpoints.dtypes import FLOATS, itemsize, safetensors_name
+from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from merging.companions import as_json
 from merging.computing import open_merge
 from merging.destinations import open_destination
 from merging.destinations.destination import Place
-from merging.dtypes import FLOATS, itemsize, safetensors_name
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedShard, PlannedTensor
 from merging.planning import make_plan, open_model
-from merging.problems import CheckpointError, DestinationError, PlanError, Problem
 from merging.recipe import Recipe
 from merging.recipe_reader import read_reference
 from merging.stage import Stage

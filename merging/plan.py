@@ -12,10 +12,10 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from merging.checkpoints.aligned import Alignment, Rows
-from merging.dtypes import itemsize
+from checkpoints.aligned import Alignment, Rows
+from checkpoints.dtypes import itemsize
+from checkpoints.problems import Problem
 from merging.methods.parameters import Scalar
-from merging.problems import Problem
 from merging.tokenizer_report import TokenizerReport
 
 Value = Scalar | list[float] | None

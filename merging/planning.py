@@ -13,8 +13,7 @@ from dataclasses import replace
 
 import psutil  # type: ignore[import-untyped]
 
-from merging import companions
-from merging.checkpoints import (
+from checkpoints import (
     Checkpoint,
     TensorHeader,
     Token,
@@ -22,17 +21,18 @@ from merging.checkpoints import (
     open_checkpoint,
     write_header,
 )
+from checkpoints.dtypes import itemsize
+from checkpoints.problems import CheckpointError, DestinationError, MergeError, PlanError, Problem
+from merging import companions
 from merging.costs import peak_memory, rough_seconds
 from merging.destinations import Destination, open_destination
 from merging.draft import Draft
-from merging.dtypes import itemsize
 from merging.plan import (
     Plan,
     PlannedShard,
     PlannedTensor,
     SourceFile,
 )
-from merging.problems import CheckpointError, DestinationError, MergeError, PlanError, Problem
 from merging.recipe import ModelReference, Recipe
 from merging.result_files import ResultFiles
 from merging.stage import Stage

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from checkpoints.dtypes import itemsize
+from checkpoints.problems import Cancelled
 from merging.costs import RESIDENT, SLICE, STEP
-from merging.dtypes import itemsize
-from merging.problems import Cancelled
 
 if TYPE_CHECKING:
-    from merging.checkpoints import TensorHeader
+    from checkpoints import TensorHeader
     from merging.plan import Input, PlannedTensor
 
 # Bytes between two pieces of a file that are read along with them: less than a round trip is worth.

@@ -14,11 +14,11 @@ from typing import Literal
 
 import yaml
 
+from checkpoints.dtypes import RECIPE_DTYPES
+from checkpoints.problems import Problem, RecipeError, did_you_mean
 from merging.chat_templates import TEMPLATES
-from merging.dtypes import RECIPE_DTYPES
 from merging.methods import METHODS, MergeMethod
 from merging.methods.parameters import Parameter, Scalar
-from merging.problems import Problem, RecipeError, did_you_mean
 from merging.recipe import (
     AdapterReference,
     ModelReference,

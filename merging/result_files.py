@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
+from checkpoints import tokenizer_files
+from checkpoints.architecture import OUTPUT_HEAD, is_tied, restack
+from checkpoints.problems import Problem
+from checkpoints.tokenizer_files import is_template
 from merging import companions
-from merging.architecture import OUTPUT_HEAD, is_tied, restack
 from merging.chat_templates import TEMPLATES
-from merging.checkpoints import tokenizer_files
-from merging.checkpoints.tokenizer_files import is_template
 from merging.draft import Draft
 from merging.plan import PlannedShard
-from merging.problems import Problem
 from merging.recipe import ModelReference
 from merging.tokenizer import OTHER_FORMS, TOKENIZER, special_tokens
 from merging.tokenizer_report import TokenizerReport, chat_template, tokenizer_report

@@ -12,7 +12,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cached_property
 
-from merging.checkpoints import Checkpoint, TensorHeader
+from checkpoints import Checkpoint, TensorHeader
 from merging.plan import Plan, PlannedTensor
 
 # Bytes of merged tensors that are kept, for methods that read theirs more than once.

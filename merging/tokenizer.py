@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from merging.checkpoints import Checkpoint, tokenizer_files
-from merging.problems import CheckpointError, Problem, some
+from checkpoints import Checkpoint, tokenizer_files
+from checkpoints.problems import CheckpointError, Problem, some
 from merging.recipe import ModelReference
 
 TOKENIZER, TOKENIZER_CONFIG, ADDED_TOKENS = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from merging.checkpoints import Checkpoint
+from checkpoints import Checkpoint
+from checkpoints.problems import some
 from merging.conversation import rendered
-from merging.problems import some
 from merging.tokenizer import ROLES, Tokenizer, special_tokens
 from merging.vocabulary import Vocabulary
 

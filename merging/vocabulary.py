@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from merging.checkpoints import Checkpoint
-from merging.checkpoints.aligned import Rows
-from merging.problems import Problem
+from checkpoints import Checkpoint
+from checkpoints.aligned import Rows
+from checkpoints.problems import Problem
 from merging.recipe import ModelReference, TokenizerSection, TokenRow
 from merging.tokenizer import LITERAL, Tokenizer
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import yaml
 
-from merging.problems import Problem, RecipeError, did_you_mean
+from checkpoints.problems import Problem, RecipeError, did_you_mean
 
 T = TypeVar("T")
 

@@ -138,7 +138,7 @@ def test_a_host_that_stalls_while_it_takes_a_shard(
 def test_a_host_that_stalls_while_it_sends_weights(
     hub: Hub, alice: str, right: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("merging.checkpoints.hub.READ_TIMEOUT", 0.4)
+    monkeypatch.setattr("checkpoints.repositories.hub.READ_TIMEOUT", 0.4)
     met = hub.fault(*WEIGHTS, stall=100, times=2, skip=4)
 
     assert outcome(hub, alice, right) == ""

@@ -12,8 +12,8 @@ import transformers as hf
 import yaml
 from safetensors.torch import load_file, save_file
 
+from checkpoints.problems import DestinationError
 from merging import Plan, make_plan, merge_into_memory, read_recipe, run_plan
-from merging.problems import DestinationError
 from tests.hub import Hub
 
 UNET = "diffusion_pytorch_model.safetensors"

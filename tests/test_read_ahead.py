@@ -18,11 +18,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from checkpoints import TensorHeader
+from checkpoints.dtypes import itemsize
+from checkpoints.problems import Problem
 from merging import Cancelled, CheckpointError, Progress, make_plan, read_recipe, run_plan
-from merging.checkpoints import TensorHeader
-from merging.dtypes import itemsize
 from merging.plan import Input, PlannedTensor
-from merging.problems import Problem
 from merging.read_ahead import GAP, ReadAhead, Step, steps
 from tests.hub import Hub
 from tests.merges import wait_for
@@ -313,7 +313,7 @@ def test_cancel_ends_reads_that_stall(tmp_path: Path, hub: Hub, alice: str) -> N
 def test_a_read_that_fails_ends_the_merge_and_its_threads(
     tmp_path: Path, hub: Hub, alice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("merging.checkpoints.hub.HubRepository._pause", lambda *_: None)
+    monkeypatch.setattr("checkpoints.repositories.hub.HubRepository._pause", lambda *_: None)
     plan = make_plan(read_recipe(recipe("linear", "alice")), token=alice)
     hub.fault("GET", "^/lfs/alice/a/", skip=1, status=500, times=None)
     hub.fault("GET", "^/lfs/alice/b/", skip=4, delay=30, times=None)

@@ -16,8 +16,8 @@ import httpx2
 import numpy as np
 import pytest
 
+from checkpoints.repositories.hub import HubRepository, patiently
 from merging import Cancelled, CheckpointError
-from merging.checkpoints.hub import HubRepository, patiently
 from tests.hub import Hub
 
 FILE = "model.safetensors"
@@ -38,9 +38,9 @@ class Pauses(list[float]):
 def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     """Nobody waits."""
     pauses = Pauses()
-    monkeypatch.setattr("merging.checkpoints.hub.time.sleep", pauses.add)
+    monkeypatch.setattr("checkpoints.repositories.hub.time.sleep", pauses.add)
     monkeypatch.setattr(HubRepository, "_pause", lambda _, seconds: pauses.add(seconds))
-    monkeypatch.setattr("merging.checkpoints.hub.READ_TIMEOUT", 0.5)
+    monkeypatch.setattr("checkpoints.repositories.hub.READ_TIMEOUT", 0.5)
     return pauses
 
 
@@ -154,7 +154,7 @@ def test_where_nobody_can_be_reached_a_plan_does_not_wait_long(
     def refused(*_: object, **__: object) -> None:
         raise httpx2.ConnectError("no route")
 
-    monkeypatch.setattr("merging.checkpoints.hub.HfApi.model_info", refused)
+    monkeypatch.setattr("checkpoints.repositories.hub.HfApi.model_info", refused)
 
     with pytest.raises(CheckpointError, match="did not answer"):
         HubRepository("alice/a", None, False)
@@ -191,7 +191,7 @@ def test_a_host_that_says_nothing(hub: Hub, alice: str) -> None:
 def test_a_body_that_breaks_again_and_again_but_goes_on_is_read(
     hub: Hub, alice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("merging.checkpoints.hub.PROGRESS", 150_000)
+    monkeypatch.setattr("checkpoints.repositories.hub.PROGRESS", 150_000)
     hub.fault("GET", "^/lfs/", truncate=150_000, times=None)
 
     with opened(alice) as repository:
@@ -375,8 +375,8 @@ def test_xet_is_not_asked_while_links_work(hub: Hub, alice: str) -> None:
 @pytest.mark.usefixtures("xet")
 def test_a_xet_that_hangs_is_left(hub: Hub, alice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """hf_xet itself would go on for minutes."""
-    monkeypatch.setattr("merging.checkpoints.xet.PATIENCE", 0.3)
-    monkeypatch.setattr("merging.checkpoints.xet.SLOWEST", 1e9)
+    monkeypatch.setattr("checkpoints.repositories.xet.PATIENCE", 0.3)
+    monkeypatch.setattr("checkpoints.repositories.xet.SLOWEST", 1e9)
     hub.fault("GET", "^/lfs/", status=503, times=3)
     with refusing_host() as away, opened(alice) as repository:
         hub.xet.url = away

@@ -13,8 +13,8 @@ import yaml
 
 from bench.models import Size
 from bench.scale import SIZES, from_hub, hollow, schedule
+from checkpoints import open_checkpoint
 from merging import make_plan, read_recipe
-from merging.checkpoints import open_checkpoint
 from merging.costs import peak_memory, read_ahead
 
 ROOT = Path(__file__).parent.parent

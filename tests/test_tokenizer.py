@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from sentencepiece import sentencepiece_model_pb2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from checkpoints import open_checkpoint
 from merging import CheckpointError, make_plan, read_recipe, run_plan
-from merging.checkpoints import open_checkpoint
 from merging.recipe import ModelReference
 from merging.tokenizer import Tokenizer, read_tokenizer
 from tests.tiny import save_sentencepiece, save_tokenizer, tiny_llama, without_tokenizer_json

@@ -13,11 +13,11 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from checkpoints import AlignedCheckpoint, Alignment, open_checkpoint
+from checkpoints.aligned import Rows
 from examples.models import BASE, model_folder
 from merging import Plan, make_plan, read_recipe, run_plan
 from merging.__main__ import main
-from merging.checkpoints import AlignedCheckpoint, Alignment, open_checkpoint
-from merging.checkpoints.aligned import Rows
 from merging.conversation import MESSAGES, rendered
 from merging.recipe import ModelReference, TokenizerSection
 from merging.tokenizer import Tokenizer

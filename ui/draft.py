@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from merging.dtypes import RECIPE_DTYPES
+from checkpoints.dtypes import RECIPE_DTYPES
 from merging.methods import METHODS, MergeMethod, Parameter
 from merging.yaml_reader import Loader
 from ui.texts import t

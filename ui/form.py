@@ -14,8 +14,8 @@ import gradio as gr
 import yaml
 from gradio.components import Component
 
+from checkpoints.dtypes import RECIPE_DTYPES
 from merging import Problem
-from merging.dtypes import RECIPE_DTYPES
 from merging.methods import METHODS, MergeMethod, Parameter
 from merging.yaml_reader import Loader
 from ui import markup

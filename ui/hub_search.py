@@ -18,7 +18,7 @@ import gradio as gr
 import httpx2
 from huggingface_hub import constants, get_session
 
-from merging.checkpoints.hub import hub_id
+from checkpoints.repositories.hub import hub_id
 from ui.account import Account, account
 from ui.form import Memory
 from ui.host import Host

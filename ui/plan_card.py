@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from checkpoints.problems import some
 from evaluation import free_memory
 from merging import METHODS, Plan, Problem
 from merging.plan import PlannedModel
-from merging.problems import some
 from merging.tokenizer_report import TokenizerReport
 from ui.gpu import USUAL_ANSWER, seconds_to_answer
 from ui.licences import FREE, NON_COMMERCIAL, OWN_TERMS, SHARE_ALIKE, Parent, strictest, strictness

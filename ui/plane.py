@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from checkpoints.problems import PlanError
 from merging import MergeMethod, Parameter, make_plan, read_recipe, run_plan
-from merging.problems import PlanError
 from ui.draft import dump, initial
 
 Point = tuple[float, float]

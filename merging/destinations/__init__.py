@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from merging.checkpoints.repository import Token
+from checkpoints.problems import DestinationError, Problem
+from checkpoints.repositories.repository import Token
 from merging.destinations.destination import Destination, Place, ShardWriter
 from merging.destinations.folder import FolderDestination
-from merging.problems import DestinationError, Problem
 
 __all__ = ["Destination", "Place", "ShardWriter", "open_destination"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from checkpoints.problems import Problem
 from merging.plan import Plan
-from merging.problems import Problem
 
 
 @dataclass(frozen=True)

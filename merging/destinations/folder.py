@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from checkpoints.problems import DestinationError, Problem
 from merging.destinations.destination import Place
 from merging.plan import Plan
-from merging.problems import DestinationError, Problem
 
 # What an interrupted run may leave; the next run to the same place removes it.
 SUFFIX = ".merging"

@@ -23,15 +23,15 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
-from merging.checkpoints.hub import hub_id, patiently
-from merging.checkpoints.repository import Token, current_token
-from merging.checkpoints.xet import XetReader
+from checkpoints.problems import Cancelled, CheckpointError, DestinationError, MergeError, Problem
+from checkpoints.repositories.hub import hub_id, patiently
+from checkpoints.repositories.repository import Token, current_token
+from checkpoints.repositories.xet import XetReader
 from merging.destinations.destination import Place
 from merging.destinations.journal import Journal
 from merging.destinations.readback import Sent, files_that_differ, tensors_that_differ
 from merging.destinations.xet import STREAMS, XetLostError, XetShard, XetStore
 from merging.plan import Plan
-from merging.problems import Cancelled, CheckpointError, DestinationError, MergeError, Problem
 
 PREFIX = "hf://"
 # One shard is filled while the one before it is uploaded, by either way.

@@ -16,7 +16,7 @@ from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
-from merging.checkpoints.hub import patiently
+from checkpoints.repositories.hub import patiently
 from merging.destinations.readback import Sent
 from merging.plan import Plan
 

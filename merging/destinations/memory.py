@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import psutil  # type: ignore[import-untyped]
 import torch
 
+from checkpoints.dtypes import torch_name
+from checkpoints.problems import DestinationError, Problem
 from merging.destinations.destination import Place
-from merging.dtypes import torch_name
 from merging.plan import Plan, PlannedShard
-from merging.problems import DestinationError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

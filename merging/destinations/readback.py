@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 
-from merging.checkpoints import Token, open_checkpoint
+from checkpoints import Token, open_checkpoint
 from merging.plan import Plan
 
 # Paths in one request; the Hub takes a thousand or so.

@@ -38,8 +38,8 @@ from transformers import (
     WhisperModel,
 )
 
+from checkpoints import Checkpoint, open_adapter, open_checkpoint
 from merging import CheckpointError
-from merging.checkpoints import Checkpoint, open_adapter, open_checkpoint
 
 SIZES = {
     "vocab_size": 96,
@@ -446,7 +446,7 @@ def test_the_bits_do_not_depend_on_how_much_is_read_at_once(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "merging.checkpoints.change.TILE", 300
+        "checkpoints.adapters.changed_tensor.TILE", 300
     )  # several tiles for each of these small tensors
     make, config = KINDS[kind]
     trained(saved(make, tmp_path / "base"), copy.deepcopy(config), tmp_path / "adapter")

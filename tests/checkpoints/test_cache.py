@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from checkpoints import Checkpoint, open_checkpoint
+from checkpoints.repositories.cache import PIECE, RangeCache
 from merging import CheckpointError
-from merging.checkpoints import Checkpoint, open_checkpoint
-from merging.checkpoints.cache import PIECE, RangeCache
 from tests.hub import Hub
 from tests.tiny import tiny_llama
 
@@ -22,7 +22,7 @@ CONTENT = np.random.default_rng(0).bytes(1000)
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert PIECE >= 1 << 20
-    monkeypatch.setattr("merging.checkpoints.cache.PIECE", 100)
+    monkeypatch.setattr("checkpoints.repositories.cache.PIECE", 100)
 
 
 class Source:
@@ -126,7 +126,7 @@ def test_many_at_once(tmp_path: Path) -> None:
 def model(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("ALLOY_CACHE_BYTES", "100000000")
-    monkeypatch.setattr("merging.checkpoints.cache.PIECE", 1 << 20)
+    monkeypatch.setattr("checkpoints.repositories.cache.PIECE", 1 << 20)
     return tiny_llama(tmp_path / "model", 0)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from merging.checkpoints.folder import Folder
+from checkpoints.repositories.folder import Folder
 
 COUNT = 12
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_many_files_keeps_few_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("merging.checkpoints.folder.MOST_OPEN", 3)
+    monkeypatch.setattr("checkpoints.repositories.folder.MOST_OPEN", 3)
     files = Folder(folder)
 
     def read(number: int) -> bytes:

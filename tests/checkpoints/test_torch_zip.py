@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from checkpoints import Checkpoint, open_checkpoint
+from checkpoints.formats.pickled import PickleError, read_pickle
 from merging import CheckpointError, make_plan, read_recipe, run_plan
-from merging.checkpoints import Checkpoint, open_checkpoint
-from merging.checkpoints.pickled import PickleError, read_pickle
 from tests.hub import Hub
 from tests.tiny import tiny_llama
 

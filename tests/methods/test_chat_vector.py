@@ -11,8 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from checkpoints.architecture import role_of
 from merging import Plan, make_plan, read_recipe, run_plan
-from merging.architecture import role_of
 from tests.tiny import tiny_llama
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
-from merging.problems import CheckpointError, Problem
+from checkpoints.problems import CheckpointError, Problem
 
 # Files that a folder keeps open: models of hundreds of files must not use up what a process may open.
 MOST_OPEN = 32

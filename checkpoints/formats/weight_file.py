@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from merging.checkpoints.header import TensorHeader, header_length, read_header
-from merging.checkpoints.repository import Repository
-from merging.checkpoints.torch_zip import read_torch_zip
+from checkpoints.formats.safetensors import TensorHeader, header_length, read_header
+from checkpoints.formats.torch_zip import read_torch_zip
+from checkpoints.repositories.repository import Repository
 
 # One read of this size holds the header of nearly every shard.
 HEADER_GUESS = 64 * 1024

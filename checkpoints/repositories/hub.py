@@ -32,11 +32,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-from merging.checkpoints.cache import open_cache
-from merging.checkpoints.patience import TRY_AGAIN, Patience, asked_pause
-from merging.checkpoints.repository import Token, current_token
-from merging.checkpoints.xet import XetError, XetReader
-from merging.problems import Cancelled, CheckpointError, Problem
+from checkpoints.problems import Cancelled, CheckpointError, Problem
+from checkpoints.repositories.cache import open_cache
+from checkpoints.repositories.repository import Token, current_token
+from checkpoints.repositories.retry import TRY_AGAIN, Patience, asked_pause
+from checkpoints.repositories.xet import XetError, XetReader
 
 T = TypeVar("T")
 

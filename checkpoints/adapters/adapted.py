@@ -17,19 +17,19 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from merging.checkpoints.adapter import Adapter, LowRank
-from merging.checkpoints.checkpoint import Checkpoint, open_repository
-from merging.checkpoints.factors import Product, read_product
-from merging.checkpoints.header import TensorHeader
-from merging.checkpoints.repository import Token
-from merging.checkpoints.tokenizer_files import VOCABULARIES, is_template, tokenizer_files
-from merging.dtypes import FLOATS
-from merging.problems import CheckpointError, Problem, some
+from checkpoints.adapters.adapter import Adapter, LowRank
+from checkpoints.adapters.products import Product, read_product
+from checkpoints.checkpoint import Checkpoint, open_repository
+from checkpoints.dtypes import FLOATS
+from checkpoints.formats.safetensors import TensorHeader
+from checkpoints.problems import CheckpointError, Problem, some
+from checkpoints.repositories.repository import Token
+from checkpoints.tokenizer_files import VOCABULARIES, is_template, tokenizer_files
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from merging.checkpoints.change import ChangedTensor
+    from checkpoints.adapters.changed_tensor import ChangedTensor
 
 # Bytes of adapters' tensors that are kept in float32, so that they are not fetched anew for each stretch of a tensor.
 HELD = 128 * 1024 * 1024
@@ -222,7 +222,7 @@ class AdaptedCheckpoint(Checkpoint):
 
     def changed(self, name: str) -> ChangedTensor:
         """The parts of the adapter that change a tensor, from memory if they were used lately."""
-        from merging.checkpoints.change import ChangedTensor
+        from checkpoints.adapters.changed_tensor import ChangedTensor
 
         with self._lock:
             loading = self._loading[name]

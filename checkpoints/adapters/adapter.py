@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from merging.checkpoints.header import TensorHeader
-from merging.checkpoints.repository import Repository
-from merging.checkpoints.weight_file import read_bytes, read_tensors
-from merging.problems import CheckpointError, Problem
+from checkpoints.formats.safetensors import TensorHeader
+from checkpoints.formats.weight_file import read_bytes, read_tensors
+from checkpoints.problems import CheckpointError, Problem
+from checkpoints.repositories.repository import Repository
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from merging.checkpoints.repository import Repository
-from merging.problems import CheckpointError, Problem
+from checkpoints.problems import CheckpointError, Problem
+from checkpoints.repositories.repository import Repository
 
 
 class Part:

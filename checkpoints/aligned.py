@@ -13,9 +13,9 @@ from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING
 
-from merging.checkpoints.checkpoint import Checkpoint
-from merging.checkpoints.header import TensorHeader
-from merging.dtypes import itemsize, promote, torch_name
+from checkpoints.checkpoint import Checkpoint
+from checkpoints.dtypes import itemsize, promote, torch_name
+from checkpoints.formats.safetensors import TensorHeader
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,16 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merging.checkpoints.folder import Folder
-from merging.checkpoints.header import TensorHeader
-from merging.checkpoints.part import Part
-from merging.checkpoints.repository import Repository, Token
-from merging.checkpoints.torch_zip import CONVERT
-from merging.checkpoints.weight_file import read_bytes, read_tensors
-from merging.problems import CheckpointError, Problem
+from checkpoints.formats.safetensors import TensorHeader
+from checkpoints.formats.torch_zip import CONVERT
+from checkpoints.formats.weight_file import read_bytes, read_tensors
+from checkpoints.problems import CheckpointError, Problem
+from checkpoints.repositories.folder import Folder
+from checkpoints.repositories.repository import Repository, Token
+from checkpoints.repositories.subfolder import Part
 
 if TYPE_CHECKING:
-    from merging.checkpoints.adapter import Adapter
+    from checkpoints.adapters.adapter import Adapter
 
 # The form that is read first when there are several: one file, or an index of several, of weights.
 FORMS = ("model.safetensors", "pytorch_model.bin")
@@ -240,7 +240,7 @@ def open_repository(name: str, revision: str | None, token: Token, allow_folders
     if allow_folders and path.is_file():
         return Folder(path.parent, path.name)
     # Imported here: the Hub's client takes most of a second, which a merge of folders need not wait for.
-    from merging.checkpoints.hub import HubRepository, hub_id
+    from checkpoints.repositories.hub import HubRepository, hub_id
 
     words = name.split("/")
     owner, place = "/".join(words[:2]), "/".join(words[2:])

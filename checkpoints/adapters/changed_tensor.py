@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from merging.checkpoints.adapter import Adapter
-from merging.dtypes import itemsize, torch_name
+from checkpoints.adapters.adapter import Adapter
+from checkpoints.dtypes import itemsize, torch_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from merging.checkpoints.adapted import Change
+    from checkpoints.adapters.adapted import Change
 
 # Elements of a tile: enough for a fast product, and few enough for the processor's cache.
 TILE = 64 * 1024

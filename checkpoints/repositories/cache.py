@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from merging.problems import CheckpointError, Problem
+from checkpoints.problems import CheckpointError, Problem
 
 VARIABLE = "ALLOY_CACHE_BYTES"
 PIECE = 4 * 1024 * 1024

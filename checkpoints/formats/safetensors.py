@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from merging.dtypes import is_known, itemsize
-from merging.problems import CheckpointError, Problem
+from checkpoints.dtypes import is_known, itemsize
+from checkpoints.problems import CheckpointError, Problem
 
 # As in the safetensors library: a longer header is an attack, not a model.
 MAX_HEADER = 100_000_000

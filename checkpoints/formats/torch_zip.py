@@ -12,10 +12,10 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from merging.checkpoints.header import MAX_HEADER, TensorHeader
-from merging.checkpoints.pickled import PickledTensor, PickleError, read_pickle
-from merging.dtypes import itemsize
-from merging.problems import CheckpointError, Problem
+from checkpoints.dtypes import itemsize
+from checkpoints.formats.pickled import PickledTensor, PickleError, read_pickle
+from checkpoints.formats.safetensors import MAX_HEADER, TensorHeader
+from checkpoints.problems import CheckpointError, Problem
 
 # Bytes of a file from an offset on.
 ReadBytes = Callable[[int, int], bytes]

@@ -1,0 +1,22 @@
+"""Where tensors come from: a folder, a model on the Hub read by ranges, or one of these under an adapter."""
+
+from checkpoints.adapters.adapted import open_adapter
+from checkpoints.adapters.adapter import Adapter
+from checkpoints.aligned import AlignedCheckpoint, Alignment
+from checkpoints.checkpoint import Checkpoint, open_checkpoint
+from checkpoints.formats.safetensors import TensorHeader, write_header
+from checkpoints.repositories.repository import Token
+from checkpoints.tokenizer_files import tokenizer_files
+
+__all__ = [
+    "Adapter",
+    "AlignedCheckpoint",
+    "Alignment",
+    "Checkpoint",
+    "TensorHeader",
+    "Token",
+    "open_adapter",
+    "open_checkpoint",
+    "tokenizer_files",
+    "write_header",
+]
