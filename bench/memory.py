@@ -33,7 +33,7 @@ SLOW, PAUSE = 10_000_000, 4.0
 BY_XET = """
 import sys
 from types import SimpleNamespace
-from merging import planning
+from merging.planning import make
 from merging.__main__ import main
 planning.psutil.virtual_memory = lambda: SimpleNamespace(available=0)
 sys.exit(main(sys.argv[1:]))

@@ -21,11 +21,11 @@ import yaml
 from bench.models import Size
 from checkpoints import Checkpoint, TensorHeader, open_checkpoint
 from merging import Plan, make_plan, read_recipe
-from merging.costs import peak_memory, read_ahead, rereads
 from merging.destinations.hub import BUFFERS
+from merging.engine.prefetch import ReadAhead, goes_ahead, steps
 from merging.methods import METHODS
 from merging.plan import Input
-from merging.read_ahead import ReadAhead, goes_ahead, steps
+from merging.planning.costs import peak_memory, read_ahead, rereads
 
 SIZES = {
     "8b": Size(4096, 14336, 32, 32, 8, 128_256),  # the shapes of Llama 3.1

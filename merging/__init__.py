@@ -19,13 +19,13 @@ from checkpoints.problems import (
     Problem,
     RecipeError,
 )
-from merging.card import Licence, model_card
-from merging.execution import Progress, Result, merge_into_memory, run_plan
+from merging.engine.run import Progress, Result, merge_into_memory, run_plan
 from merging.methods import METHODS, MergeMethod, Parameter
 from merging.plan import Plan
-from merging.planning import make_plan
-from merging.recipe import Recipe
-from merging.recipe_reader import read_recipe
+from merging.planning.make import make_plan
+from merging.planning.model_card import Licence, model_card
+from merging.recipe.reader import read_recipe
+from merging.recipe.recipe import Recipe
 
 __all__ = [
     "METHODS",

@@ -24,15 +24,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from checkpoints.problems import Cancelled, MergeError, PlanError, Problem, RecipeError
-from merging.execution import run_plan
+from merging.engine.run import run_plan
+from merging.engine.torch_import import import_torch
 from merging.methods import METHODS
 from merging.plan import Plan
-from merging.planning import SHARD_SIZE, make_plan
-from merging.recipe import Recipe
-from merging.recipe_reader import read_recipe
-from merging.resolved import as_data, in_words, resolved
-from merging.tokenizer_report import in_lines
-from merging.torch_import import import_torch
+from merging.planning.make import SHARD_SIZE, make_plan
+from merging.planning.parameters_by_layer import as_data, in_words, resolved
+from merging.recipe.reader import read_recipe
+from merging.recipe.recipe import Recipe
+from merging.tokenizers.report import in_lines
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 DONE, FAILED, CANNOT_BE_MERGED = 0, 1, 2
@@ -241,7 +241,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _extract(options: argparse.Namespace) -> int:
     # With all of torch, not by `import_torch`: a generator of random numbers needs what that leaves out.
-    from merging.extraction import extract_lora
+    from merging.lora_extraction import extract_lora
 
     is_recipe = options.finetune == "-" or options.finetune.endswith((".yaml", ".yml"))
     print(f"{'matrix':60} {'rank':>5} {'energy':>8} {'error':>8}")
@@ -274,7 +274,7 @@ class _Bar:
         self.began = time.monotonic()
 
     def __call__(self, progress: object) -> None:
-        from merging.execution import Progress
+        from merging.engine.run import Progress
 
         assert isinstance(progress, Progress)
         share = progress.bytes_done / max(progress.bytes_total, 1)

@@ -16,7 +16,7 @@ from checkpoints.aligned import Alignment, Rows
 from checkpoints.dtypes import itemsize
 from checkpoints.problems import Problem
 from merging.methods.parameters import Scalar
-from merging.tokenizer_report import TokenizerReport
+from merging.tokenizers.report import TokenizerReport
 
 Value = Scalar | list[float] | None
 

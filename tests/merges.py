@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from merging import Cancelled, Plan, Progress, make_plan, planning, read_recipe, run_plan
+from merging import Cancelled, Plan, Progress, make_plan, read_recipe, run_plan
 from merging.__main__ import main
 from merging.destinations import xet
+from merging.planning import make
 from tests.hub import Hub
 from tests.hub.faults import Fault
 
@@ -94,7 +95,7 @@ def weights(hub: Hub, repo: str) -> dict[str, bytes]:
 # Its processes are forked from one that has imported everything once: alone, that takes each of them seconds.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["merging.__main__", "merging.blocks", "merging.destinations.hub", "tests.merges"]
+    ["merging.__main__", "merging.engine.blocks", "merging.destinations.hub", "tests.merges"]
 )
 
 

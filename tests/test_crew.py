@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from merging import Cancelled, CheckpointError, MergeError, Problem, make_plan, read_recipe, run_plan
-from merging.crew import can_fork, run_forked
+from merging.engine.processes import can_fork, run_forked
 from tests.merges import ROOT, files, ties
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
@@ -114,7 +114,7 @@ def test_the_same_bytes_as_threads(folder: Path, tmp_path: Path) -> None:
     plan = make_plan(read_recipe(ties(folder)), str(tmp_path / "threads" / "out"), shard_size=150_000)
     run_plan(plan, str(tmp_path / "threads" / "out"), workers=2)
     code = """
-import sys, merging.crew as crew, merging.execution as execution
+import sys, merging.engine.processes as crew, merging.engine.run as execution
 from merging.__main__ import main
 ran = []
 execution.run_forked = lambda *args: (ran.append(args[2]), crew.run_forked(*args))

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from checkpoints import open_adapter, open_checkpoint
 from merging import CheckpointError, make_plan, read_recipe, run_plan
 from merging.__main__ import main
-from merging.extraction import decompose, extract_lora
+from merging.lora_extraction import decompose, extract_lora
 from tests.checkpoints.test_adapter import answers, gpt_oss, mixtral, saved, tensors, trained
 from tests.hub import Hub
 from tests.tiny import tiny_llama

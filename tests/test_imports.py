@@ -94,14 +94,14 @@ def test_a_plan_waits_for_neither_torch_nor_transformers(tmp_path: Path) -> None
         [sys.executable, "-c", code, str(recipe)], cwd=ROOT, capture_output=True, text=True, check=True
     )
 
-    assert "merging.planning" in done.stdout.split()
+    assert "merging.planning.make" in done.stdout.split()
     assert not {"torch", "transformers"} & set(done.stdout.split())
 
 
 def test_the_command_line_imports_torch_without_what_only_its_compiler_needs(tmp_path: Path) -> None:
     code = """
 import sys
-from merging.torch_import import import_torch
+from merging.engine.torch_import import import_torch
 import_torch()
 import torch
 assert "torch._meta_registrations" not in sys.modules, "the stand-in is still there"

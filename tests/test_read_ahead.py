@@ -22,8 +22,8 @@ from checkpoints import TensorHeader
 from checkpoints.dtypes import itemsize
 from checkpoints.problems import Problem
 from merging import Cancelled, CheckpointError, Progress, make_plan, read_recipe, run_plan
+from merging.engine.prefetch import GAP, ReadAhead, Step, steps
 from merging.plan import Input, PlannedTensor
-from merging.read_ahead import GAP, ReadAhead, Step, steps
 from tests.hub import Hub
 from tests.merges import wait_for
 from tests.tiny import tiny_llama
@@ -77,9 +77,9 @@ def slices(tensor: PlannedTensor, size: int) -> Iterator[tuple[int, int]]:
 
 def small_steps(monkeypatch: pytest.MonkeyPatch, step: int, slice_: int, resident: int = 10**9) -> None:
     """Steps of so many bytes, slices of so many elements."""
-    monkeypatch.setattr("merging.read_ahead.STEP", step)
-    monkeypatch.setattr("merging.read_ahead.SLICE", slice_)
-    monkeypatch.setattr("merging.read_ahead.RESIDENT", resident)
+    monkeypatch.setattr("merging.engine.prefetch.STEP", step)
+    monkeypatch.setattr("merging.engine.prefetch.SLICE", slice_)
+    monkeypatch.setattr("merging.engine.prefetch.RESIDENT", resident)
 
 
 def test_neighbours_in_a_file_come_in_one_request() -> None:
@@ -113,7 +113,7 @@ def test_a_merged_step_leaves_memory_while_threads_wait_for_room() -> None:
 
 
 def test_long_stretches_come_in_several_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("merging.read_ahead.RANGE", 10 * KB)
+    monkeypatch.setattr("merging.engine.prefetch.RANGE", 10 * KB)
     tensors, find = plan_of(1, [25 * KB])
     read = Counting(files_of_models(1, [25 * KB]))
 
@@ -263,13 +263,13 @@ def test_the_bits_depend_on_nothing_about_reading(
 
     assert merged(recipe(method, "alice"), tmp_path / "hub", alice) == expected
     assert merged(recipe(method, folder, "alice"), tmp_path / "both", alice, workers=3) == expected
-    monkeypatch.setattr("merging.blocks.BLOCK", 1000)
+    monkeypatch.setattr("merging.engine.blocks.BLOCK", 1000)
     in_small_blocks = merged(recipe(method, folder), tmp_path / "small blocks")
-    monkeypatch.setattr("merging.execution.BLOCK", 1000)
-    monkeypatch.setattr("merging.blocks.SLICE", 2000)
+    monkeypatch.setattr("merging.engine.run.BLOCK", 1000)
+    monkeypatch.setattr("merging.engine.blocks.SLICE", 2000)
     for budget, resident in ((1, 10**9), (50_000, 20_000)):
         small_steps(monkeypatch, 10_000, 4000, resident)
-        monkeypatch.setattr("merging.costs.READ_AHEAD", budget)
+        monkeypatch.setattr("merging.planning.costs.READ_AHEAD", budget)
         to = tmp_path / f"budget {budget}"
         assert merged(recipe(method, "alice"), to, alice, workers=3) == in_small_blocks
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from merging import RecipeError, read_recipe
-from merging.recipe import AdapterReference, ModelReference, Source
-from merging.settings import Choice, on_gradient, value_at
-from merging.yaml_reader import MAX_NODES
+from merging.recipe.gradients import Choice, on_gradient, value_at
+from merging.recipe.recipe import AdapterReference, ModelReference, Source
+from merging.recipe.yaml import MAX_NODES
 
 SEED = """\
 slices:

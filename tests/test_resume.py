@@ -14,7 +14,7 @@ import pytest
 
 from merging import Cancelled, DestinationError, Plan, Progress, make_plan, read_recipe, run_plan
 from merging.destinations.hub import HubShard
-from merging.read_ahead import GAP
+from merging.engine.prefetch import GAP
 from tests.hub import Hub
 from tests.merges import Run, cancelled_at, merged, ties, wait_for, weight_files, weights
 

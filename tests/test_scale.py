@@ -15,7 +15,7 @@ from bench.models import Size
 from bench.scale import SIZES, from_hub, hollow, schedule
 from checkpoints import open_checkpoint
 from merging import make_plan, read_recipe
-from merging.costs import peak_memory, read_ahead
+from merging.planning.costs import peak_memory, read_ahead
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("a", "b", "c")

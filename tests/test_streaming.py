@@ -16,9 +16,9 @@ import yaml
 from bench.models import Size
 from bench.scale import hollow
 from merging import Cancelled, DestinationError, Plan, Progress, make_plan, read_recipe, run_plan
-from merging.costs import peak_memory
 from merging.destinations.hub import _Stoppable
 from merging.destinations.xet import EARLY, HELD, SETTINGS, UPLOADS, XetLostError, XetShard
+from merging.planning.costs import peak_memory
 from tests.hub import Hub
 from tests.merges import cancelled_at, merged, ties, wait_for, weight_files, weights, without_pauses
 

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from checkpoints import open_checkpoint
 from merging import CheckpointError, make_plan, read_recipe, run_plan
-from merging.recipe import ModelReference
-from merging.tokenizer import Tokenizer, read_tokenizer
+from merging.recipe.recipe import ModelReference
+from merging.tokenizers.tokenizer import Tokenizer, read_tokenizer
 from tests.tiny import save_sentencepiece, save_tokenizer, tiny_llama, without_tokenizer_json
 
 MODEL = sentencepiece_model_pb2.ModelProto()

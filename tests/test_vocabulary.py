@@ -18,10 +18,10 @@ from checkpoints.aligned import Rows
 from examples.models import BASE, model_folder
 from merging import Plan, make_plan, read_recipe, run_plan
 from merging.__main__ import main
-from merging.conversation import MESSAGES, rendered
-from merging.recipe import ModelReference, TokenizerSection
-from merging.tokenizer import Tokenizer
-from merging.vocabulary import Vocabulary
+from merging.recipe.recipe import ModelReference, TokenizerSection
+from merging.tokenizers.chat_preview import MESSAGES, rendered
+from merging.tokenizers.tokenizer import Tokenizer
+from merging.tokenizers.vocabulary import Vocabulary
 from tests.hub import Hub
 from tests.test_against_mergekit import mergekit
 from tests.tiny import save_tokenizer, tiny_llama

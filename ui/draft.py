@@ -15,7 +15,7 @@ import yaml
 
 from checkpoints.dtypes import RECIPE_DTYPES
 from merging.methods import METHODS, MergeMethod, Parameter
-from merging.yaml_reader import Loader
+from merging.recipe.yaml import Loader
 from ui.texts import t
 
 MOST_MODELS = 6

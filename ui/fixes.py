@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import yaml
 
 from merging import METHODS, Problem
-from merging.yaml_reader import Loader
+from merging.recipe.yaml import Loader
 from ui.draft import dump, initial
 from ui.texts import t
 

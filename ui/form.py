@@ -17,7 +17,7 @@ from gradio.components import Component
 from checkpoints.dtypes import RECIPE_DTYPES
 from merging import Problem
 from merging.methods import METHODS, MergeMethod, Parameter
-from merging.yaml_reader import Loader
+from merging.recipe.yaml import Loader
 from ui import markup
 from ui.draft import (
     MOST_MODELS,

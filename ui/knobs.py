@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from merging import METHODS, MergeMethod, Parameter
-from merging.yaml_reader import Loader
+from merging.recipe.yaml import Loader
 from ui.draft import dump
 from ui.fixes import end_of
 from ui.texts import t

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from merging import Plan, Recipe
-from merging.resolved import Copy, Row, Value, resolved, short_name
+from merging.planning.parameters_by_layer import Copy, Row, Value, resolved, short_name
 from ui.markup import breakable, text
 from ui.texts import t
 

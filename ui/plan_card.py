@@ -9,7 +9,7 @@ from checkpoints.problems import some
 from evaluation import free_memory
 from merging import METHODS, Plan, Problem
 from merging.plan import PlannedModel
-from merging.tokenizer_report import TokenizerReport
+from merging.tokenizers.report import TokenizerReport
 from ui.gpu import USUAL_ANSWER, seconds_to_answer
 from ui.licences import FREE, NON_COMMERCIAL, OWN_TERMS, SHARE_ALIKE, Parent, strictest, strictness
 from ui.lineage import lineage

@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import constants, get_session
 
 from merging import MergeError, Problem
-from merging.yaml_reader import Loader
+from merging.recipe.yaml import Loader
 from ui.account import Account
 from ui.host import Host
 from ui.texts import t

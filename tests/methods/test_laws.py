@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merging import costs
 from merging.methods import METHODS, MergeMethod, Parameter
+from merging.planning import costs
 from tests.methods.whole import merge_by_engine, merge_whole
 
 # A method that may have a base is two: with one, and without.
@@ -148,7 +148,7 @@ def test_the_bits_do_not_depend_on_how_much_is_read_at_once(
     for arguments in varied_arguments(method):
         by_block = merge_by_engine(method, tensors, arguments)
         for length in (4 * costs.BLOCK, 2 * costs.BLOCK):
-            monkeypatch.setattr("merging.blocks.SLICE", length)
+            monkeypatch.setattr("merging.engine.blocks.SLICE", length)
             assert torch.equal(merge_by_engine(method, tensors, arguments, remote=True), by_block), arguments
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merging.costs import matrix_shape
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import total, weighted_sum
 from merging.methods.selection import keep_first
+from merging.planning.costs import matrix_shape
 
 SEED = (3, 5)
 
@@ -125,7 +125,7 @@ def merge_by_engine(
     method: MergeMethod, tensors: Sequence[Tensor], arguments: Mapping[str, Any], remote: bool = False
 ) -> Tensor:
     """The same by the engine: in blocks, through stored bytes."""
-    from merging.blocks import Inputs, Workspace, merge_blocks
+    from merging.engine.blocks import Inputs, Workspace, merge_blocks
 
     names = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
     stored = [tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() for tensor in tensors]

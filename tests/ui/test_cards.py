@@ -11,7 +11,7 @@ import pytest
 from evaluation import Difference, DocumentScore, Perplexity
 from merging import Plan, Problem, Progress, Result
 from merging.plan import PlannedAdapter, PlannedModel
-from merging.tokenizer_report import TokenizerOf, TokenizerReport
+from merging.tokenizers.report import TokenizerOf, TokenizerReport
 from ui.job_card import empty_card, job_card, lost_card
 from ui.jobs import Snapshot
 from ui.licences import Parent

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from merging import Plan, make_plan, read_recipe
-from merging.resolved import Copy, resolved
+from merging.planning.parameters_by_layer import Copy, resolved
 from tests.ui.test_cards import shown
 from ui.layers_card import layers_card
 

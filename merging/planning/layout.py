@@ -21,14 +21,14 @@ from checkpoints.architecture import (
 )
 from checkpoints.dtypes import FLOATS, is_known, promote, safetensors_name
 from checkpoints.problems import Problem, some
-from merging.alignment import align, in_words
+from merging.intermediate import Stage
 from merging.methods import MergeMethod, Parameter
 from merging.methods.parameters import Scalar
 from merging.plan import Input, PlannedAdapter, PlannedModel, PlannedTensor, Value
-from merging.recipe import ModelReference, Parameters, Recipe, Slice, Source
-from merging.settings import value_at
-from merging.stage import Stage
-from merging.vocabulary import Vocabulary
+from merging.recipe.gradients import value_at
+from merging.recipe.recipe import ModelReference, Parameters, Recipe, Slice, Source
+from merging.tokenizers.alignment import align, in_words
+from merging.tokenizers.vocabulary import Vocabulary
 
 
 def _planned_adapter(adapter: Adapter) -> PlannedAdapter:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from checkpoints import AlignedCheckpoint, Checkpoint, Token, open_adapter, open_checkpoint
 from checkpoints.dtypes import itemsize
 from checkpoints.problems import CheckpointError, Problem
+from merging.intermediate import Stage
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedTensor
-from merging.stage import Stage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from merging.blocks import Read, Workspace
+    from merging.engine.blocks import Read, Workspace
 
 # Called between steps; raises where the work is to end.
 Check = Callable[[], None]
@@ -83,7 +83,7 @@ def computed(
         parts: its inputs, each a model and the name of a tensor there
         read, waits, workspace, check: see `Inputs`
     """
-    from merging.blocks import Inputs, merge_blocks
+    from merging.engine.blocks import Inputs, merge_blocks
 
     method = METHODS[plan.method]
     dtypes = [model.tensors[name].dtype for model, name in parts]
@@ -112,7 +112,7 @@ def _whole(plan: Plan, tensor: PlannedTensor, models: Sequence[Checkpoint], chec
     if tensor.copied_from is not None:
         read(tensor.copied_from, 0, memoryview(result))
         return result
-    from merging.blocks import Workspace
+    from merging.engine.blocks import Workspace
 
     waits = any(model.is_remote for model, _ in parts)
     # Buffers of its own: the thread may be in the middle of a block of the merge that reads this tensor.

@@ -13,7 +13,7 @@ from typing import Any
 
 from checkpoints import Checkpoint, tokenizer_files
 from checkpoints.problems import CheckpointError, Problem, some
-from merging.recipe import ModelReference
+from merging.recipe.recipe import ModelReference
 
 TOKENIZER, TOKENIZER_CONFIG, ADDED_TOKENS = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
 # Other forms of a vocabulary, which would contradict a tokenizer.json with more tokens.

@@ -11,7 +11,7 @@
 
 Several documents, `---` between them, are a chain: what one is called by `name:` is a model to the others.
 
-`merging.recipe_reader` makes it of a text.
+`merging.recipe.reader` makes it of a text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from merging.methods import METHODS, MergeMethod
-from merging.settings import Setting
+from merging.recipe.gradients import Setting
 
 Parameters = Mapping[str, Setting]
 

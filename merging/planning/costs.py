@@ -10,7 +10,7 @@ from heapq import nlargest
 from checkpoints.adapters.adapted import HELD
 from checkpoints.adapters.adapter import WHOLE
 from checkpoints.dtypes import itemsize
-from merging import stage
+from merging import intermediate as stage
 from merging.destinations import xet
 from merging.methods import METHODS, MergeMethod
 from merging.plan import Plan, PlannedTensor

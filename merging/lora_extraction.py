@@ -25,16 +25,16 @@ from checkpoints.adapters.changed_tensor import as_stored
 from checkpoints.architecture import OUTPUT_HEAD, input_embedding, is_tied, stands_before_layers
 from checkpoints.dtypes import FLOATS, itemsize, safetensors_name
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
-from merging.companions import as_json
-from merging.computing import open_merge
 from merging.destinations import open_destination
 from merging.destinations.destination import Place
+from merging.engine.tensors import open_merge
+from merging.intermediate import Stage
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedShard, PlannedTensor
-from merging.planning import make_plan, open_model
-from merging.recipe import Recipe
-from merging.recipe_reader import read_reference
-from merging.stage import Stage
+from merging.planning.configs import as_json
+from merging.planning.make import make_plan, open_model
+from merging.recipe.reader import read_reference
+from merging.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,19 +23,19 @@ from checkpoints import (
 )
 from checkpoints.dtypes import itemsize
 from checkpoints.problems import CheckpointError, DestinationError, MergeError, PlanError, Problem
-from merging import companions
-from merging.costs import peak_memory, rough_seconds
 from merging.destinations import Destination, open_destination
-from merging.draft import Draft
+from merging.intermediate import Stage
 from merging.plan import (
     Plan,
     PlannedShard,
     PlannedTensor,
     SourceFile,
 )
-from merging.recipe import ModelReference, Recipe
-from merging.result_files import ResultFiles
-from merging.stage import Stage
+from merging.planning import configs
+from merging.planning.costs import peak_memory, rough_seconds
+from merging.planning.layout import Draft
+from merging.planning.result_files import ResultFiles
+from merging.recipe.recipe import ModelReference, Recipe
 
 SHARD_SIZE = 2_000_000_000
 
@@ -244,7 +244,7 @@ def _cut_into_shards(
         groups[-1].append(tensor)
         filled += tensor.bytes
     shards = []
-    for filename, group in zip(companions.shard_names(stem, len(groups)), groups, strict=True):
+    for filename, group in zip(configs.shard_names(stem, len(groups)), groups, strict=True):
         group.sort(key=lambda tensor: (-itemsize(tensor.dtype), tensor.name))
         shard = PlannedShard(filename, tuple(group), 0)
         size = len(shard_header(shard)) + sum(tensor.bytes for tensor in group)

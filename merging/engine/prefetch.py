@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from checkpoints.dtypes import itemsize
 from checkpoints.problems import Cancelled
-from merging.costs import RESIDENT, SLICE, STEP
+from merging.planning.costs import RESIDENT, SLICE, STEP
 
 if TYPE_CHECKING:
     from checkpoints import TensorHeader

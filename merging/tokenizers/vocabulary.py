@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from checkpoints import Checkpoint
 from checkpoints.aligned import Rows
 from checkpoints.problems import Problem
-from merging.recipe import ModelReference, TokenizerSection, TokenRow
-from merging.tokenizer import LITERAL, Tokenizer
+from merging.recipe.recipe import ModelReference, TokenizerSection, TokenRow
+from merging.tokenizers.tokenizer import LITERAL, Tokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

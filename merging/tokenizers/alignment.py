@@ -11,9 +11,9 @@ from checkpoints import AlignedCheckpoint, Alignment, Checkpoint, tokenizer_file
 from checkpoints.aligned import Rows
 from checkpoints.architecture import HEAD_BIAS, OUTPUT_HEAD, Layout
 from checkpoints.problems import CheckpointError, Problem
-from merging.recipe import ModelReference, TokenizerSection
-from merging.tokenizer import Tokenizer, read_tokenizer
-from merging.vocabulary import Vocabulary, differences
+from merging.recipe.recipe import ModelReference, TokenizerSection
+from merging.tokenizers.tokenizer import Tokenizer, read_tokenizer
+from merging.tokenizers.vocabulary import Vocabulary, differences
 
 Checkpoints = Mapping[ModelReference, Checkpoint]
 Layouts = Mapping[ModelReference, Layout]

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from checkpoints.dtypes import itemsize, torch_name
-from merging.costs import BLOCK, PASS_AHEAD, READERS, SLICE, matrix_shape
+from merging.engine.prefetch import Piece, ReadAhead, Step
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import total, weighted_sum
 from merging.methods.selection import Derived, keep_first
-from merging.read_ahead import Piece, ReadAhead, Step
+from merging.planning.costs import BLOCK, PASS_AHEAD, READERS, SLICE, matrix_shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

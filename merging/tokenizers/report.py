@@ -10,9 +10,9 @@ from typing import Any, Literal, Self
 
 from checkpoints import Checkpoint
 from checkpoints.problems import some
-from merging.conversation import rendered
-from merging.tokenizer import ROLES, Tokenizer, special_tokens
-from merging.vocabulary import Vocabulary
+from merging.tokenizers.chat_preview import rendered
+from merging.tokenizers.tokenizer import ROLES, Tokenizer, special_tokens
+from merging.tokenizers.vocabulary import Vocabulary
 
 # How chat formats mark turns, where they do it with tokens of their own.
 _MARKS = re.compile(r"<\|[^<>|\s]+\|>")

@@ -16,10 +16,11 @@ import yaml
 
 from checkpoints.dtypes import RECIPE_DTYPES
 from checkpoints.problems import Problem, RecipeError, did_you_mean
-from merging.chat_templates import TEMPLATES
 from merging.methods import METHODS, MergeMethod
 from merging.methods.parameters import Parameter, Scalar
-from merging.recipe import (
+from merging.recipe.chat_templates import TEMPLATES
+from merging.recipe.gradients import Choice, Setting
+from merging.recipe.recipe import (
     AdapterReference,
     ModelReference,
     ModulePart,
@@ -30,8 +31,7 @@ from merging.recipe import (
     TokenizerSection,
     TokenRow,
 )
-from merging.settings import Choice, Setting
-from merging.yaml_reader import YamlReader, place_of
+from merging.recipe.yaml import YamlReader, place_of
 
 # Adapters in a row; each split of a name is looked for on the disk.
 MOST_ADAPTERS = 16

@@ -24,21 +24,21 @@ from checkpoints.problems import (
     PlanError,
     Problem,
 )
-from merging.card import Licence, model_card
-from merging.computing import computed, open_models
-from merging.costs import BLOCK, READERS, default_workers, read_ahead, rereads
-from merging.crew import can_fork, run_forked
 from merging.destinations import Destination, Place, ShardWriter, open_destination
+from merging.engine.processes import can_fork, run_forked
+from merging.engine.tensors import computed, open_models
 from merging.methods import METHODS
 from merging.plan import Input, Plan, PlannedTensor
-from merging.planning import shard_header
+from merging.planning.costs import BLOCK, READERS, default_workers, read_ahead, rereads
+from merging.planning.make import shard_header
+from merging.planning.model_card import Licence, model_card
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from checkpoints import TensorHeader
-    from merging.blocks import Read, Workspace
-    from merging.read_ahead import ReadAhead, TensorReader
+    from merging.engine.blocks import Read, Workspace
+    from merging.engine.prefetch import ReadAhead, TensorReader
 
 # More shards than this are written by threads, which open them one after the other.
 MOST_OPEN_FILES = 200
@@ -247,7 +247,7 @@ class _Buffers:
     @cached_property
     def workspace(self) -> Workspace:
         # Imported here: torch takes seconds, which a merge that only copies need not wait for.
-        from merging.blocks import Workspace
+        from merging.engine.blocks import Workspace
 
         return Workspace(self.device)
 
@@ -308,7 +308,7 @@ class _Run:
         self.models = open_models(self.plan, token, self.check)
 
     def merge(self, workers: int) -> None:
-        from merging.read_ahead import ReadAhead, steps
+        from merging.engine.prefetch import ReadAhead, steps
 
         work = self.hand_out()
         keep_heap()
@@ -341,7 +341,7 @@ class _Run:
     ) -> None:
         items = list(work)
         if not self.plan.only_copies:
-            from merging import blocks  # noqa: F401 (once, before there are several processes)
+            pass  # noqa: F401(once, before there are several processes)
 
         def merge(numbers: Iterator[int]) -> Iterator[int]:
             buffers = _Buffers(self.device)
@@ -470,7 +470,7 @@ class _Run:
         offset: int,
         buffers: _Buffers,
     ) -> None:
-        from merging.read_ahead import goes_ahead
+        from merging.engine.prefetch import goes_ahead
 
         parts = [(self.models[part.model], part.tensor) for part in tensor.inputs]
         is_ahead = goes_ahead(tensor, self.find_remote, self.rereads)

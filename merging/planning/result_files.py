@@ -11,13 +11,13 @@ from checkpoints import tokenizer_files
 from checkpoints.architecture import OUTPUT_HEAD, is_tied, restack
 from checkpoints.problems import Problem
 from checkpoints.tokenizer_files import is_template
-from merging import companions
-from merging.chat_templates import TEMPLATES
-from merging.draft import Draft
 from merging.plan import PlannedShard
-from merging.recipe import ModelReference
-from merging.tokenizer import OTHER_FORMS, TOKENIZER, special_tokens
-from merging.tokenizer_report import TokenizerReport, chat_template, tokenizer_report
+from merging.planning import configs
+from merging.planning.layout import Draft
+from merging.recipe.chat_templates import TEMPLATES
+from merging.recipe.recipe import ModelReference
+from merging.tokenizers.report import TokenizerReport, chat_template, tokenizer_report
+from merging.tokenizers.tokenizer import OTHER_FORMS, TOKENIZER, special_tokens
 
 
 class ResultFiles:
@@ -34,14 +34,14 @@ class ResultFiles:
 
     @property
     def stem(self) -> str:
-        return companions.stem(self.draft.checkpoints[self.donor])
+        return configs.stem(self.draft.checkpoints[self.donor])
 
     def texts(self, shards: Sequence[PlannedShard]) -> dict[str, str]:
         """The files that are written, with their text."""
         reference = self.donor
         donor = self.draft.checkpoints[reference]
-        dtype = companions.main_dtype((tensor.dtype, tensor.bytes) for tensor in self.draft.tensors)
-        config = companions.merged_config(donor.config, dtype)
+        dtype = configs.main_dtype((tensor.dtype, tensor.bytes) for tensor in self.draft.tensors)
+        config = configs.merged_config(donor.config, dtype)
         if not self.draft.recipe.models:
             layout = self.draft.layouts[reference]
             for name, layers in self.draft.layer_sources.items():
@@ -50,23 +50,23 @@ class ResultFiles:
             # A parent had a head of its own, so the result has one; a tied config would throw it away.
             config["tie_word_embeddings"] = False
         if self.draft.vocabulary:
-            companions.set_vocabulary(
+            configs.set_vocabulary(
                 config, self.draft.vocabulary.own_rows[reference], self.draft.vocabulary.size
             )
             self.set_token_ids("config.json", config)
         files = {"mergekit_config.yml": self.draft.recipe.text}
         if donor.config:
-            files["config.json"] = companions.as_json(config)
+            files["config.json"] = configs.as_json(config)
         if donor.has("generation_config.json"):
-            generation = companions.without_traces(donor.read_json("generation_config.json"))
+            generation = configs.without_traces(donor.read_json("generation_config.json"))
             self.set_token_ids("generation_config.json", generation)
-            files["generation_config.json"] = companions.as_json(generation)
+            files["generation_config.json"] = configs.as_json(generation)
         elif self.stem == "model":
             message = f"{donor.name} has no generation_config.json; the result will have none."
             self.warnings.append(Problem("no-generation-config", message))
         files |= self.tokenizer_texts()
         if len(shards) > 1:
-            files[f"{self.stem}.safetensors.index.json"] = companions.index(shards)
+            files[f"{self.stem}.safetensors.index.json"] = configs.index(shards)
         return files
 
     def set_token_ids(self, name: str, config: dict[str, Any]) -> None:
@@ -78,13 +78,13 @@ class ResultFiles:
         own = start.config
         if name != "config.json" and start.has(name):
             own = {**own, **start.read_json(name)}
-        lost = companions.set_token_ids(config, vocabulary.translate, own)
+        lost = configs.set_token_ids(config, vocabulary.translate, own)
         if vocabulary.start.model != self.donor:
             roles = special_tokens(start)
             named = {
                 f"{role}_id": vocabulary.ids[roles[role]] for role in roles if roles[role] in vocabulary.ids
             }
-            companions.follow_tokenizer(config, own, named, keep_ends=name != "config.json")
+            configs.follow_tokenizer(config, own, named, keep_ends=name != "config.json")
         if lost := [key for key in lost if config.get(key) is None]:
             message = f"{', '.join(lost)} in {name} of {self.donor}: the result does not have the token."
             fix = "Name the token under `tokens:`, or take a tokenizer that has it."
@@ -103,7 +103,7 @@ class ResultFiles:
         template = self.chat_template
         if template is not None and "tokenizer_config.json" in written:
             written["tokenizer_config.json"].pop("chat_template", None)
-        texts = {name: companions.as_json(companions.without_traces(text)) for name, text in written.items()}
+        texts = {name: configs.as_json(configs.without_traces(text)) for name, text in written.items()}
         return texts if template is None else {**texts, "chat_template.jinja": template}
 
     def report(self) -> TokenizerReport | None:
