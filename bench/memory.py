@@ -35,7 +35,7 @@ import sys
 from types import SimpleNamespace
 from merging.planning import make
 from merging.__main__ import main
-planning.psutil.virtual_memory = lambda: SimpleNamespace(available=0)
+make.psutil.virtual_memory = lambda: SimpleNamespace(available=0)
 sys.exit(main(sys.argv[1:]))
 """
 LEVELS = "▁▂▃▄▅▆▇█"

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from examples.demo import app, free_port, hub_with_models
-from ui.texts import ENGLISH
+from ui.languages.translate import ENGLISH
 
 TYPING = 80
 PATIENCE = 300_000  # milliseconds

@@ -16,7 +16,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from examples.demo import app, free_port, hub_with_models
-from ui.texts import LANGUAGES
+from ui.languages.translate import LANGUAGES
 
 WIDTHS, THEMES = {"desktop": 1280, "phone": 390}, ("light", "dark")
 LOCALES = {"en": "en-US", "ko": "ko-KR"}

@@ -128,7 +128,7 @@ def _run(arguments: list[str], token: str, told: Connection, streams: bool) -> N
         from huggingface_hub import constants  # here: it reads its address when it is imported
 
         constants.HF_HUB_DISABLE_XET = False
-        planning.psutil.virtual_memory = lambda: SimpleNamespace(available=0)
+        make.psutil.virtual_memory = lambda: SimpleNamespace(available=0)
         xet.HELD = 0
     sys.exit(main(["run", *arguments]))
 

@@ -15,13 +15,13 @@ from gradio.events import api
 from evaluation import EvaluationError, fetch_model
 from merging import MergeError, Problem
 from merging.methods import METHODS
-from ui.account import account, visitor
-from ui.answers import LONGEST_ANSWER, Sampling, streamed
-from ui.destination import place_of
-from ui.jobs import Snapshot
-from ui.score_text import MOST_CHARACTERS, scored
-from ui.texts import t
-from ui.workshop import Workshop
+from ui.chat.answers import LONGEST_ANSWER, Sampling, streamed
+from ui.hub.account import account, visitor
+from ui.languages.translate import t
+from ui.merge.destination import place_of
+from ui.score.text import MOST_CHARACTERS, scored
+from ui.server.jobs import Snapshot
+from ui.server.workshop import Workshop
 
 
 def add_api(workshop: Workshop) -> None:

@@ -14,22 +14,22 @@ from fastapi.responses import JSONResponse
 from gradio.utils import get_icon_path
 
 from evaluation.downloads import DOWNLOADS
-from ui.answers import Message
 from ui.api import add_api
-from ui.chat_tab import chat_tab
-from ui.form import Memory
+from ui.chat.answers import Message
+from ui.chat.tab import chat_tab
+from ui.chat.tuning import Tuning, use_values
 from ui.host import Host
-from ui.hub_search import HubSearch
-from ui.jobs import JobBoard
-from ui.markup import text
-from ui.merge_tab import QUIET, MergeTab
-from ui.methods_tab import methods_tab
-from ui.my_merges import Finished
-from ui.score_tab import score_tab
-from ui.texts import LANGUAGES, in_each_language, speaking, spoken, t, translated
-from ui.theme import CSS, theme
-from ui.tuning import Tuning, use_values
-from ui.workshop import Workshop
+from ui.hub.search import HubSearch
+from ui.languages.translate import LANGUAGES, in_each_language, speaking, spoken, t, translated
+from ui.merge.form import Memory
+from ui.merge.my_merges import Finished
+from ui.merge.tab import QUIET, MergeTab
+from ui.methods.tab import methods_tab
+from ui.score.tab import score_tab
+from ui.server.jobs import JobBoard
+from ui.server.workshop import Workshop
+from ui.widgets.html import text
+from ui.widgets.theme import CSS, theme
 
 # Work in the queue that shows nothing while it goes.
 UNSEEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

@@ -11,9 +11,9 @@ import httpx2
 import pytest
 
 from tests.hub import Hub
-from ui.account import Account, account, identify, visitor
-from ui.defect import redacted, told
 from ui.host import Host
+from ui.hub.account import Account, account, identify, visitor
+from ui.server.defect import redacted, told
 
 LAPTOP = Host.from_environment({})
 SPACE = Host.from_environment({"SPACE_ID": "you/alloy", "OAUTH_CLIENT_ID": "x"})

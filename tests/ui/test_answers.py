@@ -9,8 +9,8 @@ import torch
 
 from evaluation import EvaluationError, LanguageModel, load_model
 from tests.ui.speaker import tiny_speaker
-from ui.answers import Sampling, answers, garbage, plain, shown, warned
-from ui.texts import ENGLISH
+from ui.chat.answers import Sampling, answers, garbage, plain, shown, warned
+from ui.languages.translate import ENGLISH
 
 QUESTION = [{"role": "user", "content": "Hi"}]
 

@@ -17,10 +17,10 @@ from playwright.sync_api import Browser, Page, expect
 from tests.hub import Hub
 from tests.ui.conftest import Site, Visit, visit
 from ui.host import Host
-from ui.korean import KOREAN
+from ui.hub.recipes import query_of
+from ui.languages.korean.page import KOREAN
+from ui.languages.translate import ENGLISH
 from ui.page import build_page, launch_settings
-from ui.recipe_source import query_of
-from ui.texts import ENGLISH
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 

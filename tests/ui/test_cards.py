@@ -12,12 +12,12 @@ from evaluation import Difference, DocumentScore, Perplexity
 from merging import Plan, Problem, Progress, Result
 from merging.plan import PlannedAdapter, PlannedModel
 from merging.tokenizers.report import TokenizerOf, TokenizerReport
-from ui.job_card import empty_card, job_card, lost_card
-from ui.jobs import Snapshot
-from ui.licences import Parent
-from ui.markup import breakable, count, duration, link, size
-from ui.plan_card import Surroundings, plan_card, problems_card
-from ui.score_text import _BETTER, _DEEPEST, _WORSE, PICTURE_CHARACTERS, Row, score_table, token_picture
+from ui.hub.licences import Parent
+from ui.merge.job_card import empty_card, job_card, lost_card
+from ui.merge.plan_card import Surroundings, plan_card, problems_card
+from ui.score.text import _BETTER, _DEEPEST, _WORSE, PICTURE_CHARACTERS, Row, score_table, token_picture
+from ui.server.jobs import Snapshot
+from ui.widgets.html import breakable, count, duration, link, size
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
 JOB = Snapshot(

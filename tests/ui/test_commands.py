@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.ui.test_cards import shown
-from ui.commands import command_line, hf_job, python
-from ui.job_card import job_card
-from ui.jobs import Order, Snapshot
+from ui.merge.commands import command_line, hf_job, python
+from ui.merge.job_card import job_card
+from ui.server.jobs import Order, Snapshot
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """\

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from merging import MergeError, Plan, Problem
-from ui.destination import FOLDER, HUB, place, place_of, suggested_name
 from ui.host import Host
-from ui.merge_tab import named
+from ui.merge.destination import FOLDER, HUB, place, place_of, suggested_name
+from ui.merge.tab import named
 
 LAPTOP = Host(space_id="", sign_in=False, demo=False, results=Path("/results"), browser_key="k")
 SPACE = Host(space_id="you/alloy", sign_in=True, demo=False, results=Path("/results"), browser_key="k")

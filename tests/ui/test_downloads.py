@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from merging import MergeError
-from ui.downloads import SECONDS_KEPT, Downloads, links
+from ui.server.downloads import SECONDS_KEPT, Downloads, links
 
 
 class Clock:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from examples.models import ADAPTER_NAMES, MODELS, OWNER
 from merging import METHODS, read_recipe
-from ui.draft import (
+from ui.recipe.form_state import (
     Draft,
     ModelDraft,
     NotShown,
@@ -21,7 +21,7 @@ from ui.draft import (
     split_by_tensor,
     write,
 )
-from ui.presets import presets
+from ui.recipe.presets import presets
 
 SEED = """
 merge_method: slerp

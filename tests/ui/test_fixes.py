@@ -9,9 +9,9 @@ import yaml
 
 from merging import MergeError, Problem, make_plan, read_recipe
 from tests.tiny import save_tokenizer, tiny_llama
-from ui.draft import ModelDraft, read
-from ui.fixes import fixes
-from ui.form import BASE, METHOD, PARAMETERS, spot_of
+from ui.merge.form import BASE, METHOD, PARAMETERS, spot_of
+from ui.recipe.form_state import ModelDraft, read
+from ui.recipe.quick_fixes import fixes
 
 SLICES = """\
 merge_method: slerp

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from merging import METHODS
-from ui.draft import Draft, ModelDraft, for_method, read, write
-from ui.form import Form, Memory, build_form, needs_typing
-from ui.presets import presets
+from ui.merge.form import Form, Memory, build_form, needs_typing
+from ui.recipe.form_state import Draft, ModelDraft, for_method, read, write
+from ui.recipe.presets import presets
 
 
 class Page:

@@ -21,7 +21,7 @@ from tests.hub import Hub
 from tests.ui.conftest import ROOT, free_port, wait_for
 from tests.ui.speaker import tiny_speaker
 from tests.ui.zero_gpu import ZeroGpu, zero_gpu
-from ui import gpu
+from ui.server import gpu
 
 SECRET = "ip-token-of-a-visitor"
 

@@ -10,8 +10,8 @@ from huggingface_hub import constants
 from safetensors.torch import save as tensor_file
 
 from tests.hub import Hub
-from ui.account import Account
-from ui.hub_search import (
+from ui.hub.account import Account
+from ui.hub.search import (
     MOST_OFFERED,
     SECONDS_OF_SILENCE,
     SHORTEST_QUERY,

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from merging import Cancelled, MergeError, Problem, Progress, Result
-from ui import texts
-from ui.jobs import MOST_FINISHED, MOST_JOBS, MOST_OF_A_VISITOR, JobBoard, Order, Snapshot
+from ui.languages import translate
+from ui.server.jobs import MOST_FINISHED, MOST_JOBS, MOST_OF_A_VISITOR, JobBoard, Order, Snapshot
 
 SECRET = "hf_" + "s3cr3t" * 4
 RESULT = Result("hf://you/merge", "https://hub/you/merge", "abc", 10, 1.0)
@@ -246,12 +246,12 @@ def test_a_waiting_job_knows_about_when_it_begins() -> None:
 
 def test_a_job_speaks_the_language_of_who_asked() -> None:
     board = JobBoard()
-    token = texts._language.set("ko")
+    token = translate._language.set("ko")
     try:
         job = board.submit("me", "x", (), quick)
     finally:
-        texts._language.reset(token)
+        translate._language.reset(token)
 
     done = until(board, job, "done")
 
-    assert [line for _, line in done.log][1] == texts.LANGUAGES["ko"]["jobs.log.started"]
+    assert [line for _, line in done.log][1] == translate.LANGUAGES["ko"]["jobs.log.started"]

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from merging import METHODS
-from ui.knobs import Knob, differences, knobs, turned
-from ui.presets import presets
+from ui.recipe.presets import presets
+from ui.recipe.sliders import Knob, differences, knobs, turned
 
 GRADIENT = """\
 merge_method: slerp  # along the arc

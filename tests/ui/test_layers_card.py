@@ -9,7 +9,7 @@ import pytest
 from merging import Plan, make_plan, read_recipe
 from merging.planning.parameters_by_layer import Copy, resolved
 from tests.ui.test_cards import shown
-from ui.layers_card import layers_card
+from ui.merge.layers_card import layers_card
 
 SLERP = """
 merge_method: slerp

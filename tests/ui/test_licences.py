@@ -13,8 +13,8 @@ from merging import Plan, model_card
 from merging.plan import PlannedAdapter, PlannedModel
 from tests.hub import Hub
 from tests.ui.test_cards import EVIL, shown
-from ui.account import Account
-from ui.licences import (
+from ui.hub.account import Account
+from ui.hub.licences import (
     FREE,
     NON_COMMERCIAL,
     OWN_TERMS,
@@ -28,8 +28,8 @@ from ui.licences import (
     strictest,
     strictness,
 )
-from ui.lineage import lineage
-from ui.plan_card import Surroundings, plan_card
+from ui.merge.lineage import lineage
+from ui.merge.plan_card import Surroundings, plan_card
 
 NOBODY = Account("nobody")
 

@@ -18,7 +18,7 @@ from merging import Progress, Result
 from tests.hub import Hub
 from tests.ui.speaker import tiny_speaker
 from tests.ui.test_page import Open, open_page  # noqa: F401
-from ui.jobs import MOST_OF_A_VISITOR, JobBoard
+from ui.server.jobs import MOST_OF_A_VISITOR, JobBoard
 
 NAMES = [f"visitor{number}" for number in range(8)]
 # Weight 0 for the model that all share: the result has the bytes of the visitor's own.

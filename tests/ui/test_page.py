@@ -24,14 +24,14 @@ from tests.hub import Hub
 from tests.tiny import tiny_llama
 from tests.ui.conftest import event
 from tests.ui.speaker import tiny_speaker
-from ui.account import Account
-from ui.downloads import links
 from ui.host import Host
-from ui.jobs import JobBoard, Snapshot
-from ui.my_merges import Finished, stands_alone
+from ui.hub.account import Account
+from ui.languages.translate import Said
+from ui.merge.my_merges import Finished, stands_alone
 from ui.page import build_page, launch_settings
-from ui.texts import Said
-from ui.workshop import Workshop
+from ui.server.downloads import links
+from ui.server.jobs import JobBoard, Snapshot
+from ui.server.workshop import Workshop
 
 LINEAR = """
 merge_method: linear

@@ -11,14 +11,14 @@ import gradio as gr
 import pytest
 
 from merging import Plan
-from ui.account import Identity
-from ui.destination import DOWNLOAD, REFUSE
-from ui.form import Memory
 from ui.host import Host
-from ui.hub_search import HubSearch
-from ui.jobs import JobBoard
-from ui.merge_tab import MergeTab
-from ui.workshop import Workshop
+from ui.hub.account import Identity
+from ui.hub.search import HubSearch
+from ui.merge.destination import DOWNLOAD, REFUSE
+from ui.merge.form import Memory
+from ui.merge.tab import MergeTab
+from ui.server.jobs import JobBoard
+from ui.server.workshop import Workshop
 
 
 def test_a_plan_that_comes_after_a_newer_one_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

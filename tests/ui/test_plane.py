@@ -8,8 +8,8 @@ import pytest
 
 from merging import METHODS
 from tests.ui.test_cards import shown
-from ui.methods_tab import _fields, _spots, _values, about_card, catalogue, drawing
-from ui.plane import BASE, SCENES, picture, swept, taking_part
+from ui.methods.plane import BASE, SCENES, picture, swept, taking_part
+from ui.methods.tab import _fields, _spots, _values, about_card, catalogue, drawing
 
 EVEN = {("weight", name): 1.0 for name in "ABC"}
 

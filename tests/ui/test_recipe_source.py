@@ -9,8 +9,8 @@ import pytest
 
 from merging import MergeError
 from tests.hub import Hub
-from ui.account import Account
-from ui.recipe_source import LONGEST_RECIPE, find_recipe, query_of, recipe_in, recipe_of
+from ui.hub.account import Account
+from ui.hub.recipes import LONGEST_RECIPE, find_recipe, query_of, recipe_in, recipe_of
 
 NOBODY = Account("nobody")
 RECIPE = "merge_method: linear\nmodels:\n  - model: a/b  # 한국어\n    parameters: {weight: 1}\n"

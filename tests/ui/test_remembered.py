@@ -13,11 +13,11 @@ from merging import Result, make_plan
 from tests.hub import Hub
 from tests.ui.test_destination import LAPTOP, SPACE
 from tests.ui.test_page import LINEAR, ann, until_ended  # noqa: F401
-from ui.account import Account
 from ui.host import Host
-from ui.jobs import JobBoard, Order, Snapshot
-from ui.remembered import id_of, record, record_of_result, restored
-from ui.workshop import Workshop
+from ui.hub.account import Account
+from ui.merge.remembered import id_of, record, record_of_result, restored
+from ui.server.jobs import JobBoard, Order, Snapshot
+from ui.server.workshop import Workshop
 
 ORDER = Order("merge_method: linear\n", "hf://ann/x", private=False, overwrite=True)
 JOB = Snapshot("id", "ann/x", ("a/a",), "running", order=ORDER)
@@ -82,7 +82,7 @@ def test_after_a_restart_a_merge_goes_on_from_the_journal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     host = Host.from_environment({"SPACE_ID": "you/alloy", "ALLOY_DOWNLOADS": str(tmp_path / "downloads")})
-    monkeypatch.setattr("ui.workshop.make_plan", partial(make_plan, shard_size=20_000))
+    monkeypatch.setattr("ui.server.workshop.make_plan", partial(make_plan, shard_size=20_000))
     before, who = Workshop(host, JobBoard()), Account("visitor", ann)
     plan = before.plan(LINEAR, "hf://ann/long", who)
     assert len(plan.shards) > 4

@@ -12,10 +12,10 @@ from evaluation import model as model_module
 from merging import MergeError, Problem, Result
 from tests.hub import Hub
 from tests.ui.test_page import LINEAR, ann, until_ended  # noqa: F401
-from ui.account import Account
 from ui.host import Host
-from ui.jobs import JobBoard, Snapshot
-from ui.workshop import Workshop
+from ui.hub.account import Account
+from ui.server.jobs import JobBoard, Snapshot
+from ui.server.workshop import Workshop
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_while_a_merge_runs_its_memory_is_its_own(
             tried.set()
         return Result("hf://ann/merged", None, None, 0, 0.0)
 
-    monkeypatch.setattr("ui.workshop.run_plan", run)
+    monkeypatch.setattr("ui.server.workshop.run_plan", run)
     until_ended(workshop, workshop.merge(plan, "hf://ann/merged", who, "ann", private=True, overwrite=False))
 
     assert tried.is_set()
@@ -112,7 +112,7 @@ def test_downloads_that_wait_or_fail_take_no_room_from_others(
         raise MergeError(Problem("silent", "The Hub did not answer."))
 
     with monkeypatch.context() as patched:
-        patched.setattr("ui.workshop.run_plan", fail)
+        patched.setattr("ui.server.workshop.run_plan", fail)
         gate.set()
         assert until_ended(workshop, waiting[1]).state == "failed"
 

@@ -26,15 +26,16 @@ from evaluation.weights import look, open_weights
 from tests.hub import Hub
 from tests.ui.conftest import event, visit
 from tests.ui.speaker import tiny_speaker
-from ui import gpu, score_chat
 from ui.host import Host
 from ui.page import build_page, launch_settings
-from ui.score_benchmarks import Asked, Questions, answers, benchmark_table
-from ui.score_benchmarks import Row as AskedRow
-from ui.score_card import Findings
-from ui.score_text import Row, Scored
-from ui.score_weights import SIGNALS, Looked, verdict_card
-from ui.work import Turns, watched
+from ui.score import chat_check as score_chat
+from ui.score.benchmarks import Asked, Questions, answers, benchmark_table
+from ui.score.benchmarks import Row as AskedRow
+from ui.score.report import Findings
+from ui.score.text import Row, Scored
+from ui.score.weights import SIGNALS, Looked, verdict_card
+from ui.server import gpu
+from ui.server.work import Turns, watched
 
 TEXT = "The weights of models that grew from one base can be mixed. " * 60
 QUERY = "model.layers.1.self_attn.q_proj.weight"

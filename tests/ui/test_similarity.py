@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from evaluation import EvaluationError
 from merging import make_plan, read_recipe
 from tests.tiny import tiny_llama
-from ui.account import Account
-from ui.similarity import similarity
+from ui.hub.account import Account
+from ui.merge.similarity import similarity
 
 NOBODY = Account("nobody")
 QUERY = "model.layers.0.self_attn.q_proj.weight"

@@ -16,12 +16,22 @@ from gradio.context import LocalContext
 from evaluation.benchmark import BENCHMARKS
 from evaluation.report import Report
 from merging import METHODS, Problem
-from ui.korean_methods import KOREAN_METHODS
-from ui.korean_problems import KOREAN_PROBLEMS
-from ui.korean_report import KOREAN_REPORT
-from ui.markup import problem_list
-from ui.methods_tab import expects
-from ui.texts import ENGLISH, LANGUAGES, Said, in_each_language, language, of_registry, of_report, speaking, t
+from ui.languages.korean.methods import KOREAN_METHODS
+from ui.languages.korean.problems import KOREAN_PROBLEMS
+from ui.languages.korean.report import KOREAN_REPORT
+from ui.languages.translate import (
+    ENGLISH,
+    LANGUAGES,
+    Said,
+    in_each_language,
+    language,
+    of_registry,
+    of_report,
+    speaking,
+    t,
+)
+from ui.methods.tab import expects
+from ui.widgets.html import problem_list
 
 FILES = sorted((Path(__file__).parents[2] / "ui").glob("*.py"))
 

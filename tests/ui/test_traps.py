@@ -32,10 +32,10 @@ from tests.ui.conftest import visit
 from tests.ui.speaker import tiny_speaker
 from tests.ui.test_browser import BROKEN_OFF, quiet, until_recipe, write
 from ui.host import Host
-from ui.jobs import JobBoard
-from ui.korean import KOREAN
+from ui.languages.korean.page import KOREAN
+from ui.languages.translate import ENGLISH
 from ui.page import build_page, launch_settings
-from ui.texts import ENGLISH
+from ui.server.jobs import JobBoard
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -191,7 +191,7 @@ def test_nothing_that_looks_like_a_token_is_anywhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loaded: queue.SimpleQueue[str] = queue.SimpleQueue()
-    monkeypatch.setattr("ui.chat_tab.load_fetched", lambda model: loaded.put(model.name))
+    monkeypatch.setattr("ui.chat.tab.load_fetched", lambda model: loaded.put(model.name))
     space = open_space()
     space.gate.set()
     with visit(browser, space.url) as seen:

@@ -13,9 +13,9 @@ import torch
 from evaluation import reply
 from merging import MergeError, Plan, make_plan, read_recipe, run_plan
 from tests.ui.speaker import tiny_speaker
-from ui.account import Account
-from ui.trials import MARK, SECONDS_KEPT, Trials
-from ui.try_first import try_out
+from ui.hub.account import Account
+from ui.merge.try_first import try_out
+from ui.server.trials import MARK, SECONDS_KEPT, Trials
 
 NOBODY = Account("nobody")
 LINEAR = """

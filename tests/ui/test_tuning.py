@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.ui.test_cards import EVIL, shown
-from ui.tuning import MOST_HEARD, Tuning, _heard, taken_back
+from ui.chat.tuning import MOST_HEARD, Tuning, _heard, taken_back
 
 RECIPE = """\
 merge_method: linear

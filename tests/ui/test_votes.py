@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.ui.test_cards import EVIL, shown
-from ui.votes import MOST_VOTES, Vote, kept_votes, last_answers, tally, with_vote
+from ui.chat.votes import MOST_VOTES, Vote, kept_votes, last_answers, tally, with_vote
 
 ASKED = "Hi", ("Ahoy", "Hello")
 

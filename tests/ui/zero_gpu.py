@@ -91,9 +91,9 @@ def main(port: int) -> None:
 
     del sys.modules["torch"]
 
-    from ui import gpu
     from ui.host import Host
     from ui.page import build_page, launch_settings
+    from ui.server import gpu
 
     # So that a short text takes many calls.
     gpu.Call.seconds_left = lambda call: 0.0 if call._end < math.inf else math.inf  # type: ignore[method-assign]

@@ -1,0 +1,100 @@
+"""Whose Hugging Face account a request acts for.
+
+On a Space: the visitor's own, from the sign-in, or nobody's. On a laptop: the machine's login. A token is taken
+anew for each request; it is never put into the page, the browser, a log or a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from dataclasses import dataclass, field
+from typing import Literal
+
+import gradio as gr
+import httpx2
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError
+
+from ui.host import Host
+from ui.languages.translate import t
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who asks.
+
+    Args:
+        source: "visitor" (signed in, or an API caller's own token), "machine" (its login), "nobody"
+        token: for the Hub; only as long as the request or its job lives
+    """
+
+    source: Literal["visitor", "machine", "nobody"]
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def for_hub(self) -> str | Literal[False]:
+        """The token as huggingface_hub takes it: False means anonymous, never somebody else's login."""
+        return self.token or False
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The names an account may write under.
+
+    Args:
+        name: user name; empty when nobody is signed in or the Hub did not answer
+        organizations: that the user belongs to
+        trouble: a sentence when the Hub refused or could not be reached
+    """
+
+    name: str = ""
+    organizations: tuple[str, ...] = ()
+    trouble: str = ""
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        return (self.name, *self.organizations) if self.name else ()
+
+
+def account(host: Host, oauth: gr.OAuthToken | None) -> Account:
+    """The account of one request; `oauth` is what Gradio injects."""
+    if oauth is not None:
+        return Account("visitor", oauth.token)
+    if host.on_space or host.sign_in:
+        # The Space's own token must never serve a visitor.
+        return Account("nobody")
+    token = get_token()
+    return Account("machine", token) if token else Account("nobody")
+
+
+def identify(account: Account) -> Identity:
+    """Ask the Hub whose account this is."""
+    if account.token is None:
+        return Identity()
+    try:
+        answer = HfApi(token=account.token).whoami()
+    except HfHubHTTPError as error:
+        code = error.response.status_code if error.response is not None else "?"
+        return Identity(trouble=t("account.refused", code=code))
+    except (httpx2.HTTPError, OSError):
+        return Identity(trouble=t("account.unreachable"))
+    organizations = tuple(str(org["name"]) for org in answer.get("orgs", ()) if org.get("name"))
+    return Identity(str(answer.get("name", "")), organizations)
+
+
+def visitor(who: Account, request: gr.Request | None) -> str:
+    """Whose turn in line a request takes: the account's, or that of the network address."""
+    if who.source == "visitor" and who.token:
+        return hashlib.sha256(who.token.encode()).hexdigest()
+    if request is None:
+        return ""
+    # On a Space the connection comes from its proxy, the same for everybody; each proxy writes behind what it was
+    # told whom it heard, so that the last public address is one that a visitor cannot make up.
+    for address in reversed(str(request.headers.get("x-forwarded-for") or "").split(",")):
+        try:
+            if ipaddress.ip_address(address.strip()).is_global:
+                return address.strip()
+        except ValueError:
+            continue
+    return str(request.client.host) if request.client else ""

@@ -1,0 +1,164 @@
+"""The parents' licences and ancestors, read from their cards, and which licence binds the most.
+
+No legal advice: a table of the licences that are common on the Hub, by what they ask of whoever passes a
+model on.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import yaml
+from huggingface_hub import constants, get_session
+
+from merging import Licence, Plan
+from merging.plan import PlannedAdapter, PlannedModel
+from ui.hub.account import Account
+
+SECONDS_TO_WAIT = 3
+MOST_REMEMBERED = 500
+MOST_BASES = 4
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+# From free to strict; what is not here is named by its maker ("other", llama3, gemma, ...) and has to be read.
+FREE, SHARE_ALIKE, OWN_TERMS, UNKNOWN, NON_COMMERCIAL = range(5)
+_FREE = {
+    "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "isc",
+    "unlicense", "wtfpl", "zlib", "artistic-2.0", "afl-3.0", "ms-pl", "cdla-permissive-1.0", "cdla-permissive-2.0",
+    "ecl-2.0", "bsl-1.0", "ncsa", "postgresql", "pddl", "odc-by",
+}  # fmt: skip
+_SHARE_ALIKE = re.compile(
+    r"(a|l)?gpl(-.*)?|lgpl.*|mpl-2.0|epl-.*|eupl-.*|cc-by-sa-.*|osl-3.0|odbl|gfdl|cdla-sharing.*"
+)
+_NON_COMMERCIAL = re.compile(r".*(-nc(-|$)|non-?commercial|research).*")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """What a parent's card says.
+
+    Args:
+        name: of the model
+        licence: as the Hub spells it; empty when the card says none, or there is none to be read
+        bases: the models that it was made from
+    """
+
+    name: str
+    licence: str = ""
+    bases: tuple[str, ...] = ()
+
+
+def strictness(licence: str) -> int:
+    """How much a licence asks, from FREE to NON_COMMERCIAL."""
+    name = licence.lower()
+    if not name or name == "unknown":
+        return UNKNOWN
+    if _NON_COMMERCIAL.fullmatch(name):
+        return NON_COMMERCIAL
+    if name in _FREE:
+        return FREE
+    return SHARE_ALIKE if _SHARE_ALIKE.fullmatch(name) else OWN_TERMS
+
+
+def strictest(parents: Sequence[Parent]) -> Parent | None:
+    """The parent whose licence asks the most."""
+    return max(parents, key=lambda parent: strictness(parent.licence), default=None)
+
+
+def licence_of_result(parents: Sequence[Parent]) -> Licence | None:
+    """What the result's card states; None where a parent states nothing that is stricter than the others'."""
+    worst = strictest(parents)
+    if worst is None or strictness(worst.licence) == UNKNOWN:
+        return None
+    return Licence(worst.licence, worst.name)
+
+
+class Cards:
+    """Reads cards; those of the Hub are remembered by commit."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[str, str], Parent] = OrderedDict()
+
+    def parents(self, plan: Plan, who: Account) -> tuple[Parent, ...]:
+        """What the cards of a plan's models and adapters say. The plan has opened these with the same account."""
+        parts: list[PlannedModel | PlannedAdapter] = []
+        for model in plan.parents:
+            parts += [model, *model.adapters]
+        unique = {(part.name, part.version): part for part in parts}.values()
+        with ThreadPoolExecutor(8) as pool:
+            return tuple(pool.map(lambda part: self._parent(part, who), unique))
+
+    def _parent(self, model: PlannedModel | PlannedAdapter, who: Account) -> Parent:
+        if model.is_folder:
+            return parent_of(model.name, _folder_card(Path(model.name)))
+        key = model.name, model.version
+        with self._lock:
+            if found := self._known.get(key):
+                return found
+        found = on_hub(model.name, model.version, who)
+        if found is None:
+            return Parent(model.name)
+        with self._lock:
+            self._known[key] = found
+            while len(self._known) > MOST_REMEMBERED:
+                self._known.popitem(last=False)
+        return found
+
+
+def on_hub(name: str, revision: str, who: Account) -> Parent | None:
+    """What a model's card on the Hub says; None if the Hub does not tell."""
+    if not _NAME.fullmatch(name):
+        return None
+    try:
+        response = get_session().get(
+            f"{constants.ENDPOINT}/api/models/{name}/revision/{quote(revision, safe='')}",
+            params={"expand": "cardData"},
+            headers={"authorization": f"Bearer {who.token}"} if who.token else {},
+            timeout=SECONDS_TO_WAIT,
+        )
+        response.raise_for_status()
+        return parent_of(name, response.json().get("cardData"))
+    except (httpx2.HTTPError, OSError, ValueError, AttributeError):
+        return None
+
+
+def common_base(names: Sequence[str], who: Account) -> str:
+    """The model that most of these were made from, by their cards; empty if none says."""
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda name: on_hub(name, "main", who), dict.fromkeys(names))
+    named = Counter(base for parent in found if parent for base in parent.bases)
+    return named.most_common(1)[0][0] if named else ""
+
+
+def parent_of(name: str, card: Any) -> Parent:
+    """A parent by its card's metadata, whatever a stranger wrote there."""
+    if not isinstance(card, dict):
+        return Parent(name)
+    licence = card.get("license")
+    if isinstance(licence, list):
+        licence = max((str(each) for each in licence), key=strictness, default="")
+    if licence == "other" and isinstance(card.get("license_name"), str):
+        licence = card["license_name"]
+    bases = card.get("base_model")
+    bases = bases if isinstance(bases, list) else [bases]
+    named = [base for base in bases if isinstance(base, str) and base != name]
+    return Parent(name, str(licence or "")[:60], tuple(named[:MOST_BASES]))
+
+
+def _folder_card(folder: Path) -> Any:
+    try:
+        with (folder / "README.md").open(encoding="utf-8", errors="replace") as file:
+            match = _FRONT_MATTER.match(file.read(100_000))
+        return yaml.safe_load(match[1]) if match else None
+    except (OSError, yaml.YAMLError, RecursionError):
+        return None

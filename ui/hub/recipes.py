@@ -1,0 +1,134 @@
+"""Where a recipe can come from besides the form: a link that holds it, a merged model on the Hub, a file."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from collections.abc import Iterator
+from urllib.parse import parse_qs, quote, urlsplit
+
+import gradio as gr
+import httpx2
+import yaml
+from huggingface_hub import constants, get_session
+
+from merging import MergeError, Problem
+from merging.recipe.yaml import Loader
+from ui.host import Host
+from ui.hub.account import Account
+from ui.languages.translate import t
+
+QUERY = "recipe"
+# Puts a link that the server made onto the clipboard.
+COPY = "(link) => { navigator.clipboard?.writeText(link).catch(() => {}); }"
+# A recipe is a page of text; browsers and proxies take links of some thousand characters.
+LONGEST_RECIPE = 200_000
+SECONDS_TO_WAIT = 10
+RECIPE_FILES = ("mergekit_config.yml", "mergekit_config.yaml")
+_MODEL = re.compile(
+    r"(?P<name>[\w.-]+/[\w.-]+)(?:(?:/(?:tree|blob|resolve)/|@)(?P<revision>[\w.-]+))?(?:/.*)?"
+)
+_FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def query_of(recipe: str) -> str:
+    """The recipe as the query of a link: `recipe=...`, compressed."""
+    return f"{QUERY}={base64.urlsafe_b64encode(zlib.compress(recipe.encode(), 9)).decode().rstrip('=')}"
+
+
+def link_to(host: Host, recipe: str, request: gr.Request) -> str:
+    """A link that holds the recipe, to the page as the visitor sees it."""
+    if host.space_id:
+        page = f"https://huggingface.co/spaces/{host.space_id}"
+    else:
+        page = request.headers.get("origin") or f"http://{request.headers.get('host')}"
+    return f"{page}/?{query_of(recipe)}"
+
+
+def recipe_of(link: str) -> str | None:
+    """The recipe that a link, or a link's query value, holds; None if it holds none, or a damaged one."""
+    value = parse_qs(urlsplit(link).query).get(QUERY, [link.removeprefix(f"{QUERY}=")])[0]
+    try:
+        packed = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
+        # A stranger's link must not unfold to gigabytes.
+        unpacked = zlib.decompressobj().decompress(packed, LONGEST_RECIPE)
+        return unpacked.decode()
+    except (binascii.Error, zlib.error, UnicodeError, ValueError):
+        return None
+
+
+def recipe_in(text: str) -> str | None:
+    """The recipe in a text: the whole of it, or the first block of YAML on a card that is one."""
+    return next(
+        (candidate for candidate in _candidates(text[:LONGEST_RECIPE]) if _is_recipe(candidate)), None
+    )
+
+
+def find_recipe(source: str, who: Account) -> tuple[str, str]:
+    """The recipe that a visitor means by a model's name, a page's address, a link or the text itself.
+
+    Returns:
+        The recipe, and the model's name; that is empty for links and texts.
+
+    Raises:
+        MergeError: there is none; says what to do.
+    """
+    source = source.strip()
+    if "\n" in source and (recipe := recipe_in(source)):
+        return recipe, ""
+    if f"{QUERY}=" in source and (recipe := recipe_of(source)):
+        return recipe, ""
+    path = source
+    for start in (constants.ENDPOINT, "https://huggingface.co", "https://hf.co", "huggingface.co", "hf:/"):
+        path = path.removeprefix(f"{start}/")
+    match = _MODEL.fullmatch(path.partition("?")[0].strip("/"))
+    if match is None:
+        message = t("source.unreadable", source=source[:120])
+        raise MergeError(Problem("source", message, t("source.unreadable.fix")))
+    name, revision = match["name"], match["revision"] or "main"
+    for file in (*RECIPE_FILES, "README.md"):
+        text = _file(name, revision, file, who)
+        if text and (recipe := recipe_in(text)):
+            return recipe, name
+    raise MergeError(Problem("no-recipe", t("source.no_recipe", name=name), t("source.no_recipe.fix")))
+
+
+def _file(name: str, revision: str, file: str, who: Account) -> str | None:
+    """A small text file of a model; None if the model has none of that name."""
+    url = f"{constants.ENDPOINT}/{name}/resolve/{quote(revision, safe='')}/{file}"
+    headers = {"authorization": f"Bearer {who.token}"} if who.token else {}
+    try:
+        with get_session().stream(
+            "GET", url, headers=headers, timeout=SECONDS_TO_WAIT, follow_redirects=True
+        ) as response:
+            if response.status_code == 404 and response.headers.get("x-error-code") == "EntryNotFound":
+                return None
+            if response.status_code != 200:
+                message = t("source.not_found", name=name, code=response.status_code)
+                raise MergeError(Problem("not-found", message, t("source.not_found.fix")))
+            text = b""
+            for piece in response.iter_bytes():
+                text += piece
+                if len(text) > LONGEST_RECIPE:
+                    break
+            return text.decode(errors="replace")
+    except (httpx2.HTTPError, OSError) as error:
+        raise MergeError(Problem("silent", t("source.silent"), t("source.silent.fix"))) from error
+
+
+def _candidates(text: str) -> Iterator[str]:
+    yield text
+    for block in _FENCED.finditer(text):
+        yield block[1]
+
+
+def _is_recipe(text: str) -> bool:
+    if "merge_method" not in text:
+        return False
+    try:
+        recipe = yaml.load(text, Loader)
+    except (yaml.YAMLError, RecursionError):
+        return False
+    return isinstance(recipe, dict) and "merge_method" in recipe

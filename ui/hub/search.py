@@ -1,0 +1,299 @@
+"""Search the Hub for models while the visitor types: what each is, and why one does not fit.
+
+The first model of the recipe decides what fits: its relatives come first, and what has another architecture or size is
+marked, as is what cannot be read.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import gradio as gr
+import httpx2
+from huggingface_hub import constants, get_session
+
+from checkpoints.repositories.hub import hub_id
+from ui.host import Host
+from ui.hub.account import Account, account
+from ui.languages.translate import t
+from ui.merge.form import Memory
+from ui.widgets.html import count
+
+MOST = 20
+MOST_RELATIVES = 100
+MOST_OFFERED = 300
+SHORTEST_QUERY = 2
+SECONDS_TO_WAIT = 4
+# After the Hub did not answer, typing must not wait for it at every key.
+SECONDS_OF_SILENCE = 30
+# What was said of the first model and its relatives is not asked for again at every key.
+SECONDS_KEPT, MOST_KEPT = 300, 256
+EXPANDED = ("config", "downloads", "gated", "likes", "safetensors", "tags")
+# Beyond this ratio two models are not of one size; a vocabulary that grew stays below.
+SAME_SIZE = 1.25
+QUANTIZED = ("gptq", "awq", "bitsandbytes", "4-bit", "8-bit", "compressed-tensors", "exl2", "mlx", "fp8")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model as the Hub lists it.
+
+    Args:
+        name: owner/name
+        model_type: as its config says; empty if it does not
+        parameters: 0 if the Hub does not know
+        licence: empty if its card states none
+        likes: on the Hub
+        gated: whether its maker wants to be asked
+        bases: what its card says it was made from
+        quantized: how, if it is
+        weights: the kinds of file among safetensors, pytorch, gguf
+        is_adapter: whether it is nothing but an adapter
+    """
+
+    name: str
+    model_type: str = ""
+    parameters: int = 0
+    licence: str = ""
+    likes: int = 0
+    gated: bool = False
+    bases: tuple[str, ...] = ()
+    quantized: str = ""
+    weights: frozenset[str] = frozenset()
+    is_adapter: bool = False
+
+    @classmethod
+    def listed(cls, said: Mapping[str, Any]) -> Found:
+        """From an entry of the Hub's list, which may lack any field but the name."""
+        tags = [str(tag) for tag in said.get("tags") or ()]
+        config = said.get("config") or {}
+        method = (config.get("quantization_config") or {}).get("quant_method")
+        named = {tag.rpartition(":")[2] for tag in tags if tag.startswith("base_model:")}
+        return cls(
+            name=str(said["id"]),
+            model_type=str(config.get("model_type") or ""),
+            parameters=int((said.get("safetensors") or {}).get("total") or 0),
+            licence=next((tag.partition(":")[2] for tag in tags if tag.startswith("license:")), ""),
+            likes=int(said.get("likes") or 0),
+            gated=bool(said.get("gated")),
+            bases=tuple(sorted(named)),
+            quantized=str(method or next((tag for tag in QUANTIZED if tag in tags), "")),
+            weights=frozenset({"safetensors", "pytorch", "gguf"} & set(tags)),
+            is_adapter="peft" in tags or any(tag.startswith("base_model:adapter:") for tag in tags),
+        )
+
+    @property
+    def about(self) -> str:
+        """Architecture, size, licence and likes, as far as the Hub knows them."""
+        size = count(self.parameters) if self.parameters and not self.is_adapter else ""
+        liked = f"♥ {self.likes}" if self.likes else ""
+        return " · ".join(filter(None, [self.model_type, size, self.licence, liked]))
+
+    def is_relative(self, first: Found) -> bool:
+        """Whether both come from one base, or one from the other."""
+        return bool({self.name, *self.bases} & {first.name, *first.bases})
+
+    def hindrance(self, first: Found | None) -> str:
+        """Why it cannot be merged with the first model; empty if nothing is known to speak against it."""
+        if self.quantized:
+            return t("search.quantized", how=self.quantized)
+        if self.weights == {"gguf"}:
+            return t("search.gguf")
+        if first is None or self.is_adapter:
+            return ""
+        if self.model_type and first.model_type and self.model_type != first.model_type:
+            return t("search.architecture", other=first.model_type)
+        small, large = sorted((self.parameters, first.parameters))
+        return t("search.size", other=count(first.parameters)) if small and large / small > SAME_SIZE else ""
+
+    def remark(self) -> str:
+        """What is to be known or done before it can be merged."""
+        said = [
+            t("search.gated") if self.gated else "",
+            t("search.adapter") if self.is_adapter else "",
+            t("search.pickle") if self.weights == {"pytorch"} else "",
+        ]
+        return ", ".join(filter(None, said))
+
+
+class HubSearch:
+    """Finds models; knows when the Hub does not answer and then stays quiet for a while."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._silent_until = 0.0
+        self._kept: OrderedDict[tuple[str, int], tuple[float, list[Found]]] = OrderedDict()
+
+    def __call__(self, query: str, who: Account, first: Found | None = None) -> list[Found]:
+        """Models whose name contains the query: relatives of the first model, then the most downloaded, and those that
+        do not fit last; empty if the Hub is silent.
+
+        Asks the Hub's search directly: `HfApi.list_models` repeats a failed request for over twenty seconds,
+        while the visitor has long typed on.
+        """
+        if len(query) < SHORTEST_QUERY:
+            return []
+        related = (
+            [it for it in self._relatives(first, who) if query.lower() in it.name.lower()] if first else []
+        )
+        found = [*related, *self._ask("", {"search": query, "limit": str(MOST)}, who)]
+        found = list({model.name: model for model in found}.values())
+
+        def place(model: Found) -> int:
+            if model.hindrance(first):
+                return 2
+            return 0 if first and model.is_relative(first) else 1
+
+        return sorted(found, key=place)[:MOST]
+
+    def model(self, name: str, who: Account) -> Found | None:
+        """What the Hub says of one model; None if it says nothing to this visitor."""
+        name = name.partition("+")[0].partition("@")[0].strip()
+        if "/" not in name or not hub_id(name):
+            return None
+        return next(iter(self._remembered(f"/{quote(name)}", {}, who)), None)
+
+    def _relatives(self, first: Found, who: Account) -> list[Found]:
+        root = first.bases[0] if first.bases else first.name
+        wanted = {"filter": f"base_model:{root}", "limit": str(MOST_RELATIVES)}
+        return [it for it in self._remembered("", wanted, who) if it.name != first.name]
+
+    def _remembered(self, path: str, wanted: Mapping[str, str], who: Account) -> list[Found]:
+        # By visitor: what one may see, another may not. Python's hash of a token is of this process alone.
+        key = f"{path} {sorted(wanted.items())}", hash(who.token)
+        until, found = self._kept.get(key, (0.0, []))
+        if self._clock() >= until:
+            found = self._ask(path, wanted, who)
+            self._kept[key] = self._clock() + SECONDS_KEPT, found
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        return found
+
+    def _ask(self, path: str, wanted: Mapping[str, str], who: Account) -> list[Found]:
+        """The models of an answer; none if the Hub is silent, or refuses."""
+        if self._clock() < self._silent_until:
+            return []
+        order = {} if path else {"sort": "downloads", "direction": "-1"}
+        try:
+            response = get_session().get(
+                f"{constants.ENDPOINT}/api/models{path}",
+                params={**wanted, **order, "expand": list(EXPANDED)},
+                headers={"authorization": f"Bearer {who.token}"} if who.token else {},
+                timeout=SECONDS_TO_WAIT,
+            )
+            if path and response.status_code in (401, 403, 404):
+                return []
+            response.raise_for_status()
+            said = response.json()
+            listed = said if isinstance(said, list) else [said]
+            return [Found.listed(model) for model in listed if isinstance(model, dict) and "id" in model]
+        except (httpx2.HTTPError, OSError, ValueError, TypeError, AttributeError):
+            self._silent_until = self._clock() + SECONDS_OF_SILENCE
+            return []
+
+
+# Gradio shows the whole list whenever its choices change, and filters it by the typed text only at the next key.
+# In between, other names lie under the mouse than a moment ago. A key that types nothing lets it filter.
+FILTER_AGAIN = """() => {
+  const field = document.activeElement;
+  if (field?.getAttribute("role") !== "combobox") return;
+  const list = document.getElementById(field.getAttribute("aria-controls"));
+  const offered = Number(list?.querySelector("[role=option]")?.getAttribute("aria-setsize") ?? 0);
+  if (offered <= (field.offeredBefore ?? KNOWN)) return;
+  field.offeredBefore = offered;
+  field.dispatchEvent(new KeyboardEvent("keydown", {key: "Unidentified", bubbles: true}));
+}"""
+
+
+# Below each name of an open list stands what the Hub says of the model. Gradio draws the list anew while it is open,
+# and an option's name is all that it knows of it.
+DESCRIBE = """(about) => {
+  const known = (window.alloyModels ??= {});
+  Object.assign(known, JSON.parse(about || "{}"));
+  const describe = () => document.querySelectorAll("[role=option]").forEach((option) => {
+    const [said, fits] = known[option.getAttribute("aria-label")] ?? [null, true];
+    if (option.getAttribute("aria-description") === said) return;
+    if (said) option.setAttribute("aria-description", said); else option.removeAttribute("aria-description");
+    option.classList.toggle("alloy-unfit", !fits);
+  });
+  if (!window.alloyDescribes) {
+    window.alloyDescribes = new MutationObserver(describe);
+    window.alloyDescribes.observe(document.body, {childList: true, subtree: true, attributeFilter: ["aria-label"]});
+  }
+  describe();
+}"""
+
+
+def search_as_you_type(
+    dropdown: gr.Dropdown, search: HubSearch, host: Host, known: Sequence[str], memory: gr.State | None = None
+) -> None:
+    """Let a dropdown offer what the Hub finds for the typed text, and the known models before.
+
+    Args:
+        memory: of the form that the field belongs to, whose first model decides what fits; None: anything does
+    """
+    about = gr.Textbox(visible=False, label=t("search.about"))
+
+    def offer(
+        field: gr.Dropdown, form: Memory | None, key: gr.KeyUpData, oauth: gr.OAuthToken | None
+    ) -> tuple[Any, Any]:
+        # Gradio hands over the field's properties here, because of the type.
+        offered = [str(choice[1]) for choice in field.choices]
+        typed = str(key.input_value or "").strip()
+        who = account(host, oauth)
+        others = [name for name in form.draft.names() if name != typed] if form else []
+        first = search.model(others[0], who) if others and len(typed) >= SHORTEST_QUERY else None
+        found = search(typed, who, first)
+        near = [name for name in known if typed.lower() in name.lower()]
+        names = kept_in_place(offered, [*near, *(model.name for model in found)], typed)
+        return gr.skip() if names == offered else gr.update(choices=names), descriptions(found, first)
+
+    nobody = gr.State(None) if memory is None else memory
+    dropdown.key_up(
+        offer,
+        [dropdown, nobody],
+        [dropdown, about],
+        queue=False,
+        show_progress="hidden",
+        # `always_last` would send what the key before the last one had typed.
+        trigger_mode="multiple",
+        api_visibility="private",
+    ).then(None, about, None, js=DESCRIBE, api_visibility="private").then(
+        None, None, None, js=FILTER_AGAIN.replace("KNOWN", str(len(known))), api_visibility="private"
+    )
+
+
+def descriptions(found: Sequence[Found], first: Found | None) -> str:
+    """By name, as JSON: what stands below a model in the list, and whether it fits."""
+    said = {}
+    for model in found:
+        hindrance = model.hindrance(first)
+        words = " · ".join(filter(None, [model.about, hindrance, model.remark()]))
+        said[model.name] = [words or None, not hindrance]
+    return json.dumps(said, ensure_ascii=False)
+
+
+def kept_in_place(offered: Sequence[str], found: Sequence[str], typed: str) -> list[str]:
+    """What was offered before, each at its place, and what was found behind it.
+
+    The browser shows of the list what matches the typed text, and a click chooses by place: if a name moved while
+    the list is open, the click that is on its way would choose another model. So names only join at the end; a
+    long list lets newcomers take the places of names that are hidden because they do not match.
+    """
+    names = list(offered)
+    hidden = (i for i, name in enumerate(offered) if typed.lower() not in name.lower())
+    for name in found:
+        if name in names:
+            continue
+        place = None if len(names) < MOST_OFFERED else next(hidden, None)
+        if place is None:
+            names.append(name)
+        else:
+            names[place] = name
+    return names

@@ -1,0 +1,96 @@
+"""What the browser remembers of its visitor's merges, so that a restart of the server loses none. Never a token.
+
+It comes back from the browser, where its visitor may have written anything: it is looked at anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from merging import MergeError, Problem, Result
+from ui.host import Host
+from ui.languages.translate import t
+from ui.merge.commands import destination
+from ui.merge.destination import place_of
+from ui.server.jobs import Order, Snapshot
+
+
+def record(job: Snapshot) -> dict[str, Any]:
+    """A job as the browser keeps it: enough to ask for it again."""
+    order = job.order
+    return {
+        "id": job.id,
+        "title": job.title,
+        "models": list(job.models),
+        "recipe": order.recipe,
+        "to": "" if order.download else destination(order),
+        "private": order.private,
+        "overwrite": order.overwrite,
+        "pull_request": order.pull_request,
+    }
+
+
+def record_of_result(result: Result) -> dict[str, Any]:
+    """A result as the browser keeps it."""
+    return {
+        "location": result.location,
+        "url": result.url or "",
+        "commit": result.commit or "",
+        "bytes": result.bytes_out,
+        "seconds": result.seconds,
+        "verified": result.verified,
+    }
+
+
+def id_of(kept: object) -> str:
+    """The job's id."""
+    return str(kept.get("id", "")) if isinstance(kept, Mapping) else ""
+
+
+def restored(host: Host, kept: object, result: object) -> Snapshot | None:
+    """A job that the server knows no more, as far as the browser can tell: done, or to be taken up again.
+
+    Args:
+        host: whose places are allowed
+        kept: from `record`
+        result: from `record_of_result`, if it was seen to end
+
+    Returns:
+        None if it cannot be asked for again: what the browser says is not in order, or was a download.
+    """
+    if not isinstance(kept, Mapping) or not isinstance(kept.get("recipe"), str) or not kept.get("to"):
+        return None
+    try:
+        to = place_of(host, str(kept["to"]))
+    except MergeError:
+        return None
+    order = Order(
+        kept["recipe"],
+        to,
+        private=kept.get("private") is not False,
+        overwrite=kept.get("overwrite") is True,
+        pull_request=kept.get("pull_request") is True,
+    )
+    title, models = str(kept.get("title", ""))[:200], kept.get("models")
+    names = tuple(str(name) for name in models) if isinstance(models, list) else ()
+    what: dict[str, Any] = {"id": id_of(kept), "title": title, "models": names, "order": order}
+    done = _result(host, to, result)
+    if done:
+        return Snapshot(state="done", result=done, elapsed=done.seconds, **what)
+    problem = Problem("restarted", t("jobs.restarted"), t("jobs.restarted.fix"))
+    return Snapshot(state="failed", problems=(problem,), **what)
+
+
+def _result(host: Host, to: str, kept: object) -> Result | None:
+    if not isinstance(kept, Mapping):
+        return None
+    location = str(kept.get("location", ""))
+    if location.partition("@")[0] != to:
+        return None
+    try:
+        size, seconds = int(kept["bytes"]), float(kept["seconds"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    url, commit = str(kept.get("url", "")), str(kept.get("commit", ""))
+    return Result(location, url or None, commit or None, size, seconds, kept.get("verified") is True)

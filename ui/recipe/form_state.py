@@ -1,0 +1,294 @@
+"""A recipe as the form holds it, and the two ways between that and YAML.
+
+The form can show recipes that list whole models. What it has no field for but can keep (further top-level keys,
+parameters it does not know) is carried along and written back; what it cannot hold (slices, a syntax error)
+raises `NotShown`, and then the YAML alone is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from checkpoints.dtypes import RECIPE_DTYPES
+from merging.methods import METHODS, MergeMethod, Parameter
+from merging.recipe.yaml import Loader
+from ui.languages.translate import t
+
+MOST_MODELS = 6
+ATTENTION, MLP = "self_attn", "mlp"
+
+# A value as YAML writes it: a scalar, a gradient, or a list of filters.
+Setting = Any
+
+
+class NotShown(ValueError):  # noqa: N818 (not an error: the recipe may be perfectly good)
+    """The recipe cannot be shown in the form; the text says why, as the end of a sentence."""
+
+
+@dataclass(frozen=True)
+class ModelDraft:
+    """One model's row: its name as typed, and its own parameters."""
+
+    name: str = ""
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What the form holds.
+
+    Args:
+        method: a name in METHODS
+        models: the rows, in order; where the method's base is the first model, that row comes first
+        base: the base model's name; empty where the method has none, or its first model is the base
+        settings: shared parameters that differ from their default, by name
+        dtype: empty: as the models are stored
+        extra: top-level keys that the form does not show, as they were read
+    """
+
+    method: str
+    models: tuple[ModelDraft, ...] = ()
+    base: str = ""
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    dtype: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def merge_method(self) -> MergeMethod:
+        return METHODS[self.method]
+
+    def names(self) -> tuple[str, ...]:
+        """The models chosen so far, the base last."""
+        return tuple(name for name in (*(model.name for model in self.models), self.base) if name)
+
+
+def initial(parameter: Parameter) -> Setting:
+    """Where a parameter's field starts: at the default, or in the middle if the recipe has to say it."""
+    if parameter.default is not None:
+        return parameter.default
+    if parameter.choices:
+        return parameter.choices[0]
+    if parameter.low is None or parameter.high is None:
+        return None
+    return (parameter.low + parameter.high) / 2
+
+
+def write(draft: Draft) -> str:
+    """The draft as YAML, in the order in which people read it; rows without a model are left out."""
+    method = draft.merge_method
+    chosen = [model for model in draft.models if model.name]
+    recipe: dict[str, Any] = {"merge_method": draft.method}
+    base = chosen[0].name if method.base == "first" and chosen else draft.base
+    if method.takes_base and base:
+        recipe["base_model"] = base
+    recipe["models"] = [
+        {"model": model.name} | ({"parameters": dict(model.settings)} if model.settings else {})
+        for model in chosen
+    ]
+    if draft.settings:
+        recipe["parameters"] = dict(draft.settings)
+    if draft.dtype:
+        recipe["dtype"] = draft.dtype
+    return dump(recipe | dict(draft.extra))
+
+
+def read(text: str) -> Draft:
+    """The YAML as a draft.
+
+    Raises:
+        NotShown: the form cannot show it.
+    """
+    try:
+        recipe = yaml.load(text, Loader)
+    except (yaml.YAMLError, RecursionError):
+        raise NotShown(t("held.yaml")) from None
+    if not isinstance(recipe, dict):
+        raise NotShown(t("held.empty"))
+    recipe = dict(recipe)
+    method = METHODS.get(str(recipe.pop("merge_method", None)))
+    if method is None:
+        raise NotShown(t("held.method"))
+    if "slices" in recipe or "modules" in recipe:
+        raise NotShown(t("held.slices"))
+    shared = _mapping(recipe.pop("parameters", None))
+    # A per-model parameter may stand once for all models; each row then shows it as its own.
+    own = {p.name for p in method.parameters if p.per_model}
+    for_all = {name: value for name, value in shared.items() if name in own}
+    base = _name(recipe.get("base_model"))
+    models = [_model(entry, for_all) for entry in _list(recipe.pop("models", None))]
+    if method.base == "first" and base:
+        models.sort(key=lambda model: model.name != base)
+        if not models or models[0].name != base:
+            raise NotShown(t("held.base"))
+    elif method.may_subtract:
+        models = [model for model in models if model.name != base or model.settings]
+    if len(models) > MOST_MODELS:
+        raise NotShown(t("held.many", most=MOST_MODELS))
+    if method.takes_base:
+        recipe.pop("base_model", None)
+    dtype = str(recipe.pop("dtype", None) or "").removeprefix("torch.")
+    if dtype and dtype not in RECIPE_DTYPES:
+        raise NotShown(t("held.dtype", dtype=dtype[:40]))
+    for parameter in method.parameters:
+        setting = shared.get(parameter.name)
+        if parameter.kind in ("bool", "choice") and setting is not None and not is_plain(parameter, setting):
+            raise NotShown(t("held.choice", name=parameter.name))
+    return Draft(
+        method=method.name,
+        models=tuple(models),
+        base=base if method.may_subtract else "",
+        settings={name: value for name, value in shared.items() if name not in own},
+        dtype=dtype,
+        extra=recipe,
+    )
+
+
+def for_method(draft: Draft, method: MergeMethod) -> Draft:
+    """The draft under another method: models stay, and so do settings that the method can take.
+
+    What the method requires and the draft does not say starts in the middle.
+    """
+    models = [
+        ModelDraft(model.name, {k: v for k, v in model.settings.items() if _takes(method, k, v, True)})
+        for model in draft.models
+    ]
+    base = draft.base
+    if method.base == "first" and base and not any(model.name == base for model in models):
+        models.insert(0, ModelDraft(base))
+    if method.base == "subtracted" and not base and models:
+        base, models = models[0].name, models[1:]
+    if method.max_models is not None:
+        models = models[: method.max_models]
+    while len(models) < method.min_models:
+        models.append(ModelDraft())
+    models = [ModelDraft(model.name, _required(method, True) | dict(model.settings)) for model in models]
+    settings = _required(method, False) | {
+        k: v for k, v in draft.settings.items() if _takes(method, k, v, False)
+    }
+    extra = {key: value for key, value in draft.extra.items() if key != "base_model"}
+    kept_base = base if method.may_subtract else ""
+    return Draft(method.name, tuple(models), kept_base, settings, draft.dtype, extra)
+
+
+def field_text(setting: Setting) -> str:
+    """A setting on one line, as a text field shows it: `0.5`, `[0, 0.5, 1]`, `[{filter: mlp, value: 1}]`."""
+    if setting is None or setting == "":
+        return ""
+    text = yaml.dump(setting, Dumper=_Dumper, default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
+
+
+def field_setting(text: str) -> Setting:
+    """What a text field says; None if it is empty. Text that is not YAML is passed on for the plan to refuse."""
+    try:
+        return yaml.load(text, Loader)
+    except (yaml.YAMLError, RecursionError):
+        return text.strip()
+
+
+def by_tensor(rest: Setting, attention: Setting, mlp: Setting) -> Setting:
+    """One setting from the fields for attention, MLP and everything else; None if all are empty."""
+    choices = [
+        {"filter": name, "value": value}
+        for name, value in ((ATTENTION, attention), (MLP, mlp))
+        if value is not None
+    ]
+    if not choices:
+        return rest
+    if isinstance(rest, list) and rest and all(isinstance(choice, dict) for choice in rest):
+        return choices + rest
+    return choices + ([] if rest is None else [{"value": rest}])
+
+
+def split_by_tensor(setting: Setting) -> tuple[Setting, Setting, Setting]:
+    """The setting for everything else, attention and MLP: the inverse of `by_tensor`."""
+    named: dict[str, Setting] = {}
+    if (
+        not isinstance(setting, list)
+        or not all(isinstance(choice, dict) for choice in setting)
+        or not setting
+    ):
+        return setting, None, None
+    rest = list(setting)
+    # Only those in front: the first filter that matches decides, so the order of the others counts.
+    while rest and rest[0].get("filter") in {ATTENTION, MLP} - named.keys() and "value" in rest[0]:
+        first = rest.pop(0)
+        named[first["filter"]] = first["value"]
+    if len(rest) == 1 and rest[0].keys() == {"value"}:
+        return rest[0]["value"], named.get(ATTENTION), named.get(MLP)
+    return rest or None, named.get(ATTENTION), named.get(MLP)
+
+
+def is_plain(parameter: Parameter, setting: Setting) -> bool:
+    """Whether a slider, a box or a menu can show the setting."""
+    if isinstance(setting, bool) or parameter.kind == "bool":
+        return isinstance(setting, bool) and parameter.kind == "bool"
+    if parameter.choices:
+        return setting in parameter.choices
+    if not isinstance(setting, int | float) or parameter.low is None or parameter.high is None:
+        return False
+    return parameter.low <= setting <= parameter.high
+
+
+def dump(recipe: Mapping[str, Any]) -> str:
+    """A recipe as YAML: keys in the given order, gradients and short filters on one line."""
+    return yaml.dump(dict(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Indents lists under their key, and writes lists of plain values on one line."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
+    plain = not any(isinstance(value, dict | list) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=plain or None)
+
+
+_Dumper.add_representer(list, _represent_list)
+
+
+def _required(method: MergeMethod, per_model: bool) -> dict[str, Setting]:
+    return {p.name: initial(p) for p in method.parameters if p.required and p.per_model == per_model}
+
+
+def _takes(method: MergeMethod, name: str, setting: Setting, per_model: bool) -> bool:
+    parameter = method.parameter(name)
+    if parameter is None or parameter.per_model != per_model:
+        return False
+    return not parameter.choices or setting in parameter.choices
+
+
+def _model(entry: Any, for_all: Mapping[str, Setting]) -> ModelDraft:
+    if not isinstance(entry, dict) or not entry.keys() <= {"model", "parameters"} or "model" not in entry:
+        raise NotShown(t("held.model"))
+    return ModelDraft(_name(entry["model"]), {**for_all, **_mapping(entry.get("parameters"))})
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, dict | list):
+        raise NotShown(t("held.name"))
+    return "" if value is None else str(value)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise NotShown(t("held.parameters"))
+    return {str(key): setting for key, setting in value.items()}
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise NotShown(t("held.models"))
+    return value

@@ -1,0 +1,211 @@
+"""Recipes to start from: small models that everybody may read, so that a first merge takes a minute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ui.languages.translate import t
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that grew from one base."""
+
+    base: str
+    first: str
+    second: str
+    layers: int
+    adapter: str
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return self.base, self.first, self.second
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named recipe."""
+
+    key: str
+    recipe: str
+
+    @property
+    def title(self) -> str:
+        return t(f"preset.{self.key}")
+
+
+_DEMO = Family(
+    "alloy/SmolLM2-135M-Instruct",
+    "alloy/SmolLM2-135M-Pirate",
+    "alloy/SmolLM2-135M-Bard",
+    30,
+    "alloy/SmolLM2-135M-Pirate-LoRA",
+)
+# The adapter is the visitor's own: the plan asks for it.
+_HUB = Family(
+    "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-Coder-0.5B", 24, "your-name/your-lora"
+)
+
+_SLERP = """\
+merge_method: slerp
+base_model: {first}
+models:
+  - model: {first}
+  - model: {second}
+parameters:
+  t:
+    - filter: self_attn
+      value: [0, 0.5, 0.3, 0.7, 1]
+    - filter: mlp
+      value: [1, 0.5, 0.7, 0.3, 0]
+    - value: 0.5
+dtype: bfloat16
+"""
+_LINEAR = """\
+merge_method: linear
+models:
+  - model: {first}
+    parameters:
+      weight: 0.5
+  - model: {second}
+    parameters:
+      weight: 0.5
+dtype: bfloat16
+"""
+_TASK_ARITHMETIC = """\
+merge_method: task_arithmetic
+base_model: {base}
+models:
+  - model: {first}
+    parameters:
+      weight: 0.7
+  - model: {second}
+    parameters:
+      weight: 0.7
+dtype: bfloat16
+"""
+_TIES = """\
+merge_method: ties
+base_model: {base}
+models:
+  - model: {first}
+    parameters:
+      weight: 1.0
+      density: 0.5
+  - model: {second}
+    parameters:
+      weight: 1.0
+      density: 0.5
+dtype: bfloat16
+"""
+_DARE = """\
+merge_method: dare_ties
+base_model: {base}
+models:
+  - model: {first}
+    parameters:
+      weight: 0.6
+      density: 0.5
+  - model: {second}
+    parameters:
+      weight: 0.6
+      density: 0.5
+seed: 0
+dtype: bfloat16
+"""
+_STOCK = """\
+merge_method: model_stock
+base_model: {base}
+models:
+  - model: {first}
+  - model: {second}
+dtype: bfloat16
+"""
+# base + (second - base) + (first - base): what the first learnt is added to the second, which was trained on
+# from the base. Embeddings, head and layer norms stay the second's, as in arXiv 2310.04799.
+_CHAT_VECTOR = """\
+merge_method: chat_vector
+base_model: {base}
+models:
+  - model: {second}
+  - model: {first}
+dtype: bfloat16
+"""
+_DEPTH = """\
+merge_method: passthrough
+slices:
+  - sources:
+      - model: {first}
+        layer_range: [0, {upper}]
+  - sources:
+      - model: {first}
+        layer_range: [{lower}, {layers}]
+dtype: bfloat16
+"""
+_LORA = """\
+merge_method: passthrough
+models:
+  - model: {base}+{adapter}
+dtype: bfloat16
+"""
+# For those who write: something that the form does not show.
+_RAW = """\
+# Write or paste any recipe here.
+merge_method: slerp
+base_model: {first}
+slices:
+  - sources:
+      - model: {first}
+        layer_range: [0, {middle}]
+      - model: {second}
+        layer_range: [0, {middle}]
+    parameters:
+      t: 0.3
+  - sources:
+      - model: {first}
+        layer_range: [{middle}, {layers}]
+      - model: {second}
+        layer_range: [{middle}, {layers}]
+    parameters:
+      t: 0.7
+dtype: bfloat16
+"""
+_RECIPES = {
+    "slerp": _SLERP,
+    "linear": _LINEAR,
+    "task_arithmetic": _TASK_ARITHMETIC,
+    "ties": _TIES,
+    "dare": _DARE,
+    "stock": _STOCK,
+    "chat_vector": _CHAT_VECTOR,
+    "depth": _DEPTH,
+    "lora": _LORA,
+    "raw": _RAW,
+}
+
+
+def family(demo: bool) -> Family:
+    """The models of the presets: the demo's own, or small public ones."""
+    return _DEMO if demo else _HUB
+
+
+def presets(demo: bool) -> tuple[Preset, ...]:
+    """The recipes to start from, in the order in which they are shown."""
+    models = family(demo)
+    dropped = models.layers // 4  # SOLAR dropped 8 of 32 at either side of the seam
+    return tuple(
+        Preset(
+            key,
+            text.format(
+                base=models.base,
+                first=models.first,
+                second=models.second,
+                adapter=models.adapter,
+                layers=models.layers,
+                lower=dropped,
+                middle=models.layers // 2,
+                upper=models.layers - dropped,
+            ),
+        )
+        for key, text in _RECIPES.items()
+    )

@@ -1,0 +1,201 @@
+"""The numbers of a recipe that a slider can turn, and the recipe after one was turned.
+
+An edit leaves every other character, and every comment, alone where the text allows; a text that would not say the
+same with it (an alias that stands for two places) is written anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from merging import METHODS, MergeMethod, Parameter
+from merging.recipe.yaml import Loader
+from ui.languages.translate import t
+from ui.recipe.form_state import dump
+from ui.recipe.quick_fixes import end_of
+
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One number that a recipe holds, or leaves at its default.
+
+    Args:
+        place: where it stands in the recipe: keys and numbers, from the outermost inwards
+        parameter: as its method declares it
+        label: for people
+        value: now; where the recipe says more than one number, their mean
+    """
+
+    place: Place
+    parameter: Parameter
+    label: str
+    value: float
+
+    @property
+    def key(self) -> str:
+        """What it is known by in a menu."""
+        return "/".join(map(str, self.place))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The slider's ends: as declared, or further where the recipe goes beyond."""
+        low, high = self.parameter.low or 0.0, 1.0 if self.parameter.high is None else self.parameter.high
+        return min(low, self.value), max(high, self.value)
+
+
+def knobs(recipe: str) -> tuple[Knob, ...]:
+    """What a slider can turn in a recipe: what it says first, then what it leaves at its default.
+
+    Values by layer or by tensor are one knob for all, and one for each of them that is a single number.
+    """
+    data = _data(recipe)
+    method = METHODS.get(str(data.get("merge_method"))) if isinstance(data, dict) else None
+    if method is None:
+        return ()
+    said = list(_said(data, method, (), ""))
+    named = {knob.parameter.name for knob in said}
+    unsaid = [
+        Knob(("parameters", p.name), p, p.name, float(p.default))
+        for p in method.parameters
+        if _is_number(p) and p.default is not None and p.name not in named
+    ]
+    return tuple({knob.key: knob for knob in (*said, *unsaid)}.values())
+
+
+def turned(recipe: str, knob: Knob, value: float) -> str:
+    """The recipe with another number at a knob."""
+    written: Any = round(value) if knob.parameter.kind == "integer" else round(value, 6)
+    data = _data(recipe)
+    wanted = _with(data, knob.place, written)
+    if wanted == data:
+        return recipe
+    edited = _edited(recipe, knob.place, str(written))
+    return edited if edited is not None and _data(edited) == wanted else dump(wanted)
+
+
+def differences(before: str, after: str) -> tuple[Knob, ...]:
+    """The knobs of the second recipe that stand otherwise than in the first; values by layer are none of them."""
+    old, new = _data(before), _data(after)
+    known = {knob.key: knob.value for knob in knobs(before) if not _is_several(old, knob.place)}
+    single = (knob for knob in knobs(after) if not _is_several(new, knob.place))
+    return tuple(knob for knob in single if known.get(knob.key) != knob.value)
+
+
+def _said(node: Any, method: MergeMethod, place: Place, owner: str) -> Iterator[Knob]:
+    """The knobs of a part of a recipe; `owner` is the model or slice that it belongs to."""
+    if isinstance(node, list):
+        for number, part in enumerate(node):
+            whose = t("knob.slice", number=number + 1) if place[-1:] == ("slices",) else owner
+            yield from _said(part, method, (*place, number), whose)
+    if not isinstance(node, dict):
+        return
+    if isinstance(name := node.get("model"), str):
+        owner = name.rpartition("/")[2] or name
+    for key, part in node.items():
+        if key != "parameters":
+            yield from _said(part, method, (*place, str(key)), owner)
+            continue
+        for parameter in method.parameters:
+            if isinstance(part, dict) and parameter.name in part and _is_number(parameter):
+                here = (*place, key, parameter.name)
+                label = t("methods.of", name=parameter.name, model=owner) if owner else parameter.name
+                yield from _knobs(part[parameter.name], parameter, here, label)
+
+
+def _knobs(setting: Any, parameter: Parameter, place: Place, label: str) -> Iterator[Knob]:
+    if _is_one(setting):
+        yield Knob(place, parameter, label, float(setting))
+        return
+    numbers = list(_numbers(setting))
+    if not numbers:
+        return
+    yield Knob(place, parameter, t("knob.whole", name=label), round(sum(numbers) / len(numbers), 6))
+    for number, choice in enumerate(setting):
+        if isinstance(choice, dict) and _is_one(choice.get("value")):
+            tensors = choice.get("filter")
+            rest = tensors in (None, "*")
+            name = (
+                t("recipe.rest", name=label)
+                if rest
+                else t("knob.filter", name=label, tensors=str(tensors)[:40])
+            )
+            yield Knob((*place, number, "value"), parameter, name, float(choice["value"]))
+
+
+def _numbers(setting: Any) -> Iterator[float]:
+    if _is_one(setting):
+        yield float(setting)
+    elif isinstance(setting, list):
+        for part in setting:
+            yield from _numbers(part.get("value") if isinstance(part, dict) else part)
+
+
+def _is_number(parameter: Parameter) -> bool:
+    return parameter.kind in ("number", "integer") and parameter.low is not None
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_several(data: Any, place: Place) -> bool:
+    for step in place:
+        try:
+            data = data[step]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return isinstance(data, list)
+
+
+def _data(recipe: str) -> Any:
+    try:
+        return yaml.load(recipe, Loader)
+    except (yaml.YAMLError, RecursionError):
+        return None
+
+
+def _with(data: Any, place: Place, value: Any) -> Any:
+    """Plain data with another value at a place; a mapping on the way that is not there is made."""
+    if not place:
+        return value
+    step, *rest = place
+    if isinstance(data, list) and isinstance(step, int):
+        return [_with(part, tuple(rest), value) if i == step else part for i, part in enumerate(data)]
+    held = data if isinstance(data, dict) else {}
+    return held | {step: _with(held.get(step), tuple(rest), value)}
+
+
+def _edited(recipe: str, place: Place, written: str) -> str | None:
+    """The text with another value at a place; None if it cannot be edited in place."""
+    node: yaml.Node | None = yaml.compose(recipe, Loader=Loader)
+    key: yaml.Node | None = None
+    for depth, step in enumerate(place):
+        if isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            key, node = None, node.value[step]
+        elif isinstance(node, yaml.MappingNode):
+            found = next((pair for pair in node.value if pair[0].value == step), None)
+            if found is None:
+                return _added(recipe, node, place[depth:], written)
+            key, node = found
+    if node is None or key is None:
+        return None
+    return f"{recipe[: key.end_mark.index]}: {written}{recipe[end_of(node) :]}"
+
+
+def _added(recipe: str, node: yaml.MappingNode, missing: Sequence[str | int], written: str) -> str | None:
+    """The text with an entry more: in a block of the recipe's own, or at its end."""
+    if node.flow_style:
+        return None
+    if len(missing) == 1 and node.value:
+        start = node.value[0][0].start_mark
+        indent = " " * start.column
+        return f"{recipe[: start.index]}{missing[0]}: {written}\n{indent}{recipe[start.index :]}"
+    if len(missing) == 2:
+        return f"{recipe.rstrip()}\n{missing[0]}:\n  {missing[1]}: {written}\n"
+    return None

@@ -1,0 +1,225 @@
+"""On the Score tab: results to take home, as Markdown and JSON, and to write into the model's card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import quote
+
+import gradio as gr
+from huggingface_hub import EvalResult
+
+from evaluation import EvaluationError, benchmark_results, perplexity_results, write_card
+from evaluation.as_json import as_json
+from evaluation.benchmark import Benchmarked
+from evaluation.report import benchmark_markdown, chat_markdown, perplexity_markdown, weights_markdown
+from ui.host import Host
+from ui.hub.account import account
+from ui.languages.translate import t
+from ui.score.benchmarks import Asked
+from ui.score.chat_check import Talked
+from ui.score.panel import QUIET, Panel
+from ui.score.sizes import Measured
+from ui.score.text import Scored
+from ui.score.weights import Looked
+from ui.server.defect import told
+from ui.widgets.html import card, heading, link, text
+
+# What a link of `files_of` holds, into the clipboard, if the browser allows.
+COPY = """() => {
+  const link = document.querySelector('.alloy-home a[data-kind="KIND"]');
+  if (link) navigator.clipboard?.writeText(decodeURIComponent(link.href.split(',')[1])).catch(() => {});
+}"""
+COMMIT, PULL_REQUEST = "commit", "pull-request"
+Finding = Scored | Asked | Talked | Looked | Measured
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that was found out about one model.
+
+    Args:
+        name: of the model, as it was asked for
+        parts: by kind: text, benchmarks, chat, weights, sizes
+    """
+
+    name: str
+    parts: Mapping[str, Finding]
+
+    @classmethod
+    def about_the_newest(cls, newest: Finding | None, found: Sequence[Finding | None]) -> Findings | None:
+        """What was found of the model that the newest finding is about; findings about another one are left out."""
+        newest = newest or next((one for one in found if one), None)
+        if newest is None:
+            return None
+        name = newest.names[0]
+        return cls(name, {kind_of(one): one for one in found if one and one.names[0] == name})
+
+    def markdown(self, kinds: Sequence[str]) -> str:
+        """The chosen kinds, a table each with its sentences."""
+        return "\n".join(f"### {_TITLES[kind]}\n\n{_markdown(self.parts[kind])}" for kind in kinds)
+
+    def json(self, kinds: Sequence[str]) -> str:
+        """The chosen kinds with every figure."""
+        told_ = {kind: _plain(self.parts[kind]) for kind in kinds}
+        return as_json({"model": self.name, **told_}, indent=1)
+
+    def results(self, kinds: Sequence[str]) -> list[EvalResult]:
+        """What of the chosen kinds the Hub's metadata can hold.
+
+        Raises:
+            EvaluationError: a figure is no finite number.
+        """
+        found: list[EvalResult] = []
+        for kind in kinds:
+            match self.parts[kind]:
+                case Scored() as one:
+                    found += perplexity_results(one.scores[0], one.texts, one.source, one.differences)
+                case Asked() as one:
+                    found += benchmark_results(one.found[0], one.pairs)
+        return found
+
+
+# In the card, which is in English like its other words.
+_TITLES = {
+    "text": "Perplexity",
+    "benchmarks": "Benchmarks",
+    "chat": "Chat checks",
+    "weights": "Weights",
+    "sizes": "Size and speed",
+}
+
+
+def kind_of(finding: Finding) -> str:
+    """The kind of a finding, as `Findings` names it."""
+    return {Scored: "text", Asked: "benchmarks", Talked: "chat", Looked: "weights", Measured: "sizes"}[
+        type(finding)
+    ]
+
+
+def _markdown(finding: Finding) -> str:
+    match finding:
+        case Scored():
+            return perplexity_markdown(finding.scores, finding.source, finding.differences)
+        case Asked():
+            return benchmark_markdown(finding.found, finding.pairs)
+        case Talked():
+            return chat_markdown(finding.checks)
+        case Looked():
+            return weights_markdown(finding.found, finding.alike)
+        case Measured():
+            return finding.report.to_markdown()
+
+
+def _plain(finding: Finding) -> dict[str, Any]:
+    match finding:
+        case Scored():
+            return {
+                "source": asdict(finding.source),
+                "models": [one.to_dict() for one in finding.scores],
+                "differences": [one.to_dict() for one in finding.differences],
+            }
+        case Asked():
+            return {
+                "models": [_without_answers(one) for one in finding.found],
+                "paired": [{**asdict(pair), "words": pair.words} for pair in finding.pairs],
+            }
+        case Talked():
+            return {"models": [one.to_dict() for one in finding.checks]}
+        case Looked():
+            return {**finding.found.to_dict(), "activations": [one.to_dict() for one in finding.alike]}
+        case Measured():
+            return finding.report.to_dict()
+
+
+def _without_answers(found: Benchmarked) -> dict[str, Any]:
+    """All but each question's own score: the whole of KMMLU has 35,000 of them."""
+    scores = [
+        {key: value for key, value in asdict(score).items() if key != "answers"}
+        | {"questions": len(score.answers)}
+        for score in found.scores
+    ]
+    return {**found.to_dict(), "scores": scores}
+
+
+def files_of(about: Findings, kinds: Sequence[str]) -> str:
+    """Links that hold the chosen results themselves, so that no file stays on the server, and the text to look at."""
+    markdown = about.markdown(kinds)
+    name = re.sub(r"[^\w.-]+", "-", about.name.rstrip("/").rpartition("/")[2])
+    links = " · ".join(
+        f'<a data-kind="{kind}" download="{text(name)}.{ending}" '
+        f'href="data:{mime};charset=utf-8,{quote(content)}">{text(t(f"home.download.{kind}"))}</a>'
+        for kind, ending, mime, content in (
+            ("markdown", "md", "text/markdown", markdown),
+            ("json", "json", "application/json", about.json(kinds)),
+        )
+    )
+    return (
+        f'<div class="alloy-home"><p>{links}</p>'
+        f'<pre tabindex="0" role="region" aria-label="{text(t("home.markdown"))}">{text(markdown)}</pre></div>'
+    )
+
+
+def card_panel(host: Host, panels: Sequence[Panel]) -> None:
+    """Build the part that shows what was found so far, once there is something."""
+    found = [panel.found for panel in panels]
+    now = gr.State(None)
+    with gr.Column(visible=False) as box:
+        title = gr.HTML()
+        kinds = gr.CheckboxGroup([], label=t("home.kinds"))
+        way = gr.Radio(
+            [(t("home.commit"), COMMIT), (t("home.pull_request"), PULL_REQUEST)], value=COMMIT,
+            label=t("home.way"), info=t("home.way.info"),
+        )  # fmt: skip
+        write = gr.Button(t("home.write"))
+        said = gr.HTML()
+        with gr.Accordion(t("home.take"), open=False):
+            with gr.Row():
+                for kind in ("markdown", "json"):
+                    copy = gr.Button(t(f"home.copy.{kind}"), size="sm", min_width=120)
+                    copy.click(None, None, None, js=COPY.replace("KIND", kind), api_visibility="private")
+            files = gr.HTML()
+
+    def show(number: int) -> Callable[..., tuple[Any, ...]]:
+        def shown(*findings: Finding | None) -> tuple[Any, ...]:
+            about = Findings.about_the_newest(findings[number], findings)
+            if about is None:
+                return gr.Column(visible=False), None, *(gr.skip(),) * 4
+            every = list(about.parts)
+            offered = gr.update(choices=[(t(f"home.kind.{kind}"), kind) for kind in every], value=every)
+            about_it = f'<h2 class="alloy-section">{text(t("home.heading", model=about.name))}</h2>'
+            return gr.Column(visible=True), about, about_it, offered, files_of(about, every), ""
+
+        return shown
+
+    def chosen(about: Findings | None, wanted: list[str]) -> Any:
+        return files_of(about, [kind for kind in wanted if kind in about.parts]) if about else gr.skip()
+
+    def write_it(about: Findings | None, wanted: list[str], how: str, oauth: gr.OAuthToken | None) -> str:
+        if about is None:
+            return ""
+        who = account(host, oauth)
+        kept = [kind for kind in wanted if kind in about.parts]
+        try:
+            if who.source == "nobody" and not host.allow_folders:
+                raise EvaluationError(t("home.nobody"))
+            written = write_card(
+                about.name, about.results(kept), markdown=about.markdown(kept) or None,
+                pull_request=how == PULL_REQUEST, token=who.for_hub, allow_folders=host.allow_folders,
+            )  # fmt: skip
+        except EvaluationError as error:
+            return card(f'<p role="alert">{text(error)}</p>', "bad")
+        except Exception as error:
+            return card(f'<p role="alert">{text(t("unexpected", error=told(error, who.token)))}</p>', "bad")
+        key = "home.proposed" if written.pull_request else "home.written"
+        return card(heading(t(key)) + f"<p>{link(written.url, written.url)}</p>", "good")
+
+    for number, panel in enumerate(panels):
+        panel.ended.then(show(number), found, [box, now, title, kinds, files, said], **QUIET)
+    kinds.input(chosen, [now, kinds], files, **QUIET)
+    write.click(
+        write_it, [now, kinds, way], said, concurrency_limit=4, show_progress="hidden", trigger_mode="once",
+        api_visibility="private",
+    )  # fmt: skip

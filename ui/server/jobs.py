@@ -1,0 +1,310 @@
+"""Merges that run on the server, whoever is watching.
+
+A job has an unguessable id, and whoever knows it may look at the job and stop it. One job runs at a time; the
+others wait in a line that takes turns between visitors. Jobs live in memory, as long as the server. The work is
+a closure that may hold a token: it is dropped when the job ends, and is never part of what is shown.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
+from typing import Literal
+
+from merging import Cancelled, MergeError, Problem, Progress, Result
+from ui.languages.translate import t
+from ui.server.defect import redacted, told
+
+MOST_JOBS = 32
+MOST_OF_A_VISITOR = 3
+MOST_FINISHED = 100
+# The rate is measured over so many seconds: long enough to be calm, short enough to be true.
+RATE_WINDOW = 10.0
+
+State = Literal["waiting", "running", "done", "failed", "cancelled"]
+Work = Callable[[Callable[[Progress], None], threading.Event], Result]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model of a merge, or its result.
+
+    Args:
+        layers: of the longest stack; 0 where there is none
+        bytes: of the weights
+    """
+
+    name: str
+    architecture: str
+    parameters: int
+    layers: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for: enough to ask for it again.
+
+    Args:
+        recipe: the text
+        to: destination, as `run_plan` takes it
+        private: whether a repository that is made is private
+        overwrite: whether a model that stands there gets a new revision
+        pull_request: whether a model that stands there gets a pull request
+        seconds: that the plan foretold
+        download: the result is a folder of this server, for the visitor to download
+        parts: the parents and then the result, to be compared
+        card: the model card that the result will have
+    """
+
+    recipe: str = ""
+    to: str = ""
+    private: bool = True
+    overwrite: bool = False
+    seconds: float = 0.0
+    download: bool = False
+    pull_request: bool = False
+    parts: tuple[Part, ...] = ()
+    card: str = ""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A job as it stood at one moment, fit to be shown to its visitor.
+
+    Args:
+        position: in line, from 1, while it waits
+        rate: bytes of output a second, lately
+        seconds_left: None while nobody can tell
+        elapsed: seconds since it began to run; the whole time once it ended
+        log: lines of (seconds since it was asked for, text)
+        stopping: was told to stop and has not yet
+        seconds_to_wait: until it begins, by the plans of those before it
+        order: what was asked for
+    """
+
+    id: str
+    title: str
+    models: tuple[str, ...]
+    state: State
+    position: int = 0
+    progress: Progress | None = None
+    rate: float = 0.0
+    seconds_left: float | None = None
+    elapsed: float = 0.0
+    log: tuple[tuple[float, str], ...] = ()
+    problems: tuple[Problem, ...] = ()
+    result: Result | None = None
+    stopping: bool = False
+    seconds_to_wait: float = 0.0
+    order: Order = Order()
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in ("waiting", "running")
+
+
+@dataclass
+class _Job:
+    id: str
+    visitor: str
+    title: str
+    models: tuple[str, ...]
+    work: Work | None
+    order: Order
+    asked: float
+    context: Context
+    state: State = "waiting"
+    cancel: threading.Event = field(default_factory=threading.Event)
+    began: float = 0.0
+    ended: float = 0.0
+    progress: Progress | None = None
+    measured: deque[tuple[float, int]] = field(default_factory=deque)
+    log: list[tuple[float, str]] = field(default_factory=list)
+    problems: tuple[Problem, ...] = ()
+    result: Result | None = None
+
+
+class JobBoard:
+    """All jobs of the server, and the one thread that runs them."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._lock = threading.Condition()
+        self._jobs: dict[str, _Job] = {}
+        self._served: dict[str, int] = {}  # visitor -> the turn in which one of their jobs ran last
+        self._turn = 0
+        self._thread: threading.Thread | None = None
+
+    def submit(
+        self, visitor: str, title: str, models: tuple[str, ...], work: Work, order: Order = Order()
+    ) -> str:
+        """Put work in line.
+
+        Args:
+            visitor: whose turn it takes; never shown
+            title: what the visitor calls it
+            models: its inputs, to be compared with the result later
+            work: called with a callback for progress and an event that tells it to stop
+            order: what the work does, to be shown and repeated
+
+        Returns:
+            The job's id.
+
+        Raises:
+            MergeError: the line, or this visitor's share of it, is full.
+        """
+        with self._lock:
+            live = [job for job in self._jobs.values() if job.state in ("waiting", "running")]
+            own = sum(job.visitor == visitor for job in live)
+            if own >= MOST_OF_A_VISITOR:
+                message, fix = t("jobs.too_many", count=own), t("jobs.too_many.fix")
+                raise MergeError(Problem("too-many-jobs", message, fix))
+            if len(live) >= MOST_JOBS:
+                raise MergeError(Problem("busy", t("jobs.busy", count=len(live)), t("jobs.busy.fix")))
+            asked, context = self._clock(), copy_context()
+            job = _Job(secrets.token_urlsafe(24), visitor, title, models, work, order, asked, context)
+            job.log.append((0.0, t("jobs.log.queued")))
+            self._jobs[job.id] = job
+            self._forget_old()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run_all, name="merges", daemon=True)
+                self._thread.start()
+            self._lock.notify_all()
+            return job.id
+
+    def snapshot(self, job_id: str) -> Snapshot | None:
+        """The job as it stands; None if there is no such job (any more)."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None:
+                return None
+            now = job.ended or self._clock()
+            rate, left = self._rate(job)
+            line = self._line() if job.state == "waiting" else []
+            before = line[: line.index(job)] if line else []
+            return Snapshot(
+                id=job.id,
+                title=job.title,
+                models=job.models,
+                state=job.state,
+                position=len(before) + 1 if line else 0,
+                progress=job.progress,
+                rate=rate,
+                seconds_left=left,
+                elapsed=now - job.began if job.began else 0.0,
+                log=tuple(job.log),
+                problems=job.problems,
+                result=job.result,
+                stopping=job.cancel.is_set() and job.state == "running",
+                seconds_to_wait=self._wait(before) if line else 0.0,
+                order=job.order,
+            )
+
+    def cancel(self, job_id: str) -> bool:
+        """Tell a job to stop: at once if it waits, within a tensor if it runs. False if there was nothing to stop."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None or job.state not in ("waiting", "running"):
+                return False
+            job.cancel.set()
+            if job.state == "waiting":
+                self._end(job, "cancelled", t("jobs.log.cancelled"))
+            return True
+
+    # -- the line (every method below is called with the lock held, but for _run_all and _run) -------------
+
+    def _line(self) -> list[_Job]:
+        """Waiting jobs in the order in which they will run: visitors take turns, each in their own order."""
+        served, turn = dict(self._served), self._turn
+        waiting = [job for job in self._jobs.values() if job.state == "waiting"]
+        line = []
+        while waiting:
+            job = min(waiting, key=lambda job: served.get(job.visitor, 0))  # ties: who asked first
+            turn += 1
+            served[job.visitor] = turn
+            waiting.remove(job)
+            line.append(job)
+        return line
+
+    def _wait(self, before: list[_Job]) -> float:
+        """Seconds until the job behind these begins."""
+        seconds = sum(job.order.seconds for job in before)
+        for job in self._jobs.values():
+            if job.state == "running":
+                _, left = self._rate(job)
+                seconds += max(job.order.seconds - (self._clock() - job.began), 0.0) if left is None else left
+        return seconds
+
+    def _forget_old(self) -> None:
+        finished = [job for job in self._jobs.values() if job.ended]
+        for job in sorted(finished, key=lambda job: job.ended)[: max(0, len(finished) - MOST_FINISHED)]:
+            del self._jobs[job.id]
+        present = {job.visitor for job in self._jobs.values()}
+        self._served = {visitor: turn for visitor, turn in self._served.items() if visitor in present}
+
+    def _rate(self, job: _Job) -> tuple[float, float | None]:
+        """Bytes a second over the last seconds, and the seconds left at that rate."""
+        if job.state != "running" or job.progress is None or len(job.measured) < 2:
+            return 0.0, None
+        (start, first), (end, last) = job.measured[0], job.measured[-1]
+        rate = (last - first) / (end - start) if end > start else 0.0
+        left = (job.progress.bytes_total - job.progress.bytes_done) / rate if rate > 0 else None
+        return rate, left
+
+    def _end(self, job: _Job, state: State, line: str) -> None:
+        job.state, job.ended, job.work = state, self._clock(), None
+        job.log.append((job.ended - job.asked, line))
+        job.context = Context()  # the old one holds the visitor's request
+
+    def _run_all(self) -> None:
+        while True:
+            with self._lock:
+                while not (line := self._line()):
+                    self._lock.wait()
+                job = line[0]
+                self._turn += 1
+                self._served[job.visitor] = self._turn
+                job.state, job.began = "running", self._clock()
+                job.log.append((job.began - job.asked, job.context.run(t, "jobs.log.started")))
+            # In the context of the request that asked for it: its language is the visitor's.
+            job.context.copy().run(self._run, job)
+
+    def _run(self, job: _Job) -> None:
+        def watch(progress: Progress) -> None:
+            with self._lock:
+                if job.progress is None or job.progress.phase != progress.phase:
+                    job.measured.clear()
+                    job.log.append((self._clock() - job.asked, t(f"jobs.phase.{progress.phase}")))
+                job.progress = progress
+                job.measured.append((self._clock(), progress.bytes_done))
+                while len(job.measured) > 2 and job.measured[0][0] < job.measured[-1][0] - RATE_WINDOW:
+                    job.measured.popleft()
+
+        assert job.work is not None
+        try:
+            result = job.work(watch, job.cancel)
+        except Cancelled:
+            with self._lock:
+                self._end(job, "cancelled", t("jobs.log.cancelled"))
+        except MergeError as error:
+            with self._lock:
+                job.problems = tuple(
+                    Problem(p.code, redacted(p.message), redacted(p.fix), redacted(p.where))
+                    for p in error.problems
+                )
+                self._end(job, "failed", t("jobs.log.failed"))
+        except Exception as error:
+            message = t("jobs.unexpected", error=told(error))
+            with self._lock:
+                job.problems = (Problem("defect", message, t("jobs.unexpected.fix")),)
+                self._end(job, "failed", t("jobs.log.failed"))
+        else:
+            with self._lock:
+                job.result = result
+                self._end(job, "done", t("jobs.log.done", location=result.location))

@@ -1,0 +1,181 @@
+"""Merges in memory, to be tried before anything is saved: few, bounded in bytes, each for the page that made it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+
+from evaluation import LanguageModel, free_memory, machine_memory
+from merging import MergeError, Plan, Problem, Progress, merge_into_memory
+from ui.hub.account import Account
+from ui.languages.translate import t
+from ui.widgets.html import size
+
+SHARE_OF_MEMORY = 1 / 6
+SECONDS_KEPT = 1800
+# A trial's name begins with it: no model on the Hub and no folder does.
+MARK = "try: "
+
+
+@dataclass
+class _Trial:
+    name: str
+    recipe: str
+    model: LanguageModel
+    used: float
+
+
+class Trials:
+    """The live models; the least recently used leave first, and each when its page is closed or stays idle.
+
+    Args:
+        most_bytes: of all together; None: a sixth of the machine's memory
+        clock: seconds since some moment
+    """
+
+    def __init__(self, most_bytes: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.most_bytes = most_bytes or int(machine_memory() * SHARE_OF_MEMORY)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, _Trial] = OrderedDict()  # by page
+        self._merging = threading.Lock()
+
+    def check(self, plan: Plan) -> None:
+        """Whether the merge of a plan may be held here.
+
+        Raises:
+            MergeError: it is too large; says what to do.
+        """
+        if plan.bytes_out > self.most_bytes:
+            message = t("try.too_large", size=size(plan.bytes_out), most=size(self.most_bytes))
+            raise MergeError(Problem("too-large", message, t("try.too_large.fix")))
+
+    def make(
+        self,
+        page: str,
+        name: str,
+        plan: Plan,
+        who: Account,
+        on_progress: Callable[[Progress], None],
+        cancel: threading.Event,
+    ) -> str:
+        """Merge, and keep the result for a page instead of its last one.
+
+        Args:
+            page: the session of the page that asks
+            name: what the visitor calls it
+            plan: without a destination and without problems
+
+        Returns:
+            The name under which `get` finds it.
+
+        Raises:
+            MergeError: it cannot be merged or does not fit.
+        """
+        self.check(plan)
+        with self._merging:  # one at a time: the memory of two has not been looked for
+            self.forget(page)
+            self._make_room(plan.bytes_out)
+            network = merge_into_memory(
+                plan,
+                token=who.for_hub,
+                device="cpu",
+                memory=free_memory(),
+                on_progress=on_progress,
+                cancel=cancel,
+            )
+            model = _language_model(
+                MARK + name, plan, network, who, widen=2 * plan.bytes_out <= self.most_bytes
+            )
+            with self._lock:
+                self._kept[page] = _Trial(MARK + name, plan.recipe, model, self._clock())
+        self._make_room(0)
+        return MARK + name
+
+    def get(self, page: str, name: str) -> LanguageModel | None:
+        """The live model of a page; None if it has none of this name (any more)."""
+        with self._lock:
+            trial = self._kept.get(page)
+            if trial is None or trial.name != name:
+                return None
+            trial.used = self._clock()
+            self._kept.move_to_end(page)
+            return trial.model
+
+    def recipe(self, page: str, name: str) -> str:
+        """The recipe of a page's trial; empty if it has none of this name (any more)."""
+        with self._lock:
+            trial = self._kept.get(page)
+            return trial.recipe if trial and trial.name == name else ""
+
+    def forget(self, page: str) -> None:
+        """Free what a page holds."""
+        with self._lock:
+            found = self._kept.pop(page, None)
+        if found:
+            del found
+            gc.collect()
+
+    def _make_room(self, nbytes: int) -> None:
+        with self._lock:
+            idle = [page for page, trial in self._kept.items() if self._clock() - trial.used > SECONDS_KEPT]
+            for page in idle:
+                del self._kept[page]
+            while (
+                self._kept
+                and sum(kept.model.bytes for kept in self._kept.values()) + nbytes > self.most_bytes
+            ):
+                self._kept.popitem(last=False)
+        gc.collect()
+
+
+def _language_model(name: str, plan: Plan, network: Any, who: Account, *, widen: bool) -> LanguageModel:
+    # Imported here: transformers takes seconds, which the page need not wait for.
+    from transformers import AutoTokenizer, GenerationConfig
+
+    with _tokenizer_files(plan, who) as folder:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    stored = str(network.dtype).removeprefix("torch.")
+    if widen and stored in ("bfloat16", "float16"):
+        # Most CPUs compute with these several times slower than in float32, which holds each of them exactly.
+        network = network.float()
+    network.requires_grad_(False)
+    stated = getattr(network.generation_config, "eos_token_id", None)
+    ends = [*(stated if isinstance(stated, list) else [stated]), tokenizer.eos_token_id]
+    known = [end for end in dict.fromkeys(ends) if end is not None]
+    network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=known or None, pad_token_id=known[0] if known else 0
+    )
+    nbytes = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    return LanguageModel(name, None, network, tokenizer, "cpu", stored, nbytes)
+
+
+@contextmanager
+def _tokenizer_files(plan: Plan, who: Account) -> Iterator[Path]:
+    """A folder with the small files that the result would have."""
+    with tempfile.TemporaryDirectory(prefix="alloy-try-") as place:
+        folder = Path(place)
+        for file, index in plan.copied_files.items():
+            model = plan.models[index]
+            if model.is_folder:
+                source = Path(model.name) / file
+            else:
+                source = Path(hf_hub_download(model.name, file, revision=model.version, token=who.for_hub))
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / file)
+        for file, text in plan.files.items():
+            if file.endswith(".json") and "index" not in file and json.loads(text) is not None:
+                (folder / file).write_text(text)
+        yield folder

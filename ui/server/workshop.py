@@ -1,0 +1,189 @@
+"""What a visitor may ask for: the plan of a recipe, a merge, a look at a job. Buttons and API both ask here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+
+from evaluation import EvaluationError, free_memory, hold_memory, machine_memory
+from merging import MergeError, Plan, Problem, Progress, Result, make_plan, model_card, read_recipe, run_plan
+from merging.destinations import open_destination
+from ui.host import Host
+from ui.hub.account import Account
+from ui.hub.licences import Cards, licence_of_result
+from ui.languages.translate import t
+from ui.server.defect import told
+from ui.server.downloads import Downloads
+from ui.server.jobs import JobBoard, Order, Part, Snapshot
+from ui.server.trials import Trials
+from ui.widgets.html import size
+
+
+def exists(problems: Sequence[Problem]) -> bool:
+    """Whether one of them is that something is at the destination."""
+    return any(problem.code == "destination-exists" for problem in problems)
+
+
+class Workshop:
+    """The merging of one server, as its visitors may use it.
+
+    Args:
+        host: what the machine allows
+        board: where the jobs run
+    """
+
+    def __init__(self, host: Host, board: JobBoard):
+        self.host = host
+        self.board = board
+        self.downloads = Downloads(host.downloads)
+        self.trials = Trials()
+        self.cards = Cards()
+
+    def plan(
+        self,
+        recipe: str,
+        to: str | None,
+        who: Account,
+        *,
+        overwrite: bool = False,
+        pull_request: bool = False,
+    ) -> Plan:
+        """The plan of a recipe; it has problems rather than raising, even for a text that is no recipe."""
+        try:
+            return make_plan(
+                read_recipe(recipe),
+                to,
+                token=who.for_hub,
+                overwrite=overwrite,
+                pull_request=pull_request,
+                allow_folders=self.host.allow_folders,
+                memory=free_memory(),
+            )
+        except MergeError as error:
+            return Plan(recipe=recipe, method="", problems=error.problems)
+        except Exception as error:
+            message = t("plan.unexpected", error=told(error, who.token))
+            return Plan(
+                recipe=recipe, method="", problems=(Problem("defect", message, t("plan.unexpected.fix")),)
+            )
+
+    def is_taken(self, to: str, who: Account) -> bool:
+        """Whether something is at a destination."""
+        destination = open_destination(to, token=who.for_hub, allow_folders=self.host.allow_folders)
+        return exists(destination.check(0))
+
+    def merge(
+        self,
+        plan: Plan,
+        to: str,
+        who: Account,
+        visitor: str,
+        *,
+        private: bool,
+        overwrite: bool,
+        pull_request: bool = False,
+        download: bool = False,
+    ) -> str:
+        """Put a good plan in line.
+
+        Args:
+            plan: made for that destination
+            to: destination; for a download the name alone
+            visitor: whose turn in line it takes
+            download: the visitor takes the files home
+
+        Returns:
+            The job's id.
+
+        Raises:
+            MergeError: the plan has problems, or the line or the disk is full.
+        """
+        if not plan.ok:
+            raise MergeError(plan.problems)
+        title = to.removeprefix("hf://")
+        parents = self.cards.parents(plan, who)
+        licence = licence_of_result(parents)
+        most = machine_memory()
+        if plan.peak_memory_bytes > most:
+            message = t("jobs.memory.never", size=size(plan.peak_memory_bytes), most=size(most))
+            raise MergeError(Problem("no-memory", message, t("jobs.memory.never.fix")))
+        if download:
+            to = str(self.downloads.place(to, plan.bytes_out))
+        elif self.host.allow_folders:
+            title = title.rpartition("/")[2]
+
+        def work(on_progress: Callable[[Progress], None], cancel: threading.Event) -> Result:
+            # Others chat and try meanwhile: they may not take what the merge has not used yet.
+            room = self.downloads.reserve(Path(to), plan.bytes_out) if download else nullcontext()
+            with held_memory(plan.peak_memory_bytes), room:
+                return run_plan(
+                    plan,
+                    to,
+                    token=who.for_hub,
+                    private=private,
+                    overwrite=overwrite,
+                    pull_request=pull_request,
+                    licence=licence,
+                    device="cpu",
+                    on_progress=on_progress,
+                    cancel=cancel,
+                )
+
+        order = Order(
+            plan.recipe, to, private, overwrite, plan.seconds, download, pull_request,
+            parts=_parts(plan, title), card=model_card(plan, title.rpartition("/")[2], licence),
+        )  # fmt: skip
+        return self.board.submit(visitor, title, tuple(model.name for model in plan.parents), work, order)
+
+    def again(self, job: Snapshot, who: Account, visitor: str) -> str:
+        """Put what a job was to do in line once more; what the Hub holds of it already is not made again.
+
+        Raises:
+            MergeError: see `merge`.
+        """
+        order = job.order
+        to = job.title if order.download else order.to
+        ways = {"overwrite": order.overwrite, "pull_request": order.pull_request}
+        plan = self.plan(order.recipe, None if order.download else to, who, **ways)
+        return self.merge(plan, to, who, visitor, private=order.private, download=order.download, **ways)
+
+    def job(self, job_id: str) -> Snapshot:
+        """A job as it stands.
+
+        Raises:
+            MergeError: there is none with this id.
+        """
+        snapshot = self.board.snapshot(job_id)
+        if snapshot is None:
+            raise MergeError(Problem("no-job", t("jobs.unknown"), t("jobs.unknown.fix")))
+        return snapshot
+
+
+@contextmanager
+def held_memory(nbytes: int) -> Iterator[None]:
+    """Keep memory for a merge while it runs.
+
+    Raises:
+        MergeError: it is not there.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(hold_memory(nbytes))
+        except EvaluationError as error:
+            problem = Problem("no-memory", t("jobs.memory", size=size(nbytes)), t("jobs.memory.fix"))
+            raise MergeError(problem) from error
+        yield
+
+
+def _parts(plan: Plan, title: str) -> tuple[Part, ...]:
+    """The parents and the result of a plan, to be compared."""
+    parents = tuple(
+        Part(model.name, model.architecture, model.parameters, model.layers, model.bytes)
+        for model in plan.parents
+    )
+    parameters = sum(tensor.elements for tensor in plan.tensors)
+    layers = 1 + max((tensor.layer for tensor in plan.tensors if tensor.layer is not None), default=-1)
+    architecture = plan.parents[0].architecture if plan.parents else ""
+    return (*parents, Part(title, architecture, parameters, layers, plan.bytes_out))
