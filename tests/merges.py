@@ -24,8 +24,6 @@ from merging.planning import make
 from tests.hub import Hub
 from tests.hub.faults import Fault
 
-ROOT = Path(__file__).parent.parent
-
 
 def ties(place: Path | str) -> str:
     """A recipe over the models that lie in a folder, or belong to a user."""

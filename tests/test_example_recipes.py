@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.models import MODELS, OWNER, model_folder
 from merging import make_plan, read_recipe, run_plan
-from tests.test_against_mergekit import chosen_among_equals, mergekit, tensors
+from tests import ROOT
+from tests.merging.test_against_mergekit import chosen_among_equals, mergekit, tensors
 
-RECIPES = Path(__file__).parent.parent / "examples/recipes"
+RECIPES = ROOT / "examples/recipes"
 
 pytestmark = [pytest.mark.real_models, pytest.mark.oracle]
 

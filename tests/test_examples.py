@@ -26,9 +26,9 @@ from examples.conversion import merge_adapter
 from examples.demo import USER, app, push_models
 from examples.models import ADAPTER_NAMES, ADAPTERS, BASE, MODELS, OWNER, TEXTS, VOICES, model_folder
 from merging import read_recipe
+from tests import ROOT
 from tests.hub import Hub
 
-ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.yaml"))
 BASE_VOCABULARY = 49152
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from merging import METHODS, read_recipe
+from tests import ROOT
 from tests.tiny import tiny_llama
 
-ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 TABLE = re.compile(r"(<!-- methods: .*?-->\n).*?(<!-- /methods -->)", re.DOTALL)
 

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from transformers import GenerationConfig
 
 from evaluation import EvaluationError, LanguageModel, reply
 from evaluation.chat import _Decoder, _ScriptEnd
+from tests import ROOT
 from tests.evaluation.conftest import make_network, make_tokenizer
 
 MakeModel = Callable[..., LanguageModel]
@@ -292,7 +292,7 @@ def test_a_program_that_ends_in_the_middle_of_an_answer_ends_well(endless: Langu
         "answer = reply(load_model(sys.argv[1]), [{'role': 'user', 'content': 'hi'}], max_new_tokens=4000);"
         "print(len(next(answer)) > 0)"
     )
-    root = Path(__file__).parents[2]
+    root = ROOT
 
     done = subprocess.run(
         [sys.executable, "-c", program, endless.name], cwd=root, capture_output=True, text=True, check=False

@@ -7,7 +7,6 @@ import math
 import pickle
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from evaluation.perplexity import _LOGIT_BYTES, Unfinished, _together, perplexit
 from tests.evaluation.conftest import TEXT, make_network, make_tokenizer
 
 MakeModel = Callable[..., LanguageModel]
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = [TEXT, "Short.", "한국어 문서입니다.", TEXT[:90]]
 
 

@@ -21,9 +21,9 @@ from gradio import Blocks
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from examples.demo import hub_with_models
+from tests import ROOT
 from tests.hub import Hub
 
-ROOT = Path(__file__).parents[2]
 SYSTEM_CHROMIUM = Path("/usr/bin/chromium")
 STARTS_WITHIN = 300  # seconds: a busy machine takes its time to import torch and Gradio
 PATIENCE = 60_000  # milliseconds, for whatever should happen at once on an idle machine

@@ -20,6 +20,7 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
 from merging import MergeError, Result
+from tests import ROOT
 from tests.hub import Hub
 from tests.tiny import tiny_llama
 from tests.ui.conftest import event
@@ -40,7 +41,7 @@ models:
   - {model: ann/two, parameters: {weight: 1}}
 """
 TOOLS = {"methods", "plan", "merge", "job", "cancel", "chat", "perplexity"}
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 Open = Callable[..., Client]
 
 

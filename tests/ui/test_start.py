@@ -16,8 +16,9 @@ import httpx2
 import pytest
 from playwright.sync_api import Browser, expect
 
+from tests import ROOT
 from tests.tiny import tiny_llama
-from tests.ui.conftest import ROOT, free_port, visit, wait_for
+from tests.ui.conftest import free_port, visit, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 

@@ -1,0 +1,79 @@
+"""The same merge elsewhere: the commands are run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import ROOT
+from tests.ui.test_cards import shown
+from ui.merge.commands import command_line, hf_job, python
+from ui.merge.job_card import job_card
+from ui.server.jobs import Order, Snapshot
+
+RECIPE = """\
+merge_method: linear  # "quoted" 'too' $HOME `x` \\
+models:
+  - model: {0}/a
+    parameters: {{weight: 1}}
+  - model: {0}/b
+    parameters: {{weight: 1}}
+"""
+
+
+@pytest.fixture
+def somewhere(tmp_path: Path) -> dict[str, str]:
+    """An environment in which `python` is this one, and finds Alloy."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    path = f"{Path(sys.executable).parent}:{tmp_path / 'bin'}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+
+
+def test_the_command_line_merges(folder: Path, tmp_path: Path, somewhere: dict[str, str]) -> None:
+    order = Order(RECIPE.format(folder) + "RECIPE\n", "x/merged")
+    assert "<<'RECIPE_'" in command_line(order)
+    order = Order(RECIPE.format(folder), str(tmp_path / "elsewhere" / "merged"))
+
+    subprocess.run(["bash", "-ec", command_line(order)], cwd=tmp_path, env=somewhere, check=True)
+
+    assert (tmp_path / "recipe.yml").read_text() == order.recipe
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("ending", ["", "\n", '"', "\\"])
+def test_the_python_merges(folder: Path, tmp_path: Path, somewhere: dict[str, str], ending: str) -> None:
+    recipe = f"{RECIPE.format(folder).replace(chr(92), '')}# {ending}"
+    script = python(Order(recipe, "merged", private=False, overwrite=True))
+    if ending == "":
+        subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=somewhere, check=True)
+        assert (tmp_path / "merged" / "model.safetensors").is_file()
+    scope: dict[str, Any] = {}
+    exec(script.partition("plan =")[0], scope)
+    assert scope["recipe"].text == recipe
+
+
+def test_the_rented_job_takes_nothing_of_the_visitors_as_code() -> None:
+    evil = "merge_method: '$(touch /tmp/x)'\n'; rm -rf /"
+    words = shlex.split(hf_job(Order(evil, "hf://me/it", private=True, seconds=7200), "you/alloy"))
+
+    assert words[:3] == ["hf", "jobs", "run"]
+    assert "480m" in words
+    assert "TO=hf://me/it" in words
+    assert not [word for word in words if "touch" in word]
+    assert words[-1].endswith('python -m merging run - --to "$TO"')
+    subprocess.run(["bash", "-n", "-c", words[-1]], check=True)
+
+
+def test_a_card_shows_them_once_the_job_has_ended() -> None:
+    job = Snapshot("id", "x", (), "failed", order=Order("merge_method: linear", "hf://me/it"))
+
+    assert "hf jobs run" in shown(job_card(job, "you/alloy")).text
+    assert "hf jobs run" not in shown(job_card(job)).text
+    assert "merging run" not in shown(job_card(Snapshot("id", "x", (), "waiting", order=job.order))).text
