@@ -23,16 +23,15 @@ from ui.hub.search import HubSearch
 from ui.languages.translate import LANGUAGES, in_each_language, speaking, spoken, t, translated
 from ui.merge.form import Memory
 from ui.merge.my_merges import Finished
-from ui.merge.tab import QUIET, MergeTab
+from ui.merge.tab import MergeTab
 from ui.methods.tab import methods_tab
 from ui.score.tab import score_tab
 from ui.server.jobs import JobBoard
 from ui.server.workshop import Workshop
+from ui.widgets.events import PRIVATE, QUIET, UNSEEN
 from ui.widgets.html import text
 from ui.widgets.theme import CSS, theme
 
-# Work in the queue that shows nothing while it goes.
-UNSEEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # Two metals that run into one another.
 _MARK = (
     '<svg viewBox="0 0 48 48" aria-hidden="true"><defs><clipPath id="a"><circle cx="18" cy="24" r="15"/></clipPath>'
@@ -182,7 +181,7 @@ def _sign_in(page: gr.Blocks) -> None:
 
     page.load(who, None, [enter, leave], **QUIET)
     for button, address in ((enter, "/login/huggingface"), (leave, "/logout")):
-        button.click(None, None, None, js=_GO.replace("ADDRESS", address), api_visibility="private")
+        button.click(None, None, None, js=_GO.replace("ADDRESS", address), **PRIVATE)
 
 
 async def _busy(request: Request, error: Exception) -> Response:

@@ -33,6 +33,7 @@ from ui.server import gpu
 from ui.server.trials import MARK
 from ui.server.work import Turns
 from ui.server.workshop import Workshop
+from ui.widgets.events import LONG, NETWORK, PRIVATE, QUIET
 
 
 @dataclass
@@ -219,34 +220,29 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
         make_ready,
         models,
         None,
-        concurrency_limit=4,
         show_progress="hidden",
-        api_visibility="private",
+        **NETWORK,
     ).then(
         talk,
         [prompt, *models, left, right, last, *drawing],
         [prompt, *answered],
-        concurrency_id="model",
         concurrency_limit=2,
-        # Who waits for others' answers is told the place in line.
-        show_progress="minimal",
         show_progress_on=left,
-        trigger_mode="once",
-        api_visibility="private",
+        # Unlike the other events of this line: it shows the place in line to whoever waits for others' answers.
+        **(LONG | {"show_progress": "minimal"}),
     )
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    stop.click(turns.stop, None, None, **quiet)
+    stop.click(turns.stop, None, None, **QUIET)
 
     for choice, button in zip(CHOICES, voters, strict=True):
-        button.click(voter(choice), [votes, first, second, left, right], [votes, counted], **quiet)
+        button.click(voter(choice), [votes, first, second, left, right], [votes, counted], **QUIET)
     # Also told when the page is loaded and the browser remembers votes.
-    votes.change(lambda stored: gr.update(visible=bool(kept_votes(stored))), votes, taken, **quiet)
-    taken.click(None, votes, None, js=TAKE_HOME, api_visibility="private")
+    votes.change(lambda stored: gr.update(visible=bool(kept_votes(stored))), votes, taken, **QUIET)
+    taken.click(None, votes, None, js=TAKE_HOME, **PRIVATE)
 
-    clear.click(begin_anew, models, fields, **quiet)
+    clear.click(begin_anew, models, fields, **QUIET)
     # The answers in a conversation belong to the model that gave them: another model starts anew. (`change`
     # would also be told while Gradio draws the fields, one by one.)
-    gr.on([field.input for field in models], begin_anew, models, fields, **quiet)
+    gr.on([field.input for field in models], begin_anew, models, fields, **QUIET)
     tuner.wire(left, left_line, drawing)
     return ChatTab((first, second, third), fields, begin_anew, bring, warm_up, tuner)
 

@@ -28,6 +28,7 @@ from ui.recipe.sliders import Knob, differences, knobs, turned
 from ui.server.trials import MARK
 from ui.server.work import Turns
 from ui.server.workshop import Workshop
+from ui.widgets.events import LONG, QUIET
 from ui.widgets.html import text
 
 # Answers that stand side by side, the newest last.
@@ -103,21 +104,15 @@ class Tuner:
 
     def wire(self, talk: gr.Chatbot, line: gr.HTML, sampling: Sequence[Any]) -> None:
         """Add the events; `talk` and `line` are the trial's conversation and what is said below it."""
-        self.which.input(
-            self._chosen, [self.which, self.state], self.value, queue=False, show_progress="hidden",
-            api_visibility="private",
-        )  # fmt: skip
+        self.which.input(self._chosen, [self.which, self.state], self.value, **QUIET)
         # A slider tells of its release by pointer, and of a typed value; with arrow keys there is the button.
         gr.on(
             [self.value.release, self.again.click],
             self._hear,
             [self.which, self.value, self.state, talk, *sampling],
             [talk, line, self.heard, self.state, self.which],
-            concurrency_id="model",
             concurrency_limit=2,
-            show_progress="hidden",
-            trigger_mode="once",
-            api_visibility="private",
+            **LONG,
         )
 
     def _chosen(self, which: str, tuning: Tuning | None) -> Any:

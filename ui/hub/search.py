@@ -23,6 +23,7 @@ from ui.host import Host
 from ui.hub.account import Account, account
 from ui.languages.translate import t
 from ui.merge.form import Memory
+from ui.widgets.events import PRIVATE, QUIET
 from ui.widgets.html import count
 
 MOST = 20
@@ -259,13 +260,11 @@ def search_as_you_type(
         offer,
         [dropdown, nobody],
         [dropdown, about],
-        queue=False,
-        show_progress="hidden",
         # `always_last` would send what the key before the last one had typed.
         trigger_mode="multiple",
-        api_visibility="private",
-    ).then(None, about, None, js=DESCRIBE, api_visibility="private").then(
-        None, None, None, js=FILTER_AGAIN.replace("KNOWN", str(len(known))), api_visibility="private"
+        **QUIET,
+    ).then(None, about, None, js=DESCRIBE, **PRIVATE).then(
+        None, None, None, js=FILTER_AGAIN.replace("KNOWN", str(len(known))), **PRIVATE
     )
 
 

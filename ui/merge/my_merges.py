@@ -20,6 +20,7 @@ from ui.merge.start import line_of, trouble
 from ui.server.defect import told
 from ui.server.jobs import Snapshot
 from ui.server.workshop import Workshop
+from ui.widgets.events import LONG, NETWORK, PRIVATE
 from ui.widgets.html import size
 
 # So many of a visitor's merges are remembered by the browser.
@@ -117,15 +118,14 @@ class MyMerges:
         for number, slot in enumerate(self.slots):
             slot.stop.click(self._stopper(number), known, None, **quiet).then(**self.watching)
             slot.copy.click(self._linker(number), known, [slot.link, slot.said], **quiet).then(
-                None, slot.link, None, js=COPY, api_visibility="private"
+                None, slot.link, None, js=COPY, **PRIVATE
             )
             slot.retry.click(
-                self._retrier(number), known, [self.jobs, self.said], concurrency_limit=4,
-                api_visibility="private", show_progress_on=slot.card,
+                self._retrier(number), known, [self.jobs, self.said],
+                show_progress_on=slot.card, **NETWORK,
             ).then(**self.watching)  # fmt: skip
             slot.alone.click(
-                self._checker(number), known, slot.said, concurrency_id="model", concurrency_limit=2,
-                show_progress="hidden", trigger_mode="once", api_visibility="private",
+                self._checker(number), known, slot.said, concurrency_limit=2, **LONG,
             )  # fmt: skip
             slot.reuse.click(self._reuser(number, show, len(recipe)), [*known, memory], recipe, **quiet)
 

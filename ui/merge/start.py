@@ -15,6 +15,7 @@ from ui.hub.recipes import LONGEST_RECIPE, find_recipe, recipe_in
 from ui.languages.translate import in_each_language, t
 from ui.recipe.presets import presets
 from ui.widgets import html
+from ui.widgets.events import NETWORK
 
 
 @dataclass
@@ -71,9 +72,8 @@ class Start:
             from_source,
             [self.source, memory],
             [self.said, *recipe],
-            concurrency_limit=4,
             show_progress="hidden",
-            api_visibility="private",
+            **NETWORK,
         )
         self.file.upload(from_file, [self.file, memory], [self.said, *recipe], **quiet)
 

@@ -43,6 +43,7 @@ from ui.recipe.quick_fixes import Fix, fixes
 from ui.server import gpu
 from ui.server.workshop import Workshop, exists
 from ui.widgets import html
+from ui.widgets.events import LONG, NETWORK, PRIVATE, QUIET, UNSEEN
 
 MOST_FIXES = 3
 # So that a reload shows the draft, and not the link again.
@@ -52,7 +53,6 @@ FORGET_QUERY = """() => {
   address.searchParams.delete("recipe");
   history.replaceState(null, "", address);
 }"""
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 class MergeTab:
@@ -179,7 +179,7 @@ class MergeTab:
         for number, button in enumerate(self.fixes):
             button.click(self._fixer(number), [self.offered, form.memory], recipe, **QUIET)
         self.share.click(self._link, self.yaml, self.link, **QUIET).then(
-            None, self.link, None, js=COPY, api_visibility="private"
+            None, self.link, None, js=COPY, **PRIVATE
         )
         # A link that is shown goes with the recipe.
         self.yaml.change(self._linked, [self.yaml, self.link], self.link, trigger_mode="always_last", **QUIET)
@@ -221,13 +221,15 @@ class MergeTab:
             planned,
             trigger_mode="always_last",
             show_progress="hidden",
-            concurrency_limit=4,
-            api_visibility="private",
+            **NETWORK,
         )
         self.check.click(
-            self._plan, [self.yaml, form.memory, *place_fields], planned, concurrency_limit=4, api_visibility="private",
+            self._plan,
+            [self.yaml, form.memory, *place_fields],
+            planned,
             show_progress_on=self.plan,
-        )  # fmt: skip
+            **NETWORK,
+        )
         self.kind.change(self._kind_chosen, self.kind, [self.owner, self.private, self.existing], **QUIET)
 
         self.mine.wire(page, fields_to_try, self.names_to_try, self.show, form.memory, recipe, QUIET)
@@ -244,25 +246,23 @@ class MergeTab:
                 self.mine.jobs,
             ],
             [self.mine.jobs, self.plan],
-            concurrency_limit=4,
-            api_visibility="private",
             show_progress_on=self.plan,
+            **NETWORK,
         ).success(**self.mine.watching)
         self.compare.click(
             self._alike, self.yaml, self.alike,
-            concurrency_limit=2, show_progress="hidden", trigger_mode="once", api_visibility="private",
+            concurrency_limit=2, trigger_mode="once", **UNSEEN,
         )  # fmt: skip
         self.yaml.change(lambda: line_of(t("alike.info")), None, self.alike, **QUIET)
         self.tried = gr.State(None)  # what the page has in memory
         self.trial: Dependency = self.try_first.click(
             self._try, [self.yaml, self.name], [self.trying, self.tried],
-            concurrency_id="model", concurrency_limit=2, show_progress="hidden", trigger_mode="once",
-            api_visibility="private",
+            concurrency_limit=2, **LONG,
         )  # fmt: skip
         page.load(self._who, None, [self.identity, self.whose, self.kind, self.owner, self.private], **QUIET)
         page.load(
             self._restore, [self.saved_recipe, self.opened_link], [self.opened_link, *recipe], **QUIET
-        ).then(None, None, None, js=FORGET_QUERY, api_visibility="private")
+        ).then(None, None, None, js=FORGET_QUERY, **PRIVATE)
 
     # -- recipe ----------------------------------------------------------------------------------------
 

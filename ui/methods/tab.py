@@ -11,6 +11,7 @@ from merging import METHODS, MergeError, MergeMethod, Parameter
 from ui.languages.translate import in_each_language, of_registry, t
 from ui.methods.plane import BASE, SCENES, Picture, Point, picture, start, taking_part
 from ui.recipe.form_state import field_text
+from ui.widgets.events import UNSEEN
 from ui.widgets.html import breakable, card, link, problem_list, text
 
 MOST_SLIDERS, MOST_SWITCHES, MOST_MENUS = 14, 4, 2
@@ -57,15 +58,15 @@ def methods_tab() -> None:
         method = METHODS[name]
         return _drawn(method, where, _values(method, values))
 
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 2}
-    method.input(chosen, [method, scene], [about, drawing, *fields], **quiet)
+    method.input(chosen, [method, scene], [about, drawing, *fields], concurrency_limit=2, **UNSEEN)
     gr.on(
         [scene.input, *(field.input for field in fields)],
         moved,
         [method, scene, *fields],
         drawing,
         trigger_mode="always_last",
-        **quiet,
+        concurrency_limit=2,
+        **UNSEEN,
     )
     opened = gr.Timer(
         0.1, active=True
@@ -74,7 +75,8 @@ def methods_tab() -> None:
         lambda name, where: [*chosen(name, where), gr.Timer(active=False)],
         [method, scene],
         [about, drawing, *fields, opened],
-        **quiet,
+        concurrency_limit=2,
+        **UNSEEN,
     )
 
 

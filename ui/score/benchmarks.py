@@ -26,7 +26,6 @@ from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import in_each_language, of_report, t
 from ui.score.panel import (
-    LONG,
     Panel,
     Unavailable,
     bytes_to_load,
@@ -40,6 +39,7 @@ from ui.score.panel import (
 from ui.server import gpu
 from ui.server.defect import told
 from ui.server.work import watched
+from ui.widgets.events import LONG, NETWORK
 from ui.widgets.html import card, text
 
 FEW_QUESTIONS = 10
@@ -241,9 +241,13 @@ def benchmarks_panel(host: Host, models: gr.Dropdown) -> Panel:
                             return
 
     fetching = go.click(
-        fetch, [models, tasks, limit, few_shot, template], None, concurrency_limit=4,
-        show_progress="hidden", trigger_mode="once", api_visibility="private",
-    )  # fmt: skip
+        fetch,
+        [models, tasks, limit, few_shot, template],
+        None,
+        show_progress="hidden",
+        trigger_mode="once",
+        **NETWORK,
+    )
     ended = fetching.success(ask, [models, tasks, limit, few_shot, template], [table, found], **LONG)
     return Panel(found, ended)
 

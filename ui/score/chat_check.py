@@ -15,7 +15,6 @@ from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import in_each_language, t
 from ui.score.panel import (
-    LONG,
     Panel,
     Unavailable,
     bytes_to_load,
@@ -29,6 +28,7 @@ from ui.score.panel import (
 from ui.server import gpu
 from ui.server.defect import told
 from ui.server.work import watched
+from ui.widgets.events import LONG, NETWORK
 from ui.widgets.html import card, text
 
 LONGEST_ANSWER = 128
@@ -152,9 +152,8 @@ def chat_panel(host: Host, models: gr.Dropdown) -> Panel:
                             return
 
     fetching = go.click(
-        ready_for_gpu(host), models, None, concurrency_limit=4, show_progress="hidden", trigger_mode="once",
-        api_visibility="private",
-    )  # fmt: skip
+        ready_for_gpu(host), models, None, show_progress="hidden", trigger_mode="once", **NETWORK
+    )
     ended = fetching.success(check, models, [table, found], **LONG)
     return Panel(found, ended)
 

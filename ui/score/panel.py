@@ -16,18 +16,10 @@ from ui.languages.translate import t
 from ui.server import gpu
 from ui.server.defect import told
 from ui.server.work import Turns
+from ui.widgets.events import QUIET
 from ui.widgets.html import text
 
 MOST_MODELS = 6
-
-# How the tab's events run: what is quick beside the queue; what is long in the one line for models.
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-LONG: dict[str, Any] = {
-    "concurrency_id": "model",
-    "show_progress": "hidden",
-    "trigger_mode": "once",
-    "api_visibility": "private",
-}
 
 
 @dataclass

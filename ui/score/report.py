@@ -20,11 +20,12 @@ from ui.hub.account import account
 from ui.languages.translate import t
 from ui.score.benchmarks import Asked
 from ui.score.chat_check import Talked
-from ui.score.panel import QUIET, Panel
+from ui.score.panel import Panel
 from ui.score.sizes import Measured
 from ui.score.text import Scored
 from ui.score.weights import Looked
 from ui.server.defect import told
+from ui.widgets.events import NETWORK, PRIVATE, QUIET
 from ui.widgets.html import card, heading, link, text
 
 # What a link of `files_of` holds, into the clipboard, if the browser allows.
@@ -179,7 +180,7 @@ def card_panel(host: Host, panels: Sequence[Panel]) -> None:
             with gr.Row():
                 for kind in ("markdown", "json"):
                     copy = gr.Button(t(f"home.copy.{kind}"), size="sm", min_width=120)
-                    copy.click(None, None, None, js=COPY.replace("KIND", kind), api_visibility="private")
+                    copy.click(None, None, None, js=COPY.replace("KIND", kind), **PRIVATE)
             files = gr.HTML()
 
     def show(number: int) -> Callable[..., tuple[Any, ...]]:
@@ -219,7 +220,4 @@ def card_panel(host: Host, panels: Sequence[Panel]) -> None:
     for number, panel in enumerate(panels):
         panel.ended.then(show(number), found, [box, now, title, kinds, files, said], **QUIET)
     kinds.input(chosen, [now, kinds], files, **QUIET)
-    write.click(
-        write_it, [now, kinds, way], said, concurrency_limit=4, show_progress="hidden", trigger_mode="once",
-        api_visibility="private",
-    )  # fmt: skip
+    write.click(write_it, [now, kinds, way], said, show_progress="hidden", trigger_mode="once", **NETWORK)

@@ -17,9 +17,10 @@ from evaluation.report import Report
 from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import in_each_language, of_report, t
-from ui.score.panel import LONG, Panel, go_and_stop, names_in
+from ui.score.panel import Panel, go_and_stop, names_in
 from ui.score.text import Scored
 from ui.server.work import watched
+from ui.widgets.events import LONG
 from ui.widgets.html import card, text
 
 

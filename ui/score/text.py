@@ -30,8 +30,6 @@ from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import in_each_language, t
 from ui.score.panel import (
-    LONG,
-    QUIET,
     Panel,
     Unavailable,
     bytes_to_load,
@@ -44,6 +42,7 @@ from ui.score.panel import (
 from ui.server import gpu
 from ui.server.defect import told
 from ui.server.work import watched
+from ui.widgets.events import LONG, NETWORK, QUIET
 from ui.widgets.html import card, size, text
 
 MOST_CHARACTERS = 200_000
@@ -323,9 +322,8 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
                     break
 
     fetching = go.click(
-        ready_for_gpu(host), models, None, concurrency_limit=4, show_progress="hidden", trigger_mode="once",
-        api_visibility="private",
-    )  # fmt: skip
+        ready_for_gpu(host), models, None, show_progress="hidden", trigger_mode="once", **NETWORK
+    )
     ended = fetching.success(
         score,
         [models, document, opened, dataset, subset, split, column, rows_wanted, begun_before],

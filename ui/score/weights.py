@@ -20,10 +20,11 @@ from ui.hub.search import HubSearch, search_as_you_type
 from ui.languages.translate import in_each_language, t
 from ui.merge.start import line_of
 from ui.recipe.presets import family
-from ui.score.panel import LONG, QUIET, Panel, go_and_stop, names_in
+from ui.score.panel import Panel, go_and_stop, names_in
 from ui.server import gpu
 from ui.server.defect import told
 from ui.server.work import watched
+from ui.widgets.events import LONG, QUIET
 from ui.widgets.heat_map import heat_map
 from ui.widgets.html import card, heading, text
 

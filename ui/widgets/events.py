@@ -1,0 +1,20 @@
+"""How the page's events run: keyword arguments for Gradio's event listeners, each set written once.
+
+None of these events is an endpoint of the API; those are in `ui.api`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# For an event that runs JavaScript only, or that needs none of the sets below.
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+# Answers at once, outside the queue.
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", **PRIVATE}
+# Runs in the queue, without Gradio's progress display.
+UNSEEN: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
+# Waits for the Hub: up to four run at the same time, for all visitors together.
+NETWORK: dict[str, Any] = {"concurrency_limit": 4, **PRIVATE}
+# Runs models: in their own line (Gradio takes the lowest limit that an event of the line states), and a second press
+# while it runs does nothing.
+LONG: dict[str, Any] = {"concurrency_id": "model", "trigger_mode": "once", **UNSEEN}
