@@ -19,7 +19,7 @@ from checkpoints.dtypes import itemsize, torch_name
 from merging.engine.prefetch import Piece, ReadAhead, Step
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import total, weighted_sum
-from merging.methods.selection import Derived, keep_first
+from merging.methods.selection import keep_first
 from merging.planning.costs import BLOCK, PASS_AHEAD, READERS, SLICE, matrix_shape
 
 if TYPE_CHECKING:
@@ -212,6 +212,7 @@ class _Operands:
         self.subtract = subtract
         self.size = inputs.size
         self.row = inputs.row
+        self.seed = (*inputs.seed, which[-1])
 
     def __iter__(self) -> Iterator[tuple[int, list[Tensor]]]:
         return ((start, self._given(blocks)) for start, blocks in self.inputs.blocks(self.which))
@@ -290,13 +291,9 @@ def _measure(method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs) 
         }
         for i in range(count)
     ]
-    changes = [_Operands(inputs, (0, i + 1), subtract=True) for i in range(count)]
-    vectors = [
-        Derived(one, lambda blocks, _: blocks[0], (*inputs.seed, i + 1)) for i, one in enumerate(changes)
-    ]
+    vectors = [_Operands(inputs, (0, i + 1), subtract=True) for i in range(count)]
     together = _Operands(inputs, range(count + 1), subtract=True)
-    numbers = [sparsify.numbers(inputs.size, own) for own in given]
-    cuts = keep_first(together, vectors, numbers)
+    cuts = keep_first(together, [sparsify.numbers(inputs.size, own) for own in given])
     return [
         sparsify.measure(vector, found, **own)
         for vector, found, own in zip(vectors, cuts, given, strict=True)

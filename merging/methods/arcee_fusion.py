@@ -38,13 +38,13 @@ class _Importance(NamedTuple):
 def _measure(blocks: Blocks) -> _Importance:
     import torch
 
-    from merging.methods.selection import Derived, cuts_at
+    from merging.methods.selection import Derived, cuts
 
     divergences = torch.cat([_divergence(pair, blocks.row) for _, pair in blocks])
     importance = _Importance(divergences, blocks.row, 0.0)
-    vector = Derived(blocks, lambda pair, start: importance.of(pair, start))
+    changes = Derived(blocks, lambda pair, start: importance.of(pair, start))
     places = [blocks.size - int(share * (blocks.size - 1)) for share in (0.25, 0.5, 0.75)]
-    first, middle, third = (cut.threshold for cut in cuts_at(vector, places))
+    first, middle, third = (cut.threshold for cut in cuts(changes, [places])[0])
     return importance._replace(threshold=middle + 1.5 * (third - first))
 
 

@@ -23,16 +23,14 @@ class _Selection(NamedTuple):
 
 
 def _select(blocks: Blocks, *, select_topk: float) -> _Selection:
-    from merging.methods.selection import cut_with_squares, square_sum
+    from merging.methods.selection import Derived, cuts, square_sum
 
-    cut, squares = None, None
+    cut = None
     if select_topk < 1:
-        cut, squares = cut_with_squares(blocks, _variance, lambda differing: int(differing * select_topk))
-    if squares is None:
-        found = [
-            [square_sum(vector) for vector in _selected(vectors, cut, start)] for start, vectors in blocks
-        ]
-        squares = [sum(of_one) for of_one in zip(*found, strict=True)]
+        variance = Derived(blocks, lambda vectors, _: _variance(vectors))
+        ((cut,),) = cuts(variance, [lambda differing: [int(differing * select_topk)]])
+    found = [[square_sum(vector) for vector in _selected(vectors, cut, start)] for start, vectors in blocks]
+    squares = [sum(of_one) for of_one in zip(*found, strict=True)]
     whole = sum(squares)
     return _Selection(cut, [s / whole if whole else 1 / len(squares) for s in squares])
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from merging.methods.selection import Cut, Vector
+    from merging.methods.selection import Blocks, Cut
 
 
 # Sums of magnitudes below this are not divided by.
@@ -52,7 +52,7 @@ class Sparsifier(ABC):
         return ()
 
     @abstractmethod
-    def measure(self, vector: Vector, cuts: Sequence[Cut]) -> Any:
+    def measure(self, vector: Blocks, cuts: Sequence[Cut]) -> Any:
         """What `apply` has to know of the whole."""
 
     @abstractmethod
@@ -77,7 +77,7 @@ class KeepLargest(Sparsifier):
 
     def measure(
         self,
-        vector: Vector,
+        vector: Blocks,
         cuts: Sequence[Cut],
         *,
         density: Density = 1.0,  # type: ignore[assignment]
@@ -113,7 +113,7 @@ class KeepMiddle(Sparsifier):
 
     def measure(
         self,
-        vector: Vector,
+        vector: Blocks,
         cuts: Sequence[Cut],
         *,
         density: Density = 1.0,  # type: ignore[assignment]
@@ -195,7 +195,7 @@ class KeepAtRandom(Sparsifier):
 
     def measure(
         self,
-        vector: Vector,
+        vector: Blocks,
         cuts: Sequence[Cut],
         *,
         density: Density = 1.0,  # type: ignore[assignment]
@@ -275,7 +275,7 @@ class KeepByRank(Sparsifier):
 
     def measure(
         self,
-        vector: Vector,
+        vector: Blocks,
         cuts: Sequence[Cut],
         *,
         density: Density = 1.0,  # type: ignore[assignment]
@@ -351,10 +351,10 @@ def _by_rank(rows: Tensor, lowest: float, highest: float) -> Tensor:
     return torch.index_select(ranks, 0, bins)
 
 
-def _l1_ratio(vector: Vector, sparsified: Callable[[Tensor, int], Tensor]) -> float:
+def _l1_ratio(vector: Blocks, sparsified: Callable[[Tensor, int], Tensor]) -> float:
     """The sum of a vector's magnitudes over that of what a sparsifier leaves; 1 where one of them is nearly 0."""
     before = after = 0.0
-    for start, block in vector:
+    for start, (block,) in vector:
         before += block.abs().double().sum().item()
         after += sparsified(block, start).abs().double().sum().item()
     return 1.0 if min(before, after) < SMALLEST_SUM else before / after

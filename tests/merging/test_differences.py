@@ -19,31 +19,29 @@ from tests.tiny import tiny_llama
 
 # How each line of the list begins, and a test that fails where it is not true.
 TESTS = {
-    "All arithmetic is float32": "test_differences.py::test_arithmetic_is_float32_whatever_is_asked_for",
-    "Unknown keys": "test_recipe.py::test_every_fault_is_found_at_once",
-    "Config, tokenizer and order": "test_differences.py::test_the_config_is_that_of_the_first_model",
-    "When a parent has an output head": "test_planning.py::test_a_head_of_its_own_makes_the_result_untied",
-    "Layer counts": "test_planning.py::test_stacking_rebuilds_lists_that_have_an_entry_a_layer",
-    "A union starts": "test_vocabulary.py::test_a_union_has_every_token_and_the_row_of_its_only_owner",
-    "A part of a model": "test_families.py::test_every_stacked_layer_stands_where_it_should",
-    "The norm and the head": "test_differences.py::test_norm_and_head_come_from_all_sources_of_the_last_slice",
-    "A model that is named twice": "test_differences.py::test_a_model_that_is_named_twice_counts_twice",
-    "DARE draws": "methods/test_by_hand.py::test_dare_keeps_the_share_that_is_asked_for_and_divides_by_it",
-    "DELLA divides": "methods/test_by_hand.py::test_della_keeps_by_rank_in_the_row_and_divides_by_the_chance",
-    "DELLA counts": "methods/test_by_hand.py::test_della_gives_equal_magnitudes_equal_chances",
-    "SCE weighs": "methods/test_by_hand.py::test_sce_weighs_models_by_their_squares_however_small",
-    "Arcee Fusion": "test_against_mergekit.py::test_arcee_fusion_writes_the_type_that_is_asked_for",
-    "Iso-C and TSV-Merge": "methods/test_by_hand.py::test_kernels_and_embeddings_are_averaged",
-    "Multi-SLERP": "methods/test_by_hand.py::test_multislerp_of_opposite_models_is_their_sum",
-    "Model Stock": "test_differences.py::test_model_stock_sees_the_angle_of_small_tensors",
-    "Breadcrumbs": "methods/test_by_hand.py::test_breadcrumbs_without_outliers_are_the_largest",
-    "TIES keeps": "methods/test_by_hand.py::test_ties_keeps_the_first_of_equal_magnitudes",
-    "`base+adapter`": "test_adapters.py::test_base_and_adapter_alone_make_a_model_in_the_dtype_of_the_base",
-    "A tied model": "checkpoints/test_adapter.py::test_a_tied_model_answers_as_it_did_under_its_adapter",
-    "The scale of an adapter": (
-        "checkpoints/test_adapter.py::test_a_scale_of_zero_gives_the_base_back_and_a_half_goes_half_way"
-    ),
-    "`passthrough`": "test_differences.py::test_passthrough_with_an_unlisted_base_takes_its_config",
+    "All arithmetic is float32": "test_arithmetic_is_float32_whatever_is_asked_for",
+    "Unknown keys": "test_every_fault_is_found_at_once",
+    "Config, tokenizer and order": "test_the_config_is_that_of_the_first_model",
+    "When a parent has an output head": "test_a_head_of_its_own_makes_the_result_untied",
+    "Layer counts": "test_stacking_rebuilds_lists_that_have_an_entry_a_layer",
+    "A union starts": "test_a_union_has_every_token_and_the_row_of_its_only_owner",
+    "A part of a model": "test_every_stacked_layer_stands_where_it_should",
+    "The norm and the head": "test_norm_and_head_come_from_all_sources_of_the_last_slice",
+    "A model that is named twice": "test_a_model_that_is_named_twice_counts_twice",
+    "DARE draws": "test_dare_keeps_the_share_that_is_asked_for_and_divides_by_it",
+    "DELLA divides": "test_della_keeps_by_rank_in_the_row_and_divides_by_the_chance",
+    "DELLA counts": "test_della_gives_equal_magnitudes_equal_chances",
+    "SCE weighs": "test_sce_weighs_models_by_their_squares_however_small",
+    "Arcee Fusion": "test_arcee_fusion_writes_the_type_that_is_asked_for",
+    "Iso-C and TSV-Merge": "test_kernels_and_embeddings_are_averaged",
+    "Multi-SLERP": "test_multislerp_of_opposite_models_is_their_sum",
+    "Model Stock": "test_model_stock_sees_the_angle_of_small_tensors",
+    "Breadcrumbs": "test_breadcrumbs_without_outliers_are_the_largest",
+    "TIES keeps": "test_ties_keeps_the_first_of_equal_magnitudes",
+    "`base+adapter`": "test_base_and_adapter_alone_make_a_model_in_the_dtype_of_the_base",
+    "A tied model": "test_a_tied_model_answers_as_it_did_under_its_adapter",
+    "The scale of an adapter": ("test_a_scale_of_zero_gives_the_base_back_and_a_half_goes_half_way"),
+    "`passthrough`": "test_passthrough_with_an_unlisted_base_takes_its_config",
 }
 
 
@@ -53,10 +51,10 @@ def differences() -> list[str]:
 
 
 def test_every_difference_has_a_test() -> None:
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     for line in differences():
-        [name] = [test for begin, test in TESTS.items() if line.startswith(begin)]
-        file, _, test = name.partition("::")
-        assert f"def {test}(" in (ROOT / "tests" / file).read_text()
+        [test] = [test for begin, test in TESTS.items() if line.startswith(begin)]
+        assert f"def {test}(" in tests
     assert len(differences()) == len(TESTS)
 
 

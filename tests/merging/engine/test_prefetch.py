@@ -32,6 +32,22 @@ from tests.tiny import tiny_llama
 KB = 1024
 
 
+# Threads that other tests left waiting for a host that stalls.
+OTHERS: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    OTHERS.clear()
+    OTHERS.update(threading.enumerate())
+
+
+def workers() -> list[threading.Thread]:
+    """The threads of this test that read or merge, and still run."""
+    running = (thread for thread in threading.enumerate() if thread not in OTHERS)
+    return [thread for thread in running if thread.name.startswith(("read-", "merge"))]
+
+
 def files_of_models(models: int, sizes: list[int], gap: int = 0) -> list[bytes]:
     """A file for each model: its tensors one after another, of random bytes."""
     return [
@@ -203,7 +219,7 @@ def test_workers_that_wait_are_woken_by_an_error_and_by_stop() -> None:
         with pytest.raises(Cancelled):
             ahead.take(0, 0)
         go_on.set()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-")]
+    assert not workers()
 
 
 def test_steps_are_the_same_for_a_plan_of_any_models_that_need_no_reading_ahead() -> None:
@@ -307,7 +323,7 @@ def test_cancel_ends_reads_that_stall(tmp_path: Path, hub: Hub, alice: str) -> N
             run_plan(plan, str(tmp_path / "out"), token=alice, on_progress=when_it_stalls, cancel=cancel)
 
         assert time.monotonic() - cancelled_at[0] < 2
-        assert not [t for t in threading.enumerate() if t.name.startswith(("read-", "merge"))]
+        assert not workers()
         assert list(tmp_path.iterdir()) == []
 
 
@@ -324,7 +340,7 @@ def test_a_read_that_fails_ends_the_merge_and_its_threads(
         run_plan(plan, str(tmp_path / "out"), token=alice)
 
     assert time.monotonic() - began < 15  # and not when the other model's read times out
-    assert not [t for t in threading.enumerate() if t.name.startswith(("read-", "merge"))]
+    assert not workers()
 
 
 PEAK = """

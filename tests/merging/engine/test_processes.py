@@ -24,8 +24,18 @@ def nothing() -> None:
     """A pulse that is heard by nobody."""
 
 
-def children() -> list[psutil.Process]:
-    return psutil.Process().children()
+# What other tests started: a server that forks lives as long as the run.
+OTHERS: set[psutil.Process] = set()
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    OTHERS.clear()
+    OTHERS.update(psutil.Process().children())
+
+
+def children() -> set[psutil.Process]:
+    return set(psutil.Process().children()) - OTHERS
 
 
 def test_every_task_is_done_once() -> None:

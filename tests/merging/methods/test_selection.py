@@ -10,27 +10,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merging.methods.selection import Cut, cut_with_squares, cuts_at
+from merging.methods.selection import Cut, Derived, cuts
 
 
 class Blocks:
-    """A vector in blocks of 100, with a sample that may mislead."""
+    """Tensors in blocks of 100, with a sample that may mislead."""
 
-    def __init__(self, values: torch.Tensor, sampled: slice):
-        self.values, self.sampled, self.size = values, sampled, len(values)
+    def __init__(self, tensors: list[torch.Tensor], sampled: slice):
+        self.tensors, self.sampled, self.size = tensors, sampled, len(tensors[0])
         self.passes = 0
         self.seed, self.row = (), 1
 
-    def block(self, start: int) -> torch.Tensor:
-        return self.values[start : start + 100].clone()
+    def block(self, start: int) -> list[torch.Tensor]:
+        return [values[start : start + 100].clone() for values in self.tensors]
 
-    def __iter__(self) -> Iterator[tuple[int, torch.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[int, list[torch.Tensor]]]:
         self.passes += 1
         for start in range(0, self.size, 100):
-            yield start, self.values[start : start + 100].clone()
+            yield start, self.block(start)
 
-    def sample(self) -> Iterator[tuple[int, torch.Tensor]]:
-        yield 0, self.values[self.sampled].clone()
+    def sample(self) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        yield 0, [values[self.sampled].clone() for values in self.tensors]
 
 
 def expected(values: torch.Tensor, k: int) -> Cut:
@@ -56,33 +56,21 @@ def test_exact(seed: int, size: int, share: float, different: int, sampled: slic
     values = torch.from_numpy(generator.integers(-different, different + 1, size).astype(np.float32))
     k = max(1, int(share * size))
 
-    assert cuts_at(Blocks(values, sampled), [k, size]) == [expected(values, k), expected(values, size)]
+    found = cuts(Blocks([values, 3 * values], sampled), [[k, size], [k]])
+
+    assert found == [[expected(values, k), expected(values, size)], [expected(3 * values, k)]]
 
 
 def test_one_pass_when_the_sample_is_fair() -> None:
     values = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
-    vector = Blocks(values, slice(None, None, 10))
+    blocks = Blocks([values], slice(None, None, 10))
 
-    assert cuts_at(vector, [30_000, 100]) == [expected(values, 30_000), expected(values, 100)]
-    assert vector.passes == 1
+    assert cuts(blocks, [[30_000, 100]]) == [[expected(values, 30_000), expected(values, 100)]]
+    assert blocks.passes == 1
 
 
-class Pair:
-    """Two such vectors, read together."""
-
-    def __init__(self, one: Blocks, other: Blocks):
-        self.both, self.size, self.row = (one, other), one.size, 1
-
-    def block(self, start: int) -> list[torch.Tensor]:
-        return [vector.block(start) for vector in self.both]
-
-    def __iter__(self) -> Iterator[tuple[int, list[torch.Tensor]]]:
-        return ((start, [block, other]) for (start, block), (_, other) in zip(*self.both, strict=True))
-
-    def sample(self) -> Iterator[tuple[int, list[torch.Tensor]]]:
-        return (
-            (0, [block, other]) for (_, block), (_, other) in zip(*map(Blocks.sample, self.both), strict=True)
-        )
+def difference(pair: list[torch.Tensor], _: int) -> torch.Tensor:
+    return pair[0] - pair[1]
 
 
 @settings(max_examples=150, deadline=None)
@@ -93,7 +81,7 @@ class Pair:
     different=st.sampled_from([1, 2, 200, 10**6]),
     sampled=st.sampled_from([slice(None, None, 7), slice(0, 50)]),
 )
-def test_squares_where_a_difference_stays(
+def test_a_number_may_depend_on_how_many_entries_differ(
     seed: int, size: int, share: float, different: int, sampled: slice
 ) -> None:
     generator = np.random.default_rng(seed)
@@ -103,36 +91,25 @@ def test_squares_where_a_difference_stays(
     )
     k = int(share * int((one != other).sum()))
 
-    cut, squares = cut_with_squares(
-        Pair(Blocks(one, sampled), Blocks(other, sampled)),
-        lambda given: given[0] - given[1],
-        lambda differing: int(share * differing),
-    )
+    ((cut,),) = cuts(Derived(Blocks([one, other], sampled), difference), [lambda n: [int(share * n)]])
 
     assert cut == (expected(one - other, k) if k else Cut(float("inf"), 0))
-    stays = (one - other).abs().argsort(descending=True, stable=True)[:k]
-    if squares is not None:
-        assert squares == [float((vector[stays].double() ** 2).sum()) for vector in (one, other)]
 
 
-def test_squares_take_no_other_pass_when_the_sample_is_fair() -> None:
+def test_a_difference_is_cut_in_one_pass_when_the_sample_is_fair() -> None:
     one, other = (torch.randn(100_000, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
-    vectors = Blocks(one, slice(None, None, 10)), Blocks(other, slice(None, None, 10))
+    blocks = Blocks([one, other], slice(None, None, 10))
 
-    cut, squares = cut_with_squares(Pair(*vectors), lambda given: given[0] - given[1], lambda n: n // 3)
+    ((cut,),) = cuts(Derived(blocks, difference), [lambda n: [n // 3]])
 
     assert cut == expected(one - other, 33_333)
-    stays = (one - other).abs() >= cut.threshold
-    assert squares == pytest.approx([float((vector[stays].double() ** 2).sum()) for vector in (one, other)])
-    assert [vector.passes for vector in vectors] == [1, 1]
+    assert blocks.passes == 1
 
 
-def test_squares_do_not_repeat_a_pass_that_missed() -> None:
-    ordered, zeros = torch.arange(10_000.0), torch.zeros(10_000)
-    unfair = slice(0, 50)
-    vectors = Blocks(ordered, unfair), Blocks(zeros, unfair)
+def test_a_bracket_that_misses_costs_one_more_pass() -> None:
+    blocks = Blocks([torch.arange(10_000.0), torch.zeros(10_000)], slice(0, 50))
 
-    cut, squares = cut_with_squares(Pair(*vectors), lambda given: given[0] - given[1], lambda n: n // 3)
+    ((cut,),) = cuts(Derived(blocks, difference), [lambda n: [n // 3]])
 
-    assert (cut, squares) == (expected(ordered, 3333), None)
-    assert vectors[0].passes == 2  # the one that missed, and the next
+    assert cut == expected(torch.arange(10_000.0), 3333)
+    assert blocks.passes == 2

@@ -16,30 +16,12 @@ from merging.planning.costs import matrix_shape
 SEED = (3, 5)
 
 
-class WholeVector:
-    """A task vector that comes as one block."""
-
-    def __init__(self, vector: Tensor, seed: Sequence[int] = ()):
-        self.row = vector.shape[-1] if vector.shape else 1
-        self.vector = vector.flatten()
-        self.size = vector.numel()
-        self.seed = seed
-
-    def block(self, start: int) -> Tensor:
-        return self.vector.clone()
-
-    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        yield 0, self.vector.clone()
-
-    def sample(self) -> Iterator[tuple[int, Tensor]]:
-        yield 0, self.vector.clone()
-
-
 class WholeBlocks:
     """Tensors that come as one block each."""
 
-    def __init__(self, tensors: Sequence[Tensor], shape: Sequence[int]):
-        self.tensors = tensors
+    def __init__(self, tensors: Sequence[Tensor], shape: Sequence[int], seed: Sequence[int] = ()):
+        self.tensors = [tensor.flatten() for tensor in tensors]
+        self.seed = seed
         self.size = tensors[0].numel()
         self.row = shape[-1] if shape else 1
 
@@ -90,10 +72,8 @@ def merge_whole(method: MergeMethod, tensors: Sequence[Tensor], arguments: Mappi
         given = {name: own.pop(name) for name in names}
         for i, vector in enumerate(models):
             mine = {name: given[name][i] if each else given[name] for name, each in names.items()}
-            one = WholeVector(vector.view(shape), (*SEED, i + 1))
-            (cuts,) = keep_first(
-                WholeBlocks([one.vector], shape), [one], [method.sparsify.numbers(one.size, mine)]
-            )
+            one = WholeBlocks([vector], shape, (*SEED, i + 1))
+            (cuts,) = keep_first(one, [method.sparsify.numbers(one.size, mine)])
             cut = method.sparsify.measure(one, cuts, **mine)
             models[i] = method.sparsify.apply(vector.clone(), 0, cut)
     if method.measure:
