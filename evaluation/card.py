@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, RepoCard
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from huggingface_hub.repocard_data import eval_results_to_model_index
@@ -19,6 +18,7 @@ from evaluation.benchmark import Benchmarked, PairedScore
 from evaluation.checkpoint import Token, hub_errors_named
 from evaluation.difference import Difference, interval
 from evaluation.error import EvaluationError
+from evaluation.model_index import ModelIndexError, line_break, with_results
 from evaluation.perplexity import Perplexity
 from evaluation.text import Source
 
@@ -26,7 +26,7 @@ _TASK: dict[str, Any] = {"task_type": "text-generation", "task_name": "Text Gene
 _HARNESS = "https://github.com/EleutherAI/lm-evaluation-harness"
 # Between these lines stands what this module wrote last, so that it is replaced and not repeated.
 _BEGIN, _END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
-_SECTION = re.compile(rf"{_BEGIN}.*?{_END}\n?", re.DOTALL)
+_SECTION = re.compile(rf"{_BEGIN}.*?{_END}", re.DOTALL)
 _CARD = "README.md"
 _ATTEMPTS = 3  # where somebody else commits in between
 
@@ -185,53 +185,40 @@ def benchmark_results(found: Benchmarked, pairs: Sequence[PairedScore] = ()) -> 
 
 
 def card_with(card: str, name: str, results: Sequence[EvalResult], markdown: str | None = None) -> str:
-    """Put results into a card's text; all else in it stays.
+    """Put results into a card's text; everything outside this model's own entry and section keeps its bytes.
 
     A result replaces an earlier one of the same metric (by type and name) on the same task and data; what others
-    wrote is kept as it is.
+    wrote into the entry is kept.
 
     Args:
-        card: the text of a README.md, "" for none.
-        name: of the model, for a card that names none.
+        card: the text of a README.md with its line breaks and byte order mark, "" for none.
+        name: of the model, as its entry in the `model-index` is called.
         results: what is put in.
-        markdown: a section at the end of the text, such as `Report.to_markdown`; replaces the one written before.
+        markdown: a section of the text, such as `Report.to_markdown`; replaces the one written before, or is appended.
 
     Raises:
         EvaluationError: the card's metadata cannot be read.
     """
-    try:
-        read = RepoCard(card)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise EvaluationError(
-            f"The metadata at the top of {name}'s {_CARD} is no valid YAML mapping ({_words(error)}). Mend it"
-            " first: nothing was written."
-        ) from error
-    index = read.data.get("model-index") or []
-    if not (isinstance(index, list) and all(isinstance(entry, dict) for entry in index)):
-        raise EvaluationError(f"The model-index in {name}'s {_CARD} is no list of models. Mend it first:"
-                              " nothing was written.")  # fmt: skip
-    if not index:
-        index = [{"name": name, "results": []}]
-    entry = index[0]
-    groups = entry.get("results") or []
-    if not (isinstance(groups, list) and all(isinstance(group, dict) for group in groups)):
-        raise EvaluationError(f"The model-index in {name}'s {_CARD} holds no list of results. Mend it first:"
-                              " nothing was written.")  # fmt: skip
-    for group in eval_results_to_model_index(name, list(results))[0]["results"] if results else []:
-        known = next((one for one in groups if _about(one) == _about(group)), None)
-        if known is None:
-            groups.append(group)
-            continue
-        new = {_metric(metric) for metric in group["metrics"]}
-        old = [metric for metric in known.get("metrics") or [] if _metric(metric) not in new]
-        known["metrics"] = [*old, *group["metrics"]]
-    entry["results"] = groups
-    if groups:
-        read.data["model-index"] = index
-    if markdown is not None:
-        kept = _SECTION.sub("", read.text).rstrip("\n")
-        read.text = f"{kept}\n\n{_BEGIN}\n## Evaluation\n\n{markdown.strip()}\n{_END}\n"
-    return str(read)
+    if results:
+        groups = eval_results_to_model_index(name, list(results))[0]["results"]
+        try:
+            card = with_results(card, name, groups)
+        except ModelIndexError as error:
+            raise EvaluationError(
+                f"The metadata at the top of {name}'s {_CARD} {error}. Correct it first: nothing was written."
+            ) from error
+    return card if markdown is None else _with_section(card, markdown)
+
+
+def _with_section(card: str, markdown: str) -> str:
+    """A card with a section of ours: in place of the one written before, or at its end."""
+    new_line = line_break(card)
+    section = f"{_BEGIN}\n## Evaluation\n\n{markdown.strip()}\n{_END}".replace("\n", new_line)
+    before, *others = _SECTION.split(card)
+    if others:
+        return before + section + "".join(others)
+    missing = 2 - sum(card.endswith(new_line * count) for count in (1, 2)) if card else 0
+    return card + new_line * missing + section + new_line
 
 
 def write_card(
@@ -264,8 +251,8 @@ def write_card(
         if pull_request:
             raise EvaluationError(f"{name} is a folder: pull requests are for models on the Hub.")
         path = folder / _CARD
-        card = path.read_text("utf-8") if path.exists() else ""
-        path.write_text(card_with(card, folder.resolve().name, results, markdown), "utf-8")
+        card = _decoded(name, path.read_bytes()) if path.exists() else ""
+        path.write_bytes(card_with(card, folder.resolve().name, results, markdown).encode())
         return WrittenCard(str(path), False)
     repo = name.removeprefix("hf://").partition("@")[0]
     if "+" in repo:
@@ -287,13 +274,12 @@ def _commit(
         with hub_errors_named(repo, "main", False if token is False else None):
             head = api.model_info(repo).sha
             try:
-                path = api.hf_hub_download(repo, _CARD, revision=head)
-                card = Path(path).read_text("utf-8")
+                stored = Path(api.hf_hub_download(repo, _CARD, revision=head)).read_bytes()
             except EntryNotFoundError:
-                card = ""
-        content = card_with(card, repo.rpartition("/")[2], results, markdown)
+                stored = b""
+        content = card_with(_decoded(repo, stored), repo.rpartition("/")[2], results, markdown)
         try:
-            RepoCard(content).validate(repo_type="model")
+            RepoCard(content.removeprefix("\ufeff")).validate(repo_type="model")
             made = api.create_commit(
                 repo,
                 [CommitOperationAdd(_CARD, content.encode())],
@@ -326,14 +312,14 @@ def _refused(repo: str, error: HfHubHTTPError, pull_request: bool) -> Evaluation
     return EvaluationError(f"The Hub did not take the card of {repo} ({status}). Try again.")
 
 
-def _about(group: dict[str, Any]) -> tuple[Any, ...]:
-    """The task and the data of one entry of a model-index."""
-    task, data = group.get("task") or {}, group.get("dataset") or {}
-    return task.get("type"), *(data.get(key) for key in ("type", "config", "split", "revision"))
-
-
-def _metric(metric: dict[str, Any]) -> tuple[Any, Any]:
-    return metric.get("type"), metric.get("name")
+def _decoded(name: str, content: bytes) -> str:
+    """A card as text, with its byte order mark and line breaks."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise EvaluationError(
+            f"{name}'s {_CARD} is not UTF-8 ({_words(error)}). Save it as UTF-8 first: nothing was written."
+        ) from error
 
 
 def _checked(model: str, result: EvalResult) -> EvalResult:

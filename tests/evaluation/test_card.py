@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import EvalResult, ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evaluation import (
     EvaluationError,
@@ -92,9 +96,11 @@ def test_another_text_or_benchmark_stands_beside_and_the_same_is_replaced(
     card = card_with(card, "model", [*elsewhere, *benchmark_results(benchmarked, [pair])])
     again = [replace(one, metric_value=1.5) for one in results[:1]]
 
-    read = ModelCard(card_with(card, "model", again)).data
+    made = card_with(card, "model", again)
+    read = ModelCard(made).data
 
-    assert read.model_name == "Theirs"
+    assert made.startswith(CARD.partition("\n---\n")[0])  # another name's entry
+    assert read.model_name == "model"
     told = [(one.dataset_name, one.metric_type) for one in read.eval_results]
     assert told.count(("Other", "acc")) == 1
     assert told.count(("A text", "perplexity")) == told.count(("Another", "perplexity")) == 1
@@ -114,6 +120,148 @@ def test_what_the_author_wrote_stays(results: list[EvalResult]) -> None:
     assert "| a newer table |" in twice
     assert "| a table |" not in twice
     assert card_with(twice, "model", results, "| a newer table |") == twice
+
+
+def metadata(card: str) -> Any:
+    """What stands at the top of a card; the Hub's own `ModelCard` makes one entry of several."""
+    return yaml.safe_load(card.removeprefix("\ufeff").split("---")[1])
+
+
+def test_a_models_own_entry_gets_its_results(results: list[EvalResult]) -> None:
+    two = "---\nmodel-index:\n- name: parent\n  results: []\n- name: model\n  results: []\n---\nbody\n"
+
+    parent, model = metadata(card_with(two, "model", results))["model-index"]
+
+    assert parent["results"] == []
+    assert len(model["results"][0]["metrics"]) == 3
+
+
+# What may stand around our entry. Loading and dumping it again would change most of these lines.
+_LINES = st.sampled_from(
+    [
+        "license: mit",
+        "language:\n- no\n- ko",
+        "language: [no, ko]  # Norwegian",
+        "version: 1.10",
+        "# a comment",
+        "",
+        "tags: {a: 'x', b: \"y\"}",
+        "summary: |\n  # no comment\n  two lines\n",
+        "folded: >-\n  a\n\n  b",
+        "date: 2024-01-01",
+        "count: 0x10",
+        "nothing:",
+        "text: 한국어 \N{GRINNING FACE}",
+        "anchor: &a [1]\nalias: *a",
+    ]
+)
+_OTHERS = st.sampled_from(
+    [
+        "- name: Theirs\n  results: []",
+        "- name: 'no'\n  results:\n  - task: {type: x}  # a comment\n    metrics:\n    - {type: acc, value: 1.10}",
+        "- {name: Flow, results: []}  # on one line",
+        "# of the next one",
+    ]
+)
+_OURS = st.sampled_from(
+    [
+        "",
+        "- name: model\n  results: []",
+        "- name: model  # ours\n  results:",
+        "- {name: model, results: []}",
+        "- name: model\n  results:\n  - task:\n      type: text-generation\n    dataset:\n      type: a\n"
+        "      name: b\n    metrics:\n    - type: acc\n      value: 0.50\n      name: |\n        # two\n        lines",
+    ]
+)
+
+
+@st.composite
+def _cards(draw: st.DrawFn) -> tuple[str, str]:
+    """A card with its line breaks, cut where our entry is or may be added."""
+    before, after = (draw(st.lists(_LINES, max_size=4, unique=True)) for _ in range(2))
+    after = [line for line in after if line not in before]
+    theirs = draw(st.lists(_OTHERS, max_size=3, unique=True))
+    ours = draw(_OURS)
+    at = draw(st.integers(0, len(theirs)))
+    index = [*theirs[:at], *([ours] if ours else []), *theirs[at:]]
+    has_index = any(entry.startswith("-") for entry in index)
+    block = ["model-index:", *index] if has_index else []
+    lines = [
+        "---",
+        *before,
+        *block,
+        *after,
+        "---",
+        draw(st.sampled_from(["", "body", "# A title\n\nbody\n"])),
+    ]
+    text = draw(st.sampled_from(["", "\ufeff"])) + "\n".join(lines)
+    if ours:
+        start = text.index(ours)
+        cut = text[:start], text[start + len(ours) :]
+    else:
+        cut = text, ""
+    new_line = draw(st.sampled_from(["\n", "\r\n"]))
+    return cut[0].replace("\n", new_line), (ours + "\0" + cut[1]).replace("\n", new_line)
+
+
+@given(_cards())
+@settings(max_examples=200, deadline=None)
+def test_everything_outside_our_entry_keeps_its_bytes(cut: tuple[str, str]) -> None:
+    before, rest = cut
+    ours, _, after = rest.partition("\0")
+    card = before + ours + after
+    result = EvalResult("text-generation", "text", "a text", "perplexity", 1.5, metric_name="Perplexity")
+
+    made = card_with(card, "model", [result])
+
+    if ours:
+        assert made.startswith(before)
+        assert made.endswith(after)
+    else:
+        _assert_only_added(card, made)
+    [entry] = [one for one in metadata(made)["model-index"] if one["name"] == "model"]
+    assert entry["results"][-1]["metrics"] == [{"type": "perplexity", "value": 1.5, "name": "Perplexity"}]
+    assert len(entry["results"]) == 1 + ("acc" in ours)
+    assert card_with(made, "model", [result]) == made
+
+
+def _assert_only_added(card: str, made: str) -> None:
+    """The card is what is left when one run of text is taken out."""
+    at = next((n for n, (one, two) in enumerate(zip(card, made, strict=False)) if one != two), len(card))
+    assert made.endswith(card[at:])
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ("", "---\nmodel-index:\n- {0}\n---\n"),
+        ("body\r\n", "---\r\nmodel-index:\r\n- {0}\r\n---\r\nbody\r\n"),
+        ("---\n---\nbody", "---\nmodel-index:\n- {0}\n---\nbody"),
+        ("---\nmodel-index:\nlicense: no\n---\n", "---\nmodel-index:\n- {0}\nlicense: no\n---\n"),
+        ("---\nmodel-index: []  # none\n---\n", "---\nmodel-index:\n- {0}  # none\n---\n"),
+        ("---\n{license: no}\n---\n", "---\n{license: no, model-index: [{1}]}\n---\n"),
+        ("---\nmodel-index: [{name: a, results: []}]\n---\n",
+         "---\nmodel-index: [{name: a, results: []}, {1}]\n---\n"),
+        ("---\n  license: no\n---\n", "---\n  license: no\n  model-index:\n  - {0}\n---\n"),
+    ],
+)  # fmt: skip
+def test_where_an_entry_is_added(card: str, expected: str) -> None:
+    new_line = "\r\n" if "\r\n" in card else "\n"
+    indent = "  " * ("  license" in card) + "  "
+    block = ["name: m", "results:", "- task:", "    type: t", "  dataset:", "    name: d", "    type: s",
+             "  metrics:", "  - type: acc", "    value: 0.5"]  # fmt: skip
+    flow = "{name: m, results: [{task: {type: t}, dataset: {name: d, type: s}, metrics: [{type: acc, value: 0.5}]}]}"
+    wanted = expected.replace("{0}", (new_line + indent).join(block)).replace("{1}", flow)
+
+    assert card_with(card, "m", [EvalResult("t", "s", "d", "acc", 0.5)]) == wanted
+
+
+def test_a_section_is_replaced_where_it_is() -> None:
+    card = "title\r\n\r\n<!-- evaluation: begin -->\r\nold\r\n<!-- evaluation: end -->\r\nmore\r\n"
+
+    assert card_with(card, "m", [], "new\n\n| a |") == card.replace(
+        "old", "## Evaluation\r\n\r\nnew\r\n\r\n| a |"
+    )
 
 
 def test_results_are_committed_or_proposed(
@@ -153,7 +301,7 @@ def test_a_commit_in_between_is_not_lost(
 def test_a_card_that_cannot_be_read_is_left_alone(results: list[EvalResult], make_folder: MakeFolder) -> None:
     folder = make_folder()
     for card, words in (
-        ("---\na: [\n---\n", "no valid YAML"),
+        ("---\na: [\n---\n", "is not valid YAML"),
         ("---\nmodel-index: a\n---\n", "no list of models"),
         ("---\nmodel-index: [{results: 1}]\n---\n", "no list of results"),
     ):
