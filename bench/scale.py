@@ -22,7 +22,7 @@ from bench.models import Size
 from checkpoints import Checkpoint, TensorHeader, open_checkpoint
 from merging import Plan, make_plan, read_recipe
 from merging.destinations.hub import BUFFERS
-from merging.engine.prefetch import ReadAhead, goes_ahead, steps
+from merging.engine.prefetch import Origin, ReadAhead, goes_ahead, steps
 from merging.methods import METHODS
 from merging.plan import Input
 from merging.planning.costs import peak_memory, read_ahead, rereads
@@ -93,7 +93,7 @@ def schedule(plan: Plan, models: list[Checkpoint]) -> Schedule:
     def find(part: Input) -> TensorHeader:
         return models[part.model].tensors[part.tensor]
 
-    def read(model: int, file: str, start: int, buffer: memoryview) -> None:
+    def read(origin: Origin, start: int, buffer: memoryview) -> None:
         nonlocal requests, nbytes
         requests += 1
         nbytes += len(buffer)

@@ -1,11 +1,12 @@
 """Where tensors come from: a folder, a model on the Hub read by ranges, or one of these under an adapter."""
 
-from checkpoints.adapters.adapted import open_adapter
+from checkpoints.adapters.adapted import open_adapter, without_adapters
 from checkpoints.adapters.adapter import Adapter
 from checkpoints.aligned import AlignedCheckpoint, Alignment
-from checkpoints.checkpoint import Checkpoint, open_checkpoint
+from checkpoints.checkpoint import Checkpoint, read_json
 from checkpoints.formats.safetensors import TensorHeader, write_header
 from checkpoints.repositories.repository import Token
+from checkpoints.stored import StoredCheckpoint, open_checkpoint
 from checkpoints.tokenizer_files import tokenizer_files
 
 __all__ = [
@@ -13,10 +14,13 @@ __all__ = [
     "AlignedCheckpoint",
     "Alignment",
     "Checkpoint",
+    "StoredCheckpoint",
     "TensorHeader",
     "Token",
     "open_adapter",
     "open_checkpoint",
+    "read_json",
     "tokenizer_files",
+    "without_adapters",
     "write_header",
 ]

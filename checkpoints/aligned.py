@@ -57,7 +57,7 @@ class Alignment:
         return sum(run.count for run in self.rows) + self.padding
 
 
-class AlignedCheckpoint(Checkpoint):
+class AlignedCheckpoint:
     """A checkpoint with its rows in another order.
 
     Args:
@@ -70,23 +70,27 @@ class AlignedCheckpoint(Checkpoint):
         self.own = own
         self.alignment = alignment
         self.models = models
-        self.repository = own.repository
         self.name = own.name
+        self.version = own.version
+        self.is_folder = own.is_folder
         self.config = own.config
         self.adapters = own.adapters
         self.warnings = own.warnings
-        self.tensors = {**own.tensors, **{name: self._aligned(name) for name in alignment.tensors}}
+        self.tensors: Mapping[str, TensorHeader] = {
+            **own.tensors,
+            **{name: self._aligned(name) for name in alignment.tensors},
+        }
         self._ends = list(accumulate(run.count for run in alignment.rows))
         self._averages: dict[str, NDArray[np.float32]] = {}
         self._averaging = threading.Lock()
 
     @property
     def is_remote(self) -> bool:
-        return any(self.models[number].is_remote for number in self._givers()) or self.own.is_remote
+        return any(model.is_remote for model in self._parts())
 
     @property
     def read_by(self) -> Set[str]:
-        return self.own.read_by
+        return {way for model in self._parts() for way in model.read_by}
 
     @property
     def files(self) -> Mapping[str, int]:
@@ -107,22 +111,25 @@ class AlignedCheckpoint(Checkpoint):
         self.own.close()
 
     def read_range(self, file: str, start: int, buffer: memoryview) -> None:
-        if file not in self.alignment.tensors:
-            self.own.read_range(file, start, buffer)
+        self.own.read_range(file, start, buffer)
+
+    def read_into(self, tensor: str, start: int, buffer: memoryview) -> None:
+        if tensor not in self.alignment.tensors:
+            self.own.read_into(tensor, start, buffer)
             return
-        header = self.tensors[file]
+        header = self.tensors[tensor]
         width = header.nbytes // header.shape[0]  # bytes of a row
         done = 0
         while done < len(buffer):
             row, offset = divmod(start + done, width)
             number = bisect_right(self._ends, row)
             if number == len(self._ends):
-                self._pad(file, offset, buffer[done:])
+                self._pad(tensor, offset, buffer[done:])
                 return
             size = min((self._ends[number] - row) * width - offset, len(buffer) - done)
             run = self.alignment.rows[number]
             inside = row - (self._ends[number] - run.count)
-            self._fill(file, run, inside * width + offset, buffer[done : done + size])
+            self._fill(tensor, run, inside * width + offset, buffer[done : done + size])
             done += size
 
     def _fill(self, name: str, run: Rows, start: int, out: memoryview) -> None:
@@ -165,7 +172,7 @@ class AlignedCheckpoint(Checkpoint):
                 step = max(STRETCH // width, 1)
                 for first in range(0, rows, step):
                     stretch = bytearray(min(step, rows - first) * width)
-                    self.read_range(name, first * width, memoryview(stretch))
+                    self.read_into(name, first * width, memoryview(stretch))
                     total += np.frombuffer(stretch, np.float32).reshape(-1, width // 4).sum(0, np.float64)
                 self._averages[name] = (total / rows).astype(np.float32)
             return self._averages[name]
@@ -184,11 +191,16 @@ class AlignedCheckpoint(Checkpoint):
         copies = len(used) == 1 and not self.alignment.padding
         if copies and all(len(run.sources) < 2 for run in self.alignment.rows):
             size = prod(shape) * itemsize(header.dtype)
-            return replace(header, name=name, shape=shape, file=name, start=0, nbytes=size)
-        return TensorHeader(name, "F32", shape, name, 0, 4 * prod(shape), promote(stored))
+            return replace(header, name=name, shape=shape, file="", start=0, nbytes=size)
+        return TensorHeader(name, "F32", shape, "", 0, 4 * prod(shape), promote(stored))
+
+    def _parts(self) -> Iterator[Checkpoint]:
+        """The checkpoint itself, and the models that give rows."""
+        yield self.own
+        yield from (self.models[number] for number in self._givers())
 
     def _givers(self) -> Iterator[int]:
-        """Of the models that give rows."""
+        """The numbers of the models that give rows."""
         yield from dict.fromkeys(model for run in self.alignment.rows for model, _ in run.sources)
 
 

@@ -312,6 +312,12 @@ def _at(config: Any, path: Path) -> Any:
     return config
 
 
+def model_class(config: Mapping[str, Any]) -> str:
+    """The class that a config names, or its model type."""
+    architectures = config.get("architectures") or [config.get("model_type", "unknown")]
+    return str(architectures[0])
+
+
 def input_embedding(names: Iterable[str]) -> str | None:
     """The name of the tensor that embeds tokens, which a tied head reads as well."""
     return next((name for name in names if INPUT_EMBEDDING.search(name)), None)

@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cached_property
+from typing import Any
 
 from checkpoints import Checkpoint, TensorHeader
 from merging.plan import Plan, PlannedTensor
@@ -22,7 +23,7 @@ HELD = 256 * 1024 * 1024
 Compute = Callable[[Plan, PlannedTensor, Sequence[Checkpoint]], bytearray]
 
 
-class Stage(Checkpoint):
+class Stage:
     """The result of a plan, as a checkpoint.
 
     Args:
@@ -37,10 +38,11 @@ class Stage(Checkpoint):
         self.plan = plan
         self.models = models
         self.compute = compute
-        self.repository = models[0].repository
-        self.config = json.loads(plan.files.get("config.json", "{}"))
-        self.tensors = {
-            t.name: TensorHeader(t.name, t.dtype, t.shape, t.name, 0, t.bytes) for t in plan.tensors
+        self.adapters = ()
+        self.warnings = ()
+        self.config: dict[str, Any] = json.loads(plan.files.get("config.json", "{}"))
+        self.tensors: Mapping[str, TensorHeader] = {
+            t.name: TensorHeader(t.name, t.dtype, t.shape, "", 0, t.bytes) for t in plan.tensors
         }
         self._planned = {tensor.name: tensor for tensor in plan.tensors}
         self._lock = threading.Lock()
@@ -50,6 +52,10 @@ class Stage(Checkpoint):
     @property
     def version(self) -> str:
         return self.plan.fingerprint
+
+    @property
+    def is_folder(self) -> bool:
+        return not self.is_remote
 
     @property
     def is_remote(self) -> bool:
@@ -72,7 +78,10 @@ class Stage(Checkpoint):
         return self.models[self.plan.copied_files[file]].read_file(file)
 
     def read_range(self, file: str, start: int, buffer: memoryview) -> None:
-        buffer[:] = memoryview(self._merged(file))[start : start + len(buffer)]
+        buffer[:] = memoryview(self.read_file(file))[start : start + len(buffer)]
+
+    def read_into(self, tensor: str, start: int, buffer: memoryview) -> None:
+        buffer[:] = memoryview(self._merged(tensor))[start : start + len(buffer)]
 
     def _merged(self, name: str) -> bytearray:
         with self._lock:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from checkpoints import Checkpoint, TensorHeader, Token, tokenizer_files, write_header
+from checkpoints import Checkpoint, TensorHeader, Token, tokenizer_files, without_adapters, write_header
 from checkpoints.adapters.adapted import AdaptedCheckpoint
 from checkpoints.adapters.adapter import CONFIG, WEIGHTS
 from checkpoints.adapters.changed_tensor import as_stored
@@ -303,7 +303,7 @@ class _Extraction:
             found.append(inner)
             inner = inner.base
         under = [
-            (c.repository.name, c.version, [(a.name, a.version, a.scale) for a in c.adapters])
+            (without_adapters(c).name, c.version, [(a.name, a.version, a.scale) for a in c.adapters])
             for c in (inner, self.base)
         ]
         return iter(found) if found and under[0] == under[1] else None
@@ -457,15 +457,13 @@ class _Extraction:
         if self._stays_tied:
             whole.remove("lm_head")
         saved = [module for module in whole if not module.endswith(".base_layer")]
-        base = self.base.repository
-        name = (
-            base.name.rstrip("/").rpartition("/")[2] if is_public_place and not base.is_remote else base.name
-        )
+        base = without_adapters(self.base)
+        name = base.name.rstrip("/").rpartition("/")[2] if is_public_place and base.is_folder else base.name
         return {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": name,
-            "revision": base.version if base.is_remote else None,
+            "revision": None if base.is_folder else base.version,
             "inference_mode": True,
             "r": most,
             "lora_alpha": most,
@@ -484,12 +482,12 @@ class _Extraction:
         return {name.rpartition(".")[0] for name in self.finetune.tensors}
 
     def _card(self, name: str) -> str:
-        base, finetune = (checkpoint.repository for checkpoint in (self.base, self.finetune))
+        base, finetune = map(without_adapters, (self.base, self.finetune))
         front = ["---", "library_name: peft", "tags:", "- lora", "- alloy"]
-        if base.is_remote:
+        if not base.is_folder:
             front += [f"base_model: {base.name}", "base_model_relation: adapter"]
         rows = [f"| `{m.module}` | {m.rank} | {m.captured:.4f} | {m.error:.4f} |" for m in self.matrices]
-        source, origin = (r.name if r.is_remote else r.name.rpartition("/")[2] for r in (finetune, base))
+        source, origin = (m.name.rpartition("/")[2] if m.is_folder else m.name for m in (finetune, base))
         made_by = self.finetune.plan if isinstance(self.finetune, Stage) else None
         what = f"this merge by {METHODS[made_by.method].title}" if made_by else f"`{source}`"
         recipe = ["", "```yaml", made_by.recipe.rstrip(), "```"] if made_by else []

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints.adapters.adapter import Adapter, LowRank
 from checkpoints.adapters.products import Product, read_product
-from checkpoints.checkpoint import Checkpoint, open_repository
+from checkpoints.checkpoint import Checkpoint, read_json
 from checkpoints.dtypes import FLOATS
 from checkpoints.formats.safetensors import TensorHeader
 from checkpoints.problems import CheckpointError, Problem, some
-from checkpoints.repositories.repository import Token
+from checkpoints.repositories import open_repository
+from checkpoints.repositories.repository import Token, read_small
 from checkpoints.tokenizer_files import VOCABULARIES, is_template, tokenizer_files
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Change:
         return tuple(dict.fromkeys(name for name in names if name))
 
 
-class AdaptedCheckpoint(Checkpoint):
+class AdaptedCheckpoint:
     """A checkpoint with an adapter applied.
 
     Raises:
@@ -154,21 +155,22 @@ class AdaptedCheckpoint(Checkpoint):
     def __init__(self, base: Checkpoint, adapter: Adapter):
         self.base = base
         self.adapter = adapter
-        self.repository = base.repository
         self.name = f"{base.name}+{adapter.name}"
+        self.version = base.version
+        self.is_folder = base.is_folder
         self.adapters = (*base.adapters, adapter)
         fitting = _Fitting(base, adapter)
         self.changes = fitting.changes()
-        self.tensors = self._with_changes(fitting)
+        self.tensors: Mapping[str, TensorHeader] = self._with_changes(fitting)
         self.config = self._changed_config(fitting)
-        self.warnings = (*base.warnings, *self._warnings())
+        self.warnings: tuple[Problem, ...] = (*base.warnings, *self._warnings())
         self._lock = threading.Lock()
         self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._held: OrderedDict[str, ChangedTensor] = OrderedDict()
 
     @property
     def is_remote(self) -> bool:
-        return self.base.is_remote or self.adapter.repository.is_remote
+        return self.base.is_remote or not self.adapter.is_folder
 
     @property
     def read_by(self) -> Set[str]:
@@ -195,7 +197,7 @@ class AdaptedCheckpoint(Checkpoint):
         if TOKENIZER_CONFIG not in self.adapter.repository.files:
             return {}
         try:
-            found = json.loads(Checkpoint.read_small(self.adapter.repository, TOKENIZER_CONFIG))
+            found = json.loads(read_small(self.adapter.repository, TOKENIZER_CONFIG))
         except ValueError:
             return {}  # whoever reads the file itself says that it is damaged
         return found if isinstance(found, dict) else {}
@@ -204,21 +206,27 @@ class AdaptedCheckpoint(Checkpoint):
         own = self._own_files()
         if file not in own:
             return self.base.read_file(file)
-        if file == TOKENIZER_CONFIG and self.base.has(file) and not self._brings_template(own):
+        if file == TOKENIZER_CONFIG and file in self.base.files and not self._brings_template(own):
             # The base may keep its template in this file, which takes the place of the base's.
-            template = self.base.read_json(file).get("chat_template")
+            template = read_json(self.base, file).get("chat_template")
             if template and (config := self._own_tokenizer_config()):
                 return json.dumps({**config, "chat_template": template}).encode()
-        return Checkpoint.read_small(self.adapter.repository, file)
+        return read_small(self.adapter.repository, file)
 
     def read_range(self, file: str, start: int, buffer: memoryview) -> None:
-        if file not in self.changes:
+        if file in self._own_files():
+            buffer[:] = memoryview(self.read_file(file))[start : start + len(buffer)]
+        else:
             self.base.read_range(file, start, buffer)
+
+    def read_into(self, tensor: str, start: int, buffer: memoryview) -> None:
+        if tensor not in self.changes:
+            self.base.read_into(tensor, start, buffer)
             return
         import torch
 
         out = torch.frombuffer(buffer, dtype=torch.float32)
-        self.changed(file).fill(start // out.itemsize, out)
+        self.changed(tensor).fill(start // out.itemsize, out)
 
     def changed(self, name: str) -> ChangedTensor:
         """The parts of the adapter that change a tensor, from memory if they were used lately."""
@@ -264,12 +272,12 @@ class AdaptedCheckpoint(Checkpoint):
         self.adapter.repository.close()
 
     def _with_changes(self, fitting: _Fitting) -> dict[str, TensorHeader]:
-        """The base's tensors with the changed ones in their places, which have no place in a file."""
+        """The base's tensors, with the headers of those that are computed."""
         tensors = dict(self.base.tensors)
         for name, change in self.changes.items():
             like = tensors.get(change.base or name) or tensors.get(fitting.embedding or "")
             assert like
-            header = TensorHeader(name, "F32", change.shape, name, 0, 4 * math.prod(change.shape))
+            header = TensorHeader(name, "F32", change.shape, "", 0, 4 * math.prod(change.shape))
             tensors[name] = replace(header, rounds_to=like.stored_dtype)
         return tensors
 
@@ -293,9 +301,9 @@ class AdaptedCheckpoint(Checkpoint):
         return rows if rows in sizes or not sizes else int(sizes[0])
 
     def _warnings(self) -> Iterator[Problem]:
-        trained_on, first = self.adapter.option("base_model_name_or_path"), self.base.repository
+        trained_on, first = self.adapter.option("base_model_name_or_path"), without_adapters(self.base)
         is_id = isinstance(trained_on, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", trained_on)
-        if is_id and first.is_remote and trained_on.lower() != first.name.lower():
+        if is_id and not first.is_folder and trained_on.lower() != first.name.lower():
             message = f"{self.adapter.name} says that it was trained on {trained_on}, not on {first.name}."
             yield Problem(
                 "other-base", message, "Its tensors fit; make sure that the models belong together."
@@ -307,6 +315,13 @@ class AdaptedCheckpoint(Checkpoint):
 
     def _grows(self, name: str) -> bool:
         return name in self.base.tensors and self.changes[name].shape[0] > self.base.tensors[name].shape[0]
+
+
+def without_adapters(checkpoint: Checkpoint) -> Checkpoint:
+    """The model under all adapters."""
+    while isinstance(checkpoint, AdaptedCheckpoint):
+        checkpoint = checkpoint.base
+    return checkpoint
 
 
 def open_adapter(

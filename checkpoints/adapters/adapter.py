@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoints.formats.safetensors import TensorHeader
-from checkpoints.formats.weight_file import read_bytes, read_tensors
+from checkpoints.formats.weight_file import read_tensors
 from checkpoints.problems import CheckpointError, Problem
-from checkpoints.repositories.repository import Repository
+from checkpoints.repositories.repository import Repository, read_bytes
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -119,6 +119,7 @@ class Adapter:
         self.revision = revision
         self.scale = scale
         self.version = repository.version
+        self.is_folder = not repository.is_remote
         self.config = self._config()
         self._check_kind()
         self.tensors: Mapping[str, TensorHeader] = read_tensors(repository, self._weights())

@@ -26,10 +26,10 @@ class TensorHeader:
         name: the tensor's
         dtype: safetensors' name, such as BF16
         shape: sizes by axis
-        file: that holds it
+        file: that holds it; empty for a tensor that is computed when it is read
         start: offset of its first byte in the file
         nbytes: its length in bytes
-        rounds_to: of a tensor that is computed when it is read (in float32), the dtype that its model stores it in
+        rounds_to: of a tensor that is computed in float32, the dtype that its model stores it in
     """
 
     name: str

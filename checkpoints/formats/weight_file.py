@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from checkpoints.formats.safetensors import TensorHeader, header_length, read_header
 from checkpoints.formats.torch_zip import read_torch_zip
-from checkpoints.repositories.repository import Repository
+from checkpoints.repositories.repository import Repository, read_bytes
 
 # One read of this size holds the header of nearly every shard.
 HEADER_GUESS = 64 * 1024
-
-
-def read_bytes(repository: Repository, file: str, start: int, nbytes: int) -> bytearray:
-    """Bytes of a file from an offset on."""
-    buffer = bytearray(nbytes)
-    repository.read_into(file, start, memoryview(buffer))
-    return buffer
 
 
 def read_tensors(repository: Repository, file: str) -> dict[str, TensorHeader]:

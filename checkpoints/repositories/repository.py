@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 from typing import Protocol
 
+from checkpoints.problems import CheckpointError, Problem
+
+# A text file beside the weights; tokenizers of large vocabularies reach some 35 MB.
+MAX_SMALL_FILE = 200_000_000
+
 # None: the machine's own login. False: nobody's. A callable is asked at each use, for tokens that expire.
 Token = str | bool | Callable[[], str | None] | None
 
@@ -51,4 +56,26 @@ class Repository(Protocol):
         """Let reads that wait for a network in other threads end at once, for good."""
 
     def close(self) -> None:
-        """Give back files and connections."""
+        """Release files and connections."""
+
+
+def read_bytes(repository: Repository, file: str, start: int, nbytes: int) -> bytearray:
+    """Bytes of a file from offset `start` on."""
+    buffer = bytearray(nbytes)
+    repository.read_into(file, start, memoryview(buffer))
+    return buffer
+
+
+def read_small(repository: Repository, file: str) -> bytes:
+    """A small file, whole.
+
+    Raises:
+        CheckpointError: it is larger than `MAX_SMALL_FILE`, or cannot be read.
+    """
+    size = repository.files[file]
+    if size > MAX_SMALL_FILE:
+        message = f"{file} has {size} bytes; a file beside the weights is expected to be small."
+        raise CheckpointError(
+            Problem("large-file", message, "Is it weights under another name?", repository.name)
+        )
+    return bytes(read_bytes(repository, file, 0, size))

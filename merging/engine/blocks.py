@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from checkpoints.dtypes import itemsize, torch_name
-from merging.engine.prefetch import Piece, ReadAhead, Step
+from merging.engine.prefetch import Origin, Piece, ReadAhead, Step
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import total, weighted_sum
 from merging.methods.selection import keep_first
@@ -177,10 +177,10 @@ class Inputs:
         def pieces(part: int, start: int, count: int) -> Iterator[Piece]:
             for index in which:
                 width = itemsize(self.dtypes[index])
-                yield Piece(0, part, index, start * width, index, "", start * width, count * width)
+                yield Piece(0, part, index, start * width, Origin(index), start * width, count * width)
 
-        def read(index: int, _: str, start: int, buffer: memoryview) -> None:
-            self.read(index, start, buffer)
+        def read(origin: Origin, start: int, buffer: memoryview) -> None:
+            self.read(origin.model, start, buffer)
 
         steps = (Step(list(pieces(part, *stretch))) for part, stretch in enumerate(stretches))
         with ReadAhead(steps, read, budget=PASS_AHEAD, threads=READERS) as ahead, ahead.tensor(0) as reader:

@@ -31,39 +31,51 @@ RANGE = 16 * 1024 * 1024
 PATIENCE = 1.0
 
 
+class Origin(NamedTuple):
+    """Where bytes come from: a file of a model, or a tensor of it that is computed when it is read.
+
+    Args:
+        model: index in the plan
+        file: of the model; empty where the tensor is computed
+        tensor: that is computed; empty where a file holds the bytes
+    """
+
+    model: int
+    file: str = ""
+    tensor: str = ""
+
+
 class Piece(NamedTuple):
-    """Bytes of a file that belong to an input of an output tensor.
+    """Bytes that belong to an input of an output tensor.
 
     Args:
         tensor: number of the output tensor, in the plan's order
         part: number of the slice of it, 0 where it is not sliced
         input: index among the tensor's inputs
         offset: of the first byte in the input
-        model: index in the plan
-        file, start, nbytes: where the bytes are
+        origin, start, nbytes: where the bytes are
     """
 
     tensor: int
     part: int
     input: int
     offset: int
-    model: int
-    file: str
+    origin: Origin
     start: int
     nbytes: int
 
 
 class Stretch:
-    """Pieces that lie together in a file, from `start` up to `end`."""
+    """Pieces of one origin that are close together, from `start` up to `end`."""
 
     def __init__(self, piece: Piece):
-        self.model, self.file, self.start = piece.model, piece.file, piece.start
+        self.origin, self.start = piece.origin, piece.start
         self.end = piece.start + piece.nbytes
         self.pieces = [piece]
 
     def takes(self, piece: Piece) -> bool:
         """Whether the next piece is near enough; it then belongs to the stretch."""
-        if (self.model, self.file) != (piece.model, piece.file) or piece.start > self.end + GAP:
+        if self.origin != piece.origin or piece.start > self.end + GAP:
             return False
         self.end = max(self.end, piece.start + piece.nbytes)
         self.pieces.append(piece)
@@ -80,7 +92,7 @@ class Step:
     def __init__(self, pieces: Sequence[Piece]):
         self.parts = {(piece.tensor, piece.part) for piece in pieces}
         self.stretches: list[Stretch] = []
-        for piece in sorted(pieces, key=lambda piece: (piece.model, piece.file, piece.start)):
+        for piece in sorted(pieces, key=lambda piece: (piece.origin, piece.start)):
             if not self.stretches or not self.stretches[-1].takes(piece):
                 self.stretches.append(Stretch(piece))
         self.nbytes = sum(stretch.nbytes for stretch in self.stretches)
@@ -108,7 +120,11 @@ def steps(tensors: Iterable[PlannedTensor], find: Find, rereads: bool) -> Iterat
     for number, tensor in enumerate(tensors):
         if not goes_ahead(tensor, find, rereads):
             continue
-        inputs = [(i, part.model, header) for i, part in enumerate(tensor.inputs) if (header := find(part))]
+        inputs = [
+            (i, _origin(part, header), header)
+            for i, part in enumerate(tensor.inputs)
+            if (header := find(part))
+        ]
         total = sum(header.nbytes for _, _, header in inputs)
         if group and size + total > STEP:
             yield Step(group)
@@ -116,12 +132,10 @@ def steps(tensors: Iterable[PlannedTensor], find: Find, rereads: bool) -> Iterat
         is_whole = total <= STEP or (rereads and tensor.copied_from is None)
         count = tensor.elements if is_whole else SLICE
         for part, first in enumerate(range(0, tensor.elements, count)):
-            for index, model, header in inputs:
+            for index, origin, header in inputs:
                 width = itemsize(header.dtype)
                 offset, nbytes = first * width, min(count, tensor.elements - first) * width
-                group.append(
-                    Piece(number, part, index, offset, model, header.file, header.start + offset, nbytes)
-                )
+                group.append(Piece(number, part, index, offset, origin, header.start + offset, nbytes))
             if total > STEP:
                 yield Step(group)
                 group = []
@@ -129,6 +143,10 @@ def steps(tensors: Iterable[PlannedTensor], find: Find, rereads: bool) -> Iterat
                 size += total
     if group:
         yield Step(group)
+
+
+def _origin(part: Input, header: TensorHeader) -> Origin:
+    return Origin(part.model, header.file) if header.file else Origin(part.model, tensor=part.tensor)
 
 
 class _Held:
@@ -150,14 +168,13 @@ class _Held:
                 self.places[piece.tensor, piece.part, piece.input] = (piece.offset, view)
             for begin in range(0, stretch.nbytes, RANGE):
                 part = buffer[begin : begin + RANGE]
-                self.requests.append(_Request(self, stretch.model, stretch.file, stretch.start + begin, part))
+                self.requests.append(_Request(self, stretch.origin, stretch.start + begin, part))
         self.missing = len(self.requests)
 
 
 class _Request(NamedTuple):
     held: _Held
-    model: int
-    file: str
+    origin: Origin
     start: int
     buffer: memoryview
 
@@ -170,7 +187,7 @@ class ReadAhead:
 
     Args:
         steps: from `steps`
-        read: fills a buffer with bytes of a model's file (model, file, start, buffer), from several threads
+        read: fills a buffer with bytes from an offset on (origin, start, buffer), from several threads
         budget: bytes that are held at most; a step that is larger is held alone
         threads: that fetch at a time
     """
@@ -178,7 +195,7 @@ class ReadAhead:
     def __init__(
         self,
         steps: Iterator[Step],
-        read: Callable[[int, str, int, memoryview], None],
+        read: Callable[[Origin, int, memoryview], None],
         *,
         budget: int,
         threads: int,
@@ -260,7 +277,7 @@ class ReadAhead:
     def _fetch(self) -> None:
         try:
             while request := self._next_request():
-                self._read(request.model, request.file, request.start, request.buffer)
+                self._read(request.origin, request.start, request.buffer)
                 with self._changed:
                     request.held.missing -= 1
                     if not request.held.missing:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from checkpoints import TensorHeader
     from merging.engine.blocks import Read, Workspace
-    from merging.engine.prefetch import ReadAhead, TensorReader
+    from merging.engine.prefetch import Origin, ReadAhead, TensorReader
 
 # More shards than this are written by threads, which open them one after the other.
 MOST_OPEN_FILES = 200
@@ -450,8 +450,12 @@ class _Run:
         model = self.models[part.model]
         return model.tensors[part.tensor] if model.is_remote else None
 
-    def read_remote(self, model: int, file: str, start: int, buffer: memoryview) -> None:
-        self.models[model].read_range(file, start, buffer)
+    def read_remote(self, origin: Origin, start: int, buffer: memoryview) -> None:
+        model = self.models[origin.model]
+        if origin.file:
+            model.read_range(origin.file, start, buffer)
+        else:
+            model.read_into(origin.tensor, start, buffer)
 
     def finished(self, tensor: PlannedTensor, shard: _OpenShard) -> None:
         with self.counting:

@@ -34,7 +34,7 @@ def open_models(plan: Plan, token: Token, check: Check) -> list[Checkpoint]:
             if model.made_by:
                 models.append(open_merge(model.made_by, model.name, token, check))
                 continue
-            opened = open_checkpoint(
+            opened: Checkpoint = open_checkpoint(
                 model.name, model.commit or model.revision, token=token, allow_folders=model.is_folder
             )
             models.append(opened)

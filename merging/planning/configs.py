@@ -46,7 +46,8 @@ def stem(donor: Checkpoint) -> str:
     """What the files of weights are called, without number and ending: as loaders of such a model look for them."""
     if donor.config.keys() & {"architectures", "model_type"}:
         return "model"
-    first = min(header.file for header in donor.tensors.values()).rpartition("/")[2]
+    files = (header.file for header in donor.tensors.values() if header.file)
+    first = min(files, default="").rpartition("/")[2]
     return re.sub(r"(-\d+-of-\d+)?\.\w+$", "", first) or "model"
 
 

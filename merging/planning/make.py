@@ -22,7 +22,7 @@ from checkpoints import (
     write_header,
 )
 from checkpoints.dtypes import itemsize
-from checkpoints.problems import CheckpointError, DestinationError, MergeError, PlanError, Problem
+from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from merging.destinations import Destination, open_destination
 from merging.intermediate import Stage
 from merging.plan import (
@@ -163,13 +163,15 @@ def open_model(reference: ModelReference, token: Token, allow_folders: bool) -> 
     Raises:
         CheckpointError: a part of it cannot be read, or does not fit.
     """
-    opened = open_checkpoint(reference.name, reference.revision, token=token, allow_folders=allow_folders)
+    opened: Checkpoint = open_checkpoint(
+        reference.name, reference.revision, token=token, allow_folders=allow_folders
+    )
     try:
         for adapter in reference.adapters:
             where, scale = (adapter.name, adapter.revision), adapter.scale
             opened = open_adapter(opened, *where, scale, token=token, allow_folders=allow_folders)
         if reference.architecture:
-            opened.config = {**opened.config, "architectures": [reference.architecture]}
+            opened.config["architectures"] = [reference.architecture]
     except BaseException:
         opened.close()
         raise
@@ -181,7 +183,7 @@ def _open_all(
 ) -> tuple[dict[ModelReference, Checkpoint], list[Problem]]:
     references = recipe.references()
 
-    def attempt(reference: ModelReference) -> Checkpoint | MergeError:
+    def attempt(reference: ModelReference) -> Checkpoint | CheckpointError | PlanError:
         try:
             if reference.name in recipe.stages:
                 return _open_stage(recipe, reference, token, allow_folders)
@@ -194,13 +196,13 @@ def _open_all(
     problems: list[Problem] = []
     with ThreadPoolExecutor(8) as pool:
         for reference, result in zip(references, pool.map(attempt, references), strict=True):
-            if isinstance(result, Checkpoint):
-                opened[reference] = result
-            elif isinstance(result, PlanError):
+            if isinstance(result, PlanError):
                 problems += result.problems  # of another recipe, with places in that one
-            else:
+            elif isinstance(result, CheckpointError):
                 where = places.get(reference, "base_model")
                 problems += [replace(problem, where=where) for problem in result.problems]
+            else:
+                opened[reference] = result
     return opened, problems
 
 
@@ -269,13 +271,13 @@ def with_copy(shard: PlannedShard, models: Sequence[Checkpoint]) -> PlannedShard
     if len(sources) > 1:
         return shard
     [source] = sources
-    repository = models[source.model].repository
-    if not repository.is_remote or repository.files.get(source.filename) != shard.bytes:
+    model = models[source.model]
+    if model.is_folder or model.files.get(source.filename) != shard.bytes:
         return shard
     # Tensors in the same places may still stand behind a header that was written another way.
     written = bytearray(len(header))
     with suppress(CheckpointError):
-        repository.read_into(source.filename, 0, memoryview(written))
+        model.read_range(source.filename, 0, memoryview(written))
     return replace(shard, copy_of=source) if written == header else shard
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from checkpoints import tokenizer_files
+from checkpoints import read_json, tokenizer_files
 from checkpoints.architecture import OUTPUT_HEAD, is_tied, restack
 from checkpoints.problems import Problem
 from checkpoints.tokenizer_files import is_template
@@ -57,8 +57,8 @@ class ResultFiles:
         files = {"mergekit_config.yml": self.draft.recipe.text}
         if donor.config:
             files["config.json"] = configs.as_json(config)
-        if donor.has("generation_config.json"):
-            generation = configs.without_traces(donor.read_json("generation_config.json"))
+        if "generation_config.json" in donor.files:
+            generation = configs.without_traces(read_json(donor, "generation_config.json"))
             self.set_token_ids("generation_config.json", generation)
             files["generation_config.json"] = configs.as_json(generation)
         elif self.stem == "model":
@@ -76,8 +76,8 @@ class ResultFiles:
             return
         start = self.draft.checkpoints[vocabulary.start.model]
         own = start.config
-        if name != "config.json" and start.has(name):
-            own = {**own, **start.read_json(name)}
+        if name != "config.json" and name in start.files:
+            own = {**own, **read_json(start, name)}
         lost = configs.set_token_ids(config, vocabulary.translate, own)
         if vocabulary.start.model != self.donor:
             roles = special_tokens(start)
@@ -98,8 +98,8 @@ class ResultFiles:
         """The files of the tokenizer that are written anew, with their text."""
         checkpoint = self.draft.checkpoints[self.tokenizer_reference()]
         written = self.draft.vocabulary.documents(checkpoint) if self.draft.vocabulary else {}
-        if "tokenizer_config.json" not in written and checkpoint.has("tokenizer_config.json"):
-            written["tokenizer_config.json"] = checkpoint.read_json("tokenizer_config.json")
+        if "tokenizer_config.json" not in written and "tokenizer_config.json" in checkpoint.files:
+            written["tokenizer_config.json"] = read_json(checkpoint, "tokenizer_config.json")
         template = self.chat_template
         if template is not None and "tokenizer_config.json" in written:
             written["tokenizer_config.json"].pop("chat_template", None)

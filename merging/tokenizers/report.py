@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from checkpoints import Checkpoint
+from checkpoints import Checkpoint, read_json
 from checkpoints.problems import some
 from merging.tokenizers.chat_preview import rendered
 from merging.tokenizers.tokenizer import ROLES, Tokenizer, special_tokens
@@ -119,11 +119,11 @@ def tokenizer_report(
 
 def chat_template(checkpoint: Checkpoint) -> str | None:
     """The template that a model's tokenizer uses by itself."""
-    if checkpoint.has("chat_template.jinja"):
+    if "chat_template.jinja" in checkpoint.files:
         text: str = checkpoint.read_file("chat_template.jinja").decode(errors="replace")
         return text
     for file in ("chat_template.json", "tokenizer_config.json"):
-        template = checkpoint.read_json(file).get("chat_template") if checkpoint.has(file) else None
+        template = read_json(checkpoint, file).get("chat_template") if file in checkpoint.files else None
         if isinstance(template, list):
             template = next((t.get("template") for t in template if t.get("name") == "default"), None)
         if isinstance(template, str):

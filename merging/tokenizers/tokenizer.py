@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from checkpoints import Checkpoint, tokenizer_files
+from checkpoints import Checkpoint, read_json, tokenizer_files
 from checkpoints.problems import CheckpointError, Problem, some
 from merging.recipe.recipe import ModelReference
 
@@ -128,9 +128,9 @@ class Tokenizer:
         if settings:
             written[TOKENIZER_CONFIG] = settings
         if self.file != TOKENIZER and (
-            "added_tokens_decoder" not in settings or checkpoint.has(ADDED_TOKENS)
+            "added_tokens_decoder" not in settings or ADDED_TOKENS in checkpoint.files
         ):
-            known = checkpoint.read_json(ADDED_TOKENS) if checkpoint.has(ADDED_TOKENS) else {}
+            known = read_json(checkpoint, ADDED_TOKENS) if ADDED_TOKENS in checkpoint.files else {}
             written[ADDED_TOKENS] = known | {token["content"]: token["id"] for token in listed}
         return written
 
@@ -145,11 +145,11 @@ def read_tokenizer(model: ModelReference, checkpoint: Checkpoint) -> Tokenizer:
     file = next((form for form in (TOKENIZER, "vocab.json", *BY_PLACE) if form in found), "")
     try:
         if file == TOKENIZER:
-            return Tokenizer(model, checkpoint.read_json(TOKENIZER))
+            return Tokenizer(model, read_json(checkpoint, TOKENIZER))
         if file == "vocab.json" and "merges.txt" in found:
             lines = checkpoint.read_file("merges.txt").decode().splitlines()
             merges = [line for line in lines if line.strip() and not line.startswith("#version")]
-            words = {"type": "BPE", "vocab": checkpoint.read_json(file), "merges": merges}
+            words = {"type": "BPE", "vocab": read_json(checkpoint, file), "merges": merges}
             return Tokenizer(model, _document(model, checkpoint, words), file)
         if file in BY_PLACE:
             if (kind := _kind(checkpoint)) not in BY_PLACE[file]:
@@ -183,7 +183,7 @@ def _named(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     """The special tokens that a tokenizer's settings name, in the order of loaders, by role or else by themselves."""
     told: dict[str, Any] = {}
     for file in ("special_tokens_map.json", TOKENIZER_CONFIG):
-        settings = checkpoint.read_json(file) if checkpoint.has(file) else {}
+        settings = read_json(checkpoint, file) if file in checkpoint.files else {}
         told |= {key: settings[key] for key in (*ROLES, *MORE_SPECIAL) if settings.get(key)}
     found = {role: told[role] for role in ROLES if role in told}
     for key in MORE_SPECIAL:
@@ -201,7 +201,7 @@ def _described(token: Any, **flags: Any) -> dict[str, Any]:
 
 
 def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    return dict(checkpoint.read_json(TOKENIZER_CONFIG)) if checkpoint.has(TOKENIZER_CONFIG) else {}
+    return dict(read_json(checkpoint, TOKENIZER_CONFIG)) if TOKENIZER_CONFIG in checkpoint.files else {}
 
 
 def _kind(checkpoint: Checkpoint) -> str:
@@ -273,8 +273,8 @@ def _listed(checkpoint: Checkpoint, named: Mapping[str, Any]) -> Iterator[dict[s
     if decoder is not None:
         for number, token in decoder.items():
             yield _described(token, id=int(number))
-    elif checkpoint.has(ADDED_TOKENS):
-        for token, number in checkpoint.read_json(ADDED_TOKENS).items():
+    elif ADDED_TOKENS in checkpoint.files:
+        for token, number in read_json(checkpoint, ADDED_TOKENS).items():
             special = token in named
             yield _described(token, id=int(number), special=special, normalized=not special)
 

@@ -22,7 +22,7 @@ from checkpoints import TensorHeader
 from checkpoints.dtypes import itemsize
 from checkpoints.problems import Problem
 from merging import Cancelled, CheckpointError, Progress, make_plan, read_recipe, run_plan
-from merging.engine.prefetch import GAP, ReadAhead, Step, steps
+from merging.engine.prefetch import GAP, Origin, ReadAhead, Step, steps
 from merging.plan import Input, PlannedTensor
 from tests import ROOT
 from tests.hub import Hub
@@ -77,10 +77,10 @@ class Counting:
         self.lock = threading.Lock()
         self.requests: list[tuple[int, int, int]] = []
 
-    def __call__(self, model: int, file: str, start: int, buffer: memoryview) -> None:
-        buffer[:] = self.files[model][start : start + len(buffer)]
+    def __call__(self, origin: Origin, start: int, buffer: memoryview) -> None:
+        buffer[:] = self.files[origin.model][start : start + len(buffer)]
         with self.lock:
-            self.requests.append((model, start, len(buffer)))
+            self.requests.append((origin.model, start, len(buffer)))
 
     @property
     def bytes(self) -> int:
@@ -118,7 +118,7 @@ def test_a_merged_step_leaves_memory_while_threads_wait_for_room() -> None:
     one, other, waiting = (next(steps([tensor], find, rereads=False)) for tensor in tensors)
     other = Step([piece._replace(tensor=1) for piece in other.stretches[0].pieces])  # for one thread alone
 
-    def read(model: int, file: str, start: int, buffer: memoryview) -> None:
+    def read(origin: Origin, start: int, buffer: memoryview) -> None:
         if start < 100 * KB:
             together.wait(5)
 
@@ -188,7 +188,7 @@ def test_workers_that_wait_are_woken_by_an_error_and_by_stop() -> None:
     tensors, find = plan_of(2, [KB])
     problem = CheckpointError(Problem("unreadable", "The host is gone."))
 
-    def fail(model: int, file: str, start: int, buffer: memoryview) -> None:
+    def fail(origin: Origin, start: int, buffer: memoryview) -> None:
         raise problem
 
     with (
@@ -209,7 +209,7 @@ def test_workers_that_wait_are_woken_by_an_error_and_by_stop() -> None:
 
     started, go_on = threading.Event(), threading.Event()
 
-    def stall(model: int, file: str, start: int, buffer: memoryview) -> None:
+    def stall(origin: Origin, start: int, buffer: memoryview) -> None:
         started.set()
         go_on.wait(60)
 

@@ -1,0 +1,194 @@
+"""A model as it is stored: weights, config and small files in one repository."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from checkpoints.checkpoint import not_json
+from checkpoints.formats.safetensors import TensorHeader
+from checkpoints.formats.torch_zip import CONVERT
+from checkpoints.formats.weight_file import read_tensors
+from checkpoints.problems import CheckpointError, Problem
+from checkpoints.repositories import open_repository
+from checkpoints.repositories.repository import Repository, Token, read_small
+
+# The form that is read first when there are several: one file, or an index of several, of weights.
+FORMS = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+
+
+class StoredCheckpoint:
+    """The checkpoint in a repository.
+
+    Args:
+        repository: its files; closed with it
+        config: the content of config.json
+        tensors: the headers of its weights
+    """
+
+    adapters = ()
+    warnings = ()
+
+    def __init__(self, repository: Repository, config: dict[str, Any], tensors: Mapping[str, TensorHeader]):
+        self.repository = repository
+        self.config = config
+        self.tensors = tensors
+        self.name = repository.name
+        self.version = repository.version
+        self.is_remote = repository.is_remote
+        self.is_folder = not repository.is_remote
+        self.files = repository.files
+
+    @property
+    def read_by(self) -> Set[str]:
+        return self.repository.read_by
+
+    def read_file(self, file: str) -> bytes:
+        return read_small(self.repository, file)
+
+    def read_range(self, file: str, start: int, buffer: memoryview) -> None:
+        self.repository.read_into(file, start, buffer)
+
+    def read_into(self, tensor: str, start: int, buffer: memoryview) -> None:
+        header = self.tensors[tensor]
+        self.repository.read_into(header.file, header.start + start, buffer)
+
+    def bytes_to_read(self, tensor: str) -> int:
+        return self.tensors[tensor].nbytes
+
+    def interrupt(self) -> None:
+        self.repository.interrupt()
+
+    def close(self) -> None:
+        self.repository.close()
+
+
+def open_checkpoint(
+    name: str,
+    revision: str | None = None,
+    *,
+    token: Token = None,
+    allow_folders: bool = True,
+    is_bare: bool = False,
+) -> StoredCheckpoint:
+    """Open a model: a folder or a file if there is one of this name (and these are allowed), else one on the Hub.
+
+    Args:
+        name: a folder, `owner/name`, or a place in one of them: `owner/name/folder`, a file of weights
+        revision: of a Hub model: branch, tag or commit; None for its main branch
+        token: whose access to use
+        allow_folders: False on a server whose visitors must not read its disk
+        is_bare: whether it may be weights without a config; a file of weights may
+
+    Raises:
+        CheckpointError: with one problem that says why.
+    """
+    repository = open_repository(name, revision, token, allow_folders)
+    try:
+        return read_headers(repository, is_bare or name.endswith(WEIGHT_FILES))
+    except BaseException:
+        repository.close()
+        raise
+
+
+def read_headers(repository: Repository, is_bare: bool = False) -> StoredCheckpoint:
+    """Read the config and the headers of the weights.
+
+    Args:
+        is_bare: whether it may be weights without a config
+
+    Raises:
+        CheckpointError: there are no weights that can be read or no config, or a file is damaged.
+    """
+    config = _config(repository, is_bare)
+    files = _weight_files(repository, is_bare)
+    with ThreadPoolExecutor(min(8, len(files))) as pool:
+        headers = pool.map(lambda file: _headers(repository, config, file), files)
+        tensors = {name: header for part in headers for name, header in part.items()}
+    return StoredCheckpoint(repository, config, tensors)
+
+
+def _read_json(repository: Repository, file: str) -> Any:
+    try:
+        return json.loads(read_small(repository, file))
+    except ValueError as error:
+        raise not_json(repository.name, file, error) from None
+
+
+def _config(repository: Repository, is_bare: bool) -> dict[str, Any]:
+    name = repository.name
+    if "config.json" not in repository.files:
+        if is_bare:
+            return {}
+        if "adapter_config.json" in repository.files:
+            raise CheckpointError(_lone_adapter(repository))
+        message = f"{name} has no config.json."
+        raise CheckpointError(Problem("no-config", message, "Name a transformers model.", name))
+    config = _read_json(repository, "config.json")
+    if not isinstance(config, dict):
+        message = f"config.json of {name} is not a mapping."
+        raise CheckpointError(Problem("damaged-file", message, "Repair the model's repository.", name))
+    return config
+
+
+def _lone_adapter(repository: Repository) -> Problem:
+    settings = _read_json(repository, "adapter_config.json")
+    base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
+    message = f"{repository.name} is an adapter, not a whole model."
+    return Problem("adapter", message, f"Write `{base or 'BASE'}+{repository.name}`.", repository.name)
+
+
+def _weight_files(repository: Repository, is_bare: bool) -> list[str]:
+    name, files = repository.name, repository.files
+    whole, pickled = (_files_of(repository, form) for form in FORMS)
+    loose = [file for file in files if file.endswith(".safetensors") and "/" not in file]
+    if found := whole or loose or pickled:
+        return found
+    if is_bare and len(files) == 1:
+        return list(files)
+    if any(file.endswith(WEIGHT_FILES[1:]) for file in files):
+        message = f"{name} has its weights as pickles under other names than {FORMS[1]}."
+        raise CheckpointError(Problem("pickle-only", message, CONVERT, name))
+    if any(file.endswith(".gguf") for file in files):
+        message = f"{name} holds GGUF files, which are quantised for llama.cpp."
+        fix = "Name the model that they were made from."
+        raise CheckpointError(Problem("gguf-only", message, fix, name))
+    message = f"{name} has no weights that can be read."
+    raise CheckpointError(Problem("no-weights", message, "Name a model with model.safetensors.", name))
+
+
+def _files_of(repository: Repository, form: str) -> list[str]:
+    """The files of a form, from its index if there are several."""
+    if form in repository.files:
+        return [form]
+    index = f"{form}.index.json"
+    if index not in repository.files:
+        return []
+    files = sorted(set(_read_json(repository, index)["weight_map"].values()))
+    missing = [file for file in files if file not in repository.files]
+    if missing:
+        message = f"{index} of {repository.name} names {missing[0]}, which is not there."
+        fix = "The upload of this model is not complete; tell its author."
+        raise CheckpointError(Problem("missing-shard", message, fix, repository.name))
+    return files
+
+
+def _headers(repository: Repository, config: Mapping[str, Any], file: str) -> dict[str, TensorHeader]:
+    found = read_tensors(repository, file)
+    return found if file.endswith(".safetensors") else _without_ties(found, config)
+
+
+def _without_ties(tensors: dict[str, TensorHeader], config: Mapping[str, Any]) -> dict[str, TensorHeader]:
+    """The first of those that share their bytes, as safetensors files have it: the others are tied to it.
+
+    A config that denies ties means them to be tensors of their own, equal for now.
+    """
+    if config.get("tie_word_embeddings") is False:
+        return tensors
+    first: dict[tuple[object, ...], str] = {}
+    for name, tensor in tensors.items():
+        first.setdefault((tensor.start, tensor.shape, tensor.nbytes or name), name)
+    return {name: tensors[name] for name in first.values()}
