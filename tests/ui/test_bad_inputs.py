@@ -161,7 +161,7 @@ def test_on_the_page(case: Case, page: gr.Blocks, tmp_path: Path) -> None:
     except gr.Error as error:
         said = str(error.message)
 
-    assert case.words in said.replace("&#x27;", "'")
+    assert case.words in said.replace("&#39;", "'")
 
 
 @pytest.mark.usefixtures("world")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from evaluation import Difference, DocumentScore, Perplexity
 from merging import Plan, Problem, Progress, Result
 from merging.plan import PlannedAdapter, PlannedModel
 from merging.tokenizers.report import TokenizerOf, TokenizerReport
+from tests.ui.html import Tags
 from ui.hub.licences import Parent
 from ui.merge.job_card import empty_card, job_card, lost_card
 from ui.merge.plan_card import Surroundings, plan_card, problems_card
@@ -29,31 +29,6 @@ JOB = Snapshot(
     rate=10.0,
     seconds_left=15.0,
 )
-
-
-class Tags(HTMLParser):
-    """Collects elements and text of well-formed HTML."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.names: list[str] = []
-        self.open: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(html)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.names.append(tag)
-        if tag != "wbr":  # the one element here that has no end
-            self.open.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def shown(html: str) -> Tags:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
+from markupsafe import Markup
 
 from evaluation import EvaluationError, FetchedModel, LanguageModel, Reply, load_fetched, reply
 from evaluation.chat_check import faults
 from ui.languages.translate import t
 from ui.server import gpu
-from ui.widgets.html import text
+from ui.widgets.html import alert, html, tag
 
 LONGEST_ANSWER = 1024
 Message = dict[str, Any]
@@ -229,22 +230,22 @@ def garbage(prompt: str, answer: str) -> str:
     return " ".join(t(key) for fault, key in keys.items() if fault in found)
 
 
-def lines(run: gpu.Run, given: Sequence[Answer], stopped: bool) -> list[str]:
-    """What stands under each answer."""
+def lines(run: gpu.Run, given: Sequence[Answer], stopped: bool) -> list[Markup]:
+    """What is below each answer."""
     ends = [*[run.line] * bool(run.line), *[t("chat.stopped")] * stopped]
     return [
-        ("" if stopped else warned(answer.warning)) + line_html(" · ".join([answer.line, *ends]))
+        html(None if stopped else warned(answer.warning), line_html(" · ".join([answer.line, *ends])))
         for answer in given
     ]
 
 
-def warned(warning: str) -> str:
-    return f'<p class="alloy-trouble" role="alert">{text(warning)}</p>' if warning else ""
+def warned(warning: str) -> Markup:
+    return alert(warning) if warning else Markup("")
 
 
-def trouble_card(line: str) -> str:
-    return f'<div class="alloy-card alloy-bad" role="alert"><p>{text(line)}</p></div>'
+def trouble_card(line: str) -> Markup:
+    return tag.div(tag.p(line), class_="alloy-card alloy-bad", role="alert")
 
 
-def line_html(line: str) -> str:
-    return f'<div class="alloy-method">{text(line)}</div>'
+def line_html(line: str) -> Markup:
+    return tag.div(line, class_="alloy-method")

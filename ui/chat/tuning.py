@@ -29,7 +29,7 @@ from ui.server.trials import MARK
 from ui.server.work import Turns
 from ui.server.workshop import Workshop
 from ui.widgets.events import LONG, QUIET
-from ui.widgets.html import text
+from ui.widgets.html import card, quiet, table, table_row, tag
 
 # Answers that stand side by side, the newest last.
 MOST_HEARD = 6
@@ -182,8 +182,8 @@ class Tuner:
         if not plan.ok:
             raise MergeError(plan.problems)
         name = tuning.name.removeprefix(MARK)
-        for card, _ in try_out(self.workshop.trials, page, name, plan, who):
-            yield card
+        for job, _ in try_out(self.workshop.trials, page, name, plan, who):
+            yield job
 
 
 def build_tuner(workshop: Workshop, turns: Turns) -> Tuner:
@@ -265,12 +265,9 @@ def _heard(tuning: Tuning, said: str = "") -> str:
     ]
     if len(rows) < 2:
         return ""
-    cells = "".join(
-        f'<tr><th scope="row">{text(values)}</th><td>{text(_short(answer))}</td></tr>'
-        for values, answer in rows
-    )
-    title = f'<p class="alloy-quiet">{text(t("tune.heard", message=_short(tuning.message)))}</p>'
-    return f'<div class="alloy-card">{title}<table class="alloy-table"><tbody>{cells}</tbody></table></div>'
+    title = quiet(t("tune.heard", message=_short(tuning.message)))
+    cells = [table_row(values, tag.td(_short(answer))) for values, answer in rows]
+    return card([title, table((), cells)])
 
 
 def _short(answer: str) -> str:

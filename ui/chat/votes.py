@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ui.languages.translate import t
-from ui.widgets.html import text
+from ui.widgets.html import status
 
 Choice = Literal["left", "tie", "right"]
 CHOICES: tuple[Choice, ...] = ("left", "tie", "right")
@@ -58,7 +58,7 @@ def tally(votes: Sequence[Vote], models: tuple[str, str]) -> str:
         return ""
     one, two = models
     words = t("vote.tally", one=one, first=found[one], two=two, second=found[two], ties=found["tie"])
-    return f'<p class="alloy-method" role="status">{text(words)}</p>'
+    return status(words)
 
 
 def kept_votes(stored: object) -> list[Vote]:

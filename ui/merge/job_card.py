@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from markupsafe import Markup
+
 from ui.hub.recipes import query_of
 from ui.languages.translate import t
 from ui.merge.commands import command_line, hf_job, python
 from ui.server.downloads import links
 from ui.server.jobs import Snapshot
-from ui.widgets.html import card, count, duration, heading, link, problem_list, size, text
+from ui.widgets.html import card, count, duration, heading, link, problem_list, quiet, size, text
 
 _MOODS = {"waiting": "idle", "running": "busy", "done": "good", "failed": "bad", "cancelled": "idle"}
 
 
 def empty_card() -> str:
     """When there are no merges."""
-    return card(f'<p class="alloy-quiet">{text(t("jobs.empty"))}</p>')
+    return card(quiet(t("jobs.empty")))
 
 
 def lost_card() -> str:
     """When merges that the browser remembers are gone."""
-    return card(f'<p class="alloy-quiet">{text(t("jobs.lost"))}</p>')
+    return card(quiet(t("jobs.lost")))
 
 
 def job_card(job: Snapshot, space_id: str = "") -> str:
     """One job; `space_id` of the Space that this is, if it is one."""
     state = t("jobs.stopping") if job.stopping else t(f"jobs.{job.state}")
-    body = heading(f"{state}: {job.title}")
+    body = str(heading(f"{state}: {job.title}"))
     match job.state:
         case "waiting":
             position = job.position
@@ -39,13 +41,13 @@ def job_card(job: Snapshot, space_id: str = "") -> str:
         case "done":
             body += _result(job)
         case "failed":
-            body += problem_list(job.problems)
+            body += str(problem_list(job.problems))
         case "cancelled":
             body += f'<p class="alloy-quiet">{text(t("jobs.cancelled.detail"))}</p>'
     # While a job runs its card is drawn anew every second, which would fold these up again.
     if not job.is_live:
         body += _compared(job) + _card(job) + _elsewhere(job, space_id) + _log(job)
-    return card(body, _MOODS[job.state])
+    return card(Markup(body), _MOODS[job.state])
 
 
 def _progress(job: Snapshot) -> str:
@@ -80,7 +82,7 @@ def _result(job: Snapshot) -> str:
             f'<li><a href="{text(address)}" download="{text(file)}">{text(file)}</a></li>'
             for file, address in files
         )
-        where = text(t("jobs.download" if files else "jobs.download.gone"))
+        where: str = text(t("jobs.download" if files else "jobs.download.gone"))
         where = f'{where}</p><ul class="alloy-lines">{items}</ul><p>'
     else:
         where = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from checkpoints.problems import some
 from evaluation import free_memory
 from merging import METHODS, Plan, Problem
@@ -14,7 +16,7 @@ from ui.hub.licences import FREE, NON_COMMERCIAL, OWN_TERMS, SHARE_ALIKE, Parent
 from ui.languages.translate import t
 from ui.merge.lineage import lineage
 from ui.server.gpu import USUAL_ANSWER, seconds_to_answer
-from ui.widgets.html import card, count, duration, heading, problem_list, size, text
+from ui.widgets.html import card, count, duration, heading, problem_list, quiet, size, text
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Surroundings:
 
 def empty_card() -> str:
     """Before there is a plan."""
-    return card(f'<p class="alloy-quiet">{text(t("plan.waiting"))}</p>')
+    return card(quiet(t("plan.waiting")))
 
 
 def problems_card(problems: Sequence[Problem]) -> str:
@@ -60,7 +62,7 @@ def plan_card(plan: Plan, around: Surroundings | None = None) -> str:
     body = _facts(plan) + where + _models(plan, around.parents) + _licence(around.parents) + warnings
     if plan.tokenizer:
         body += _tokenizer(plan.tokenizer)
-    return card(heading(t("plan.good"), 2) + body + _lineage(around), "good")
+    return card([heading(t("plan.good"), 2), Markup(body), Markup(_lineage(around))], "good")
 
 
 def _where(plan: Plan, around: Surroundings) -> str:

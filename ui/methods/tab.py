@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from merging import METHODS, MergeError, MergeMethod, Parameter
 from ui.languages.translate import in_each_language, of_registry, t
 from ui.methods.plane import BASE, SCENES, Picture, Point, picture, start, taking_part
 from ui.recipe.form_state import field_text
 from ui.widgets.events import UNSEEN
-from ui.widgets.html import breakable, card, link, problem_list, text
+from ui.widgets.html import (
+    breakable,
+    card,
+    column,
+    html,
+    link,
+    note,
+    problem_list,
+    quiet,
+    scrolling,
+    table,
+    table_row,
+    tag,
+)
 
 MOST_SLIDERS, MOST_SWITCHES, MOST_MENUS = 14, 4, 2
 SIZE, MARGIN = 440, 14
@@ -80,7 +94,7 @@ def methods_tab() -> None:
     )
 
 
-def about_card(method: MergeMethod) -> str:
+def about_card(method: MergeMethod) -> Markup:
     """What a method is, what it takes, and where it comes from."""
     needs = t(f"methods.base.{method.base}")
     low, high = method.min_models, method.max_models
@@ -88,103 +102,132 @@ def about_card(method: MergeMethod) -> str:
         t("methods.count.one", count=low) if low == high else t("methods.count.up", low=low)
         if high is None else t("methods.count.range", low=low, high=high)
     )  # fmt: skip
-    body = f"<p>{text(of_registry(method.summary))} {link(method.paper, t('recipe.paper'))}</p>"
-    body += f'<p class="alloy-formula">{text(method.formula)}</p>'
-    body += f'<p class="alloy-quiet">{text(t("methods.symbols"))}</p>'
-    body += f'<p class="alloy-quiet">{text(needs)} {text(number)}</p>'
-    if method.is_random:
-        body += f'<p class="alloy-quiet">{text(t("methods.random"))}</p>'
-    rows = "".join(
-        f'<tr><th scope="row"><code>{breakable(parameter.name)}</code></th><td>{text(of_registry(parameter.help))}'
-        f"<small>{text(_expected(parameter))}</small></td></tr>"
+    title = tag.h2(method.title, " ", tag.code(method.name))
+    rows = [
+        table_row(
+            tag.code(breakable(parameter.name)),
+            tag.td(of_registry(parameter.help), tag.small(_expected(parameter))),
+        )
         for parameter in method.parameters
+    ]
+    return card(
+        [
+            title,
+            tag.p(of_registry(method.summary), " ", link(method.paper, t("recipe.paper"))),
+            tag.p(method.formula, class_="alloy-formula"),
+            quiet(t("methods.symbols")),
+            quiet(f"{needs} {number}"),
+            quiet(t("methods.random")) if method.is_random else None,
+            table((), rows) if rows else None,
+            quiet(_in_a_recipe(method)),
+        ]
     )
-    if rows:
-        body += f'<table class="alloy-table"><tbody>{rows}</tbody></table>'
-    body += f'<p class="alloy-quiet">{_in_a_recipe(method)}</p>'
-    return card(f"<h2>{text(method.title)} <code>{text(method.name)}</code></h2>{body}")
 
 
-def catalogue() -> str:
+def catalogue() -> Markup:
     """All methods in a table."""
-    rows = "".join(
-        f'<tr><th scope="row">{link(method.paper, method.title)}<small><code>{text(method.name)}</code></small></th>'
-        f'<td>{text(of_registry(method.summary))}<p class="alloy-formula">{text(method.formula)}</p></td>'
-        f"<td>{', '.join(f'<code>{text(parameter.name)}</code>' for parameter in method.parameters)}</td>"
-        f"<td>{text(t('methods.mergekit.yes' if method.in_mergekit else 'methods.mergekit.no'))}</td></tr>"
-        for method in METHODS.values()
+    keys = ("methods.method", "methods.meaning", "methods.parameters", "methods.mergekit")
+    methods = table(
+        [column(t(key)) for key in keys], map(_in_catalogue, METHODS.values()), style="alloy-stacked"
     )
-    heads = "".join(
-        f'<th scope="col">{text(t(key))}</th>'
-        for key in ("methods.method", "methods.meaning", "methods.parameters", "methods.mergekit")
-    )
-    table = f'<table class="alloy-table alloy-stacked"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
-    symbols = f'<p class="alloy-quiet">{text(t("methods.symbols"))}</p>'
-    return f'{symbols}<div class="alloy-scroll" tabindex="0">{table}</div>'
+    return html(quiet(t("methods.symbols")), scrolling(methods, focusable=True))
 
 
-def _in_a_recipe(method: MergeMethod) -> str:
+def _in_catalogue(method: MergeMethod) -> Markup:
+    return table_row(
+        [link(method.paper, method.title), tag.small(tag.code(method.name))],
+        tag.td(of_registry(method.summary), tag.p(method.formula, class_="alloy-formula")),
+        tag.td(_codes(parameter.name for parameter in method.parameters)),
+        tag.td(t("methods.mergekit.yes" if method.in_mergekit else "methods.mergekit.no")),
+    )
+
+
+def _in_a_recipe(method: MergeMethod) -> Markup:
     """How recipes name a method, and what mergekit makes of such a recipe."""
-    name = f"<code>merge_method: {text(method.name)}</code>"
-    said = text(t("methods.recipe.same" if method.in_mergekit else "methods.recipe.own"))
+    line = html(
+        tag.code(f"merge_method: {method.name}"),
+        " · ",
+        t("methods.recipe.same" if method.in_mergekit else "methods.recipe.own"),
+    )
     for key, names in (
         ("methods.recipe.more", method.own_parameters),
         ("methods.recipe.idle", method.ignored),
     ):
         if names:
-            listed = ", ".join(f"<code>{text(it)}</code>" for it in names)
-            said += f" {text(t(key))} {listed}."
-    return f"{name} · {said}"
+            line += html(" ", t(key), " ", _codes(names), ".")
+    return line
 
 
-def drawing(picture: Picture) -> str:
-    """The plane with the models, the result, and the way it takes as a parameter is turned."""
-    seen = [*picture.models.values(), *picture.results]
-    reach = max(abs(x) for point in seen for x in point)
-    far = min(max((abs(x) for point in picture.path for x in point), default=0.0), 2 * SMALLEST_VIEW)
-    view = min(max(SMALLEST_VIEW, 1.15 * reach, far), LARGEST_VIEW)
+def _codes(names: Iterable[str]) -> Markup:
+    return Markup(", ").join(map(tag.code, names))
 
-    def at(point: Point) -> tuple[float, float]:
-        scale = (SIZE / 2 - MARGIN) / view
-        return round(SIZE / 2 + point[0] * scale, 1), round(SIZE / 2 - point[1] * scale, 1)
 
-    origin = at((0.0, 0.0))
-    parts = [
-        f'<path class="axis" d="M0 {origin[1]}H{SIZE}M{origin[0]} 0V{SIZE}"/>',
+def drawing(picture: Picture) -> Markup:
+    """The plane with the models, the result, and its path as a parameter changes."""
+    at = _scale(picture)
+    x, y = at((0.0, 0.0))
+    shapes = [
+        tag.path(class_="axis", d=f"M0 {y}H{SIZE}M{x} 0V{SIZE}"),
+        *_vectors(picture, at),
+        _path(picture, at),
+        *_models(picture, at),
+        *_results(picture, at),
     ]
-    base = picture.models.get(BASE, (0.0, 0.0))
-    for name, point in picture.models.items():
-        (x, y), (x0, y0) = at(point), at(base)
-        if name != BASE:
-            parts.append(f'<path class="vector" d="M{x0} {y0}L{x} {y}"/>')
-    if len(set(picture.path)) > 1:
-        line = " ".join(f"{x},{y}" for x, y in map(at, picture.path))
-        if len(picture.results) == 1:
-            parts.append(f'<polyline class="way" points="{line}"/>')
-    for name, point in picture.models.items():
-        x, y = at(point)
-        word = t("methods.point.base") if name == BASE else name
-        kind = "base" if name == BASE else "model"
-        parts.append(f'<circle class="{kind}" cx="{x}" cy="{y}" r="5"/>')
-        parts.append(f'<text x="{x + 8}" y="{y - 8}">{text(word)}</text>')
-    for point in picture.results:
-        x, y = at(point)
-        parts.append(
-            f'<circle class="result" cx="{x}" cy="{y}" r="{6.5 if len(picture.results) == 1 else 4}"/>'
-        )
     where = "; ".join(f"({x:.2f}, {y:.2f})" for x, y in picture.results[:4])
     label = t("methods.drawing", where=where)
-    legend = t(
-        "methods.legend" if len(picture.results) == 1 else "methods.legend.random", count=len(picture.results)
-    )
-    if len(set(picture.path)) > 1 and len(picture.results) == 1:
-        low, high = picture.ends
-        legend += " " + t(
-            "methods.legend.way", name=_spoken(*picture.swept), low=f"{low:g}", high=f"{high:g}"
-        )
-    return (
-        f'<svg class="alloy-plane" role="img" aria-label="{text(label)}" viewBox="0 0 {SIZE} {SIZE}">{"".join(parts)}'
-        f'</svg><p class="alloy-method">{text(legend)}</p>'
+    shown = tag.svg(shapes, class_="alloy-plane", role="img", aria_label=label, viewBox=f"0 0 {SIZE} {SIZE}")
+    return html(shown, note(_legend(picture)))
+
+
+def _scale(picture: Picture) -> Callable[[Point], Point]:
+    """Where a point of the plane is in the drawing, which shows every model and result."""
+    reach = max(abs(x) for point in (*picture.models.values(), *picture.results) for x in point)
+    far = min(max((abs(x) for point in picture.path for x in point), default=0.0), 2 * SMALLEST_VIEW)
+    scale = (SIZE / 2 - MARGIN) / min(max(SMALLEST_VIEW, 1.15 * reach, far), LARGEST_VIEW)
+    return lambda point: (round(SIZE / 2 + point[0] * scale, 1), round(SIZE / 2 - point[1] * scale, 1))
+
+
+def _vectors(picture: Picture, at: Callable[[Point], Point]) -> Iterator[Markup]:
+    """From the base to each model."""
+    x0, y0 = at(picture.models.get(BASE, (0.0, 0.0)))
+    for name, point in picture.models.items():
+        if name != BASE:
+            x, y = at(point)
+            yield tag.path(class_="vector", d=f"M{x0} {y0}L{x} {y}")
+
+
+def _path(picture: Picture, at: Callable[[Point], Point]) -> Markup | None:
+    if not _shows_path(picture):
+        return None
+    return tag.polyline(class_="way", points=" ".join(f"{x},{y}" for x, y in map(at, picture.path)))
+
+
+def _shows_path(picture: Picture) -> bool:
+    """Whether the result moves as the parameter changes, and does so without chance."""
+    return len(set(picture.path)) > 1 and len(picture.results) == 1
+
+
+def _models(picture: Picture, at: Callable[[Point], Point]) -> Iterator[Markup]:
+    for name, point in picture.models.items():
+        x, y = at(point)
+        yield tag.circle(class_="base" if name == BASE else "model", cx=x, cy=y, r=5)
+        yield tag.text(t("methods.point.base") if name == BASE else name, x=x + 8, y=y - 8)
+
+
+def _results(picture: Picture, at: Callable[[Point], Point]) -> Iterator[Markup]:
+    radius = 6.5 if len(picture.results) == 1 else 4
+    for x, y in map(at, picture.results):
+        yield tag.circle(class_="result", cx=x, cy=y, r=radius)
+
+
+def _legend(picture: Picture) -> str:
+    drawn = len(picture.results)
+    legend = t("methods.legend" if drawn == 1 else "methods.legend.random", count=drawn)
+    if not _shows_path(picture):
+        return legend
+    low, high = picture.ends
+    return f"{legend} " + t(
+        "methods.legend.way", name=_spoken(*picture.swept), low=f"{low:g}", high=f"{high:g}"
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gradio as gr
+from markupsafe import Markup
 
 from evaluation import Cancelled, EvaluationError, FetchedModel, load_fetched
 from evaluation.benchmark import (
@@ -40,7 +41,7 @@ from ui.server import gpu
 from ui.server.defect import told
 from ui.server.work import watched
 from ui.widgets.events import LONG, NETWORK
-from ui.widgets.html import card, text
+from ui.widgets.html import card, column, figure, folded, note, scrolling, table, table_row, tag
 
 FEW_QUESTIONS = 10
 MOST_EXAMPLES = 25
@@ -164,7 +165,7 @@ def _asking(
 def benchmarks_panel(host: Host, models: gr.Dropdown) -> Panel:
     """Build the part that asks benchmarks."""
     own = tasks_in(host.tasks) if host.tasks else []
-    gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("benchmark.meaning"))}</p>'))
+    gr.HTML(in_each_language(lambda: note(t("benchmark.meaning"))))
     with gr.Row():
         tasks = gr.Dropdown(
             [*((name, name) for name in own), *((_offer(name), name) for name in BENCHMARKS)],
@@ -264,7 +265,7 @@ def _asked(names: Sequence[str], rows: Sequence[Row]) -> Asked | None:
     return Asked(tuple(names), tuple(found), tuple(paired(found[0], other) for other in found[1:]))
 
 
-def benchmark_table(rows: Sequence[Row], asked: Asked | None = None, notes: Sequence[str] = ()) -> str:
+def benchmark_table(rows: Sequence[Row], asked: Asked | None = None, notes: Sequence[str] = ()) -> Markup:
     """A line for each model, a column for each benchmark, and what can be said of the differences.
 
     Args:
@@ -273,29 +274,23 @@ def benchmark_table(rows: Sequence[Row], asked: Asked | None = None, notes: Sequ
         notes: more to say
     """
     totals: tuple[Total, ...] = asked.found[0].totals if asked else ()
-    head = f'<th scope="col">{text(t("score.model"))}</th>' + "".join(
-        f'<th scope="col" class="number">{text(total.name)}<small>{text(total.metric)}</small></th>'
-        for total in totals
-    )
-    body = "".join(_line(row, max(len(totals), 1)) for row in rows)
+    columns = [
+        column(t("score.model")),
+        *(column([total.name, tag.small(total.metric)], of_figures=True) for total in totals),
+    ]
+    body = [_line(row, max(len(totals), 1)) for row in rows]
     questions = sum(total.questions for total in totals)
     caption = t("benchmark.caption", count=questions) if totals else t("benchmark.caption.waiting")
     said = [*map(_pair_words, asked.pairs if asked else ()), *notes]
     if asked:
         said.append(t("benchmark.how.said", version=asked.found[0].lm_eval))
-    parts = "".join(_parts(one) for one in asked.found) if asked else ""
-    return card(
-        f'<div class="alloy-scroll"><table class="alloy-table"><caption>{text(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        + "".join(f"<p>{text(line)}</p>" for line in said)
-        + parts
-    )
+    parts = map(_parts, asked.found) if asked else None
+    return card([scrolling(table(columns, body, caption=caption)), map(tag.p, said), parts])
 
 
-def _line(row: Row, columns: int) -> str:
+def _line(row: Row, columns: int) -> Markup:
     if row.found:
-        figures = (f'<td class="number">{text(with_error(one, DIGITS))}</td>' for one in row.found.totals)
-        return f'<tr><th scope="row">{text(row.name)}</th>{"".join(figures)}</tr>'
+        return table_row(row.name, (figure(with_error(one, DIGITS)) for one in row.found.totals))
     return waiting_row(row.name, columns, row.trouble, row.done, row.total)
 
 
@@ -312,25 +307,18 @@ def _pair_words(pair: PairedScore) -> str:
     return t(f"benchmark.pair.{verdict}", figures=figures, **names)
 
 
-def _parts(found: Benchmarked) -> str:
+def _parts(found: Benchmarked) -> Markup | None:
     """The tasks of a group, folded: KMMLU has 45."""
     if len(found.scores) == len(found.totals):
-        return ""
-    lines = "".join(
-        f'<tr><th scope="row">{text(score.task)}</th><td class="number">{text(with_error(score, DIGITS))}</td>'
-        f'<td class="number">{len(score.answers)}</td></tr>'
+        return None
+    columns = (
+        column(t("benchmark.task")),
+        column(t("benchmark.score"), of_figures=True),
+        column(t("benchmark.questions"), of_figures=True),
+    )
+    rows = (
+        table_row(score.task, figure(with_error(score, DIGITS)), figure(len(score.answers)))
         for score in found.scores
     )
-    head = "".join(
-        f'<th scope="col"{kind}>{text(t(key))}</th>'
-        for key, kind in (
-            ("benchmark.task", ""),
-            ("benchmark.score", ' class="number"'),
-            ("benchmark.questions", ' class="number"'),
-        )
-    )
-    return (
-        f"<details><summary>{text(t('benchmark.parts', model=found.model, count=len(found.scores)))}</summary>"
-        f'<div class="alloy-scroll"><table class="alloy-table"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div></details>"
-    )
+    summary = t("benchmark.parts", model=found.model, count=len(found.scores))
+    return folded(summary, scrolling(table(columns, rows)))

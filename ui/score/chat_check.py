@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 import gradio as gr
+from markupsafe import Markup
 
 from evaluation import EvaluationError, FetchedModel, load_fetched
 from evaluation.chat_check import FAULTS, PROMPTS, ChatCheck, Checked, check_chat
@@ -29,7 +30,7 @@ from ui.server import gpu
 from ui.server.defect import told
 from ui.server.work import watched
 from ui.widgets.events import LONG, NETWORK
-from ui.widgets.html import card, text
+from ui.widgets.html import card, column, figure, folded, html, note, scrolling, table, table_row, tag
 
 LONGEST_ANSWER = 128
 
@@ -118,12 +119,7 @@ def _talk(
 
 def chat_panel(host: Host, models: gr.Dropdown) -> Panel:
     """Build the part that asks the bundled questions."""
-    meaning = in_each_language(
-        lambda: (
-            f'<p class="alloy-method">{text(t("check.meaning", count=len(PROMPTS), tokens=LONGEST_ANSWER))}</p>'
-        )
-    )
-    gr.HTML(meaning)
+    gr.HTML(in_each_language(lambda: note(t("check.meaning", count=len(PROMPTS), tokens=LONGEST_ANSWER))))
     go, turns = go_and_stop(t("check.button"))
     table = gr.HTML()
     found = gr.State(None)
@@ -165,44 +161,39 @@ def _talked(names: Sequence[str], rows: Sequence[Row]) -> Talked | None:
     return Talked(tuple(names), tuple(row.check for row in rows if row.check))
 
 
-def check_table(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+def check_table(rows: Sequence[Row], notes: Sequence[str] = ()) -> Markup:
     """A line for each model, a column for each fault, and below it all answers, folded.
 
     Args:
         rows: a model each
         notes: more to say
     """
-    head = f'<th scope="col">{text(t("score.model"))}</th>' + "".join(
-        f'<th scope="col" class="number">{text(_fault(fault))}</th>' for fault in FAULTS
+    columns = [column(t("score.model")), *(column(_fault(fault), of_figures=True) for fault in FAULTS)]
+    found = table(
+        columns, map(_line, rows), caption=t("check.caption", count=len(PROMPTS)), style="alloy-scores"
     )
-    body = "".join(map(_line, rows))
-    return card(
-        f'<div class="alloy-scroll"><table class="alloy-table alloy-scores"><caption>'
-        f"{text(t('check.caption', count=len(PROMPTS)))}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        + "".join(f"<p>{text(line)}</p>" for line in notes)
-        + "".join(map(_answers, rows))
-    )
+    return card([scrolling(found), map(tag.p, notes), map(_answers, rows)])
 
 
 def _fault(fault: str) -> str:
     return t(f"check.fault.{fault.replace(' ', '_')}")
 
 
-def _line(row: Row) -> str:
+def _line(row: Row) -> Markup:
     if not row.check:
         return waiting_row(row.name, len(FAULTS), row.trouble, len(row.answers), len(PROMPTS))
-    counts = "".join(f'<td class="number">{count}</td>' for count in row.check.counts.values())
-    return f'<tr><th scope="row">{text(row.name)}</th>{counts}</tr>'
+    return table_row(row.name, map(figure, row.check.counts.values()))
 
 
-def _answers(row: Row) -> str:
+def _answers(row: Row) -> Markup | None:
     if not row.answers:
-        return ""
-    items = "".join(
-        f"<dt>{text(one.prompt)}</dt><dd>{text(' '.join(one.answer.split()))}"
-        + "".join(f" <strong>[{text(_fault(fault))}]</strong>" for fault in one.faults)
-        + "</dd>"
+        return None
+    items = [
+        (tag.dt(one.prompt), tag.dd(" ".join(one.answer.split()), map(_marked, one.faults)))
         for one in row.answers
-    )
-    return f"<details><summary>{text(t('check.answers', model=row.name))}</summary><dl>{items}</dl></details>"
+    ]
+    return folded(t("check.answers", model=row.name), tag.dl(items))
+
+
+def _marked(fault: str) -> Markup:
+    return html(" ", tag.strong(f"[{_fault(fault)}]"))

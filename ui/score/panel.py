@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import gradio as gr
 from gradio.events import Dependency
+from markupsafe import Markup
 
 from evaluation import EvaluationError, FetchedModel, fetch_model
 from ui.host import Host
@@ -17,7 +18,7 @@ from ui.server import gpu
 from ui.server.defect import told
 from ui.server.work import Turns
 from ui.widgets.events import QUIET
-from ui.widgets.html import text
+from ui.widgets.html import bar, table_row, tag
 
 MOST_MODELS = 6
 
@@ -125,8 +126,8 @@ def bytes_to_load(models: Sequence[FetchedModel | Unavailable], ended: Sequence[
     ]
 
 
-def waiting_row(name: str, columns: int, trouble: str, done: int, total: int) -> str:
-    """A model's line in a table as long as there are no figures of it.
+def waiting_row(name: str, columns: int, trouble: str, done: int, total: int) -> Markup:
+    """A model's row in a table before its figures are known.
 
     Args:
         name: of the model
@@ -136,17 +137,12 @@ def waiting_row(name: str, columns: int, trouble: str, done: int, total: int) ->
         total: questions in all, 0 before it began
     """
     if trouble:
-        cell = f'<td colspan="{columns}">{text(t("score.failed"))}: {text(trouble)}</td>'
-    elif not total:
-        cell = f'<td colspan="{columns}" class="alloy-quiet">{text(t("score.waiting"))}</td>'
-    else:
-        percent = round(100 * done / total)
-        cell = (
-            f'<td colspan="{columns}" class="alloy-quiet">{text(t("benchmark.answered", done=done, total=total))}'
-            f'<div class="alloy-bar" role="progressbar" aria-label="{text(name)}" aria-valuemin="0" '
-            f'aria-valuemax="100" aria-valuenow="{percent}"><span style="width:{percent}%"></span></div></td>'
-        )
-    return f'<tr><th scope="row">{text(name)}</th>{cell}</tr>'
+        return table_row(name, tag.td(f"{t('score.failed')}: {trouble}", colspan=columns))
+    if not total:
+        return table_row(name, tag.td(t("score.waiting"), colspan=columns, class_="alloy-quiet"))
+    answered = t("benchmark.answered", done=done, total=total)
+    state = [answered, bar(round(100 * done / total), name)]
+    return table_row(name, tag.td(state, colspan=columns, class_="alloy-quiet"))
 
 
 def ready_for_gpu(host: Host) -> Callable[..., None]:

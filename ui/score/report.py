@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import gradio as gr
 from huggingface_hub import EvalResult
+from markupsafe import Markup
 
 from evaluation import EvaluationError, benchmark_results, perplexity_results, write_card
 from evaluation.as_json import as_json
@@ -26,7 +27,7 @@ from ui.score.text import Scored
 from ui.score.weights import Looked
 from ui.server.defect import told
 from ui.widgets.events import NETWORK, PRIVATE, QUIET
-from ui.widgets.html import card, heading, link, text
+from ui.widgets.html import card, heading, link, section, tag
 
 # What a link of `files_of` holds, into the clipboard, if the browser allows.
 COPY = """() => {
@@ -145,22 +146,22 @@ def _without_answers(found: Benchmarked) -> dict[str, Any]:
     return {**found.to_dict(), "scores": scores}
 
 
-def files_of(about: Findings, kinds: Sequence[str]) -> str:
+def files_of(about: Findings, kinds: Sequence[str]) -> Markup:
     """Links that hold the chosen results themselves, so that no file stays on the server, and the text to look at."""
     markdown = about.markdown(kinds)
     name = re.sub(r"[^\w.-]+", "-", about.name.rstrip("/").rpartition("/")[2])
-    links = " · ".join(
-        f'<a data-kind="{kind}" download="{text(name)}.{ending}" '
-        f'href="data:{mime};charset=utf-8,{quote(content)}">{text(t(f"home.download.{kind}"))}</a>'
+    links = [
+        tag.a(
+            t(f"home.download.{kind}"), data_kind=kind, download=f"{name}.{ending}",
+            href=f"data:{mime};charset=utf-8,{quote(content)}",
+        )
         for kind, ending, mime, content in (
             ("markdown", "md", "text/markdown", markdown),
             ("json", "json", "application/json", about.json(kinds)),
         )
-    )
-    return (
-        f'<div class="alloy-home"><p>{links}</p>'
-        f'<pre tabindex="0" role="region" aria-label="{text(t("home.markdown"))}">{text(markdown)}</pre></div>'
-    )
+    ]  # fmt: skip
+    shown = tag.pre(markdown, tabindex=0, role="region", aria_label=t("home.markdown"))
+    return tag.div(tag.p(Markup(" · ").join(links)), shown, class_="alloy-home")
 
 
 def card_panel(host: Host, panels: Sequence[Panel]) -> None:
@@ -190,7 +191,7 @@ def card_panel(host: Host, panels: Sequence[Panel]) -> None:
                 return gr.Column(visible=False), None, *(gr.skip(),) * 4
             every = list(about.parts)
             offered = gr.update(choices=[(t(f"home.kind.{kind}"), kind) for kind in every], value=every)
-            about_it = f'<h2 class="alloy-section">{text(t("home.heading", model=about.name))}</h2>'
+            about_it = section(t("home.heading", model=about.name))
             return gr.Column(visible=True), about, about_it, offered, files_of(about, every), ""
 
         return shown
@@ -211,11 +212,11 @@ def card_panel(host: Host, panels: Sequence[Panel]) -> None:
                 pull_request=how == PULL_REQUEST, token=who.for_hub, allow_folders=host.allow_folders,
             )  # fmt: skip
         except EvaluationError as error:
-            return card(f'<p role="alert">{text(error)}</p>', "bad")
+            return card(tag.p(str(error), role="alert"), "bad")
         except Exception as error:
-            return card(f'<p role="alert">{text(t("unexpected", error=told(error, who.token)))}</p>', "bad")
+            return card(tag.p(t("unexpected", error=told(error, who.token)), role="alert"), "bad")
         key = "home.proposed" if written.pull_request else "home.written"
-        return card(heading(t(key)) + f"<p>{link(written.url, written.url)}</p>", "good")
+        return card([heading(t(key)), tag.p(link(written.url, written.url))], "good")
 
     for number, panel in enumerate(panels):
         panel.ended.then(show(number), found, [box, now, title, kinds, files, said], **QUIET)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from evaluation import EvaluationError, Perplexity
 from evaluation.footprint import Footprint, footprint
@@ -21,7 +22,7 @@ from ui.score.panel import Panel, go_and_stop, names_in
 from ui.score.text import Scored
 from ui.server.work import watched
 from ui.widgets.events import LONG
-from ui.widgets.html import card, text
+from ui.widgets.html import card, column, figure, note, scrolling, table, table_row, tag
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Measured:
 
 def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> Panel:
     """Build the part that measures sizes and speeds; `scored` adds known perplexities."""
-    gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("score.compare.info"))}</p>'))
+    gr.HTML(in_each_language(lambda: note(t("score.compare.info"))))
     go, turns = go_and_stop(t("score.compare"))
     table = gr.HTML()
     found = gr.State(None)
@@ -89,26 +90,18 @@ def _report(prints: Sequence[Footprint], known: Scored | None) -> Report | None:
     return Report(tuple(prints), scores if len(scores) == len(prints) else ())
 
 
-def report_card(report: Report | None, working: str = "") -> str:
+def report_card(report: Report | None, working: str = "") -> Markup:
     """The table of sizes and speeds, with its sentences.
 
     Args:
         report: what was measured so far
         working: what is being done now
     """
-    waiting = f'<p class="alloy-quiet" role="status">{text(working)}</p>' if working else ""
+    waiting = tag.p(working, class_="alloy-quiet", role="status") if working else None
     if report is None:
         return card(waiting)
     head, *rows = report.table()
-    columns = "".join(f'<th scope="col" class="number">{text(cell)}</th>' for cell in head[1:])
-    body = "".join(
-        f'<tr><th scope="row">{text(of_report(row[0]))}</th>'
-        + "".join(f'<td class="number">{text(of_report(cell))}</td>' for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    )
-    shown = (
-        f'<div class="alloy-scroll"><table class="alloy-table"><caption>{text(t("score.compare.caption"))}'
-        f"</caption><thead><tr><td></td>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-    return card(shown + (waiting or "".join(f"<p>{text(remark)}</p>" for remark in report.remarks())))
+    columns = tag.td(), *(column(cell, of_figures=True) for cell in head[1:])
+    body = (table_row(of_report(row[0]), (figure(of_report(cell)) for cell in row[1:])) for row in rows)
+    shown = table(columns, body, caption=t("score.compare.caption"))
+    return card([scrolling(shown), waiting or map(tag.p, report.remarks())])

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup, escape
 
 from evaluation import (
     Difference,
@@ -43,7 +44,7 @@ from ui.server import gpu
 from ui.server.defect import told
 from ui.server.work import watched
 from ui.widgets.events import LONG, NETWORK, QUIET
-from ui.widgets.html import card, size, text
+from ui.widgets.html import card, column, figure, folded, html, note, scrolling, size, table, table_row, tag
 
 MOST_CHARACTERS = 200_000
 # With fewer tokens than this, differences of some percent are noise.
@@ -228,7 +229,7 @@ class TextPanel(Panel):
 
 def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
     """Build the part that scores models on a text."""
-    gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("score.meaning"))}</p>'))
+    gr.HTML(in_each_language(lambda: note(t("score.meaning"))))
     document = gr.Textbox(
         "\n\n".join(bundled_text(BUNDLED[0])),
         label=t("score.text"),
@@ -312,7 +313,7 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
                 whole = rows[0].score is not None and bool(rows[0].score.documents)
                 yield (
                     score_table(rows, length, differences, [*notes, *where]),
-                    "".join(token_picture(rows[0], other, texts) for other in rows[1:]),
+                    Markup("").join(token_picture(rows[0], other, texts) for other in rows[1:]),
                     Scored(tuple(wanted), tuple(rows), tuple(texts), source, tuple(differences))
                     if whole
                     else None,
@@ -377,7 +378,7 @@ def _differences(rows: Sequence[Row], texts: Sequence[str]) -> list[Difference]:
 
 def score_table(
     rows: Sequence[Row], length: int, differences: Sequence[Difference] = (), notes: Sequence[str] = ()
-) -> str:
+) -> Markup:
     """The rows as a table, what can be said of them, and the warnings that the numbers call for.
 
     Args:
@@ -389,11 +390,9 @@ def score_table(
     found = [row.score for row in rows if row.score]
     best = min((score.bits_per_byte for score in found), default=None)
     same_tokens = len({score.tokens for score in found}) <= 1
-    head = f'<th scope="col">{text(t("score.model"))}</th>' + "".join(
-        f'<th scope="col" class="number">{text(t(key))}</th>'
-        for key in ("score.perplexity", "score.bits", "score.tokens", "score.seconds")
-    )
-    body = "".join(_table_row(row, best if len(found) > 1 else None, same_tokens) for row in rows)
+    keys = ("score.perplexity", "score.bits", "score.tokens", "score.seconds")
+    columns = [column(t("score.model")), *(column(t(key), of_figures=True) for key in keys)]
+    body = [_table_row(row, best if len(found) > 1 else None, same_tokens) for row in rows]
     caption = t("score.caption", count=len(rows), bytes=size(length))
     if len(rows) == 1:
         caption = t("score.caption.one", bytes=size(length))
@@ -404,12 +403,7 @@ def score_table(
         notes.append(t("score.tokenizers"))
     if found:
         notes.append(_how(found))
-    remarks = "".join(f"<p>{text(note)}</p>" for note in notes)
-    table = (
-        f'<div class="alloy-scroll"><table class="alloy-table alloy-scores"><caption>{text(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-    return card(table + remarks)
+    return card([scrolling(table(columns, body, caption=caption, style="alloy-scores")), map(tag.p, notes)])
 
 
 def _difference_words(found: Difference) -> str:
@@ -432,67 +426,69 @@ def _how(found: Sequence[Perplexity]) -> str:
     return " ".join(said)
 
 
-def token_picture(row: Row, other: Row, texts: Sequence[str]) -> str:
+def token_picture(row: Row, other: Row, texts: Sequence[str]) -> Markup:
     """The text, coloured where one model predicted it better or worse than another; empty before it is known."""
     if not (row.score and row.score.documents and other.score and other.score.documents):
-        return ""
-    pieces, room = [], PICTURE_CHARACTERS
-    for one, two, document in zip(row.score.documents, other.score.documents, texts, strict=True):
-        parts = segments(one, two)
-        at = min(parts.start, room)
-        pieces.append(text(document[:at]))
-        for end, (nats, nats_other) in zip(parts.ends.tolist(), parts.nats.tolist(), strict=True):
-            if end > room:
-                break
-            pieces.append(_coloured(document[at:end], (nats_other - nats) / math.log(2)))
-            at = end
-        room -= at
-        pieces.append("\n\n")
-        if room <= 0 or at < (int(parts.ends[-1]) if len(parts.ends) else 0):
-            break
-    total = sum(map(len, texts))
-    legend = " ".join(
+        return Markup("")
+    pieces = html(_coloured_texts(row.score, other.score, texts)).rstrip()
+    legend = Markup(" ").join(
         [
             _coloured(t("score.picture.better", model=row.name), _FULL_BITS, titled=False),
             _coloured(t("score.picture.worse", model=row.name), -_FULL_BITS, titled=False),
-            text(t("score.picture.scale")),
+            t("score.picture.scale"),
         ]
     )
-    cut = ""
-    if total > PICTURE_CHARACTERS:
-        cut = f"<p>{text(t('score.picture.cut', count=PICTURE_CHARACTERS, total=total))}</p>"
-    title = text(t("score.picture", model=row.name, other=other.name))
-    return card(
-        f"<details><summary>{title}</summary><p>{legend}</p>{cut}"
-        f'<p style="white-space:pre-wrap;line-height:1.75">{"".join(pieces).rstrip()}</p></details>'
+    total = sum(map(len, texts))
+    cut = (
+        tag.p(t("score.picture.cut", count=PICTURE_CHARACTERS, total=total))
+        if total > PICTURE_CHARACTERS
+        else None
     )
+    picture = tag.p(pieces, style="white-space:pre-wrap;line-height:1.75")
+    return card(folded(t("score.picture", model=row.name, other=other.name), tag.p(legend), cut, picture))
 
 
-def _coloured(piece: str, bits: float, *, titled: bool = True) -> str:
+def _coloured_texts(score: Perplexity, other: Perplexity, texts: Sequence[str]) -> Iterator[Markup]:
+    """The texts in coloured pieces, as far as the picture has room."""
+    room = PICTURE_CHARACTERS
+    for one, two, document in zip(score.documents, other.documents, texts, strict=True):
+        parts = segments(one, two)
+        at = min(parts.start, room)
+        yield escape(document[:at])
+        for end, (nats, nats_other) in zip(parts.ends.tolist(), parts.nats.tolist(), strict=True):
+            if end > room:
+                break
+            yield _coloured(document[at:end], (nats_other - nats) / math.log(2))
+            at = end
+        room -= at
+        if room <= 0 or at < (int(parts.ends[-1]) if len(parts.ends) else 0):
+            break
+        yield Markup("\n\n")
+
+
+def _coloured(piece: str, bits: float, *, titled: bool = True) -> Markup:
     """A piece of text over blue (bits saved) or orange (bits lost, underlined too, for who sees no colours)."""
     depth = round(min(abs(bits) / _FULL_BITS, 1) * 8) / 8
     if not depth:
-        return text(piece)
+        return escape(piece)
     colour, line = (_BETTER, "none") if bits > 0 else (_WORSE, "underline dotted")
-    title = f' title="{text(t("score.picture.bits", bits=f"{-bits:+.1f}"))}"' if titled else ""
+    title = t("score.picture.bits", bits=f"{-bits:+.1f}") if titled else None
     style = f"background:rgba({colour},{depth * _DEEPEST:.3f});text-decoration:{line};border-radius:2px"
-    return f'<span style="{style}"{title}>{text(piece)}</span>'
+    return tag.span(piece, style=style, title=title)
 
 
-def _table_row(row: Row, best: float | None, same_tokens: bool) -> str:
-    name = f'<th scope="row">{text(row.name)}</th>'
+def _table_row(row: Row, best: float | None, same_tokens: bool) -> Markup:
     if row.trouble:
-        return f'<tr>{name}<td colspan="4">{text(t("score.failed"))}: {text(row.trouble)}</td></tr>'
+        return table_row(row.name, tag.td(f"{t('score.failed')}: {row.trouble}", colspan=4))
     if row.score is None:
         state = t("score.waiting") if row.done is None else f"{t('score.working')} {row.done:.0%}"
-        return f'<tr>{name}<td colspan="4" class="alloy-quiet">{text(state)}</td></tr>'
+        return table_row(row.name, tag.td(state, colspan=4, class_="alloy-quiet"))
     score = row.score
     lead = " best" if score.bits_per_byte == best else ""
-    cells = (
-        (f"{score.perplexity:.3f}", lead if same_tokens else ""),
-        (f"{score.bits_per_byte:.4f}", lead),
-        (str(score.tokens), ""),
-        (f"{score.seconds:.1f}", ""),
+    return table_row(
+        row.name,
+        tag.td(f"{score.perplexity:.3f}", class_="number" + (lead if same_tokens else "")),
+        tag.td(f"{score.bits_per_byte:.4f}", class_=f"number{lead}"),
+        figure(score.tokens),
+        figure(f"{score.seconds:.1f}"),
     )
-    numbers = "".join(f'<td class="number{mark}">{value}</td>' for value, mark in cells)
-    return f"<tr>{name}{numbers}</tr>"

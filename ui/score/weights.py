@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from evaluation import EvaluationError, FetchedModel, fetch_model, load_fetched
 from evaluation.activations import Likeness, likeness
@@ -18,7 +19,6 @@ from ui.host import Host
 from ui.hub.account import account
 from ui.hub.search import HubSearch, search_as_you_type
 from ui.languages.translate import in_each_language, t
-from ui.merge.start import line_of
 from ui.recipe.presets import family
 from ui.score.panel import Panel, go_and_stop, names_in
 from ui.server import gpu
@@ -26,7 +26,7 @@ from ui.server.defect import told
 from ui.server.work import watched
 from ui.widgets.events import LONG, QUIET
 from ui.widgets.heat_map import heat_map
-from ui.widgets.html import card, heading, text
+from ui.widgets.html import card, heading, html, note, status, tag
 
 # Entries of a tensor that are read, and from how many places: each place is a request to the Hub.
 QUICK, SLOW, ALL = "quick", "slow", "all"
@@ -134,7 +134,7 @@ def states_alike(
 def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: gr.Textbox) -> Panel:
     """Build the part that looks at weights; `document` is what models read whose states are compared."""
     known = family(host.demo).models
-    gr.HTML(in_each_language(lambda: f'<p class="alloy-method">{text(t("weights.meaning"))}</p>'))
+    gr.HTML(in_each_language(lambda: note(t("weights.meaning"))))
     with gr.Accordion(t("weights.more"), open=False):
         base = gr.Dropdown(
             list(known), value=None, label=t("weights.base"), info=t("weights.base.info"), allow_custom_value=True
@@ -175,17 +175,17 @@ def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: 
                 readers=READERS, on_progress=lambda *now: tell(now), cancel=cancel,
             )  # fmt: skip
 
-        yield line_of(t("weights.opening")), *hidden
+        yield status(t("weights.opening")), *hidden
         looked: Looked | None = None
         with turns.of(request) as turn:
             try:
                 with closing(watched(work)) as looking:
                     for said in looking:
                         if turn.stopped.is_set():
-                            yield line_of(t("score.stopped")), *hidden
+                            yield status(t("score.stopped")), *hidden
                             return
                         if isinstance(said, tuple):
-                            yield line_of(t("weights.reading", done=said[0], total=said[1])), *hidden
+                            yield status(t("weights.reading", done=said[0], total=said[1])), *hidden
                         elif said is not None:
                             looked = Looked(tuple(wanted), said)
                 assert looked is not None
@@ -265,7 +265,7 @@ def _title(signal: str, name: str) -> str:
     return f"{said}: {_name(name)}" if name else said
 
 
-def verdict_card(looked: Looked, notes: Sequence[str] = ()) -> str:
+def verdict_card(looked: Looked, notes: Sequence[str] = ()) -> Markup:
     """What the doctor says, what is the same twice or cannot be compared, and how alike the states are."""
     found = looked.found
     sound = found.sound
@@ -285,4 +285,4 @@ def verdict_card(looked: Looked, notes: Sequence[str] = ()) -> str:
         {one.other: one.by_layer for one in looked.alike},
     )
     title = heading(t("weights.sound" if sound else "weights.unsound", model=found.model), 2)
-    return card(title + "".join(f"<p>{text(line)}</p>" for line in said), "good" if sound else "bad") + states
+    return html(card([title, map(tag.p, said)], "good" if sound else "bad"), states)

@@ -1,17 +1,19 @@
-"""Figures by layer and kind of tensor, as strips of colour with their ends in words."""
+"""Figures by layer and kind of tensor, drawn as strips of colour, each with its range in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from markupsafe import Markup
+
 from ui.languages.translate import t
-from ui.widgets.html import breakable, text
+from ui.widgets.html import breakable, html, part, tag
 
 Cells = Sequence[float | None]
 
 
-def heat_map(title: str, rows: Mapping[str, Cells]) -> str:
-    """One figure of every kind of tensor; the deepest colour is the largest value of the whole picture.
+def heat_map(title: str, rows: Mapping[str, Cells]) -> Markup:
+    """One figure of every kind of tensor; the deepest colour is the largest value in the picture.
 
     Args:
         title: what the figure is
@@ -19,35 +21,42 @@ def heat_map(title: str, rows: Mapping[str, Cells]) -> str:
     """
     known = [value for cells in rows.values() for value in cells if value is not None]
     if not known:
-        return ""
+        return Markup("")
     low, high = min(known), max(known)
-    lines = "".join(_line(kind, cells, low, high) for kind, cells in rows.items() if any_known(cells))
-    last = max(map(len, rows.values())) - 1
-    axis = f'<span></span><span class="axis"><span>{text(t("layers.axis", number=0))}</span><span>{last}</span></span>'
-    return f'<h3 class="alloy-part">{text(title)}</h3><div class="alloy-layers">{lines}{axis if last else ""}</div>'
+    strips = [_strip(kind, cells, low, high) for kind, cells in rows.items() if any_known(cells)]
+    return html(part(title), tag.div(strips, _axis(max(map(len, rows.values())) - 1), class_="alloy-layers"))
 
 
 def any_known(cells: Cells) -> bool:
     return any(value is not None for value in cells)
 
 
-def _line(kind: str, cells: Cells, low: float, high: float) -> str:
+def _axis(last: int) -> Markup | None:
+    if not last:
+        return None
+    ends = tag.span(t("layers.axis", number=0)), tag.span(last)
+    return html(tag.span(), tag.span(ends, class_="axis"))
+
+
+def _strip(kind: str, cells: Cells, low: float, high: float) -> Markup:
     label = kind.rpartition(".*.")[2].removesuffix(".weight")
     known = [value for value in cells if value is not None]
     ends = dict.fromkeys(f"{value:.3g}" for value in (min(known), max(known)))
     first, *more = ends
-    said = t("layers.between", low=first, high=more[0]) if more else first
-    marks = "".join(
-        f'<rect style="opacity:{_strength(value, low, high):.2f}" x="{number}" width="1" height="1">'
-        f"<title>{text(t('layers.axis', number=number))}: {value:.4g}</title></rect>"
+    words = t("layers.between", low=first, high=more[0]) if more else first
+    marks = [
+        tag.rect(
+            tag.title(f"{t('layers.axis', number=number)}: {value:.4g}"),
+            style=f"opacity:{_strength(value, low, high):.2f}", x=number, width=1, height=1,
+        )
         for number, value in enumerate(cells)
         if value is not None
-    )
-    return (
-        f'<span class="kind">{breakable(label)}</span><svg role="img" aria-label="{text(label)}: {text(said)}" '
-        f'viewBox="0 0 {len(cells)} 1" preserveAspectRatio="none" shape-rendering="crispEdges">{marks}</svg>'
-        f'<span class="said">{text(said)}</span>'
-    )
+    ]  # fmt: skip
+    picture = tag.svg(
+        marks, role="img", aria_label=f"{label}: {words}", viewBox=f"0 0 {len(cells)} 1",
+        preserveAspectRatio="none", shape_rendering="crispEdges",
+    )  # fmt: skip
+    return html(tag.span(breakable(label), class_="kind"), picture, tag.span(words, class_="said"))
 
 
 def _strength(value: float, low: float, high: float) -> float:

@@ -1,58 +1,194 @@
-"""Pieces of HTML for the cards: everything that comes from outside goes through `text` first."""
+"""HTML for the cards. Text is escaped wherever it is put in: only `Markup`, which these functions return, is not."""
 
 from __future__ import annotations
 
-import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeAlias
+
+from markupsafe import Markup, escape
 
 from merging import Problem
 from ui.languages.translate import of_problem, t
 
-
-def text(value: object) -> str:
-    """The value, safe between tags and inside quoted attributes."""
-    return html.escape(str(value), quote=True)
+# What an element may contain: text, numbers, Markup, nothing, or several of these.
+Content: TypeAlias = "str | float | Iterable[Content] | None"
 
 
-def breakable(name: object) -> str:
-    """A long name of a tensor, as `text` gives it, that is broken after dots and underscores where it has to be."""
-    return re.sub(r"(?<=[._])(?=\w)", "<wbr>", text(name))
+def html(*content: Content) -> Markup:
+    """The content joined: Markup unchanged, anything else escaped.
+
+    >>> html("a < b", [tag.b("c"), None])
+    Markup('a &lt; b<b>c</b>')
+    """
+    return Markup("").join(map(escape, _pieces(content)))
 
 
-def link(url: str | None, label: str) -> str:
-    """A link that opens beside the page; the bare label if the address is not one of the web."""
-    if not url or not url.startswith(("https://", "http://")):
-        return text(label)
-    return f'<a href="{text(url)}" target="_blank" rel="noopener noreferrer">{text(label)}</a>'
+def element(name: str, /, *content: Content, **attributes: object) -> Markup:
+    """One element; see `tag`.
+
+    Args:
+        name: of the element
+        content: goes between its tags
+        attributes: `class_` is written as class and `aria_label` as aria-label; None leaves an attribute out
+    """
+    said = Markup("").join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value)
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return Markup("<{0}{1}>{2}</{0}>").format(name, said, html(*content))
 
 
-def card(body: str, mood: str = "idle") -> str:
+class _Tags:
+    def __getattr__(self, name: str) -> Callable[..., Markup]:
+        return partial(element, name)
+
+
+# Makes elements: `tag.p("1 < 2", class_="alloy-quiet")` is <p class="alloy-quiet">1 &lt; 2</p>.
+tag = _Tags()
+
+
+def _pieces(content: Iterable[Content]) -> Iterable[object]:
+    for piece in content:
+        if piece is None:
+            continue
+        if isinstance(piece, Iterable) and not isinstance(piece, str):
+            yield from _pieces(piece)
+        else:
+            yield piece
+
+
+def card(body: Content, mood: str = "idle") -> Markup:
     """A framed card; the mood (good, bad, busy, idle) colours its mark."""
-    return f'<div class="alloy-card alloy-{mood}">{body}</div>'
+    return tag.div(body, class_=f"alloy-card alloy-{mood}")
 
 
-def heading(title: str, level: int = 3) -> str:
-    """A card's heading, with its coloured mark; the level is the one below what it stands under."""
-    return f'<h{level}><span class="alloy-mark" aria-hidden="true"></span>{text(title)}</h{level}>'
+def heading(title: str, level: int = 3) -> Markup:
+    """A card's heading, with its coloured mark; the level is one below the heading that the card is under."""
+    return element(f"h{level}", tag.span(class_="alloy-mark", aria_hidden="true"), title)
 
 
-def problem_list(problems: Sequence[Problem]) -> str:
+def quiet(words: Content) -> Markup:
+    """A paragraph of lesser weight."""
+    return tag.p(words, class_="alloy-quiet")
+
+
+def note(words: Content) -> Markup:
+    """A paragraph that explains a part of the page."""
+    return tag.p(words, class_="alloy-method")
+
+
+def status(words: Content) -> Markup:
+    """A line about what is being done, which a screen reader announces."""
+    return tag.p(words, class_="alloy-method", role="status")
+
+
+def alert(words: Content) -> Markup:
+    """A line about what went wrong, which a screen reader announces at once."""
+    return tag.p(words, class_="alloy-trouble", role="alert")
+
+
+def section(title: str) -> Markup:
+    """The heading of a part of a tab."""
+    return tag.h2(title, class_="alloy-section")
+
+
+def part(title: str) -> Markup:
+    """The heading of a part of a card."""
+    return tag.h3(title, class_="alloy-part")
+
+
+def folded(summary: Content, *body: Content) -> Markup:
+    """Content below a line that unfolds it."""
+    return tag.details(tag.summary(summary), body)
+
+
+def column(words: Content, *, of_figures: bool = False) -> Markup:
+    """A column's heading."""
+    return tag.th(words, scope="col", class_="number" if of_figures else None)
+
+
+def figure(number: Content) -> Markup:
+    """A cell with a figure, which is aligned to the right."""
+    return tag.td(number, class_="number")
+
+
+def table_row(name: Content, *cells: Content) -> Markup:
+    """A row of a table: its heading, then its cells, as `figure` and `tag.td` make them."""
+    return tag.tr(tag.th(name, scope="row"), cells)
+
+
+def table(columns: Content, rows: Content, *, caption: str = "", style: str = "") -> Markup:
+    """A table.
+
+    Args:
+        columns: as `column` makes them; none for a table without a head
+        rows: as `table_row` makes them
+        caption: below the table
+        style: classes on top of the usual one
+    """
+    top = html(columns)
+    return tag.table(
+        tag.caption(caption) if caption else None,
+        tag.thead(tag.tr(top)) if top else None,
+        tag.tbody(rows),
+        class_=f"alloy-table {style}".rstrip(),
+    )
+
+
+def scrolling(wide: Content, *, focusable: bool = False) -> Markup:
+    """Content that scrolls sideways on a narrow screen; `focusable` lets the keyboard scroll it."""
+    return tag.div(wide, class_="alloy-scroll", tabindex=0 if focusable else None)
+
+
+def bar(percent: int, label: str) -> Markup:
+    """A progress bar."""
+    return tag.div(
+        tag.span(style=f"width:{percent}%"), class_="alloy-bar", role="progressbar", aria_label=label,
+        aria_valuemin=0, aria_valuemax=100, aria_valuenow=percent,
+    )  # fmt: skip
+
+
+def breakable(name: object) -> Markup:
+    """A tensor's long name, which may break after dots and underscores."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._])(?=\w)", str(name)))
+
+
+def link(url: str | None, label: str) -> Markup:
+    """A link that opens in a new tab; the bare label if the address is not one of the web."""
+    if not url or not url.startswith(("https://", "http://")):
+        return escape(label)
+    return tag.a(label, href=url, target="_blank", rel="noopener noreferrer")
+
+
+def problem_list(problems: Sequence[Problem]) -> Markup:
     """Problems one below the other: what, where, and what to do."""
-    items = []
-    for problem in problems:
-        where = f'<span class="where">{text(_place(problem.where))}</span> ' if problem.where else ""
-        items.append(f"<li>{where}{sentences(problem)}</li>")
-    return f'<ul class="alloy-problems">{"".join(items)}</ul>'
+    return tag.ul(map(_problem, problems), class_="alloy-problems")
 
 
-def sentences(problem: Problem) -> str:
+def _problem(problem: Problem) -> Markup:
+    where = [tag.span(_place(problem.where), class_="where"), " "] if problem.where else None
+    return tag.li(where, sentences(problem))
+
+
+def sentences(problem: Problem) -> Markup:
     """What is wrong and what to do: the engine's English, and before it a sentence for who reads another language."""
-    fix = f' <b class="fix">{text(problem.fix)}</b>' if problem.fix else ""
-    english = f"{text(problem.message)}{fix}"
+    english = html(problem.message, [" ", tag.b(problem.fix, class_="fix")] if problem.fix else None)
     words = of_problem(problem.code)
-    return f'<strong>{text(words)}</strong> <span lang="en">{english}</span>' if words else english
+    return html(tag.strong(words), " ", tag.span(english, lang="en")) if words else english
+
+
+def trouble(problem: Problem) -> Markup:
+    """A problem in a line."""
+    return alert(sentences(problem))
+
+
+def text(value: object) -> Markup:
+    """The value, escaped. For strings of HTML written by hand; `tag` needs it not."""
+    return escape(value)
 
 
 def _place(where: str) -> str:

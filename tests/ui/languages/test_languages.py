@@ -131,7 +131,7 @@ def test_a_problem_of_the_engine_begins_in_korean() -> None:
     assert not codes("ui") & KOREAN_PROBLEMS.keys()  # these are Korean already
 
     problem = Problem("unknown-method", "There is no <b>.", "Did you mean 'ties'?", "line 1, column 15")
-    english = 'There is no &lt;b&gt;. <b class="fix">Did you mean &#x27;ties&#x27;?</b>'
+    english = 'There is no &lt;b&gt;. <b class="fix">Did you mean &#39;ties&#39;?</b>'
     with speaking("en"):
         assert problem_list([problem]).count(f"</span> {english}</li>") == 1
     with speaking("ko"):
