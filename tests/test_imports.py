@@ -23,18 +23,31 @@ MAY_IMPORT = {
 }
 WATCHED = {"app", *MAY_IMPORT, "tests", "bench", "examples", "gradio", "spaces"}
 
-# The floors of merging/: a room may import from its own floor and from those above it in this list.
-FLOORS = [
-    ["methods"],
-    ["recipe"],
-    ["tokenizers"],
-    ["plan"],
-    ["intermediate", "destinations"],
-    ["planning"],
-    ["engine"],
-    ["lora_extraction"],
-    ["__init__", "__main__"],
-]
+# The floors of a package, from the ground up: a room may import from its own floor and from the floors below.
+FLOORS = {
+    "merging": [
+        ["methods"],
+        ["recipe"],
+        ["tokenizers"],
+        ["plan"],
+        ["intermediate", "destinations"],
+        ["planning"],
+        ["engine"],
+        ["lora_extraction"],
+        ["__init__", "__main__"],
+    ],
+    "ui": [
+        ["host", "languages"],
+        ["recipe", "widgets"],
+        ["hub"],
+        ["server"],
+        ["merge", "methods"],
+        ["chat", "score"],
+        ["api"],
+        ["page"],
+        ["__init__"],
+    ],
+}
 
 
 def python_files(part: str) -> list[Path]:
@@ -59,19 +72,24 @@ def test_parts_import_only_what_they_may(part: str) -> None:
         assert found <= MAY_IMPORT[part], path
 
 
-def floor(module: str) -> int:
-    return next(i for i, names in enumerate(FLOORS) if module in names)
-
-
-def test_merging_imports_downwards() -> None:
-    package = ROOT / "merging"
-    for path in python_files("merging"):
-        own = path.relative_to(package).with_suffix("").parts[0]
+@pytest.mark.parametrize("package", FLOORS)
+def test_rooms_import_downwards(package: str) -> None:
+    floors = {room: number for number, rooms in enumerate(FLOORS[package]) for room in rooms}
+    for path in python_files(package):
+        own = path.relative_to(ROOT / package).with_suffix("").parts[0]
         for name in imports(path):
-            parts = name.split(".")
-            is_room = len(parts) > 1 and any(parts[1] in floor for floor in FLOORS)
-            if parts[0] == "merging" and is_room:
-                assert floor(parts[1]) <= floor(own), f"{path} imports {name}"
+            first, _, rest = name.partition(".")
+            room = rest.partition(".")[0]
+            if first == package and room in floors:
+                assert floors[room] <= floors[own], f"{path} imports {name}"
+
+
+def test_the_rooms_of_the_page_form_no_circle() -> None:
+    for path in python_files("ui"):
+        own = path.relative_to(ROOT / "ui").with_suffix("").parts[0]
+        beside = next(rooms for rooms in FLOORS["ui"] if own in rooms)
+        found = {name.split(".")[1] for name in imports(path) if name.startswith("ui.")}
+        assert not found & (set(beside) - {own}), path
 
 
 def test_methods_see_no_recipes_files_or_devices() -> None:

@@ -20,13 +20,13 @@ from ui.hub.account import account, visitor
 from ui.languages.translate import t
 from ui.merge.destination import place_of
 from ui.score.text import MOST_CHARACTERS, scored
-from ui.server.jobs import Snapshot
-from ui.server.workshop import Workshop
+from ui.server.jobs import JobStatus
+from ui.server.merge_service import MergeService
 
 
-def add_api(workshop: Workshop) -> None:
+def add_api(service: MergeService) -> None:
     """Add the endpoints to the Blocks that are being built."""
-    host = workshop.host
+    host = service.host
 
     def methods() -> list[dict[str, Any]]:
         """List the merge methods with their parameters.
@@ -72,7 +72,7 @@ def add_api(workshop: Workshop) -> None:
             place = place_of(host, to) if to else None
         except MergeError as error:
             return {"ok": False, "problems": [problem.as_dict() for problem in error.problems]}
-        return workshop.plan(
+        return service.plan(
             recipe, place, account(host, oauth), overwrite=overwrite, pull_request=pull_request
         ).summary()
 
@@ -101,9 +101,9 @@ def add_api(workshop: Workshop) -> None:
         try:
             place = place_of(host, to)
             ways = {"overwrite": overwrite, "pull_request": pull_request}
-            planned = workshop.plan(recipe, place, who, **ways)
+            planned = service.plan(recipe, place, who, **ways)
             turn = visitor(who, request)
-            job = workshop.merge(planned, place, who, turn, private=private, **ways)
+            job = service.merge(planned, place, who, turn, private=private, **ways)
         except MergeError as error:
             return {"ok": False, "problems": [problem.as_dict() for problem in error.problems]}
         return {"ok": True, "job": job}
@@ -119,7 +119,7 @@ def add_api(workshop: Workshop) -> None:
             problems, result.
         """
         try:
-            return as_json(workshop.job(id))
+            return as_json(service.job(id))
         except MergeError as error:
             return {"ok": False, "problems": [problem.as_dict() for problem in error.problems]}
 
@@ -132,7 +132,7 @@ def add_api(workshop: Workshop) -> None:
         Returns:
             stopped: whether there was anything to stop.
         """
-        return {"stopped": workshop.board.cancel(id)}
+        return {"stopped": service.board.cancel(id)}
 
     def chat(
         model: str,
@@ -206,8 +206,8 @@ def _refused(code: str, error: EvaluationError | gr.Error) -> dict[str, Any]:
     return {"ok": False, "problems": [Problem(code, message).as_dict()]}
 
 
-def as_json(job: Snapshot) -> dict[str, Any]:
+def as_json(job: JobStatus) -> dict[str, Any]:
     """A job as plain data."""
     shown = asdict(job)
-    del shown["order"]  # a download's folder is nobody's business
+    del shown["request"]  # a download's folder is nobody's business
     return {"ok": True, **shown}

@@ -21,13 +21,13 @@ from ui.chat.tuning import Tuning, use_values
 from ui.host import Host
 from ui.hub.search import HubSearch
 from ui.languages.translate import LANGUAGES, in_each_language, speaking, spoken, t, translated
-from ui.merge.form import Memory
-from ui.merge.my_merges import Finished
+from ui.merge.form import FormMemory
+from ui.merge.my_merges import FinishedMerge
 from ui.merge.tab import MergeTab
 from ui.methods.tab import methods_tab
 from ui.score.tab import score_tab
 from ui.server.jobs import JobBoard
-from ui.server.workshop import Workshop
+from ui.server.merge_service import MergeService
 from ui.widgets.events import PRIVATE, QUIET, UNSEEN
 from ui.widgets.html import text
 from ui.widgets.theme import CSS, theme
@@ -38,7 +38,7 @@ _MARK = (
     '</defs><circle cx="18" cy="24" r="15" fill="#c76d2f"/><circle cx="30" cy="24" r="15" fill="#8a8580"/>'
     '<circle cx="30" cy="24" r="15" fill="#eab080" clip-path="url(#a)"/></svg>'
 )
-# As Gradio's own button goes there: a Space's frame may scroll from here on, the draft has a moment to be kept, and
+# As Gradio's own button goes there: a Space's frame may scroll from here on, the state has a moment to be kept, and
 # the query, which may hold a recipe, goes along.
 _GO = """() => {
     window.parent?.postMessage({ type: "SET_SCROLLING", enabled: true }, "*");
@@ -54,7 +54,7 @@ _TONGUE = """() => {
 
 def build_page(host: Host) -> gr.Blocks:
     """The whole page, ready to be launched."""
-    workshop = Workshop(host, JobBoard())
+    service = MergeService(host, JobBoard())
     if host.on_space:
         DOWNLOADS.limit()
     search = HubSearch()
@@ -73,9 +73,9 @@ def build_page(host: Host) -> gr.Blocks:
                 _sign_in(page)
         with gr.Tabs() as tabs:
             with gr.Tab(t("page.tab.merge"), id="merge"):
-                merge = MergeTab(host, workshop, search)
+                merge = MergeTab(host, service, search)
             with gr.Tab(t("page.tab.chat"), id="chat") as chat_opened:
-                chat = chat_tab(host, search, workshop)
+                chat = chat_tab(host, search, service)
             with gr.Tab(t("page.tab.score"), id="score") as score_opened:
                 score = score_tab(host, search)
             with gr.Tab(t("page.tab.methods"), id="methods"):
@@ -86,35 +86,39 @@ def build_page(host: Host) -> gr.Blocks:
         # button put there meanwhile: each remembers which was the newest when its fields were filled last.
         in_chat, in_score = gr.State(""), gr.State("")
 
-        def to_chat(shown: Finished, latest: Finished | None, request: gr.Request) -> tuple[Any, ...]:
+        def to_chat(
+            shown: FinishedMerge, latest: FinishedMerge | None, request: gr.Request
+        ) -> tuple[Any, ...]:
             name, parent = shown.location, next(iter(shown.models), None)
             return name, parent, None, newest(latest), *chat.begin_anew(name, parent, None, request)
 
-        def to_score(shown: Finished, latest: Finished | None, request: gr.Request) -> tuple[Any, ...]:
+        def to_score(
+            shown: FinishedMerge, latest: FinishedMerge | None, request: gr.Request
+        ) -> tuple[Any, ...]:
             return [shown.location, *dict.fromkeys(shown.models)], newest(latest)
 
-        def newest(latest: Finished | None) -> str:
+        def newest(latest: FinishedMerge | None) -> str:
             return latest.location if latest else ""
 
         def open_chat(
-            latest: Finished | None, conversation: list[Message], shown: str, request: gr.Request
+            latest: FinishedMerge | None, conversation: list[Message], shown: str, request: gr.Request
         ) -> tuple[Any, ...]:
             if latest is None or conversation or latest.location == shown:
                 return (gr.skip(),) * len(chat_fields)
             return to_chat(latest, latest, request)
 
-        def open_score(latest: Finished | None, shown: str, request: gr.Request) -> tuple[Any, ...]:
+        def open_score(latest: FinishedMerge | None, shown: str, request: gr.Request) -> tuple[Any, ...]:
             if latest is None or latest.location == shown:
                 return (gr.skip(),) * len(score_fields)
             return to_score(latest, latest, request)
 
         def chosen(
             number: int,
-            show: Callable[[Finished, Finished | None, gr.Request], tuple[Any, ...]],
+            show: Callable[[FinishedMerge, FinishedMerge | None, gr.Request], tuple[Any, ...]],
             outputs: int,
         ) -> Any:
             def shown(
-                jobs: object, results: object, latest: Finished | None, request: gr.Request
+                jobs: object, results: object, latest: FinishedMerge | None, request: gr.Request
             ) -> tuple[Any, ...]:
                 finished = merge.mine.at(number, jobs, results)
                 return show(finished, latest, request) if finished else (gr.skip(),) * outputs
@@ -125,7 +129,9 @@ def build_page(host: Host) -> gr.Blocks:
         chat_opened.select(open_chat, [merge.mine.latest, chat.fields[0], in_chat], chat_fields, **QUIET)
         score_opened.select(open_score, [merge.mine.latest, in_score], score_fields, **QUIET)
 
-        def tried(trial: Finished | None, latest: Finished | None, request: gr.Request) -> tuple[Any, ...]:
+        def tried(
+            trial: FinishedMerge | None, latest: FinishedMerge | None, request: gr.Request
+        ) -> tuple[Any, ...]:
             return (
                 (gr.skip(),) * (len(chat_fields) + 1)
                 if trial is None
@@ -133,12 +139,12 @@ def build_page(host: Host) -> gr.Blocks:
             )
 
         def left(request: gr.Request) -> None:
-            workshop.trials.forget(str(request.session_hash))
+            service.in_memory.forget(str(request.session_hash))
 
         merge.trial.success(tried, [merge.tried, merge.mine.latest], [*chat_fields, tabs], **QUIET)
         page.unload(left)
 
-        def taken_back(tuning: Tuning | None, recipe: str, memory: Memory) -> list[Any]:
+        def taken_back(tuning: Tuning | None, recipe: str, memory: FormMemory) -> list[Any]:
             shown = use_values(tuning, recipe, memory, merge.show)
             return (
                 [gr.skip()] * (len(merge.recipe) + 1)
@@ -159,7 +165,7 @@ def build_page(host: Host) -> gr.Blocks:
             slot.score.click(chosen(number, to_score, len(score_fields)), known, score_fields, **QUIET).then(
                 lambda: gr.Tabs(selected="score"), None, tabs, **QUIET
             )
-        add_api(workshop)
+        add_api(service)
     return page
 
 

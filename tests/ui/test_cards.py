@@ -16,11 +16,11 @@ from ui.hub.licences import Parent
 from ui.merge.job_card import empty_card, job_card, lost_card
 from ui.merge.plan_card import Surroundings, plan_card, problems_card
 from ui.score.text import _BETTER, _DEEPEST, _WORSE, PICTURE_CHARACTERS, Row, score_table, token_picture
-from ui.server.jobs import Snapshot
+from ui.server.jobs import JobStatus
 from ui.widgets.html import breakable, count, duration, link, size
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
-JOB = Snapshot(
+JOB = JobStatus(
     "id",
     EVIL,
     (EVIL,),

@@ -28,11 +28,11 @@ from tests.ui.speaker import tiny_speaker
 from ui.host import Host
 from ui.hub.account import Account
 from ui.languages.translate import Said
-from ui.merge.my_merges import Finished, stands_alone
+from ui.merge.my_merges import FinishedMerge, stands_alone
 from ui.page import build_page, launch_settings
 from ui.server.downloads import links
-from ui.server.jobs import JobBoard, Snapshot
-from ui.server.workshop import Workshop
+from ui.server.jobs import JobBoard, JobStatus
+from ui.server.merge_service import MergeService
 
 LINEAR = """
 merge_method: linear
@@ -83,10 +83,10 @@ def ended(client: Client, job: str) -> dict[str, Any]:
     raise AssertionError(state)
 
 
-def until_ended(workshop: Workshop, job: str) -> Snapshot:
+def until_ended(service: MergeService, job: str) -> JobStatus:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        found = workshop.job(job)
+        found = service.job(job)
         if not found.is_live:
             return found
         time.sleep(0.05)
@@ -269,7 +269,7 @@ def test_the_sign_in_button_is_there_only_where_it_works(monkeypatch: pytest.Mon
 def test_the_newest_result_never_takes_the_place_of_what_was_asked_for() -> None:
     page = build_page(Host.from_environment({}))
     open_chat, tried = (event(page, f"build_page.<locals>.{name}") for name in ("open_chat", "tried"))
-    newest, trial = Finished("ann/new", ("ann/a",)), Finished("try: ann/new", ("ann/a", "ann/b"))
+    newest, trial = FinishedMerge("ann/new", ("ann/a",)), FinishedMerge("try: ann/new", ("ann/a", "ann/b"))
     request = gr.Request(session_hash="x")
 
     opened = open_chat(newest, [], "", request)
@@ -280,7 +280,7 @@ def test_the_newest_result_never_takes_the_place_of_what_was_asked_for() -> None
     shown = tried(trial, newest, request)
     assert shown[:2] == ("try: ann/new", "ann/a")
     assert set(map(str, open_chat(newest, [], shown[3], request))) == {str(gr.skip())}
-    assert open_chat(Finished("ann/newer", ()), [], shown[3], request)[0] == "ann/newer"
+    assert open_chat(FinishedMerge("ann/newer", ()), [], shown[3], request)[0] == "ann/newer"
 
 
 def test_every_input_has_a_label() -> None:
@@ -302,20 +302,20 @@ def test_every_piece_of_html_knows_both_languages() -> None:
 
 def test_a_failed_merge_goes_on_where_it_stood(ann: str, hub: Hub, tmp_path: Path) -> None:
     host = Host.from_environment({"SPACE_ID": "you/alloy", "ALLOY_DOWNLOADS": str(tmp_path / "downloads")})
-    workshop = Workshop(host, JobBoard())
+    service = MergeService(host, JobBoard())
     who = Account("visitor", ann)
-    plan = workshop.plan(LINEAR, "hf://ann/again", who)
+    plan = service.plan(LINEAR, "hf://ann/again", who)
     hub.put("ann/again", {"config.json": b"{}"})  # somebody was faster
-    job = workshop.merge(plan, "hf://ann/again", who, "ann", private=True, overwrite=False)
-    failed = until_ended(workshop, job)
+    job = service.merge(plan, "hf://ann/again", who, "ann", private=True, overwrite=False)
+    failed = until_ended(service, job)
     assert failed.state == "failed"
     with pytest.raises(MergeError):
-        workshop.again(failed, who, "ann")
+        service.again(failed, who, "ann")
     hub.store.repos.pop("ann/again")
 
-    again = until_ended(workshop, workshop.again(failed, who, "ann"))
+    again = until_ended(service, service.again(failed, who, "ann"))
 
-    assert (again.state, again.order.recipe) == ("done", LINEAR)
+    assert (again.state, again.request.recipe) == ("done", LINEAR)
     assert hub.repo("ann/again").private
 
 
@@ -323,7 +323,7 @@ def test_a_result_is_asked_whether_it_stands_alone(ann: str, hub: Hub, tmp_path:
     folder = tiny_speaker(tmp_path / "speaker")
     hub.put("ann/speaker", folder, private=True)
     result = Result("hf://ann/speaker", "", None, 10, 1.0)
-    done = Snapshot("id", "ann/speaker", ("ann/one",), "done", result=result)
+    done = JobStatus("id", "ann/speaker", ("ann/one",), "done", result=result)
 
     assert "stands on its own" in stands_alone(done, Account("visitor", ann), allow_folders=False)
     assert "no such model" in stands_alone(done, Account("nobody"), allow_folders=False)
@@ -339,14 +339,14 @@ def test_a_result_is_asked_whether_it_stands_alone(ann: str, hub: Hub, tmp_path:
 
 def test_who_has_no_account_takes_files_home(ann: str, hub: Hub, tmp_path: Path) -> None:
     host = Host.from_environment({"SPACE_ID": "you/alloy", "ALLOY_DOWNLOADS": str(tmp_path / "downloads")})
-    workshop = Workshop(host, JobBoard())
+    service = MergeService(host, JobBoard())
     who = Account("nobody")
     hub.put("ann/open", tiny_speaker(tmp_path / "open"))
     recipe = LINEAR.replace("ann/one", "ann/open").replace("ann/two", "ann/open")
-    plan = workshop.plan(recipe, None, who)
+    plan = service.plan(recipe, None, who)
 
     done = until_ended(
-        workshop, workshop.merge(plan, "mine", who, "", private=True, overwrite=False, download=True)
+        service, service.merge(plan, "mine", who, "", private=True, overwrite=False, download=True)
     )
 
     assert done.result

@@ -168,7 +168,7 @@ def streamed(
     models: Sequence[FetchedModel | LanguageModel],
     talks: Sequence[Sequence[Message]],
     sampling: Sampling,
-) -> Generator[tuple[gpu.Run, list[Answer]]]:
+) -> Generator[tuple[gpu.GpuRun, list[Answer]]]:
     """`answers` where they are to be made: on a GPU where there is one, or in this process where models live here.
 
     Raises:
@@ -181,7 +181,7 @@ def streamed(
         yield from gpu.on_gpu(seconds, answers, *asked)
     else:
         for given in gpu.told_in_words(answers, *asked, "cpu"):
-            yield gpu.Run(), given
+            yield gpu.GpuRun(), given
 
 
 def as_drawn(conversation: Sequence[Message]) -> list[Message]:
@@ -230,7 +230,7 @@ def garbage(prompt: str, answer: str) -> str:
     return " ".join(t(key) for fault, key in keys.items() if fault in found)
 
 
-def lines(run: gpu.Run, given: Sequence[Answer], stopped: bool) -> list[Markup]:
+def lines(run: gpu.GpuRun, given: Sequence[Answer], stopped: bool) -> list[Markup]:
     """What is below each answer."""
     ends = [*[run.line] * bool(run.line), *[t("chat.stopped")] * stopped]
     return [

@@ -30,9 +30,9 @@ from ui.hub.search import HubSearch, search_as_you_type
 from ui.languages.translate import t
 from ui.recipe.presets import family
 from ui.server import gpu
-from ui.server.trials import MARK
+from ui.server.in_memory_merges import MARK
+from ui.server.merge_service import MergeService
 from ui.server.work import Turns
-from ui.server.workshop import Workshop
 from ui.widgets.events import LONG, NETWORK, PRIVATE, QUIET
 
 
@@ -48,9 +48,9 @@ class ChatTab:
     tuner: Tuner
 
 
-def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
+def chat_tab(host: Host, search: HubSearch, service: MergeService) -> ChatTab:
     """Build the tab inside the page's Blocks."""
-    trials, turns = workshop.trials, Turns()
+    in_memory, turns = service.in_memory, Turns()
     known = family(host.demo).models
 
     def model_field(label: str, info: str, value: str | None) -> gr.Dropdown:
@@ -90,7 +90,7 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
         send = gr.Button(t("chat.send"), variant="primary", scale=2, min_width=90)
         stop = gr.Button(t("chat.stop"), min_width=90)
         clear = gr.Button(t("chat.clear"), min_width=90)
-    tuner = build_tuner(workshop, turns)
+    tuner = build_tuner(service, turns)
     with gr.Accordion(t("chat.settings"), open=False):
         system = gr.Textbox(label=t("chat.system"), max_lines=4)
         with gr.Row():
@@ -125,7 +125,7 @@ def chat_tab(host: Host, search: HubSearch, workshop: Workshop) -> ChatTab:
             return
         asked: Message = {"role": "user", "content": message}
         drawn = [[*said, asked] for said in before[: len(names)]]
-        here = {name: trials.get(page, name) for name in names if name.startswith(MARK)}
+        here = {name: in_memory.get(page, name) for name in names if name.startswith(MARK)}
         live = {name: model for name, model in here.items() if model}
         if len(live) < len(here):
             yield message, *before, trouble_card(f"{t('try.gone')} {t('try.gone.fix')}"), "", ""

@@ -23,11 +23,11 @@ from ui.chat.answers import (
 )
 from ui.hub.account import account
 from ui.languages.translate import of_registry, t
-from ui.merge.try_first import try_out
-from ui.recipe.sliders import Knob, differences, knobs, turned
-from ui.server.trials import MARK
+from ui.merge.try_first import try_first
+from ui.recipe.sliders import RecipeSlider, differences, sliders_of, with_value
+from ui.server.in_memory_merges import MARK
+from ui.server.merge_service import MergeService
 from ui.server.work import Turns
-from ui.server.workshop import Workshop
 from ui.widgets.events import LONG, QUIET
 from ui.widgets.html import card, quiet, table, table_row, tag
 
@@ -72,7 +72,7 @@ class Tuning:
 class Tuner:
     """The fields, made inside the page's Blocks."""
 
-    workshop: Workshop
+    service: MergeService
     turns: Turns
     box: gr.Column
     which: gr.Dropdown
@@ -89,8 +89,8 @@ class Tuner:
 
     def begin(self, name: str | None, page: str) -> tuple[Any, ...]:
         """Updates of `fields`: a slider if the model is a trial of the page whose recipe holds numbers."""
-        recipe = self.workshop.trials.recipe(page, name or "")
-        found = knobs(recipe)
+        recipe = self.service.in_memory.recipe(page, name or "")
+        found = sliders_of(recipe)
         if not name or not found:
             return gr.update(visible=False), gr.skip(), gr.skip(), "", None
         first = found[0]
@@ -124,14 +124,14 @@ class Tuner:
         system: str, heat: float, share: float, longest: float, draw: float | None,
         oauth: gr.OAuthToken | None, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
-        knob = _knob(tuning.recipe, which) if tuning else None
-        if tuning is None or knob is None:
+        slider = _knob(tuning.recipe, which) if tuning else None
+        if tuning is None or slider is None:
             yield (gr.skip(),) * 5
             return
         talk, asked = _up_to_the_question(as_drawn(conversation))
         before = as_drawn(conversation)
         answer = "".join(m["content"] for m in before[len(talk) :] if "metadata" not in m)
-        now = replace(tuning, recipe=turned(tuning.recipe, knob, value))
+        now = replace(tuning, recipe=with_value(tuning.recipe, slider, value))
         if now.recipe == tuning.recipe and tuning.merged and (answer or not asked):
             yield (gr.skip(),) * 5  # a slider that was touched and put back
             return
@@ -148,11 +148,11 @@ class Tuner:
                     if turn.stopped.is_set():
                         yield gr.skip(), line_html(t("chat.stopped")), gr.skip(), gr.skip(), gr.skip()
                         return
-                menu = _menu(knobs(now.recipe), which)
+                menu = _menu(sliders_of(now.recipe), which)
                 if not asked:
                     yield gr.skip(), line_html(t("tune.ask", values=now.values)), _heard(now), now, menu
                     return
-                model = self.workshop.trials.get(page, now.name)
+                model = self.service.in_memory.get(page, now.name)
                 if model is None:
                     raise gr.Error(f"{t('try.gone')} {t('try.gone.fix')}", print_exception=False)
                 said = ""
@@ -177,16 +177,16 @@ class Tuner:
 
     def _merged(self, tuning: Tuning, page: str, oauth: gr.OAuthToken | None) -> Iterator[str]:
         """Merge anew for the page; cards on the way."""
-        who = account(self.workshop.host, oauth)
-        plan = self.workshop.plan(tuning.recipe, None, who)
+        who = account(self.service.host, oauth)
+        plan = self.service.plan(tuning.recipe, None, who)
         if not plan.ok:
             raise MergeError(plan.problems)
         name = tuning.name.removeprefix(MARK)
-        for job, _ in try_out(self.workshop.trials, page, name, plan, who):
+        for job, _ in try_first(self.service.in_memory, page, name, plan, who):
             yield job
 
 
-def build_tuner(workshop: Workshop, turns: Turns) -> Tuner:
+def build_tuner(service: MergeService, turns: Turns) -> Tuner:
     """Make the fields; they are hidden until there is a trial."""
     with gr.Column(visible=False) as box:
         with gr.Group(), gr.Row():
@@ -196,7 +196,7 @@ def build_tuner(workshop: Workshop, turns: Turns) -> Tuner:
             again = gr.Button(t("tune.again"), size="sm", min_width=220, scale=0)
             use = gr.Button(t("tune.use"), size="sm", min_width=220, scale=0)
         heard = gr.HTML()
-    return Tuner(workshop, turns, box, which, value, again, use, heard, gr.State(None))
+    return Tuner(service, turns, box, which, value, again, use, heard, gr.State(None))
 
 
 def taken_back(recipe: str, tuning: Tuning) -> str | None:
@@ -207,10 +207,10 @@ def taken_back(recipe: str, tuning: Tuning) -> str | None:
     if recipe == tuning.begun:
         return tuning.recipe
     for change in differences(tuning.begun, tuning.recipe):
-        knob = _knob(recipe, change.key)
-        if knob is None or knob.parameter != change.parameter:
+        slider = _knob(recipe, change.key)
+        if slider is None or slider.parameter != change.parameter:
             return None
-        recipe = turned(recipe, knob, change.value)
+        recipe = with_value(recipe, slider, change.value)
     return recipe
 
 
@@ -227,28 +227,28 @@ def use_values(
     return show(changed, memory)
 
 
-def _knob(recipe: str, key: str) -> Knob | None:
-    return next((knob for knob in knobs(recipe) if knob.key == key), None)
+def _knob(recipe: str, key: str) -> RecipeSlider | None:
+    return next((slider for slider in sliders_of(recipe) if slider.key == key), None)
 
 
-def _menu(found: Sequence[Knob], chosen: str) -> Any:
-    return gr.update(choices=[(knob.label, knob.key) for knob in found], value=chosen)
+def _menu(found: Sequence[RecipeSlider], chosen: str) -> Any:
+    return gr.update(choices=[(slider.label, slider.key) for slider in found], value=chosen)
 
 
-def _slider(knob: Knob) -> Any:
-    low, high = knob.ends
+def _slider(slider: RecipeSlider) -> Any:
+    low, high = slider.ends
     return gr.update(
         minimum=low,
         maximum=high,
-        step=knob.parameter.step,
-        value=knob.value,
-        info=of_registry(knob.parameter.help),
+        step=slider.parameter.step,
+        value=slider.value,
+        info=of_registry(slider.parameter.help),
     )
 
 
 def _values(before: str, after: str) -> str:
     changed = differences(before, after)
-    return ", ".join(f"{knob.label} = {knob.value:g}" for knob in changed) or t("tune.first")
+    return ", ".join(f"{slider.label} = {slider.value:g}" for slider in changed) or t("tune.first")
 
 
 def _up_to_the_question(talk: Sequence[Message]) -> tuple[list[Message], str]:

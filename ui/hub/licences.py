@@ -82,7 +82,7 @@ def licence_of_result(parents: Sequence[Parent]) -> Licence | None:
     return Licence(worst.licence, worst.name)
 
 
-class Cards:
+class ModelCards:
     """Reads cards; those of the Hub are remembered by commit."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import gradio as gr
@@ -22,7 +22,6 @@ from checkpoints.repositories.hub import hub_id
 from ui.host import Host
 from ui.hub.account import Account, account
 from ui.languages.translate import t
-from ui.merge.form import Memory
 from ui.widgets.events import PRIVATE, QUIET
 from ui.widgets.html import count
 
@@ -42,7 +41,7 @@ QUANTIZED = ("gptq", "awq", "bitsandbytes", "4-bit", "8-bit", "compressed-tensor
 
 
 @dataclass(frozen=True)
-class Found:
+class HubModel:
     """A model as the Hub lists it.
 
     Args:
@@ -70,7 +69,7 @@ class Found:
     is_adapter: bool = False
 
     @classmethod
-    def listed(cls, said: Mapping[str, Any]) -> Found:
+    def listed(cls, said: Mapping[str, Any]) -> HubModel:
         """From an entry of the Hub's list, which may lack any field but the name."""
         tags = [str(tag) for tag in said.get("tags") or ()]
         config = said.get("config") or {}
@@ -96,11 +95,11 @@ class Found:
         liked = f"♥ {self.likes}" if self.likes else ""
         return " · ".join(filter(None, [self.model_type, size, self.licence, liked]))
 
-    def is_relative(self, first: Found) -> bool:
+    def is_relative(self, first: HubModel) -> bool:
         """Whether both come from one base, or one from the other."""
         return bool({self.name, *self.bases} & {first.name, *first.bases})
 
-    def hindrance(self, first: Found | None) -> str:
+    def hindrance(self, first: HubModel | None) -> str:
         """Why it cannot be merged with the first model; empty if nothing is known to speak against it."""
         if self.quantized:
             return t("search.quantized", how=self.quantized)
@@ -123,15 +122,21 @@ class Found:
         return ", ".join(filter(None, said))
 
 
+class ChosenModels(Protocol):
+    """A form that knows which models were chosen in its fields."""
+
+    def names(self) -> tuple[str, ...]: ...
+
+
 class HubSearch:
     """Finds models; knows when the Hub does not answer and then stays quiet for a while."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._silent_until = 0.0
-        self._kept: OrderedDict[tuple[str, int], tuple[float, list[Found]]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], tuple[float, list[HubModel]]] = OrderedDict()
 
-    def __call__(self, query: str, who: Account, first: Found | None = None) -> list[Found]:
+    def __call__(self, query: str, who: Account, first: HubModel | None = None) -> list[HubModel]:
         """Models whose name contains the query: relatives of the first model, then the most downloaded, and those that
         do not fit last; empty if the Hub is silent.
 
@@ -146,26 +151,26 @@ class HubSearch:
         found = [*related, *self._ask("", {"search": query, "limit": str(MOST)}, who)]
         found = list({model.name: model for model in found}.values())
 
-        def place(model: Found) -> int:
+        def place(model: HubModel) -> int:
             if model.hindrance(first):
                 return 2
             return 0 if first and model.is_relative(first) else 1
 
         return sorted(found, key=place)[:MOST]
 
-    def model(self, name: str, who: Account) -> Found | None:
+    def model(self, name: str, who: Account) -> HubModel | None:
         """What the Hub says of one model; None if it says nothing to this visitor."""
         name = name.partition("+")[0].partition("@")[0].strip()
         if "/" not in name or not hub_id(name):
             return None
         return next(iter(self._remembered(f"/{quote(name)}", {}, who)), None)
 
-    def _relatives(self, first: Found, who: Account) -> list[Found]:
+    def _relatives(self, first: HubModel, who: Account) -> list[HubModel]:
         root = first.bases[0] if first.bases else first.name
         wanted = {"filter": f"base_model:{root}", "limit": str(MOST_RELATIVES)}
         return [it for it in self._remembered("", wanted, who) if it.name != first.name]
 
-    def _remembered(self, path: str, wanted: Mapping[str, str], who: Account) -> list[Found]:
+    def _remembered(self, path: str, wanted: Mapping[str, str], who: Account) -> list[HubModel]:
         # By visitor: what one may see, another may not. Python's hash of a token is of this process alone.
         key = f"{path} {sorted(wanted.items())}", hash(who.token)
         until, found = self._kept.get(key, (0.0, []))
@@ -176,7 +181,7 @@ class HubSearch:
                 self._kept.popitem(last=False)
         return found
 
-    def _ask(self, path: str, wanted: Mapping[str, str], who: Account) -> list[Found]:
+    def _ask(self, path: str, wanted: Mapping[str, str], who: Account) -> list[HubModel]:
         """The models of an answer; none if the Hub is silent, or refuses."""
         if self._clock() < self._silent_until:
             return []
@@ -193,7 +198,7 @@ class HubSearch:
             response.raise_for_status()
             said = response.json()
             listed = said if isinstance(said, list) else [said]
-            return [Found.listed(model) for model in listed if isinstance(model, dict) and "id" in model]
+            return [HubModel.listed(model) for model in listed if isinstance(model, dict) and "id" in model]
         except (httpx2.HTTPError, OSError, ValueError, TypeError, AttributeError):
             self._silent_until = self._clock() + SECONDS_OF_SILENCE
             return []
@@ -232,33 +237,33 @@ DESCRIBE = """(about) => {
 
 
 def search_as_you_type(
-    dropdown: gr.Dropdown, search: HubSearch, host: Host, known: Sequence[str], memory: gr.State | None = None
+    dropdown: gr.Dropdown, search: HubSearch, host: Host, known: Sequence[str], chosen: gr.State | None = None
 ) -> None:
     """Let a dropdown offer what the Hub finds for the typed text, and the known models before.
 
     Args:
-        memory: of the form that the field belongs to, whose first model decides what fits; None: anything does
+        chosen: holds the `ChosenModels` of the form that the field belongs to; the first of them decides what fits.
+            None: anything fits
     """
     about = gr.Textbox(visible=False, label=t("search.about"))
 
     def offer(
-        field: gr.Dropdown, form: Memory | None, key: gr.KeyUpData, oauth: gr.OAuthToken | None
+        field: gr.Dropdown, chosen: ChosenModels | None, key: gr.KeyUpData, oauth: gr.OAuthToken | None
     ) -> tuple[Any, Any]:
         # Gradio hands over the field's properties here, because of the type.
         offered = [str(choice[1]) for choice in field.choices]
         typed = str(key.input_value or "").strip()
         who = account(host, oauth)
-        others = [name for name in form.draft.names() if name != typed] if form else []
+        others = [name for name in chosen.names() if name != typed] if chosen else []
         first = search.model(others[0], who) if others and len(typed) >= SHORTEST_QUERY else None
         found = search(typed, who, first)
         near = [name for name in known if typed.lower() in name.lower()]
         names = kept_in_place(offered, [*near, *(model.name for model in found)], typed)
         return gr.skip() if names == offered else gr.update(choices=names), descriptions(found, first)
 
-    nobody = gr.State(None) if memory is None else memory
     dropdown.key_up(
         offer,
-        [dropdown, nobody],
+        [dropdown, gr.State(None) if chosen is None else chosen],
         [dropdown, about],
         # `always_last` would send what the key before the last one had typed.
         trigger_mode="multiple",
@@ -268,7 +273,7 @@ def search_as_you_type(
     )
 
 
-def descriptions(found: Sequence[Found], first: Found | None) -> str:
+def descriptions(found: Sequence[HubModel], first: HubModel | None) -> str:
     """By name, as JSON: what stands below a model in the list, and whether it fits."""
     said = {}
     for model in found:

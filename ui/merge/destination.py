@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 
 
 def ways(existing: str) -> dict[str, bool]:
-    """What the page's field says of a model that stands there, as `Workshop` takes it."""
+    """What the page's field says of a model that stands there, as `MergeService` takes it."""
     return {"overwrite": existing == REVISION, "pull_request": existing == PULL_REQUEST}
 
 

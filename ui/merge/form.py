@@ -21,8 +21,8 @@ from merging.recipe.yaml import Loader
 from ui.languages.translate import of_registry, t
 from ui.recipe.form_state import (
     MOST_MODELS,
-    Draft,
-    ModelDraft,
+    FormState,
+    ModelEntry,
     Setting,
     by_tensor,
     field_setting,
@@ -40,20 +40,24 @@ METHOD, BASE, PARAMETERS, DTYPE = "method", "base", "parameters", "dtype"
 
 
 @dataclass(frozen=True)
-class Memory:
+class FormMemory:
     """What the form knows beside its fields.
 
     Args:
-        draft: as last shown or collected; carries what has no field
+        state: as last shown or collected; carries what has no field
         rows: how many model rows are visible
         held: the YAML cannot be shown in the form, which must not overwrite it
         texts: what the text fields said when they were last shown or collected; None: not known
     """
 
-    draft: Draft
+    state: FormState
     rows: int = 2
     held: bool = False
     texts: tuple[str | None, ...] = ()
+
+    def names(self) -> tuple[str, ...]:
+        """The models chosen so far, the base last."""
+        return self.state.names()
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ class _Row:
 
 @dataclass
 class Form:
-    """The fields, in one fixed order, and the two ways between them and a draft."""
+    """The fields, in one fixed order, and the two ways between them and a state."""
 
     method: gr.Dropdown
     about: gr.HTML
@@ -150,7 +154,7 @@ class Form:
     fields: dict[tuple[str, str], Field]
     dtype: gr.Dropdown
     notes: dict[str, gr.HTML]  # for problems, below the field that causes them; those of the rows stand there
-    memory: gr.State = field(default_factory=lambda: gr.State(Memory(Draft(next(iter(METHODS))))))
+    memory: gr.State = field(default_factory=lambda: gr.State(FormMemory(FormState(next(iter(METHODS))))))
 
     @property
     def values(self) -> list[Any]:
@@ -180,11 +184,11 @@ class Form:
     def note_fields(self) -> list[gr.HTML]:
         return [*self.notes.values(), *(row.note for row in self.rows)]
 
-    def note_updates(self, draft: Draft, recipe: str, problems: Sequence[Problem]) -> list[Update]:
+    def note_updates(self, state: FormState, recipe: str, problems: Sequence[Problem]) -> list[Update]:
         """Updates of `note_fields`: each problem below the field that causes it, as far as there is one."""
         found: dict[str | int, list[Problem]] = {}
         for problem in problems:
-            spot = spot_of(draft, recipe, problem.where)
+            spot = spot_of(state, recipe, problem.where)
             if spot is not None:
                 found.setdefault(spot, []).append(problem)
         spots = [*self.notes, *range(len(self.rows))]
@@ -199,7 +203,7 @@ class Form:
         pairs = zip(self.values, values, strict=True)
         return tuple(str(value or "") for component, value in pairs if isinstance(component, gr.Textbox))
 
-    def was_typed(self, index: int, memory: Memory, values: Sequence[Any]) -> bool:
+    def was_typed(self, index: int, memory: FormMemory, values: Sequence[Any]) -> bool:
         """Whether a person, and not `show`, changed the text field of this index.
 
         Of this one alone: while Gradio draws fields that were hidden, the others still have their old values.
@@ -208,9 +212,9 @@ class Form:
         return before is not None and before != self.texts(values)[index]
 
     def collect(
-        self, memory: Memory, values: Sequence[Any], method: MergeMethod | None = None, rows: int = 0
-    ) -> Draft:
-        """The draft that the fields say.
+        self, memory: FormMemory, values: Sequence[Any], method: MergeMethod | None = None, rows: int = 0
+    ) -> FormState:
+        """The state that the fields say.
 
         Args:
             memory: carries what has no field
@@ -239,9 +243,9 @@ class Form:
         names = [str(at[row.model._id] or "").strip() for row in self.rows]
         # Hidden rows are empty, so that nobody has to be told how many are visible.
         count = max([rows, *(i + 1 for i, name in enumerate(names) if name)])
-        before = [*memory.draft.models, *(ModelDraft(),) * MOST_MODELS]
+        before = [*memory.state.models, *(ModelEntry(),) * MOST_MODELS]
         models = tuple(
-            ModelDraft(
+            ModelEntry(
                 name,
                 said([(p, row.fields[p.name]) for p in method.parameters if p.per_model], earlier.settings),
             )
@@ -249,33 +253,33 @@ class Form:
         )
         shared = [(p, self.fields[_key(p)]) for p in method.parameters if not p.per_model]
         return replace(
-            memory.draft,
+            memory.state,
             method=method.name,
             models=models,
             base=str(at[self.base._id] or "").strip() if method.may_subtract else "",
-            settings=said(shared, memory.draft.settings),
+            settings=said(shared, memory.state.settings),
             dtype=str(at[self.dtype._id] or ""),
         )
 
     def show(
-        self, draft: Draft, *, typed: bool | None = None, values: Sequence[Any] | None = None
+        self, state: FormState, *, typed: bool | None = None, values: Sequence[Any] | None = None
     ) -> list[Update]:
-        """Updates that make the fields say the draft.
+        """Updates that make the fields say the state.
 
         Args:
             typed: whether values are typed instead of slid; None: only if a slider cannot show one
             values: that the fields have already; these are left alone, and with them what the visitor
                 writes into a field while the answer is on its way
         """
-        method = draft.merge_method
+        method = state.merge_method
         if typed is None:
-            typed = needs_typing(draft)
+            typed = needs_typing(state)
         least = max(method.min_models, 1 if method.max_models == 1 else 2)
-        count = min(max(len(draft.models), least), MOST_MODELS)
+        count = min(max(len(state.models), least), MOST_MODELS)
         most = min(MOST_MODELS, method.max_models or MOST_MODELS)
-        models = [*draft.models, *(ModelDraft() for _ in range(MOST_MODELS - len(draft.models)))]
+        models = [*state.models, *(ModelEntry() for _ in range(MOST_MODELS - len(state.models)))]
         shown: list[Update] = [
-            Memory(draft, count),
+            FormMemory(state, count),
             method_text(method),
             gr.update(visible=count < most),
         ]
@@ -283,9 +287,9 @@ class Form:
             shown += [gr.update(visible=i < count), gr.update(visible=count > least)]
         shown += [
             method.name,
-            gr.update(value=draft.base or None, visible=method.may_subtract),
+            gr.update(value=state.base or None, visible=method.may_subtract),
             typed,
-            draft.dtype,
+            state.dtype,
         ]
         for i, (row, model) in enumerate(zip(self.rows, models, strict=True)):
             is_base = i == 0 and method.base == "first"
@@ -297,10 +301,10 @@ class Form:
                 shown += number.show(own, setting, typed, explained=i == 0)
         for key, widget in self.fields.items():
             shared = next((p for p in method.parameters if not p.per_model and _key(p) == key), None)
-            shown += widget.show(shared, draft.settings.get(key[0], shared and initial(shared)), typed)
+            shown += widget.show(shared, state.settings.get(key[0], shared and initial(shared)), typed)
         updates = zip(self.outputs, shown, strict=True)
         texts = tuple(update.get("value") for part, update in updates if isinstance(part, gr.Textbox))
-        shown[0] = Memory(draft, count, texts=texts)
+        shown[0] = FormMemory(state, count, texts=texts)
         start = len(shown) - len(self.values)
         for i, value in enumerate(() if values is None else values, start):
             if not isinstance(shown[i], dict):
@@ -309,27 +313,27 @@ class Form:
                 del shown[i]["value"]
         return shown
 
-    def after_method(self, memory: Memory, values: Sequence[Any]) -> Draft:
-        """The draft after another method was chosen."""
+    def after_method(self, memory: FormMemory, values: Sequence[Any]) -> FormState:
+        """The state after another method was chosen."""
         name = values[self.values.index(self.method)]
-        return for_method(self.collect(memory, values, memory.draft.merge_method), METHODS[name])
+        return for_method(self.collect(memory, values, memory.state.merge_method), METHODS[name])
 
-    def after_typing_switch(self, memory: Memory, values: Sequence[Any]) -> Draft:
-        """The draft before the switch, which says how to read the fields, was turned."""
+    def after_typing_switch(self, memory: FormMemory, values: Sequence[Any]) -> FormState:
+        """The state before the switch, which says how to read the fields, was turned."""
         turned = list(values)
         place = self.values.index(self.typed)
         turned[place] = not turned[place]
         return self.collect(memory, turned, rows=memory.rows)
 
-    def without_row(self, index: int, memory: Memory, values: Sequence[Any]) -> Draft:
-        """The draft after a row was removed."""
-        draft = self.collect(memory, values, rows=memory.rows)
-        return replace(draft, models=draft.models[:index] + draft.models[index + 1 :])
+    def without_row(self, index: int, memory: FormMemory, values: Sequence[Any]) -> FormState:
+        """The state after a row was removed."""
+        state = self.collect(memory, values, rows=memory.rows)
+        return replace(state, models=state.models[:index] + state.models[index + 1 :])
 
-    def with_row(self, memory: Memory, values: Sequence[Any]) -> Draft:
-        """The draft after an empty row was added."""
-        draft = self.collect(memory, values, rows=memory.rows)
-        return replace(draft, models=(*draft.models, ModelDraft()))
+    def with_row(self, memory: FormMemory, values: Sequence[Any]) -> FormState:
+        """The state after an empty row was added."""
+        state = self.collect(memory, values, rows=memory.rows)
+        return replace(state, models=(*state.models, ModelEntry()))
 
 
 def build_form(known: Sequence[str], allow_folders: bool) -> Form:
@@ -384,7 +388,7 @@ def method_text(method: MergeMethod) -> str:
     return f'<div class="alloy-method">{html.text(of_registry(method.summary))}{paper}</div>'
 
 
-def spot_of(draft: Draft, recipe: str, where: str) -> str | int | None:
+def spot_of(state: FormState, recipe: str, where: str) -> str | int | None:
     """The field that a problem's place in the recipe belongs to: a name in `Form.notes`, or a row's number."""
     try:
         tree = yaml.compose(recipe, Loader=Loader)
@@ -406,8 +410,8 @@ def spot_of(draft: Draft, recipe: str, where: str) -> str | int | None:
             return PARAMETERS
         case _:
             return None
-    rows = [model.name for model in draft.models]
-    return rows.index(named) if named and named in rows else BASE if named and named == draft.base else None
+    rows = [model.name for model in state.models]
+    return rows.index(named) if named and named in rows else BASE if named and named == state.base else None
 
 
 def _note(problems: Sequence[Problem]) -> str:
@@ -449,10 +453,10 @@ def _parts(fields: Any) -> list[Component]:
     return [component for widget in fields for component in widget.components]
 
 
-def needs_typing(draft: Draft) -> bool:
-    """Whether a value of the draft (a gradient, a filter) is more than a slider can show."""
-    for parameter in draft.merge_method.parameters:
-        holders = [model.settings for model in draft.models] if parameter.per_model else [draft.settings]
+def needs_typing(state: FormState) -> bool:
+    """Whether a value of the state (a gradient, a filter) is more than a slider can show."""
+    for parameter in state.merge_method.parameters:
+        holders = [model.settings for model in state.models] if parameter.per_model else [state.settings]
         if any(
             name == parameter.name and not is_plain(parameter, s) for h in holders for name, s in h.items()
         ):

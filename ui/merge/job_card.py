@@ -8,7 +8,7 @@ from ui.hub.recipes import query_of
 from ui.languages.translate import t
 from ui.merge.commands import command_line, hf_job, python
 from ui.server.downloads import links
-from ui.server.jobs import Snapshot
+from ui.server.jobs import JobStatus
 from ui.widgets.html import card, count, duration, heading, link, problem_list, quiet, size, text
 
 _MOODS = {"waiting": "idle", "running": "busy", "done": "good", "failed": "bad", "cancelled": "idle"}
@@ -24,7 +24,7 @@ def lost_card() -> str:
     return card(quiet(t("jobs.lost")))
 
 
-def job_card(job: Snapshot, space_id: str = "") -> str:
+def job_card(job: JobStatus, space_id: str = "") -> str:
     """One job; `space_id` of the Space that this is, if it is one."""
     state = t("jobs.stopping") if job.stopping else t(f"jobs.{job.state}")
     body = str(heading(f"{state}: {job.title}"))
@@ -50,7 +50,7 @@ def job_card(job: Snapshot, space_id: str = "") -> str:
     return card(Markup(body), _MOODS[job.state])
 
 
-def _progress(job: Snapshot) -> str:
+def _progress(job: JobStatus) -> str:
     progress = job.progress
     share = progress.bytes_done / progress.bytes_total if progress and progress.bytes_total else 0.0
     percent = round(100 * min(share, 1.0))
@@ -71,12 +71,12 @@ def _progress(job: Snapshot) -> str:
     )
 
 
-def _result(job: Snapshot) -> str:
+def _result(job: JobStatus) -> str:
     result = job.result
     if result is None:
         return ""
     name = result.location.removeprefix("hf://")
-    if job.order.download:
+    if job.request.download:
         files = links(result.location)
         items = "".join(
             f'<li><a href="{text(address)}" download="{text(file)}">{text(file)}</a></li>'
@@ -98,9 +98,9 @@ def _result(job: Snapshot) -> str:
     return f'<p class="alloy-result">{where}</p><p class="alloy-quiet">{text(took)}</p>{verified}'
 
 
-def _compared(job: Snapshot) -> str:
+def _compared(job: JobStatus) -> str:
     """Structure and size of the result beside its parents."""
-    if job.state != "done" or not job.order.parts:
+    if job.state != "done" or not job.request.summaries:
         return ""
     columns = ("plan.model.name", "jobs.compared.structure", "plan.model.parameters", "jobs.compared.bytes")
     head = "".join(
@@ -108,7 +108,7 @@ def _compared(job: Snapshot) -> str:
         for place, key in enumerate(columns)
     )
     rows = ""
-    for part in job.order.parts:
+    for part in job.request.summaries:
         layers = t("jobs.compared.layers", count=part.layers) if part.layers else ""
         structure = ", ".join(filter(None, [part.architecture, layers]))
         rows += (
@@ -120,27 +120,28 @@ def _compared(job: Snapshot) -> str:
     return f"<details><summary>{text(t('jobs.compared'))}</summary>{scroll}</details>"
 
 
-def _card(job: Snapshot) -> str:
+def _card(job: JobStatus) -> str:
     """The model card, as it was written."""
-    if job.state != "done" or not job.order.card:
+    if job.state != "done" or not job.request.card:
         return ""
-    return f"<details><summary>{text(t('jobs.card'))}</summary><pre>{text(job.order.card)}</pre></details>"
+    return f"<details><summary>{text(t('jobs.card'))}</summary><pre>{text(job.request.card)}</pre></details>"
 
 
-def _elsewhere(job: Snapshot, space_id: str) -> str:
+def _elsewhere(job: JobStatus, space_id: str) -> str:
     """The same merge as a command line, as Python, as a job, and as a link."""
-    order = job.order
-    if not order.recipe:
+    request = job.request
+    if not request.recipe:
         return ""
     page = f"https://huggingface.co/spaces/{space_id}" if space_id else ""
-    remix = f'<p><a href="{text(page)}?{text(query_of(order.recipe))}" target="_blank">{text(t("jobs.remix"))}</a></p>'
-    ways = [("jobs.shell", command_line(order)), ("jobs.python", python(order))]
-    if space_id and order.to.startswith("hf://"):
-        ways.append(("jobs.rented", hf_job(order, space_id)))
+    address = f"{page}?{query_of(request.recipe)}"
+    remix = f'<p><a href="{text(address)}" target="_blank">{text(t("jobs.remix"))}</a></p>'
+    ways = [("jobs.shell", command_line(request)), ("jobs.python", python(request))]
+    if space_id and request.to.startswith("hf://"):
+        ways.append(("jobs.rented", hf_job(request, space_id)))
     blocks = "".join(f"<p>{text(t(key))}</p><pre>{text(script)}</pre>" for key, script in ways)
     return f"<details><summary>{text(t('jobs.elsewhere'))}</summary>{remix}{blocks}</details>"
 
 
-def _log(job: Snapshot) -> str:
+def _log(job: JobStatus) -> str:
     lines = "\n".join(f"{seconds:7.1f} s  {line}" for seconds, line in job.log)
     return f"<details><summary>{text(t('jobs.log'))}</summary><pre>{text(lines)}</pre></details>"

@@ -14,12 +14,12 @@ from ui.host import Host
 from ui.hub.account import Account, account, visitor
 from ui.hub.recipes import COPY, link_to
 from ui.languages.translate import in_each_language, t
+from ui.merge.history import id_of, record, record_of_result, restored
 from ui.merge.job_card import empty_card, job_card, lost_card
-from ui.merge.remembered import id_of, record, record_of_result, restored
 from ui.merge.start import line_of, trouble
-from ui.server.defect import told
-from ui.server.jobs import Snapshot
-from ui.server.workshop import Workshop
+from ui.server.internal_error import log_unexpected
+from ui.server.jobs import JobStatus
+from ui.server.merge_service import MergeService
 from ui.widgets.events import LONG, NETWORK, PRIVATE
 from ui.widgets.html import size
 
@@ -28,7 +28,7 @@ MOST_REMEMBERED = 6
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedMerge:
     """A merge that is done: what to chat with, and what to compare it with."""
 
     location: str
@@ -57,9 +57,9 @@ class _Slot:
 class MyMerges:
     """The list: made inside the page's Blocks. Gradio's fields are made once, and shown or hidden."""
 
-    def __init__(self, host: Host, workshop: Workshop) -> None:
+    def __init__(self, host: Host, service: MergeService) -> None:
         self.host = host
-        self.workshop = workshop
+        self.service = service
         self.empty = gr.HTML(in_each_language(empty_card))
         self.slots = [self._slot() for _ in range(MOST_REMEMBERED)]
         self.said = gr.HTML()
@@ -92,7 +92,7 @@ class MyMerges:
         self,
         page: gr.Blocks,
         fields_to_try: Sequence[gr.Dropdown],
-        names_to_try: Callable[[Finished | None], list[str]],
+        names_to_try: Callable[[FinishedMerge | None], list[str]],
         show: Callable[[str, Any], list[Any]],
         memory: gr.State,
         recipe: list[Any],
@@ -130,7 +130,7 @@ class MyMerges:
             slot.reuse.click(self._reuser(number, show, len(recipe)), [*known, memory], recipe, **quiet)
 
     def watch(
-        self, jobs: object, results: object, latest: Finished | None, drawn: Sequence[str]
+        self, jobs: object, results: object, latest: FinishedMerge | None, drawn: Sequence[str]
     ) -> tuple[Any, ...]:
         """Updates of `watched`."""
         found = self._found(jobs, results)
@@ -150,8 +150,8 @@ class MyMerges:
                 job.is_live,
                 job.state in ("failed", "cancelled"),
                 *[done and may_run(job)] * 3,
-                bool(job.order.recipe),
-                bool(job.order.recipe),
+                bool(job.request.recipe),
+                bool(job.request.recipe),
             )
             # What was said of a result does not stay when another one moves to its place.
             updates += [gr.update(visible=True), *([gr.skip()] * 2 if same else [cards[number], ""])]
@@ -171,36 +171,38 @@ class MyMerges:
             * self.tries,
         )
 
-    def _found(self, jobs: object, results: object) -> list[Snapshot | None]:
+    def _found(self, jobs: object, results: object) -> list[JobStatus | None]:
         """The remembered merges; of those that the server has forgotten, what the browser says."""
         known = results if isinstance(results, Mapping) else {}
         return [
-            self.workshop.board.snapshot(id_of(kept)) or restored(self.host, kept, known.get(id_of(kept)))
+            self.service.board.status(id_of(kept)) or restored(self.host, kept, known.get(id_of(kept)))
             for kept in remembered(jobs)
         ]
 
     @staticmethod
-    def _results(here: Sequence[Snapshot], before: object) -> Any:
-        now = {job.id: record_of_result(job.result) for job in here if job.result and not job.order.download}
+    def _results(here: Sequence[JobStatus], before: object) -> Any:
+        now = {
+            job.id: record_of_result(job.result) for job in here if job.result and not job.request.download
+        }
         return gr.skip() if now == before else now
 
-    def at(self, number: int, jobs: object, results: object) -> Finished | None:
+    def at(self, number: int, jobs: object, results: object) -> FinishedMerge | None:
         """The finished merge in a slot."""
         job = self._job(number, jobs, results)
         return self.finished(job) if job and job.result else None
 
-    def finished(self, job: Snapshot) -> Finished:
+    def finished(self, job: JobStatus) -> FinishedMerge:
         assert job.result
-        return Finished(job.result.location.removeprefix("hf://"), job.models)
+        return FinishedMerge(job.result.location.removeprefix("hf://"), job.models)
 
-    def _job(self, number: int, jobs: object, results: object) -> Snapshot | None:
+    def _job(self, number: int, jobs: object, results: object) -> JobStatus | None:
         here = [job for job in self._found(jobs, results) if job is not None]
         return here[number] if number < len(here) else None
 
     def _stopper(self, number: int) -> Any:
         def stop(jobs: object, results: object) -> None:
             if job := self._job(number, jobs, results):
-                self.workshop.board.cancel(job.id)
+                self.service.board.cancel(job.id)
 
         return stop
 
@@ -213,10 +215,10 @@ class MyMerges:
                 return gr.skip(), ""
             who = account(self.host, oauth)
             try:
-                again = self.workshop.again(job, who, visitor(who, request))
+                again = self.service.again(job, who, visitor(who, request))
             except MergeError as error:
                 return gr.skip(), "".join(trouble(problem) for problem in error.problems)
-            begun = record(self.workshop.job(again))
+            begun = record(self.service.job(again))
             return [begun if id_of(it) == job.id else it for it in remembered(jobs)], ""
 
         return retry
@@ -226,7 +228,7 @@ class MyMerges:
             job = self._job(number, jobs, results)
             if job is None:
                 return "", ""
-            link = link_to(self.host, job.order.recipe, request)
+            link = link_to(self.host, job.request.recipe, request)
             return link, line_of(t("jobs.linked", link=link))
 
         return copy
@@ -242,12 +244,12 @@ class MyMerges:
     def _reuser(self, number: int, show: Callable[[str, Any], list[Any]], outputs: int) -> Any:
         def reuse(jobs: object, results: object, memory: Any) -> list[Any]:
             job = self._job(number, jobs, results)
-            return show(job.order.recipe, memory) if job else [gr.skip()] * outputs
+            return show(job.request.recipe, memory) if job else [gr.skip()] * outputs
 
         return reuse
 
 
-def stands_alone(job: Snapshot, who: Account, *, allow_folders: bool) -> str:
+def stands_alone(job: JobStatus, who: Account, *, allow_folders: bool) -> str:
     """Whether a finished merge needs nothing but itself, as a line on the page."""
     assert job.result
     name = job.result.location.removeprefix("hf://")
@@ -261,7 +263,7 @@ def stands_alone(job: Snapshot, who: Account, *, allow_folders: bool) -> str:
     except EvaluationError as error:
         return _trouble(str(error))
     except Exception as error:
-        return _trouble(t("unexpected", error=told(error, who.token)))
+        return _trouble(t("unexpected", error=log_unexpected(error, who.token)))
     if found.ok:
         return line_of(t("alone.yes", name=name, answer=found.answer.strip()))
     return _trouble(t("alone.no", name=name, findings=" ".join(found.findings)))
@@ -271,9 +273,9 @@ def _trouble(words: str) -> str:
     return trouble(Problem("independence", words))
 
 
-def may_run(job: Snapshot) -> bool:
+def may_run(job: JobStatus) -> bool:
     """Whether chat and scores can read the result: what is to be downloaded they may not."""
-    return not job.order.download
+    return not job.request.download
 
 
 def remembered(jobs: object) -> list[Any]:

@@ -14,7 +14,7 @@ from merging import Plan
 from ui.hub.account import Account
 from ui.languages.translate import t
 from ui.merge.start import line_of
-from ui.server.defect import told
+from ui.server.internal_error import log_unexpected
 from ui.widgets.heat_map import heat_map
 from ui.widgets.html import text
 
@@ -86,7 +86,7 @@ def similarity(plan: Plan, base: str | None, who: Account, allow_folders: bool) 
                 case EvaluationError():
                     raise said
                 case Exception():
-                    raise EvaluationError(t("unexpected", error=told(said, who.token)))
+                    raise EvaluationError(t("unexpected", error=log_unexpected(said, who.token)))
     finally:
         cancel.set()
 

@@ -29,19 +29,19 @@ from ui.merge.destination import (
     suggested_name,
     ways,
 )
-from ui.merge.form import Form, Memory, build_form, needs_typing
+from ui.merge.form import Form, FormMemory, build_form, needs_typing
+from ui.merge.history import record
 from ui.merge.layers_card import layers_card
-from ui.merge.my_merges import MOST_REMEMBERED, Finished, MyMerges, remembered
+from ui.merge.my_merges import MOST_REMEMBERED, FinishedMerge, MyMerges, remembered
 from ui.merge.plan_card import Surroundings, empty_card, plan_card, problems_card
-from ui.merge.remembered import record
 from ui.merge.similarity import similarity
 from ui.merge.start import build_start, line_of, trouble
-from ui.merge.try_first import try_out
-from ui.recipe.form_state import Draft, NotShown, read, write
+from ui.merge.try_first import try_first
+from ui.recipe.form_state import FormState, NotShown, read, write
 from ui.recipe.presets import family, presets
 from ui.recipe.quick_fixes import Fix, fixes
 from ui.server import gpu
-from ui.server.workshop import Workshop, exists
+from ui.server.merge_service import MergeService, exists
 from ui.widgets import html
 from ui.widgets.events import LONG, NETWORK, PRIVATE, QUIET, UNSEEN
 
@@ -58,9 +58,9 @@ FORGET_QUERY = """() => {
 class MergeTab:
     """The tab: made inside the page's Blocks, and wired when the other tabs are there."""
 
-    def __init__(self, host: Host, workshop: Workshop, search: HubSearch):
+    def __init__(self, host: Host, service: MergeService, search: HubSearch):
         self.host = host
-        self.workshop = workshop
+        self.service = service
         self.search = search
         self.first_recipe = presets(host.demo)[0].recipe
         self._planning: dict[str, object] = {}  # by page: the newest plan that is being made
@@ -107,7 +107,7 @@ class MergeTab:
             self.try_first = gr.Button(t("try.button"), size="lg", scale=1, min_width=160)
         self.trying = gr.HTML(in_each_language(_about_trying))
         _section("jobs.heading")
-        self.mine = MyMerges(host, self.workshop)
+        self.mine = MyMerges(host, self.service)
         self.saved_recipe = gr.BrowserState("", storage_key="alloy-recipe", secret=host.browser_key)
         self.opened_link = gr.BrowserState("", storage_key="alloy-link", secret=host.browser_key)
         self.identity = gr.State(Identity())
@@ -266,17 +266,17 @@ class MergeTab:
 
     # -- recipe ----------------------------------------------------------------------------------------
 
-    def _shown(self, draft: Draft, text: str, **how: Any) -> list[Any]:
+    def _shown(self, state: FormState, text: str, **how: Any) -> list[Any]:
         hidden = gr.update(visible=False)
-        return [text, gr.update(value="", visible=False), hidden, *self.form.show(draft, **how)]
+        return [text, gr.update(value="", visible=False), hidden, *self.form.show(state, **how)]
 
-    def _held(self, memory: Memory, text: Any, reason: str) -> list[Any]:
+    def _held(self, memory: FormMemory, text: Any, reason: str) -> list[Any]:
         notice = f'<div class="alloy-held" role="status">{html.text(t("recipe.held", reason=reason))}</div>'
         rest = [gr.skip() for _ in self.form.outputs[1:]]
         shown = gr.update(value=notice, visible=True)
         return [text, shown, gr.update(visible=True), replace(memory, held=True), *rest]
 
-    def show(self, text: str, memory: Memory) -> list[Any]:
+    def show(self, text: str, memory: FormMemory) -> list[Any]:
         """Form and YAML for a text that did not come from the form."""
         try:
             return self._shown(read(text), text)
@@ -284,7 +284,7 @@ class MergeTab:
             return self._held(memory, text, str(reason))
 
     def _fixer(self, number: int) -> Any:
-        def fix(offered: Sequence[Fix], memory: Memory) -> list[Any]:
+        def fix(offered: Sequence[Fix], memory: FormMemory) -> list[Any]:
             if number >= len(offered):
                 return [gr.skip() for _ in range(3 + len(self.form.outputs))]
             return self.show(offered[number].recipe, memory)
@@ -306,35 +306,35 @@ class MergeTab:
         """
         asked = str(dict(request.query_params).get(QUERY, ""))
         linked = recipe_of(asked) if asked and not (saved and asked == opened) else None
-        memory = Memory(self._first_draft())
+        memory = FormMemory(self._first_draft())
         shown = self.show(linked or saved or self.first_recipe, memory)
         if shown[3].held:  # the fields are still empty: fill them with something that works
-            shown[4:] = self.form.show(memory.draft)[1:]
+            shown[4:] = self.form.show(memory.state)[1:]
         return [asked, *shown]
 
-    def _first_draft(self) -> Draft:
+    def _first_draft(self) -> FormState:
         return read(self.first_recipe)
 
-    def _yaml_typed(self, text: str, memory: Memory) -> list[Any]:
+    def _yaml_typed(self, text: str, memory: FormMemory) -> list[Any]:
         return self.show(text, memory)[1:]
 
-    def _rewrite(self, memory: Memory) -> list[Any]:
-        return self._shown(memory.draft, write(memory.draft))
+    def _rewrite(self, memory: FormMemory) -> list[Any]:
+        return self._shown(memory.state, write(memory.state))
 
-    def _form_changed(self, memory: Memory, values: Sequence[Any], draft: Draft) -> list[Any]:
+    def _form_changed(self, memory: FormMemory, values: Sequence[Any], state: FormState) -> list[Any]:
         if memory.held:
             return [gr.skip() for _ in range(3 + len(self.form.outputs))]
-        typed = self._is_typed(values) or needs_typing(draft)
-        return self._shown(draft, write(draft), typed=typed, values=values)
+        typed = self._is_typed(values) or needs_typing(state)
+        return self._shown(state, write(state), typed=typed, values=values)
 
-    def _field_changed(self, memory: Memory, *values: Any) -> tuple[Any, Any]:
+    def _field_changed(self, memory: FormMemory, *values: Any) -> tuple[Any, Any]:
         if memory.held:
             return gr.skip(), gr.skip()
-        draft = self.form.collect(memory, values)
-        return replace(memory, draft=draft, texts=self.form.texts(values)), write(draft)
+        state = self.form.collect(memory, values)
+        return replace(memory, state=state, texts=self.form.texts(values)), write(state)
 
     def _text_watcher(self, index: int) -> Any:
-        def changed(memory: Memory, *values: Any) -> tuple[Any, Any]:
+        def changed(memory: FormMemory, *values: Any) -> tuple[Any, Any]:
             if not self.form.was_typed(index, memory, values):
                 return gr.skip(), gr.skip()
             return self._field_changed(memory, *values)
@@ -344,20 +344,20 @@ class MergeTab:
     def _is_typed(self, values: Sequence[Any]) -> bool:
         return bool(values[self.form.values.index(self.form.typed)])
 
-    def _method_chosen(self, memory: Memory, *values: Any) -> list[Any]:
+    def _method_chosen(self, memory: FormMemory, *values: Any) -> list[Any]:
         return self._form_changed(memory, values, self.form.after_method(memory, values))
 
-    def _typing_switched(self, memory: Memory, *values: Any) -> list[Any]:
-        draft = self.form.after_typing_switch(memory, values)
-        if not self._is_typed(values) and needs_typing(draft):
+    def _typing_switched(self, memory: FormMemory, *values: Any) -> list[Any]:
+        state = self.form.after_typing_switch(memory, values)
+        if not self._is_typed(values) and needs_typing(state):
             gr.Info(t("recipe.typed.needed"))
-        return self._form_changed(memory, values, draft)
+        return self._form_changed(memory, values, state)
 
-    def _row_added(self, memory: Memory, *values: Any) -> list[Any]:
+    def _row_added(self, memory: FormMemory, *values: Any) -> list[Any]:
         return self._form_changed(memory, values, self.form.with_row(memory, values))
 
     def _remover(self, index: int) -> Any:
-        def remove(memory: Memory, *values: Any) -> list[Any]:
+        def remove(memory: FormMemory, *values: Any) -> list[Any]:
             return self._form_changed(memory, values, self.form.without_row(index, memory, values))
 
         return remove
@@ -387,7 +387,7 @@ class MergeTab:
         return shown, shown, existing
 
     def _plan(
-        self, text: str, memory: Memory, kind: str, owner: str | None, name: str, existing: str,
+        self, text: str, memory: FormMemory, kind: str, owner: str | None, name: str, existing: str,
         identity: Identity, request: gr.Request, oauth: gr.OAuthToken | None,
     ) -> list[Any]:  # fmt: skip
         page, mine = str(request.session_hash), object()
@@ -403,17 +403,17 @@ class MergeTab:
             except MergeError as error:
                 # A plan needs no account; the Merge button asks for one.
                 problems = tuple(problem for problem in error.problems if problem.code != "no-owner")
-            return self.workshop.plan(text, None if kind == DOWNLOAD else to, who, **ways(existing))
+            return self.service.plan(text, None if kind == DOWNLOAD else to, who, **ways(existing))
 
         called, plan = named(text, name, planned, self._taken(kind, owner, identity.owners, who))
         every = (*plan.problems, *problems)
-        parents = self.workshop.cards.parents(plan, who)
+        parents = self.service.cards.parents(plan, who)
         around = Surroundings(parents, called, self.host.on_space, gpu.is_zero_gpu())
         card = problems_card(every) if every else plan_card(plan, around)
         offered = fixes(text, every, lambda names: common_base(names, who))[:MOST_FIXES]
         buttons = [gr.update(value=fix.title, visible=True) for fix in offered]
         buttons += [gr.update(visible=False)] * (MOST_FIXES - len(offered))
-        notes = self.form.note_updates(memory.draft, text, every)
+        notes = self.form.note_updates(memory.state, text, every)
         if self._planning.get(page) is not mine:
             # Two events that begin at one moment run side by side, whatever their mode: the older may come last.
             return [gr.skip()] * (4 + len(buttons) + len(notes))
@@ -430,7 +430,7 @@ class MergeTab:
         self, kind: str, owner: str | None, owners: Sequence[str], who: Account
     ) -> Callable[[str], bool]:
         """Asks whether something is where a result of a name would go."""
-        return lambda called: self.workshop.is_taken(place(self.host, kind, owner or "", called, owners), who)
+        return lambda called: self.service.is_taken(place(self.host, kind, owner or "", called, owners), who)
 
     # -- merges ----------------------------------------------------------------------------------------
 
@@ -444,28 +444,28 @@ class MergeTab:
 
             def planned(called: str) -> Plan:
                 to = place(self.host, kind, owner or "", called, owners)
-                return self.workshop.plan(text, None if kind == DOWNLOAD else to, who, **ways(existing))
+                return self.service.plan(text, None if kind == DOWNLOAD else to, who, **ways(existing))
 
             called, plan = named(text, name, planned, self._taken(kind, owner, owners, who))
             to = place(self.host, kind, owner or "", called, owners)
             turn = visitor(who, request)
-            job = self.workshop.merge(
+            job = self.service.merge(
                 plan, to, who, turn, private=private, **ways(existing), download=kind == DOWNLOAD
             )
         except MergeError as error:
             return gr.skip(), problems_card(error.problems)
-        return [record(self.workshop.job(job)), *remembered(jobs)][:MOST_REMEMBERED], gr.skip()
+        return [record(self.service.job(job)), *remembered(jobs)][:MOST_REMEMBERED], gr.skip()
 
     def _try(
         self, text: str, name: str, request: gr.Request, oauth: gr.OAuthToken | None
-    ) -> Iterator[tuple[str, Finished | None]]:
+    ) -> Iterator[tuple[str, FinishedMerge | None]]:
         who = account(self.host, oauth)
-        plan = self.workshop.plan(text, None, who)
+        plan = self.service.plan(text, None, who)
         try:
             if not plan.ok:
                 raise MergeError(plan.problems)
             page, called = str(request.session_hash), name.strip() or _suggestion(text)
-            yield from try_out(self.workshop.trials, page, called, plan, who)
+            yield from try_first(self.service.in_memory, page, called, plan, who)
         except MergeError as error:
             yield "".join(trouble(problem) for problem in error.problems), None
         else:
@@ -473,7 +473,7 @@ class MergeTab:
 
     def _alike(self, text: str, oauth: gr.OAuthToken | None) -> Iterator[str]:
         who = account(self.host, oauth)
-        plan, recipe = self.workshop.plan(text, None, who), _recipe(text)
+        plan, recipe = self.service.plan(text, None, who), _recipe(text)
         if not plan.ok or recipe is None:
             yield "".join(trouble(problem) for problem in plan.problems)
             return
@@ -485,7 +485,7 @@ class MergeTab:
         except EvaluationError as error:
             yield trouble(Problem("alike", str(error), ""))
 
-    def names_to_try(self, finished: Finished | None) -> list[str]:
+    def names_to_try(self, finished: FinishedMerge | None) -> list[str]:
         """What the fields of the other tabs offer: the newest result, its parents, and the models of the presets."""
         newest = (finished.location, *finished.models) if finished else ()
         return list(dict.fromkeys([*newest, *family(self.host.demo).models]))

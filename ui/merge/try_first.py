@@ -12,18 +12,18 @@ from merging import Cancelled, MergeError, Plan, Progress
 from ui.hub.account import Account
 from ui.languages.translate import t
 from ui.merge.job_card import job_card
-from ui.merge.my_merges import Finished
-from ui.server.defect import told
-from ui.server.jobs import Snapshot
-from ui.server.trials import Trials
+from ui.merge.my_merges import FinishedMerge
+from ui.server.in_memory_merges import InMemoryMerges
+from ui.server.internal_error import log_unexpected
+from ui.server.jobs import JobStatus
 
 # Seconds after which a page that has gone is noticed, and its merge stopped.
 HEARTBEAT = 0.5
 
 
-def try_out(
-    trials: Trials, page: str, name: str, plan: Plan, who: Account
-) -> Iterator[tuple[str, Finished | None]]:
+def try_first(
+    in_memory: InMemoryMerges, page: str, name: str, plan: Plan, who: Account
+) -> Iterator[tuple[str, FinishedMerge | None]]:
     """Merge into memory for a page; when nobody listens any more, the merge stops.
 
     Yields:
@@ -33,18 +33,18 @@ def try_out(
         MergeError: it cannot be merged or does not fit.
         gr.Error: a defect, in words.
     """
-    trials.check(plan)
+    in_memory.check(plan)
     news: queue.SimpleQueue[Progress | Exception | str] = queue.SimpleQueue()
     cancel = threading.Event()
 
     def merge() -> None:
         try:
-            news.put(trials.make(page, name, plan, who, news.put, cancel))
+            news.put(in_memory.make(page, name, plan, who, news.put, cancel))
         except Exception as error:
             news.put(error)
 
     models = tuple(model.name for model in plan.parents)
-    running = Snapshot("", name, models, "running")
+    running = JobStatus("", name, models, "running")
     yield job_card(running), None
     threading.Thread(target=merge, name="try", daemon=True).start()
     try:
@@ -56,15 +56,17 @@ def try_out(
                 continue
             match said:
                 case Progress():
-                    running = Snapshot("", name, models, "running", progress=said)
+                    running = JobStatus("", name, models, "running", progress=said)
                 case Cancelled():
                     return
                 case MergeError():
                     raise said
                 case Exception():
-                    raise gr.Error(t("unexpected", error=told(said, who.token)), print_exception=False)
+                    raise gr.Error(
+                        t("unexpected", error=log_unexpected(said, who.token)), print_exception=False
+                    )
                 case _:
-                    yield "", Finished(said, models)
+                    yield "", FinishedMerge(said, models)
                     return
             if news.empty():
                 yield job_card(running), None

@@ -30,7 +30,7 @@ class NotShown(ValueError):  # noqa: N818 (not an error: the recipe may be perfe
 
 
 @dataclass(frozen=True)
-class ModelDraft:
+class ModelEntry:
     """One model's row: its name as typed, and its own parameters."""
 
     name: str = ""
@@ -38,7 +38,7 @@ class ModelDraft:
 
 
 @dataclass(frozen=True)
-class Draft:
+class FormState:
     """What the form holds.
 
     Args:
@@ -51,7 +51,7 @@ class Draft:
     """
 
     method: str
-    models: tuple[ModelDraft, ...] = ()
+    models: tuple[ModelEntry, ...] = ()
     base: str = ""
     settings: Mapping[str, Setting] = field(default_factory=dict)
     dtype: str = ""
@@ -77,27 +77,27 @@ def initial(parameter: Parameter) -> Setting:
     return (parameter.low + parameter.high) / 2
 
 
-def write(draft: Draft) -> str:
-    """The draft as YAML, in the order in which people read it; rows without a model are left out."""
-    method = draft.merge_method
-    chosen = [model for model in draft.models if model.name]
-    recipe: dict[str, Any] = {"merge_method": draft.method}
-    base = chosen[0].name if method.base == "first" and chosen else draft.base
+def write(state: FormState) -> str:
+    """The state as YAML, in the order in which people read it; rows without a model are left out."""
+    method = state.merge_method
+    chosen = [model for model in state.models if model.name]
+    recipe: dict[str, Any] = {"merge_method": state.method}
+    base = chosen[0].name if method.base == "first" and chosen else state.base
     if method.takes_base and base:
         recipe["base_model"] = base
     recipe["models"] = [
         {"model": model.name} | ({"parameters": dict(model.settings)} if model.settings else {})
         for model in chosen
     ]
-    if draft.settings:
-        recipe["parameters"] = dict(draft.settings)
-    if draft.dtype:
-        recipe["dtype"] = draft.dtype
-    return dump(recipe | dict(draft.extra))
+    if state.settings:
+        recipe["parameters"] = dict(state.settings)
+    if state.dtype:
+        recipe["dtype"] = state.dtype
+    return dump(recipe | dict(state.extra))
 
 
-def read(text: str) -> Draft:
-    """The YAML as a draft.
+def read(text: str) -> FormState:
+    """The YAML as a state.
 
     Raises:
         NotShown: the form cannot show it.
@@ -137,7 +137,7 @@ def read(text: str) -> Draft:
         setting = shared.get(parameter.name)
         if parameter.kind in ("bool", "choice") and setting is not None and not is_plain(parameter, setting):
             raise NotShown(t("held.choice", name=parameter.name))
-    return Draft(
+    return FormState(
         method=method.name,
         models=tuple(models),
         base=base if method.may_subtract else "",
@@ -147,31 +147,31 @@ def read(text: str) -> Draft:
     )
 
 
-def for_method(draft: Draft, method: MergeMethod) -> Draft:
-    """The draft under another method: models stay, and so do settings that the method can take.
+def for_method(state: FormState, method: MergeMethod) -> FormState:
+    """The state under another method: models stay, and so do settings that the method can take.
 
-    What the method requires and the draft does not say starts in the middle.
+    What the method requires and the state does not say starts in the middle.
     """
     models = [
-        ModelDraft(model.name, {k: v for k, v in model.settings.items() if _takes(method, k, v, True)})
-        for model in draft.models
+        ModelEntry(model.name, {k: v for k, v in model.settings.items() if _takes(method, k, v, True)})
+        for model in state.models
     ]
-    base = draft.base
+    base = state.base
     if method.base == "first" and base and not any(model.name == base for model in models):
-        models.insert(0, ModelDraft(base))
+        models.insert(0, ModelEntry(base))
     if method.base == "subtracted" and not base and models:
         base, models = models[0].name, models[1:]
     if method.max_models is not None:
         models = models[: method.max_models]
     while len(models) < method.min_models:
-        models.append(ModelDraft())
-    models = [ModelDraft(model.name, _required(method, True) | dict(model.settings)) for model in models]
+        models.append(ModelEntry())
+    models = [ModelEntry(model.name, _required(method, True) | dict(model.settings)) for model in models]
     settings = _required(method, False) | {
-        k: v for k, v in draft.settings.items() if _takes(method, k, v, False)
+        k: v for k, v in state.settings.items() if _takes(method, k, v, False)
     }
-    extra = {key: value for key, value in draft.extra.items() if key != "base_model"}
+    extra = {key: value for key, value in state.extra.items() if key != "base_model"}
     kept_base = base if method.may_subtract else ""
-    return Draft(method.name, tuple(models), kept_base, settings, draft.dtype, extra)
+    return FormState(method.name, tuple(models), kept_base, settings, state.dtype, extra)
 
 
 def field_text(setting: Setting) -> str:
@@ -268,10 +268,10 @@ def _takes(method: MergeMethod, name: str, setting: Setting, per_model: bool) ->
     return not parameter.choices or setting in parameter.choices
 
 
-def _model(entry: Any, for_all: Mapping[str, Setting]) -> ModelDraft:
+def _model(entry: Any, for_all: Mapping[str, Setting]) -> ModelEntry:
     if not isinstance(entry, dict) or not entry.keys() <= {"model", "parameters"} or "model" not in entry:
         raise NotShown(t("held.model"))
-    return ModelDraft(_name(entry["model"]), {**for_all, **_mapping(entry.get("parameters"))})
+    return ModelEntry(_name(entry["model"]), {**for_all, **_mapping(entry.get("parameters"))})
 
 
 def _name(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The numbers of a recipe that a slider can turn, and the recipe after one was turned.
+"""The numbers of a recipe that a slider can change, and the recipe after a change.
 
 An edit leaves every other character, and every comment, alone where the text allows; a text that would not say the
 same with it (an alias that stands for two places) is written anew.
@@ -22,7 +22,7 @@ Place = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class Knob:
+class RecipeSlider:
     """One number that a recipe holds, or leaves at its default.
 
     Args:
@@ -49,46 +49,46 @@ class Knob:
         return min(low, self.value), max(high, self.value)
 
 
-def knobs(recipe: str) -> tuple[Knob, ...]:
+def sliders_of(recipe: str) -> tuple[RecipeSlider, ...]:
     """What a slider can turn in a recipe: what it says first, then what it leaves at its default.
 
-    Values by layer or by tensor are one knob for all, and one for each of them that is a single number.
+    Values by layer or by tensor are one slider for all, and one for each of them that is a single number.
     """
     data = _data(recipe)
     method = METHODS.get(str(data.get("merge_method"))) if isinstance(data, dict) else None
     if method is None:
         return ()
     said = list(_said(data, method, (), ""))
-    named = {knob.parameter.name for knob in said}
+    named = {slider.parameter.name for slider in said}
     unsaid = [
-        Knob(("parameters", p.name), p, p.name, float(p.default))
+        RecipeSlider(("parameters", p.name), p, p.name, float(p.default))
         for p in method.parameters
         if _is_number(p) and p.default is not None and p.name not in named
     ]
-    return tuple({knob.key: knob for knob in (*said, *unsaid)}.values())
+    return tuple({slider.key: slider for slider in (*said, *unsaid)}.values())
 
 
-def turned(recipe: str, knob: Knob, value: float) -> str:
-    """The recipe with another number at a knob."""
-    written: Any = round(value) if knob.parameter.kind == "integer" else round(value, 6)
+def with_value(recipe: str, slider: RecipeSlider, value: float) -> str:
+    """The recipe with another number at a slider."""
+    written: Any = round(value) if slider.parameter.kind == "integer" else round(value, 6)
     data = _data(recipe)
-    wanted = _with(data, knob.place, written)
+    wanted = _with(data, slider.place, written)
     if wanted == data:
         return recipe
-    edited = _edited(recipe, knob.place, str(written))
+    edited = _edited(recipe, slider.place, str(written))
     return edited if edited is not None and _data(edited) == wanted else dump(wanted)
 
 
-def differences(before: str, after: str) -> tuple[Knob, ...]:
-    """The knobs of the second recipe that stand otherwise than in the first; values by layer are none of them."""
+def differences(before: str, after: str) -> tuple[RecipeSlider, ...]:
+    """The sliders of the second recipe whose value differs from the first; values by layer are not compared."""
     old, new = _data(before), _data(after)
-    known = {knob.key: knob.value for knob in knobs(before) if not _is_several(old, knob.place)}
-    single = (knob for knob in knobs(after) if not _is_several(new, knob.place))
-    return tuple(knob for knob in single if known.get(knob.key) != knob.value)
+    known = {slider.key: slider.value for slider in sliders_of(before) if not _is_several(old, slider.place)}
+    single = (slider for slider in sliders_of(after) if not _is_several(new, slider.place))
+    return tuple(slider for slider in single if known.get(slider.key) != slider.value)
 
 
-def _said(node: Any, method: MergeMethod, place: Place, owner: str) -> Iterator[Knob]:
-    """The knobs of a part of a recipe; `owner` is the model or slice that it belongs to."""
+def _said(node: Any, method: MergeMethod, place: Place, owner: str) -> Iterator[RecipeSlider]:
+    """The sliders of a part of a recipe; `owner` is the model or slice that it belongs to."""
     if isinstance(node, list):
         for number, part in enumerate(node):
             whose = t("knob.slice", number=number + 1) if place[-1:] == ("slices",) else owner
@@ -105,17 +105,17 @@ def _said(node: Any, method: MergeMethod, place: Place, owner: str) -> Iterator[
             if isinstance(part, dict) and parameter.name in part and _is_number(parameter):
                 here = (*place, key, parameter.name)
                 label = t("methods.of", name=parameter.name, model=owner) if owner else parameter.name
-                yield from _knobs(part[parameter.name], parameter, here, label)
+                yield from _sliders(part[parameter.name], parameter, here, label)
 
 
-def _knobs(setting: Any, parameter: Parameter, place: Place, label: str) -> Iterator[Knob]:
+def _sliders(setting: Any, parameter: Parameter, place: Place, label: str) -> Iterator[RecipeSlider]:
     if _is_one(setting):
-        yield Knob(place, parameter, label, float(setting))
+        yield RecipeSlider(place, parameter, label, float(setting))
         return
     numbers = list(_numbers(setting))
     if not numbers:
         return
-    yield Knob(place, parameter, t("knob.whole", name=label), round(sum(numbers) / len(numbers), 6))
+    yield RecipeSlider(place, parameter, t("knob.whole", name=label), round(sum(numbers) / len(numbers), 6))
     for number, choice in enumerate(setting):
         if isinstance(choice, dict) and _is_one(choice.get("value")):
             tensors = choice.get("filter")
@@ -125,7 +125,7 @@ def _knobs(setting: Any, parameter: Parameter, place: Place, label: str) -> Iter
                 if rest
                 else t("knob.filter", name=label, tensors=str(tensors)[:40])
             )
-            yield Knob((*place, number, "value"), parameter, name, float(choice["value"]))
+            yield RecipeSlider((*place, number, "value"), parameter, name, float(choice["value"]))
 
 
 def _numbers(setting: Any) -> Iterator[float]:

@@ -38,7 +38,7 @@ from ui.score.panel import (
     waiting_row,
 )
 from ui.server import gpu
-from ui.server.defect import told
+from ui.server.internal_error import log_unexpected
 from ui.server.work import watched
 from ui.widgets.events import LONG, NETWORK
 from ui.widgets.html import card, column, figure, folded, note, scrolling, table, table_row, tag
@@ -138,7 +138,7 @@ def answers(
             now[i] = Row(model.name, trouble=str(error))
         except Exception as error:
             # The other models are still to be asked.
-            now[i] = Row(model.name, trouble=t("unexpected", error=told(error)))
+            now[i] = Row(model.name, trouble=t("unexpected", error=log_unexpected(error)))
         yield list(now)
 
 

@@ -27,7 +27,7 @@ from ui.score.panel import (
     waiting_row,
 )
 from ui.server import gpu
-from ui.server.defect import told
+from ui.server.internal_error import log_unexpected
 from ui.server.work import watched
 from ui.widgets.events import LONG, NETWORK
 from ui.widgets.html import card, column, figure, folded, html, note, scrolling, table, table_row, tag
@@ -96,7 +96,7 @@ def talks(
             now[i] = replace(now[i], trouble=str(error))
         except Exception as error:
             # The other models are still to be asked.
-            now[i] = replace(now[i], trouble=t("unexpected", error=told(error)))
+            now[i] = replace(now[i], trouble=t("unexpected", error=log_unexpected(error)))
         yield list(now)
 
 

@@ -15,7 +15,7 @@ from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import t
 from ui.server import gpu
-from ui.server.defect import told
+from ui.server.internal_error import log_unexpected
 from ui.server.work import Turns
 from ui.widgets.events import QUIET
 from ui.widgets.html import bar, table_row, tag
@@ -113,7 +113,7 @@ def fetched(
         except EvaluationError as error:
             found.append(Unavailable(name, str(error)))
         except Exception as error:
-            found.append(Unavailable(name, t("unexpected", error=told(error, token or None))))
+            found.append(Unavailable(name, t("unexpected", error=log_unexpected(error, token or None))))
     return found
 
 

@@ -25,7 +25,7 @@ from ui.score.panel import Panel
 from ui.score.sizes import Measured
 from ui.score.text import Scored
 from ui.score.weights import Looked
-from ui.server.defect import told
+from ui.server.internal_error import log_unexpected
 from ui.widgets.events import NETWORK, PRIVATE, QUIET
 from ui.widgets.html import card, heading, link, section, tag
 
@@ -214,7 +214,7 @@ def card_panel(host: Host, panels: Sequence[Panel]) -> None:
         except EvaluationError as error:
             return card(tag.p(str(error), role="alert"), "bad")
         except Exception as error:
-            return card(tag.p(t("unexpected", error=told(error, who.token)), role="alert"), "bad")
+            return card(tag.p(t("unexpected", error=log_unexpected(error, who.token)), role="alert"), "bad")
         key = "home.proposed" if written.pull_request else "home.written"
         return card([heading(t(key)), tag.p(link(written.url, written.url))], "good")
 

@@ -41,7 +41,7 @@ from ui.score.panel import (
     ready_for_gpu,
 )
 from ui.server import gpu
-from ui.server.defect import told
+from ui.server.internal_error import log_unexpected
 from ui.server.work import watched
 from ui.widgets.events import LONG, NETWORK, QUIET
 from ui.widgets.html import card, column, figure, folded, html, note, scrolling, size, table, table_row, tag
@@ -106,7 +106,7 @@ def scored(
     models: Sequence[FetchedModel | Unavailable],
     documents: Sequence[str],
     begun: Mapping[Any, Row] = _NOTHING,
-) -> Generator[tuple[gpu.Run, list[Row]], None, None]:
+) -> Generator[tuple[gpu.GpuRun, list[Row]], None, None]:
     """Score the text with one model after the other, on a GPU where there is one, in as many calls as it takes.
 
     Args:
@@ -123,7 +123,7 @@ def scored(
         else begun.get(model.identity, Row(model.name))
         for model in models
     ]
-    yield gpu.Run(), now
+    yield gpu.GpuRun(), now
     while not all(row.ended for row in now):
         waiting = bytes_to_load(models, [row.ended for row in now])
         seconds = gpu.seconds_of_a_call(waiting, sum(map(len, documents)))
@@ -194,7 +194,7 @@ def _scored(
         yield Row(name, trouble=str(error))
     except Exception as error:
         # The other models are still to be read.
-        yield Row(name, trouble=t("unexpected", error=told(error)))
+        yield Row(name, trouble=t("unexpected", error=log_unexpected(error)))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ui.languages.translate import in_each_language, t
 from ui.recipe.presets import family
 from ui.score.panel import Panel, go_and_stop, names_in
 from ui.server import gpu
-from ui.server.defect import told
+from ui.server.internal_error import log_unexpected
 from ui.server.work import watched
 from ui.widgets.events import LONG, QUIET
 from ui.widgets.heat_map import heat_map
@@ -210,7 +210,7 @@ def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: 
             except gr.Error:
                 raise
             except Exception as error:
-                message = t("unexpected", error=told(error, token or None))
+                message = t("unexpected", error=log_unexpected(error, token or None))
                 raise gr.Error(message, print_exception=False) from None
 
     def choose(now: Looked | None, chosen: str) -> tuple[Any, str]:

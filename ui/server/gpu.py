@@ -20,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from evaluation import EvaluationError
 from ui.languages.translate import language, speaking, t
-from ui.server.defect import told
+from ui.server.internal_error import log_unexpected
 
 # What is asked for: to begin, to load the weights, to write and to read. Calm guesses for half of an RTX Pro 6000;
 # what is not used is not charged, but what is asked for must not exceed what is left.
@@ -40,7 +40,7 @@ Work = Callable[..., Iterator[Any]]
 
 
 @dataclass(frozen=True)
-class Run:
+class GpuRun:
     """How a piece of work came to be done.
 
     Args:
@@ -111,7 +111,7 @@ def _at_most(seconds: float) -> int:
     return min(SECONDS_TO_BEGIN + math.ceil(seconds), MOST_SECONDS)
 
 
-def on_gpu(seconds: int, work: Work, *arguments: Any) -> Generator[tuple[Run, Any], None, None]:
+def on_gpu(seconds: int, work: Work, *arguments: Any) -> Generator[tuple[GpuRun, Any], None, None]:
     """Run a generator behind the door, or on this processor if ZeroGPU does not let it in.
 
     Args:
@@ -128,9 +128,9 @@ def on_gpu(seconds: int, work: Work, *arguments: Any) -> Generator[tuple[Run, An
     """
     if not is_zero_gpu():
         for piece in told_in_words(work, *arguments, "auto"):
-            yield Run(), piece
+            yield GpuRun(), piece
         return
-    run, begun = Run(seconds), False
+    run, begun = GpuRun(seconds), False
     try:
         for piece in _behind_the_door(seconds, language(), work, *arguments):
             begun = True
@@ -147,7 +147,7 @@ def on_gpu(seconds: int, work: Work, *arguments: Any) -> Generator[tuple[Run, An
         # The client of ZeroGPU met something that it has no words for.
         if begun:
             raise
-        run = replace(run, refusal=told(error))
+        run = replace(run, refusal=log_unexpected(error))
     if run.refusal:
         for piece in told_in_words(work, *arguments, "cpu"):
             yield run, piece
@@ -172,7 +172,7 @@ def told_in_words(work: Work, *arguments: Any) -> Iterator[Any]:
     except gr.Error:
         raise
     except Exception as error:
-        raise gr.Error(t("unexpected", error=told(error)), print_exception=False) from None
+        raise gr.Error(t("unexpected", error=log_unexpected(error)), print_exception=False) from None
 
 
 def _why(error: gr.Error) -> str:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from merging import Cancelled, MergeError, Problem, Progress, Result
 from ui.languages.translate import t
-from ui.server.defect import redacted, told
+from ui.server.internal_error import log_unexpected, redact
 
 MOST_JOBS = 32
 MOST_OF_A_VISITOR = 3
@@ -31,7 +31,7 @@ Work = Callable[[Callable[[Progress], None], threading.Event], Result]
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelSummary:
     """A model of a merge, or its result.
 
     Args:
@@ -47,7 +47,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Order:
+class MergeRequest:
     """What was asked for: enough to ask for it again.
 
     Args:
@@ -58,7 +58,7 @@ class Order:
         pull_request: whether a model that stands there gets a pull request
         seconds: that the plan foretold
         download: the result is a folder of this server, for the visitor to download
-        parts: the parents and then the result, to be compared
+        summaries: the parents and then the result, to be compared
         card: the model card that the result will have
     """
 
@@ -69,12 +69,12 @@ class Order:
     seconds: float = 0.0
     download: bool = False
     pull_request: bool = False
-    parts: tuple[Part, ...] = ()
+    summaries: tuple[ModelSummary, ...] = ()
     card: str = ""
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class JobStatus:
     """A job as it stood at one moment, fit to be shown to its visitor.
 
     Args:
@@ -85,7 +85,7 @@ class Snapshot:
         log: lines of (seconds since it was asked for, text)
         stopping: was told to stop and has not yet
         seconds_to_wait: until it begins, by the plans of those before it
-        order: what was asked for
+        request: what was asked for
     """
 
     id: str
@@ -102,7 +102,7 @@ class Snapshot:
     result: Result | None = None
     stopping: bool = False
     seconds_to_wait: float = 0.0
-    order: Order = Order()
+    request: MergeRequest = MergeRequest()
 
     @property
     def is_live(self) -> bool:
@@ -116,7 +116,7 @@ class _Job:
     title: str
     models: tuple[str, ...]
     work: Work | None
-    order: Order
+    request: MergeRequest
     asked: float
     context: Context
     state: State = "waiting"
@@ -142,7 +142,12 @@ class JobBoard:
         self._thread: threading.Thread | None = None
 
     def submit(
-        self, visitor: str, title: str, models: tuple[str, ...], work: Work, order: Order = Order()
+        self,
+        visitor: str,
+        title: str,
+        models: tuple[str, ...],
+        work: Work,
+        request: MergeRequest = MergeRequest(),
     ) -> str:
         """Put work in line.
 
@@ -151,7 +156,7 @@ class JobBoard:
             title: what the visitor calls it
             models: its inputs, to be compared with the result later
             work: called with a callback for progress and an event that tells it to stop
-            order: what the work does, to be shown and repeated
+            request: what the work does, to be shown and repeated
 
         Returns:
             The job's id.
@@ -168,7 +173,7 @@ class JobBoard:
             if len(live) >= MOST_JOBS:
                 raise MergeError(Problem("busy", t("jobs.busy", count=len(live)), t("jobs.busy.fix")))
             asked, context = self._clock(), copy_context()
-            job = _Job(secrets.token_urlsafe(24), visitor, title, models, work, order, asked, context)
+            job = _Job(secrets.token_urlsafe(24), visitor, title, models, work, request, asked, context)
             job.log.append((0.0, t("jobs.log.queued")))
             self._jobs[job.id] = job
             self._forget_old()
@@ -178,7 +183,7 @@ class JobBoard:
             self._lock.notify_all()
             return job.id
 
-    def snapshot(self, job_id: str) -> Snapshot | None:
+    def status(self, job_id: str) -> JobStatus | None:
         """The job as it stands; None if there is no such job (any more)."""
         with self._lock:
             job = self._jobs.get(job_id)
@@ -188,7 +193,7 @@ class JobBoard:
             rate, left = self._rate(job)
             line = self._line() if job.state == "waiting" else []
             before = line[: line.index(job)] if line else []
-            return Snapshot(
+            return JobStatus(
                 id=job.id,
                 title=job.title,
                 models=job.models,
@@ -203,7 +208,7 @@ class JobBoard:
                 result=job.result,
                 stopping=job.cancel.is_set() and job.state == "running",
                 seconds_to_wait=self._wait(before) if line else 0.0,
-                order=job.order,
+                request=job.request,
             )
 
     def cancel(self, job_id: str) -> bool:
@@ -234,11 +239,13 @@ class JobBoard:
 
     def _wait(self, before: list[_Job]) -> float:
         """Seconds until the job behind these begins."""
-        seconds = sum(job.order.seconds for job in before)
+        seconds = sum(job.request.seconds for job in before)
         for job in self._jobs.values():
             if job.state == "running":
                 _, left = self._rate(job)
-                seconds += max(job.order.seconds - (self._clock() - job.began), 0.0) if left is None else left
+                seconds += (
+                    max(job.request.seconds - (self._clock() - job.began), 0.0) if left is None else left
+                )
         return seconds
 
     def _forget_old(self) -> None:
@@ -295,12 +302,11 @@ class JobBoard:
         except MergeError as error:
             with self._lock:
                 job.problems = tuple(
-                    Problem(p.code, redacted(p.message), redacted(p.fix), redacted(p.where))
-                    for p in error.problems
+                    Problem(p.code, redact(p.message), redact(p.fix), redact(p.where)) for p in error.problems
                 )
                 self._end(job, "failed", t("jobs.log.failed"))
         except Exception as error:
-            message = t("jobs.unexpected", error=told(error))
+            message = t("jobs.unexpected", error=log_unexpected(error))
             with self._lock:
                 job.problems = (Problem("defect", message, t("jobs.unexpected.fix")),)
                 self._end(job, "failed", t("jobs.log.failed"))

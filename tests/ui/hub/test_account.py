@@ -13,7 +13,7 @@ import pytest
 from tests.hub import Hub
 from ui.host import Host
 from ui.hub.account import Account, account, identify, visitor
-from ui.server.defect import redacted, told
+from ui.server.internal_error import log_unexpected, redact
 
 LAPTOP = Host.from_environment({})
 SPACE = Host.from_environment({"SPACE_ID": "you/alloy", "OAUTH_CLIENT_ID": "x"})
@@ -87,12 +87,12 @@ def test_visitors_behind_a_proxy_have_turns_of_their_own(forwarded: str | None, 
 
 
 def test_tokens_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    assert redacted(f"with {TOKEN}, {TOKEN}!") == "with (token), (token)!"
-    assert redacted("by mysecret", "mysecret", None) == "by (token)"
+    assert redact(f"with {TOKEN}, {TOKEN}!") == "with (token), (token)!"
+    assert redact("by mysecret", "mysecret", None) == "by (token)"
     try:
         raise ValueError(f"Bearer {TOKEN} and mysecret")
     except ValueError as error:
-        line = told(error, "mysecret")
+        line = log_unexpected(error, "mysecret")
     assert line == "ValueError: Bearer (token) and (token)"
     assert "Traceback" in caplog.text
     assert TOKEN not in caplog.text

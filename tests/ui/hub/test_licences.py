@@ -20,7 +20,7 @@ from ui.hub.licences import (
     OWN_TERMS,
     SHARE_ALIKE,
     UNKNOWN,
-    Cards,
+    ModelCards,
     Parent,
     common_base,
     licence_of_result,
@@ -98,7 +98,7 @@ def test_cards_come_from_the_hub_once_and_from_folders(hub: Hub, tmp_path: Path)
             PlannedModel("ann/missing", None, "1", False, "", 1, 1),
         ),
     )
-    cards = Cards()
+    cards = ModelCards()
     assert cards.parents(plan, NOBODY) == (
         Parent("ann/one", "gemma", ("ann/base",)),
         Parent(str(tmp_path), "gemma", ("ann/base",)),
@@ -121,7 +121,7 @@ def test_cards_of_adapters_and_of_merges_on_the_way_count(tmp_path: Path) -> Non
     made = Plan("", "linear", models=(replace(base, adapters=(lora,)), replace(base, adapters=(other,))))
     stage = PlannedModel("on the way", None, "", True, "", 1, 1, made_by=made)
 
-    found = Cards().parents(Plan("", "linear", models=(stage,)), NOBODY)
+    found = ModelCards().parents(Plan("", "linear", models=(stage,)), NOBODY)
 
     assert [parent.licence for parent in found] == ["mit", "gemma", "cc-by-nc-4.0"]
 

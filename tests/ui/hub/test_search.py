@@ -15,7 +15,7 @@ from ui.hub.search import (
     MOST_OFFERED,
     SECONDS_OF_SILENCE,
     SHORTEST_QUERY,
-    Found,
+    HubModel,
     HubSearch,
     descriptions,
     kept_in_place,
@@ -24,7 +24,7 @@ from ui.hub.search import (
 NOBODY = Account("nobody")
 
 
-def names(found: list[Found]) -> list[str]:
+def names(found: list[HubModel]) -> list[str]:
     return [model.name for model in found]
 
 
@@ -121,9 +121,11 @@ def test_what_a_visitor_may_see_is_not_told_to_another(hub: Hub) -> None:
 
 
 def test_a_list_with_strange_entries_is_read_as_far_as_it_goes() -> None:
-    found = Found.listed({"id": "a/b", "config": None, "safetensors": None, "tags": None, "gated": "manual"})
+    found = HubModel.listed(
+        {"id": "a/b", "config": None, "safetensors": None, "tags": None, "gated": "manual"}
+    )
 
-    assert found == Found("a/b", gated=True)
+    assert found == HubModel("a/b", gated=True)
 
 
 def test_a_visitor_finds_public_models_and_their_own(hub: Hub) -> None:

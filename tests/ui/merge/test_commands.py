@@ -15,7 +15,7 @@ from tests import ROOT
 from tests.ui.test_cards import shown
 from ui.merge.commands import command_line, hf_job, python
 from ui.merge.job_card import job_card
-from ui.server.jobs import Order, Snapshot
+from ui.server.jobs import JobStatus, MergeRequest
 
 RECIPE = """\
 merge_method: linear  # "quoted" 'too' $HOME `x` \\
@@ -37,20 +37,20 @@ def somewhere(tmp_path: Path) -> dict[str, str]:
 
 
 def test_the_command_line_merges(folder: Path, tmp_path: Path, somewhere: dict[str, str]) -> None:
-    order = Order(RECIPE.format(folder) + "RECIPE\n", "x/merged")
-    assert "<<'RECIPE_'" in command_line(order)
-    order = Order(RECIPE.format(folder), str(tmp_path / "elsewhere" / "merged"))
+    request = MergeRequest(RECIPE.format(folder) + "RECIPE\n", "x/merged")
+    assert "<<'RECIPE_'" in command_line(request)
+    request = MergeRequest(RECIPE.format(folder), str(tmp_path / "elsewhere" / "merged"))
 
-    subprocess.run(["bash", "-ec", command_line(order)], cwd=tmp_path, env=somewhere, check=True)
+    subprocess.run(["bash", "-ec", command_line(request)], cwd=tmp_path, env=somewhere, check=True)
 
-    assert (tmp_path / "recipe.yml").read_text() == order.recipe
+    assert (tmp_path / "recipe.yml").read_text() == request.recipe
     assert (tmp_path / "merged" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("ending", ["", "\n", '"', "\\"])
 def test_the_python_merges(folder: Path, tmp_path: Path, somewhere: dict[str, str], ending: str) -> None:
     recipe = f"{RECIPE.format(folder).replace(chr(92), '')}# {ending}"
-    script = python(Order(recipe, "merged", private=False, overwrite=True))
+    script = python(MergeRequest(recipe, "merged", private=False, overwrite=True))
     if ending == "":
         subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=somewhere, check=True)
         assert (tmp_path / "merged" / "model.safetensors").is_file()
@@ -61,7 +61,7 @@ def test_the_python_merges(folder: Path, tmp_path: Path, somewhere: dict[str, st
 
 def test_the_rented_job_takes_nothing_of_the_visitors_as_code() -> None:
     evil = "merge_method: '$(touch /tmp/x)'\n'; rm -rf /"
-    words = shlex.split(hf_job(Order(evil, "hf://me/it", private=True, seconds=7200), "you/alloy"))
+    words = shlex.split(hf_job(MergeRequest(evil, "hf://me/it", private=True, seconds=7200), "you/alloy"))
 
     assert words[:3] == ["hf", "jobs", "run"]
     assert "480m" in words
@@ -72,8 +72,8 @@ def test_the_rented_job_takes_nothing_of_the_visitors_as_code() -> None:
 
 
 def test_a_card_shows_them_once_the_job_has_ended() -> None:
-    job = Snapshot("id", "x", (), "failed", order=Order("merge_method: linear", "hf://me/it"))
+    job = JobStatus("id", "x", (), "failed", request=MergeRequest("merge_method: linear", "hf://me/it"))
 
     assert "hf jobs run" in shown(job_card(job, "you/alloy")).text
     assert "hf jobs run" not in shown(job_card(job)).text
-    assert "merging run" not in shown(job_card(Snapshot("id", "x", (), "waiting", order=job.order))).text
+    assert "merging run" not in shown(job_card(JobStatus("id", "x", (), "waiting", request=job.request))).text

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from merging import METHODS
-from ui.merge.form import Form, Memory, build_form, needs_typing
-from ui.recipe.form_state import Draft, ModelDraft, for_method, read, write
+from ui.merge.form import Form, FormMemory, build_form, needs_typing
+from ui.recipe.form_state import FormState, ModelEntry, for_method, read, write
 from ui.recipe.presets import presets
 
 
@@ -21,12 +21,12 @@ class Page:
     def __init__(self) -> None:
         with gr.Blocks():
             self.form: Form = build_form(["a/known"], allow_folders=True)
-        self.memory = Memory(Draft("linear"))
+        self.memory = FormMemory(FormState("linear"))
         self.fields: dict[int, dict[str, Any]] = {c._id: {"value": c.value} for c in self.form.values}
 
-    def show(self, draft: Draft, typed: bool | None = None) -> None:
+    def show(self, state: FormState, typed: bool | None = None) -> None:
         updates = dict(
-            zip((c._id for c in self.form.outputs), self.form.show(draft, typed=typed), strict=True)
+            zip((c._id for c in self.form.outputs), self.form.show(state, typed=typed), strict=True)
         )
         self.memory = updates[self.form.memory._id]
         for component in self.form.values:
@@ -69,7 +69,7 @@ def test_a_recipe_survives_the_form(page: Page, preset: Any) -> None:
 @pytest.mark.parametrize("typed", [False, True])
 def test_every_parameter_has_a_field_that_writes_it(page: Page, name: str, typed: bool) -> None:
     method = METHODS[name]
-    page.show(for_method(Draft("linear", (ModelDraft("a/a"), ModelDraft("b/b"))), method), typed=typed)
+    page.show(for_method(FormState("linear", (ModelEntry("a/a"), ModelEntry("b/b"))), method), typed=typed)
     wanted: dict[str, Any] = {}
     for parameter in method.parameters:
         fields = page.form.rows[0].fields if parameter.per_model else None
@@ -130,28 +130,28 @@ def test_removing_a_middle_row_keeps_the_others(page: Page) -> None:
 
 
 def test_what_a_slider_cannot_show_is_typed() -> None:
-    def draft(weight: object) -> Draft:
-        return Draft("linear", (ModelDraft("a/a", {"weight": weight}),))
+    def state(weight: object) -> FormState:
+        return FormState("linear", (ModelEntry("a/a", {"weight": weight}),))
 
-    assert not needs_typing(draft(0.5))
-    assert needs_typing(draft([0, 1]))
-    assert needs_typing(draft(-1.0))
+    assert not needs_typing(state(0.5))
+    assert needs_typing(state([0, 1]))
+    assert needs_typing(state(-1.0))
 
 
 def test_the_switch_to_typing_carries_the_sliders_values(page: Page) -> None:
     page.show(read("merge_method: linear\nmodels: [{model: a/a, parameters: {weight: 0.3}}]"))
     page.set(page.form.typed, True)
 
-    draft = page.form.after_typing_switch(page.memory, page.values)
+    state = page.form.after_typing_switch(page.memory, page.values)
 
-    assert draft.models[0].settings == {"weight": 0.3}
+    assert state.models[0].settings == {"weight": 0.3}
 
 
 def test_fields_that_are_right_already_are_left_alone(page: Page) -> None:
-    draft = read("merge_method: linear\nmodels: [{model: a/a, parameters: {weight: 0.3}}]")
-    page.show(draft)
+    state = read("merge_method: linear\nmodels: [{model: a/a, parameters: {weight: 0.3}}]")
+    page.show(state)
 
-    updates = page.form.show(draft, typed=False, values=page.values)[-len(page.values) :]
+    updates = page.form.show(state, typed=False, values=page.values)[-len(page.values) :]
 
     assert not [update for update in updates if not isinstance(update, dict) or "value" in update]
 

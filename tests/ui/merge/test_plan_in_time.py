@@ -15,17 +15,17 @@ from ui.host import Host
 from ui.hub.account import Identity
 from ui.hub.search import HubSearch
 from ui.merge.destination import DOWNLOAD, REFUSE
-from ui.merge.form import Memory
+from ui.merge.form import FormMemory
 from ui.merge.tab import MergeTab
 from ui.server.jobs import JobBoard
-from ui.server.workshop import Workshop
+from ui.server.merge_service import MergeService
 
 
 def test_a_plan_that_comes_after_a_newer_one_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host.from_environment({"SPACE_ID": "you/alloy"})
-    workshop = Workshop(host, JobBoard())
+    service = MergeService(host, JobBoard())
     with gr.Blocks():
-        tab = MergeTab(host, workshop, HubSearch())
+        tab = MergeTab(host, service, HubSearch())
     begun, go = threading.Event(), threading.Event()
 
     def plan(recipe: str, *_: object, **__: object) -> Plan:
@@ -34,11 +34,11 @@ def test_a_plan_that_comes_after_a_newer_one_is_not_shown(monkeypatch: pytest.Mo
             assert go.wait(30)
         return Plan(recipe=recipe, method="")
 
-    monkeypatch.setattr(workshop, "plan", plan)
+    monkeypatch.setattr(service, "plan", plan)
     request: Any = SimpleNamespace(session_hash="page")
 
     def shown(recipe: str) -> list[Any]:
-        memory = Memory(tab._first_draft())
+        memory = FormMemory(tab._first_draft())
         return tab._plan(recipe, memory, DOWNLOAD, None, "name", REFUSE, Identity(), request, None)
 
     with ThreadPoolExecutor(1) as pool:

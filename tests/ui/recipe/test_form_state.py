@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from examples.models import ADAPTER_NAMES, MODELS, OWNER
 from merging import METHODS, read_recipe
 from ui.recipe.form_state import (
-    Draft,
-    ModelDraft,
+    FormState,
+    ModelEntry,
     NotShown,
     by_tensor,
     field_setting,
@@ -41,13 +41,13 @@ dtype: float16
 
 
 def test_the_seeds_recipe_is_shown_and_written_back() -> None:
-    draft = read(SEED)
+    state = read(SEED)
 
-    assert [model.name for model in draft.models] == ["a/first", "b/second"]  # the base comes first
-    rest, attention, mlp = split_by_tensor(draft.settings["t"])
+    assert [model.name for model in state.models] == ["a/first", "b/second"]  # the base comes first
+    rest, attention, mlp = split_by_tensor(state.settings["t"])
     assert (rest, attention, mlp) == (0.5, [0, 0.5, 0.3, 0.7, 1], [1, 0.5, 0.7, 0.3, 0])
-    assert read_recipe(write(draft)).parameters == read_recipe(SEED).parameters
-    assert read(write(draft)) == draft
+    assert read_recipe(write(state)).parameters == read_recipe(SEED).parameters
+    assert read(write(state)) == state
 
 
 @pytest.mark.parametrize("demo", [True, False])
@@ -72,28 +72,28 @@ parameters: {int8_mask: true, normalize: false}
 tokenizer_source: base
 out_dtype: float16
 """
-    draft = read(text)
+    state = read(text)
 
-    assert draft.extra == {"tokenizer_source": "base", "out_dtype": "float16"}
-    assert yaml.safe_load(write(draft)) == yaml.safe_load(text)
+    assert state.extra == {"tokenizer_source": "base", "out_dtype": "float16"}
+    assert yaml.safe_load(write(state)) == yaml.safe_load(text)
 
 
 def test_a_value_for_all_models_becomes_each_models_own() -> None:
-    draft = read(
+    state = read(
         "merge_method: linear\nmodels: [{model: a/a}, {model: b/b, parameters: {weight: 2}}]\nparameters: {weight: 1}"
     )
 
-    assert [model.settings for model in draft.models] == [{"weight": 1}, {"weight": 2}]
-    assert draft.settings == {}
+    assert [model.settings for model in state.models] == [{"weight": 1}, {"weight": 2}]
+    assert state.settings == {}
 
 
 def test_an_unlisted_parameterless_base_is_not_a_row() -> None:
-    draft = read(
+    state = read(
         "merge_method: task_arithmetic\nbase_model: a/base\n"
         "models: [{model: a/base}, {model: a/x, parameters: {weight: 1}}]"
     )
 
-    assert draft.names() == ("a/x", "a/base")
+    assert state.names() == ("a/x", "a/base")
 
 
 @pytest.mark.parametrize(
@@ -117,23 +117,23 @@ def test_what_cannot_be_shown_says_why(text: str, reason: str) -> None:
 
 
 def test_rows_without_a_model_are_left_out() -> None:
-    draft = Draft("linear", (ModelDraft("a/a", {"weight": 1.0}), ModelDraft("", {"weight": 1.0})))
+    state = FormState("linear", (ModelEntry("a/a", {"weight": 1.0}), ModelEntry("", {"weight": 1.0})))
 
-    assert yaml.safe_load(write(draft))["models"] == [{"model": "a/a", "parameters": {"weight": 1.0}}]
+    assert yaml.safe_load(write(state))["models"] == [{"model": "a/a", "parameters": {"weight": 1.0}}]
 
 
 @pytest.mark.parametrize("before", METHODS)
 @pytest.mark.parametrize("after", METHODS)
 def test_changing_the_method_keeps_the_models_and_gives_a_readable_recipe(before: str, after: str) -> None:
-    start = Draft("linear", (ModelDraft("a/a", {"weight": 1.0}), ModelDraft("b/b", {"weight": 1.0})))
+    start = FormState("linear", (ModelEntry("a/a", {"weight": 1.0}), ModelEntry("b/b", {"weight": 1.0})))
 
-    draft = for_method(for_method(start, METHODS[before]), METHODS[after])
+    state = for_method(for_method(start, METHODS[before]), METHODS[after])
 
-    assert set(draft.names()) <= {"a/a", "b/b"}
-    assert draft.names()
-    filled = [model.name or "c/c" for model in draft.models]
-    models = tuple(ModelDraft(name, model.settings) for name, model in zip(filled, draft.models, strict=True))
-    read_recipe(write(Draft(after, models, draft.base, draft.settings)))
+    assert set(state.names()) <= {"a/a", "b/b"}
+    assert state.names()
+    filled = [model.name or "c/c" for model in state.models]
+    models = tuple(ModelEntry(name, model.settings) for name, model in zip(filled, state.models, strict=True))
+    read_recipe(write(FormState(after, models, state.base, state.settings)))
 
 
 SCALARS = st.one_of(st.booleans(), st.integers(-3, 3), st.floats(-2, 2).map(lambda x: round(x, 4)))

@@ -10,7 +10,7 @@ import yaml
 from merging import MergeError, Problem, make_plan, read_recipe
 from tests.tiny import save_tokenizer, tiny_llama
 from ui.merge.form import BASE, METHOD, PARAMETERS, spot_of
-from ui.recipe.form_state import ModelDraft, read
+from ui.recipe.form_state import ModelEntry, read
 from ui.recipe.quick_fixes import fixes
 
 SLICES = """\
@@ -180,8 +180,8 @@ def test_a_problem_belongs_to_a_field() -> None:
         "merge_method: task_arithmetic\nbase_model: a/base\nmodels:\n  - model: a/one\n  - model: a/two\n"
         "    parameters: {weight: 1}\nparameters:\n  lambda: 1\n"
     )
-    draft = read(recipe)
-    assert draft.models == (ModelDraft("a/one"), ModelDraft("a/two", {"weight": 1}))
+    state = read(recipe)
+    assert state.models == (ModelEntry("a/one"), ModelEntry("a/two", {"weight": 1}))
 
     spots = {
         "line 1, column 15": METHOD,
@@ -194,4 +194,4 @@ def test_a_problem_belongs_to_a_field() -> None:
         "nowhere": None,
     }
 
-    assert {where: spot_of(draft, recipe, where) for where in spots} == spots
+    assert {where: spot_of(state, recipe, where) for where in spots} == spots

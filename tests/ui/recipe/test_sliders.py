@@ -7,7 +7,7 @@ import yaml
 
 from merging import METHODS
 from ui.recipe.presets import presets
-from ui.recipe.sliders import Knob, differences, knobs, turned
+from ui.recipe.sliders import RecipeSlider, differences, sliders_of, with_value
 
 GRADIENT = """\
 merge_method: slerp  # along the arc
@@ -38,12 +38,12 @@ base_model: a/z
 """
 
 
-def at(recipe: str, key: str) -> Knob:
-    return next(knob for knob in knobs(recipe) if knob.key == key)
+def at(recipe: str, key: str) -> RecipeSlider:
+    return next(slider for slider in sliders_of(recipe) if slider.key == key)
 
 
 def test_every_number_is_found_with_its_range() -> None:
-    found = {knob.key: (knob.label, knob.value, knob.ends) for knob in knobs(WEIGHTS)}
+    found = {slider.key: (slider.label, slider.value, slider.ends) for slider in sliders_of(WEIGHTS)}
 
     assert found == {
         "models/0/parameters/weight": ("weight of x", 3, (0, 3)),  # beyond the slider's own end
@@ -54,7 +54,7 @@ def test_every_number_is_found_with_its_range() -> None:
 
 
 def test_values_by_layer_and_by_tensor() -> None:
-    found = {knob.key: (knob.label, knob.value) for knob in knobs(GRADIENT)}
+    found = {slider.key: (slider.label, slider.value) for slider in sliders_of(GRADIENT)}
 
     assert found == {
         "slices/0/parameters/t": ("t of slice 1", 0.25),
@@ -81,13 +81,13 @@ def test_values_by_layer_and_by_tensor() -> None:
     ],
 )
 def test_the_rest_of_the_text_stays(recipe: str, key: str, before: str, after: str) -> None:
-    assert turned(recipe, at(recipe, key), 0.7) == recipe.replace(before, after)
+    assert with_value(recipe, at(recipe, key), 0.7) == recipe.replace(before, after)
 
 
 def test_a_whole_number_stays_whole_and_a_default_joins_the_others() -> None:
     recipe = "merge_method: karcher\nparameters:\n  tol: 0.001\nmodels: [{model: a/x}, {model: a/y}]\n"
 
-    assert turned(recipe, at(recipe, "parameters/max_iter"), 20.0) == recipe.replace(
+    assert with_value(recipe, at(recipe, "parameters/max_iter"), 20.0) == recipe.replace(
         "  tol", "  max_iter: 20\n  tol"
     )
 
@@ -95,7 +95,7 @@ def test_a_whole_number_stays_whole_and_a_default_joins_the_others() -> None:
 def test_a_text_that_cannot_be_edited_in_place_says_the_same_anew() -> None:
     alias = "merge_method: linear\nmodels: [{model: a/x, parameters: &p {weight: 1}}, {model: a/y, parameters: *p}]\n"
 
-    changed = turned(alias, at(alias, "models/1/parameters/weight"), 0.5)
+    changed = with_value(alias, at(alias, "models/1/parameters/weight"), 0.5)
 
     weights = [entry["parameters"]["weight"] for entry in yaml.safe_load(changed)["models"]]
     assert weights == [1, 0.5]
@@ -104,16 +104,16 @@ def test_a_text_that_cannot_be_edited_in_place_says_the_same_anew() -> None:
 @pytest.mark.parametrize("preset", presets(demo=True), ids=lambda preset: preset.key)
 def test_what_was_turned_is_the_difference(preset: object) -> None:
     recipe = preset.recipe  # type: ignore[attr-defined]
-    found = knobs(recipe)
+    found = sliders_of(recipe)
     numbers = [p for p in METHODS[yaml.safe_load(recipe)["merge_method"]].parameters if p.kind == "number"]
     assert bool(found) is bool(numbers)
     assert differences(recipe, recipe) == ()
-    for knob in found:
-        changed = turned(recipe, knob, 0.15)
-        assert [(it.key, it.value) for it in differences(recipe, changed)] == [(knob.key, 0.15)]
-        assert turned(changed, at(changed, knob.key), 0.15) == changed
+    for slider in found:
+        changed = with_value(recipe, slider, 0.15)
+        assert [(it.key, it.value) for it in differences(recipe, changed)] == [(slider.key, 0.15)]
+        assert with_value(changed, at(changed, slider.key), 0.15) == changed
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "- 1", "merge_method: none", "a: 1\n---\nb: 2\n"])
 def test_what_is_no_recipe_has_no_numbers(text: str) -> None:
-    assert knobs(text) == ()
+    assert sliders_of(text) == ()

@@ -218,7 +218,7 @@ def test_off_zero_gpu_the_door_is_not_there() -> None:
     run = gpu.on_gpu(10, work, 1)
 
     assert not gpu.is_zero_gpu()
-    assert next(run) == (gpu.Run(), "1 auto")
+    assert next(run) == (gpu.GpuRun(), "1 auto")
     with pytest.raises(gr.Error, match="in my own words"):
         next(run)
     assert gpu.quota("hf_some-token") == ""

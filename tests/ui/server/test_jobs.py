@@ -10,7 +10,7 @@ import pytest
 
 from merging import Cancelled, MergeError, Problem, Progress, Result
 from ui.languages import translate
-from ui.server.jobs import MOST_FINISHED, MOST_JOBS, MOST_OF_A_VISITOR, JobBoard, Order, Snapshot
+from ui.server.jobs import MOST_FINISHED, MOST_JOBS, MOST_OF_A_VISITOR, JobBoard, JobStatus, MergeRequest
 
 SECRET = "hf_" + "s3cr3t" * 4
 RESULT = Result("hf://you/merge", "https://hub/you/merge", "abc", 10, 1.0)
@@ -42,10 +42,10 @@ class Held:
         return RESULT
 
 
-def until(board: JobBoard, job: str, state: str) -> Snapshot:
+def until(board: JobBoard, job: str, state: str) -> JobStatus:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        snapshot = board.snapshot(job)
+        snapshot = board.status(job)
         assert snapshot is not None
         if snapshot.state == state:
             return snapshot
@@ -97,7 +97,7 @@ def test_rate_and_time_left_come_from_the_last_seconds() -> None:
     job = board.submit("me", "x", (), work)
     assert seen.wait(10)
 
-    snapshot = board.snapshot(job)
+    snapshot = board.status(job)
 
     assert snapshot is not None
     assert (snapshot.rate, snapshot.seconds_left) == (2.5, 20.0)
@@ -121,7 +121,7 @@ def test_one_runs_at_a_time_and_visitors_take_turns() -> None:
         for visitor, name in (("ann", "a2"), ("ann", "a3"), ("bob", "b1"), ("cid", "c1"))
     ]
 
-    waiting = [board.snapshot(job) for job in jobs]
+    waiting = [board.status(job) for job in jobs]
     first.go.set()
     for job in jobs:
         until(board, job, "done")
@@ -215,7 +215,7 @@ def test_the_oldest_finished_jobs_are_forgotten() -> None:
     for _ in range(MOST_FINISHED + 1):
         until(board, board.submit("me", "x", (), quick), "done")
 
-    assert board.snapshot(first) is None
+    assert board.status(first) is None
 
 
 def test_ids_cannot_be_guessed() -> None:
@@ -224,23 +224,23 @@ def test_ids_cannot_be_guessed() -> None:
 
     assert len(ids) == 2
     assert all(len(job) >= 32 for job in ids)
-    assert board.snapshot("1") is None
+    assert board.status("1") is None
     assert not board.cancel("1")
 
 
 def test_a_waiting_job_knows_about_when_it_begins() -> None:
     clock = [100.0]
     board, held = JobBoard(lambda: clock[0]), Held()
-    board.submit("me", "first", (), held, Order(seconds=60))
+    board.submit("me", "first", (), held, MergeRequest(seconds=60))
     assert held.started.wait(10)
-    second = board.submit("you", "second", (), quick, Order(seconds=30))
-    third = board.submit("they", "third", (), quick, Order("merge_method: linear", seconds=10))
+    second = board.submit("you", "second", (), quick, MergeRequest(seconds=30))
+    third = board.submit("they", "third", (), quick, MergeRequest("merge_method: linear", seconds=10))
     clock[0] += 20
 
-    waits = [board.snapshot(job) for job in (second, third)]
+    waits = [board.status(job) for job in (second, third)]
 
     assert [(job.position, job.seconds_to_wait) for job in waits if job] == [(1, 40.0), (2, 70.0)]
-    assert waits[1] and waits[1].order.recipe == "merge_method: linear"
+    assert waits[1] and waits[1].request.recipe == "merge_method: linear"
     held.go.set()
 
 

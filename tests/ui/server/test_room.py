@@ -14,38 +14,40 @@ from tests.hub import Hub
 from tests.ui.test_page import LINEAR, ann, until_ended  # noqa: F401
 from ui.host import Host
 from ui.hub.account import Account
-from ui.server.jobs import JobBoard, Snapshot
-from ui.server.workshop import Workshop
+from ui.server.jobs import JobBoard, JobStatus
+from ui.server.merge_service import MergeService
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Workshop:
+def service(tmp_path: Path) -> MergeService:
     host = Host.from_environment({"SPACE_ID": "you/alloy", "ALLOY_DOWNLOADS": str(tmp_path / "downloads")})
-    return Workshop(host, JobBoard())
+    return MergeService(host, JobBoard())
 
 
-def merge(workshop: Workshop, who: Account, to: str = "hf://ann/merged", download: bool = False) -> Snapshot:
-    plan = workshop.plan(LINEAR, None if download else to, who)
-    job = workshop.merge(plan, to, who, "ann", private=True, overwrite=False, download=download)
-    return until_ended(workshop, job)
+def merge(
+    service: MergeService, who: Account, to: str = "hf://ann/merged", download: bool = False
+) -> JobStatus:
+    plan = service.plan(LINEAR, None if download else to, who)
+    job = service.merge(plan, to, who, "ann", private=True, overwrite=False, download=download)
+    return until_ended(service, job)
 
 
 def test_what_never_fits_is_refused_before_it_stands_in_line(
-    workshop: Workshop,
+    service: MergeService,
     ann: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(model_module, "_memory", lambda _: (10**8, 10**8))
 
     with pytest.raises(MergeError) as refused:
-        merge(workshop, Account("visitor", ann))
+        merge(service, Account("visitor", ann))
 
     [problem] = refused.value.problems
     assert (problem.code, "larger machine" in problem.fix) == ("no-memory", True)
 
 
 def test_what_does_not_fit_now_fails_with_advice_and_fits_later(
-    workshop: Workshop,
+    service: MergeService,
     ann: str,  # noqa: F811
     hub: Hub,
     monkeypatch: pytest.MonkeyPatch,
@@ -53,9 +55,9 @@ def test_what_does_not_fit_now_fails_with_advice_and_fits_later(
     who, free = Account("visitor", ann), [10**8]
     monkeypatch.setattr(model_module, "_memory", lambda _: (10**11, free[0]))
 
-    failed = merge(workshop, who)
+    failed = merge(service, who)
     free[0] = 10**10
-    done = until_ended(workshop, workshop.again(failed, who, "ann"))
+    done = until_ended(service, service.again(failed, who, "ann"))
 
     assert [(problem.code, "Try again" in problem.fix) for problem in failed.problems] == [
         ("no-memory", True)
@@ -65,12 +67,12 @@ def test_what_does_not_fit_now_fails_with_advice_and_fits_later(
 
 
 def test_while_a_merge_runs_its_memory_is_its_own(
-    workshop: Workshop,
+    service: MergeService,
     ann: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     who, tried = Account("visitor", ann), threading.Event()
-    plan = workshop.plan(LINEAR, "hf://ann/merged", who)
+    plan = service.plan(LINEAR, "hf://ann/merged", who)
     monkeypatch.setattr(model_module, "_memory", lambda _: (10**11, plan.peak_memory_bytes + 1000))
 
     def run(*_: object, **__: object) -> Result:
@@ -80,8 +82,8 @@ def test_while_a_merge_runs_its_memory_is_its_own(
             tried.set()
         return Result("hf://ann/merged", None, None, 0, 0.0)
 
-    monkeypatch.setattr("ui.server.workshop.run_plan", run)
-    until_ended(workshop, workshop.merge(plan, "hf://ann/merged", who, "ann", private=True, overwrite=False))
+    monkeypatch.setattr("ui.server.merge_service.run_plan", run)
+    until_ended(service, service.merge(plan, "hf://ann/merged", who, "ann", private=True, overwrite=False))
 
     assert tried.is_set()
     with hold_memory(2000):  # it is free again
@@ -89,33 +91,33 @@ def test_while_a_merge_runs_its_memory_is_its_own(
 
 
 def test_downloads_that_wait_or_fail_take_no_room_from_others(
-    workshop: Workshop,
+    service: MergeService,
     ann: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     who, gate = Account("visitor", ann), threading.Event()
-    workshop.downloads._most = int(1.5 * workshop.plan(LINEAR, None, who).bytes_out)
+    service.downloads._most = int(1.5 * service.plan(LINEAR, None, who).bytes_out)
 
     def hold(*_: object) -> Result:
         assert gate.wait(60)
         return Result("hf://gate/keeper", None, None, 0, 0.0)
 
-    workshop.board.submit("gatekeeper", "gate", (), hold)
-    plan = workshop.plan(LINEAR, None, who)
+    service.board.submit("gatekeeper", "gate", (), hold)
+    plan = service.plan(LINEAR, None, who)
     waiting = [
-        workshop.merge(plan, f"n{n}", who, "ann", private=True, overwrite=False, download=True)
+        service.merge(plan, f"n{n}", who, "ann", private=True, overwrite=False, download=True)
         for n in range(2)
     ]
-    assert workshop.board.cancel(waiting[0])
+    assert service.board.cancel(waiting[0])
 
     def fail(*_: object, **__: object) -> Result:
         raise MergeError(Problem("silent", "The Hub did not answer."))
 
     with monkeypatch.context() as patched:
-        patched.setattr("ui.server.workshop.run_plan", fail)
+        patched.setattr("ui.server.merge_service.run_plan", fail)
         gate.set()
-        assert until_ended(workshop, waiting[1]).state == "failed"
+        assert until_ended(service, waiting[1]).state == "failed"
 
-    assert merge(workshop, who, "mine", download=True).state == "done"
+    assert merge(service, who, "mine", download=True).state == "done"
     with pytest.raises(MergeError, match="free here for downloads"):
-        workshop.downloads.place("next", plan.bytes_out)
+        service.downloads.place("next", plan.bytes_out)

@@ -12,12 +12,12 @@ from merging import MergeError, Plan, Problem, Progress, Result, make_plan, mode
 from merging.destinations import open_destination
 from ui.host import Host
 from ui.hub.account import Account
-from ui.hub.licences import Cards, licence_of_result
+from ui.hub.licences import ModelCards, licence_of_result
 from ui.languages.translate import t
-from ui.server.defect import told
 from ui.server.downloads import Downloads
-from ui.server.jobs import JobBoard, Order, Part, Snapshot
-from ui.server.trials import Trials
+from ui.server.in_memory_merges import InMemoryMerges
+from ui.server.internal_error import log_unexpected
+from ui.server.jobs import JobBoard, JobStatus, MergeRequest, ModelSummary
 from ui.widgets.html import size
 
 
@@ -26,7 +26,7 @@ def exists(problems: Sequence[Problem]) -> bool:
     return any(problem.code == "destination-exists" for problem in problems)
 
 
-class Workshop:
+class MergeService:
     """The merging of one server, as its visitors may use it.
 
     Args:
@@ -38,8 +38,8 @@ class Workshop:
         self.host = host
         self.board = board
         self.downloads = Downloads(host.downloads)
-        self.trials = Trials()
-        self.cards = Cards()
+        self.in_memory = InMemoryMerges()
+        self.cards = ModelCards()
 
     def plan(
         self,
@@ -64,7 +64,7 @@ class Workshop:
         except MergeError as error:
             return Plan(recipe=recipe, method="", problems=error.problems)
         except Exception as error:
-            message = t("plan.unexpected", error=told(error, who.token))
+            message = t("plan.unexpected", error=log_unexpected(error, who.token))
             return Plan(
                 recipe=recipe, method="", problems=(Problem("defect", message, t("plan.unexpected.fix")),)
             )
@@ -131,31 +131,31 @@ class Workshop:
                     cancel=cancel,
                 )
 
-        order = Order(
+        request = MergeRequest(
             plan.recipe, to, private, overwrite, plan.seconds, download, pull_request,
-            parts=_parts(plan, title), card=model_card(plan, title.rpartition("/")[2], licence),
+            summaries=_summaries(plan, title), card=model_card(plan, title.rpartition("/")[2], licence),
         )  # fmt: skip
-        return self.board.submit(visitor, title, tuple(model.name for model in plan.parents), work, order)
+        return self.board.submit(visitor, title, tuple(model.name for model in plan.parents), work, request)
 
-    def again(self, job: Snapshot, who: Account, visitor: str) -> str:
+    def again(self, job: JobStatus, who: Account, visitor: str) -> str:
         """Put what a job was to do in line once more; what the Hub holds of it already is not made again.
 
         Raises:
             MergeError: see `merge`.
         """
-        order = job.order
-        to = job.title if order.download else order.to
-        ways = {"overwrite": order.overwrite, "pull_request": order.pull_request}
-        plan = self.plan(order.recipe, None if order.download else to, who, **ways)
-        return self.merge(plan, to, who, visitor, private=order.private, download=order.download, **ways)
+        request = job.request
+        to = job.title if request.download else request.to
+        ways = {"overwrite": request.overwrite, "pull_request": request.pull_request}
+        plan = self.plan(request.recipe, None if request.download else to, who, **ways)
+        return self.merge(plan, to, who, visitor, private=request.private, download=request.download, **ways)
 
-    def job(self, job_id: str) -> Snapshot:
+    def job(self, job_id: str) -> JobStatus:
         """A job as it stands.
 
         Raises:
             MergeError: there is none with this id.
         """
-        snapshot = self.board.snapshot(job_id)
+        snapshot = self.board.status(job_id)
         if snapshot is None:
             raise MergeError(Problem("no-job", t("jobs.unknown"), t("jobs.unknown.fix")))
         return snapshot
@@ -177,13 +177,13 @@ def held_memory(nbytes: int) -> Iterator[None]:
         yield
 
 
-def _parts(plan: Plan, title: str) -> tuple[Part, ...]:
+def _summaries(plan: Plan, title: str) -> tuple[ModelSummary, ...]:
     """The parents and the result of a plan, to be compared."""
     parents = tuple(
-        Part(model.name, model.architecture, model.parameters, model.layers, model.bytes)
+        ModelSummary(model.name, model.architecture, model.parameters, model.layers, model.bytes)
         for model in plan.parents
     )
     parameters = sum(tensor.elements for tensor in plan.tensors)
     layers = 1 + max((tensor.layer for tensor in plan.tensors if tensor.layer is not None), default=-1)
     architecture = plan.parents[0].architecture if plan.parents else ""
-    return (*parents, Part(title, architecture, parameters, layers, plan.bytes_out))
+    return (*parents, ModelSummary(title, architecture, parameters, layers, plan.bytes_out))

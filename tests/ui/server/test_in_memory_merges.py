@@ -14,8 +14,8 @@ from evaluation import reply
 from merging import MergeError, Plan, make_plan, read_recipe, run_plan
 from tests.ui.speaker import tiny_speaker
 from ui.hub.account import Account
-from ui.merge.try_first import try_out
-from ui.server.trials import MARK, SECONDS_KEPT, Trials
+from ui.merge.try_first import try_first
+from ui.server.in_memory_merges import MARK, SECONDS_KEPT, InMemoryMerges
 
 NOBODY = Account("nobody")
 LINEAR = """
@@ -38,19 +38,19 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return made
 
 
-def make(trials: Trials, page: str, plan: Plan) -> str:
-    return trials.make(page, "mine", plan, NOBODY, lambda _: None, NEVER)
+def make(in_memory: InMemoryMerges, page: str, plan: Plan) -> str:
+    return in_memory.make(page, "mine", plan, NOBODY, lambda _: None, NEVER)
 
 
 def test_a_trial_has_the_weights_of_the_merge_and_answers(plan: Plan, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    trials = Trials(10**9)
-    name = make(trials, "page", plan)
+    in_memory = InMemoryMerges(10**9)
+    name = make(in_memory, "page", plan)
     run_plan(plan, str(tmp_path / "merged"))
     wanted = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).state_dict()
 
-    model = trials.get("page", name)
+    model = in_memory.get("page", name)
 
     assert model
     found = model.network.state_dict()
@@ -62,59 +62,59 @@ def test_a_trial_has_the_weights_of_the_merge_and_answers(plan: Plan, tmp_path: 
 
 
 def test_a_page_sees_its_own_trial_alone(plan: Plan) -> None:
-    trials = Trials(10**9)
-    name = make(trials, "mine", plan)
+    in_memory = InMemoryMerges(10**9)
+    name = make(in_memory, "mine", plan)
 
-    assert trials.get("mine", name)
-    assert trials.get("yours", name) is None
-    assert trials.get("mine", MARK + "other") is None
+    assert in_memory.get("mine", name)
+    assert in_memory.get("yours", name) is None
+    assert in_memory.get("mine", MARK + "other") is None
 
 
 def test_memory_is_bounded_and_freed(plan: Plan) -> None:
     clock = [0.0]
-    trials = Trials(int(plan.bytes_out * 2.5), lambda: clock[0])
-    first = make(trials, "1", plan)
-    model = trials.get("1", first)
+    in_memory = InMemoryMerges(int(plan.bytes_out * 2.5), lambda: clock[0])
+    first = make(in_memory, "1", plan)
+    model = in_memory.get("1", first)
     assert model
     gone = weakref.ref(model.network)
     del model
-    make(trials, "2", plan)
-    make(trials, "3", plan)
-    assert trials.get("1", first) is None  # the least recently used
+    make(in_memory, "2", plan)
+    make(in_memory, "3", plan)
+    assert in_memory.get("1", first) is None  # the least recently used
     gc.collect()
     assert gone() is None
 
-    trials.forget("3")
-    assert trials.get("3", first) is None
+    in_memory.forget("3")
+    assert in_memory.get("3", first) is None
     clock[0] = SECONDS_KEPT + 1
-    make(trials, "4", plan)
-    assert trials.get("2", first) is None  # idle
+    make(in_memory, "4", plan)
+    assert in_memory.get("2", first) is None  # idle
 
 
 def test_what_does_not_fit_is_refused_with_the_number(plan: Plan) -> None:
     with pytest.raises(MergeError, match="at most 10 B"):
-        make(Trials(10), "page", plan)
+        make(InMemoryMerges(10), "page", plan)
 
 
 def test_the_page_is_told_of_progress_and_of_the_end(plan: Plan) -> None:
-    trials = Trials(10**9)
+    in_memory = InMemoryMerges(10**9)
 
-    told = list(try_out(trials, "page", "mine", plan, NOBODY))
+    told = list(try_first(in_memory, "page", "mine", plan, NOBODY))
 
     assert "Merging: mine" in told[0][0]
     assert told[-1][1] and told[-1][1].location == MARK + "mine"
 
 
 def test_a_page_that_goes_stops_its_merge(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    trials, stopped = Trials(10**9), threading.Event()
+    in_memory, stopped = InMemoryMerges(10**9), threading.Event()
 
     def make(page: str, name: str, plan: Plan, who: Account, tell: object, cancel: threading.Event) -> str:
         assert cancel.wait(30)
         stopped.set()
         return ""
 
-    monkeypatch.setattr(trials, "make", make)
-    told = try_out(trials, "page", "mine", plan, NOBODY)
+    monkeypatch.setattr(in_memory, "make", make)
+    told = try_first(in_memory, "page", "mine", plan, NOBODY)
     next(told)
     next(told)
     told.close()

@@ -15,12 +15,12 @@ from tests.ui.merge.test_destination import LAPTOP, SPACE
 from tests.ui.test_page import LINEAR, ann, until_ended  # noqa: F401
 from ui.host import Host
 from ui.hub.account import Account
-from ui.merge.remembered import id_of, record, record_of_result, restored
-from ui.server.jobs import JobBoard, Order, Snapshot
-from ui.server.workshop import Workshop
+from ui.merge.history import id_of, record, record_of_result, restored
+from ui.server.jobs import JobBoard, JobStatus, MergeRequest
+from ui.server.merge_service import MergeService
 
-ORDER = Order("merge_method: linear\n", "hf://ann/x", private=False, overwrite=True)
-JOB = Snapshot("id", "ann/x", ("a/a",), "running", order=ORDER)
+ORDER = MergeRequest("merge_method: linear\n", "hf://ann/x", private=False, overwrite=True)
+JOB = JobStatus("id", "ann/x", ("a/a",), "running", request=ORDER)
 RESULT = Result("hf://ann/x", "https://hub/ann/x", "abc", 10, 1.5, verified=True)
 
 
@@ -38,19 +38,19 @@ def test_a_job_comes_back_from_the_browser() -> None:
 
     assert id_of(kept) == "id"
     assert lost
-    assert (lost.state, lost.order, lost.models) == ("failed", ORDER, ("a/a",))
+    assert (lost.state, lost.request, lost.models) == ("failed", ORDER, ("a/a",))
     assert "Nothing that lies on the Hub is lost" in lost.problems[0].fix
     assert done
     assert (done.state, done.result) == ("done", RESULT)
 
 
 def test_a_folder_comes_back_on_a_laptop_alone() -> None:
-    kept = record(Snapshot("id", "x", (), "running", order=Order("x", "/results/x")))
+    kept = record(JobStatus("id", "x", (), "running", request=MergeRequest("x", "/results/x")))
 
     back = restored(LAPTOP, kept, None)
 
     assert back
-    assert back.order.to == "/results/x"
+    assert back.request.to == "/results/x"
     assert restored(SPACE, kept, None) is None
 
 
@@ -82,8 +82,8 @@ def test_after_a_restart_a_merge_goes_on_from_the_journal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     host = Host.from_environment({"SPACE_ID": "you/alloy", "ALLOY_DOWNLOADS": str(tmp_path / "downloads")})
-    monkeypatch.setattr("ui.server.workshop.make_plan", partial(make_plan, shard_size=20_000))
-    before, who = Workshop(host, JobBoard()), Account("visitor", ann)
+    monkeypatch.setattr("ui.server.merge_service.make_plan", partial(make_plan, shard_size=20_000))
+    before, who = MergeService(host, JobBoard()), Account("visitor", ann)
     plan = before.plan(LINEAR, "hf://ann/long", who)
     assert len(plan.shards) > 4
     # The server dies when some shards are on the Hub: here the Hub takes no more of them.
@@ -95,8 +95,8 @@ def test_after_a_restart_a_merge_goes_on_from_the_journal(
     hub.clear_faults()
     hub.log.clear()
 
-    server = Workshop(host, JobBoard())
-    assert server.board.snapshot(job) is None
+    server = MergeService(host, JobBoard())
+    assert server.board.status(job) is None
     lost = restored(host, kept, None)
     assert lost
     done = until_ended(server, server.again(lost, who, "ann"))

@@ -30,14 +30,14 @@ MARK = "try: "
 
 
 @dataclass
-class _Trial:
+class _InMemoryMerge:
     name: str
     recipe: str
     model: LanguageModel
     used: float
 
 
-class Trials:
+class InMemoryMerges:
     """The live models; the least recently used leave first, and each when its page is closed or stays idle.
 
     Args:
@@ -49,7 +49,7 @@ class Trials:
         self.most_bytes = most_bytes or int(machine_memory() * SHARE_OF_MEMORY)
         self._clock = clock
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, _Trial] = OrderedDict()  # by page
+        self._kept: OrderedDict[str, _InMemoryMerge] = OrderedDict()  # by page
         self._merging = threading.Lock()
 
     def check(self, plan: Plan) -> None:
@@ -100,7 +100,7 @@ class Trials:
                 MARK + name, plan, network, who, widen=2 * plan.bytes_out <= self.most_bytes
             )
             with self._lock:
-                self._kept[page] = _Trial(MARK + name, plan.recipe, model, self._clock())
+                self._kept[page] = _InMemoryMerge(MARK + name, plan.recipe, model, self._clock())
         self._make_room(0)
         return MARK + name
 

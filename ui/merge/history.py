@@ -13,21 +13,21 @@ from ui.host import Host
 from ui.languages.translate import t
 from ui.merge.commands import destination
 from ui.merge.destination import place_of
-from ui.server.jobs import Order, Snapshot
+from ui.server.jobs import JobStatus, MergeRequest
 
 
-def record(job: Snapshot) -> dict[str, Any]:
+def record(job: JobStatus) -> dict[str, Any]:
     """A job as the browser keeps it: enough to ask for it again."""
-    order = job.order
+    request = job.request
     return {
         "id": job.id,
         "title": job.title,
         "models": list(job.models),
-        "recipe": order.recipe,
-        "to": "" if order.download else destination(order),
-        "private": order.private,
-        "overwrite": order.overwrite,
-        "pull_request": order.pull_request,
+        "recipe": request.recipe,
+        "to": "" if request.download else destination(request),
+        "private": request.private,
+        "overwrite": request.overwrite,
+        "pull_request": request.pull_request,
     }
 
 
@@ -48,7 +48,7 @@ def id_of(kept: object) -> str:
     return str(kept.get("id", "")) if isinstance(kept, Mapping) else ""
 
 
-def restored(host: Host, kept: object, result: object) -> Snapshot | None:
+def restored(host: Host, kept: object, result: object) -> JobStatus | None:
     """A job that the server knows no more, as far as the browser can tell: done, or to be taken up again.
 
     Args:
@@ -65,7 +65,7 @@ def restored(host: Host, kept: object, result: object) -> Snapshot | None:
         to = place_of(host, str(kept["to"]))
     except MergeError:
         return None
-    order = Order(
+    request = MergeRequest(
         kept["recipe"],
         to,
         private=kept.get("private") is not False,
@@ -74,12 +74,12 @@ def restored(host: Host, kept: object, result: object) -> Snapshot | None:
     )
     title, models = str(kept.get("title", ""))[:200], kept.get("models")
     names = tuple(str(name) for name in models) if isinstance(models, list) else ()
-    what: dict[str, Any] = {"id": id_of(kept), "title": title, "models": names, "order": order}
+    what: dict[str, Any] = {"id": id_of(kept), "title": title, "models": names, "request": request}
     done = _result(host, to, result)
     if done:
-        return Snapshot(state="done", result=done, elapsed=done.seconds, **what)
+        return JobStatus(state="done", result=done, elapsed=done.seconds, **what)
     problem = Problem("restarted", t("jobs.restarted"), t("jobs.restarted.fix"))
-    return Snapshot(state="failed", problems=(problem,), **what)
+    return JobStatus(state="failed", problems=(problem,), **what)
 
 
 def _result(host: Host, to: str, kept: object) -> Result | None:

@@ -11,7 +11,7 @@ _TOKEN = re.compile(r"\b(hf|oauth|jwt)_[\w.-]{4,}")
 logger = logging.getLogger(__name__)
 
 
-def told(error: Exception, *secrets: str | None) -> str:
+def log_unexpected(error: Exception, *secrets: str | None) -> str:
     """Log an unexpected error, and give the line that a visitor may see.
 
     Args:
@@ -19,11 +19,11 @@ def told(error: Exception, *secrets: str | None) -> str:
         secrets: tokens that were at hand, in case they do not look like tokens
     """
     trace = "".join(traceback.format_exception(error))
-    logger.error("%s", redacted(trace, *secrets))
-    return redacted(f"{type(error).__name__}: {error}", *secrets)[:400]
+    logger.error("%s", redact(trace, *secrets))
+    return redact(f"{type(error).__name__}: {error}", *secrets)[:400]
 
 
-def redacted(text: str, *secrets: str | None) -> str:
+def redact(text: str, *secrets: str | None) -> str:
     """The text without anything that looks like a token, and without the given ones."""
     for secret in filter(None, secrets):
         text = text.replace(secret, "(token)")
