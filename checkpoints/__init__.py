@@ -5,6 +5,7 @@ from checkpoints.adapters.adapter import Adapter
 from checkpoints.aligned import AlignedCheckpoint, Alignment
 from checkpoints.checkpoint import Checkpoint, read_json
 from checkpoints.formats.safetensors import TensorHeader, write_header
+from checkpoints.located import LocatedCheckpoint, locate, open_located
 from checkpoints.repositories.repository import Token
 from checkpoints.stored import StoredCheckpoint, open_checkpoint
 from checkpoints.tokenizer_files import tokenizer_files
@@ -14,11 +15,14 @@ __all__ = [
     "AlignedCheckpoint",
     "Alignment",
     "Checkpoint",
+    "LocatedCheckpoint",
     "StoredCheckpoint",
     "TensorHeader",
     "Token",
+    "locate",
     "open_adapter",
     "open_checkpoint",
+    "open_located",
     "read_json",
     "tokenizer_files",
     "without_adapters",

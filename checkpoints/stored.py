@@ -39,7 +39,7 @@ class StoredCheckpoint:
         self.name = repository.name
         self.version = repository.version
         self.is_remote = repository.is_remote
-        self.is_folder = not repository.is_remote
+        self.is_folder = repository.is_folder
         self.files = repository.files
 
     @property

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.adapters.adapter import Adapter, LowRank
+from checkpoints.adapters.adapter import Adapter, LowRank, read_adapter
 from checkpoints.adapters.products import Product, read_product
 from checkpoints.checkpoint import Checkpoint, read_json
 from checkpoints.dtypes import FLOATS
@@ -343,7 +343,7 @@ def open_adapter(
     """
     repository = open_repository(name, revision, token, allow_folders)
     try:
-        return AdaptedCheckpoint(base, Adapter(repository, revision, scale))
+        return AdaptedCheckpoint(base, read_adapter(repository, revision, scale))
     except BaseException:
         repository.close()
         raise

@@ -17,7 +17,7 @@ from typing import Any
 from checkpoints.formats.safetensors import TensorHeader
 from checkpoints.formats.weight_file import read_tensors
 from checkpoints.problems import CheckpointError, Problem
-from checkpoints.repositories.repository import Repository, read_bytes
+from checkpoints.repositories.repository import Repository, read_bytes, read_small
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -103,26 +103,47 @@ class LowRank:
     magnitude: str = ""
 
 
-class Adapter:
-    """An adapter that can be read: config and header when it is opened, weights when they are asked for.
-
-    Args:
-        scale: how much of its change counts
+def read_adapter(repository: Repository, revision: str | None, scale: float) -> Adapter:
+    """Read the config and the header of an adapter; the arguments are those of `Adapter`.
 
     Raises:
         CheckpointError: it is of a kind that cannot be applied to tensors one by one, or is not whole.
     """
+    config = _read_config(repository)
+    _check_kind(repository.name, config)
+    return Adapter(repository, config, read_tensors(repository, _weights(repository)), revision, scale)
 
-    def __init__(self, repository: Repository, revision: str | None, scale: float):
+
+class Adapter:
+    """An adapter that can be read: its config and header once it is open, its weights when they are asked for.
+
+    Args:
+        repository: its files; closed with the model that it is applied to
+        config: the content of adapter_config.json
+        tensors: the headers of its weights
+        revision: as the user named it
+        scale: how much of its change counts: 0 gives the base back, 1 is all of it
+
+    Raises:
+        CheckpointError: a part of it is unknown, or missing.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, TensorHeader],
+        revision: str | None,
+        scale: float,
+    ):
         self.repository = repository
         self.name = repository.name
         self.revision = revision
         self.scale = scale
         self.version = repository.version
-        self.is_folder = not repository.is_remote
-        self.config = self._config()
-        self._check_kind()
-        self.tensors: Mapping[str, TensorHeader] = read_tensors(repository, self._weights())
+        self.is_folder = repository.is_folder
+        self.config = config
+        self.tensors = tensors
         self._fetching, self._content = threading.Lock(), bytearray()
         self.low_rank: dict[str, LowRank] = {}
         self.others: defaultdict[str, dict[str, str]] = defaultdict(dict)  # module: parts of another kind
@@ -175,42 +196,6 @@ class Adapter:
                 self._content = read_bytes(self.repository, header.file, 0, size)
         return self._content[begin : begin + nbytes]
 
-    def _config(self) -> dict[str, Any]:
-        files = self.repository.files
-        if CONFIG not in files:
-            fix = "Name an adapter as PEFT saves it."
-            if "config.json" in files:
-                fix = "It is a whole model: give it an entry of its own under `models:`."
-            raise self._error("no-adapter-config", f"has no {CONFIG}.", fix)
-        try:
-            config = json.loads(read_bytes(self.repository, CONFIG, 0, files[CONFIG]))
-        except ValueError:
-            config = None
-        if not isinstance(config, dict):
-            raise self._error("damaged-file", f"has a {CONFIG} that is no mapping.", "Repair its repository.")
-        return config
-
-    def _check_kind(self) -> None:
-        kind = str(self.option("peft_type")).removeprefix("PeftType.")
-        if kind not in KINDS:
-            message = f"is of the kind {kind}, and not one of {', '.join(KINDS)}."
-            raise self._error("adapter-kind", message, MERGE_WITH_PEFT)
-        begin = str(self.option("init_lora_weights")).lower()
-        if begin.startswith(CHANGES_BASE):
-            message = f"began as `init_lora_weights: {begin}`, which changes the weights of its base."
-            raise self._error("adapter-kind", message, MERGE_WITH_PEFT)
-        other = sorted(name for name, value in self.config.items() if value and name not in HARMLESS)
-        if other:
-            message = f"uses {', '.join(other)}, which cannot be applied to tensors one by one."
-            raise self._error("adapter-kind", message, MERGE_WITH_PEFT)
-
-    def _weights(self) -> str:
-        for file in WEIGHTS:
-            if file in self.repository.files:
-                return file
-        fix = "Its upload is not complete; tell its author."
-        raise self._error("no-weights", f"has no {WEIGHTS[0]}.", fix)
-
     def _sort_in(self, key: str) -> None:
         name = key.removeprefix("base_model.model.")
         if ".original_module." in name:  # what stood there before, which PEFT may save along with the new
@@ -255,4 +240,47 @@ class Adapter:
         return None
 
     def _error(self, code: str, what: str, fix: str) -> CheckpointError:
-        return CheckpointError(Problem(code, f"The adapter {self.name} {what}", fix, self.name))
+        return _error(self.name, code, what, fix)
+
+
+def _read_config(repository: Repository) -> dict[str, Any]:
+    name, files = repository.name, repository.files
+    if CONFIG not in files:
+        fix = "Name an adapter as PEFT saves it."
+        if "config.json" in files:
+            fix = "It is a whole model: give it an entry of its own under `models:`."
+        raise _error(name, "no-adapter-config", f"has no {CONFIG}.", fix)
+    try:
+        config = json.loads(read_small(repository, CONFIG))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise _error(name, "damaged-file", f"has a {CONFIG} that is no mapping.", "Repair its repository.")
+    return config
+
+
+def _check_kind(name: str, config: Mapping[str, Any]) -> None:
+    kind = str(config.get("peft_type")).removeprefix("PeftType.")
+    if kind not in KINDS:
+        message = f"is of the kind {kind}, and not one of {', '.join(KINDS)}."
+        raise _error(name, "adapter-kind", message, MERGE_WITH_PEFT)
+    begin = str(config.get("init_lora_weights")).lower()
+    if begin.startswith(CHANGES_BASE):
+        message = f"began as `init_lora_weights: {begin}`, which changes the weights of its base."
+        raise _error(name, "adapter-kind", message, MERGE_WITH_PEFT)
+    other = sorted(name for name, value in config.items() if value and name not in HARMLESS)
+    if other:
+        message = f"uses {', '.join(other)}, which cannot be applied to tensors one by one."
+        raise _error(name, "adapter-kind", message, MERGE_WITH_PEFT)
+
+
+def _weights(repository: Repository) -> str:
+    for file in WEIGHTS:
+        if file in repository.files:
+            return file
+    fix = "Its upload is not complete; tell its author."
+    raise _error(repository.name, "no-weights", f"has no {WEIGHTS[0]}.", fix)
+
+
+def _error(name: str, code: str, what: str, fix: str) -> CheckpointError:
+    return CheckpointError(Problem(code, f"The adapter {name} {what}", fix, name))

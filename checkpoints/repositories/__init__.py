@@ -6,7 +6,7 @@ from pathlib import Path
 
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.folder import Folder
-from checkpoints.repositories.repository import Repository, Token
+from checkpoints.repositories.repository import Location, Repository, Token
 from checkpoints.repositories.subfolder import Part
 
 
@@ -18,7 +18,7 @@ def open_repository(name: str, revision: str | None, token: Token, allow_folders
     if allow_folders and path.is_file():
         return Folder(path.parent, path.name)
     # Imported here: the Hub's client takes most of a second, which a merge of folders need not wait for.
-    from checkpoints.repositories.hub import HubRepository, hub_id
+    from checkpoints.repositories.hub import find_on_hub, hub_id
 
     words = name.split("/")
     owner, place = "/".join(words[:2]), "/".join(words[2:])
@@ -26,5 +26,28 @@ def open_repository(name: str, revision: str | None, token: Token, allow_folders
         kind = "neither a folder here nor a model's id" if allow_folders else "not a model's id"
         message = f"'{name}' is {kind}."
         raise CheckpointError(Problem("model-name", message, "Write `owner/name`.", name))
-    repository = HubRepository(owner, revision, token)
+    repository = find_on_hub(owner, revision, token)
     return Part(repository, place) if place else repository
+
+
+def open_location(location: Location, token: Token) -> Repository:
+    """Open what `Repository.location` described, without asking the Hub.
+
+    Raises:
+        CheckpointError: it is a folder that changed, or is not on this machine.
+    """
+    if location.is_folder:
+        repository = open_repository(location.name, None, token, allow_folders=True)
+        if repository.version != location.version:
+            repository.close()
+            raise CheckpointError(has_changed(location.name))
+        return repository
+    from checkpoints.repositories.hub import HubRepository
+
+    whole = HubRepository(location.name, location.version, location.files, token)
+    return Part(whole, location.place) if location.place else whole
+
+
+def has_changed(name: str) -> Problem:
+    message = f"{name} has changed since the plan was made."
+    return Problem("model-changed", message, "Make the plan again.", name)

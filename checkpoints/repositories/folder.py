@@ -7,11 +7,12 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
 from checkpoints.problems import CheckpointError, Problem
+from checkpoints.repositories.repository import Location
 
 # Files that a folder keeps open: models of hundreds of files must not use up what a process may open.
 MOST_OPEN = 32
@@ -28,6 +29,7 @@ class _OpenFile:
 class Folder:
     """The files of a folder, read with `preadv` straight into the caller's buffers."""
 
+    is_folder = True
     is_remote = False
     read_by = frozenset({"folder"})
 
@@ -71,6 +73,9 @@ class Folder:
                 self._open[file] = _OpenFile(self.path / file)
             self._open.move_to_end(file)
             return self._open[file]
+
+    def location(self, files: Iterable[str]) -> Location:
+        return Location(self.name, self.version, is_folder=True)
 
     def interrupt(self) -> None:
         """Nothing to do: a read of a disk ends by itself."""

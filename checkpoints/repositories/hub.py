@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
@@ -34,7 +34,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from checkpoints.problems import Cancelled, CheckpointError, Problem
 from checkpoints.repositories.cache import open_cache
-from checkpoints.repositories.repository import Token, current_token
+from checkpoints.repositories.repository import Location, Token, current_token
 from checkpoints.repositories.retry import TRY_AGAIN, Patience, asked_pause
 from checkpoints.repositories.xet import XetError, XetReader
 
@@ -96,21 +96,56 @@ def _certificates() -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
-class HubRepository:
-    """The files of one commit of a model on the Hub.
+def find_on_hub(name: str, revision: str | None, token: Token) -> HubRepository:
+    """Ask the Hub for the commit that a revision stands for, and for its files.
 
     Raises:
         CheckpointError: there is no such model or revision for this token, it is gated, or the Hub is silent.
     """
+    api = HfApi()
 
+    def ask() -> Any:
+        return api.model_info(
+            name, revision=revision, files_metadata=True, timeout=30, token=current_token(token)
+        )
+
+    at = f"{name}@{revision}" if revision else name
+    try:
+        info = patiently(ask, ATTEMPTS_TO_CONNECT)
+    except GatedRepoError as error:
+        raise _gated(name) from error
+    except RevisionNotFoundError as error:
+        message = f"{name} has no revision '{revision}'."
+        raise _error("no-revision", message, "Name a branch, a tag or a commit of it.", at) from error
+    except RepositoryNotFoundError as error:
+        message = f"There is no model {name} on {urlsplit(constants.ENDPOINT).netloc} for this login."
+        fix = "Check the spelling; if it is private, sign in with an account that may read it."
+        raise _error("no-model", message, fix, at) from error
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+        message = f"The Hub did not answer for {name} ({type(error).__name__})."
+        raise _error("hub-silent", message, "Check the connection and try again.", at) from error
+    files = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    return HubRepository(name, info.sha, files, token)
+
+
+class HubRepository:
+    """The files of one commit of a model on the Hub.
+
+    Args:
+        name: `owner/name`
+        version: the commit
+        files: sizes in bytes by path
+        token: whose access to use
+    """
+
+    is_folder = False
     is_remote = True
 
-    def __init__(self, name: str, revision: str | None, token: Token):
+    def __init__(self, name: str, version: str, files: Mapping[str, int], token: Token):
         self.name = name
+        self.version = version
+        self.files = files
         self._token = token
-        info = self._info(revision)
-        self.version: str = info.sha
-        self.files: Mapping[str, int] = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         self._client = httpx2.Client(
             timeout=httpx2.Timeout(CONNECT_TIMEOUT, read=READ_TIMEOUT),
             limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
@@ -129,40 +164,6 @@ class HubRepository:
         self._failures = 0
         self.read_by: set[str] = set()
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    def _info(self, revision: str | None) -> Any:
-        api = HfApi()
-
-        def ask() -> Any:
-            return api.model_info(
-                self.name,
-                revision=revision,
-                files_metadata=True,
-                timeout=30,
-                token=current_token(self._token),
-            )
-
-        at = f"{self.name}@{revision}" if revision else self.name
-        try:
-            return patiently(ask, ATTEMPTS_TO_CONNECT)
-        except GatedRepoError as error:
-            raise self._gated() from error
-        except RevisionNotFoundError as error:
-            message = f"{self.name} has no revision '{revision}'."
-            raise _error("no-revision", message, "Name a branch, a tag or a commit of it.", at) from error
-        except RepositoryNotFoundError as error:
-            message = (
-                f"There is no model {self.name} on {urlsplit(constants.ENDPOINT).netloc} for this login."
-            )
-            fix = "Check the spelling; if it is private, sign in with an account that may read it."
-            raise _error("no-model", message, fix, at) from error
-        except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
-            message = f"The Hub did not answer for {self.name} ({type(error).__name__})."
-            raise _error("hub-silent", message, "Check the connection and try again.", at) from error
-
-    def _gated(self) -> CheckpointError:
-        fix = f"Accept its terms on {constants.ENDPOINT}/{self.name} and sign in with that account."
-        return _error("gated", f"{self.name} is gated, and this login has no access.", fix, self.name)
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         if self._cache is None or not len(buffer):
@@ -241,7 +242,7 @@ class HubRepository:
         """Raise what an answer means, if no further attempt will help; else make ready for one."""
         if response.headers.get("X-Error-Code") == "GatedRepo":
             # A gated model's page and list of files are open; only its files are not.
-            raise self._gated() from error
+            raise _gated(self.name) from error
         if response.status_code in TRY_AGAIN:
             return
         if link and response.status_code in LINK_GONE:
@@ -344,6 +345,9 @@ class HubRepository:
         if self._interrupted.is_set():
             self.interrupt()
 
+    def location(self, files: Iterable[str]) -> Location:
+        return Location(self.name, self.version, False, {file: self.files[file] for file in files})
+
     def interrupt(self) -> None:
         self._interrupted.set()
         for stream in list(self._streams):
@@ -354,6 +358,11 @@ class HubRepository:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _gated(name: str) -> CheckpointError:
+    fix = f"Accept its terms on {constants.ENDPOINT}/{name} and sign in with that account."
+    return _error("gated", f"{name} is gated, and this login has no access.", fix, name)
 
 
 def _error(code: str, message: str, fix: str, where: str) -> CheckpointError:

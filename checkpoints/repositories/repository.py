@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from checkpoints.problems import CheckpointError, Problem
@@ -21,6 +22,25 @@ def current_token(token: Token) -> str | bool | None:
     return None if token is True else token
 
 
+@dataclass(frozen=True)
+class Location:
+    """Where files are, as data: with it a repository is opened without asking the Hub anything.
+
+    Args:
+        name: a folder, or `owner/name`
+        version: see `Repository.version`
+        is_folder: whether it is a folder on this machine
+        files: sizes in bytes by path in the whole repository
+        place: the folder or file inside the repository on the Hub; empty for all of it
+    """
+
+    name: str
+    version: str
+    is_folder: bool
+    files: Mapping[str, int] = field(default_factory=dict)
+    place: str = ""
+
+
 class Repository(Protocol):
     """A set of files that does not change while it is read."""
 
@@ -33,8 +53,12 @@ class Repository(Protocol):
         """What the files' content is known by: a commit on the Hub, a fingerprint of a folder."""
 
     @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder on this machine, and not a model on the Hub."""
+
+    @property
     def is_remote(self) -> bool:
-        """Whether reading waits for a network, so that reading ahead pays."""
+        """Whether reading waits for a network, so that prefetching pays."""
 
     @property
     def files(self) -> Mapping[str, int]:
@@ -51,6 +75,9 @@ class Repository(Protocol):
             CheckpointError: the bytes cannot be had.
             Cancelled: `interrupt` was called.
         """
+
+    def location(self, files: Iterable[str]) -> Location:
+        """Where these of its files are, for `open_location`."""
 
     def interrupt(self) -> None:
         """Let reads that wait for a network in other threads end at once, for good."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
+from dataclasses import replace
 
 from checkpoints.problems import CheckpointError, Problem
-from checkpoints.repositories.repository import Repository
+from checkpoints.repositories.repository import Location, Repository
 
 
 class Part:
@@ -19,8 +20,9 @@ class Part:
         self.whole = whole
         self.name = f"{whole.name}/{place}"
         self.version = whole.version
+        self.is_folder = whole.is_folder
         self.is_remote = whole.is_remote
-        place = place.strip("/")
+        self.place = place = place.strip("/")
         folder = place.rpartition("/")[0] if place in whole.files else place
         self.prefix = f"{folder}/" if folder else ""
         self.files = {
@@ -40,6 +42,9 @@ class Part:
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         self.whole.read_into(self.prefix + file, start, buffer)
+
+    def location(self, files: Iterable[str]) -> Location:
+        return replace(self.whole.location(self.prefix + file for file in files), place=self.place)
 
     def interrupt(self) -> None:
         self.whole.interrupt()

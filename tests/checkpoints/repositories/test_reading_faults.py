@@ -16,7 +16,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from checkpoints.repositories.hub import HubRepository, patiently
+from checkpoints.repositories.hub import HubRepository, find_on_hub, patiently
 from merging import Cancelled, CheckpointError
 from tests.hub import Hub
 
@@ -53,7 +53,7 @@ def alice(hub: Hub, pauses: Pauses) -> str:
 
 @contextlib.contextmanager
 def opened(token: str) -> Iterator[HubRepository]:
-    repository = HubRepository("alice/a", None, token)
+    repository = find_on_hub("alice/a", None, token)
     try:
         yield repository
     finally:
@@ -134,7 +134,7 @@ def test_calls_of_the_api_end_as_well(hub: Hub, alice: str, pauses: Pauses) -> N
     hub.fault("GET", "^/api/models/", status=429, headers={"Retry-After": "50"}, times=None)
 
     with pytest.raises(CheckpointError, match="The Hub did not answer for alice/a"):
-        HubRepository("alice/a", None, alice)
+        find_on_hub("alice/a", None, alice)
 
     assert sum(pauses) == 600
 
@@ -157,7 +157,7 @@ def test_where_nobody_can_be_reached_a_plan_does_not_wait_long(
     monkeypatch.setattr("checkpoints.repositories.hub.HfApi.model_info", refused)
 
     with pytest.raises(CheckpointError, match="did not answer"):
-        HubRepository("alice/a", None, False)
+        find_on_hub("alice/a", None, False)
 
     assert sum(pauses) < 2
     with pytest.raises(httpx2.ConnectError):
