@@ -1,51 +1,33 @@
-"""Judges any checkpoint, wherever it came from. Knows nothing of merging."""
+"""Judges any checkpoint, wherever it came from. Knows nothing of merging.
 
-from evaluation.card import WrittenCard, benchmark_results, card_with, perplexity_results, write_card
-from evaluation.chat import Reply, reply
-from evaluation.difference import Difference, difference, interval
-from evaluation.error import Cancelled, EvaluationError, OtherSliceError
-from evaluation.independence import Independence, check_independence
-from evaluation.model import (
-    FetchedModel,
-    LanguageModel,
-    fetch_model,
-    free_memory,
-    hold_memory,
-    load_fetched,
-    load_model,
-    machine_memory,
-)
-from evaluation.perplexity import DocumentScore, Perplexity, Unfinished, perplexity, perplexity_slice
-from evaluation.text import Source
+What it offers is listed in `evaluation.public` and imported when it is first asked for: the command line's help waits
+for neither torch nor transformers.
+"""
 
-__all__ = [
-    "Cancelled",
-    "Difference",
-    "DocumentScore",
-    "EvaluationError",
-    "FetchedModel",
-    "Independence",
-    "LanguageModel",
-    "OtherSliceError",
-    "Perplexity",
-    "Reply",
-    "Source",
-    "Unfinished",
-    "WrittenCard",
-    "benchmark_results",
-    "card_with",
-    "check_independence",
-    "difference",
-    "fetch_model",
-    "free_memory",
-    "hold_memory",
-    "interval",
-    "load_fetched",
-    "load_model",
-    "machine_memory",
-    "perplexity",
-    "perplexity_results",
-    "perplexity_slice",
-    "reply",
-    "write_card",
-]
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evaluation.public import *  # noqa: F403
+
+# Functions that share their name with the room they are in: `evaluation.perplexity` is the function.
+_FUNCTIONS = ("difference", "perplexity")
+
+
+class _Package(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(import_module("evaluation.public"), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Python sets each room as an attribute of its package once it is imported.
+        if name not in _FUNCTIONS or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 # How torch says on the CPU that memory ran out; it has no exception of its own for that.
 _NO_MEMORY_ON_CPU = ("can't allocate memory", "not enough memory")
 
@@ -31,6 +29,8 @@ def memory_named(name: str, doing: str) -> Iterator[None]:
         name: the model, as it is shown to a person.
         doing: what was going on, such as "answering".
     """
+    import torch
+
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

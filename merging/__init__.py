@@ -8,44 +8,21 @@ if plan.ok:
     run_plan(plan, "merged", on_progress=print)
 else:
     print(*plan.problems, sep="\\n")
+
+What it offers is listed in `merging.public` and imported when it is first asked for: the command line's help waits for
+none of it.
 """
 
-from checkpoints.problems import (
-    Cancelled,
-    CheckpointError,
-    DestinationError,
-    MergeError,
-    PlanError,
-    Problem,
-    RecipeError,
-)
-from merging.engine.run import Progress, Result, merge_into_memory, run_plan
-from merging.methods import METHODS, MergeMethod, Parameter
-from merging.plan import Plan
-from merging.planning.make import make_plan
-from merging.planning.model_card import Licence, model_card
-from merging.recipe.reader import read_recipe
-from merging.recipe.recipe import Recipe
+from __future__ import annotations
 
-__all__ = [
-    "METHODS",
-    "Cancelled",
-    "CheckpointError",
-    "DestinationError",
-    "Licence",
-    "MergeError",
-    "MergeMethod",
-    "Parameter",
-    "Plan",
-    "PlanError",
-    "Problem",
-    "Progress",
-    "Recipe",
-    "RecipeError",
-    "Result",
-    "make_plan",
-    "merge_into_memory",
-    "model_card",
-    "read_recipe",
-    "run_plan",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from merging.public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return getattr(import_module("merging.public"), name)

@@ -1,4 +1,4 @@
-"""The direction of imports: app -> ui -> {merging, evaluation} -> checkpoints, and inside merging downwards."""
+"""The direction of imports: {app, alloy} -> ui -> {merging, evaluation} -> checkpoints; in merging, downwards."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.tiny import tiny_llama
 # Which of our own packages, and which of the two interface libraries, a part may import.
 MAY_IMPORT = {
     "app.py": {"ui", "gradio", "spaces"},
+    "alloy": {"alloy", "ui", "merging", "evaluation", "checkpoints"},
     "ui": {"ui", "merging", "evaluation", "checkpoints", "gradio", "spaces"},
     "merging": {"merging", "checkpoints"},
     "evaluation": {"evaluation", "checkpoints"},
@@ -34,7 +35,8 @@ FLOORS = {
         ["planning"],
         ["engine"],
         ["lora_extraction"],
-        ["__init__", "__main__"],
+        ["public", "__init__", "command_line"],
+        ["__main__"],
     ],
     "ui": [
         ["host", "languages"],
@@ -45,7 +47,7 @@ FLOORS = {
         ["chat", "score"],
         ["api"],
         ["page"],
-        ["__init__"],
+        ["__init__", "serve"],
     ],
 }
 
@@ -111,19 +113,44 @@ def test_a_plan_waits_for_neither_torch_nor_transformers(tmp_path: Path) -> None
     assert not {"torch", "transformers"} & set(done.stdout.split())
 
 
-def test_the_command_line_imports_torch_without_what_only_its_compiler_needs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["alloy", "merging", "evaluation"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "run --help", "perplexity --help", "weights one --sample none"]
+)
+def test_help_and_wrong_arguments_wait_for_no_library(module: str, arguments: str) -> None:
+    """They take 0.3 seconds of CPU, and so may import none of what takes longer."""
+    code = (
+        f"import sys, {module}.__main__ as front_end\n"
+        "try: front_end.main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments.split()], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    slow = {
+        "torch",
+        "transformers",
+        "numpy",
+        "scipy",
+        "huggingface_hub",
+        "lm_eval",
+        "gradio",
+        "jinja2",
+        "yaml",
+    }
+    assert "typer" in done.stdout.split()
+    assert not slow & set(done.stdout.split())
+
+
+def test_functions_win_over_rooms_of_the_same_name() -> None:
     code = """
-import sys
-from merging.engine.torch_import import import_torch
-import_torch()
-import torch
-assert "torch._meta_registrations" not in sys.modules, "the stand-in is still there"
-assert "torch._decomp" not in sys.modules, "torch has another way to its registrations now; see torch_import"
-block = torch.arange(6.0).bfloat16().float()
-assert block.mul_(2).add_(block, alpha=0.5).sum().item() == 45
-import torch._meta_registrations as late
-assert late.__file__
-assert torch.empty(3, device="meta").shape == (3,)
+import evaluation.perplexity, evaluation.difference
+from evaluation import difference, perplexity
+from evaluation.perplexity import Perplexity
+assert callable(perplexity) and callable(difference) and evaluation.perplexity is perplexity
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

@@ -1,0 +1,51 @@
+"""The command `alloy`, also `python -m alloy`: everything that `merging` and `evaluation` can do, and the page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import evaluation.command_line
+import merging.command_line
+from alloy import __version__
+from checkpoints.terminal import commands, run
+
+app = commands("Merge language models, chat with the result and score it.", add_completion=True)
+app.add_typer(merging.command_line.app)
+app.add_typer(evaluation.command_line.app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    return run(app, arguments, name="alloy")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"alloy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def alloy(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Merge language models, chat with the result and score it."""
+
+
+@app.command("app")
+def serve_page() -> int:
+    """Serve the page on this machine. GRADIO_SERVER_PORT names another port than 7860."""
+    from ui.serve import launch, page
+
+    launch(*page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

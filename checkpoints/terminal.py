@@ -1,0 +1,37 @@
+"""The front ends' common ground: how a command line is declared, and how it ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+
+def commands(help: str, *, add_completion: bool = False) -> typer.Typer:
+    """An empty command line.
+
+    Typer's own tracebacks are off: they may show the values of variables, and a token may be one of them.
+    """
+    return typer.Typer(
+        help=help, no_args_is_help=True, add_completion=add_completion, pretty_exceptions_enable=False
+    )
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str) -> int:
+    """Run one command and return its exit status.
+
+    Args:
+        app: the commands; each returns its status
+        arguments: of the command line; those of this process if None
+        name: the program, as a usage line shows it
+
+    Raises:
+        SystemExit: the arguments are wrong, with status 2; the reason is on stderr.
+    """
+    try:
+        return int(app(arguments, prog_name=name, standalone_mode=False) or 0)
+    except TyperException as error:
+        print(f"error: {error.format_message()} Try --help.", file=sys.stderr)
+        sys.exit(error.exit_code)

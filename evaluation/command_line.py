@@ -1,0 +1,590 @@
+"""The commands that judge: `python -m evaluation`, and `alloy` has them too.
+
+Exit status: 0 when it is done; 2 when a model or a text cannot be judged (stderr says why, and with --json the
+`problems` on stdout); 1 for anything else. Rooms are imported by the command that needs them, so that help and wrong
+arguments are quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand
+
+from checkpoints.terminal import commands, run
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+    from evaluation.activations import Likeness
+    from evaluation.benchmark import Benchmarked, PairedScore
+    from evaluation.difference import Difference
+    from evaluation.model import LanguageModel
+    from evaluation.perplexity import Perplexity
+    from evaluation.text import Source
+    from evaluation.weights import TensorLook
+
+_SHADES = "·▁▂▃▄▅▆▇█"
+DONE, FAILED, CANNOT_BE_JUDGED = 0, 1, 2
+
+app = commands("Judge language models.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    return run(app, arguments, name="python -m evaluation")
+
+
+class _Lists(TyperCommand):
+    """A command with options that take several values: `--tasks one two` is `--tasks one --tasks two`."""
+
+    options = ("--against", "--tasks")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given: list[str] = []
+        option = ""
+        for argument in args:
+            if argument.startswith("-"):
+                option = argument if argument in self.options else ""
+            elif option and given[-1] != option:
+                given.append(option)
+            given.append(argument)
+        return super().parse_args(ctx, given)
+
+
+def _command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Make a function a command, which says what cannot be judged and ends with the status for it."""
+
+    def register(function: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(function)
+        def run_command(*arguments: Any, **options: Any) -> int:
+            from evaluation.as_json import as_json
+            from evaluation.error import Cancelled, EvaluationError
+
+            try:
+                return function(*arguments, **options)
+            except EvaluationError as error:
+                if options["as_json"]:
+                    problem = {"code": "cannot-be-judged", "message": str(error)}
+                    print(as_json({"ok": False, "problems": [problem]}))
+                print(f"error: {error}", file=sys.stderr)
+                return CANNOT_BE_JUDGED
+            except Cancelled:
+                print("error: stopped.", file=sys.stderr)
+                return FAILED
+            except OSError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return FAILED
+
+        return app.command(name, cls=_Lists)(run_command)
+
+    return register
+
+
+def _models(more: str) -> Any:
+    return typer.Argument(
+        metavar="MODEL...",
+        help=f"Folders, or owner/name[@revision] on the Hub, or base+adapter. {more}",
+        show_default=False,
+    )
+
+
+_COMPARED = _models("The first is compared with each of the others.")
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where models run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Offload = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Keep weights that do not fit into memory there (slow)."),
+]
+Text = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="A UTF-8 file, - for standard input, or one of the bundled texts, english and korean (both).",
+    ),
+]
+Dataset = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A data set on the Hub, or in a folder, instead of --text.")
+]
+Column = Annotated[str, typer.Option(help="The data set's column that holds the text.")]
+Rows = Annotated[int, typer.Option(min=1, metavar="N", help="How many of the data set's rows to read.")]
+Split = Annotated[str, typer.Option(help="The data set's split.")]
+Subset = Annotated[str | None, typer.Option(help="The data set's configuration, if it has several.")]
+Card = Annotated[
+    Literal["commit", "pull-request"] | None,
+    typer.Option(help="Write the first model's results into its model card, in its folder or on the Hub."),
+]
+
+
+@contextmanager
+def _progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the terminal; nothing where stderr is no terminal."""
+    from tqdm import tqdm
+
+    # tqdm shows nothing on a terminal that says it has 0 columns and rows.
+    columns, rows = shutil.get_terminal_size()
+    line = "{desc} |{bar:30}| {percentage:3.0f}%"
+    with tqdm(
+        desc=name, total=1, bar_format=line, ncols=columns, nrows=rows, leave=False, disable=None
+    ) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.n, bar.total = done, total
+            bar.refresh()
+
+        yield show
+
+
+def _load(name: str, device: str, offload: Path | None) -> LanguageModel:
+    from transformers.utils import logging
+
+    from evaluation.model import load_model
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return load_model(name, device=device, offload=offload)
+
+
+@dataclass(frozen=True)
+class _TextOptions:
+    """Which text is read, as the options say."""
+
+    text: str | None
+    dataset: str | None
+    column: str
+    rows: int
+    split: str
+    subset: str | None
+
+    def __post_init__(self) -> None:
+        if self.text is not None and self.dataset is not None:
+            raise typer.BadParameter("--text and --dataset exclude each other.")
+
+    def read(self) -> list[str]:
+        """The documents."""
+        from evaluation.text import BUNDLED, bundled_text, dataset_texts
+
+        if self.dataset:
+            return list(
+                dataset_texts(
+                    self.dataset, column=self.column, rows=self.rows, split=self.split, subset=self.subset
+                )
+            )
+        if self.text is None:
+            return [document for name in BUNDLED for document in bundled_text(name)]
+        return _named_text(self.text)
+
+    def source(self) -> Source:
+        """Where they are from."""
+        from evaluation.text import BUNDLED, Source
+
+        if self.dataset:
+            on_hub = not Path(self.dataset).exists()
+            name = self.dataset if on_hub else Path(self.dataset).resolve().name
+            return Source(name, name if on_hub else "", self.subset, self.split, self.column)
+        if self.text is None:
+            return Source("Alloy's English and Korean texts")
+        if self.text in BUNDLED and not Path(self.text).exists():
+            return Source(f"Alloy's {self.text.capitalize()} text")
+        return Source("standard input" if self.text == "-" else Path(self.text).name)
+
+
+def _named_text(name: str) -> list[str]:
+    from evaluation.text import BUNDLED, bundled_text, decoded, read_text
+
+    if name == "-":
+        return [decoded("standard input", sys.stdin.buffer.read())]
+    if name in BUNDLED and not Path(name).exists():
+        return bundled_text(name)
+    return [read_text(name)]
+
+
+def _write_card(model: str, card: str, results: Sequence[EvalResult], markdown: str | None = None) -> None:
+    from evaluation.card import write_card
+
+    pull_request = card == "pull-request"
+    written = write_card(model, results, markdown=markdown, pull_request=pull_request)
+    print(f"{'Proposed' if pull_request else 'Written'}: {written.url}", file=sys.stderr)
+
+
+def _cancel_on_interrupt() -> threading.Event:
+    cancel = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: cancel.set())
+    return cancel
+
+
+@_command("perplexity")
+def perplexity(
+    models: Annotated[list[str], _COMPARED],
+    device: Device = "auto",
+    as_json: AsJson = False,
+    offload: Offload = None,
+    text: Text = None,
+    dataset: Dataset = None,
+    column: Column = "text",
+    rows: Rows = 100,
+    split: Split = "test",
+    subset: Subset = None,
+    card: Card = None,
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Tokens in a window (the model's own, up to 2048)."),
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Tokens from one window to the next (half).")
+    ] = None,
+    bos: Annotated[
+        bool | None, typer.Option("--bos/--no-bos", help="BOS before each document (the tokenizer's rule).")
+    ] = None,
+) -> int:
+    """Measure how well models predict a text, with 95 % intervals of the differences."""
+    wanted = _TextOptions(text, dataset, column, rows, split, subset)
+    from evaluation.as_json import as_json as in_json
+    from evaluation.card import perplexity_results
+
+    texts = wanted.read()
+    scores, differences = _scored(
+        models, texts, device, offload, _cancel_on_interrupt(), context=context, stride=stride, bos=bos
+    )
+    if as_json:
+        found: dict[str, Any] = {
+            "models": [{**score.to_dict(), "documents": len(score.documents)} for score in scores],
+            "differences": [found.to_dict() for found in differences],
+        }
+        print(in_json(found))
+    else:
+        _describe(scores, differences)
+    if card:
+        _write_card(models[0], card, perplexity_results(scores[0], texts, wanted.source(), differences))
+    return DONE
+
+
+def _scored(
+    models: Sequence[str],
+    texts: Sequence[str],
+    device: str,
+    offload: Path | None,
+    cancel: threading.Event,
+    **settings: Any,
+) -> tuple[list[Perplexity], list[Difference]]:
+    """Every model's score, and the first against each of the others."""
+    from evaluation.difference import difference
+    from evaluation.perplexity import perplexity
+
+    scores: list[Perplexity] = []
+    for name in models:
+        model = _load(name, device, offload)
+        with _progress_bar(name) as show:
+            scores.append(perplexity(model, texts, on_progress=show, cancel=cancel, **settings))
+    return scores, [difference(scores[0], other, texts) for other in scores[1:]]
+
+
+@_command("compare")
+def compare(
+    models: Annotated[list[str], _models("The merge first, then its parents.")],
+    device: Device = "auto",
+    as_json: AsJson = False,
+    offload: Offload = None,
+    text: Text = None,
+    dataset: Dataset = None,
+    column: Column = "text",
+    rows: Rows = 100,
+    split: Split = "test",
+    subset: Subset = None,
+    card: Card = None,
+    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Timed answers.")] = 5,
+    new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens of each answer.")] = 32,
+) -> int:
+    """Show size, structure, independence, speed, memory and perplexity side by side."""
+    wanted = _TextOptions(text, dataset, column, rows, split, subset)
+    from evaluation.as_json import as_json as in_json
+    from evaluation.card import perplexity_results
+    from evaluation.checkpoint import find_checkpoint
+    from evaluation.footprint import footprint
+    from evaluation.report import Report
+
+    texts = wanted.read()
+    cancel = _cancel_on_interrupt()
+    for name in models:
+        find_checkpoint(name)  # so that a missing one is reported before the others are measured for minutes
+    prints = [
+        footprint(
+            name,
+            device=device,
+            out_of_reach=[other for other in models if other != name and Path(other).is_dir()],
+            repeats=repeats,
+            new_tokens=max(new_tokens, 2),
+            offload=offload,
+            cancel=cancel,
+        )
+        for name in models
+    ]
+    scores, differences = _scored(models, texts, device, offload, cancel)
+    report = Report(tuple(prints), tuple(scores), tuple(differences))
+    print(in_json(report.to_dict()) if as_json else report.to_markdown())
+    if card:
+        results = perplexity_results(scores[0], texts, wanted.source(), differences)
+        _write_card(models[0], card, results, report.to_markdown())
+    return DONE
+
+
+@_command("weights")
+def weights(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A folder, or owner/name[@revision] on the Hub.", show_default=False
+        ),
+    ],
+    against: Annotated[
+        list[str] | None, typer.Option(metavar="PARENT...", help="The models it was merged from.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="What the parents were fine-tuned from; compares their changes.")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, metavar="N", help="Entries that are read of a tensor.")] = 1
+    << 20,
+    whole: Annotated[bool, typer.Option("--whole", help="Read everything.")] = False,
+    activations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Run model and parents on a text (see perplexity --text) and compare their states (linear CKA).",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Inspect the weights without running the model."""
+    from evaluation.as_json import as_json as in_json
+    from evaluation.weights import look, open_weights
+
+    parents = against or []
+    with _progress_bar(model) as show:
+        found = look(
+            open_weights(model),
+            [open_weights(parent) for parent in parents],
+            base=open_weights(base) if base else None,
+            sample=None if whole else sample,
+            on_progress=show,
+            cancel=_cancel_on_interrupt(),
+        )
+    alike = _alike(model, parents, activations) if activations else []
+    if as_json:
+        print(in_json({**found.to_dict(), "activations": [one.to_dict() for one in alike]}))
+        return DONE
+    print("\n".join(found.doctor()))
+    for parent in parents:
+        print(f"\nChange against {parent}, relative to its norm; a column a layer")
+        _draw(found.heat_map(partial(_change, parent)))
+    for pair in dict.fromkeys(pair for tensor in found.tensors for pair in tensor.between):
+        if base:
+            print(f"\nShare of sign conflicts between the changes of {pair}")
+            _draw(found.heat_map(partial(_sign_conflict, pair)))
+    for names in found.duplicates:
+        print(f"the same numbers: {', '.join(names)}")
+    for one in alike:
+        print(
+            f"\nLinear CKA of the states against {one.other} at {one.positions} positions; a column a layer"
+        )
+        _draw({"states": one.by_layer})
+    return DONE
+
+
+def _alike(name: str, parents: Sequence[str], activations: str) -> list[Likeness]:
+    from evaluation.activations import likeness
+    from evaluation.error import EvaluationError
+
+    if not parents:
+        raise EvaluationError("--activations compares with parents. Name them with --against.")
+    text = "\n\n".join(_named_text(activations))
+    model = _load(name, "auto", None)
+    return [likeness(model, _load(parent, "auto", None), text) for parent in parents]
+
+
+@_command("benchmark")
+def benchmark(
+    models: Annotated[list[str], _COMPARED],
+    device: Device = "auto",
+    as_json: AsJson = False,
+    offload: Offload = None,
+    card: Card = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK...",
+            help="Tasks of lm-eval (kmmlu), such as kmmlu_hard, haerae, hellaswag, arc_easy, gsm8k, ifeval.",
+        ),
+    ] = None,
+    task_folder: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="More tasks, in lm-eval's YAML.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Questions of each task (all).")
+    ] = None,
+    few_shot: Annotated[
+        int | None, typer.Option(metavar="N", help="Solved examples before each question (the task's own).")
+    ] = None,
+    chat_template: Annotated[
+        bool, typer.Option("--chat-template", help="Ask in the form of the model's conversations.")
+    ] = False,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep results of models at a commit there.")
+    ] = None,
+) -> int:
+    """Ask the questions of KMMLU and other benchmarks, through lm-eval."""
+    from evaluation.as_json import as_json as in_json
+    from evaluation.benchmark import benchmark as ask
+    from evaluation.benchmark import paired
+    from evaluation.card import benchmark_results
+
+    cancel = _cancel_on_interrupt()
+    found = []
+    for name in models:
+        model = _load(name, device, offload)
+        with _progress_bar(name) as show:
+            found.append(
+                ask(
+                    model,
+                    tasks or ["kmmlu"],
+                    folder=task_folder,
+                    limit=limit,
+                    few_shot=few_shot,
+                    chat_template=chat_template,
+                    cache=cache,
+                    on_progress=show,
+                    cancel=cancel,
+                )
+            )
+    pairs = [paired(found[0], other) for other in found[1:]]
+    if as_json:
+        shown = {
+            "models": [one.to_dict() for one in found],
+            "paired": [{**dataclasses.asdict(pair), "words": pair.words} for pair in pairs],
+        }
+        print(in_json(shown))
+    else:
+        _describe_benchmarks(found, pairs)
+    if card:
+        _write_card(models[0], card, benchmark_results(found[0], pairs))
+    return DONE
+
+
+def _describe_benchmarks(found: Sequence[Benchmarked], pairs: Sequence[PairedScore]) -> None:
+    from evaluation.benchmark import with_error
+
+    for one in found:
+        print(one.model)
+        tasks = {score.task for score in one.scores}
+        for total in one.totals:
+            if total.name not in tasks:
+                print(
+                    f"  {total.name}, all of it: {total.metric} {with_error(total)}, {total.questions} questions"
+                )
+        for score in one.scores:
+            print(f"  {score.task} (version {score.version}) {score.metric} {with_error(score)}, "
+                  f"{len(score.answers)} questions")  # fmt: skip
+    for pair in pairs:
+        print(pair.words)
+
+
+@_command("chat")
+def chat(
+    models: Annotated[list[str], _models("Such as a merge and its parents.")],
+    device: Device = "auto",
+    as_json: AsJson = False,
+    offload: Offload = None,
+    new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")] = 128,
+) -> int:
+    """Check whether models still answer well, in English and Korean."""
+    from evaluation.as_json import as_json as in_json
+    from evaluation.chat_check import check_chat
+
+    cancel = _cancel_on_interrupt()
+    found = []
+    for name in models:
+        model = _load(name, device, offload)
+        with _progress_bar(name) as show:
+            found.append(check_chat(model, max_new_tokens=new_tokens, on_progress=show, cancel=cancel))
+    if as_json:
+        print(in_json({"models": [one.to_dict() for one in found]}))
+        return DONE
+    for one in found:
+        counted = ", ".join(f"{count} {fault}" for fault, count in one.counts.items())
+        print(f"{one.model}: of {len(one.answers)} answers {counted}")
+        for answer in one.answers:
+            said = f" [{', '.join(answer.faults)}]" if answer.faults else ""
+            print(f"  {answer.prompt}{said}\n    {' '.join(answer.answer.split())}")
+    return DONE
+
+
+@_command("independent")
+def independent(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder, or owner/name on the Hub.", show_default=False)
+    ],
+    parent: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A parent, which its configs must not name; may be repeated."),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Check that a model loads and answers with nothing else in reach."""
+    from evaluation.as_json import as_json as in_json
+    from evaluation.independence import check_independence
+
+    found = check_independence(model, parents=parent or [])
+    if as_json:
+        print(in_json({**dataclasses.asdict(found), "ok": found.ok}))
+    else:
+        print(*found.findings or [f"{model} stands on its own. It says: {found.answer!r}"], sep="\n")
+    return DONE if found.ok else CANNOT_BE_JUDGED
+
+
+def _change(parent: str, tensor: TensorLook) -> float | None:
+    return tensor.against[parent].change if parent in tensor.against else None
+
+
+def _sign_conflict(pair: str, tensor: TensorLook) -> float | None:
+    return tensor.between[pair].sign_conflict if pair in tensor.between else None
+
+
+def _draw(rows: Mapping[str, Sequence[float | None]]) -> None:
+    """A heat map in characters, with the least and the most of each row."""
+    most = max((value for row in rows.values() for value in row if value is not None), default=0.0)
+    width = max(map(len, rows))
+    for kind, row in rows.items():
+        known = [value for value in row if value is not None]
+        marks = "".join(
+            "?"
+            if value is None
+            else _SHADES[min(int(value / most * len(_SHADES)), len(_SHADES) - 1) if most else 0]
+            for value in row
+        )
+        if known:
+            print(f"{kind:{width}} {min(known):8.4f} to {max(known):8.4f}  {marks}")
+
+
+def _describe(scores: Sequence[Perplexity], differences: Sequence[Difference]) -> None:
+    width = max(len(score.model) for score in scores)
+    print(f"{'':{width}}  perplexity  bits/byte  bits/char    tokens  tokens/s  window        BOS  dtype")
+    for score in scores:
+        window = f"{score.context}/{score.stride}"
+        bos = "yes" if score.bos else "no"
+        print(
+            f"{score.model:{width}}  {score.perplexity:10.4f}  {score.bits_per_byte:9.4f}"
+            f"  {score.bits_per_character:9.4f}  {score.tokens:8,}  {score.tokens_per_second:8,.0f}"
+            f"  {window:12}  {bos:3}  {score.dtype}"
+        )
+    for found in differences:
+        print(found.words)

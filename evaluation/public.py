@@ -1,0 +1,51 @@
+"""What `from evaluation import ...` offers."""
+
+from evaluation.card import WrittenCard, benchmark_results, card_with, perplexity_results, write_card
+from evaluation.chat import Reply, reply
+from evaluation.difference import Difference, difference, interval
+from evaluation.error import Cancelled, EvaluationError, OtherSliceError
+from evaluation.independence import Independence, check_independence
+from evaluation.model import (
+    FetchedModel,
+    LanguageModel,
+    fetch_model,
+    free_memory,
+    hold_memory,
+    load_fetched,
+    load_model,
+    machine_memory,
+)
+from evaluation.perplexity import DocumentScore, Perplexity, Unfinished, perplexity, perplexity_slice
+from evaluation.text import Source
+
+__all__ = [
+    "Cancelled",
+    "Difference",
+    "DocumentScore",
+    "EvaluationError",
+    "FetchedModel",
+    "Independence",
+    "LanguageModel",
+    "OtherSliceError",
+    "Perplexity",
+    "Reply",
+    "Source",
+    "Unfinished",
+    "WrittenCard",
+    "benchmark_results",
+    "card_with",
+    "check_independence",
+    "difference",
+    "fetch_model",
+    "free_memory",
+    "hold_memory",
+    "interval",
+    "load_fetched",
+    "load_model",
+    "machine_memory",
+    "perplexity",
+    "perplexity_results",
+    "perplexity_slice",
+    "reply",
+    "write_card",
+]

@@ -1,0 +1,357 @@
+"""The commands that merge: `python -m merging`, and `alloy` has them too.
+
+Exit status: 0 when it is done; 2 when the recipe cannot be merged (the problems are on stderr); 1 for anything else.
+Rooms are imported by the command that needs them, so that help and wrong arguments are quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from checkpoints.terminal import commands, run
+
+if TYPE_CHECKING:
+    from checkpoints.problems import Problem
+    from merging.engine.run import Progress
+    from merging.plan import Plan
+    from merging.recipe.recipe import Recipe
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+DONE, FAILED, CANNOT_BE_MERGED = 0, 1, 2
+
+app = commands("Merge language models.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    return run(app, arguments, name="python -m merging")
+
+
+def _command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Make a function a command, which prints its problems and ends with their exit status."""
+
+    def register(function: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(function)
+        def run_command(*arguments: Any, **options: Any) -> int:
+            from checkpoints.problems import MergeError, PlanError, RecipeError
+
+            try:
+                return function(*arguments, **options)
+            except MergeError as error:
+                _print_problems(error.problems)
+                return CANNOT_BE_MERGED if isinstance(error, (RecipeError, PlanError)) else FAILED
+            except OSError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return FAILED
+
+        return app.command(name)(run_command)
+
+    return register
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"([\d.]+)\s*([KMGT]?I?)B?", text.strip().upper())
+    if not match or float(match[1]) <= 0:
+        raise typer.BadParameter(f"'{text}' is not a size such as 2GB or 500MB")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise typer.BadParameter(f"'{text}' is not a share between 0 and 1")
+    return share
+
+
+RecipeFile = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe in YAML; - for standard input.", show_default=False)
+]
+Destination = Annotated[
+    str, typer.Option("--to", metavar="DEST", help="A folder, or hf://owner/name.", show_default=False)
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the model at DEST.")]
+PullRequest = Annotated[
+    bool, typer.Option("--pull-request", help="If DEST holds a model, open a pull request there.")
+]
+ShardSize = Annotated[
+    int | None,
+    typer.Option(
+        parser=_bytes, metavar="SIZE", help="Size limit of an output file (2GB).", show_default=False
+    ),
+]
+Public = Annotated[
+    bool, typer.Option("--public", help="Make a new repository public; without this it is private.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def _print_problems(problems: Iterable[Problem], kind: str = "error") -> None:
+    for problem in problems:
+        print(f"{kind}: {problem}", file=sys.stderr)
+
+
+def _recipe(path: str) -> Recipe:
+    from merging.recipe.reader import read_recipe
+
+    return read_recipe(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
+
+
+def _planned(
+    recipe: Recipe, to: str | None, *, overwrite: bool, pull_request: bool, shard_size: int | None
+) -> Plan:
+    from merging.planning.make import SHARD_SIZE, make_plan
+
+    return make_plan(
+        recipe, to, overwrite=overwrite, pull_request=pull_request, shard_size=shard_size or SHARD_SIZE
+    )
+
+
+@_command("plan")
+def plan(
+    recipe: RecipeFile,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="DEST", help="A folder, or hf://owner/name.")
+    ] = None,
+    overwrite: Overwrite = False,
+    pull_request: PullRequest = False,
+    shard_size: ShardSize = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show what a merge will do and cost, and every problem with it. Reads headers only."""
+    from checkpoints.problems import RecipeError
+    from merging.plan import Plan
+    from merging.planning.parameters_by_layer import as_data
+
+    try:
+        read = _recipe(recipe)
+    except RecipeError as error:
+        if as_json:
+            print(json.dumps(Plan("", "", problems=error.problems).summary(), indent=2))
+        raise
+    planned = _planned(read, to, overwrite=overwrite, pull_request=pull_request, shard_size=shard_size)
+    if as_json:
+        print(json.dumps({**planned.summary(), "parameters": as_data(planned)}, indent=2, ensure_ascii=False))
+    elif planned.ok:
+        _describe(planned)
+    _print_problems(planned.warnings, "warning")
+    _print_problems(planned.problems)
+    return DONE if planned.ok else CANNOT_BE_MERGED
+
+
+def _describe(plan: Plan) -> None:
+    from merging.methods import METHODS
+    from merging.planning.parameters_by_layer import in_words, resolved
+    from merging.tokenizers.report import in_lines
+
+    print(f"{METHODS[plan.method].title}: {METHODS[plan.method].summary}")
+    for model in plan.models:
+        version = f" at {model.version[:12]}" if model.commit else ""
+        print(f"  {model.name}{version}: {model.architecture}, {model.parameters / 1e6:,.0f} M parameters")
+        for adapter in model.adapters:
+            version = f" at {adapter.version[:12]}" if adapter.commit else ""
+            scale = "" if adapter.scale == 1 else f", times {adapter.scale:g}"
+            print(f"    with the adapter {adapter.name}{version}{scale}")
+    for title, rows in resolved(plan):
+        values = [in_words(row) for row in rows]
+        print(title if len(set(values)) > 1 else f"{title}: {values[0]}")
+        for row, value in zip(rows, values, strict=True):
+            if len(set(values)) > 1:
+                print(f"  {row.label}: {value}")
+    if plan.tokenizer:
+        print(*in_lines(plan.tokenizer), sep="\n")
+    copied = sum(tensor.copied_from is not None for tensor in plan.tensors)
+    print(f"tensors       {len(plan.tensors):,} ({copied:,} copied as they are) in {len(plan.shards)} files")
+    print(f"to read       {_size(plan.bytes_in)}")
+    way = ", by Xet while it is made" if plan.streams else ""
+    print(f"to write      {_size(plan.bytes_out)} ({_size(plan.disk_bytes)} on this machine's disk){way}")
+    print(f"peak memory   {_size(plan.peak_memory_bytes)}")
+    print(f"time          about {plan.seconds:,.0f} s")
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+@_command("run")
+def run_recipe(
+    recipe: RecipeFile,
+    to: Destination,
+    overwrite: Overwrite = False,
+    pull_request: PullRequest = False,
+    shard_size: ShardSize = None,
+    as_json: AsJson = False,
+    public: Public = False,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where the arithmetic runs.")
+    ] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="How many tensors are merged at the same time.")
+    ] = None,
+) -> int:
+    """Merge. The result appears whole, in one rename or one commit, or not at all."""
+    from checkpoints.problems import PlanError
+    from merging.engine.run import run_plan
+
+    planned = _planned(
+        _recipe(recipe), to, overwrite=overwrite, pull_request=pull_request, shard_size=shard_size
+    )
+    _print_problems(planned.warnings, "warning")
+    if not planned.ok:
+        raise PlanError(planned.problems)
+    cancel = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: cancel.set())
+    signal.signal(signal.SIGTERM, _end)
+    with _progress_bar() as show:
+        result = run_plan(
+            planned,
+            to,
+            private=not public,
+            overwrite=overwrite,
+            pull_request=pull_request,
+            device=device,
+            workers=workers,
+            on_progress=show,
+            cancel=cancel,
+        )
+    if as_json:
+        print(json.dumps(dataclasses.asdict(result), indent=2))
+        return DONE
+    verified = ", verified" if result.verified else ""
+    print(f"{result.url or result.location}: {_size(result.bytes_out)} in {result.seconds:.1f} s{verified}")
+    print(f"read by {', '.join(result.read_by)}, written by {', '.join(result.written_by)}")
+    return DONE
+
+
+def _end(*_: object) -> None:
+    """End a merge when the machine shuts down. Unlike Ctrl-C this keeps the finished shards."""
+    sys.exit("error: The merge was stopped from outside. Run it again to continue.")
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[Progress], None] | None]:
+    """A bar with bytes, speed and time left; nothing where stderr is no terminal."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            found = super().format_dict
+            rate = found["rate"] or 0
+            left = (found["total"] - found["n"]) / rate if rate else 0
+            sizes = {"done": _size(found["n"]), "whole": _size(found["total"]), "speed": _size(rate)}
+            return {**found, **sizes, "left": f"{left:.0f} s left"}
+
+    line = "{desc} {percentage:3.0f}% |{bar:20}| {done} of {whole}, {speed}/s, {left}{postfix}"
+    # tqdm shows nothing on a terminal that says it has 0 columns and rows.
+    columns, rows = shutil.get_terminal_size()
+    with Bar(total=0, bar_format=line, ncols=columns, nrows=rows, leave=False, disable=None) as bar:
+
+        def show(progress: Progress) -> None:
+            bar.n, bar.total = progress.bytes_done, progress.bytes_total
+            bar.set_description_str(progress.phase, refresh=False)
+            bar.set_postfix_str(progress.message)
+
+        yield None if bar.disable else show
+
+
+@_command("extract-lora")
+def extract_adapter(
+    finetune: Annotated[
+        str,
+        typer.Argument(
+            metavar="FINETUNE",
+            help="A folder, owner/name[@revision], or a recipe (.yaml, or - for standard input).",
+            show_default=False,
+        ),
+    ],
+    base: Annotated[
+        str, typer.Option(metavar="BASE", help="The model it was tuned from.", show_default=False)
+    ],
+    to: Destination,
+    rank: Annotated[int, typer.Option(min=1, metavar="N", help="Largest rank of a matrix.")] = 32,
+    energy: Annotated[
+        float | None,
+        typer.Option(
+            parser=_share,
+            metavar="SHARE",
+            help="Give each matrix the smallest rank that keeps this share of its change, such as 0.95.",
+        ),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Number format of the adapter.")
+    ] = "float32",
+    public: Public = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the adapter at DEST.")] = False,
+) -> int:
+    """Make a LoRA adapter of the difference between a fine-tune, or a recipe's result, and its base."""
+    from merging.lora_extraction import extract_lora
+
+    is_recipe = finetune == "-" or finetune.endswith((".yaml", ".yml"))
+    print(f"{'matrix':60} {'rank':>5} {'energy':>8} {'error':>8}")
+    done = extract_lora(
+        _recipe(finetune) if is_recipe else finetune,
+        base,
+        to,
+        rank=rank,
+        energy=energy,
+        dtype=dtype,
+        private=not public,
+        overwrite=overwrite,
+        on_matrix=lambda m: print(f"{m.module:60} {m.rank:5} {m.captured:8.4f} {m.error:8.4f}", flush=True),
+    )
+    whole = f", {len(done.whole)} tensors whole" if done.whole else ""
+    place = done.place.url or done.place.location
+    print(f"{place}: {len(done.matrices)} matrices{whole}, {_size(done.nbytes)}")
+    return DONE
+
+
+@_command("methods")
+def methods(as_json: AsJson = False) -> int:
+    """List the merge methods and their parameters."""
+    from merging.methods import METHODS
+
+    if as_json:
+        listed = [
+            {
+                "name": method.name,
+                "title": method.title,
+                "summary": method.summary,
+                "paper": method.paper,
+                "formula": method.formula,
+                "in_mergekit": method.in_mergekit,
+                "base_model": method.base,
+                "models": [method.min_models, method.max_models],
+                "parameters": [dataclasses.asdict(parameter) for parameter in method.parameters],
+            }
+            for method in METHODS.values()
+        ]
+        print(json.dumps(listed, indent=2))
+        return DONE
+    for method in METHODS.values():
+        source = method.paper if method.in_mergekit else f"{method.paper} (not in mergekit 0.1.5)"
+        print(f"{method.name}: {method.summary}\n  {method.formula}\n  {source}")
+        for parameter in method.parameters:
+            default = "required" if parameter.required else f"default {parameter.default}"
+            each = ", one a model" if parameter.per_model else ""
+            print(f"  {parameter.name} ({parameter.expected()}{each}; {default}): {parameter.help}")
+    return DONE

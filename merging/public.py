@@ -1,0 +1,41 @@
+"""What `from merging import ...` offers."""
+
+from checkpoints.problems import (
+    Cancelled,
+    CheckpointError,
+    DestinationError,
+    MergeError,
+    PlanError,
+    Problem,
+    RecipeError,
+)
+from merging.engine.run import Progress, Result, merge_into_memory, run_plan
+from merging.methods import METHODS, MergeMethod, Parameter
+from merging.plan import Plan
+from merging.planning.make import make_plan
+from merging.planning.model_card import Licence, model_card
+from merging.recipe.reader import read_recipe
+from merging.recipe.recipe import Recipe
+
+__all__ = [
+    "METHODS",
+    "Cancelled",
+    "CheckpointError",
+    "DestinationError",
+    "Licence",
+    "MergeError",
+    "MergeMethod",
+    "Parameter",
+    "Plan",
+    "PlanError",
+    "Problem",
+    "Progress",
+    "Recipe",
+    "RecipeError",
+    "Result",
+    "make_plan",
+    "merge_into_memory",
+    "model_card",
+    "read_recipe",
+    "run_plan",
+]
