@@ -5,25 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.error import EvaluationError
+from evaluation.jackknife import FEWEST_UNITS, Estimate, estimate_ratio
 from evaluation.perplexity import DocumentScore, Perplexity, exponential
 
-LEVEL = 0.95
-# Longer documents are cut into blocks of about so many bytes: neighbouring tokens are no independent
-# witnesses, paragraphs nearly are.
+# One to four documents are cut into blocks of at least this many bytes, and into at most this many blocks: neighbouring
+# tokens are not independent, and neighbouring paragraphs nearly are; longer blocks of longer texts are more so.
 _BLOCK_BYTES = 512
-# With fewer blocks than this a bootstrap knows nothing of how far they spread.
-_FEWEST_BLOCKS = 5
-_DRAWS = 10_000
+_MOST_BLOCKS = 32
+# Smaller differences in bits per byte are not worth more text.
+_WORTH_DETECTING = 0.01
+_BITS = 1 / math.log(2)
 
 OTHER_TOKENS = (
-    "Their tokenizers differ, so compare bits per byte: perplexities of different tokens say nothing."
+    "Their tokenizers differ, so compare bits per byte: perplexities of different tokens do not compare."
 )
 
 Verdict = Literal["better", "worse", "none", "short"]
@@ -34,14 +34,22 @@ class Difference:
     """How much better or worse a model predicts a text than another, with 95 % intervals.
 
     Attributes:
-        model: the model that is judged, such as a merge.
-        other: what it is held against, such as a parent.
+        model: the model to judge, such as a merge.
+        other: what it is compared with, such as a parent.
         bits_per_byte: the model's minus the other's; below 0 the model is better.
-        interval: its 95 % interval, None with too little text for one.
+        interval: its 95 % interval; None with too little text for one.
         perplexity_ratio: the model's perplexity divided by the other's; None for different tokenizers.
         perplexity_interval: its 95 % interval.
         bytes: UTF-8 bytes that both scored.
-        blocks: documents, or pieces of long ones, that were drawn anew.
+        documents: distinct documents in which both scored text. Five or more are the interval's units.
+        blocks: how many blocks of one to four documents are its units instead; None where documents are. Such an
+            interval holds for these documents, not for others like them.
+        detectable: the smallest true difference that a text like this shows with a probability of 80 %; None without an
+            interval.
+        more_documents: about how many more documents like these would show a difference of `wanted`; None where these
+            show it already, or where their spread is unknown.
+        wanted: bits per byte: the difference that was found, and at least 0.01.
+        has_outlier: whether there is no interval because one of fewer than 20 units decides the result.
     """
 
     model: str
@@ -51,7 +59,12 @@ class Difference:
     perplexity_ratio: float | None
     perplexity_interval: tuple[float, float] | None
     bytes: int
-    blocks: int
+    documents: int
+    blocks: int | None = None
+    detectable: float | None = None
+    more_documents: int | None = None
+    wanted: float = _WORTH_DETECTING
+    has_outlier: bool = False
 
     @property
     def verdict(self) -> Verdict:
@@ -64,23 +77,44 @@ class Difference:
 
     @property
     def words(self) -> str:
-        """The verdict in a sentence, and a warning where the perplexities beside it compare nothing."""
+        """The verdict in sentences, with what it holds for and what would decide it."""
+        said = [self._verdict_in_words]
+        if self.verdict == "none" and self.detectable is not None:
+            said.append(f"A text like this mostly shows differences of {self.detectable:.4f} and more.")
+        if self.verdict == "none" and self.more_documents is not None:
+            said.append(
+                f"About {self.more_documents:,} more documents like these would show a difference of {self.wanted:.2g}."
+            )
+        if self.verdict != "short" and self.blocks is not None:
+            said.append(
+                f"Measured on {self.blocks} blocks of {self.documents} document(s), so it holds for this text;"
+                f" only {FEWEST_UNITS} documents or more speak for others like them."
+            )
         if self.perplexity_ratio is None:
-            return f"{self._verdict_in_words} {OTHER_TOKENS}"
-        return self._verdict_in_words
+            said.append(OTHER_TOKENS)
+        return " ".join(said)
 
     @property
     def _verdict_in_words(self) -> str:
         if self.interval is None:
-            return (
-                f"Too little text to compare {self.model} with {self.other}: {self.blocks} block(s) of text,"
-                f" and {_FEWEST_BLOCKS} are the least."
-            )
+            return f"Too little text to compare {self.model} with {self.other}: {self._what_is_missing}"
         low, high = self.interval
         figures = f"{self.bits_per_byte:+.4f} bits per byte, 95 % interval {low:+.4f} to {high:+.4f}"
         if self.verdict == "none":
             return f"{self.model} and {self.other}: no difference that this text can show ({figures})."
         return f"{self.model} predicts this text {self.verdict} than {self.other} ({figures})."
+
+    @property
+    def _what_is_missing(self) -> str:
+        if self.has_outlier:
+            units = f"{self.documents} documents" if self.blocks is None else f"{self.blocks} blocks"
+            return (
+                f"one of {units} differs from all others and decides the result. Give 20 documents or more."
+            )
+        return (
+            f"{self.documents} different document(s) with {self.bytes:,} bytes. Give {FEWEST_UNITS} documents or more,"
+            f" or at least {FEWEST_UNITS * _BLOCK_BYTES:,} bytes."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -95,7 +129,7 @@ class Segments:
 
     Attributes:
         start: where the first begins, in characters.
-        ends: (n,) where each ends.
+        ends: (n,) where each ends, in characters.
         nats: (n, 2) float64, negative log-likelihood of each by the model and by the other.
         tokens: (n, 2) the tokens in each.
     """
@@ -109,18 +143,8 @@ class Segments:
 def segments(model: DocumentScore, other: DocumentScore) -> Segments:
     """Cut a document that two models scored at the boundaries that their tokens share.
 
-    What only one of them scored (the first token, without BOS) belongs to no segment. Without tokens'
-    places the document is one segment.
+    What only one of them scored (the first character, without BOS) belongs to no segment.
     """
-    if not len(model.token_ends) or not len(other.token_ends):
-        both = [model, other]
-        end = max(score.start + score.characters for score in both)
-        return Segments(
-            max(score.start for score in both),
-            np.array([end]),
-            np.array([[score.nats for score in both]]),
-            np.array([[score.tokens for score in both]]),
-        )
     marks = [np.concatenate([[score.start], score.token_ends]) for score in (model, other)]
     shared = np.intersect1d(marks[0], marks[1])
     nats, tokens = [], []
@@ -134,17 +158,15 @@ def segments(model: DocumentScore, other: DocumentScore) -> Segments:
     return Segments(start, shared[1:].astype(np.int64), np.stack(nats, 1), np.stack(tokens, 1))
 
 
-def difference(model: Perplexity, other: Perplexity, texts: Sequence[str], *, seed: int = 0) -> Difference:
+def difference(model: Perplexity, other: Perplexity, texts: Sequence[str]) -> Difference:
     """Compare two models on the bytes that both scored.
 
-    The interval is a block bootstrap's (10,000 draws of whole documents, long ones cut into blocks of about
-    half a kB), widened for few blocks as by Hesterberg (arXiv 1411.5279, "expanded percentile").
+    The interval is Student's t on the jackknife over documents, see `estimate_ratio`.
 
     Args:
-        model: the scores of the model that is judged.
-        other: the scores of what it is held against, on the same texts.
+        model: the scores of the model to judge.
+        other: the scores of what it is compared with, on the same texts.
         texts: those texts.
-        seed: of the draws.
 
     Raises:
         EvaluationError: the scores are not of these texts.
@@ -155,48 +177,49 @@ def difference(model: Perplexity, other: Perplexity, texts: Sequence[str], *, se
             f"{model.model} was scored on {len(model.documents)} document(s), {other.model} on"
             f" {len(other.documents)}, and {len(texts)} are given. Score both on the same texts."
         )
-    blocks = np.concatenate(
-        [
-            _blocks(parts := segments(*scores), parts.nats[:, 0] - parts.nats[:, 1], text)
-            for *scores, text in zip(model.documents, other.documents, texts, strict=True)
-        ]
-    )
-    total = blocks.sum(0)
-    if not total[1]:
+    units = _Units.of(list(zip(model.documents, other.documents, strict=True)), texts)
+    if not len(units.rows):
         raise EvaluationError(
             f"{model.model} and {other.model} scored no text in common. Give a longer text."
         )
-    draws = _draws(blocks, seed) if len(blocks) >= _FEWEST_BLOCKS else None
-    per_byte = 1 / math.log(2)
-    same_tokens = bool(total[2] == total[3]) and all(
+    apart = units.rows[:, 0] - units.rows[:, 1]
+    size, own_tokens = units.rows[:, 2], units.rows[:, 3]
+    found = estimate_ratio(apart * _BITS, size)
+    same_tokens = all(
         np.array_equal(one.token_ends, two.token_ends)
         for one, two in zip(model.documents, other.documents, strict=True)
     )
-    ratios = None
-    if same_tokens and draws is not None:
-        low, high = _interval(draws[:, 0] / draws[:, 2], len(blocks))
-        ratios = exponential(low), exponential(high)
+    ratio = estimate_ratio(apart, own_tokens) if same_tokens else None
+    ratio_interval = None
+    if ratio and ratio.interval and found.interval:
+        low, high = ratio.interval
+        ratio_interval = exponential(low), exponential(high)
+    wanted = max(abs(found.value), _WORTH_DETECTING)
     return Difference(
         model.model,
         other.model,
-        float(total[0] / total[1]) * per_byte,
-        None if draws is None else _interval(draws[:, 0] / draws[:, 1] * per_byte, len(blocks)),
-        exponential(float(total[0] / total[2])) if same_tokens else None,
-        ratios,
-        int(total[1]),
-        len(blocks),
+        found.value,
+        found.interval,
+        exponential(ratio.value) if ratio else None,
+        ratio_interval,
+        int(size.sum()),
+        units.documents,
+        len(units.rows) if units.are_blocks else None,
+        found.detectable,
+        None if units.are_blocks else _more(found, wanted),
+        wanted,
+        found.has_outlier,
     )
 
 
-def interval(score: Perplexity, texts: Sequence[str], *, seed: int = 0) -> tuple[float, float] | None:
-    """The 95 % interval of a model's bits per byte, by the same bootstrap: how far another text of the kind may lead.
+def interval(score: Perplexity, texts: Sequence[str]) -> tuple[float, float] | None:
+    """The 95 % interval of a model's bits per byte: where another text of the kind may lead.
 
     Two models read one text, so their difference is known much better than this: see `difference`.
 
     Args:
         score: the model's score.
-        texts: the texts that it is of.
-        seed: of the draws.
+        texts: the texts that were scored.
 
     Returns:
         None with too little text for one.
@@ -210,65 +233,72 @@ def interval(score: Perplexity, texts: Sequence[str], *, seed: int = 0) -> tuple
             f"{score.model} was scored on {len(score.documents)} document(s), and {len(texts)} are given."
             " Give those texts."
         )
-    blocks = np.concatenate(
-        [
-            _blocks(parts := segments(document, document), parts.nats[:, 0], text)
-            for document, text in zip(score.documents, texts, strict=True)
-        ]
-    )
-    if len(blocks) < _FEWEST_BLOCKS:
+    units = _Units.of([(document, document) for document in score.documents], texts)
+    return estimate_ratio(units.rows[:, 0] * _BITS, units.rows[:, 2]).interval if len(units.rows) else None
+
+
+def _more(found: Estimate, wanted: float) -> int | None:
+    """About how many more units like these would detect a difference, in two digits."""
+    needed = found.units_to_detect(wanted)
+    if needed is None or needed <= found.units:
         return None
-    draws = _draws(blocks, seed)
-    return _interval(draws[:, 0] / draws[:, 1] / math.log(2), len(blocks))
+    more = needed - found.units
+    digit = int(10 ** max(len(str(more)) - 2, 0))
+    return math.ceil(more / digit) * digit
 
 
-def _blocks(parts: Segments, nats: NDArray[np.float64], text: str) -> NDArray[np.float64]:
-    """A row a block: nats (of the model, or minus the other's), bytes, and the tokens of both."""
+@dataclass(frozen=True)
+class _Units:
+    """What an interval takes as independent.
+
+    Attributes:
+        rows: (n, 5) float64, a row for each unit: nats of both models, bytes, tokens of both models.
+        documents: how many distinct documents they are of.
+        are_blocks: whether they are blocks of one to four documents.
+    """
+
+    rows: NDArray[np.float64]
+    documents: int
+    are_blocks: bool
+
+    @classmethod
+    def of(cls, scores: Sequence[tuple[DocumentScore, DocumentScore]], texts: Sequence[str]) -> _Units:
+        """Documents, each as often as it was given in one unit; or blocks of them, if there are fewer than five."""
+        distinct: dict[tuple[object, ...], list[NDArray[np.float64]]] = {}
+        for pair, text in zip(scores, texts, strict=True):
+            rows = _rows(segments(*pair), text)
+            if len(rows):
+                # One text has one score; a text with two, which no model gives, would be two documents.
+                distinct.setdefault((text, *(score.nats for score in pair)), []).append(rows)
+        documents = [rows[0] * len(rows) for rows in distinct.values()]
+        if not documents:
+            return cls(np.empty((0, 5)), 0, False)
+        if len(documents) >= FEWEST_UNITS:
+            return cls(np.stack([rows.sum(0) for rows in documents]), len(documents), False)
+        size = sum(float(rows[0][:, 2].sum()) for rows in distinct.values())
+        block = max(_BLOCK_BYTES, size / _MOST_BLOCKS)
+        blocks = [
+            _blocks(rows, block * len(same)) for rows, same in zip(documents, distinct.values(), strict=True)
+        ]
+        return cls(np.concatenate(blocks), len(documents), True)
+
+
+def _rows(parts: Segments, text: str) -> NDArray[np.float64]:
+    """(n, 5): nats of both models, bytes, and tokens of both models, for each segment."""
     if not len(parts.ends):
-        return np.empty((0, 4))
-    pieces = np.diff(_byte_ends(parts, text), prepend=0)
-    rows = np.column_stack([nats, pieces, parts.tokens])
-    count = max(1, round(pieces.sum() / _BLOCK_BYTES))
-    block = np.minimum((np.cumsum(pieces) - pieces) * count // max(pieces.sum(), 1), count - 1)
-    sums = np.zeros((count, 4))
-    np.add.at(sums, block.astype(int), rows)
-    return sums[sums[:, 1] > 0]
-
-
-def _byte_ends(parts: Segments, text: str) -> NDArray[np.int64]:
-    """Where each segment ends, in bytes from the start of the first."""
-    widths = np.fromiter((len(character.encode()) for character in text), np.int64, len(text))
+        return np.empty((0, 5))
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    widths = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)  # of UTF-8
     so_far = np.concatenate([[0], np.cumsum(widths)])
-    ends: NDArray[np.int64] = so_far[parts.ends] - so_far[parts.start]
-    return ends
+    sizes = np.diff(so_far[parts.ends], prepend=so_far[parts.start])
+    return np.column_stack([parts.nats, sizes, parts.tokens])
 
 
-def _draws(blocks: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """(draws, 4): sums over as many blocks as there are, drawn with replacement."""
-    generator = np.random.default_rng(seed)
-    count = len(blocks)
-    at_once = max(1, 4_000_000 // count)  # counts of draws that are in memory together
-    even = np.full(count, 1 / count)
-    sums = [
-        generator.multinomial(count, even, size=min(at_once, _DRAWS - done)) @ blocks
-        for done in range(0, _DRAWS, at_once)
-    ]
-    return np.concatenate(sums)
-
-
-def _interval(drawn: NDArray[np.float64], count: int) -> tuple[float, float]:
-    tail = NormalDist().cdf(-math.sqrt(count / (count - 1)) * _student(1 - (1 - LEVEL) / 2, count - 1))
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _student(share: float, freedom: int) -> float:
-    """The quantile of Student's t by Cornish and Fisher's expansion; within 1 % from 4 degrees on."""
-    z = NormalDist().inv_cdf(share)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return float(sum(term / freedom**power for power, term in enumerate(terms)))
+def _blocks(rows: NDArray[np.float64], size: float) -> NDArray[np.float64]:
+    """Sums over consecutive rows of about so many bytes."""
+    sizes = rows[:, 2]
+    count = max(1, round(sizes.sum() / size))
+    block = np.minimum((np.cumsum(sizes) - sizes) * count // sizes.sum(), count - 1).astype(int)
+    sums = np.zeros((count, rows.shape[1]))
+    np.add.at(sums, block, rows)
+    return sums[sums[:, 2] > 0]

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
-import itertools
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,19 +18,15 @@ from torch.nn import functional
 from evaluation.error import Cancelled, EvaluationError, OtherSliceError, memory_named
 from evaluation.model import LanguageModel
 
-_Result = TypeVar("_Result")
-# Longer windows cost more for each token (attention grows with them) and seldom change which model is better.
+# Longer windows cost more per token (attention grows with them) and seldom change which model is better.
 _LONGEST_CONTEXT = 2048
-# Tokens that go through the model at once. A CPU is busy with one window; a GPU wants several. On a CPU, larger
-# tensors than these come from the system anew each time, and its page faults took a tenth of the CPU time.
+# Tokens that go through the model at once. A CPU is busy with one window; a GPU wants several. On a CPU, tensors larger
+# than these come from the system each time, and its page faults took a tenth of the CPU time.
 _BATCH_TOKENS = {"cpu": 512, "cuda": 32768}
-# float32 logits that exist at once in a worker, in bytes.
+# Bytes of float32 logits that exist at once.
 _LOGIT_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
-# Batches that a CPU works on at the same time, each with its part of the threads: threads inside one operator wait for
-# each other at its end, on a busy machine most of their time. Each batch needs memory of its own.
-_WORKERS = 4
-# What the threads inside one operator get done, against the same threads with a batch each.
-_WITHIN = 0.85
+# Four bytes of UTF-8, or twice as many where a tokenizer decomposes it.
+_MOST_TOKENS_OF_A_CHARACTER = 8
 
 
 @dataclass(frozen=True)
@@ -43,14 +34,14 @@ class DocumentScore:
     """One document's part of a perplexity, for paired comparisons of models on the same texts.
 
     Attributes:
-        nats: summed negative log-likelihood.
-        tokens: tokens scored.
-        bytes: UTF-8 bytes of the text that these tokens make up.
+        nats: summed negative log-likelihood of the scored tokens.
+        tokens: number of scored tokens.
+        bytes: UTF-8 bytes of the text that exactly these tokens make up.
         characters: its Unicode code points.
-        start: where in the document the scored text begins, in characters; above 0 without BOS.
-        token_nats: (tokens,) float32, the same for each token.
-        token_ends: (tokens,) int32, where in the document each token ends, in characters; tokens that share a
-            character end there together. Empty for a tokenizer that does not know.
+        start: where the scored text begins in the document, in characters; above 0 without BOS.
+        token_nats: (tokens,) float32, nats of each token.
+        token_ends: (tokens,) int32, where the text of each token ends, in characters; tokens that share a character
+            end together behind it. All are the document's end for a tokenizer without offsets.
     """
 
     nats: float
@@ -76,17 +67,17 @@ class Perplexity:
         model: the model's name.
         commit: its commit on the Hub, None for a folder.
         perplexity: exp(nll_nats / tokens), weighted by tokens over all documents.
-        nll_nats: summed negative log-likelihood, natural logarithm.
-        tokens: tokens scored. Without BOS the first token of each document has nothing before it and is not
-            scored.
-        bytes: UTF-8 bytes of the text that these tokens make up.
+        nll_nats: summed negative log-likelihood of the scored tokens, natural logarithm.
+        tokens: number of scored tokens. Without BOS the first token of a document has nothing before it and is given,
+            with the tokens that complete its last character, if it ends within one.
+        bytes: UTF-8 bytes of the text that exactly these tokens make up.
         characters: its Unicode code points.
         bits_per_byte: nll_nats / ln 2 / bytes.
         bits_per_character: nll_nats / ln 2 / characters.
         context: tokens in a full window.
-        stride: tokens from a window to the next; each scores the last `stride` of its tokens, the first all.
-        bos: whether a BOS token stood before each document.
-        dtype: what the model computed in.
+        stride: tokens from one window to the next; a window scores its last `stride` tokens, the first window all.
+        bos: whether a BOS token precedes each document.
+        dtype: what the model computes in.
         seconds: how long it took.
         documents: the same per document, in the order given.
     """
@@ -119,15 +110,15 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A perplexity that is computed in several slices, such as the GPU calls that a Space may make; pickles.
+    """A perplexity that is computed in several slices, such as the GPU calls of a Space. Can be pickled.
 
     Attributes:
-        key: of model, settings and texts; a slice goes on with no others.
-        nats: (tokens,) float32 for each document; what is not scored yet is undefined.
-        batches: that are done.
-        tokens: that are scored.
-        tokens_in_all: that will be.
-        seconds: spent so far.
+        key: digest of model, settings and texts; only a slice of the same key continues.
+        nats: (tokens,) float32 for each distinct document; undefined where not scored yet.
+        batches: batches done.
+        tokens: tokens scored.
+        tokens_in_all: tokens to score.
+        seconds: time spent so far.
     """
 
     key: str
@@ -153,24 +144,27 @@ def perplexity(
 
         perplexity(model, ["First document.", "Second document."]).perplexity
 
-    Each document is read on its own. Its first window scores up to `context` tokens; each next one scores the
-    following `stride` tokens with as many tokens before them as fill the context. With `stride=context` and
-    a BOS this is the rolling log-likelihood of lm-eval.
+    Each document is read on its own. Its first window scores up to `context` tokens; each following window scores the
+    next `stride` tokens, with as many tokens before them as fill the context.
 
-    Memory is bounded by a batch; what stays of a text is 12 bytes a token.
+    With `bos=True` and `stride=context`, a document's log-likelihood equals that of lm-eval's `loglikelihood_rolling`
+    (lm-eval 0.4.13) for every tokenizer that does not add BOS itself. For tokenizers that do (Llama, Mistral, Gemma),
+    lm-eval by default scores a second BOS between its own and the text; with `add_bos_token=False` the two are equal.
+
+    Memory is bounded by a batch; 12 bytes per token remain.
 
     Args:
         model: the model.
-        texts: one document or several, read one after the other.
-        context: tokens in a window; None for what the model can read, at most 2048.
-        stride: tokens from a window to the next, from 1 to `context`; None for half of it. Smaller is slower
-            and gives every token more to go by.
-        bos: whether each document starts with the model's BOS token (EOS for a model without one); None for
-            the tokenizer's own rule.
-        batch_tokens: tokens that go through the model at once, as long as a GPU's memory holds them; None for what
-            suits the device. No result depends on it.
-        on_progress: called with the tokens scored so far and the tokens in all.
-        cancel: when set, the work ends after the batch at hand.
+        texts: one document or several. The same document given twice is scored once, and counts twice.
+        context: tokens in a window; None for what the model can read, up to 2048.
+        stride: tokens from one window to the next, 1 to `context`; None for half of it. A smaller stride is slower and
+            gives each token more context.
+        bos: whether each document starts with the model's BOS token (EOS for a model without one); None for the
+            tokenizer's own rule.
+        batch_tokens: tokens that go through the model at once; halved when a GPU's memory cannot hold them. None for
+            the device's default. No result depends on it.
+        on_progress: called with the tokens scored so far and the tokens to score.
+        cancel: when set, the work ends after the current batch.
 
     Raises:
         EvaluationError: there is nothing to score, a setting is out of range, or the model fails.
@@ -204,17 +198,17 @@ def perplexity_slice(
     on_progress: Callable[[int, int], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Perplexity | Unfinished:
-    """Score texts for a while, and go on later, in another process too; the sum has the bits of `perplexity`.
+    """Score texts for some time and continue later, in another process too; the result has the bits of `perplexity`.
 
         found = perplexity_slice(model, texts, seconds=20)
         while isinstance(found, Unfinished):
             found = perplexity_slice(model, texts, seconds=20, unfinished=found)
 
     Args:
-        model: as for `perplexity`; the same in each slice, like the texts and the other settings.
+        model: as for `perplexity`; the same in each slice, like the texts and all other settings.
         texts: as for `perplexity`.
-        seconds: after which no further batch is begun; at least one is scored. None for no end.
-        unfinished: what the slice before returned; None for the first.
+        seconds: after this time no further batch begins; at least one is scored. None for no limit.
+        unfinished: what the previous slice returned; None for the first.
         context: as for `perplexity`.
         stride: as for `perplexity`.
         bos: as for `perplexity`.
@@ -224,10 +218,138 @@ def perplexity_slice(
 
     Raises:
         EvaluationError: as for `perplexity`.
-        OtherSliceError: `unfinished` is of another model, text or setting, or of one that computed in another dtype.
+        OtherSliceError: `unfinished` is of another model, text or setting, or was computed in another dtype.
         Cancelled: `cancel` was set.
     """
     started = time.perf_counter()
+    work = _Work.planned(model, texts, context, stride, bos, batch_tokens, cancel)
+    state = work.begin() if unfinished is None else work.resume(unfinished)
+    nats = [torch.from_numpy(part) for part in state.nats]
+    finished, done = state.batches, state.tokens
+    score = _scorer(model)
+    for batch in work.batches[state.batches :]:
+        if finished > state.batches and seconds is not None and time.perf_counter() - started >= seconds:
+            break
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+        with memory_named(model.name, "scoring"):
+            scored = _scored(batch, work.documents, score)
+        for window, part in zip(batch, torch.split(scored, [window.scored for window in batch]), strict=True):
+            end = window.end - work.documents[window.document].given
+            nats[window.document][end - window.scored : end] = part
+        finished += 1
+        done += len(scored)
+        if on_progress is not None:
+            on_progress(done, work.tokens)
+    spent = state.seconds + time.perf_counter() - started
+    state = replace(state, batches=finished, tokens=done, seconds=spent)
+    return state if finished < len(work.batches) else work.finish(state)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """All that is to be scored, and how.
+
+    Attributes:
+        documents: the distinct ones.
+        order: for each text that was given, which of them it is.
+        batches: windows that go through the model together.
+        key: digest of all this and of the model.
+    """
+
+    model: LanguageModel
+    documents: tuple[_Document, ...]
+    order: tuple[int, ...]
+    batches: tuple[Sequence[_Window], ...]
+    context: int
+    stride: int
+    bos: bool
+    key: str
+
+    @classmethod
+    def planned(
+        cls,
+        model: LanguageModel,
+        texts: str | Iterable[str],
+        context: int | None,
+        stride: int | None,
+        bos: bool | None,
+        batch_tokens: int | None,
+        cancel: threading.Event | None,
+    ) -> _Work:
+        """Read the texts, and cut them into windows. Arguments and errors as for `perplexity`."""
+        context, stride = _context_and_stride(model, context, stride)
+        prefix = _prefix(model, bos)
+        documents, order = _read(model, texts, prefix, cancel)
+        batch_tokens = batch_tokens or _BATCH_TOKENS[model.device]
+        windows = [
+            window
+            for number, document in enumerate(documents)
+            for window in _windows(number, document, context, stride)
+        ]
+        key = _key(model, documents, order, context, stride, batch_tokens)
+        batches = tuple(_batches(windows, batch_tokens))
+        return cls(model, documents, order, batches, context, stride, prefix is not None, key)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens to score."""
+        return sum(document.tokens for document in self.documents)
+
+    def begin(self) -> Unfinished:
+        """The state in which nothing is scored."""
+        nats = tuple(np.empty(document.tokens, np.float32) for document in self.documents)
+        return Unfinished(self.key, nats, 0, 0, self.tokens, 0.0)
+
+    def resume(self, unfinished: Unfinished) -> Unfinished:
+        """A copy of what the previous slice returned, which stays as it is.
+
+        Raises:
+            OtherSliceError: it is not of this work.
+        """
+        if unfinished.key != self.key:
+            raise OtherSliceError(
+                f"{self.model.name}: the unfinished score is of another model, text or setting. Start again."
+            )
+        return replace(unfinished, nats=tuple(part.copy() for part in unfinished.nats))
+
+    def finish(self, state: Unfinished) -> Perplexity:
+        """What was found, once every batch is scored.
+
+        Raises:
+            EvaluationError: the model answers with NaN.
+        """
+        each = [document.score(nats) for document, nats in zip(self.documents, state.nats, strict=True)]
+        scores = tuple(each[number] for number in self.order)
+        nats = math.fsum(score.nats for score in scores)
+        if math.isnan(nats):
+            raise EvaluationError(
+                f"{self.model.name} answers with NaN on this text: its weights hold NaN or Inf, or are too large for"
+                f" {self.model.dtype}. Merge it again with other parameters or in another dtype."
+            )
+        tokens = sum(score.tokens for score in scores)
+        size = sum(score.bytes for score in scores)
+        characters = sum(score.characters for score in scores)
+        return Perplexity(
+            model=self.model.name,
+            commit=self.model.commit,
+            perplexity=exponential(nats / tokens),
+            nll_nats=nats,
+            tokens=tokens,
+            bytes=size,
+            characters=characters,
+            bits_per_byte=nats / math.log(2) / size,
+            bits_per_character=nats / math.log(2) / characters,
+            context=self.context,
+            stride=self.stride,
+            bos=self.bos,
+            dtype=self.model.dtype,
+            seconds=state.seconds,
+            documents=scores,
+        )
+
+
+def _context_and_stride(model: LanguageModel, context: int | None, stride: int | None) -> tuple[int, int]:
     longest = model.context
     context = min(longest, _LONGEST_CONTEXT) if context is None else context
     if not 1 <= context <= longest:
@@ -237,182 +359,48 @@ def perplexity_slice(
     stride = max(context // 2, 1) if stride is None else stride
     if not 1 <= stride <= context:
         raise EvaluationError(f"stride={stride}: expected 1 to the context, {context}.")
-    prefix = _prefix(model, bos)
-    documents = []
+    return context, stride
+
+
+def _read(
+    model: LanguageModel, texts: str | Iterable[str], prefix: int | None, cancel: threading.Event | None
+) -> tuple[tuple[_Document, ...], tuple[int, ...]]:
+    """The distinct documents, and for each text which of them it is."""
+    documents: list[_Document] = []
+    numbers: dict[bytes, int] = {}
+    order = []
     for text in [texts] if isinstance(texts, str) else texts:
         if cancel is not None and cancel.is_set():
             raise Cancelled
-        documents.append(_Document.read(model, text, prefix))
-    total = sum(document.targets for document in documents)
+        _check_unicode(text)
+        digest = hashlib.sha256(text.encode()).digest()
+        if digest not in numbers:
+            numbers[digest] = len(documents)
+            documents.append(_Document.read(model, text, prefix))
+        order.append(numbers[digest])
     if not any(document.bytes for document in documents):
+        characters = sum(document.start + document.characters for document in documents)
         raise EvaluationError(
-            f"There is nothing to score: {len(documents)} text(s) with"
-            f" {sum(document.start + document.characters for document in documents)} character(s). Expected a"
-            " text of at least two tokens; a few hundred words tell more."
+            f"There is nothing to score: {len(order)} text(s) with {characters} character(s). Expected a text of at"
+            " least two tokens; a few hundred words tell more."
         )
-    batch_tokens = batch_tokens or _BATCH_TOKENS[model.device]
-    key = _key(model, documents, context, stride, batch_tokens)
-    if unfinished is not None and unfinished.key != key:
-        raise OtherSliceError(
-            f"{model.name}: the slice to go on with is of another model, text or setting. Begin anew."
-        )
-    nats = (
-        [torch.empty(document.targets) for document in documents]
-        if unfinished is None
-        else [torch.from_numpy(part.copy()) for part in unfinished.nats]
-    )
-    windows = [
-        window
-        for number, document in enumerate(documents)
-        for window in _windows(number, document, context, stride)
-    ]
-    done, before, skipped = (
-        (unfinished.tokens, unfinished.seconds, unfinished.batches) if unfinished else (0, 0.0, 0)
-    )
-    score = _scorer(model)
-    batches = list(_batches(windows, batch_tokens))
-
-    def scored_windows(batch: Sequence[_Window]) -> torch.Tensor:
-        tokens = [documents[window.document].tokens[window.start : window.end + 1] for window in batch]
-        try:
-            return score(tokens, [window.scored for window in batch])
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-        # Out of the `except`, whose traceback holds the tensors.
-        half = len(batch) // 2
-        return torch.cat([scored_windows(batch[:half]), scored_windows(batch[half:])])
-
-    def scored_batch(batch: Sequence[_Window]) -> tuple[Sequence[_Window], torch.Tensor]:
-        with memory_named(model.name, "scoring"):
-            return batch, scored_windows(batch)
-
-    def begun() -> Iterator[Sequence[_Window]]:
-        for number, batch in enumerate(batches[skipped:]):
-            if number and seconds is not None and time.perf_counter() - started >= seconds:
-                return
-            if cancel is not None and cancel.is_set():
-                raise Cancelled
-            yield batch
-
-    # Of all batches, not of those that are left: the threads of an operator decide the last bits of its result.
-    shares = model.device == "cpu" and not model.offloaded
-    workers = min(_WORKERS, torch.get_num_threads(), len(batches)) if shares else 1
-    together = _together([sum(window.end - window.start for window in batch) for batch in batches], workers)
-    finished = skipped
-    with closing(_in_order(scored_batch, begun(), workers, max(together - skipped, 0))) as results:
-        for batch, scored in results:
-            parts = torch.split(scored, [window.scored for window in batch])
-            for window, part in zip(batch, parts, strict=True):
-                nats[window.document][window.end - window.scored : window.end] = part
-            finished += 1
-            done += len(scored)
-            if on_progress is not None:
-                on_progress(done, total)
-    spent = before + time.perf_counter() - started
-    if finished < len(batches):
-        return Unfinished(key, tuple(part.numpy() for part in nats), finished, done, total, spent)
-    scores = tuple(
-        DocumentScore(
-            float(part.double().sum()),
-            document.targets,
-            document.bytes,
-            document.characters,
-            document.start,
-            part.numpy(),
-            document.ends,
-        )
-        for document, part in zip(documents, nats, strict=True)
-    )
-    return _sum(model, scores, context, stride, prefix is not None, spent)
+    return tuple(documents), tuple(order)
 
 
-def _together(costs: Sequence[float], workers: int) -> int:
-    """How many of the batches are best worked on as many at a time as there are workers, each taken by the first that
-    is free; all others come after them, one at a time with all threads. Three equal batches for two workers: two.
-
-    Args:
-        costs: of the batches, in their order
-    """
-    busy_until = [0.0] * workers
-    alone = sum(costs) / (workers * _WITHIN)
-    best = (alone, 0)
-    for number, cost in enumerate(costs, 1):
-        heapq.heapreplace(busy_until, busy_until[0] + cost)
-        alone -= cost / (workers * _WITHIN)
-        best = min(best, (max(busy_until) + alone, number))
-    return best[1]
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise EvaluationError(
+            f"The text has a broken character at position {error.start}. Expected valid Unicode (UTF-8)."
+        ) from error
 
 
-def _in_order(
-    work: Callable[[Sequence[_Window]], _Result],
-    batches: Iterator[Sequence[_Window]],
-    workers: int,
-    together: int,
-) -> Generator[_Result, None, None]:
-    """The work's results in the order of the batches, of the first of which as many as there are workers are under
-    way, see `_together`."""
-    if workers > 1 and together:
-        threads = torch.get_num_threads()
-        each = (threads // workers,)
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=each) as pool:
-            first = itertools.islice(batches, together)
-            under_way = deque(pool.submit(work, batch) for batch in itertools.islice(first, workers))
-            try:
-                while under_way:
-                    result = under_way.popleft().result()
-                    under_way.extend(pool.submit(work, batch) for batch in itertools.islice(first, 1))
-                    # A worker's own number is also what threads elsewhere in this process would begin with.
-                    torch.set_num_threads(threads)
-                    yield result
-            finally:
-                pool.shutdown(cancel_futures=True)
-                torch.set_num_threads(threads)
-    yield from map(work, batches)
-
-
-def _key(model: LanguageModel, documents: Sequence[_Document], *settings: int) -> str:
-    digest = hashlib.sha256(repr((model.name, model.commit, model.dtype, *settings)).encode())
+def _key(model: LanguageModel, documents: Sequence[_Document], order: Sequence[int], *settings: int) -> str:
+    digest = hashlib.sha256(repr((model.name, model.commit, model.dtype, order, *settings)).encode())
     for document in documents:
-        digest.update(len(document.tokens).to_bytes(8, "little") + document.tokens.numpy().tobytes())
+        digest.update(len(document.ids).to_bytes(8, "little") + document.ids.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _sum(
-    model: LanguageModel,
-    scores: tuple[DocumentScore, ...],
-    context: int,
-    stride: int,
-    bos: bool,
-    seconds: float,
-) -> Perplexity:
-    nats = math.fsum(score.nats for score in scores)
-    if math.isnan(nats):
-        raise EvaluationError(
-            f"{model.name} answers with NaN on this text: its weights hold NaN or Inf, or are too large for"
-            f" {model.dtype}. Merge it again with other parameters or in another dtype."
-        )
-    tokens = sum(score.tokens for score in scores)
-    size = sum(score.bytes for score in scores)
-    characters = sum(score.characters for score in scores)
-    mean = nats / tokens
-    return Perplexity(
-        model=model.name,
-        commit=model.commit,
-        perplexity=exponential(mean),
-        nll_nats=nats,
-        tokens=tokens,
-        bytes=size,
-        characters=characters,
-        bits_per_byte=nats / math.log(2) / size,
-        bits_per_character=nats / math.log(2) / characters,
-        context=context,
-        stride=stride,
-        bos=bos,
-        dtype=model.dtype,
-        seconds=seconds,
-        documents=scores,
-    )
 
 
 def exponential(nats: float) -> float:
@@ -422,41 +410,96 @@ def exponential(nats: float) -> float:
 
 @dataclass(frozen=True)
 class _Document:
-    # (targets + 1,) int32: each token but the first is a target, all before it are its context
-    tokens: torch.Tensor
-    bytes: int
-    characters: int
+    """One document's tokens.
+
+    Attributes:
+        ids: (targets + 1,) int32; each token but the first is a target, with all tokens before it as context.
+        given: targets that are context only: they complete the first token's last character.
+        start: where the scored text begins, in characters.
+        ends: (targets - given,) int32, see `DocumentScore.token_ends`.
+        bytes: of the scored text, as UTF-8.
+        characters: of the scored text.
+    """
+
+    ids: torch.Tensor
+    given: int
     start: int
     ends: NDArray[np.int32]
+    bytes: int
+    characters: int
 
     @property
     def targets(self) -> int:
-        return max(len(self.tokens) - 1, 0)
+        return max(len(self.ids) - 1, 0)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens to score."""
+        return self.targets - self.given
 
     @classmethod
     def read(cls, model: LanguageModel, text: str, prefix: int | None) -> _Document:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise EvaluationError(
-                f"The text has a broken character at position {error.start}. Expected valid Unicode (UTF-8)."
-            ) from error
+        """Tokenize a text, behind the token `prefix` if there is one.
+
+        Raises:
+            EvaluationError: the model has no embedding for a token.
+        """
         fast = model.tokenizer.is_fast
         encoding = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=fast, verbose=False)
         ids = list(encoding["input_ids"])
         model.check_tokens(ids)
-        # Tokens of one character may come in any order of their bytes; an end never lies before another.
-        ends = np.asarray([end for _, end in encoding["offset_mapping"]] if fast else [], np.int32)
-        ends = np.maximum.accumulate(ends) if len(ends) else ends
-        start = 0
+        ends = (
+            _ends(encoding["offset_mapping"]) if fast else _ends_without_offsets(model.tokenizer, ids, text)
+        )
+        start = given = 0
         if prefix is not None:
             ids = [prefix, *ids]
         elif ids:
-            # The first token is not scored, so what it stands for must not count as predicted text.
-            start = int(ends[0]) if fast else len(model.tokenizer.decode(ids[:1]))
-            ends = ends[1:]
-        scored = text[start:] if ids else ""
-        return cls(torch.tensor(ids, dtype=torch.int32), len(scored.encode()), len(scored), start, ends)
+            # The first token is given. So is what completes its last character: its bytes are not all scored.
+            start = int(ends[0])
+            given = int(np.searchsorted(ends, start, side="right")) - 1
+            ends = ends[given + 1 :]
+        scored = text[start : int(ends[-1])] if len(ends) else ""
+        tokens = torch.tensor(ids, dtype=torch.int32)
+        return cls(tokens, given, start, ends, len(scored.encode()), len(scored))
+
+    def score(self, nats: NDArray[np.float32]) -> DocumentScore:
+        """Its part of the result.
+
+        Args:
+            nats: (tokens,) float32.
+        """
+        total = float(nats.sum(dtype=np.float64))
+        return DocumentScore(total, self.tokens, self.bytes, self.characters, self.start, nats, self.ends)
+
+
+def _ends(offsets: Sequence[tuple[int, int]]) -> NDArray[np.int32]:
+    """Where the text of each token ends, in characters, see `DocumentScore.token_ends`.
+
+    Bytes of one character may be tokens in any order, and a token may hold the last bytes of one character and the
+    first of another. Text ends where no later token begins before the end of an earlier one.
+    """
+    if not len(offsets):
+        return np.empty(0, np.int32)
+    begins, ends = np.asarray(offsets, np.int32).T
+    reached = np.maximum.accumulate(ends)
+    begins = np.where(begins < ends, begins, reached[-1])  # tokens without text cut nothing
+    later = np.append(np.minimum.accumulate(begins[::-1])[::-1][1:], reached[-1])
+    whole = np.where(reached <= later, reached, reached[-1])
+    together: NDArray[np.int32] = np.minimum.accumulate(whole[::-1])[::-1].astype(np.int32)
+    return together
+
+
+def _ends_without_offsets(tokenizer: Any, ids: Sequence[int], text: str) -> NDArray[np.int32]:
+    """The first token's end as far as decoding shows it, and the document's end for all others."""
+    ends = np.full(len(ids), len(text), np.int32)
+    indent = len(text) - len(text.lstrip())
+    for count in range(1, min(len(ids), _MOST_TOKENS_OF_A_CHARACTER + 1)):
+        first = tokenizer.decode(ids[:count]).strip()
+        if first and text[indent:].startswith(first):
+            ends[:count] = indent + len(first)
+            break
+    return ends
 
 
 @dataclass(frozen=True)
@@ -473,12 +516,14 @@ def _windows(number: int, document: _Document, context: int, stride: int) -> Ite
     done = 0
     while done < document.targets:
         end = min(done + (stride if done else context), document.targets)
-        yield _Window(number, max(end - context, 0), end, end - done)
+        scored = end - max(done, document.given)
+        if scored > 0:
+            yield _Window(number, max(end - context, 0), end, scored)
         done = end
 
 
 def _batches(windows: Sequence[_Window], batch_tokens: int) -> Iterator[list[_Window]]:
-    """Group windows of like length, the longest first: what needs most memory is tried at once."""
+    """Group windows of similar length, the longest first, so that the most memory is needed at once."""
     batch: list[_Window] = []
     for window in sorted(windows, key=lambda window: window.start - window.end):
         if batch and (len(batch) + 1) * (batch[0].end - batch[0].start) > batch_tokens:
@@ -502,13 +547,26 @@ def _prefix(model: LanguageModel, bos: bool | None) -> int | None:
 _Scorer = Callable[[Sequence[torch.Tensor], Sequence[int]], torch.Tensor]
 
 
+def _scored(batch: Sequence[_Window], documents: Sequence[_Document], score: _Scorer) -> torch.Tensor:
+    """Nats of a batch's scored tokens, one window after the other; in halves where a GPU's memory is too small."""
+    try:
+        ids = [documents[window.document].ids[window.start : window.end + 1] for window in batch]
+        return score(ids, [window.scored for window in batch])
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    # Out of the `except`, whose traceback holds the tensors.
+    half = len(batch) // 2
+    halves = (batch[:half], batch[half:])
+    return torch.cat([_scored(part, documents, score) for part in halves])
+
+
 def _scorer(model: LanguageModel) -> _Scorer:
     """Make the function that runs a batch through the model.
 
-    Logits are what takes memory: context x vocabulary numbers a window. So the head is applied to a few
-    positions at a time, if the model's logits are no more than its head on its hidden states; some
-    architectures scale or cap them behind the head, which a short trial shows, and then they are made as the
-    model makes them, a window at a time.
+    Logits take the most memory: context x vocabulary numbers per window. So the head is applied to a few positions at
+    a time, if the model's logits are nothing but its head on its hidden states. Some architectures scale or cap them
+    behind the head; a short trial shows it, and then logits are made by the model itself, a window at a time.
     """
     network = model.network
     head = network.get_output_embeddings()
@@ -526,12 +584,12 @@ def _scorer(model: LanguageModel) -> _Scorer:
 
     @torch.inference_mode()
     def score(texts: Sequence[torch.Tensor], scored: Sequence[int]) -> torch.Tensor:
-        """Nats of the last `scored` tokens of each text, one after the other, on the CPU in float32."""
+        """Nats of the last `scored` tokens of each text, (sum of scored,) float32 on the CPU."""
         width = max(len(text) for text in texts) - 1
         tokens = torch.zeros((len(texts), width), dtype=torch.int64)
         for row, text in enumerate(texts):
             tokens[row, : len(text) - 1] = text[:-1]
-        # Padding stands to the right, where a causal model cannot look; it needs no mask.
+        # Padding is to the right, where a causal model cannot look, so it needs no mask.
         rows = (hidden_states if plain_head else logits)(tokens.to(model.device))
         wanted = list(zip(rows, texts, scored, strict=True))
         states = torch.cat([row[len(text) - 1 - n : len(text) - 1] for row, text, n in wanted])

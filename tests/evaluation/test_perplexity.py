@@ -16,7 +16,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from evaluation import Cancelled, EvaluationError, LanguageModel, perplexity
 from evaluation.footprint import forget_peak, peak
-from evaluation.perplexity import _LOGIT_BYTES, Unfinished, _together, perplexity_slice
+from evaluation.perplexity import _LOGIT_BYTES, Unfinished, perplexity_slice
 from tests.evaluation.conftest import TEXT, make_network, make_tokenizer
 
 MakeModel = Callable[..., LanguageModel]
@@ -24,10 +24,10 @@ DOCUMENTS = [TEXT, "Short.", "한국어 문서입니다.", TEXT[:90]]
 
 
 @torch.no_grad()
-def one_by_one(model: LanguageModel, tokens: list[int], context: int) -> float:
-    """Nats of all tokens but the first, each from a run of its own on the `context` tokens before it."""
+def one_by_one(model: LanguageModel, tokens: list[int], context: int, given: int = 1) -> float:
+    """Nats of all tokens behind those given, each from a run of its own on the `context` tokens before it."""
     nats = 0.0
-    for at in range(1, len(tokens)):
+    for at in range(given, len(tokens)):
         seen = torch.tensor([tokens[max(0, at - context) : at]])
         nats -= float(model.network(seen).logits[0, -1].double().log_softmax(-1)[tokens[at]])
     return nats
@@ -51,6 +51,11 @@ def rolling(model: LanguageModel, tokens: list[int], prefix: int, longest: int, 
     return nats
 
 
+def first_characters(model: LanguageModel, tokens: list[int]) -> int:
+    """How many tokens it takes to begin a text with whole characters."""
+    return next(n for n in range(1, len(tokens) + 1) if "\ufffd" not in model.tokenizer.decode(tokens[:n]))
+
+
 def token_ids(model: LanguageModel, text: str) -> list[int]:
     return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -62,8 +67,10 @@ def test_equals_one_token_at_a_time(model: LanguageModel, context: int) -> None:
 
     found = perplexity(model, DOCUMENTS, context=context, stride=1)
 
-    nats = [one_by_one(model, document, context) for document in ids]
-    tokens = sum(len(document) - 1 for document in ids)
+    given = [first_characters(model, document) for document in ids]
+    nats = [one_by_one(model, document, context, n) for document, n in zip(ids, given, strict=True)]
+    tokens = sum(map(len, ids)) - sum(given)
+    assert given == [1, 1, 2, 1]
     assert [document.nats for document in found.documents] == pytest.approx(nats, rel=1e-5)
     assert found.tokens == tokens
     assert found.perplexity == pytest.approx(math.exp(sum(nats) / tokens), rel=1e-4)
@@ -205,58 +212,6 @@ def test_logits_exist_for_a_few_positions_at_a_time(
     assert found.nll_nats == pytest.approx(expected.nll_nats, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("costs", "workers", "together"),
-    [
-        ([1, 1, 1, 1], 2, 4),
-        ([1, 1, 1, 1, 1], 2, 4),  # the fifth would have one worker, and the other nothing to do
-        ([20, 9], 2, 0),
-        ([4, 3, 2, 1], 2, 4),
-        ([1, 1, 1, 1, 1, 1], 4, 4),
-        ([1] * 99, 4, 96),
-    ],
-)
-def test_what_would_leave_workers_idle_is_worked_on_by_all_threads(
-    costs: list[float], workers: int, together: int
-) -> None:
-    assert _together(costs, workers) == together
-
-
-def test_two_batches_are_worked_on_together_and_nothing_changes(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone = perplexity(model, TEXT * 10, context=32, stride=16, batch_tokens=64)
-    torch.set_num_threads(2)
-    met, own = threading.Barrier(2), threading.local()
-    whole = model.network.model.forward
-
-    def forward(*args: Any, **settings: Any) -> Any:
-        if threading.current_thread() is not threading.main_thread():
-            assert torch.get_num_threads() == 1
-            own.batches = getattr(own, "batches", 0) + 1
-            if own.batches <= 6:
-                met.wait(timeout=60)
-                meetings.append(1)
-        else:
-            alone_with.append(torch.get_num_threads())
-        return whole(*args, **settings)
-
-    meetings: list[int] = []
-    alone_with: list[int] = []
-    monkeypatch.setattr(model.network.model, "forward", forward)
-    seen: list[tuple[int, int]] = []
-
-    found = perplexity(
-        model, TEXT * 10, context=32, stride=16, batch_tokens=64, on_progress=lambda *now: seen.append(now)
-    )
-
-    assert len(meetings) == 12
-    assert alone_with == [2, 2, 2]  # a trial in two ways, and the last batch, which has no partner
-    assert found.nll_nats == alone.nll_nats
-    assert seen == sorted(seen) and seen[-1] == (found.tokens, found.tokens)
-    assert torch.get_num_threads() == 2
-
-
 def test_progress_and_cancel(model: LanguageModel) -> None:
     seen: list[tuple[int, int]] = []
     cancel = threading.Event()
@@ -316,15 +271,38 @@ def test_a_tokenizer_larger_than_the_embedding_is_said(make_model: MakeModel) ->
         perplexity(model, TEXT)
 
 
-def test_tokens_are_told_with_their_places(make_model: MakeModel) -> None:
+def test_tokens_come_with_their_places(make_model: MakeModel) -> None:
+    """A token ends where it and all before it are whole characters, or with the next one that does."""
     model = make_model(tokenizer=make_tokenizer(adds_bos=True))
 
     (document,) = perplexity(model, TEXT).documents
 
-    encoding = model.tokenizer(TEXT, add_special_tokens=False, return_offsets_mapping=True)
-    assert document.token_ends.tolist() == [end for _, end in encoding["offset_mapping"]]
+    # In a byte-level vocabulary each character of a token stands for a byte.
+    sizes = [len(token) for token in model.tokenizer.tokenize(TEXT, add_special_tokens=False)]
+    characters = {len(TEXT[:end].encode()): end for end in range(len(TEXT) + 1)}
+    reached = np.cumsum(sizes).tolist()
+    expected = [
+        next(characters[byte] for byte in reached[at:] if byte in characters) for at in range(len(sizes))
+    ]
+    assert document.token_ends.tolist() == expected
+    assert any(byte not in characters for byte in reached)
     assert float(document.token_nats.sum()) == pytest.approx(document.nats)
     assert (document.start, len(document.token_nats)) == (0, document.tokens)
+
+
+def test_the_same_document_is_scored_once(model: LanguageModel) -> None:
+    rows: list[int] = []
+    handle = model.network.model.register_forward_hook(
+        lambda _module, _inputs, output: rows.append(len(output.last_hidden_state))
+    )
+
+    twice = perplexity(model, [TEXT[:60], TEXT[60:120], TEXT[:60]])
+
+    handle.remove()
+    once = perplexity(model, [TEXT[:60], TEXT[60:120]])
+    assert sum(rows) == 4  # a trial in two ways, and two windows
+    assert twice.documents == (*once.documents, once.documents[0])
+    assert twice.nll_nats == pytest.approx(once.nll_nats + once.documents[0].nats)
 
 
 def test_a_long_text_takes_little_more_memory_than_a_short_one(model: LanguageModel) -> None:
@@ -334,7 +312,7 @@ def test_a_long_text_takes_little_more_memory_than_a_short_one(model: LanguageMo
     forget_peak()
     before = peak()
 
-    tokens = perplexity(model, (text for _ in range(10)), stride=64).tokens
+    tokens = perplexity(model, (f"{number} {text}" for number in range(10)), stride=64).tokens
 
     assert tokens > 150_000
     assert peak() - before < 10_000_000

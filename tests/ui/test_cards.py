@@ -237,6 +237,24 @@ def test_differences_are_told_with_their_interval() -> None:
     assert "Windows of 2048 tokens, a new one every 1024. No BOS token" in told
 
 
+def test_no_difference_is_shown_with_what_would_decide_it() -> None:
+    rows = [Row("a", score=score(1.5, 2000)), Row("b", score=score(1.5, 2000))]
+    none = Difference("a", "b", 0.003, (-0.01, 0.016), 1, (0.9, 1.1), 1000, 12, None, 0.018, 30, 0.01)
+
+    told = shown(score_table(rows, 1000, [none])).text
+    of_blocks = shown(
+        score_table(rows, 1000, [replace(none, documents=1, blocks=9, more_documents=None)])
+    ).text
+    decided = shown(score_table(rows, 1000, [replace(none, interval=(0.001, 0.005))])).text
+    outlier = shown(score_table(rows, 1000, [replace(none, interval=None, has_outlier=True)])).text
+
+    assert "mostly shows differences of 0.0180 and more" in told
+    assert "About 30 more documents like these would show a difference of 0.01." in told
+    assert "Measured on 9 blocks of this text" in of_blocks and "more documents like" not in of_blocks
+    assert "mostly shows" not in decided and "worse" in decided
+    assert "one document differs from all others" in outlier
+
+
 def test_the_picture_colours_what_got_better_and_worse_and_nothing_else() -> None:
     document = "<b> same worse better"
     ends = np.array([3, 8, 14, 21], np.int32)

@@ -428,6 +428,12 @@ ENGLISH = {
     "score.difference.worse": "{model} predicts this text worse than {other}: {figures}.",
     "score.difference.none": "{model} and {other}: no difference that this text can show ({figures}).",
     "score.difference.short": "Too little text to say whether {model} and {other} differ. Give a page or more.",
+    "score.difference.outlier": "Too little text to say whether {model} and {other} differ: one document differs from "
+    "all others and decides the result. Give 20 documents or more.",
+    "score.detectable": "A text like this mostly shows differences of {value} and more.",
+    "score.more": "About {count} more documents like these would show a difference of {value}.",
+    "score.blocks": "Measured on {count} blocks of this text, so it holds for this text; only five documents or more "
+    "(rows of a data set) speak for others like them.",
     "score.figures": "{value} bits per byte, 95 % interval {low} to {high}",
     "score.picture": "Where {model} differs from {other}, token by token",
     "score.picture.better": "{model} better",

@@ -298,7 +298,7 @@ def text_panel(host: Host, models: gr.Dropdown) -> TextPanel:
             message = t("score.too_long", length=len(pasted), most=MOST_CHARACTERS)
             raise gr.Error(message, print_exception=False)
         else:
-            texts, source = [pasted], _source(pasted, known)
+            texts, source = _documents(pasted), _source(pasted, known)
         length = sum(len(one.encode()) for one in texts)
         yield score_table([Row(name) for name in wanted], length), "", None, kept
         models = fetched(wanted, token, host.allow_folders)
@@ -344,6 +344,12 @@ def _begun(
         if isinstance(model, FetchedModel) and (row.unfinished or (row.score and row.score.documents))
     }
     return Begun(tuple(texts), there) if there else None
+
+
+def _documents(pasted: str) -> list[str]:
+    """A bundled text is its paragraphs, as on the command line; any other text is one document."""
+    known = map(bundled_text, BUNDLED)
+    return next((documents for documents in known if pasted == "\n\n".join(documents)), [pasted])
 
 
 def _source(pasted: str, known: tuple[str, str] | None) -> Source:
@@ -407,11 +413,20 @@ def score_table(
 
 
 def _difference_words(found: Difference) -> str:
+    names = {"model": found.model, "other": found.other}
     if found.interval is None:
-        return t("score.difference.short", model=found.model, other=found.other)
+        key = "score.difference.outlier" if found.has_outlier else "score.difference.short"
+        return t(key, **names)
     low, high = found.interval
     figures = t("score.figures", value=f"{found.bits_per_byte:+.4f}", low=f"{low:+.4f}", high=f"{high:+.4f}")
-    return t(f"score.difference.{found.verdict}", model=found.model, other=found.other, figures=figures)
+    said = [t(f"score.difference.{found.verdict}", figures=figures, **names)]
+    if found.verdict == "none" and found.detectable is not None:
+        said.append(t("score.detectable", value=f"{found.detectable:.4f}"))
+    if found.verdict == "none" and found.more_documents is not None:
+        said.append(t("score.more", count=found.more_documents, value=f"{found.wanted:.2g}"))
+    if found.blocks is not None:
+        said.append(t("score.blocks", count=found.blocks))
+    return " ".join(said)
 
 
 def _how(found: Sequence[Perplexity]) -> str:

@@ -408,6 +408,12 @@ KOREAN: dict[str, str] = {
     "score.difference.worse": "{model}: 이 글을 {other}보다 못 예측합니다. {figures}.",
     "score.difference.none": "{model}, {other}: 이 글로 보일 수 있는 차이가 없습니다 ({figures}).",
     "score.difference.short": "{model}, {other}: 차이를 말하기에는 글이 너무 짧습니다. 한 쪽 이상 주세요.",
+    "score.difference.outlier": "{model}, {other}: 차이를 말하기에는 글이 너무 적습니다. 문서 하나가 나머지와 "
+    "크게 달라 결과를 좌우합니다. 문서를 20개 이상 주세요.",
+    "score.detectable": "이만한 글로는 대개 {value} 이상의 차이가 보입니다.",
+    "score.more": "이런 문서가 {count}개쯤 더 있으면 {value}의 차이를 보일 수 있습니다.",
+    "score.blocks": "이 글을 {count}개 토막으로 나누어 재었으므로 이 글에 대해서만 하는 말입니다. "
+    "비슷한 다른 글까지 말하려면 문서(데이터 세트의 행)가 다섯 개 이상이어야 합니다.",
     "score.figures": "바이트당 {value}비트, 95 % 구간 {low}에서 {high}",
     "score.picture": "{model}, {other}: 토큰마다 다른 곳",
     "score.picture.better": "{model} 쪽이 나음",
