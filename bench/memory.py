@@ -32,10 +32,9 @@ SLOW, PAUSE = 10_000_000, 4.0
 # The command line on a machine that has no memory to spare, for which a plan chooses Xet.
 BY_XET = """
 import sys
-from types import SimpleNamespace
 from merging.planning import make
 from merging.__main__ import main
-make.psutil.virtual_memory = lambda: SimpleNamespace(available=0)
+make.free_memory = lambda: 0
 sys.exit(main(sys.argv[1:]))
 """
 LEVELS = "▁▂▃▄▅▆▇█"

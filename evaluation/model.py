@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from checkpoints.memory import free_memory, machine_memory
 from evaluation.adapter import put_on
 from evaluation.checkpoint import Checkpoint, Token, adapter_size, find_checkpoint, weight_files
 from evaluation.downloads import DOWNLOADS
@@ -353,16 +353,6 @@ def hold_memory(size: int) -> AbstractContextManager[None]:
     return _LOADED["cpu"].hold(size)
 
 
-def machine_memory() -> int:
-    """All the memory that this process may ever have, in bytes: the machine's, or its container's."""
-    return _memory("cpu")[0]
-
-
-def free_memory() -> int:
-    """What of it is free."""
-    return _memory("cpu")[1]
-
-
 def _renew_locks() -> None:
     """Free the locks of a forked process: one that was held is copied without the thread that holds it."""
     global _reading
@@ -380,21 +370,7 @@ def _memory(device: str) -> tuple[int, int]:
     if device == "cuda":
         free, total = torch.cuda.mem_get_info()
         return total, free
-    machine = psutil.virtual_memory()
-    total, free = machine.total, machine.available
-    # A container may have less than the machine; the two are the files of control groups, version 2 and 1.
-    for folder, limit_file, used_file, cache in (
-        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        try:
-            limit = int(Path(folder, limit_file).read_text())  # "max" is no number: no limit
-            used = int(Path(folder, used_file).read_text())
-            counts = dict(line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):
-            continue
-        total, free = min(total, limit), min(free, limit - used + int(counts.get(cache, 0)))
-    return total, max(free, 0)
+    return machine_memory(), free_memory()
 
 
 def _read_config(name: str, folder: Path) -> Any:
@@ -471,7 +447,7 @@ def _spread(device: str, folder: Path, room: int) -> dict[str, Any]:
     """How transformers is asked to let accelerate keep on the disk what memory cannot hold."""
     folder.mkdir(parents=True, exist_ok=True)
     # On a GPU, what it cannot hold goes to the machine's memory first.
-    memory = {0: room, "cpu": _memory("cpu")[1]} if device == "cuda" else {"cpu": room}
+    memory = {0: room, "cpu": free_memory()} if device == "cuda" else {"cpu": room}
     return {"device_map": "auto", "max_memory": memory, "offload_folder": str(folder)}
 
 

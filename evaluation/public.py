@@ -9,11 +9,9 @@ from evaluation.model import (
     FetchedModel,
     LanguageModel,
     fetch_model,
-    free_memory,
     hold_memory,
     load_fetched,
     load_model,
-    machine_memory,
 )
 from evaluation.perplexity import DocumentScore, Perplexity, Unfinished, perplexity, perplexity_slice
 from evaluation.text import Source
@@ -37,12 +35,10 @@ __all__ = [
     "check_independence",
     "difference",
     "fetch_model",
-    "free_memory",
     "hold_memory",
     "interval",
     "load_fetched",
     "load_model",
-    "machine_memory",
     "perplexity",
     "perplexity_results",
     "perplexity_slice",

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -126,7 +125,7 @@ def _run(arguments: list[str], token: str, told: Connection, streams: bool) -> N
         from huggingface_hub import constants  # here: it reads its address when it is imported
 
         constants.HF_HUB_DISABLE_XET = False
-        make.psutil.virtual_memory = lambda: SimpleNamespace(available=0)
+        make.free_memory = lambda: 0
         xet.HELD = 0
     sys.exit(main(["run", *arguments]))
 

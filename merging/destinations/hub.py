@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
-import psutil  # type: ignore[import-untyped]
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationCopy,
@@ -23,6 +22,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
+from checkpoints.memory import free_memory
 from checkpoints.problems import Cancelled, CheckpointError, DestinationError, MergeError, Problem
 from checkpoints.repositories.hub import hub_id, patiently
 from checkpoints.repositories.repository import Token, current_token
@@ -252,7 +252,7 @@ class HubDestination:
         self._streams = False
         self._uploads.one_at_a_time()
         largest = max(shard.bytes for shard in self._plan.shards)
-        free = psutil.virtual_memory().available
+        free = free_memory()
         if largest > free:
             text = f"The Hub's store did not take the result ({reason}), and a file of {largest:,} bytes does not fit"
             text += f" into the memory that is free, {free:,} bytes, to be sent another way."

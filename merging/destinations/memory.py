@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import psutil  # type: ignore[import-untyped]
 import torch
 
 from checkpoints.dtypes import torch_name
+from checkpoints.memory import free_memory
 from checkpoints.problems import DestinationError, Problem
 from merging.destinations.destination import Place
 from merging.plan import Plan, PlannedShard
@@ -48,7 +48,7 @@ class MemoryDestination:
 
     def begin(self, plan: Plan, check: Callable[[], None]) -> set[str]:
         needed = plan.bytes_out + plan.peak_memory_bytes
-        free = psutil.virtual_memory().available if self._free is None else self._free
+        free = free_memory() if self._free is None else self._free
         if needed > free:
             message = f"The merged model and the merging need {needed:,} bytes of memory; {free:,} are free."
             fix = "Merge to a folder or to the Hub, which needs a fraction of it."

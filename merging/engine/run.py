@@ -161,8 +161,7 @@ def merge_into_memory(
     Args:
         plan: from `make_plan` without a destination, and without problems
         device: that merges, see `run_plan`; the model is on the CPU
-        memory: bytes that are free for it; None: as many as the machine has free, which in a container may be more
-            than the container has
+        memory: bytes that are free for it; None: as many as this machine or container has free
 
     Returns:
         The model, with the very weights that a folder would get, in evaluation mode.

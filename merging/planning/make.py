@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
-import psutil  # type: ignore[import-untyped]
-
 from checkpoints import (
     Checkpoint,
     TensorHeader,
@@ -22,6 +20,7 @@ from checkpoints import (
     write_header,
 )
 from checkpoints.dtypes import itemsize
+from checkpoints.memory import free_memory
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from merging.destinations import Destination, open_destination
 from merging.intermediate import Stage
@@ -64,8 +63,7 @@ def make_plan(
         pull_request: whether a pull request is opened where a model stands at the destination
         shard_size: largest output file, in bytes; a larger tensor has a file for itself
         allow_folders: whether models may be folders of this machine
-        memory: bytes that are free for the merge; None: as many as the machine has free, which in a container may be
-            more than the container has
+        memory: bytes that are free for the merge; None: as many as this machine or container has free
 
     Returns:
         The plan, with models pinned to the commit that was read.
@@ -105,7 +103,7 @@ def _with_memory(plan: Plan, destination: Destination | None, memory: int | None
     """The plan with its peak of memory, and with the way that its output files take: whole, which is quicker, or as
     streams where that is more than there is."""
     whole = peak_memory(plan, destination.shard_buffers if destination else 0)
-    free = psutil.virtual_memory().available if memory is None else memory
+    free = free_memory() if memory is None else memory
     if destination and whole > free and destination.can_stream:
         streaming = replace(plan, streams=True)
         held = peak_memory(streaming, destination.shard_buffers)

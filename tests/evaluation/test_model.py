@@ -209,12 +209,6 @@ def test_what_does_not_fit_is_read_from_the_disk_when_that_is_asked(
     assert found.nll_nats == pytest.approx(whole.nll_nats, rel=1e-6)
 
 
-def test_memory_is_a_number_of_bytes() -> None:
-    total, free = model_module._memory("cpu")
-
-    assert 0 < free <= total
-
-
 def test_a_fork_can_load_while_another_thread_of_the_parent_loads(make_folder: MakeFolder) -> None:
     """As on ZeroGPU, where a GPU call is a fork. The child would wait for ever."""
     load_model(make_folder(), device="cpu")

@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from evaluation import EvaluationError, check_independence, free_memory
+from checkpoints.memory import free_memory
+from evaluation import EvaluationError, check_independence
 from merging import MergeError, Problem
 from ui.host import Host
 from ui.hub.account import Account, account, visitor

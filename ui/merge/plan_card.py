@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from checkpoints.memory import free_memory
 from checkpoints.problems import some
-from evaluation import free_memory
 from merging import METHODS, Plan, Problem
 from merging.plan import PlannedModel
 from merging.tokenizers.report import TokenizerReport

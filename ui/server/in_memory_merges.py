@@ -17,7 +17,8 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 
-from evaluation import LanguageModel, free_memory, machine_memory
+from checkpoints.memory import free_memory, machine_memory
+from evaluation import LanguageModel
 from merging import MergeError, Plan, Problem, Progress, merge_into_memory
 from ui.hub.account import Account
 from ui.languages.translate import t

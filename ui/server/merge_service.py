@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-from evaluation import EvaluationError, free_memory, hold_memory, machine_memory
+from checkpoints.memory import free_memory, machine_memory
+from evaluation import EvaluationError, hold_memory
 from merging import MergeError, Plan, Problem, Progress, Result, make_plan, model_card, read_recipe, run_plan
 from merging.destinations import open_destination
 from ui.host import Host

@@ -76,15 +76,15 @@ def test_nothing_is_written_and_nothing_is_there_twice(hub: Hub, alice: str) -> 
 def test_what_does_not_fit_is_refused_with_the_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = make_plan(read_recipe(ties(folder)))
     needed = plan.bytes_out + plan.peak_memory_bytes
-    memory = type("memory", (), {"available": needed - 1})
-    monkeypatch.setattr("merging.destinations.memory.psutil.virtual_memory", lambda: memory)
+    free = [needed - 1]
+    monkeypatch.setattr("merging.destinations.memory.free_memory", lambda: free[0])
 
     for told in (None, needed - 1):  # of the machine, and of the caller, who knows of a container
         with pytest.raises(
             DestinationError, match=f"need {needed:,} bytes of memory; {needed - 1:,} are free"
         ):
             merge_into_memory(plan, memory=told)
-        memory.available = needed  # type: ignore[attr-defined]
+        free[0] = needed
     assert merge_into_memory(plan, memory=needed)
 
 

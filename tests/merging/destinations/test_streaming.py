@@ -179,8 +179,7 @@ def test_what_fits_neither_way_is_told_and_gone_on_with(
     hub: Hub, alice: str, right: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.fault(*XORB, status=403, skip=2, times=None)
-    memory = type("memory", (), {"available": 10})
-    monkeypatch.setattr("merging.destinations.hub.psutil.virtual_memory", lambda: memory)
+    monkeypatch.setattr("merging.destinations.hub.free_memory", lambda: 10)
 
     with pytest.raises(DestinationError, match=r"does not fit into the memory .*, 10 bytes,.*--shard-size"):
         run_plan(planned(alice), OUT, token=alice)

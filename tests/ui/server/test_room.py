@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from evaluation import EvaluationError, hold_memory
-from evaluation import model as model_module
 from merging import MergeError, Problem, Result
 from tests.hub import Hub
 from tests.ui.test_page import LINEAR, ann, until_ended  # noqa: F401
@@ -32,12 +32,18 @@ def merge(
     return until_ended(service, job)
 
 
+def set_memory(monkeypatch: pytest.MonkeyPatch, total: int, free: Callable[[], int]) -> None:
+    for module in ("evaluation.model", "ui.server.merge_service"):
+        monkeypatch.setattr(f"{module}.machine_memory", lambda: total)
+        monkeypatch.setattr(f"{module}.free_memory", free)
+
+
 def test_what_never_fits_is_refused_before_it_stands_in_line(
     service: MergeService,
     ann: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model_module, "_memory", lambda _: (10**8, 10**8))
+    set_memory(monkeypatch, 10**8, lambda: 10**8)
 
     with pytest.raises(MergeError) as refused:
         merge(service, Account("visitor", ann))
@@ -53,7 +59,7 @@ def test_what_does_not_fit_now_fails_with_advice_and_fits_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     who, free = Account("visitor", ann), [10**8]
-    monkeypatch.setattr(model_module, "_memory", lambda _: (10**11, free[0]))
+    set_memory(monkeypatch, 10**11, lambda: free[0])
 
     failed = merge(service, who)
     free[0] = 10**10
@@ -73,7 +79,7 @@ def test_while_a_merge_runs_its_memory_is_its_own(
 ) -> None:
     who, tried = Account("visitor", ann), threading.Event()
     plan = service.plan(LINEAR, "hf://ann/merged", who)
-    monkeypatch.setattr(model_module, "_memory", lambda _: (10**11, plan.peak_memory_bytes + 1000))
+    set_memory(monkeypatch, 10**11, lambda: plan.peak_memory_bytes + 1000)
 
     def run(*_: object, **__: object) -> Result:
         with pytest.raises(EvaluationError), hold_memory(2000):
