@@ -37,6 +37,7 @@ def reply(
     temperature: float = 0.7,
     top_p: float = 0.9,
     seed: int = 0,
+    ends: bool = True,
     stop: threading.Event | None = None,
 ) -> Reply:
     """Let a model answer the last message of a conversation.
@@ -54,6 +55,7 @@ def reply(
         temperature: 0 takes the likeliest token each time; 1 draws from the model's own distribution.
         top_p: draw from the likeliest tokens that make up this share.
         seed: of the draws.
+        ends: whether the model may end its answer; if not, it has max_new_tokens.
         stop: when set, the answer ends within a token.
 
     Raises:
@@ -72,7 +74,7 @@ def reply(
             " Start a new one, or shorten it."
         )
     draw = _Draw(temperature, top_p, seed)
-    return Reply(model, tokens, min(max_new_tokens, room), draw, stop or threading.Event())
+    return Reply(model, tokens, min(max_new_tokens, room), draw, ends, stop or threading.Event())
 
 
 class Reply(Iterator[str]):
@@ -97,6 +99,7 @@ class Reply(Iterator[str]):
         tokens: Sequence[int],
         max_new_tokens: int,
         draw: _Draw,
+        ends: bool,
         stop: threading.Event,
     ) -> None:
         self._closed = threading.Event()
@@ -107,16 +110,16 @@ class Reply(Iterator[str]):
         self.seconds_to_first_token = 0.0
         self.finish = ""
         self._started: float | None = None
-        self._ends = set(model.network.generation_config.eos_token_id or [])
+        self._ends = set(model.network.generation_config.eos_token_id or []) if ends else set()
         self._stop = stop
         self._written = _Decoder(model.tokenizer)
-        self._script = _ScriptEnd() if not model.has_chat_template else None
+        self._script = _ScriptEnd() if ends and not model.has_chat_template else None
         self._inbox: SimpleQueue[_Token | BaseException | None] = SimpleQueue()
         # The thread knows the queue and the events but not this object, which can so be dropped while it
         # runs.
         self._thread = threading.Thread(
             target=_generate,
-            args=(model, tokens, max_new_tokens, draw, (stop, self._closed), self._inbox),
+            args=(model, tokens, max_new_tokens, draw, ends, (stop, self._closed), self._inbox),
             name="reply",
             daemon=True,
         )
@@ -310,13 +313,18 @@ def _generate(
     tokens: Sequence[int],
     max_new_tokens: int,
     draw: _Draw,
+    ends: bool,
     stops: Sequence[threading.Event],
     inbox: SimpleQueue[_Token | BaseException | None],
 ) -> None:
     outcome: BaseException | None = None
     try:
         if not any(event.is_set() for event in stops):
-            settings = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False)  # type: ignore[no-untyped-call]
+            settings = GenerationConfig(  # type: ignore[no-untyped-call]
+                max_new_tokens=max_new_tokens,
+                min_new_tokens=None if ends else max_new_tokens,
+                do_sample=False,
+            )
             given = torch.tensor([tokens], device=model.device)
             with memory_named(model.name, "answering"):
                 model.network.generate(

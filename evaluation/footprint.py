@@ -1,14 +1,11 @@
-"""What a model costs to keep and to run, measured in a process of its own that can reach no other model."""
+"""What a model costs to keep and to run, measured in a sandbox that can read no other model."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
+import re
 import statistics
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -17,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.checkpoint import Token, find_checkpoint
-from evaluation.error import Cancelled, EvaluationError
+from evaluation.error import EvaluationError
+from evaluation.sandbox import ask, links_out
 from evaluation.structure import Structure, read_structure, references
 
 PROMPT = "Explain in a few sentences why the sky is blue."
-_ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,10 @@ class Footprint:
         structure: its tensors.
         independent: whether it loaded and answered with every other model out of reach.
         dependence: if not, on what.
+        confined_by: what kept the other models out of reach, see `sandbox.Answer`.
         device: "cpu" or "cuda".
         dtype: what it computed in.
-        load_seconds: until it was ready, with its files in the page cache or not.
+        load_seconds: until it was ready, with its files in the page cache or not; imports are not counted.
         host_bytes: most memory of the process while it answered.
         device_bytes: most memory on the GPU while it answered, None without one.
         first_token_seconds: from the question to the first token.
@@ -71,6 +69,7 @@ class Footprint:
     structure: Structure
     independent: bool
     dependence: str
+    confined_by: str = ""
     device: str = ""
     dtype: str = ""
     load_seconds: float = 0.0
@@ -108,17 +107,16 @@ def footprint(
 ) -> Footprint:
     """Load a model in a fresh process, let it answer, and measure.
 
-    The process sees links to this model's files in an empty folder, no cache and no Hub, and an open of any
-    file in the folders that are out of reach fails: a model that needs its base does not load there. Every
-    answer has the same number of tokens, whatever ends it otherwise; the first one warms up and is not
-    counted.
+    The process can read this model's files, Python and the system, but no cache, no Hub and no other model: one that
+    needs its base does not load there. Every answer has the same number of tokens, whatever the model writes; the
+    first one warms up and is not counted.
 
     Args:
-        name: a folder, or "owner/name" on the Hub, or base+adapter; of these the base's structure is told.
+        name: a folder, or "owner/name" on the Hub, or base+adapter, whose structure is that of the base.
         token: a token or what gives one; None for the machine's own login, False for none at all.
         device: "cpu", "cuda" or "auto".
         allow_folders: whether `name` may be a folder of this machine.
-        out_of_reach: folders of other models.
+        out_of_reach: folders of other models; links that lead into them are not followed.
         repeats: answers that count.
         new_tokens: of each.
         offload: as for `load_model`.
@@ -134,92 +132,70 @@ def footprint(
     folder = checkpoint.fetch()
     adapters = [adapter.fetch() for adapter in checkpoint.adapters]
     structure = read_structure(checkpoint.name, folder)
+    parts = [folder, *adapters]
     others = [Path(other).expanduser().resolve() for other in out_of_reach]
-    closed = [str(other) for other in others if other not in (folder, *adapters)]
-    with tempfile.TemporaryDirectory(prefix="alloy-footprint-") as place:
-        copies = [_linked(part, Path(place, f"model{i}")) for i, part in enumerate([folder, *adapters])]
-        alone = "+".join(copies)
-        asked = {"folder": alone, "device": device, "repeats": repeats, "new_tokens": new_tokens}
-        # The process is elsewhere.
-        asked["offload"] = None if offload is None else str(offload.expanduser().resolve())
-        measured, error = _measured({**asked, "closed": closed}, Path(place), cancel)
-    found = [*references(folder), *([error.replace(alone, checkpoint.name)] if error else [])]
+    closed = [other for other in others if other not in (part.resolve() for part in parts)]
+    files = [[file for file in sorted(part.iterdir()) if file.is_file()] for part in parts]
+    readable = [file.resolve() for part in files for file in part]
+    if offload is not None:
+        offload = offload.expanduser().resolve()  # the process is elsewhere
+        offload.mkdir(parents=True, exist_ok=True)
+        readable.append(offload)
+    answer = ask(
+        "evaluation.footprint:measure",
+        {
+            "parts": [[str(file.absolute()) for file in part] for part in files],
+            "device": device,
+            "repeats": repeats,
+            "new_tokens": new_tokens,
+            "offload": None if offload is None else str(offload),
+        },
+        readable=readable,
+        out_of_reach=closed,
+        cancel=cancel,
+    )
+    error = re.sub(r"\S*/model\d+/", "", answer.error.replace(_linked_name(len(parts)), checkpoint.name))
+    found = [*references(folder), *([error] if error else [])]
+    found += [f"{path.name} is a link to {target}" for part in parts for path, target in links_out(part)]
     found += [f"{adapter.name} is an adapter and needs its base" for adapter in checkpoint.adapters]
+    measured = answer.found or {}
     for key in ("first_token_seconds", "tokens_per_second"):
         if key in measured:
             measured[key] = Spread.of(measured[key])
-    return Footprint(checkpoint.name, checkpoint.commit, structure, not found, "; ".join(found), **measured)
-
-
-def _linked(folder: Path, place: Path) -> str:
-    """A new folder with links to the files of another one."""
-    place.mkdir()
-    for file in folder.iterdir():
-        if file.is_file():
-            (place / file.name).symlink_to(file.resolve())
-    return str(place)
-
-
-def _measured(
-    asked: dict[str, Any], place: Path, cancel: threading.Event | None
-) -> tuple[dict[str, Any], str]:
-    """What the process measured, or why it could not."""
-    allowed = {key: value for key, value in os.environ.items() if "TOKEN" not in key}
-    environment = {
-        **allowed,
-        "HF_HOME": str(place / "home"),
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "PYTHONPATH": str(_ROOT),
-    }
-    for key in ("HF_HUB_CACHE", "HF_TOKEN_PATH", "TRANSFORMERS_CACHE"):
-        environment.pop(key, None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "evaluation.footprint"],
-        cwd=place,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    return Footprint(
+        checkpoint.name,
+        checkpoint.commit,
+        structure,
+        not found,
+        "; ".join(found),
+        answer.confined_by,
+        **measured,
     )
-    given: str | None = json.dumps(asked)
-    try:
-        while True:
-            try:
-                told, complaints = process.communicate(given, timeout=0.2)
-                break
-            except subprocess.TimeoutExpired:
-                given = None
-                if cancel is not None and cancel.is_set():
-                    raise Cancelled from None
-    finally:
-        process.kill()
-        process.wait()
-    try:
-        answer: dict[str, Any] = json.loads(told.splitlines()[-1])
-    except (ValueError, IndexError):
-        lines = complaints.strip().splitlines()
-        return {}, f"it ended with status {process.returncode}: {lines[-1] if lines else 'without a word'}"
-    error = answer.pop("error", "")
-    return answer, error
 
 
-def _measure(
-    folder: str, device: str, repeats: int, new_tokens: int, offload: str | None, closed: Sequence[str]
+def _linked_name(parts: int) -> str:
+    """What a model of so many parts (a base and its adapters) is called in the sandbox."""
+    return "+".join(f"./model{part}" for part in range(parts))
+
+
+def measure(
+    parts: Sequence[Sequence[str]], device: str, repeats: int, new_tokens: int, offload: str | None
 ) -> dict[str, Any]:
-    """In the process of its own."""
-    sys.addaudithook(lambda event, arguments: _refuse(event, arguments, closed))
+    """Load a model and let it answer; called in a sandbox, whose empty folder gets links to the model's files."""
     import torch
 
     from evaluation.chat import reply
     from evaluation.model import load_model
 
+    for number, files in enumerate(parts):
+        folder = Path(f"model{number}")
+        folder.mkdir()
+        for file in map(Path, files):
+            (folder / file.name).symlink_to(file)
+    _import_what_it_needs(is_adapted=len(parts) > 1)
     began = time.perf_counter()
-    model = load_model(folder, device=device, offload=Path(offload) if offload else None)
+    model = load_model(_linked_name(len(parts)), device=device, offload=Path(offload) if offload else None)
     loaded = time.perf_counter() - began
-    # So that all models write as many tokens. The model is this process's own.
-    model.network.generation_config.eos_token_id = None
     on_gpu = model.device == "cuda"
     first, speed = [], []
     for number in range(repeats + 1):
@@ -227,7 +203,8 @@ def _measure(
             forget_peak()
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats()
-        answer = reply(model, [{"role": "user", "content": PROMPT}], max_new_tokens=new_tokens, temperature=0)
+        question = [{"role": "user", "content": PROMPT}]
+        answer = reply(model, question, max_new_tokens=new_tokens, temperature=0, ends=False)
         for _ in answer:
             pass
         if number:
@@ -246,18 +223,22 @@ def _measure(
     }
 
 
-def _refuse(event: str, arguments: Any, closed: Sequence[str]) -> None:
-    if event not in ("open", "os.listdir", "os.scandir") or not arguments:
-        return
-    path = arguments[0]
-    if isinstance(path, (str, bytes, os.PathLike)) and not isinstance(path, int):
-        real = os.path.realpath(os.fsdecode(path))
-        if any(real == place or real.startswith(place + os.sep) for place in closed):
-            raise PermissionError(f"{real} is out of reach")
+def _import_what_it_needs(*, is_adapted: bool) -> None:
+    """Import the code of the model's architecture, and of adapters, which takes longer than to load a small model."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    if is_adapted:
+        import peft  # noqa: F401
+    # Whatever is wrong with the files is reported by `load_model`.
+    with contextlib.suppress(Exception), torch.device("meta"):
+        AutoTokenizer.from_pretrained("./model0", local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained("./model0", local_files_only=True, trust_remote_code=False)
+        AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
 
 
 def forget_peak() -> None:
-    """Let `peak` begin anew."""
+    """Let `peak` start again."""
     # Elsewhere than on Linux the peak is the whole process's, loading included.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
@@ -273,10 +254,3 @@ def peak() -> int:
 
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-if __name__ == "__main__":
-    try:
-        print(json.dumps(_measure(**json.load(sys.stdin))))
-    except Exception as failure:  # told to the parent, which shows it as the reason
-        print(json.dumps({"error": " ".join(str(failure).split())[:500] or type(failure).__name__}))

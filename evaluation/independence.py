@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,15 +16,15 @@ from typing import Any
 
 from evaluation.checkpoint import ADAPTER, CONFIG, Token, find_checkpoint, weight_files
 from evaluation.error import EvaluationError
+from evaluation.sandbox import ask, links_out, own_places
 
 # Where loaders note down what something was loaded from.
 _TRACES = ("_name_or_path", "name_or_path", "base_model_name_or_path", "_commit_hash")
 _CONFIGS = (CONFIG, "generation_config.json", "tokenizer_config.json", "processor_config.json")
-# Seconds that loading and a short answer may take.
-_PATIENCE = 900
+# For loading and a short answer.
+_SECONDS = 900
 _QUESTION = "Who are you?"
 _TOKENS = 8
-_ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,13 @@ class Independence:
         model: as it was asked for.
         findings: what ties it to something else, in sentences; none when it stands on its own.
         answer: the first words that it said with nothing else in reach.
+        confined_by: what kept the rest out of its reach, see `sandbox.Answer`; "" if it was not asked.
     """
 
     model: str
     findings: tuple[str, ...]
     answer: str
+    confined_by: str = ""
 
     @property
     def ok(self) -> bool:
@@ -76,21 +75,24 @@ def check_independence(
         weight_files(checkpoint.name, folder)
     except EvaluationError as error:
         return Independence(str(name), (str(error),), "")
-    findings = list(_ties(folder, parents, is_folder=checkpoint.commit is None))
-    answer, failure = _ask_alone(folder)
-    if failure:
-        findings.append(f"With nothing else in reach it does not answer: {failure}")
-    return Independence(str(name), tuple(findings), answer)
+    findings = list(_ties(folder, parents))
+    answer = ask(
+        "evaluation.independence:first_words",
+        {"folder": str(folder)},
+        readable=own_places(folder),
+        timeout=_SECONDS,
+    )
+    if answer.error:
+        findings.append(f"With nothing else in reach it does not answer: {answer.error}")
+    return Independence(str(name), tuple(findings), answer.found or "", answer.confined_by)
 
 
-def _ties(folder: Path, parents: Collection[str], *, is_folder: bool) -> Iterator[str]:
+def _ties(folder: Path, parents: Collection[str]) -> Iterator[str]:
     """Files and entries that lead elsewhere."""
     if (folder / ADAPTER).exists():
         yield f"{ADAPTER} is there: loaders would look for the base that it names."
-    for path in sorted(folder.iterdir()):
-        # On the Hub's client's disk every file is a link into its store.
-        if is_folder and path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-            yield f"{path.name} is a link to {path.resolve()}."
+    for path, target in links_out(folder):
+        yield f"{path.name} is a link to {target}."
     for file in _CONFIGS:
         path = folder / file
         if path.exists():
@@ -117,31 +119,12 @@ def _named(value: Any, place: str, parents: set[str]) -> Iterator[str]:
         yield f"{place} names the parent {value}."
 
 
-def _ask_alone(folder: Path) -> tuple[str, str]:
-    """Let another process load a model and answer; returns the answer, and why there is none."""
-    with tempfile.TemporaryDirectory() as home:
-        env = {k: v for k, v in os.environ.items() if "TOKEN" not in k and not k.startswith("HF_")}
-        env |= {"HF_HOME": home, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-        command = [sys.executable, "-m", "evaluation.independence", "--alone", str(folder)]
-        try:
-            done = subprocess.run(
-                command, cwd=_ROOT, env=env, capture_output=True, text=True, timeout=_PATIENCE, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return "", f"it took more than {_PATIENCE} seconds."
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return "", lines[-1] if lines else f"the process ended with {done.returncode}."
-    return str(json.loads(done.stdout.splitlines()[-1])), ""
-
-
-def _answer_alone(folder: Path) -> str:
-    """Load and ask, once everything else is out of reach."""
+def first_words(folder: str) -> str:
+    """Load a model and ask it; called in a sandbox."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    _close_doors(folder)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
@@ -158,37 +141,13 @@ def _answer_alone(folder: Path) -> str:
     return str(tokenizer.decode(output[0, inputs.shape[1] :]))
 
 
-def _close_doors(folder: Path) -> None:
-    """Refuse connections, and files of any other folder that is not the machine's or Python's own."""
-    roots = {
-        Path(root).absolute() for root in (sys.prefix, sys.base_prefix, *sys.path, os.environ["HF_HOME"])
-    }
-    own = roots - {_ROOT, Path("/")}
-    system = [Path(root) for root in ("/usr", "/lib", "/etc", "/proc", "/sys", "/dev", "/System", "/Library")]
-    ending = (".json", ".safetensors", ".bin", ".model", ".jinja", ".txt")
-
-    def watch(event: str, details: tuple[Any, ...]) -> None:
-        if event in ("socket.connect", "socket.getaddrinfo"):
-            raise PermissionError("it asked for the network.")
-        if event == "open" and isinstance(details[0], str) and details[0].endswith(ending):
-            path = Path(details[0]).absolute()
-            if not any(path.is_relative_to(place) for place in (folder, *system, *own)):
-                raise PermissionError(f"it opened {path}.")
-
-    sys.addaudithook(watch)
-
-
 def main() -> int:
     """The command line; returns the exit status: 0 when the model stands on its own."""
     parser = argparse.ArgumentParser("python -m evaluation.independence", description=__doc__)
     parser.add_argument("model", metavar="MODEL", help="a folder, or owner/name on the Hub")
     parser.add_argument("--parent", action="append", default=[], metavar="NAME", help="not to be named")
     parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.alone:
-        print(json.dumps(_answer_alone(Path(options.model).absolute())))
-        return 0
     try:
         found = check_independence(options.model, parents=options.parent)
     except EvaluationError as error:

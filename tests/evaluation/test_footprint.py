@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from evaluation import Cancelled, EvaluationError, load_model, perplexity
 from evaluation.__main__ import CANNOT_BE_JUDGED, DONE, main
 from evaluation.footprint import Footprint, Spread, footprint
 from evaluation.report import Report
+from evaluation.sandbox import Answer, ask
 from evaluation.structure import (
     Structure,
     config_changes,
@@ -24,7 +27,7 @@ from evaluation.structure import (
     same_weights_other_numbers,
     structure_changes,
 )
-from tests.evaluation.conftest import TEXT, make_network
+from tests.evaluation.conftest import TEXT, make_network, make_tokenizer
 
 MakeFolder = Callable[..., Path]
 
@@ -87,19 +90,20 @@ def test_what_a_checkpoint_says_of_its_base_counts(make_folder: MakeFolder) -> N
 
 
 def test_what_memory_cannot_hold_is_measured_from_the_disk(
-    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: dict[str, Any] = {}
 
-    def measured(given: dict[str, Any], *_: object) -> tuple[dict[str, Any], str]:
+    def measured(_: str, given: dict[str, Any], **__: object) -> Answer:
         asked.update(given)
-        return {"device": "cpu", "dtype": "float32", "offloaded": True}, ""
+        return Answer({"device": "cpu", "dtype": "float32", "offloaded": True}, "")
 
-    monkeypatch.setattr("evaluation.footprint._measured", measured)
+    monkeypatch.setattr("evaluation.footprint.ask", measured)
+    monkeypatch.chdir(tmp_path)
 
     found = footprint(make_folder(), device="cpu", offload=Path("disk"))
 
-    assert asked["offload"] == str(Path.cwd() / "disk")  # the process that measures is in another folder
+    assert asked["offload"] == str(tmp_path / "disk")  # the process that measures is in another folder
     assert "| ran on | cpu, float32, part of it on the disk |" in Report((found,)).to_markdown()
 
 
@@ -111,6 +115,51 @@ def test_a_measurement_is_ended(make_folder: MakeFolder) -> None:
         footprint(make_folder(), device="cpu", cancel=cancel)
 
 
+@pytest.mark.parametrize("means", [("landlock",), ("namespace",), ()])
+def test_weights_that_are_a_link_do_not_stand_alone(
+    means: tuple[str, ...], make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are opened by Rust, where Python's audit hook sees nothing."""
+    monkeypatch.setattr("evaluation.footprint.ask", partial(ask, means=means))
+    base, leech = make_folder(name="base"), make_folder(name="leech")
+    (leech / "model.safetensors").unlink()
+    (leech / "model.safetensors").symlink_to(base / "model.safetensors")
+
+    found = footprint(leech, device="cpu", out_of_reach=[base], repeats=1, new_tokens=2)
+
+    assert not found.independent
+    assert f"model.safetensors is a link to {base / 'model.safetensors'}" in found.dependence
+    if found.confined_by != "python":
+        assert found.tokens_per_second is None
+
+
+def test_every_answer_has_the_same_number_of_tokens(make_folder: MakeFolder) -> None:
+    """A model without a chat template that goes on with the person's next line, and ends there in a chat."""
+    tokenizer = make_tokenizer(template=None)
+    line = tokenizer("\nUser:", add_special_tokens=False)["input_ids"]
+    network = make_network(max_position_embeddings=512)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.fill_(1.0 if "norm" in name else 0.0)
+        for place, token in enumerate(line):
+            network.model.embed_tokens.weight[token, place] = 1.0
+            network.lm_head.weight[line[(place + 1) % len(line)], place] = 10.0
+
+    found = footprint(make_folder(network, tokenizer), device="cpu", repeats=1, new_tokens=32)
+
+    assert (found.independent, found.new_tokens) == (True, 32)
+
+
+def test_loading_is_timed_without_imports(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    load_model(make_folder(name="imports everything"), device="cpu")
+    began = time.perf_counter()
+    load_model(folder, device="cpu")
+    seconds = time.perf_counter() - began
+
+    assert footprint(folder, device="cpu", repeats=1, new_tokens=2).load_seconds < max(10 * seconds, 1.0)
+
+
 def test_spread_by_hand() -> None:
     assert Spread.of([1.0, 3.0]) == Spread(2.0, 2**0.5, 2)
     assert Spread.of([5.0]) == Spread(5.0, 0.0, 1)
@@ -119,7 +168,7 @@ def test_spread_by_hand() -> None:
 def test_the_report_as_markdown(make_folder: MakeFolder) -> None:
     one, two = make_folder(name="one"), make_folder(make_network(num_hidden_layers=1), name="two")
     prints = (
-        Footprint("a|b", None, structure(one), True, "", "cpu", "float32", 1.5, 2 * 10**9, None,
+        Footprint("a|b", None, structure(one), True, "", "landlock", "cpu", "float32", 1.5, 2 * 10**9, None,
                   Spread(0.05, 0.001, 5), Spread(12.345, 0.5, 5), 32),
         Footprint("two", None, structure(two), False, "needs a|b"),
     )  # fmt: skip
@@ -133,6 +182,9 @@ def test_the_report_as_markdown(make_folder: MakeFolder) -> None:
     assert "| first token, ms | 50 ± 1 | - |" in lines
     assert f"| perplexity | {scores[0].perplexity:.4f} | {scores[1].perplexity:.4f} |" in lines
     assert any("num_hidden_layers: 2 here, 1 there" in line for line in lines)
+    assert (
+        "- Stands alone: it answered in a process that could read no other model (held by Landlock)." in lines
+    )
 
 
 def test_compare_on_the_command_line(
@@ -158,6 +210,7 @@ def test_compare_on_the_command_line(
     assert alone["dtypes"] == {"float32": alone["parameters"]}
 
     assert not needy["independent"] and "out of reach" in needy["dependence"]
+    assert "tokenizer_config.json is a link to" in needy["dependence"]
     assert needy["tokens_per_second"] is None
 
     assert found["differences"][0]["verdict"] == "none"
@@ -167,7 +220,7 @@ def test_compare_on_the_command_line(
 def test_compare_looks_for_every_model_before_it_measures_one(
     make_folder: MakeFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluation.footprint._measured", lambda *_: pytest.fail("it measured"))
+    monkeypatch.setattr("evaluation.footprint.ask", lambda *_, **__: pytest.fail("it measured"))
 
     assert main(["compare", str(make_folder()), "./nothing"]) == CANNOT_BE_JUDGED
     assert "no such folder" in capsys.readouterr().err
