@@ -9,6 +9,7 @@ It imports nothing but the standard library: the process is confined before any 
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib
 import json
 import os
@@ -123,14 +124,14 @@ def _refusal(readable: Sequence[str]) -> Callable[[str, tuple[Any, ...]], None]:
 
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("socket.connect", "socket.getaddrinfo"):
-            raise PermissionError("the network is out of reach")
+            raise PermissionError(errno.EACCES, "the network is out of reach")
         if event not in ("open", "os.listdir", "os.scandir") or not arguments:
             return
         if isinstance(arguments[0], (str, bytes, os.PathLike)):
             real = os.path.realpath(os.fsdecode(arguments[0]))
             is_readable = any(real == place or real.startswith(place + os.sep) for place in readable)
             if not is_readable and os.path.lexists(real):
-                raise PermissionError(f"{real} is out of reach")
+                raise PermissionError(errno.EACCES, "out of reach", real)
 
     return refuse
 

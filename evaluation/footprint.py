@@ -192,7 +192,7 @@ def measure(
         folder.mkdir()
         for file in map(Path, files):
             (folder / file.name).symlink_to(file)
-    _import_what_it_needs(is_adapted=len(parts) > 1)
+    _warm_up(is_adapted=len(parts) > 1)
     began = time.perf_counter()
     model = load_model(_linked_name(len(parts)), device=device, offload=Path(offload) if offload else None)
     loaded = time.perf_counter() - began
@@ -223,13 +223,22 @@ def measure(
     }
 
 
-def _import_what_it_needs(*, is_adapted: bool) -> None:
-    """Import the code of the model's architecture, and of adapters, which takes longer than to load a small model."""
+def _warm_up(*, is_adapted: bool) -> None:
+    """Import the code of the model's architecture, and load another tiny model.
+
+    What transformers does once a process takes longer than to load a small model.
+    """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     if is_adapted:
         import peft  # noqa: F401
+    tiny = LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    LlamaForCausalLM(tiny).save_pretrained("tiny")
+    loaded: Any = AutoModelForCausalLM.from_pretrained("tiny", local_files_only=True, trust_remote_code=False)
+    loaded(input_ids=torch.tensor([[0]]))
     # Whatever is wrong with the files is reported by `load_model`.
     with contextlib.suppress(Exception), torch.device("meta"):
         AutoTokenizer.from_pretrained("./model0", local_files_only=True, trust_remote_code=False)

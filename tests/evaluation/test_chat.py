@@ -96,6 +96,10 @@ def test_the_end_token_ends_and_is_not_shown(make_model: MakeModel) -> None:
     assert text == model.tokenizer.decode(written[:length]).rstrip("\N{REPLACEMENT CHARACTER}")
     assert (answer.new_tokens, answer.finish) == (length + 1, "end")
 
+    whole = reply(model, ASK, max_new_tokens=30, temperature=0, ends=False)
+    assert len("".join(whole)) > len(text)
+    assert (whole.new_tokens, whole.finish) == (30, "length")
+
 
 def test_settings_that_come_with_the_model_do_not_count(make_model: MakeModel) -> None:
     """A merge and its parents are judged with the settings that the person chose, and no others."""
