@@ -15,7 +15,8 @@ from gradio.events import api
 from evaluation import EvaluationError, fetch_model
 from merging import MergeError, Problem
 from merging.methods import METHODS
-from ui.chat.answers import LONGEST_ANSWER, Sampling, streamed
+from ui.chat.answers import streamed
+from ui.chat.sampling import MAX_NEW_TOKENS, Sampling
 from ui.hub.account import account, visitor
 from ui.languages.translate import t
 from ui.merge.destination import place_of
@@ -157,11 +158,11 @@ def add_api(service: MergeService) -> None:
             answer, and about: device, speed and what else there is to know; or ok false and the problems.
         """
         talk = [[{"role": "user", "content": message}]]
-        length = min(max(int(max_new_tokens), 1), LONGEST_ANSWER)
+        length = min(max(int(max_new_tokens), 1), MAX_NEW_TOKENS)
         token = account(host, oauth).for_hub
         try:
             fetched = fetch_model(model.strip(), token=token, allow_folders=host.allow_folders)
-            sampling = Sampling(system, temperature, length=length, seed=int(seed))
+            sampling = Sampling(system, temperature, max_new_tokens=length, seed=int(seed))
             *_, (run, [answer]) = streamed([fetched], talk, sampling)
         except (EvaluationError, gr.Error) as error:
             return _refused("no-answer", error)

@@ -16,7 +16,7 @@ from gradio.utils import get_icon_path
 from evaluation.downloads import DOWNLOADS
 from ui.api import add_api
 from ui.chat.answers import Message
-from ui.chat.tab import chat_tab
+from ui.chat.tab import ChatTab
 from ui.chat.tuning import Tuning, use_values
 from ui.host import Host
 from ui.hub.search import HubSearch
@@ -28,7 +28,7 @@ from ui.methods.tab import methods_tab
 from ui.score.tab import score_tab
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
-from ui.widgets.events import PRIVATE, QUIET, UNSEEN
+from ui.widgets.events import PRIVATE, QUIET, UNSEEN, Updates, unchanged
 from ui.widgets.html import text
 from ui.widgets.theme import CSS, theme
 
@@ -75,7 +75,7 @@ def build_page(host: Host) -> gr.Blocks:
             with gr.Tab(t("page.tab.merge"), id="merge"):
                 merge = MergeTab(host, service, search)
             with gr.Tab(t("page.tab.chat"), id="chat") as chat_opened:
-                chat = chat_tab(host, search, service)
+                chat = ChatTab(host, search, service)
             with gr.Tab(t("page.tab.score"), id="score") as score_opened:
                 score = score_tab(host, search)
             with gr.Tab(t("page.tab.methods"), id="methods"):
@@ -86,57 +86,48 @@ def build_page(host: Host) -> gr.Blocks:
         # button put there meanwhile: each remembers which was the newest when its fields were filled last.
         in_chat, in_score = gr.State(""), gr.State("")
 
-        def to_chat(
-            shown: FinishedMerge, latest: FinishedMerge | None, request: gr.Request
-        ) -> tuple[Any, ...]:
-            name, parent = shown.location, next(iter(shown.models), None)
-            return name, parent, None, newest(latest), *chat.begin_anew(name, parent, None, request)
+        def to_chat(shown: FinishedMerge, latest: FinishedMerge | None, request: gr.Request) -> Updates:
+            names = shown.location, next(iter(shown.models), None)
+            return {**chat.open_with(names, request), in_chat: newest(latest)}
 
-        def to_score(
-            shown: FinishedMerge, latest: FinishedMerge | None, request: gr.Request
-        ) -> tuple[Any, ...]:
-            return [shown.location, *dict.fromkeys(shown.models)], newest(latest)
+        def to_score(shown: FinishedMerge, latest: FinishedMerge | None, request: gr.Request) -> Updates:
+            return {score.models: [shown.location, *dict.fromkeys(shown.models)], in_score: newest(latest)}
 
         def newest(latest: FinishedMerge | None) -> str:
             return latest.location if latest else ""
 
         def open_chat(
             latest: FinishedMerge | None, conversation: list[Message], shown: str, request: gr.Request
-        ) -> tuple[Any, ...]:
+        ) -> Updates:
             if latest is None or conversation or latest.location == shown:
-                return (gr.skip(),) * len(chat_fields)
+                return unchanged()
             return to_chat(latest, latest, request)
 
-        def open_score(latest: FinishedMerge | None, shown: str, request: gr.Request) -> tuple[Any, ...]:
+        def open_score(latest: FinishedMerge | None, shown: str, request: gr.Request) -> Updates:
             if latest is None or latest.location == shown:
-                return (gr.skip(),) * len(score_fields)
+                return unchanged()
             return to_score(latest, latest, request)
 
         def chosen(
             number: int,
-            show: Callable[[FinishedMerge, FinishedMerge | None, gr.Request], tuple[Any, ...]],
-            outputs: int,
-        ) -> Any:
+            show: Callable[[FinishedMerge, FinishedMerge | None, gr.Request], Updates],
+        ) -> Callable[..., Updates]:
             def shown(
                 jobs: object, results: object, latest: FinishedMerge | None, request: gr.Request
-            ) -> tuple[Any, ...]:
+            ) -> Updates:
                 finished = merge.mine.at(number, jobs, results)
-                return show(finished, latest, request) if finished else (gr.skip(),) * outputs
+                return show(finished, latest, request) if finished else unchanged()
 
             return shown
 
-        chat_fields, score_fields = [*chat.models, in_chat, *chat.fields], [score.models, in_score]
-        chat_opened.select(open_chat, [merge.mine.latest, chat.fields[0], in_chat], chat_fields, **QUIET)
+        chat_fields, score_fields = [*chat.outputs, in_chat], [score.models, in_score]
+        chat_opened.select(open_chat, [merge.mine.latest, chat.conversation, in_chat], chat_fields, **QUIET)
         score_opened.select(open_score, [merge.mine.latest, in_score], score_fields, **QUIET)
 
-        def tried(
-            trial: FinishedMerge | None, latest: FinishedMerge | None, request: gr.Request
-        ) -> tuple[Any, ...]:
-            return (
-                (gr.skip(),) * (len(chat_fields) + 1)
-                if trial is None
-                else (*to_chat(trial, latest, request), gr.Tabs(selected="chat"))
-            )
+        def tried(trial: FinishedMerge | None, latest: FinishedMerge | None, request: gr.Request) -> Updates:
+            if trial is None:
+                return unchanged()
+            return {**to_chat(trial, latest, request), tabs: gr.Tabs(selected="chat")}
 
         def left(request: gr.Request) -> None:
             service.in_memory.forget(str(request.session_hash))
@@ -144,12 +135,10 @@ def build_page(host: Host) -> gr.Blocks:
         merge.trial.success(tried, [merge.tried, merge.mine.latest], [*chat_fields, tabs], **QUIET)
         page.unload(left)
 
-        def taken_back(tuning: Tuning | None, recipe: str, memory: FormMemory) -> list[Any]:
-            shown = use_values(tuning, recipe, memory, merge.show)
+        def taken_back(tuning: Tuning | None, recipe: str, memory: FormMemory) -> list[Any] | Updates:
+            changed = use_values(tuning, recipe)
             return (
-                [gr.skip()] * (len(merge.recipe) + 1)
-                if shown is None
-                else [*shown, gr.Tabs(selected="merge")]
+                unchanged() if changed is None else [*merge.show(changed, memory), gr.Tabs(selected="merge")]
             )
 
         chat.tuner.use.click(
@@ -157,12 +146,12 @@ def build_page(host: Host) -> gr.Blocks:
         )
         known = [merge.mine.jobs, merge.mine.results, merge.mine.latest]
         for number, slot in enumerate(merge.mine.slots):
-            slot.chat.click(chosen(number, to_chat, len(chat_fields)), known, chat_fields, **QUIET).then(
+            slot.chat.click(chosen(number, to_chat), known, chat_fields, **QUIET).then(
                 lambda: gr.Tabs(selected="chat"), None, tabs, **QUIET
-            ).then(chat.bring, [*chat.models], None, concurrency_limit=4, **UNSEEN).then(
-                chat.warm_up, [*chat.models], None, concurrency_id="model", **UNSEEN
+            ).then(chat.bring, {*chat.models}, None, concurrency_limit=4, **UNSEEN).then(
+                chat.warm_up, {*chat.models}, None, concurrency_id="model", **UNSEEN
             )
-            slot.score.click(chosen(number, to_score, len(score_fields)), known, score_fields, **QUIET).then(
+            slot.score.click(chosen(number, to_score), known, score_fields, **QUIET).then(
                 lambda: gr.Tabs(selected="score"), None, tabs, **QUIET
             )
         add_api(service)

@@ -1,4 +1,4 @@
-"""How models answer, several at the same time, and what is said of each answer: where, how fast, and any fault."""
+"""How models answer, several at the same time, and a line on each answer: device, speed, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from markupsafe import Markup
 
 from evaluation import EvaluationError, FetchedModel, LanguageModel, Reply, load_fetched, reply
 from evaluation.chat_check import faults
+from ui.chat.sampling import Sampling
 from ui.languages.translate import t
 from ui.server import gpu
 from ui.widgets.html import alert, html, tag
 
-LONGEST_ANSWER = 1024
 Message = dict[str, Any]
 _TAGS = "think|thinking|thought|reasoning"
 _REASONING = re.compile(
@@ -35,32 +35,6 @@ class Answer:
     warning: str = ""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How answers are drawn, the same for all models.
-
-    Args:
-        system: the system prompt; empty for none
-        temperature: 0 takes the likeliest token each time
-        top_p: draw from the likeliest tokens that make up this share
-        length: where an answer is cut, in tokens
-        seed: the same seed gives the same answer
-    """
-
-    system: str = ""
-    temperature: float = 0.7
-    top_p: float = 0.9
-    length: int = gpu.USUAL_ANSWER
-    seed: int = 0
-
-    @classmethod
-    def of_fields(
-        cls, system: str | None, temperature: float, top_p: float, length: float, seed: float | None
-    ) -> Sampling:
-        """From what the fields of a page say."""
-        return cls(system or "", temperature, top_p, min(int(length), LONGEST_ANSWER), int(seed or 0))
-
-
 def answers(
     models: Sequence[FetchedModel | LanguageModel],
     talks: Sequence[Sequence[Message]],
@@ -69,53 +43,55 @@ def answers(
 ) -> Iterator[list[Answer]]:
     """Answer the last message of each model's conversation, all models at the same time.
 
-    A model that fails while it answers beside another one says so in its place, and the other goes on.
+    When one of several models fails while it answers, its error takes the place of its answer, and the others continue.
 
     Args:
-        models: that are on this machine, or live in this process
-        device: for those that are to be loaded
+        models: on this machine, or loaded in this process
+        talks: a conversation for each model
+        sampling: how to sample
+        device: for models that have yet to be loaded
 
     Raises:
         EvaluationError: a model cannot be loaded or cannot answer.
     """
-    voices: list[_Voice] = []
+    speakers: list[_Speaker] = []
     try:
         loaded: list[LanguageModel] = []
         for model in models:
             yield [Answer("", t("chat.loading"))] * len(models)
             loaded.append(load_fetched(model, device) if isinstance(model, FetchedModel) else model)
-        voices += [_Voice(live, talk, sampling) for live, talk in zip(loaded, talks, strict=True)]
+        speakers += [_Speaker(model, talk, sampling) for model, talk in zip(loaded, talks, strict=True)]
         yield [Answer("", t("chat.thinking"))] * len(models)
-        while sum(voice.goes_on() for voice in voices):
-            yield [voice.answer() for voice in voices]
-        if all(voice.fault for voice in voices):
-            raise EvaluationError(" ".join(dict.fromkeys(voice.fault for voice in voices)))
-        yield [voice.answer(ended=True) for voice in voices]
+        while sum(speaker.continues() for speaker in speakers):
+            yield [speaker.answer() for speaker in speakers]
+        if all(speaker.fault for speaker in speakers):
+            raise EvaluationError(" ".join(dict.fromkeys(speaker.fault for speaker in speakers)))
+        yield [speaker.answer(ended=True) for speaker in speakers]
     finally:
-        for voice in voices:
-            voice.reply.close()
+        for speaker in speakers:
+            speaker.reply.close()
 
 
-class _Voice:
+class _Speaker:
     """One of the models that answer together."""
 
     def __init__(self, model: LanguageModel, talk: Sequence[Message], sampling: Sampling) -> None:
-        lead = [{"role": "system", "content": sampling.system}] if sampling.system.strip() else []
+        system = [{"role": "system", "content": sampling.system}] if sampling.system.strip() else []
         self.model = model
         self.prompt = str(talk[-1]["content"])
         self.fault = ""
         self.reply = reply(
             model,
-            [*lead, *talk],
-            max_new_tokens=sampling.length,
+            [*system, *talk],
+            max_new_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             seed=sampling.seed,
         )
         self._opening = _opening(model)
 
-    def goes_on(self) -> bool:
-        """Wait for the next piece of the answer; whether there was one."""
+    def continues(self) -> bool:
+        """Wait for the next piece of the answer. Whether there was one."""
         try:
             return not self.fault and next(self.reply, None) is not None
         except EvaluationError as error:
@@ -137,7 +113,7 @@ def _opening(model: LanguageModel) -> str:
     if not model.has_chat_template:
         return ""
     question = [{"role": "user", "content": "?"}]
-    with suppress(TemplateError, TypeError, ValueError):  # `reply` has told already
+    with suppress(TemplateError, TypeError, ValueError):  # `reply` has reported it already
         prompt = model.tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
         if opened := _OPENED.search(prompt):
             return opened[0].strip()
@@ -145,7 +121,7 @@ def _opening(model: LanguageModel) -> str:
 
 
 def reasoning_of(answer: str) -> tuple[str | None, str, bool]:
-    """An answer's reasoning (None without any), the rest, and whether the reasoning has come to its end."""
+    """An answer's reasoning (None without any), the rest, and whether the reasoning has ended."""
     match = _REASONING.match(answer)
     if match is None:
         return None, answer, True
@@ -169,23 +145,23 @@ def streamed(
     talks: Sequence[Sequence[Message]],
     sampling: Sampling,
 ) -> Generator[tuple[gpu.GpuRun, list[Answer]]]:
-    """`answers` where they are to be made: on a GPU where there is one, or in this process where models live here.
+    """`answers`, on a GPU where there is one, or in this process if a model is loaded in it.
 
     Raises:
-        gr.Error: a model cannot answer; its text is fit to be shown.
+        gr.Error: a model cannot answer; the text is for visitors.
     """
     asked = (models, talks, sampling)
     fetched = [model for model in models if isinstance(model, FetchedModel)]
     if len(fetched) == len(models):
-        seconds = gpu.seconds_to_answer([model.bytes for model in fetched], sampling.length)
+        seconds = gpu.seconds_to_answer([model.bytes for model in fetched], sampling.max_new_tokens)
         yield from gpu.on_gpu(seconds, answers, *asked)
     else:
         for given in gpu.told_in_words(answers, *asked, "cpu"):
             yield gpu.GpuRun(), given
 
 
-def as_drawn(conversation: Sequence[Message]) -> list[Message]:
-    """A conversation as the page shows it; Gradio hands each message over as a list of parts."""
+def as_shown(conversation: Sequence[Message]) -> list[Message]:
+    """A conversation as the page shows it, from what Gradio gives handlers: each message as a list of parts."""
     messages: list[Message] = []
     for message in conversation:
         content = message["content"]
@@ -199,9 +175,9 @@ def as_drawn(conversation: Sequence[Message]) -> list[Message]:
 
 
 def plain(conversation: Sequence[Message]) -> list[Message]:
-    """A conversation as models take it: without the reasoning, which templates leave out of earlier turns too."""
+    """A conversation as models get it: without reasoning, which templates drop from earlier turns too."""
     messages: list[Message] = []
-    for message in as_drawn(conversation):
+    for message in as_shown(conversation):
         content = "" if "metadata" in message else message["content"]
         if messages and message["role"] == "assistant" == messages[-1]["role"]:
             messages[-1]["content"] += content
@@ -211,7 +187,7 @@ def plain(conversation: Sequence[Message]) -> list[Message]:
 
 
 def _line(model: LanguageModel, answer: Reply) -> str:
-    """Where and how fast the model runs, and whatever a reader should know of this answer."""
+    """Where and how fast the model runs, and what a reader should know about this answer."""
     parts = [f"{model.device}, {model.dtype}"]
     if answer.tokens_per_second:
         parts.append(t("chat.speed", tokens=answer.new_tokens, rate=answer.tokens_per_second))
@@ -223,7 +199,7 @@ def _line(model: LanguageModel, answer: Reply) -> str:
 
 
 def garbage(prompt: str, answer: str) -> str:
-    """What is wrong with an answer at first sight, by the plain rules of `evaluation.chat_check`; empty if nothing."""
+    """What is plainly wrong with an answer, by the rules of `evaluation.chat_check`; empty if nothing."""
     reasoning, rest, ended = reasoning_of(answer)
     found = faults(prompt, rest if ended else reasoning or "", cut=False)
     keys = {"empty": "chat.warning.empty", "repeated": "chat.warning.repeated"}

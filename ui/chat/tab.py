@@ -2,268 +2,251 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any
+from itertools import zip_longest
 
 import gradio as gr
 
-from evaluation import EvaluationError, FetchedModel, fetch_model, load_fetched
-from ui.chat.answers import (
-    LONGEST_ANSWER,
-    Message,
-    Sampling,
-    as_drawn,
-    line_html,
-    lines,
-    plain,
-    shown,
-    streamed,
-    trouble_card,
-)
-from ui.chat.tuning import Tuner, build_tuner
-from ui.chat.votes import CHOICES, TAKE_HOME, Choice, kept_votes, last_answers, tally, with_vote
+from evaluation import EvaluationError, FetchedModel, LanguageModel, fetch_model, load_fetched
+from ui.chat.answers import Message, as_shown, line_html, lines, plain, shown, streamed, trouble_card
+from ui.chat.preferences import PreferenceButtons
+from ui.chat.sampling import SamplingFields
+from ui.chat.tuning import Tuner
 from ui.host import Host
-from ui.hub.account import account
+from ui.hub.account import Account, account
 from ui.hub.search import HubSearch, search_as_you_type
 from ui.languages.translate import t
 from ui.recipe.presets import family
 from ui.server import gpu
 from ui.server.in_memory_merges import MARK
 from ui.server.merge_service import MergeService
-from ui.server.work import Turns
-from ui.widgets.events import LONG, NETWORK, PRIVATE, QUIET
+from ui.server.work import Turn, Turns
+from ui.widgets.events import LONG, NETWORK, QUIET, Given, Updates
 
 
-@dataclass
+@dataclass(frozen=True)
+class Side:
+    """One of the models that answer side by side.
+
+    Args:
+        model: its name
+        column: around its conversation
+        talk: the conversation
+        line: what is said below it: device, speed, warnings
+    """
+
+    model: gr.Dropdown
+    column: gr.Column
+    talk: gr.Chatbot
+    line: gr.HTML
+
+
 class ChatTab:
-    """What the page connects to the Merge tab."""
+    """The tab, made inside the page's Blocks.
 
-    models: tuple[gr.Dropdown, gr.Dropdown, gr.Dropdown]
-    fields: list[Any]  # that `begin_anew` updates; the first is the conversation
-    begin_anew: Callable[[str | None, str | None, str | None, gr.Request], tuple[Any, ...]]
-    bring: Callable[..., None]  # the models' files, to this machine
-    warm_up: Callable[..., None]  # and the models, to memory
-    tuner: Tuner
+    Attributes:
+        models: whose names the page may fill in; `bring` and `warm_up` want them as inputs
+        conversation: of the first model
+        tuner: changes the numbers of a merge in memory
+        outputs: what `open_with` updates
+    """
 
-
-def chat_tab(host: Host, search: HubSearch, service: MergeService) -> ChatTab:
-    """Build the tab inside the page's Blocks."""
-    in_memory, turns = service.in_memory, Turns()
-    known = family(host.demo).models
-
-    def model_field(label: str, info: str, value: str | None) -> gr.Dropdown:
-        field = gr.Dropdown(
-            list(known), value=value, label=label, info=info, allow_custom_value=True, min_width=280
-        )
-        search_as_you_type(field, search, host, known)
-        return field
-
-    def chatbot(name: str | None) -> gr.Chatbot:
-        return gr.Chatbot(
-            label=_label(name), height=420, placeholder=t("chat.placeholder"), buttons=["copy"],
-            layout="bubble", elem_classes="alloy-talk",
-        )  # fmt: skip
-
-    with gr.Row():
-        first = model_field(t("chat.model"), t("chat.info"), known[0])
-        second = model_field(t("chat.other"), t("chat.other.info"), None)
-        with gr.Column(visible=False, min_width=280) as more:
-            third = model_field(t("chat.third"), t("chat.third.info"), None)
-    with gr.Row(equal_height=True):
-        with gr.Column(min_width=280):
-            left, left_line = chatbot(known[0]), gr.HTML()
-        with gr.Column(min_width=280, visible=False) as beside:
-            right, right_line = chatbot(None), gr.HTML()
-        with gr.Column(min_width=280, visible=False) as further:
-            last, last_line = chatbot(None), gr.HTML()
-    with gr.Row(visible=False, elem_classes="alloy-votes") as voting:
-        voters = [gr.Button(t(f"vote.{choice}"), size="sm", min_width=90) for choice in CHOICES]
-    counted = gr.HTML()
-    taken = gr.Button(t("vote.export"), size="sm", min_width=120, visible=False)
-    votes = gr.BrowserState([], storage_key="alloy-votes", secret=host.browser_key)
-    prompt = gr.Textbox(
-        label=t("chat.prompt"), placeholder=t("chat.prompt.placeholder"), lines=1, max_lines=6
-    )
-    with gr.Row():
-        send = gr.Button(t("chat.send"), variant="primary", scale=2, min_width=90)
-        stop = gr.Button(t("chat.stop"), min_width=90)
-        clear = gr.Button(t("chat.clear"), min_width=90)
-    tuner = build_tuner(service, turns)
-    with gr.Accordion(t("chat.settings"), open=False):
-        system = gr.Textbox(label=t("chat.system"), max_lines=4)
+    def __init__(self, host: Host, search: HubSearch, service: MergeService) -> None:
+        self.host, self.service = host, service
+        self.turns = Turns()
+        known = family(host.demo).models
         with gr.Row():
-            temperature = gr.Slider(
-                0,
-                2,
-                0.7,
-                step=0.05,
-                label=t("chat.temperature"),
-                info=t("chat.temperature.info"),
-                min_width=200,
-            )
-            top_p = gr.Slider(
-                0.05, 1, 0.9, step=0.05, label=t("chat.top_p"), info=t("chat.top_p.info"), min_width=200
-            )
-            length = gr.Slider(
-                16, LONGEST_ANSWER, gpu.USUAL_ANSWER, step=8, label=t("chat.length"), min_width=200
-            )
-            seed = gr.Number(0, label=t("chat.seed"), info=t("chat.seed.info"), precision=0, min_width=120)
+            first = _model_field(t("chat.model"), t("chat.info"), known, known[0])
+            second = _model_field(t("chat.other"), t("chat.other.info"), known)
+            with gr.Column(visible=False, min_width=280) as self.third_model:
+                third = _model_field(t("chat.third"), t("chat.third.info"), known)
+        self.models = (first, second, third)
+        for field in self.models:
+            search_as_you_type(field, search, host, known)
+        with gr.Row(equal_height=True):
+            self.sides = [_side(field, known[0] if field is first else None) for field in self.models]
+        self.preferences = PreferenceButtons(host)
+        self.prompt = gr.Textbox(
+            label=t("chat.prompt"), placeholder=t("chat.prompt.placeholder"), lines=1, max_lines=6
+        )
+        with gr.Row():
+            self.send = gr.Button(t("chat.send"), variant="primary", scale=2, min_width=90)
+            self.stop = gr.Button(t("chat.stop"), min_width=90)
+            self.clear = gr.Button(t("chat.clear"), min_width=90)
+        self.tuner = Tuner(service, self.turns)
+        self.settings = SamplingFields()
+        self.conversation = self.sides[0].talk
+        self.outputs = [*self.models, *self._cleared(), *self.tuner.outputs]
+        self._wire()
 
-    def talk(
-        message: str, one: str | None, other: str | None, another: str | None, left_talk: list[Message],
-        right_talk: list[Message], last_talk: list[Message], lead: str, heat: float, share: float,
-        longest: float, draw: float | None, oauth: gr.OAuthToken | None, request: gr.Request,
-    ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
-        page = str(request.session_hash)
-        before = [as_drawn(left_talk), as_drawn(right_talk), as_drawn(last_talk)]
-        names = _chosen(one, other, another)
-        if not one or not one.strip() or not message or not message.strip():
-            missing = t("chat.no_prompt" if one and one.strip() else "chat.no_model")
-            yield message, *before, trouble_card(missing), "", ""
-            return
-        asked: Message = {"role": "user", "content": message}
-        drawn = [[*said, asked] for said in before[: len(names)]]
-        here = {name: in_memory.get(page, name) for name in names if name.startswith(MARK)}
-        live = {name: model for name, model in here.items() if model}
-        if len(live) < len(here):
-            yield message, *before, trouble_card(f"{t('try.gone')} {t('try.gone.fix')}"), "", ""
-            return
-        stream: Any = None
-        with turns.of(request) as turn:
-            try:
-                yield "", *drawn, *before[len(drawn) :], line_html(t("chat.loading")), "", ""
-                token = account(host, oauth).for_hub
-                models = [
-                    live.get(name) or fetch_model(name, token=token, allow_folders=host.allow_folders)
-                    for name in names
-                ]
-                sampling = Sampling.of_fields(lead, heat, share, longest, draw)
-                stream = streamed(models, [plain(said) for said in drawn], sampling)
-                for run, given in stream:
-                    stopped = turn.stopped.is_set()
-                    talks = [[*said, *shown(it.text)] for said, it in zip(drawn, given, strict=True)]
-                    if turn.forgotten.is_set():
-                        # Gradio sends the last piece once more when the answer ends, after the fields were emptied.
-                        yield "", [], [], [], "", "", ""
-                        break
-                    yield "", *talks, *before[len(talks) :], *[*lines(run, given, stopped), "", ""][:3]
-                    if stopped:
-                        break
-            except (gr.Error, EvaluationError) as error:
-                # The message stays where it was, to be sent again.
-                words = error.message if isinstance(error, gr.Error) else f"{t('chat.failed')}: {error}"
-                yield message, *before, trouble_card(str(words)), "", ""
-            finally:
-                if stream:
-                    stream.close()
+    def _wire(self) -> None:
+        models, talks = {*self.models}, [side.talk for side in self.sides]
+        gr.on(
+            [self.send.click, self.prompt.submit], self._fetch, models, None, show_progress="hidden", **NETWORK
+        ).then(
+            self._talk,
+            {self.prompt, *models, *talks, *self.settings.inputs},
+            [self.prompt, *talks, *(side.line for side in self.sides)],
+            concurrency_limit=2,
+            show_progress_on=self.conversation,
+            # Unlike the other long events, this one shows visitors who wait their place in line.
+            **(LONG | {"show_progress": "minimal"}),
+        )  # fmt: skip
+        self.stop.click(self.turns.stop, None, None, **QUIET)
+        self.preferences.wire(self.models[:2], talks[:2])
+        # A conversation belongs to the models that answered in it: another model starts a new one. (`change` would also
+        # fire while Gradio draws the fields, one by one.)
+        gr.on(
+            [self.clear.click, *(field.input for field in self.models)], self._clear, models, self.outputs, **QUIET
+        )  # fmt: skip
+        self.tuner.wire(self.sides[0].talk, self.sides[0].line, self.settings)
 
-    def begin_anew(
-        one: str | None, other: str | None, another: str | None, request: gr.Request
-    ) -> tuple[Any, ...]:
-        turns.forget(request)
-        return *emptied(_chosen(one, other, another)), *tuner.begin(one, str(request.session_hash))
+    def open_with(self, names: Sequence[str | None], request: gr.Request) -> Updates:
+        """Updates of `outputs` for new conversations with up to three models; whatever is being answered ends."""
+        filled = dict(zip_longest(self.models, names))
+        return {**filled, **self._begin(_answering(names), request)}
 
-    def make_ready(
-        one: str | None, other: str | None, another: str | None, oauth: gr.OAuthToken | None
-    ) -> None:
-        """Fetch the models before the GPU is asked for: the visitor's pass to ZeroGPU comes with the browser's
-        event and does not last, so that the next event asks for it."""
-        if gpu.is_zero_gpu():
-            bring(one, other, another, oauth)
-
-    def bring(one: str | None, other: str | None, another: str | None, oauth: gr.OAuthToken | None) -> None:
-        """Bring the models' files here, as far as they can be had; `talk` tells what cannot."""
-        for _ in here(one, other, another, oauth):
+    def bring(self, given: Given, oauth: gr.OAuthToken | None) -> None:
+        """Bring the models' files here, as far as possible; `_talk` reports what cannot be had."""
+        for _ in self._fetched(given, oauth):
             pass
 
-    def warm_up(one: str | None, other: str | None, another: str | None, oauth: gr.OAuthToken | None) -> None:
+    def warm_up(self, given: Given, oauth: gr.OAuthToken | None) -> None:
         """Load the models while the visitor still writes; ZeroGPU loads them itself."""
         if not gpu.is_zero_gpu():
-            for model in here(one, other, another, oauth):
+            for model in self._fetched(given, oauth):
                 with suppress(EvaluationError):
                     load_fetched(model)
 
-    def here(
-        one: str | None, other: str | None, another: str | None, oauth: gr.OAuthToken | None
-    ) -> Iterator[FetchedModel]:
-        for name in _chosen(one, other, another):
+    def _fetch(self, given: Given, oauth: gr.OAuthToken | None) -> None:
+        """Fetch the models before the GPU is asked for: the visitor's pass to ZeroGPU comes with the browser's event
+        and expires soon, so that the next event asks for it."""
+        if gpu.is_zero_gpu():
+            self.bring(given, oauth)
+
+    def _fetched(self, given: Given, oauth: gr.OAuthToken | None) -> Iterator[FetchedModel]:
+        token = account(self.host, oauth).for_hub
+        for name in self._names(given):
             with suppress(EvaluationError):
                 if not name.startswith(MARK):
-                    token = account(host, oauth).for_hub
-                    yield fetch_model(name, token=token, allow_folders=host.allow_folders)
+                    yield fetch_model(name, token=token, allow_folders=self.host.allow_folders)
 
-    def voter(choice: Choice) -> Callable[..., Any]:
-        def vote(
-            stored: object,
-            one: str | None,
-            other: str | None,
-            left_talk: list[Message],
-            right_talk: list[Message],
-        ) -> tuple[Any, Any]:
-            found = last_answers(plain(left_talk), plain(right_talk))
-            if found is None or not one or not other:
-                return gr.skip(), line_html(t("vote.none"))
-            models = one.strip(), other.strip()
-            now = with_vote(kept_votes(stored), choice, models, *found)
-            return now, tally(now, models)
+    def _clear(self, given: Given, request: gr.Request) -> Updates:
+        return self._begin(self._names(given), request)
 
-        return vote
+    def _begin(self, names: Sequence[str], request: gr.Request) -> Updates:
+        self.turns.forget(request)
+        name = names[0] if names else None
+        return {**self._cleared(names), **self.tuner.begin(name, str(request.session_hash))}
 
-    answered = [left, right, last, left_line, right_line, last_line]
-    fields = [*answered, beside, further, more, voting, *tuner.fields]
-    models = [first, second, third]
-    drawing = [system, temperature, top_p, length, seed]
-    gr.on(
-        [send.click, prompt.submit],
-        make_ready,
-        models,
-        None,
-        show_progress="hidden",
-        **NETWORK,
-    ).then(
-        talk,
-        [prompt, *models, left, right, last, *drawing],
-        [prompt, *answered],
-        concurrency_limit=2,
-        show_progress_on=left,
-        # Unlike the other events of this line: it shows the place in line to whoever waits for others' answers.
-        **(LONG | {"show_progress": "minimal"}),
+    def _cleared(self, names: Sequence[str] = ()) -> Updates:
+        """Empty conversations with these models.
+
+        The field for a third model is shown once there is a second; preferences are between two.
+        """
+        updates: Updates = {
+            self.third_model: gr.update(visible=len(names) > 1),
+            self.preferences.row: gr.update(visible=len(names) == 2),
+        }
+        for place, (side, name) in enumerate(zip_longest(self.sides, names)):
+            updates[side.talk] = gr.update(value=[], label=_label(name))
+            updates[side.column] = gr.update(visible=place == 0 or name is not None)
+            updates[side.line] = ""
+        return updates
+
+    def _talk(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
+        with self.turns.of(request) as turn:
+            try:
+                yield from self._answered(given, account(self.host, oauth), turn, str(request.session_hash))
+            except (gr.Error, EvaluationError) as error:
+                words = error.message if isinstance(error, gr.Error) else f"{t('chat.failed')}: {error}"
+                # The message stays in its field, to be sent again.
+                before: Updates = {side.talk: as_shown(given[side.talk]) for side in self.sides}
+                yield {self.prompt: given[self.prompt], **before, **self._lines([trouble_card(str(words))])}
+
+    def _answered(self, given: Given, who: Account, turn: Turn, page: str) -> Iterator[Updates]:
+        """The conversations while all models answer.
+
+        Raises:
+            gr.Error: a model or the message is missing, or no model can answer
+            EvaluationError: a model cannot be fetched
+        """
+        names, message = self._names(given), given[self.prompt] or ""
+        if not (given[self.models[0]] or "").strip():
+            raise gr.Error(t("chat.no_model"), print_exception=False)
+        if not message.strip():
+            raise gr.Error(t("chat.no_prompt"), print_exception=False)
+        sides = self.sides[: len(names)]
+        asked: list[list[Message]] = [
+            [*as_shown(given[side.talk]), {"role": "user", "content": message}] for side in sides
+        ]
+        models = [self._in_memory(name, page) for name in names]
+        yield {self.prompt: "", **_talks(sides, asked), **self._lines([line_html(t("chat.loading"))])}
+        fetched = [model or self._fetch_model(name, who) for name, model in zip(names, models, strict=True)]
+        sampling = self.settings.sampling(given)
+        with closing(streamed(fetched, [plain(talk) for talk in asked], sampling)) as stream:
+            for run, answers in stream:
+                if turn.forgotten.is_set():
+                    # Gradio sends the last piece again when the answer ends, after the fields were emptied.
+                    yield {self.prompt: "", **{side.talk: [] for side in self.sides}, **self._lines([])}
+                    return
+                stopped = turn.stopped.is_set()
+                talks = [[*talk, *shown(one.text)] for talk, one in zip(asked, answers, strict=True)]
+                yield {self.prompt: "", **_talks(sides, talks), **self._lines(lines(run, answers, stopped))}
+                if stopped:
+                    return
+
+    def _in_memory(self, name: str, page: str) -> LanguageModel | None:
+        """The page's merge in memory of this name; None if the name is of a model on the Hub or of a folder.
+
+        Raises:
+            gr.Error: it is no longer there
+        """
+        if not name.startswith(MARK):
+            return None
+        model = self.service.in_memory.get(page, name)
+        if model is None:
+            raise gr.Error(f"{t('try.gone')} {t('try.gone.fix')}", print_exception=False)
+        return model
+
+    def _fetch_model(self, name: str, who: Account) -> FetchedModel:
+        return fetch_model(name, token=who.for_hub, allow_folders=self.host.allow_folders)
+
+    def _names(self, given: Given) -> list[str]:
+        return _answering([given[field] for field in self.models])
+
+    def _lines(self, said: Sequence[str]) -> Updates:
+        """What is said below the conversations, nothing below the others."""
+        return {side.line: said[place] if place < len(said) else "" for place, side in enumerate(self.sides)}
+
+
+def _model_field(label: str, info: str, known: Sequence[str], value: str | None = None) -> gr.Dropdown:
+    return gr.Dropdown(
+        list(known), value=value, label=label, info=info, allow_custom_value=True, min_width=280
     )
-    stop.click(turns.stop, None, None, **QUIET)
-
-    for choice, button in zip(CHOICES, voters, strict=True):
-        button.click(voter(choice), [votes, first, second, left, right], [votes, counted], **QUIET)
-    # Also told when the page is loaded and the browser remembers votes.
-    votes.change(lambda stored: gr.update(visible=bool(kept_votes(stored))), votes, taken, **QUIET)
-    taken.click(None, votes, None, js=TAKE_HOME, **PRIVATE)
-
-    clear.click(begin_anew, models, fields, **QUIET)
-    # The answers in a conversation belong to the model that gave them: another model starts anew. (`change`
-    # would also be told while Gradio draws the fields, one by one.)
-    gr.on([field.input for field in models], begin_anew, models, fields, **QUIET)
-    tuner.wire(left, left_line, drawing)
-    return ChatTab((first, second, third), fields, begin_anew, bring, warm_up, tuner)
 
 
-def emptied(names: Sequence[str]) -> tuple[Any, ...]:
-    """Empty conversations with these models, each shown if it is there: updates of the first ten of `ChatTab.fields`.
-
-    The field for a third model comes with the second one; votes are on two.
-    """
-    talks = [gr.update(value=[], label=_label(name)) for name in (*names, None, None, None)[:3]]
-    seen = (
-        gr.update(visible=visible)
-        for visible in (len(names) > 1, len(names) > 2, len(names) > 1, len(names) == 2)
-    )
-    return *talks, "", "", "", *seen
+def _side(field: gr.Dropdown, name: str | None) -> Side:
+    """Beside the first model, the others are hidden until they are chosen."""
+    with gr.Column(min_width=280, visible=name is not None) as column:
+        talk = gr.Chatbot(
+            label=_label(name), height=420, placeholder=t("chat.placeholder"), buttons=["copy"],
+            layout="bubble", elem_classes="alloy-talk",
+        )  # fmt: skip
+        line = gr.HTML()
+    return Side(field, column, talk, line)
 
 
-def _chosen(one: str | None, other: str | None, another: str | None) -> list[str]:
-    """The models that answer; the field of the third is hidden without a second."""
-    names = [(name or "").strip() for name in (one, other, another if other and other.strip() else None)]
-    return [name for name in names if name]
+def _talks(sides: Sequence[Side], talks: Sequence[Sequence[Message]]) -> Updates:
+    return {side.talk: talk for side, talk in zip(sides, talks, strict=True)}
+
+
+def _answering(names: Sequence[str | None]) -> list[str]:
+    """The models that answer, of up to three fields; the third field is hidden without a second model."""
+    filled = [(name or "").strip() for name in names]
+    return [name for name in (filled if filled[1:2] != [""] else filled[:1]) if name]
 
 
 def _label(name: str | None) -> str:

@@ -1,8 +1,8 @@
-"""A number of a recipe that was tried, turned: the models are merged anew, and the same message is answered again."""
+"""Changes a number of a merge in memory: the models are merged again, and the last question is answered again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,224 +10,244 @@ from typing import Any
 import gradio as gr
 
 from merging import MergeError
-from ui.chat.answers import (
-    Message,
-    Sampling,
-    as_drawn,
-    line_html,
-    lines,
-    plain,
-    shown,
-    streamed,
-    trouble_card,
-)
+from ui.chat.answers import Message, as_shown, line_html, lines, plain, shown, streamed, trouble_card
+from ui.chat.sampling import Sampling, SamplingFields
 from ui.hub.account import account
 from ui.languages.translate import of_registry, t
 from ui.merge.try_first import try_first
 from ui.recipe.sliders import RecipeSlider, differences, sliders_of, with_value
 from ui.server.in_memory_merges import MARK
 from ui.server.merge_service import MergeService
-from ui.server.work import Turns
-from ui.widgets.events import LONG, QUIET
+from ui.server.work import Turn, Turns
+from ui.widgets.events import LONG, QUIET, Given, Updates, unchanged
 from ui.widgets.html import card, quiet, table, table_row, tag
 
-# Answers that stand side by side, the newest last.
-MOST_HEARD = 6
-LONGEST_HEARD = 600
+MAX_ANSWERS = 6  # side by side, the newest last
+MAX_CHARACTERS = 600  # of an answer or a question
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A page's trial, as its slider knows it.
+    """A merge in memory whose numbers are being changed.
 
     Args:
-        name: of the trial
-        begun: the recipe that was tried first
-        recipe: the one whose merge was asked for last
-        merged: whether it was made
-        message: that was answered with these values
-        heard: values and answers
+        name: of the merge
+        first: the recipe that was tried first
+        recipe: the one to merge now
+        merged: whether that was done
+        message: the question that all values answer
+        answers: values, and what they answered
     """
 
     name: str
-    begun: str
+    first: str
     recipe: str
     merged: bool = True
     message: str = ""
-    heard: tuple[tuple[str, str], ...] = ()
+    answers: tuple[tuple[str, str], ...] = ()
 
     @property
     def values(self) -> str:
-        """What was turned so far, and how far."""
-        return _values(self.begun, self.recipe)
+        """The values that were changed so far, in words."""
+        changed = differences(self.first, self.recipe)
+        return ", ".join(f"{slider.label} = {slider.value:g}" for slider in changed) or t("tune.first")
 
     def with_answer(self, message: str, values: str, answer: str) -> Tuning:
-        """With an answer more; answers to another message leave."""
-        before = self.heard if message == self.message else ()
-        kept = [it for it in before if it[0] != values]
-        return replace(self, message=message, heard=(*kept, (values, answer))[-MOST_HEARD:])
+        """With one more answer; answers to another message are dropped."""
+        before = self.answers if message == self.message else ()
+        kept = [one for one in before if one[0] != values]
+        return replace(self, message=message, answers=(*kept, (values, answer))[-MAX_ANSWERS:])
 
 
-@dataclass(frozen=True)
 class Tuner:
-    """The fields, made inside the page's Blocks."""
+    """A slider for a number of a merge in memory, and what each value answers; made inside the page's Blocks.
 
-    service: MergeService
-    turns: Turns
-    box: gr.Column
-    which: gr.Dropdown
-    value: gr.Slider
-    again: gr.Button
-    use: gr.Button
-    heard: gr.HTML
-    state: gr.State
+    Attributes:
+        use: the button that takes the values into the recipe
+        state: a `Tuning`, or None
+        outputs: what `begin` updates
+    """
 
-    @property
-    def fields(self) -> list[Any]:
-        """What `begin` updates."""
-        return [self.box, self.which, self.value, self.heard, self.state]
+    def __init__(self, service: MergeService, turns: Turns) -> None:
+        self.service, self.turns = service, turns
+        with gr.Column(visible=False) as self.box:
+            with gr.Group(), gr.Row():
+                self.which = gr.Dropdown(
+                    [], label=t("tune.which"), info=t("tune.which.info"), min_width=240, scale=3
+                )
+                self.value = gr.Slider(0, 1, label=t("tune.value"), min_width=240, scale=3)
+            with gr.Row():
+                self.again = gr.Button(t("tune.again"), size="sm", min_width=220, scale=0)
+                self.use = gr.Button(t("tune.use"), size="sm", min_width=220, scale=0)
+            self.answers = gr.HTML()
+        self.state = gr.State(None)
+        self.outputs = [self.box, self.which, self.value, self.answers, self.state]
 
-    def begin(self, name: str | None, page: str) -> tuple[Any, ...]:
-        """Updates of `fields`: a slider if the model is a trial of the page whose recipe holds numbers."""
+    def begin(self, name: str | None, page: str) -> Updates:
+        """Updates of `outputs`: a slider if the model is a merge in memory of the page whose recipe has numbers."""
         recipe = self.service.in_memory.recipe(page, name or "")
         found = sliders_of(recipe)
         if not name or not found:
-            return gr.update(visible=False), gr.skip(), gr.skip(), "", None
+            return {self.box: gr.update(visible=False), self.answers: "", self.state: None}
         first = found[0]
-        return (
-            gr.update(visible=True),
-            _menu(found, first.key),
-            _slider(first),
-            "",
-            Tuning(name, recipe, recipe),
-        )
+        return {
+            self.box: gr.update(visible=True),
+            self.which: _menu(found, first.key),
+            self.value: _slider(first),
+            self.answers: "",
+            self.state: Tuning(name, recipe, recipe),
+        }
 
-    def wire(self, talk: gr.Chatbot, line: gr.HTML, sampling: Sequence[Any]) -> None:
-        """Add the events; `talk` and `line` are the trial's conversation and what is said below it."""
-        self.which.input(self._chosen, [self.which, self.state], self.value, **QUIET)
-        # A slider tells of its release by pointer, and of a typed value; with arrow keys there is the button.
+    def wire(self, talk: gr.Chatbot, line: gr.HTML, settings: SamplingFields) -> None:
+        """Add the events.
+
+        Args:
+            talk: the conversation with the merge
+            line: what is said below it
+            settings: how its answers are sampled
+        """
+        self.talk, self.line, self.settings = talk, line, settings
+        self.which.input(self._choose, [self.which, self.state], self.value, **QUIET)
+        # A slider fires when the pointer lets go of it, and for a typed value; with arrow keys there is the button.
         gr.on(
             [self.value.release, self.again.click],
-            self._hear,
-            [self.which, self.value, self.state, talk, *sampling],
-            [talk, line, self.heard, self.state, self.which],
+            self._tune,
+            {self.which, self.value, self.state, talk, *settings.inputs},
+            [talk, line, self.answers, self.state, self.which],
             concurrency_limit=2,
             **LONG,
         )
 
-    def _chosen(self, which: str, tuning: Tuning | None) -> Any:
-        found = _knob(tuning.recipe, which) if tuning else None
+    def _choose(self, which: str, tuning: Tuning | None) -> Any:
+        found = slider_at(tuning.recipe, which) if tuning else None
         return _slider(found) if found else gr.skip()
 
-    def _hear(
-        self, which: str, value: float, tuning: Tuning | None, conversation: list[Message],
-        system: str, heat: float, share: float, longest: float, draw: float | None,
-        oauth: gr.OAuthToken | None, request: gr.Request,
-    ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
-        slider = _knob(tuning.recipe, which) if tuning else None
-        if tuning is None or slider is None:
-            yield (gr.skip(),) * 5
+    def _tune(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
+        """Merge with the slider's value, and answer the last question again."""
+        talk = as_shown(given[self.talk])
+        tuning = self._tuned(given, talk)
+        if tuning is None:
+            yield unchanged()
             return
-        talk, asked = _up_to_the_question(as_drawn(conversation))
-        before = as_drawn(conversation)
-        answer = "".join(m["content"] for m in before[len(talk) :] if "metadata" not in m)
-        now = replace(tuning, recipe=with_value(tuning.recipe, slider, value))
-        if now.recipe == tuning.recipe and tuning.merged and (answer or not asked):
-            yield (gr.skip(),) * 5  # a slider that was touched and put back
-            return
-        if asked and answer and tuning.merged:
-            now = now.with_answer(asked, tuning.values, answer)
-        page = str(request.session_hash)
+        page, menu = str(request.session_hash), _menu(sliders_of(tuning.recipe), given[self.which])
+        talk, question = _up_to_the_question(talk)
         with self.turns.of(request) as turn:
             try:
-                for card in self._merged(now, page, oauth):
-                    yield gr.skip(), card, _heard(now), replace(now, merged=False), gr.skip()
-                    if turn.forgotten.is_set():
-                        yield [], "", "", gr.skip(), gr.skip()
-                        return
-                    if turn.stopped.is_set():
-                        yield gr.skip(), line_html(t("chat.stopped")), gr.skip(), gr.skip(), gr.skip()
-                        return
-                menu = _menu(sliders_of(now.recipe), which)
-                if not asked:
-                    yield gr.skip(), line_html(t("tune.ask", values=now.values)), _heard(now), now, menu
+                if not (yield from self._merge(tuning, page, oauth, turn)):
                     return
-                model = self.service.in_memory.get(page, now.name)
-                if model is None:
-                    raise gr.Error(f"{t('try.gone')} {t('try.gone.fix')}", print_exception=False)
-                said = ""
-                sampling = Sampling.of_fields(system, heat, share, longest, draw)
-                with closing(streamed([model], [plain(talk)], sampling)) as stream:
-                    for run, given in stream:
-                        said = given[0].text
-                        stopped = turn.stopped.is_set()
-                        if turn.forgotten.is_set():
-                            yield [], "", "", gr.skip(), gr.skip()
-                            return
-                        below = lines(run, given, stopped)[0]
-                        yield [*talk, *shown(said)], below, _heard(now, said), now, menu
-                        if stopped:
-                            break
-                prose = "".join(m["content"] for m in shown(said) if "metadata" not in m)
-                now = now.with_answer(asked, now.values, prose)
-                yield gr.skip(), gr.skip(), _heard(now), now, menu
+                if question:
+                    answers = self._answer(tuning, talk, self.settings.sampling(given), page, turn)
+                    yield from ({**updates, self.which: menu} for updates in answers)
+                else:
+                    ask = line_html(t("tune.ask", values=tuning.values))
+                    yield {self.line: ask, self.which: menu, **self._state(tuning)}
             except (gr.Error, MergeError) as error:
                 words = error.message if isinstance(error, gr.Error) else str(error)
-                yield before, trouble_card(str(words)), _heard(now), replace(now, merged=False), gr.skip()
+                yield {
+                    self.talk: as_shown(given[self.talk]),
+                    self.line: trouble_card(str(words)),
+                    **self._state(replace(tuning, merged=False)),
+                }
 
-    def _merged(self, tuning: Tuning, page: str, oauth: gr.OAuthToken | None) -> Iterator[str]:
-        """Merge anew for the page; cards on the way."""
+    def _tuned(self, given: Given, talk: Sequence[Message]) -> Tuning | None:
+        """The tuning with the slider's value; None if there is nothing to do: the slider was moved and put back."""
+        tuning: Tuning | None = given[self.state]
+        slider = slider_at(tuning.recipe, given[self.which]) if tuning else None
+        if tuning is None or slider is None:
+            return None
+        before, question = _up_to_the_question(talk)
+        answer = _prose(talk[len(before) :])
+        now = replace(tuning, recipe=with_value(tuning.recipe, slider, given[self.value]))
+        if now.recipe == tuning.recipe and tuning.merged and (answer or not question):
+            return None
+        if question and answer and tuning.merged:
+            return now.with_answer(question, tuning.values, answer)
+        return now
+
+    def _merge(
+        self, tuning: Tuning, page: str, oauth: gr.OAuthToken | None, turn: Turn
+    ) -> Generator[Updates, None, bool]:
+        """Merge in memory again. Whether it was not stopped.
+
+        Raises:
+            MergeError: the recipe cannot be merged
+        """
         who = account(self.service.host, oauth)
         plan = self.service.plan(tuning.recipe, None, who)
         if not plan.ok:
             raise MergeError(plan.problems)
         name = tuning.name.removeprefix(MARK)
         for job, _ in try_first(self.service.in_memory, page, name, plan, who):
-            yield job
+            yield {self.line: job, **self._state(replace(tuning, merged=False))}
+            if turn.forgotten.is_set():
+                yield self._forgotten()
+                return False
+            if turn.stopped.is_set():
+                yield {self.line: line_html(t("chat.stopped"))}
+                return False
+        return True
+
+    def _answer(
+        self, tuning: Tuning, talk: Sequence[Message], sampling: Sampling, page: str, turn: Turn
+    ) -> Iterator[Updates]:
+        """Answer the question that a conversation ends with.
+
+        Raises:
+            gr.Error: the merge is no longer there, or cannot answer
+        """
+        model = self.service.in_memory.get(page, tuning.name)
+        if model is None:
+            raise gr.Error(f"{t('try.gone')} {t('try.gone.fix')}", print_exception=False)
+        said = ""
+        with closing(streamed([model], [plain(talk)], sampling)) as stream:
+            for run, (answer,) in stream:
+                if turn.forgotten.is_set():
+                    yield self._forgotten()
+                    return
+                said = answer.text
+                stopped = turn.stopped.is_set()
+                (line,) = lines(run, [answer], stopped)
+                yield {self.talk: [*talk, *shown(said)], self.line: line, **self._state(tuning, said)}
+                if stopped:
+                    break
+        question = str(talk[-1]["content"])
+        yield self._state(tuning.with_answer(question, tuning.values, _prose(shown(said))))
+
+    def _state(self, tuning: Tuning, said: str = "") -> Updates:
+        """Updates for a tuning; `said` is the answer on its way."""
+        return {self.state: tuning, self.answers: answers_card(tuning, said)}
+
+    def _forgotten(self) -> Updates:
+        """Nothing is left of the conversation: the visitor cleared it meanwhile."""
+        return {self.talk: [], self.line: "", self.answers: ""}
 
 
-def build_tuner(service: MergeService, turns: Turns) -> Tuner:
-    """Make the fields; they are hidden until there is a trial."""
-    with gr.Column(visible=False) as box:
-        with gr.Group(), gr.Row():
-            which = gr.Dropdown([], label=t("tune.which"), info=t("tune.which.info"), min_width=240, scale=3)
-            value = gr.Slider(0, 1, label=t("tune.value"), min_width=240, scale=3)
-        with gr.Row():
-            again = gr.Button(t("tune.again"), size="sm", min_width=220, scale=0)
-            use = gr.Button(t("tune.use"), size="sm", min_width=220, scale=0)
-        heard = gr.HTML()
-    return Tuner(service, turns, box, which, value, again, use, heard, gr.State(None))
+def with_values(recipe: str, tuning: Tuning) -> str | None:
+    """A recipe with the values that were changed; None if it has no such numbers.
 
-
-def taken_back(recipe: str, tuning: Tuning) -> str | None:
-    """A recipe with the values that were turned; None if it has other places.
-
-    It may have been changed since it was tried: what else it says now stays.
+    The recipe may have been edited since it was tried: its other lines stay.
     """
-    if recipe == tuning.begun:
+    if recipe == tuning.first:
         return tuning.recipe
-    for change in differences(tuning.begun, tuning.recipe):
-        slider = _knob(recipe, change.key)
+    for change in differences(tuning.first, tuning.recipe):
+        slider = slider_at(recipe, change.key)
         if slider is None or slider.parameter != change.parameter:
             return None
         recipe = with_value(recipe, slider, change.value)
     return recipe
 
 
-def use_values(
-    tuning: Tuning | None, recipe: str, memory: Any, show: Callable[[str, Any], list[Any]]
-) -> list[Any] | None:
-    """Updates that `show` makes for the recipe with the values that were turned; None: nothing to be done."""
+def use_values(tuning: Tuning | None, recipe: str) -> str | None:
+    """The recipe with the values of a tuning; None, with a warning on the page, if there is nothing to use."""
     if tuning is None:
         return None
-    changed = taken_back(recipe, tuning)
+    changed = with_values(recipe, tuning)
     if changed is None:
         gr.Warning(t("tune.elsewhere", values=tuning.values))
-        return None
-    return show(changed, memory)
+    return changed
 
 
-def _knob(recipe: str, key: str) -> RecipeSlider | None:
+def slider_at(recipe: str, key: str) -> RecipeSlider | None:
     return next((slider for slider in sliders_of(recipe) if slider.key == key), None)
 
 
@@ -246,23 +266,22 @@ def _slider(slider: RecipeSlider) -> Any:
     )
 
 
-def _values(before: str, after: str) -> str:
-    changed = differences(before, after)
-    return ", ".join(f"{slider.label} = {slider.value:g}" for slider in changed) or t("tune.first")
-
-
 def _up_to_the_question(talk: Sequence[Message]) -> tuple[list[Message], str]:
-    """A conversation without what follows its last question, and that question; empty if nothing was asked."""
+    """A conversation up to its last question, and that question; empty if nothing was asked."""
     last = max((place for place, message in enumerate(talk) if message["role"] == "user"), default=-1)
     return list(talk[: last + 1]), str(talk[last]["content"]) if last >= 0 else ""
 
 
-def _heard(tuning: Tuning, said: str = "") -> str:
+def _prose(messages: Sequence[Message]) -> str:
+    """What an answer says, without its reasoning."""
+    return "".join(message["content"] for message in messages if "metadata" not in message)
+
+
+def answers_card(tuning: Tuning, said: str = "") -> str:
     """The answers so far, by their values; `said` is the one on its way."""
-    rows = [
-        *(it for it in tuning.heard if not said or it[0] != tuning.values),
-        *[(tuning.values, said)] * bool(said),
-    ]
+    rows = [one for one in tuning.answers if not said or one[0] != tuning.values]
+    if said:
+        rows.append((tuning.values, said))
     if len(rows) < 2:
         return ""
     title = quiet(t("tune.heard", message=_short(tuning.message)))
@@ -271,4 +290,4 @@ def _heard(tuning: Tuning, said: str = "") -> str:
 
 
 def _short(answer: str) -> str:
-    return answer if len(answer) <= LONGEST_HEARD else answer[:LONGEST_HEARD] + " …"
+    return answer if len(answer) <= MAX_CHARACTERS else answer[:MAX_CHARACTERS] + " …"

@@ -5,7 +5,15 @@ None of these events is an endpoint of the API; those are in `ui.api`.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import gradio as gr
+from gradio.blocks import Block
+
+# What a handler gets whose inputs are wired as a set, and what handlers return: values by component.
+Given: TypeAlias = Mapping[Block, Any]
+Updates: TypeAlias = dict[Block, Any]
 
 # For an event that runs JavaScript only, or that needs none of the sets below.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -18,3 +26,8 @@ NETWORK: dict[str, Any] = {"concurrency_limit": 4, **PRIVATE}
 # Runs models: in their own line (Gradio takes the lowest limit that an event of the line states), and a second press
 # while it runs does nothing.
 LONG: dict[str, Any] = {"concurrency_id": "model", "trigger_mode": "once", **UNSEEN}
+
+
+def unchanged() -> Updates:
+    """For a handler that changes nothing after all."""
+    return {**gr.skip()}

@@ -9,7 +9,8 @@ import torch
 
 from evaluation import EvaluationError, LanguageModel, load_model
 from tests.ui.speaker import tiny_speaker
-from ui.chat.answers import Sampling, answers, garbage, plain, shown, warned
+from ui.chat.answers import answers, garbage, plain, shown, warned
+from ui.chat.sampling import Sampling
 from ui.languages.translate import ENGLISH
 
 QUESTION = [{"role": "user", "content": "Hi"}]
@@ -44,7 +45,7 @@ def test_a_model_of_nan_is_told_and_the_other_goes_on(tmp_path: Path) -> None:
     whole, broken = speaker(tmp_path / "a"), speaker(tmp_path / "b")
     with torch.no_grad():
         next(broken.network.parameters()).fill_(torch.nan)
-    sampling = Sampling(length=4)
+    sampling = Sampling(max_new_tokens=4)
 
     *_, (first, second) = answers([broken, whole], [QUESTION, QUESTION], sampling, "cpu")
 
@@ -58,7 +59,7 @@ def test_reasoning_that_the_template_opens_is_reasoning(tmp_path: Path) -> None:
     opens = "{% for message in messages %}{{ message.content }}{% endfor %}<think>\n"
     model = speaker(tmp_path / "model", opens)
 
-    *_, (answer,) = answers([model], [QUESTION], Sampling(length=4), "cpu")
+    *_, (answer,) = answers([model], [QUESTION], Sampling(max_new_tokens=4), "cpu")
 
     assert answer.text.startswith("<think>")
     assert shown(answer.text)[0]["metadata"]["title"] == ENGLISH["chat.reasoning"]

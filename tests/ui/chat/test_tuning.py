@@ -1,9 +1,9 @@
-"""A value that was turned goes back into the recipe, whatever else was changed there meanwhile."""
+"""A value that was changed goes back into the recipe, whatever else was edited there meanwhile."""
 
 from __future__ import annotations
 
 from tests.ui.test_cards import EVIL, shown
-from ui.chat.tuning import MOST_HEARD, Tuning, _heard, taken_back
+from ui.chat.tuning import MAX_ANSWERS, Tuning, answers_card, with_values
 
 RECIPE = """\
 merge_method: linear
@@ -13,32 +13,32 @@ models:
   - model: a/y
     parameters: {weight: 0.5}
 """
-TURNED = RECIPE.replace("0.5", "0.8", 1)
-TUNING = Tuning("try: x", RECIPE, TURNED)
+CHANGED = RECIPE.replace("0.5", "0.8", 1)
+TUNING = Tuning("try: x", RECIPE, CHANGED)
 
 
-def test_the_recipe_takes_the_value_back() -> None:
-    assert taken_back(RECIPE, TUNING) == TURNED
+def test_the_recipe_takes_the_value() -> None:
+    assert with_values(RECIPE, TUNING) == CHANGED
 
 
 def test_what_was_changed_meanwhile_stays() -> None:
-    assert taken_back(RECIPE + "dtype: float32 # wide\n", TUNING) == TURNED + "dtype: float32 # wide\n"
+    assert with_values(RECIPE + "dtype: float32 # wide\n", TUNING) == CHANGED + "dtype: float32 # wide\n"
 
 
 def test_another_recipe_is_left_alone() -> None:
-    assert taken_back("merge_method: model_stock\nbase_model: a/z\nmodels: [{model: a/x}]\n", TUNING) is None
-    assert taken_back("no recipe", TUNING) is None
+    assert with_values("merge_method: model_stock\nbase_model: a/z\nmodels: [{model: a/x}]\n", TUNING) is None
+    assert with_values("no recipe", TUNING) is None
 
 
-def test_answers_stand_beside_each_other_by_value() -> None:
-    heard = TUNING.with_answer("Hi", "as tried first", "Hello").with_answer("Hi", TUNING.values, EVIL)
+def test_answers_are_listed_by_value() -> None:
+    answered = TUNING.with_answer("Hi", "as tried first", "Hello").with_answer("Hi", TUNING.values, EVIL)
 
-    card = shown(_heard(heard))
+    card = shown(answers_card(answered))
 
     assert "weight of x = 0.8" in card.text and "Hello" in card.text and EVIL in card.text
-    assert heard.with_answer("Hi", TUNING.values, "Ahoy").heard[-1] == (TUNING.values, "Ahoy")
-    assert len(heard.with_answer("Hi", TUNING.values, "Ahoy").heard) == 2
-    assert heard.with_answer("Another message", "x", "Ahoy").heard == (("x", "Ahoy"),)
+    assert answered.with_answer("Hi", TUNING.values, "Ahoy").answers[-1] == (TUNING.values, "Ahoy")
+    assert len(answered.with_answer("Hi", TUNING.values, "Ahoy").answers) == 2
+    assert answered.with_answer("Another message", "x", "Ahoy").answers == (("x", "Ahoy"),)
     for number in range(20):
-        heard = heard.with_answer("Hi", str(number), "")
-    assert len(heard.heard) == MOST_HEARD
+        answered = answered.with_answer("Hi", str(number), "")
+    assert len(answered.answers) == MAX_ANSWERS
