@@ -20,7 +20,8 @@ from ui.chat.sampling import MAX_NEW_TOKENS, Sampling
 from ui.hub.account import account, visitor
 from ui.languages.translate import t
 from ui.merge.destination import place_of
-from ui.score.text import MOST_CHARACTERS, scored
+from ui.score.reading import scored
+from ui.score.source import MAX_CHARACTERS
 from ui.server.jobs import JobStatus
 from ui.server.merge_service import MergeService
 
@@ -179,8 +180,8 @@ def add_api(service: MergeService) -> None:
         Returns:
             perplexity, bits_per_byte, tokens, seconds, about; or ok false and the problems.
         """
-        if len(text) > MOST_CHARACTERS:
-            message = t("score.too_long", length=len(text), most=MOST_CHARACTERS)
+        if len(text) > MAX_CHARACTERS:
+            message = t("score.too_long", length=len(text), most=MAX_CHARACTERS)
             return _refused("too-long", EvaluationError(message))
         token = account(host, oauth).for_hub
         try:

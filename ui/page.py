@@ -25,7 +25,7 @@ from ui.merge.form import FormMemory
 from ui.merge.my_merges import FinishedMerge
 from ui.merge.tab import MergeTab
 from ui.methods.tab import methods_tab
-from ui.score.tab import score_tab
+from ui.score.tab import ScoreTab
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
 from ui.widgets.events import PRIVATE, QUIET, UNSEEN, Updates, unchanged
@@ -77,7 +77,7 @@ def build_page(host: Host) -> gr.Blocks:
             with gr.Tab(t("page.tab.chat"), id="chat") as chat_opened:
                 chat = ChatTab(host, search, service)
             with gr.Tab(t("page.tab.score"), id="score") as score_opened:
-                score = score_tab(host, search)
+                score = ScoreTab(host, search)
             with gr.Tab(t("page.tab.methods"), id="methods"):
                 methods_tab()
         merge.wire(page, [*chat.models, score.models])

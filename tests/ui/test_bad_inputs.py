@@ -153,11 +153,22 @@ def test_on_the_page(case: Case, page: gr.Blocks, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_bytes(case.text)
 
     try:
-        pasted, known = event(page, "text_panel.<locals>.read")(str(tmp_path / "text.txt"))
-        visitor = SimpleNamespace(session_hash="visitor")
-        asked = [case.model], pasted, known, case.dataset, "", "test", case.column, 100, None, None, visitor
-        *_, (said, _, found, _) = event(page, "text_panel.<locals>.score")(*asked)
-        assert found is None
+        score = event(page, "TextPanel._score")
+        panel = score.__self__
+        fields = panel.fields
+        given = {
+            panel.models: [case.model],
+            panel.begun: None,
+            fields.dataset: case.dataset,
+            fields.subset: "",
+            fields.split: "test",
+            fields.column: case.column,
+            fields.rows: 100,
+            **event(page, "TextFields._open")(str(tmp_path / "text.txt")),
+        }
+        *_, last = score(given, None, SimpleNamespace(session_hash="visitor"))
+        said = last[panel.table]
+        assert last[panel.found] is None
     except gr.Error as error:
         said = str(error.message)
 

@@ -15,7 +15,9 @@ from tests.ui.html import Tags
 from ui.hub.licences import Parent
 from ui.merge.job_card import empty_card, job_card, lost_card
 from ui.merge.plan_card import Surroundings, plan_card, problems_card
-from ui.score.text import _BETTER, _DEEPEST, _WORSE, PICTURE_CHARACTERS, Row, score_table, token_picture
+from ui.score.reading import TextRow
+from ui.score.score_table import score_table
+from ui.score.token_picture import BETTER, DEEPEST, MAX_CHARACTERS, WORSE, token_picture
 from ui.server.jobs import JobStatus
 from ui.widgets.html import breakable, count, duration, link, size
 
@@ -188,10 +190,10 @@ def score(bits: float, tokens: int) -> Perplexity:
 
 def test_scores_mark_the_best_and_warn_of_little_text() -> None:
     rows = [
-        Row(EVIL, score=score(1.5, 500)),
-        Row("b", score=score(1.2, 500)),
-        Row("c", trouble=EVIL),
-        Row("d", done=0.4),
+        TextRow(EVIL, score=score(1.5, 500)),
+        TextRow("b", score=score(1.2, 500)),
+        TextRow("c", trouble=EVIL),
+        TextRow("d", done=0.4),
     ]
 
     tags = shown(score_table(rows, 1234))
@@ -214,7 +216,9 @@ def test_scores_mark_the_best_and_warn_of_little_text() -> None:
 
 
 def test_different_tokenizers_are_compared_by_bits_alone() -> None:
-    tags = shown(score_table([Row("a", score=score(1.5, 2000)), Row("b", score=score(1.2, 2600))], 1000))
+    tags = shown(
+        score_table([TextRow("a", score=score(1.5, 2000)), TextRow("b", score=score(1.2, 2600))], 1000)
+    )
 
     assert "different tokens" in tags.text
     assert "Only" not in tags.text
@@ -224,7 +228,7 @@ def test_different_tokenizers_are_compared_by_bits_alone() -> None:
 
 
 def test_differences_are_told_with_their_interval() -> None:
-    rows = [Row("a", score=score(1.5, 2000)), Row("b", score=score(1.2, 2000))]
+    rows = [TextRow("a", score=score(1.5, 2000)), TextRow("b", score=score(1.2, 2000))]
     worse = Difference("a", "b", 0.3, (0.1, 0.5), 1.2, (1.1, 1.3), 1000, 10)
 
     told = shown(score_table(rows, 1000, [worse, replace(worse, other="c", interval=None)], ["cut"])).text
@@ -238,7 +242,7 @@ def test_differences_are_told_with_their_interval() -> None:
 
 
 def test_no_difference_is_shown_with_what_would_decide_it() -> None:
-    rows = [Row("a", score=score(1.5, 2000)), Row("b", score=score(1.5, 2000))]
+    rows = [TextRow("a", score=score(1.5, 2000)), TextRow("b", score=score(1.5, 2000))]
     none = Difference("a", "b", 0.003, (-0.01, 0.016), 1, (0.9, 1.1), 1000, 12, None, 0.018, 30, 0.01)
 
     told = shown(score_table(rows, 1000, [none])).text
@@ -263,8 +267,8 @@ def test_the_picture_colours_what_got_better_and_worse_and_nothing_else() -> Non
         one = DocumentScore(sum(nats), 4, 21, 21, 0, np.array(nats, np.float32), ends)
         return replace(score(1.0, 4), documents=(one,))
 
-    merge = Row(EVIL, score=read([1, 1, 9, 1]))
-    parent = Row("parent", score=read([1, 1.1, 1, 2]))
+    merge = TextRow(EVIL, score=read([1, 1, 9, 1]))
+    parent = TextRow("parent", score=read([1, 1.1, 1, 2]))
 
     tags = shown(token_picture(merge, parent, [document]))
 
@@ -275,18 +279,18 @@ def test_the_picture_colours_what_got_better_and_worse_and_nothing_else() -> Non
     assert "37,110,200" in styles[3]
     assert ("title", "+11.5 bits") in tags.attributes
     assert ("title", "-1.4 bits") in tags.attributes
-    assert token_picture(merge, Row("waiting"), [document]) == ""
+    assert token_picture(merge, TextRow("waiting"), [document]) == ""
 
 
 def test_a_long_picture_is_cut() -> None:
-    size = 2 * PICTURE_CHARACTERS
+    size = 2 * MAX_CHARACTERS
     ends = np.arange(1, size + 1, dtype=np.int32)
     nats = np.ones(size, np.float32)
     whole = replace(score(1.0, size), documents=(DocumentScore(1, size, size, size, 0, nats, ends),))
 
-    told = shown(token_picture(Row("a", score=whole), Row("b", score=whole), ["x" * size])).text
+    told = shown(token_picture(TextRow("a", score=whole), TextRow("b", score=whole), ["x" * size])).text
 
-    assert told.count("x") == PICTURE_CHARACTERS
+    assert told.count("x") == MAX_CHARACTERS
     assert "The first 8000 characters of 16000" in told
 
 
@@ -295,7 +299,7 @@ def luminance(colour: tuple[float, float, float]) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("ink", [_BETTER, _WORSE])
+@pytest.mark.parametrize("ink", [BETTER, WORSE])
 @pytest.mark.parametrize(
     ("ground", "words"), [((255, 255, 255), (28, 25, 23)), ((28, 25, 23), (245, 245, 244))]
 )
@@ -304,7 +308,7 @@ def test_coloured_text_keeps_a_contrast_of_4_5(
 ) -> None:
     """The page's grounds and text colours are the neutral 900, 100 and white of its theme."""
     colour = tuple(map(int, ink.split(",")))
-    mixed = [_DEEPEST * over + (1 - _DEEPEST) * under for over, under in zip(colour, ground, strict=True)]
+    mixed = [DEEPEST * over + (1 - DEEPEST) * under for over, under in zip(colour, ground, strict=True)]
     bright, dim = sorted([luminance((mixed[0], mixed[1], mixed[2])), luminance(words)], reverse=True)
 
     assert (bright + 0.05) / (dim + 0.05) >= 4.5

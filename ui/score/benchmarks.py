@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
+from gradio.blocks import Block
 from markupsafe import Markup
 
-from evaluation import Cancelled, EvaluationError, FetchedModel, load_fetched
+from evaluation import EvaluationError, FetchedModel, load_fetched
 from evaluation.benchmark import (
     BENCHMARKS,
     Benchmarked,
@@ -27,24 +29,24 @@ from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import in_each_language, of_report, t
 from ui.score.panel import (
-    Panel,
+    ModelRow,
     Unavailable,
-    bytes_to_load,
     fetched,
     go_and_stop,
-    in_turn,
+    in_calls,
     names_in,
+    one_by_one,
     ready_for_gpu,
     waiting_row,
+    where,
 )
 from ui.server import gpu
-from ui.server.internal_error import log_unexpected
-from ui.server.work import watched
-from ui.widgets.events import LONG, NETWORK
+from ui.server.work import Work
+from ui.widgets.events import LONG, NETWORK, Given, Updates
 from ui.widgets.html import card, column, figure, folded, note, scrolling, table, table_row, tag
 
-FEW_QUESTIONS = 10
-MOST_EXAMPLES = 25
+USUAL_QUESTIONS = 10
+MAX_EXAMPLES = 25
 DIGITS = 3
 
 
@@ -55,10 +57,10 @@ class Questions:
     Args:
         tasks: of lm-eval
         folder: with more tasks, None for none
-        limit: questions of each task at most, None for all
-        few_shot: solved examples before each, None for the task's own number
-        chat_template: in the model's own form of a conversation
-        cache: folder of what was answered before
+        limit: maximum number of questions per task, None for all
+        few_shot: solved examples before each question, None for the task's own number
+        chat_template: ask in the model's own conversation format
+        cache: folder of earlier answers
     """
 
     tasks: tuple[str, ...]
@@ -70,21 +72,18 @@ class Questions:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One model's line in the table.
+class BenchmarkRow(ModelRow):
+    """A model's row in the table of benchmarks.
 
     Args:
-        done: requests that are answered, of the kind that is under way
+        done: requests answered, of the kind that is being asked
         total: requests in all of that kind; 0 before it began
         found: when it is finished
-        trouble: why there is no score
     """
 
-    name: str
     done: int = 0
     total: int = 0
     found: Benchmarked | None = None
-    trouble: str = ""
 
     @property
     def ended(self) -> bool:
@@ -97,7 +96,7 @@ class Asked:
 
     Args:
         names: of the models, as they were asked for
-        found: as many of them as could be asked, the first one first
+        found: those of them that could be asked, the first one first
         pairs: the first beside each of the others
     """
 
@@ -109,43 +108,19 @@ class Asked:
 def answers(
     models: Sequence[FetchedModel | Unavailable],
     questions: Questions,
-    rows: Sequence[Row],
+    rows: Sequence[BenchmarkRow],
     seconds: int | None,
     device: str,
-) -> Iterator[list[Row]]:
-    """Ask one model after the other; yields the table as it fills, as plain data.
-
-    Args:
-        models: that are on this machine, or why one is not
-        questions: what is asked
-        rows: that are there already; those that have ended stay
-        seconds: that were asked for, after which rows are left as they stand, for the next call to go on; None for no
-            end
-        device: to load models on
-    """
-    now = list(rows)
-    for i, model, call in in_turn(models, now, seconds, device):
-        now[i] = Row(model.name)
-        yield list(now)
-        try:
-            with closing(watched(_asking(model, questions, device), seconds=call.seconds_left())) as asking:
-                for said in asking:
-                    now[i] = said or now[i]
-                    yield list(now)
-        except Cancelled:
-            return  # the time is up
-        except EvaluationError as error:
-            now[i] = Row(model.name, trouble=str(error))
-        except Exception as error:
-            # The other models are still to be asked.
-            now[i] = Row(model.name, trouble=t("unexpected", error=log_unexpected(error)))
-        yield list(now)
+) -> Iterator[list[BenchmarkRow]]:
+    """One GPU call: ask one model after the other, see `one_by_one`."""
+    return one_by_one(models, rows, seconds, device, partial(_asking, questions, device), interrupt=True)
 
 
 def _asking(
-    model: FetchedModel, questions: Questions, device: str
-) -> Callable[[Callable[[Row], None], threading.Event], Row]:
-    def ask(tell: Callable[[Row], None], cancel: threading.Event) -> Row:
+    questions: Questions, device: str, model: FetchedModel, row: BenchmarkRow, call: gpu.Call
+) -> Work:
+    def ask(report: Callable[[BenchmarkRow], None], cancel: threading.Event) -> BenchmarkRow:
+        report(BenchmarkRow(model.name))
         found = benchmark(
             load_fetched(model, device),
             questions.tasks,
@@ -154,110 +129,93 @@ def _asking(
             few_shot=questions.few_shot,
             chat_template=questions.chat_template,
             cache=questions.cache,
-            on_progress=lambda done, total: tell(Row(model.name, done, total)),
+            on_progress=lambda done, total: report(BenchmarkRow(model.name, done, total)),
             cancel=cancel,
         )
-        return Row(model.name, found=found)
+        return BenchmarkRow(model.name, found=found)
 
     return ask
 
 
-def benchmarks_panel(host: Host, models: gr.Dropdown) -> Panel:
-    """Build the part that asks benchmarks."""
-    own = tasks_in(host.tasks) if host.tasks else []
-    gr.HTML(in_each_language(lambda: note(t("benchmark.meaning"))))
-    with gr.Row():
-        tasks = gr.Dropdown(
-            [*((name, name) for name in own), *((_offer(name), name) for name in BENCHMARKS)],
-            value=[[*own, *BENCHMARKS][0]], multiselect=True, label=t("benchmark.tasks"),
-            info=t("benchmark.tasks.info"), scale=3, min_width=240,
-        )  # fmt: skip
-        limit = gr.Number(
-            FEW_QUESTIONS, label=t("benchmark.limit"), info=t("benchmark.limit.info"), precision=0, minimum=0,
-            scale=1, min_width=160,
-        )  # fmt: skip
-    with gr.Accordion(t("benchmark.how"), open=False), gr.Row():
-        few_shot = gr.Number(
-            None, label=t("benchmark.few_shot"), info=t("benchmark.few_shot.info"), precision=0, minimum=0,
-            maximum=MOST_EXAMPLES, min_width=200,
-        )  # fmt: skip
-        template = gr.Checkbox(
-            False, label=t("benchmark.template"), info=t("benchmark.template.info"), min_width=200
-        )
-    go, turns = go_and_stop(t("benchmark.button"))
-    table = gr.HTML()
-    found = gr.State(None)
+class BenchmarksPanel:
+    """Asks benchmarks; made inside the page's Blocks. A `Panel` that finds an `Asked`."""
 
-    def questions_of(chosen: list[str], most: float | None, shots: float | None, talk: bool) -> Questions:
-        known = [name for name in chosen or () if name in BENCHMARKS or name in own]
+    def __init__(self, host: Host, models: gr.Dropdown) -> None:
+        self.host, self.models = host, models
+        self.own = tasks_in(host.tasks) if host.tasks else []
+        gr.HTML(in_each_language(lambda: note(t("benchmark.meaning"))))
+        self._fields()
+        go, self.turns = go_and_stop(t("benchmark.button"))
+        self.table, self.found = gr.HTML(), gr.State(None)
+        inputs: set[Block] = {models, self.tasks, self.limit, self.few_shot, self.template}
+        self.ended = go.click(
+            self._fetch, inputs, None, show_progress="hidden", trigger_mode="once", **NETWORK
+        ).success(self._ask, inputs, [self.table, self.found], **LONG)
+
+    def _fields(self) -> None:
+        with gr.Row():
+            self.tasks = gr.Dropdown(
+                [*((name, name) for name in self.own), *((_offer(name), name) for name in BENCHMARKS)],
+                value=[[*self.own, *BENCHMARKS][0]], multiselect=True, label=t("benchmark.tasks"),
+                info=t("benchmark.tasks.info"), scale=3, min_width=240,
+            )  # fmt: skip
+            self.limit = gr.Number(
+                USUAL_QUESTIONS, label=t("benchmark.limit"), info=t("benchmark.limit.info"), precision=0, minimum=0,
+                scale=1, min_width=160,
+            )  # fmt: skip
+        with gr.Accordion(t("benchmark.how"), open=False), gr.Row():
+            self.few_shot = gr.Number(
+                None, label=t("benchmark.few_shot"), info=t("benchmark.few_shot.info"), precision=0, minimum=0,
+                maximum=MAX_EXAMPLES, min_width=200,
+            )  # fmt: skip
+            self.template = gr.Checkbox(
+                False, label=t("benchmark.template"), info=t("benchmark.template.info"), min_width=200
+            )
+
+    def _questions(self, given: Given) -> Questions:
+        known = [name for name in given[self.tasks] or () if name in BENCHMARKS or name in self.own]
         if not known:
             raise gr.Error(t("benchmark.none"), print_exception=False)
-        few = None if shots is None else min(max(int(shots), 0), MOST_EXAMPLES)
+        limit, examples = given[self.limit], given[self.few_shot]
         return Questions(
             tuple(known),
-            host.tasks,
-            int(most) if most and most > 0 else None,
-            few,
-            bool(talk),
-            host.benchmarks,
+            self.host.tasks,
+            limit=int(limit) if limit and limit > 0 else None,
+            few_shot=None if examples is None else min(max(int(examples), 0), MAX_EXAMPLES),
+            chat_template=bool(given[self.template]),
+            cache=self.host.benchmarks,
         )
 
-    def fetch(
-        names: list[str], chosen: list[str], most: float | None, shots: float | None, talk: bool,
-        oauth: gr.OAuthToken | None,
-    ) -> None:  # fmt: skip
-        """Models and questions, before a GPU is asked for."""
-        questions = questions_of(chosen, most, shots, talk)
-        ready_for_gpu(host)(names, oauth)
+    def _fetch(self, given: Given, oauth: gr.OAuthToken | None) -> None:
+        """Fetch models and questions before a GPU is asked for."""
+        questions = self._questions(given)
+        ready_for_gpu(self.host)(given[self.models], oauth)
         if gpu.is_zero_gpu():
             try:
                 fetch_questions(questions.tasks, questions.folder)
             except EvaluationError as error:
                 raise gr.Error(str(error), print_exception=False) from None
 
-    def ask(
-        names: list[str], chosen: list[str], most: float | None, shots: float | None, talk: bool,
-        oauth: gr.OAuthToken | None, request: gr.Request,
-    ) -> Iterator[tuple[str, Asked | None]]:  # fmt: skip
-        wanted = names_in(names)
-        questions = questions_of(chosen, most, shots, talk)
-        yield benchmark_table([Row(name) for name in wanted]), None
-        here = fetched(wanted, account(host, oauth).for_hub, host.allow_folders)
-        rows = [Row(model.name, trouble=getattr(model, "trouble", "")) for model in here]
-        yield benchmark_table(rows), None
-        with turns.of(request) as turn:
-            while not all(row.ended for row in rows):
-                seconds = gpu.seconds_of_a_call(bytes_to_load(here, [row.ended for row in rows]))
-                limit = seconds if gpu.is_zero_gpu() else None
-                with closing(gpu.on_gpu(seconds, answers, here, questions, rows, limit)) as stream:
-                    for run, rows in stream:
-                        if turn.stopped.is_set():
-                            rows = [
-                                row if row.ended else replace(row, trouble=t("score.stopped")) for row in rows
-                            ]
-                        asked = _asked(wanted, rows)
-                        notes = [t("score.where", where=run.line)] if run.line else []
-                        yield benchmark_table(rows, asked, notes), asked
-                        if turn.stopped.is_set():
-                            return
-
-    fetching = go.click(
-        fetch,
-        [models, tasks, limit, few_shot, template],
-        None,
-        show_progress="hidden",
-        trigger_mode="once",
-        **NETWORK,
-    )
-    ended = fetching.success(ask, [models, tasks, limit, few_shot, template], [table, found], **LONG)
-    return Panel(found, ended)
+    def _ask(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
+        names, questions = names_in(given[self.models]), self._questions(given)
+        yield {self.table: benchmark_table([BenchmarkRow(name) for name in names]), self.found: None}
+        models = fetched(names, account(self.host, oauth).for_hub, self.host.allow_folders)
+        rows = [BenchmarkRow(model.name, trouble=getattr(model, "trouble", "")) for model in models]
+        yield {self.table: benchmark_table(rows)}
+        with (
+            self.turns.of(request) as turn,
+            closing(in_calls(models, rows, answers, questions, turn=turn)) as stream,
+        ):
+            for run, now in stream:
+                asked = _asked(names, now)
+                yield {self.table: benchmark_table(now, asked, where(run)), self.found: asked}
 
 
 def _offer(name: str) -> str:
     return in_each_language(lambda: f"{name}: {of_report(BENCHMARKS[name])}")
 
 
-def _asked(names: Sequence[str], rows: Sequence[Row]) -> Asked | None:
+def _asked(names: Sequence[str], rows: Sequence[BenchmarkRow]) -> Asked | None:
     """What is known, once the first model has answered."""
     if not rows or rows[0].found is None:
         return None
@@ -265,7 +223,9 @@ def _asked(names: Sequence[str], rows: Sequence[Row]) -> Asked | None:
     return Asked(tuple(names), tuple(found), tuple(paired(found[0], other) for other in found[1:]))
 
 
-def benchmark_table(rows: Sequence[Row], asked: Asked | None = None, notes: Sequence[str] = ()) -> Markup:
+def benchmark_table(
+    rows: Sequence[BenchmarkRow], asked: Asked | None = None, notes: Sequence[str] = ()
+) -> Markup:
     """A line for each model, a column for each benchmark, and what can be said of the differences.
 
     Args:
@@ -288,7 +248,7 @@ def benchmark_table(rows: Sequence[Row], asked: Asked | None = None, notes: Sequ
     return card([scrolling(table(columns, body, caption=caption)), map(tag.p, said), parts])
 
 
-def _line(row: Row, columns: int) -> Markup:
+def _line(row: BenchmarkRow, columns: int) -> Markup:
     if row.found:
         return table_row(row.name, (figure(with_error(one, DIGITS)) for one in row.found.totals))
     return waiting_row(row.name, columns, row.trouble, row.done, row.total)

@@ -6,53 +6,51 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import gradio as gr
 from markupsafe import Markup
 
-from evaluation import EvaluationError, FetchedModel, load_fetched
+from evaluation import FetchedModel, load_fetched
 from evaluation.chat_check import FAULTS, PROMPTS, ChatCheck, Checked, check_chat
 from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import in_each_language, t
 from ui.score.panel import (
-    Panel,
+    ModelRow,
     Unavailable,
-    bytes_to_load,
     fetched,
     go_and_stop,
-    in_turn,
+    in_calls,
     names_in,
+    one_by_one,
     ready_for_gpu,
     waiting_row,
+    where,
 )
 from ui.server import gpu
-from ui.server.internal_error import log_unexpected
-from ui.server.work import watched
-from ui.widgets.events import LONG, NETWORK
+from ui.server.work import Work
+from ui.widgets.events import LONG, NETWORK, Updates
 from ui.widgets.html import card, column, figure, folded, html, note, scrolling, table, table_row, tag
 
-LONGEST_ANSWER = 128
+MAX_NEW_TOKENS = 128
 
 
 @dataclass(frozen=True)
-class Row:
-    """One model's line in the table.
+class ChatRow(ModelRow):
+    """A model's row in the table of answers.
 
     Args:
         answers: to the first of the bundled questions
         commit: of the model, None for a folder
-        trouble: why there are no more
     """
 
-    name: str
     answers: tuple[Checked, ...] = ()
     commit: str | None = None
-    trouble: str = ""
 
     @property
     def check(self) -> ChatCheck | None:
-        """The whole of it, when every question is answered."""
+        """The result, once every question is answered."""
         whole = len(self.answers) == len(PROMPTS)
         return ChatCheck(self.name, self.commit, self.answers) if whole else None
 
@@ -67,7 +65,7 @@ class Talked:
 
     Args:
         names: of the models, as they were asked for
-        checks: as many of them as answered, the first one first
+        checks: those of them that answered, the first one first
     """
 
     names: tuple[str, ...]
@@ -75,41 +73,20 @@ class Talked:
 
 
 def talks(
-    models: Sequence[FetchedModel | Unavailable], rows: Sequence[Row], seconds: int | None, device: str
-) -> Iterator[list[Row]]:
-    """One call: ask one model after the other; yields the table as it fills, as plain data.
-
-    Args:
-        models: that are on this machine, or why one is not
-        rows: where to go on
-        seconds: that were asked for, after which rows are left as they stand; None for no end
-        device: to load models on
-    """
-    now = list(rows)
-    for i, model, call in in_turn(models, now, seconds, device):
-        try:
-            with closing(watched(_talk(model, now[i], call, device))) as talking:
-                for said in talking:
-                    now[i] = said or now[i]
-                    yield list(now)
-        except EvaluationError as error:
-            now[i] = replace(now[i], trouble=str(error))
-        except Exception as error:
-            # The other models are still to be asked.
-            now[i] = replace(now[i], trouble=t("unexpected", error=log_unexpected(error)))
-        yield list(now)
+    models: Sequence[FetchedModel | Unavailable], rows: Sequence[ChatRow], seconds: int | None, device: str
+) -> Iterator[list[ChatRow]]:
+    """One GPU call: ask one model after the other, see `one_by_one`."""
+    return one_by_one(models, rows, seconds, device, partial(_talk, device))
 
 
-def _talk(
-    model: FetchedModel, row: Row, call: gpu.Call, device: str
-) -> Callable[[Callable[[Row], None], threading.Event], Row]:
-    def talk(tell: Callable[[Row], None], cancel: threading.Event) -> Row:
+def _talk(device: str, model: FetchedModel, row: ChatRow, call: gpu.Call) -> Work:
+    def talk(report: Callable[[ChatRow], None], cancel: threading.Event) -> ChatRow:
         live, now = load_fetched(model, device), replace(row, commit=model.commit)
         while not now.ended:
             prompt = PROMPTS[len(now.answers)]
-            answered = check_chat(live, [prompt], max_new_tokens=LONGEST_ANSWER, cancel=cancel).answers
+            answered = check_chat(live, [prompt], max_new_tokens=MAX_NEW_TOKENS, cancel=cancel).answers
             now = replace(now, answers=now.answers + answered)
-            tell(now)
+            report(now)
             if call.seconds_left() <= 0:
                 break
         return now
@@ -117,51 +94,40 @@ def _talk(
     return talk
 
 
-def chat_panel(host: Host, models: gr.Dropdown) -> Panel:
-    """Build the part that asks the bundled questions."""
-    gr.HTML(in_each_language(lambda: note(t("check.meaning", count=len(PROMPTS), tokens=LONGEST_ANSWER))))
-    go, turns = go_and_stop(t("check.button"))
-    table = gr.HTML()
-    found = gr.State(None)
+class ChatPanel:
+    """Asks the bundled questions; made inside the page's Blocks. A `Panel` that finds a `Talked`."""
 
-    def check(
-        names: list[str], oauth: gr.OAuthToken | None, request: gr.Request
-    ) -> Iterator[tuple[str, Talked | None]]:
-        wanted = names_in(names)
-        yield check_table([Row(name) for name in wanted]), None
-        here = fetched(wanted, account(host, oauth).for_hub, host.allow_folders)
-        rows = [Row(model.name, trouble=getattr(model, "trouble", "")) for model in here]
-        yield check_table(rows), None
-        with turns.of(request) as turn:
-            while not all(row.ended for row in rows):
-                seconds = gpu.seconds_of_a_call(bytes_to_load(here, [row.ended for row in rows]))
-                limit = seconds if gpu.is_zero_gpu() else None
-                with closing(gpu.on_gpu(seconds, talks, here, rows, limit)) as stream:
-                    for run, rows in stream:
-                        if turn.stopped.is_set():
-                            rows = [
-                                row if row.ended else replace(row, trouble=t("score.stopped")) for row in rows
-                            ]
-                        notes = [t("score.where", where=run.line)] if run.line else []
-                        yield check_table(rows, notes), _talked(wanted, rows)
-                        if turn.stopped.is_set():
-                            return
+    def __init__(self, host: Host, models: gr.Dropdown) -> None:
+        self.host = host
+        meaning = in_each_language(
+            lambda: note(t("check.meaning", count=len(PROMPTS), tokens=MAX_NEW_TOKENS))
+        )
+        gr.HTML(meaning)
+        go, self.turns = go_and_stop(t("check.button"))
+        self.table, self.found = gr.HTML(), gr.State(None)
+        self.ended = go.click(
+            ready_for_gpu(host), models, None, show_progress="hidden", trigger_mode="once", **NETWORK
+        ).success(self._check, models, [self.table, self.found], **LONG)
 
-    fetching = go.click(
-        ready_for_gpu(host), models, None, show_progress="hidden", trigger_mode="once", **NETWORK
-    )
-    ended = fetching.success(check, models, [table, found], **LONG)
-    return Panel(found, ended)
+    def _check(self, given: list[str], oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
+        names = names_in(given)
+        yield {self.table: check_table([ChatRow(name) for name in names]), self.found: None}
+        models = fetched(names, account(self.host, oauth).for_hub, self.host.allow_folders)
+        rows = [ChatRow(model.name, trouble=getattr(model, "trouble", "")) for model in models]
+        yield {self.table: check_table(rows)}
+        with self.turns.of(request) as turn, closing(in_calls(models, rows, talks, turn=turn)) as stream:
+            for run, now in stream:
+                yield {self.table: check_table(now, where(run)), self.found: _talked(names, now)}
 
 
-def _talked(names: Sequence[str], rows: Sequence[Row]) -> Talked | None:
+def _talked(names: Sequence[str], rows: Sequence[ChatRow]) -> Talked | None:
     """What is known, once the first model has answered everything."""
     if rows[0].check is None:
         return None
     return Talked(tuple(names), tuple(row.check for row in rows if row.check))
 
 
-def check_table(rows: Sequence[Row], notes: Sequence[str] = ()) -> Markup:
+def check_table(rows: Sequence[ChatRow], notes: Sequence[str] = ()) -> Markup:
     """A line for each model, a column for each fault, and below it all answers, folded.
 
     Args:
@@ -179,13 +145,13 @@ def _fault(fault: str) -> str:
     return t(f"check.fault.{fault.replace(' ', '_')}")
 
 
-def _line(row: Row) -> Markup:
+def _line(row: ChatRow) -> Markup:
     if not row.check:
         return waiting_row(row.name, len(FAULTS), row.trouble, len(row.answers), len(PROMPTS))
     return table_row(row.name, map(figure, row.check.counts.values()))
 
 
-def _answers(row: Row) -> Markup | None:
+def _answers(row: ChatRow) -> Markup | None:
     if not row.answers:
         return None
     items = [

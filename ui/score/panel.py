@@ -1,33 +1,33 @@
-"""The models that the Score tab judges: named by the visitor, brought to this machine."""
+"""What the panels of the Score tab share: models fetched by name, and work on them in as many GPU calls as it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeVar
 
 import gradio as gr
 from gradio.events import Dependency
 from markupsafe import Markup
 
-from evaluation import EvaluationError, FetchedModel, fetch_model
+from evaluation import Cancelled, EvaluationError, FetchedModel, fetch_model
 from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import t
 from ui.server import gpu
 from ui.server.internal_error import log_unexpected
-from ui.server.work import Turns
+from ui.server.work import Turn, Turns, Work, watched
 from ui.widgets.events import QUIET
 from ui.widgets.html import bar, table_row, tag
 
-MOST_MODELS = 6
+MAX_MODELS = 6
 
 
-@dataclass
-class Panel:
-    """A part of the tab that finds something out, for the other parts.
+class Panel(Protocol):
+    """A part of the tab that finds something out.
 
-    Args:
+    Attributes:
         found: a state with what was found last, or None
         ended: the event after which it is there
     """
@@ -37,7 +37,7 @@ class Panel:
 
 
 def go_and_stop(label: str, **looks: Any) -> tuple[gr.Button, Turns]:
-    """The row of buttons that begins a panel's work and ends it; `looks` are the first one's.
+    """The row of buttons that start and stop a panel's work; `looks` are for the first.
 
     Returns:
         The first button, and the turns that the work has to take, which the second one stops.
@@ -52,63 +52,140 @@ def go_and_stop(label: str, **looks: Any) -> tuple[gr.Button, Turns]:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A model that could not be brought here, and why."""
+    """A model that could not be fetched, and why."""
 
     name: str
     trouble: str
 
 
-class Begun(Protocol):
-    """A model's row in a table that fills."""
+@dataclass(frozen=True)
+class ModelRow:
+    """A model's row in a table that fills.
+
+    Args:
+        name: of the model
+        trouble: why it has no figures, or no more of them
+    """
+
+    name: str
+    trouble: str = field(default="", kw_only=True)
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing left to do for it."""
+        """Whether nothing is left to do for it."""
+        return bool(self.trouble)
 
 
-def in_turn(
-    models: Sequence[FetchedModel | Unavailable], rows: Sequence[Begun], seconds: int | None, device: str
-) -> Iterator[tuple[int, FetchedModel, gpu.Call]]:
-    """The models that one call has time for and whose rows have not ended, each with its number.
+AnyRow = TypeVar("AnyRow", bound=ModelRow)
+
+
+def in_calls(
+    models: Sequence[FetchedModel | Unavailable],
+    rows: Sequence[AnyRow],
+    work: Callable[..., Iterator[list[AnyRow]]],
+    *arguments: Any,
+    characters: int | None = None,
+    turn: Turn | None = None,
+) -> Generator[tuple[gpu.GpuRun, list[AnyRow]], None, None]:
+    """Fill the rows: on a GPU where there is one, in as many calls as it takes.
 
     Args:
-        models: that are on this machine, or why one is not
-        rows: as they stand when a model's turn comes
-        seconds: that were asked for; None for no end
-        device: the processor, which is no part of the quota, goes on to the end
+        models: on this machine, or why one is not
+        rows: a row for each model
+        work: one call, given the models, the arguments, the rows, the call's seconds (None: no limit) and the device
+        characters: that each model reads, where the work is to read a text
+        turn: when it is stopped, the work ends and the remaining rows say so
     """
+    while not all(row.ended for row in rows):
+        seconds = gpu.seconds_of_a_call(_bytes_to_load(models, rows), characters)
+        limit = seconds if gpu.is_zero_gpu() else None
+        with closing(gpu.on_gpu(seconds, work, models, *arguments, rows, limit)) as stream:
+            for run, now in stream:
+                rows = now
+                if turn and turn.stopped.is_set():
+                    stopped = t("score.stopped")
+                    yield run, [row if row.ended else replace(row, trouble=stopped) for row in now]
+                    return
+                yield run, now
+
+
+def _bytes_to_load(models: Sequence[FetchedModel | Unavailable], rows: Sequence[ModelRow]) -> list[int]:
+    """The weights of each model that still has work to do."""
+    return [
+        model.bytes
+        for model, row in zip(models, rows, strict=True)
+        if isinstance(model, FetchedModel) and not row.ended
+    ]
+
+
+def one_by_one(
+    models: Sequence[FetchedModel | Unavailable],
+    rows: Sequence[AnyRow],
+    seconds: int | None,
+    device: str,
+    work: Callable[[FetchedModel, AnyRow, gpu.Call], Work],
+    *,
+    interrupt: bool = False,
+) -> Iterator[list[AnyRow]]:
+    """One GPU call: fill the rows one model after the other, as far as its time goes.
+
+    Args:
+        models: on this machine, or why one is not
+        rows: to continue from; those that have ended stay
+        seconds: of the call, after which the rows are left as they are; None for no limit
+        device: the processor counts against no quota, so that work on it continues to the end
+        work: on one model; its news and its result are the model's row
+        interrupt: cancel work that is not done in time; without this, it watches the time itself
+
+    Yields:
+        All rows, as plain data, whenever one has changed and now and then.
+    """
+    now = list(rows)
     call = gpu.Call(None if device == "cpu" else seconds)
-    for number, model in enumerate(models):
-        if rows[number].ended or isinstance(model, Unavailable):
+    for place, model in enumerate(models):
+        if now[place].ended or isinstance(model, Unavailable):
             continue
         if not call.begins(model.bytes):
             return
-        yield number, model, call
+        limit = call.seconds_left() if interrupt else None
+        try:
+            with closing(watched(work(model, now[place], call), seconds=limit)) as working:
+                for row in working:
+                    now[place] = row or now[place]
+                    yield list(now)
+        except Cancelled:
+            return  # the time is up
+        except EvaluationError as error:
+            now[place] = replace(now[place], trouble=str(error))
+        except Exception as error:
+            # The other models still have their turn.
+            now[place] = replace(now[place], trouble=t("unexpected", error=log_unexpected(error)))
+        yield list(now)
 
 
-def names_in(field: Sequence[str] | None) -> list[str]:
+def names_in(given: Sequence[str] | None) -> list[str]:
     """The models that the field names, each once.
 
     Raises:
-        gr.Error: none, or too many.
+        gr.Error: none, or too many
     """
-    wanted = list(dict.fromkeys(name.strip() for name in field or () if name.strip()))
-    if not wanted:
+    names = list(dict.fromkeys(name.strip() for name in given or () if name.strip()))
+    if not names:
         raise gr.Error(t("score.no_models"), print_exception=False)
-    if len(wanted) > MOST_MODELS:
-        raise gr.Error(t("score.too_many", most=MOST_MODELS), print_exception=False)
-    return wanted
+    if len(names) > MAX_MODELS:
+        raise gr.Error(t("score.too_many", most=MAX_MODELS), print_exception=False)
+    return names
 
 
 def fetched(
     names: Sequence[str], token: str | Literal[False], allow_folders: bool
 ) -> list[FetchedModel | Unavailable]:
-    """The models, brought to this machine, as far as they can be had."""
+    """The models, brought to this machine as far as possible."""
     found: list[FetchedModel | Unavailable] = []
     for name in names:
         try:
             model = fetch_model(name, token=token, allow_folders=allow_folders)
-            _ = model.bytes  # which asks whether its files can be read
+            _ = model.bytes  # raises if its files cannot be read
             found.append(model)
         except EvaluationError as error:
             found.append(Unavailable(name, str(error)))
@@ -117,13 +194,9 @@ def fetched(
     return found
 
 
-def bytes_to_load(models: Sequence[FetchedModel | Unavailable], ended: Sequence[bool]) -> list[int]:
-    """The weights of each model that there is still work for."""
-    return [
-        model.bytes
-        for model, done in zip(models, ended, strict=True)
-        if isinstance(model, FetchedModel) and not done
-    ]
+def where(run: gpu.GpuRun) -> list[str]:
+    """A sentence on how the work ran, if there is anything to say."""
+    return [t("score.where", where=run.line)] if run.line else []
 
 
 def waiting_row(name: str, columns: int, trouble: str, done: int, total: int) -> Markup:
@@ -133,7 +206,7 @@ def waiting_row(name: str, columns: int, trouble: str, done: int, total: int) ->
         name: of the model
         columns: for figures
         trouble: why there will be none; empty if there may be
-        done: questions that are answered
+        done: questions answered
         total: questions in all, 0 before it began
     """
     if trouble:

@@ -1,4 +1,4 @@
-"""On the Score tab: results to take home, as Markdown and JSON, and to write into the model's card."""
+"""On the Score tab: results to download, as Markdown and JSON, and to write into the model's card."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from ui.score.sizes import Measured
 from ui.score.text import Scored
 from ui.score.weights import Looked
 from ui.server.internal_error import log_unexpected
-from ui.widgets.events import NETWORK, PRIVATE, QUIET
+from ui.widgets.events import NETWORK, PRIVATE, QUIET, Given, Updates
 from ui.widgets.html import card, heading, link, section, tag
 
-# What a link of `files_of` holds, into the clipboard, if the browser allows.
+# Copies what a link of `files_of` contains to the clipboard, if the browser allows it.
 COPY = """() => {
   const link = document.querySelector('.alloy-home a[data-kind="KIND"]');
   if (link) navigator.clipboard?.writeText(decodeURIComponent(link.href.split(',')[1])).catch(() => {});
@@ -40,7 +40,7 @@ Finding = Scored | Asked | Talked | Looked | Measured
 
 @dataclass(frozen=True)
 class Findings:
-    """All that was found out about one model.
+    """Everything that was found out about one model.
 
     Args:
         name: of the model, as it was asked for
@@ -52,7 +52,7 @@ class Findings:
 
     @classmethod
     def about_the_newest(cls, newest: Finding | None, found: Sequence[Finding | None]) -> Findings | None:
-        """What was found of the model that the newest finding is about; findings about another one are left out."""
+        """What was found about the model of the newest finding; findings about other models are left out."""
         newest = newest or next((one for one in found if one), None)
         if newest is None:
             return None
@@ -65,14 +65,14 @@ class Findings:
 
     def json(self, kinds: Sequence[str]) -> str:
         """The chosen kinds with every figure."""
-        told_ = {kind: _plain(self.parts[kind]) for kind in kinds}
-        return as_json({"model": self.name, **told_}, indent=1)
+        parts = {kind: _plain(self.parts[kind]) for kind in kinds}
+        return as_json({"model": self.name, **parts}, indent=1)
 
     def results(self, kinds: Sequence[str]) -> list[EvalResult]:
-        """What of the chosen kinds the Hub's metadata can hold.
+        """Those of the chosen kinds that the Hub's metadata can hold.
 
         Raises:
-            EvaluationError: a figure is no finite number.
+            EvaluationError: a figure is not a finite number
         """
         found: list[EvalResult] = []
         for kind in kinds:
@@ -84,7 +84,7 @@ class Findings:
         return found
 
 
-# In the card, which is in English like its other words.
+# For the card, which is in English throughout.
 _TITLES = {
     "text": "Perplexity",
     "benchmarks": "Benchmarks",
@@ -137,7 +137,7 @@ def _plain(finding: Finding) -> dict[str, Any]:
 
 
 def _without_answers(found: Benchmarked) -> dict[str, Any]:
-    """All but each question's own score: the whole of KMMLU has 35,000 of them."""
+    """Everything but the scores of single questions: KMMLU has 35,000 of them."""
     scores = [
         {key: value for key, value in asdict(score).items() if key != "answers"}
         | {"questions": len(score.answers)}
@@ -147,7 +147,7 @@ def _without_answers(found: Benchmarked) -> dict[str, Any]:
 
 
 def files_of(about: Findings, kinds: Sequence[str]) -> Markup:
-    """Links that hold the chosen results themselves, so that no file stays on the server, and the text to look at."""
+    """Links that contain the chosen results themselves, so that no file stays on the server, and the text to read."""
     markdown = about.markdown(kinds)
     name = re.sub(r"[^\w.-]+", "-", about.name.rstrip("/").rpartition("/")[2])
     links = [
@@ -164,61 +164,77 @@ def files_of(about: Findings, kinds: Sequence[str]) -> Markup:
     return tag.div(tag.p(Markup(" · ").join(links)), shown, class_="alloy-home")
 
 
-def card_panel(host: Host, panels: Sequence[Panel]) -> None:
-    """Build the part that shows what was found so far, once there is something."""
-    found = [panel.found for panel in panels]
-    now = gr.State(None)
-    with gr.Column(visible=False) as box:
-        title = gr.HTML()
-        kinds = gr.CheckboxGroup([], label=t("home.kinds"))
-        way = gr.Radio(
-            [(t("home.commit"), COMMIT), (t("home.pull_request"), PULL_REQUEST)], value=COMMIT,
-            label=t("home.way"), info=t("home.way.info"),
+class ReportPanel:
+    """Shows what was found so far, once there is something; made inside the page's Blocks."""
+
+    def __init__(self, host: Host, panels: Sequence[Panel]) -> None:
+        self.host, self.states = host, [panel.found for panel in panels]
+        self.about = gr.State(None)
+        with gr.Column(visible=False) as self.box:
+            self.title = gr.HTML()
+            self.kinds = gr.CheckboxGroup([], label=t("home.kinds"))
+            self.way = gr.Radio(
+                [(t("home.commit"), COMMIT), (t("home.pull_request"), PULL_REQUEST)], value=COMMIT,
+                label=t("home.way"), info=t("home.way.info"),
+            )  # fmt: skip
+            write = gr.Button(t("home.write"))
+            self.result = gr.HTML()
+            with gr.Accordion(t("home.take"), open=False):
+                with gr.Row():
+                    for kind in ("markdown", "json"):
+                        copy = gr.Button(t(f"home.copy.{kind}"), size="sm", min_width=120)
+                        copy.click(None, None, None, js=COPY.replace("KIND", kind), **PRIVATE)
+                self.files = gr.HTML()
+        outputs = [self.box, self.about, self.title, self.kinds, self.files, self.result]
+        for panel in panels:
+            panel.ended.then(self._after(panel), {*self.states}, outputs, **QUIET)
+        self.kinds.input(self._choose, [self.about, self.kinds], self.files, **QUIET)
+        write.click(
+            self._write, [self.about, self.kinds, self.way], self.result, show_progress="hidden", trigger_mode="once",
+            **NETWORK,
         )  # fmt: skip
-        write = gr.Button(t("home.write"))
-        said = gr.HTML()
-        with gr.Accordion(t("home.take"), open=False):
-            with gr.Row():
-                for kind in ("markdown", "json"):
-                    copy = gr.Button(t(f"home.copy.{kind}"), size="sm", min_width=120)
-                    copy.click(None, None, None, js=COPY.replace("KIND", kind), **PRIVATE)
-            files = gr.HTML()
 
-    def show(number: int) -> Callable[..., tuple[Any, ...]]:
-        def shown(*findings: Finding | None) -> tuple[Any, ...]:
-            about = Findings.about_the_newest(findings[number], findings)
+    def _after(self, panel: Panel) -> Callable[[Given], Updates]:
+        """What happens when a panel has found something."""
+
+        def show(given: Given) -> Updates:
+            findings = [given[state] for state in self.states]
+            about = Findings.about_the_newest(given[panel.found], findings)
             if about is None:
-                return gr.Column(visible=False), None, *(gr.skip(),) * 4
-            every = list(about.parts)
-            offered = gr.update(choices=[(t(f"home.kind.{kind}"), kind) for kind in every], value=every)
-            about_it = section(t("home.heading", model=about.name))
-            return gr.Column(visible=True), about, about_it, offered, files_of(about, every), ""
+                return {self.box: gr.Column(visible=False), self.about: None}
+            kinds = list(about.parts)
+            choices = [(t(f"home.kind.{kind}"), kind) for kind in kinds]
+            return {
+                self.box: gr.Column(visible=True),
+                self.about: about,
+                self.title: section(t("home.heading", model=about.name)),
+                self.kinds: gr.update(choices=choices, value=kinds),
+                self.files: files_of(about, kinds),
+                self.result: "",
+            }
 
-        return shown
+        return show
 
-    def chosen(about: Findings | None, wanted: list[str]) -> Any:
-        return files_of(about, [kind for kind in wanted if kind in about.parts]) if about else gr.skip()
+    def _choose(self, about: Findings | None, kinds: list[str]) -> Any:
+        return files_of(about, [kind for kind in kinds if kind in about.parts]) if about else gr.skip()
 
-    def write_it(about: Findings | None, wanted: list[str], how: str, oauth: gr.OAuthToken | None) -> str:
+    def _write(self, about: Findings | None, kinds: list[str], way: str, oauth: gr.OAuthToken | None) -> str:
+        """Write the chosen kinds into the model's card."""
         if about is None:
             return ""
-        who = account(host, oauth)
-        kept = [kind for kind in wanted if kind in about.parts]
+        who = account(self.host, oauth)
+        kept = [kind for kind in kinds if kind in about.parts]
         try:
-            if who.source == "nobody" and not host.allow_folders:
+            if who.source == "nobody" and not self.host.allow_folders:
                 raise EvaluationError(t("home.nobody"))
             written = write_card(
                 about.name, about.results(kept), markdown=about.markdown(kept) or None,
-                pull_request=how == PULL_REQUEST, token=who.for_hub, allow_folders=host.allow_folders,
+                pull_request=way == PULL_REQUEST, token=who.for_hub, allow_folders=self.host.allow_folders,
             )  # fmt: skip
         except EvaluationError as error:
             return card(tag.p(str(error), role="alert"), "bad")
         except Exception as error:
-            return card(tag.p(t("unexpected", error=log_unexpected(error, who.token)), role="alert"), "bad")
+            line = t("unexpected", error=log_unexpected(error, who.token))
+            return card(tag.p(line, role="alert"), "bad")
         key = "home.proposed" if written.pull_request else "home.written"
         return card([heading(t(key)), tag.p(link(written.url, written.url))], "good")
-
-    for number, panel in enumerate(panels):
-        panel.ended.then(show(number), found, [box, now, title, kinds, files, said], **QUIET)
-    kinds.input(chosen, [now, kinds], files, **QUIET)
-    write.click(write_it, [now, kinds, way], said, show_progress="hidden", trigger_mode="once", **NETWORK)

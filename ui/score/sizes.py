@@ -1,13 +1,12 @@
-"""On the Score tab: what models weigh, how fast they answer, and whether each stands alone, side by side."""
+"""On the Score tab: what models weigh, how fast they answer, and whether each is complete on its own, side by side."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import gradio as gr
 from markupsafe import Markup
@@ -18,16 +17,16 @@ from evaluation.report import Report
 from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import in_each_language, of_report, t
-from ui.score.panel import Panel, go_and_stop, names_in
+from ui.score.panel import go_and_stop, names_in
 from ui.score.text import Scored
-from ui.server.work import watched
-from ui.widgets.events import LONG
+from ui.server.work import Work, watched
+from ui.widgets.events import LONG, Updates
 from ui.widgets.html import card, column, figure, note, scrolling, table, table_row, tag
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What some models weigh and how fast they are.
+    """How large some models are and how fast they answer.
 
     Args:
         names: of the models, as they were asked for
@@ -38,56 +37,58 @@ class Measured:
     report: Report
 
 
-def sizes_panel(host: Host, models: gr.Dropdown, scored: gr.State) -> Panel:
-    """Build the part that measures sizes and speeds; `scored` adds known perplexities."""
-    gr.HTML(in_each_language(lambda: note(t("score.compare.info"))))
-    go, turns = go_and_stop(t("score.compare"))
-    table = gr.HTML()
-    found = gr.State(None)
+class SizesPanel:
+    """Measures sizes and speeds; made inside the page's Blocks. A `Panel` that finds a `Measured`."""
 
-    def measure(
-        names: list[str], known: Scored | None, oauth: gr.OAuthToken | None, request: gr.Request
-    ) -> Iterator[tuple[str, Measured | None]]:
-        wanted, token = names_in(names), account(host, oauth).for_hub
-        folders = [name for name in wanted if host.allow_folders and Path(name).is_dir()]
+    def __init__(self, host: Host, models: gr.Dropdown, scored: gr.State) -> None:
+        """`scored` may hold a `Scored`, whose perplexities are added to the table."""
+        self.host = host
+        gr.HTML(in_each_language(lambda: note(t("score.compare.info"))))
+        go, self.turns = go_and_stop(t("score.compare"))
+        self.table, self.found = gr.HTML(), gr.State(None)
+        self.ended = go.click(self._measure, [models, scored], [self.table, self.found], **LONG)
+
+    def _measure(
+        self, given: list[str], scored: Scored | None, oauth: gr.OAuthToken | None, request: gr.Request
+    ) -> Iterator[Updates]:
+        names, token = names_in(given), account(self.host, oauth).for_hub
         prints: list[Footprint] = []
-
-        def one(name: str) -> Callable[[Any, threading.Event], Footprint]:
-            others = [other for other in folders if other != name]
-            return lambda _, cancel: footprint(
-                name, token=token, device="cpu", allow_folders=host.allow_folders, out_of_reach=others, cancel=cancel
-            )  # fmt: skip
-
-        with turns.of(request) as turn:
+        with self.turns.of(request) as turn:
             try:
-                for name in wanted:
-                    so_far = report_card(_report(prints, known), t("score.compare.working", name=name))
-                    with closing(watched(one(name))) as measuring:
-                        for print_ in measuring:
+                for name in names:
+                    so_far = _report(prints, scored)
+                    working = report_card(so_far, t("score.compare.working", name=name))
+                    with closing(watched(self._footprint(name, names, token))) as measuring:
+                        for found in measuring:
                             if turn.stopped.is_set():
-                                yield report_card(_report(prints, known), t("score.stopped")), None
+                                yield {self.table: report_card(so_far, t("score.stopped")), self.found: None}
                                 return
-                            # With or without news; Gradio notices here whether the page is still there.
-                            yield so_far, None
-                            if print_ is not None:
-                                prints.append(print_)
+                            # With or without news: Gradio notices here whether the page is still open.
+                            yield {self.table: working, self.found: None}
+                            if found is not None:
+                                prints.append(found)
             except EvaluationError as error:
                 raise gr.Error(str(error), print_exception=False) from None
-        report = _report(prints, known)
+        report = _report(prints, scored)
         assert report is not None
-        yield report_card(report), Measured(tuple(wanted), report)
+        yield {self.table: report_card(report), self.found: Measured(tuple(names), report)}
 
-    ended = go.click(measure, [models, scored], [table, found], **LONG)
-    return Panel(found, ended)
+    def _footprint(self, name: str, names: Sequence[str], token: str | Literal[False]) -> Work:
+        """Measures one model while the folders of the others are out of its reach."""
+        allow_folders = self.host.allow_folders
+        others = [other for other in names if other != name and allow_folders and Path(other).is_dir()]
+        return lambda _, cancel: footprint(
+            name, token=token, device="cpu", allow_folders=allow_folders, out_of_reach=others, cancel=cancel
+        )
 
 
-def _report(prints: Sequence[Footprint], known: Scored | None) -> Report | None:
-    """The table of what is measured; with perplexities, if they are known of just these models."""
+def _report(prints: Sequence[Footprint], scored: Scored | None) -> Report | None:
+    """The table of what was measured, with perplexities if they are known for all of these models."""
     if not prints:
         return None
-    by_name: dict[str, Perplexity] = {score.model: score for score in known.scores} if known else {}
-    scores = tuple(by_name[one.name] for one in prints if one.name in by_name)
-    return Report(tuple(prints), scores if len(scores) == len(prints) else ())
+    by_name: dict[str, Perplexity] = {score.model: score for score in scored.scores} if scored else {}
+    known = tuple(by_name[one.name] for one in prints if one.name in by_name)
+    return Report(tuple(prints), known if len(known) == len(prints) else ())
 
 
 def report_card(report: Report | None, working: str = "") -> Markup:
@@ -95,7 +96,7 @@ def report_card(report: Report | None, working: str = "") -> Markup:
 
     Args:
         report: what was measured so far
-        working: what is being done now
+        working: what is being measured now
     """
     waiting = tag.p(working, class_="alloy-quiet", role="status") if working else None
     if report is None:

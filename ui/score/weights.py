@@ -1,13 +1,13 @@
-"""On the Score tab: the weights of a merge beside its parents', as heat maps, with a doctor's verdict."""
+"""On the Score tab: the weights of a merge beside its parents', as heat maps, with a verdict on their health."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import gradio as gr
 from markupsafe import Markup
@@ -20,11 +20,11 @@ from ui.hub.account import account
 from ui.hub.search import HubSearch, search_as_you_type
 from ui.languages.translate import in_each_language, t
 from ui.recipe.presets import family
-from ui.score.panel import Panel, go_and_stop, names_in
+from ui.score.panel import go_and_stop, names_in, where
 from ui.server import gpu
 from ui.server.internal_error import log_unexpected
-from ui.server.work import watched
-from ui.widgets.events import LONG, QUIET
+from ui.server.work import Turn, watched
+from ui.widgets.events import LONG, QUIET, Given, Updates
 from ui.widgets.heat_map import heat_map
 from ui.widgets.html import card, heading, html, note, status, tag
 
@@ -32,6 +32,7 @@ from ui.widgets.html import card, heading, html, note, status, tag
 QUICK, SLOW, ALL = "quick", "slow", "all"
 SAMPLES: dict[str, tuple[int | None, int]] = {QUICK: (1 << 16, 4), SLOW: (1 << 20, PLACES), ALL: (None, 1)}
 READERS = 8
+Token: TypeAlias = str | Literal[False]
 ACTIVATION_TOKENS = 512
 
 
@@ -40,8 +41,8 @@ class Signal:
     """A figure of every tensor that can be drawn.
 
     Args:
-        against: what it holds the model against: nothing, a parent, or two parents against each other
-        value: None where it is not known
+        against: what the model is compared with: "" for nothing, "parent", or "pair" for two parents with each other
+        value: of a tensor, and the parent or pair; None where it is not known
     """
 
     against: str
@@ -86,7 +87,7 @@ class Looked:
     Args:
         names: of the model and its parents, as they were asked for
         found: in its weights
-        alike: its states beside those of its parents, if that was asked
+        alike: its states compared with those of its parents, if that was asked for
     """
 
     names: tuple[str, ...]
@@ -94,7 +95,7 @@ class Looked:
     alike: tuple[Likeness, ...] = ()
 
     def against(self, signal: str) -> list[str]:
-        """What a signal may be drawn for; one empty name where it needs nothing else, none where it is not known."""
+        """The parents or pairs that a signal can be drawn for: one empty name if it needs none, no name if unknown."""
         kind = SIGNALS[signal].against
         if not kind:
             return [""]
@@ -103,7 +104,7 @@ class Looked:
         return [name for name in names if any(row is not None for row in self._row(signal, name))]
 
     def signals(self) -> list[str]:
-        """The signals that are known of this model."""
+        """The signals that are known for this model."""
         return [signal for signal in SIGNALS if self.against(signal)]
 
     def _row(self, signal: str, name: str) -> Iterator[float | None]:
@@ -118,7 +119,7 @@ class Looked:
 def states_alike(
     models: Sequence[FetchedModel], document: str, device: str
 ) -> Iterator[tuple[Likeness, ...] | None]:
-    """Linear CKA of the first model's states with each of the others'; None until they are known."""
+    """Linear CKA of the first model's states with those of each other model; None until it is known."""
 
     def compare(_: Callable[[Any], None], cancel: threading.Event) -> tuple[Likeness, ...]:
         first = load_fetched(models[0], device)
@@ -131,80 +132,58 @@ def states_alike(
     yield from watched(compare)
 
 
-def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: gr.Textbox) -> Panel:
-    """Build the part that looks at weights; `document` is what models read whose states are compared."""
-    known = family(host.demo).models
-    gr.HTML(in_each_language(lambda: note(t("weights.meaning"))))
-    with gr.Accordion(t("weights.more"), open=False):
-        base = gr.Dropdown(
-            list(known), value=None, label=t("weights.base"), info=t("weights.base.info"), allow_custom_value=True
-        )  # fmt: skip
-        search_as_you_type(base, search, host, known)
-        with gr.Row():
-            amount = gr.Radio(
-                [(t(f"weights.amount.{key}"), key) for key in SAMPLES], value=QUICK, label=t("weights.amount"),
-                min_width=240,
+class WeightsPanel:
+    """Looks at weights; made inside the page's Blocks. A `Panel` that finds a `Looked`."""
+
+    def __init__(self, host: Host, models: gr.Dropdown, search: HubSearch, document: gr.Textbox) -> None:
+        """`document` is the text that models read whose states are compared."""
+        self.host, self.models, self.document = host, models, document
+        gr.HTML(in_each_language(lambda: note(t("weights.meaning"))))
+        self._fields(search)
+        go, self.turns = go_and_stop(t("weights.button"))
+        self.verdict = gr.HTML()
+        with gr.Row(visible=False) as self.choice:
+            self.signal = gr.Dropdown([], label=t("weights.signal"), min_width=240)
+            self.against = gr.Dropdown([], label=t("weights.against"), min_width=240)
+        self.picture, self.found = gr.HTML(), gr.State(None)
+        self.ended = go.click(
+            self._look,
+            {models, self.base, self.amount, self.activations, document},
+            [self.verdict, self.choice, self.signal, self.against, self.picture, self.found],
+            **LONG,
+        )
+        self.signal.input(self._choose, [self.found, self.signal], [self.against, self.picture], **QUIET)
+        self.against.input(self._draw, [self.found, self.signal, self.against], self.picture, **QUIET)
+
+    def _fields(self, search: HubSearch) -> None:
+        known = family(self.host.demo).models
+        with gr.Accordion(t("weights.more"), open=False):
+            self.base = gr.Dropdown(
+                list(known), value=None, label=t("weights.base"), info=t("weights.base.info"), allow_custom_value=True
             )  # fmt: skip
-            activations = gr.Checkbox(
-                False, label=t("weights.activations"), info=t("weights.activations.info"), min_width=240
-            )
-    go, turns = go_and_stop(t("weights.button"))
-    verdict = gr.HTML()
-    with gr.Row(visible=False) as choice:
-        signal = gr.Dropdown([], label=t("weights.signal"), min_width=240)
-        against = gr.Dropdown([], label=t("weights.against"), min_width=240)
-    picture = gr.HTML()
-    found = gr.State(None)
+            search_as_you_type(self.base, search, self.host, known)
+            with gr.Row():
+                self.amount = gr.Radio(
+                    [(t(f"weights.amount.{key}"), key) for key in SAMPLES], value=QUICK, label=t("weights.amount"),
+                    min_width=240,
+                )  # fmt: skip
+                self.activations = gr.Checkbox(
+                    False, label=t("weights.activations"), info=t("weights.activations.info"), min_width=240
+                )
 
-    def look_at(
-        names: list[str], base_name: str | None, how_much: str, run_them: bool, read: str,
-        oauth: gr.OAuthToken | None, request: gr.Request,
-    ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
-        wanted, token = names_in(names), account(host, oauth).for_hub
-        sample, places = SAMPLES[how_much]
-        hidden = gr.Row(visible=False), gr.skip(), gr.skip(), "", None
-
-        def work(tell: Callable[[tuple[int, int]], None], cancel: threading.Event) -> WeightsLook:
-            opened = {
-                name: open_weights(name, token=token, allow_folders=host.allow_folders)
-                for name in dict.fromkeys([*wanted, *filter(None, [(base_name or "").strip()])])
-            }
-            first, *others = [opened[name] for name in wanted]
-            return look(
-                first, others, base=opened.get((base_name or "").strip()), sample=sample, places=places,
-                readers=READERS, on_progress=lambda *now: tell(now), cancel=cancel,
-            )  # fmt: skip
-
-        yield status(t("weights.opening")), *hidden
-        looked: Looked | None = None
-        with turns.of(request) as turn:
+    def _look(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
+        names, token = names_in(given[self.models]), account(self.host, oauth).for_hub
+        yield self._waiting(t("weights.opening"))
+        with self.turns.of(request) as turn:
             try:
-                with closing(watched(work)) as looking:
-                    for said in looking:
-                        if turn.stopped.is_set():
-                            yield status(t("score.stopped")), *hidden
-                            return
-                        if isinstance(said, tuple):
-                            yield status(t("weights.reading", done=said[0], total=said[1])), *hidden
-                        elif said is not None:
-                            looked = Looked(tuple(wanted), said)
-                assert looked is not None
-                if not (run_them and len(wanted) > 1):
-                    yield verdict_card(looked), *_shown(looked)
+                found = yield from self._inspected(names, given, token, turn)
+                if found is None:
                     return
-                yield verdict_card(looked, [t("weights.activations.working")]), *_shown(looked)
-                here = [fetch_model(name, token=token, allow_folders=host.allow_folders) for name in wanted]
-                seconds = gpu.seconds_to_answer([model.bytes for model in here], 1)
-                with closing(gpu.on_gpu(seconds, states_alike, here, read)) as comparing:
-                    for run, alike in comparing:
-                        if turn.stopped.is_set():
-                            yield verdict_card(looked, [t("score.stopped")]), *_shown(looked)
-                            return
-                        if alike is not None:
-                            looked = replace(looked, alike=alike)
-                            where = [t("score.where", where=run.line)] if run.line else []
-                            # All of it once more: a slow browser may pass over the piece before.
-                            yield verdict_card(looked, where), *_shown(looked)
+                looked = Looked(tuple(names), found)
+                if given[self.activations] and len(names) > 1:
+                    yield from self._compared(looked, given[self.document], token, turn)
+                else:
+                    yield self._shown(looked)
             except EvaluationError as error:
                 raise gr.Error(str(error), print_exception=False) from None
             except gr.Error:
@@ -213,38 +192,90 @@ def weights_panel(host: Host, models: gr.Dropdown, search: HubSearch, document: 
                 message = t("unexpected", error=log_unexpected(error, token or None))
                 raise gr.Error(message, print_exception=False) from None
 
-    def choose(now: Looked | None, chosen: str) -> tuple[Any, str]:
-        if now is None:
-            return gr.skip(), ""
-        names = now.against(chosen)
-        first = names[0] if names else ""
-        return _offered(names), now.picture(chosen, first)
+    def _inspected(
+        self, names: Sequence[str], given: Given, token: Token, turn: Turn
+    ) -> Generator[Updates, None, WeightsLook | None]:
+        """What is in the weights; None if the visitor stopped it.
 
-    def draw(now: Looked | None, chosen: str, name: str | None) -> str:
-        return now.picture(chosen, name or "") if now else ""
+        Raises:
+            EvaluationError: a model cannot be read
+        """
+        base = (given[self.base] or "").strip()
+        sample, places = SAMPLES[given[self.amount]]
 
-    ended = go.click(
-        look_at,
-        [models, base, amount, activations, document],
-        [verdict, choice, signal, against, picture, found],
-        **LONG,
-    )
-    signal.input(choose, [found, signal], [against, picture], **QUIET)
-    against.input(draw, [found, signal, against], picture, **QUIET)
-    return Panel(found, ended)
+        def inspect(report: Callable[[tuple[int, int]], None], cancel: threading.Event) -> WeightsLook:
+            opened = {
+                name: open_weights(name, token=token, allow_folders=self.host.allow_folders)
+                for name in dict.fromkeys([*names, *filter(None, [base])])
+            }
+            first, *others = [opened[name] for name in names]
+            return look(
+                first, others, base=opened.get(base), sample=sample, places=places, readers=READERS,
+                on_progress=lambda *now: report(now), cancel=cancel,
+            )  # fmt: skip
 
+        found: WeightsLook | None = None
+        with closing(watched(inspect)) as looking:
+            for news in looking:
+                if turn.stopped.is_set():
+                    yield self._waiting(t("score.stopped"))
+                    return None
+                if isinstance(news, tuple):
+                    yield self._waiting(t("weights.reading", done=news[0], total=news[1]))
+                elif news is not None:
+                    found = news
+        return found
 
-def _shown(looked: Looked) -> tuple[Any, ...]:
-    """Updates for the choices, the picture of the first of them, and the state."""
-    signals = looked.signals()
-    names = looked.against(signals[0])
-    return (
-        gr.Row(visible=True),
-        gr.update(choices=[(t(f"weights.signal.{name}"), name) for name in signals], value=signals[0]),
-        _offered(names),
-        looked.picture(signals[0], names[0]),
-        looked,
-    )
+    def _compared(self, looked: Looked, document: str, token: Token, turn: Turn) -> Iterator[Updates]:
+        """What was found, and then the states of the models beside it.
+
+        Raises:
+            EvaluationError: a model cannot be fetched
+            gr.Error: a model cannot run
+        """
+        yield self._shown(looked, [t("weights.activations.working")])
+        models = [
+            fetch_model(name, token=token, allow_folders=self.host.allow_folders) for name in looked.names
+        ]
+        seconds = gpu.seconds_to_answer([model.bytes for model in models], 1)
+        with closing(gpu.on_gpu(seconds, states_alike, models, document)) as comparing:
+            for run, alike in comparing:
+                if turn.stopped.is_set():
+                    yield self._shown(looked, [t("score.stopped")])
+                    return
+                if alike is not None:
+                    yield self._shown(replace(looked, alike=alike), where(run))
+
+    def _waiting(self, line: str) -> Updates:
+        return {
+            self.verdict: status(line), self.choice: gr.Row(visible=False), self.picture: "", self.found: None,
+        }  # fmt: skip
+
+    def _shown(self, looked: Looked, notes: Sequence[str] = ()) -> Updates:
+        """All of it each time: a slow browser may skip an earlier piece."""
+        signals = looked.signals()
+        names = looked.against(signals[0])
+        choices = [(t(f"weights.signal.{name}"), name) for name in signals]
+        return {
+            self.verdict: verdict_card(looked, notes),
+            self.choice: gr.Row(visible=True),
+            self.signal: gr.update(choices=choices, value=signals[0]),
+            self.against: _offered(names),
+            self.picture: looked.picture(signals[0], names[0]),
+            self.found: looked,
+        }
+
+    def _choose(self, looked: Looked | None, signal: str) -> Updates:
+        if looked is None:
+            return {self.picture: ""}
+        names = looked.against(signal)
+        return {
+            self.against: _offered(names),
+            self.picture: looked.picture(signal, names[0] if names else ""),
+        }
+
+    def _draw(self, looked: Looked | None, signal: str, name: str | None) -> str:
+        return looked.picture(signal, name or "") if looked else ""
 
 
 def _offered(names: Sequence[str]) -> Any:

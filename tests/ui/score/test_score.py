@@ -8,7 +8,6 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,11 @@ from tests.ui.conftest import event, visit
 from tests.ui.speaker import tiny_speaker
 from ui.host import Host
 from ui.page import build_page, launch_settings
-from ui.score import chat_check as score_chat
-from ui.score.benchmarks import Asked, Questions, answers, benchmark_table
-from ui.score.benchmarks import Row as AskedRow
+from ui.score import chat_check
+from ui.score.benchmarks import Asked, BenchmarkRow, Questions, answers, benchmark_table
+from ui.score.reading import TextRow
 from ui.score.report import Findings
-from ui.score.text import Row, Scored
+from ui.score.text import Scored
 from ui.score.weights import SIGNALS, Looked, verdict_card
 from ui.server import gpu
 from ui.server.work import Turns, watched
@@ -95,7 +94,7 @@ def models(family: dict[str, Path], *names: str) -> list[FetchedModel]:
 
 def test_models_are_asked_one_after_the_other(family: dict[str, Path], tasks: Path, tmp_path: Path) -> None:
     here = models(family, "merge", "a")
-    begun = [AskedRow(model.name) for model in here]
+    begun = [BenchmarkRow(model.name) for model in here]
 
     *on_the_way, last = answers(here, questions(tasks, tmp_path), begun, None, "cpu")
 
@@ -114,7 +113,7 @@ def test_a_call_that_runs_out_of_time_leaves_the_rest_to_the_next(
     family: dict[str, Path], tasks: Path, tmp_path: Path
 ) -> None:
     here = models(family, "merge")
-    begun = [AskedRow(here[0].name)]
+    begun = [BenchmarkRow(here[0].name)]
 
     *_, left = answers(here, questions(tasks, tmp_path), begun, 0, "auto")
     *_, done = answers(here, questions(tasks, tmp_path), left, None, "cpu")
@@ -136,44 +135,53 @@ def test_a_text_whose_reading_was_ended_is_gone_on_with(
     monkeypatch.setattr(gpu, "on_gpu", counted)
     monkeypatch.setattr(gpu, "is_zero_gpu", lambda: True)
     monkeypatch.setattr(gpu.Call, "seconds_left", lambda _: 0.0)  # a batch each
-    score = event(build_page(Host.from_environment({})), "text_panel.<locals>.score")
+    score = event(build_page(Host.from_environment({})), "TextPanel._score")
+    panel = score.__self__
     visitor = gr.Request(session_hash="visitor")
     visitor.session_hash = "visitor"
-    reading = partial(score, [str(family["merge"])], TEXT, None, "", "", "test", "text", 100)
 
-    *_, (_, _, whole, kept) = reading(None, None, visitor)
+    def reading(kept: object, text: str = TEXT) -> Iterator[dict[Any, Any]]:
+        given: dict[Any, Any] = dict.fromkeys(panel.fields.inputs)
+        given |= {panel.fields.document: text, panel.models: [str(family["merge"])], panel.begun: kept}
+        found: Iterator[dict[Any, Any]] = score(given, None, visitor)
+        return found
+
+    *_, whole = reading(None)
     in_all = len(asked)
-    assert kept is None and whole and in_all > 2
+    assert whole[panel.begun] is None and whole[panel.found] and in_all > 2
 
-    lost = reading(None, None, visitor)
-    kept = next(piece[3] for piece in lost if piece[3])
+    lost = reading(None)
+    kept = next(piece[panel.begun] for piece in lost if piece.get(panel.begun))
     lost.close()
     asked.clear()
-    *_, (_, _, found, _) = reading(kept, None, visitor)
+    *_, last = reading(kept)
     assert len(asked) == in_all - 1
-    assert found.scores[0].nll_nats == whole.scores[0].nll_nats
+    assert last[panel.found].scores[0].nll_nats == whole[panel.found].scores[0].nll_nats
 
     asked.clear()
-    *_, (_, _, other, _) = score([str(family["merge"])], TEXT + ".", *reading.args[2:], kept, None, visitor)
-    assert len(asked) == in_all and other.scores[0].tokens == whole.scores[0].tokens + 1
+    *_, other = reading(kept, TEXT + ".")
+    assert len(asked) == in_all
+    assert other[panel.found].scores[0].tokens == whole[panel.found].scores[0].tokens + 1
 
 
 def test_answers_are_checked_in_calls_of_any_length(
     family: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(score_chat, "LONGEST_ANSWER", 4)
+    monkeypatch.setattr(chat_check, "MAX_NEW_TOKENS", 4)
     monkeypatch.setattr(gpu, "is_zero_gpu", lambda: True)
     monkeypatch.setattr(gpu.Call, "seconds_left", lambda _: 0.0)  # an answer each
-    check = event(build_page(Host.from_environment({})), "chat_panel.<locals>.check")
+    check = event(build_page(Host.from_environment({})), "ChatPanel._check")
+    panel = check.__self__
     visitor = gr.Request(session_hash="visitor")
     visitor.session_hash = "visitor"
     names = [str(family["merge"]), str(family["a"]), str(tmp_path / "nothing")]
 
-    *on_the_way, (shown, found) = check(names, None, visitor)
+    *on_the_way, last = check(names, None, visitor)
+    shown, found = last[panel.table], last[panel.found]
 
     whole = [check_chat(load_fetched(model), max_new_tokens=4) for model in models(family, "merge", "a")]
     assert list(found.checks) == whole
-    assert any("7 of 12 answered" in table for table, _ in on_the_way)
+    assert any("7 of 12 answered" in piece[panel.table] for piece in on_the_way)
     assert f'<th scope="row">{names[1]}</th><td class="number">' in shown
     assert "no such folder" in shown and f"The answers of {names[0]}" in shown
     about = Findings(names[0], {"chat": found})
@@ -189,7 +197,7 @@ def test_what_a_model_cannot_be_asked_stands_in_its_line(
     here = models(family, "merge")
 
     *_, rows = answers(
-        here, questions(tasks, tmp_path, chat_template=True), [AskedRow(here[0].name)], None, "cpu"
+        here, questions(tasks, tmp_path, chat_template=True), [BenchmarkRow(here[0].name)], None, "cpu"
     )
 
     assert "has no chat template" in rows[0].trouble
@@ -213,7 +221,7 @@ def asked() -> Asked:
 
 def test_the_table_says_errors_and_what_can_be_said() -> None:
     found = asked()
-    rows = [AskedRow(one.model, found=one) for one in found.found] + [AskedRow("late", 30, 120)]
+    rows = [BenchmarkRow(one.model, found=one) for one in found.found] + [BenchmarkRow("late", 30, 120)]
 
     shown = benchmark_table(rows, found)
 
@@ -264,7 +272,7 @@ def test_the_verdict_is_the_doctors(family: dict[str, Path], tmp_path: Path) -> 
 def scored(family: dict[str, Path], *names: str) -> Scored:
     found = [perplexity(load_fetched(model), [TEXT]) for model in models(family, *names)]
     differences = tuple(difference(found[0], other, [TEXT]) for other in found[1:])
-    rows = tuple(Row(one.model, score=one) for one in found)
+    rows = tuple(TextRow(one.model, score=one) for one in found)
     return Scored(tuple(str(family[name]) for name in names), rows, (TEXT,), Source("A text"), differences)
 
 
@@ -302,7 +310,7 @@ def test_results_are_written_into_the_card_by_the_visitors_own_account(
     token = hub.add_user("ann")
     hub.put("ann/merge", family["merge"])
     page = build_page(Host.from_environment({"SPACE_ID": "you/alloy"}))
-    write = event(page, "write_it")
+    write = event(page, "ReportPanel._write")
     about = Findings("ann/merge", {"text": scored(family, "merge", "a"), "benchmarks": asked()})
 
     refused = write(about, ["text"], how, None)
@@ -325,8 +333,8 @@ def test_only_the_chosen_results_are_written(family: dict[str, Path], tmp_path: 
     page = build_page(Host.from_environment({"ALLOY_RESULTS": str(tmp_path)}))
     about = Findings(str(family["merge"]), {"text": scored(family, "merge"), "weights": looked(family)})
 
-    said = event(page, "write_it")(about, ["weights"], "commit", None)
-    nothing = event(page, "write_it")(about, [], "commit", None)
+    said = event(page, "ReportPanel._write")(about, ["weights"], "commit", None)
+    nothing = event(page, "ReportPanel._write")(about, [], "commit", None)
 
     assert "Written into" in said
     card = (family["merge"] / "README.md").read_text()
@@ -370,7 +378,7 @@ def page_of_a_laptop(
 ) -> Iterator[str]:
     """A page with a merge, its parents and a benchmark at hand, and the login of their owner."""
     monkeypatch.setenv("HF_TOKEN", hub.add_user("ann"))
-    monkeypatch.setattr(score_chat, "LONGEST_ANSWER", 4)
+    monkeypatch.setattr(chat_check, "MAX_NEW_TOKENS", 4)
     for name, folder in family.items():
         hub.put(f"ann/{name}", folder)
     host = Host.from_environment(

@@ -1,0 +1,97 @@
+"""The perplexities of a merge and its parents as a table, with what can be said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from evaluation import Difference, Perplexity
+from ui.languages.translate import t
+from ui.score.reading import TextRow
+from ui.widgets.html import card, column, figure, scrolling, size, table, table_row, tag
+
+# With fewer tokens, differences of a few percent are noise.
+MIN_TOKENS = 1000
+
+
+def score_table(
+    rows: Sequence[TextRow], length: int, differences: Sequence[Difference] = (), notes: Sequence[str] = ()
+) -> Markup:
+    """The rows as a table, their differences in words, and the warnings that the numbers call for.
+
+    Args:
+        rows: a model each
+        length: of the text in bytes
+        differences: of the first model to others
+        notes: more to say
+    """
+    scores = [row.score for row in rows if row.score]
+    best = min((score.bits_per_byte for score in scores), default=None) if len(scores) > 1 else None
+    same_tokens = len({score.tokens for score in scores}) <= 1
+    keys = ("score.perplexity", "score.bits", "score.tokens", "score.seconds")
+    columns = [column(t("score.model")), *(column(t(key), of_figures=True) for key in keys)]
+    body = [_row(row, best, same_tokens) for row in rows]
+    caption = t("score.caption", count=len(rows), bytes=size(length))
+    if len(rows) == 1:
+        caption = t("score.caption.one", bytes=size(length))
+    said = [*map(_words, differences), *notes, *_warnings(scores, same_tokens)]
+    return card([scrolling(table(columns, body, caption=caption, style="alloy-scores")), map(tag.p, said)])
+
+
+def _row(row: TextRow, best: float | None, same_tokens: bool) -> Markup:
+    """Perplexities are compared only between models that split the text into the same tokens."""
+    if row.trouble:
+        return table_row(row.name, tag.td(f"{t('score.failed')}: {row.trouble}", colspan=4))
+    if row.score is None:
+        state = t("score.waiting") if row.done is None else f"{t('score.working')} {row.done:.0%}"
+        return table_row(row.name, tag.td(state, colspan=4, class_="alloy-quiet"))
+    score = row.score
+    mark = " best" if score.bits_per_byte == best else ""
+    return table_row(
+        row.name,
+        tag.td(f"{score.perplexity:.3f}", class_="number" + (mark if same_tokens else "")),
+        tag.td(f"{score.bits_per_byte:.4f}", class_=f"number{mark}"),
+        figure(score.tokens),
+        figure(f"{score.seconds:.1f}"),
+    )
+
+
+def _words(found: Difference) -> str:
+    names = {"model": found.model, "other": found.other}
+    if found.interval is None:
+        return t("score.difference.outlier" if found.has_outlier else "score.difference.short", **names)
+    low, high = found.interval
+    figures = t("score.figures", value=f"{found.bits_per_byte:+.4f}", low=f"{low:+.4f}", high=f"{high:+.4f}")
+    said = [t(f"score.difference.{found.verdict}", figures=figures, **names)]
+    if found.verdict == "none" and found.detectable is not None:
+        said.append(t("score.detectable", value=f"{found.detectable:.4f}"))
+    if found.verdict == "none" and found.more_documents is not None:
+        said.append(t("score.more", count=found.more_documents, value=f"{found.wanted:.2g}"))
+    if found.blocks is not None:
+        said.append(t("score.blocks", count=found.blocks))
+    return " ".join(said)
+
+
+def _warnings(scores: Sequence[Perplexity], same_tokens: bool) -> list[str]:
+    if not scores:
+        return []
+    said = []
+    fewest = min(score.tokens for score in scores)
+    if fewest < MIN_TOKENS:
+        said.append(t("score.short", tokens=fewest))
+    if not same_tokens:
+        said.append(t("score.tokenizers"))
+    return [*said, _how(scores)]
+
+
+def _how(scores: Sequence[Perplexity]) -> str:
+    """Windows and BOS: what a reader needs to get the same numbers."""
+    windows = dict.fromkeys((score.context, score.stride) for score in scores)
+    said = [t("score.window", context=context, stride=stride) for context, stride in windows]
+    with_bos = [score.model for score in scores if score.bos]
+    if with_bos and len(with_bos) < len(scores):
+        said.append(t("score.bos.some", names=", ".join(with_bos)))
+    else:
+        said.append(t("score.bos.all" if with_bos else "score.bos.none"))
+    return " ".join(said)

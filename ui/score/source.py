@@ -1,0 +1,139 @@
+"""The text that models are scored on: typed, bundled, from a file, or rows of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import gradio as gr
+
+from evaluation import EvaluationError, Source
+from evaluation.text import BUNDLED, bundled_text, dataset_texts, read_text
+from ui.host import Host
+from ui.languages.translate import t
+from ui.widgets.events import QUIET, Given, Updates
+
+MAX_CHARACTERS = 200_000
+
+
+@dataclass(frozen=True)
+class ChosenText:
+    """What models will read.
+
+    Args:
+        texts: documents that are scored one by one
+        source: where they are from
+        whole: False if they were cut to MAX_CHARACTERS
+    """
+
+    texts: tuple[str, ...]
+    source: Source
+    whole: bool = True
+
+    @property
+    def bytes(self) -> int:
+        return sum(len(text.encode()) for text in self.texts)
+
+
+class TextFields:
+    """The fields, made inside the page's Blocks.
+
+    Attributes:
+        document: the text
+        inputs: what `chosen` reads
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.document = gr.Textbox(
+            _bundled(BUNDLED[0]), label=t("score.text"), info=t("score.text.info"), lines=8, max_lines=20
+        )
+        # The name of the file that was opened, and its text: once that is edited, it is no longer the file's.
+        self.opened = gr.State(None)
+        with gr.Row():
+            for name in BUNDLED:
+                sample = gr.Button(t(f"score.bundled.{name}"), size="sm", min_width=120)
+                sample.click(lambda name=name: _bundled(name), None, self.document, **QUIET)
+            file = gr.UploadButton(t("score.file"), size="sm", min_width=120, file_types=["text"])
+        file.upload(self._open, file, [self.document, self.opened], **QUIET)
+        with gr.Accordion(t("score.dataset"), open=False):
+            self.dataset = gr.Textbox(
+                label=t("score.dataset.name"), info=t("score.dataset.name.info"), max_lines=1
+            )
+            with gr.Row():
+                self.subset = gr.Textbox(label=t("score.dataset.subset"), max_lines=1, min_width=120)
+                self.split = gr.Textbox("test", label=t("score.dataset.split"), max_lines=1, min_width=120)
+                self.column = gr.Textbox("text", label=t("score.dataset.column"), max_lines=1, min_width=120)
+                self.rows = gr.Number(
+                    100, label=t("score.dataset.rows"), precision=0, minimum=1, maximum=10_000, min_width=120
+                )
+        self.inputs = {
+            self.document, self.opened, self.dataset, self.subset, self.split, self.column, self.rows
+        }  # fmt: skip
+
+    def chosen(self, given: Given, token: str | Literal[False]) -> ChosenText:
+        """The text that the fields say.
+
+        Raises:
+            gr.Error: there is none, it is too long, or it cannot be had
+        """
+        if (given[self.dataset] or "").strip():
+            return self._of_dataset(given, token)
+        document = given[self.document] or ""
+        if not document.strip():
+            raise gr.Error(t("score.no_text"), print_exception=False)
+        if len(document) > MAX_CHARACTERS:
+            message = t("score.too_long", length=len(document), most=MAX_CHARACTERS)
+            raise gr.Error(message, print_exception=False)
+        return _pasted(document, given[self.opened])
+
+    def _of_dataset(self, given: Given, token: str | Literal[False]) -> ChosenText:
+        name, subset = given[self.dataset].strip(), given[self.subset] or None
+        split, column = given[self.split] or "test", given[self.column] or "text"
+        try:
+            texts = list(
+                dataset_texts(
+                    name, column=column, rows=int(given[self.rows] or 100), split=split, subset=subset,
+                    token=token, allow_folders=self.host.allow_folders,
+                )
+            )  # fmt: skip
+        except EvaluationError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        cut = _cut(texts)
+        whole = sum(map(len, cut)) == sum(map(len, texts))
+        return ChosenText(tuple(cut), Source(name, name, subset, split, column), whole)
+
+    def _open(self, path: str) -> Updates:
+        file = path.rpartition("/")[2]
+        try:
+            content = read_text(path)
+        except EvaluationError as error:
+            # Visitors need not know where the server keeps the file.
+            raise gr.Error(str(error).replace(path, file), print_exception=False) from None
+        return {self.document: content, self.opened: (file, content)}
+
+
+def _bundled(name: str) -> str:
+    return "\n\n".join(bundled_text(name))
+
+
+def _pasted(document: str, opened: tuple[str, str] | None) -> ChosenText:
+    """The text of the field. A bundled text is its paragraphs, as on the command line; any other is one document."""
+    for name in BUNDLED:
+        if document == _bundled(name):
+            return ChosenText(tuple(bundled_text(name)), Source(f"Alloy's {name.capitalize()} text"))
+    name = opened[0] if opened and opened[1] == document else "pasted text"
+    return ChosenText((document,), Source(name))
+
+
+def _cut(texts: Sequence[str]) -> list[str]:
+    """The first texts, up to MAX_CHARACTERS in all."""
+    kept: list[str] = []
+    room = MAX_CHARACTERS
+    for text in texts:
+        if not room:
+            break
+        kept.append(text[:room])
+        room -= len(kept[-1])
+    return kept
