@@ -25,7 +25,7 @@ from checkpoints.terminal import commands, run
 
 if TYPE_CHECKING:
     from checkpoints.problems import Problem
-    from merging.engine.run import Progress
+    from merging.engine.result import Progress
     from merging.plan import Plan
     from merging.recipe.recipe import Recipe
 

@@ -25,9 +25,9 @@ from checkpoints.adapters.changed_tensor import as_stored
 from checkpoints.architecture import OUTPUT_HEAD, input_embedding, is_tied, stands_before_layers
 from checkpoints.dtypes import FLOATS, itemsize, safetensors_name
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
-from merging.destinations import open_destination
+from merging.destinations import HUB, Receipt, open_destination
 from merging.destinations.destination import Place
-from merging.engine.tensors import open_merge
+from merging.engine.models import open_merge
 from merging.intermediate import Stage
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedShard, PlannedTensor
@@ -123,7 +123,7 @@ def extract_lora(
     destination = open_destination(
         to, token=token, private=private, overwrite=overwrite, allow_folders=allow_folders
     )
-    if problems := destination.check(0):
+    if problems := destination.check():
         raise DestinationError(problems)
     with ExitStack() as stack:
         opened = [open_model(read_reference(base), token, allow_folders)]
@@ -138,13 +138,14 @@ def extract_lora(
         shard = work.shard()
         try:
             destination.begin(Plan("", "", shards=(shard,)), lambda: None)
-            writer = destination.open_shard(shard.filename, shard.bytes)
+            writer = destination.sink.open_shard(shard.filename, shard.bytes)
             offset = 0
             for part in work.parts(shard):
                 writer.write(offset, part)
                 offset += len(part)
-            writer.close()
-            for file, text in work.files(destination.name, to.startswith("hf://")).items():
+            stored = writer.close()
+            destination.admit(Receipt(shard.filename, shard.bytes, stored.sha256))
+            for file, text in work.files(destination.name, to.startswith(HUB)).items():
                 destination.write_file(file, text)
             place = destination.finish(f"Extract a LoRA adapter of {opened[1].name}")
         except BaseException:

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache, cached_property
 from pathlib import Path
@@ -148,6 +148,13 @@ class PlannedShard:
     tensors: tuple[PlannedTensor, ...]
     bytes: int
     copy_of: SourceFile | None = None
+
+    def places(self) -> Iterator[tuple[PlannedTensor, int]]:
+        """The tensors, each with the offset of its first byte in the file."""
+        offset = self.bytes - sum(tensor.bytes for tensor in self.tensors)
+        for tensor in self.tensors:
+            yield tensor, offset
+            offset += tensor.bytes
 
 
 @dataclass(frozen=True)

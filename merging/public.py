@@ -9,7 +9,8 @@ from checkpoints.problems import (
     Problem,
     RecipeError,
 )
-from merging.engine.run import Progress, Result, merge_into_memory, run_plan
+from merging.engine.result import Progress, Result
+from merging.engine.run import merge_into_memory, run_plan
 from merging.methods import METHODS, MergeMethod, Parameter
 from merging.plan import Plan
 from merging.planning.make import make_plan

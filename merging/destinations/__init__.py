@@ -2,14 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.problems import DestinationError, Problem
 from checkpoints.repositories.repository import Token
-from merging.destinations.destination import Destination, Place, ShardWriter
-from merging.destinations.folder import FolderDestination
+from merging.destinations.destination import (
+    HUB,
+    Destination,
+    LostShardError,
+    Options,
+    Place,
+    ShardWriter,
+    Sink,
+    Stored,
+)
+from merging.destinations.folder import FolderDestination, FolderSink
+from merging.destinations.receipt import Receipt
 
-__all__ = ["Destination", "Place", "ShardWriter", "open_destination"]
+__all__ = [
+    "DESTINATIONS",
+    "HUB",
+    "Destination",
+    "LostShardError",
+    "Options",
+    "Place",
+    "Receipt",
+    "ShardWriter",
+    "Sink",
+    "Stored",
+    "open_destination",
+    "open_sink",
+]
+
+
+def _hub(place: str, options: Options) -> Destination:
+    from merging.destinations.hub import HubDestination  # the Hub's client takes most of a second to import
+
+    return HubDestination(place, options)
+
+
+def _hub_sink(data: Mapping[str, object], token: Token, check: Callable[[], None]) -> Sink:
+    from merging.destinations.hub_sink import HubSink
+
+    return HubSink.from_data(data, token, check)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of destination.
+
+    Args:
+        open: the destination at a place, which is what follows the scheme in its address
+        open_sink: its worker's half from `Sink.to_data`, with a token and a function that raises to stop
+    """
+
+    open: Callable[[str, Options], Destination]
+    open_sink: Callable[[Mapping[str, object], Token, Callable[[], None]], Sink]
+
+
+# By the scheme of their addresses; a folder's has none.
+DESTINATIONS = {
+    HUB: Kind(_hub, _hub_sink),
+    "": Kind(
+        lambda place, options: FolderDestination(Path(place), overwrite=options.overwrite),
+        lambda data, token, check: FolderSink(Path(str(data["folder"]))),
+    ),
+}
 
 
 def open_destination(
@@ -24,22 +84,27 @@ def open_destination(
     """The destination that a text names: `hf://owner/name`, or a folder.
 
     Args:
-        pull_request: what a repository holds is left, and a pull request opened; a folder has no such thing
+        pull_request: whether what a repository holds is left, and a pull request opened; a folder has no such thing
 
     Raises:
         DestinationError: the text names none.
     """
-    if to.startswith("hf://"):
-        from merging.destinations.hub import PREFIX, HubDestination
-
-        return HubDestination(
-            to.removeprefix(PREFIX),
-            token=token,
-            private=private,
-            overwrite=overwrite,
-            pull_request=pull_request,
-        )
-    if not to.strip() or not allow_folders:
+    scheme = next(scheme for scheme in DESTINATIONS if to.startswith(scheme))
+    if not scheme and not (to.strip() and allow_folders):
         message = f"'{to}' is not a destination."
         raise DestinationError(Problem("destination-name", message, "Write `hf://owner/name`.", to))
-    return FolderDestination(Path(to), overwrite=overwrite)
+    options = Options(token, private, overwrite, pull_request)
+    return DESTINATIONS[scheme].open(to.removeprefix(scheme), options)
+
+
+def open_sink(
+    data: Mapping[str, object], *, token: Token = None, check: Callable[[], None] = lambda: None
+) -> Sink:
+    """The sink of a destination that another process has begun.
+
+    Args:
+        data: from `Sink.to_data`
+        token: whose access to use
+        check: raises when the work is to stop
+    """
+    return DESTINATIONS[str(data["scheme"])].open_sink(data, token, check)

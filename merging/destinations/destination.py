@@ -1,13 +1,32 @@
-"""Where a merge goes. Every destination shows the result whole or not at all."""
+"""Where a merge goes. Every destination shows the result whole or not at all.
+
+It has two halves. A *sink* takes output files, and is what a worker needs. A *destination* is what the process needs
+that drives the merge: it checks, begins, admits the files that arrived, and makes everything appear at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from checkpoints.problems import Problem
+from checkpoints.repositories.repository import Token
+from merging.destinations.receipt import Receipt
 from merging.plan import Plan
+
+# What the address of a repository on the Hub begins with.
+HUB = "hf://"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a destination is to be used, see `run_plan`."""
+
+    token: Token = None
+    private: bool = True
+    overwrite: bool = False
+    pull_request: bool = False
 
 
 @dataclass(frozen=True)
@@ -16,32 +35,67 @@ class Place:
 
     Args:
         location: a folder, or `hf://owner/name`, with @revision behind where it is a pull request
-        url: of its page on the Hub, if it has one
+        url: its page on the Hub, if it has one
         commit: on the Hub, if it is there
         verified: whether it was read back from there and found to be what was sent
-        written_by: the ways its weights went: "folder", "memory", and to the Hub "LFS", "Xet", "copy" (by the Hub
-            itself) or "an earlier run", which was taken up
     """
 
     location: str
     url: str | None = None
     commit: str | None = None
     verified: bool = False
-    written_by: tuple[str, ...] = ()
+
+
+class Stored(NamedTuple):
+    """An output file that has arrived: the sha256 of its content where it is known, and how it went, see `Receipt`."""
+
+    sha256: str | None
+    way: str
+
+
+class LostShardError(Exception):
+    """A file did not arrive. Made again it goes another way."""
 
 
 class ShardWriter(Protocol):
-    """Takes the bytes of one output file, in any order and from several threads."""
+    """Takes the bytes of one output file, in any order and from several threads.
+
+    That of a sink with `crosses_processes` can be pickled, and its copies write to the same file.
+    """
 
     def write(self, offset: int, data: memoryview) -> None:
         """Put bytes at an offset of the file; ranges do not overlap."""
 
-    def close(self) -> None:
-        """All bytes were written; called once."""
+    def close(self) -> Stored:
+        """Wait until the file has arrived, all bytes of which were written; called once.
+
+        Raises:
+            LostShardError: it did not arrive; it is to be made again.
+            DestinationError: it did not arrive, and will not when it is made again.
+        """
+
+
+class Sink(Protocol):
+    """What a worker needs of a destination."""
+
+    @property
+    def crosses_processes(self) -> bool:
+        """Whether several processes of this machine can write to one file."""
+
+    def open_shard(self, filename: str, size: int) -> ShardWriter:
+        """Begin an output file of `size` bytes; may wait until there is room for it.
+
+        Raises:
+            DestinationError: the file cannot be taken.
+        """
+
+    def to_data(self) -> dict[str, object] | None:
+        """What `open_sink` opens the sink from in another process or on another machine, as plain data; None where it
+        cannot. Holds no token."""
 
 
 class Destination(Protocol):
-    """A place that can take a model."""
+    """A place that can take a model, as the process that drives a merge sees it."""
 
     @property
     def name(self) -> str:
@@ -56,21 +110,20 @@ class Destination(Protocol):
         """Whether there is a way on which no whole shard is held, where a plan asks for it."""
 
     @property
-    def is_on_disk(self) -> bool:
-        """Whether shards are files that several processes can write to."""
+    def sink(self) -> Sink:
+        """Takes the output files; ready after `begin`."""
 
     def disk_bytes(self, size: int) -> int:
         """Bytes on this machine's disk for `size` bytes of weights."""
 
-    def check(self, disk_bytes: int, plan: Plan | None = None) -> list[Problem]:
-        """What stands in the way now, without changing anything.
+    def check(self, plan: Plan | None = None) -> list[Problem]:
+        """What prevents the merge now, without changing anything.
 
         Args:
-            disk_bytes: see above, of the weights
-            plan: whose result may be there already, from a run that died at its very end
+            plan: whose result needs room, or may be there already, from a run that died at its very end
         """
 
-    def begin(self, plan: Plan, check: Callable[[], None]) -> set[str]:
+    def begin(self, plan: Plan, check: Callable[[], None]) -> Mapping[str, Receipt]:
         """Get ready to take the result of a plan; called once, before anything is written.
 
         Args:
@@ -78,21 +131,15 @@ class Destination(Protocol):
             check: raises when the run is to stop; called while something takes its time
 
         Returns:
-            Names of the shards that an earlier run of the same plan left here, whole. They are not written again.
+            By filename, the shards that an earlier run of the same plan left here, whole. They are not written again.
         """
 
-    def open_shard(self, filename: str, size: int) -> ShardWriter:
-        """Begin an output file of `size` bytes; may wait until there is room for it.
+    def admit(self, receipt: Receipt) -> None:
+        """Count a file that has arrived as part of the result. Where it can, a later run then finds it; this need not
+        have happened on return.
 
         Raises:
-            DestinationError: what was written before did not arrive.
-        """
-
-    def lost(self) -> set[str]:
-        """Wait for the shards that were closed; names of those that did not arrive, and are to be made once more.
-
-        Raises:
-            DestinationError: one did not arrive, and will not when it is made once more.
+            DestinationError: a file that was admitted earlier could not be noted.
         """
 
     def write_file(self, filename: str, data: bytes) -> None:
@@ -109,6 +156,6 @@ class Destination(Protocol):
         """Give up. Never raises, and never shows a part of the result.
 
         Args:
-            keep: whether finished shards may stay, where nobody takes them for a model, for a later run of the
-                same plan to go on with; else the destination is left as it was before
+            keep: whether files that were admitted may stay, where no one takes them for a model, for a later run of
+                the same plan; else the destination is left as it was before
         """

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from checkpoints.problems import DestinationError, Problem
-from merging.destinations.destination import Place
+from merging.destinations.destination import Place, Stored
+from merging.destinations.receipt import Receipt
 from merging.plan import Plan
 
 # What an interrupted run may leave; the next run to the same place removes it.
@@ -23,20 +24,21 @@ class FolderDestination:
 
     shard_buffers = 0
     can_stream = False
-    is_on_disk = True
 
     def __init__(self, path: Path, *, overwrite: bool):
         self.path = path.expanduser().absolute()
         self.name = self.path.name
         self.partial = self.path.with_name(f".{self.name}{SUFFIX}")
         self.overwrite = overwrite
+        self.sink = FolderSink(self.partial)
         self._lock: int | None = None
 
     def disk_bytes(self, size: int) -> int:
         return size
 
-    def check(self, disk_bytes: int, plan: Plan | None = None) -> list[Problem]:
+    def check(self, plan: Plan | None = None) -> list[Problem]:
         problems = []
+        disk_bytes = plan.bytes_out if plan else 0
         where = str(self.path)
         if self.path.exists() and not self.path.is_dir():
             message = f"{self.path} is a file; the result is a folder."
@@ -56,27 +58,8 @@ class FolderDestination:
             problems.append(Problem("disk-full", message, fix, where))
         return problems
 
-    def begin(self, plan: Plan, check: Callable[[], None]) -> set[str]:
-        return set()
-
-    def open_shard(self, filename: str, size: int) -> FolderShard:
-        self._begin()
-        return FolderShard(self.partial / filename, size)
-
-    def lost(self) -> set[str]:
-        return set()
-
-    def write_file(self, filename: str, data: bytes) -> None:
-        self._begin()
-        path = self.partial / filename
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with no_room(path):
-            path.write_bytes(data)
-
-    def _begin(self) -> None:
-        """Make the partial folder, once, and hold it against a second run."""
-        if self._lock is not None:
-            return
+    def begin(self, plan: Plan, check: Callable[[], None]) -> dict[str, Receipt]:
+        """Make the partial folder, and hold it against a second run."""
         self.partial.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(self.partial.with_suffix(".lock"), os.O_CREAT | os.O_RDWR)
         try:
@@ -90,6 +73,16 @@ class FolderDestination:
         self._lock = lock
         shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir()
+        return {}
+
+    def admit(self, receipt: Receipt) -> None:
+        pass  # its file is in place
+
+    def write_file(self, filename: str, data: bytes) -> None:
+        path = self.partial / filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with no_room(path):
+            path.write_bytes(data)
 
     def finish(self, message: str) -> Place:
         replaced = self.partial.with_suffix(".replaced")
@@ -99,7 +92,7 @@ class FolderDestination:
         self.partial.rename(self.path)
         shutil.rmtree(replaced, ignore_errors=True)
         self._release()
-        return Place(str(self.path), written_by=("folder",))
+        return Place(str(self.path))
 
     def abandon(self, *, keep: bool) -> None:
         if self._lock is not None:
@@ -139,6 +132,21 @@ def _reserve(descriptor: int, size: int) -> None:
         os.truncate(descriptor, size)
 
 
+class FolderSink:
+    """Writes output files into a folder that exists."""
+
+    crosses_processes = True
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def open_shard(self, filename: str, size: int) -> FolderShard:
+        return FolderShard(self.folder / filename, size)
+
+    def to_data(self) -> dict[str, object]:
+        return {"scheme": "", "folder": str(self.folder)}
+
+
 class FolderShard:
     """An output file that is written in place.
 
@@ -152,11 +160,19 @@ class FolderShard:
         with no_room(path):
             _reserve(self._file.fileno(), size)
 
+    def __getstate__(self) -> Path:
+        return self._path
+
+    def __setstate__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("r+b", buffering=0)
+
     def write(self, offset: int, data: memoryview) -> None:
         done = 0
         with no_room(self._path):
             while done < len(data):
                 done += os.pwrite(self._file.fileno(), data[done:], offset + done)
 
-    def close(self) -> None:
+    def close(self) -> Stored:
         self._file.close()
+        return Stored(None, "folder")

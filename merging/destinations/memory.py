@@ -11,7 +11,8 @@ import torch
 from checkpoints.dtypes import torch_name
 from checkpoints.memory import free_memory
 from checkpoints.problems import DestinationError, Problem
-from merging.destinations.destination import Place
+from merging.destinations.destination import Place, Stored
+from merging.destinations.receipt import Receipt
 from merging.plan import Plan, PlannedShard
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class MemoryDestination:
     name = "merged"
     shard_buffers = 0  # what it holds is the result, which is counted as such
     can_stream = False
-    is_on_disk = False
+    crosses_processes = False
 
     def __init__(self, free: int | None = None) -> None:
         self._free = free
@@ -43,10 +44,14 @@ class MemoryDestination:
     def disk_bytes(self, size: int) -> int:
         return 0
 
-    def check(self, disk_bytes: int, plan: Plan | None = None) -> list[Problem]:
+    @property
+    def sink(self) -> MemoryDestination:
+        return self
+
+    def check(self, plan: Plan | None = None) -> list[Problem]:
         return []
 
-    def begin(self, plan: Plan, check: Callable[[], None]) -> set[str]:
+    def begin(self, plan: Plan, check: Callable[[], None]) -> dict[str, Receipt]:
         needed = plan.bytes_out + plan.peak_memory_bytes
         free = free_memory() if self._free is None else self._free
         if needed > free:
@@ -54,14 +59,17 @@ class MemoryDestination:
             fix = "Merge to a folder or to the Hub, which needs a fraction of it."
             raise DestinationError(Problem("memory-full", message, fix))
         self._plan = plan
-        return set()
+        return {}
 
     def open_shard(self, filename: str, size: int) -> MemoryShard:
         buffer = self._shards[filename] = torch.empty(size, dtype=torch.uint8)
         return MemoryShard(buffer)
 
-    def lost(self) -> set[str]:
-        return set()
+    def to_data(self) -> None:
+        return None
+
+    def admit(self, receipt: Receipt) -> None:
+        pass  # its bytes are in place
 
     def write_file(self, filename: str, data: bytes) -> None:
         self._files[filename] = data
@@ -94,14 +102,12 @@ class MemoryDestination:
         if "generation_config.json" in self._files:
             generation = json.loads(self._files["generation_config.json"])
             self.model.generation_config = transformers.GenerationConfig.from_dict(generation)
-        return Place("memory", written_by=("memory",))
+        return Place("memory")
 
     def _tensors(self, shard: PlannedShard) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors of a shard, by name, as views of its bytes."""
-        offset = shard.bytes - sum(tensor.bytes for tensor in shard.tensors)
-        for tensor in shard.tensors:
+        for tensor, offset in shard.places():
             raw = self._shards[shard.filename][offset : offset + tensor.bytes]
-            offset += tensor.bytes
             dtype: Any = getattr(torch, torch_name(tensor.dtype))
             yield tensor.name, raw.view(dtype).view(tensor.shape)
 
@@ -118,5 +124,6 @@ class MemoryShard:
     def write(self, offset: int, data: memoryview) -> None:
         self._view[offset : offset + len(data)] = data
 
-    def close(self) -> None:
+    def close(self) -> Stored:
         self._view.release()
+        return Stored(None, "memory")

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from checkpoints import Token, open_checkpoint
+from merging.destinations.receipt import Receipt
 from merging.plan import Plan
 
 # Paths in one request; the Hub takes a thousand or so.
@@ -28,6 +29,11 @@ class Sent:
     def of(cls, data: bytes) -> Sent:
         blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         return cls(len(data), hashlib.sha256(data).hexdigest(), blob)
+
+    @classmethod
+    def of_receipt(cls, receipt: Receipt) -> Sent:
+        assert receipt.sha256, f"the content of {receipt.filename} is not known"
+        return cls(receipt.size, receipt.sha256)
 
     def is_like(self, file: RepoFile) -> bool:
         """Whether the Hub's entry has this content. Of a large file the Hub tells the sha256, of others the blob."""

@@ -11,7 +11,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from merging.destinations.destination import Stored
 
 # Shards under way at a time: one is filled while the last pieces of the one before it go up.
 STREAMS = 2
@@ -52,12 +55,12 @@ class XetStore:
         self._open: set[XetShard] = set()
         self._stopped = False
 
-    def open(self, check: Callable[[], None], full: Callable[[XetShard], None]) -> XetShard:
+    def open(self, check: Callable[[], None], full: Callable[[XetShard], Stored]) -> XetShard:
         """Begin a shard.
 
         Args:
             check: raises when the run is to stop
-            full: called when all of it was written, from the thread that wrote the last byte
+            full: waits until it has arrived, when all of it was written
 
         Raises:
             XetLostError: there is no access, or no way to the store.
@@ -102,7 +105,9 @@ class XetShard:
         is_over: whether it has arrived, or is lost
     """
 
-    def __init__(self, upload: Any, stream: Any, check: Callable[[], None], full: Callable[[XetShard], None]):
+    def __init__(
+        self, upload: Any, stream: Any, check: Callable[[], None], full: Callable[[XetShard], Stored]
+    ):
         self._upload = upload
         self._stream = stream
         self._check = check
@@ -142,8 +147,8 @@ class XetShard:
             self._lost = error
             self._early.clear()
 
-    def close(self) -> None:
-        self._full(self)
+    def close(self) -> Stored:
+        return self._full(self)
 
     def finish(self) -> tuple[int, str]:
         """Wait until the store has all of it; a commit may then name it.

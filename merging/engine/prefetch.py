@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -112,12 +113,12 @@ def goes_ahead(tensor: PlannedTensor, find: Find, rereads: bool) -> bool:
     return size > 0 and (size <= RESIDENT or not rereads or tensor.copied_from is not None)
 
 
-def steps(tensors: Iterable[PlannedTensor], find: Find, rereads: bool) -> Iterator[Step]:
+def steps(tensors: Iterable[PlannedTensor], find: Find, rereads: bool, first: int = 0) -> Iterator[Step]:
     """Cut what a plan reads ahead into steps, in the order of the output: small tensors in groups, large ones
-    in slices, and whole ones for a method that rereads them."""
+    in slices, and whole ones for a method that rereads them. The output tensors are numbered from `first` on."""
     group: list[Piece] = []
     size = 0
-    for number, tensor in enumerate(tensors):
+    for number, tensor in enumerate(tensors, first):
         if not goes_ahead(tensor, find, rereads):
             continue
         inputs = [
@@ -210,10 +211,9 @@ class ReadAhead:
         self._error: Exception | None = None
         self._stopped = False
         self._changed = threading.Condition()
-        count = threads if self._next else 0
         # Daemons: a process that was told to stop does not wait for a host that stalls.
         self._threads = [
-            threading.Thread(target=self._fetch, name=f"read-{i}", daemon=True) for i in range(count)
+            threading.Thread(target=self._fetch, name=f"read-{i}", daemon=True) for i in range(threads)
         ]
 
     def __enter__(self) -> Self:
@@ -234,6 +234,13 @@ class ReadAhead:
         with self._changed:
             self._stopped = True
             self._requests.clear()
+            self._changed.notify_all()
+
+    def extend(self, steps: Iterator[Step]) -> None:
+        """Fetch more, behind what there is already; its output tensors have numbers of their own."""
+        with self._changed:
+            self._steps = chain(self._steps, steps)
+            self._next = self._next or next(self._steps, None)
             self._changed.notify_all()
 
     @property
@@ -294,9 +301,7 @@ class ReadAhead:
             while not self._stopped:
                 if self._requests:
                     return self._requests.popleft()
-                if not self._next:
-                    return None
-                if not self._used or self._used + self._next.nbytes <= self._budget:
+                if self._next and (not self._used or self._used + self._next.nbytes <= self._budget):
                     self._admit(self._next)
                     self._next = next(self._steps, None)
                 else:

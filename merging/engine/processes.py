@@ -1,31 +1,31 @@
-"""Workers that are processes, forked from this one when it runs alone.
+"""Shards made by processes, forked from this one when it runs alone and everything is on this machine's disk.
 
 Threads of one Python take turns: the arithmetic runs beside them, but each hand-over costs about as much as a block's
-arithmetic does, and two threads were seen to be hardly faster than one. Processes do not wait for each other. They
-share nothing but two pipes: numbers of tasks come in by one, and go out by the other when they are done.
+arithmetic does, and two threads were seen to be hardly faster than one. Processes do not wait for each other.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import os
-import pickle
-import select
+import multiprocessing
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
+from types import TracebackType
+from typing import Self
 
-from checkpoints.problems import MergeError, Problem
-
-# A number in a pipe; as one write of so few bytes it arrives whole, whoever reads.
-NUMBER = 4
-# Bytes that a pipe takes at once or not at all.
-ATOMIC = 4096
-# Seconds between two looks at what the caller wants.
-PULSE = 0.1
+from checkpoints import Checkpoint
+from checkpoints.problems import Cancelled, MergeError, Problem
+from merging.destinations import Receipt, ShardWriter
+from merging.engine.engine import Merge
+from merging.engine.local import keep_heap, make_in_order, one_torch_thread
+from merging.engine.processor import processor_of
+from merging.engine.tensors import Buffers, merge_tensor
+from merging.plan import Plan, PlannedShard, PlannedTensor
 
 
 def can_fork() -> bool:
@@ -33,113 +33,122 @@ def can_fork() -> bool:
     return sys.platform == "linux" and threading.active_count() == 1
 
 
-def run_forked(
-    tasks: int,
-    work: Callable[[Iterator[int]], Iterator[int]],
-    workers: int,
-    done: Callable[[int], None],
-    pulse: Callable[[], None],
-) -> None:
-    """Let processes do tasks with the numbers 0 to `tasks` - 1, each by the first that is free, in this order.
+class Processes:
+    """The engine of processes."""
+
+    name = "processes"
+
+    def suits(self, merge: Merge, shards: Sequence[PlannedShard]) -> bool:
+        is_here = merge.sink.crosses_processes and not any(model.is_remote for model in merge.plan.models)
+        return is_here and merge.device == "cpu" and merge.workers > 1 and can_fork()
+
+    def run(self, merge: Merge, shards: Sequence[PlannedShard]) -> Generator[Receipt, None, None]:
+        models = merge.models.opened()
+        keep_heap()
+        with (
+            nullcontext() if merge.plan.only_copies else one_torch_thread(),
+            ProcessPool(merge.plan, models, merge.workers) as pool,
+        ):
+            yield from make_in_order(merge, shards, pool)
+
+
+class ProcessPool:
+    """Processes that merge tensors in the order in which they are queued.
 
     Args:
-        tasks: how many there are
-        work: runs in each process: takes numbers, and yields them when they are done
+        plan, models: what they merge; all models are open, and folders
         workers: how many processes
-        done: called in this process for every number that is done
-        pulse: called in this process ten times a second; what it raises ends all workers and is raised
-
-    Raises:
-        MergeError: that `work` raised in one of the processes, or one of them was killed
     """
-    numbers, to_do = os.pipe()
-    finished, to_tell = os.pipe()
-    errors, to_complain = os.pipe()
-    os.set_blocking(to_do, False)
-    gc.freeze()  # the collector would touch, and so copy, every page of the processes' common memory
-    children: list[int] = []
-    open_ends = {numbers, to_do, finished, to_tell, errors, to_complain}
 
-    def close(*ends: int) -> None:
-        for end in ends:
-            if end in open_ends:
-                open_ends.remove(end)
-                os.close(end)
+    def __init__(self, plan: Plan, models: Sequence[Checkpoint], workers: int):
+        self._plan = plan
+        self._models = models
+        self._numbers = {shard.filename: number for number, shard in enumerate(plan.shards)}
+        self._is_stopped = False
+        if not plan.only_copies:
+            import merging.engine.blocks  # noqa: F401 (once, before there are several processes)
+        gc.freeze()  # the collector would touch, and so copy, every page of the processes' common memory
+        before = set(multiprocessing.active_children())
+        # What a forked process is given is not pickled.
+        context = multiprocessing.get_context("fork")
+        self._executor = ProcessPoolExecutor(workers, context, _begin, (plan, models))
+        self._executor.submit(_nothing).result()  # forks them all, before this process has other threads
+        self._children = [child for child in multiprocessing.active_children() if child not in before]
 
-    try:
-        for _ in range(workers):
-            child = os.fork()
-            if child == 0:
-                # A process that ends by os._exit runs nobody's clean-up, flushes nothing and returns nowhere.
-                os._exit(_child(work, numbers, to_tell, to_complain, (to_do, finished, errors)))
-            children.append(child)
-        close(numbers, to_tell, to_complain)
-        due = 0.0
-        waiting = b"".join(number.to_bytes(NUMBER, "little") for number in range(tasks))
-        while True:
-            readable, writable, _ = select.select(
-                [finished], [to_do] if to_do in open_ends else [], [], PULSE
-            )
-            if writable:
-                with contextlib.suppress(BlockingIOError, BrokenPipeError):
-                    waiting = waiting[os.write(to_do, waiting[:ATOMIC]) :]
-                if not waiting:
-                    close(to_do)
-            if readable:
-                told = os.read(finished, ATOMIC)
-                if not told:
-                    break
-                for place in range(0, len(told), NUMBER):
-                    done(int.from_bytes(told[place : place + NUMBER], "little"))
-            if time.monotonic() >= due:
-                due = time.monotonic() + PULSE
-                pulse()
-        statuses = [os.waitstatus_to_exitcode(os.waitpid(children.pop(), 0)[1]) for _ in range(workers)]
-        if any(statuses):
-            raise _complaint(errors, statuses)
-    finally:
-        for child in children:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-        close(*open_ends.copy())
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.interrupt()
+        self._executor.shutdown(cancel_futures=True)
         gc.unfreeze()
 
+    def fill(self, shard: PlannedShard, writer: ShardWriter) -> Iterator[PlannedTensor]:
+        number = self._numbers[shard.filename]
+        tasks = [
+            self._executor.submit(_merge, number, index, offset, writer)
+            for index, (_, offset) in enumerate(shard.places())
+        ]
+        return self._finished(shard, tasks)
 
-def _child(
-    work: Callable[[Iterator[int]], Iterator[int]],
-    numbers: int,
-    to_tell: int,
-    to_complain: int,
-    others: tuple[int, ...],
-) -> int:
-    """What a forked process does; returns its exit status."""
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent answers it
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        for end in others:
-            os.close(end)
+    def _finished(self, shard: PlannedShard, tasks: list[Future[int]]) -> Iterator[PlannedTensor]:
+        try:
+            for task in as_completed(tasks):
+                yield shard.tensors[task.result()]
+        except BrokenProcessPool:
+            if self._is_stopped:
+                raise Cancelled from None
+            raise self._killed() from None
 
-        def taken() -> Iterator[int]:
-            while number := os.read(numbers, NUMBER):
-                yield int.from_bytes(number, "little")
+    def _killed(self) -> MergeError:
+        """That a process was killed, and by what."""
+        for child in self._children:
+            child.join(1)
+        # The executor terminates the others.
+        ends = [-child.exitcode for child in self._children if child.exitcode and child.exitcode < 0]
+        number = next((end for end in ends if end != signal.SIGTERM), signal.SIGTERM)
+        message = f"A process that merged was killed ({signal.Signals(number).name})."
+        fix = "The machine may be short of memory: try fewer `--workers`."
+        return MergeError(Problem("killed", message, fix))
 
-        for number in work(taken()):
-            os.write(to_tell, number.to_bytes(NUMBER, "little"))
-    except BaseException as error:
-        known = error if isinstance(error, MergeError) else RuntimeError(f"{type(error).__name__}: {error}")
-        with contextlib.suppress(OSError):
-            os.write(to_complain, pickle.dumps(known)[: 16 * ATOMIC])
-        return 1
-    return 0
+    def read_by(self) -> tuple[str, ...]:
+        return tuple(sorted({way for model in self._models for way in model.read_by}))
+
+    def processor_of(self, shard: PlannedShard) -> str:
+        return processor_of(self._plan, shard, "cpu")
+
+    def interrupt(self) -> None:
+        self._is_stopped = True
+        for child in self._children:
+            child.kill()
 
 
-def _complaint(errors: int, statuses: list[int]) -> BaseException:
-    """What the first process that failed said, or that it was killed."""
-    said = os.read(errors, 16 * ATOMIC)
-    if said:
-        error: BaseException = pickle.loads(said)  # of a process of our own
-        return error
-    number = next(-status for status in statuses if status < 0)
-    message = f"A process that merged was killed ({signal.Signals(number).name})."
-    fix = "The machine may be short of memory: try fewer `--workers`."
-    return MergeError(Problem("killed", message, fix))
+# -- in a forked process -------------------------------------------------------------------------------------
+
+
+class _State:
+    """What a process was forked with, and its buffers."""
+
+    plan: Plan
+    models: Sequence[Checkpoint]
+    buffers: Buffers
+
+
+def _begin(plan: Plan, models: Sequence[Checkpoint]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent answers it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _State.plan, _State.models, _State.buffers = plan, models, Buffers("cpu")
+
+
+def _nothing() -> None:
+    """A task that ends at once."""
+
+
+def _merge(shard: int, tensor: int, offset: int, writer: ShardWriter) -> int:
+    """Merge a tensor of a shard; returns its number there."""
+    planned = _State.plan.shards[shard].tensors[tensor]
+    merge_tensor(_State.plan, planned, _State.models, writer, offset, _State.buffers, _nothing)
+    return tensor

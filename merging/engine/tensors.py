@@ -1,71 +1,114 @@
-"""A plan's models, opened as it found them, and its tensors, computed from them block by block."""
+"""One tensor of a plan: from the bytes of its inputs to the bytes of the result, block by block."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from checkpoints import AlignedCheckpoint, Checkpoint, Token, open_adapter, open_checkpoint
+from checkpoints import Checkpoint
 from checkpoints.dtypes import itemsize
 from checkpoints.problems import CheckpointError, Problem
-from merging.intermediate import Stage
+from merging.destinations import ShardWriter
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedTensor
+from merging.planning.costs import BLOCK
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from merging.engine.blocks import Read, Workspace
+    from merging.engine.prefetch import TensorReader
 
 # Called between steps; raises where the work is to end.
 Check = Callable[[], None]
 
 
-def open_models(plan: Plan, token: Token, check: Check) -> list[Checkpoint]:
-    """Open a plan's models, as they are to be read.
+class Buffers:
+    """What one worker holds, made when it is first needed."""
+
+    def __init__(self, device: str):
+        self.device = device
+        self._copies: dict[int, bytearray] = {}
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        # Imported here: torch takes seconds, which a merge that only copies need not wait for.
+        from merging.engine.blocks import Workspace
+
+        return Workspace(self.device)
+
+    def copy(self, index: int, size: int) -> memoryview:
+        """`size` bytes for input `index` of a tensor that is copied."""
+        if len(self._copies.get(index, b"")) < size:
+            self._copies[index] = bytearray(size)
+        return memoryview(self._copies[index])[:size]
+
+
+def merge_tensor(
+    plan: Plan,
+    tensor: PlannedTensor,
+    models: Sequence[Checkpoint],
+    writer: ShardWriter,
+    offset: int,
+    buffers: Buffers,
+    check: Check,
+    prefetched: TensorReader | None = None,
+) -> None:
+    """Merge a tensor into its place in a file.
+
+    Args:
+        models: the plan's, opened
+        offset: of the tensor in the file, in bytes
+        buffers: the worker's
+        check: called once a block; raises to stop
+        prefetched: has the inputs that come over a network; None where the tensor's are not prefetched
 
     Raises:
-        CheckpointError: one can no longer be read, or changed since the plan was made.
+        CheckpointError: an input cannot be read, or inputs differ that must not
     """
-    models: list[Checkpoint] = []
-    try:
-        for model in plan.models:
-            check()
-            if model.made_by:
-                models.append(open_merge(model.made_by, model.name, token, check))
-                continue
-            opened: Checkpoint = open_checkpoint(
-                model.name, model.commit or model.revision, token=token, allow_folders=model.is_folder
-            )
-            models.append(opened)
-            for adapter in model.adapters:
-                where, scale = (adapter.name, adapter.commit or adapter.revision), adapter.scale
-                opened = open_adapter(opened, *where, scale, token=token, allow_folders=adapter.is_folder)
-                models[-1] = opened
-            planned = [(model.name, model.version), *((a.name, a.version) for a in model.adapters)]
-            found = [opened.version, *(adapter.version for adapter in opened.adapters)]
-            for (name, version), now in zip(planned, found, strict=True):
-                if now != version:
-                    message = f"{name} has changed since the plan was made."
-                    raise CheckpointError(Problem("model-changed", message, "Make the plan again.", name))
-    except BaseException:
-        for opened in models:
-            opened.close()
-        raise
-    whole = tuple(models)
-    return [
-        AlignedCheckpoint(opened, model.alignment, whole) if model.alignment else opened
-        for model, opened in zip(plan.models, whole, strict=True)
-    ]
+    parts = [(models[part.model], part.tensor) for part in tensor.inputs]
+    is_remote = [model.is_remote for model, _ in parts]
+
+    def read(index: int, start: int, buffer: memoryview) -> None:
+        if prefetched and is_remote[index]:
+            prefetched.read(index, start, buffer)
+        else:
+            model, name = parts[index]
+            model.read_into(name, start, buffer)
+
+    if tensor.copied_from is not None:
+        _copy(tensor, read, writer, offset, buffers, check)
+        return
+    waits = any(is_remote) and not prefetched
+    for start, stored in computed(plan, tensor, parts, read, waits, buffers.workspace, check):
+        writer.write(offset + start, stored)
 
 
-def open_merge(plan: Plan, name: str, token: Token, check: Check = lambda: None) -> Stage:
-    """The result of a plan as a checkpoint, whose tensors are merged when they are read."""
+def _copy(
+    tensor: PlannedTensor, read: Read, writer: ShardWriter, offset: int, buffers: Buffers, check: Check
+) -> None:
+    """Copy an input byte for byte; what is not a float must be the same in all inputs."""
+    step = BLOCK * itemsize(tensor.dtype)
+    for start in range(0, tensor.bytes, step):
+        check()
+        size = min(step, tensor.bytes - start)
+        stored = [buffers.copy(index, size) for index in range(len(tensor.inputs))]
+        for index, buffer in enumerate(stored):
+            read(index, start, buffer)
+        if not all(_same(stored[0], buffer) for buffer in stored[1:]):
+            message = f"{tensor.name} ({tensor.dtype}) differs between the models and cannot be averaged."
+            fix = "Merge models whose tables and masks are the same."
+            raise CheckpointError(Problem("not-float", message, fix, tensor.name))
+        writer.write(offset + start, stored[0])
 
-    def compute(plan: Plan, tensor: PlannedTensor, models: Sequence[Checkpoint]) -> bytearray:
-        return _whole(plan, tensor, models, check)
 
-    return Stage(name, plan, open_models(plan, token, check), compute)
+def _same(one: memoryview, other: memoryview) -> bool:
+    """Whether the bytes are equal. By numpy, as memoryviews compare number by number; and imported here, as most
+    merges copy nothing that has to be compared."""
+    import numpy as np
+
+    return np.array_equal(one, other)
 
 
 def computed(
@@ -101,7 +144,8 @@ def computed(
         yield start * width, out.raw
 
 
-def _whole(plan: Plan, tensor: PlannedTensor, models: Sequence[Checkpoint], check: Check) -> bytearray:
+def whole_tensor(plan: Plan, tensor: PlannedTensor, models: Sequence[Checkpoint], check: Check) -> bytearray:
+    """The bytes of a tensor, merged by this thread."""
     parts = [(models[part.model], part.tensor) for part in tensor.inputs]
 
     def read(index: int, start: int, buffer: memoryview) -> None:

@@ -7,10 +7,10 @@ import os
 from collections.abc import Sequence
 from heapq import nlargest
 
+import merging.intermediate
 from checkpoints.adapters.adapted import HELD
 from checkpoints.adapters.adapter import WHOLE
 from checkpoints.dtypes import itemsize
-from merging import intermediate as stage
 from merging.destinations import xet
 from merging.methods import METHODS, MergeMethod
 from merging.plan import Plan, PlannedTensor
@@ -162,7 +162,11 @@ def peak_memory(plan: Plan, shard_buffers: int, workers: int | None = None) -> i
 def _stage(plan: Plan) -> int:
     """What a merge that is made on the way holds: its blocks, and its tensors that may be read again."""
     largest = max(tensor.bytes for tensor in plan.tensors)
-    return plan.peak_memory_bytes - PROCESS_BYTES + min(plan.bytes_out, max(stage.HELD, 2 * largest))
+    return (
+        plan.peak_memory_bytes
+        - PROCESS_BYTES
+        + min(plan.bytes_out, max(merging.intermediate.HELD, 2 * largest))
+    )
 
 
 def _adapters(plan: Plan, workers: int) -> int:

@@ -92,7 +92,7 @@ def make_plan(
             plan = _with_memory(plan, destination, memory)
             plan = replace(plan, seconds=rough_seconds(plan))
             if destination:
-                problems += destination.check(plan.disk_bytes, plan)
+                problems += destination.check(plan)
     finally:
         for checkpoint in checkpoints.values():
             checkpoint.close()

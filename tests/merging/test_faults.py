@@ -128,7 +128,7 @@ def test_links_that_expire_again_and_again(hub: Hub, alice: str, right: dict[str
 def test_a_host_that_stalls_while_it_takes_a_shard(
     hub: Hub, alice: str, right: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("merging.destinations.hub.TIMEOUT", httpx2.Timeout(0.4))
+    monkeypatch.setattr("merging.destinations.hub_sink.TIMEOUT", httpx2.Timeout(0.4))
     met = hub.fault(*UPLOAD, delay=2, times=1)
 
     assert outcome(hub, alice, right) == ""

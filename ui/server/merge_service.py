@@ -73,7 +73,7 @@ class MergeService:
     def is_taken(self, to: str, who: Account) -> bool:
         """Whether something is at a destination."""
         destination = open_destination(to, token=who.for_hub, allow_folders=self.host.allow_folders)
-        return exists(destination.check(0))
+        return exists(destination.check())
 
     def merge(
         self,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from merging import Cancelled, DestinationError, Plan, Progress, make_plan, read_recipe, run_plan
-from merging.destinations.hub import HubShard
+from merging.destinations.hub_sink import HubShard
 from merging.engine.prefetch import GAP
 from tests.hub import Hub
 from tests.merges import Run, cancelled_at, merged, ties, wait_for, weight_files, weights

@@ -16,7 +16,7 @@ import yaml
 from bench.models import Size
 from bench.scale import hollow
 from merging import Cancelled, DestinationError, Plan, Progress, make_plan, read_recipe, run_plan
-from merging.destinations.hub import _Stoppable
+from merging.destinations.hub_sink import _Stoppable
 from merging.destinations.xet import EARLY, HELD, SETTINGS, UPLOADS, XetLostError, XetShard
 from merging.planning.costs import peak_memory
 from tests.hub import Hub
@@ -162,7 +162,7 @@ def test_in_place_of_xet_one_shard_at_a_time_is_held(
                 held.append(held[-1] - 1)
             super().close()
 
-    monkeypatch.setattr("merging.destinations.hub._Stoppable", Counted)
+    monkeypatch.setattr("merging.destinations.hub_sink._Stoppable", Counted)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", skip is None)
     hub.fault(*XORB, status=403, skip=skip or 0, times=None)
 
@@ -179,7 +179,7 @@ def test_what_fits_neither_way_is_told_and_gone_on_with(
     hub: Hub, alice: str, right: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.fault(*XORB, status=403, skip=2, times=None)
-    monkeypatch.setattr("merging.destinations.hub.free_memory", lambda: 10)
+    monkeypatch.setattr("merging.destinations.hub_sink.free_memory", lambda: 10)
 
     with pytest.raises(DestinationError, match=r"does not fit into the memory .*, 10 bytes,.*--shard-size"):
         run_plan(planned(alice), OUT, token=alice)

@@ -282,7 +282,7 @@ def test_the_bits_depend_on_nothing_about_reading(
     assert merged(recipe(method, folder, "alice"), tmp_path / "both", alice, workers=3) == expected
     monkeypatch.setattr("merging.engine.blocks.BLOCK", 1000)
     in_small_blocks = merged(recipe(method, folder), tmp_path / "small blocks")
-    monkeypatch.setattr("merging.engine.run.BLOCK", 1000)
+    monkeypatch.setattr("merging.engine.tensors.BLOCK", 1000)
     monkeypatch.setattr("merging.engine.blocks.SLICE", 2000)
     for budget, resident in ((1, 10**9), (50_000, 20_000)):
         small_steps(monkeypatch, 10_000, 4000, resident)

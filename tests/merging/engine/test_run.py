@@ -29,7 +29,8 @@ from merging import (
     read_recipe,
     run_plan,
 )
-from merging.destinations.folder import FolderDestination, FolderShard
+from merging.destinations import Stored
+from merging.destinations.folder import FolderShard, FolderSink
 from tests import ROOT
 from tests.hub import Hub
 from tests.merges import Run, files, merged, ties, wait_for
@@ -240,9 +241,9 @@ def test_a_shard_that_waits_for_room_does_not_keep_others_from_ending(
 ) -> None:
     """One shard is open at a time; a worker asks for the next one while another is still on the last tensor."""
     room, asked = threading.Semaphore(1), threading.Event()
-    open_shard, write, close = FolderDestination.open_shard, FolderShard.write, FolderShard.close
+    open_shard, write, close = FolderSink.open_shard, FolderShard.write, FolderShard.close
 
-    def wait_for_room(self: FolderDestination, filename: str, size: int) -> FolderShard:
+    def wait_for_room(self: FolderSink, filename: str, size: int) -> FolderShard:
         if filename.startswith("model-00002"):
             asked.set()
         assert room.acquire(timeout=30), "the first shard never ended"
@@ -254,11 +255,12 @@ def test_a_shard_that_waits_for_room_does_not_keep_others_from_ending(
             asked.wait(30)
         write(self, offset, data)
 
-    def give_room(self: FolderShard) -> None:
-        close(self)
+    def give_room(self: FolderShard) -> Stored:
+        stored = close(self)
         room.release()
+        return stored
 
-    monkeypatch.setattr(FolderDestination, "open_shard", wait_for_room)
+    monkeypatch.setattr(FolderSink, "open_shard", wait_for_room)
     monkeypatch.setattr(FolderShard, "write", write_late)
     monkeypatch.setattr(FolderShard, "close", give_room)
 

@@ -1,0 +1,54 @@
+"""The receipt of an output file: that it has arrived, what it holds, and how it was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Self
+
+# The processor of a file whose bytes depend on none: everything in it is copied.
+ANY = "any"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """An output file that has arrived.
+
+    Args:
+        filename: of the plan's shard
+        size: in bytes
+        sha256: of its content; None where that would have to be read again: in a folder and in memory
+        read_by: how its inputs were read: "folder", and from the Hub "HTTP", "Xet" or the local "cache"
+        written_by: how it was written: "folder", "memory", and to the Hub "LFS", "Xet", "copy" (by the Hub itself) or
+            "an earlier run"
+        seconds: that it took
+        processor: the kind of processor that computed it, see `processor_kind`, or ANY
+    """
+
+    filename: str
+    size: int
+    sha256: str | None = None
+    read_by: tuple[str, ...] = ()
+    written_by: tuple[str, ...] = ()
+    seconds: float = 0.0
+    processor: str = ANY
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        data = json.loads(text)
+        data |= {name: tuple(data[name]) for name in ("read_by", "written_by")}
+        return cls(**{field.name: data[field.name] for field in fields(cls)})
+
+
+def read_by(receipts: Iterable[Receipt]) -> tuple[str, ...]:
+    """How the inputs of several files were read."""
+    return tuple(sorted({way for receipt in receipts for way in receipt.read_by}))
+
+
+def written_by(receipts: Iterable[Receipt]) -> tuple[str, ...]:
+    """How several files were written."""
+    return tuple(sorted({way for receipt in receipts for way in receipt.written_by}))

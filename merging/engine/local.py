@@ -1,0 +1,149 @@
+"""Making shards on this machine: begun in order, several under way at a time, so that no worker waits for the next."""
+
+from __future__ import annotations
+
+import ctypes
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from checkpoints.problems import Cancelled
+from merging.destinations import Receipt
+from merging.engine.engine import PULSE, Merge
+from merging.engine.shard import Pool, make_shard
+from merging.plan import PlannedShard, PlannedTensor
+
+# Seconds that a merge which is to stop waits for its threads; one may be reading from a host that stalls.
+STOP_SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class _Began:
+    """The tensors of a shard are queued, so that those of the next may follow."""
+
+
+class _Watch:
+    """Counts tensors, and reports when a shard has begun."""
+
+    def __init__(self, merge: Merge, events: queue.SimpleQueue[object]):
+        self._merge = merge
+        self._events = events
+
+    def began(self, shard: PlannedShard) -> None:
+        self._events.put(_Began())
+
+    def merged(self, shard: PlannedShard, tensor: PlannedTensor) -> None:
+        self._merge.meter.merged(shard, tensor)
+
+    def lost(self, shard: PlannedShard) -> None:
+        self._merge.meter.lost(shard)
+
+
+def make_in_order(merge: Merge, shards: Sequence[PlannedShard], pool: Pool) -> Generator[Receipt, None, None]:
+    """Make shards by a pool, each in a thread that waits for its tensors and then for its arrival.
+
+    A shard begins when the tensors of the one before it are queued. There are as many under way as keep every worker
+    busy, if the sink has room for them.
+    """
+    events: queue.SimpleQueue[object] = queue.SimpleQueue()
+    watch = _Watch(merge, events)
+    waiting = deque(shards)
+    threads: list[threading.Thread] = []
+    running, may_begin = 0, True
+    errors: list[BaseException] = []
+    for shard in shards:
+        merge.kind.check(pool.processor_of(shard))
+
+    def make(shard: PlannedShard) -> None:
+        try:
+            events.put(make_shard(shard, merge.sink, pool, watch))
+        except BaseException as error:
+            events.put(error)
+
+    is_complete = False
+    try:
+        while (waiting or running) and not errors:
+            if waiting and may_begin and running <= merge.workers:
+                # A daemon: a process that was told to stop does not wait for a host that stalls.
+                thread = threading.Thread(target=make, args=(waiting.popleft(),), name="shard", daemon=True)
+                thread.start()
+                threads.append(thread)
+                running, may_begin = running + 1, False
+            for event in _next_events(events):
+                if isinstance(event, _Began):
+                    may_begin = True
+                    continue
+                running -= 1
+                if isinstance(event, Receipt):
+                    yield event
+                elif isinstance(event, BaseException):
+                    errors.append(event)
+            merge.pulse()
+        is_complete = not errors
+    finally:
+        if not is_complete:
+            merge.stopped.set()
+            pool.interrupt()
+            join_soon(threads)
+    if is_complete:
+        return
+    # What arrived nevertheless is not lost.
+    while not events.empty():
+        event = events.get()
+        if isinstance(event, Receipt):
+            yield event
+        elif isinstance(event, BaseException):
+            errors.append(event)
+    # A worker that fails stops the others, which then say that they were cancelled: that is not the reason.
+    raise min(errors, key=lambda error: isinstance(error, Cancelled))
+
+
+def _next_events(events: queue.SimpleQueue[object]) -> Iterator[object]:
+    """The events that there are, or come within a pulse."""
+    try:
+        yield events.get(timeout=PULSE)
+        while True:
+            yield events.get_nowait()
+    except queue.Empty:
+        return
+
+
+def join_soon(threads: Sequence[threading.Thread]) -> None:
+    """Wait for threads, but not for long."""
+    deadline = time.monotonic() + STOP_SECONDS
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0))
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """One thread inside each torch operator: workers take tensors, and threads inside operators would only
+    wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def keep_heap() -> None:
+    """Tell glibc to serve blocks from few heaps, and only large buffers by mmap.
+
+    Left alone, glibc moves its threshold with each large buffer that is freed, and then keeps hundreds of MB
+    in the arenas of threads that once held them; and each thread that reads gets an arena of its own.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):  # glibc; musl has none
+            mmap_threshold, trim_threshold, most_arenas = -3, -1, -8
+            libc.mallopt(mmap_threshold, 8 * 1024 * 1024)
+            libc.mallopt(trim_threshold, 64 * 1024 * 1024)
+            libc.mallopt(most_arenas, 4)

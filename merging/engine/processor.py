@@ -1,0 +1,69 @@
+"""Which kind of processor computes: files of one model are made by one kind.
+
+Vector instructions of other widths add numbers in another order, so that the last bits of a result differ between kinds
+of processors. What is only copied is the same everywhere.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from checkpoints.problems import MergeError, Problem
+from merging.destinations.receipt import ANY
+from merging.plan import Plan, PlannedShard
+
+
+def processor_kind(device: str) -> str:
+    """The kind of processor that computes on a device: the machine's, with the instructions that torch uses
+    (`x86_64-avx2`), or the graphics card (`cuda-nvidia-h200`)."""
+    import torch
+
+    if device == "cpu":
+        parts = [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    else:
+        parts = [device, torch.cuda.get_device_name()]
+    return "-".join("-".join(parts).lower().split())
+
+
+def computes(plan: Plan, shard: PlannedShard) -> bool:
+    """Whether bytes of a shard are computed, and not only copied."""
+    for tensor in shard.tensors:
+        models = [plan.models[part.model] for part in tensor.inputs]
+        if tensor.copied_from is None or any(m.adapters or m.alignment or m.made_by for m in models):
+            return True
+    return False
+
+
+def processor_of(plan: Plan, shard: PlannedShard, device: str) -> str:
+    """What computes a shard on this machine, see `Receipt`."""
+    return processor_kind(device) if computes(plan, shard) else ANY
+
+
+class OneKind:
+    """Sees that the files of one model are computed by one kind of processor: the first decides."""
+
+    def __init__(self) -> None:
+        self._kind = ANY
+
+    def check(self, processor: str) -> None:
+        """Admit a kind of processor.
+
+        Raises:
+            MergeError: files of another kind are there.
+        """
+        if ANY in (self._kind, processor):
+            self._kind = processor if self._kind == ANY else self._kind
+        elif processor != self._kind:
+            message = f"Files of this merge were computed on {self._kind}, and this is {processor}: the last bits of"
+            message += " numbers may differ."
+            fix = f"Continue on a machine of the first kind{_hint(self._kind, processor)}, or start the merge again:"
+            fix += " cancelling it, or deleting its branch at the destination, removes the files."
+            raise MergeError(Problem("other-processor", message, fix))
+
+
+def _hint(wanted: str, here: str) -> str:
+    """How torch can be made to use fewer instructions, if that is all that differs."""
+    machine, _, capability = wanted.rpartition("-")
+    if here.startswith(f"{machine}-") and machine in ("x86_64", "amd64"):
+        return f" (perhaps this one, with ATEN_CPU_CAPABILITY={capability} in its environment)"
+    return ""

@@ -1,0 +1,89 @@
+"""How far a merge is, and what it came to."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from merging.plan import Plan, PlannedShard, PlannedTensor
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a merge is.
+
+    Args:
+        phase: "read headers", "merge", "upload" or "finish"
+        bytes_done, bytes_total: of output weights merged
+        tensors_done, tensors_total: output tensors merged
+        message: what is being done, in words
+    """
+
+    phase: str
+    bytes_done: int
+    bytes_total: int
+    tensors_done: int
+    tensors_total: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished merge.
+
+    Args:
+        location: a folder, or `hf://owner/name`
+        url: its page on the Hub, if it has one
+        commit: on the Hub, if it is there
+        bytes_out: size of its weights
+        seconds: that the merge took
+        verified: whether the Hub was asked afterwards what it holds, and that is what was sent
+        read_by: how weights were read: "folder", and from the Hub "HTTP", "Xet" or the local "cache"
+        written_by: how they were written, see `Receipt`
+    """
+
+    location: str
+    url: str | None
+    commit: str | None
+    bytes_out: int
+    seconds: float
+    verified: bool = False
+    read_by: tuple[str, ...] = ()
+    written_by: tuple[str, ...] = ()
+
+
+class Meter:
+    """Counts the tensors that are merged, from several threads, and reports them."""
+
+    def __init__(self, plan: Plan, on_progress: Callable[[Progress], None] | None):
+        self._plan = plan
+        self._on_progress = on_progress
+        self._lock = threading.Lock()
+        self._done: defaultdict[str, set[str]] = defaultdict(set)  # names of tensors by shard
+        self._bytes = {tensor.name: tensor.bytes for tensor in plan.tensors}
+
+    def merged(self, shard: PlannedShard, tensor: PlannedTensor) -> None:
+        """Count a tensor."""
+        with self._lock:
+            self._done[shard.filename].add(tensor.name)
+
+    def finished(self, shard: PlannedShard) -> None:
+        """Count all tensors of a shard."""
+        with self._lock:
+            self._done[shard.filename] = {tensor.name for tensor in shard.tensors}
+
+    def lost(self, shard: PlannedShard) -> None:
+        """Count none of the tensors of a shard, which is made again."""
+        with self._lock:
+            self._done.pop(shard.filename, None)
+
+    def report(self, phase: str, message: str) -> None:
+        if self._on_progress is None:
+            return
+        with self._lock:
+            done = [name for names in self._done.values() for name in names]
+        nbytes = sum(self._bytes[name] for name in done)
+        count = len(self._plan.tensors)
+        self._on_progress(Progress(phase, nbytes, self._plan.bytes_out, len(done), count, message))

@@ -1,0 +1,158 @@
+"""Shards made by threads of this process: for everything that waits for a network, and for graphics cards."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import nullcontext
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from checkpoints import Checkpoint
+from merging.destinations import Receipt, ShardWriter
+from merging.engine.engine import Merge
+from merging.engine.local import join_soon, keep_heap, make_in_order, one_torch_thread
+from merging.engine.prefetch import Origin, ReadAhead, TensorReader, goes_ahead, steps
+from merging.engine.processor import processor_of
+from merging.engine.tensors import Buffers, Check, merge_tensor
+from merging.plan import Input, Plan, PlannedShard, PlannedTensor
+from merging.planning.costs import READERS, read_ahead, rereads
+
+if TYPE_CHECKING:
+    from checkpoints import TensorHeader
+
+
+class Threads:
+    """The engine of threads."""
+
+    name = "threads"
+
+    def suits(self, merge: Merge, shards: Sequence[PlannedShard]) -> bool:
+        return True
+
+    def run(self, merge: Merge, shards: Sequence[PlannedShard]) -> Generator[Receipt, None, None]:
+        models = merge.models.opened()
+        keep_heap()
+        with (
+            nullcontext() if merge.plan.only_copies else one_torch_thread(),
+            ThreadPool(merge.plan, models, merge.device, merge.workers, merge.check) as pool,
+        ):
+            yield from make_in_order(merge, shards, pool)
+
+
+class _Task(NamedTuple):
+    """A tensor that is to be merged, and where its end is reported."""
+
+    tensor: PlannedTensor
+    writer: ShardWriter
+    offset: int
+    prefetched: TensorReader | None
+    done: queue.SimpleQueue[PlannedTensor | BaseException]
+
+
+class ThreadPool:
+    """Threads that merge tensors in the order in which they are queued, reading ahead of themselves.
+
+    Args:
+        plan, models: what they merge; all models are open
+        device: that computes
+        workers: how many threads
+        check: raises when the work is to stop
+    """
+
+    def __init__(self, plan: Plan, models: Sequence[Checkpoint], device: str, workers: int, check: Check):
+        self._plan = plan
+        self._models = models
+        self._device = device
+        self._check = check
+        self._rereads = rereads(plan)
+        self._queueing = threading.Lock()  # tensors are queued in the order in which their inputs are fetched
+        self._queued = 0
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        readers = READERS if any(model.is_remote for model in models) else 0
+        self._ahead = ReadAhead(iter(()), self._read, budget=read_ahead(plan), threads=readers)
+        # Daemons: a process that was told to stop does not wait for a host that stalls.
+        self._threads = [
+            threading.Thread(target=self._work, name=f"merge_{i}", daemon=True) for i in range(workers)
+        ]
+
+    def __enter__(self) -> Self:
+        self._ahead.__enter__()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for _ in self._threads:
+            self._tasks.put(None)
+        join_soon(self._threads)
+        self._ahead.__exit__(kind, error, trace)
+
+    def fill(self, shard: PlannedShard, writer: ShardWriter) -> Iterator[PlannedTensor]:
+        done: queue.SimpleQueue[PlannedTensor | BaseException] = queue.SimpleQueue()
+        with self._queueing:
+            first = self._queued
+            self._queued += len(shard.tensors)
+            self._ahead.extend(steps(shard.tensors, self._find, self._rereads, first))
+            for number, (tensor, offset) in enumerate(shard.places(), first):
+                ahead = goes_ahead(tensor, self._find, self._rereads)
+                prefetched = self._ahead.tensor(number) if ahead else None
+                self._tasks.put(_Task(tensor, writer, offset, prefetched, done))
+        return self._finished(len(shard.tensors), done)
+
+    @staticmethod
+    def _finished(
+        count: int, done: queue.SimpleQueue[PlannedTensor | BaseException]
+    ) -> Iterator[PlannedTensor]:
+        for _ in range(count):
+            end = done.get()
+            if isinstance(end, BaseException):
+                raise end
+            yield end
+
+    def read_by(self) -> tuple[str, ...]:
+        return tuple(sorted({way for model in self._models for way in model.read_by}))
+
+    def processor_of(self, shard: PlannedShard) -> str:
+        return processor_of(self._plan, shard, self._device)
+
+    def interrupt(self) -> None:
+        self._ahead.stop()
+        for model in self._models:
+            model.interrupt()
+
+    # -- threads ---------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        buffers = Buffers(self._device)
+        while task := self._tasks.get():
+            try:
+                self._check()
+                with task.prefetched or nullcontext():
+                    merge_tensor(
+                        self._plan,
+                        task.tensor,
+                        self._models,
+                        task.writer,
+                        task.offset,
+                        buffers,
+                        self._check,
+                        task.prefetched,
+                    )
+                task.done.put(task.tensor)
+            except BaseException as error:
+                task.done.put(error)
+
+    def _find(self, part: Input) -> TensorHeader | None:
+        model = self._models[part.model]
+        return model.tensors[part.tensor] if model.is_remote else None
+
+    def _read(self, origin: Origin, start: int, buffer: memoryview) -> None:
+        model = self._models[origin.model]
+        if origin.file:
+            model.read_range(origin.file, start, buffer)
+        else:
+            model.read_into(origin.tensor, start, buffer)
