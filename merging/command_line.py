@@ -253,6 +253,8 @@ def _progress_bar() -> Iterator[Callable[[Progress], None] | None]:
     from tqdm import tqdm
 
     class Bar(tqdm):  # type: ignore[misc]
+        monitor_interval = 0  # its thread would keep a merge from forking processes
+
         @property
         def format_dict(self) -> dict[str, Any]:
             found = super().format_dict
