@@ -4,7 +4,8 @@ from checkpoints.adapters.adapted import open_adapter, without_adapters
 from checkpoints.adapters.adapter import Adapter
 from checkpoints.aligned import AlignedCheckpoint, Alignment
 from checkpoints.checkpoint import Checkpoint, read_json
-from checkpoints.formats.safetensors import TensorHeader, write_header
+from checkpoints.formats.header import TensorHeader
+from checkpoints.formats.safetensors import write_header
 from checkpoints.located import LocatedCheckpoint, locate, open_located
 from checkpoints.repositories.repository import Token
 from checkpoints.stored import StoredCheckpoint, open_checkpoint

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.dtypes import itemsize, promote, torch_name
-from checkpoints.formats.safetensors import TensorHeader
+from checkpoints.formats.header import TensorHeader
 
 if TYPE_CHECKING:
     import numpy as np

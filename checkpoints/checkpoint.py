@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any, Protocol
 
-from checkpoints.formats.safetensors import TensorHeader
+from checkpoints.formats.header import TensorHeader
 from checkpoints.problems import CheckpointError, Problem
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 from checkpoints.adapters.adapted import AdaptedCheckpoint
 from checkpoints.adapters.adapter import Adapter
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.formats.safetensors import TensorHeader
+from checkpoints.formats.header import TensorHeader
 from checkpoints.repositories import open_location
 from checkpoints.repositories.repository import Location, Token
 from checkpoints.stored import StoredCheckpoint

@@ -8,16 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from checkpoints.checkpoint import not_json
-from checkpoints.formats.safetensors import TensorHeader
-from checkpoints.formats.torch_zip import CONVERT
-from checkpoints.formats.weight_file import read_tensors
+from checkpoints.formats import FORMATS, format_of, read_tensors
+from checkpoints.formats.format import Format
+from checkpoints.formats.header import TensorHeader
+from checkpoints.formats.torch_zip import CONVERT, TORCH_ZIP
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import Repository, Token, read_small
-
-# The form that is read first when there are several: one file, or an index of several, of weights.
-FORMS = ("model.safetensors", "pytorch_model.bin")
-WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 class StoredCheckpoint:
@@ -88,7 +85,7 @@ def open_checkpoint(
     """
     repository = open_repository(name, revision, token, allow_folders)
     try:
-        return read_headers(repository, is_bare or name.endswith(WEIGHT_FILES))
+        return read_headers(repository, is_bare or format_of(name) is not None)
     except BaseException:
         repository.close()
         raise
@@ -143,14 +140,13 @@ def _lone_adapter(repository: Repository) -> Problem:
 
 def _weight_files(repository: Repository, is_bare: bool) -> list[str]:
     name, files = repository.name, repository.files
-    whole, pickled = (_files_of(repository, form) for form in FORMS)
-    loose = [file for file in files if file.endswith(".safetensors") and "/" not in file]
-    if found := whole or loose or pickled:
-        return found
-    if is_bare and len(files) == 1:
+    for form in FORMATS:
+        if found := _files_of(repository, form):
+            return found
+    if is_bare and len(files) == 1 and all(map(format_of, files)):
         return list(files)
-    if any(file.endswith(WEIGHT_FILES[1:]) for file in files):
-        message = f"{name} has its weights as pickles under other names than {FORMS[1]}."
+    if any(map(TORCH_ZIP.includes, files)):
+        message = f"{name} has its weights as pickles under other names than {TORCH_ZIP.model}."
         raise CheckpointError(Problem("pickle-only", message, CONVERT, name))
     if any(file.endswith(".gguf") for file in files):
         message = f"{name} holds GGUF files, which are quantised for llama.cpp."
@@ -160,13 +156,14 @@ def _weight_files(repository: Repository, is_bare: bool) -> list[str]:
     raise CheckpointError(Problem("no-weights", message, "Name a model with model.safetensors.", name))
 
 
-def _files_of(repository: Repository, form: str) -> list[str]:
-    """The files of a form, from its index if there are several."""
-    if form in repository.files:
-        return [form]
-    index = f"{form}.index.json"
+def _files_of(repository: Repository, form: Format) -> list[str]:
+    """The model's files of a format: one, those of an index, or all of them if their names do not count."""
+    if form.model in repository.files:
+        return [form.model]
+    index = form.index
     if index not in repository.files:
-        return []
+        is_loose = form.any_name
+        return [file for file in repository.files if is_loose and form.includes(file) and "/" not in file]
     files = sorted(set(_read_json(repository, index)["weight_map"].values()))
     missing = [file for file in files if file not in repository.files]
     if missing:
@@ -177,12 +174,11 @@ def _files_of(repository: Repository, form: str) -> list[str]:
 
 
 def _headers(repository: Repository, config: Mapping[str, Any], file: str) -> dict[str, TensorHeader]:
-    found = read_tensors(repository, file)
-    return found if file.endswith(".safetensors") else _without_ties(found, config)
+    return _without_ties(read_tensors(repository, file), config)
 
 
 def _without_ties(tensors: dict[str, TensorHeader], config: Mapping[str, Any]) -> dict[str, TensorHeader]:
-    """The first of those that share their bytes, as safetensors files have it: the others are tied to it.
+    """The first of those that share their bytes, where a format allows that: the others are tied to it.
 
     A config that denies ties means them to be tensors of their own, equal for now.
     """

@@ -21,7 +21,7 @@ from checkpoints.adapters.adapter import Adapter, LowRank, read_adapter
 from checkpoints.adapters.products import Product, read_product
 from checkpoints.checkpoint import Checkpoint, read_json
 from checkpoints.dtypes import FLOATS
-from checkpoints.formats.safetensors import TensorHeader
+from checkpoints.formats.header import TensorHeader
 from checkpoints.problems import CheckpointError, Problem, some
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import Token, read_small

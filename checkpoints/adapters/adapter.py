@@ -14,13 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from checkpoints.formats.safetensors import TensorHeader
-from checkpoints.formats.weight_file import read_tensors
+from checkpoints.formats import FORMATS, read_tensors
+from checkpoints.formats.header import TensorHeader
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.repository import Repository, read_bytes, read_small
 
 CONFIG = "adapter_config.json"
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+WEIGHTS = tuple(form.adapter for form in FORMATS)
 MERGE_WITH_PEFT = "Merge it into its base with PEFT (`PeftModel.merge_and_unload`), and name the result."
 # Ways to begin that move part of the base's weights into the adapter: what is saved fits only the changed base.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: names, dtypes, shapes and places of its tensors, and nothing else.
+"""safetensors: a header with the names, dtypes, shapes and places of the tensors, then their bytes.
 
 Format: 8 bytes little-endian length N, N bytes of JSON, then the tensors' bytes without gaps.
 https://huggingface.co/docs/safetensors/index#format
@@ -7,51 +7,26 @@ https://huggingface.co/docs/safetensors/index#format
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from checkpoints.dtypes import is_known, itemsize
+from checkpoints.formats.format import Format, ReadBytes
+from checkpoints.formats.header import TensorHeader
 from checkpoints.problems import CheckpointError, Problem
 
 # As in the safetensors library: a longer header is an attack, not a model.
 MAX_HEADER = 100_000_000
+# One read of this size holds the header of nearly every shard.
+HEADER_GUESS = 64 * 1024
 
 
-@dataclass(frozen=True)
-class TensorHeader:
-    """Where a tensor stands and what it is.
-
-    Args:
-        name: the tensor's
-        dtype: safetensors' name, such as BF16
-        shape: sizes by axis
-        file: that holds it; empty for a tensor that is computed when it is read
-        start: offset of its first byte in the file
-        nbytes: its length in bytes
-        rounds_to: of a tensor that is computed in float32, the dtype that its model stores it in
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: str
-    start: int
-    nbytes: int
-    rounds_to: str = ""
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def stored_dtype(self) -> str:
-        """What a result keeps it in unless it is told otherwise."""
-        return self.rounds_to or self.dtype
-
-    @property
-    def stored_bytes(self) -> int:
-        return self.elements * itemsize(self.rounds_to) if self.rounds_to else self.nbytes
+def read_safetensors(file: str, size: int, read: ReadBytes) -> dict[str, TensorHeader]:
+    """See `Format.read`."""
+    beginning = read(0, min(HEADER_GUESS, size))
+    length = header_length(file, beginning[:8], size)
+    if length > len(beginning):
+        beginning += read(len(beginning), length - len(beginning))
+    return read_header(file, beginning[:length], size)
 
 
 def header_length(file: str, beginning: bytes, size: int) -> int:
@@ -125,3 +100,13 @@ def write_header(tensors: Iterable[TensorHeader]) -> bytes:
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+SAFETENSORS = Format(
+    "safetensors",
+    (".safetensors",),
+    read_safetensors,
+    model="model.safetensors",
+    adapter="adapter_model.safetensors",
+    any_name=True,
+)

@@ -1,4 +1,4 @@
-"""The header of a file that `torch.save` wrote: a zip archive, not compressed, of a pickle and raw storages.
+"""Files of `torch.save`: a zip archive, not compressed, of a pickle and raw storages.
 
 The pickle is read, not run (see `pickled`), and the tensors' bytes then come by ranges like any other's.
 Files from before torch 1.6 are bare pickles with no directory, and are refused.
@@ -9,16 +9,14 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from checkpoints.dtypes import itemsize
+from checkpoints.formats.format import Format, ReadBytes
+from checkpoints.formats.header import TensorHeader
 from checkpoints.formats.pickled import PickledTensor, PickleError, read_pickle
-from checkpoints.formats.safetensors import MAX_HEADER, TensorHeader
+from checkpoints.formats.safetensors import MAX_HEADER
 from checkpoints.problems import CheckpointError, Problem
-
-# Bytes of a file from an offset on.
-ReadBytes = Callable[[int, int], bytes]
 
 # One read of this size holds the directory of nearly every shard, some hundred bytes a tensor.
 TAIL = 64 * 1024
@@ -40,13 +38,19 @@ def read_torch_zip(file: str, size: int, read: ReadBytes) -> dict[str, TensorHea
     Raises:
         CheckpointError: it is not such a file, or holds anything but contiguous tensors by name.
     """
+
+    def read_inside(start: int, nbytes: int) -> bytes:
+        if not 0 <= start <= start + nbytes <= size:
+            raise zipfile.BadZipFile
+        return read(start, nbytes)
+
     try:
-        entries = _entries(file, size, read)
+        entries = _entries(file, size, read_inside)
         [prefix] = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
         byteorder = entries.get(prefix + "byteorder")
         if byteorder and byteorder.crc != zlib.crc32(b"little"):  # which spares a request
             raise _refusal(file, "its numbers are big-endian")
-        pickled = read_pickle(_content(entries[prefix + "data.pkl"], read))
+        pickled = read_pickle(_content(entries[prefix + "data.pkl"], read_inside))
     except PickleError as error:
         raise _refusal(file, f"its pickle holds more than tensors: {error}") from error
     except (zipfile.BadZipFile, ValueError) as error:
@@ -169,3 +173,12 @@ class _Window(io.RawIOBase):
 def _refusal(file: str, how: str, fix: str = CONVERT) -> CheckpointError:
     message = f"{file} cannot be read without running it: {how}."
     return CheckpointError(Problem("pickle", message, fix, file))
+
+
+TORCH_ZIP = Format(
+    "torch zip",
+    (".bin", ".pt", ".pth", ".ckpt"),
+    read_torch_zip,
+    model="pytorch_model.bin",
+    adapter="adapter_model.bin",
+)

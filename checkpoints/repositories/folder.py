@@ -54,16 +54,19 @@ class Folder:
         self.version = hashlib.sha256(repr(sorted(stamps.items())).encode()).hexdigest()[:40]
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
+        if start + len(buffer) > self.files[file]:
+            raise self._too_short(file, start, start + len(buffer))
         source = self._opened(file)
         done = 0
         while done < len(buffer):
             count = os.preadv(source.descriptor, [buffer[done:]], start + done)
             if count == 0:
-                message = f"{self.path / file} ends at byte {start + done}; {len(buffer) - done} more were expected."
-                raise CheckpointError(
-                    Problem("file-cut-short", message, "Copy or download it again.", self.name)
-                )
+                raise self._too_short(file, start, start + len(buffer))
             done += count
+
+    def _too_short(self, file: str, start: int, end: int) -> CheckpointError:
+        message = f"{self.path / file} is too short: bytes {start} to {end} were expected."
+        return CheckpointError(Problem("file-cut-short", message, "Copy or download it again.", self.name))
 
     def _opened(self, file: str) -> _OpenFile:
         with self._lock:
