@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from evaluation.chat import reply
 from evaluation.error import Cancelled
+from evaluation.faults import FAULTS, Fault, faults
 from evaluation.model import LanguageModel
 
-Fault = Literal["empty", "repeated", "cut", "wrong language"]
-FAULTS: dict[Fault, str] = {
-    "empty": "no letter or digit in the answer",
-    "repeated": "four words that follow each other stand there three times or more, or one character eight times",
-    "cut": "it was still going on at the longest answer",
-    "wrong language": "fewer than half of its letters are Hangul, asked in Korean; or more than half, in English",
-}
 PROMPTS = (
     "What is the capital of Italy?",
     "Why is the sky blue? Answer in two sentences.",
@@ -34,7 +27,6 @@ PROMPTS = (
     "잠을 잘 자는 방법을 세 가지 알려 주세요.",
     "자기소개를 해 주세요.",
 )
-_HANGUL = re.compile(r"[가-힣ㄱ-ㅎㅏ-ㅣ]")
 
 
 @dataclass(frozen=True)
@@ -114,22 +106,3 @@ def check_chat(
         if on_progress is not None:
             on_progress(number, len(prompts))
     return ChatCheck(model.name, model.commit, tuple(checked))
-
-
-def faults(prompt: str, answer: str, *, cut: bool) -> tuple[Fault, ...]:
-    """What is wrong with an answer, by the rules in FAULTS."""
-    found: list[Fault] = []
-    letters = [character for character in answer if character.isalpha()]
-    if not any(character.isalnum() for character in answer):
-        found.append("empty")
-    words = answer.split()
-    runs = Counter(tuple(words[at : at + 4]) for at in range(len(words) - 3))
-    if max(runs.values(), default=0) >= 3 or re.search(r"([^\s\d=_.*-])\1{7}", answer):
-        found.append("repeated")
-    if cut:
-        found.append("cut")
-    korean = bool(_HANGUL.search(prompt))
-    hangul = len(_HANGUL.findall(answer))
-    if letters and (hangul * 2 < len(letters) if korean else hangul * 2 > len(letters)):
-        found.append("wrong language")
-    return tuple(found)

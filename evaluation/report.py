@@ -8,9 +8,10 @@ from typing import Any
 
 from evaluation.activations import Likeness
 from evaluation.benchmark import Benchmarked, PairedScore, with_error
-from evaluation.chat_check import FAULTS, ChatCheck
+from evaluation.chat_check import ChatCheck
 from evaluation.confine import LANDLOCK, NAMESPACE, PYTHON
 from evaluation.difference import Difference
+from evaluation.faults import FAULTS
 from evaluation.footprint import Footprint, Spread
 from evaluation.perplexity import Perplexity
 from evaluation.structure import config_changes, same_weights_other_numbers, structure_changes

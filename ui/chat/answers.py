@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from markupsafe import Markup
 
 from evaluation import EvaluationError, FetchedModel, LanguageModel, Reply, load_fetched, reply
-from evaluation.chat_check import faults
+from evaluation.faults import faults
 from ui.chat.sampling import Sampling
 from ui.languages.translate import t
 from ui.server import gpu
@@ -199,7 +199,7 @@ def _line(model: LanguageModel, answer: Reply) -> str:
 
 
 def garbage(prompt: str, answer: str) -> str:
-    """What is plainly wrong with an answer, by the rules of `evaluation.chat_check`; empty if nothing."""
+    """What is plainly wrong with an answer, by the rules of `evaluation.faults`; empty if nothing."""
     reasoning, rest, ended = reasoning_of(answer)
     found = faults(prompt, rest if ended else reasoning or "", cut=False)
     keys = {"empty": "chat.warning.empty", "repeated": "chat.warning.repeated"}

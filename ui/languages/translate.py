@@ -455,10 +455,10 @@ ENGLISH = {
     # benchmarks
     "check.meaning": (
         "The same {count} questions to every model above, half of them in English and half in Korean, each answered "
-        "with the likeliest words. Plain rules count what is wrong, and no model judges. Empty: no letter or digit. "
-        "Repeated: the same four words three times or more, or one character eight times in a row. Cut: still going on "
-        "after {tokens} tokens. Wrong language: fewer than half of the letters are Hangul, asked in Korean, or more "
-        "than half, asked in English."
+        "with the likeliest words. Plain rules count what is wrong, and no model judges. Empty: no letter, digit or "
+        "emoji. Repeated: words or characters repeat in a row, or most runs of four words occur more than once. Cut: "
+        "not finished after {tokens} tokens. Wrong language: a good part is neither in the language of the question "
+        "nor in one that it names."
     ),
     "check.button": "Let them answer",
     "check.caption": "Faults in {count} answers of each model; fewer is better",

@@ -12,7 +12,8 @@ import gradio as gr
 from markupsafe import Markup
 
 from evaluation import FetchedModel, load_fetched
-from evaluation.chat_check import FAULTS, PROMPTS, ChatCheck, Checked, check_chat
+from evaluation.chat_check import PROMPTS, ChatCheck, Checked, check_chat
+from evaluation.faults import FAULTS
 from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import in_each_language, t
