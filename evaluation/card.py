@@ -153,7 +153,7 @@ def benchmark_results(found: Benchmarked, pairs: Sequence[PairedScore] = ()) -> 
                 **how,
                 "task": score.task,
                 "task_version": score.version,
-                "questions": len(score.answers),
+                "questions": score.questions,
                 "standard_error": score.stderr,
             },
             source_name="lm-evaluation-harness",

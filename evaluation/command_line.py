@@ -470,7 +470,7 @@ def benchmark(
     if as_json:
         shown = {
             "models": [one.to_dict() for one in found],
-            "paired": [{**dataclasses.asdict(pair), "words": pair.words} for pair in pairs],
+            "paired": [pair.to_dict() for pair in pairs],
         }
         print(in_json(shown))
     else:
@@ -493,7 +493,7 @@ def _describe_benchmarks(found: Sequence[Benchmarked], pairs: Sequence[PairedSco
                 )
         for score in one.scores:
             print(f"  {score.task} (version {score.version}) {score.metric} {with_error(score)}, "
-                  f"{len(score.answers)} questions")  # fmt: skip
+                  f"{score.questions} questions")  # fmt: skip
     for pair in pairs:
         print(pair.words)
 

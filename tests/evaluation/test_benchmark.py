@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval.tasks
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -20,6 +21,7 @@ from evaluation import Cancelled, EvaluationError, LanguageModel, load_model
 from evaluation import model as model_module
 from evaluation.__main__ import DONE, main
 from evaluation.benchmark import BENCHMARKS, Benchmarked, TaskScore, _tasks_known, benchmark, paired
+from evaluation.bootstrap import paired_bootstrap
 from tests.evaluation.conftest import make_network, make_tokenizer
 
 MakeModel = Callable[..., LanguageModel]
@@ -180,6 +182,186 @@ def test_what_was_stopped_goes_on_where_it_stood(reader: LanguageModel, kmmlu: P
     assert totals[0] == 48
     assert totals[-1] < 48
     assert found.scores[0].answers == by_hand(reader, kmmlu)
+
+
+@pytest.fixture
+def folder_of_kinds(kmmlu: Path) -> Path:
+    """More tasks on the same data: a tag, plain groups, and metrics that are no means over questions."""
+    data = kmmlu / "data"
+    shared = {"include": str(kmmlu / "kmmlu_here.yaml")}
+    texts = {
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data / "test.jsonl")}},
+        "test_split": "test",
+    }
+    written = {"output_type": "generate_until", "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4}}
+    rolling = {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{question}} {{B}}",
+    }
+    prompt = {"doc_to_text": "Q: {{question}} A:", "doc_to_target": "{{B}}"}
+    tasks: dict[str, dict[str, Any]] = {
+        "tagged_one": {**shared, "task": "tagged_one", "tag": "tag_here"},
+        "tagged_two": {**shared, "task": "tagged_two", "tag": "tag_here"},
+        "plain_group": {"group": "plain_group", "task": ["tagged_one", "scored_group"]},
+        "scored_group": {
+            "group": "scored_group",
+            "task": ["tagged_two", "kmmlu_here"],
+            "aggregate_metric_list": [{"metric": "acc"}],
+        },
+        "lacking_group": {
+            "group": "lacking_group",
+            "task": ["mcc_here"],
+            "aggregate_metric_list": [{"metric": "exact_match"}],
+        },
+        "mcc_here": {**shared, "task": "mcc_here", "metric_list": [{"metric": "mcc"}]},
+        "bleu_here": {**texts, **written, **prompt, "task": "bleu_here", "metric_list": [{"metric": "bleu"}]},
+        "rolling_here": {
+            **texts, **rolling, "task": "rolling_here",
+            "metric_list": [{"metric": "word_perplexity"}, {"metric": "bits_per_byte"}],
+        },
+        "middle_here": {
+            **shared, "task": "middle_here",
+            "metric_list": [{"metric": "acc", "aggregation": "median", "higher_is_better": True}],
+        },
+    }  # fmt: skip
+    for name, task in tasks.items():
+        (kmmlu / f"{name}.yaml").write_text(yaml.safe_dump(task))
+    return kmmlu
+
+
+@pytest.mark.parametrize(
+    ("asked", "totals"),
+    [
+        (["tag_here"], ["tagged_one", "tagged_two"]),
+        (["plain_group"], ["tagged_one", "scored_group"]),
+        (["scored_group"], ["scored_group"]),
+        (["lacking_group"], ["mcc_here"]),
+        (["tag_here", "tagged_one"], ["tagged_one", "tagged_two"]),
+    ],
+)
+def test_names_without_a_score_of_their_own_have_those_of_their_parts(
+    reader: LanguageModel, folder_of_kinds: Path, asked: list[str], totals: list[str]
+) -> None:
+    found = benchmark(reader, asked, folder=folder_of_kinds, few_shot=0, limit=3)
+
+    assert [total.name for total in found.totals] == totals
+    scores = {score.task: score.value for score in found.scores}
+    assert all(scores.get(total.name, total.value) == total.value for total in found.totals)
+    assert {total.name: total.questions for total in found.totals}.get("scored_group", 6) == 6
+
+
+@pytest.mark.parametrize("task", ["mcc_here", "rolling_here", "bleu_here", "middle_here", "kmmlu_here"])
+def test_a_difference_is_that_of_the_metric(
+    make_model: MakeModel, folder_of_kinds: Path, tmp_path: Path, task: str
+) -> None:
+    one, two = (
+        benchmark(
+            replace(
+                make_model(make_network(seed, max_position_embeddings=512), name=str(seed)),
+                commit=str(seed) * 40,
+            ),
+            [task],
+            folder=folder_of_kinds,
+            few_shot=0,
+            cache=tmp_path / "cache",
+        )
+        for seed in (0, 1)
+    )
+
+    found = paired(one, two)
+
+    assert found.difference == pytest.approx(one.totals[0].value - two.totals[0].value)
+    assert found.questions == one.scores[0].questions == 12
+    assert (found.interval is None) == (task == "bleu_here")
+    assert bool(found.metric) == (task != "kmmlu_here") == (not one.scores[0].answers)
+    assert task != "bleu_here" or "not compared question by question" in found.words
+    if found.interval:
+        assert found.interval[0] <= found.difference <= found.interval[1]
+    kept = [
+        benchmark(model, [task], folder=folder_of_kinds, few_shot=0, cache=tmp_path / "cache")
+        for model in [
+            replace(make_model(make_network(0, max_position_embeddings=512), name="0"), commit="0" * 40)
+        ]
+    ]
+    assert kept == [one]  # from JSON
+
+
+def metric_scored(name: str, parts: list[Any], aggregation: str, value: float, **more: Any) -> Benchmarked:
+    task = TaskScore(
+        "t", "1", aggregation, value, None, {}, aggregation=aggregation, parts=dict(enumerate(parts)), **more
+    )
+    return Benchmarked(name, None, "float32", 0, False, None, "0", (task,))
+
+
+def test_a_perplexity_is_compared_by_drawing_questions_for_both() -> None:
+    """Each of 40 texts is 0.1 nats a word easier for one model, so the ratio of perplexities is known exactly."""
+    lengths = [10 + i % 7 for i in range(40)]
+    easy = [(-2.0 * n, n) for n in lengths]
+    hard = [(-2.1 * n, n) for n in lengths]
+    value = {"easy": math.exp(2.0), "hard": math.exp(2.1)}
+    one = metric_scored("merge", easy, "weighted_perplexity", value["easy"], higher_is_better=False)
+    two = metric_scored("parent", hard, "weighted_perplexity", value["hard"], higher_is_better=False)
+
+    found = paired(one, two)
+
+    assert found.interval == pytest.approx((value["easy"] - value["hard"],) * 2)
+    assert "merge has a lower (better) weighted_perplexity of t than parent" in found.words
+    assert "has a higher (worse)" in paired(two, one).words
+
+
+def test_the_bootstrap_of_a_mean_is_about_its_normal_interval() -> None:
+    random = np.random.default_rng(0)
+    model, other = random.normal(0.1, 1, 100).tolist(), random.normal(0, 1, 100).tolist()
+
+    interval = paired_bootstrap(lambda values: sum(values) / len(values), model, other)
+
+    apart = np.array(model) - np.array(other)
+    reach = 1.984 * apart.std(ddof=1) / 10
+    assert interval == pytest.approx((apart.mean() - reach, apart.mean() + reach), abs=0.03)
+
+
+def test_metrics_of_texts_and_of_few_questions_are_not_compared() -> None:
+    texts = [("a b c d", ("a b", "c d"))] * 20
+    few = [(0, 1)] * 9
+
+    of_texts = paired(*[metric_scored(name, texts, "bleu", 3.0) for name in "ab"])
+    of_few = paired(*[metric_scored(name, few, "matthews_corrcoef", 0.0) for name in "ab"])
+    unknown = paired(*[metric_scored(name, [1.0] * 20, "", 3.0) for name in "ab"])
+
+    assert of_texts.interval is None and "bleu of t is computed over all questions at once" in of_texts.words
+    assert of_few.interval is None and "9 question(s) are too few" in of_few.words
+    assert unknown.interval is None and unknown.has_no_interval_for_its_metric
+
+
+def test_metrics_beside_means_are_named_as_left_out() -> None:
+    means = [scored(name, [1.0, 0.0] * 10) for name in "ab"]
+    both = [
+        replace(
+            one,
+            scores=(*one.scores, replace(metric_scored("", [(0, 1)] * 20, "f1", 0.5).scores[0], task="u")),
+        )
+        for one in means
+    ]
+
+    found = paired(*both)
+
+    assert (found.questions, found.left_out) == (20, ("f1 of u",))
+    assert found.words.endswith("Not means over questions, and not compared here: f1 of u.")
+
+
+def test_no_difference_comes_with_what_would_decide_it() -> None:
+    """100 questions, 10 won and 10 lost: the deviation of a difference is 0.4495, and 0.1259 = 2.8 x 0.4495 / 10."""
+    one = scored("a", [1.0] * 10 + [0.0] * 10 + [1.0] * 80)
+    two = scored("b", [0.0] * 10 + [1.0] * 10 + [1.0] * 80)
+
+    found = paired(one, two)
+
+    assert found.verdict == "none"
+    assert found.detectable == pytest.approx(2.8016 * 0.44947 / 10, rel=1e-3)
+    assert found.more_questions == math.ceil((2.8016 * 0.44947 / 0.01) ** 2) - 100
+    assert "mostly show differences of 0.126 and more" in found.words
 
 
 def scored(name: str, answers: list[float]) -> Benchmarked:

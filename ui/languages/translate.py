@@ -491,6 +491,13 @@ ENGLISH = {
     "benchmark.pair.none": "{model} and {other}: no difference that these questions can show ({figures}).",
     "benchmark.pair.higher": "{model} scores higher than {other}: {figures}.",
     "benchmark.pair.lower": "{model} scores lower than {other}: {figures}.",
+    "benchmark.pair.metric.higher": "{model} has a higher {metric} than {other}: {figures}.",
+    "benchmark.pair.metric.lower": "{model} has a lower {metric} than {other}: {figures}.",
+    "benchmark.pair.whole": "{metric} is computed over all questions at once, so {model} and {other} are not compared "
+    "question by question.",
+    "benchmark.detectable": "So many questions mostly show differences of {value} and more.",
+    "benchmark.more": "About {count} more questions like these would show a difference of {value}.",
+    "benchmark.left_out": "Not means over questions, and not compared here: {metrics}.",
     "benchmark.parts": "The {count} tasks of {model}",
     "benchmark.task": "Task",
     "benchmark.score": "Score",

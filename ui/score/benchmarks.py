@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -256,6 +256,19 @@ def _line(row: BenchmarkRow, columns: int) -> Markup:
 
 def _pair_words(pair: PairedScore) -> str:
     names = {"model": pair.model, "other": pair.other}
+    said = [_verdict_words(pair, names)]
+    if pair.verdict == "none" and pair.detectable is not None:
+        said.append(t("benchmark.detectable", value=f"{pair.detectable:.3f}"))
+    if pair.verdict == "none" and pair.more_questions is not None:
+        said.append(t("benchmark.more", count=pair.more_questions, value=f"{pair.wanted:.2g}"))
+    if pair.left_out:
+        said.append(t("benchmark.left_out", metrics=", ".join(pair.left_out)))
+    return " ".join(said)
+
+
+def _verdict_words(pair: PairedScore, names: Mapping[str, str]) -> str:
+    if pair.has_no_interval_for_its_metric:
+        return t("benchmark.pair.whole", metric=pair.metric, **names)
     if pair.interval is None:
         return t("benchmark.pair.few", count=pair.questions, **names)
     low, high = pair.interval
@@ -263,8 +276,9 @@ def _pair_words(pair: PairedScore) -> str:
         "benchmark.figures", value=f"{pair.difference:+.3f}", count=pair.questions, low=f"{low:+.3f}",
         high=f"{high:+.3f}",
     )  # fmt: skip
-    verdict = "none" if low <= 0 <= high else "higher" if low > 0 else "lower"
-    return t(f"benchmark.pair.{verdict}", figures=figures, **names)
+    if pair.metric and pair.verdict != "none":
+        return t(f"benchmark.pair.metric.{pair.verdict}", metric=pair.metric, figures=figures, **names)
+    return t(f"benchmark.pair.{pair.verdict}", figures=figures, **names)
 
 
 def _parts(found: Benchmarked) -> Markup | None:
@@ -277,7 +291,7 @@ def _parts(found: Benchmarked) -> Markup | None:
         column(t("benchmark.questions"), of_figures=True),
     )
     rows = (
-        table_row(score.task, figure(with_error(score, DIGITS)), figure(len(score.answers)))
+        table_row(score.task, figure(with_error(score, DIGITS)), figure(score.questions))
         for score in found.scores
     )
     summary = t("benchmark.parts", model=found.model, count=len(found.scores))

@@ -126,7 +126,7 @@ def _plain(finding: Finding) -> dict[str, Any]:
         case Asked():
             return {
                 "models": [_without_answers(one) for one in finding.found],
-                "paired": [{**asdict(pair), "words": pair.words} for pair in finding.pairs],
+                "paired": [pair.to_dict() for pair in finding.pairs],
             }
         case Talked():
             return {"models": [one.to_dict() for one in finding.checks]}
@@ -139,8 +139,8 @@ def _plain(finding: Finding) -> dict[str, Any]:
 def _without_answers(found: Benchmarked) -> dict[str, Any]:
     """Everything but the scores of single questions: KMMLU has 35,000 of them."""
     scores = [
-        {key: value for key, value in asdict(score).items() if key != "answers"}
-        | {"questions": len(score.answers)}
+        {key: value for key, value in asdict(score).items() if key not in ("answers", "parts")}
+        | {"questions": score.questions}
         for score in found.scores
     ]
     return {**found.to_dict(), "scores": scores}
