@@ -1,4 +1,4 @@
-"""What was found, for programs."""
+"""Results as JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def as_json(found: Any, *, indent: int = 2) -> str:
-    """JSON that every reader takes: a number that is not finite, which JSON has no word for, is null."""
+    """Strict JSON: numbers that are not finite become null."""
     return json.dumps(_finite(found), indent=indent, ensure_ascii=False, allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks, asked by lm-eval: KMMLU and others, with standard errors, models compared on the same questions."""
+"""Benchmarks through lm-eval: KMMLU and others, with standard errors, and models compared on the same questions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from evaluation.bootstrap import paired_bootstrap
 from evaluation.error import Cancelled, EvaluationError, memory_named
 from evaluation.model import LanguageModel
 
-# What is offered first; every other task of lm-eval may be named too.
+# Offered first; any other task of lm-eval can be named too.
 BENCHMARKS = {
     "kmmlu": "Korean knowledge, 45 subjects (arXiv 2402.11548)",
     "kmmlu_hard": "its hard questions",
@@ -42,7 +42,7 @@ _WORTH_DETECTING = 0.01
 _MEAN = "mean"
 # Of what is kept of a result. Another number reads no earlier one.
 _FORMAT = 2
-# Where lm-eval keeps them. Its index of everything takes most of a minute.
+# Their folders in lm-eval. Its index of everything takes most of a minute.
 _OFFERED = ("kmmlu", "haerae", "hellaswag", "arc", "gsm8k", "ifeval")
 
 
@@ -86,14 +86,14 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class Total:
-    """A model's score on a task or group as it was asked for.
+    """A model's score on a task or group that was named.
 
     Attributes:
         name: of the task or group, such as "kmmlu".
         metric: such as "acc" or "exact_match".
         value: the metric over all its questions; for a group the mean as lm-eval weighs its parts.
         stderr: its standard error, None where there are too few questions.
-        questions: that were asked.
+        questions: how many were asked.
     """
 
     name: str
@@ -111,17 +111,17 @@ def with_error(score: TaskScore | Total, digits: int = 4) -> str:
 
 @dataclass(frozen=True)
 class Benchmarked:
-    """A model's scores, and how they were asked for.
+    """A model's scores, and how it was asked.
 
     Attributes:
         model: its name.
         commit: its commit on the Hub, None for a folder.
-        dtype: what it computed in.
-        few_shot: solved examples before each question, None for the task's own number.
-        chat_template: whether questions were put in the model's own form of a conversation.
-        limit: questions of each task at most, None for all.
+        dtype: what it computes in.
+        few_shot: solved examples before each question; None for the task's default.
+        chat_template: whether questions were wrapped in the model's chat template.
+        limit: maximum number of questions per task; None for all.
         lm_eval: version of lm-eval.
-        scores: a task each.
+        scores: one per task.
         totals: one for each name that was asked for; a group such as KMMLU has many tasks. Tags, and groups without a
             score of their own, have one for each of their parts.
     """
@@ -245,19 +245,19 @@ def benchmark(
     Args:
         model: the model.
         tasks: names of lm-eval's tasks and groups.
-        folder: of more tasks, in the YAML of lm-eval; None for none.
-        limit: questions of each task at most; None for all.
-        few_shot: solved examples before each question; None for the task's own number.
-        chat_template: put questions in the model's own form of a conversation.
+        folder: a folder of more tasks, in lm-eval's YAML; None for none.
+        limit: maximum number of questions per task; None for all.
+        few_shot: solved examples before each question; None for the task's default.
+        chat_template: wrap questions in the model's chat template.
         batch_size: questions that go through the model at once.
-        cache: a folder of earlier results of models at a commit, single answers included, so that what was stopped
-            (`cancel`) goes on where it stood; None for none.
-        on_progress: called with the requests done and the requests in all of the kind that is under way.
-        cancel: when set, the work ends after the batch at hand.
+        cache: a folder that keeps results of models at a commit, and single answers, so that a benchmark that was
+            stopped (`cancel`) continues where it was; None for none.
+        on_progress: called with the requests done and the number of requests of the current kind.
+        cancel: when set, the work ends after the current batch.
 
     Raises:
-        EvaluationError: lm-eval is not here, there is no such task, its data cannot be had, or the model has
-            no chat template.
+        EvaluationError: lm-eval is not installed, there is no such task, its data is unavailable, or the model has no
+            chat template.
         Cancelled: `cancel` was set.
     """
     _check_request(model, tasks, limit, few_shot, chat_template)
@@ -265,7 +265,7 @@ def benchmark(
         from lm_eval import simple_evaluate
     except ImportError:
         raise EvaluationError(
-            "Benchmarks are asked by lm-eval, which is not installed. Run `pip install lm_eval`."
+            "Benchmarks need lm-eval, which is not installed. Run `pip install lm_eval`."
         ) from None
     manager = _manager_of(tasks, folder)
     used = version("lm_eval")  # which decides the versions of its tasks
@@ -289,7 +289,7 @@ def benchmark(
     except (Cancelled, EvaluationError):
         raise
     except Exception as error:
-        # The data of a task comes from strangers, and from far away.
+        # A task's data is downloaded, and anything may be wrong with it.
         raise EvaluationError(f"{model.name}: the benchmark ended early. {_words(error)}") from error
     objects = {task: found["tasks"][task] for found in loaded.values() for task in found["tasks"]}
     scores = [_score(task, objects[task], answered) for task in answered["samples"]]
@@ -320,7 +320,7 @@ def _check_request(
                               " least 1, and at least 0.")  # fmt: skip
     if chat_template and not model.has_chat_template:
         raise EvaluationError(
-            f"{model.name} has no chat template. Ask it without, or copy one from a parent."
+            f"{model.name} has no chat template. Ask without it, or copy one from a parent."
         )
 
 
@@ -377,23 +377,23 @@ def _digest(settings: Sequence[Any]) -> str:
 
 
 def fetch_questions(tasks: Sequence[str], folder: Path | None = None) -> None:
-    """Bring the questions of tasks to this machine, so that `benchmark` asks nobody for them.
+    """Download the questions of tasks, so that `benchmark` needs no network.
 
     Args:
         tasks: names of lm-eval's tasks and groups.
-        folder: of more tasks, in the YAML of lm-eval; None for none.
+        folder: a folder of more tasks, in lm-eval's YAML; None for none.
 
     Raises:
-        EvaluationError: they cannot be had.
+        EvaluationError: they are unavailable.
     """
     try:
         _tasks_known(folder, everything=False).load(list(tasks))
     except Exception as error:
-        raise EvaluationError(f"The questions cannot be had. {_words(error)}") from error
+        raise EvaluationError(f"The questions are unavailable. {_words(error)}") from error
 
 
 def tasks_in(folder: Path) -> list[str]:
-    """The tasks and groups of a folder of lm-eval's YAML."""
+    """The tasks and groups in a folder of lm-eval's YAML."""
     return sorted(
         set(_tasks_known(folder, everything=False).all_tasks)
         - set(_tasks_known(None, everything=False).all_tasks)
@@ -492,7 +492,7 @@ def _aggregation(name: str) -> Callable[[list[Any]], float] | None:
 
 @functools.cache
 def _tasks_known(folder: Path | None, *, everything: bool) -> Any:
-    """lm-eval's index of tasks: of those that are offered, or of all."""
+    """lm-eval's index of tasks: of those offered, or of all."""
     from lm_eval import tasks
 
     own = Path(tasks.__file__).parent
@@ -585,7 +585,7 @@ def _plain(part: Any) -> Any:
 
 def _words(error: Exception) -> str:
     words = " ".join(str(error).split())[:300] or type(error).__name__
-    return f"A task's data may be gated or out of reach; lm-eval says: {words}"
+    return f"A task's data may be gated or unavailable; lm-eval says: {words}"
 
 
 def _total(name: str, answered: Any) -> Total:
@@ -634,7 +634,7 @@ def _adapter(
     on_progress: Callable[[int, int], None] | None,
     cancel: threading.Event | None,
 ) -> Any:
-    """lm-eval's own model class around ours, which counts and can be stopped."""
+    """lm-eval's model class around ours, which reports progress and can be stopped."""
     from lm_eval.models.huggingface import HFLM
 
     class Asked(HFLM):  # type: ignore[misc]
@@ -650,7 +650,7 @@ def _adapter(
         def _loglikelihood_tokens(self, requests: Any, *args: Any, **settings: Any) -> Any:
             self.done, self.total = 0, len(requests)
             answers = super()._loglikelihood_tokens(requests, *args, **{**settings, "disable_tqdm": True})
-            self._counted(self.total)  # requests that share a context were asked together
+            self._counted(self.total)  # requests that share a context go through the model together
             return answers
 
         def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
@@ -671,5 +671,5 @@ def _adapter(
         max_length=model.context,
         batch_size=batch_size,
     )
-    asked._device = torch.device(model.device)  # of a model that lies on the disk it takes "meta"
+    asked._device = torch.device(model.device)  # it takes "meta" for an offloaded model
     return asked

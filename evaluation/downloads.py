@@ -1,4 +1,4 @@
-"""Room on the disk for models from the Hub: asked for before the first byte, and made where a server may make it."""
+"""Disk space for models from the Hub: checked before a download starts, and freed where a server may free it."""
 
 from __future__ import annotations
 
@@ -14,42 +14,45 @@ from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
 
 from evaluation.error import EvaluationError
 
-# The part of the disk that a server's downloads may fill; the rest is for results, uploads and the system.
+# Share of the disk that a server's downloads may fill; the rest is for results, uploads and the system.
 _SHARE_OF_DISK = 1 / 2
-# A model that somebody asked for so many seconds ago may be on its way into memory, and does not leave.
+# Seconds for which a model that was asked for may still be loading, and is not deleted.
 _IN_USE = 600
 
 
 class Downloads:
-    """The Hub's cache on this machine. On a server the least recently used models leave it for new ones; on somebody's
-    own machine nothing is ever deleted, for other programs use it too."""
+    """The Hub's cache on this machine.
+
+    On a server, new models evict the least recently used ones. On a personal machine nothing is ever deleted, because
+    other programs use the cache too.
+    """
 
     def __init__(self) -> None:
         self._is_limited = False
-        self._used: dict[str, float] = {}  # when somebody last asked for a commit
-        self._coming: Counter[str] = Counter()  # downloads under way, by commit
+        self._used: dict[str, float] = {}  # when a commit was last asked for
+        self._coming: Counter[str] = Counter()  # downloads in progress, by commit
         self._coming_bytes = 0
         self._lock = threading.Lock()
 
     def limit(self) -> None:
-        """From now on hold the cache below half of the disk, and let the least recently used models leave it."""
+        """Keep the cache below half of the disk from now on, by deleting the least recently used models."""
         self._is_limited = True
 
     def touch(self, commit: str) -> None:
-        """Remember that a model is used now."""
+        """Note that a model is in use."""
         self._used[commit] = time.monotonic()
 
     @contextmanager
     def room_for(self, repo: str, commit: str, files: Mapping[str, int]) -> Iterator[None]:
-        """Keep room for files of a model while they are downloaded.
+        """Reserve disk space for the files of a model while they are downloaded.
 
         Args:
             repo: "owner/name"
-            commit: of these files
-            files: their sizes in bytes, by name; those that are here need no room
+            commit: the commit of these files
+            files: sizes in bytes by name; files in the cache need no space
 
         Raises:
-            EvaluationError: there is not so much room.
+            EvaluationError: there is not enough space.
         """
         self.touch(commit)
         missing = sum(
@@ -83,7 +86,7 @@ class Downloads:
         return f"Free some space, or set HF_HUB_CACHE to a larger disk than that of {constants.HF_HUB_CACHE}."
 
     def _room(self) -> int:
-        """Bytes that may still be downloaded."""
+        """How many more bytes may be downloaded."""
         cache = Path(constants.HF_HUB_CACHE)
         cache.mkdir(parents=True, exist_ok=True)
         disk = shutil.disk_usage(cache)
@@ -93,7 +96,7 @@ class Downloads:
         return max(room - self._coming_bytes, 0)
 
     def _make_room(self, size: int) -> None:
-        """Delete models of so many bytes, the longest unused first, or all that nobody uses."""
+        """Delete unused models until this many bytes are free, the least recently used first."""
         found = scan_cache_dir(constants.HF_HUB_CACHE)
         since = time.monotonic() - _IN_USE
         unused = [

@@ -1,4 +1,4 @@
-"""Language models in memory: loaded once, shared by all who may read them, bounded in bytes."""
+"""Language models in memory: loaded once, shared by everyone who may read them, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from evaluation.checkpoint import Checkpoint, Token, adapter_size, find_checkpoi
 from evaluation.downloads import DOWNLOADS
 from evaluation.error import EvaluationError, memory_named
 
-# The part of a device's memory that loaded models may fill; the rest is for merging, answers and the system.
+# Share of a device's memory that loaded models may fill; the rest is for merging, answers and the system.
 _SHARE_OF_MEMORY = 1 / 3
-# What a model without a stated length is taken to read.
+# Assumed for a model that does not state how many tokens it reads.
 _CONTEXT_IF_UNKNOWN = 2048
-# One of these is in an adapter's folder when it was trained with a tokenizer of its own.
+# An adapter that was trained with its own tokenizer has one of these files.
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -42,8 +42,8 @@ class LanguageModel:
         device: "cpu" or "cuda".
         stored_dtype: what the checkpoint holds, such as "bfloat16".
         bytes: what the weights take in memory.
-        offloaded: whether some of them lie on the disk and are read whenever they are used; then one thread at a time
-            may run it.
+        offloaded: whether some weights are on disk and are read at each use; then only one thread at a time may run
+            the model.
     """
 
     name: str
@@ -62,24 +62,24 @@ class LanguageModel:
 
     @cached_property
     def parameters(self) -> int:
-        """The number of weights, shared ones once."""
+        """Number of weights; shared ones count once."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     @cached_property
     def context(self) -> int:
-        """How many tokens the model can read at once, by its own config."""
+        """How many tokens the model can read at once, according to its config."""
         config = self.network.config.get_text_config()
         stated = getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         return int(stated) if stated < 10**9 else _CONTEXT_IF_UNKNOWN
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the model brings its own form of a conversation."""
+        """Whether the model has its own chat template."""
         return self.tokenizer.chat_template is not None
 
     @cached_property
     def starts_with_bos(self) -> bool:
-        """Whether the tokenizer, by its own rule, puts its BOS token before a text."""
+        """Whether the tokenizer by default puts its BOS token before a text."""
         bos = self.tokenizer.bos_token_id
         return bos is not None and list(self.tokenizer("a")["input_ids"][:1]) == [bos]
 
@@ -87,7 +87,7 @@ class LanguageModel:
         """Check that the model has an embedding for every token.
 
         Raises:
-            EvaluationError: tokenizer and weights do not belong together.
+            EvaluationError: tokenizer and weights do not match.
         """
         rows = self.network.get_input_embeddings().weight.shape[0]
         largest = max(tokens, default=0)
@@ -108,25 +108,25 @@ def load_model(
     allow_folders: bool = True,
     offload: Path | None = None,
 ) -> LanguageModel:
-    """Load a causal language model, or take it from memory when it is there and has not changed.
+    """Load a causal language model, or take it from memory if it is loaded and unchanged.
 
-    Only safetensors files are read and no code of the repository is run. The weights keep the dtype of the
-    checkpoint; on a CPU, bfloat16 and float16 are widened to float32 if that fits. Calling this before every
-    use is right: it costs a HEAD request for a model on the Hub (which also asks whether this token may still
-    read it) and a look at the files' times for a folder.
+    Only safetensors files are read, and no code of the repository runs. The weights keep the dtype of the
+    checkpoint; on a CPU, bfloat16 and float16 are widened to float32 if that fits. Call this before every use: it
+    costs a HEAD request for a model on the Hub (which also checks that this token may still read it) and a look at the
+    files' times for a folder.
 
     Args:
-        name: a folder, or "owner/name" on the Hub, with or without "hf://" before and "@revision" behind; or
-            "base+adapter", each named so: PEFT then merges the adapter into the base in memory.
+        name: a folder, or "owner/name" on the Hub, optionally with "hf://" in front and "@revision" at the end; or
+            "base+adapter", each named in this way: PEFT then merges the adapter into the base in memory.
         revision: branch, tag or commit on the Hub.
-        token: a token or what gives one; None for the machine's own login, False for none at all.
-        device: "cpu", "cuda", or "auto" for the GPU where there is one.
+        token: a token or a function that returns one; None for this machine's login, False for none.
+        device: "cpu", "cuda", or "auto" for the GPU if there is one.
         allow_folders: whether `name` may be a folder of this machine.
-        offload: where weights go for which there is no memory, to be read from there at each use (by accelerate; slow);
-            None refuses such a model.
+        offload: a folder for weights that do not fit into memory, which are read from there at each use (by
+            accelerate; slow); None refuses such a model.
 
     Raises:
-        EvaluationError: it cannot be found, read or run; the message says why and what to do.
+        EvaluationError: it cannot be found, read or run; the message says why, and what to do.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise EvaluationError(f"Unknown device {device!r}. Expected auto, cpu or cuda.")
@@ -142,13 +142,13 @@ def load_model(
 
 @dataclass(frozen=True)
 class FetchedModel:
-    """A model whose files are on this machine: loading it asks nobody. It can be pickled.
+    """A model whose files are on this machine, so that loading it needs no network. Can be pickled.
 
     Attributes:
         name, commit: see `LanguageModel`.
-        identity: equal for two only if their files are the same.
-        folder: with its files.
-        adapters: name and folder of each, put on it in this order.
+        identity: equal for two models only if their files are the same.
+        folder: the folder with its files.
+        adapters: name and folder of each adapter, applied in this order.
     """
 
     name: str
@@ -159,7 +159,7 @@ class FetchedModel:
 
     @property
     def bytes(self) -> int:
-        """Of the weights, as they are stored.
+        """Size of the weights as they are stored.
 
         Raises:
             EvaluationError: there are none that can be read here.
@@ -169,7 +169,7 @@ class FetchedModel:
 
 
 def fetch_model(name: str | Path, *, token: Token = None, allow_folders: bool = True) -> FetchedModel:
-    """Bring the files of a model to this machine, unless they are here. Arguments and errors as of `load_model`."""
+    """Download the files of a model unless they are on this machine. Arguments and errors as for `load_model`."""
     return _fetched(find_checkpoint(name, token=token, allow_folders=allow_folders))
 
 
@@ -189,15 +189,15 @@ def _fetched(checkpoint: Checkpoint) -> FetchedModel:
 
 
 def load_fetched(fetched: FetchedModel, device: str = "auto", offload: Path | None = None) -> LanguageModel:
-    """Load a model whose files are here, or take it from memory.
+    """Load a model whose files are on this machine, or take it from memory.
 
     Args:
         fetched: from `fetch_model`.
-        device: "cpu", "cuda", or "auto" for the GPU where there is one.
+        device: "cpu", "cuda", or "auto" for the GPU if there is one.
         offload: as for `load_model`.
 
     Raises:
-        EvaluationError: it cannot be read or run; the message says why and what to do.
+        EvaluationError: it cannot be read or run; the message says why, and what to do.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -223,11 +223,11 @@ def load_fetched(fetched: FetchedModel, device: str = "auto", offload: Path | No
 
 
 class LoadedModels:
-    """The models in a device's memory. The least recently used leave first; the newest always stays.
+    """The models in a device's memory. The least recently used is evicted first; the newest always stays.
 
     Args:
         device: "cpu" or "cuda".
-        max_bytes: what they may take together, None for a third of the device's memory.
+        max_bytes: what they may take together; None for a third of the device's memory.
     """
 
     def __init__(self, device: str, max_bytes: int | None = None) -> None:
@@ -252,7 +252,7 @@ class LoadedModels:
             return self._models.get(identity)
 
     def put(self, identity: Hashable, model: LanguageModel) -> None:
-        """Keep a model. What the same folder held before leaves: it is gone from the disk too."""
+        """Keep a model, and evict what the same folder held before: it is gone from the disk too."""
         with self._lock:
             replaced = [
                 key
@@ -266,11 +266,11 @@ class LoadedModels:
             gc.collect()
 
     def renew_lock(self) -> None:
-        """Forget who holds the lock."""
+        """Replace the lock by a free one."""
         self._lock = threading.Lock()
 
     def make_room(self, size: int) -> int:
-        """Let models go until another one fits, or all have left.
+        """Evict models until another one fits, or none is left.
 
         Args:
             size: bytes of the new model's weights.
@@ -286,13 +286,13 @@ class LoadedModels:
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
-        """Keep memory for something else while it lasts: models let go of it, and none is loaded into it.
+        """Reserve memory for other work: models are evicted from it, and none is loaded into it.
 
         Args:
-            size: bytes that the work will take at most; it counts as a whole until the work ends.
+            size: the most bytes that the work will take; all of it is reserved until the work ends.
 
         Raises:
-            EvaluationError: so much is not free even when all models have left.
+            EvaluationError: this much is not free even without any model.
         """
         with self._lock:
             self._free_up(size)
@@ -310,19 +310,19 @@ class LoadedModels:
                 self._held -= size
 
     def _free_up(self, size: int) -> None:
-        """Let models go until so much memory is free, or all have left."""
+        """Evict models until this much memory is free, or none is left."""
         if size > self._free():
-            gc.collect()  # of what others threw away, before any model has to leave for it
+            gc.collect()  # garbage goes before any model does
         while self._models and (missing := size - self._free()) > 0:
             self._let_go(missing)
 
     def _let_go(self, size: int) -> None:
-        """Let models of so many bytes go, the longest unused first, or all."""
+        """Evict models of this many bytes, the least recently used first, or all."""
         leaves = self._models and size > 0
         while self._models and size > 0:
             size -= self._models.popitem(last=False)[1].bytes
         if leaves:
-            gc.collect()  # once for all of them: it takes a second where much is loaded
+            gc.collect()  # once for all of them: it takes a second if much is loaded
 
     def _free(self) -> int:
         return max(_memory(self._device)[1] - self._held, 0)
@@ -340,21 +340,21 @@ def _too_large(fetched: FetchedModel, needed: int, room: int) -> str:
     )
 
 
-# What was fetched, so that the Hub is not asked again for its list of files.
+# What was fetched, so that the Hub is not asked for its list of files again.
 _FETCHED: dict[Hashable, FetchedModel] = {}
 _LOADED = {"cpu": LoadedModels("cpu"), "cuda": LoadedModels("cuda")}
 # One model is read at a time: transformers sets torch's default dtype for the whole process while it reads,
-# and two big models may each fit alone.
+# and two big models may each fit alone but not together.
 _reading = threading.Lock()
 
 
 def hold_memory(size: int) -> AbstractContextManager[None]:
-    """Keep memory of this machine for other work of the process, see `LoadedModels.hold`."""
+    """Reserve memory of this machine for other work of the process, see `LoadedModels.hold`."""
     return _LOADED["cpu"].hold(size)
 
 
 def _renew_locks() -> None:
-    """Free the locks of a forked process: one that was held is copied without the thread that holds it."""
+    """Free the locks of a forked process: a held lock is copied without the thread that holds it."""
     global _reading
     _reading = threading.Lock()
     for loaded in _LOADED.values():
@@ -386,7 +386,7 @@ def _read_config(name: str, folder: Path) -> Any:
 def _is_half(config: Any) -> bool:
     """Whether the weights are plain 16-bit numbers.
 
-    Most CPUs compute with these several times slower than in float32, which holds each of them exactly.
+    Most CPUs are several times slower with these than with float32, which represents each of them exactly.
     """
     return config.dtype in (torch.bfloat16, torch.float16) and not hasattr(config, "quantization_config")
 
@@ -394,7 +394,7 @@ def _is_half(config: Any) -> bool:
 def _read(
     fetched: FetchedModel, config: Any, device: str, *, widen: bool, offload: tuple[Path, int] | None = None
 ) -> LanguageModel:
-    """Read a model; `offload` is a folder for what the bytes beside it cannot hold."""
+    """Read a model; `offload` is a folder for what does not fit into the bytes given beside it."""
     name, folder = fetched.name, fetched.folder
     stored = str(config.dtype or torch.float32).removeprefix("torch.")
     tokenizer = _read_tokenizer(name, folder, config)
@@ -420,12 +420,12 @@ def _read(
     except EvaluationError:
         raise
     except Exception as error:
-        # Whatever strangers' files make transformers say is about their files.
+        # Any error while reading somebody else's files is about those files.
         raise EvaluationError(
             f"{name} cannot be loaded as a causal language model. transformers says: {_first_words(error)}"
         ) from error
     if info["missing_keys"]:
-        # transformers fills these with random numbers and goes on.
+        # transformers would fill these with random numbers.
         lacking = sorted(info["missing_keys"])
         raise EvaluationError(
             f"{name} lacks {len(lacking)} tensor(s) that {type(network).__name__} needs, such as"
@@ -444,9 +444,9 @@ def _read(
 
 
 def _spread(device: str, folder: Path, room: int) -> dict[str, Any]:
-    """How transformers is asked to let accelerate keep on the disk what memory cannot hold."""
+    """Arguments with which transformers lets accelerate keep on disk what does not fit into memory."""
     folder.mkdir(parents=True, exist_ok=True)
-    # On a GPU, what it cannot hold goes to the machine's memory first.
+    # What does not fit on a GPU goes to the machine's memory first.
     memory = {0: room, "cpu": free_memory()} if device == "cuda" else {"cpu": room}
     return {"device_map": "auto", "max_memory": memory, "offload_folder": str(folder)}
 
@@ -473,7 +473,7 @@ def _read_tokenizer(name: str, folder: Path, config: Any) -> Any:
 
 @torch.inference_mode()
 def _check_runs(name: str, network: Any, device: str) -> None:
-    """Two texts that differ in the last token: the answers before it must be numbers, and the same."""
+    """Run two texts that differ in the last token: the logits before it must be numbers, and the same."""
     tokens = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 0]], device=device)
     try:
         with memory_named(name, "trying it"):
@@ -499,10 +499,10 @@ def _check_runs(name: str, network: Any, device: str) -> None:
 
 
 def _ends_only(stated: GenerationConfig, tokenizer: Any) -> GenerationConfig:
-    """Keep of a model's generation config which tokens end an answer.
+    """Keep only the tokens that end an answer from a model's generation config.
 
-    Its temperature, penalties and bans would apply unseen on top of what the person chose, and differ
-    between a merge and its parents.
+    Its temperature, penalties and bans would apply unseen on top of the chosen settings, and differ between a merge
+    and its parents.
     """
     ends = stated.eos_token_id if isinstance(stated.eos_token_id, list) else [stated.eos_token_id]
     known = [end for end in dict.fromkeys([*ends, tokenizer.eos_token_id]) if end is not None]

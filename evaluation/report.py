@@ -1,4 +1,4 @@
-"""What was found, as Markdown for people and cards, and as data: a merge beside its parents."""
+"""Results as Markdown for people and cards, and as data: a merge beside its parents."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Report:
 
     Attributes:
         footprints: the first is the merge.
-        scores: as many, or none.
-        differences: of the first to each of the others.
+        scores: one per footprint, or none.
+        differences: of the first model to each of the others.
     """
 
     footprints: tuple[Footprint, ...]
@@ -34,7 +34,7 @@ class Report:
     differences: tuple[Difference, ...] = ()
 
     def table(self) -> list[list[str]]:
-        """Rows of cells: the first is the head, the first cell of each its label."""
+        """Rows of cells: the first row is the header, the first cell of each its label."""
         prints = self.footprints
         shown = [
             ["", *(one.name for one in prints)],
@@ -61,7 +61,7 @@ class Report:
         return shown
 
     def remarks(self) -> list[str]:
-        """Sentences that belong under the table: what differs in structure, and what the numbers can show."""
+        """Sentences below the table: what differs in structure, and what the numbers can show."""
         first, *others = self.footprints
         said = []
         for other in others:
@@ -118,11 +118,11 @@ class Report:
 def perplexity_markdown(
     scores: Sequence[Perplexity], source: Source, differences: Sequence[Difference] = ()
 ) -> str:
-    """Perplexities on one text as a table, and what can be said of their differences.
+    """Perplexities on one text as a table, with the verdicts on their differences.
 
     Args:
-        scores: a model each.
-        source: where the text is from.
+        scores: one per model.
+        source: where the text comes from.
         differences: of the first model to others.
     """
     rows = [["", "perplexity", "bits per byte", "tokens", "window", "BOS", "ran in"]]
@@ -144,7 +144,7 @@ def perplexity_markdown(
 
 
 def benchmark_markdown(found: Sequence[Benchmarked], pairs: Sequence[PairedScore] = ()) -> str:
-    """Benchmark scores with their standard errors as a table, a column for each model.
+    """Benchmark scores with their standard errors as a table, one column per model.
 
     Args:
         found: models that were asked the same questions.

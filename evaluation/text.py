@@ -1,4 +1,4 @@
-"""Texts to judge models by: bundled ones, files, and columns of data sets on the Hub."""
+"""Texts to judge models by: bundled texts, files, and columns of data sets on the Hub."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _FOLDER = Path(__file__).parent / "texts"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a text is from, for whoever wants to measure the same again.
+    """Where a text comes from, so that a measurement can be repeated.
 
     Attributes:
-        name: for a person, such as "Alloy's English text" or a file's name.
+        name: what to call it, such as "Alloy's English text" or a file's name.
         dataset: "owner/name" of a data set on the Hub; "" for any other text.
-        subset: its configuration, None where it has one only.
-        split: the part of it.
-        column: that holds the text.
+        subset: its configuration; None if it has only one.
+        split: such as "test".
+        column: the column that holds the text.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Source:
     column: str | None = None
 
 
-# Written for Alloy and under its licence, so that no model had them in its training data.
+# Written for Alloy and under its licence, so no model has seen them in training.
 BUNDLED = tuple(sorted(path.stem for path in _FOLDER.glob("*.txt")))
 
 
 def bundled_text(name: str) -> list[str]:
-    """The documents of a bundled text, a paragraph each.
+    """The documents of a bundled text, one per paragraph.
 
     Args:
         name: one of BUNDLED
@@ -56,7 +56,7 @@ def read_text(path: str | Path) -> str:
     """A file, as one document.
 
     Raises:
-        EvaluationError: it is not there, is empty, or is not UTF-8
+        EvaluationError: it does not exist, is empty, or is not UTF-8
     """
     try:
         return decoded(str(path), Path(path).read_bytes())
@@ -67,21 +67,21 @@ def read_text(path: str | Path) -> str:
 
 
 def decoded(name: str, content: bytes) -> str:
-    """The text that some bytes are, without a mark of their order.
+    """Decode UTF-8, without a byte order mark.
 
     Args:
-        name: what to call them in an error
+        name: what to call the bytes in an error
         content: UTF-8
 
     Raises:
-        EvaluationError: they are not UTF-8, or no text
+        EvaluationError: they are not UTF-8, or hold no text
     """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise EvaluationError(
-            f"{name} is not UTF-8: byte {error.start} does not belong there. Save it as UTF-8"
-            " (`iconv -f cp949 -t utf-8` for old Korean files), and see that it is a text."
+            f"{name} is not UTF-8: byte {error.start} is not valid. Save it as UTF-8"
+            " (`iconv -f cp949 -t utf-8` for old Korean files), and check that it is a text file."
         ) from error
     if not text.strip():
         raise EvaluationError(f"{name} is empty. Give a text of at least a few hundred words.")
@@ -98,21 +98,21 @@ def dataset_texts(
     token: Token = None,
     allow_folders: bool = True,
 ) -> Iterator[str]:
-    """The first rows of a data set, a document each, read as they come and never stored.
+    """Stream the first rows of a data set, one document per row; nothing is stored.
 
-    Rows without text are passed over.
+    Rows without text are skipped.
 
     Args:
         name: "owner/name" on the Hub, or a folder
         column: the column that holds the text
-        rows: how many documents at most
-        split: the part of the data set
-        subset: its configuration, where it has several
-        token: a token or what gives one; None for the machine's own login, False for none at all
+        rows: maximum number of documents
+        split: such as "test"
+        subset: its configuration; None if it has only one
+        token: a token or a function that returns one; None for this machine's login, False for none
         allow_folders: whether `name` may be a folder of this machine
 
     Raises:
-        EvaluationError: while iterating; there is no such data set, part or column, or it may not be read
+        EvaluationError: raised while iterating; there is no such data set, split or column, or access is denied
     """
     if rows < 1:
         raise EvaluationError(f"rows={rows}: expected at least 1.")
@@ -138,7 +138,7 @@ def dataset_texts(
     except EvaluationError:
         raise
     except Exception as error:
-        # Whatever a stranger's data makes the readers of its many forms say is about that data.
+        # Any error while reading somebody else's data is about that data.
         raise _unreadable(name, error) from error
     if not documents:
         raise EvaluationError(f"{name} has no text in the column {column!r} of {split!r}. Choose another.")
@@ -149,12 +149,12 @@ def _rows(name: str, split: str, subset: str | None, token: Any) -> Iterator[dic
         import datasets
     except ImportError:
         raise EvaluationError(
-            "Data sets are read by the package datasets, which is not installed. Run `pip install datasets`."
+            "Reading data sets needs the package datasets, which is not installed. Run `pip install datasets`."
         ) from None
     try:
         found = datasets.load_dataset(name, subset, split=split, streaming=True, token=token)
         return iter(found)
-    except StopIteration:  # how datasets says that the files have no first row
+    except StopIteration:  # raised by datasets if the files have no first row
         return iter(())
     except Exception as error:
         raise _unreadable(name, error) from error
