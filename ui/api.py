@@ -19,7 +19,7 @@ from ui.chat.answers import streamed
 from ui.chat.sampling import MAX_NEW_TOKENS, Sampling
 from ui.hub.account import account, visitor
 from ui.languages.translate import t
-from ui.merge.destination import place_of
+from ui.merge.destination import destination_of
 from ui.score.reading import scored
 from ui.score.source import MAX_CHARACTERS
 from ui.server.jobs import JobStatus
@@ -71,7 +71,7 @@ def add_api(service: MergeService) -> None:
             disk_bytes, seconds.
         """
         try:
-            place = place_of(host, to) if to else None
+            place = destination_of(host, to) if to else None
         except MergeError as error:
             return {"ok": False, "problems": [problem.as_dict() for problem in error.problems]}
         return service.plan(
@@ -101,7 +101,7 @@ def add_api(service: MergeService) -> None:
         """
         who = account(host, oauth)
         try:
-            place = place_of(host, to)
+            place = destination_of(host, to)
             ways = {"overwrite": overwrite, "pull_request": pull_request}
             planned = service.plan(recipe, place, who, **ways)
             turn = visitor(who, request)

@@ -12,6 +12,7 @@ from fastapi import HTTPException, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import JSONResponse
 from gradio.utils import get_icon_path
+from markupsafe import Markup
 
 from evaluation.downloads import DOWNLOADS
 from ui.api import add_api
@@ -22,18 +23,18 @@ from ui.host import Host
 from ui.hub.search import HubSearch
 from ui.languages.translate import LANGUAGES, in_each_language, speaking, spoken, t, translated
 from ui.merge.form import FormMemory
-from ui.merge.my_merges import FinishedMerge
+from ui.merge.my_merges import FinishedMerge, MergeSlot
 from ui.merge.tab import MergeTab
 from ui.methods.tab import methods_tab
 from ui.score.tab import ScoreTab
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
 from ui.widgets.events import PRIVATE, QUIET, UNSEEN, Updates, unchanged
-from ui.widgets.html import text
+from ui.widgets.html import tag
 from ui.widgets.theme import CSS, theme
 
 # Two metals that run into one another.
-_MARK = (
+_MARK = Markup(
     '<svg viewBox="0 0 48 48" aria-hidden="true"><defs><clipPath id="a"><circle cx="18" cy="24" r="15"/></clipPath>'
     '</defs><circle cx="18" cy="24" r="15" fill="#c76d2f"/><circle cx="30" cy="24" r="15" fill="#8a8580"/>'
     '<circle cx="30" cy="24" r="15" fill="#eab080" clip-path="url(#a)"/></svg>'
@@ -52,127 +53,147 @@ _TONGUE = """() => {
 }"""
 
 
-def build_page(host: Host) -> gr.Blocks:
-    """The whole page, ready to be launched."""
-    service = MergeService(host, JobBoard())
-    if host.on_space:
-        DOWNLOADS.limit()
-    search = HubSearch()
-    page = gr.Blocks(title=t("page.title"), analytics_enabled=False)
-    with page:
+class Page:
+    """The tabs, and what runs between them: results of the Merge tab are opened in the others."""
+
+    def __init__(self, host: Host, blocks: gr.Blocks) -> None:
+        self.host = host
+        self.blocks = blocks
+        self.service = MergeService(host, JobBoard())
         with gr.Row(equal_height=False):
-            gr.HTML(
-                in_each_language(
-                    lambda: (
-                        f'<header class="alloy-head">{_MARK}<div><h1>{text(t("page.title"))}</h1>'
-                        f"<p>{text(t('page.subtitle'))}</p></div></header>"
-                    )
-                )
-            )
+            gr.HTML(in_each_language(_head))
             if host.sign_in:
-                _sign_in(page)
-        with gr.Tabs() as tabs:
+                _sign_in(blocks)
+        search = HubSearch()
+        with gr.Tabs() as self.tabs:
             with gr.Tab(t("page.tab.merge"), id="merge"):
-                merge = MergeTab(host, service, search)
-            with gr.Tab(t("page.tab.chat"), id="chat") as chat_opened:
-                chat = ChatTab(host, search, service)
-            with gr.Tab(t("page.tab.score"), id="score") as score_opened:
-                score = ScoreTab(host, search)
+                self.merge = MergeTab(host, self.service, search)
+            with gr.Tab(t("page.tab.chat"), id="chat") as self.chat_opened:
+                self.chat = ChatTab(host, search, self.service)
+            with gr.Tab(t("page.tab.score"), id="score") as self.score_opened:
+                self.score = ScoreTab(host, search)
             with gr.Tab(t("page.tab.methods"), id="methods"):
                 methods_tab()
-        merge.wire(page, [*chat.models, score.models])
-
         # The newest result is put into the other tabs' fields when they are opened, but once, and not over one that a
         # button put there meanwhile: each remembers which was the newest when its fields were filled last.
-        in_chat, in_score = gr.State(""), gr.State("")
+        self.in_chat, self.in_score = gr.State(""), gr.State("")
+        self.chat_outputs = [*self.chat.outputs, self.in_chat]
+        self.score_outputs = [self.score.models, self.in_score]
 
-        def to_chat(shown: FinishedMerge, latest: FinishedMerge | None, request: gr.Request) -> Updates:
-            names = shown.location, next(iter(shown.models), None)
-            return {**chat.open_with(names, request), in_chat: newest(latest)}
-
-        def to_score(shown: FinishedMerge, latest: FinishedMerge | None, request: gr.Request) -> Updates:
-            return {score.models: [shown.location, *dict.fromkeys(shown.models)], in_score: newest(latest)}
-
-        def newest(latest: FinishedMerge | None) -> str:
-            return latest.location if latest else ""
-
-        def open_chat(
-            latest: FinishedMerge | None, conversation: list[Message], shown: str, request: gr.Request
-        ) -> Updates:
-            if latest is None or conversation or latest.location == shown:
-                return unchanged()
-            return to_chat(latest, latest, request)
-
-        def open_score(latest: FinishedMerge | None, shown: str, request: gr.Request) -> Updates:
-            if latest is None or latest.location == shown:
-                return unchanged()
-            return to_score(latest, latest, request)
-
-        def chosen(
-            number: int,
-            show: Callable[[FinishedMerge, FinishedMerge | None, gr.Request], Updates],
-        ) -> Callable[..., Updates]:
-            def shown(
-                jobs: object, results: object, latest: FinishedMerge | None, request: gr.Request
-            ) -> Updates:
-                finished = merge.mine.at(number, jobs, results)
-                return show(finished, latest, request) if finished else unchanged()
-
-            return shown
-
-        chat_fields, score_fields = [*chat.outputs, in_chat], [score.models, in_score]
-        chat_opened.select(open_chat, [merge.mine.latest, chat.conversation, in_chat], chat_fields, **QUIET)
-        score_opened.select(open_score, [merge.mine.latest, in_score], score_fields, **QUIET)
-
-        def tried(trial: FinishedMerge | None, latest: FinishedMerge | None, request: gr.Request) -> Updates:
-            if trial is None:
-                return unchanged()
-            return {**to_chat(trial, latest, request), tabs: gr.Tabs(selected="chat")}
-
-        def left(request: gr.Request) -> None:
-            service.in_memory.forget(str(request.session_hash))
-
-        merge.trial.success(tried, [merge.tried, merge.mine.latest], [*chat_fields, tabs], **QUIET)
-        page.unload(left)
-
-        def taken_back(tuning: Tuning | None, recipe: str, memory: FormMemory) -> list[Any] | Updates:
-            changed = use_values(tuning, recipe)
-            return (
-                unchanged() if changed is None else [*merge.show(changed, memory), gr.Tabs(selected="merge")]
-            )
-
-        chat.tuner.use.click(
-            taken_back, [chat.tuner.state, merge.yaml, merge.form.memory], [*merge.recipe, tabs], **QUIET
+    def wire(self) -> None:
+        """Add the events."""
+        merge, latest = self.merge, self.merge.mine.latest
+        merge.wire(self.blocks, [*self.chat.models, self.score.models])
+        self.chat_opened.select(
+            self._open_chat, [latest, self.chat.conversation, self.in_chat], self.chat_outputs, **QUIET
         )
-        known = [merge.mine.jobs, merge.mine.results, merge.mine.latest]
+        self.score_opened.select(self._open_score, [latest, self.in_score], self.score_outputs, **QUIET)
+        merge.trial.success(
+            self._chat_with_trial, [merge.tried, latest], [*self.chat_outputs, self.tabs], **QUIET
+        )
+        self.blocks.unload(self._left)
+        tuner, editor = self.chat.tuner, merge.editor
+        tuned = [tuner.state, editor.yaml, editor.form.memory]
+        tuner.use.click(self._use_values, tuned, [*editor.outputs, self.tabs], **QUIET)
         for number, slot in enumerate(merge.mine.slots):
-            slot.chat.click(chosen(number, to_chat), known, chat_fields, **QUIET).then(
-                lambda: gr.Tabs(selected="chat"), None, tabs, **QUIET
-            ).then(chat.bring, {*chat.models}, None, concurrency_limit=4, **UNSEEN).then(
-                chat.warm_up, {*chat.models}, None, concurrency_id="model", **UNSEEN
-            )
-            slot.score.click(chosen(number, to_score), known, score_fields, **QUIET).then(
-                lambda: gr.Tabs(selected="score"), None, tabs, **QUIET
-            )
-        add_api(service)
-    return page
+            self._wire_slot(number, slot)
+
+    def _wire_slot(self, number: int, slot: MergeSlot) -> None:
+        mine, models = self.merge.mine, {*self.chat.models}
+        known = [mine.jobs, mine.results, mine.latest]
+        slot.chat.click(self._opener(number, self._to_chat), known, self.chat_outputs, **QUIET).then(
+            lambda: gr.Tabs(selected="chat"), None, self.tabs, **QUIET
+        ).then(self.chat.bring, models, None, concurrency_limit=4, **UNSEEN).then(
+            self.chat.warm_up, models, None, concurrency_id="model", **UNSEEN
+        )
+        slot.score.click(self._opener(number, self._to_score), known, self.score_outputs, **QUIET).then(
+            lambda: gr.Tabs(selected="score"), None, self.tabs, **QUIET
+        )
+
+    def _to_chat(self, shown: FinishedMerge, latest: FinishedMerge | None, request: gr.Request) -> Updates:
+        names = shown.location, next(iter(shown.models), None)
+        return {**self.chat.open_with(names, request), self.in_chat: _location(latest)}
+
+    def _to_score(self, shown: FinishedMerge, latest: FinishedMerge | None, request: gr.Request) -> Updates:
+        models = [shown.location, *dict.fromkeys(shown.models)]
+        return {self.score.models: models, self.in_score: _location(latest)}
+
+    def _open_chat(
+        self, latest: FinishedMerge | None, conversation: list[Message], shown: str, request: gr.Request
+    ) -> Updates:
+        if latest is None or conversation or latest.location == shown:
+            return unchanged()
+        return self._to_chat(latest, latest, request)
+
+    def _open_score(self, latest: FinishedMerge | None, shown: str, request: gr.Request) -> Updates:
+        if latest is None or latest.location == shown:
+            return unchanged()
+        return self._to_score(latest, latest, request)
+
+    def _opener(self, number: int, show: Callable[..., Updates]) -> Callable[..., Updates]:
+        """Shows the finished merge in a slot."""
+
+        def opened(
+            jobs: object, results: object, latest: FinishedMerge | None, request: gr.Request
+        ) -> Updates:
+            finished = self.merge.mine.at(number, jobs, results)
+            return show(finished, latest, request) if finished else unchanged()
+
+        return opened
+
+    def _chat_with_trial(
+        self, trial: FinishedMerge | None, latest: FinishedMerge | None, request: gr.Request
+    ) -> Updates:
+        if trial is None:
+            return unchanged()
+        return {**self._to_chat(trial, latest, request), self.tabs: gr.Tabs(selected="chat")}
+
+    def _left(self, request: gr.Request) -> None:
+        self.service.in_memory.forget(str(request.session_hash))
+
+    def _use_values(self, tuning: Tuning | None, recipe: str, memory: FormMemory) -> Updates:
+        changed = use_values(tuning, recipe)
+        if changed is None:
+            return unchanged()
+        return {**self.merge.editor.show(changed, memory), self.tabs: gr.Tabs(selected="merge")}
+
+
+def build_page(host: Host) -> gr.Blocks:
+    """The whole page, ready to be launched."""
+    if host.on_space:
+        DOWNLOADS.limit()
+    blocks = gr.Blocks(title=t("page.title"), analytics_enabled=False)
+    with blocks:
+        page = Page(host, blocks)
+        page.wire()
+        add_api(page.service)
+    return blocks
+
+
+def _head() -> Markup:
+    words = tag.div(tag.h1(t("page.title")), tag.p(t("page.subtitle")))
+    return tag.header(_MARK, words, class_="alloy-head")
+
+
+def _location(latest: FinishedMerge | None) -> str:
+    return latest.location if latest else ""
 
 
 def _sign_in(page: gr.Blocks) -> None:
     """The buttons to sign in and out; without OAuth at hand they would not let the page start."""
-    # Has Gradio answer the two addresses below. It shows nothing: its words are English for everybody, and it tells
-    # by its own label which address to go to.
+    # Lets Gradio answer the two addresses below. It is hidden: its words are English for everyone, and its own label
+    # decides which address it goes to.
     gr.LoginButton(visible=False)
     enter = gr.Button(
         t("account.sign_in"), icon=get_icon_path("huggingface-logo.svg"), scale=0, min_width=200
     )
     leave = gr.Button(visible=False, scale=0, min_width=200)
 
-    def who(profile: gr.OAuthProfile | None) -> tuple[Any, Any]:
+    def who(profile: gr.OAuthProfile | None) -> Updates:
         if profile is None:
-            return gr.update(visible=True), gr.update(visible=False)
+            return {enter: gr.update(visible=True), leave: gr.update(visible=False)}
         label = t("account.sign_out", name=profile.username)
-        return gr.update(visible=False), gr.update(value=label, visible=True)
+        return {enter: gr.update(visible=False), leave: gr.update(value=label, visible=True)}
 
     page.load(who, None, [enter, leave], **QUIET)
     for button, address in ((enter, "/login/huggingface"), (leave, "/logout")):

@@ -268,28 +268,26 @@ def test_the_sign_in_button_is_there_only_where_it_works(monkeypatch: pytest.Mon
 
 def test_the_newest_result_never_takes_the_place_of_what_was_asked_for() -> None:
     page = build_page(Host.from_environment({}))
-    open_chat, tried = (event(page, f"build_page.<locals>.{name}") for name in ("open_chat", "tried"))
+    open_chat, tried = (event(page, f"Page.{name}") for name in ("_open_chat", "_chat_with_trial"))
+    tabs = open_chat.__self__
+    shown_in_chat = tabs.in_chat
     newest, trial = FinishedMerge("ann/new", ("ann/a",)), FinishedMerge("try: ann/new", ("ann/a", "ann/b"))
     request = gr.Request(session_hash="x")
 
-    chat = event(page, "ChatTab._talk").__self__
-
     def names(updates: dict[Any, Any]) -> list[str]:
-        return [updates[model] for model in chat.models]
-
-    def remembered(updates: dict[Any, Any]) -> str:
-        [kept] = [updates[it] for it in updates if isinstance(it, gr.State) and it is not chat.tuner.state]
-        return str(kept)
+        return [updates[model] for model in tabs.chat.models]
 
     opened = open_chat(newest, [], "", request)
     assert names(opened) == ["ann/new", "ann/a", None]
-    assert open_chat(newest, [], remembered(opened), request) == gr.skip()  # once
+    assert open_chat(newest, [], opened[shown_in_chat], request) == gr.skip()  # once
 
     # The tab that a trial opens is opened like any other.
     shown = tried(trial, newest, request)
     assert names(shown) == ["try: ann/new", "ann/a", None]
-    assert open_chat(newest, [], remembered(shown), request) == gr.skip()
-    assert names(open_chat(FinishedMerge("ann/newer", ()), [], remembered(shown), request))[0] == "ann/newer"
+    assert open_chat(newest, [], shown[shown_in_chat], request) == gr.skip()
+    assert (
+        names(open_chat(FinishedMerge("ann/newer", ()), [], shown[shown_in_chat], request))[0] == "ann/newer"
+    )
 
 
 def test_every_input_has_a_label() -> None:

@@ -3,46 +3,72 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from merging import MergeError, Problem
 from ui.host import Host
 from ui.languages.translate import t
 
 HUB, FOLDER, DOWNLOAD = "hub", "folder", "download"
-# What happens to a model that stands there already.
+# What happens to an existing model.
 REFUSE, REVISION, PULL_REQUEST = "refuse", "revision", "pull request"
-# The Hub's rule, without the doubled "--" and ".." that it also refuses (checked apart).
+# The Hub's rule for names; it also refuses "--" and "..", which `_is_name` checks.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 
 
-def ways(existing: str) -> dict[str, bool]:
-    """What the page's field says of a model that stands there, as `MergeService` takes it."""
-    return {"overwrite": existing == REVISION, "pull_request": existing == PULL_REQUEST}
+@dataclass(frozen=True)
+class DestinationChoice:
+    """What the page's fields say of the destination.
 
-
-def place(host: Host, kind: str, owner: str, name: str, owners: Sequence[str]) -> str:
-    """The destination that the page's fields say, as `run_plan` takes it; of a download the name alone.
-
-    Raises:
-        MergeError: there is no owner, or the name or the owner is wrong.
+    Args:
+        kind: HUB, FOLDER or DOWNLOAD
+        owner: under whose name on the Hub; empty for none
+        name: of the new model; empty to suggest one
+        existing: what happens to an existing model: REFUSE, REVISION or PULL_REQUEST
+        private: whether a new repository is private
+        owners: the names that the visitor may write under
     """
-    _check_name(name)
-    if kind == DOWNLOAD:
-        return name
-    if kind == FOLDER and host.allow_folders:
-        return str(host.results / name)
-    if not owner:
-        fix = t("destination.no_owner.fix.laptop" if host.allow_folders else "destination.no_owner.fix")
-        raise MergeError(Problem("no-owner", t("destination.no_owner"), fix))
-    if owner not in owners:
-        fix = t("destination.bad_owner.fix", owners=", ".join(owners))
-        raise MergeError(Problem("bad-owner", t("destination.bad_owner", owner=owner), fix))
-    return f"hf://{owner}/{name}"
+
+    kind: str = HUB
+    owner: str = ""
+    name: str = ""
+    existing: str = REFUSE
+    private: bool = True
+    owners: tuple[str, ...] = ()
+
+    @property
+    def is_download(self) -> bool:
+        return self.kind == DOWNLOAD
+
+    @property
+    def for_existing(self) -> dict[str, bool]:
+        """What to do with an existing model, as keyword arguments of `MergeService`."""
+        return {"overwrite": self.existing == REVISION, "pull_request": self.existing == PULL_REQUEST}
+
+    def location(self, host: Host, name: str) -> str:
+        """The destination as `run_plan` takes it; for a download the name alone.
+
+        Args:
+            name: of the new model, suggested or as it is in the field
+
+        Raises:
+            MergeError: there is no owner, or the name or the owner is wrong.
+        """
+        _check_name(name)
+        if self.is_download:
+            return name
+        if self.kind == FOLDER and host.allow_folders:
+            return str(host.results / name)
+        if not self.owner:
+            fix = t("destination.no_owner.fix.laptop" if host.allow_folders else "destination.no_owner.fix")
+            raise MergeError(Problem("no-owner", t("destination.no_owner"), fix))
+        if self.owner not in self.owners:
+            fix = t("destination.bad_owner.fix", owners=", ".join(self.owners))
+            raise MergeError(Problem("bad-owner", t("destination.bad_owner", owner=self.owner), fix))
+        return f"hf://{self.owner}/{name}"
 
 
-def place_of(host: Host, text: str) -> str:
+def destination_of(host: Host, text: str) -> str:
     """The destination that an API caller wrote: `hf://owner/name`, or a bare name of a folder on a laptop.
 
     Raises:
@@ -56,18 +82,6 @@ def place_of(host: Host, text: str) -> str:
         return str(host.results / text)
     fix = t("destination.bad_place.fix.laptop" if host.allow_folders else "destination.bad_place.fix")
     raise MergeError(Problem("bad-place", t("destination.bad_place", place=text), fix))
-
-
-def suggested_name(models: Sequence[str], method: str) -> str:
-    """A name for the merge of these models: `SmolLM2-135M-Pirate-slerp`."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(models[0].partition("@")[0]).name) if models else "merged"
-    name = f"{stem[:70]}-{method.replace('_', '-')}".strip("-._")
-    return re.sub(r"([-.])\1+", r"\1", name)
-
-
-def numbered(name: str) -> Iterator[str]:
-    """What to call the next merges of the same models: `name-2`, `name-3` and so on, up to twenty."""
-    return (f"{name}-{number}" for number in range(2, 21))
 
 
 def _is_name(name: str) -> bool:

@@ -1,18 +1,19 @@
 """The form that writes recipes: rows of models, a method, and the fields that the method declares.
 
-Gradio's fields are made once, for every parameter of every method, and shown or hidden: rows made anew by
+Gradio's fields are made once, for every parameter of every method, and shown or hidden: rows made again by
 `gr.render` were seen to submit the value of a removed row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
 import yaml
 from gradio.components import Component
+from markupsafe import Markup
 
 from checkpoints.dtypes import RECIPE_DTYPES
 from merging import Problem
@@ -33,9 +34,9 @@ from ui.recipe.form_state import (
     split_by_tensor,
 )
 from ui.recipe.quick_fixes import place_of, read_name
-from ui.widgets import html
+from ui.widgets.events import Given, Updates
+from ui.widgets.html import html, link, sentences, tag
 
-Update = Any
 METHOD, BASE, PARAMETERS, DTYPE = "method", "base", "parameters", "dtype"
 
 
@@ -44,16 +45,16 @@ class FormMemory:
     """What the form knows beside its fields.
 
     Args:
-        state: as last shown or collected; carries what has no field
+        state: as last shown or collected; holds what has no field
         rows: how many model rows are visible
         held: the YAML cannot be shown in the form, which must not overwrite it
-        texts: what the text fields said when they were last shown or collected; None: not known
+        texts: by a text field's id, its text when it was last shown or collected; a field that is not here is unknown
     """
 
     state: FormState
     rows: int = 2
     held: bool = False
-    texts: tuple[str | None, ...] = ()
+    texts: Mapping[int, str | None] = field(default_factory=dict)
 
     def names(self) -> tuple[str, ...]:
         """The models chosen so far, the base last."""
@@ -71,41 +72,42 @@ class _Number:
     def components(self) -> list[Component]:
         return [self.slider, *self.texts]
 
-    def collect(self, values: Sequence[Any], typed: bool) -> Setting:
+    def collect(self, values: Given, typed: bool) -> Setting:
         if not typed:
-            return _rounded(values[0])
-        said = [field_setting(str(value or "")) for value in values[1:]]
-        return by_tensor(*said) if len(said) > 1 else said[0]
+            return _rounded(values[self.slider])
+        typed_in = [field_setting(str(values[text] or "")) for text in self.texts]
+        return by_tensor(*typed_in) if len(typed_in) > 1 else typed_in[0]
 
     def show(
         self, parameter: Parameter | None, setting: Setting, typed: bool, explained: bool = True
-    ) -> list[Update]:
+    ) -> Updates:
         if parameter is None:
-            return [gr.update(visible=False) for _ in self.components]
+            return {component: gr.update(visible=False) for component in self.components}
         info = of_registry(parameter.help) if explained else None
         typed = typed or parameter.optional  # a slider cannot say "not set"
         slider: dict[str, Any] = {"minimum": parameter.low, "maximum": parameter.high, "step": parameter.step}
         if is_plain(parameter, setting):
             slider["value"] = setting
-        updates = [gr.update(label=parameter.name, info=info, visible=not typed, **slider)]
-        parts = split_by_tensor(setting) if len(self.texts) > 1 else (setting,)
-        keys = ("recipe.rest", "recipe.attention", "recipe.mlp") if len(parts) > 1 else ("recipe.typed.one",)
-        for i, (key, part) in enumerate(zip(keys, parts, strict=True)):
-            updates.append(
-                gr.update(
-                    label=t(key, name=parameter.name),
-                    info=info if i == 0 else None,
-                    placeholder=t("recipe.filter.empty") if i else None,
-                    visible=typed,
-                    value=field_text(part),
-                )
+        updates: Updates = {
+            self.slider: gr.update(label=parameter.name, info=info, visible=not typed, **slider)
+        }
+        several = len(self.texts) > 1
+        parts = split_by_tensor(setting) if several else (setting,)
+        keys = ("recipe.rest", "recipe.attention", "recipe.mlp") if several else ("recipe.typed.one",)
+        for i, (text, key, part) in enumerate(zip(self.texts, keys, parts, strict=True)):
+            updates[text] = gr.update(
+                label=t(key, name=parameter.name),
+                info=info if i == 0 else None,
+                placeholder=t("recipe.filter.empty") if i else None,
+                visible=typed,
+                value=field_text(part),
             )
         return updates
 
 
 @dataclass(frozen=True)
 class _Plain:
-    """A switch or a choice."""
+    """A switch or a menu."""
 
     component: gr.Checkbox | gr.Dropdown
 
@@ -113,26 +115,25 @@ class _Plain:
     def components(self) -> list[Component]:
         return [self.component]
 
-    def collect(self, values: Sequence[Any], typed: bool) -> Setting:
-        return values[0]
+    def collect(self, values: Given, typed: bool) -> Setting:
+        return values[self.component]
 
-    def show(self, parameter: Parameter | None, setting: Setting, typed: bool) -> list[Update]:
+    def show(self, parameter: Parameter | None, setting: Setting, typed: bool) -> Updates:
         if parameter is None:
-            return [gr.update(visible=False)]
+            return {self.component: gr.update(visible=False)}
         choices: dict[str, Any] = {"choices": list(parameter.choices)} if parameter.choices else {}
-        return [
-            gr.update(
-                label=parameter.name, info=of_registry(parameter.help), visible=True, value=setting, **choices
-            )
-        ]
+        info = of_registry(parameter.help)
+        return {
+            self.component: gr.update(label=parameter.name, info=info, visible=True, value=setting, **choices)
+        }
 
 
 Field = _Number | _Plain
 
 
 @dataclass(frozen=True)
-class _Row:
-    """One model's row."""
+class ModelRow:
+    """The fields of one model."""
 
     group: gr.Group
     model: gr.Dropdown
@@ -140,136 +141,169 @@ class _Row:
     fields: dict[str, _Number]
     note: gr.HTML
 
+    @property
+    def values(self) -> list[Component]:
+        return [self.model, *_components(self.fields.values())]
+
+    def show(
+        self,
+        number: int,
+        entry: ModelEntry,
+        method: MergeMethod,
+        *,
+        typed: bool,
+        visible: bool,
+        removable: bool,
+    ) -> Updates:
+        is_base = number == 0 and method.base == "first"
+        label = t("recipe.model.base" if is_base else "recipe.model", number=number + 1)
+        updates: Updates = {
+            self.group: gr.update(visible=visible),
+            self.remove: gr.update(visible=removable),
+            self.model: gr.update(value=entry.name or None, label=label),
+        }
+        own = {parameter.name: parameter for parameter in method.parameters if parameter.per_model}
+        for name, number_field in self.fields.items():
+            parameter = own.get(name)
+            setting = entry.settings.get(name, parameter and initial(parameter))
+            updates |= number_field.show(parameter, setting, typed, explained=number == 0)
+        return updates
+
 
 @dataclass
 class Form:
-    """The fields, in one fixed order, and the two ways between them and a state."""
+    """The fields, and the two ways between them and a form state. Given and updates go by component."""
 
     method: gr.Dropdown
     about: gr.HTML
     base: gr.Dropdown
-    rows: list[_Row]
+    rows: list[ModelRow]
     add: gr.Button
     typed: gr.Checkbox
     fields: dict[tuple[str, str], Field]
     dtype: gr.Dropdown
-    notes: dict[str, gr.HTML]  # for problems, below the field that causes them; those of the rows stand there
+    notes: dict[
+        str, gr.HTML
+    ]  # for problems, below the field that causes them; those of the rows are in the rows
     memory: gr.State = field(default_factory=lambda: gr.State(FormMemory(FormState(next(iter(METHODS))))))
 
     @property
     def values(self) -> list[Any]:
-        """Every field whose value counts, in the order in which `collect` takes them."""
+        """Every field whose value counts."""
+        fields = [self.method, self.base, self.typed, self.dtype]
         return [
-            self.method, self.base, self.typed, self.dtype,
-            *(part for row in self.rows for part in (row.model, *_parts(row.fields.values()))),
-            *_parts(self.fields.values()),
-        ]  # fmt: skip
+            *fields,
+            *(part for row in self.rows for part in row.values),
+            *_components(self.fields.values()),
+        ]
+
+    @property
+    def inputs(self) -> set[Any]:
+        """What `collect` needs the values of."""
+        return {self.memory, *self.values}
 
     @property
     def outputs(self) -> list[Any]:
-        """What `show` updates: the memory, the surroundings, then the fields."""
-        return [
-            self.memory,
-            self.about,
-            self.add,
-            *(x for row in self.rows for x in (row.group, row.remove)),
-            *self.values,
-        ]
+        """What `show` may update."""
+        around = [self.memory, self.about, self.add]
+        return [*around, *(part for row in self.rows for part in (row.group, row.remove)), *self.values]
 
     @property
     def model_fields(self) -> list[gr.Dropdown]:
         return [self.base, *(row.model for row in self.rows)]
 
     @property
-    def note_fields(self) -> list[gr.HTML]:
-        return [*self.notes.values(), *(row.note for row in self.rows)]
+    def text_fields(self) -> list[gr.Textbox]:
+        return [component for component in self.values if isinstance(component, gr.Textbox)]
 
-    def note_updates(self, state: FormState, recipe: str, problems: Sequence[Problem]) -> list[Update]:
-        """Updates of `note_fields`: each problem below the field that causes it, as far as there is one."""
+    @property
+    def note_fields(self) -> list[gr.HTML]:
+        return list(self._notes.values())
+
+    @property
+    def _notes(self) -> dict[str | int, gr.HTML]:
+        """By the spot that `spot_of` names."""
+        rows: dict[str | int, gr.HTML] = {number: row.note for number, row in enumerate(self.rows)}
+        return rows | self.notes
+
+    def note_updates(self, state: FormState, recipe: str, problems: Sequence[Problem]) -> Updates:
+        """Each problem below the field that causes it, if there is one."""
         found: dict[str | int, list[Problem]] = {}
         for problem in problems:
             spot = spot_of(state, recipe, problem.where)
             if spot is not None:
                 found.setdefault(spot, []).append(problem)
-        spots = [*self.notes, *range(len(self.rows))]
-        return [gr.update(value=_note(found.get(spot, ())), visible=spot in found) for spot in spots]
+        return {
+            note: gr.update(value=_note(found.get(spot, ())), visible=spot in found)
+            for spot, note in self._notes.items()
+        }
 
-    @property
-    def text_fields(self) -> list[gr.Textbox]:
-        return [component for component in self.values if isinstance(component, gr.Textbox)]
+    def texts(self, values: Given) -> dict[int, str]:
+        """The text in each text field, by the field's id."""
+        return {component._id: str(values[component] or "") for component in self.text_fields}
 
-    def texts(self, values: Sequence[Any]) -> tuple[str, ...]:
-        """What the text fields say."""
-        pairs = zip(self.values, values, strict=True)
-        return tuple(str(value or "") for component, value in pairs if isinstance(component, gr.Textbox))
+    def was_typed(self, component: gr.Textbox, values: Given) -> bool:
+        """Whether a person, and not `show`, changed this text field.
 
-    def was_typed(self, index: int, memory: FormMemory, values: Sequence[Any]) -> bool:
-        """Whether a person, and not `show`, changed the text field of this index.
-
-        Of this one alone: while Gradio draws fields that were hidden, the others still have their old values.
+        Only this one: while Gradio draws fields that were hidden, the others still have their old values.
         """
-        before = memory.texts[index] if memory.texts else None
-        return before is not None and before != self.texts(values)[index]
+        before = values[self.memory].texts.get(component._id)
+        return before is not None and before != str(values[component] or "")
 
-    def collect(
-        self, memory: FormMemory, values: Sequence[Any], method: MergeMethod | None = None, rows: int = 0
-    ) -> FormState:
-        """The state that the fields say.
+    def collect(self, values: Given, method: MergeMethod | None = None, rows: int = 0) -> FormState:
+        """The state that the fields hold.
 
         Args:
-            memory: carries what has no field
-            values: of the fields
+            values: of `inputs`
             method: that the fields were shown for; None: the one that is chosen
-            rows: keep at least so many rows, though the last ones name no model
+            rows: keep at least this many rows, even if the last ones name no model
         """
-        at = dict(zip((component._id for component in self.values), values, strict=True))
-        method = method or METHODS[at[self.method._id]]
-        typed = bool(at[self.typed._id])
-
-        def said(
-            fields: Sequence[tuple[Parameter, Field]], before: Mapping[str, Setting]
-        ) -> dict[str, Setting]:
-            settings = {}
-            for parameter, widget in fields:
-                values = [at[part._id] for part in widget.components]
-                setting = widget.collect(values, typed or parameter.optional)
-                if setting is not None and (parameter.required or setting != parameter.default):
-                    settings[parameter.name] = setting
-            # What the YAML said and the form has no field for is kept; the plan may refuse it.
-            return settings | {
-                name: value for name, value in before.items() if method.parameter(name) is None
-            }
-
-        names = [str(at[row.model._id] or "").strip() for row in self.rows]
-        # Hidden rows are empty, so that nobody has to be told how many are visible.
+        before: FormState = values[self.memory].state
+        method = method or METHODS[values[self.method]]
+        names = [str(values[row.model] or "").strip() for row in self.rows]
+        # Hidden rows are empty, so the number of visible ones is not needed.
         count = max([rows, *(i + 1 for i, name in enumerate(names) if name)])
-        before = [*memory.state.models, *(ModelEntry(),) * MOST_MODELS]
+        entries = [*before.models, *(ModelEntry(),) * MOST_MODELS]
+        own = [parameter for parameter in method.parameters if parameter.per_model]
         models = tuple(
             ModelEntry(
-                name,
-                said([(p, row.fields[p.name]) for p in method.parameters if p.per_model], earlier.settings),
+                name, self._settings(values, method, [(p, row.fields[p.name]) for p in own], entry.settings)
             )
-            for name, row, earlier in zip(names[:count], self.rows, before, strict=False)
+            for name, row, entry in zip(names[:count], self.rows, entries, strict=False)
         )
         shared = [(p, self.fields[_key(p)]) for p in method.parameters if not p.per_model]
         return replace(
-            memory.state,
+            before,
             method=method.name,
             models=models,
-            base=str(at[self.base._id] or "").strip() if method.may_subtract else "",
-            settings=said(shared, memory.state.settings),
-            dtype=str(at[self.dtype._id] or ""),
+            base=str(values[self.base] or "").strip() if method.may_subtract else "",
+            settings=self._settings(values, method, shared, before.settings),
+            dtype=str(values[self.dtype] or ""),
         )
 
-    def show(
-        self, state: FormState, *, typed: bool | None = None, values: Sequence[Any] | None = None
-    ) -> list[Update]:
-        """Updates that make the fields say the state.
+    def _settings(
+        self,
+        values: Given,
+        method: MergeMethod,
+        fields: Iterable[tuple[Parameter, Field]],
+        before: Mapping[str, Setting],
+    ) -> dict[str, Setting]:
+        """What these fields say beyond the defaults, and what the YAML said that no field holds."""
+        settings = {}
+        for parameter, widget in fields:
+            setting = widget.collect(values, bool(values[self.typed]) or parameter.optional)
+            if setting is not None and (parameter.required or setting != parameter.default):
+                settings[parameter.name] = setting
+        # Settings without a field are kept; the plan may refuse them.
+        return settings | {name: value for name, value in before.items() if method.parameter(name) is None}
+
+    def show(self, state: FormState, *, typed: bool | None = None, values: Given | None = None) -> Updates:
+        """Make the fields hold a state.
 
         Args:
-            typed: whether values are typed instead of slid; None: only if a slider cannot show one
-            values: that the fields have already; these are left alone, and with them what the visitor
-                writes into a field while the answer is on its way
+            typed: whether values are typed instead of set by sliders; None: only if a slider cannot show one
+            values: that the fields have already; these are left alone, so that nothing overwrites what the visitor
+                types while the answer is on its way
         """
         method = state.merge_method
         if typed is None:
@@ -277,62 +311,55 @@ class Form:
         least = max(method.min_models, 1 if method.max_models == 1 else 2)
         count = min(max(len(state.models), least), MOST_MODELS)
         most = min(MOST_MODELS, method.max_models or MOST_MODELS)
-        models = [*state.models, *(ModelEntry() for _ in range(MOST_MODELS - len(state.models)))]
-        shown: list[Update] = [
-            FormMemory(state, count),
-            method_text(method),
-            gr.update(visible=count < most),
-        ]
-        for i in range(MOST_MODELS):
-            shown += [gr.update(visible=i < count), gr.update(visible=count > least)]
-        shown += [
-            method.name,
-            gr.update(value=state.base or None, visible=method.may_subtract),
-            typed,
-            state.dtype,
-        ]
-        for i, (row, model) in enumerate(zip(self.rows, models, strict=True)):
-            is_base = i == 0 and method.base == "first"
-            label = t("recipe.model.base" if is_base else "recipe.model", number=i + 1)
-            shown.append(gr.update(value=model.name or None, label=label))
-            for name, number in row.fields.items():
-                own = next((p for p in method.parameters if p.per_model and p.name == name), None)
-                setting = model.settings.get(name, own and initial(own))
-                shown += number.show(own, setting, typed, explained=i == 0)
+        updates: Updates = {
+            self.about: method_text(method),
+            self.add: gr.update(visible=count < most),
+            self.method: method.name,
+            self.base: gr.update(value=state.base or None, visible=method.may_subtract),
+            self.typed: typed,
+            self.dtype: state.dtype,
+        }
+        entries = [*state.models, *(ModelEntry() for _ in range(MOST_MODELS - len(state.models)))]
+        for i, (row, entry) in enumerate(zip(self.rows, entries, strict=True)):
+            updates |= row.show(i, entry, method, typed=typed, visible=i < count, removable=count > least)
         for key, widget in self.fields.items():
             shared = next((p for p in method.parameters if not p.per_model and _key(p) == key), None)
-            shown += widget.show(shared, state.settings.get(key[0], shared and initial(shared)), typed)
-        updates = zip(self.outputs, shown, strict=True)
-        texts = tuple(update.get("value") for part, update in updates if isinstance(part, gr.Textbox))
-        shown[0] = FormMemory(state, count, texts=texts)
-        start = len(shown) - len(self.values)
-        for i, value in enumerate(() if values is None else values, start):
-            if not isinstance(shown[i], dict):
-                shown[i] = gr.skip() if shown[i] == value else shown[i]
-            elif "value" in shown[i] and (shown[i]["value"] or None) == (value or None):
-                del shown[i]["value"]
-        return shown
+            setting = state.settings.get(key[0], shared and initial(shared))
+            updates |= widget.show(shared, setting, typed)
+        texts = {text._id: updates[text].get("value") for text in self.text_fields}
+        updates[self.memory] = FormMemory(state, count, texts=texts)
+        return updates if values is None else self._without_known(updates, values)
 
-    def after_method(self, memory: FormMemory, values: Sequence[Any]) -> FormState:
+    def _without_known(self, updates: Updates, values: Given) -> Updates:
+        """The updates without values that the fields have already."""
+        left = dict(updates)
+        for component in self.values:
+            update, value = updates[component], values[component]
+            if not isinstance(update, dict):
+                if update == value:
+                    del left[component]
+            elif "value" in update and (update["value"] or None) == (value or None):
+                left[component] = {key: part for key, part in update.items() if key != "value"}
+        return left
+
+    def after_method(self, values: Given) -> FormState:
         """The state after another method was chosen."""
-        name = values[self.values.index(self.method)]
-        return for_method(self.collect(memory, values, memory.state.merge_method), METHODS[name])
+        before = values[self.memory].state.merge_method
+        return for_method(self.collect(values, before), METHODS[values[self.method]])
 
-    def after_typing_switch(self, memory: FormMemory, values: Sequence[Any]) -> FormState:
-        """The state before the switch, which says how to read the fields, was turned."""
-        turned = list(values)
-        place = self.values.index(self.typed)
-        turned[place] = not turned[place]
-        return self.collect(memory, turned, rows=memory.rows)
+    def after_typing_switch(self, values: Given) -> FormState:
+        """The state before the switch, which says how to read the fields, was flipped."""
+        before = {**values, self.typed: not values[self.typed]}
+        return self.collect(before, rows=values[self.memory].rows)
 
-    def without_row(self, index: int, memory: FormMemory, values: Sequence[Any]) -> FormState:
+    def without_row(self, index: int, values: Given) -> FormState:
         """The state after a row was removed."""
-        state = self.collect(memory, values, rows=memory.rows)
+        state = self.collect(values, rows=values[self.memory].rows)
         return replace(state, models=state.models[:index] + state.models[index + 1 :])
 
-    def with_row(self, memory: FormMemory, values: Sequence[Any]) -> FormState:
+    def with_row(self, values: Given) -> FormState:
         """The state after an empty row was added."""
-        state = self.collect(memory, values, rows=memory.rows)
+        state = self.collect(values, rows=values[self.memory].rows)
         return replace(state, models=(*state.models, ModelEntry()))
 
 
@@ -344,48 +371,46 @@ def build_form(known: Sequence[str], allow_folders: bool) -> Form:
         allow_folders: say that a folder of this machine will do as well
     """
     info = t("recipe.model.folder" if allow_folders else "recipe.model.info")
-
-    def model_field(label: str, info: str | None) -> gr.Dropdown:
-        return gr.Dropdown(
-            list(known), value=None, label=label, info=info, allow_custom_value=True, min_width=220, scale=8
-        )
-
-    method = gr.Dropdown(
-        [(method.title, name) for name, method in METHODS.items()], label=t("recipe.method"), filterable=True
-    )
+    methods = [(method.title, name) for name, method in METHODS.items()]
+    method = gr.Dropdown(methods, label=t("recipe.method"), filterable=True)
     about = gr.HTML()
     notes = {METHOD: gr.HTML(visible=False)}
-    base = model_field(t("recipe.base"), t("recipe.base.info"))
+    base = _model_field(known, t("recipe.base"), t("recipe.base.info"))
     notes[BASE] = gr.HTML(visible=False)
-    rows = []
-    per_model = _union(lambda p: p.per_model)
-    for i in range(MOST_MODELS):
-        with gr.Group(visible=i < 2, elem_classes="alloy-model") as group:
-            with gr.Row(equal_height=False):
-                model = model_field(t("recipe.model", number=i + 1), info if i == 0 else None)
-                remove = gr.Button(t("recipe.remove"), size="sm", scale=0, elem_id=f"remove-model-{i + 1}")
-            with gr.Row():
-                fields = {p.name: _number(p, texts=1) for p in per_model}
-            note = gr.HTML(visible=False)
-        rows.append(_Row(group, model, remove, fields, note))
+    rows = [_model_row(number, known, info) for number in range(MOST_MODELS)]
     add = gr.Button(t("recipe.add"), size="sm")
     with gr.Row():
         shared = {_key(p): _field(p) for p in _union(lambda p: not p.per_model)}
     notes[PARAMETERS] = gr.HTML(visible=False)
     typed = gr.Checkbox(label=t("recipe.typed"), info=t("recipe.typed.info"))
-    dtype = gr.Dropdown(
-        [(t("recipe.dtype.stored"), ""), *((name, name) for name in RECIPE_DTYPES)],
-        value="",
-        label=t("recipe.dtype"),
-    )
+    dtypes = [(t("recipe.dtype.stored"), ""), *((name, name) for name in RECIPE_DTYPES)]
+    dtype = gr.Dropdown(dtypes, value="", label=t("recipe.dtype"))
     notes[DTYPE] = gr.HTML(visible=False)
     return Form(method, about, base, rows, add, typed, shared, dtype, notes)
 
 
-def method_text(method: MergeMethod) -> str:
+def _model_row(number: int, known: Sequence[str], info: str) -> ModelRow:
+    with gr.Group(visible=number < 2, elem_classes="alloy-model") as group:
+        with gr.Row(equal_height=False):
+            label = t("recipe.model", number=number + 1)
+            model = _model_field(known, label, info if number == 0 else None)
+            remove = gr.Button(t("recipe.remove"), size="sm", scale=0, elem_id=f"remove-model-{number + 1}")
+        with gr.Row():
+            fields = {p.name: _number(p, texts=1) for p in _union(lambda p: p.per_model)}
+        note = gr.HTML(visible=False)
+    return ModelRow(group, model, remove, fields, note)
+
+
+def _model_field(known: Sequence[str], label: str, info: str | None) -> gr.Dropdown:
+    return gr.Dropdown(
+        list(known), value=None, label=label, info=info, allow_custom_value=True, min_width=220, scale=8
+    )
+
+
+def method_text(method: MergeMethod) -> Markup:
     """What a method does, in a line, with its source."""
-    paper = f" {html.link(method.paper, t('recipe.paper'))}" if method.paper else ""
-    return f'<div class="alloy-method">{html.text(of_registry(method.summary))}{paper}</div>'
+    paper = [" ", link(method.paper, t("recipe.paper"))] if method.paper else None
+    return tag.div(of_registry(method.summary), paper, class_="alloy-method")
 
 
 def spot_of(state: FormState, recipe: str, where: str) -> str | int | None:
@@ -414,9 +439,9 @@ def spot_of(state: FormState, recipe: str, where: str) -> str | int | None:
     return rows.index(named) if named and named in rows else BASE if named and named == state.base else None
 
 
-def _note(problems: Sequence[Problem]) -> str:
-    lines = dict.fromkeys(map(html.sentences, problems))
-    return "".join(f'<p class="alloy-trouble">{line}</p>' for line in lines)
+def _note(problems: Sequence[Problem]) -> Markup:
+    lines = dict.fromkeys(map(sentences, problems))
+    return html(tag.p(line, class_="alloy-trouble") for line in lines)
 
 
 def _field(parameter: Parameter) -> Field:
@@ -449,7 +474,7 @@ def _key(parameter: Parameter) -> tuple[str, str]:
     return parameter.name, "number" if parameter.kind == "integer" else parameter.kind
 
 
-def _parts(fields: Any) -> list[Component]:
+def _components(fields: Iterable[Field]) -> list[Component]:
     return [component for widget in fields for component in widget.components]
 
 

@@ -12,7 +12,7 @@ from merging import MergeError, Problem, Result
 from ui.host import Host
 from ui.languages.translate import t
 from ui.merge.commands import destination
-from ui.merge.destination import place_of
+from ui.merge.destination import destination_of
 from ui.server.jobs import JobStatus, MergeRequest
 
 
@@ -62,7 +62,7 @@ def restored(host: Host, kept: object, result: object) -> JobStatus | None:
     if not isinstance(kept, Mapping) or not isinstance(kept.get("recipe"), str) or not kept.get("to"):
         return None
     try:
-        to = place_of(host, str(kept["to"]))
+        to = destination_of(host, str(kept["to"]))
     except MergeError:
         return None
     request = MergeRequest(

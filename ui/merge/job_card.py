@@ -2,58 +2,82 @@
 
 from __future__ import annotations
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from merging import Result
 from ui.hub.recipes import query_of
 from ui.languages.translate import t
 from ui.merge.commands import command_line, hf_job, python
 from ui.server.downloads import links
-from ui.server.jobs import JobStatus
-from ui.widgets.html import card, count, duration, heading, link, problem_list, quiet, size, text
+from ui.server.jobs import JobStatus, ModelSummary
+from ui.widgets.html import (
+    Content,
+    bar,
+    card,
+    column,
+    count,
+    duration,
+    figure,
+    folded,
+    heading,
+    html,
+    link,
+    problem_list,
+    quiet,
+    scrolling,
+    size,
+    table,
+    table_row,
+    tag,
+)
 
 _MOODS = {"waiting": "idle", "running": "busy", "done": "good", "failed": "bad", "cancelled": "idle"}
 
 
-def empty_card() -> str:
+def empty_card() -> Markup:
     """When there are no merges."""
     return card(quiet(t("jobs.empty")))
 
 
-def lost_card() -> str:
+def lost_card() -> Markup:
     """When merges that the browser remembers are gone."""
     return card(quiet(t("jobs.lost")))
 
 
-def job_card(job: JobStatus, space_id: str = "") -> str:
+def job_card(job: JobStatus, space_id: str = "") -> Markup:
     """One job; `space_id` of the Space that this is, if it is one."""
     state = t("jobs.stopping") if job.stopping else t(f"jobs.{job.state}")
-    body = str(heading(f"{state}: {job.title}"))
+    # While a job runs its card is drawn again every second, which would fold the details up again.
+    details = None if job.is_live else [_compared(job), _card(job), _elsewhere(job, space_id), _log(job)]
+    return card([heading(f"{state}: {job.title}"), _state(job), details], _MOODS[job.state])
+
+
+def _state(job: JobStatus) -> Content:
     match job.state:
         case "waiting":
-            position = job.position
-            line = t("jobs.waiting.position", position=position) if position > 1 else t("jobs.waiting.next")
-            if job.seconds_to_wait:
-                # In steps: an estimate that counts down by the second would pretend to be exact.
-                line += t("jobs.waiting.time", time=duration(max(10, round(job.seconds_to_wait, -1))))
-            body += f'<p class="alloy-quiet">{text(line)}</p>'
+            return _waiting(job)
         case "running":
-            body += _progress(job)
+            return _progress(job)
         case "done":
-            body += _result(job)
+            return _result(job)
         case "failed":
-            body += str(problem_list(job.problems))
+            return problem_list(job.problems)
         case "cancelled":
-            body += f'<p class="alloy-quiet">{text(t("jobs.cancelled.detail"))}</p>'
-    # While a job runs its card is drawn anew every second, which would fold these up again.
-    if not job.is_live:
-        body += _compared(job) + _card(job) + _elsewhere(job, space_id) + _log(job)
-    return card(Markup(body), _MOODS[job.state])
+            return quiet(t("jobs.cancelled.detail"))
 
 
-def _progress(job: JobStatus) -> str:
+def _waiting(job: JobStatus) -> Markup:
+    position = job.position
+    line = t("jobs.waiting.position", position=position) if position > 1 else t("jobs.waiting.next")
+    if job.seconds_to_wait:
+        # In steps: an estimate that counts down by the second would pretend to be exact.
+        line += t("jobs.waiting.time", time=duration(max(10, round(job.seconds_to_wait, -1))))
+    return quiet(line)
+
+
+def _progress(job: JobStatus) -> Markup:
     progress = job.progress
     share = progress.bytes_done / progress.bytes_total if progress and progress.bytes_total else 0.0
-    percent = round(100 * min(share, 1.0))
     numbers = [t(f"jobs.phase.{progress.phase}") if progress else t("jobs.phase.start")]
     if progress and progress.tensors_total:
         numbers.append(t("jobs.tensors", done=progress.tensors_done, total=progress.tensors_total))
@@ -63,85 +87,88 @@ def _progress(job: JobStatus) -> str:
         numbers.append(t("jobs.rate", rate=size(job.rate)))
     if job.seconds_left is not None:
         numbers.append(t("jobs.left", time=duration(job.seconds_left)))
-    label = text(t("jobs.progress", title=job.title))
-    return (
-        f'<div class="alloy-bar" role="progressbar" aria-label="{label}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{percent}"><span style="width:{percent}%"></span></div>'
-        f'<div class="alloy-numbers">{"".join(f"<span>{text(number)}</span>" for number in numbers)}</div>'
-    )
+    filled = bar(round(100 * min(share, 1.0)), t("jobs.progress", title=job.title))
+    return html(filled, tag.div(map(tag.span, numbers), class_="alloy-numbers"))
 
 
-def _result(job: JobStatus) -> str:
+def _result(job: JobStatus) -> Markup | None:
     result = job.result
     if result is None:
-        return ""
-    name = result.location.removeprefix("hf://")
-    if job.request.download:
-        files = links(result.location)
-        items = "".join(
-            f'<li><a href="{text(address)}" download="{text(file)}">{text(file)}</a></li>'
-            for file, address in files
-        )
-        where: str = text(t("jobs.download" if files else "jobs.download.gone"))
-        where = f'{where}</p><ul class="alloy-lines">{items}</ul><p>'
-    else:
-        where = (
-            link(result.url, t("jobs.open", name=name)) if result.url else text(t("jobs.saved", folder=name))
-        )
+        return None
     took = t("jobs.took", size=size(result.bytes_out), time=duration(job.elapsed))
-    if asked := result.location.partition("@refs/pr/")[2]:
-        where = link(result.url, t("jobs.pull_request", number=asked, name=name.partition("@")[0]))
     if result.written_by:
         ways = t("jobs.ways", read=", ".join(result.read_by) or "-", written=", ".join(result.written_by))
         took = f"{took}. {ways}"
-    verified = f'<p class="alloy-quiet">{text(t("jobs.verified"))}</p>' if result.verified else ""
-    return f'<p class="alloy-result">{where}</p><p class="alloy-quiet">{text(took)}</p>{verified}'
+    verified = quiet(t("jobs.verified")) if result.verified else None
+    return html(_where(job, result), quiet(took), verified)
 
 
-def _compared(job: JobStatus) -> str:
+def _where(job: JobStatus, result: Result) -> Markup:
+    """Where the result is, with a link if it is on the Hub, or to each file of a download."""
+    if job.request.download:
+        return _files(result)
+    name = result.location.removeprefix("hf://")
+    if asked := result.location.partition("@refs/pr/")[2]:
+        found = link(result.url, t("jobs.pull_request", number=asked, name=name.partition("@")[0]))
+    elif result.url:
+        found = link(result.url, t("jobs.open", name=name))
+    else:
+        found = escape(t("jobs.saved", folder=name))
+    return tag.p(found, class_="alloy-result")
+
+
+def _files(result: Result) -> Markup:
+    files = links(result.location)
+    items = [tag.li(tag.a(file, href=address, download=file)) for file, address in files]
+    line = tag.p(t("jobs.download" if files else "jobs.download.gone"), class_="alloy-result")
+    return html(line, tag.ul(items, class_="alloy-lines"))
+
+
+def _compared(job: JobStatus) -> Markup | None:
     """Structure and size of the result beside its parents."""
     if job.state != "done" or not job.request.summaries:
-        return ""
-    columns = ("plan.model.name", "jobs.compared.structure", "plan.model.parameters", "jobs.compared.bytes")
-    head = "".join(
-        f'<th scope="col"{" class=number" * (place > 1)}>{text(t(key))}</th>'
-        for place, key in enumerate(columns)
+        return None
+    words, figures = (
+        ("plan.model.name", "jobs.compared.structure"),
+        ("plan.model.parameters", "jobs.compared.bytes"),
     )
-    rows = ""
-    for part in job.request.summaries:
-        layers = t("jobs.compared.layers", count=part.layers) if part.layers else ""
-        structure = ", ".join(filter(None, [part.architecture, layers]))
-        rows += (
-            f'<tr><th scope="row">{text(part.name)}</th><td>{text(structure)}</td>'
-            f'<td class="number">{count(part.parameters)}</td><td class="number">{text(size(part.bytes))}</td></tr>'
-        )
-    table = f'<table class="alloy-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    scroll = f'<div class="alloy-scroll" tabindex="0">{table}</div>'
-    return f"<details><summary>{text(t('jobs.compared'))}</summary>{scroll}</details>"
+    columns = [
+        *(column(t(key)) for key in words),
+        *(column(t(key), of_figures=True) for key in figures),
+    ]
+    rows = map(_summary_row, job.request.summaries)
+    return folded(t("jobs.compared"), scrolling(table(columns, rows), focusable=True))
 
 
-def _card(job: JobStatus) -> str:
+def _summary_row(model: ModelSummary) -> Markup:
+    layers = t("jobs.compared.layers", count=model.layers) if model.layers else ""
+    structure = ", ".join(filter(None, [model.architecture, layers]))
+    return table_row(
+        model.name, tag.td(structure), figure(count(model.parameters)), figure(size(model.bytes))
+    )
+
+
+def _card(job: JobStatus) -> Markup | None:
     """The model card, as it was written."""
     if job.state != "done" or not job.request.card:
-        return ""
-    return f"<details><summary>{text(t('jobs.card'))}</summary><pre>{text(job.request.card)}</pre></details>"
+        return None
+    return folded(t("jobs.card"), tag.pre(job.request.card))
 
 
-def _elsewhere(job: JobStatus, space_id: str) -> str:
+def _elsewhere(job: JobStatus, space_id: str) -> Markup | None:
     """The same merge as a command line, as Python, as a job, and as a link."""
     request = job.request
     if not request.recipe:
-        return ""
+        return None
     page = f"https://huggingface.co/spaces/{space_id}" if space_id else ""
-    address = f"{page}?{query_of(request.recipe)}"
-    remix = f'<p><a href="{text(address)}" target="_blank">{text(t("jobs.remix"))}</a></p>'
+    remix = tag.a(t("jobs.remix"), href=f"{page}?{query_of(request.recipe)}", target="_blank")
     ways = [("jobs.shell", command_line(request)), ("jobs.python", python(request))]
     if space_id and request.to.startswith("hf://"):
         ways.append(("jobs.rented", hf_job(request, space_id)))
-    blocks = "".join(f"<p>{text(t(key))}</p><pre>{text(script)}</pre>" for key, script in ways)
-    return f"<details><summary>{text(t('jobs.elsewhere'))}</summary>{remix}{blocks}</details>"
+    scripts = [[tag.p(t(key)), tag.pre(script)] for key, script in ways]
+    return folded(t("jobs.elsewhere"), tag.p(remix), scripts)
 
 
-def _log(job: JobStatus) -> str:
+def _log(job: JobStatus) -> Markup:
     lines = "\n".join(f"{seconds:7.1f} s  {line}" for seconds, line in job.log)
-    return f"<details><summary>{text(t('jobs.log'))}</summary><pre>{text(lines)}</pre></details>"
+    return folded(t("jobs.log"), tag.pre(lines))

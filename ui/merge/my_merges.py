@@ -7,24 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from checkpoints.memory import free_memory
 from evaluation import EvaluationError, check_independence
-from merging import MergeError, Problem
+from merging import MergeError
 from ui.host import Host
 from ui.hub.account import Account, account, visitor
 from ui.hub.recipes import COPY, link_to
 from ui.languages.translate import in_each_language, t
+from ui.merge.editor import RecipeEditor
+from ui.merge.form import FormMemory
 from ui.merge.history import id_of, record, record_of_result, restored
 from ui.merge.job_card import empty_card, job_card, lost_card
-from ui.merge.start import line_of, trouble
+from ui.recipe.presets import family
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobStatus
 from ui.server.merge_service import MergeService
-from ui.widgets.events import LONG, NETWORK, PRIVATE
-from ui.widgets.html import size
+from ui.widgets.events import LONG, NETWORK, PRIVATE, QUIET, Updates
+from ui.widgets.html import alert, html, size, status, trouble
 
-# So many of a visitor's merges are remembered by the browser.
+# Merges of a visitor that the browser remembers, at most.
 MOST_REMEMBERED = 6
 
 
@@ -36,141 +39,136 @@ class FinishedMerge:
     models: tuple[str, ...]
 
 
-@dataclass
-class _Slot:
-    box: gr.Column
-    card: gr.HTML
-    stop: gr.Button
-    retry: gr.Button
-    chat: gr.Button
-    score: gr.Button
-    alone: gr.Button
-    reuse: gr.Button
-    copy: gr.Button
-    link: gr.Textbox
-    said: gr.HTML
+class MergeSlot:
+    """A card with its buttons, made inside the page's Blocks; Gradio's fields are made once, and shown or hidden."""
+
+    def __init__(self) -> None:
+        with gr.Column(visible=False) as self.box:
+            self.card = gr.HTML()
+            with gr.Row(elem_classes="alloy-actions"):
+                self.stop = _button("merge.cancel", variant="stop")
+                self.retry = _button("merge.retry")
+                self.chat = _button("merge.chat")
+                self.score = _button("merge.score")
+                self.alone = _button("merge.alone")
+                self.reuse = _button("merge.reuse")
+                self.copy = _button("recipe.link")
+            self.link = gr.Textbox(visible=False, label=t("recipe.linked"))
+            self.said = gr.HTML()
 
     @property
-    def buttons(self) -> tuple[gr.Button, ...]:
-        return self.stop, self.retry, self.chat, self.score, self.alone, self.reuse, self.copy
+    def outputs(self) -> list[Any]:
+        """What `show` and `hide` may update."""
+        buttons = [self.stop, self.retry, self.chat, self.score, self.alone, self.reuse, self.copy]
+        return [self.box, self.card, self.said, *buttons]
+
+    def hide(self) -> Updates:
+        return {self.box: gr.update(visible=False)}
+
+    def show(self, job: JobStatus, card: Markup, before: str) -> Updates:
+        """A job and its card; a card that is as before is left alone, so that what was unfolded stays so."""
+        if card == before:
+            return {self.box: gr.update(visible=True)}
+        readable = job.result is not None and may_run(job)
+        again = bool(job.request.recipe)
+        return {
+            self.box: gr.update(visible=True),
+            self.card: card,
+            self.said: "",  # it may be about the result that was here before
+            self.stop: gr.update(visible=job.is_live, interactive=not job.stopping),
+            self.retry: gr.update(visible=job.state in ("failed", "cancelled"), interactive=True),
+            **{button: _offered(readable) for button in (self.chat, self.score, self.alone)},
+            **{button: _offered(again) for button in (self.reuse, self.copy)},
+        }
 
 
 class MyMerges:
-    """The list: made inside the page's Blocks. Gradio's fields are made once, and shown or hidden."""
+    """The list, made inside the page's Blocks.
+
+    Attributes:
+        slots: from the newest on
+        jobs: what the browser remembers of them
+        results: what became of them
+        latest: a state with the newest `FinishedMerge`, or None
+        watching: keyword arguments of an event that looks at all of them
+    """
 
     def __init__(self, host: Host, service: MergeService) -> None:
         self.host = host
         self.service = service
         self.empty = gr.HTML(in_each_language(empty_card))
-        self.slots = [self._slot() for _ in range(MOST_REMEMBERED)]
+        self.slots = [MergeSlot() for _ in range(MOST_REMEMBERED)]
         self.said = gr.HTML()
-        # The browser remembers the visitor's merges, and never a token. What became of them stands apart: a merge
+        # The browser remembers the visitor's merges, and never a token. What became of them is kept apart: a merge
         # that ends must not write over one that begins at the same moment.
         self.jobs = gr.BrowserState([], storage_key="alloy-merges", secret=host.browser_key)
         self.results = gr.BrowserState({}, storage_key="alloy-results", secret=host.browser_key)
-        self.drawn = gr.State(())  # the cards as they stand, so that one that did not change stays unfolded
+        self.drawn = gr.State(())  # the cards as they are shown
         self.latest = gr.State(None)
         self.clock = gr.Timer(1.0, active=False)
 
-    def _slot(self) -> _Slot:
-        with gr.Column(visible=False) as box:
-            card = gr.HTML()
-            with gr.Row(elem_classes="alloy-actions"):
-                stop = gr.Button(
-                    t("merge.cancel"), variant="stop", size="sm", visible=False, min_width=120, scale=0
-                )
-                retry = gr.Button(t("merge.retry"), size="sm", visible=False, min_width=120, scale=0)
-                chat = gr.Button(t("merge.chat"), size="sm", visible=False, min_width=120, scale=0)
-                score = gr.Button(t("merge.score"), size="sm", visible=False, min_width=120, scale=0)
-                alone = gr.Button(t("merge.alone"), size="sm", visible=False, min_width=120, scale=0)
-                reuse = gr.Button(t("merge.reuse"), size="sm", visible=False, min_width=120, scale=0)
-                copy = gr.Button(t("recipe.link"), size="sm", visible=False, min_width=120, scale=0)
-            link = gr.Textbox(visible=False, label=t("recipe.linked"))
-            said = gr.HTML()
-        return _Slot(box, card, stop, retry, chat, score, alone, reuse, copy, link, said)
+    def wire(self, page: gr.Blocks, fields_to_try: Sequence[gr.Dropdown], editor: RecipeEditor) -> None:
+        """Add the events.
 
-    def wire(
-        self,
-        page: gr.Blocks,
-        fields_to_try: Sequence[gr.Dropdown],
-        names_to_try: Callable[[FinishedMerge | None], list[str]],
-        show: Callable[[str, Any], list[Any]],
-        memory: gr.State,
-        recipe: list[Any],
-        quiet: dict[str, Any],
-    ) -> None:
-        """Add the events; `show` gives updates of `recipe` for a text and the form's memory."""
-        self.names_to_try = names_to_try
-        self.tries = len(fields_to_try)
-        # The models' fields are among the outputs because Gradio tells nobody of a state that an event
-        # without queue changed.
-        self.watched = [
+        Args:
+            page: whose loading shows what the browser remembers
+            fields_to_try: of the other tabs, that offer the newest result and its parents
+            editor: that a merge's recipe can be put into
+        """
+        self.fields_to_try = fields_to_try
+        # The models' fields are among the outputs because Gradio notifies nothing of a state that an event without
+        # queue changed.
+        outputs = [
             self.empty, self.clock, self.latest, self.drawn, self.results,
-            *(part for slot in self.slots for part in (slot.box, slot.card, slot.said, *slot.buttons)),
-            *fields_to_try,
+            *(part for slot in self.slots for part in slot.outputs), *fields_to_try,
         ]  # fmt: skip
-        self.watching: dict[str, Any] = {
-            "fn": self.watch, "inputs": [self.jobs, self.results, self.latest, self.drawn],
-            "outputs": self.watched, **quiet,
-        }  # fmt: skip
+        inputs = [self.jobs, self.results, self.latest, self.drawn]
+        self.watching: dict[str, Any] = {"fn": self._watch, "inputs": inputs, "outputs": outputs, **QUIET}
         self.clock.tick(**self.watching)
         page.load(**self.watching)
-        known = [self.jobs, self.results]
         for number, slot in enumerate(self.slots):
-            slot.stop.click(self._stopper(number), known, None, **quiet).then(**self.watching)
-            slot.copy.click(self._linker(number), known, [slot.link, slot.said], **quiet).then(
-                None, slot.link, None, js=COPY, **PRIVATE
-            )
-            slot.retry.click(
-                self._retrier(number), known, [self.jobs, self.said],
-                show_progress_on=slot.card, **NETWORK,
-            ).then(**self.watching)  # fmt: skip
-            slot.alone.click(
-                self._checker(number), known, slot.said, concurrency_limit=2, **LONG,
-            )  # fmt: skip
-            slot.reuse.click(self._reuser(number, show, len(recipe)), [*known, memory], recipe, **quiet)
+            self._wire_slot(number, slot, editor)
 
-    def watch(
+    def _wire_slot(self, number: int, slot: MergeSlot, editor: RecipeEditor) -> None:
+        known = [self.jobs, self.results]
+        slot.stop.click(self._stopper(number), known, None, **QUIET).then(**self.watching)
+        slot.copy.click(self._linker(number, slot), known, [slot.link, slot.said], **QUIET).then(
+            None, slot.link, None, js=COPY, **PRIVATE
+        )
+        slot.retry.click(
+            self._retrier(number), known, [self.jobs, self.said], show_progress_on=slot.card, **NETWORK
+        ).then(**self.watching)
+        slot.alone.click(self._checker(number), known, slot.said, concurrency_limit=2, **LONG)
+        slot.reuse.click(self._reuser(number, editor), [*known, editor.form.memory], editor.outputs, **QUIET)
+
+    def _watch(
         self, jobs: object, results: object, latest: FinishedMerge | None, drawn: Sequence[str]
-    ) -> tuple[Any, ...]:
-        """Updates of `watched`."""
+    ) -> Updates:
         found = self._found(jobs, results)
         here = [job for job in found if job is not None]
         cards = [job_card(job, self.host.space_id) for job in here]
-        lost = len(found) - len(here)
-        before = [*drawn, *[""] * MOST_REMEMBERED]
-        updates: list[Any] = []
+        updates: Updates = {}
         for number, slot in enumerate(self.slots):
-            if number >= len(here):
-                updates += [gr.update(visible=False), *[gr.skip()] * (2 + len(slot.buttons))]
-                continue
-            job = here[number]
-            same = cards[number] == before[number]
-            done = job.result is not None
-            seen = (
-                job.is_live,
-                job.state in ("failed", "cancelled"),
-                *[done and may_run(job)] * 3,
-                bool(job.request.recipe),
-                bool(job.request.recipe),
-            )
-            # What was said of a result does not stay when another one moves to its place.
-            updates += [gr.update(visible=True), *([gr.skip()] * 2 if same else [cards[number], ""])]
-            updates += [
-                gr.skip() if same else gr.update(visible=is_seen, interactive=not (i == 0 and job.stopping))
-                for i, is_seen in enumerate(seen)
-            ]
-        finished = next((self.finished(job) for job in here if job.result and may_run(job)), None)
-        return (
-            gr.update(value=(lost_card() if lost else empty_card()), visible=lost > 0 or not here),
-            gr.update(active=any(job.is_live for job in here)),
-            finished,
-            tuple(cards),
-            self._results(here, results),
-            *updates,
-            *[gr.skip() if finished == latest else gr.update(choices=self.names_to_try(finished))]
-            * self.tries,
-        )
+            if number < len(here):
+                before = drawn[number] if number < len(drawn) else ""
+                updates |= slot.show(here[number], cards[number], before)
+            else:
+                updates |= slot.hide()
+        lost = len(here) < len(found)
+        updates[self.empty] = gr.update(value=lost_card() if lost else empty_card(), visible=lost or not here)
+        updates[self.clock] = gr.update(active=any(job.is_live for job in here))
+        updates[self.drawn] = tuple(cards)
+        kept = {
+            job.id: record_of_result(job.result) for job in here if job.result and not job.request.download
+        }
+        if kept != results:
+            updates[self.results] = kept
+        newest = next((self.finished(job) for job in here if job.result and may_run(job)), None)
+        updates[self.latest] = newest
+        if newest != latest:
+            choices = gr.update(choices=models_to_try(self.host, newest))
+            updates |= dict.fromkeys(self.fields_to_try, choices)
+        return updates
 
     def _found(self, jobs: object, results: object) -> list[JobStatus | None]:
         """The remembered merges; of those that the server has forgotten, what the browser says."""
@@ -179,13 +177,6 @@ class MyMerges:
             self.service.board.status(id_of(kept)) or restored(self.host, kept, known.get(id_of(kept)))
             for kept in remembered(jobs)
         ]
-
-    @staticmethod
-    def _results(here: Sequence[JobStatus], before: object) -> Any:
-        now = {
-            job.id: record_of_result(job.result) for job in here if job.result and not job.request.download
-        }
-        return gr.skip() if now == before else now
 
     def at(self, number: int, jobs: object, results: object) -> FinishedMerge | None:
         """The finished merge in a slot."""
@@ -200,85 +191,94 @@ class MyMerges:
         here = [job for job in self._found(jobs, results) if job is not None]
         return here[number] if number < len(here) else None
 
-    def _stopper(self, number: int) -> Any:
+    def _stopper(self, number: int) -> Callable[..., None]:
         def stop(jobs: object, results: object) -> None:
             if job := self._job(number, jobs, results):
                 self.service.board.cancel(job.id)
 
         return stop
 
-    def _retrier(self, number: int) -> Any:
-        def retry(
-            jobs: object, results: object, request: gr.Request, oauth: gr.OAuthToken | None
-        ) -> tuple[Any, Any]:
+    def _retrier(self, number: int) -> Callable[..., Updates]:
+        def retry(jobs: object, results: object, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
             job = self._job(number, jobs, results)
             if job is None:
-                return gr.skip(), ""
+                return {self.said: ""}
             who = account(self.host, oauth)
             try:
                 again = self.service.again(job, who, visitor(who, request))
             except MergeError as error:
-                return gr.skip(), "".join(trouble(problem) for problem in error.problems)
+                return {self.said: html(map(trouble, error.problems))}
             begun = record(self.service.job(again))
-            return [begun if id_of(it) == job.id else it for it in remembered(jobs)], ""
+            kept = [begun if id_of(it) == job.id else it for it in remembered(jobs)]
+            return {self.jobs: kept, self.said: ""}
 
         return retry
 
-    def _linker(self, number: int) -> Any:
-        def copy(jobs: object, results: object, request: gr.Request) -> tuple[str, str]:
+    def _linker(self, number: int, slot: MergeSlot) -> Callable[..., Updates]:
+        def copy(jobs: object, results: object, request: gr.Request) -> Updates:
             job = self._job(number, jobs, results)
             if job is None:
-                return "", ""
+                return {slot.link: "", slot.said: ""}
             link = link_to(self.host, job.request.recipe, request)
-            return link, line_of(t("jobs.linked", link=link))
+            return {slot.link: link, slot.said: status(t("jobs.linked", link=link))}
 
         return copy
 
-    def _checker(self, number: int) -> Any:
+    def _checker(self, number: int) -> Callable[..., Iterator[str]]:
         def check(jobs: object, results: object, oauth: gr.OAuthToken | None) -> Iterator[str]:
             if job := self._job(number, jobs, results):
-                yield line_of(t("alone.checking"))
+                yield status(t("alone.checking"))
                 yield stands_alone(job, account(self.host, oauth), allow_folders=self.host.allow_folders)
 
         return check
 
-    def _reuser(self, number: int, show: Callable[[str, Any], list[Any]], outputs: int) -> Any:
-        def reuse(jobs: object, results: object, memory: Any) -> list[Any]:
+    def _reuser(self, number: int, editor: RecipeEditor) -> Callable[..., Any]:
+        def reuse(jobs: object, results: object, memory: FormMemory) -> Any:
             job = self._job(number, jobs, results)
-            return show(job.request.recipe, memory) if job else [gr.skip()] * outputs
+            return editor.show(job.request.recipe, memory) if job else gr.skip()
 
         return reuse
 
 
-def stands_alone(job: JobStatus, who: Account, *, allow_folders: bool) -> str:
+def _button(key: str, **looks: Any) -> gr.Button:
+    return gr.Button(t(key), size="sm", visible=False, min_width=120, scale=0, **looks)
+
+
+def _offered(visible: bool) -> Any:
+    return gr.update(visible=visible, interactive=True)
+
+
+def stands_alone(job: JobStatus, who: Account, *, allow_folders: bool) -> Markup:
     """Whether a finished merge needs nothing but itself, as a line on the page."""
     assert job.result
     name = job.result.location.removeprefix("hf://")
     free = free_memory()
     if job.result.bytes_out > free:
-        return _trouble(t("alone.memory", name=name, size=size(job.result.bytes_out), free=size(free)))
+        return alert(t("alone.memory", name=name, size=size(job.result.bytes_out), free=size(free)))
     try:
         found = check_independence(
             name, parents=job.models, token=who.token or False, allow_folders=allow_folders
         )
     except EvaluationError as error:
-        return _trouble(str(error))
+        return alert(str(error))
     except Exception as error:
-        return _trouble(t("unexpected", error=log_unexpected(error, who.token)))
+        return alert(t("unexpected", error=log_unexpected(error, who.token)))
     if found.ok:
-        return line_of(t("alone.yes", name=name, answer=found.answer.strip()))
-    return _trouble(t("alone.no", name=name, findings=" ".join(found.findings)))
-
-
-def _trouble(words: str) -> str:
-    return trouble(Problem("independence", words))
+        return status(t("alone.yes", name=name, answer=found.answer.strip()))
+    return alert(t("alone.no", name=name, findings=" ".join(found.findings)))
 
 
 def may_run(job: JobStatus) -> bool:
-    """Whether chat and scores can read the result: what is to be downloaded they may not."""
+    """Whether chat and scores can read the result: they cannot read a download."""
     return not job.request.download
 
 
 def remembered(jobs: object) -> list[Any]:
-    """What the browser remembers, whatever somebody wrote into its storage."""
+    """What the browser remembers, whatever its visitor may have written into its storage."""
     return list(jobs)[:MOST_REMEMBERED] if isinstance(jobs, list) else []
+
+
+def models_to_try(host: Host, finished: FinishedMerge | None) -> list[str]:
+    """What the fields of the other tabs offer: the newest result, its parents, and the models of the presets."""
+    newest = (finished.location, *finished.models) if finished else ()
+    return list(dict.fromkeys([*newest, *family(host.demo).models]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -16,12 +16,29 @@ from ui.hub.licences import FREE, NON_COMMERCIAL, OWN_TERMS, SHARE_ALIKE, Parent
 from ui.languages.translate import t
 from ui.merge.lineage import lineage
 from ui.server.gpu import USUAL_ANSWER, seconds_to_answer
-from ui.widgets.html import card, count, duration, heading, problem_list, quiet, size, text
+from ui.widgets.html import (
+    Content,
+    card,
+    column,
+    count,
+    duration,
+    figure,
+    folded,
+    heading,
+    part,
+    problem_list,
+    quiet,
+    scrolling,
+    size,
+    table,
+    table_row,
+    tag,
+)
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a plan's card says beside the plan.
+    """What a plan's card says besides the plan.
 
     Args:
         parents: what their cards say
@@ -36,44 +53,46 @@ class Surroundings:
     on_zero_gpu: bool = False
 
 
-def empty_card() -> str:
+def empty_card() -> Markup:
     """Before there is a plan."""
     return card(quiet(t("plan.waiting")))
 
 
-def problems_card(problems: Sequence[Problem]) -> str:
-    """Everything that stands in the way."""
+def problems_card(problems: Sequence[Problem]) -> Markup:
+    """Every problem of a plan."""
     many = len(problems) != 1
     title = t("plan.bad.many", count=len(problems)) if many else t("plan.bad.one")
-    return card(heading(title, 2) + problem_list(problems), "bad")
+    return card([heading(title, 2), problem_list(problems)], "bad")
 
 
-def plan_card(plan: Plan, around: Surroundings | None = None) -> str:
+def plan_card(plan: Plan, around: Surroundings | None = None) -> Markup:
     """A plan, good or not."""
     if not plan.ok:
         return problems_card(plan.problems)
     around = around or Surroundings()
-    warnings = (
-        f'<p class="alloy-quiet">{text(t("plan.warning.one"))}</p>{problem_list(plan.warnings)}'
-        if plan.warnings
-        else ""
-    )
-    where = f'<p class="alloy-quiet">{text(_where(plan, around))}</p>'
-    body = _facts(plan) + where + _models(plan, around.parents) + _licence(around.parents) + warnings
-    if plan.tokenizer:
-        body += _tokenizer(plan.tokenizer)
-    return card([heading(t("plan.good"), 2), Markup(body), Markup(_lineage(around))], "good")
+    warnings = [quiet(t("plan.warning.one")), problem_list(plan.warnings)] if plan.warnings else None
+    body = [
+        heading(t("plan.good"), 2),
+        _facts(plan),
+        quiet(_where(plan, around)),
+        _models(plan, around.parents),
+        _licence(around.parents),
+        warnings,
+        _tokenizer(plan.tokenizer) if plan.tokenizer else None,
+        _lineage(around),
+    ]
+    return card(body, "good")
 
 
 def _where(plan: Plan, around: Surroundings) -> str:
     """Where it will run and why, and what that takes of a GPU quota."""
-    said = t("plan.where.space" if around.on_space else "plan.where.laptop")
+    words = t("plan.where.space" if around.on_space else "plan.where.laptop")
     if around.on_zero_gpu:
-        said += " " + t("plan.where.chat", seconds=seconds_to_answer([plan.bytes_out], USUAL_ANSWER))
-    return said
+        words += " " + t("plan.where.chat", seconds=seconds_to_answer([plan.bytes_out], USUAL_ANSWER))
+    return words
 
 
-def _facts(plan: Plan) -> str:
+def _facts(plan: Plan) -> Markup:
     shards = t("plan.shards.one") if len(plan.shards) == 1 else t("plan.shards.many", count=len(plan.shards))
     models = len(plan.parents)
     source = t("plan.read.detail.many", count=models) if models != 1 else t("plan.read.detail.one")
@@ -87,81 +106,68 @@ def _facts(plan: Plan) -> str:
         ("plan.memory", size(plan.peak_memory_bytes), disk),
         ("plan.time", duration(plan.seconds), t("plan.time.detail")),
     )
-    cells = (
-        f"<div><dt>{text(t(key))}</dt><dd>{text(value)}<small>{text(detail)}</small></dd></div>"
-        for key, value, detail in facts
-    )
-    return f'<dl class="alloy-facts">{"".join(cells)}</dl>'
+    cells = [tag.div(tag.dt(t(key)), tag.dd(value, tag.small(detail))) for key, value, detail in facts]
+    return tag.dl(cells, class_="alloy-facts")
 
 
-def _models(plan: Plan, parents: Sequence[Parent]) -> str:
+def _models(plan: Plan, parents: Sequence[Parent]) -> Markup:
     licences = {parent.name: parent.licence or t("plan.licence.none") for parent in parents}
-
-    def row(name: str, what: str, commit: str | None, number: str) -> str:
-        licence = licences.get(name, "")
-        return (
-            f'<tr><th scope="row">{text(name)}<small>{text(what)} <code>{text((commit or "")[:7])}</code></small></th>'
-            f'<td class="number">{number}</td><td>{text(licence)}</td></tr>'
-        )
-
-    def rows_of(model: PlannedModel) -> Iterator[str]:
-        what = model.architecture
-        if model.made_by:
-            parts = ", ".join(part.name for part in model.made_by.models)
-            what = t("plan.model.made", method=METHODS[model.made_by.method].title, parts=parts)
-        yield row(model.name, what, model.commit, count(model.parameters))
-        for adapter in model.adapters:
-            key = "plan.model.adapter" if adapter.scale == 1 else "plan.model.adapter.scaled"
-            what = t(key, model=model.name, scale=f"{adapter.scale:g}")
-            yield row(adapter.name, what, adapter.commit, count(adapter.bytes // 4))
-
     made = [model for model in plan.models if model.made_by]
-    rows = "".join(each for model in (*made, *plan.parents) for each in rows_of(model))
-    head = (
-        f'<th scope="col">{text(t("plan.model.name"))}</th>'
-        f'<th scope="col" class="number">{text(t("plan.model.parameters"))}</th>'
-        f'<th scope="col">{text(t("plan.licence"))}</th>'
-    )
-    return f'<table class="alloy-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    rows = [_model_rows(model, licences) for model in (*made, *plan.parents)]
+    columns = [
+        column(t("plan.model.name")),
+        column(t("plan.model.parameters"), of_figures=True),
+        column(t("plan.licence")),
+    ]
+    return table(columns, rows)
 
 
-def _tokenizer(report: TokenizerReport) -> str:
+def _model_rows(model: PlannedModel, licences: Mapping[str, str]) -> Iterator[Markup]:
+    """A model, and each adapter that is applied to it."""
+
+    def row(name: str, what: str, commit: str | None, parameters: int) -> Markup:
+        small = tag.small(what, " ", tag.code((commit or "")[:7]))
+        return table_row([name, small], figure(count(parameters)), tag.td(licences.get(name, "")))
+
+    what = model.architecture
+    if model.made_by:
+        parts = ", ".join(part.name for part in model.made_by.models)
+        what = t("plan.model.made", method=METHODS[model.made_by.method].title, parts=parts)
+    yield row(model.name, what, model.commit, model.parameters)
+    for adapter in model.adapters:
+        key = "plan.model.adapter" if adapter.scale == 1 else "plan.model.adapter.scaled"
+        what = t(key, model=model.name, scale=f"{adapter.scale:g}")
+        yield row(adapter.name, what, adapter.commit, adapter.bytes // 4)
+
+
+def _tokenizer(report: TokenizerReport) -> Markup:
     """What becomes of the tokenizers, folded: side by side, with a conversation as the result's template writes it."""
     begins = t(
         "plan.tokenizer.begins", name=report.begins_with, tokens=f"{report.tokens:,}", rows=f"{report.rows:,}"
     )
     if report.appended:
         begins += " " + t("plan.tokenizer.appended", tokens=some(report.appended))
-    keys = ("plan.model.name", "plan.tokenizer.tokens", "plan.tokenizer.unknown", "plan.tokenizer.lost")
-    last = ("plan.tokenizer.special", "plan.tokenizer.template")
-    head = "".join(
-        f'<th scope="col"{" class=number" * (0 < place < len(keys))}>{text(t(key))}</th>'
-        for place, key in enumerate((*keys, *last))
-    )
-    rows = ""
+    figures = ("plan.tokenizer.tokens", "plan.tokenizer.unknown", "plan.tokenizer.lost")
+    columns = [
+        column(t("plan.model.name")),
+        *(column(t(key), of_figures=True) for key in figures),
+        *(column(t(key)) for key in ("plan.tokenizer.special", "plan.tokenizer.template")),
+    ]
+    rows = []
     for model in report.models:
-        numbers = "".join(f'<td class="number">{n:,}</td>' for n in (model.tokens, model.unknown, model.lost))
+        numbers = [figure(f"{number:,}") for number in (model.tokens, model.unknown, model.lost)]
         special = ", ".join(f"{role} {token or '–'}" for role, token in model.special.items()) or "–"
-        rows += (
-            f'<tr><th scope="row">{text(model.name)}</th>{numbers}<td>{text(special)}</td>'
-            f"<td>{text(t(f'plan.tokenizer.template.{model.template}'))}</td></tr>"
-        )
-    table = f'<table class="alloy-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    sample = (
-        f'<p class="alloy-quiet">{text(t("plan.tokenizer.sample"))}</p><pre>{text(report.sample)}</pre>'
-        if report.sample
-        else ""
-    )
-    return (
-        f"<details><summary>{text(t('plan.tokenizer'))}</summary><p>{text(begins)}</p>"
-        f'<div class="alloy-scroll" tabindex="0">{table}</div>{sample}</details>'
-    )
+        template = t(f"plan.tokenizer.template.{model.template}")
+        rows.append(table_row(model.name, numbers, tag.td(special), tag.td(template)))
+    sample = [quiet(t("plan.tokenizer.sample")), tag.pre(report.sample)] if report.sample else None
+    side_by_side = scrolling(table(columns, rows), focusable=True)
+    return folded(t("plan.tokenizer"), tag.p(begins), side_by_side, sample)
 
 
-def _licence(parents: Sequence[Parent]) -> str:
+def _licence(parents: Sequence[Parent]) -> Markup | None:
     worst = strictest(parents)
     if worst is None:
-        return ""
+        return None
     key = {
         FREE: "plan.licence.free",
         SHARE_ALIKE: "plan.licence.share",
@@ -169,11 +175,10 @@ def _licence(parents: Sequence[Parent]) -> str:
         NON_COMMERCIAL: "plan.licence.noncommercial",
     }.get(strictness(worst.licence), "plan.licence.unknown")
     mood = "alloy-quiet" if strictness(worst.licence) == FREE else "alloy-heed"
-    return f'<p class="{mood}">{text(t(key, licence=worst.licence, name=worst.name))}</p>'
+    return tag.p(t(key, licence=worst.licence, name=worst.name), class_=mood)
 
 
-def _lineage(around: Surroundings) -> str:
+def _lineage(around: Surroundings) -> Content:
     if not around.parents or not around.result:
-        return ""
-    title = f'<h3 class="alloy-part">{text(t("plan.lineage"))}</h3>'
-    return title + lineage(around.parents, around.result)
+        return None
+    return [part(t("plan.lineage")), lineage(around.parents, around.result)]

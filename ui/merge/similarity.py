@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
+
+from markupsafe import Markup
 
 from evaluation import Cancelled, EvaluationError
 from evaluation.weights import TensorLook, Weights, WeightsLook, look, open_weights
 from merging import Plan
 from ui.hub.account import Account
 from ui.languages.translate import t
-from ui.merge.start import line_of
 from ui.server.internal_error import log_unexpected
+from ui.server.work import watched
 from ui.widgets.heat_map import heat_map
-from ui.widgets.html import text
+from ui.widgets.html import html, quiet, status
 
-# A few rows from either half tell cosines of large matrices to about a hundredth; each place is a request.
+# A few rows from either half give cosines of large matrices to about a hundredth; each place is a request.
 SAMPLE, PLACES, READERS = 1 << 14, 2, 8
-HEARTBEAT = 0.5  # seconds after which a page that has gone is noticed
 
 
-def similarity(plan: Plan, base: str | None, who: Account, allow_folders: bool) -> Iterator[str]:
+def similarity(plan: Plan, base: str | None, who: Account, allow_folders: bool) -> Iterator[Markup]:
     """Compare the models of a plan.
 
     Args:
@@ -41,57 +42,42 @@ def similarity(plan: Plan, base: str | None, who: Account, allow_folders: bool) 
     names = dict.fromkeys(
         model.name if model.is_folder else f"{model.name}@{model.version}" for model in plan.parents
     )
-    base_model = next((model for model in plan.parents if model.name == base), None)
-    known = next((name for name in names if base_model and name.partition("@")[0] == base_model.name), None)
-    others = [name for name in names if name != known]
     if len(names) < 2:
         raise EvaluationError(t("alike.one"))
-    news: queue.SimpleQueue[tuple[int, int] | WeightsLook | Exception] = queue.SimpleQueue()
-    cancel = threading.Event()
+    base_model = next((model for model in plan.parents if model.name == base), None)
+    known = next((name for name in names if base_model and name.partition("@")[0] == base_model.name), None)
+    ordered = [known] if known else []
+    ordered += [name for name in names if name != known]
 
-    def read() -> None:
-        try:
-            opened = {
-                name: _matrices(open_weights(name, token=who.for_hub, allow_folders=allow_folders))
-                for name in names
-            }
-            first = opened[known or others[0]]
-            rest = [opened[name] for name in (others if known else others[1:])]
-            found = look(
-                first, rest, base=first if known else None, sample=SAMPLE, places=PLACES, readers=READERS,
-                on_progress=lambda done, total: news.put((done, total)), cancel=cancel,
-            )  # fmt: skip
-            news.put(found)
-        except Exception as error:
-            news.put(error)
+    def read(report: Callable[[tuple[int, int]], None], cancel: threading.Event) -> WeightsLook:
+        first, *rest = [
+            _matrices(open_weights(name, token=who.for_hub, allow_folders=allow_folders)) for name in ordered
+        ]
+        return look(
+            first, rest, base=first if known else None, sample=SAMPLE, places=PLACES, readers=READERS,
+            on_progress=lambda *done_and_total: report(done_and_total), cancel=cancel,
+        )  # fmt: skip
 
-    yield line_of(t("alike.opening"))
-    threading.Thread(target=read, name="similarity", daemon=True).start()
+    line = status(t("alike.opening"))
+    yield line
     try:
-        while True:
-            try:
-                said = news.get(timeout=HEARTBEAT)
-            except queue.Empty:
-                yield line_of(t("alike.opening"))
-                continue
-            match said:
-                case (done, total):
-                    if news.empty():
-                        yield line_of(t("alike.reading", done=done, total=total))
-                case WeightsLook():
-                    yield alike_card(said, subtracted=known is not None)
+        with closing(watched(read)) as reading:
+            for news in reading:
+                if isinstance(news, WeightsLook):
+                    yield alike_card(news, subtracted=known is not None)
                     return
-                case Cancelled():
-                    return
-                case EvaluationError():
-                    raise said
-                case Exception():
-                    raise EvaluationError(t("unexpected", error=log_unexpected(said, who.token)))
-    finally:
-        cancel.set()
+                if news is not None:
+                    line = status(t("alike.reading", done=news[0], total=news[1]))
+                yield line
+    except Cancelled:
+        return
+    except EvaluationError:
+        raise
+    except Exception as error:
+        raise EvaluationError(t("unexpected", error=log_unexpected(error, who.token))) from None
 
 
-def alike_card(found: WeightsLook, *, subtracted: bool) -> str:
+def alike_card(found: WeightsLook, *, subtracted: bool) -> Markup:
     """What was found, picture by picture.
 
     Args:
@@ -99,35 +85,31 @@ def alike_card(found: WeightsLook, *, subtracted: bool) -> str:
         subtracted: whether it is the base
     """
     parents = list(dict.fromkeys(name for tensor in found.tensors for name in tensor.against))
-    pairs = list(dict.fromkeys(pair for tensor in found.tensors for pair in tensor.between))
-    parts = [
-        f'<p class="alloy-quiet">{text(t("alike.meaning" if subtracted else "alike.meaning.plain"))}</p>'
-    ]
-    for pair in pairs if subtracted else ():
-        one, two = map(_short, pair.split(" | "))
-        parts.append(
-            heat_map(
-                t("alike.task_cosine", one=one, two=two),
-                found.heat_map(partial(_of_pair, pair, "task_cosine")),
-            )
-        )
-        parts.append(
-            heat_map(
-                t("alike.conflict", one=one, two=two),
-                found.heat_map(partial(_of_pair, pair, "sign_conflict")),
-            )
-        )
-    for parent in parents:
-        if subtracted:
-            title = t("alike.norm", model=_short(parent))
-            parts.append(heat_map(title, found.heat_map(partial(_of_parent, parent, "change"))))
-        else:
-            title = t("alike.cosine", one=_short(found.model), two=_short(parent))
-            parts.append(heat_map(title, found.heat_map(partial(_of_parent, parent, "cosine"))))
+    meaning = quiet(t("alike.meaning" if subtracted else "alike.meaning.plain"))
+    if subtracted:
+        pictures = [*_of_pairs(found), *(_size_of_change(found, parent) for parent in parents)]
+    else:
+        pictures = [_cosine(found, parent) for parent in parents]
     lacking = sum(len(names) for names in found.lacking.values())
-    if lacking:
-        parts.append(f'<p class="alloy-quiet">{text(t("alike.lacking", count=lacking))}</p>')
-    return "".join(parts)
+    return html(meaning, pictures, quiet(t("alike.lacking", count=lacking)) if lacking else None)
+
+
+def _of_pairs(found: WeightsLook) -> Iterator[Markup]:
+    """Two pictures for each two changes."""
+    for pair in dict.fromkeys(pair for tensor in found.tensors for pair in tensor.between):
+        one, two = map(_short, pair.split(" | "))
+        for key, figure in (("alike.task_cosine", "task_cosine"), ("alike.conflict", "sign_conflict")):
+            yield heat_map(t(key, one=one, two=two), found.heat_map(partial(_of_pair, pair, figure)))
+
+
+def _size_of_change(found: WeightsLook, parent: str) -> Markup:
+    title = t("alike.norm", model=_short(parent))
+    return heat_map(title, found.heat_map(partial(_of_parent, parent, "change")))
+
+
+def _cosine(found: WeightsLook, parent: str) -> Markup:
+    title = t("alike.cosine", one=_short(found.model), two=_short(parent))
+    return heat_map(title, found.heat_map(partial(_of_parent, parent, "cosine")))
 
 
 def _of_pair(pair: str, figure: str, tensor: TensorLook) -> float | None:

@@ -13,9 +13,11 @@ from ui.host import Host
 from ui.hub.account import account
 from ui.hub.recipes import LONGEST_RECIPE, find_recipe, recipe_in
 from ui.languages.translate import in_each_language, t
+from ui.merge.editor import RecipeEditor
+from ui.merge.form import FormMemory
 from ui.recipe.presets import presets
-from ui.widgets import html
-from ui.widgets.events import NETWORK
+from ui.widgets.events import NETWORK, QUIET, Updates
+from ui.widgets.html import status, tag, trouble
 
 
 @dataclass
@@ -29,59 +31,41 @@ class Start:
     file: gr.File
     said: gr.HTML
 
-    def wire(
-        self, show: Callable[[str, Any], list[Any]], memory: gr.State, recipe: list[Any], quiet: Any
-    ) -> None:
-        """Let every start put its recipe into the page.
-
-        Args:
-            show: updates of `recipe` for a text and the form's memory
-            memory: the form's
-            recipe: the components that a recipe is shown in
-            quiet: how events that need no line are wired
-        """
-        texts = {preset.key: preset.recipe for preset in presets(self.host.demo)}
-
-        def opened(find: Callable[[], tuple[str, str]], remembered: Any) -> list[Any]:
-            try:
-                text, line = find()
-            except MergeError as error:
-                return [trouble(error.problems[0]), *(gr.skip() for _ in recipe)]
-            return [line, *show(text, remembered)]
-
-        def from_source(source: str, remembered: Any, oauth: gr.OAuthToken | None) -> list[Any]:
-            def find() -> tuple[str, str]:
-                text, name = find_recipe(source or "", account(self.host, oauth))
-                return text, line_of(t("recipe.opened", name=name) if name else t("recipe.opened.file"))
-
-            return opened(find, remembered)
-
-        def from_file(content: bytes | None, remembered: Any) -> list[Any]:
-            def find() -> tuple[str, str]:
-                text = recipe_in((content or b"")[:LONGEST_RECIPE].decode(errors="replace"))
-                if text is None:
-                    raise MergeError(Problem("source", t("source.file"), t("source.file.fix")))
-                return text, line_of(t("recipe.opened.file"))
-
-            return opened(find, remembered)
-
-        for key, button in self.buttons.items():
-            button.click(lambda remembered, key=key: show(texts[key], remembered), memory, recipe, **quiet)
+    def wire(self, editor: RecipeEditor) -> None:
+        """Let every start put its recipe into the editor."""
+        self.editor = editor
+        memory, outputs = editor.form.memory, [self.said, *editor.outputs]
+        for preset in presets(self.host.demo):
+            button = self.buttons[preset.key]
+            button.click(self._starter(preset.recipe), memory, editor.outputs, **QUIET)
         gr.on(
-            [self.open.click, self.source.submit],
-            from_source,
-            [self.source, memory],
-            [self.said, *recipe],
-            show_progress="hidden",
-            **NETWORK,
-        )
-        self.file.upload(from_file, [self.file, memory], [self.said, *recipe], **quiet)
+            [self.open.click, self.source.submit], self._from_source, [self.source, memory], outputs,
+            show_progress="hidden", **NETWORK,
+        )  # fmt: skip
+        self.file.upload(self._from_file, [self.file, memory], outputs, **QUIET)
+
+    def _starter(self, recipe: str) -> Callable[[FormMemory], Updates]:
+        return lambda memory: self.editor.show(recipe, memory)
+
+    def _from_source(self, source: str, memory: FormMemory, oauth: gr.OAuthToken | None) -> Updates:
+        try:
+            text, name = find_recipe(source or "", account(self.host, oauth))
+        except MergeError as error:
+            return {self.said: trouble(error.problems[0])}
+        line = t("recipe.opened", name=name) if name else t("recipe.opened.file")
+        return {self.said: status(line), **self.editor.show(text, memory)}
+
+    def _from_file(self, content: bytes | None, memory: FormMemory) -> Updates:
+        text = recipe_in((content or b"")[:LONGEST_RECIPE].decode(errors="replace"))
+        if text is None:
+            return {self.said: trouble(Problem("source", t("source.file"), t("source.file.fix")))}
+        return {self.said: status(t("recipe.opened.file")), **self.editor.show(text, memory)}
 
 
 def build_start(host: Host) -> Start:
     """Make the row where the page is being built."""
     with gr.Row(elem_classes="alloy-presets"):
-        gr.HTML(in_each_language(lambda: f"<span>{html.text(t('recipe.start'))}</span>"))
+        gr.HTML(in_each_language(lambda: tag.span(t("recipe.start"))))
         buttons = {
             preset.key: gr.Button(preset.title, size="sm", scale=0, min_width=90)
             for preset in presets(host.demo)
@@ -96,19 +80,6 @@ def build_start(host: Host) -> Start:
                 opener = gr.Button(t("recipe.open"), scale=0, min_width=90)
             said = gr.HTML()
         with gr.Column(scale=2, min_width=240):
-            file = gr.File(
-                label=t("recipe.file"),
-                type="binary",
-                file_types=[".yml", ".yaml", ".json", ".md", ".txt"],
-                height=150,
-            )
+            types: list[Any] = [".yml", ".yaml", ".json", ".md", ".txt"]
+            file = gr.File(label=t("recipe.file"), type="binary", file_types=types, height=150)
     return Start(host, buttons, source, opener, file, said)
-
-
-def trouble(problem: Problem) -> str:
-    """A problem in a line."""
-    return f'<p class="alloy-trouble" role="alert">{html.sentences(problem)}</p>'
-
-
-def line_of(words: str) -> str:
-    return f'<p class="alloy-method" role="status">{html.text(words)}</p>'

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 
 import gradio as gr
+from markupsafe import Markup
 
 from merging import Cancelled, MergeError, Plan, Progress
 from ui.hub.account import Account
@@ -16,59 +18,42 @@ from ui.merge.my_merges import FinishedMerge
 from ui.server.in_memory_merges import InMemoryMerges
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobStatus
-
-# Seconds after which a page that has gone is noticed, and its merge stopped.
-HEARTBEAT = 0.5
+from ui.server.work import watched
 
 
 def try_first(
     in_memory: InMemoryMerges, page: str, name: str, plan: Plan, who: Account
-) -> Iterator[tuple[str, FinishedMerge | None]]:
-    """Merge into memory for a page; when nobody listens any more, the merge stops.
+) -> Iterator[tuple[Markup, FinishedMerge | None]]:
+    """Merge into memory for a page; when the page is gone, the merge stops.
 
     Yields:
         A card, and in the end the name to chat with.
 
     Raises:
         MergeError: it cannot be merged or does not fit.
-        gr.Error: a defect, in words.
+        gr.Error: an internal error, in words.
     """
     in_memory.check(plan)
-    news: queue.SimpleQueue[Progress | Exception | str] = queue.SimpleQueue()
-    cancel = threading.Event()
-
-    def merge() -> None:
-        try:
-            news.put(in_memory.make(page, name, plan, who, news.put, cancel))
-        except Exception as error:
-            news.put(error)
-
     models = tuple(model.name for model in plan.parents)
     running = JobStatus("", name, models, "running")
+
+    def work(report: Callable[[Progress], None], cancel: threading.Event) -> str:
+        return in_memory.make(page, name, plan, who, report, cancel)
+
     yield job_card(running), None
-    threading.Thread(target=merge, name="try", daemon=True).start()
     try:
-        while True:
-            try:
-                said = news.get(timeout=HEARTBEAT)
-            except queue.Empty:
-                yield job_card(running), None
-                continue
-            match said:
-                case Progress():
-                    running = JobStatus("", name, models, "running", progress=said)
-                case Cancelled():
+        with closing(watched(work)) as watching:
+            for news in watching:
+                if isinstance(news, str):
+                    yield Markup(""), FinishedMerge(news, models)
                     return
-                case MergeError():
-                    raise said
-                case Exception():
-                    raise gr.Error(
-                        t("unexpected", error=log_unexpected(said, who.token)), print_exception=False
-                    )
-                case _:
-                    yield "", FinishedMerge(said, models)
-                    return
-            if news.empty():
+                if news is not None:
+                    running = replace(running, progress=news)
                 yield job_card(running), None
-    finally:
-        cancel.set()
+    except Cancelled:
+        return
+    except MergeError:
+        raise
+    except Exception as error:
+        message = t("unexpected", error=log_unexpected(error, who.token))
+        raise gr.Error(message, print_exception=False) from None

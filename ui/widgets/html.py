@@ -186,11 +186,6 @@ def trouble(problem: Problem) -> Markup:
     return alert(sentences(problem))
 
 
-def text(value: object) -> Markup:
-    """The value, escaped. For strings of HTML written by hand; `tag` needs it not."""
-    return escape(value)
-
-
 def _place(where: str) -> str:
     found = re.fullmatch(r"line (\d+), column (\d+)", where)
     return t("problem.place", line=found[1], column=found[2]) if found else where

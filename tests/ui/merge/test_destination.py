@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from merging import MergeError, Plan, Problem
 from ui.host import Host
-from ui.merge.destination import FOLDER, HUB, place, place_of, suggested_name
-from ui.merge.tab import named
+from ui.merge.destination import FOLDER, HUB, DestinationChoice, destination_of
+from ui.merge.naming import named, suggested_name
 
 LAPTOP = Host(space_id="", sign_in=False, demo=False, results=Path("/results"), browser_key="k")
 SPACE = Host(space_id="you/alloy", sign_in=True, demo=False, results=Path("/results"), browser_key="k")
+
+
+def place(host: Host, kind: str, owner: str, name: str, owners: Sequence[str]) -> str:
+    return DestinationChoice(kind, owner, owners=tuple(owners)).location(host, name)
+
+
 ESCAPES = [
     "",
     "../up",
@@ -56,14 +63,14 @@ def test_what_is_missing_is_said() -> None:
 
 
 def test_places_of_api_callers() -> None:
-    assert place_of(SPACE, "hf://you/merge") == "hf://you/merge"
-    assert place_of(LAPTOP, "merge") == "/results/merge"
+    assert destination_of(SPACE, "hf://you/merge") == "hf://you/merge"
+    assert destination_of(LAPTOP, "merge") == "/results/merge"
     for text in ("merge", "/tmp/x", "hf://you", "hf:///x", "https://hub/you/x"):
         with pytest.raises(MergeError):
-            place_of(SPACE, text)
+            destination_of(SPACE, text)
     for text in ("../x", "/tmp/x", "hf://you/../x", "hf://a/b/c"):
         with pytest.raises(MergeError):
-            place_of(LAPTOP, text)
+            destination_of(LAPTOP, text)
 
 
 def test_a_suggested_name_that_is_taken_is_numbered_and_a_written_one_stays() -> None:

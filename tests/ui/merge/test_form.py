@@ -22,33 +22,33 @@ class Page:
         with gr.Blocks():
             self.form: Form = build_form(["a/known"], allow_folders=True)
         self.memory = FormMemory(FormState("linear"))
-        self.fields: dict[int, dict[str, Any]] = {c._id: {"value": c.value} for c in self.form.values}
+        self.fields: dict[Any, dict[str, Any]] = {c: {"value": c.value} for c in self.form.values}
 
     def show(self, state: FormState, typed: bool | None = None) -> None:
-        updates = dict(
-            zip((c._id for c in self.form.outputs), self.form.show(state, typed=typed), strict=True)
-        )
-        self.memory = updates[self.form.memory._id]
+        updates = self.form.show(state, typed=typed)
+        assert set(updates) == set(self.form.outputs)
+        self.memory = updates[self.form.memory]
         for component in self.form.values:
-            update = updates[component._id]
-            field = self.fields[component._id]
+            update = updates[component]
+            field = self.fields[component]
             if isinstance(update, dict) and update.get("__type__") == "update":
                 field.update({key: value for key, value in update.items() if key != "__type__"})
             else:
                 field["value"] = update
 
     @property
-    def values(self) -> list[Any]:
-        return [self.fields[c._id]["value"] for c in self.form.values]
+    def values(self) -> dict[Any, Any]:
+        values = {component: field["value"] for component, field in self.fields.items()}
+        return {self.form.memory: self.memory, **values}
 
     def set(self, component: Any, value: object) -> None:
-        self.fields[component._id]["value"] = value
+        self.fields[component]["value"] = value
 
     def visible(self, component: Any) -> bool:
-        return bool(self.fields[component._id].get("visible", True))
+        return bool(self.fields[component].get("visible", True))
 
     def yaml(self) -> dict[str, Any]:
-        return dict(yaml.safe_load(write(self.form.collect(self.memory, self.values))))
+        return dict(yaml.safe_load(write(self.form.collect(self.values))))
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_removing_a_middle_row_keeps_the_others(page: Page) -> None:
     models = ", ".join(f"{{model: a/{i}, parameters: {{weight: 0.{i}}}}}" for i in (1, 2, 3))
     page.show(read(f"merge_method: linear\nmodels: [{models}]"))
 
-    page.show(page.form.without_row(1, page.memory, page.values))
+    page.show(page.form.without_row(1, page.values))
 
     assert page.yaml()["models"] == [
         {"model": "a/1", "parameters": {"weight": 0.1}},
@@ -142,7 +142,7 @@ def test_the_switch_to_typing_carries_the_sliders_values(page: Page) -> None:
     page.show(read("merge_method: linear\nmodels: [{model: a/a, parameters: {weight: 0.3}}]"))
     page.set(page.form.typed, True)
 
-    state = page.form.after_typing_switch(page.memory, page.values)
+    state = page.form.after_typing_switch(page.values)
 
     assert state.models[0].settings == {"weight": 0.3}
 
@@ -151,9 +151,10 @@ def test_fields_that_are_right_already_are_left_alone(page: Page) -> None:
     state = read("merge_method: linear\nmodels: [{model: a/a, parameters: {weight: 0.3}}]")
     page.show(state)
 
-    updates = page.form.show(state, typed=False, values=page.values)[-len(page.values) :]
+    updates = page.form.show(state, typed=False, values=page.values)
 
-    assert not [update for update in updates if not isinstance(update, dict) or "value" in update]
+    fields = [update for component, update in updates.items() if component in page.form.values]
+    assert not [update for update in fields if not isinstance(update, dict) or "value" in update]
 
 
 def test_a_row_counts_as_soon_as_it_names_a_model(page: Page) -> None:

@@ -17,6 +17,7 @@ from ui.hub.search import HubSearch
 from ui.merge.destination import DOWNLOAD, REFUSE
 from ui.merge.form import FormMemory
 from ui.merge.tab import MergeTab
+from ui.recipe.form_state import read
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
 
@@ -26,6 +27,7 @@ def test_a_plan_that_comes_after_a_newer_one_is_not_shown(monkeypatch: pytest.Mo
     service = MergeService(host, JobBoard())
     with gr.Blocks():
         tab = MergeTab(host, service, HubSearch())
+        tab.plan.wire(tab.destination)
     begun, go = threading.Event(), threading.Event()
 
     def plan(recipe: str, *_: object, **__: object) -> Plan:
@@ -37,9 +39,20 @@ def test_a_plan_that_comes_after_a_newer_one_is_not_shown(monkeypatch: pytest.Mo
     monkeypatch.setattr(service, "plan", plan)
     request: Any = SimpleNamespace(session_hash="page")
 
-    def shown(recipe: str) -> list[Any]:
-        memory = FormMemory(tab._first_draft())
-        return tab._plan(recipe, memory, DOWNLOAD, None, "name", REFUSE, Identity(), request, None)
+    def shown(recipe: str) -> dict[Any, Any]:
+        place = tab.destination
+        values: dict[Any, Any] = {
+            tab.editor.yaml: recipe,
+            tab.editor.form.memory: FormMemory(read(tab.editor.first_recipe)),
+            place.kind: DOWNLOAD,
+            place.owner: None,
+            place.name: "name",
+            place.existing: REFUSE,
+            place.private: True,
+            place.identity: Identity(),
+        }
+        found: dict[Any, Any] = tab.plan._plan(values, request, None)
+        return found
 
     with ThreadPoolExecutor(1) as pool:
         old = pool.submit(shown, "old")
@@ -47,6 +60,6 @@ def test_a_plan_that_comes_after_a_newer_one_is_not_shown(monkeypatch: pytest.Mo
         new = shown("new")
         go.set()
 
-    assert "alloy-card" in new[0]
-    assert old.result() == [gr.skip()] * len(new)
-    assert "alloy-card" in shown("old")[0]  # which is the newest now
+    assert "alloy-card" in new[tab.plan.card]
+    assert old.result() == gr.skip()
+    assert "alloy-card" in shown("old")[tab.plan.card]  # which is the newest now

@@ -1,0 +1,178 @@
+"""The plan of the recipe on the page, made again whenever the recipe or its destination changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from evaluation import EvaluationError
+from merging import METHODS, MergeError, Plan, Problem
+from ui.host import Host
+from ui.hub.account import Account, account
+from ui.hub.licences import common_base
+from ui.languages.translate import in_each_language, t
+from ui.merge.destination import HUB, REFUSE, DestinationChoice
+from ui.merge.destination_panel import DestinationPanel
+from ui.merge.editor import RecipeEditor
+from ui.merge.form import FormMemory
+from ui.merge.layers_card import layers_card
+from ui.merge.naming import named, recipe_or_none, suggestion
+from ui.merge.plan_card import Surroundings, empty_card, plan_card, problems_card
+from ui.merge.similarity import similarity
+from ui.recipe.quick_fixes import Fix, fixes
+from ui.server import gpu
+from ui.server.merge_service import MergeService
+from ui.widgets.events import NETWORK, QUIET, UNSEEN, Given, Updates
+from ui.widgets.html import html, status, trouble
+
+MOST_FIXES = 3
+
+
+class PlanPanel:
+    """The plan's card, the fixes that it offers, and what can be seen of the models: below the editor's text.
+
+    Attributes:
+        card: the plan, or what is wrong with it
+    """
+
+    def __init__(self, service: MergeService, editor: RecipeEditor) -> None:
+        self.service = service
+        self.host: Host = service.host
+        self.editor = editor
+        self._newest: dict[str, object] = {}  # by page: the plan that was asked for last
+        with editor.beside:
+            self.card = gr.HTML(in_each_language(empty_card))
+            with gr.Row(elem_classes="alloy-fixes"):
+                self.fixes = [gr.Button(visible=False, size="sm", min_width=160) for _ in range(MOST_FIXES)]
+            with gr.Accordion(t("layers.heading"), open=False):
+                self.layers = gr.HTML()
+            with gr.Accordion(t("alike.heading"), open=False):
+                self.compare = gr.Button(t("alike.button"), size="sm")
+                self.alike = gr.HTML(in_each_language(_about_similarity))
+            self.offered = gr.State(())  # the fixes on the buttons
+
+    def wire(self, destination: DestinationPanel) -> None:
+        """Add the events; the plan says whether the result may go to this destination."""
+        self.destination = destination
+        yaml, memory = self.editor.yaml, self.editor.form.memory
+        inputs: set[Any] = {yaml, memory, *destination.inputs}
+        outputs = [
+            self.card, destination.name, self.layers, self.offered, *self.fixes, *self.editor.form.note_fields
+        ]  # fmt: skip
+        gr.on(
+            [yaml.change, *destination.changes], self._plan, inputs, outputs,
+            trigger_mode="always_last", show_progress="hidden", **NETWORK,
+        )  # fmt: skip
+        self.editor.check.click(self._plan, inputs, outputs, show_progress_on=self.card, **NETWORK)
+        for number, button in enumerate(self.fixes):
+            button.click(self._fixer(number), [self.offered, memory], self.editor.outputs, **QUIET)
+        self.compare.click(
+            self._compare, yaml, self.alike, concurrency_limit=2, trigger_mode="once", **UNSEEN
+        )
+        yaml.change(_about_similarity, None, self.alike, **QUIET)
+
+    def named(
+        self, text: str, choice: DestinationChoice, who: Account, planned: Callable[[str], Plan]
+    ) -> tuple[str, Plan]:
+        """The result's name, chosen or suggested, and its plan."""
+
+        def is_taken(called: str) -> bool:
+            return self.service.is_taken(choice.location(self.host, called), who)
+
+        return named(text, choice.name, planned, is_taken)
+
+    def plan(self, text: str, choice: DestinationChoice, who: Account, location: str | None) -> Plan:
+        """The plan of a merge into a location; None, and a download, are not checked."""
+        to = None if choice.is_download else location
+        return self.service.plan(text, to, who, **choice.for_existing)
+
+    def _plan(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Any:
+        page, mine = str(request.session_hash), object()
+        self._newest[page] = mine
+        text, choice, who = (
+            values[self.editor.yaml],
+            self.destination.choice(values),
+            account(self.host, oauth),
+        )
+        called, plan = self.named(
+            text, choice, who, lambda name: self.plan(text, choice, who, self._location(choice, name)[0])
+        )
+        location, problems = self._location(choice, called)
+        updates = {
+            **self._shown(
+                plan, [*plan.problems, *problems], text, called, values[self.editor.form.memory], who
+            ),
+            self.destination.name: _name_field(text, choice, called, location if plan.ok else None),
+        }
+        if self._newest.get(page) is not mine:
+            # Two events that begin at one moment run side by side, whatever their mode: the older may come last.
+            return gr.skip()
+        del self._newest[page]
+        return updates
+
+    def _location(self, choice: DestinationChoice, name: str) -> tuple[str | None, Sequence[Problem]]:
+        """Where the result goes, or why that is not allowed."""
+        try:
+            return choice.location(self.host, name), ()
+        except MergeError as error:
+            # A plan needs no account; the Merge button asks for one.
+            return None, [problem for problem in error.problems if problem.code != "no-owner"]
+
+    def _shown(
+        self,
+        plan: Plan,
+        problems: Sequence[Problem],
+        text: str,
+        called: str,
+        memory: FormMemory,
+        who: Account,
+    ) -> Updates:
+        parents = self.service.cards.parents(plan, who)
+        around = Surroundings(parents, called, self.host.on_space, gpu.is_zero_gpu())
+        offered = fixes(text, problems, lambda names: common_base(names, who))[:MOST_FIXES]
+        buttons: Updates = dict.fromkeys(self.fixes, gr.update(visible=False))
+        for button, fix in zip(self.fixes, offered, strict=False):
+            buttons[button] = gr.update(value=fix.title, visible=True)
+        return {
+            self.card: problems_card(problems) if problems else plan_card(plan, around),
+            self.layers: layers_card(plan, recipe_or_none(text) if plan.ok else None),
+            self.offered: offered,
+            **buttons,
+            **self.editor.form.note_updates(memory.state, text, problems),
+        }
+
+    def _fixer(self, number: int) -> Callable[..., Any]:
+        def fix(offered: Sequence[Fix], memory: FormMemory) -> Any:
+            if number >= len(offered):
+                return gr.skip()
+            return self.editor.show(offered[number].recipe, memory)
+
+        return fix
+
+    def _compare(self, text: str, oauth: gr.OAuthToken | None) -> Iterator[str]:
+        who = account(self.host, oauth)
+        plan, recipe = self.service.plan(text, None, who), recipe_or_none(text)
+        if not plan.ok or recipe is None:
+            yield html(map(trouble, plan.problems))
+            return
+        base = recipe.base_model.name if recipe.base_model else None
+        if not METHODS[plan.method].may_subtract:
+            base = None
+        try:
+            yield from similarity(plan, base, who, self.host.allow_folders)
+        except EvaluationError as error:
+            yield trouble(Problem("alike", str(error), ""))
+
+
+def _name_field(text: str, choice: DestinationChoice, called: str, location: str | None) -> Any:
+    """The suggested name, as a placeholder: it can never overwrite a name that the visitor is just typing."""
+    info = t("destination.name.info")
+    if choice.kind == HUB and choice.existing == REFUSE and location and location.startswith("hf://"):
+        info = f"{info} {t('destination.free', name=location.removeprefix('hf://'))}"
+    return gr.update(placeholder=called if called != choice.name else suggestion(text), info=info)
+
+
+def _about_similarity() -> str:
+    return status(t("alike.info"))
