@@ -26,11 +26,27 @@ from ui.server.jobs import JobStatus
 from ui.server.merge_service import MergeService
 
 
-def add_api(service: MergeService) -> None:
-    """Add the endpoints to the Blocks that are being built."""
-    host = service.host
+class Api:
+    """The endpoints: what callers and MCP clients read is each one's signature and docstring.
 
-    def methods() -> list[dict[str, Any]]:
+    Args:
+        service: answers them
+    """
+
+    def __init__(self, service: MergeService) -> None:
+        self.service = service
+        self.host = service.host
+
+    def add(self) -> None:
+        """Add the endpoints to the Blocks that are being built."""
+        quick: tuple[Callable[..., Any], ...] = (self.methods, self.plan, self.merge, self.job, self.cancel)
+        for endpoint in quick:
+            api(endpoint, api_name=endpoint.__name__, concurrency_limit=4)
+        slow: tuple[Callable[..., Any], ...] = (self.chat, self.perplexity)
+        for endpoint in slow:
+            api(endpoint, api_name=endpoint.__name__, concurrency_id="model", concurrency_limit=2)
+
+    def methods(self) -> list[dict[str, Any]]:
         """List the merge methods with their parameters.
 
         Returns:
@@ -52,33 +68,35 @@ def add_api(service: MergeService) -> None:
         ]
 
     def plan(
+        self,
         recipe: str,
         oauth: gr.OAuthToken | None,
         to: str = "",
         overwrite: bool = False,
         pull_request: bool = False,
     ) -> dict[str, Any]:
-        """Plan a merge from headers alone: find every problem, or say what it will make and cost.
+        """Plan a merge from file headers: find every problem, or report what the merge would make and cost.
 
         Args:
             recipe: YAML in mergekit's language
             to: destination, `hf://owner/name`; empty leaves it unchecked
-            overwrite: whether a model that stands there may get a new revision
-            pull_request: whether a model that stands there may get a pull request
+            overwrite: whether an existing model may get a new revision
+            pull_request: whether an existing model may get a pull request
 
         Returns:
             ok, problems, warnings, models, tensors, shards, bytes_in, bytes_out, peak_memory_bytes,
             disk_bytes, seconds.
         """
         try:
-            place = destination_of(host, to) if to else None
+            place = destination_of(self.host, to) if to else None
         except MergeError as error:
-            return {"ok": False, "problems": [problem.as_dict() for problem in error.problems]}
-        return service.plan(
-            recipe, place, account(host, oauth), overwrite=overwrite, pull_request=pull_request
+            return _problems(error)
+        return self.service.plan(
+            recipe, place, account(self.host, oauth), overwrite=overwrite, pull_request=pull_request
         ).summary()
 
     def merge(
+        self,
         recipe: str,
         to: str,
         request: gr.Request,
@@ -93,25 +111,25 @@ def add_api(service: MergeService) -> None:
             recipe: YAML in mergekit's language
             to: destination, `hf://owner/name`
             private: whether the new repository is private
-            overwrite: whether a model that stands there may get a new revision
-            pull_request: whether a model that stands there may get a pull request
+            overwrite: whether an existing model may get a new revision
+            pull_request: whether an existing model may get a pull request
 
         Returns:
             job: the id to ask `/job` about; or ok false and the problems.
         """
-        who = account(host, oauth)
+        who = account(self.host, oauth)
         try:
-            place = destination_of(host, to)
+            place = destination_of(self.host, to)
             ways = {"overwrite": overwrite, "pull_request": pull_request}
-            planned = service.plan(recipe, place, who, **ways)
+            planned = self.service.plan(recipe, place, who, **ways)
             turn = visitor(who, request)
-            job = service.merge(planned, place, who, turn, private=private, **ways)
+            job = self.service.merge(planned, place, who, turn, private=private, **ways)
         except MergeError as error:
-            return {"ok": False, "problems": [problem.as_dict() for problem in error.problems]}
+            return _problems(error)
         return {"ok": True, "job": job}
 
-    def job(id: str) -> dict[str, Any]:
-        """Say how a merge stands.
+    def job(self, id: str) -> dict[str, Any]:
+        """Report the state of a merge.
 
         Args:
             id: as `/merge` returned it
@@ -121,22 +139,23 @@ def add_api(service: MergeService) -> None:
             problems, result.
         """
         try:
-            return as_json(service.job(id))
+            return _status(self.service.job(id))
         except MergeError as error:
-            return {"ok": False, "problems": [problem.as_dict() for problem in error.problems]}
+            return _problems(error)
 
-    def cancel(id: str) -> dict[str, Any]:
-        """Stop a merge; nothing of it stays behind.
+    def cancel(self, id: str) -> dict[str, Any]:
+        """Stop a merge; nothing of it is left behind.
 
         Args:
             id: as `/merge` returned it
 
         Returns:
-            stopped: whether there was anything to stop.
+            stopped: whether the merge was still waiting or running.
         """
-        return {"stopped": service.board.cancel(id)}
+        return {"stopped": self.service.board.cancel(id)}
 
     def chat(
+        self,
         model: str,
         message: str,
         oauth: gr.OAuthToken | None,
@@ -145,24 +164,24 @@ def add_api(service: MergeService) -> None:
         max_new_tokens: int = 200,
         seed: int = 0,
     ) -> dict[str, Any]:
-        """Ask a model one thing.
+        """Ask a model one question.
 
         Args:
-            model: `owner/name` on the Hub, with @revision behind if wanted; or base+adapter
-            message: of the user
+            model: `owner/name` on the Hub, optionally with `@revision`; or base+adapter
+            message: the user's
             system: the system prompt; empty for none
-            temperature: 0 takes the likeliest token each time
+            temperature: 0 always takes the likeliest token
             max_new_tokens: where the answer is cut, 1 to 1024
             seed: the same seed gives the same answer
 
         Returns:
-            answer, and about: device, speed and what else there is to know; or ok false and the problems.
+            answer, and about: device, speed and notes; or ok false and the problems.
         """
         talk = [[{"role": "user", "content": message}]]
         length = min(max(int(max_new_tokens), 1), MAX_NEW_TOKENS)
-        token = account(host, oauth).for_hub
+        token = account(self.host, oauth).for_hub
         try:
-            fetched = fetch_model(model.strip(), token=token, allow_folders=host.allow_folders)
+            fetched = fetch_model(model.strip(), token=token, allow_folders=self.host.allow_folders)
             sampling = Sampling(system, temperature, max_new_tokens=length, seed=int(seed))
             *_, (run, [answer]) = streamed([fetched], talk, sampling)
         except (EvaluationError, gr.Error) as error:
@@ -170,11 +189,11 @@ def add_api(service: MergeService) -> None:
         about = " · ".join(filter(None, [answer.line, run.line]))
         return {"ok": True, "answer": answer.text, "about": about}
 
-    def perplexity(model: str, text: str, oauth: gr.OAuthToken | None) -> dict[str, Any]:
-        """Say how well a model predicts a text: lower is better.
+    def perplexity(self, model: str, text: str, oauth: gr.OAuthToken | None) -> dict[str, Any]:
+        """Measure how well a model predicts a text: lower is better.
 
         Args:
-            model: `owner/name` on the Hub, with @revision behind if wanted; or base+adapter
+            model: `owner/name` on the Hub, optionally with `@revision`; or base+adapter
             text: up to 200000 characters that the model was not trained on
 
         Returns:
@@ -183,9 +202,9 @@ def add_api(service: MergeService) -> None:
         if len(text) > MAX_CHARACTERS:
             message = t("score.too_long", length=len(text), most=MAX_CHARACTERS)
             return _refused("too-long", EvaluationError(message))
-        token = account(host, oauth).for_hub
+        token = account(self.host, oauth).for_hub
         try:
-            fetched = fetch_model(model.strip(), token=token, allow_folders=host.allow_folders)
+            fetched = fetch_model(model.strip(), token=token, allow_folders=self.host.allow_folders)
             *_, (run, [row]) = scored([fetched], [text])
         except (EvaluationError, gr.Error) as error:
             return _refused("no-score", error)
@@ -195,21 +214,18 @@ def add_api(service: MergeService) -> None:
         seconds = round(row.score.seconds, 3)
         return {"ok": True, "model": row.name, **figures, "seconds": seconds, "about": run.line}
 
-    quick: tuple[Callable[..., Any], ...] = (methods, plan, merge, job, cancel)
-    for endpoint in quick:
-        api(endpoint, api_name=endpoint.__name__, concurrency_limit=4)
-    slow: tuple[Callable[..., Any], ...] = (chat, perplexity)
-    for endpoint in slow:
-        api(endpoint, api_name=endpoint.__name__, concurrency_id="model", concurrency_limit=2)
+
+def _problems(error: MergeError) -> dict[str, Any]:
+    return {"ok": False, "problems": [problem.as_dict() for problem in error.problems]}
 
 
 def _refused(code: str, error: EvaluationError | gr.Error) -> dict[str, Any]:
     message = str(error.message) if isinstance(error, gr.Error) else str(error)
-    return {"ok": False, "problems": [Problem(code, message).as_dict()]}
+    return _problems(MergeError(Problem(code, message)))
 
 
-def as_json(job: JobStatus) -> dict[str, Any]:
+def _status(job: JobStatus) -> dict[str, Any]:
     """A job as plain data."""
-    shown = asdict(job)
-    del shown["request"]  # a download's folder is nobody's business
-    return {"ok": True, **shown}
+    data = asdict(job)
+    del data["request"]  # it names the folder of a download
+    return {"ok": True, **data}

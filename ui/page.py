@@ -15,7 +15,7 @@ from gradio.utils import get_icon_path
 from markupsafe import Markup
 
 from evaluation.downloads import DOWNLOADS
-from ui.api import add_api
+from ui.api import Api
 from ui.chat.answers import Message
 from ui.chat.tab import ChatTab
 from ui.chat.tuning import Tuning, use_values
@@ -166,7 +166,7 @@ def build_page(host: Host) -> gr.Blocks:
     with blocks:
         page = Page(host, blocks)
         page.wire()
-        add_api(page.service)
+        Api(page.service).add()
     return blocks
 
 

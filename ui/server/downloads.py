@@ -1,4 +1,4 @@
-"""Results that visitors take home as files: folders of this server, bounded in bytes, gone after an hour."""
+"""Results that visitors download as files: folders of this server, bounded in bytes, deleted after an hour."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MOST_BYTES = 10_000_000_000
 SECONDS_KEPT = 3600
 
 
-class Downloads:
+class ResultDownloads:
     """The folders, each under an unguessable name.
 
     Args:
-        folder: that holds them; what an earlier server left there goes when the first is asked for
-        most_bytes: of all together
-        clock: seconds since some moment
+        folder: that holds them; what an earlier server left there is deleted with the first request
+        most_bytes: limit for all together
+        clock: gives seconds
     """
 
     def __init__(
@@ -36,11 +36,15 @@ class Downloads:
         self._most = most_bytes
         self._clock = clock
         self._lock = threading.Lock()
-        # Since when each folder holds its result (later than any moment while it is made), and its bytes.
+        # When each folder was complete (infinity while it is being made), and its bytes.
         self._kept: dict[Path, tuple[float, int]] = {}
 
     def place(self, name: str, nbytes: int) -> Path:
-        """A folder for a result of so many bytes, that does not exist yet and nobody can guess.
+        """An unguessable folder for a result, which does not exist yet.
+
+        Args:
+            name: of the result
+            nbytes: its size
 
         Raises:
             MergeError: there is no room.
@@ -52,14 +56,14 @@ class Downloads:
 
     @contextmanager
     def reserve(self, place: Path, nbytes: int) -> Iterator[None]:
-        """Keep room for a result while it is made, and the result for an hour from then on.
+        """Reserve room for a result while it is made, and keep the result for an hour afterwards.
 
         Args:
             place: from `place`
-            nbytes: that it will take
+            nbytes: its size
 
         Raises:
-            MergeError: there is no room any more.
+            MergeError: there is no room left.
         """
         own = place.parent
         with self._lock:

@@ -1,7 +1,7 @@
-"""The one door to a GPU: models that are here answer and are scored behind it; nothing is fetched there.
+"""The only access to a GPU: models that are on this machine answer and are scored here; nothing is downloaded here.
 
-On ZeroGPU what is behind the door runs in a process of its own, for seconds that the visitor pays from a daily quota.
-Where ZeroGPU refuses, the same runs on this machine's processor, and that is said. Elsewhere the door is not there.
+On ZeroGPU the work runs in a process of its own, for seconds that come out of the visitor's daily quota. Where ZeroGPU
+refuses, the same work runs on this machine's processor, and the page says so. Elsewhere the work runs as it is.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from evaluation import EvaluationError
 from ui.languages.translate import language, speaking, t
 from ui.server.internal_error import log_unexpected
 
-# What is asked for: to begin, to load the weights, to write and to read. Calm guesses for half of an RTX Pro 6000;
-# what is not used is not charged, but what is asked for must not exceed what is left.
+# For estimates of the time to request: to start, to load the weights, to write and to read. Cautious, for half of an
+# RTX Pro 6000: unused seconds are not charged, but a request must not exceed the remaining quota.
 SECONDS_TO_BEGIN = 10
 BYTES_A_SECOND = 1_000_000_000
 TOKENS_WRITTEN_A_SECOND = 25
 CHARACTERS_READ_A_SECOND = 5_000
-# In tokens; what the Chat tab begins with.
+# In tokens; the default of the Chat tab.
 USUAL_ANSWER = 200
 # A visitor without an account has 120 seconds a day.
 MOST_SECONDS = 100
-# Work that may go on in a further call is asked so many for at a time, beside loading: what is asked for at once must
-# not exceed what is left of a quota.
+# Resumable work requests this many seconds per call, plus loading time, so that one request never exceeds the remaining
+# quota.
 SECONDS_A_CALL = 40
 
-Work = Callable[..., Iterator[Any]]
+ModelWork = Callable[..., Iterator[Any]]
 
 
 @dataclass(frozen=True)
 class GpuRun:
-    """How a piece of work came to be done.
+    """How a piece of work was run.
 
     Args:
-        seconds: that ZeroGPU was asked for; 0 where there is none
-        refusal: why it ran on the processor all the same, in words
+        seconds: requested from ZeroGPU; 0 elsewhere
+        refusal: why it ran on the processor instead, in words
     """
 
     seconds: int = 0
@@ -53,7 +53,7 @@ class GpuRun:
 
     @property
     def line(self) -> str:
-        """For the visitor; empty where there is nothing to say."""
+        """For the visitor; empty if there is nothing to report."""
         if self.refusal:
             return t("gpu.refused", reason=self.refusal)
         return t("gpu.asked", seconds=self.seconds) if self.seconds else ""
@@ -61,21 +61,25 @@ class GpuRun:
 
 def is_zero_gpu() -> bool:
     """Whether this is a Space on ZeroGPU."""
-    return hasattr(_behind_the_door, "zerogpu")
+    return hasattr(_on_zero_gpu, "zerogpu")
 
 
 def seconds_to_answer(weights: Sequence[int], tokens: int) -> int:
-    """What to ask for, that models with so many bytes of weights each load and write up to so many tokens."""
+    """The time to request for models to load and write.
+
+    Args:
+        weights: bytes of each model's weights
+        tokens: that each writes, at most
+    """
     return _at_most(_seconds_to_load(sum(weights)) + len(weights) * tokens / TOKENS_WRITTEN_A_SECOND)
 
 
 def seconds_of_a_call(weights: Sequence[int], characters: int | None = None) -> int:
-    """What to ask for, that models with so many bytes of weights each load and work for a while.
+    """The time to request for models to load and work for a while.
 
     Args:
         weights: bytes of each model's weights
-        characters: that each reads, so that no more is asked for than that takes; None where nobody knows how long the
-            work is
+        characters: that each reads, so that no more is requested than that takes; None if the amount of work is unknown
     """
     work = math.inf if characters is None else len(weights) * characters / CHARACTERS_READ_A_SECOND
     return _at_most(_seconds_to_load(sum(weights)) + min(work, SECONDS_A_CALL))
@@ -86,10 +90,10 @@ def _seconds_to_load(weights: int) -> float:
 
 
 class Call:
-    """The time that one call has for models, one after the other; they go on in the next.
+    """The time that one call has for models, one after the other; what is left continues in the next call.
 
     Args:
-        seconds: that were asked for; None where nobody counts them
+        seconds: that were requested; None for no limit
     """
 
     def __init__(self, seconds: int | None) -> None:
@@ -101,7 +105,7 @@ class Call:
         return self._end - time.monotonic()
 
     def begins(self, weights: int) -> bool:
-        """Whether another model with so many bytes of weights is begun; the first always is."""
+        """Whether there is time to begin another model with this many bytes of weights; the first is always begun."""
         begins = not self._begun or self.seconds_left() > _seconds_to_load(weights)
         self._begun = True
         return begins
@@ -111,20 +115,20 @@ def _at_most(seconds: float) -> int:
     return min(SECONDS_TO_BEGIN + math.ceil(seconds), MOST_SECONDS)
 
 
-def on_gpu(seconds: int, work: Work, *arguments: Any) -> Generator[tuple[GpuRun, Any], None, None]:
-    """Run a generator behind the door, or on this processor if ZeroGPU does not let it in.
+def on_gpu(seconds: int, work: ModelWork, *arguments: Any) -> Generator[tuple[GpuRun, Any], None, None]:
+    """Run a generator on a GPU, or on this processor if ZeroGPU refuses.
 
     Args:
-        seconds: to ask for
-        work: of a module, called with the arguments and the device ("auto" behind the door, else "cpu"); yields plain
-            data
-        arguments: that can be pickled, and hold no token
+        seconds: to request
+        work: a module-level function, called with the arguments and the device ("auto", or "cpu" after a refusal);
+            yields plain data
+        arguments: picklable, without a token
 
     Yields:
-        How it runs, with each piece that the work yields.
+        How it runs, with each item that the work yields.
 
     Raises:
-        gr.Error: the work failed, in its own words; or ZeroGPU ended it when a part of it was done.
+        gr.Error: the work failed, in its own words; or ZeroGPU ended it after it had begun.
     """
     if not is_zero_gpu():
         for piece in told_in_words(work, *arguments, "auto"):
@@ -132,11 +136,11 @@ def on_gpu(seconds: int, work: Work, *arguments: Any) -> Generator[tuple[GpuRun,
         return
     run, begun = GpuRun(seconds), False
     try:
-        for piece in _behind_the_door(seconds, language(), work, *arguments):
+        for piece in _on_zero_gpu(seconds, language(), work, *arguments):
             begun = True
             yield run, piece
     except gr.Error as error:
-        # Other titles are the work's own errors.
+        # Errors with other titles come from the work itself.
         if not str(error.title).startswith("ZeroGPU"):
             raise
         reason = _why(error)
@@ -144,7 +148,7 @@ def on_gpu(seconds: int, work: Work, *arguments: Any) -> Generator[tuple[GpuRun,
             raise gr.Error(t("gpu.ended", reason=reason), print_exception=False) from None
         run = replace(run, refusal=reason)
     except Exception as error:
-        # The client of ZeroGPU met something that it has no words for.
+        # An unexpected error of ZeroGPU's client.
         if begun:
             raise
         run = replace(run, refusal=log_unexpected(error))
@@ -158,13 +162,13 @@ def _seconds(seconds: int, *_: Any) -> int:
 
 
 @spaces.GPU(duration=_seconds)  # type: ignore[untyped-decorator]
-def _behind_the_door(seconds: int, spoken: str | None, work: Work, *arguments: Any) -> Iterator[Any]:
-    with speaking(spoken):  # the process may have served somebody else before
+def _on_zero_gpu(seconds: int, spoken: str | None, work: ModelWork, *arguments: Any) -> Iterator[Any]:
+    with speaking(spoken):  # the process may have served another visitor before
         yield from told_in_words(work, *arguments, "auto")
 
 
-def told_in_words(work: Work, *arguments: Any) -> Iterator[Any]:
-    """The work, its errors as those of Gradio: of any other ZeroGPU tells no more than the class."""
+def told_in_words(work: ModelWork, *arguments: Any) -> Iterator[Any]:
+    """The work, with its errors as `gr.Error`: of any other error ZeroGPU reports only the class."""
     try:
         yield from work(*arguments)
     except EvaluationError as error:
@@ -176,7 +180,7 @@ def told_in_words(work: Work, *arguments: Any) -> Iterator[Any]:
 
 
 def _why(error: gr.Error) -> str:
-    """What ZeroGPU's refusal means; its own words may be HTML with advertisements, and are cut before these."""
+    """What ZeroGPU's refusal means; its own message may end in HTML with advertisements, which is cut off."""
     message = str(error.message).partition("<")[0]
     match str(error.title):
         case "ZeroGPU illegal duration":
@@ -191,7 +195,7 @@ def _why(error: gr.Error) -> str:
 
 
 def quota(token: str | None) -> str:
-    """What is left of the GPU quota of a signed-in visitor, in words; empty where it cannot be read or is of no use."""
+    """What is left of the GPU quota of a signed-in visitor, in words; empty if it cannot be read or does not apply."""
     if not (is_zero_gpu() and token):
         return ""
     try:

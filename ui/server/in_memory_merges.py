@@ -1,4 +1,4 @@
-"""Merges in memory, to be tried before anything is saved: few, bounded in bytes, each for the page that made it."""
+"""Merges in memory, to try before anything is saved: few, bounded in bytes, each for the page that made it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ui.widgets.html import size
 
 SHARE_OF_MEMORY = 1 / 6
 SECONDS_KEPT = 1800
-# A trial's name begins with it: no model on the Hub and no folder does.
+# Prefix of the name of a merge in memory: no model on the Hub and no folder has it.
 MARK = "try: "
 
 
@@ -39,11 +39,11 @@ class _InMemoryMerge:
 
 
 class InMemoryMerges:
-    """The live models; the least recently used leave first, and each when its page is closed or stays idle.
+    """The live models. The least recently used leave first, and each when its page is closed or idle.
 
     Args:
-        most_bytes: of all together; None: a sixth of the machine's memory
-        clock: seconds since some moment
+        most_bytes: limit for all together; None: a sixth of the machine's memory
+        clock: gives seconds
     """
 
     def __init__(self, most_bytes: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -54,10 +54,10 @@ class InMemoryMerges:
         self._merging = threading.Lock()
 
     def check(self, plan: Plan) -> None:
-        """Whether the merge of a plan may be held here.
+        """Check that the merge of a plan may be kept here.
 
         Raises:
-            MergeError: it is too large; says what to do.
+            MergeError: it is too large.
         """
         if plan.bytes_out > self.most_bytes:
             message = t("try.too_large", size=size(plan.bytes_out), most=size(self.most_bytes))
@@ -86,7 +86,7 @@ class InMemoryMerges:
             MergeError: it cannot be merged or does not fit.
         """
         self.check(plan)
-        with self._merging:  # one at a time: the memory of two has not been looked for
+        with self._merging:  # one at a time: memory was checked for one
             self.forget(page)
             self._make_room(plan.bytes_out)
             network = merge_into_memory(
@@ -106,23 +106,23 @@ class InMemoryMerges:
         return MARK + name
 
     def get(self, page: str, name: str) -> LanguageModel | None:
-        """The live model of a page; None if it has none of this name (any more)."""
+        """The live model of a page; None if it has none of this name, or no longer."""
         with self._lock:
-            trial = self._kept.get(page)
-            if trial is None or trial.name != name:
+            merge = self._kept.get(page)
+            if merge is None or merge.name != name:
                 return None
-            trial.used = self._clock()
+            merge.used = self._clock()
             self._kept.move_to_end(page)
-            return trial.model
+            return merge.model
 
     def recipe(self, page: str, name: str) -> str:
-        """The recipe of a page's trial; empty if it has none of this name (any more)."""
+        """The recipe of a page's model; empty if it has none of this name, or no longer."""
         with self._lock:
-            trial = self._kept.get(page)
-            return trial.recipe if trial and trial.name == name else ""
+            merge = self._kept.get(page)
+            return merge.recipe if merge and merge.name == name else ""
 
     def forget(self, page: str) -> None:
-        """Free what a page holds."""
+        """Free the model of a page."""
         with self._lock:
             found = self._kept.pop(page, None)
         if found:
@@ -131,7 +131,7 @@ class InMemoryMerges:
 
     def _make_room(self, nbytes: int) -> None:
         with self._lock:
-            idle = [page for page, trial in self._kept.items() if self._clock() - trial.used > SECONDS_KEPT]
+            idle = [page for page, merge in self._kept.items() if self._clock() - merge.used > SECONDS_KEPT]
             for page in idle:
                 del self._kept[page]
             while (
@@ -143,14 +143,14 @@ class InMemoryMerges:
 
 
 def _language_model(name: str, plan: Plan, network: Any, who: Account, *, widen: bool) -> LanguageModel:
-    # Imported here: transformers takes seconds, which the page need not wait for.
+    # Imported here: transformers takes seconds to import, and the page does not need it to start.
     from transformers import AutoTokenizer, GenerationConfig
 
     with _tokenizer_files(plan, who) as folder:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     stored = str(network.dtype).removeprefix("torch.")
     if widen and stored in ("bfloat16", "float16"):
-        # Most CPUs compute with these several times slower than in float32, which holds each of them exactly.
+        # Most CPUs compute in these several times slower than in float32, which represents each value exactly.
         network = network.float()
     network.requires_grad_(False)
     stated = getattr(network.generation_config, "eos_token_id", None)
@@ -165,7 +165,7 @@ def _language_model(name: str, plan: Plan, network: Any, who: Account, *, widen:
 
 @contextmanager
 def _tokenizer_files(plan: Plan, who: Account) -> Iterator[Path]:
-    """A folder with the small files that the result would have."""
+    """A folder with the small files of the result."""
     with tempfile.TemporaryDirectory(prefix="alloy-try-") as place:
         folder = Path(place)
         for file, index in plan.copied_files.items():

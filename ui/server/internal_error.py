@@ -1,4 +1,4 @@
-"""Errors that are Alloy's own fault: in full in the server's log, in a line on the page, tokens in neither."""
+"""Unexpected errors: in full in the server's log, one line on the page, and a token in neither."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ logger = logging.getLogger(__name__)
 
 
 def log_unexpected(error: Exception, *secrets: str | None) -> str:
-    """Log an unexpected error, and give the line that a visitor may see.
+    """Log an unexpected error, and return the line that a visitor may see.
 
     Args:
         error: being handled
-        secrets: tokens that were at hand, in case they do not look like tokens
+        secrets: tokens in use, in case they do not look like tokens
     """
     trace = "".join(traceback.format_exception(error))
     logger.error("%s", redact(trace, *secrets))
@@ -24,7 +24,7 @@ def log_unexpected(error: Exception, *secrets: str | None) -> str:
 
 
 def redact(text: str, *secrets: str | None) -> str:
-    """The text without anything that looks like a token, and without the given ones."""
+    """The text without the given tokens and without anything that looks like one."""
     for secret in filter(None, secrets):
         text = text.replace(secret, "(token)")
     return _TOKEN.sub("(token)", text)

@@ -1,8 +1,8 @@
-"""Merges that run on the server, whoever is watching.
+"""Merges that run on the server, whether or not anyone is watching.
 
-A job has an unguessable id, and whoever knows it may look at the job and stop it. One job runs at a time; the
-others wait in a line that takes turns between visitors. Jobs live in memory, as long as the server. The work is
-a closure that may hold a token: it is dropped when the job ends, and is never part of what is shown.
+A job has an unguessable id; anyone who knows it may look at the job and stop it. One job runs at a time; the others
+wait in a line that takes turns between visitors. Jobs are kept in memory, for as long as the server runs. The work is a
+closure that may hold a token: it is dropped when the job ends, and is never part of what is shown.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ui.server.internal_error import log_unexpected, redact
 MOST_JOBS = 32
 MOST_OF_A_VISITOR = 3
 MOST_FINISHED = 100
-# The rate is measured over so many seconds: long enough to be calm, short enough to be true.
+# Seconds over which the rate is averaged: long enough to be steady, short enough to be current.
 RATE_WINDOW = 10.0
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
-Work = Callable[[Callable[[Progress], None], threading.Event], Result]
+MergeWork = Callable[[Callable[[Progress], None], threading.Event], Result]
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class MergeRequest:
-    """What was asked for: enough to ask for it again.
+    """What a visitor asked for, complete enough to ask for it again.
 
     Args:
         recipe: the text
         to: destination, as `run_plan` takes it
-        private: whether a repository that is made is private
-        overwrite: whether a model that stands there gets a new revision
-        pull_request: whether a model that stands there gets a pull request
-        seconds: that the plan foretold
+        private: whether a new repository is private
+        overwrite: whether an existing model gets a new revision
+        pull_request: whether an existing model gets a pull request
+        seconds: as the plan estimates
         download: the result is a folder of this server, for the visitor to download
-        summaries: the parents and then the result, to be compared
+        summaries: the parents and then the result, for comparison
         card: the model card that the result will have
     """
 
@@ -75,17 +75,17 @@ class MergeRequest:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A job as it stood at one moment, fit to be shown to its visitor.
+    """A job at one moment, as its visitor may see it.
 
     Args:
         position: in line, from 1, while it waits
-        rate: bytes of output a second, lately
-        seconds_left: None while nobody can tell
-        elapsed: seconds since it began to run; the whole time once it ended
-        log: lines of (seconds since it was asked for, text)
-        stopping: was told to stop and has not yet
-        seconds_to_wait: until it begins, by the plans of those before it
-        request: what was asked for
+        rate: recent bytes of output per second
+        seconds_left: None while unknown
+        elapsed: seconds since it began to run; its total time once it ended
+        log: lines of (seconds since the request, text)
+        stopping: it was asked to stop and still runs
+        seconds_to_wait: until it begins, by the plans of the jobs before it
+        request: what the visitor asked for
     """
 
     id: str
@@ -115,7 +115,7 @@ class _Job:
     visitor: str
     title: str
     models: tuple[str, ...]
-    work: Work | None
+    work: MergeWork | None
     request: MergeRequest
     asked: float
     context: Context
@@ -146,17 +146,17 @@ class JobBoard:
         visitor: str,
         title: str,
         models: tuple[str, ...],
-        work: Work,
+        work: MergeWork,
         request: MergeRequest = MergeRequest(),
     ) -> str:
-        """Put work in line.
+        """Queue work.
 
         Args:
             visitor: whose turn it takes; never shown
-            title: what the visitor calls it
-            models: its inputs, to be compared with the result later
-            work: called with a callback for progress and an event that tells it to stop
-            request: what the work does, to be shown and repeated
+            title: the visitor's name for it
+            models: its inputs, for a later comparison with the result
+            work: called with a progress callback and an event that cancels it
+            request: what the work does, to show it and to repeat it
 
         Returns:
             The job's id.
@@ -184,7 +184,7 @@ class JobBoard:
             return job.id
 
     def status(self, job_id: str) -> JobStatus | None:
-        """The job as it stands; None if there is no such job (any more)."""
+        """The current state of a job; None if there is no such job, or no longer."""
         with self._lock:
             job = self._jobs.get(job_id)
             if job is None:
@@ -212,7 +212,7 @@ class JobBoard:
             )
 
     def cancel(self, job_id: str) -> bool:
-        """Tell a job to stop: at once if it waits, within a tensor if it runs. False if there was nothing to stop."""
+        """Stop a job: at once if it waits, within a tensor if it runs. False if it had ended already."""
         with self._lock:
             job = self._jobs.get(job_id)
             if job is None or job.state not in ("waiting", "running"):
@@ -222,7 +222,7 @@ class JobBoard:
                 self._end(job, "cancelled", t("jobs.log.cancelled"))
             return True
 
-    # -- the line (every method below is called with the lock held, but for _run_all and _run) -------------
+    # -- the line (every method below except _run_all and _run is called with the lock held) -------------
 
     def _line(self) -> list[_Job]:
         """Waiting jobs in the order in which they will run: visitors take turns, each in their own order."""
@@ -256,7 +256,7 @@ class JobBoard:
         self._served = {visitor: turn for visitor, turn in self._served.items() if visitor in present}
 
     def _rate(self, job: _Job) -> tuple[float, float | None]:
-        """Bytes a second over the last seconds, and the seconds left at that rate."""
+        """Bytes per second over RATE_WINDOW, and the seconds left at that rate."""
         if job.state != "running" or job.progress is None or len(job.measured) < 2:
             return 0.0, None
         (start, first), (end, last) = job.measured[0], job.measured[-1]
@@ -279,7 +279,7 @@ class JobBoard:
                 self._served[job.visitor] = self._turn
                 job.state, job.began = "running", self._clock()
                 job.log.append((job.began - job.asked, job.context.run(t, "jobs.log.started")))
-            # In the context of the request that asked for it: its language is the visitor's.
+            # In the context of the request that submitted it, which holds the visitor's language.
             job.context.copy().run(self._run, job)
 
     def _run(self, job: _Job) -> None:

@@ -1,4 +1,4 @@
-"""What a visitor may ask for: the plan of a recipe, a merge, a look at a job. Buttons and API both ask here."""
+"""Plans, merges and jobs, as a visitor may ask for them. The page and the API both call this."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ui.host import Host
 from ui.hub.account import Account
 from ui.hub.licences import ModelCards, licence_of_result
 from ui.languages.translate import t
-from ui.server.downloads import Downloads
+from ui.server.downloads import ResultDownloads
 from ui.server.in_memory_merges import InMemoryMerges
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobBoard, JobStatus, MergeRequest, ModelSummary
@@ -23,12 +23,12 @@ from ui.widgets.html import size
 
 
 def exists(problems: Sequence[Problem]) -> bool:
-    """Whether one of them is that something is at the destination."""
+    """Whether a model at the destination is one of the problems."""
     return any(problem.code == "destination-exists" for problem in problems)
 
 
 class MergeService:
-    """The merging of one server, as its visitors may use it.
+    """Merging on this server, within what its visitors are allowed.
 
     Args:
         host: what the machine allows
@@ -38,7 +38,7 @@ class MergeService:
     def __init__(self, host: Host, board: JobBoard):
         self.host = host
         self.board = board
-        self.downloads = Downloads(host.downloads)
+        self.downloads = ResultDownloads(host.downloads)
         self.in_memory = InMemoryMerges()
         self.cards = ModelCards()
 
@@ -51,7 +51,7 @@ class MergeService:
         overwrite: bool = False,
         pull_request: bool = False,
     ) -> Plan:
-        """The plan of a recipe; it has problems rather than raising, even for a text that is no recipe."""
+        """The plan of a recipe. It never raises: even for a text that is no recipe, the plan holds the problems."""
         try:
             return make_plan(
                 read_recipe(recipe),
@@ -71,7 +71,7 @@ class MergeService:
             )
 
     def is_taken(self, to: str, who: Account) -> bool:
-        """Whether something is at a destination."""
+        """Whether there is something at a destination."""
         destination = open_destination(to, token=who.for_hub, allow_folders=self.host.allow_folders)
         return exists(destination.check())
 
@@ -87,13 +87,13 @@ class MergeService:
         pull_request: bool = False,
         download: bool = False,
     ) -> str:
-        """Put a good plan in line.
+        """Queue a merge.
 
         Args:
-            plan: made for that destination
+            plan: without problems, made for that destination
             to: destination; for a download the name alone
             visitor: whose turn in line it takes
-            download: the visitor takes the files home
+            download: keep the result on this server for the visitor to download
 
         Returns:
             The job's id.
@@ -116,7 +116,7 @@ class MergeService:
             title = title.rpartition("/")[2]
 
         def work(on_progress: Callable[[Progress], None], cancel: threading.Event) -> Result:
-            # Others chat and try meanwhile: they may not take what the merge has not used yet.
+            # Reserved, so that visitors who chat meanwhile do not take what the merge has not used yet.
             room = self.downloads.reserve(Path(to), plan.bytes_out) if download else nullcontext()
             with held_memory(plan.peak_memory_bytes), room:
                 return run_plan(
@@ -139,7 +139,7 @@ class MergeService:
         return self.board.submit(visitor, title, tuple(model.name for model in plan.parents), work, request)
 
     def again(self, job: JobStatus, who: Account, visitor: str) -> str:
-        """Put what a job was to do in line once more; what the Hub holds of it already is not made again.
+        """Queue a job again; shards that are on the Hub already are not made again.
 
         Raises:
             MergeError: see `merge`.
@@ -151,7 +151,7 @@ class MergeService:
         return self.merge(plan, to, who, visitor, private=request.private, download=request.download, **ways)
 
     def job(self, job_id: str) -> JobStatus:
-        """A job as it stands.
+        """The current state of a job.
 
         Raises:
             MergeError: there is none with this id.
@@ -164,10 +164,10 @@ class MergeService:
 
 @contextmanager
 def held_memory(nbytes: int) -> Iterator[None]:
-    """Keep memory for a merge while it runs.
+    """Reserve memory for a merge while it runs.
 
     Raises:
-        MergeError: it is not there.
+        MergeError: it is not available.
     """
     with ExitStack() as held:
         try:
@@ -179,7 +179,7 @@ def held_memory(nbytes: int) -> Iterator[None]:
 
 
 def _summaries(plan: Plan, title: str) -> tuple[ModelSummary, ...]:
-    """The parents and the result of a plan, to be compared."""
+    """The parents and the result of a plan, for comparison."""
     parents = tuple(
         ModelSummary(model.name, model.architecture, model.parameters, model.layers, model.bytes)
         for model in plan.parents

@@ -1,4 +1,4 @@
-"""Long work behind a page: told while it goes, and ended when the visitor stops it or leaves."""
+"""Long work behind a page: reports progress, and ends when the visitor stops it or leaves."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 import gradio as gr
 
-HEARTBEAT = 0.5  # seconds after which a page that has gone, or a visitor who has enough, is noticed
+HEARTBEAT = 0.5  # seconds until a closed page, or a press of Stop, is noticed
 
-# What is given a function that takes news, and an event that ends it.
+# Called with a function that reports progress, and an event that cancels the work.
 Work = Callable[[Callable[[Any], None], threading.Event], Any]
 
 
@@ -26,17 +26,17 @@ class _Ended:
 
 
 def watched(work: Work, *, seconds: float | None = None) -> Generator[Any, None, None]:
-    """Run work in a thread of its own, and yield the newest of what it tells.
+    """Run work in its own thread, and yield its latest report.
 
     Args:
-        work: called with a function that takes news, and with an event that is set when nobody listens any more
-        seconds: after which that event is set in any case
+        work: called with a function that reports progress, and an event that is set when this generator is closed
+        seconds: time limit, after which that event is set as well
 
     Yields:
-        What it tells, None where there is nothing new, and last what it returns.
+        Reports, None every HEARTBEAT seconds without one, and finally what the work returns.
 
     Raises:
-        Exception: whatever ended it.
+        Exception: what the work raised.
     """
     cancel = threading.Event()
     news: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -47,46 +47,46 @@ def watched(work: Work, *, seconds: float | None = None) -> Generator[Any, None,
         except Exception as error:
             news.put(_Ended(error=error))
 
-    # In the visitor's context, which knows the language.
+    # In the visitor's context, which holds the language.
     threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True).start()
     began = time.monotonic()
     try:
         while True:
             try:
-                said = news.get(timeout=HEARTBEAT)
+                report = news.get(timeout=HEARTBEAT)
             except queue.Empty:
-                said = None
+                report = None
             if seconds is not None and time.monotonic() - began > seconds:
                 cancel.set()
-            if isinstance(said, _Ended):
-                if said.error:
-                    raise said.error
-                yield said.result
+            if isinstance(report, _Ended):
+                if report.error:
+                    raise report.error
+                yield report.result
                 return
-            if said is None or news.empty():
-                yield said
+            if report is None or news.empty():
+                yield report
     finally:
         cancel.set()
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Work on its way: whether it shall end, and whether it shall leave nothing behind."""
+    """Work that is running: whether to stop it, and whether to discard what it made."""
 
     stopped: threading.Event = field(default_factory=threading.Event)
     forgotten: threading.Event = field(default_factory=threading.Event)
 
 
 class Turns:
-    """The work on its way, by page, for its buttons. Gradio's own `cancels` answers 500 when it comes between two
-    pieces, and then marks the fields as failed."""
+    """The running work of each page, for its buttons. Gradio's own `cancels` answers 500 when it arrives between two
+    updates, and then marks the fields as failed."""
 
     def __init__(self) -> None:
         self._by_page: dict[str, Turn] = {}
 
     @contextmanager
     def of(self, request: gr.Request) -> Iterator[Turn]:
-        """A turn of this page, while it lasts."""
+        """A turn of this page, for the duration of the context."""
         page = str(request.session_hash)
         turn = self._by_page[page] = Turn()
         try:
@@ -96,11 +96,11 @@ class Turns:
                 del self._by_page[page]
 
     def stop(self, request: gr.Request) -> None:
-        """End what this page is being told: what a Stop button does."""
+        """Stop the work of this page: what a Stop button does."""
         if turn := self._by_page.get(str(request.session_hash)):
             turn.stopped.set()
 
     def forget(self, request: gr.Request) -> None:
-        """End it, and leave nothing of it."""
+        """Stop it, and discard what it made."""
         if turn := self._by_page.get(str(request.session_hash)):
             turn.forgotten.set()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from merging import MergeError
-from ui.server.downloads import SECONDS_KEPT, Downloads, links
+from ui.server.downloads import SECONDS_KEPT, ResultDownloads, links
 
 
 class Clock:
@@ -17,7 +17,7 @@ class Clock:
         return self.now
 
 
-def made(downloads: Downloads, name: str, nbytes: int) -> Path:
+def made(downloads: ResultDownloads, name: str, nbytes: int) -> Path:
     place = downloads.place(name, nbytes)
     with downloads.reserve(place, nbytes):
         place.mkdir()
@@ -27,7 +27,7 @@ def made(downloads: Downloads, name: str, nbytes: int) -> Path:
 
 def test_an_hour_later_the_files_are_gone(tmp_path: Path) -> None:
     clock = Clock()
-    downloads = Downloads(tmp_path / "d", 100, clock)
+    downloads = ResultDownloads(tmp_path / "d", 100, clock)
     (tmp_path / "d" / "left-by-an-earlier-server").mkdir(parents=True)
     first = made(downloads, "x", 60)
 
@@ -43,7 +43,7 @@ def test_an_hour_later_the_files_are_gone(tmp_path: Path) -> None:
 
 
 def test_names_cannot_be_guessed(tmp_path: Path) -> None:
-    downloads = Downloads(tmp_path)
+    downloads = ResultDownloads(tmp_path)
 
     names = {downloads.place("x", 1).parent.name for _ in range(20)}
 
@@ -53,12 +53,12 @@ def test_names_cannot_be_guessed(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_before_anything_is_merged(tmp_path: Path) -> None:
     with pytest.raises(MergeError, match="free here for downloads"):
-        Downloads(tmp_path, 10**18).place("x", 10**17)
+        ResultDownloads(tmp_path, 10**18).place("x", 10**17)
 
 
 def test_room_is_kept_while_a_result_is_made_and_given_back_if_it_is_not(tmp_path: Path) -> None:
     clock = Clock()
-    downloads = Downloads(tmp_path, 100, clock)
+    downloads = ResultDownloads(tmp_path, 100, clock)
     first, second = downloads.place("x", 60), downloads.place("y", 60)  # both may stand in line
 
     with pytest.raises(ZeroDivisionError), downloads.reserve(first, 60):

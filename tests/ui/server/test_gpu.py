@@ -230,7 +230,7 @@ def test_work_that_lost_its_gpu_half_way_says_so(monkeypatch: pytest.MonkeyPatch
         raise gr.Error("GPU task aborted", title="ZeroGPU worker error")
 
     monkeypatch.setattr(gpu, "is_zero_gpu", lambda: True)
-    monkeypatch.setattr(gpu, "_behind_the_door", aborted)
+    monkeypatch.setattr(gpu, "_on_zero_gpu", aborted)
     run = gpu.on_gpu(10, lambda device: iter([7]))
 
     assert next(run)[1] == 1
