@@ -16,7 +16,7 @@ from ui.languages.translate import t
 from ui.merge.form import Form, FormMemory, build_form, needs_typing
 from ui.recipe.form_state import FormState, NotShown, read, write
 from ui.recipe.presets import family, presets
-from ui.widgets.events import PRIVATE, QUIET, Given, Updates
+from ui.widgets.events import PRIVATE, QUIET, Given, Updates, unchanged
 from ui.widgets.html import tag
 
 
@@ -136,40 +136,40 @@ class RecipeEditor:
 
     # -- form to text ------------------------------------------------------------------------------
 
-    def _form_changed(self, values: Given, state: FormState) -> Any:
+    def _form_changed(self, values: Given, state: FormState) -> Updates:
         if values[self.form.memory].held:
-            return gr.skip()
+            return unchanged()
         typed = bool(values[self.form.typed]) or needs_typing(state)
         return self._shown(state, write(state), typed=typed, values=values)
 
-    def _field_changed(self, values: Given) -> Any:
+    def _field_changed(self, values: Given) -> Updates:
         memory: FormMemory = values[self.form.memory]
         if memory.held:
-            return gr.skip()
+            return unchanged()
         state = self.form.collect(values)
         now = replace(memory, state=state, texts=self.form.texts(values))
         return {self.form.memory: now, self.yaml: write(state)}
 
-    def _text_watcher(self, text: gr.Textbox) -> Callable[[Given], Any]:
-        def changed(values: Given) -> Any:
-            return self._field_changed(values) if self.form.was_typed(text, values) else gr.skip()
+    def _text_watcher(self, text: gr.Textbox) -> Callable[[Given], Updates]:
+        def changed(values: Given) -> Updates:
+            return self._field_changed(values) if self.form.was_typed(text, values) else unchanged()
 
         return changed
 
-    def _method_chosen(self, values: Given) -> Any:
+    def _method_chosen(self, values: Given) -> Updates:
         return self._form_changed(values, self.form.after_method(values))
 
-    def _typing_switched(self, values: Given) -> Any:
+    def _typing_switched(self, values: Given) -> Updates:
         state = self.form.after_typing_switch(values)
         if not values[self.form.typed] and needs_typing(state):
             gr.Info(t("recipe.typed.needed"))
         return self._form_changed(values, state)
 
-    def _row_added(self, values: Given) -> Any:
+    def _row_added(self, values: Given) -> Updates:
         return self._form_changed(values, self.form.with_row(values))
 
-    def _remover(self, index: int) -> Callable[[Given], Any]:
-        def remove(values: Given) -> Any:
+    def _remover(self, index: int) -> Callable[[Given], Updates]:
+        def remove(values: Given) -> Updates:
             return self._form_changed(values, self.form.without_row(index, values))
 
         return remove

@@ -24,7 +24,7 @@ from ui.recipe.presets import family
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobStatus
 from ui.server.merge_service import MergeService
-from ui.widgets.events import LONG, NETWORK, PRIVATE, QUIET, Updates
+from ui.widgets.events import LONG, NETWORK, PRIVATE, QUIET, Updates, unchanged
 from ui.widgets.html import alert, html, size, status, trouble
 
 # Merges of a visitor that the browser remembers, at most.
@@ -232,10 +232,10 @@ class MyMerges:
 
         return check
 
-    def _reuser(self, number: int, editor: RecipeEditor) -> Callable[..., Any]:
-        def reuse(jobs: object, results: object, memory: FormMemory) -> Any:
+    def _reuser(self, number: int, editor: RecipeEditor) -> Callable[..., Updates]:
+        def reuse(jobs: object, results: object, memory: FormMemory) -> Updates:
             job = self._job(number, jobs, results)
-            return editor.show(job.request.recipe, memory) if job else gr.skip()
+            return editor.show(job.request.recipe, memory) if job else unchanged()
 
         return reuse
 

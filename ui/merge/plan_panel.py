@@ -24,7 +24,7 @@ from ui.merge.similarity import similarity
 from ui.recipe.quick_fixes import Fix, fixes
 from ui.server import gpu
 from ui.server.merge_service import MergeService
-from ui.widgets.events import NETWORK, QUIET, UNSEEN, Given, Updates
+from ui.widgets.events import NETWORK, QUIET, UNSEEN, Given, Updates, unchanged
 from ui.widgets.html import html, status, trouble
 
 MOST_FIXES = 3
@@ -88,7 +88,7 @@ class PlanPanel:
         to = None if choice.is_download else location
         return self.service.plan(text, to, who, **choice.for_existing)
 
-    def _plan(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Any:
+    def _plan(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
         page, mine = str(request.session_hash), object()
         self._newest[page] = mine
         text, choice, who = (
@@ -108,7 +108,7 @@ class PlanPanel:
         }
         if self._newest.get(page) is not mine:
             # Two events that begin at one moment run side by side, whatever their mode: the older may come last.
-            return gr.skip()
+            return unchanged()
         del self._newest[page]
         return updates
 
@@ -143,10 +143,10 @@ class PlanPanel:
             **self.editor.form.note_updates(memory.state, text, problems),
         }
 
-    def _fixer(self, number: int) -> Callable[..., Any]:
-        def fix(offered: Sequence[Fix], memory: FormMemory) -> Any:
+    def _fixer(self, number: int) -> Callable[..., Updates]:
+        def fix(offered: Sequence[Fix], memory: FormMemory) -> Updates:
             if number >= len(offered):
-                return gr.skip()
+                return unchanged()
             return self.editor.show(offered[number].recipe, memory)
 
         return fix
