@@ -29,10 +29,6 @@ LAYER_COUNT_KEYS = (
     "decoder_layers",
     "depth",
 )
-# Lists that may be as long as the stack by chance.
-NOT_BY_LAYER = ("architectures", "token_id", "token_ids", "token_index")
-# Lists of the layers that are special in some way.
-LAYER_INDICES = re.compile(r"layers|indices|idxs|indexes")
 # Words that tell what a part of a model, or of a config, is for; the first that is found counts.
 ROLES = {
     "audio": re.compile(r"audio|speech|sound"),
@@ -75,6 +71,15 @@ class Stack:
         if not number.isdigit() or int(number) >= self.count:
             return None
         return int(number), rest
+
+    def beyond(self, name: str) -> tuple[int, str] | None:
+        """Number and rest of a tensor's name that carries the number of a layer behind the last one, else None.
+
+        Layers for multi-token prediction are stored so, and belong to none that the config counts.
+        """
+        number, _, rest = name[len(self.prefix) :].partition(".")
+        behind = name.startswith(self.prefix) and number.isdigit() and int(number) >= self.count
+        return (int(number), rest) if behind else None
 
     def join(self, layer: int, rest: str) -> str:
         return f"{self.prefix}{layer}.{rest}"
@@ -189,11 +194,6 @@ class Layout:
         """Where the config says how many layers a stack has: pairs of the path to a part of it, and the key there."""
         return next(_fitting(stack.prefix, set(range(stack.count)), self.config), [])
 
-    def at_layer(self, path: Path, key: str, layer: int, default: Any) -> Any:
-        """The entry that a list of the config has for a layer; the default if the config has no such list."""
-        value = _at(self.config, path).get(key) if _at(self.config, path) else None
-        return value[layer] if isinstance(value, list) and layer < len(value) else default
-
 
 def _find_stacks(names: Iterable[str], config: Mapping[str, Any]) -> list[Stack]:
     """The stacks of layers that the config knows of, the most central first; else the largest there is."""
@@ -263,46 +263,6 @@ def role_of(name: str) -> str:
     if NORM.search(name):
         return "norm"
     return "embedding" if EMBEDDING.search(name) or OUTPUT_HEAD.search(name) else "layer"
-
-
-def restack(
-    config: dict[str, Any], donor: Layout, module: Module, layers: Sequence[tuple[Layout, int]]
-) -> None:
-    """Write a new number of layers into a config, and rebuild its lists that have an entry a layer.
-
-    Args:
-        config: a copy of the donor's, changed in place
-        donor: the layout of the model that the config comes from
-        module: of the donor, that is built anew
-        layers: for each output layer the model and the layer that it comes from
-    """
-    stack = module.stack
-    if stack is None:
-        return
-    for path, key in donor.counts(stack):
-        part = _at(config, path)
-        part[key] = len(layers)
-        for name, value in part.items():
-            if not isinstance(value, list) or name.endswith(NOT_BY_LAYER):
-                continue
-            if _are_indices(name, value, stack.count):
-                part[name] = [
-                    number
-                    for number, (source, layer) in enumerate(layers)
-                    if layer in _at(source.config, path).get(name, value)
-                ]
-            elif len(value) == stack.count > 1:
-                part[name] = [
-                    source.at_layer(path, name, layer, value[min(layer, stack.count - 1)])
-                    for source, layer in layers
-                ]
-
-
-def _are_indices(name: str, value: Sequence[Any], count: int) -> bool:
-    """Whether a list names some of the layers, as `moe_layers: [1, 3]`."""
-    numbers = [item for item in value if type(item) is int]
-    increasing = numbers == sorted(set(numbers)) and all(0 <= number < count for number in numbers)
-    return len(numbers) == len(value) > 0 and increasing and LAYER_INDICES.search(name) is not None
 
 
 def _at(config: Any, path: Path) -> Any:

@@ -5,7 +5,7 @@ recipe -> runs of layers -> output tensors; and problems wherever something does
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +15,7 @@ from checkpoints.architecture import (
     OUTPUT_HEAD,
     Layout,
     Module,
+    Stack,
     model_class,
     renamed,
     role_of,
@@ -65,6 +66,12 @@ class _Run:
     where: str
     subtracts: bool
 
+    @property
+    def is_at_end(self) -> bool:
+        """Whether it begins behind the last layer of every model: then it only chooses norm and head."""
+        stacks = (module.stack for module in self.modules)
+        return all(stack and start == stack.count for stack, start in zip(stacks, self.starts, strict=True))
+
 
 class Draft:
     """A plan in the making: collects tensors, and problems wherever something does not fit."""
@@ -86,6 +93,7 @@ class Draft:
         self.names_by_layer: dict[tuple[ModelReference, str], Mapping[int, list[str]]] = {}
         self.layer_shapes: dict[str, Mapping[str, set[tuple[int, ...]]]] = {}
         self.derived: list[str] = []
+        self.moved: list[str] = []
         self.misfits: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     def models(self) -> tuple[PlannedModel, ...]:
@@ -135,12 +143,14 @@ class Draft:
             if not runs:
                 self.take_over(module)
                 continue
-            self.outside_layers(runs[0], before=True)
+            count = sum(run.length for run in runs)
+            self.outside_layers(runs[0], count, before=True)
             for run in runs:
                 for number in range(run.length):
                     self.layer(run, number)
-            self.outside_layers(runs[-1], before=False)
+            self.outside_layers(runs[-1], count, before=False)
         self.report_misfits()
+        self.check_names()
         if not self.tensors and not self.problems:
             message = "The recipe makes a model without tensors."
             self.problems.append(Problem("empty-result", message, "Give the slices some layers."))
@@ -210,6 +220,11 @@ class Draft:
     def runs_of(self, module: Module, parts: Iterable[Slice], levels: tuple[Parameters, ...]) -> list[_Run]:
         """The runs that fit the models; the others are problems, and what is laid out of the rest shows theirs."""
         runs = [self.run(module, part, (part.parameters, *levels)) for part in parts]
+        for run in runs:
+            if run and module.stack and run.length == 0 and not (run is runs[-1] and run.is_at_end):
+                message = "This slice has no layers."
+                fix = "Let the range end behind its start, or leave the slice out."
+                self.problems.append(Problem("empty-slice", message, fix, run.where))
         return [run for run in runs if run]
 
     def counterpart(self, reference: ModelReference, module: Module) -> Module | None:
@@ -294,14 +309,17 @@ class Draft:
             self.names_by_layer[key] = by_layer
         return self.names_by_layer[key]
 
-    def outside_layers(self, run: _Run, *, before: bool) -> None:
-        """Plan the tensors before or after the layers; both take the first value of a gradient, as in mergekit."""
+    def outside_layers(self, run: _Run, count: int, *, before: bool) -> None:
+        """Plan the tensors before or after the `count` layers; both take the first value of a gradient, as in mergekit.
+
+        What is numbered behind the last layer stays behind the last one.
+        """
         named: list[dict[str, str]] = []
         for source, module in zip(run.sources, run.modules, strict=True):
             names = {}
             for name in self.layouts[source.model].names_by_module[module.name]:
                 if not (module.stack and module.stack.split(name)) and stands_before_layers(name) == before:
-                    names[renamed(name, module.stack, run.module.stack)] = name
+                    names[self.outside_name(name, module.stack, run.module.stack, count)] = name
             named.append(names)
         for name in dict.fromkeys(name for names in named for name in names):
             own = [
@@ -309,6 +327,16 @@ class Draft:
                 for source, names in zip(run.sources, named, strict=True)
             ]
             self.tensor(run, name, own, 0.0, None)
+
+    def outside_name(self, name: str, own: Stack | None, stack: Stack | None, count: int) -> str:
+        """What a tensor that belongs to no layer is called in the result."""
+        place = own.beyond(name) if own else None
+        if not (own and stack and place):
+            return renamed(name, own, stack)
+        number, rest = place
+        if count != own.count:
+            self.moved.append(name)
+        return stack.join(number - own.count + count, rest)
 
     def take_over(self, module: Module) -> None:
         """Plan the tensors of a module as the donor has them."""
@@ -485,6 +513,19 @@ class Draft:
             if not any(p.code == "missing-parameter" and p.where == where for p in self.problems):
                 self.problems.append(Problem("missing-parameter", message, fix, where))
         return parameter.default
+
+    def check_names(self) -> None:
+        """Two tensors of one name make a file that no loader reads."""
+        counts = Counter(tensor.name for tensor in self.tensors)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            message = f"The result would have two tensors of the same name: {some(twice)}."
+            fix = "Merge the models whole, without `slices:`."
+            self.problems.append(Problem("duplicate-tensor", message, fix, twice[0]))
+        if self.moved:
+            message = (
+                f"{some(self.moved)} is numbered behind the last layer, and stays behind the new last one."
+            )
+            self.warnings.append(Problem("moved-tensor", message))
 
     def report_misfits(self) -> None:
         if self.derived:

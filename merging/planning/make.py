@@ -137,6 +137,8 @@ def _draw(
         with_copy(shard, opened) for shard in _cut_into_shards(draft.tensors, shard_size, small.stem)
     )
     files = small.texts(shards)
+    if small.problems:
+        return replace(plan, problems=tuple(small.problems), warnings=tuple(draft.warnings))
     tokenizer = small.report()
     return replace(
         plan,

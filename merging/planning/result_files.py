@@ -8,12 +8,13 @@ from functools import cached_property
 from typing import Any
 
 from checkpoints import read_json, tokenizer_files
-from checkpoints.architecture import OUTPUT_HEAD, is_tied, restack
+from checkpoints.architecture import OUTPUT_HEAD, Layout, is_tied
 from checkpoints.problems import Problem
 from checkpoints.tokenizer_files import is_template
 from merging.plan import PlannedShard
 from merging.planning import configs
 from merging.planning.layout import Draft
+from merging.planning.stacks import NewStack, stack_config
 from merging.recipe.chat_templates import TEMPLATES
 from merging.recipe.recipe import ModelReference
 from merging.tokenizers.report import TokenizerReport, chat_template, tokenizer_report
@@ -30,6 +31,7 @@ class ResultFiles:
     def __init__(self, draft: Draft):
         self.draft = draft
         self.donor = draft.donor_reference()
+        self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
 
     @property
@@ -43,9 +45,7 @@ class ResultFiles:
         dtype = configs.main_dtype((tensor.dtype, tensor.bytes) for tensor in self.draft.tensors)
         config = configs.merged_config(donor.config, dtype)
         if not self.draft.recipe.models:
-            layout = self.draft.layouts[reference]
-            for name, layers in self.draft.layer_sources.items():
-                restack(config, layout, layout.modules[name], layers)
+            self.problems += self.stacked(config, self.draft.layouts[reference])
         if is_tied(config) and any(OUTPUT_HEAD.search(tensor.name) for tensor in self.draft.tensors):
             # A parent had a head of its own, so the result has one; a tied config would throw it away.
             config["tie_word_embeddings"] = False
@@ -68,6 +68,17 @@ class ResultFiles:
         if len(shards) > 1:
             files[f"{self.stem}.safetensors.index.json"] = configs.index(shards)
         return files
+
+    def stacked(self, config: dict[str, Any], donor: Layout) -> list[Problem]:
+        """Let the config describe the new stacks of layers, in place; what it cannot say of them."""
+        draft = self.draft
+        stacks = [NewStack(donor.modules[name], layers) for name, layers in draft.layer_sources.items()]
+        shapes = {
+            id(draft.layouts[reference]): {name: t.shape for name, t in checkpoint.tensors.items()}
+            for reference, checkpoint in draft.checkpoints.items()
+        }
+        outside = {tensor.name: tensor.shape for tensor in draft.tensors if tensor.layer is None}
+        return stack_config(config, donor, stacks, shapes, outside)
 
     def set_token_ids(self, name: str, config: dict[str, Any]) -> None:
         """Let a config name tokens by their numbers in the result, in place."""

@@ -1,0 +1,207 @@
+"""The config of a result whose layers are stacked in another order than in its parents.
+
+The config is rewritten by what it says of layers (`checkpoints.layer_kinds`). Then it is judged: where transformers
+knows the class, the model that it builds must have, at every place, a layer of the kind that the source's config
+builds. What cannot be derived is a problem that names the key, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from checkpoints.architecture import Layout, Module, Stack
+from checkpoints.built_model import BuiltModel, build
+from checkpoints.layer_kinds import Conflict, facts, restacked
+from checkpoints.problems import Problem
+
+Path = tuple[str, ...]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class NewStack:
+    """A stack of the result.
+
+    Args:
+        module: of the donor, whose names the result has
+        sources: for each layer of the result, the model that it comes from and its number there
+    """
+
+    module: Module
+    sources: Sequence[tuple[Layout, int]]
+
+    def of(self, layout: Layout) -> Stack | None:
+        """The stack of a source that its layers come from."""
+        return layout.modules.get(self.module.name, layout.main).stack
+
+    def is_as_in(self, donor: Layout) -> bool:
+        """Whether it has the layers of the donor's stack, all in their places."""
+        stack = self.module.stack
+        return stack is None or [*self.sources] == [(donor, number) for number in range(stack.count)]
+
+
+def stack_config(
+    config: dict[str, Any],
+    donor: Layout,
+    stacks: Sequence[NewStack],
+    shapes: Mapping[int, Shapes],
+    outside: Shapes,
+) -> list[Problem]:
+    """Let a config describe new stacks of layers, in place.
+
+    Args:
+        config: a copy of the donor's, apart from what does not concern layers
+        donor: the layout of the model that the config comes from
+        stacks: of the result
+        shapes: of the tensors of each layout, by the layout's id
+        outside: shapes of the result's tensors that belong to no layer, by name
+
+    Returns:
+        What the config cannot say of the new stacks.
+    """
+    changed = [stack for stack in stacks if not stack.is_as_in(donor)]
+    if not changed:
+        return []
+    conflicts = [conflict for stack in changed for conflict in _rewrite(config, donor, stack)]
+    layouts = [*{id(layout): layout for stack in changed for layout, _ in stack.sources}.values()]
+    built, *parents = build([config, *(layout.config for layout in layouts)])
+    known = dict(zip(map(id, layouts), parents, strict=True))
+    if built is None or not all(parents):
+        silent = [_unexplained(stack, shapes) for stack in changed]
+        tables = sorted(name for name in outside if "per_layer" in name)
+        return [
+            *map(_conflict, conflicts),
+            *(problem for problem in silent if problem),
+            *([_table(tables)] if tables else []),
+        ]
+    differing = [_differing(built, stack, known) for stack in changed]
+    if any(differing) and _write_lists(config, donor, changed, built, known):
+        [again] = build([config])
+        if again:
+            built, differing = again, [_differing(again, stack, known) for stack in changed]
+    if any(differing):
+        layer = next(layers[0] for layers in differing if layers)
+        return [_conflict(one) for one in conflicts] or [_other_kind(layer, changed)]
+    wider = [name for name, shape in outside.items() if tuple(built.shapes.get(name, shape)) != shape]
+    return [_table(wider)] if wider else []
+
+
+def _rewrite(config: dict[str, Any], donor: Layout, stack: NewStack) -> list[Conflict]:
+    """Rewrite every part of a config that speaks of a stack."""
+    assert stack.module.stack
+    count = stack.module.stack.count
+    conflicts: list[Conflict] = []
+    places: list[tuple[Path, str | None]] = [*donor.counts(stack.module.stack)]
+    for path, key in places or [((), None)]:
+        sources = []
+        for layout, layer in stack.sources:
+            own, length = _part_of(layout, stack, path)
+            sources.append((own, layer, length))
+        part, found = restacked(_at(config, path), sources, count)
+        if key is not None:
+            part[key] = len(stack.sources)
+        _at(config, path).update(part)
+        conflicts += found
+    return conflicts
+
+
+def _part_of(layout: Layout, stack: NewStack, path: Path) -> tuple[Mapping[str, Any], int]:
+    """The part of a source's config that speaks of its layers, and how many it has."""
+    own = stack.of(layout)
+    assert own
+    places = [place for place, _ in layout.counts(own)]
+    if path not in places and places:
+        path = places[0]
+    return _at(layout.config, path), own.count
+
+
+def _differing(built: BuiltModel, stack: NewStack, known: Mapping[int, BuiltModel | None]) -> list[int]:
+    """The layers of the result that would be built as another kind than their sources."""
+    assert stack.module.stack
+    got = built.kinds_of(stack.module.stack.prefix)
+    wanted = []
+    for layout, layer in stack.sources:
+        model, own = known[id(layout)], stack.of(layout)
+        assert model and own
+        kinds = model.kinds_of(own.prefix)
+        wanted.append(kinds[layer] if layer < len(kinds) else "")
+    if not got and not any(wanted):
+        return []  # the class names its layers in another way than the files
+    return [number for number, kind in enumerate(wanted) if number >= len(got) or got[number] != kind]
+
+
+def _write_lists(
+    config: dict[str, Any],
+    donor: Layout,
+    stacks: Sequence[NewStack],
+    built: BuiltModel,
+    known: Mapping[int, BuiltModel | None],
+) -> bool:
+    """Write out what the class derives for each layer; returns whether anything was written."""
+    written = False
+    for stack in stacks:
+        assert stack.module.stack
+        for path, _ in donor.counts(stack.module.stack):
+            for key in built.lists:
+                own = [
+                    (model.lists.get(key), n) for source, n in stack.sources if (model := known[id(source)])
+                ]
+                if any(entries is None or layer >= len(entries) for entries, layer in own):
+                    continue
+                wanted = [entries[layer] for entries, layer in own if entries]
+                if wanted != list(built.lists[key]):
+                    _at(config, path)[key] = wanted
+                    written = True
+    return written
+
+
+def _unexplained(stack: NewStack, shapes: Mapping[int, Shapes]) -> Problem | None:
+    """A problem if layers of a source differ in their tensors and its config does not say how."""
+    for layout in {id(layout): layout for layout, _ in stack.sources}.values():
+        own = stack.of(layout)
+        if own is None or not layout.config.keys() & {"architectures", "model_type"}:
+            continue
+        groups: list[set[tuple[str, tuple[int, ...]]]] = [set() for _ in range(own.count)]
+        for name, shape in shapes[id(layout)].items():
+            if place := own.split(name):
+                groups[place[0]].add((place[1], shape))
+        said = facts(_part_of(layout, stack, ())[0], own.count).values()
+        kinds: dict[str, set[tuple[str, tuple[int, ...]]]] = {}
+        for number, group in enumerate(groups):
+            kind = repr([entries[number] for entries in said])
+            if kinds.setdefault(kind, group) != group:
+                return _other_kind(number, [stack])
+    return None
+
+
+def _at(config: Any, path: Path) -> Any:
+    for key in path:
+        config = config.get(key) or {}
+    return config
+
+
+def _conflict(conflict: Conflict) -> Problem:
+    message = f"`{conflict.key}: {conflict.value}` in the config cannot describe the new order of layers."
+    if conflict.why == "period":
+        period = conflict.value
+        fix = f"Take whole periods of {period} layers in each slice, beginning at a multiple of {period}."
+    elif conflict.why == "first":
+        fix = "Take the layers that come first only at the beginning of the first slice."
+    elif conflict.why == "last":
+        fix = "Take the layers that come last only at the end of the last slice."
+    else:
+        fix = "Keep the order of the layers, or merge models whose config lists the kind of every layer."
+    return Problem("layer-pattern", message, fix)
+
+
+def _other_kind(layer: int, stacks: Sequence[NewStack]) -> Problem:
+    message = f"The result's config would build layer {layer} as another kind of layer than its source."
+    fix = "Keep the order of the layers, or take whole periods of them in each slice."
+    return Problem("layer-kinds", message, fix)
+
+
+def _table(names: Sequence[str]) -> Problem:
+    message = f"{names[0]} has a part for each layer, which cannot follow a new order of layers."
+    return Problem("table-of-layers", message, "Merge the model whole, without `slices:`.", names[0])
