@@ -56,8 +56,8 @@ class OneKind:
         elif processor != self._kind:
             message = f"Files of this merge were computed on {self._kind}, and this is {processor}: the last bits of"
             message += " numbers may differ."
-            fix = f"Continue on a machine of the first kind{_hint(self._kind, processor)}, or start the merge again:"
-            fix += " cancelling it, or deleting its branch at the destination, removes the files."
+            fix = f"Continue on a machine of the first kind{_hint(self._kind, processor)}, or delete the merge's branch"
+            fix += " at the destination to start again."
             raise MergeError(Problem("other-processor", message, fix))
 
 

@@ -325,6 +325,6 @@ def test_other_bytes_than_were_sent_are_told(
 def test_another_version_of_the_program_starts_anew(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     before = plan.fingerprint
     assert Plan.from_json(plan.to_json()).fingerprint == before
-    monkeypatch.setattr("merging.plan._software", lambda: ["another"])
+    monkeypatch.setattr("merging.plan.software", lambda: ["another"])
 
     assert Plan.from_json(plan.to_json()).fingerprint != before
