@@ -56,7 +56,7 @@ def walk(page: Page, language: str) -> Iterator[str]:
     page.locator("table tbody .number:visible").nth(8).wait_for()
     yield "score"
     click("page.tab.methods", "tab")
-    page.locator("svg.alloy-plane:visible").wait_for()
+    page.locator("svg.alloy-demo:visible").wait_for()
     yield "methods"
 
 

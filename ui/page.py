@@ -25,7 +25,7 @@ from ui.languages.translate import LANGUAGES, in_each_language, speaking, spoken
 from ui.merge.form import FormMemory
 from ui.merge.my_merges import FinishedMerge, MergeSlot
 from ui.merge.tab import MergeTab
-from ui.methods.tab import methods_tab
+from ui.methods.tab import MethodsTab
 from ui.score.tab import ScoreTab
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
@@ -73,7 +73,7 @@ class Page:
             with gr.Tab(t("page.tab.score"), id="score") as self.score_opened:
                 self.score = ScoreTab(host, search)
             with gr.Tab(t("page.tab.methods"), id="methods"):
-                methods_tab()
+                MethodsTab()
         # The newest result is put into the other tabs' fields when they are opened, but once, and not over one that a
         # button put there meanwhile: each remembers which was the newest when its fields were filled last.
         self.in_chat, self.in_score = gr.State(""), gr.State("")

@@ -241,18 +241,18 @@ footer { gap: 1rem; }
 .alloy-lineage path { fill: none; stroke: var(--neutral-400); stroke-width: 1.5; }
 .alloy-actions { margin-top: -.6rem; gap: .5rem; }
 .alloy-actions > button { flex: none; width: auto; padding-left: .9rem; padding-right: .9rem; white-space: nowrap; }
-.alloy-plane { width: 100%; max-width: 460px; display: block; margin: 0 auto; background: var(--block-background-fill);
+.alloy-demo { width: 100%; max-width: 460px; display: block; margin: 0 auto; background: var(--block-background-fill);
   border: 1px solid var(--block-border-color); border-radius: var(--radius-lg); }
-.alloy-knobs .block:has([type=checkbox]) { min-width: 140px !important; }
-.alloy-plane + p { margin-top: .6rem; }
-.alloy-plane text { font-size: 14px; fill: var(--body-text-color); }
-.alloy-plane path { fill: none; } .alloy-plane .axis { stroke: var(--neutral-300); stroke-width: 1; }
-.dark .alloy-plane .axis { stroke: var(--neutral-700); }
-.alloy-plane .vector { stroke: var(--neutral-400); stroke-width: 1.5; stroke-dasharray: 4 4; }
-.alloy-plane .base { fill: #8a8580; } .alloy-plane .model { fill: var(--neutral-600); }
-.dark .alloy-plane .model { fill: var(--neutral-300); }
-.alloy-plane .way { fill: none; stroke: var(--primary-500); stroke-width: 2; opacity: .7; }
-.alloy-plane .result { fill: var(--primary-600); stroke: white; stroke-width: 1.5; }
+.alloy-sliders .block:has([type=checkbox]) { min-width: 140px !important; }
+.alloy-demo + p { margin-top: .6rem; }
+.alloy-demo text { font-size: 14px; fill: var(--body-text-color); }
+.alloy-demo path { fill: none; } .alloy-demo .axis { stroke: var(--neutral-300); stroke-width: 1; }
+.dark .alloy-demo .axis { stroke: var(--neutral-700); }
+.alloy-demo .vector { stroke: var(--neutral-400); stroke-width: 1.5; stroke-dasharray: 4 4; }
+.alloy-demo .base { fill: #8a8580; } .alloy-demo .model { fill: var(--neutral-600); }
+.dark .alloy-demo .model { fill: var(--neutral-300); }
+.alloy-demo .path { fill: none; stroke: var(--primary-500); stroke-width: 2; opacity: .7; }
+.alloy-demo .result { fill: var(--primary-600); stroke: white; stroke-width: 1.5; }
 .alloy-yaml { font-size: .9rem; }
 .alloy-yaml .cm-line span { color: var(--primary-700) !important; }
 .dark .alloy-yaml .cm-line span { color: var(--primary-300) !important; }

@@ -30,7 +30,7 @@ from ui.languages.translate import (
     speaking,
     t,
 )
-from ui.methods.tab import expects
+from ui.methods.about import expects
 from ui.widgets.html import problem_list
 
 FILES = sorted((ROOT / "ui").rglob("*.py"))

@@ -1,4 +1,4 @@
-"""What a method does to models of two numbers: the very merge that runs on large ones, in a folder of its own."""
+"""A 2-D demo of a method: the merge that runs on large models, on models of two numbers in a temporary folder."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Point = tuple[float, float]
 BASE = "base"
 NAMES = ("A", "B", "C")
 STEPS = 25
-# Where these begin in the picture: what shows most.
+# Instead of their defaults: what shows most.
 STARTS: Mapping[str, Any] = {"weight": 0.5, "density": 0.5}
-# Named by what their fine-tunes did; the first point is the base's.
+# Named by what the fine-tunes do; the first point is the base.
 SCENES: Mapping[str, tuple[Point, ...]] = {
     "agree": ((0.3, 0.3), (1.25, 0.7), (0.95, 1.2), (0.6, 0.95)),
     "disagree": ((0.3, 0.3), (1.3, 0.75), (-0.55, 0.85), (0.5, -0.8)),
@@ -31,13 +31,13 @@ SCENES: Mapping[str, tuple[Point, ...]] = {
 
 
 @dataclass(frozen=True)
-class Picture:
+class Demo:
     """Where a method puts the result.
 
     Args:
-        models: the points that take part, by name
-        results: with the given values; several where the method draws at random
-        path: as one parameter goes over its range
+        models: the points that are merged, by name
+        results: with the given values; several if the method is random
+        path: of the result, as one parameter goes through its range
         swept: that parameter's name, and the model's if each has its own; empty if there is none
         ends: of its range
     """
@@ -49,38 +49,38 @@ class Picture:
     ends: tuple[float, float] = (0.0, 0.0)
 
 
-def taking_part(method: MergeMethod) -> tuple[str, ...]:
-    """The models that a method is shown with; its base is A where it is the first of them."""
+def models_of(method: MergeMethod) -> tuple[str, ...]:
+    """The models that a method is shown with; if its base is the first of them, that is A."""
     return NAMES[: min(method.max_models or len(NAMES), len(NAMES))]
 
 
 def swept(method: MergeMethod) -> Parameter | None:
-    """The parameter whose whole range is drawn."""
+    """The parameter whose whole range is drawn; None if there is none."""
     return next(
         (p for p in method.parameters if p.kind == "number" and p.low is not None and not p.optional), None
     )
 
 
 def start(parameter: Parameter) -> Any:
-    """The value that a parameter has at first in the picture; None: it is left out."""
+    """The value that a parameter has at first; None: it is left out."""
     return STARTS.get(parameter.name, initial(parameter))
 
 
-def picture(method: MergeMethod, scene: str, values: Mapping[tuple[str, str], Any]) -> Picture:
+def demo(method: MergeMethod, scene: str, values: Mapping[tuple[str, str], Any]) -> Demo:
     """Merge the points of a scene.
 
     Args:
         method: of the registry
         scene: of SCENES
-        values: by parameter and model's name; the name is empty where one value is for all
+        values: by parameter and model; the model is "" where one value is for all
 
     Raises:
         MergeError: the method does not take these values.
     """
-    names = taking_part(method)
+    names = models_of(method)
     points = dict(zip((BASE, *NAMES), SCENES[scene], strict=True))
     used = {name: points[name] for name in ((BASE,) if method.base == "subtracted" else ()) + names}
-    with tempfile.TemporaryDirectory(prefix="alloy-plane-") as place:
+    with tempfile.TemporaryDirectory(prefix="alloy-demo-") as place:
         folder = Path(place)
         for name, point in used.items():
             _write(folder / name, point)
@@ -92,7 +92,7 @@ def picture(method: MergeMethod, scene: str, values: Mapping[tuple[str, str], An
     sweeping = swept(method)
     layers = range(STEPS)
     now = [_point(merged[f"model.layers.{i}.now.weight"]) for i in layers]
-    return Picture(
+    return Demo(
         used,
         tuple(dict.fromkeys(now)) if method.is_random else (now[0],),
         tuple(_point(merged[f"model.layers.{i}.path.weight"]) for i in layers) if sweeping else (),
