@@ -1,11 +1,11 @@
-"""How the page looks: one warm accent on quiet greys, readable in the light and in the dark."""
+"""How the page looks: one warm accent on quiet greys, readable in light and dark mode."""
 
 from __future__ import annotations
 
 import gradio as gr
 from gradio.themes import Base, Color
 
-# Bronze: c600 on white and white on c600 have a contrast above 5 to 1, c300 on the dark grounds above 8 to 1.
+# Bronze: c600 on white and white on c600 have a contrast above 5 to 1, c300 on the dark backgrounds above 8 to 1.
 BRONZE = Color(
     c50="#fdf6f0",
     c100="#fae8d9",
@@ -24,8 +24,83 @@ _FONTS = ["Inter", "Pretendard", "ui-sans-serif", "system-ui", "Noto Sans", "Not
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
 
 
+# Of the variables of Gradio's theme: https://www.gradio.app/guides/theming-guide
+_VARIABLES = {
+    "body_background_fill": "*neutral_50",
+    "body_background_fill_dark": "*neutral_950",
+    "body_text_color": "*neutral_900",
+    "body_text_color_dark": "*neutral_100",
+    "body_text_color_subdued": "*neutral_600",
+    "body_text_color_subdued_dark": "*neutral_400",
+    "background_fill_primary": "white",
+    "background_fill_primary_dark": "*neutral_900",
+    "background_fill_secondary": "*neutral_50",
+    "background_fill_secondary_dark": "*neutral_900",
+    "block_background_fill": "white",
+    "block_background_fill_dark": "*neutral_900",
+    "block_border_width": "1px",
+    "block_border_color": "*neutral_200",
+    "block_border_color_dark": "*neutral_800",
+    "block_shadow": "none",
+    "block_label_background_fill": "transparent",
+    "block_label_background_fill_dark": "transparent",
+    "block_label_border_width": "0px",
+    "block_label_text_color": "*neutral_700",
+    "block_label_text_color_dark": "*neutral_300",
+    "block_label_text_weight": "600",
+    "block_title_text_color": "*neutral_800",
+    "block_title_text_color_dark": "*neutral_200",
+    "block_title_text_weight": "600",
+    "block_info_text_color": "*neutral_600",
+    "block_info_text_color_dark": "*neutral_400",
+    "input_background_fill": "white",
+    "input_background_fill_dark": "*neutral_950",
+    "input_border_width": "1px",
+    "input_border_color": "*neutral_300",
+    "input_border_color_dark": "*neutral_700",
+    "input_border_color_focus": "*primary_600",
+    "input_border_color_focus_dark": "*primary_400",
+    "input_placeholder_color": "*neutral_500",
+    "input_placeholder_color_dark": "*neutral_400",
+    "slider_color": "*primary_600",
+    "slider_color_dark": "*primary_400",
+    "checkbox_label_border_width": "1px",
+    "checkbox_label_border_color": "*neutral_300",
+    "checkbox_label_border_color_dark": "*neutral_700",
+    "checkbox_label_background_fill": "white",
+    "checkbox_label_background_fill_dark": "*neutral_950",
+    "checkbox_label_background_fill_selected": "*primary_50",
+    "checkbox_label_background_fill_selected_dark": "*primary_950",
+    "checkbox_label_border_color_selected": "*primary_600",
+    "checkbox_label_border_color_selected_dark": "*primary_400",
+    "checkbox_label_text_color_selected": "*body_text_color",
+    "checkbox_background_color_selected": "*primary_600",
+    "checkbox_background_color_selected_dark": "*primary_500",
+    "checkbox_border_color_selected": "*primary_600",
+    "checkbox_border_color_selected_dark": "*primary_500",
+    "button_primary_background_fill": "*primary_600",
+    "button_primary_background_fill_hover": "*primary_700",
+    "button_primary_background_fill_dark": "*primary_600",
+    "button_primary_background_fill_hover_dark": "*primary_700",
+    "button_primary_text_color": "white",
+    "button_primary_border_color": "*primary_600",
+    "button_border_width": "1px",
+    "button_secondary_background_fill": "white",
+    "button_secondary_background_fill_hover": "*neutral_100",
+    "button_secondary_background_fill_dark": "*neutral_800",
+    "button_secondary_background_fill_hover_dark": "*neutral_700",
+    "button_secondary_border_color": "*neutral_300",
+    "button_secondary_border_color_dark": "*neutral_700",
+    "color_accent": "*primary_600",
+    "link_text_color": "*primary_700",
+    "link_text_color_hover": "*primary_800",
+    "link_text_color_dark": "*primary_300",
+    "link_text_color_hover_dark": "*primary_200",
+}
+
+
 def theme() -> gr.themes.Base:
-    """The theme; fonts are the system's, so that the page asks no other host for anything."""
+    """The theme; fonts are the system's, so that the page requests nothing from other hosts."""
     return Base(
         primary_hue=BRONZE,
         secondary_hue=BRONZE,
@@ -35,82 +110,11 @@ def theme() -> gr.themes.Base:
         text_size="md",
         font=_FONTS,
         font_mono=_MONO,
-    ).set(
-        body_background_fill="*neutral_50",
-        body_background_fill_dark="*neutral_950",
-        body_text_color="*neutral_900",
-        body_text_color_dark="*neutral_100",
-        body_text_color_subdued="*neutral_600",
-        body_text_color_subdued_dark="*neutral_400",
-        background_fill_primary="white",
-        background_fill_primary_dark="*neutral_900",
-        background_fill_secondary="*neutral_50",
-        background_fill_secondary_dark="*neutral_900",
-        block_background_fill="white",
-        block_background_fill_dark="*neutral_900",
-        block_border_width="1px",
-        block_border_color="*neutral_200",
-        block_border_color_dark="*neutral_800",
-        block_shadow="none",
-        block_label_background_fill="transparent",
-        block_label_background_fill_dark="transparent",
-        block_label_border_width="0px",
-        block_label_text_color="*neutral_700",
-        block_label_text_color_dark="*neutral_300",
-        block_label_text_weight="600",
-        block_title_text_color="*neutral_800",
-        block_title_text_color_dark="*neutral_200",
-        block_title_text_weight="600",
-        block_info_text_color="*neutral_600",
-        block_info_text_color_dark="*neutral_400",
-        input_background_fill="white",
-        input_background_fill_dark="*neutral_950",
-        input_border_width="1px",
-        input_border_color="*neutral_300",
-        input_border_color_dark="*neutral_700",
-        input_border_color_focus="*primary_600",
-        input_border_color_focus_dark="*primary_400",
-        input_placeholder_color="*neutral_500",
-        input_placeholder_color_dark="*neutral_400",
-        slider_color="*primary_600",
-        slider_color_dark="*primary_400",
-        checkbox_label_border_width="1px",
-        checkbox_label_border_color="*neutral_300",
-        checkbox_label_border_color_dark="*neutral_700",
-        checkbox_label_background_fill="white",
-        checkbox_label_background_fill_dark="*neutral_950",
-        checkbox_label_background_fill_selected="*primary_50",
-        checkbox_label_background_fill_selected_dark="*primary_950",
-        checkbox_label_border_color_selected="*primary_600",
-        checkbox_label_border_color_selected_dark="*primary_400",
-        checkbox_label_text_color_selected="*body_text_color",
-        checkbox_background_color_selected="*primary_600",
-        checkbox_background_color_selected_dark="*primary_500",
-        checkbox_border_color_selected="*primary_600",
-        checkbox_border_color_selected_dark="*primary_500",
-        button_primary_background_fill="*primary_600",
-        button_primary_background_fill_hover="*primary_700",
-        button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_700",
-        button_primary_text_color="white",
-        button_primary_border_color="*primary_600",
-        button_border_width="1px",
-        button_secondary_background_fill="white",
-        button_secondary_background_fill_hover="*neutral_100",
-        button_secondary_background_fill_dark="*neutral_800",
-        button_secondary_background_fill_hover_dark="*neutral_700",
-        button_secondary_border_color="*neutral_300",
-        button_secondary_border_color_dark="*neutral_700",
-        color_accent="*primary_600",
-        link_text_color="*primary_700",
-        link_text_color_hover="*primary_800",
-        link_text_color_dark="*primary_300",
-        link_text_color_hover_dark="*primary_200",
-    )
+    ).set(**_VARIABLES)
 
 
-# Gradio adds these rules twice: as they stand, and below its own classes; those in @media only so. In `:is` it would
-# put its classes before the second choice.
+# Gradio adds these rules twice: as they are, and below its own classes; those in @media only the latter way. In `:is`
+# it would put its classes before the second choice.
 CSS = """
 .gradio-container { max-width: 1240px !important; width: 100%; margin: 0 auto; }
 .gradio-container .html-container { padding: 0; }
