@@ -102,5 +102,5 @@ def read_json(checkpoint: Checkpoint, file: str) -> Any:
 
 
 def not_json(name: str, file: str, error: ValueError) -> CheckpointError:
-    message = f"{file} of {name} is not JSON ({error})."
-    return CheckpointError(Problem("damaged-file", message, "Repair the model's repository.", name))
+    values = {"file": file, "model": name, "error": str(error)}
+    return CheckpointError(Problem("not-json", values, name))

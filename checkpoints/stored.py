@@ -11,7 +11,7 @@ from checkpoints.checkpoint import not_json
 from checkpoints.formats import FORMATS, format_of, read_tensors
 from checkpoints.formats.format import Format
 from checkpoints.formats.header import TensorHeader
-from checkpoints.formats.torch_zip import CONVERT, TORCH_ZIP
+from checkpoints.formats.torch_zip import TORCH_ZIP
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import Repository, Token, read_small
@@ -122,20 +122,17 @@ def _config(repository: Repository, is_bare: bool) -> dict[str, Any]:
             return {}
         if "adapter_config.json" in repository.files:
             raise CheckpointError(_lone_adapter(repository))
-        message = f"{name} has no config.json."
-        raise CheckpointError(Problem("no-config", message, "Name a transformers model.", name))
+        raise CheckpointError(Problem("no-config", {"model": name}, name))
     config = _read_json(repository, "config.json")
     if not isinstance(config, dict):
-        message = f"config.json of {name} is not a mapping."
-        raise CheckpointError(Problem("damaged-file", message, "Repair the model's repository.", name))
+        raise CheckpointError(Problem("damaged-config", {"model": name}, name))
     return config
 
 
 def _lone_adapter(repository: Repository) -> Problem:
     settings = _read_json(repository, "adapter_config.json")
     base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
-    message = f"{repository.name} is an adapter, not a whole model."
-    return Problem("adapter", message, f"Write `{base or 'BASE'}+{repository.name}`.", repository.name)
+    return Problem("adapter", {"adapter": repository.name, "base": base}, repository.name)
 
 
 def _weight_files(repository: Repository, is_bare: bool) -> list[str]:
@@ -146,14 +143,10 @@ def _weight_files(repository: Repository, is_bare: bool) -> list[str]:
     if is_bare and len(files) == 1 and all(map(format_of, files)):
         return list(files)
     if any(map(TORCH_ZIP.includes, files)):
-        message = f"{name} has its weights as pickles under other names than {TORCH_ZIP.model}."
-        raise CheckpointError(Problem("pickle-only", message, CONVERT, name))
+        raise CheckpointError(Problem("pickle-only", {"model": name, "file": TORCH_ZIP.model}, name))
     if any(file.endswith(".gguf") for file in files):
-        message = f"{name} holds GGUF files, which are quantised for llama.cpp."
-        fix = "Name the model that they were made from."
-        raise CheckpointError(Problem("gguf-only", message, fix, name))
-    message = f"{name} has no weights that can be read."
-    raise CheckpointError(Problem("no-weights", message, "Name a model with model.safetensors.", name))
+        raise CheckpointError(Problem("gguf-only", {"model": name}, name))
+    raise CheckpointError(Problem("no-weights", {"model": name}, name))
 
 
 def _files_of(repository: Repository, form: Format) -> list[str]:
@@ -167,9 +160,8 @@ def _files_of(repository: Repository, form: Format) -> list[str]:
     files = sorted(set(_read_json(repository, index)["weight_map"].values()))
     missing = [file for file in files if file not in repository.files]
     if missing:
-        message = f"{index} of {repository.name} names {missing[0]}, which is not there."
-        fix = "The upload of this model is not complete; tell its author."
-        raise CheckpointError(Problem("missing-shard", message, fix, repository.name))
+        values = {"index": index, "model": repository.name, "file": missing[0]}
+        raise CheckpointError(Problem("missing-shard", values, repository.name))
     return files
 
 

@@ -93,7 +93,7 @@ def _states(model: LanguageModel, text: str, tokens: int) -> tuple[Any, Sequence
     ends = [end for _, end in read["offset_mapping"][: len(ids)]]
     # Of the tokens that share a character the last has seen all of it.
     last = [number for number, end in enumerate(ends) if number + 1 == len(ends) or ends[number + 1] > end]
-    with memory_named(model.name, "reading a text"):
+    with memory_named(model.name, "doing-reading"):
         made = model.network(
             input_ids=torch.tensor([ids], device=model.device), use_cache=False, output_hidden_states=True
         )

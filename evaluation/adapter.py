@@ -42,7 +42,7 @@ def put_on(network: Any, name: str, folder: Path) -> Any:
             f"{name} is an adapter of the kind {kind}, which is not run here. Expected one of {', '.join(_KINDS)}."
         )
     try:
-        with memory_named(name, "merging it into its base"):
+        with memory_named(name, "doing-applying"):
             _grow(network, name, folder, options)
             config = PeftConfig.from_pretrained(str(folder))
             if kind == "LORA":

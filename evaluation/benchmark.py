@@ -274,7 +274,7 @@ def benchmark(
         return earlier
     asking = _adapter(model, batch_size, on_progress, cancel)
     try:
-        with memory_named(model.name, "answering a benchmark"):
+        with memory_named(model.name, "doing-benchmark"):
             loaded = {name: manager.load([name]) for name in tasks}
             answered: Any = simple_evaluate(
                 asking,

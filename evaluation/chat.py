@@ -326,7 +326,7 @@ def _generate(
                 do_sample=False,
             )
             given = torch.tensor([tokens], device=model.device)
-            with memory_named(model.name, "answering"):
+            with memory_named(model.name, "doing-answering"):
                 model.network.generate(
                     given,
                     attention_mask=torch.ones_like(given),

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+from checkpoints.problems import Problem, ProblemError
 
 # How torch says on the CPU that memory ran out; it has no exception of its own for that.
 _NO_MEMORY_ON_CPU = ("can't allocate memory", "not enough memory")
 
 
-class EvaluationError(Exception):
-    """A request that cannot be met, in words for a person: what was given, what was expected, what to do."""
+class EvaluationError(ProblemError):
+    """A request that cannot be met."""
+
+    def __init__(self, problems: Iterable[Problem] | Problem | str):
+        # A bare text goes when every place that raises it has a code.
+        super().__init__(
+            Problem("evaluation", {"words": problems}) if isinstance(problems, str) else problems
+        )
 
 
 class OtherSliceError(EvaluationError):
@@ -27,7 +35,7 @@ def memory_named(name: str, doing: str) -> Iterator[None]:
 
     Args:
         name: the model, as it is shown to a person.
-        doing: what was going on, such as "answering".
+        doing: what was going on, as a phrase of problems such as "doing-answering"
     """
     import torch
 
@@ -37,6 +45,4 @@ def memory_named(name: str, doing: str) -> Iterator[None]:
         plain = not isinstance(error, (torch.OutOfMemoryError, MemoryError))
         if plain and not any(words in str(error) for words in _NO_MEMORY_ON_CPU):
             raise
-        raise EvaluationError(
-            f"{name}: the memory ran out while {doing}. Try a shorter text or a smaller model."
-        ) from error
+        raise EvaluationError(Problem("out-of-memory", {"model": name, "doing": doing})) from error

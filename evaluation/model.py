@@ -404,7 +404,7 @@ def _read(
             own.chat_template = own.chat_template or tokenizer.chat_template
             tokenizer = own
     try:
-        with memory_named(name, "loading it"):
+        with memory_named(name, "doing-loading"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
@@ -476,7 +476,7 @@ def _check_runs(name: str, network: Any, device: str) -> None:
     """Run two texts that differ in the last token: the logits before it must be numbers, and the same."""
     tokens = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 0]], device=device)
     try:
-        with memory_named(name, "trying it"):
+        with memory_named(name, "doing-trying"):
             logits = network(input_ids=tokens, use_cache=False).logits[:, :3].float()
     except EvaluationError:
         raise

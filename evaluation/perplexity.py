@@ -232,7 +232,7 @@ def perplexity_slice(
             break
         if cancel is not None and cancel.is_set():
             raise Cancelled
-        with memory_named(model.name, "scoring"):
+        with memory_named(model.name, "doing-scoring"):
             scored = _scored(batch, work.documents, score)
         for window, part in zip(batch, torch.split(scored, [window.scored for window in batch]), strict=True):
             end = window.end - work.documents[window.document].given

@@ -25,6 +25,7 @@ from checkpoints.adapters.changed_tensor import as_stored
 from checkpoints.architecture import OUTPUT_HEAD, input_embedding, is_tied, stands_before_layers
 from checkpoints.dtypes import FLOATS, itemsize, safetensors_name
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
+from checkpoints.wording import few
 from merging.destinations import HUB, Receipt, open_destination
 from merging.destinations.destination import Place
 from merging.engine.models import open_merge
@@ -133,8 +134,8 @@ def extract_lora(
         work = _Extraction(opened[0], opened[1], rank, energy, dtype)
         work.run(on_matrix)
         if not (work.factors or work.whole):
-            message = f"{opened[1].name} and {base} hold the same numbers: there is nothing to extract."
-            raise CheckpointError(Problem("no-difference", message, "Name another model.", opened[1].name))
+            values = {"model": opened[1].name, "base": base}
+            raise CheckpointError(Problem("no-difference", values, opened[1].name))
         shard = work.shard()
         try:
             destination.begin(Plan("", "", shards=(shard,)), lambda: None)
@@ -287,9 +288,7 @@ class _Extraction:
             CheckpointError: it is an expert's, which is packed with the others when the model is loaded.
         """
         if EXPERT.search(name):
-            message = f"{name} changed: loaders pack the experts, and PEFT has no place beside a single one."
-            fix = "Merge the whole models instead, or extract from a fine-tune that leaves the experts alone."
-            raise CheckpointError(Problem("no-place", message, fix, name))
+            raise CheckpointError(Problem("packed-expert", {"tensor": name}, name))
         module = name.removesuffix(".weight")
         b, a = (right.T, left.T) if self.transposed else (left, right)
         self.factors[module] = (a.to(self.kind).contiguous(), b.to(self.kind).contiguous())
@@ -341,14 +340,19 @@ class _Extraction:
         base, finetune = self.base.tensors, self.finetune.tensors
         lacking = [name for name in base if name not in finetune]
         new = [name for name in finetune if name not in base and not name.endswith("lm_head.weight")]
-        unequal = [
-            f"{name} {list(finetune[name].shape)} instead of {list(base[name].shape)}"
+        unequal: list[str | dict[str, Any]] = [
+            {
+                "phrase": "shape-instead",
+                "name": name,
+                "found": list(finetune[name].shape),
+                "expected": list(base[name].shape),
+            }
             for name in base
             if name in finetune and finetune[name].shape[1:] != base[name].shape[1:]
         ]
-        if wrong := lacking + new + unequal:
-            message = f"{self.finetune.name} is no fine-tune of {self.base.name}: {', '.join(wrong[:3])} do not fit."
-            raise CheckpointError(Problem("other-base", message, "Name its base.", self.base.name))
+        if wrong := [*lacking, *new, *unequal]:
+            values = {"model": self.finetune.name, "base": self.base.name, "tensors": few(wrong)}
+            raise CheckpointError(Problem("not-its-base", values, self.base.name))
 
     def _pairs(self, names: list[str]) -> Iterator[tuple[str, Tensor | None, Tensor]]:
         """The tensors of base (None where it has none) and fine-tune, read one ahead."""
@@ -389,8 +393,7 @@ class _Extraction:
         for name in sorted(changed):
             module, _, last = name.rpartition(".")
             if any(other.startswith(f"{module}.") for other in self.factors):
-                message = f"{name} changed, and PEFT has no place for it beside the matrices of {module}."
-                raise CheckpointError(Problem("no-place", message, "Merge the whole models instead.", name))
+                raise CheckpointError(Problem("no-place", {"tensor": name, "module": module}, name))
             if module in self.factors:
                 if last == "bias":
                     self.whole[f"{PREFIX}{module}.base_layer.bias"] = name

@@ -288,8 +288,8 @@ class Plan:
 
     @classmethod
     def _from_data(cls, data: dict[str, Any]) -> Self:
-        data["problems"] = tuple(Problem(**item) for item in data["problems"])
-        data["warnings"] = tuple(Problem(**item) for item in data["warnings"])
+        data["problems"] = tuple(map(Problem.from_data, data["problems"]))
+        data["warnings"] = tuple(map(Problem.from_data, data["warnings"]))
         data["models"] = tuple(_model(item) for item in data["models"])
         data["shards"] = tuple(_shard(item) for item in data["shards"])
         data["tokenizer"] = data["tokenizer"] and TokenizerReport.from_data(data["tokenizer"])

@@ -221,7 +221,7 @@ def _problems(error: MergeError) -> dict[str, Any]:
 
 def _refused(code: str, error: EvaluationError | gr.Error) -> dict[str, Any]:
     message = str(error.message) if isinstance(error, gr.Error) else str(error)
-    return _problems(MergeError(Problem(code, message)))
+    return _problems(MergeError(Problem(code, {"words": message})))
 
 
 def _status(job: JobStatus) -> dict[str, Any]:

@@ -22,10 +22,11 @@ from checkpoints.adapters.products import Product, read_product
 from checkpoints.checkpoint import Checkpoint, read_json
 from checkpoints.dtypes import FLOATS
 from checkpoints.formats.header import TensorHeader
-from checkpoints.problems import CheckpointError, Problem, some
+from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import Token, read_small
 from checkpoints.tokenizer_files import VOCABULARIES, is_template, tokenizer_files
+from checkpoints.wording import few
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -304,14 +305,11 @@ class AdaptedCheckpoint:
         trained_on, first = self.adapter.option("base_model_name_or_path"), without_adapters(self.base)
         is_id = isinstance(trained_on, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", trained_on)
         if is_id and not first.is_folder and trained_on.lower() != first.name.lower():
-            message = f"{self.adapter.name} says that it was trained on {trained_on}, not on {first.name}."
-            yield Problem(
-                "other-base", message, "Its tensors fit; make sure that the models belong together."
-            )
+            values = {"adapter": self.adapter.name, "trained_on": trained_on, "base": first.name}
+            yield Problem("other-base", values)
         grown = any(EMBEDDING.search(name) and self._grows(name) for name in self.changes)
         if grown and not any(file in self._own_files() for file in VOCABULARIES):
-            message = f"{self.adapter.name} has rows for new tokens, and no tokenizer that knows them."
-            yield Problem("no-tokenizer", message, "Name a model that has it with `tokenizer_source:`.")
+            yield Problem("adapter-without-tokenizer", {"adapter": self.adapter.name})
 
     def _grows(self, name: str) -> bool:
         return name in self.base.tensors and self.changes[name].shape[0] > self.base.tensors[name].shape[0]
@@ -357,7 +355,7 @@ class _Fitting:
     adapter: Adapter
     found: dict[str, Change] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
-    misfits: list[str] = field(default_factory=list)
+    misfits: list[str | dict[str, Any]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     unties: bool = False
 
@@ -435,10 +433,10 @@ class _Fitting:
             return
         shape, before = self.adapter.tensors[key].shape, self.base.tensors[target[1]].shape
         if shape[1:] != before[1:] or (shape != before and not self._is_vocabulary(target[0])):
-            self.misfits.append(f"{name} is {list(shape)}, the base's is {list(before)}")
+            self._misfit("misfit-shape", name, found=list(shape), expected=list(before))
             return
         if self.base.tensors[target[1]].dtype not in FLOATS or self.adapter.tensors[key].dtype not in FLOATS:
-            self.misfits.append(f"{name} holds no floating-point numbers")
+            self._misfit("misfit-dtype", name)
             return
         change = self._change(*target)
         self.found[target[0]] = replace(change, shape=shape, group=shape[0] if shape else 1, saved=key)
@@ -455,19 +453,20 @@ class _Fitting:
         indices = self.adapter.indices(module)
         shape = self.adapter.tensors[key].shape
         if shape != (len(indices), *change.shape[1:]):
-            self.misfits.append(
-                f"{module} has rows of shape {list(shape)} for {len(indices)} tokens of {list(change.shape)}"
-            )
+            values = {"found": list(shape), "count": len(indices), "expected": list(change.shape)}
+            self._misfit("misfit-rows", module, **values)
             return
         rows = max([change.shape[0], *(index + 1 for index in indices)])
         new = set(range(change.shape[0], rows)) - set(indices)
         if new:
-            message = (
-                f"{self.adapter.name} trains token {rows - 1}, the base has {change.shape[0]} tokens, and nobody"
-                f" has rows for {len(new)} tokens between, such as {min(new)}."
-            )
-            fix = "Name the base with the grown vocabulary that it was trained on."
-            self.problems.append(Problem("adapter-rows", message, fix, self.adapter.name))
+            values = {
+                "adapter": self.adapter.name,
+                "token": rows - 1,
+                "tokens": change.shape[0],
+                "count": len(new),
+                "first": min(new),
+            }
+            self.problems.append(Problem("adapter-rows", values, self.adapter.name))
             return
         grown = (rows, *change.shape[1:])
         self.found[target[0]] = replace(change, shape=grown, group=rows, rows=key, indices=tuple(indices))
@@ -484,8 +483,8 @@ class _Fitting:
         transposed = is_embedding or self._is_transposed(module, change, inside, outside)
         wanted = (inside, outside) if transposed else (outside, inside)
         if b[1:2] != (rank,) or math.prod(b[1:]) != rank or wanted != (change.height, change.width):
-            self.misfits.append(
-                f"{module} takes {inside} to {outside} numbers, the base's is {list(change.shape)}"
+            self._misfit(
+                "misfit-factors", module, inputs=inside, outputs=outside, expected=list(change.shape)
             )
             return
         term = Term(parts.a, parts.b, self.adapter.scaling(module, rank), transposed)
@@ -493,7 +492,7 @@ class _Fitting:
             change, low_rank=(*change.low_rank, term), magnitude=parts.magnitude, by_column=transposed
         )
         if parts.magnitude and math.prod(self.adapter.tensors[parts.magnitude].shape) != outside:
-            self.misfits.append(f"{module} has another number of magnitudes than outputs ({outside})")
+            self._misfit("misfit-magnitudes", module, outputs=outside)
         if parts.bias:
             self._add_bias(module, parts, rank)
 
@@ -516,14 +515,14 @@ class _Fitting:
     def _add_bias(self, module: str, parts: LowRank, rank: int) -> None:
         target = self._find(f"{module}.bias")
         if target is None:
-            message = f"{self.adapter.name} adds a bias to {module}, which has none in the base."
-            fix = "It cannot be merged; train it without `lora_bias`, or keep it as an adapter."
-            self.problems.append(Problem("adapter-bias", message, fix, self.adapter.name))
+            values = {"adapter": self.adapter.name, "module": module}
+            self.problems.append(Problem("adapter-bias", values, self.adapter.name))
             return
         change = self._change(target, target)
         term = Term("", parts.bias, self.adapter.scaling(module, rank))
         if self.adapter.tensors[parts.bias].shape != change.shape:
-            self.misfits.append(f"{module} adds {self.adapter.tensors[parts.bias].shape[0]} biases")
+            count = self.adapter.tensors[parts.bias].shape[0]
+            self._misfit("misfit-bias", module, count=count)
             return
         self.found[target] = replace(change, low_rank=(*change.low_rank, term))
 
@@ -542,7 +541,7 @@ class _Fitting:
         # PEFT shuffles the Kronecker product with a whole kernel along one axis: nobody can mean that.
         unsound = product and product.is_kronecker and len(shapes[product.other.names[0]]) == 3
         if product is None or unsound or product.shape != (change.height, change.width):
-            self.misfits.append(f"{module} has no product of the base's shape, {list(change.shape)}")
+            self._misfit("misfit-product", module, expected=list(change.shape))
             return
         self.found[target[0]] = replace(change, products=(*change.products, product))
 
@@ -554,7 +553,7 @@ class _Fitting:
         transposed = bool(self.adapter.option("fan_in_fan_out"))
         by_column = of_inputs != transposed
         if len(change.shape) != 2 or len(shape) != 2 or count != change.shape[by_column]:
-            self.misfits.append(f"{module} has {count} factors, the base's is {list(change.shape)}")
+            self._misfit("misfit-ia3", module, count=count, expected=list(change.shape))
             return
         self.found[name] = replace(change, factor=key, factor_by_column=by_column)
         bias = self._find(f"{module}.bias")
@@ -570,7 +569,10 @@ class _Fitting:
         for parameter in dict.fromkeys(names):
             if self._add_parameter(holder, parameter, parts) or self._add_experts(holder, parameter, parts):
                 return
-        (self.misfits if any(self._find(f"{holder}.{n}") for n in names) else self.missing).append(module)
+        if any(self._find(f"{holder}.{name}") for name in names):
+            self.misfits.append(module)
+        else:
+            self.missing.append(module)
 
     def _add_parameter(self, holder: str, parameter: str, parts: LowRank) -> bool:
         name = self._find(f"{holder}.{parameter}")
@@ -658,6 +660,9 @@ class _Fitting:
             self.found[HEAD] = Change(shape, self.embedding, shape[0], shape[0])
         self.unties = True
 
+    def _misfit(self, how: str, name: str, **values: Any) -> None:
+        self.misfits.append({"phrase": how, "name": name, **values})
+
     def _check_rows(self) -> None:
         """Embedding and head must have rows for the same tokens."""
         names = [self.embedding, self._find(HEAD) or HEAD]
@@ -671,27 +676,21 @@ class _Fitting:
             name in self.found and self.found[name].shape != tensors[name].shape for name in tensors
         )
         if changed and len(set(rows.values())) > 1:
-            found = " and ".join(f"{name} {count}" for name, count in rows.items())
-            message = f"With {self.adapter.name} the vocabulary has two sizes: {found} rows."
-            fix = "Name the base with the grown vocabulary that it was trained on."
-            self.problems.append(Problem("adapter-rows", message, fix, self.adapter.name))
+            found = [f"{name} {count}" for name, count in rows.items()]
+            values = {"adapter": self.adapter.name, "sizes": found}
+            self.problems.append(Problem("adapter-vocabulary", values, self.adapter.name))
 
     def _report(self) -> None:
         base, name = self.base.name, self.adapter.name
         trained_on = self.adapter.option("base_model_name_or_path")
-        fix = (
-            f"It says that it was trained on {trained_on}."
-            if trained_on
-            else "Name the base that it was trained on."
-        )
+        values = {"adapter": name, "base": base, "trained_on": trained_on}
         if self.missing:
-            message = f"{name} changes modules that {base} does not have: {some(self.missing)}."
-            self.problems.append(Problem("adapter-misfit", message, fix, name))
+            problem = Problem("adapter-modules", {**values, "modules": few(self.missing)}, name)
+            self.problems.append(problem)
         if self.misfits:
-            message = f"{name} does not fit {base}: {some(self.misfits)}."
-            self.problems.append(Problem("adapter-misfit", message, fix, name))
+            problem = Problem("adapter-misfit", {**values, "misfits": few(self.misfits)}, name)
+            self.problems.append(problem)
         if not self.found and not self.problems:
-            message = f"{name} changes nothing: it holds no weights that are known."
-            self.problems.append(Problem("no-weights", message, "Name an adapter as PEFT saves it.", name))
+            self.problems.append(Problem("adapter-empty", {"adapter": name}, name))
         if self.problems:
             raise CheckpointError(self.problems)

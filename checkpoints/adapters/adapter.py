@@ -21,7 +21,6 @@ from checkpoints.repositories.repository import Repository, read_bytes, read_sma
 
 CONFIG = "adapter_config.json"
 WEIGHTS = tuple(form.adapter for form in FORMATS)
-MERGE_WITH_PEFT = "Merge it into its base with PEFT (`PeftModel.merge_and_unload`), and name the result."
 # Ways to begin that move part of the base's weights into the adapter: what is saved fits only the changed base.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
 KINDS = ("LORA", "LOHA", "LOKR", "IA3", "TRAINABLE_TOKENS")
@@ -153,9 +152,7 @@ class Adapter:
             self._sort_in(key)
         for module, parts in self.low_rank.items():
             if not (parts.a and parts.b):
-                raise self._error(
-                    "damaged-file", f"has only one factor for {module}.", "Download or upload it again."
-                )
+                raise self._error("adapter-factor", {"module": module})
 
     def option(self, name: str) -> Any:
         return self.config.get(name)
@@ -178,7 +175,7 @@ class Adapter:
         if isinstance(given, dict):
             given = next((v for k, v in given.items() if module == k or module.endswith(f".{k}")), [])
         if not all(type(index) is int and index >= 0 for index in given):
-            raise self._error("damaged-file", "names tokens that are not numbers.", "Repair its config.")
+            raise self._error("adapter-tokens", {})
         return list(given)
 
     def read(self, names: Iterable[str]) -> dict[str, bytearray]:
@@ -208,7 +205,7 @@ class Adapter:
             for wrapper in (".base_layer", ".token_adapter", ".modules_to_save.default", ".modules_to_save"):
                 name = name.replace(wrapper, "")
             if re.search(r"\.(lora|hada|lokr|ia3)_", name):
-                raise self._error("adapter-kind", f"holds {key}, which is unknown.", MERGE_WITH_PEFT)
+                raise self._error("adapter-tensor", {"tensor": key})
             self.saved[name] = key
             return
         module, part = match["module"], match["part"]
@@ -235,52 +232,46 @@ class Adapter:
                 if re.match(rf"(.*\.)?({pattern})$", module):
                     return float(value)
             except (re.error, TypeError, ValueError) as error:
-                message = f"has the entry '{pattern}' in its {option}, which cannot be used ({error})."
-                raise self._error("adapter-pattern", message, MERGE_WITH_PEFT) from None
+                values = {"pattern": pattern, "option": option, "error": str(error)}
+                raise self._error("adapter-pattern", values) from None
         return None
 
-    def _error(self, code: str, what: str, fix: str) -> CheckpointError:
-        return _error(self.name, code, what, fix)
+    def _error(self, code: str, values: Mapping[str, Any]) -> CheckpointError:
+        return _error(code, self.name, **values)
 
 
 def _read_config(repository: Repository) -> dict[str, Any]:
     name, files = repository.name, repository.files
     if CONFIG not in files:
-        fix = "Name an adapter as PEFT saves it."
-        if "config.json" in files:
-            fix = "It is a whole model: give it an entry of its own under `models:`."
-        raise _error(name, "no-adapter-config", f"has no {CONFIG}.", fix)
+        code = "adapter-is-model" if "config.json" in files else "no-adapter-config"
+        raise _error(code, name, file=CONFIG)
     try:
         config = json.loads(read_small(repository, CONFIG))
     except ValueError:
         config = None
     if not isinstance(config, dict):
-        raise _error(name, "damaged-file", f"has a {CONFIG} that is no mapping.", "Repair its repository.")
+        raise _error("damaged-adapter-config", name, file=CONFIG)
     return config
 
 
 def _check_kind(name: str, config: Mapping[str, Any]) -> None:
     kind = str(config.get("peft_type")).removeprefix("PeftType.")
     if kind not in KINDS:
-        message = f"is of the kind {kind}, and not one of {', '.join(KINDS)}."
-        raise _error(name, "adapter-kind", message, MERGE_WITH_PEFT)
+        raise _error("adapter-kind", name, kind=kind, known=list(KINDS))
     begin = str(config.get("init_lora_weights")).lower()
     if begin.startswith(CHANGES_BASE):
-        message = f"began as `init_lora_weights: {begin}`, which changes the weights of its base."
-        raise _error(name, "adapter-kind", message, MERGE_WITH_PEFT)
-    other = sorted(name for name, value in config.items() if value and name not in HARMLESS)
+        raise _error("adapter-changes-base", name, init=begin)
+    other = sorted(option for option, value in config.items() if value and option not in HARMLESS)
     if other:
-        message = f"uses {', '.join(other)}, which cannot be applied to tensors one by one."
-        raise _error(name, "adapter-kind", message, MERGE_WITH_PEFT)
+        raise _error("adapter-options", name, options=other)
 
 
 def _weights(repository: Repository) -> str:
     for file in WEIGHTS:
         if file in repository.files:
             return file
-    fix = "Its upload is not complete; tell its author."
-    raise _error(repository.name, "no-weights", f"has no {WEIGHTS[0]}.", fix)
+    raise _error("adapter-without-weights", repository.name, file=WEIGHTS[0])
 
 
-def _error(name: str, code: str, what: str, fix: str) -> CheckpointError:
-    return CheckpointError(Problem(code, f"The adapter {name} {what}", fix, name))
+def _error(code: str, name: str, **values: Any) -> CheckpointError:
+    return CheckpointError(Problem(code, {"adapter": name, **values}, name))

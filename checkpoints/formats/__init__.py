@@ -26,9 +26,8 @@ def read_tensors(repository: Repository, file: str) -> dict[str, TensorHeader]:
     """
     form = format_of(file)
     if form is None:
-        known = ", ".join(suffix for form in FORMATS for suffix in form.suffixes)
-        message = f"{file} is of no format that can be read ({known})."
-        raise CheckpointError(Problem("no-weights", message, "Name a file of weights.", repository.name))
+        known = [suffix for form in FORMATS for suffix in form.suffixes]
+        raise CheckpointError(Problem("unknown-format", {"file": file, "known": known}, repository.name))
     return form.read(
         file, repository.files[file], lambda start, nbytes: bytes(read_bytes(repository, file, start, nbytes))
     )

@@ -32,7 +32,16 @@ KNOWN = {ORDERED_DICT, TENSOR, PARAMETER, *STORAGES}
 
 
 class PickleError(Exception):
-    """The pickle holds something else than tensors by name; says what."""
+    """The pickle holds something else than tensors by name.
+
+    Args:
+        code, values: of the problem that says what
+    """
+
+    def __init__(self, code: str, **values: Any):
+        super().__init__(code, values)
+        self.code = code
+        self.values = values
 
 
 @dataclass(frozen=True)
@@ -86,8 +95,8 @@ def read_pickle(data: bytes) -> Any:
     except PickleError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise PickleError(f"it is damaged ({type(error).__name__})") from error
-    raise PickleError("it is damaged (it has no end)")
+        raise PickleError("pickle-damaged", error=type(error).__name__) from error
+    raise PickleError("pickle-endless")
 
 
 _MARK = object()
@@ -125,7 +134,7 @@ class _Machine:
         elif operation not in _NOTHING_TO_DO:
             method = getattr(self, f"do_{operation.lower()}", None)
             if method is None:
-                raise PickleError(f"it asks for the operation {operation}")
+                raise PickleError("pickle-operation", name=operation)
             method(argument)
 
     def pop(self, count: int) -> list[Any]:
@@ -172,7 +181,7 @@ class _Machine:
 
     def do_global(self, name: str) -> None:
         if name not in KNOWN:
-            raise PickleError(f"it asks for {name.replace(' ', '.')}")
+            raise PickleError("pickle-import", name=name.replace(" ", "."))
         self.stack.append(Name(name))
 
     def do_stack_global(self, _: None) -> None:
@@ -181,7 +190,7 @@ class _Machine:
     def do_binpersid(self, _: None) -> None:
         kind, storage, key, _, elements = self.stack.pop()
         if kind != "storage":
-            raise PickleError(f"it refers to a {kind}")
+            raise PickleError("pickle-reference", name=str(kind))
         self.stack.append(PickledStorage(STORAGES[storage.name], str(key), _expect(elements, int)))
 
     def do_reduce(self, _: None) -> None:
@@ -193,13 +202,13 @@ class _Machine:
             storage, offset, shape, strides, *_ = arguments
             numbers = (offset, *shape, *strides)
             if any(type(number) is not int or number < 0 for number in numbers) or len(shape) != len(strides):
-                raise PickleError("it is damaged (the place of a tensor makes no sense)")
+                raise PickleError("pickle-place")
             _expect(storage, PickledStorage)
             self.stack.append(PickledTensor(storage, offset, tuple(shape), tuple(strides)))
         elif name == PARAMETER:
             self.stack.append(_expect(arguments[0], PickledTensor))
         else:
-            raise PickleError(f"it calls {name.replace(' ', '.')}")
+            raise PickleError("pickle-call", name=name.replace(" ", "."))
 
     def do_build(self, _: None) -> None:
         """A state dict carries its modules' versions as an attribute, which nobody needs here."""
@@ -209,5 +218,5 @@ class _Machine:
 
 def _expect(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
-        raise PickleError(f"it is damaged (a {type(value).__name__} where a {kind.__name__} belongs)")
+        raise PickleError("pickle-type", found=type(value).__name__, expected=kind.__name__)
     return value

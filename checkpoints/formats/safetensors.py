@@ -7,7 +7,8 @@ https://huggingface.co/docs/safetensors/index#format
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from checkpoints.dtypes import is_known, itemsize
 from checkpoints.formats.format import Format, ReadBytes
@@ -37,7 +38,7 @@ def header_length(file: str, beginning: bytes, size: int) -> int:
     """
     length = 8 + int.from_bytes(beginning[:8], "little")
     if len(beginning) < 8 or length > min(size, MAX_HEADER):
-        raise damaged(file, f"its header would be {length} bytes long, in a file of {size}")
+        raise _damaged("header-length", file, {"length": length, "size": size})
     return length
 
 
@@ -67,22 +68,22 @@ def read_header(file: str, header: bytes, size: int) -> dict[str, TensorHeader]:
             for name, entry in entries.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise damaged(file, f"its header cannot be read ({type(error).__name__})") from error
+        raise _damaged("header-unreadable", file, {"error": type(error).__name__}) from error
     end = len(header)
     for tensor in sorted(found.values(), key=lambda tensor: (tensor.start, tensor.nbytes)):
         if tensor.start != end or tensor.nbytes < 0:
-            raise damaged(file, f"the bytes of {tensor.name} do not follow those before it")
+            raise _damaged("header-gap", file, {"tensor": tensor.name})
         if is_known(tensor.dtype) and tensor.nbytes != tensor.elements * itemsize(tensor.dtype):
-            raise damaged(file, f"{tensor.name} has {tensor.nbytes} bytes for shape {list(tensor.shape)}")
+            found_bytes = {"tensor": tensor.name, "bytes": tensor.nbytes, "shape": list(tensor.shape)}
+            raise _damaged("header-tensor-size", file, found_bytes)
         end += tensor.nbytes
     if end != size:
-        raise damaged(file, f"it has {size} bytes where its header says {end}")
+        raise _damaged("header-file-size", file, {"size": size, "end": end})
     return found
 
 
-def damaged(file: str, how: str) -> CheckpointError:
-    message = f"{file} is damaged: {how}."
-    return CheckpointError(Problem("damaged-file", message, "Download or upload it again.", file))
+def _damaged(code: str, file: str, values: Mapping[str, Any]) -> CheckpointError:
+    return CheckpointError(Problem(code, {"file": file, **values}, file))
 
 
 def write_header(tensors: Iterable[TensorHeader]) -> bytes:

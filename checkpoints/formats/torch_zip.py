@@ -10,6 +10,7 @@ import io
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 from checkpoints.dtypes import itemsize
 from checkpoints.formats.format import Format, ReadBytes
@@ -20,7 +21,6 @@ from checkpoints.problems import CheckpointError, Problem
 
 # One read of this size holds the directory of nearly every shard, some hundred bytes a tensor.
 TAIL = 64 * 1024
-CONVERT = "Convert it at https://huggingface.co/spaces/safetensors/convert first."
 # torch begins every entry's bytes at a multiple of this.
 ALIGNMENT = 64
 LOCAL_HEADER, MOST_EXTRA = 30, 65535
@@ -49,25 +49,25 @@ def read_torch_zip(file: str, size: int, read: ReadBytes) -> dict[str, TensorHea
         [prefix] = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
         byteorder = entries.get(prefix + "byteorder")
         if byteorder and byteorder.crc != zlib.crc32(b"little"):  # which spares a request
-            raise _refusal(file, "its numbers are big-endian")
+            raise _refusal("pickle-big-endian", file)
         pickled = read_pickle(_content(entries[prefix + "data.pkl"], read_inside))
     except PickleError as error:
-        raise _refusal(file, f"its pickle holds more than tensors: {error}") from error
+        raise _refusal(error.code, file, **error.values) from error
     except (zipfile.BadZipFile, ValueError) as error:
-        raise _refusal(file, "it is not a whole file of torch.save") from error
+        raise _refusal("pickle-not-whole", file) from error
     if not isinstance(pickled, dict):
-        raise _refusal(file, "its pickle holds no tensors by name")
+        raise _refusal("pickle-no-names", file)
     found = {}
     for name, tensor in pickled.items():
         if not isinstance(name, str) or not isinstance(tensor, PickledTensor):
-            raise _refusal(file, f"{name} in it is not a tensor")
+            raise _refusal("pickle-no-tensor", file, name=str(name))
         found[name] = _header(file, name, tensor, entries.get(f"{prefix}data/{tensor.storage.key}"))
     return found
 
 
 def _header(file: str, name: str, tensor: PickledTensor, entry: _Entry | None) -> TensorHeader:
     if not tensor.is_contiguous:
-        raise _refusal(file, f"{name} in it is not contiguous, a view of rows or columns of another tensor")
+        raise _refusal("pickle-view", file, tensor=name)
     storage = tensor.storage
     width = itemsize(storage.dtype)
     header = TensorHeader(name, storage.dtype, tensor.shape, file, 0, 0)
@@ -77,7 +77,7 @@ def _header(file: str, name: str, tensor: PickledTensor, entry: _Entry | None) -
         or entry.nbytes != storage.elements * width
         or tensor.offset * width + nbytes > entry.nbytes
     ):
-        raise _refusal(file, f"the bytes of {name} are not in it")
+        raise _refusal("pickle-bytes-missing", file, tensor=name)
     return replace(header, start=entry.start + tensor.offset * width, nbytes=nbytes)
 
 
@@ -104,8 +104,7 @@ def _entries(file: str, size: int, read: ReadBytes) -> dict[str, _Entry]:
     try:
         archive = zipfile.ZipFile(_Window(size, read))
     except (zipfile.BadZipFile, NotImplementedError, ValueError):
-        advice = "its form is older than torch 1.6, or it was cut short"
-        raise _refusal(file, advice, f"Save it again with a newer torch. {CONVERT}") from None
+        raise _refusal("pickle-old", file) from None
     infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
     ends = [info.header_offset for info in infos[1:]] + [archive.start_dir]
     return {info.filename: _entry(file, info, end, read) for info, end in zip(infos, ends, strict=True)}
@@ -118,7 +117,7 @@ def _entry(file: str, info: zipfile.ZipInfo, end: int, read: ReadBytes) -> _Entr
     torch aligns their bytes: only one place fits, counted from where the next entry begins.
     """
     if info.flag_bits & ENCRYPTED or info.compress_type != zipfile.ZIP_STORED:
-        raise _refusal(file, f"{info.filename} in it is compressed or encrypted")
+        raise _refusal("pickle-compressed", file, name=info.filename)
     least = info.header_offset + LOCAL_HEADER + len(info.orig_filename.encode())
     for descriptor in (16, 24) if info.flag_bits & SIZES_FOLLOW else (0,):
         start = end - descriptor - info.file_size
@@ -170,9 +169,8 @@ class _Window(io.RawIOBase):
         return data
 
 
-def _refusal(file: str, how: str, fix: str = CONVERT) -> CheckpointError:
-    message = f"{file} cannot be read without running it: {how}."
-    return CheckpointError(Problem("pickle", message, fix, file))
+def _refusal(code: str, file: str, **values: Any) -> CheckpointError:
+    return CheckpointError(Problem(code, {"file": file, **values}, file))
 
 
 TORCH_ZIP = Format(

@@ -23,9 +23,8 @@ def open_repository(name: str, revision: str | None, token: Token, allow_folders
     words = name.split("/")
     owner, place = "/".join(words[:2]), "/".join(words[2:])
     if not hub_id(owner):
-        kind = "neither a folder here nor a model's id" if allow_folders else "not a model's id"
-        message = f"'{name}' is {kind}."
-        raise CheckpointError(Problem("model-name", message, "Write `owner/name`.", name))
+        code = "no-folder-or-model-id" if allow_folders else "no-model-id"
+        raise CheckpointError(Problem(code, {"given": name}, name))
     repository = find_on_hub(owner, revision, token)
     return Part(repository, place) if place else repository
 
@@ -49,5 +48,4 @@ def open_location(location: Location, token: Token) -> Repository:
 
 
 def has_changed(name: str) -> Problem:
-    message = f"{name} has changed since the plan was made."
-    return Problem("model-changed", message, "Make the plan again.", name)
+    return Problem("model-changed", {"model": name}, name)

@@ -37,8 +37,7 @@ def open_cache() -> RangeCache | None:
     """
     limit = os.environ.get(VARIABLE, "").strip() or "0"
     if not limit.isdigit():
-        message = f"{VARIABLE} is '{limit}', and should be a number of bytes."
-        raise CheckpointError(Problem("cache-size", message, "0 or nothing: no cache.", VARIABLE))
+        raise CheckpointError(Problem("cache-size", {"variable": VARIABLE, "given": limit}, VARIABLE))
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return RangeCache(Path(home).expanduser() / "alloy", int(limit)) if int(limit) else None
 

@@ -65,8 +65,8 @@ class Folder:
             done += count
 
     def _too_short(self, file: str, start: int, end: int) -> CheckpointError:
-        message = f"{self.path / file} is too short: bytes {start} to {end} were expected."
-        return CheckpointError(Problem("file-cut-short", message, "Copy or download it again.", self.name))
+        values = {"file": str(self.path / file), "start": start, "end": end}
+        return CheckpointError(Problem("file-cut-short", values, self.name))
 
     def _opened(self, file: str) -> _OpenFile:
         with self._lock:

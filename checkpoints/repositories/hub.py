@@ -115,15 +115,14 @@ def find_on_hub(name: str, revision: str | None, token: Token) -> HubRepository:
     except GatedRepoError as error:
         raise _gated(name) from error
     except RevisionNotFoundError as error:
-        message = f"{name} has no revision '{revision}'."
-        raise _error("no-revision", message, "Name a branch, a tag or a commit of it.", at) from error
+        values = {"model": name, "revision": revision}
+        raise CheckpointError(Problem("no-revision", values, at)) from error
     except RepositoryNotFoundError as error:
-        message = f"There is no model {name} on {urlsplit(constants.ENDPOINT).netloc} for this login."
-        fix = "Check the spelling; if it is private, sign in with an account that may read it."
-        raise _error("no-model", message, fix, at) from error
+        host = urlsplit(constants.ENDPOINT).netloc
+        raise CheckpointError(Problem("model-not-found", {"model": name, "host": host}, at)) from error
     except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
-        message = f"The Hub did not answer for {name} ({type(error).__name__})."
-        raise _error("hub-silent", message, "Check the connection and try again.", at) from error
+        reason = type(error).__name__
+        raise CheckpointError(Problem("hub-silent-for", {"model": name, "error": reason}, at)) from error
     files = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     return HubRepository(name, info.sha, files, token)
 
@@ -249,21 +248,22 @@ class HubRepository:
             self._forget(file, link)
         elif response.status_code in (401, 403, 404):
             # It could be read when it was opened.
-            message = f"{self.name} can no longer be read with this login (status {response.status_code})."
-            fix = "Its token was revoked or has expired, or the model is gone: sign in again and start anew."
-            raise _error("access-lost", message, fix, self.name) from error
+            values = {"model": self.name, "status": response.status_code}
+            raise CheckpointError(Problem("access-lost", values, self.name)) from error
         else:
             raise self._unreadable(file, 0, self.files[file], f"status {response.status_code}") from error
 
     def _unreadable(
         self, file: str, start: int, end: int, reason: str, response: httpx2.Response | None = None
     ) -> CheckpointError:
-        message = f"Bytes {start} to {end} of {file} could not be read ({reason})."
-        fix = "Try again; if it stays, look at the model's page."
-        seconds = asked_pause(response)
-        if seconds is not None:
-            fix = f"The host asks to wait for {seconds:.0f} seconds. Try again later."
-        return _error("unreadable", message, fix, self.name)
+        values = {
+            "file": file,
+            "start": start,
+            "end": end,
+            "reason": reason,
+            "seconds": asked_pause(response),
+        }
+        return CheckpointError(Problem("unreadable", values, self.name))
 
     def _link(self, file: str) -> str:
         """The address that answers with the file's bytes: its own, or the signed one it redirects to."""
@@ -361,9 +361,5 @@ class HubRepository:
 
 
 def _gated(name: str) -> CheckpointError:
-    fix = f"Accept its terms on {constants.ENDPOINT}/{name} and sign in with that account."
-    return _error("gated", f"{name} is gated, and this login has no access.", fix, name)
-
-
-def _error(code: str, message: str, fix: str, where: str) -> CheckpointError:
-    return CheckpointError(Problem(code, message, fix, where))
+    values = {"model": name, "page": f"{constants.ENDPOINT}/{name}"}
+    return CheckpointError(Problem("gated", values, name))

@@ -101,8 +101,5 @@ def read_small(repository: Repository, file: str) -> bytes:
     """
     size = repository.files[file]
     if size > MAX_SMALL_FILE:
-        message = f"{file} has {size} bytes; a file beside the weights is expected to be small."
-        raise CheckpointError(
-            Problem("large-file", message, "Is it weights under another name?", repository.name)
-        )
+        raise CheckpointError(Problem("large-file", {"file": file, "size": size}, repository.name))
     return bytes(read_bytes(repository, file, 0, size))

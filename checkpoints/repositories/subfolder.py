@@ -31,10 +31,9 @@ class Part:
             if file == place or file.startswith(f"{place}/")
         }
         if not self.files:
-            message = f"{whole.name} has nothing at '{place}'."
             folders = sorted({file.partition("/")[0] for file in whole.files if "/" in file})
-            fix = f"Its folders: {', '.join(folders)}." if folders else "It has no folders."
-            raise CheckpointError(Problem("no-part", message, fix, self.name))
+            values = {"model": whole.name, "place": place, "folders": folders}
+            raise CheckpointError(Problem("no-part", values, self.name))
 
     @property
     def read_by(self) -> Set[str]:

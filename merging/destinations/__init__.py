@@ -91,8 +91,7 @@ def open_destination(
     """
     scheme = next(scheme for scheme in DESTINATIONS if to.startswith(scheme))
     if not scheme and not (to.strip() and allow_folders):
-        message = f"'{to}' is not a destination."
-        raise DestinationError(Problem("destination-name", message, "Write `hf://owner/name`.", to))
+        raise DestinationError(Problem("destination-name", {"given": to}, to))
     options = Options(token, private, overwrite, pull_request)
     return DESTINATIONS[scheme].open(to.removeprefix(scheme), options)
 

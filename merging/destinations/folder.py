@@ -41,21 +41,16 @@ class FolderDestination:
         disk_bytes = plan.bytes_out if plan else 0
         where = str(self.path)
         if self.path.exists() and not self.path.is_dir():
-            message = f"{self.path} is a file; the result is a folder."
-            problems.append(Problem("destination-exists", message, "Choose another name.", where))
+            problems.append(Problem("destination-is-file", {"path": where}, where))
         elif self.path.is_dir() and any(self.path.iterdir()) and not self.overwrite:
-            message = f"{self.path} is not empty, and would be replaced."
-            fix = "Choose another name, or say that it may be overwritten."
-            problems.append(Problem("destination-exists", message, fix, where))
+            problems.append(Problem("folder-not-empty", {"path": where}, where))
         parent = next(folder for folder in self.path.parents if folder.exists())
         if not os.access(parent, os.W_OK):
-            message = f"{parent} cannot be written to."
-            problems.append(Problem("destination-closed", message, "Choose another folder.", where))
+            problems.append(Problem("destination-closed", {"path": str(parent)}, where))
         free = shutil.disk_usage(parent).free
         if free < disk_bytes:
-            message = f"The result needs {disk_bytes:,} bytes on disk; {free:,} are free at {parent}."
-            fix = "Make room, or merge to the Hub (`hf://owner/name`), which needs no disk."
-            problems.append(Problem("disk-full", message, fix, where))
+            values = {"needed": disk_bytes, "free": free, "path": str(parent)}
+            problems.append(Problem("disk-too-small", values, where))
         return problems
 
     def begin(self, plan: Plan, check: Callable[[], None]) -> dict[str, Receipt]:
@@ -66,10 +61,8 @@ class FolderDestination:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            message = f"Another merge is writing to {self.path}."
-            raise DestinationError(
-                Problem("destination-busy", message, "Wait for it.", str(self.path))
-            ) from None
+            problem = Problem("destination-busy", {"path": str(self.path)}, str(self.path))
+            raise DestinationError(problem) from None
         self._lock = lock
         shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir()
@@ -114,9 +107,8 @@ def no_room(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        message = f"The disk is full: {path.name} could not be written."
-        fix = "Make room, or merge to the Hub (`hf://owner/name`), which needs no disk."
-        raise DestinationError(Problem("disk-full", message, fix, str(path.parent))) from error
+        problem = Problem("disk-full", {"file": path.name}, str(path.parent))
+        raise DestinationError(problem) from error
 
 
 def _reserve(descriptor: int, size: int) -> None:

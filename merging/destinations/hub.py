@@ -23,6 +23,7 @@ from checkpoints.problems import Cancelled, CheckpointError, DestinationError, P
 from checkpoints.repositories.hub import hub_id, patiently
 from checkpoints.repositories.repository import current_token
 from checkpoints.repositories.xet import XetReader
+from checkpoints.wording import few
 from merging.destinations.background import Background
 from merging.destinations.destination import HUB, Options, Place
 from merging.destinations.hub_sink import BUFFERS, HubSink, hub_api, hub_failures
@@ -50,8 +51,7 @@ class HubDestination:
 
     def __init__(self, repo: str, options: Options):
         if repo.count("/") != 1 or not hub_id(repo):
-            message = f"'{repo}' is not the id of a repository."
-            raise DestinationError(Problem("destination-name", message, "Write `hf://owner/name`.", repo))
+            raise DestinationError(Problem("repository-id", {"given": repo}, repo))
         self.repo = repo
         self.name = repo.partition("/")[2]
         self.private = options.private
@@ -90,8 +90,7 @@ class HubDestination:
 
     def check(self, plan: Plan | None = None) -> list[Problem]:
         owner = self.repo.partition("/")[0]
-        message = f"Pushing to {self.repo} needs a login, and there is none."
-        no_login = self._problem("no-login", message, "Sign in, or run `hf auth login` on your machine.")
+        no_login = self._problem("no-login")
         if current_token(self._token) is False:
             return [no_login]
         try:
@@ -99,28 +98,24 @@ class HubDestination:
         except (LocalTokenNotFoundError, HfHubHTTPError) as error:
             status = getattr(getattr(error, "response", None), "status_code", 401)
             if status not in (401, 403):
-                return [self._problem("hub-silent", f"The Hub answered {status}.", "Try again later.")]
+                return [self._problem("hub-status", status=status)]
             return [no_login]
         except (httpx2.HTTPError, OSError) as error:
-            message = f"The Hub did not answer ({type(error).__name__})."
-            return [self._problem("hub-silent", message, "Check the connection and try again.")]
+            return [self._problem("hub-silent", error=type(error).__name__)]
         owners = [account["name"], *(org["name"] for org in account.get("orgs", ()))]
         if owner.lower() not in [name.lower() for name in owners]:
-            message = f"{account['name']} may not create models for {owner}."
-            return [self._problem("not-yours", message, f"Push to one of: {', '.join(owners)}.")]
+            return [self._problem("not-yours", account=account["name"], owner=owner, owners=owners)]
         with self._failures():
             info = self._info()
             holds_other = info is not None and self._holds_model(info)
             if holds_other and plan:
                 holds_other = not self._is_finished(plan, Journal(self._api, self.repo, plan).shards())
         if holds_other and not (self.overwrite or self.pull_request):
-            message = f"{self.repo} exists and holds a model."
-            fix = "Choose another name, say that it may be overwritten, or open a pull request there."
-            return [self._problem("destination-exists", message, fix)]
+            return [self._problem("destination-exists")]
         return []
 
-    def _problem(self, code: str, message: str, fix: str) -> Problem:
-        return Problem(code, message, fix, HUB + self.repo)
+    def _problem(self, code: str, **values: Any) -> Problem:
+        return Problem(code, {"repository": self.repo, **values}, HUB + self.repo)
 
     def _info(self) -> Any:
         try:
@@ -230,13 +225,11 @@ class HubDestination:
             self._create()
         info = self._info()
         if info is None or not (self._existed or self._created or info.private == self.private):
-            message = f"{self.repo} was created by somebody else while this merge was running."
-            raise DestinationError(self._problem("destination-exists", message, "Choose another name."))
+            raise DestinationError(self._problem("destination-created"))
         if self._holds_model(info) and not self._was_finished:
             self._asks = self.pull_request
             if not (self.overwrite or self._asks):
-                message = f"{self.repo} came to hold a model while this merge was running."
-                raise DestinationError(self._problem("destination-exists", message, "Choose another name."))
+                raise DestinationError(self._problem("destination-filled"))
             self._operations += [
                 CommitOperationDelete(file.rfilename)
                 for file in info.siblings
@@ -314,9 +307,7 @@ class HubDestination:
             DestinationError: it is so.
         """
         if self._is_unanswered and not self._created:
-            text = f"The merge was cancelled while {self.repo} was taking its last commit, and the Hub does not answer."
-            fix = "Look at its page: it holds either what it held before, or the whole merge."
-            raise DestinationError(self._problem("cancelled-late", text, fix))
+            raise DestinationError(self._problem("cancelled-late"))
 
     def _commit(self, operations: list[Operation], message: str) -> tuple[str, str]:
         """Make everything appear on `main`, or in a pull request: the commit's id, and the latter's revision."""
@@ -350,9 +341,7 @@ class HubDestination:
                 raise
             head = str(self._info().sha)
             if self._differing(head, self._sent):
-                text = f"{self.repo} was changed by somebody else while this merge was running."
-                fix = "Look at what was changed there, and run the same merge again."
-                raise DestinationError(self._problem("destination-changed", text, fix)) from error
+                raise DestinationError(self._problem("destination-changed")) from error
             return head, ""
 
     def _verify(self, commit: str) -> bool:
@@ -368,10 +357,7 @@ class HubDestination:
         except (HfHubHTTPError, httpx2.HTTPError, OSError, CheckpointError):
             return False
         if wrong:
-            some = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-            message = f"{self.repo} holds something else than was sent: {some}."
-            fix = "Do not use it; delete it, and run the same merge again."
-            raise DestinationError(self._problem("not-what-was-sent", message, fix))
+            raise DestinationError(self._problem("not-what-was-sent", files=few(wrong)))
         return True
 
     def abandon(self, *, keep: bool) -> None:

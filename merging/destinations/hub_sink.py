@@ -61,10 +61,8 @@ def hub_failures(repo: str, keeps: Callable[[], bool]) -> Iterator[None]:
         response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
         status = getattr(response, "status_code", None)
         reason = f"status {status}" if status else type(error).__name__
-        text = f"The Hub did not take the result ({reason})."
-        fix = "Check that the login may write there, and run the same merge again"
-        fix += ": it goes on from the last finished shard." if keeps() else "."
-        raise DestinationError(Problem("push-failed", text, fix, HUB + repo)) from error
+        code = "push-interrupted" if keeps() else "push-failed"
+        raise DestinationError(Problem(code, {"reason": reason}, HUB + repo)) from error
 
 
 class HubSink:
@@ -197,10 +195,8 @@ class HubSink:
             self._slots.lower(1)
         free = free_memory()
         if self._largest > free:
-            text = f"The Hub's store did not take the result ({reason}), and a file of {self._largest:,} bytes does not"
-            text += f" fit into the memory that is free, {free:,} bytes, to be sent another way."
-            fix = "Run the same merge again later, or with smaller files (`--shard-size`)."
-            raise DestinationError(Problem("push-failed", text, fix, HUB + self._repo)) from reason
+            values = {"reason": str(reason), "largest": self._largest, "free": free}
+            raise DestinationError(Problem("store-failed", values, HUB + self._repo)) from reason
 
     # -- LFS -------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import torch
 from checkpoints.dtypes import torch_name
 from checkpoints.memory import free_memory
 from checkpoints.problems import DestinationError, Problem
+from checkpoints.wording import few
 from merging.destinations.destination import Place, Stored
 from merging.destinations.receipt import Receipt
 from merging.plan import Plan, PlannedShard
@@ -55,9 +56,7 @@ class MemoryDestination:
         needed = plan.bytes_out + plan.peak_memory_bytes
         free = free_memory() if self._free is None else self._free
         if needed > free:
-            message = f"The merged model and the merging need {needed:,} bytes of memory; {free:,} are free."
-            fix = "Merge to a folder or to the Hub, which needs a fraction of it."
-            raise DestinationError(Problem("memory-full", message, fix))
+            raise DestinationError(Problem("memory-too-small", {"needed": needed, "free": free}))
         self._plan = plan
         return {}
 
@@ -83,9 +82,8 @@ class MemoryDestination:
             config = transformers.AutoConfig.for_model(**settings)
             model_class = getattr(transformers, settings["architectures"][0])
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            message = f"transformers {transformers.__version__} knows no such model ({error})."
-            fix = "Merge it to a folder, and load it as its authors say."
-            raise DestinationError(Problem("unknown-model", message, fix)) from error
+            values = {"version": transformers.__version__, "error": str(error)}
+            raise DestinationError(Problem("unknown-model-class", values)) from error
         weights = {name: tensor for shard in self._plan.shards for name, tensor in self._tensors(shard)}
         self._shards.clear()
         # From a state dict transformers builds the model without weights, takes these tensors as they are, renames
@@ -97,8 +95,7 @@ class MemoryDestination:
         lacking = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
         if lacking:
             # transformers would fill them with random numbers, and mention it.
-            message = f"The merge has no fitting tensor for {', '.join(lacking[:3])}, which the model has."
-            raise DestinationError(Problem("missing-tensor", message, "Merge whole models of this kind."))
+            raise DestinationError(Problem("incomplete-model", {"tensors": few(lacking)}))
         if "generation_config.json" in self._files:
             generation = json.loads(self._files["generation_config.json"])
             self.model.generation_config = transformers.GenerationConfig.from_dict(generation)

@@ -103,8 +103,7 @@ def _opened(model: PlannedModel, token: Token, check: Check) -> Checkpoint:
 
 def _same_version(name: str, planned: str, found: str) -> None:
     if found != planned:
-        message = f"{name} has changed since the plan was made."
-        raise CheckpointError(Problem("model-changed", message, "Make the plan again.", name))
+        raise CheckpointError(Problem("model-changed", {"model": name}, name))
 
 
 def open_merge(plan: Plan, name: str, token: Token, check: Check = lambda: None) -> Stage:

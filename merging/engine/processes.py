@@ -110,9 +110,7 @@ class ProcessPool:
         # The executor terminates the others.
         ends = [-child.exitcode for child in self._children if child.exitcode and child.exitcode < 0]
         number = next((end for end in ends if end != signal.SIGTERM), signal.SIGTERM)
-        message = f"A process that merged was killed ({signal.Signals(number).name})."
-        fix = "The machine may be short of memory: try fewer `--workers`."
-        return MergeError(Problem("killed", message, fix))
+        return MergeError(Problem("killed", {"signal": signal.Signals(number).name}))
 
     def read_by(self) -> tuple[str, ...]:
         return tuple(sorted({way for model in self._models for way in model.read_by}))

@@ -54,16 +54,17 @@ class OneKind:
         if ANY in (self._kind, processor):
             self._kind = processor if self._kind == ANY else self._kind
         elif processor != self._kind:
-            message = f"Files of this merge were computed on {self._kind}, and this is {processor}: the last bits of"
-            message += " numbers may differ."
-            fix = f"Continue on a machine of the first kind{_hint(self._kind, processor)}, or delete the merge's branch"
-            fix += " at the destination to start again."
-            raise MergeError(Problem("other-processor", message, fix))
+            values = {
+                "there": self._kind,
+                "here": processor,
+                "capability": _fewer_instructions(self._kind, processor),
+            }
+            raise MergeError(Problem("other-processor", values))
 
 
-def _hint(wanted: str, here: str) -> str:
-    """How torch can be made to use fewer instructions, if that is all that differs."""
+def _fewer_instructions(wanted: str, here: str) -> str | None:
+    """What makes torch use fewer instructions, if that is all that differs."""
     machine, _, capability = wanted.rpartition("-")
     if here.startswith(f"{machine}-") and machine in ("x86_64", "amd64"):
-        return f" (perhaps this one, with ATEN_CPU_CAPABILITY={capability} in its environment)"
-    return ""
+        return capability
+    return None

@@ -158,8 +158,7 @@ def _refuse(plan: Plan, destination: Destination, device: str) -> None:
     if not plan.ok:
         raise PlanError(plan.problems)
     if device == "cuda" and not _has_gpu():
-        message = "There is no CUDA device that torch can use."
-        raise MergeError(Problem("no-gpu", message, "Merge on the CPU; most merges are no slower there."))
+        raise MergeError(Problem("no-gpu"))
     problems = destination.check(plan)
     if problems:
         raise DestinationError(problems)

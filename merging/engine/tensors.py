@@ -97,9 +97,8 @@ def _copy(
         for index, buffer in enumerate(stored):
             read(index, start, buffer)
         if not all(_same(stored[0], buffer) for buffer in stored[1:]):
-            message = f"{tensor.name} ({tensor.dtype}) differs between the models and cannot be averaged."
-            fix = "Merge models whose tables and masks are the same."
-            raise CheckpointError(Problem("not-float", message, fix, tensor.name))
+            values = {"tensor": tensor.name, "dtype": tensor.dtype}
+            raise CheckpointError(Problem("not-float", values, tensor.name))
         writer.write(offset + start, stored[0])
 
 

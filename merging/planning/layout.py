@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from checkpoints import Adapter, Alignment, Checkpoint, TensorHeader
 from checkpoints.architecture import (
@@ -22,14 +23,15 @@ from checkpoints.architecture import (
     stands_before_layers,
 )
 from checkpoints.dtypes import FLOATS, is_known, promote, safetensors_name
-from checkpoints.problems import Problem, some
+from checkpoints.problems import Place, Problem
+from checkpoints.wording import few
 from merging.intermediate import Stage
 from merging.methods import MergeMethod, Parameter
 from merging.methods.parameters import Scalar
 from merging.plan import Input, PlannedAdapter, PlannedModel, PlannedTensor, Value
 from merging.recipe.gradients import value_at
 from merging.recipe.recipe import ModelReference, Parameters, Recipe, Slice, Source
-from merging.tokenizers.alignment import align, in_words
+from merging.tokenizers.alignment import align, sizes
 from merging.tokenizers.vocabulary import Vocabulary
 
 
@@ -63,7 +65,7 @@ class _Run:
     starts: tuple[int, ...]
     length: int
     levels: tuple[Parameters, ...]
-    where: str
+    where: Place | str
     subtracts: bool
 
     @property
@@ -94,7 +96,7 @@ class Draft:
         self.layer_shapes: dict[str, Mapping[str, set[tuple[int, ...]]]] = {}
         self.derived: list[str] = []
         self.moved: list[str] = []
-        self.misfits: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self.misfits: dict[tuple[str, str], list[str | dict[str, Any]]] = defaultdict(list)
 
     def models(self) -> tuple[PlannedModel, ...]:
         return tuple(
@@ -152,8 +154,7 @@ class Draft:
         self.report_misfits()
         self.check_names()
         if not self.tensors and not self.problems:
-            message = "The recipe makes a model without tensors."
-            self.problems.append(Problem("empty-result", message, "Give the slices some layers."))
+            self.problems.append(Problem("empty-result"))
 
     def check_not_quantised(self, checkpoint: Checkpoint) -> None:
         quantisation = checkpoint.config.get("quantization_config")
@@ -162,9 +163,8 @@ class Draft:
         ]
         if quantisation or unmergeable:
             how = (quantisation or {}).get("quant_method") or unmergeable[0].dtype
-            message = f"{checkpoint.name} is quantised ({how}); its numbers cannot be averaged."
-            fix = "Name the model that it was made from, in bfloat16, float16 or float32."
-            self.problems.append(Problem("quantised", message, fix, checkpoint.name))
+            values = {"model": checkpoint.name, "how": how}
+            self.problems.append(Problem("quantised", values, checkpoint.name))
 
     def runs(self) -> list[tuple[Module, list[_Run]]]:
         """The runs of layers that each module of the output is made of; none: it is taken over from the donor."""
@@ -177,10 +177,9 @@ class Draft:
             planned = [(module, self.runs_of(module, [part], common)) for module in modules]
         elif recipe.slices:
             if donor.main.is_one_of_equals and len(donor.modules) > 1:
-                names = " and ".join(module.name for module in modules if module.stack)
-                message = f"{self.donor_reference()} has several stacks of layers ({names}), and `slices` speak of one."
-                fix = "Write `modules:`, and below it the name of each with its own `slices:` or `models:`."
-                self.problems.append(Problem("several-stacks", message, fix, recipe.slices[0].where))
+                names = [module.name for module in modules if module.stack]
+                values = {"model": str(self.donor_reference()), "stacks": names}
+                self.problems.append(Problem("several-stacks", values, recipe.slices[0].where))
                 return []
             first = recipe.slices[0]
             whole = replace(first, sources=tuple(replace(s, layer_range=None) for s in first.sources))
@@ -198,18 +197,20 @@ class Draft:
         for part in recipe.modules:
             module = donor.find(part.module)
             if module is None or module.name in named:
-                message = f"{self.donor_reference()} has no module '{part.module}'" + (
-                    " of its own." if module else "."
-                )
-                fix = f"It consists of {', '.join(donor.modules)}."
-                self.problems.append(Problem("unknown-module", message, fix, part.where))
+                values = {
+                    "model": str(self.donor_reference()),
+                    "name": part.module,
+                    "known": list(donor.modules),
+                }
+                code = "repeated-module" if module else "unknown-module"
+                self.problems.append(Problem(code, values, part.where))
             else:
                 named[module.name] = part
         planned: list[tuple[Module, list[_Run]]] = []
         for module in donor.modules.values():
             if module.name not in named:
-                message = f"The recipe says nothing about {module.name}; it is {self.donor_reference()}'s, unchanged."
-                self.warnings.append(Problem("module-taken-over", message))
+                values = {"module": module.name, "model": str(self.donor_reference())}
+                self.warnings.append(Problem("module-taken-over", values))
                 planned.append((module, []))
                 continue
             part = named[module.name]
@@ -222,9 +223,7 @@ class Draft:
         runs = [self.run(module, part, (part.parameters, *levels)) for part in parts]
         for run in runs:
             if run and module.stack and run.length == 0 and not (run is runs[-1] and run.is_at_end):
-                message = "This slice has no layers."
-                fix = "Let the range end behind its start, or leave the slice out."
-                self.problems.append(Problem("empty-slice", message, fix, run.where))
+                self.problems.append(Problem("empty-slice", {}, run.where))
         return [run for run in runs if run]
 
     def counterpart(self, reference: ModelReference, module: Module) -> Module | None:
@@ -249,29 +248,39 @@ class Draft:
         for source in sources:
             own = self.counterpart(source.model, module)
             if own is None or (own.stack is None) != (module.stack is None):
-                message = f"{source.model} has no {module.name}, as {self.donor_reference()} has."
-                fix = "Say with `modules:` which models each part is made of."
-                self.problems.append(Problem("missing-module", message, fix, source.where))
+                values = {
+                    "model": str(source.model),
+                    "module": module.name,
+                    "donor": str(self.donor_reference()),
+                }
+                self.problems.append(Problem("missing-module", values, source.where))
                 continue
             modules.append(own)
             count = own.stack.count if own.stack else 0
             start, end = source.layer_range or (0, count)
             if end > count:
-                message = f"{source.model} has {count} layers, 0 to {count - 1}; the recipe takes {start} to {end - 1}."
-                fix = f"End the range at {count} at most."
-                self.problems.append(Problem("layer-range", message, fix, source.where))
+                self.problems.append(
+                    Problem(
+                        "layer-range",
+                        {
+                            "model": str(source.model),
+                            "layers": count,
+                            "last": count - 1,
+                            "from": start,
+                            "to": end - 1,
+                        },
+                        source.where,
+                    )
+                )
                 continue
             ranges.append((start, end))
         if len(ranges) < len(sources):
             return None
         lengths = {end - start for start, end in ranges}
         if len(lengths) > 1:
-            given = ", ".join(
-                f"{s.model}: {end - start}" for s, (start, end) in zip(sources, ranges, strict=True)
-            )
-            message = f"The models have different numbers of layers ({given}) and cannot be merged whole."
-            fix = "Use `slices:` to say which layers belong together."
-            self.problems.append(Problem("unequal-layers", message, fix, part.where or sources[0].where))
+            given = [f"{s.model}: {end - start}" for s, (start, end) in zip(sources, ranges, strict=True)]
+            where = part.where or sources[0].where
+            self.problems.append(Problem("unequal-layers", {"given": given}, where))
             return None
         starts = tuple(start for start, _ in ranges)
         return _Run(
@@ -376,8 +385,14 @@ class Draft:
                     stands_before_layers(name) or OUTPUT_HEAD.search(name)
                 )
                 code = "vocabulary" if vocabulary else "shape"
-                shapes = f"{name} {list(header.shape)} instead of {list(headers[0].shape)}"
-                self.misfits[code, str(source.model)].append(shapes)
+                self.misfits[code, str(source.model)].append(
+                    {
+                        "phrase": "shape-instead",
+                        "name": name,
+                        "found": list(header.shape),
+                        "expected": list(headers[0].shape),
+                    }
+                )
         if self.is_foreign(run, name, headers[0].shape, layer):
             self.misfits["foreign-tensor", str(run.sources[0].model)].append(
                 f"{name} {list(headers[0].shape)}"
@@ -390,7 +405,7 @@ class Draft:
         if not stored <= set(FLOATS):
             if len(stored) > 1:
                 self.misfits["shape", str(run.sources[1].model)].append(
-                    f"{name} with dtypes {sorted(stored)}"
+                    {"phrase": "several-dtypes", "name": name, "dtypes": sorted(stored)}
                 )
             # Counters and masks: not averaged; the run makes sure that all models have the same.
             dtype = headers[0].dtype
@@ -458,12 +473,9 @@ class Draft:
             return False
         if base and other and base.shape != other.shape:
             lead, follower = run.sources[1].model, run.sources[2].model
-            message = (
-                f"{follower} has another vocabulary than {run.sources[0].model}, so that was not its base."
-            )
-            fix = f"Name the model that receives first, then the one that gives: {follower}, then {lead}?"
             if not any(problem.code == "roles" for problem in self.problems):
-                self.problems.append(Problem("roles", message, fix, run.sources[2].where))
+                values = {"first": str(lead), "second": str(follower), "base": str(run.sources[0].model)}
+                self.problems.append(Problem("roles", values, run.sources[2].where))
         inputs = (Input(self.indices[run.sources[1].model], target.name),)
         self.taken(name, target, inputs, self.output_dtype({target.stored_dtype}), layer)
         return True
@@ -490,15 +502,21 @@ class Draft:
         if wrong:
             # Once for each slice: along a gradient every layer has numbers of its own.
             if not any(p.code == "parameters" and p.where == run.where for p in self.problems):
-                message = f"{self.method.title}, {name}: {wrong}."
-                names = [f"`{parameter.name}`" for parameter in self.method.parameters if parameter.per_model]
-                fix = f"Change {' or '.join(names)} there."
-                self.problems.append(Problem("parameters", message, fix, run.where))
+                names = [parameter.name for parameter in self.method.parameters if parameter.per_model]
+                said = {"method": self.method.name, "title": self.method.title, "tensor": name}
+                self.problems.append(
+                    Problem("parameters", {**said, "wrong": wrong, "parameters": names}, run.where)
+                )
             return None
         return values
 
     def value(
-        self, parameter: Parameter, levels: Iterable[Parameters], name: str, position: float, where: str
+        self,
+        parameter: Parameter,
+        levels: Iterable[Parameters],
+        name: str,
+        position: float,
+        where: Place | str,
     ) -> Scalar | None:
         if parameter.roles and role_of(name) not in parameter.roles:
             return True
@@ -507,49 +525,30 @@ class Draft:
                 value = value_at(level[parameter.name], name, position)
                 if value is not None:
                     return parameter.convert(value)
-        if parameter.required:
-            message = f"No filter of `{parameter.name}` matches {name}."
-            fix = "Add a last entry without a filter: `- value: ...`."
-            if not any(p.code == "missing-parameter" and p.where == where for p in self.problems):
-                self.problems.append(Problem("missing-parameter", message, fix, where))
+        reported = any(p.code == "no-filter-matches" and p.where == where for p in self.problems)
+        if parameter.required and not reported:
+            values = {"parameter": parameter.name, "tensor": name}
+            self.problems.append(Problem("no-filter-matches", values, where))
         return parameter.default
 
     def check_names(self) -> None:
         """Two tensors of one name make a file that no loader reads."""
         counts = Counter(tensor.name for tensor in self.tensors)
         if twice := [name for name, count in counts.items() if count > 1]:
-            message = f"The result would have two tensors of the same name: {some(twice)}."
-            fix = "Merge the models whole, without `slices:`."
-            self.problems.append(Problem("duplicate-tensor", message, fix, twice[0]))
+            self.problems.append(Problem("duplicate-tensor", {"tensors": few(twice)}, twice[0]))
         if self.moved:
-            message = (
-                f"{some(self.moved)} is numbered behind the last layer, and stays behind the new last one."
-            )
-            self.warnings.append(Problem("moved-tensor", message))
+            values = {"tensors": few(self.moved), "count": len(self.moved)}
+            self.warnings.append(Problem("moved-tensor", values))
 
     def report_misfits(self) -> None:
         if self.derived:
-            message = (
-                f"Not all models have {some(self.derived)}; the result has none, for loaders compute them."
-            )
-            self.warnings.append(Problem("derived-tensor", message))
+            self.warnings.append(Problem("derived-tensor", {"tensors": few(self.derived)}))
         for (code, model), found in self.misfits.items():
-            few = some(found)
-            if code == "foreign-tensor":
-                donor = self.donor_reference()
-                message = f"{model} has tensors that the result, with the config of {donor}, has no place for: {few}."
-                fix = "Name a base model of the same architecture and size."
-            elif code == "missing-tensor":
-                message = f"{model} lacks tensors that the other models have: {few}."
-                fix = "Merge models of one architecture."
-            elif code == "vocabulary":
-                difference = in_words(self.checkpoints, self.layouts)
-                message = f"The vocabulary of {model} has another size: {few}. {difference}"
-                fix = (
-                    "Add `tokenizer_source: union` for the tokens of all models, `tokenizer_source: base` for those of "
-                    "the base model, or name a model there for its own."
-                )
-            else:
-                message = f"Tensors of {model} have another shape: {few}."
-                fix = "Merge models of one size; fine-tunes of one base always fit."
-            self.problems.append(Problem(code, message, fix, model))
+            values: dict[str, Any] = {
+                "model": model,
+                "tensors": few(found),
+                "donor": str(self.donor_reference()),
+            }
+            if code == "vocabulary":
+                values["tokenizers"] = sizes(self.checkpoints, self.layouts)
+            self.problems.append(Problem(code, values, model))

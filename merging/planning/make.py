@@ -213,11 +213,7 @@ def _open_stage(recipe: Recipe, reference: ModelReference, token: Token, allow_f
         PlanError: it cannot be merged.
     """
     if reference != ModelReference(reference.name):
-        message = (
-            f"{reference} names a merge of this text, with a revision, an adapter or another architecture."
-        )
-        fix = "Say so of a model in that merge, or merge it first."
-        raise PlanError(Problem("stage-reference", message, fix, str(reference)))
+        raise PlanError(Problem("stage-reference", {"model": str(reference)}, str(reference)))
     wanted = recipe.stages[reference.name]
     # Draws of one merge should not be those of the next.
     seed = int.from_bytes(hashlib.sha256(f"{recipe.seed} {wanted.seed} {wanted.name}".encode()).digest()[:7])

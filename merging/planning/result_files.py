@@ -62,8 +62,7 @@ class ResultFiles:
             self.set_token_ids("generation_config.json", generation)
             files["generation_config.json"] = configs.as_json(generation)
         elif self.stem == "model":
-            message = f"{donor.name} has no generation_config.json; the result will have none."
-            self.warnings.append(Problem("no-generation-config", message))
+            self.warnings.append(Problem("no-generation-config", {"model": donor.name}))
         files |= self.tokenizer_texts()
         if len(shards) > 1:
             files[f"{self.stem}.safetensors.index.json"] = configs.index(shards)
@@ -97,9 +96,8 @@ class ResultFiles:
             }
             configs.follow_tokenizer(config, own, named, keep_ends=name != "config.json")
         if lost := [key for key in lost if config.get(key) is None]:
-            message = f"{', '.join(lost)} in {name} of {self.donor}: the result does not have the token."
-            fix = "Name the token under `tokens:`, or take a tokenizer that has it."
-            self.warnings.append(Problem("lost-token", message, fix))
+            values = {"keys": lost, "file": name, "model": str(self.donor)}
+            self.warnings.append(Problem("lost-token", values))
 
     def tokenizer_reference(self) -> ModelReference:
         """The model whose tokenizer the result's is, or begins with."""
@@ -126,8 +124,7 @@ class ResultFiles:
         template = self.chat_template or chat_template(start)
         found = tokenizer_report(vocabulary, self.draft.checkpoints, template)
         if found.trouble:
-            fix = "`chat_template:` takes another; `tokens:` adds what is missing."
-            self.warnings.append(Problem("template", found.trouble, fix))
+            self.warnings.append(found.trouble)
         return found
 
     @cached_property
@@ -143,13 +140,11 @@ class ResultFiles:
         count = Counter(template.strip() for template in found if template)
         if wanted is None:
             if len(count) > 1:
-                message = f"The models have {len(count)} chat templates; the result has {self.tokenizer_reference()}'s."
-                fix = "`chat_template: auto` takes what most have; a name or a template is taken as it is."
-                self.warnings.append(Problem("templates-differ", message, fix))
+                values = {"count": len(count), "model": str(self.tokenizer_reference())}
+                self.warnings.append(Problem("templates-differ", values))
             return None
         if not count:
-            message = "No model has a chat template, so that `chat_template: auto` finds none."
-            self.warnings.append(Problem("no-chat-template", message, "Name one, or write one."))
+            self.warnings.append(Problem("no-chat-template"))
             return None
         return count.most_common(1)[0][0]
 
@@ -163,8 +158,7 @@ class ResultFiles:
         checkpoint = self.draft.checkpoints[reference]
         found = tokenizer_files(checkpoint.files)
         if not found and self.stem == "model":
-            message = f"{checkpoint.name} has no tokenizer; the result will have none."
-            self.warnings.append(Problem("no-tokenizer", message, "Name one with `tokenizer_source:`."))
+            self.warnings.append(Problem("result-without-tokenizer", {"model": checkpoint.name}))
         left_out = {*written}
         if TOKENIZER in left_out:
             left_out |= {*OTHER_FORMS}

@@ -183,25 +183,15 @@ def _at(config: Any, path: Path) -> Any:
 
 
 def _conflict(conflict: Conflict) -> Problem:
-    message = f"`{conflict.key}: {conflict.value}` in the config cannot describe the new order of layers."
-    if conflict.why == "period":
-        period = conflict.value
-        fix = f"Take whole periods of {period} layers in each slice, beginning at a multiple of {period}."
-    elif conflict.why == "first":
-        fix = "Take the layers that come first only at the beginning of the first slice."
-    elif conflict.why == "last":
-        fix = "Take the layers that come last only at the end of the last slice."
-    else:
-        fix = "Keep the order of the layers, or merge models whose config lists the kind of every layer."
-    return Problem("layer-pattern", message, fix)
+    code = {"period": "layer-period", "first": "first-layers", "last": "last-layers"}.get(
+        conflict.why, "layer-pattern"
+    )
+    return Problem(code, {"key": conflict.key, "value": conflict.value})
 
 
 def _other_kind(layer: int, stacks: Sequence[NewStack]) -> Problem:
-    message = f"The result's config would build layer {layer} as another kind of layer than its source."
-    fix = "Keep the order of the layers, or take whole periods of them in each slice."
-    return Problem("layer-kinds", message, fix)
+    return Problem("layer-kinds", {"layer": layer})
 
 
 def _table(names: Sequence[str]) -> Problem:
-    message = f"{names[0]} has a part for each layer, which cannot follow a new order of layers."
-    return Problem("table-of-layers", message, "Merge the model whole, without `slices:`.", names[0])
+    return Problem("table-of-layers", {"tensor": names[0]}, names[0])

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
 from checkpoints.dtypes import RECIPE_DTYPES
-from checkpoints.problems import Problem, RecipeError, did_you_mean
+from checkpoints.problems import Place, Problem, RecipeError, suggestion
 from merging.methods import METHODS, MergeMethod
 from merging.methods.parameters import Parameter, Scalar
 from merging.recipe.chat_templates import TEMPLATES
@@ -66,7 +65,7 @@ def read_recipe(text: str) -> Recipe:
     reader = _Reader(text)
     recipe = reader.recipe()
     if reader.problems or recipe is None:
-        raise RecipeError(sorted(reader.problems, key=lambda problem: _place(problem.where)))
+        raise RecipeError(sorted(reader.problems, key=_place))
     return recipe
 
 
@@ -85,8 +84,8 @@ def read_reference(text: str) -> ModelReference:
     return reference
 
 
-def _place(where: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", where)]
+def _place(problem: Problem) -> Place:
+    return problem.where if isinstance(problem.where, Place) else Place(0, 0)
 
 
 class _Reader(YamlReader):
@@ -107,13 +106,11 @@ class _Reader(YamlReader):
             if recipe is None:
                 continue
             if recipe.name in stages:
-                message = f"Two recipes are called '{recipe.name}'."
-                self.problem("repeated-name", message, "Give each a `name:` of its own.", node)
+                self.problem("repeated-name", {"name": recipe.name}, node)
             elif recipe.name:
                 stages[recipe.name] = recipe
             elif last and not last.name:
-                message = "Of several recipes only one may be without a name: the last in the chain."
-                self.problem("repeated-name", message, "Give the others a `name:`.", node)
+                self.problem("nameless-recipes", {}, node)
             last = last if last and not last.name else recipe
         if last is None:
             return None
@@ -129,8 +126,7 @@ class _Reader(YamlReader):
             for reference in recipe.references():
                 if reference.name in (*behind, recipe.name):
                     chain = " -> ".join((*behind, recipe.name, reference.name))
-                    message = f"Recipes use each other in a circle: {chain}."
-                    self.problem("circle", message, "One of them has to begin.", nodes[recipe.name])
+                    self.problem("circle", {"chain": chain}, nodes[recipe.name])
                 elif reference.name in stages and reference.name not in reached:
                     reached.add(reference.name)
                     follow(stages[reference.name], (*behind, recipe.name))
@@ -139,23 +135,19 @@ class _Reader(YamlReader):
             stages = {**stages, last.name: last}
         follow(last, ())
         for name in stages.keys() - reached - {last.name}:
-            message = f"Nothing uses the merge '{name}'."
-            self.problem(
-                "unused-stage", message, "Name it as a model, or keep it in a file of its own.", nodes[name]
-            )
+            self.problem("unused-stage", {"name": name}, nodes[name])
 
     def one(self, node: yaml.Node) -> Recipe | None:
         """The recipe of one document."""
         keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         if other := next((key for key in keys if key in OTHER_PROGRAMS and "merge_method" not in keys), None):
-            message = f"`{other}` makes this a recipe for {OTHER_PROGRAMS[other]}, which does something else."
-            self.problem("other-program", message, "A recipe for Alloy begins with `merge_method:`.", node)
+            self.problem("other-program", {"key": other, "program": OTHER_PROGRAMS[other]}, node)
             return None
-        fields = self.mapping(node, "the recipe", known=TOP_LEVEL)
+        fields = self.mapping(node, "recipe", known=TOP_LEVEL)
         if fields is None:
             return None
         self.method = self.merge_method(fields.get("merge_method"), node)
-        self.exactly_one_of(fields, node, "A recipe", ("models", "slices", "modules"))
+        self.exactly_one_of(fields, node, "recipe", ("models", "slices", "modules"))
         recipe = Recipe(
             merge_method=self.method.name if self.method else "",
             models=self.sequence(fields.get("models"), "models", self.model_entry),
@@ -168,7 +160,7 @@ class _Reader(YamlReader):
             tokenizer=self.tokenizer(fields.get("tokenizer"), fields.get("tokenizer_source")),
             chat_template=self.chat_template(fields.get("chat_template")),
             seed=self.seed(fields.get("seed")),
-            name=(self.text_of(fields["name"], "a name") or "") if "name" in fields else "",
+            name=(self.text_of(fields["name"], "name") or "") if "name" in fields else "",
             text=self.text,
         )
         if self.method:
@@ -180,19 +172,18 @@ class _Reader(YamlReader):
     ) -> None:
         given = [name for name in names if name in fields]
         if len(given) > 1:
-            message = f"{what} has only one of {_listed(names)}; this one has {_listed(given)}."
-            self.problem("models-or-slices", message, "Keep one of them.", fields[given[1]])
+            values = {"what": what, "known": list(names), "given": given}
+            self.problem("models-or-slices", values, fields[given[1]])
         elif not given:
-            message = f"{what} names no models."
-            self.problem("no-models", message, "Add a list `models:` (or `slices:` for layers).", node)
+            self.problem("no-models", {"what": what}, node)
 
     def structure(
         self, recipe: Recipe, method: MergeMethod, fields: Mapping[str, yaml.Node], node: yaml.Node
     ) -> None:
         """Checks that concern several fields at once: how many models, is there a base, is anything unset."""
         if method.needs_base and not recipe.base_model and not any(s.base_model for s in recipe.all_slices()):
-            message = f"{method.title} ({method.name}) needs a base model, and the recipe has none."
-            self.problem("no-base", message, "Add `base_model:`.", fields.get("merge_method", node))
+            values = {"method": method.name, "title": method.title}
+            self.problem("no-base", values, fields.get("merge_method", node))
             return
         whole = ModulePart("", recipe.models, recipe.slices, where=place_of(node))
         for module in recipe.modules or (whole,):
@@ -203,14 +194,11 @@ class _Reader(YamlReader):
             for part in module.slices:
                 base = part.base_model or recipe.base_model
                 if method.needs_base and not base:
-                    message = f"{method.title} needs a base model, and this slice has none."
-                    fix = "Add `base_model:` to the slice, or to the recipe for all slices."
-                    self.problems.append(Problem("no-base", message, fix, part.where))
+                    values = {"method": method.name, "title": method.title}
+                    self.problems.append(Problem("slice-without-base", values, part.where))
                     continue
                 if method.takes_base and base and all(source.model != base for source in part.sources):
-                    message = f"The base model {base} is not among the sources of this slice."
-                    fix = "Add it to the sources, with the layers it gives."
-                    self.problems.append(Problem("base-not-in-slice", message, fix, part.where))
+                    self.problems.append(Problem("base-not-in-slice", {"base": str(base)}, part.where))
                 self.run_of_sources(recipe, method, part, levels)
 
     def run_of_sources(
@@ -222,12 +210,17 @@ class _Reader(YamlReader):
         number = len(counted)
         low, high = method.min_models, method.max_models
         if number < low or (high is not None and number > high):
-            wanted = (
-                f"exactly {low}" if low == high else f"at least {low}" if number < low else f"at most {high}"
+            code = (
+                "number-of-models" if low == high else "too-few-models" if number < low else "too-many-models"
             )
-            noun = f"model{'s' * (wanted[-2:] != ' 1')}{' besides the base' * subtracted}"
-            message = f"{method.title} merges {wanted} {noun}; {number} given."
-            self.problems.append(Problem("number-of-models", message, "Add or remove models.", part.where))
+            values = {
+                "method": method.name,
+                "title": method.title,
+                "wanted": low if number < low else high,
+                "given": number,
+                "base": str(base) if subtracted else None,
+            }
+            self.problems.append(Problem(code, values, part.where))
         for parameter in method.parameters:
             if not parameter.required:
                 continue
@@ -235,49 +228,43 @@ class _Reader(YamlReader):
             for holder in holders:
                 given = [*levels, part.parameters, holder.parameters if holder else {}]
                 if not any(parameter.name in level for level in given):
-                    of = f" for {holder.model}" if holder else ""
-                    message = f"{method.title} needs `{parameter.name}`{of}: {parameter.help}."
-                    fix = f"Add `{parameter.name}:` ({parameter.expected()}) under `parameters:`."
+                    values = about(method, parameter)
                     place = holder.where if holder else part.where
-                    self.problems.append(Problem("missing-parameter", message, fix, place))
+                    if holder:
+                        values["model"] = str(holder.model)
+                    self.problems.append(Problem("missing-parameter", values, place))
 
     # -- fields ----------------------------------------------------------------------------------------
 
     def merge_method(self, node: yaml.Node | None, recipe: yaml.Node) -> MergeMethod | None:
         if node is None:
-            fix = f"Add `merge_method:`, one of {', '.join(METHODS)}."
-            self.problem("no-method", "The recipe names no merge method.", fix, recipe)
+            self.problem("no-method", {"known": list(METHODS)}, recipe)
             return None
-        name = self.text_of(node, "a merge method's name")
+        name = self.text_of(node, "merge-method")
         if name is None:
             return None
         if name not in METHODS:
-            message = f"There is no merge method '{name}'."
-            self.problem("unknown-method", message, did_you_mean(name, METHODS), node)
+            self.problem("unknown-method", {"name": name, **suggestion(name, METHODS)}, node)
             return None
         return METHODS[name]
 
     def model_entry(self, node: yaml.Node) -> Source | None:
-        fields = self.mapping(node, "a model's entry", ("model", "parameters"), ignored=("layer_range",))
+        fields = self.mapping(node, "model-entry", ("model", "parameters"), ignored=("layer_range",))
         if fields and "layer_range" in fields:
-            message = "`models:` takes all layers of each model; mergekit ignores this range."
-            fix = "Leave it out, or write `slices:` with these entries as `sources:`."
-            self.problem("layers-of-models", message, fix, fields.pop("layer_range"))
+            self.problem("layers-of-models", {}, fields.pop("layer_range"))
         return self.source(fields, node)
 
     def slice_source(self, node: yaml.Node) -> Source | None:
-        fields = self.mapping(node, "a source", known=("model", "layer_range", "parameters"))
+        fields = self.mapping(node, "source", known=("model", "layer_range", "parameters"))
         if fields is not None and "layer_range" not in fields:
-            message = "A source of a slice has to say which layers it gives."
-            fix = "Add `layer_range: [start, end]`; the end is not included, the first layer is 0."
-            self.problem("no-layer-range", message, fix, node)
+            self.problem("no-layer-range", {}, node)
         return self.source(fields, node)
 
     def source(self, fields: Mapping[str, yaml.Node] | None, node: yaml.Node) -> Source | None:
         if fields is None:
             return None
         if "model" not in fields:
-            self.problem("no-model", "This entry names no model.", "Add `model: owner/name`.", node)
+            self.problem("no-model", {}, node)
         reference = self.reference(fields.get("model"))
         parameters = self.parameters(fields.get("parameters"), models_own=True)
         layers = self.layer_range(fields.get("layer_range"))
@@ -285,18 +272,17 @@ class _Reader(YamlReader):
 
     def slice_entry(self, node: yaml.Node) -> Slice | None:
         fields = self.mapping(
-            node, "a slice", known=("sources", "base_model", "parameters"), ignored=("residual_weight",)
+            node, "slice", known=("sources", "base_model", "parameters"), ignored=("residual_weight",)
         )
         if fields is None:
             return None
         if "sources" not in fields:
-            self.problem("no-sources", "This slice has no `sources`.", "Add a list `sources:`.", node)
+            self.problem("no-sources", {}, node)
         sources = self.sequence(fields.get("sources"), "sources", self.slice_source)
         lengths = {s.layer_range[1] - s.layer_range[0] for s in sources if s.layer_range}
         if len(lengths) > 1:
-            given = ", ".join(f"{s.model}: {list(s.layer_range)}" for s in sources if s.layer_range)
-            message = f"The sources of a slice must give equally many layers; given {given}."
-            self.problem("unequal-layers", message, "Make the ranges equally long.", node)
+            given = [f"{s.model}: {list(s.layer_range)}" for s in sources if s.layer_range]
+            self.problem("unequal-ranges", {"given": given}, node)
         base = self.reference(fields.get("base_model"))
         return Slice(
             sources, base, self.parameters(fields.get("parameters"), models_own=False), place_of(node)
@@ -305,16 +291,15 @@ class _Reader(YamlReader):
     def modules(self, node: yaml.Node | None) -> tuple[ModulePart, ...]:
         pairs = list(self.pairs(node, "`modules`"))
         if isinstance(node, yaml.MappingNode) and not pairs:
-            message = "`modules` names no module."
-            self.problem("no-models", message, "Write `name:`, and below it `models:` or `slices:`.", node)
+            self.problem("no-modules", {}, node)
         parts = [self.module(key, value) for key, value in pairs]
         return tuple(part for part in parts if part)
 
     def module(self, key: yaml.ScalarNode, node: yaml.Node) -> ModulePart | None:
-        fields = self.mapping(node, "a module", known=("models", "slices", "parameters"))
+        fields = self.mapping(node, "module", known=("models", "slices", "parameters"))
         if fields is None:
             return None
-        self.exactly_one_of(fields, key, "A module", ("models", "slices"))
+        self.exactly_one_of(fields, key, "module", ("models", "slices"))
         return ModulePart(
             str(key.value),
             self.sequence(fields.get("models"), "models", self.model_entry),
@@ -329,36 +314,32 @@ class _Reader(YamlReader):
         match self.plain(node):
             case [int(start), int(end)] if 0 <= start <= end:
                 return start, end
-        message = f"A layer range is [start, end] with 0 <= start <= end; found {self.shown(node)}."
-        self.problem("layer-range", message, "The end is not included: [0, 8] are layers 0 to 7.", node)
+        self.problem("not-a-layer-range", {"found": self.shown(node)}, node)
         return None
 
     def seed(self, node: yaml.Node | None) -> int:
-        value = None if node is None else self.plain(node)
-        if value is None:
+        if node is None or (value := self.plain(node)) is None:
             return 0
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-            self.problem("seed", f"`seed` is {value!r}.", "Write a whole number from 0 on.", node)
+            self.problem("seed", {"found": self.shown(node)}, node)
             return 0
         return value
 
     def dtype(self, node: yaml.Node | None) -> str | None:
         if node is None:
             return None
-        value = self.text_of(node, "a dtype")
+        value = self.text_of(node, "dtype")
         if value is None or value.removeprefix("torch.") in RECIPE_DTYPES:
             return value and value.removeprefix("torch.")
-        message = f"There is no dtype '{value}' for weights."
-        self.problem("dtype", message, did_you_mean(value, RECIPE_DTYPES), node)
+        self.problem("dtype", {"name": value, **suggestion(value, RECIPE_DTYPES)}, node)
         return None
 
     def tokenizer(self, node: yaml.Node | None, source: yaml.Node | None) -> TokenizerSection | None:
         if node is None:
             return TokenizerSection(self.vocabulary(source)) if source else None
         if source:
-            message = "A recipe has either `tokenizer` or `tokenizer_source`; this one has both."
-            self.problem("tokenizer-or-source", message, "Write the source into `tokenizer:`.", source)
-        fields = self.mapping(node, "the tokenizer", known=("source", "tokens", "pad_to_multiple_of"))
+            self.problem("tokenizer-or-source", {}, source)
+        fields = self.mapping(node, "tokenizer", known=("source", "tokens", "pad_to_multiple_of"))
         if fields is None:
             return None
         tokens = {
@@ -368,9 +349,8 @@ class _Reader(YamlReader):
         }
         multiple = self.plain(fields["pad_to_multiple_of"]) if "pad_to_multiple_of" in fields else 1
         if isinstance(multiple, bool) or not isinstance(multiple, int) or not 1 <= multiple <= MOST_PADDING:
-            message = f"`pad_to_multiple_of` is {multiple!r}."
-            fix = f"Write a whole number from 1 to {MOST_PADDING}."
-            self.problem("pad-to-multiple-of", message, fix, fields["pad_to_multiple_of"])
+            padding = fields["pad_to_multiple_of"]
+            self.problem("pad-to-multiple-of", {"found": self.shown(padding), "most": MOST_PADDING}, padding)
             multiple = 1
         return TokenizerSection(self.vocabulary(fields.get("source")), tokens, multiple)
 
@@ -384,13 +364,12 @@ class _Reader(YamlReader):
 
     def token(self, node: yaml.Node) -> TokenRow | None:
         """What stands behind a token: `{source: ..., force: true}`."""
-        fields = self.mapping(node, "a token", known=("source", "force"))
+        fields = self.mapping(node, "token", known=("source", "force"))
         if fields is None:
             return None
         force = self.plain(fields["force"]) if "force" in fields else False
         if not isinstance(force, bool):
-            message = f"`force` has to be true or false; found {self.shown(fields['force'])}."
-            self.problem("force", message, "True: models that have the token get this row as well.", node)
+            self.problem("force", {"found": self.shown(fields["force"])}, node)
         row = self.token_source(fields["source"]) if "source" in fields else TokenRow()
         return row and replace(row, force=force is True, where=place_of(node))
 
@@ -402,38 +381,32 @@ class _Reader(YamlReader):
             model = self.reference(node)
             return TokenRow(model) if model else None
         if kind == "zero":
-            self.mapping(node, "a row of zeros", known=("kind",))
+            self.mapping(node, "zero-row", known=("kind",))
             return TokenRow(zero=True)
         if kind != "model_token":
-            message = f"There is no kind '{kind}' of a token's source."
-            self.problem("token-kind", message, "Known: model_token, zero.", node)
+            self.problem("token-kind", {"name": str(kind), "known": ["model_token", "zero"]}, node)
             return None
-        fields = self.mapping(node, "a model's token", known=("kind", "model", "token", "token_id"))
+        fields = self.mapping(node, "model-token", known=("kind", "model", "token", "token_id"))
         if not fields:
             return None
         if "model" not in fields or ("token" in fields) == ("token_id" in fields):
-            message = "A source of kind model_token names a model, and one of `token` and `token_id`."
-            self.problem(
-                "token-source", message, "Write `{kind: model_token, model: ..., token: ...}`.", node
-            )
+            self.problem("token-source", {}, node)
             return None
         number = self.plain(fields["token_id"]) if "token_id" in fields else None
         if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
-            message = f"`token_id` is {self.shown(fields['token_id'])}."
-            self.problem("token-source", message, "Write a whole number from 0 on.", fields["token_id"])
+            self.problem("token-id", {"found": self.shown(fields["token_id"])}, fields["token_id"])
             return None
         token = fields["token"].value if "token" in fields else None
         model = self.reference(fields["model"])
         return TokenRow(model, token, number) if model else None
 
     def chat_template(self, node: yaml.Node | None) -> str | None:
-        text = None if node is None else self.text_of(node, "a chat template")
+        text = None if node is None else self.text_of(node, "chat-template")
         if text is None or text == "auto" or text in TEMPLATES:
             return text
         if len(text) >= SHORTEST_TEMPLATE and "{" in text:
             return text
-        message = f"'{text}' is neither the name of a chat template nor one."
-        self.problem("chat-template", message, did_you_mean(text, ["auto", *TEMPLATES]), node)
+        self.problem("chat-template", {"given": text, **suggestion(text, ["auto", *TEMPLATES])}, node)
         return None
 
     def reference(self, node: yaml.Node | None) -> ModelReference | None:
@@ -441,7 +414,7 @@ class _Reader(YamlReader):
             return None
         if isinstance(node, yaml.MappingNode):
             return self.reference_fields(node)
-        text = self.text_of(node, "a model")
+        text = self.text_of(node, "model")
         if text is None:
             return None
         (name, revision), *adapters = [self.part(part, text, node) for part in _parts(text)]
@@ -456,58 +429,54 @@ class _Reader(YamlReader):
         name, at, revision = part.partition("@")
         if name and (not at or (revision and "@" not in revision)):
             return name, revision or None
-        message = f"'{text}' is not a model's name."
-        fix = "Write `owner/name`, `owner/name@revision` or a folder, and `+` before each adapter."
-        self.problem("model-name", message, fix, node)
+        self.problem("model-name", {"given": text}, node)
         return "", None
 
     def reference_fields(self, node: yaml.MappingNode) -> ModelReference | None:
         """The dict forms: mergekit's `{model: {path, revision}, lora: {path, revision}}`, and with several adapters
         `{model: owner/name, adapters: [{model: owner/name, scale: 0.5}]}`."""
-        fields = self.mapping(node, "a model", ("model", "lora", "adapters", "override_architecture"))
+        fields = self.mapping(node, "model", ("model", "lora", "adapters", "override_architecture"))
         if not fields:
             return None
         if "model" not in fields:
-            self.problem("no-model", "This entry names no model.", "Add `model: owner/name`.", node)
+            self.problem("no-model", {}, node)
             return None
         base = self.path(fields["model"])
         if "lora" in fields and "adapters" in fields:
-            message = "A model has either `lora` or `adapters`; this one has both."
-            self.problem("lora-or-adapters", message, "Put them into one list `adapters:`.", fields["lora"])
+            self.problem("lora-or-adapters", {}, fields["lora"])
         adapters = self.sequence(fields.get("adapters"), "adapters", self.adapter)
         if "lora" in fields and (lora := self.path(fields["lora"])):
             adapters = (*adapters, *lora.adapters, AdapterReference(lora.name, lora.revision))
         named = fields.get("override_architecture")
-        architecture = self.text_of(named, "the name of a model's class") if named else None
+        architecture = self.text_of(named, "model-class") if named else None
         return base and replace(base, adapters=(*base.adapters, *adapters), architecture=architecture)
 
     def path(self, node: yaml.Node) -> ModelReference | None:
         """A model as text, or as `{path: ..., revision: ...}`."""
         if not isinstance(node, yaml.MappingNode):
             return self.reference(node)
-        inner = self.mapping(node, "a model's path", known=("path", "revision"))
+        inner = self.mapping(node, "model-path", known=("path", "revision"))
         if inner is None:
             return None
         if "path" not in inner:
-            self.problem("model-name", "This model has no `path`.", "Add `path: owner/name`.", node)
+            self.problem("no-path", {}, node)
             return None
-        path = self.text_of(inner["path"], "a path")
-        revision = self.text_of(inner["revision"], "a revision") if "revision" in inner else None
+        path = self.text_of(inner["path"], "path")
+        revision = self.text_of(inner["revision"], "revision") if "revision" in inner else None
         return ModelReference(path, revision) if path else None
 
     def adapter(self, node: yaml.Node) -> AdapterReference | None:
         """An entry of `adapters`: a name, or `{model: ..., scale: ...}`."""
         scale = 1.0
         if isinstance(node, yaml.MappingNode) and any(key.value == "model" for key, _ in node.value):
-            fields = self.mapping(node, "an adapter", known=("model", "scale"))
+            fields = self.mapping(node, "adapter", known=("model", "scale"))
             if not fields or "model" not in fields:
                 return None
             scale = self.scale(fields.get("scale"))
             node = fields["model"]
         found = self.path(node)
         if found and found.adapters:
-            message = f"'{found}' is more than one adapter."
-            self.problem("model-name", message, "Give each an entry of its own under `adapters:`.", node)
+            self.problem("several-adapters", {"given": str(found)}, node)
             return None
         return AdapterReference(found.name, found.revision, scale) if found else None
 
@@ -516,8 +485,7 @@ class _Reader(YamlReader):
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
         assert node is not None
-        message = f"`scale` has to be a number; found {self.shown(node)}."
-        self.problem("scale", message, "1 applies the adapter as it was trained, 0.5 half of it.", node)
+        self.problem("scale", {"found": self.shown(node)}, node)
         return 1.0
 
     # -- parameters ------------------------------------------------------------------------------------
@@ -532,15 +500,11 @@ class _Reader(YamlReader):
                 continue
             parameter = method.parameter(name.value)
             if parameter is None:
-                message = f"{method.title} ({method.name}) has no parameter '{name.value}'."
-                known = [p.name for p in method.parameters]
-                self.problem("unknown-parameter", message, did_you_mean(name.value, known), name)
+                known = suggestion(name.value, [p.name for p in method.parameters])
+                values = {"method": method.name, "title": method.title, "name": name.value, **known}
+                self.problem("unknown-parameter", values, name)
             elif models_own and not parameter.per_model:
-                message = (
-                    f"`{parameter.name}` of {method.title} is one value for all models, not one a model."
-                )
-                fix = "Move it to `parameters:` of the recipe (or of the slice)."
-                self.problem("shared-parameter", message, fix, name)
+                self.problem("shared-parameter", about(method, parameter), name)
             else:
                 setting = self.setting(parameter, value)
                 if setting:
@@ -557,11 +521,11 @@ class _Reader(YamlReader):
     def choice(self, parameter: Parameter, node: yaml.Node) -> Choice | None:
         filtered = None
         if isinstance(node, yaml.MappingNode):
-            fields = self.mapping(node, "a value with a filter", known=("filter", "value"))
+            fields = self.mapping(node, "filtered-value", known=("filter", "value"))
             if fields is None:
                 return None
             if "value" not in fields:
-                self.problem("no-value", "This filter has no `value`.", "Add `value:`.", node)
+                self.problem("no-value", {}, node)
                 return None
             if "filter" in fields:
                 wanted = self.plain(fields["filter"])
@@ -581,13 +545,21 @@ class _Reader(YamlReader):
             value = _number(value)
         if parameter.accepts(value):
             return parameter.convert(value)  # type: ignore[arg-type]
-        message = f"`{parameter.name}` has to be {parameter.expected()}; found {self.shown(node)}."
-        self.problem("parameter-value", message, f"It says {parameter.help}.", node)
+        assert self.method
+        values = {**about(self.method, parameter), "found": self.shown(node)}
+        self.problem("parameter-value", values, node)
         return None
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
+def about(method: MergeMethod, parameter: Parameter) -> dict[str, Any]:
+    """Values of a problem with a parameter."""
+    return {
+        "method": method.name,
+        "title": method.title,
+        "parameter": parameter.name,
+        "help": parameter.help,
+        "expected": parameter.expected(),
+    }
 
 
 def _is_folder(text: str) -> bool:

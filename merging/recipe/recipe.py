@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from checkpoints.problems import Place
 from merging.methods import METHODS, MergeMethod
 from merging.recipe.gradients import Setting
 
@@ -66,7 +67,7 @@ class Source:
     model: ModelReference
     layer_range: tuple[int, int] | None = None
     parameters: Parameters = field(default_factory=dict)
-    where: str = field(default="", compare=False)
+    where: Place | str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Slice:
     sources: tuple[Source, ...]
     base_model: ModelReference | None = None
     parameters: Parameters = field(default_factory=dict)
-    where: str = field(default="", compare=False)
+    where: Place | str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class ModulePart:
     models: tuple[Source, ...] = ()
     slices: tuple[Slice, ...] = ()
     parameters: Parameters = field(default_factory=dict)
-    where: str = field(default="", compare=False)
+    where: Place | str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class TokenRow:
     token_id: int | None = None
     zero: bool = False
     force: bool = False
-    where: str = field(default="", compare=False)
+    where: Place | str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import yaml
 
-from checkpoints.problems import Problem, RecipeError, did_you_mean
+from checkpoints.problems import Place, Problem, RecipeError, suggestion
 
 T = TypeVar("T")
 
 # A recipe is a page of text; more is a mistake or an attack (YAML aliases can multiply).
 MAX_CHARACTERS = 1_000_000
 MAX_NODES = 100_000
+BEGINNING = Place(1, 1)
+BEGINNING = Place(1, 1)
 
 
 class Loader(yaml.SafeLoader):
@@ -34,31 +36,27 @@ class YamlReader:
         self.problems: list[Problem] = []
         self.nodes = 0
 
-    def problem(self, code: str, message: str, fix: str, node: yaml.Node | None) -> None:
-        self.problems.append(Problem(code, message, fix, place_of(node) if node else "line 1, column 1"))
+    def problem(self, code: str, values: Mapping[str, Any], node: yaml.Node | None) -> None:
+        self.problems.append(Problem(code, values, place_of(node) if node else BEGINNING))
 
     # -- the document ----------------------------------------------------------------------------------
 
     def documents(self) -> list[yaml.Node]:
         if len(self.text) > MAX_CHARACTERS:
-            message = f"The recipe has {len(self.text)} characters."
-            self.problem("too-long", message, "A recipe is a page of text.", None)
+            self.problem("too-long", {"count": len(self.text)}, None)
             return []
         try:
             nodes = [node for node in yaml.compose_all(self.text, Loader=Loader) if not _is_empty(node)]
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "line 1, column 1"
-            message = f"This is not YAML: {error.problem or error.context}."
-            self.problems.append(
-                Problem("yaml", message, "Check indentation, colons and brackets there.", where)
-            )
+            where = Place(mark.line + 1, mark.column + 1) if mark else BEGINNING
+            self.problems.append(Problem("yaml", {"error": error.problem or error.context}, where))
             return []
         except (yaml.YAMLError, RecursionError) as error:
-            self.problem("yaml", f"This is not YAML: {type(error).__name__}.", "Check the text.", None)
+            self.problem("yaml", {"error": type(error).__name__}, None)
             return []
         if not nodes:
-            self.problem("empty", "The recipe is empty.", "Start with `merge_method:` and `models:`.", None)
+            self.problem("empty", {}, None)
         return nodes
 
     def mapping(
@@ -68,17 +66,21 @@ class YamlReader:
         known: tuple[str, ...],
         ignored: tuple[str, ...] = (),
     ) -> dict[str, yaml.Node] | None:
-        """The fields of a mapping; unknown and repeated ones become problems."""
+        """The fields of a mapping; unknown and repeated ones become problems.
+
+        Args:
+            what: the mapping is, as a phrase of problems or in backticks
+        """
         if not isinstance(node, yaml.MappingNode):
-            message = f"Expected {what} as `key: value` lines; found {self.shown(node)}."
-            self.problem("not-a-mapping", message, f"Keys: {', '.join(known)}.", node)
+            self.problem(
+                "not-a-mapping", {"what": what, "found": self.shown(node), "known": list(known)}, node
+            )
             return None
         fields: dict[str, yaml.Node] = {}
         for key, value in self.pairs(node, what):
             name = key.value
             if name not in known and name not in ignored:
-                message = f"Unknown key '{name}' in {what}."
-                self.problem("unknown-key", message, did_you_mean(str(name), known), key)
+                self.problem("unknown-key", {"name": name, "what": what, **suggestion(name, known)}, key)
             elif not (isinstance(value, yaml.ScalarNode) and value.tag.endswith(":null")):
                 fields[name] = value
         return fields
@@ -87,17 +89,15 @@ class YamlReader:
         if node is None:
             return
         if not isinstance(node, yaml.MappingNode):
-            message = f"Expected {what} as `key: value` lines; found {self.shown(node)}."
-            self.problem("not-a-mapping", message, "Write `name: value`, one a line.", node)
+            self.problem("not-a-mapping", {"what": what, "found": self.shown(node)}, node)
             return
         seen: set[str] = set()
         for key, value in node.value:
             self.count(node)
             if not isinstance(key, yaml.ScalarNode):
-                self.problem("key", "A key has to be a word.", "", key)
+                self.problem("key", {}, key)
             elif key.value in seen:
-                message = f"'{key.value}' stands twice in {what}."
-                self.problem("repeated-key", message, "Keep one of them.", key)
+                self.problem("repeated-key", {"name": key.value, "what": what}, key)
             else:
                 seen.add(key.value)
                 yield key, value
@@ -108,8 +108,7 @@ class YamlReader:
         if node is None:
             return ()
         if not isinstance(node, yaml.SequenceNode) or not node.value:
-            message = f"`{what}` has to be a list with at least one entry; found {self.shown(node)}."
-            self.problem("not-a-list", message, "Write each entry behind a dash.", node)
+            self.problem("not-a-list", {"name": what, "found": self.shown(node)}, node)
             return ()
         items = [read(item) for item in node.value if self.count(item)]
         return tuple(item for item in items if item is not None)
@@ -120,7 +119,7 @@ class YamlReader:
             return value.strip()
         if isinstance(value, int | float) and not isinstance(value, bool):
             return node.value  # type: ignore[no-any-return]  # a name made of digits
-        self.problem("not-text", f"Expected {what}; found {self.shown(node)}.", "Write it as text.", node)
+        self.problem("not-text", {"what": what, "found": self.shown(node)}, node)
         return None
 
     def plain(self, node: yaml.Node) -> object:
@@ -138,20 +137,20 @@ class YamlReader:
         if isinstance(node, yaml.ScalarNode):
             return f"'{node.value[:60]}'"
         if isinstance(node, yaml.MappingNode):
-            return "a mapping"
-        return "a list" if len(node.value) != 2 else str(self.plain(node))
+            return "mapping"
+        return "list" if len(node.value) != 2 else str(self.plain(node))
 
     def count(self, node: yaml.Node) -> bool:
         self.nodes += 1
         if self.nodes > MAX_NODES:
-            message = "The recipe unfolds to too many values."
-            raise RecipeError(Problem("too-long", message, "Use fewer aliases.", place_of(node)))
+            raise RecipeError(Problem("too-many-values", {}, place_of(node)))
         return True
 
 
-def place_of(node: yaml.Node) -> str:
+def place_of(node: yaml.Node) -> Place | str:
+    """Where a node begins; empty if it was not read from a text."""
     mark = node.start_mark
-    return f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return Place(mark.line + 1, mark.column + 1) if mark else ""
 
 
 def _is_empty(node: yaml.Node) -> bool:

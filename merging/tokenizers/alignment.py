@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from checkpoints import AlignedCheckpoint, Alignment, Checkpoint, tokenizer_files
 from checkpoints.aligned import Rows
@@ -74,14 +74,13 @@ def align(
     return Aligned(vocabulary, alignments, aligned, tuple(problems), tuple(warnings))
 
 
-def in_words(checkpoints: Checkpoints, layouts: Layouts) -> str:
-    """How the models' vocabularies differ; empty if their tokenizers cannot be read."""
+def sizes(checkpoints: Checkpoints, layouts: Layouts) -> list[dict[str, Any]]:
+    """How the models' vocabularies differ, as phrases; empty if their tokenizers cannot be read."""
     found = {}
     for model, checkpoint in checkpoints.items():
         with suppress(CheckpointError):
             found[model] = read_tokenizer(model, checkpoint)
-    text = differences(found, {model: _rows(checkpoints[model], layouts[model]) for model in found})
-    return text and f"{text}."
+    return differences(found, {model: _rows(checkpoints[model], layouts[model]) for model in found})
 
 
 def _rows(checkpoint: Checkpoint, layout: Layout) -> int:
@@ -101,8 +100,7 @@ def _tokenizers(
     for model in (base, *(other for other in checkpoints if other != base)):
         checkpoint = checkpoints[model]
         if base in found and not tokenizer_files(checkpoint.files) and rows[model] == rows[base]:
-            message = f"{model} has no tokenizer; it is taken to have that of {base}."
-            warnings.append(Problem("tokenizer-assumed", message))
+            warnings.append(Problem("tokenizer-assumed", {"model": str(model), "base": str(base)}))
             found[model] = replace(found[base], model=model)
             continue
         try:

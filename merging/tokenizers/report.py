@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from checkpoints import Checkpoint, read_json
-from checkpoints.problems import some
+from checkpoints.problem_texts import ENGLISH
+from checkpoints.problems import Problem
+from checkpoints.wording import few
 from merging.tokenizers.chat_preview import rendered
 from merging.tokenizers.tokenizer import ROLES, Tokenizer, special_tokens
 from merging.tokenizers.vocabulary import Vocabulary
@@ -54,7 +56,7 @@ class TokenizerReport:
         appended: tokens behind those of that model
         special: its special tokens, by their role
         sample: a conversation by its chat template; empty without one
-        trouble: what is wrong with the sample, in words; empty if nothing is
+        trouble: what is wrong with the chat template; None if nothing is
         models: those that take part
     """
 
@@ -64,14 +66,15 @@ class TokenizerReport:
     appended: tuple[str, ...]
     special: Mapping[str, str]
     sample: str
-    trouble: str
+    trouble: Problem | None
     models: tuple[TokenizerOf, ...]
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Self:
         """From what `asdict` made of it, by way of JSON."""
         models = tuple(TokenizerOf(**model) for model in data["models"])
-        return cls(**{**data, "appended": tuple(data["appended"]), "models": models})
+        trouble = data["trouble"] and Problem.from_data(data["trouble"])
+        return cls(**{**data, "appended": tuple(data["appended"]), "models": models, "trouble": trouble})
 
 
 def tokenizer_report(
@@ -85,11 +88,12 @@ def tokenizer_report(
         template: the result's chat template
     """
     special = special_tokens(checkpoints[vocabulary.start.model])
-    text, trouble = rendered(template, special) if template else ("", "")
-    if trouble:
-        trouble = f"The chat template cannot be used: {trouble}."
+    text, error = rendered(template, special) if template else ("", "")
+    trouble = None
+    if error:
+        trouble = Problem("template", {"error": error})
     elif missing := [mark for mark in dict.fromkeys(_MARKS.findall(text)) if mark not in vocabulary.ids]:
-        trouble = f"The chat template writes {some(missing)}, for which the result has no token."
+        trouble = Problem("template-tokens", {"tokens": few(missing)})
 
     def beside(tokenizer: Tokenizer) -> TokenizerOf:
         checkpoint = checkpoints[tokenizer.model]
@@ -134,7 +138,9 @@ def chat_template(checkpoint: Checkpoint) -> str | None:
 def in_lines(report: TokenizerReport) -> list[str]:
     """The report for a terminal."""
     roles = ", ".join(f"{role} {token}" for role, token in report.special.items())
-    more = f", and {len(report.appended)} more ({some(report.appended)})" if report.appended else ""
+    appended = ENGLISH.format("{names:few}", names=few(report.appended))
+    appended = ENGLISH.format("{names:few}", names=few(report.appended))
+    more = f", and {len(report.appended)} more ({appended})" if report.appended else ""
     lines = [f"tokenizer     {report.tokens:,} tokens in {report.rows:,} rows: {report.begins_with}'s{more}"]
     lines += [f"  special     {roles}"] if roles else []
     for model in report.models:

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from checkpoints import Checkpoint, read_json, tokenizer_files
-from checkpoints.problems import CheckpointError, Problem, some
+from checkpoints.problems import CheckpointError, Problem
+from checkpoints.wording import few
 from merging.recipe.recipe import ModelReference
 
 TOKENIZER, TOKENIZER_CONFIG, ADDED_TOKENS = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
@@ -35,10 +36,6 @@ BY_PLACE = {
     "spiece.model": {"albert", "xlnet", "bigbird"},
     "vocab.txt": {"bert", "distilbert", "electra", "mobilebert"},
 }
-SAVE_AS_FAST = (
-    "Save its tokenizer once as a fast one (`AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)`), and put "
-    f"{TOKENIZER} beside the weights."
-)
 # The tokens that a tokenizer gives a role, in the order in which loaders number those that have no number yet.
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 MORE_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
@@ -153,10 +150,7 @@ def read_tokenizer(model: ModelReference, checkpoint: Checkpoint) -> Tokenizer:
             return Tokenizer(model, _document(model, checkpoint, words), file)
         if file in BY_PLACE:
             if (kind := _kind(checkpoint)) not in BY_PLACE[file]:
-                what = (
-                    f"the tokenizer of {model} ({kind or 'of no known class'}) numbers tokens in its own way"
-                )
-                raise _refusal(model, f"{what}, which {file} does not show.")
+                raise _refusal("tokenizer-class", model, kind=kind, file=file)
             if file == "vocab.txt":
                 lines = checkpoint.read_file(file).decode().split("\n")
                 vocabulary = {line: number for number, line in enumerate(lines) if line}
@@ -165,12 +159,9 @@ def read_tokenizer(model: ModelReference, checkpoint: Checkpoint) -> Tokenizer:
                 return Tokenizer(model, _document(model, checkpoint, words, marked), file)
             return Tokenizer(model, _document(model, checkpoint, *_pieces(checkpoint, file)), file)
     except (KeyError, TypeError, ValueError, AttributeError):
-        message = f"{file} of {model}, or what stands beside it, has no vocabulary that can be read."
-        fix = "Repair it, or name another model with `tokenizer_source:`."
-        raise CheckpointError(Problem("damaged-file", message, fix, str(model))) from None
-    forms = ", ".join(file for file in found if file in OTHER_FORMS)
-    has = f"only {forms}, from which its tokens cannot be numbered" if forms else "no tokenizer"
-    raise _refusal(model, f"{model} has {has}.")
+        raise _refusal("damaged-tokenizer", model, file=file) from None
+    forms = [file for file in found if file in OTHER_FORMS]
+    raise _refusal("tokenizer-form" if forms else "no-tokenizer", model, files=forms)
 
 
 def special_tokens(checkpoint: Checkpoint) -> dict[str, str]:
@@ -261,9 +252,7 @@ def _document(
     renumbered = [token for token in own if vocabulary.get(token, own[token]) != own[token]]
     if renumbered or behind != list(range(len(vocabulary), len(vocabulary) + len(behind))):
         at_fault = renumbered or [token for token in own if token not in vocabulary]
-        raise _refusal(
-            model, f"The added tokens of {model} have numbers that do not follow on: {some(at_fault)}."
-        )
+        raise _refusal("added-tokens", model, tokens=few(at_fault))
     return {"model": dict(words), "added_tokens": sorted(added.values(), key=lambda token: token["id"])}
 
 
@@ -279,5 +268,5 @@ def _listed(checkpoint: Checkpoint, named: Mapping[str, Any]) -> Iterator[dict[s
             yield _described(token, id=int(number), special=special, normalized=not special)
 
 
-def _refusal(model: ModelReference, message: str) -> CheckpointError:
-    return CheckpointError(Problem("no-tokenizer", message, SAVE_AS_FAST, str(model)))
+def _refusal(code: str, model: ModelReference, **values: Any) -> CheckpointError:
+    return CheckpointError(Problem(code, {"model": str(model), **values}, str(model)))

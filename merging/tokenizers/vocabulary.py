@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from checkpoints import Checkpoint
 from checkpoints.aligned import Rows
 from checkpoints.problems import Problem
+from checkpoints.wording import few
 from merging.recipe.recipe import ModelReference, TokenizerSection, TokenRow
 from merging.tokenizers.tokenizer import LITERAL, Tokenizer
 
@@ -86,11 +87,13 @@ class Vocabulary:
             ]
             ordinary = [token for token in new if token not in tokenizer.added]
             if ordinary:
-                message = (
-                    f"{len(ordinary)} tokens of {model} are unknown to {self.start.model}: {_some(ordinary)}."
-                )
-                fix = "They are kept as literal tokens; all other text is split as that one splits it."
-                self.warnings.append(Problem("literal-tokens", message, fix))
+                values = {
+                    "count": len(ordinary),
+                    "model": str(model),
+                    "start": str(self.start.model),
+                    "tokens": few(quoted(ordinary)),
+                }
+                self.warnings.append(Problem("literal-tokens", values))
             for token in new:
                 self._append(token, tokenizer)
 
@@ -162,11 +165,10 @@ class Vocabulary:
         number = self.tokenizers[model].ids.get(name) if wanted.token_id is None else wanted.token_id
         if number is not None and number < self.own_rows[model]:
             return ((model, number),)
-        what = f"'{name}'" if wanted.token_id is None else f"number {wanted.token_id}"
-        message = f"{model} has no row for the token {what}, which is to stand for '{token}'."
-        fix = "Name a token that it has, or a row of zeros: `source: {kind: zero}`."
         if not any(problem.where == wanted.where for problem in self.problems):
-            self.problems.append(Problem("unknown-token", message, fix, wanted.where))
+            values = {"model": str(model), "source": name, "number": wanted.token_id, "token": token}
+            code = "unknown-source-token" if wanted.token_id is None else "unknown-token-id"
+            self.problems.append(Problem(code, values, wanted.where))
         return ()
 
     def check(self) -> None:
@@ -177,16 +179,18 @@ class Vocabulary:
         for token in unknown:
             row = self.section.tokens[token]
             if not (row.zero or row.model):
-                message = f"No model has a token '{token}'."
-                fix = "Say what its row is: `source: {kind: model_token, model: ..., token: ...}` or `{kind: zero}`."
-                self.problems.append(Problem("unknown-token", message, fix, row.where))
-        added = f", and {len(self.appended)} appended: {_some([t['content'] for t in self.appended])}"
-        message = f"The result has {self.size} rows for {len(self.ids)} tokens: those of {self.start.model}"
-        self.warnings.append(Problem("vocabulary", message + (f"{added}." if self.appended else ".")))
+                self.problems.append(Problem("unknown-token", {"token": token}, row.where))
+        values = {
+            "rows": self.size,
+            "tokens": len(self.ids),
+            "model": str(self.start.model),
+            "count": len(self.appended) or None,
+            "appended": few(quoted([token["content"] for token in self.appended])),
+        }
+        self.warnings.append(Problem("result-vocabulary", values))
         without = [token for token in nowhere if token not in unknown]
         if without:
-            message = f"No model has rows for {_some(without)}; they are zeros."
-            self.warnings.append(Problem("zero-rows", message))
+            self.warnings.append(Problem("zero-rows", {"tokens": few(quoted(without))}))
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -221,8 +225,10 @@ def _runs(
             yield Rows(end - first, () if number == ZEROS else ((number, int(places[first])),))
 
 
-def differences(tokenizers: Mapping[ModelReference, Tokenizer], rows: Mapping[ModelReference, int]) -> str:
-    """In words, what vocabularies have that others lack: tokens, and rows behind the last token.
+def differences(
+    tokenizers: Mapping[ModelReference, Tokenizer], rows: Mapping[ModelReference, int]
+) -> list[dict[str, Any]]:
+    """What each vocabulary has that others lack, tokens and rows behind the last token, as phrases.
 
     Args:
         tokenizers: of models that can be read
@@ -234,13 +240,18 @@ def differences(tokenizers: Mapping[ModelReference, Tokenizer], rows: Mapping[Mo
     parts = []
     for model, tokenizer in tokenizers.items():
         alone = [token for token in tokenizer.ids if token not in common]
-        parts.append(f"{model} has {rows[model]} rows for {len(tokenizer.ids)} tokens")
-        if alone:
-            parts[-1] += f", {len(alone)} of which others lack ({_some(alone)})"
-    return "; ".join(parts)
+        parts.append(
+            {
+                "phrase": "vocabulary-size",
+                "model": str(model),
+                "rows": rows[model],
+                "tokens": len(tokenizer.ids),
+                "lacking": len(alone) or None,
+                "alone": few(quoted(alone)),
+            }
+        )
+    return parts
 
 
-def _some(tokens: Sequence[str]) -> str:
-    return ", ".join(f"'{token}'" for token in tokens[:3]) + (
-        f" and {len(tokens) - 3} more" if len(tokens) > 3 else ""
-    )
+def quoted(tokens: Sequence[str]) -> list[str]:
+    return [f"'{token}'" for token in tokens]

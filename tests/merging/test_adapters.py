@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from checkpoints.problems import Place
 from evaluation import check_independence
 from examples.models import BASE, model_folder, repository
 from merging import CheckpointError, Plan, make_plan, read_recipe, run_plan
@@ -239,26 +240,30 @@ BAD: dict[str, tuple[Any, str, str]] = {
     ),
     "no weights": (
         lambda f: (f / "adapter_model.safetensors").unlink(),
-        "no-weights",
+        "adapter-without-weights",
         "has no adapter_model",
     ),
     "a kind that is no LoRA": (lambda f: option(f, peft_type="VERA"), "adapter-kind", "of the kind VERA"),
     "BOFT": (lambda f: option(f, peft_type="BOFT"), "adapter-kind", "merge_and_unload"),
-    "PiSSA": (lambda f: option(f, init_lora_weights="pissa_niter_4"), "adapter-kind", "weights of its base"),
-    "aLoRA": (lambda f: option(f, alora_invocation_tokens=[1]), "adapter-kind", "alora_invocation_tokens"),
+    "PiSSA": (
+        lambda f: option(f, init_lora_weights="pissa_niter_4"),
+        "adapter-changes-base",
+        "weights of its base",
+    ),
+    "aLoRA": (lambda f: option(f, alora_invocation_tokens=[1]), "adapter-options", "alora_invocation_tokens"),
     "a wild pattern": (lambda f: option(f, alpha_pattern={"(a+)+$": 1}), "adapter-pattern", "repetition"),
     "a damaged config": (
         lambda f: (f / "adapter_config.json").write_text("[]"),
-        "damaged-file",
-        "no mapping",
+        "damaged-adapter-config",
+        "not a mapping",
     ),
-    "one factor": (lambda f: drop(f, "lora_B"), "damaged-file", "only one factor"),
+    "one factor": (lambda f: drop(f, "lora_B"), "adapter-factor", "only one factor"),
     "damaged weights": (
         lambda f: (f / "adapter_model.safetensors").write_bytes(b"x" * 50),
-        "damaged-file",
+        "header-length",
         "header",
     ),
-    "other names": (lambda f: rename(f, "q_proj", "query"), "adapter-misfit", "self_attn.query"),
+    "other names": (lambda f: rename(f, "q_proj", "query"), "adapter-modules", "self_attn.query"),
 }
 
 
@@ -289,7 +294,7 @@ def test_what_cannot_be_applied_is_a_problem_with_its_place_and_the_way_out(
         read_recipe(f"merge_method: passthrough\nmodels:\n- model: {folder}/base+{tmp_path}/lora")
     ).problems
 
-    assert (problem.code, problem.where) == (code, "line 3, column 10")
+    assert (problem.code, problem.where) == (code, Place(3, 10))
     assert said in str(problem)
     assert problem.fix
 
@@ -300,7 +305,7 @@ def test_an_adapter_for_another_base_is_refused_with_the_names(tmp_path: Path, f
 
     problems = make_plan(read_recipe(alone(f"{folder}/base+{tmp_path}/lora"))).problems
 
-    assert [problem.code for problem in problems] == ["adapter-misfit", "adapter-misfit"]
+    assert [problem.code for problem in problems] == ["adapter-modules", "adapter-misfit"]
     missing, misfits = map(str, problems)
     assert "model.layers.4." in missing
     assert "mlp.down_proj takes 160 to 64 numbers, the base's is [64, 128]" in misfits
@@ -314,7 +319,10 @@ def test_rows_for_tokens_that_nobody_has_are_refused(tmp_path: Path, folder: Pat
     [problem] = make_plan(read_recipe(alone(f"{folder}/base+{tmp_path}/lora"))).problems
 
     assert problem.code == "adapter-rows"
-    assert "token 270, the base has 256 tokens, and nobody has rows for 14 tokens between" in problem.message
+    assert (
+        "token 270, the base has 256 tokens, and no model has rows for the 14 tokens between"
+        in problem.message
+    )
 
 
 def test_problems_on_the_hub(folder: Path, adapters: Path, alice: str, hub: Hub) -> None:
@@ -330,11 +338,11 @@ def test_problems_on_the_hub(folder: Path, adapters: Path, alice: str, hub: Hub)
     problems = make_plan(read_recipe(text), token=alice).problems
 
     assert [(p.code, p.where) for p in problems] == [
-        ("no-model", "line 4, column 10"),
-        ("adapter", "line 5, column 10"),
-        ("no-adapter-config", "line 6, column 10"),
-        ("gated", "line 7, column 10"),
-        ("gated", "line 8, column 10"),
+        ("model-not-found", Place(4, 10)),
+        ("adapter", Place(5, 10)),
+        ("adapter-is-model", Place(6, 10)),
+        ("gated", Place(7, 10)),
+        ("gated", Place(8, 10)),
     ]
     assert "+alice/one`" in problems[1].fix
     assert "a whole model" in problems[2].fix

@@ -10,6 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from checkpoints.problems import Place
 from merging import Plan, RecipeError, make_plan, read_recipe, run_plan
 from tests.hub import Hub
 from tests.merging.test_against_mergekit import tensors
@@ -151,7 +152,7 @@ def test_a_stage_with_another_vocabulary_and_layers(models: Path, tmp_path: Path
     [
         (lambda d: d[0].update(models=[{"model": "between", "parameters": {"weight": 1}}]), "circle"),
         (lambda d: d[1].update(name="mean"), "repeated-name"),
-        (lambda d: d[0].pop("name"), "repeated-name"),
+        (lambda d: d[0].pop("name"), "nameless-recipes"),
         (lambda d: d[2].update(models=[{"model": "x/y"}]), "unused-stage"),
         (lambda d: d[1].update(merge_method="slurp"), "unknown-method"),
     ],
@@ -174,7 +175,8 @@ def test_problems_of_a_stage_are_problems_of_the_plan(models: Path) -> None:
     plan = make_plan(read_recipe(yaml.safe_dump_all(documents)), None)
 
     [problem] = plan.problems
-    assert (problem.code, problem.where[:5]) == ("model-name", "line ")
+    assert problem.code == "no-folder-or-model-id"
+    assert isinstance(problem.where, Place)
 
 
 @pytest.mark.oracle

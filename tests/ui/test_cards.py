@@ -41,7 +41,11 @@ def shown(html: str) -> Tags:
 
 
 def test_problems_with_place_and_fix() -> None:
-    text = shown(problems_card([Problem("x", EVIL, EVIL, EVIL), Problem("y", "second")])).text
+    text = shown(
+        problems_card(
+            [Problem("unknown-method", {"name": EVIL, "near": EVIL, "known": []}, EVIL), Problem("silent")]
+        )
+    ).text
 
     assert text.count(EVIL) == 3
     assert "2 things to change first" in text
@@ -49,7 +53,7 @@ def test_problems_with_place_and_fix() -> None:
 
 def test_tokenizers_stand_side_by_side() -> None:
     beside = TokenizerOf(EVIL, 258, 272, 2, 1, {"eos_token": EVIL, "pad_token": ""}, "other")
-    report = TokenizerReport(EVIL, 260, 260, (EVIL,), {"eos_token": "</s>"}, EVIL, "", (beside,))
+    report = TokenizerReport(EVIL, 260, 260, (EVIL,), {"eos_token": "</s>"}, EVIL, None, (beside,))
 
     text = shown(plan_card(Plan("", "linear", tokenizer=report))).text
 
@@ -69,7 +73,7 @@ def test_a_plan() -> None:
         seconds=75,
     )
 
-    text = shown(plan_card(replace(plan, warnings=(Problem("w", EVIL),)))).text
+    text = shown(plan_card(replace(plan, warnings=(Problem("yaml", {"error": EVIL}),)))).text
 
     for part in (
         "Ready to merge",
@@ -136,7 +140,12 @@ def test_a_running_job_has_a_bar_that_is_read_aloud() -> None:
 def test_other_states(state: str) -> None:
     result = Result("hf://you/x", f"https://hub/{EVIL}", None, 10, 1.0)
     job = replace(
-        JOB, state=state, position=3, result=result, problems=(Problem("c", EVIL),), log=((0.1, EVIL),)
+        JOB,
+        state=state,
+        position=3,
+        result=result,
+        problems=(Problem("yaml", {"error": EVIL}),),
+        log=((0.1, EVIL),),
     )
 
     tags = shown(job_card(job))

@@ -18,7 +18,6 @@ from merging import MergeError, Problem
 from merging.recipe.yaml import Loader
 from ui.host import Host
 from ui.hub.account import Account
-from ui.languages.translate import t
 
 QUERY = "recipe"
 # Puts a link that the server made onto the clipboard.
@@ -85,14 +84,13 @@ def find_recipe(source: str, who: Account) -> tuple[str, str]:
         path = path.removeprefix(f"{start}/")
     match = _MODEL.fullmatch(path.partition("?")[0].strip("/"))
     if match is None:
-        message = t("source.unreadable", source=source[:120])
-        raise MergeError(Problem("source", message, t("source.unreadable.fix")))
+        raise MergeError(Problem("source", {"source": source[:120]}))
     name, revision = match["name"], match["revision"] or "main"
     for file in (*RECIPE_FILES, "README.md"):
         text = _file(name, revision, file, who)
         if text and (recipe := recipe_in(text)):
             return recipe, name
-    raise MergeError(Problem("no-recipe", t("source.no_recipe", name=name), t("source.no_recipe.fix")))
+    raise MergeError(Problem("no-recipe", {"name": name}))
 
 
 def _file(name: str, revision: str, file: str, who: Account) -> str | None:
@@ -106,8 +104,7 @@ def _file(name: str, revision: str, file: str, who: Account) -> str | None:
             if response.status_code == 404 and response.headers.get("x-error-code") == "EntryNotFound":
                 return None
             if response.status_code != 200:
-                message = t("source.not_found", name=name, code=response.status_code)
-                raise MergeError(Problem("not-found", message, t("source.not_found.fix")))
+                raise MergeError(Problem("not-found", {"name": name, "status": response.status_code}))
             text = b""
             for piece in response.iter_bytes():
                 text += piece
@@ -115,7 +112,7 @@ def _file(name: str, revision: str, file: str, who: Account) -> str | None:
                     break
             return text.decode(errors="replace")
     except (httpx2.HTTPError, OSError) as error:
-        raise MergeError(Problem("silent", t("source.silent"), t("source.silent.fix"))) from error
+        raise MergeError(Problem("silent")) from error
 
 
 def _candidates(text: str) -> Iterator[str]:

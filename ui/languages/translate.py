@@ -54,16 +54,6 @@ ENGLISH = {
     "recipe.link": "Copy link",
     "recipe.linked": "Link to this recipe",
     "recipe.linked.info": "It holds the whole recipe, nothing else. It is on your clipboard, if the browser allows.",
-    "source.unreadable": "'{source}' is neither a model's name nor a link to a recipe.",
-    "source.unreadable.fix": "Write owner/name, or paste a link that 'Copy link' made.",
-    "source.not_found": "There is no model '{name}' on the Hub that you may read (status {code}).",
-    "source.not_found.fix": "Check the name; sign in if the model is private or gated.",
-    "source.no_recipe": "{name} carries no recipe: no mergekit_config.yml, and no merge in YAML on its card.",
-    "source.no_recipe.fix": "Choose a model that was made by a merge.",
-    "source.file": "That file holds no recipe.",
-    "source.file.fix": "Drop a YAML file with `merge_method:`, or a model card that shows one.",
-    "source.silent": "The Hub did not answer.",
-    "source.silent.fix": "Try again in a moment.",
     "recipe.method": "Method",
     "recipe.paper": "Source",
     "recipe.base": "Base model",
@@ -220,8 +210,6 @@ ENGLISH = {
     "plan.model.adapter": "adapter on {model}",
     "plan.model.adapter.scaled": "adapter on {model}, scaled by {scale}",
     "plan.model.made": "made on the way with {method} of {parts}",
-    "plan.unexpected": "The plan failed inside Alloy: {error}",
-    "plan.unexpected.fix": "This is a defect. Please report it with the recipe.",
     # the destination
     "destination.heading": "Where the result goes",
     "destination.kind": "Save to",
@@ -241,18 +229,6 @@ ENGLISH = {
     "destination.revision": "add a new revision",
     "destination.pull_request": "open a pull request",
     "destination.free": "{name} is free.",
-    "destination.no_owner": "Nobody is signed in, so there is no account to save to.",
-    "destination.no_owner.fix": "Sign in with Hugging Face first.",
-    "destination.no_owner.fix.laptop": "Run `hf auth login` and reload, or save to a folder.",
-    "destination.bad_name": "'{name}' cannot be a model's name.",
-    "destination.bad_name.fix": (
-        "Use up to 96 letters, digits, '-', '_' and '.', beginning and ending with a letter or digit."
-    ),
-    "destination.bad_owner": "'{owner}' is not an account that you can write to.",
-    "destination.bad_owner.fix": "Choose one of: {owners}.",
-    "destination.bad_place": "'{place}' is not a place to save to.",
-    "destination.bad_place.fix": "Write hf://owner/name.",
-    "destination.bad_place.fix.laptop": "Write hf://owner/name, or the bare name of a new folder.",
     # jobs
     "merge.button": "Merge",
     "merge.cancel": "Stop this merge",
@@ -309,11 +285,6 @@ ENGLISH = {
     "jobs.log.failed": "failed",
     "jobs.log.cancelled": "stopped",
     "jobs.lost": "A download that this browser remembers is gone: the server was restarted.",
-    "jobs.restarted": "The server was restarted before this merge was seen to end.",
-    "jobs.restarted.fix": (
-        "Nothing that lies on the Hub is lost: 'Try again' goes on with the files that are missing. If it had ended, "
-        "it says that the model exists."
-    ),
     "jobs.linked": "Copied, if the browser allows: {link}",
     "jobs.pull_request": "Open pull request {number} of {name}",
     "jobs.compared": "Beside its parents: structure and size",
@@ -321,18 +292,6 @@ ENGLISH = {
     "jobs.compared.bytes": "Weights",
     "jobs.compared.layers": "{count} layers",
     "jobs.card": "Its model card",
-    "jobs.unknown": "There is no merge with this id.",
-    "jobs.unknown.fix": "Ids last as long as the server runs; start the merge again.",
-    "jobs.unexpected": "The merge failed inside Alloy: {error}",
-    "jobs.unexpected.fix": "This is a defect. Please report it with the recipe. Nothing was left behind.",
-    "jobs.memory": "The merge needs {size} of memory, which is not free here now.",
-    "jobs.memory.fix": "Try again when others are done, or run the same recipe on a larger machine.",
-    "jobs.memory.never": "The merge needs {size} of memory, and this machine has {most} in all.",
-    "jobs.memory.never.fix": "Run the same recipe on a larger machine: `python -m merging run` is the same merge.",
-    "jobs.too_many": "You already have {count} merges running or waiting.",
-    "jobs.too_many.fix": "Wait for one to finish, or stop one.",
-    "jobs.busy": "The line is full: {count} merges are running or waiting.",
-    "jobs.busy.fix": "Try again in some minutes, or duplicate this Space and have it for yourself.",
     # chat
     "chat.model": "Model",
     "chat.other": "Compare with",
@@ -575,8 +534,6 @@ ENGLISH = {
     # results in memory and as files
     "try.button": "Try it first",
     "try.info": "Merges into memory and opens the chat; nothing is saved.",
-    "try.too_large": "The merged model has {size}; at most {most} can be tried here.",
-    "try.too_large.fix": "Merge it to your account, or run Alloy on a larger machine.",
     "try.gone": "This trial has ended: it was not used for a while, or others needed the memory.",
     "try.gone.fix": "Press 'Try it first' again.",
     "tune.which": "A number of the recipe",
@@ -590,8 +547,6 @@ ENGLISH = {
     "tune.elsewhere": (
         "The recipe on the Merge tab is another one by now, and was left alone. Write it there yourself: {values}"
     ),
-    "downloads.full": "The result has {size}, and {free} are free here for downloads.",
-    "downloads.full.fix": "Try again later, or sign in and save it to your account, which needs no room here.",
     # methods
     "page.tab.methods": "Methods",
     "methods.method": "Method",

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from merging import MergeError, Problem
 from ui.host import Host
-from ui.languages.translate import t
 
 HUB, FOLDER, DOWNLOAD = "hub", "folder", "download"
+# The problem that nobody is signed in: on a Space, and on a machine of one's own.
+NO_OWNER = ("no-owner", "no-owner-here")
 # What happens to an existing model.
 REFUSE, REVISION, PULL_REQUEST = "refuse", "revision", "pull request"
 # The Hub's rule for names; it also refuses "--" and "..", which `_is_name` checks.
@@ -60,11 +61,9 @@ class DestinationChoice:
         if self.kind == FOLDER and host.allow_folders:
             return str(host.results / name)
         if not self.owner:
-            fix = t("destination.no_owner.fix.laptop" if host.allow_folders else "destination.no_owner.fix")
-            raise MergeError(Problem("no-owner", t("destination.no_owner"), fix))
+            raise MergeError(Problem("no-owner-here" if host.allow_folders else "no-owner"))
         if self.owner not in self.owners:
-            fix = t("destination.bad_owner.fix", owners=", ".join(self.owners))
-            raise MergeError(Problem("bad-owner", t("destination.bad_owner", owner=self.owner), fix))
+            raise MergeError(Problem("bad-owner", {"owner": self.owner, "owners": list(self.owners)}))
         return f"hf://{self.owner}/{name}"
 
 
@@ -80,8 +79,7 @@ def destination_of(host: Host, text: str) -> str:
         return text
     if host.allow_folders and _is_name(text):
         return str(host.results / text)
-    fix = t("destination.bad_place.fix.laptop" if host.allow_folders else "destination.bad_place.fix")
-    raise MergeError(Problem("bad-place", t("destination.bad_place", place=text), fix))
+    raise MergeError(Problem("bad-place-here" if host.allow_folders else "bad-place", {"place": text}))
 
 
 def _is_name(name: str) -> bool:
@@ -90,5 +88,4 @@ def _is_name(name: str) -> bool:
 
 def _check_name(name: str) -> None:
     if not _is_name(name):
-        message = t("destination.bad_name", name=name[:120])
-        raise MergeError(Problem("bad-name", message, t("destination.bad_name.fix")))
+        raise MergeError(Problem("bad-name", {"name": name[:120]}))

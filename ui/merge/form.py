@@ -16,6 +16,7 @@ from gradio.components import Component
 from markupsafe import Markup
 
 from checkpoints.dtypes import RECIPE_DTYPES
+from checkpoints.problems import Place
 from merging import Problem
 from merging.methods import METHODS, MergeMethod, Parameter
 from merging.recipe.yaml import Loader
@@ -413,7 +414,7 @@ def method_text(method: MergeMethod) -> Markup:
     return tag.div(of_registry(method.summary), paper, class_="alloy-method")
 
 
-def spot_of(state: FormState, recipe: str, where: str) -> str | int | None:
+def spot_of(state: FormState, recipe: str, where: Place | str) -> str | int | None:
     """The field that a problem's place in the recipe belongs to: a name in `Form.notes`, or a row's number."""
     try:
         tree = yaml.compose(recipe, Loader=Loader)
@@ -422,7 +423,7 @@ def spot_of(state: FormState, recipe: str, where: str) -> str | int | None:
     path = place_of(tree, where)
     match path:
         case None:
-            named = where  # some problems of the plan name the model
+            named = str(where)  # some problems of the plan name the model
         case ("merge_method",):
             return METHOD
         case ("dtype",):

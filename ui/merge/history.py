@@ -10,7 +10,6 @@ from typing import Any
 
 from merging import MergeError, Problem, Result
 from ui.host import Host
-from ui.languages.translate import t
 from ui.merge.commands import destination
 from ui.merge.destination import destination_of
 from ui.server.jobs import JobStatus, MergeRequest
@@ -78,8 +77,7 @@ def restored(host: Host, kept: object, result: object) -> JobStatus | None:
     done = _result(host, to, result)
     if done:
         return JobStatus(state="done", result=done, elapsed=done.seconds, **what)
-    problem = Problem("restarted", t("jobs.restarted"), t("jobs.restarted.fix"))
-    return JobStatus(state="failed", problems=(problem,), **what)
+    return JobStatus(state="failed", problems=(Problem("restarted"),), **what)
 
 
 def _result(host: Host, to: str, kept: object) -> Result | None:

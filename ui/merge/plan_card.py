@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from checkpoints.memory import free_memory
-from checkpoints.problems import some
+from checkpoints.problem_texts import ENGLISH
+from checkpoints.wording import few
 from merging import METHODS, Plan, Problem
 from merging.plan import PlannedModel
 from merging.tokenizers.report import TokenizerReport
@@ -146,7 +147,9 @@ def _tokenizer(report: TokenizerReport) -> Markup:
         "plan.tokenizer.begins", name=report.begins_with, tokens=f"{report.tokens:,}", rows=f"{report.rows:,}"
     )
     if report.appended:
-        begins += " " + t("plan.tokenizer.appended", tokens=some(report.appended))
+        begins += " " + t(
+            "plan.tokenizer.appended", tokens=ENGLISH.format("{names:few}", names=few(report.appended))
+        )
     figures = ("plan.tokenizer.tokens", "plan.tokenizer.unknown", "plan.tokenizer.lost")
     columns = [
         column(t("plan.model.name")),

@@ -13,7 +13,7 @@ from ui.host import Host
 from ui.hub.account import Account, account
 from ui.hub.licences import common_base
 from ui.languages.translate import in_each_language, t
-from ui.merge.destination import HUB, REFUSE, DestinationChoice
+from ui.merge.destination import HUB, NO_OWNER, REFUSE, DestinationChoice
 from ui.merge.destination_panel import DestinationPanel
 from ui.merge.editor import RecipeEditor
 from ui.merge.form import FormMemory
@@ -118,7 +118,7 @@ class PlanPanel:
             return choice.location(self.host, name), ()
         except MergeError as error:
             # A plan needs no account; the Merge button asks for one.
-            return None, [problem for problem in error.problems if problem.code != "no-owner"]
+            return None, [problem for problem in error.problems if problem.code not in NO_OWNER]
 
     def _shown(
         self,
@@ -163,7 +163,7 @@ class PlanPanel:
         try:
             yield from similarity(plan, base, who, self.host.allow_folders)
         except EvaluationError as error:
-            yield trouble(Problem("alike", str(error), ""))
+            yield html(map(trouble, error.problems))
 
 
 def _name_field(text: str, choice: DestinationChoice, called: str, location: str | None) -> Any:

@@ -58,7 +58,7 @@ class Start:
     def _from_file(self, content: bytes | None, memory: FormMemory) -> Updates:
         text = recipe_in((content or b"")[:LONGEST_RECIPE].decode(errors="replace"))
         if text is None:
-            return {self.said: trouble(Problem("source", t("source.file"), t("source.file.fix")))}
+            return {self.said: trouble(Problem("file-without-recipe"))}
         return {self.said: status(t("recipe.opened.file")), **self.editor.show(text, memory)}
 
 

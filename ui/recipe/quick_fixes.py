@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import yaml
 
-from merging import METHODS, Problem
+from checkpoints.problems import Place, Problem
+from merging import METHODS
 from merging.recipe.yaml import Loader
 from ui.languages.translate import t
 from ui.recipe.form_state import dump, initial
 
-_PLACE = re.compile(r"line (\d+), column (\d+)")
-# What problems say; `test_fixes` holds each against the real one.
-_MEANT = re.compile(r"Did you mean '([^']+)'\?")
-_MISSING = re.compile(r"Add `(.+?):?`")
-_WRITE = re.compile(r"Write `([^`]+\+[^`]+)`\.")
-_LAYERS = re.compile(r"End the range at (\d+) at most")
 CommonBase = Callable[[Sequence[str]], str]
 
 
@@ -60,20 +54,21 @@ def fixes(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> 
 def _fix(recipe: str, tree: yaml.MappingNode, problem: Problem, common_base: CommonBase) -> Fix | None:
     nodes = nodes_at(tree, problem.where)
     node = nodes[0] if nodes else None
-    if nodes and isinstance(nodes[-1], yaml.ScalarNode) and (meant := _MEANT.search(problem.fix)):
-        title = t("fix.write", word=meant[1], instead=nodes[-1].value[:40])
-        return Fix(title, _replaced(recipe, nodes[-1], meant[1]))
+    if nodes and isinstance(nodes[-1], yaml.ScalarNode) and (near := problem.values.get("near")):
+        title = t("fix.write", word=near, instead=nodes[-1].value[:40])
+        return Fix(title, _replaced(recipe, nodes[-1], near))
     match problem.code:
         case "no-base":
             return _base(recipe, tree, common_base)
         case "missing-parameter":
             return _parameter(recipe, tree, problem)
-        case "unequal-layers":
+        case "unequal-ranges":
             return _equal_ranges(recipe, node)
-        case "layer-range" if limit := _LAYERS.search(problem.fix):
-            return _shorter_range(recipe, tree, problem, int(limit[1]))
-        case "adapter" if meant := _WRITE.match(problem.fix):
-            return _instead_of(recipe, tree, problem.where, meant[1])
+        case "layer-range":
+            return _shorter_range(recipe, tree, problem, problem.values["layers"])
+        case "adapter" if base := problem.values["base"]:
+            adapter = problem.values["adapter"]
+            return _instead_of(recipe, tree, adapter, f"{base}+{adapter}")
         case "unknown-parameter" | "unknown-key" | "layers-of-models" if node:
             return _removed(recipe, tree, node)
         case "shared-parameter" if node:
@@ -85,12 +80,11 @@ def _fix(recipe: str, tree: yaml.MappingNode, problem: Problem, common_base: Com
     return None
 
 
-def place_of(tree: yaml.Node | None, where: str) -> tuple[str | int, ...] | None:
+def place_of(tree: yaml.Node | None, where: Place | str) -> tuple[str | int, ...] | None:
     """The path to the place that a problem names, such as ("models", 1, "model"); None if it names none."""
-    match = _PLACE.fullmatch(where)
-    if tree is None or match is None:
+    if tree is None or not isinstance(where, Place):
         return None
-    line, column = int(match[1]) - 1, int(match[2]) - 1
+    line, column = where.line - 1, where.column - 1
     best: tuple[str | int, ...] | None = None
     for path, node in _walk(tree):
         start, end = node.start_mark, node.end_mark
@@ -109,12 +103,11 @@ def read_name(tree: yaml.Node | None, *path: str | int) -> str:
     return str(tree.value) if isinstance(tree, yaml.ScalarNode) else ""
 
 
-def nodes_at(tree: yaml.Node, where: str) -> list[yaml.Node]:
+def nodes_at(tree: yaml.Node, where: Place | str) -> list[yaml.Node]:
     """The keys and values that begin at a place, from the outermost to the innermost."""
-    match = _PLACE.fullmatch(where)
-    if match is None:
+    if not isinstance(where, Place):
         return []
-    place = int(match[1]) - 1, int(match[2]) - 1
+    place = where.line - 1, where.column - 1
     found = [node for _, node in _walk(tree) if (node.start_mark.line, node.start_mark.column) == place]
     return found[1:] if len(found) > 1 and found[0] is tree else found
 
@@ -190,19 +183,14 @@ def _vocabularies(recipe: str, tree: yaml.MappingNode, problem: Problem) -> list
     found: list[Fix | None] = [Fix(t("fix.union"), with_source("union"))]
     if base:
         found.append(Fix(t("fix.vocabulary"), with_source("base")))
-    told = {name: size for name in [base, *_names(tree)] if name and (size := _size(problem, name))}
-    seen = {told.get(base)}
-    for name, size in told.items():
+    sizes = {part["model"]: (part["rows"], part["tokens"]) for part in problem.values["tokenizers"]}
+    known = {name: sizes[name] for name in [base, *_names(tree)] if name in sizes}
+    seen = {known.get(base)}
+    for name, size in known.items():
         if size not in seen:
             seen.add(size)
             found.append(Fix(t("fix.tokenizer", model=name), with_source(name)))
     return found
-
-
-def _size(problem: Problem, model: str) -> str:
-    """What a problem says of the size of a model's vocabulary; empty where its tokenizer cannot be read."""
-    match = re.search(rf"(?<!\S){re.escape(model)} has (\d+ rows for \d+ tokens)", problem.message)
-    return match[1] if match else ""
 
 
 def _names(tree: yaml.MappingNode) -> list[str]:
@@ -214,9 +202,8 @@ def _names(tree: yaml.MappingNode) -> list[str]:
 
 def _parameter(recipe: str, tree: yaml.MappingNode, problem: Problem) -> Fix | None:
     """A required parameter, said once for the whole recipe, in the middle of its range."""
-    match = _MISSING.match(problem.fix)
+    name = problem.values["parameter"]
     method = METHODS.get(read_name(tree, "merge_method"))
-    name = match[1] if match else ""
     parameter = method.parameter(name) if method else None
     if parameter is None:
         return None
@@ -234,8 +221,6 @@ def _parameter(recipe: str, tree: yaml.MappingNode, problem: Problem) -> Fix | N
 
 def _instead_of(recipe: str, tree: yaml.Node, name: str, written: str) -> Fix | None:
     """Another text wherever a model of this name is named."""
-    if "BASE+" in written:  # the adapter does not say what it belongs to
-        return None
     named = [n for _, n in _walk(tree) if isinstance(n, yaml.ScalarNode) and n.value == name]
     for node in sorted(named, key=lambda it: -it.start_mark.index):
         recipe = _replaced(recipe, node, written)

@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 from merging import MergeError, Problem
-from ui.languages.translate import t
 from ui.widgets.html import size
 
 MOST_BYTES = 10_000_000_000
@@ -87,8 +86,7 @@ class ResultDownloads:
         free = shutil.disk_usage(self.folder).free
         if taken + nbytes > self._most or 1.2 * nbytes > free:
             room = size(max(min(self._most - taken, free), 0))
-            message = t("downloads.full", size=size(nbytes), free=room)
-            raise MergeError(Problem("no-room", message, t("downloads.full.fix")))
+            raise MergeError(Problem("no-room", {"size": size(nbytes), "free": room}))
 
     def _sweep(self) -> None:
         now = self._clock()

@@ -21,7 +21,6 @@ from checkpoints.memory import free_memory, machine_memory
 from evaluation import LanguageModel
 from merging import MergeError, Plan, Problem, Progress, merge_into_memory
 from ui.hub.account import Account
-from ui.languages.translate import t
 from ui.widgets.html import size
 
 SHARE_OF_MEMORY = 1 / 6
@@ -60,8 +59,8 @@ class InMemoryMerges:
             MergeError: it is too large.
         """
         if plan.bytes_out > self.most_bytes:
-            message = t("try.too_large", size=size(plan.bytes_out), most=size(self.most_bytes))
-            raise MergeError(Problem("too-large", message, t("try.too_large.fix")))
+            values = {"size": size(plan.bytes_out), "most": size(self.most_bytes)}
+            raise MergeError(Problem("too-large", values))
 
     def make(
         self,

@@ -5,6 +5,10 @@ from __future__ import annotations
 import logging
 import re
 import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from checkpoints.problems import Place, Problem
 
 # What user access tokens, OAuth tokens and job tokens look like.
 _TOKEN = re.compile(r"\b(hf|oauth|jwt)_[\w.-]{4,}")
@@ -21,6 +25,20 @@ def log_unexpected(error: Exception, *secrets: str | None) -> str:
     trace = "".join(traceback.format_exception(error))
     logger.error("%s", redact(trace, *secrets))
     return redact(f"{type(error).__name__}: {error}", *secrets)[:400]
+
+
+def redact_problem(problem: Problem) -> Problem:
+    """The problem without anything that looks like a token, in its values and its place."""
+    where = problem.where if isinstance(problem.where, Place) else redact(problem.where)
+    return Problem(problem.code, _redact_value(problem.values), where)
+
+
+def _redact_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {name: _redact_value(item) for name, item in value.items()}
+    return [_redact_value(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def redact(text: str, *secrets: str | None) -> str:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from merging import Cancelled, MergeError, Problem, Progress, Result
 from ui.languages.translate import t
-from ui.server.internal_error import log_unexpected, redact
+from ui.server.internal_error import log_unexpected, redact_problem
 
 MOST_JOBS = 32
 MOST_OF_A_VISITOR = 3
@@ -168,10 +168,9 @@ class JobBoard:
             live = [job for job in self._jobs.values() if job.state in ("waiting", "running")]
             own = sum(job.visitor == visitor for job in live)
             if own >= MOST_OF_A_VISITOR:
-                message, fix = t("jobs.too_many", count=own), t("jobs.too_many.fix")
-                raise MergeError(Problem("too-many-jobs", message, fix))
+                raise MergeError(Problem("too-many-jobs", {"count": own}))
             if len(live) >= MOST_JOBS:
-                raise MergeError(Problem("busy", t("jobs.busy", count=len(live)), t("jobs.busy.fix")))
+                raise MergeError(Problem("busy", {"count": len(live)}))
             asked, context = self._clock(), copy_context()
             job = _Job(secrets.token_urlsafe(24), visitor, title, models, work, request, asked, context)
             job.log.append((0.0, t("jobs.log.queued")))
@@ -301,14 +300,11 @@ class JobBoard:
                 self._end(job, "cancelled", t("jobs.log.cancelled"))
         except MergeError as error:
             with self._lock:
-                job.problems = tuple(
-                    Problem(p.code, redact(p.message), redact(p.fix), redact(p.where)) for p in error.problems
-                )
+                job.problems = tuple(map(redact_problem, error.problems))
                 self._end(job, "failed", t("jobs.log.failed"))
         except Exception as error:
-            message = t("jobs.unexpected", error=log_unexpected(error))
             with self._lock:
-                job.problems = (Problem("defect", message, t("jobs.unexpected.fix")),)
+                job.problems = (Problem("job-defect", {"error": log_unexpected(error)}),)
                 self._end(job, "failed", t("jobs.log.failed"))
         else:
             with self._lock:

@@ -14,12 +14,14 @@ from merging.destinations import open_destination
 from ui.host import Host
 from ui.hub.account import Account
 from ui.hub.licences import ModelCards, licence_of_result
-from ui.languages.translate import t
 from ui.server.downloads import ResultDownloads
 from ui.server.in_memory_merges import InMemoryMerges
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobBoard, JobStatus, MergeRequest, ModelSummary
 from ui.widgets.html import size
+
+# A destination that holds something already.
+TAKEN = ("destination-exists", "destination-is-file", "folder-not-empty")
 
 
 def exists(problems: Sequence[Problem]) -> bool:
@@ -65,10 +67,8 @@ class MergeService:
         except MergeError as error:
             return Plan(recipe=recipe, method="", problems=error.problems)
         except Exception as error:
-            message = t("plan.unexpected", error=log_unexpected(error, who.token))
-            return Plan(
-                recipe=recipe, method="", problems=(Problem("defect", message, t("plan.unexpected.fix")),)
-            )
+            defect = Problem("plan-defect", {"error": log_unexpected(error, who.token)})
+            return Plan(recipe=recipe, method="", problems=(defect,))
 
     def is_taken(self, to: str, who: Account) -> bool:
         """Whether there is something at a destination."""
@@ -108,8 +108,8 @@ class MergeService:
         licence = licence_of_result(parents)
         most = machine_memory()
         if plan.peak_memory_bytes > most:
-            message = t("jobs.memory.never", size=size(plan.peak_memory_bytes), most=size(most))
-            raise MergeError(Problem("no-memory", message, t("jobs.memory.never.fix")))
+            values = {"size": size(plan.peak_memory_bytes), "most": size(most)}
+            raise MergeError(Problem("machine-too-small", values))
         if download:
             to = str(self.downloads.place(to, plan.bytes_out))
         elif self.host.allow_folders:
@@ -158,7 +158,7 @@ class MergeService:
         """
         snapshot = self.board.status(job_id)
         if snapshot is None:
-            raise MergeError(Problem("no-job", t("jobs.unknown"), t("jobs.unknown.fix")))
+            raise MergeError(Problem("no-job"))
         return snapshot
 
 
@@ -173,8 +173,7 @@ def held_memory(nbytes: int) -> Iterator[None]:
         try:
             held.enter_context(hold_memory(nbytes))
         except EvaluationError as error:
-            problem = Problem("no-memory", t("jobs.memory", size=size(nbytes)), t("jobs.memory.fix"))
-            raise MergeError(problem) from error
+            raise MergeError(Problem("no-memory", {"size": size(nbytes)})) from error
         yield
 
 

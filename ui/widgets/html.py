@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from markupsafe import Markup, escape
 
-from merging import Problem
+from checkpoints.problems import Place, Problem
 from ui.languages.translate import of_problem, t
 
 # What an element may contain: text, numbers, Markup, nothing, or several of these.
@@ -186,9 +186,8 @@ def trouble(problem: Problem) -> Markup:
     return alert(sentences(problem))
 
 
-def _place(where: str) -> str:
-    found = re.fullmatch(r"line (\d+), column (\d+)", where)
-    return t("problem.place", line=found[1], column=found[2]) if found else where
+def _place(where: Place | str) -> str:
+    return t("problem.place", line=where.line, column=where.column) if isinstance(where, Place) else where
 
 
 def size(number: float) -> str:

@@ -408,7 +408,7 @@ def test_a_grown_vocabulary_that_is_saved_whole(tied: bool, more: dict[str, Any]
     checkpoint = opened(tmp_path / "base", tmp_path / "adapter")
 
     assert checkpoint.config["vocab_size"] == 101
-    assert [problem.code for problem in checkpoint.warnings] == ["no-tokenizer"]
+    assert [problem.code for problem in checkpoint.warnings] == ["adapter-without-tokenizer"]
     ours = answers(loaded(checkpoint, tmp_path / "ours"), 101)
     torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-4)
 

@@ -170,7 +170,7 @@ def test_nobody_gets_what_the_hub_would_not_give_them(model: Path, hub: Hub) -> 
     for name in ("alice/private", "alice/gated"):
         weights(open_checkpoint(name, token=alice))
 
-    for name, code in (("alice/private", "no-model"), ("alice/gated", "gated")):
+    for name, code in (("alice/private", "model-not-found"), ("alice/gated", "gated")):
         with pytest.raises(CheckpointError) as error:
             open_checkpoint(name, token=bob)
         assert error.value.problems[0].code == code
@@ -189,5 +189,5 @@ def test_it_is_off_unless_it_is_asked_for(
     assert not (tmp_path / "cache").exists()
 
     monkeypatch.setenv("ALLOY_CACHE_BYTES", "2GB")
-    with pytest.raises(CheckpointError, match="ALLOY_CACHE_BYTES is '2GB', and should be a number of bytes"):
+    with pytest.raises(CheckpointError, match="ALLOY_CACHE_BYTES is '2GB'; it must be a number of bytes"):
         open_checkpoint("alice/model", token=token)

@@ -127,7 +127,7 @@ def test_waiting_has_an_end(headers: dict[str, str], hub: Hub, alice: str, pause
     assert "alice/a: Bytes 1000 to 2900000 of model.safetensors could not be read (status 429)" in str(
         error.value
     )
-    assert f"asks to wait for {headers['Retry-After']} seconds" in str(error.value)
+    assert f"asks you to wait {headers['Retry-After']} seconds" in str(error.value)
 
 
 def test_calls_of_the_api_end_as_well(hub: Hub, alice: str, pauses: Pauses) -> None:
@@ -314,7 +314,7 @@ def test_a_token_that_is_revoked_in_the_middle(hub: Hub, alice: str, pauses: Pau
             CheckpointError, match=r"alice/a can no longer be read with this login \(status 401\)"
         ) as error:
             read(repository)
-    assert "sign in again" in str(error.value)
+    assert "Sign in and start again" in str(error.value)
     assert alice not in str(error.value)
 
 

@@ -42,7 +42,9 @@ def right(folder: Path, tmp_path: Path) -> dict[str, bytes]:
 def fail_at(hub: Hub, plan: Plan, token: str, shard: int) -> None:
     """A run whose uploads are refused from this shard on."""
     hub.fault("PUT", "^/upload/", status=403, skip=shard, times=None)
-    with pytest.raises(DestinationError, match="goes on from the last finished shard" if shard else "again"):
+    with pytest.raises(
+        DestinationError, match="continues from the last finished shard" if shard else "again"
+    ):
         run_plan(plan, OUT, token=token)
     hub.clear_faults()
 

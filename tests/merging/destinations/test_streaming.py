@@ -199,7 +199,7 @@ def test_a_run_by_lfs_goes_on_with_what_came_through_xet(
     plan = planned(alice)
     hub.fault(*XORB, status=403, skip=2, times=None)
     hub.fault(*UPLOAD, status=403, times=None)
-    with pytest.raises(DestinationError, match="goes on from the last finished shard"):
+    with pytest.raises(DestinationError, match="continues from the last finished shard"):
         run_plan(plan, OUT, token=alice)
     hub.clear_faults()
     hub.log.clear()

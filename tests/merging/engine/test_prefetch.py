@@ -186,7 +186,7 @@ def test_a_tensor_that_is_read_again_and_is_too_large_is_left_to_the_merge(
 
 def test_workers_that_wait_are_woken_by_an_error_and_by_stop() -> None:
     tensors, find = plan_of(2, [KB])
-    problem = CheckpointError(Problem("unreadable", "The host is gone."))
+    problem = CheckpointError(Problem("hub-silent", {"error": "ConnectError"}))
 
     def fail(origin: Origin, start: int, buffer: memoryview) -> None:
         raise problem

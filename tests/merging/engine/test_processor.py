@@ -63,7 +63,7 @@ def begun(hub: Hub, alice: str) -> Plan:
     """A merge that failed with some files in the journal."""
     plan = make_plan(read_recipe(ties("alice")), OUT, token=alice, shard_size=SIZE)
     hub.fault("PUT", "^/upload/", status=403, skip=3, times=None)
-    with pytest.raises(DestinationError, match="goes on from the last finished shard"):
+    with pytest.raises(DestinationError, match="continues from the last finished shard"):
         run_plan(plan, OUT, token=alice)
     hub.clear_faults()
     return plan

@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from checkpoints.problems import Place
 from merging import (
     Cancelled,
     CheckpointError,
@@ -175,7 +176,7 @@ def test_a_full_folder_is_not_replaced_unless_told(folder: Path, tmp_path: Path)
     (out / "thesis.txt").write_text("years of work")
     plan = make_plan(read_recipe(ties(folder)), str(out))
 
-    assert [problem.code for problem in plan.problems] == ["destination-exists"]
+    assert [problem.code for problem in plan.problems] == ["folder-not-empty"]
     with pytest.raises(DestinationError):
         run_plan(replace(plan, problems=()), str(out))
     assert files(out) == {"thesis.txt": b"years of work"}
@@ -211,7 +212,7 @@ def test_no_room_on_the_disk_is_found_while_planning(
 
     [problem] = make_plan(read_recipe(ties(folder)), str(tmp_path / "out")).problems
 
-    assert problem.code == "disk-full"
+    assert problem.code == "disk-too-small"
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
@@ -372,8 +373,8 @@ def test_public_only_when_asked(hub: Hub, alice: str) -> None:
     [
         ("hf://bob/out", "alice", "not-yours"),
         ("hf://alice/out", None, "no-login"),
-        ("hf://alice", "alice", "destination-name"),
-        ("hf://alice/../x", "alice", "destination-name"),
+        ("hf://alice", "alice", "repository-id"),
+        ("hf://alice/../x", "alice", "repository-id"),
     ],
 )
 def test_destinations_that_cannot_be_used(
@@ -394,9 +395,9 @@ def test_models_that_this_login_may_not_read(hub: Hub, alice: str, folder: Path)
     plan = make_plan(read_recipe(text), token=bob)
 
     assert [(p.code, p.where) for p in plan.problems] == [
-        ("no-model", "line 4, column 10"),
-        ("gated", "line 5, column 10"),
-        ("no-model", "line 6, column 10"),
+        ("model-not-found", Place(4, 10)),
+        ("gated", Place(5, 10)),
+        ("model-not-found", Place(6, 10)),
     ]
     [revision] = make_plan(read_recipe(text.replace("alice/gated", "alice/base")), token=alice).problems
     assert revision.code == "no-revision"

@@ -12,6 +12,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from checkpoints.problems import Place
 from merging import Plan, make_plan, read_recipe
 from tests.tiny import save_tokenizer, tiny_llama
 
@@ -89,15 +90,15 @@ models:
     plan = make_plan(read_recipe(text))
 
     assert [(p.code, p.where) for p in plan.problems] == [
-        ("no-model", "line 5, column 12"),
-        ("model-name", "line 6, column 12"),
+        ("model-not-found", Place(5, 12)),
+        ("no-folder-or-model-id", Place(6, 12)),
     ]
 
 
 def test_a_server_reads_no_folders(folder: Path) -> None:
     plan = plan_of(linear(folder / "a"), allow_folders=False)
 
-    assert codes(plan) == ["model-name"]
+    assert codes(plan) == ["no-model-id"]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_filters_that_leave_a_tensor_out(folder: Path) -> None:
 
     [problem] = plan_of(recipe).problems
 
-    assert problem.code == "missing-parameter"
+    assert problem.code == "no-filter-matches"
     assert "No filter of `weight` matches model.embed_tokens.weight" in problem.message
 
 
@@ -220,15 +221,15 @@ def test_another_architecture_is_what_the_config_names(folder: Path) -> None:
     [
         ({}, "no-config"),
         ({"config.json": "{}"}, "no-weights"),
-        ({"config.json": "nonsense"}, "damaged-file"),
-        ({"config.json": "{}", "pytorch_model.bin": "x"}, "pickle"),
+        ({"config.json": "nonsense"}, "not-json"),
+        ({"config.json": "{}", "pytorch_model.bin": "x"}, "pickle-old"),
         ({"config.json": "{}", "consolidated.pth": "x"}, "pickle-only"),
         ({"config.json": "{}", "model.gguf": "x"}, "gguf-only"),
         ({"adapter_config.json": "{}", "adapter_model.safetensors": "x"}, "adapter"),
-        ({"config.json": "{}", "model.safetensors": "x"}, "damaged-file"),
-        ({"config.json": "{}", "model.safetensors": "\xff" * 20}, "damaged-file"),
-        ({"config.json": "{}", "model.safetensors": "\x02\0\0\0\0\0\0\0[]"}, "damaged-file"),
-        ({"config.json": "{}", "model.safetensors": "\x02\0\0\0\0\0\0\0{}too long"}, "damaged-file"),
+        ({"config.json": "{}", "model.safetensors": "x"}, "header-length"),
+        ({"config.json": "{}", "model.safetensors": "\xff" * 20}, "header-length"),
+        ({"config.json": "{}", "model.safetensors": "\x02\0\0\0\0\0\0\0[]"}, "header-unreadable"),
+        ({"config.json": "{}", "model.safetensors": "\x02\0\0\0\0\0\0\0{}too long"}, "header-file-size"),
         (
             {"config.json": "{}", "model.safetensors.index.json": '{"weight_map": {"a": "b"}}'},
             "missing-shard",
@@ -364,7 +365,7 @@ def test_a_model_without_tokenizer_is_a_warning(folder: Path) -> None:
     plan = plan_of(linear(folder / "a"))
 
     assert plan.ok
-    assert [warning.code for warning in plan.warnings] == ["no-tokenizer"]
+    assert [warning.code for warning in plan.warnings] == ["result-without-tokenizer"]
 
 
 def test_the_tokenizer_comes_from_where_it_is_asked_for(folder: Path, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_number_that_cannot_follow_is_refused_by_its_key(tmp_path: Path) -> No
 
     [problem] = plan_of(model, tmp_path / "out", (0, 2), (0, 4)).problems
 
-    assert problem.code == "layer-pattern"
+    assert problem.code == "first-layers"
     assert "first_k_dense_replace: 1" in problem.message
     assert plan_of(model, tmp_path / "out", (0, 2), (1, 4)).ok
 
@@ -125,7 +125,7 @@ def test_without_transformers_only_what_the_config_says_counts(
 
     [problem] = plan_of(model, tmp_path / "out", (0, 3), (2, 4)).problems
 
-    assert problem.code == "layer-pattern"
+    assert problem.code == "layer-period"
     assert plan_of(model, tmp_path / "out", (0, 2), (0, 4)).ok
 
 

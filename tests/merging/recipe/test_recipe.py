@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints.problems import Place
 from merging import RecipeError, read_recipe
 from merging.recipe.gradients import Choice, on_gradient, value_at
 from merging.recipe.recipe import AdapterReference, ModelReference, Source
@@ -153,14 +154,14 @@ extra: 1
 extra: 2
 """
     assert problems(text) == [
-        ("missing-parameter", "line 4, column 12"),
-        ("unknown-key", "line 5, column 5"),
-        ("missing-parameter", "line 6, column 12"),
-        ("unknown-parameter", "line 7, column 18"),
-        ("parameter-value", "line 7, column 39"),
-        ("dtype", "line 8, column 8"),
-        ("unknown-key", "line 9, column 1"),
-        ("repeated-key", "line 10, column 1"),
+        ("missing-parameter", Place(4, 12)),
+        ("unknown-key", Place(5, 5)),
+        ("missing-parameter", Place(6, 12)),
+        ("unknown-parameter", Place(7, 18)),
+        ("parameter-value", Place(7, 39)),
+        ("dtype", Place(8, 8)),
+        ("unknown-key", Place(9, 1)),
+        ("repeated-key", Place(10, 1)),
     ]
 
 
@@ -183,7 +184,7 @@ extra: 2
         ("merge_method: linear\nmodels: [{model: a@, parameters: {weight: 1}}]", "model-name"),
         ("merge_method: linear\nmodels: [{model: a+, parameters: {weight: 1}}]", "model-name"),
         ("merge_method: linear\nmodels: [{model: a+b@, parameters: {weight: 1}}]", "model-name"),
-        ("merge_method: passthrough\nmodels: [{model: {model: a, adapters: [b+c]}}]", "model-name"),
+        ("merge_method: passthrough\nmodels: [{model: {model: a, adapters: [b+c]}}]", "several-adapters"),
         ("merge_method: passthrough\nmodels: [{model: {model: a, adapters: []}}]", "not-a-list"),
         (
             "merge_method: passthrough\nmodels: [{model: {model: a, adapters: [{model: b, scale: x}]}}]",
@@ -195,12 +196,12 @@ extra: 2
         ),
         ("merge_method: passthrough\nmodels: [{model: {override_architecture: x}}]", "no-model"),
         ("merge_method: passthrough\nmodels: [{model: {model: a, override_architecture: []}}]", "not-text"),
-        ("merge_method: passthrough\nmodels: [{model: {model: {revision: a}}}]", "model-name"),
+        ("merge_method: passthrough\nmodels: [{model: {model: {revision: a}}}]", "no-path"),
         ("merge_method: passthrough\nmodels: [{model: a, layer_range: [0, 4]}]", "layers-of-models"),
         ("merge_method: passthrough\nmodels: [{model: a}]\nslices: [{sources: []}]", "models-or-slices"),
         ("merge_method: passthrough\nmodels: [{model: a}]\ndtype: int64", "dtype"),
         ("merge_method: passthrough\nmodels: [{model: a}]\nseed: -1", "seed"),
-        ("merge_method: passthrough\nmodules: {}", "no-models"),
+        ("merge_method: passthrough\nmodules: {}", "no-modules"),
         ("merge_method: passthrough\nmodules: {text: {}}", "no-models"),
         (
             "merge_method: passthrough\nmodules: {text: {models: [{model: a}], slices: []}}",
@@ -218,18 +219,24 @@ extra: 2
         ("merge_method: slerp\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: 1.5}", "parameter-value"),
         (
             "merge_method: ties\nbase_model: a\nmodels: [{model: a}]\nparameters: {weight: 1}",
-            "number-of-models",
+            "too-few-models",
         ),
         (
             "merge_method: ties\nparameters: {weight: 1}\nslices:\n"
             "- {base_model: a, sources: [{model: a, layer_range: [0, 1]}, {model: b, layer_range: [0, 1]}]}\n"
             "- {sources: [{model: a, layer_range: [1, 2]}, {model: b, layer_range: [1, 2]}]}",
-            "no-base",
+            "slice-without-base",
         ),
         ("merge_method: passthrough\nslices: [{}]", "no-sources"),
         ("merge_method: passthrough\nslices: [{sources: [{model: a}]}]", "no-layer-range"),
-        ("merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [0, -1]}]}]", "layer-range"),
-        ("merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [3, 1]}]}]", "layer-range"),
+        (
+            "merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [0, -1]}]}]",
+            "not-a-layer-range",
+        ),
+        (
+            "merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [3, 1]}]}]",
+            "not-a-layer-range",
+        ),
         ("merge_method: passthrough\nmodels: [{model: a}]\nchat_template: chatlm", "chat-template"),
         ("merge_method: passthrough\nmodels: [{model: a}]\ntokenizer: {sauce: base}", "unknown-key"),
         (
@@ -258,7 +265,7 @@ def test_faults(text: str, expected: str) -> None:
 def test_a_shared_parameter_under_a_model_is_a_fault() -> None:
     text = "merge_method: slerp\nbase_model: a\nmodels:\n- model: b\n  parameters: {t: 0.5}\n"
 
-    assert ("shared-parameter", "line 5, column 16") in problems(text)
+    assert ("shared-parameter", Place(5, 16)) in problems(text)
 
 
 def test_slices_need_the_base_and_equal_ranges() -> None:
@@ -272,8 +279,8 @@ slices:
       - {model: c, layer_range: [0, 3]}
 """
     assert set(problems(text)) == {
-        ("base-not-in-slice", "line 5, column 5"),
-        ("unequal-layers", "line 5, column 5"),
+        ("base-not-in-slice", Place(5, 5)),
+        ("unequal-ranges", Place(5, 5)),
     }
 
 
@@ -288,7 +295,7 @@ def test_aliases_cannot_multiply_without_end() -> None:
     text = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\ndtype: *a8\n"
 
     assert MAX_NODES < 10**9
-    assert "too-long" in [code for code, _ in problems("\n".join(lines) + "\n" + text)]
+    assert "too-many-values" in [code for code, _ in problems("\n".join(lines) + "\n" + text)]
 
 
 def test_gradients_are_lines_between_equally_spaced_anchors() -> None:

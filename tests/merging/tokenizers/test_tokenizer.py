@@ -258,47 +258,47 @@ def json_or_bytes(path: Path) -> Any:
 REFUSED: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "a class that numbers in its own way": (
         lambda f: settings(save_sentencepiece(f), tokenizer_class="PegasusTokenizer"),
-        "no-tokenizer",
+        "tokenizer-class",
         r"\(pegasus\) numbers tokens in its own way",
     ),
     "a stranger's program": (
         lambda f: settings(save_sentencepiece(f), tokenizer_class="BaichuanTokenizer"),
-        "no-tokenizer",
+        "tokenizer-class",
         "baichuan",
     ),
     "another file of SentencePiece": (
         lambda f: (save_sentencepiece(f) / "tokenizer.model").rename(f / "sentencepiece.bpe.model"),
-        "no-tokenizer",
+        "tokenizer-form",
         r"only sentencepiece\.bpe\.model",
     ),
     "words without merges": (
         lambda f: (byte_pairs(f, []) / "merges.txt").unlink(),
-        "no-tokenizer",
+        "tokenizer-form",
         r"only vocab\.json",
     ),
     "numbers that do not follow on": (
         lambda f: numbered(save_sentencepiece(f), **{"<new>": PIECES + 5}),
-        "no-tokenizer",
+        "added-tokens",
         "do not follow on: <new>",
     ),
     "a word that is renumbered": (
         lambda f: settings(save_sentencepiece(f), added_tokens_decoder=decoder(**{"</s>": 7})),
-        "no-tokenizer",
+        "added-tokens",
         "do not follow on: </s>",
     ),
     "tiktoken": (
         lambda f: (save_sentencepiece(f) / "tokenizer.model").write_text("IQ== 0\nIg== 1\n"),
-        "damaged-file",
+        "damaged-tokenizer",
         r"tokenizer\.model of model",
     ),
     "an empty SentencePiece model": (
         lambda f: (save_sentencepiece(f) / "tokenizer.model").write_bytes(b""),
-        "damaged-file",
+        "damaged-tokenizer",
         r"tokenizer\.model of model",
     ),
     "a list of words": (
         lambda f: (byte_pairs(f, []) / "vocab.json").write_text("[1]"),
-        "damaged-file",
+        "damaged-tokenizer",
         r"vocab\.json of model",
     ),
 }

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from checkpoints import AlignedCheckpoint, Alignment, open_checkpoint
 from checkpoints.aligned import Rows
+from checkpoints.problems import Place
 from examples.models import BASE, model_folder
 from merging import Plan, make_plan, read_recipe, run_plan
 from merging.__main__ import main
@@ -300,12 +301,12 @@ def test_the_bytes_are_the_same_from_the_hub(
         (
             {"tokens": {"<new>": {"source": {"kind": "model_token", "model": "chat", "token": "<other>"}}}},
             ("base", "chat"),
-            "unknown-token",
+            "unknown-source-token",
         ),
         (
             {"tokens": {"<new>": {"source": {"kind": "model_token", "model": "chat", "token_id": 9999}}}},
             ("base", "chat"),
-            "unknown-token",
+            "unknown-token-id",
         ),
         (None, ("base", "chat"), "vocabulary"),
     ],
@@ -334,7 +335,8 @@ def test_a_token_that_no_model_knows_is_told_where_it_stands(folder: Path) -> No
 
     line = 1 + text.splitlines().index("    <new>: {}")
     assert (problem.code, problem.message) == ("unknown-token", "No model has a token '<new>'.")
-    assert problem.where.startswith(f"line {line}, ")
+    assert isinstance(problem.where, Place)
+    assert problem.where.line == line
     assert "`source: {kind: model_token, model: ..., token: ...}` or `{kind: zero}`" in problem.fix
     assert make_plan(read_recipe(text.replace("    <new>: {}\n", ""))).ok
 
@@ -356,8 +358,8 @@ def test_a_plan_reports_what_becomes_of_the_vocabulary(folder: Path) -> None:
 
     told = {p.code: p.message for p in make_plan(read_recipe(yaml.safe_dump(wanted)), None).warnings}
 
-    assert "260 rows for 260 tokens" in told["vocabulary"]
-    assert "2 appended: '<|im_start|>', '<|im_end|>'" in told["vocabulary"]
+    assert "260 rows for 260 tokens" in told["result-vocabulary"]
+    assert "2 appended: '<|im_start|>', '<|im_end|>'" in told["result-vocabulary"]
     assert "2 chat templates" in told["templates-differ"]
 
 

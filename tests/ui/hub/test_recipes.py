@@ -60,7 +60,7 @@ def test_only_who_may_read_a_model_gets_its_recipe(hub: Hub) -> None:
     hub.put("ann/closed", {"mergekit_config.yml": RECIPE.encode()}, private=True)
 
     assert find_recipe("ann/closed", Account("visitor", token))[0] == RECIPE
-    with pytest.raises(MergeError, match="no model 'ann/closed'"):
+    with pytest.raises(MergeError, match="'ann/closed' was not found"):
         find_recipe("ann/closed", NOBODY)
 
 

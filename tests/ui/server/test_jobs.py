@@ -177,7 +177,9 @@ def test_errors_are_told_without_tokens(caplog: pytest.LogCaptureFixture) -> Non
     board = JobBoard()
 
     def refused(watch: Watch, cancel: threading.Event) -> Result:
-        raise MergeError(Problem("closed", f"The Hub refused {SECRET}.", "Sign in."))
+        raise MergeError(
+            Problem("unreadable", {"file": [SECRET], "start": 0, "end": 1, "reason": SECRET}, SECRET)
+        )
 
     def broken(watch: Watch, cancel: threading.Event) -> Result:
         raise ZeroDivisionError(f"with {SECRET}")
@@ -185,8 +187,8 @@ def test_errors_are_told_without_tokens(caplog: pytest.LogCaptureFixture) -> Non
     failed = [until(board, board.submit("me", "x", (), work), "failed") for work in (refused, broken)]
 
     assert [(p.code, p.fix != "") for job in failed for p in job.problems] == [
-        ("closed", True),
-        ("defect", True),
+        ("unreadable", True),
+        ("job-defect", True),
     ]
     assert "ZeroDivisionError" in failed[1].problems[0].message
     assert "ZeroDivisionError" in caplog.text  # the server's log has the whole story

@@ -1,0 +1,760 @@
+"""The words of every problem, in English: what a code and its values say, and what to do about it.
+
+A template names its values in braces (see `wording`). Each code has one message; where there is more than one, the
+first is used whose values are all given. Other languages have tables of the same form in `ui/languages`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from checkpoints.wording import Template, Wording
+
+
+class Text(NamedTuple):
+    """What a problem says, and what to do next; the latter is empty where the message says it all."""
+
+    message: Template
+    fix: Template = ""
+
+
+_MEANT = ("Did you mean '{near}'?", "Known: {known:all}.")
+_DOWNLOAD_AGAIN = "Download or upload it again."
+_CONVERT = "Convert it at https://huggingface.co/spaces/safetensors/convert first."
+_MERGE_WITH_PEFT = "Merge it into its base with PEFT (`PeftModel.merge_and_unload`), and name the result."
+_GROWN_BASE = "Name the base with the grown vocabulary that it was trained on."
+_TRAINED_ON = ("It says that it was trained on {trained_on}.", "Name the base that it was trained on.")
+_SAVE_AS_FAST = (
+    "Save its tokenizer once as a fast one (`AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)`), and put "
+    "tokenizer.json beside the weights."
+)
+_NO_DISK = "Make room, or merge to the Hub (`hf://owner/name`), which needs no disk space."
+_WHOLE_NUMBER = "Write a whole number, 0 or more."
+
+PROBLEMS: dict[str, Text] = {
+    # models: where they are
+    "no-folder-or-model-id": Text(
+        "'{given}' is neither a folder here nor a model's id.", "Write `owner/name`."
+    ),
+    "no-model-id": Text("'{given}' is not a model's id.", "Write `owner/name`."),
+    "model-not-found": Text(
+        "{model} was not found on {host}, or this login has no access to it.",
+        "Check the spelling. If the model is private, sign in with an account that may read it.",
+    ),
+    "no-revision": Text(
+        "{model} has no revision '{revision}'.", "Name one of its branches, tags or commits."
+    ),
+    "no-part": Text(
+        "{model} has nothing at '{place}'.", ("Its folders: {folders:all}.", "It has no folders.")
+    ),
+    "gated": Text(
+        "{model} is gated, and this login has no access.",
+        "Accept its terms on {page} and sign in with that account.",
+    ),
+    "access-lost": Text(
+        "{model} can no longer be read with this login (status {status}).",
+        "The token was revoked or has expired, or the model is gone. Sign in and start again.",
+    ),
+    "hub-silent-for": Text(
+        "The Hub did not answer for {model} ({error}).", "Check the connection and try again."
+    ),
+    "unreadable": Text(
+        "Bytes {start} to {end} of {file} could not be read ({reason}).",
+        (
+            "The host asks you to wait {seconds:.0f} {seconds:second|seconds}. Try again later.",
+            "Try again. If it keeps failing, check the model's page.",
+        ),
+    ),
+    "cache-size": Text(
+        "{variable} is '{given}'; it must be a number of bytes.",
+        "Leave it unset, or set it to 0, for no cache.",
+    ),
+    "file-cut-short": Text(
+        "{file} is too short: bytes {start} to {end} were expected.", "Copy or download it again."
+    ),
+    "unknown-format": Text(
+        "{file} is in no format that can be read ({known:all}).", "Name a file of weights."
+    ),
+    # models: what is in them
+    "large-file": Text(
+        "{file} has {size} bytes; a file beside the weights is expected to be small.",
+        "Does it hold weights under another name?",
+    ),
+    "not-json": Text("{file} of {model} is not JSON ({error}).", "Repair the model's repository."),
+    "no-config": Text("{model} has no config.json.", "Name a transformers model."),
+    "damaged-config": Text("config.json of {model} is not a mapping.", "Repair the model's repository."),
+    "adapter": Text(
+        "{adapter} is an adapter, not a whole model.",
+        ("Write `{base}+{adapter}`.", "Write `BASE+{adapter}`."),
+    ),
+    "pickle-only": Text("{model} has its weights in pickles that are not called {file}.", _CONVERT),
+    "gguf-only": Text(
+        "{model} has GGUF files only, which are quantised for llama.cpp.",
+        "Name the model they were made from.",
+    ),
+    "no-weights": Text("{model} has no weights that can be read.", "Name a model with model.safetensors."),
+    "missing-shard": Text(
+        "{index} of {model} names {file}, which is missing.",
+        "The upload of this model is incomplete; tell its author.",
+    ),
+    "header-length": Text(
+        "{file} is damaged: its header would be {length} bytes long, in a file of {size}.", _DOWNLOAD_AGAIN
+    ),
+    "header-unreadable": Text("{file} is damaged: its header cannot be read ({error}).", _DOWNLOAD_AGAIN),
+    "header-gap": Text(
+        "{file} is damaged: the bytes of {tensor} do not follow those before it.", _DOWNLOAD_AGAIN
+    ),
+    "header-tensor-size": Text(
+        "{file} is damaged: {tensor} has {bytes} bytes for shape {shape}.", _DOWNLOAD_AGAIN
+    ),
+    "header-file-size": Text(
+        "{file} is damaged: it has {size} bytes where its header says {end}.", _DOWNLOAD_AGAIN
+    ),
+    # pickles, which are read and never run
+    "pickle-big-endian": Text(
+        "{file} cannot be read without running it: its numbers are big-endian.", _CONVERT
+    ),
+    "pickle-not-whole": Text(
+        "{file} cannot be read without running it: it is not a whole file of torch.save.", _CONVERT
+    ),
+    "pickle-no-names": Text(
+        "{file} cannot be read without running it: its pickle holds no tensors by name.", _CONVERT
+    ),
+    "pickle-no-tensor": Text(
+        "{file} cannot be read without running it: {name} in it is not a tensor.", _CONVERT
+    ),
+    "pickle-view": Text(
+        "{file} cannot be read without running it: {tensor} in it is not contiguous, but a view of rows or columns "
+        "of another tensor.",
+        _CONVERT,
+    ),
+    "pickle-bytes-missing": Text(
+        "{file} cannot be read without running it: the bytes of {tensor} are not in it.", _CONVERT
+    ),
+    "pickle-old": Text(
+        "{file} cannot be read without running it: its form is older than torch 1.6, or it was cut short.",
+        f"Save it again with a newer torch. {_CONVERT}",
+    ),
+    "pickle-compressed": Text(
+        "{file} cannot be read without running it: {name} in it is compressed or encrypted.", _CONVERT
+    ),
+    "pickle-damaged": Text(
+        "{file} cannot be read without running it: its pickle is damaged ({error}).", _CONVERT
+    ),
+    "pickle-endless": Text(
+        "{file} cannot be read without running it: its pickle is damaged, with no end.", _CONVERT
+    ),
+    "pickle-place": Text(
+        "{file} cannot be read without running it: its pickle is damaged (the place of a tensor makes no sense).",
+        _CONVERT,
+    ),
+    "pickle-type": Text(
+        "{file} cannot be read without running it: its pickle is damaged (a {found} where a {expected} belongs).",
+        _CONVERT,
+    ),
+    "pickle-operation": Text(
+        "{file} cannot be read without running it: its pickle holds more than tensors: it asks for the operation "
+        "{name}.",
+        _CONVERT,
+    ),
+    "pickle-import": Text(
+        "{file} cannot be read without running it: its pickle holds more than tensors: it asks for {name}.",
+        _CONVERT,
+    ),
+    "pickle-reference": Text(
+        "{file} cannot be read without running it: its pickle holds more than tensors: it refers to a {name}.",
+        _CONVERT,
+    ),
+    "pickle-call": Text(
+        "{file} cannot be read without running it: its pickle holds more than tensors: it calls {name}.",
+        _CONVERT,
+    ),
+    # adapters
+    "no-adapter-config": Text("The adapter {adapter} has no {file}.", "Name an adapter as PEFT saves it."),
+    "adapter-is-model": Text(
+        "The adapter {adapter} has no {file}.",
+        "It is a whole model: give it an entry of its own under `models:`.",
+    ),
+    "damaged-adapter-config": Text(
+        "The adapter {adapter} has a {file} that is not a mapping.", "Repair its repository."
+    ),
+    "adapter-without-weights": Text(
+        "The adapter {adapter} has no {file}.", "Its upload is incomplete; tell its author."
+    ),
+    "adapter-factor": Text("The adapter {adapter} has only one factor for {module}.", _DOWNLOAD_AGAIN),
+    "adapter-tokens": Text("The adapter {adapter} names tokens that are not numbers.", "Repair its config."),
+    "adapter-kind": Text(
+        "The adapter {adapter} is of the kind {kind}, not one of {known:all}.", _MERGE_WITH_PEFT
+    ),
+    "adapter-changes-base": Text(
+        "The adapter {adapter} began as `init_lora_weights: {init}`, which changes the weights of its base.",
+        _MERGE_WITH_PEFT,
+    ),
+    "adapter-options": Text(
+        "The adapter {adapter} uses {options:all}, which cannot be applied to tensors one by one.",
+        _MERGE_WITH_PEFT,
+    ),
+    "adapter-tensor": Text("The adapter {adapter} holds {tensor}, which is unknown.", _MERGE_WITH_PEFT),
+    "adapter-pattern": Text(
+        "The adapter {adapter} has the entry '{pattern}' in its {option}, which cannot be used ({error}).",
+        _MERGE_WITH_PEFT,
+    ),
+    "adapter-modules": Text(
+        "{adapter} changes modules that {base} does not have: {modules:few}.", _TRAINED_ON
+    ),
+    "adapter-misfit": Text("{adapter} does not fit {base}: {misfits:few}.", _TRAINED_ON),
+    "adapter-empty": Text(
+        "{adapter} changes nothing: it holds no weights that are known.", "Name an adapter as PEFT saves it."
+    ),
+    "adapter-rows": Text(
+        "{adapter} trains token {token}, the base has {tokens} tokens, and no model has rows for the {count} "
+        "{count:token|tokens} between, such as {first}.",
+        _GROWN_BASE,
+    ),
+    "adapter-vocabulary": Text("With {adapter} the vocabulary has two sizes: {sizes:and} rows.", _GROWN_BASE),
+    "adapter-bias": Text(
+        "{adapter} adds a bias to {module}, which has none in the base.",
+        "It cannot be merged. Train it without `lora_bias`, or keep it as an adapter.",
+    ),
+    "other-base": Text(
+        "{adapter} says that it was trained on {trained_on}, not on {base}.",
+        "Its tensors fit; make sure that the models belong together.",
+    ),
+    "adapter-without-tokenizer": Text(
+        "{adapter} has rows for new tokens, but no tokenizer that knows them.",
+        "Name a model whose tokenizer does with `tokenizer_source:`.",
+    ),
+    # recipes: their text
+    "too-long": Text("The recipe has {count} characters.", "A recipe is a page of text."),
+    "too-many-values": Text("The recipe expands to too many values.", "Use fewer aliases."),
+    "yaml": Text("This is not YAML: {error}.", "Check the indentation, colons and brackets there."),
+    "empty": Text("The recipe is empty.", "Start with `merge_method:` and `models:`."),
+    "not-a-mapping": Text(
+        "Expected {what:phrase} as `key: value` lines; found {found:phrase}.",
+        ("Keys: {known:all}.", "Write one `name: value` a line."),
+    ),
+    "not-a-list": Text(
+        "`{name}` must be a list with at least one entry; found {found:phrase}.",
+        "Write each entry after a dash.",
+    ),
+    "not-text": Text("Expected {what:phrase}; found {found:phrase}.", "Write it as text."),
+    "key": Text("A key must be a word."),
+    "repeated-key": Text("'{name}' is given twice in {what:phrase}.", "Keep one of them."),
+    "unknown-key": Text("Unknown key '{name}' in {what:phrase}.", _MEANT),
+    "other-program": Text(
+        "`{key}` makes this a recipe for {program}, which does something else.",
+        "A recipe for Alloy begins with `merge_method:`.",
+    ),
+    "repeated-name": Text("Two recipes are called '{name}'.", "Give each its own `name:`."),
+    "nameless-recipes": Text(
+        "Of several recipes only the last in the chain may be without a name.", "Give the others a `name:`."
+    ),
+    "circle": Text("Recipes use each other in a circle: {chain}.", "One of them has to come first."),
+    "unused-stage": Text(
+        "Nothing uses the merge '{name}'.", "Name it as a model, or move it to its own file."
+    ),
+    # recipes: their fields
+    "no-method": Text("The recipe names no merge method.", "Add `merge_method:`, one of {known:all}."),
+    "unknown-method": Text("There is no merge method '{name}'.", _MEANT),
+    "models-or-slices": Text(
+        "{what:phrase} has only one of {known:code}; this one has {given:code}.", "Keep one of them."
+    ),
+    "no-models": Text("{what:phrase} names no models.", "Add a list `models:` (or `slices:` for layers)."),
+    "no-modules": Text("`modules` names no module.", "Write `name:`, and `models:` or `slices:` below it."),
+    "no-model": Text("This entry names no model.", "Add `model: owner/name`."),
+    "no-path": Text("This model has no `path`.", "Add `path: owner/name`."),
+    "model-name": Text(
+        "'{given}' is not a model's name.",
+        "Write `owner/name`, `owner/name@revision` or a folder, with `+` before each adapter.",
+    ),
+    "lora-or-adapters": Text(
+        "A model has either `lora` or `adapters`; this one has both.", "Put them into one list `adapters:`."
+    ),
+    "several-adapters": Text(
+        "'{given}' is more than one adapter.", "Give each its own entry under `adapters:`."
+    ),
+    "scale": Text(
+        "`scale` must be a number; found {found:phrase}.",
+        "1 applies the adapter as it was trained, 0.5 half of it.",
+    ),
+    "no-base": Text("{title} ({method}) needs a base model, and the recipe has none.", "Add `base_model:`."),
+    "slice-without-base": Text(
+        "{title} needs a base model, and this slice has none.",
+        "Add `base_model:` to the slice, or to the recipe for all slices.",
+    ),
+    "base-not-in-slice": Text(
+        "The base model {base} is not among the sources of this slice.",
+        "Add it to the sources, with the layers it gives.",
+    ),
+    "number-of-models": Text(
+        (
+            "{title} merges exactly {wanted} {wanted:model|models} besides the base {base}; {given} given.",
+            "{title} merges exactly {wanted} {wanted:model|models}; {given} given.",
+        ),
+        "Add or remove models.",
+    ),
+    "too-few-models": Text(
+        (
+            "{title} merges at least {wanted} {wanted:model|models} besides the base {base}; {given} given.",
+            "{title} merges at least {wanted} {wanted:model|models}; {given} given.",
+        ),
+        "Add models.",
+    ),
+    "too-many-models": Text(
+        (
+            "{title} merges at most {wanted} {wanted:model|models} besides the base {base}; {given} given.",
+            "{title} merges at most {wanted} {wanted:model|models}; {given} given.",
+        ),
+        "Remove models.",
+    ),
+    "layers-of-models": Text(
+        "`models:` takes all layers of each model; mergekit ignores this range.",
+        "Leave it out, or write `slices:` with these entries as `sources:`.",
+    ),
+    "no-sources": Text("This slice has no `sources`.", "Add a list `sources:`."),
+    "no-layer-range": Text(
+        "A source of a slice must say which layers it gives.",
+        "Add `layer_range: [start, end]`. The end is not included; the first layer is 0.",
+    ),
+    "not-a-layer-range": Text(
+        "A layer range is [start, end] with 0 <= start <= end; found {found:phrase}.",
+        "The end is not included: [0, 8] are layers 0 to 7.",
+    ),
+    "unequal-ranges": Text(
+        "The sources of a slice must give equally many layers; given {given:all}.",
+        "Make the ranges equally long.",
+    ),
+    "seed": Text("`seed` is {found:phrase}.", _WHOLE_NUMBER),
+    "dtype": Text("There is no dtype '{name}' for weights.", _MEANT),
+    "chat-template": Text("'{given}' is neither the name of a chat template nor a template itself.", _MEANT),
+    "tokenizer-or-source": Text(
+        "A recipe has either `tokenizer` or `tokenizer_source`; this one has both.",
+        "Move the source into `tokenizer:`.",
+    ),
+    "pad-to-multiple-of": Text(
+        "`pad_to_multiple_of` is {found:phrase}.", "Write a whole number from 1 to {most}."
+    ),
+    "force": Text(
+        "`force` must be true or false; found {found:phrase}.",
+        "True gives this row to models that have the token, too.",
+    ),
+    "token-kind": Text("A token's source has no kind '{name}'.", "Known: {known:all}."),
+    "token-source": Text(
+        "A source of kind model_token names a model, and one of `token` and `token_id`.",
+        "Write `{{kind: model_token, model: ..., token: ...}}`.",
+    ),
+    "token-id": Text("`token_id` is {found:phrase}.", _WHOLE_NUMBER),
+    # recipes: parameters
+    "unknown-parameter": Text("{title} ({method}) has no parameter '{name}'.", _MEANT),
+    "missing-parameter": Text(
+        ("{title} needs `{parameter}` for {model}: {help}.", "{title} needs `{parameter}`: {help}."),
+        "Add `{parameter}:` ({expected}) under `parameters:`.",
+    ),
+    "shared-parameter": Text(
+        "`{parameter}` of {title} is one value for all models, not one per model.",
+        "Move it to `parameters:` of the recipe (or of the slice).",
+    ),
+    "parameter-value": Text(
+        "`{parameter}` must be {expected}; found {found:phrase}.", "What it sets: {help}."
+    ),
+    "no-value": Text("This filter has no `value`.", "Add `value:`."),
+    "no-filter-matches": Text(
+        "No filter of `{parameter}` matches {tensor}.",
+        "Add a last entry without a filter: `- value: ...`.",
+    ),
+    "parameters": Text("{title}, {tensor}: {wrong}.", "Change {parameters:code} there."),
+    # recipes: whether the models fit
+    "stage-reference": Text(
+        "{model} names a merge of this text, with a revision, an adapter or another architecture.",
+        "Say so of a model in that merge, or merge it first.",
+    ),
+    "empty-result": Text("The recipe makes a model without tensors.", "Give the slices some layers."),
+    "empty-slice": Text(
+        "This slice has no layers.", "Let the range end after its start, or leave the slice out."
+    ),
+    "layer-pattern": Text(
+        "`{key}: {value}` in the config cannot describe the new order of layers.",
+        "Keep the order of the layers, or merge models whose config lists the kind of every layer.",
+    ),
+    "layer-period": Text(
+        "`{key}: {value}` in the config cannot describe the new order of layers.",
+        "Take whole periods of {value} layers in each slice, beginning at a multiple of {value}.",
+    ),
+    "first-layers": Text(
+        "`{key}: {value}` in the config cannot describe the new order of layers.",
+        "Take the layers that come first only at the beginning of the first slice.",
+    ),
+    "last-layers": Text(
+        "`{key}: {value}` in the config cannot describe the new order of layers.",
+        "Take the layers that come last only at the end of the last slice.",
+    ),
+    "layer-kinds": Text(
+        "The result's config would build layer {layer} as another kind of layer than its source.",
+        "Keep the order of the layers, or take whole periods of them in each slice.",
+    ),
+    "table-of-layers": Text(
+        "{tensor} has a part for each layer, which cannot follow a new order of layers.",
+        "Merge the model whole, without `slices:`.",
+    ),
+    "quantised": Text(
+        "{model} is quantised ({how}); its numbers cannot be averaged.",
+        "Name the model that it was made from, in bfloat16, float16 or float32.",
+    ),
+    "several-stacks": Text(
+        "{model} has several stacks of layers ({stacks:and}), and `slices` speaks of one.",
+        "Write `modules:`, and below it the name of each with its own `slices:` or `models:`.",
+    ),
+    "unknown-module": Text("{model} has no module '{name}'.", "It consists of {known:all}."),
+    "repeated-module": Text("{model} has no module '{name}' of its own.", "It consists of {known:all}."),
+    "module-taken-over": Text("The recipe does not mention {module}; it stays as it is in {model}."),
+    "missing-module": Text(
+        "{model} has no {module}, which {donor} has.",
+        "Say with `modules:` which models each part is made of.",
+    ),
+    "layer-range": Text(
+        "{model} has {layers} layers, 0 to {last}; the recipe takes {from} to {to}.",
+        "End the range at {layers} at most.",
+    ),
+    "unequal-layers": Text(
+        "The models have different numbers of layers ({given:all}) and cannot be merged whole.",
+        "Use `slices:` to say which layers belong together.",
+    ),
+    "roles": Text(
+        "{second} has another vocabulary than {base}, so {base} was not its base.",
+        "Name the receiving model first, then the giving one: {second}, then {first}?",
+    ),
+    "duplicate-tensor": Text(
+        "The result would have two tensors of the same name: {tensors:few}.",
+        "Merge the models whole, without `slices:`.",
+    ),
+    "moved-tensor": Text(
+        "{tensors:few} {count:is|are} numbered after the last layer, and {count:stays|stay} after the new last one."
+    ),
+    "derived-tensor": Text(
+        "Not all models have {tensors:few}; the result has none of them, as loaders compute them."
+    ),
+    "foreign-tensor": Text(
+        "{model} has tensors for which the result, with the config of {donor}, has no place: {tensors:few}.",
+        "Name a base model of the same architecture and size.",
+    ),
+    "missing-tensor": Text(
+        "{model} lacks tensors that the other models have: {tensors:few}.",
+        "Merge models of one architecture.",
+    ),
+    "shape": Text(
+        "Tensors of {model} have another shape: {tensors:few}.",
+        "Merge models of one size; fine-tunes of one base always fit.",
+    ),
+    "vocabulary": Text(
+        (
+            "The vocabulary of {model} has another size: {tensors:few}. {tokenizers:each}.",
+            "The vocabulary of {model} has another size: {tensors:few}.",
+        ),
+        "Add `tokenizer_source: union` for the tokens of all models, `tokenizer_source: base` for those of the base "
+        "model, or name the model there whose tokens to keep.",
+    ),
+    # tokenizers
+    "no-tokenizer": Text("{model} has no tokenizer.", _SAVE_AS_FAST),
+    "tokenizer-form": Text(
+        "{model} has only {files:all}, from which its tokens cannot be numbered.", _SAVE_AS_FAST
+    ),
+    "tokenizer-class": Text(
+        (
+            "The tokenizer of {model} ({kind}) numbers tokens in its own way, which {file} does not show.",
+            "The tokenizer of {model} (of no known class) numbers tokens in its own way, which {file} does not show.",
+        ),
+        _SAVE_AS_FAST,
+    ),
+    "damaged-tokenizer": Text(
+        "{file} of {model}, or a file beside it, has no vocabulary that can be read.",
+        "Repair it, or name another model with `tokenizer_source:`.",
+    ),
+    "added-tokens": Text(
+        "The added tokens of {model} have numbers that do not follow on: {tokens:few}.", _SAVE_AS_FAST
+    ),
+    "tokenizer-assumed": Text("{model} has no tokenizer; it is assumed to have that of {base}."),
+    "result-without-tokenizer": Text(
+        "{model} has no tokenizer; the result will have none.", "Name one with `tokenizer_source:`."
+    ),
+    "no-generation-config": Text("{model} has no generation_config.json; the result will have none."),
+    "lost-token": Text(
+        "{keys:all} in {file} of {model}: the result does not have the token.",
+        "Name the token under `tokens:`, or take a tokenizer that has it.",
+    ),
+    "literal-tokens": Text(
+        "{count} {count:token|tokens} of {model} {count:is|are} unknown to {start}: {tokens:few}.",
+        "They are kept as literal tokens; all other text is split as {start} splits it.",
+    ),
+    "unknown-token": Text(
+        "No model has a token '{token}'.",
+        "Say what its row is: `source: {{kind: model_token, model: ..., token: ...}}` or `{{kind: zero}}`.",
+    ),
+    "unknown-source-token": Text(
+        "{model} has no row for the token '{source}', which is to stand for '{token}'.",
+        "Name a token that it has, or a row of zeros: `source: {{kind: zero}}`.",
+    ),
+    "unknown-token-id": Text(
+        "{model} has no row for the token number {number}, which is to stand for '{token}'.",
+        "Name a token that it has, or a row of zeros: `source: {{kind: zero}}`.",
+    ),
+    "result-vocabulary": Text(
+        (
+            "The result has {rows} rows for {tokens} tokens: those of {model}, and {count} appended: {appended:few}.",
+            "The result has {rows} rows for {tokens} tokens: those of {model}.",
+        )
+    ),
+    "zero-rows": Text("No model has rows for {tokens:few}; they are zeros."),
+    "template": Text(
+        "The chat template cannot be used: {error}.",
+        "`chat_template:` takes another; `tokens:` adds what is missing.",
+    ),
+    "template-tokens": Text(
+        "The chat template writes {tokens:few}, for which the result has no token.",
+        "`chat_template:` takes another; `tokens:` adds what is missing.",
+    ),
+    "templates-differ": Text(
+        "The models have {count} chat templates; the result has that of {model}.",
+        "`chat_template: auto` takes what most have; a name or a template is taken as it is.",
+    ),
+    "no-chat-template": Text(
+        "No model has a chat template for `chat_template: auto` to choose.", "Name one, or write one."
+    ),
+    # merging
+    "cancelled": Text("The merge was cancelled; nothing was left behind."),
+    "no-gpu": Text(
+        "There is no CUDA device that torch can use.", "Merge on the CPU; most merges are no slower there."
+    ),
+    "model-changed": Text("{model} has changed since the plan was made.", "Make the plan again."),
+    "not-float": Text(
+        "{tensor} ({dtype}) differs between the models and cannot be averaged.",
+        "Merge models whose tables and masks are the same.",
+    ),
+    "other-processor": Text(
+        "Files of this merge were computed on {there}, and this is {here}: the last bits of numbers may differ.",
+        (
+            "Continue on a machine of the first kind (perhaps this one, with ATEN_CPU_CAPABILITY={capability} in its "
+            "environment), or delete the merge's branch at the destination to start again.",
+            "Continue on a machine of the first kind, or delete the merge's branch at the destination to start again.",
+        ),
+    ),
+    "killed": Text(
+        "A process that merged was killed ({signal}).",
+        "The machine may be short of memory: try fewer `--workers`.",
+    ),
+    # destinations
+    "destination-name": Text("'{given}' is not a destination.", "Write `hf://owner/name`."),
+    "repository-id": Text("'{given}' is not the id of a repository.", "Write `hf://owner/name`."),
+    "destination-is-file": Text("{path} is a file; the result is a folder.", "Choose another name."),
+    "folder-not-empty": Text(
+        "{path} is not empty, and would be replaced.", "Choose another name, or allow it to be overwritten."
+    ),
+    "destination-closed": Text("{path} cannot be written to.", "Choose another folder."),
+    "disk-too-small": Text(
+        "The result needs {needed:,} bytes on disk; {free:,} are free at {path}.", _NO_DISK
+    ),
+    "disk-full": Text("The disk is full: {file} could not be written.", _NO_DISK),
+    "destination-busy": Text("Another merge is writing to {path}.", "Wait for it."),
+    "memory-too-small": Text(
+        "The merged model and the merge need {needed:,} bytes of memory; {free:,} are free.",
+        "Merge to a folder or to the Hub, which needs a fraction of that.",
+    ),
+    "unknown-model-class": Text(
+        "transformers {version} knows no such model ({error}).",
+        "Merge it to a folder, and load it as its authors say.",
+    ),
+    "incomplete-model": Text(
+        "The merge has no fitting tensor for {tensors:few}, which the model has.",
+        "Merge whole models of this kind.",
+    ),
+    "no-login": Text(
+        "Pushing to {repository} needs a login, and there is none.",
+        "Sign in, or run `hf auth login` on your machine.",
+    ),
+    "hub-silent": Text("The Hub did not answer ({error}).", "Check the connection and try again."),
+    "hub-status": Text("The Hub answered {status}.", "Try again later."),
+    "not-yours": Text("{account} may not create models for {owner}.", "Push to one of: {owners:all}."),
+    "destination-exists": Text(
+        "{repository} already exists and holds a model.",
+        "Choose another name, allow it to be overwritten, or open a pull request.",
+    ),
+    "destination-created": Text(
+        "{repository} was created by someone else while this merge was running.", "Choose another name."
+    ),
+    "destination-filled": Text(
+        "{repository} received a model while this merge was running.", "Choose another name."
+    ),
+    "destination-changed": Text(
+        "{repository} was changed by someone else while this merge was running.",
+        "Look at the changes, and run the same merge again.",
+    ),
+    "push-failed": Text(
+        "The Hub did not take the result ({reason}).",
+        "Check that the login may write there, and run the same merge again.",
+    ),
+    "push-interrupted": Text(
+        "The Hub did not take the result ({reason}).",
+        "Check that the login may write there, and run the same merge again: it continues from the last finished "
+        "shard.",
+    ),
+    "store-failed": Text(
+        "The Hub's store did not take the result ({reason}). To send it another way, a file of {largest:,} bytes "
+        "must fit into memory, of which {free:,} bytes are free.",
+        "Run the same merge again later, or with smaller files (`--shard-size`).",
+    ),
+    "not-what-was-sent": Text(
+        "{repository} does not hold what was sent: {files:few}.",
+        "Do not use it. Delete it, and run the same merge again.",
+    ),
+    "cancelled-late": Text(
+        "The merge was cancelled during the last commit to {repository}, and the Hub does not answer.",
+        "Look at its page: it holds either what it held before, or the whole merge.",
+    ),
+    # extracting adapters
+    "no-difference": Text(
+        "{model} and {base} hold the same numbers: there is nothing to extract.", "Name another model."
+    ),
+    "packed-expert": Text(
+        "{tensor} changed: loaders pack the experts, and PEFT has no place beside a single one.",
+        "Merge the whole models instead, or extract from a fine-tune that leaves the experts alone.",
+    ),
+    "no-place": Text(
+        "{tensor} changed, and PEFT has no place for it beside the matrices of {module}.",
+        "Merge the whole models instead.",
+    ),
+    "not-its-base": Text("{model} is no fine-tune of {base}: {tensors:few} do not fit.", "Name its base."),
+    # the page: recipes
+    "source": Text(
+        "'{source}' is neither a model's name nor a link to a recipe.",
+        "Write owner/name, or paste a link made by 'Copy link'.",
+    ),
+    "not-found": Text(
+        "'{name}' was not found on the Hub, or you have no access to it (status {status}).",
+        "Check the name. Sign in if the model is private or gated.",
+    ),
+    "no-recipe": Text(
+        "{name} has no recipe: no mergekit_config.yml, and no merge in YAML on its card.",
+        "Choose a model that was made by a merge.",
+    ),
+    "file-without-recipe": Text(
+        "That file holds no recipe.",
+        "Drop a YAML file with `merge_method:`, or a model card that shows one.",
+    ),
+    "silent": Text("The Hub did not answer.", "Try again in a moment."),
+    # the page: destinations
+    "no-owner": Text(
+        "You are not signed in, so there is no account to save to.", "Sign in with Hugging Face first."
+    ),
+    "no-owner-here": Text(
+        "You are not signed in, so there is no account to save to.",
+        "Run `hf auth login` and reload the page, or save to a folder.",
+    ),
+    "bad-name": Text(
+        "'{name}' cannot be a model's name.",
+        "Use up to 96 letters, digits, '-', '_' and '.', beginning and ending with a letter or digit.",
+    ),
+    "bad-owner": Text("'{owner}' is not an account that you can write to.", "Choose one of: {owners:all}."),
+    "bad-place": Text("'{place}' is not a place to save to.", "Write hf://owner/name."),
+    "bad-place-here": Text(
+        "'{place}' is not a place to save to.", "Write hf://owner/name, or just the name of a new folder."
+    ),
+    # the page: merges
+    "plan-defect": Text(
+        "The plan failed inside Alloy: {error}", "This is a bug in Alloy. Please report it with the recipe."
+    ),
+    "job-defect": Text(
+        "The merge failed inside Alloy: {error}",
+        "This is a bug in Alloy. Please report it with the recipe. Nothing was left behind.",
+    ),
+    "no-job": Text(
+        "There is no merge with this id.", "Ids last as long as the server runs; start the merge again."
+    ),
+    "restarted": Text(
+        "The server was restarted before this merge ended.",
+        "Nothing on the Hub is lost: 'Try again' adds the missing files. If the merge had ended, it says that the "
+        "model exists.",
+    ),
+    "no-memory": Text(
+        "The merge needs {size} of memory, which is not free right now.",
+        "Try again when others are done, or run the same recipe on a larger machine.",
+    ),
+    "machine-too-small": Text(
+        "The merge needs {size} of memory, and this machine has {most} in all.",
+        "Run the same recipe on a larger machine: `python -m merging run` is the same merge.",
+    ),
+    "too-many-jobs": Text(
+        "You already have {count} {count:merge|merges} running or waiting.",
+        "Wait for one to finish, or stop one.",
+    ),
+    "busy": Text(
+        "The queue is full: {count} {count:merge is|merges are} running or waiting.",
+        "Try again in a few minutes, or duplicate this Space to have it to yourself.",
+    ),
+    "no-room": Text(
+        "The result has {size}, and {free} are free here for downloads.",
+        "Try again later, or sign in and save it to your account, which needs no room here.",
+    ),
+    "too-large": Text(
+        "The merged model has {size}; at most {most} can be tried here.",
+        "Merge it to your account, or run Alloy on a larger machine.",
+    ),
+    # words from elsewhere
+    "no-answer": Text("{words}"),
+    "no-score": Text("{words}"),
+    "evaluation": Text("{words}"),
+    # evaluation
+    "out-of-memory": Text(
+        "{model}: out of memory while {doing:phrase}.", "Try a shorter text or a smaller model."
+    ),
+}
+
+PHRASES: dict[str, Template] = {
+    # what a recipe is made of
+    "recipe": "a recipe",
+    "model-entry": "a model's entry",
+    "source": "a source",
+    "slice": "a slice",
+    "module": "a module",
+    "tokenizer": "the tokenizer",
+    "token": "a token",
+    "zero-row": "a row of zeros",
+    "model-token": "a model's token",
+    "model": "a model",
+    "model-path": "a model's path",
+    "adapter": "an adapter",
+    "filtered-value": "a value with a filter",
+    "name": "a name",
+    "merge-method": "a merge method's name",
+    "dtype": "a dtype",
+    "chat-template": "a chat template",
+    "model-class": "the name of a model's class",
+    "path": "a path",
+    "revision": "a revision",
+    # what was found instead
+    "mapping": "a mapping",
+    "list": "a list",
+    # how tensors and adapters do not fit
+    "shape-instead": "{name} {found} instead of {expected}",
+    "several-dtypes": "{name} with dtypes {dtypes}",
+    "misfit-shape": "{name} is {found}, the base's is {expected}",
+    "misfit-dtype": "{name} holds no floating-point numbers",
+    "misfit-rows": "{name} has rows of shape {found} for {count} tokens of {expected}",
+    "misfit-factors": "{name} takes {inputs} to {outputs} numbers, the base's is {expected}",
+    "misfit-magnitudes": "{name} has another number of magnitudes than outputs ({outputs})",
+    "misfit-bias": "{name} adds {count} biases",
+    "misfit-product": "{name} has no product of the base's shape, {expected}",
+    "misfit-ia3": "{name} has {count} factors, the base's is {expected}",
+    "vocabulary-size": (
+        "{model} has {rows} rows for {tokens} tokens, {lacking} of which others lack ({alone:few})",
+        "{model} has {rows} rows for {tokens} tokens",
+    ),
+    # what was going on
+    "doing-loading": "loading it",
+    "doing-trying": "trying it",
+    "doing-benchmark": "answering a benchmark",
+    "doing-answering": "answering",
+    "doing-reading": "reading a text",
+    "doing-applying": "merging it into its base",
+    "doing-scoring": "scoring",
+}
+
+ENGLISH = Wording(PHRASES)
