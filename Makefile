@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-FAST   := not browser and not real_models and not oracle
+FAST   := not browser and not real_models and not oracle and not package
 
 .PHONY: demo test install run check bench differential format browser dev
 

@@ -43,7 +43,12 @@ def serve_page() -> int:
     """Serve the page on this machine. GRADIO_SERVER_PORT names another port than 7860."""
     from ui.serve import launch, page
 
-    launch(*page())
+    try:
+        built, host = page()
+    except ModuleNotFoundError as error:
+        print(f"error: {error}. The page needs: pip install 'alloy-merge[app]'", file=sys.stderr)
+        return 1
+    launch(built, host)
     return 0
 
 

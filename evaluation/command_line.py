@@ -84,6 +84,11 @@ def _command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
             except Cancelled:
                 print("error: stopped.", file=sys.stderr)
                 return FAILED
+            except ModuleNotFoundError as error:
+                print(
+                    f"error: {error}. Judging needs: pip install 'alloy-merge[evaluation]'", file=sys.stderr
+                )
+                return FAILED
             except OSError as error:
                 print(f"error: {error}", file=sys.stderr)
                 return FAILED
@@ -102,7 +107,9 @@ def _models(more: str) -> Any:
 
 
 _COMPARED = _models("The first is compared with each of the others.")
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where models run.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(metavar="auto|cpu|cuda", help="Where models run.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Offload = Annotated[
     Path | None,
@@ -124,7 +131,10 @@ Split = Annotated[str, typer.Option(help="The data set's split.")]
 Subset = Annotated[str | None, typer.Option(help="The data set's configuration, if it has several.")]
 Card = Annotated[
     Literal["commit", "pull-request"] | None,
-    typer.Option(help="Write the first model's results into its model card, in its folder or on the Hub."),
+    typer.Option(
+        metavar="commit|pull-request",
+        help="Write the first model's results into its model card, in its folder or on the Hub.",
+    ),
 ]
 
 

@@ -202,7 +202,8 @@ def run_recipe(
     as_json: AsJson = False,
     public: Public = False,
     device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Where the arithmetic runs.")
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(metavar="auto|cpu|cuda", help="Where the arithmetic runs."),
     ] = "auto",
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="How many tensors are merged at the same time.")
@@ -300,7 +301,8 @@ def extract_adapter(
         ),
     ] = None,
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Number format of the adapter.")
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(metavar="float32|bfloat16|float16", help="Number format of the adapter."),
     ] = "float32",
     public: Public = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the adapter at DEST.")] = False,
