@@ -14,8 +14,10 @@ from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, RepoCard
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
+from checkpoints import Token
+from checkpoints.repositories.repository import current_token
 from evaluation.benchmark import Benchmarked, PairedScore
-from evaluation.checkpoint import Token, hub_errors_named
+from evaluation.checkpoint import hub_errors_named
 from evaluation.difference import Difference, interval
 from evaluation.error import EvaluationError
 from evaluation.model_index import ModelIndexError, line_break, with_results
@@ -259,7 +261,7 @@ def write_card(
         raise EvaluationError(
             f"{name} is a base with adapters, which has no card of its own. Merge it first."
         )
-    return _commit(repo, results, markdown, pull_request, token() if callable(token) else token)
+    return _commit(repo, results, markdown, pull_request, current_token(token))
 
 
 def _commit(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from httpx2 import HTTPError
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, snapshot_download
@@ -23,10 +22,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
+from checkpoints import Token
+from checkpoints.problems import CheckpointError
+from checkpoints.repositories.repository import current_token
 from evaluation.downloads import DOWNLOADS
 from evaluation.error import EvaluationError
-
-Token = str | Callable[[], str | None] | Literal[False] | None
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -45,6 +45,7 @@ class Checkpoint:
 
     Attributes:
         name: how people call it: "owner/name", or the folder.
+        place: what `checkpoints.open_checkpoint` opens it by: the folder, or "owner/name".
         commit: the Hub's commit, None for a folder.
         identity: equal for two checkpoints only if their files are the same.
         fetch: brings the files to this machine, unless they are here, and returns their folder; raises
@@ -54,6 +55,7 @@ class Checkpoint:
     """
 
     name: str
+    place: str
     commit: str | None
     identity: tuple[object, ...]
     fetch: Callable[[], Path]
@@ -86,6 +88,7 @@ def find_checkpoint(
     commits = [part.commit for part in parts if part.commit is not None]
     return Checkpoint(
         "+".join(part.name for part in parts),
+        base.place,
         "+".join(commits) if len(commits) == len(parts) else None,
         tuple(part.identity for part in parts),
         base.fetch,
@@ -135,7 +138,7 @@ def _find(
     if at and revision and at != revision:
         raise EvaluationError(f"{text}: two revisions were given, {at!r} and {revision!r}. Give one.")
     revision = at or revision or constants.DEFAULT_REVISION
-    return _on_hub(repo, config, revision, token() if callable(token) else token)
+    return _on_hub(repo, config, revision, current_token(token))
 
 
 def weight_files(name: str, folder: Path) -> dict[str, int]:
@@ -179,14 +182,14 @@ def _in_folder(name: str, folder: Path, config: str) -> Checkpoint:
         raise EvaluationError(_no_adapter(name))
     # A folder has no commit. Sizes and times tell a model from the one that was merged over it.
     stamps = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-    return Checkpoint(name, None, (str(folder), stamps), lambda: folder)
+    return Checkpoint(name, str(folder), None, (str(folder), stamps), lambda: folder)
 
 
 def _no_adapter(name: str) -> str:
     return f"{name} has no {ADAPTER}. Expected behind the '+' an adapter as PEFT saves it: BASE+ADAPTER."
 
 
-def _on_hub(repo: str, config: str, revision: str, token: str | Literal[False] | None) -> Checkpoint:
+def _on_hub(repo: str, config: str, revision: str, token: str | bool | None) -> Checkpoint:
     with hub_errors_named(repo, revision, token, config):
         # One HEAD request answers three questions: is it there, may this token read it (model info would say
         # yes for a gated model), and which commit is it. It is asked every time: neither the models in
@@ -214,7 +217,7 @@ def _on_hub(repo: str, config: str, revision: str, token: str | Literal[False] |
         with DOWNLOADS.room_for(repo, commit, {file: sizes.get(file, 0) for file in wanted}):
             return Path(snapshot_download(repo, revision=commit, token=token, allow_patterns=wanted))
 
-    return Checkpoint(repo, commit, (repo, commit), fetch)
+    return Checkpoint(repo, repo, commit, (repo, commit), fetch)
 
 
 def weight_names(name: str, files: Mapping[str, int], index: str | None) -> list[str]:
@@ -272,8 +275,17 @@ def weight_names(name: str, files: Mapping[str, int], index: str | None) -> list
 
 
 @contextmanager
+def as_evaluation_error() -> Iterator[None]:
+    """Raise what `checkpoints` says of a model that cannot be read as an `EvaluationError`."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise EvaluationError(str(error)) from error
+
+
+@contextmanager
 def hub_errors_named(
-    repo: str, revision: str, token: str | Literal[False] | None, config: str = CONFIG
+    repo: str, revision: str, token: str | bool | None, config: str = CONFIG
 ) -> Iterator[None]:
     """Turn what the Hub and the way to it can answer into an `EvaluationError` that names the model."""
     whose = "without signing in" if token is False else "with this sign-in"

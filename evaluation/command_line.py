@@ -28,13 +28,13 @@ from checkpoints.terminal import commands, run
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-    from evaluation.activations import Likeness
     from evaluation.benchmark import Benchmarked, PairedScore
+    from evaluation.cka import LinearCka
     from evaluation.difference import Difference
     from evaluation.model import LanguageModel
     from evaluation.perplexity import Perplexity
     from evaluation.text import Source
-    from evaluation.weights import TensorLook
+    from evaluation.weights import TensorStats
 
 _SHADES = "·▁▂▃▄▅▆▇█"
 DONE, FAILED, CANNOT_BE_JUDGED = 0, 1, 2
@@ -377,11 +377,11 @@ def weights(
 ) -> int:
     """Inspect the weights without running the model."""
     from evaluation.as_json import as_json as in_json
-    from evaluation.weights import look, open_weights
+    from evaluation.weights import inspect_weights, open_weights
 
     parents = against or []
     with _progress_bar(model) as show:
-        found = look(
+        found = inspect_weights(
             open_weights(model),
             [open_weights(parent) for parent in parents],
             base=open_weights(base) if base else None,
@@ -411,15 +411,15 @@ def weights(
     return DONE
 
 
-def _alike(name: str, parents: Sequence[str], activations: str) -> list[Likeness]:
-    from evaluation.activations import likeness
+def _alike(name: str, parents: Sequence[str], activations: str) -> list[LinearCka]:
+    from evaluation.cka import linear_cka
     from evaluation.error import EvaluationError
 
     if not parents:
         raise EvaluationError("--activations compares with parents. Name them with --against.")
     text = "\n\n".join(_named_text(activations))
     model = _load(name, "auto", None)
-    return [likeness(model, _load(parent, "auto", None), text) for parent in parents]
+    return [linear_cka(model, _load(parent, "auto", None), text) for parent in parents]
 
 
 @_command("benchmark")
@@ -561,11 +561,11 @@ def independent(
     return DONE if found.ok else CANNOT_BE_JUDGED
 
 
-def _change(parent: str, tensor: TensorLook) -> float | None:
+def _change(parent: str, tensor: TensorStats) -> float | None:
     return tensor.against[parent].change if parent in tensor.against else None
 
 
-def _sign_conflict(pair: str, tensor: TensorLook) -> float | None:
+def _sign_conflict(pair: str, tensor: TensorStats) -> float | None:
     return tensor.between[pair].sign_conflict if pair in tensor.between else None
 
 

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.checkpoint import Token, find_checkpoint
+from checkpoints import Token
+from evaluation.checkpoint import find_checkpoint
 from evaluation.error import EvaluationError
 from evaluation.sandbox import ask, links_out
 from evaluation.structure import Structure, read_structure, references
@@ -155,7 +156,7 @@ def footprint(
         cancel=cancel,
     )
     error = re.sub(r"\S*/model\d+/", "", answer.error.replace(_linked_name(len(parts)), checkpoint.name))
-    found = [*references(folder), *([error] if error else [])]
+    found = [*references(folder, structure.tensors), *([error] if error else [])]
     found += [f"{path.name} is a link to {target}" for part in parts for path, target in links_out(part)]
     found += [f"{adapter.name} is an adapter and needs its base" for adapter in checkpoint.adapters]
     measured = answer.found or {}

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.checkpoint import ADAPTER, CONFIG, Token, find_checkpoint, weight_files
+from checkpoints import Token
+from evaluation.checkpoint import ADAPTER, CONFIG, find_checkpoint, weight_files
 from evaluation.error import EvaluationError
 from evaluation.sandbox import ask, links_out, own_places
 

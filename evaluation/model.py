@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from checkpoints import Token
 from checkpoints.memory import free_memory, machine_memory
 from evaluation.adapter import put_on
-from evaluation.checkpoint import Checkpoint, Token, adapter_size, find_checkpoint, weight_files
+from evaluation.checkpoint import Checkpoint, adapter_size, find_checkpoint, weight_files
 from evaluation.downloads import DOWNLOADS
 from evaluation.error import EvaluationError, memory_named
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.activations import Likeness
 from evaluation.benchmark import Benchmarked, PairedScore, with_error
 from evaluation.chat_check import ChatCheck
+from evaluation.cka import LinearCka
 from evaluation.confine import LANDLOCK, NAMESPACE, PYTHON
 from evaluation.difference import Difference
 from evaluation.faults import FAULTS
@@ -16,7 +16,7 @@ from evaluation.footprint import Footprint, Spread
 from evaluation.perplexity import Perplexity
 from evaluation.structure import config_changes, same_weights_other_numbers, structure_changes
 from evaluation.text import Source
-from evaluation.weights import WeightsLook
+from evaluation.weights import WeightsReport
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def chat_markdown(checks: Sequence[ChatCheck]) -> str:
     return _markdown(rows, [f"Answers with the likeliest token each time; counted by plain rules. {rules}."])
 
 
-def weights_markdown(found: WeightsLook, alike: Sequence[Likeness] = ()) -> str:
+def weights_markdown(found: WeightsReport, alike: Sequence[LinearCka] = ()) -> str:
     """The doctor's sentences, and how far the model is from each parent as a table.
 
     Args:

@@ -6,42 +6,17 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.checkpoint import ADAPTER, CONFIG, weight_files
-from evaluation.error import EvaluationError
+from checkpoints import Checkpoint, TensorHeader, open_checkpoint
+from checkpoints.dtypes import is_known, torch_name
+from evaluation.checkpoint import ADAPTER, CONFIG, as_evaluation_error
 
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _NUMBER = re.compile(r"\.\d+\.")
-# A header is a few hundred bytes a tensor; a file that claims more is no safetensors file.
-_LONGEST_HEADER = 100_000_000
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor as its file's header states it.
-
-    Attributes:
-        shape: its dimensions.
-        dtype: such as "bfloat16".
-        file: the file that holds it.
-        begin: where its bytes begin in that file.
-        end: where they end.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    file: str
-    begin: int
-    end: int
-
-    @property
-    def parameters(self) -> int:
-        """The number of weights."""
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -56,53 +31,37 @@ class Structure:
     """
 
     name: str
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, TensorHeader]
     config: Mapping[str, Any]
     file_bytes: int
 
     @property
     def parameters(self) -> int:
         """The number of weights in the files."""
-        return sum(tensor.parameters for tensor in self.tensors.values())
+        return sum(tensor.elements for tensor in self.tensors.values())
 
     @property
     def dtypes(self) -> dict[str, int]:
         """The number of weights of each dtype, the most first."""
         counts: Counter[str] = Counter()
         for tensor in self.tensors.values():
-            counts[tensor.dtype] += tensor.parameters
+            counts[torch_name(tensor.dtype) if is_known(tensor.dtype) else tensor.dtype.lower()] += (
+                tensor.elements
+            )
         return dict(counts.most_common())
 
 
-def parse_header(name: str, file: str, start: bytes) -> dict[str, Tensor]:
-    """Read the header of a safetensors file.
+def structure_of(checkpoint: Checkpoint, name: str) -> Structure:
+    """What an open checkpoint is made of.
 
     Args:
-        name: the model, for errors.
-        file: the file's name.
-        start: the first bytes of the file, header and all.
-
-    Raises:
-        EvaluationError: it is no such header.
+        checkpoint: it.
+        name: how people call it.
     """
-    try:
-        length = int.from_bytes(start[:8], "little")
-        header: dict[str, Any] = json.loads(start[8 : 8 + length])
-        header.pop("__metadata__", None)
-        return {
-            tensor: Tensor(
-                tuple(said["shape"]),
-                _DTYPES.get(said["dtype"], said["dtype"].lower()),
-                file,
-                8 + length + said["data_offsets"][0],
-                8 + length + said["data_offsets"][1],
-            )
-            for tensor, said in header.items()
-        }
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise EvaluationError(
-            f"{name}: {file} has no header of a safetensors file. Upload or merge it again."
-        ) from error
+    files = {header.file for header in checkpoint.tensors.values()}
+    return Structure(
+        name, checkpoint.tensors, checkpoint.config, sum(checkpoint.files[file] for file in files)
+    )
 
 
 def read_structure(name: str, folder: Path) -> Structure:
@@ -113,16 +72,10 @@ def read_structure(name: str, folder: Path) -> Structure:
         folder: the folder.
 
     Raises:
-        EvaluationError: there is no whole model in safetensors files.
+        EvaluationError: there is no whole model that can be read.
     """
-    sizes = weight_files(name, folder)
-    tensors: dict[str, Tensor] = {}
-    for file in sizes:
-        with (folder / file).open("rb") as opened:
-            start = opened.read(8)
-            length = min(int.from_bytes(start, "little"), _LONGEST_HEADER)
-            tensors |= parse_header(name, file, start + opened.read(length))
-    return Structure(name, tensors, json.loads((folder / CONFIG).read_text("utf-8")), sum(sizes.values()))
+    with as_evaluation_error(), closing(open_checkpoint(str(folder))) as opened:
+        return structure_of(opened, name)
 
 
 @dataclass(frozen=True)
@@ -178,8 +131,8 @@ def config_changes(here: Structure, there: Structure) -> dict[str, tuple[Any, An
     }
 
 
-def references(folder: Path) -> list[str]:
-    """Sentences in a checkpoint's own files that make it depend on another one.
+def references(folder: Path, tensors: Iterable[str]) -> list[str]:
+    """What in a checkpoint's own files makes it depend on another one, in sentences.
 
     An adapter needs its base to be loaded; a name left over in `_name_or_path` does not, and is not counted.
     """
@@ -190,7 +143,7 @@ def references(folder: Path) -> list[str]:
     named = _json(folder / CONFIG).get("base_model_name_or_path")
     if named:
         found.append(f"{CONFIG} points at {named}")
-    if any("lora_" in name for file in folder.glob("*.safetensors") for name in _names(file)):
+    if any("lora_" in name for name in tensors):
         found.append("there are LoRA tensors that were not merged")
     return found
 
@@ -211,13 +164,6 @@ def same_weights_other_numbers(structures: Sequence[Structure]) -> str:
                 " number format alone, no compression."
             )
     return ""
-
-
-def _names(file: Path) -> list[str]:
-    with file.open("rb") as opened:
-        start = opened.read(8)
-        length = min(int.from_bytes(start, "little"), _LONGEST_HEADER)
-        return list(parse_header(str(file.parent), file.name, start + opened.read(length)))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.checkpoint import Token
+from checkpoints import Token
+from checkpoints.repositories.repository import current_token
 from evaluation.error import EvaluationError
 
 _ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -118,7 +119,7 @@ def dataset_texts(
         raise EvaluationError(f"rows={rows}: expected at least 1.")
     if not allow_folders and not _ON_HUB.fullmatch(name):
         raise EvaluationError(f"{name}: only data sets on the Hub can be read here. Give one as owner/name.")
-    rows_found = _rows(name, split, subset, token() if callable(token) else token)
+    rows_found = _rows(name, split, subset, current_token(token))
     documents = 0
     try:
         for row in rows_found:

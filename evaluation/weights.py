@@ -1,10 +1,9 @@
-"""Weights looked at without running the model: read in blocks, by ranges from the Hub, sampled or whole."""
+"""The weights of a model beside its parents': read in blocks, sampled or whole, without running the model."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import math
 import re
 import threading
@@ -17,40 +16,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
 
-from evaluation.checkpoint import (
-    CONFIG,
-    INDEX,
-    Token,
-    find_checkpoint,
-    hub_errors_named,
-    weight_names,
-)
+from checkpoints import Checkpoint, TensorHeader, Token, open_checkpoint
+from checkpoints.architecture import DERIVED, EMBEDDING, OUTPUT_HEAD
+from checkpoints.dtypes import FLOATS, is_known, torch_name
+from evaluation.checkpoint import as_evaluation_error, find_checkpoint
+from evaluation.doctor import findings
 from evaluation.error import Cancelled, EvaluationError
-from evaluation.structure import Structure, Tensor, parse_header, read_structure
+from evaluation.spectra import Spectrum, empty_matrix, overlap, spectrum
+from evaluation.structure import Structure, structure_of
 
 # Elements of one tensor that are in memory together, of each model.
 _BLOCK = 4 << 20
 # A tensor's sample is taken from so many places, evenly spaced.
 PLACES = 16
-# Leading singular directions whose energy and overlap count.
-DIRECTIONS = 64
-# Singular values of a larger matrix are estimated (randomised SVD), the others are exact.
-_EXACT_SIDE = 1024
-_SPECTRAL_ELEMENTS = 16 << 20
-_FIRST_BYTES = 1 << 17
-# torch's generator is one for all threads.
-_DRAWING = threading.Lock()
 _LAYER = re.compile(r"\.(\d+)\.")
-_TORCH = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 
 
 @dataclass(frozen=True)
@@ -59,90 +39,60 @@ class Weights:
 
     Attributes:
         structure: what there is.
-        read: gives bytes of a file, from an offset up to another.
+        checkpoint: what it is read from.
     """
 
     structure: Structure
-    read: Callable[[str, int, int], bytes]
+    checkpoint: Checkpoint
 
-    def rows(self, tensor: Tensor, begin: int, end: int) -> torch.Tensor:
-        """Rows of a tensor, as float32 (rows, everything else)."""
-        wide = math.prod(tensor.shape[1:]) if len(tensor.shape) > 1 else 1
-        size = (tensor.end - tensor.begin) // max(tensor.parameters, 1) * wide
-        held = bytearray(self.read(tensor.file, tensor.begin + begin * size, tensor.begin + end * size))
-        return torch.frombuffer(held, dtype=_TORCH[tensor.dtype]).float().reshape(end - begin, wide)
+    def rows(self, name: str, begin: int, end: int) -> torch.Tensor:
+        """Rows of a tensor (rows, everything else), floats as float32 and the rest as float64.
+
+        Raises:
+            EvaluationError: they cannot be read.
+        """
+        header = self.structure.tensors[name]
+        wide = _width(header)
+        size = header.nbytes // max(header.elements, 1) * wide
+        buffer = bytearray((end - begin) * size)
+        with as_evaluation_error():
+            self.checkpoint.read_into(name, begin * size, memoryview(buffer))
+        values = torch.frombuffer(buffer, dtype=getattr(torch, torch_name(header.dtype)))
+        wider = torch.float32 if values.is_floating_point() and header.dtype != "F64" else torch.float64
+        return values.to(wider).reshape(end - begin, wide)
 
 
 def open_weights(name: str | Path, *, token: Token = None, allow_folders: bool = True) -> Weights:
-    """Open a checkpoint for reading parts of it; nothing is downloaded but headers and what is asked for.
+    """Open a checkpoint for reading parts of it; only headers are read until more is asked for.
 
     Args:
-        name: a folder, or "owner/name" on the Hub.
+        name: a folder, or "owner/name" on the Hub, with or without "@revision".
         token: a token or what gives one; None for the machine's own login, False for none at all.
         allow_folders: whether `name` may be a folder of this machine.
 
     Raises:
-        EvaluationError: there is no such model, or it is not in safetensors files.
+        EvaluationError: there is no such model, or it cannot be read.
     """
-    checkpoint = find_checkpoint(name, token=token, allow_folders=allow_folders)
-    if checkpoint.adapters:
+    found = find_checkpoint(name, token=token, allow_folders=allow_folders)
+    if found.adapters:
         raise EvaluationError(f"{name} has no weights of its own to look at. Merge it, and name the result.")
-    if checkpoint.commit is not None:
-        return _on_hub(checkpoint.name, checkpoint.commit, token() if callable(token) else token)
-    folder = checkpoint.fetch()
-
-    def read(file: str, begin: int, end: int) -> bytes:
-        with (folder / file).open("rb") as opened:
-            opened.seek(begin)
-            return opened.read(end - begin)
-
-    return Weights(read_structure(checkpoint.name, folder), read)
-
-
-def _on_hub(repo: str, commit: str, token: Any) -> Weights:
-    def read(file: str, begin: int, end: int) -> bytes:
-        if begin == end:
-            return b""
-        with hub_errors_named(repo, commit, token):
-            answer = get_session().get(
-                hf_hub_url(repo, file, revision=commit),
-                headers={**build_hf_headers(token=token), "Range": f"bytes={begin}-{end - 1}"},
-                follow_redirects=True,
-            )
-            answer.raise_for_status()
-        content: bytes = answer.content
-        # A server that knows no ranges sends all of it.
-        return content[begin:end] if answer.status_code == 200 else content
-
-    with hub_errors_named(repo, commit, token):
-        entries = HfApi(token=token).list_repo_tree(repo, revision=commit)
-        sizes = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
-    index = read(INDEX, 0, sizes[INDEX]).decode() if INDEX in sizes else None
-    tensors: dict[str, Tensor] = {}
-    files = weight_names(repo, sizes, index)
-    for file in files:
-        start = read(file, 0, min(_FIRST_BYTES, sizes[file]))
-        length = int.from_bytes(start[:8], "little")
-        if len(start) < 8 + length <= sizes[file]:
-            start += read(file, len(start), 8 + length)
-        tensors |= parse_header(repo, file, start)
-    config = json.loads(read(CONFIG, 0, sizes[CONFIG]))
-    return Weights(Structure(repo, tensors, config, sum(sizes[file] for file in files)), read)
+    with as_evaluation_error():
+        opened = open_checkpoint(found.place, found.commit, token=token, allow_folders=allow_folders)
+    return Weights(structure_of(opened, found.name), opened)
 
 
 @dataclass(frozen=True)
-class Against:
-    """A tensor held against the same one of a parent.
+class VersusParent:
+    """A tensor beside the same one of a parent.
 
     Attributes:
         change: norm of the difference divided by the parent's norm.
         distance: norm of the difference divided by the mean of both norms.
         cosine: of the angle between the two.
-        effective_rank: of the difference: exp of the entropy of its singular values, each divided by their
-            sum (Roy and Vetterli 2007). None for vectors, and where it was not computed exactly.
-        energy: share of the squared singular values of the difference in the 64 leading directions. None for
-            vectors.
-        energy_missed: what a randomised SVD left out of account, as a share; 0 for an exact one.
+        effective_rank: of the difference, see `Spectrum`. None for vectors, for tensors that were not read whole
+            (a spectrum of some rows is not the tensor's) and where it is not known exactly.
+        energy: of the difference, see `Spectrum`. None for vectors and for tensors that were not read whole.
+        energy_missed: see `Spectrum`.
     """
 
     change: float
@@ -154,14 +104,15 @@ class Against:
 
 
 @dataclass(frozen=True)
-class Between:
+class ParentPair:
     """A tensor of two parents.
 
     Attributes:
         cosine: between their weights.
         task_cosine: between their changes to the base.
         sign_conflict: share of entries whose changes differ in sign, zero against another included.
-        overlap: of the leading right singular directions of their changes, from 0 to 1 (same space).
+        overlap: of the leading right singular directions of their changes, from 0 to 1 (same space). None for vectors
+            and for tensors that were not read whole.
     """
 
     cosine: float
@@ -171,20 +122,21 @@ class Between:
 
 
 @dataclass(frozen=True)
-class TensorLook:
-    """What was found in one tensor of the model.
+class TensorStats:
+    """Figures of one tensor of the model.
 
     Attributes:
         name: of the tensor.
         layer: its layer's number, None outside of layers.
         kind: its name with `*` for the layer.
         shape: its dimensions.
-        share: of its entries that were read.
+        dtype: as safetensors names it, such as "BF16".
+        share: of its entries that were read; 0 for a dtype that cannot be read here.
         norm: of what was read.
         nan: entries that are no number.
         inf: entries that are infinite.
-        dead_rows: rows of zeros, in a matrix.
-        digest: of what was read; equal for equal tensors.
+        dead_rows: rows of zeros in a matrix of floats, without those that only pad a vocabulary.
+        digest: of what was read; equal for equal tensors, "" if nothing was read.
         against: by parent.
         between: by pair of parents, "a | b".
     """
@@ -193,19 +145,20 @@ class TensorLook:
     layer: int | None
     kind: str
     shape: tuple[int, ...]
+    dtype: str
     share: float
-    norm: float
-    nan: int
-    inf: int
-    dead_rows: int
-    digest: str
-    against: Mapping[str, Against] = field(default_factory=dict)
-    between: Mapping[str, Between] = field(default_factory=dict)
+    norm: float = 0.0
+    nan: int = 0
+    inf: int = 0
+    dead_rows: int = 0
+    digest: str = ""
+    against: Mapping[str, VersusParent] = field(default_factory=dict)
+    between: Mapping[str, ParentPair] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class WeightsLook:
-    """All tensors of a model, looked at.
+class WeightsReport:
+    """Figures of all tensors of a model.
 
     Attributes:
         model: its name.
@@ -216,7 +169,7 @@ class WeightsLook:
 
     model: str
     config: Mapping[str, Any]
-    tensors: tuple[TensorLook, ...]
+    tensors: tuple[TensorStats, ...]
     lacking: Mapping[str, tuple[str, ...]]
 
     @property
@@ -228,7 +181,7 @@ class WeightsLook:
                 groups[tensor.shape, tensor.digest].append(tensor.name)
         return [tuple(names) for names in groups.values() if len(names) > 1]
 
-    def heat_map(self, value: Callable[[TensorLook], float | None]) -> dict[str, list[float | None]]:
+    def heat_map(self, value: Callable[[TensorStats], float | None]) -> dict[str, list[float | None]]:
         """A value by kind of tensor, with a place for each layer; kinds outside of layers have one place."""
         layers = 1 + max((tensor.layer for tensor in self.tensors if tensor.layer is not None), default=0)
         found: dict[str, list[float | None]] = {}
@@ -238,52 +191,35 @@ class WeightsLook:
         return found
 
     @property
+    def share_read(self) -> float:
+        """The share of all weights that was read."""
+        total = sum(math.prod(tensor.shape) for tensor in self.tensors)
+        return (
+            sum(tensor.share * math.prod(tensor.shape) for tensor in self.tensors) / total if total else 1.0
+        )
+
+    @property
     def sound(self) -> bool:
         """Whether nothing wrong was found."""
-        return not self._findings()
+        return not findings(self)
 
     def doctor(self) -> list[str]:
-        """What is wrong, a sentence each with its figures; one sentence that says so if nothing is."""
-        return self._findings() or [
-            f"Nothing wrong was found in {len(self.tensors)} tensors: no NaN or Inf, no row of zeros, layers,"
-            " vocabulary and head as config.json says."
+        """What is wrong, a sentence each with its figures, or that nothing is; and how much of the weights was read."""
+        found = findings(self)
+        unread = sorted({tensor.dtype for tensor in self.tensors if not tensor.share})
+        rest = [f"Tensors of {', '.join(unread)} were not read."] if unread else []
+        if found:
+            if self.share_read < 1:
+                found.append(f"That is from {self.share_read:.2%} of the weights, which were read.")
+            return [*found, *rest]
+        of_what = f"{len(self.tensors)} tensors"
+        if self.share_read < 1:
+            of_what = f"the {self.share_read:.2%} that was read of {of_what}"
+        return [
+            f"Nothing wrong was found in {of_what}: no NaN or Inf, no row of zeros, layers, vocabulary and head as"
+            " config.json says.",
+            *rest,
         ]
-
-    def _findings(self) -> list[str]:
-        found = []
-        spoilt = [tensor for tensor in self.tensors if tensor.nan or tensor.inf]
-        if spoilt:
-            found.append(
-                f"{len(spoilt)} tensor(s) hold NaN or Inf, such as {spoilt[0].name} ({spoilt[0].nan} NaN,"
-                f" {spoilt[0].inf} Inf): the model cannot answer."
-            )
-        by_name = {tensor.name: tensor for tensor in self.tensors}
-        config = self.config.get("text_config") or self.config
-        head = by_name.get("lm_head.weight")
-        embedding = next((one for name, one in by_name.items() if name.endswith("embed_tokens.weight")), None)
-        if head and embedding and self.config.get("tie_word_embeddings") and head.digest != embedding.digest:
-            found.append(
-                "lm_head is untied in the weights but tied in config.json: loaders drop the head that is"
-                ' stored. Set "tie_word_embeddings" to false.'
-            )
-        if embedding and config.get("vocab_size", embedding.shape[0]) != embedding.shape[0]:
-            found.append(
-                f"config.json says vocab_size {config['vocab_size']}, and the embedding has"
-                f" {embedding.shape[0]} rows."
-            )
-        layers = {tensor.layer for tensor in self.tensors if tensor.layer is not None}
-        stated = config.get("num_hidden_layers")
-        if layers and stated is not None and layers != set(range(stated)):
-            found.append(f"config.json says {stated} layers, and the weights have {len(layers)}.")
-        dead = sum(tensor.dead_rows for tensor in self.tensors)
-        if dead:
-            worst = max(self.tensors, key=lambda tensor: tensor.dead_rows)
-            found.append(f"{dead} row(s) are all zero, {worst.dead_rows} of them in {worst.name}.")
-        for parent in {parent for tensor in self.tensors for parent in tensor.against}:
-            changes = [tensor.against[parent].change for tensor in self.tensors if parent in tensor.against]
-            if not any(changes) and not self.lacking.get(parent):
-                found.append(f"Every tensor equals that of {parent}: nothing was merged.")
-        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -296,7 +232,7 @@ class WeightsLook:
         }
 
 
-def look(
+def inspect_weights(
     model: Weights,
     parents: Sequence[Weights] = (),
     *,
@@ -306,160 +242,264 @@ def look(
     readers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
     cancel: threading.Event | None = None,
-) -> WeightsLook:
-    """Look at every tensor of a model, beside its parents'.
+) -> WeightsReport:
+    """Read every tensor of a model, beside its parents'.
 
     Args:
         model: the model.
-        parents: what it is held against.
+        parents: what it is compared with.
         base: what the parents were fine-tuned from; with it their changes are compared too.
         sample: entries of a tensor that are read; None for all.
         places: that they are read from, evenly spaced; each is a request to the Hub.
-        readers: tensors that are looked at together, so that the Hub's answers are waited for together.
+        readers: tensors that are read at the same time, which hides the delay of the Hub's answers.
         on_progress: called with the tensors done and the tensors in all.
-        cancel: when set, the work ends after the tensor at hand.
+        cancel: when set, the work ends after the current tensor.
 
     Raises:
-        EvaluationError: a dtype that is not known.
+        EvaluationError: a tensor cannot be read.
         Cancelled: `cancel` was set.
     """
     lacking: dict[str, list[str]] = {parent.structure.name: [] for parent in parents}
     names = list(model.structure.tensors)
 
-    def look_at(name: str) -> TensorLook:
+    def inspect(name: str) -> TensorStats:
         if cancel is not None and cancel.is_set():
             raise Cancelled
-        shape = model.structure.tensors[name].shape
-        alike = {
-            one.structure.name: one
-            for one in parents
-            if name in one.structure.tensors and one.structure.tensors[name].shape == shape
-        }
-        held = base.structure.tensors.get(name) if base else None
-        known_base = base if held and held.shape == shape else None
-        return _look_at(name, model, alike, known_base, sample, places)
+        comparable = {one.structure.name: one for one in parents if _is_comparable(model, one, name)}
+        known_base = base if base and _is_comparable(model, base, name) else None
+        return _inspect(name, model, comparable, known_base, sample, places)
 
-    looks = []
+    tensors = []
     # Readers with several threads each would wait for one another.
     threads = torch.get_num_threads()
     each = max(1, threads // readers)
     with ThreadPoolExecutor(readers, initializer=torch.set_num_threads, initargs=(each,)) as pool:
         try:
-            for look_of_one in pool.map(look_at, names):
-                looks.append(look_of_one)
+            for tensor in pool.map(inspect, names):
+                tensors.append(tensor)
                 for parent in parents:
-                    if parent.structure.name not in look_of_one.against:
-                        lacking[parent.structure.name].append(look_of_one.name)
+                    if parent.structure.name not in tensor.against:
+                        lacking[parent.structure.name].append(tensor.name)
                 if on_progress is not None:
-                    on_progress(len(looks), len(names))
+                    on_progress(len(tensors), len(names))
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)  # what later threads begin with
-    return WeightsLook(
+    return WeightsReport(
         model.structure.name,
         model.structure.config,
-        tuple(looks),
+        tuple(tensors),
         {parent: tuple(missing) for parent, missing in lacking.items()},
     )
 
 
-def _look_at(
+def _can_be_read(header: TensorHeader) -> bool:
+    return is_known(header.dtype) and hasattr(torch, torch_name(header.dtype))
+
+
+def _is_comparable(model: Weights, other: Weights, name: str) -> bool:
+    """Whether another model has a tensor of the same shape that can be read."""
+    header = other.structure.tensors.get(name)
+    return header is not None and header.shape == model.structure.tensors[name].shape and _can_be_read(header)
+
+
+def _inspect(
     name: str,
     model: Weights,
     parents: Mapping[str, Weights],
     base: Weights | None,
     sample: int | None,
     places: int,
-) -> TensorLook:
-    sources = [model, *parents.values(), *([base] if base else [])]
-    tensor = model.structure.tensors[name]
-    for source in sources:
-        dtype = source.structure.tensors[name].dtype
-        if dtype not in _TORCH:
-            raise EvaluationError(
-                f"{source.structure.name}: {name} is stored as {dtype}. Expected one of {', '.join(_TORCH)}."
-            )
-    count = len(sources)
-    dots = np.zeros((count, count))  # of all pairs, in float64
-    apart = np.zeros(count)  # squared norms of the model minus each
-    tasks = list(range(1, count - 1)) if base else []
-    task_dots, conflicts = np.zeros((count, count)), np.zeros((count, count))
-    digest = hashlib.blake2b(digest_size=16)
-    read = nan = inf = dead = 0
-    kept: list[list[torch.Tensor]] = []
-    room = _SPECTRAL_ELEMENTS
-    for begin, end in _pieces(tensor, sample, places):
-        # One that takes part twice, such as the base that is looked at, is read once.
-        rows = {
-            key: one.rows(one.structure.tensors[name], begin, end)
-            for key, one in {id(source): source for source in sources}.items()
-        }
-        parts = [rows[id(source)] for source in sources]
-        first = parts[0]
-        digest.update(first.numpy().tobytes())
-        read += first.numel()
-        nan += int(first.isnan().sum())
-        inf += int(first.isinf().sum())
-        if len(tensor.shape) > 1:
-            dead += int((first == 0).all(1).sum())
-        flat = [part.flatten().double() for part in parts]
-        for i, j in itertools.combinations_with_replacement(range(count), 2):
-            dots[i, j] += float(flat[i] @ flat[j])
-        for i in range(1, count):
-            apart[i] += float((flat[0] - flat[i]).square().sum())
-        changes = {i: flat[i] - flat[-1] for i in tasks}
-        for i, j in itertools.combinations_with_replacement(tasks, 2):
-            task_dots[i, j] += float(changes[i] @ changes[j])
-            conflicts[i, j] += int((changes[i].sign() != changes[j].sign()).sum())
-        if len(tensor.shape) > 1 and room >= first.numel():
-            kept.append(parts)
-            room -= first.numel()
-    whole = [torch.cat([parts[i] for parts in kept]) for i in range(count)] if kept else []
-    spoilt = nan or inf or not np.isfinite(dots).all()
-    against, between = {}, {}
-    for i, parent in enumerate(parents, 1):
-        spectrum = _spectrum(whole[0] - whole[i]) if whole and not spoilt else (None, None, 0.0)
-        norm, other = math.sqrt(dots[0, 0]), math.sqrt(dots[i, i])
-        moved = math.sqrt(apart[i])
-        against[parent] = Against(
-            _divided(moved, other),
-            _divided(2 * moved, norm + other),
-            _cosine(dots, 0, i),
-            *spectrum,
-        )
-    for (i, one), (j, two) in itertools.combinations(enumerate(parents, 1), 2):
-        if not base:
-            between[f"{one} | {two}"] = Between(_cosine(dots, i, j))
-            continue
-        between[f"{one} | {two}"] = Between(
-            _cosine(dots, i, j),
-            _cosine(task_dots, i, j),
-            float(conflicts[i, j] / read) if read else 0.0,
-            _overlap(whole[i] - whole[-1], whole[j] - whole[-1]) if whole and not spoilt else None,
-        )
+) -> TensorStats:
+    header = model.structure.tensors[name]
     layer = _LAYER.search(name)
-    return TensorLook(
+    place = (
         name,
         int(layer[1]) if layer else None,
         _LAYER.sub(".*.", name, count=1),
-        tensor.shape,
-        read / tensor.parameters if tensor.parameters else 1.0,
-        math.sqrt(dots[0, 0]),
-        nan,
-        inf,
-        dead,
-        digest.hexdigest(),
-        against,
-        between,
+        header.shape,
+        header.dtype,
+    )
+    if not _can_be_read(header):
+        return TensorStats(*place, share=0.0)
+    models = [model, *parents.values(), *([base] if base else [])]
+    own = _OwnFigures(header, _padding_row(model.structure.config) if _is_by_token(name) else None)
+    products = _Products(len(models), has_base=base is not None)
+    is_whole = sample is None or header.elements <= sample
+    differences = _Differences(header, len(parents), has_base=base is not None) if is_whole else None
+    for begin, end in _pieces(header, sample, places):
+        blocks = _read(models, name, begin, end)
+        own.add(begin, blocks[0])
+        products.add(blocks)
+        if differences is not None:
+            differences.add(begin, blocks)
+    if differences is not None and not products.are_finite:
+        differences = None
+    return TensorStats(
+        *place,
+        share=own.read / header.elements if header.elements else 1.0,
+        norm=products.norm(0),
+        nan=own.nan,
+        inf=own.inf,
+        dead_rows=own.dead_rows(),
+        digest=own.digest.hexdigest(),
+        against={
+            parent: products.versus(number, differences.spectrum(number) if differences else None)
+            for number, parent in enumerate(parents, 1)
+        },
+        between={
+            f"{one} | {two}": products.pair(i, j, differences.overlap(i, j) if differences else None)
+            for (i, one), (j, two) in itertools.combinations(enumerate(parents, 1), 2)
+        },
     )
 
 
-def _pieces(tensor: Tensor, sample: int | None, places: int) -> Iterator[tuple[int, int]]:
+def _read(models: Sequence[Weights], name: str, begin: int, end: int) -> list[torch.Tensor]:
+    """The same rows of every model; one that takes part twice, such as a base that is inspected, is read once."""
+    rows = {key: one.rows(name, begin, end) for key, one in {id(model): model for model in models}.items()}
+    return [rows[id(model)] for model in models]
+
+
+class _OwnFigures:
+    """What one tensor shows by itself.
+
+    Args:
+        header: the tensor's
+        padding: None for any but a table with a row for each token; there the row that pads texts, -1 for none.
+    """
+
+    def __init__(self, header: TensorHeader, padding: int | None) -> None:
+        self.read = self.nan = self.inf = 0
+        self.digest = hashlib.blake2b(digest_size=16)
+        self._counts_rows = (
+            len(header.shape) > 1 and header.dtype in FLOATS and not DERIVED.search(header.name)
+        )
+        self._padding = padding
+        self._dead: list[int] = []
+        self._last_alive = -1
+
+    def add(self, begin: int, block: torch.Tensor) -> None:
+        """Take in rows of the tensor (rows, everything else) from number `begin` on."""
+        self.digest.update(block.numpy().tobytes())
+        self.read += block.numel()
+        self.nan += int(block.isnan().sum())
+        self.inf += int(block.isinf().sum())
+        if self._counts_rows:
+            is_dead = (block == 0).all(1)
+            self._dead += (begin + is_dead.nonzero().flatten()).tolist()
+            alive = (~is_dead).nonzero().flatten()
+            self._last_alive = begin + int(alive[-1]) if len(alive) else self._last_alive
+
+    def dead_rows(self) -> int:
+        """Rows of zeros. In a table of tokens those behind the last other row only pad it, and one pads texts."""
+        if self._padding is None:
+            return len(self._dead)
+        return sum(row < self._last_alive and row != self._padding for row in self._dead)
+
+
+class _Products:
+    """Dot products and norms of a tensor's versions, summed over blocks in float64.
+
+    The versions are the model's own (0), its parents' (from 1), and last the base's, if there is one.
+    """
+
+    def __init__(self, count: int, *, has_base: bool) -> None:
+        self._dots = np.zeros((count, count))
+        self._apart = np.zeros(count)  # squared norms of the model minus each
+        self._tasks = range(1, count - 1) if has_base else range(0)
+        self._task_dots, self._conflicts = np.zeros((count, count)), np.zeros((count, count))
+        self._read = 0
+
+    def add(self, blocks: Sequence[torch.Tensor]) -> None:
+        flat = [block.flatten().double() for block in blocks]
+        self._read += flat[0].numel()
+        for i, j in itertools.combinations_with_replacement(range(len(flat)), 2):
+            self._dots[i, j] += float(flat[i] @ flat[j])
+        for i in range(1, len(flat)):
+            self._apart[i] += float((flat[0] - flat[i]).square().sum())
+        changes = {i: flat[i] - flat[-1] for i in self._tasks}
+        for i, j in itertools.combinations_with_replacement(self._tasks, 2):
+            self._task_dots[i, j] += float(changes[i] @ changes[j])
+            self._conflicts[i, j] += int((changes[i].sign() != changes[j].sign()).sum())
+
+    @property
+    def are_finite(self) -> bool:
+        return bool(np.isfinite(self._dots).all())
+
+    def norm(self, version: int) -> float:
+        return math.sqrt(self._dots[version, version])
+
+    def versus(self, parent: int, found: Spectrum | None) -> VersusParent:
+        """The model beside a parent."""
+        moved, norm = math.sqrt(self._apart[parent]), self.norm(parent)
+        figures = (
+            _divided(moved, norm),
+            _divided(2 * moved, self.norm(0) + norm),
+            _cosine(self._dots, 0, parent),
+        )
+        if found is None:
+            return VersusParent(*figures)
+        return VersusParent(*figures, found.effective_rank, found.energy, found.energy_missed)
+
+    def pair(self, one: int, two: int, shared: float | None) -> ParentPair:
+        """Two parents beside each other."""
+        if not self._tasks:
+            return ParentPair(_cosine(self._dots, one, two))
+        conflicts = float(self._conflicts[one, two] / self._read) if self._read else 0.0
+        return ParentPair(
+            _cosine(self._dots, one, two), _cosine(self._task_dots, one, two), conflicts, shared
+        )
+
+
+class _Differences:
+    """A matrix's differences, whole: of the model to each parent, and of each of several parents to the base."""
+
+    def __init__(self, header: TensorHeader, parents: int, *, has_base: bool) -> None:
+        size = header.shape[0] if header.shape else 1, _width(header)
+        is_matrix = len(header.shape) > 1 and header.elements > 0
+        of_parents = range(1, parents + 1) if is_matrix else range(0)
+        self._to_parent = {parent: empty_matrix(*size) for parent in of_parents}
+        self._to_base = {parent: empty_matrix(*size) for parent in of_parents if has_base and parents > 1}
+
+    def add(self, begin: int, blocks: Sequence[torch.Tensor]) -> None:
+        end = begin + len(blocks[0])
+        for parent, matrix in self._to_parent.items():
+            matrix[begin:end] = blocks[0] - blocks[parent]
+        for parent, matrix in self._to_base.items():
+            matrix[begin:end] = blocks[parent] - blocks[-1]
+
+    def spectrum(self, parent: int) -> Spectrum | None:
+        """Of the model's difference to a parent; None for vectors."""
+        return spectrum(self._to_parent[parent]) if parent in self._to_parent else None
+
+    def overlap(self, one: int, two: int) -> float | None:
+        """Of the changes of two parents; None for vectors and without a base."""
+        return overlap(self._to_base[one], self._to_base[two]) if one in self._to_base else None
+
+
+def _is_by_token(name: str) -> bool:
+    """Whether a tensor has a row for each token (or position), of which some may be zero by design."""
+    return EMBEDDING.search(name) is not None or OUTPUT_HEAD.search(name) is not None
+
+
+def _padding_row(config: Mapping[str, Any]) -> int:
+    """The row of the token that pads texts; -1 if there is none."""
+    inner = next((part for key, part in config.items() if "text" in key and isinstance(part, dict)), {})
+    row = config.get("pad_token_id", inner.get("pad_token_id"))
+    return row if isinstance(row, int) else -1
+
+
+def _width(header: TensorHeader) -> int:
+    """Entries of a row, everything behind the first axis taken together."""
+    return math.prod(header.shape[1:])
+
+
+def _pieces(header: TensorHeader, sample: int | None, places: int) -> Iterator[tuple[int, int]]:
     """Ranges of rows: all of them in blocks, or a sample from places evenly spaced."""
-    rows = tensor.shape[0] if tensor.shape else 1
-    wide = max(tensor.parameters // max(rows, 1), 1)
+    rows = header.shape[0] if header.shape else 1
+    wide = max(_width(header), 1)
     at_once = max(1, _BLOCK // wide)
-    if sample is None or tensor.parameters <= sample:
+    if sample is None or header.elements <= sample:
         for begin in range(0, rows, at_once):
             yield begin, min(begin + at_once, rows)
         return
@@ -469,42 +509,6 @@ def _pieces(tensor: Tensor, sample: int | None, places: int) -> Iterator[tuple[i
         length = wanted * (place + 1) // places - wanted * place // places
         if length:
             yield begin, min(begin + min(length, at_once), rows)
-
-
-def _spectrum(matrix: torch.Tensor) -> tuple[float | None, float | None, float]:
-    """Effective rank, share of energy in the leading directions, and the share that was missed."""
-    total = float(matrix.double().square().sum())
-    if not total:
-        return 0.0, 0.0, 0.0
-    if min(matrix.shape) <= _EXACT_SIDE:
-        values = torch.linalg.svdvals(matrix).double()
-        kept = values[values > torch.finfo(torch.float32).eps * max(matrix.shape) * values[0]]
-        shares = kept / kept.sum()
-        rank = float(torch.exp(-(shares * shares.log()).sum()))
-        return rank, float(values[:DIRECTIONS].square().sum() / values.square().sum()), 0.0
-    with _DRAWING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        values = torch.svd_lowrank(matrix, q=DIRECTIONS + 16, niter=4)[1].double()
-    leading = float(values[:DIRECTIONS].square().sum()) / total
-    return None, leading, max(0.0, 1 - float(values.square().sum()) / total)
-
-
-def _overlap(one: torch.Tensor, two: torch.Tensor) -> float | None:
-    """How much of the leading right singular directions two changes share; None where they fill the space."""
-    if min(one.shape) > _EXACT_SIDE:
-        with _DRAWING, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            spaces = [torch.svd_lowrank(matrix, q=DIRECTIONS, niter=4)[2].T for matrix in (one, two)]
-    else:
-        spaces = []
-        for matrix in (one, two):
-            _, values, directions = torch.linalg.svd(matrix, full_matrices=False)
-            floor = torch.finfo(torch.float32).eps * max(matrix.shape) * values[0]
-            spaces.append(directions[: min(DIRECTIONS, int((values > floor).sum()))])
-    rank = min(len(space) for space in spaces)
-    if not rank or rank >= one.shape[1]:
-        return None
-    return min(1.0, float(torch.linalg.norm(spaces[0][:rank] @ spaces[1][:rank].T)) / math.sqrt(rank))
 
 
 def _cosine(dots: np.ndarray[Any, np.dtype[np.float64]], i: int, j: int) -> float:

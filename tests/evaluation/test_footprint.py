@@ -21,7 +21,6 @@ from evaluation.sandbox import Answer, ask
 from evaluation.structure import (
     Structure,
     config_changes,
-    parse_header,
     read_structure,
     references,
     same_weights_other_numbers,
@@ -73,20 +72,28 @@ def test_bfloat16_is_not_taken_for_compression(make_folder: MakeFolder) -> None:
 @pytest.mark.parametrize(
     "start", [b"", b"\xff" * 30, b"\x02" + b"\0" * 7 + b"[]", b"\x09" + b"\0" * 7 + b'{"a": {}}']
 )
-def test_a_file_without_a_header_is_said(start: bytes) -> None:
-    with pytest.raises(EvaluationError, match="m: f has no header"):
-        parse_header("m", "f", start)
+def test_a_file_without_a_header_is_said(start: bytes, make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    (folder / "model.safetensors").write_bytes(start)
+
+    with pytest.raises(EvaluationError, match=r"model\.safetensors is damaged"):
+        read_structure("m", folder)
 
 
 def test_what_a_checkpoint_says_of_its_base_counts(make_folder: MakeFolder) -> None:
     folder = make_folder()
-    assert references(folder) == []
+    assert references(folder, []) == []
 
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "base_model_name_or_path": "a/base"}))
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "a/base"}')
 
-    assert references(folder) == ["adapter_config.json points at a/base", "config.json points at a/base"]
+    tied = ["adapter_config.json points at a/base", "config.json points at a/base"]
+    assert references(folder, []) == tied
+    assert references(folder, ["q_proj.lora_A.weight"]) == [
+        *tied,
+        "there are LoRA tensors that were not merged",
+    ]
 
 
 def test_what_memory_cannot_hold_is_measured_from_the_disk(

@@ -14,7 +14,8 @@ from mergelens.utils.tensor_ops import effective_rank
 from safetensors.torch import load_file, save_file
 
 from evaluation.__main__ import CANNOT_BE_JUDGED, DONE, main
-from evaluation.weights import DIRECTIONS, _spectrum, look, open_weights
+from evaluation.spectra import DIRECTIONS, empty_matrix, overlap, spectrum
+from evaluation.weights import inspect_weights, open_weights
 from tests.evaluation.conftest import make_network
 from tests.hub import Hub
 
@@ -55,7 +56,7 @@ def test_the_signals_are_those_of_mergelens(family: dict[str, Path]) -> None:
     opened = {name: open_weights(folder) for name, folder in family.items()}
     held = {name: load_file(folder / "model.safetensors")[QUERY] for name, folder in family.items()}
 
-    found = look(opened["merge"], [opened["a"], opened["b"]], base=opened["base"], sample=None)
+    found = inspect_weights(opened["merge"], [opened["a"], opened["b"]], base=opened["base"], sample=None)
 
     [tensor] = [one for one in found.tensors if one.name == QUERY]
     against = tensor.against[str(family["a"])]
@@ -86,7 +87,7 @@ def test_overlap_is_that_of_mergelens(make_folder: MakeFolder) -> None:
             edit(folder, lambda weights, change=change: weights.update({QUERY: weights[QUERY] + change}))
         )
 
-    found = look(
+    found = inspect_weights(
         open_weights(base), [open_weights(folder) for folder in folders], base=open_weights(base), sample=None
     )
 
@@ -104,18 +105,233 @@ def test_a_large_matrix_is_estimated_with_its_error() -> None:
     values = torch.full((1100,), 0.05)
     values[:80] = torch.linspace(10, 1, 80)
 
-    rank, energy, missed = _spectrum(left * values @ right)
+    found = spectrum(left * values @ right)
 
     total = float(values.square().sum())
-    assert rank is None
-    assert energy == pytest.approx(float(values[:DIRECTIONS].square().sum()) / total, rel=1e-3)
-    assert missed == pytest.approx(1 - float(values[:80].square().sum()) / total, abs=1e-3)
+    assert found.effective_rank is None
+    assert found.energy == pytest.approx(float(values[:DIRECTIONS].square().sum()) / total, rel=1e-3)
+    assert found.energy_missed == pytest.approx(1 - float(values[:80].square().sum()) / total, abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60)])
+def test_a_matrix_too_large_for_memory_has_the_same_spectrum(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    one, two = torch.randn(2, *shape)
+    expected = spectrum(one), overlap(one[:, :3] @ two[:3], two[:, :5] @ two[:5])
+    monkeypatch.setattr("evaluation.spectra._ELEMENTS_IN_MEMORY", 100)
+    monkeypatch.setattr("evaluation.spectra._BLOCK", 100)
+
+    large = empty_matrix(*shape)
+    large.copy_(one)
+    found = spectrum(large), overlap(one[:, :3] @ two[:3], two[:, :5] @ two[:5])
+
+    assert found[0].effective_rank == pytest.approx(expected[0].effective_rank, rel=1e-5)
+    assert found[0].energy == pytest.approx(expected[0].energy, rel=1e-6)
+    assert found[1] == pytest.approx(expected[1], rel=1e-3)
+
+
+def test_a_full_disk_is_an_error_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("evaluation.spectra._ELEMENTS_IN_MEMORY", 100)
+    monkeypatch.setattr("os.posix_fallocate", full)
+
+    with pytest.raises(OSError, match="No space"):
+        empty_matrix(20, 20)
+
+
+def raw(folder: Path, tensors: dict[str, torch.Tensor], **config: Any) -> Path:
+    """A checkpoint of a few tensors, which no program could run."""
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    return folder
+
+
+def test_a_spectrum_of_some_rows_is_not_shown_as_that_of_the_tensor(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    parent = torch.randn(128, 96)
+    change = 0.01 * torch.randn(128, 96)
+    one = open_weights(raw(tmp_path / "one", {"w": parent + change}))
+    two = open_weights(raw(tmp_path / "two", {"w": parent}))
+
+    whole, part = (
+        inspect_weights(one, [two, one], base=two, sample=sample, places=4).tensors[0]
+        for sample in (None, 4096)
+    )
+
+    exact = torch.linalg.svdvals(change)
+    found = whole.against[two.structure.name]
+    assert found.energy == pytest.approx(float(exact[:64].square().sum() / exact.square().sum()), rel=1e-4)
+    assert found.effective_rank == pytest.approx(effective_rank(change), rel=1e-4)
+    for versus in part.against.values():
+        assert (versus.effective_rank, versus.energy) == (None, None)
+    for pair in part.between.values():
+        assert pair.overlap is None
+    assert part.against[two.structure.name].change == pytest.approx(found.change, rel=0.2)
+
+
+def test_the_doctor_says_how_much_was_read(tmp_path: Path) -> None:
+    weights = torch.randn(4096, 512)
+    weights[140, 0] = torch.nan
+    weights[1001] = 0
+    model = open_weights(raw(tmp_path / "m", {"model.layers.0.w.weight": weights}))
+
+    half, whole = (inspect_weights(model, sample=sample) for sample in (1 << 20, None))
+
+    assert half.sound
+    assert half.doctor()[0].startswith("Nothing wrong was found in the 50.00% that was read of 1 tensors")
+    assert [line[:40] for line in whole.doctor()] == [
+        "1 tensor(s) hold NaN or Inf, such as mod", "1 row(s) are all zero, 1 of them in mode",
+    ]  # fmt: skip
+
+
+def test_a_fault_in_what_was_read_says_that_the_rest_was_not(tmp_path: Path) -> None:
+    model = open_weights(raw(tmp_path / "m", {"w": torch.zeros(4096, 512)}))
+
+    found = inspect_weights(model, sample=1 << 20).doctor()
+
+    assert found[-1] == "That is from 50.00% of the weights, which were read."
+
+
+@pytest.mark.parametrize(
+    ("dtype", "share"),
+    [
+        (torch.int64, 1),
+        (torch.uint8, 1),
+        (torch.bool, 1),
+        (torch.float8_e4m3fn, 1),
+        (torch.float8_e5m2, 1),
+        (torch.float64, 1),
+        (torch.complex64, 0),
+    ],
+)
+def test_an_unusual_dtype_stops_nothing(dtype: torch.dtype, share: int, tmp_path: Path) -> None:
+    values = torch.tensor([[0, 1], [1, 0], [0, 0]]).to(dtype)
+    sound = torch.ones(3, 2)
+    one, two = (
+        open_weights(raw(tmp_path / name, {"odd": values.clone(), "w": sound.clone()})) for name in "ab"
+    )
+
+    found = {tensor.name: tensor for tensor in inspect_weights(one, [two]).tensors}
+
+    odd, even = found["odd"], found["w"]
+    assert (even.share, even.against[two.structure.name].change) == (1.0, 0.0)
+    assert odd.share == share
+    assert odd.norm == pytest.approx(2**0.5 * share)
+    assert bool(odd.against) == bool(share)
+    report = inspect_weights(one)
+    assert ("Tensors of C64 were not read." in report.doctor()) == (not share)
+
+
+def sizes(count: int, prefix: str = "model.layers.") -> dict[str, torch.Tensor]:
+    return {f"{prefix}{number}.mlp.up_proj.weight": torch.ones(4, 2) + number for number in range(count)}
+
+
+TABLE = torch.arange(1.0, 17).reshape(8, 2)
+PADDED = torch.cat([TABLE[:6], torch.zeros(2, 2)])
+NO_ALARM: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {
+    "a vision tower with more layers": (
+        {
+            "model.language_model.embed_tokens.weight": TABLE,
+            **sizes(2, "model.language_model.layers."),
+            **sizes(4, "model.visual.blocks."),
+        },
+        {"text_config": {"num_hidden_layers": 2, "vocab_size": 8}, "vision_config": {"depth": 4}},
+    ),
+    "a layer that predicts further tokens": (
+        {
+            "model.embed_tokens.weight": TABLE,
+            **sizes(3),
+            "model.layers.2.embed_tokens.weight": TABLE + 1,
+            "model.layers.2.eh_proj.weight": torch.ones(2, 4),
+        },
+        {"num_hidden_layers": 2, "num_nextn_predict_layers": 1, "vocab_size": 8},
+    ),
+    "prediction of further tokens apart": (
+        {"model.embed_tokens.weight": TABLE, **sizes(2), **sizes(1, "mtp.layers.")},
+        {"num_hidden_layers": 2, "vocab_size": 8},
+    ),
+    "rows that pad a vocabulary": (
+        {"model.embed_tokens.weight": PADDED, "lm_head.weight": PADDED + 0, **sizes(2)},
+        {"num_hidden_layers": 2, "vocab_size": 8},
+    ),
+    "the row of the padding token": (
+        {"model.embed_tokens.weight": torch.cat([torch.zeros(1, 2), TABLE[1:]]), **sizes(2)},
+        {"num_hidden_layers": 2, "vocab_size": 8, "pad_token_id": 0},
+    ),
+    "a mask of GPT-2": (
+        {"wte.weight": TABLE, **sizes(2, "h."), "h.0.attn.bias": torch.tril(torch.ones(1, 1, 3, 3), -1)},
+        {"n_layer": 2, "vocab_size": 8},
+    ),
+    "packed numbers": (
+        {**sizes(2), "model.layers.0.mlp.up_proj.qzeros": torch.zeros(3, 2, dtype=torch.int32)},
+        {"num_hidden_layers": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NO_ALARM)
+def test_the_doctor_raises_no_false_alarm(what: str, tmp_path: Path) -> None:
+    tensors, config = NO_ALARM[what]
+
+    found = inspect_weights(open_weights(raw(tmp_path / "m", tensors, **config)), sample=None)
+
+    assert found.doctor()[0].startswith("Nothing wrong"), found.doctor()
+
+
+@pytest.mark.parametrize(
+    ("embedding", "head", "layers"),
+    [
+        ("transformer.wte.weight", "lm_head.weight", "transformer.h."),
+        ("transformer.word_embeddings.weight", "lm_head.weight", "transformer.h."),
+        ("gpt_neox.embed_in.weight", "embed_out.weight", "gpt_neox.layers."),
+    ],
+    ids=["GPT-2", "Falcon", "GPT-NeoX"],
+)
+def test_the_doctor_knows_embedding_and_head_of_other_families(
+    embedding: str, head: str, layers: str, tmp_path: Path
+) -> None:
+    hole = TABLE.clone()
+    hole[3] = 0
+    tensors = {embedding: hole, head: TABLE + 1, **sizes(2, layers)}
+    folder = raw(tmp_path / "m", tensors, num_hidden_layers=3, vocab_size=9, tie_word_embeddings=True)
+
+    found = inspect_weights(open_weights(folder), sample=None).doctor()
+
+    assert [line.partition(":")[0] for line in found] == [
+        f"{head.removesuffix('.weight')} is untied in the weights but tied in config.json",
+        "config.json says vocab_size 9, and the embedding has 8 rows.",
+        "config.json says 3 layers, and the weights have 2.",
+        f"1 row(s) are all zero, 1 of them in {embedding}.",
+    ]
+
+
+def test_layers_beyond_those_of_the_config_are_said(tmp_path: Path) -> None:
+    folder = raw(tmp_path / "m", sizes(4), num_hidden_layers=2)
+
+    assert "says 2 layers, and the weights have 4" in inspect_weights(open_weights(folder)).doctor()[0]
+
+
+def test_pickled_weights_are_read_without_running_them(tmp_path: Path) -> None:
+    tensors = {"w": torch.arange(6.0).reshape(3, 2)}
+    safe = open_weights(raw(tmp_path / "safe", tensors))
+    folder = raw(tmp_path / "pickled", tensors)
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+
+    [found] = inspect_weights(open_weights(folder), [safe], sample=None).tensors
+
+    assert found.against[safe.structure.name].change == 0.0
 
 
 def test_a_sample_is_near_the_whole(family: dict[str, Path]) -> None:
     model, parent = open_weights(family["merge"]), open_weights(family["a"])
 
-    whole, part = (look(model, [parent], sample=sample) for sample in (None, 1024))
+    whole, part = (inspect_weights(model, [parent], sample=sample) for sample in (None, 1024))
 
     by_name = {tensor.name: tensor for tensor in part.tensors}
     for tensor in whole.tensors:
@@ -130,13 +346,14 @@ def test_from_the_hub_only_ranges_are_read(hub: Hub, make_folder: MakeFolder) ->
     hub.add_user("ann")
     folder = make_folder(make_network(vocab_size=4000))
     hub.put("ann/model", folder)
-    expected = look(open_weights(folder), sample=2048)
+    expected = inspect_weights(open_weights(folder), sample=2048)
 
     hub.log.clear()
-    found = look(open_weights("ann/model", token=False), sample=2048)
+    found = inspect_weights(open_weights("ann/model", token=False), sample=2048)
 
     assert [tensor.digest for tensor in found.tensors] == [tensor.digest for tensor in expected.tensors]
-    asked = [exchange for exchange in hub.log if exchange.path.endswith("model.safetensors")]
+    sent = [exchange for exchange in hub.log if exchange.method == "GET"]
+    asked = [exchange for exchange in sent if exchange.path.endswith("model.safetensors")]
     assert asked
     assert all(exchange.range for exchange in asked)
     assert sum(exchange.bytes_out for exchange in asked) < (folder / "model.safetensors").stat().st_size
@@ -146,11 +363,11 @@ def test_readers_together_find_the_same_in_few_requests(hub: Hub, make_folder: M
     hub.add_user("ann")
     hub.put("ann/model", make_folder(make_network(vocab_size=4000)))
     model = open_weights("ann/model", token=False)
-    one = look(model, [model], sample=2048, places=2)
+    one = inspect_weights(model, [model], sample=2048, places=2)
     requests = sum(1 if tensor.share == 1 else 2 for tensor in one.tensors)
 
     hub.log.clear()
-    several = look(model, [model], sample=2048, places=2, readers=4)
+    several = inspect_weights(model, [model], sample=2048, places=2, readers=4)
 
     assert several == one
     asked = [exchange for exchange in hub.log if exchange.range and exchange.status == 206]
@@ -185,13 +402,13 @@ def untied(folder: Path) -> Path:
 def test_the_doctor_finds(make_folder: MakeFolder, spoil: Callable[[Path], Path], words: str) -> None:
     parent = make_folder(name="parent")
 
-    found = look(open_weights(spoil(make_folder())), [open_weights(parent)], sample=None)
+    found = inspect_weights(open_weights(spoil(make_folder())), [open_weights(parent)], sample=None)
 
     assert words in " ".join(found.doctor())
 
 
 def test_the_doctor_finds_nothing_in_a_sound_model(family: dict[str, Path]) -> None:
-    found = look(open_weights(family["merge"]), [open_weights(family["a"])], sample=None)
+    found = inspect_weights(open_weights(family["merge"]), [open_weights(family["a"])], sample=None)
 
     assert found.doctor()[0].startswith("Nothing wrong was found")
     assert found.duplicates == []
@@ -200,7 +417,7 @@ def test_the_doctor_finds_nothing_in_a_sound_model(family: dict[str, Path]) -> N
 def test_copied_layers_are_duplicates(make_folder: MakeFolder) -> None:
     folder = edit(make_folder(), lambda w: w.update({QUERY: w[QUERY.replace("1", "0")].clone()}))
 
-    assert look(open_weights(folder)).duplicates == [(QUERY.replace("1", "0"), QUERY)]
+    assert inspect_weights(open_weights(folder)).duplicates == [(QUERY.replace("1", "0"), QUERY)]
 
 
 def test_weights_on_the_command_line(

@@ -11,7 +11,7 @@ from functools import partial
 from markupsafe import Markup
 
 from evaluation import Cancelled, EvaluationError
-from evaluation.weights import TensorLook, Weights, WeightsLook, look, open_weights
+from evaluation.weights import TensorStats, Weights, WeightsReport, inspect_weights, open_weights
 from merging import Plan
 from ui.hub.account import Account
 from ui.languages.translate import t
@@ -49,11 +49,11 @@ def similarity(plan: Plan, base: str | None, who: Account, allow_folders: bool) 
     ordered = [known] if known else []
     ordered += [name for name in names if name != known]
 
-    def read(report: Callable[[tuple[int, int]], None], cancel: threading.Event) -> WeightsLook:
+    def read(report: Callable[[tuple[int, int]], None], cancel: threading.Event) -> WeightsReport:
         first, *rest = [
             _matrices(open_weights(name, token=who.for_hub, allow_folders=allow_folders)) for name in ordered
         ]
-        return look(
+        return inspect_weights(
             first, rest, base=first if known else None, sample=SAMPLE, places=PLACES, readers=READERS,
             on_progress=lambda *done_and_total: report(done_and_total), cancel=cancel,
         )  # fmt: skip
@@ -63,7 +63,7 @@ def similarity(plan: Plan, base: str | None, who: Account, allow_folders: bool) 
     try:
         with closing(watched(read)) as reading:
             for news in reading:
-                if isinstance(news, WeightsLook):
+                if isinstance(news, WeightsReport):
                     yield alike_card(news, subtracted=known is not None)
                     return
                 if news is not None:
@@ -77,7 +77,7 @@ def similarity(plan: Plan, base: str | None, who: Account, allow_folders: bool) 
         raise EvaluationError(t("unexpected", error=log_unexpected(error, who.token))) from None
 
 
-def alike_card(found: WeightsLook, *, subtracted: bool) -> Markup:
+def alike_card(found: WeightsReport, *, subtracted: bool) -> Markup:
     """What was found, picture by picture.
 
     Args:
@@ -94,7 +94,7 @@ def alike_card(found: WeightsLook, *, subtracted: bool) -> Markup:
     return html(meaning, pictures, quiet(t("alike.lacking", count=lacking)) if lacking else None)
 
 
-def _of_pairs(found: WeightsLook) -> Iterator[Markup]:
+def _of_pairs(found: WeightsReport) -> Iterator[Markup]:
     """Two pictures for each two changes."""
     for pair in dict.fromkeys(pair for tensor in found.tensors for pair in tensor.between):
         one, two = map(_short, pair.split(" | "))
@@ -102,17 +102,17 @@ def _of_pairs(found: WeightsLook) -> Iterator[Markup]:
             yield heat_map(t(key, one=one, two=two), found.heat_map(partial(_of_pair, pair, figure)))
 
 
-def _size_of_change(found: WeightsLook, parent: str) -> Markup:
+def _size_of_change(found: WeightsReport, parent: str) -> Markup:
     title = t("alike.norm", model=_short(parent))
     return heat_map(title, found.heat_map(partial(_of_parent, parent, "change")))
 
 
-def _cosine(found: WeightsLook, parent: str) -> Markup:
+def _cosine(found: WeightsReport, parent: str) -> Markup:
     title = t("alike.cosine", one=_short(found.model), two=_short(parent))
     return heat_map(title, found.heat_map(partial(_of_parent, parent, "cosine")))
 
 
-def _of_pair(pair: str, figure: str, tensor: TensorLook) -> float | None:
+def _of_pair(pair: str, figure: str, tensor: TensorStats) -> float | None:
     """A figure of two changes; None where one of the two changed nothing, and there is no direction to compare."""
     one, two = pair.split(" | ")
     if pair not in tensor.between or not (tensor.against[one].change and tensor.against[two].change):
@@ -121,7 +121,7 @@ def _of_pair(pair: str, figure: str, tensor: TensorLook) -> float | None:
     return found
 
 
-def _of_parent(parent: str, figure: str, tensor: TensorLook) -> float | None:
+def _of_parent(parent: str, figure: str, tensor: TensorStats) -> float | None:
     found: float | None = getattr(tensor.against[parent], figure) if parent in tensor.against else None
     return found
 

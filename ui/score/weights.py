@@ -13,8 +13,8 @@ import gradio as gr
 from markupsafe import Markup
 
 from evaluation import EvaluationError, FetchedModel, fetch_model, load_fetched
-from evaluation.activations import Likeness, likeness
-from evaluation.weights import PLACES, TensorLook, WeightsLook, look, open_weights
+from evaluation.cka import LinearCka, linear_cka
+from evaluation.weights import PLACES, TensorStats, WeightsReport, inspect_weights, open_weights
 from ui.host import Host
 from ui.hub.account import account
 from ui.hub.search import HubSearch, search_as_you_type
@@ -46,11 +46,11 @@ class Signal:
     """
 
     against: str
-    value: Callable[[TensorLook, str], float | None]
+    value: Callable[[TensorStats, str], float | None]
 
 
 def _of_parent(figure: str) -> Signal:
-    def value(tensor: TensorLook, parent: str) -> float | None:
+    def value(tensor: TensorStats, parent: str) -> float | None:
         found: float | None = getattr(tensor.against[parent], figure) if parent in tensor.against else None
         return found
 
@@ -58,7 +58,7 @@ def _of_parent(figure: str) -> Signal:
 
 
 def _of_pair(figure: str) -> Signal:
-    def value(tensor: TensorLook, pair: str) -> float | None:
+    def value(tensor: TensorStats, pair: str) -> float | None:
         found: float | None = getattr(tensor.between[pair], figure) if pair in tensor.between else None
         return found
 
@@ -91,8 +91,8 @@ class Looked:
     """
 
     names: tuple[str, ...]
-    found: WeightsLook
-    alike: tuple[Likeness, ...] = ()
+    found: WeightsReport
+    alike: tuple[LinearCka, ...] = ()
 
     def against(self, signal: str) -> list[str]:
         """The parents or pairs that a signal can be drawn for: one empty name if it needs none, no name if unknown."""
@@ -118,13 +118,13 @@ class Looked:
 
 def states_alike(
     models: Sequence[FetchedModel], document: str, device: str
-) -> Iterator[tuple[Likeness, ...] | None]:
+) -> Iterator[tuple[LinearCka, ...] | None]:
     """Linear CKA of the first model's states with those of each other model; None until it is known."""
 
-    def compare(_: Callable[[Any], None], cancel: threading.Event) -> tuple[Likeness, ...]:
+    def compare(_: Callable[[Any], None], cancel: threading.Event) -> tuple[LinearCka, ...]:
         first = load_fetched(models[0], device)
         return tuple(
-            likeness(first, load_fetched(other, device), document, tokens=ACTIVATION_TOKENS)
+            linear_cka(first, load_fetched(other, device), document, tokens=ACTIVATION_TOKENS)
             for other in models[1:]
             if not cancel.is_set()
         )
@@ -194,7 +194,7 @@ class WeightsPanel:
 
     def _inspected(
         self, names: Sequence[str], given: Given, token: Token, turn: Turn
-    ) -> Generator[Updates, None, WeightsLook | None]:
+    ) -> Generator[Updates, None, WeightsReport | None]:
         """What is in the weights; None if the visitor stopped it.
 
         Raises:
@@ -203,18 +203,18 @@ class WeightsPanel:
         base = (given[self.base] or "").strip()
         sample, places = SAMPLES[given[self.amount]]
 
-        def inspect(report: Callable[[tuple[int, int]], None], cancel: threading.Event) -> WeightsLook:
+        def inspect(report: Callable[[tuple[int, int]], None], cancel: threading.Event) -> WeightsReport:
             opened = {
                 name: open_weights(name, token=token, allow_folders=self.host.allow_folders)
                 for name in dict.fromkeys([*names, *filter(None, [base])])
             }
             first, *others = [opened[name] for name in names]
-            return look(
+            return inspect_weights(
                 first, others, base=opened.get(base), sample=sample, places=places, readers=READERS,
                 on_progress=lambda *now: report(now), cancel=cancel,
             )  # fmt: skip
 
-        found: WeightsLook | None = None
+        found: WeightsReport | None = None
         with closing(watched(inspect)) as looking:
             for news in looking:
                 if turn.stopped.is_set():

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from evaluation import Cancelled, FetchedModel, Source, difference, fetch_model, load_fetched, perplexity
 from evaluation.benchmark import Benchmarked, TaskScore, Total, paired
 from evaluation.chat_check import check_chat
-from evaluation.weights import look, open_weights
+from evaluation.weights import inspect_weights, open_weights
 from tests.hub import Hub
 from tests.ui.conftest import event, visit
 from tests.ui.speaker import tiny_speaker
@@ -235,7 +235,7 @@ def test_the_table_says_errors_and_what_can_be_said() -> None:
 
 def looked(family: dict[str, Path], base: bool = True) -> Looked:
     opened = {name: open_weights(folder) for name, folder in family.items()}
-    found = look(
+    found = inspect_weights(
         opened["merge"], [opened["a"], opened["b"]], base=opened["base"] if base else None, sample=None
     )
     return Looked(("merge", "a", "b"), found)

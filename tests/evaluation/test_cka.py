@@ -12,15 +12,15 @@ import torch
 
 from evaluation import EvaluationError, LanguageModel
 from evaluation.__main__ import CANNOT_BE_JUDGED, DONE, main
-from evaluation.activations import likeness
+from evaluation.cka import linear_cka
 from tests.evaluation.conftest import TEXT, make_network, make_tokenizer
 
 MakeModel = Callable[..., LanguageModel]
 
 
 def test_a_model_is_like_itself_and_less_like_another(model: LanguageModel, make_model: MakeModel) -> None:
-    itself = likeness(model, model, TEXT)
-    other = likeness(model, make_model(make_network(seed=1), name="other"), TEXT)
+    itself = linear_cka(model, model, TEXT)
+    other = linear_cka(model, make_model(make_network(seed=1), name="other"), TEXT)
 
     assert itself.by_layer == pytest.approx([1.0] * 3, abs=1e-5)
     assert all(0 <= value < 0.95 for value in other.by_layer)
@@ -35,7 +35,7 @@ def test_it_is_the_formula_on_features(model: LanguageModel, make_model: MakeMod
     other = make_model(make_network(seed=1, num_hidden_layers=3), name="other")
     ids = torch.tensor([model.tokenizer(ascii_text)["input_ids"][:48]])
 
-    found = likeness(model, other, ascii_text, tokens=48)
+    found = linear_cka(model, other, ascii_text, tokens=48)
 
     states = [
         [
@@ -55,7 +55,7 @@ def test_other_tokenizers_are_compared_where_tokens_end_for_both(make_model: Mak
     single = make_tokenizer()  # each byte a token: there are no merges
     single.backend_tokenizer.model = type(single.backend_tokenizer.model)(single.get_vocab(), [])
 
-    found = likeness(model, replace(model, name="bytes", tokenizer=single), TEXT)
+    found = linear_cka(model, replace(model, name="bytes", tokenizer=single), TEXT)
 
     tokens = len(model.tokenizer(TEXT)["input_ids"])
     assert 32 <= found.positions <= tokens < len(single(TEXT)["input_ids"])
@@ -65,7 +65,7 @@ def test_other_tokenizers_are_compared_where_tokens_end_for_both(make_model: Mak
 def test_what_cannot_be_compared_is_said(model: LanguageModel) -> None:
     for text, words in (("", "There is no text"), ("A b.", "give a longer text")):
         with pytest.raises(EvaluationError, match=words):
-            likeness(model, model, text)
+            linear_cka(model, model, text)
 
 
 def test_activations_on_the_command_line(

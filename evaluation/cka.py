@@ -17,7 +17,7 @@ _FEWEST_POSITIONS = 32
 
 
 @dataclass(frozen=True)
-class Likeness:
+class LinearCka:
     """Linear CKA (Kornblith et al. 2019, arXiv 1905.00414) of two models' hidden states on one text.
 
     1 for states that are equal up to rotation and one factor, near 0 for states that have nothing in common. It
@@ -46,7 +46,7 @@ class Likeness:
         return {**asdict(self), "by_layer": self.by_layer}
 
 
-def likeness(model: LanguageModel, other: LanguageModel, text: str, *, tokens: int = 512) -> Likeness:
+def linear_cka(model: LanguageModel, other: LanguageModel, text: str, *, tokens: int = 512) -> LinearCka:
     """Run two models on the start of a text and compare the states of every layer with every layer.
 
     Models with different tokenizers are compared where a token ends for both. A state depends on the text before
@@ -75,7 +75,7 @@ def likeness(model: LanguageModel, other: LanguageModel, text: str, *, tokens: i
             f"{model.name} or {other.name} answers with NaN on this text: its weights hold NaN or Inf, or are too"
             " large for its dtype."
         )
-    return Likeness(
+    return LinearCka(
         model.name, other.name, len(shared), tuple(tuple(map(float, row)) for row in cka.clamp(0, 1))
     )
 
