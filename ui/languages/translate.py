@@ -495,6 +495,7 @@ ENGLISH = {
     "weights.pair": " and ",
     "weights.cka": "Linear CKA of the states, layer by layer, at {count} places of the text",
     "weights.sound": "{model} looks sound",
+    "weights.sound.so_far": "What was read of {model} looks sound",
     "weights.unsound": "Something is wrong with {model}",
     "weights.duplicates": "The same numbers twice: {names}.",
     "weights.lacking": "Not compared with {model}, which has no such tensor of that shape: {count}.",

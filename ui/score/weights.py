@@ -315,5 +315,6 @@ def verdict_card(looked: Looked, notes: Sequence[str] = ()) -> Markup:
         t("weights.cka", count=min((one.positions for one in looked.alike), default=0)),
         {one.other: one.by_layer for one in looked.alike},
     )
-    title = heading(t("weights.sound" if sound else "weights.unsound", model=found.model), 2)
+    kind = "weights.unsound" if not sound else "weights.sound" if share == 1 else "weights.sound.so_far"
+    title = heading(t(kind, model=found.model), 2)
     return html(card([title, map(tag.p, said)], "good" if sound else "bad"), states)

@@ -471,6 +471,7 @@ KOREAN: dict[str, str] = {
     "weights.pair": ", ",
     "weights.cka": "글의 {count}곳에서 층마다 잰 상태의 선형 CKA",
     "weights.sound": "{model}: 멀쩡해 보입니다",
+    "weights.sound.so_far": "{model}: 읽은 부분은 멀쩡해 보입니다",
     "weights.unsound": "{model}: 잘못된 것이 있습니다",
     "weights.duplicates": "똑같은 숫자가 두 번: {names}.",
     "weights.lacking": "{model}에 그런 모양의 텐서가 없어 견주지 못한 것: {count}개.",
