@@ -105,7 +105,7 @@ class Asked:
     pairs: tuple[PairedScore, ...] = ()
 
 
-def answers(
+def benchmark_call(
     models: Sequence[FetchedModel | Unavailable],
     questions: Questions,
     rows: Sequence[BenchmarkRow],
@@ -204,7 +204,7 @@ class BenchmarksPanel:
         yield {self.table: benchmark_table(rows)}
         with (
             self.turns.of(request) as turn,
-            closing(in_calls(models, rows, answers, questions, turn=turn)) as stream,
+            closing(in_calls(models, rows, benchmark_call, questions, turn=turn)) as stream,
         ):
             for run, now in stream:
                 asked = _asked(names, now)

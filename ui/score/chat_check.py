@@ -73,7 +73,7 @@ class Talked:
     checks: tuple[ChatCheck, ...]
 
 
-def talks(
+def chat_call(
     models: Sequence[FetchedModel | Unavailable], rows: Sequence[ChatRow], seconds: int | None, device: str
 ) -> Iterator[list[ChatRow]]:
     """One GPU call: ask one model after the other, see `one_by_one`."""
@@ -116,7 +116,7 @@ class ChatPanel:
         models = fetched(names, account(self.host, oauth).for_hub, self.host.allow_folders)
         rows = [ChatRow(model.name, trouble=getattr(model, "trouble", "")) for model in models]
         yield {self.table: check_table(rows)}
-        with self.turns.of(request) as turn, closing(in_calls(models, rows, talks, turn=turn)) as stream:
+        with self.turns.of(request) as turn, closing(in_calls(models, rows, chat_call, turn=turn)) as stream:
             for run, now in stream:
                 yield {self.table: check_table(now, where(run)), self.found: _talked(names, now)}
 

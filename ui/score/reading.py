@@ -75,10 +75,10 @@ def scored(
     ]
     yield gpu.GpuRun(), rows
     characters = sum(map(len, documents))
-    yield from in_calls(models, rows, scores, documents, characters=characters, turn=turn)
+    yield from in_calls(models, rows, text_call, documents, characters=characters, turn=turn)
 
 
-def scores(
+def text_call(
     models: Sequence[FetchedModel | Unavailable],
     documents: Sequence[str],
     rows: Sequence[TextRow],

@@ -28,7 +28,7 @@ from tests.ui.speaker import tiny_speaker
 from ui.host import Host
 from ui.page import build_page, launch_settings
 from ui.score import chat_check
-from ui.score.benchmarks import Asked, BenchmarkRow, Questions, answers, benchmark_table
+from ui.score.benchmarks import Asked, BenchmarkRow, Questions, benchmark_call, benchmark_table
 from ui.score.reading import TextRow
 from ui.score.report import Findings
 from ui.score.text import Scored
@@ -96,7 +96,7 @@ def test_models_are_asked_one_after_the_other(family: dict[str, Path], tasks: Pa
     here = models(family, "merge", "a")
     begun = [BenchmarkRow(model.name) for model in here]
 
-    *on_the_way, last = answers(here, questions(tasks, tmp_path), begun, None, "cpu")
+    *on_the_way, last = benchmark_call(here, questions(tasks, tmp_path), begun, None, "cpu")
 
     assert any(rows[0].total and not rows[1].total for rows in on_the_way)
     one, two = [row.found for row in last]
@@ -115,8 +115,8 @@ def test_a_call_that_runs_out_of_time_leaves_the_rest_to_the_next(
     here = models(family, "merge")
     begun = [BenchmarkRow(here[0].name)]
 
-    *_, left = answers(here, questions(tasks, tmp_path), begun, 0, "auto")
-    *_, done = answers(here, questions(tasks, tmp_path), left, None, "cpu")
+    *_, left = benchmark_call(here, questions(tasks, tmp_path), begun, 0, "auto")
+    *_, done = benchmark_call(here, questions(tasks, tmp_path), left, None, "cpu")
 
     assert not left[0].ended
     assert done[0].found
@@ -196,7 +196,7 @@ def test_what_a_model_cannot_be_asked_stands_in_its_line(
 ) -> None:
     here = models(family, "merge")
 
-    *_, rows = answers(
+    *_, rows = benchmark_call(
         here, questions(tasks, tmp_path, chat_template=True), [BenchmarkRow(here[0].name)], None, "cpu"
     )
 
