@@ -17,11 +17,11 @@ class Host:
         space_id: `owner/name` of the Hugging Face Space, whose visitors are strangers; empty on a laptop
         sign_in: visitors sign in with their Hugging Face account
         demo: the Hub is the demo's, on loopback, with its small models
-        results: where merges saved on this machine go; each is a folder in it
-        downloads: where results lie that visitors without an account take home as files, each for an hour
-        benchmarks: where answers to benchmarks are kept, so that none is asked twice
-        tasks: a folder of more benchmarks, in the YAML of lm-eval; None for none
-        browser_key: encrypts what the page remembers in the browser (recipe and job ids, never a token)
+        results: folder for merges that are saved on this machine
+        downloads: folder for results that visitors without an account download, each for an hour
+        benchmarks: cache of the answers to benchmarks
+        tasks: folder of further benchmarks, in the YAML of lm-eval; None for none
+        browser_key: encrypts what the page keeps in the browser (recipe and job ids, never a token)
     """
 
     space_id: str

@@ -33,23 +33,23 @@ from ui.widgets.events import PRIVATE, QUIET, UNSEEN, Updates, unchanged
 from ui.widgets.html import tag
 from ui.widgets.theme import CSS, theme
 
-# Two metals that run into one another.
+# Two metals that run into each other.
 _MARK = Markup(
     '<svg viewBox="0 0 48 48" aria-hidden="true"><defs><clipPath id="a"><circle cx="18" cy="24" r="15"/></clipPath>'
     '</defs><circle cx="18" cy="24" r="15" fill="#c76d2f"/><circle cx="30" cy="24" r="15" fill="#8a8580"/>'
     '<circle cx="30" cy="24" r="15" fill="#eab080" clip-path="url(#a)"/></svg>'
 )
-# As Gradio's own button goes there: a Space's frame may scroll from here on, the state has a moment to be kept, and
-# the query, which may hold a recipe, goes along.
+# As Gradio's own button does it: the Space's frame may scroll from then on, the recipe has a moment to be saved, and
+# the query, which may hold a recipe, is kept.
 _GO = """() => {
     window.parent?.postMessage({ type: "SET_SCROLLING", enabled: true }, "*");
     setTimeout(() => location.assign("ADDRESS?_target_url=/" + location.search), 500);
 }"""
 
-# A screen reader asks the document in which language to read; Gradio's says English to everybody.
-_TONGUE = """() => {
-    const [tongue] = navigator.language.toLowerCase().split("-");
-    if (LANGUAGES.includes(tongue)) document.documentElement.lang = tongue;
+# A screen reader reads in the document's language, which Gradio sets to English for everyone.
+_SET_LANGUAGE = """() => {
+    const [language] = navigator.language.toLowerCase().split("-");
+    if (LANGUAGES.includes(language)) document.documentElement.lang = language;
 }"""
 
 
@@ -74,8 +74,8 @@ class Page:
                 self.score = ScoreTab(host, search)
             with gr.Tab(t("page.tab.methods"), id="methods"):
                 MethodsTab()
-        # The newest result is put into the other tabs' fields when they are opened, but once, and not over one that a
-        # button put there meanwhile: each remembers which was the newest when its fields were filled last.
+        # The newest result is put into the other tabs' fields when they are opened, but only once, and not over one
+        # that a button put there meanwhile: each tab remembers the newest result at the time its fields were filled.
         self.in_chat, self.in_score = gr.State(""), gr.State("")
         self.chat_outputs = [*self.chat.outputs, self.in_chat]
         self.score_outputs = [self.score.models, self.in_score]
@@ -180,7 +180,7 @@ def _location(latest: FinishedMerge | None) -> str:
 
 
 def _sign_in(page: gr.Blocks) -> None:
-    """The buttons to sign in and out; without OAuth at hand they would not let the page start."""
+    """The buttons to sign in and out; without OAuth the page would not start with them."""
     # Lets Gradio answer the two addresses below. It is hidden: its words are English for everyone, and its own label
     # decides which address it goes to.
     gr.LoginButton(visible=False)
@@ -203,8 +203,8 @@ def _sign_in(page: gr.Blocks) -> None:
 async def _busy(request: Request, error: Exception) -> Response:
     """Tell a browser in its language that the queue is full.
 
-    For status 503 Gradio's page has a sentence of its own, in English for everybody; of another status it shows
-    the detail. Gradio's clients, which ask for no language, read 503.
+    For status 503 Gradio's page has its own sentence, always in English; for other statuses it shows the detail.
+    Gradio's clients, which ask for no language, get 503.
     """
     assert isinstance(error, HTTPException)
     asked = request.headers.get("accept-language")
@@ -215,17 +215,17 @@ async def _busy(request: Request, error: Exception) -> Response:
 
 
 def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
-    """What `launch` is to be given, whoever launches the page."""
+    """The arguments of `launch`, for everything that launches the page."""
     return {
         "theme": theme(),
         "css": CSS,
-        "js": _TONGUE.replace("LANGUAGES", json.dumps(list(LANGUAGES))),
+        "js": _SET_LANGUAGE.replace("LANGUAGES", json.dumps(list(LANGUAGES))),
         "i18n": translated(page),
-        # Its history writes every input of every call into the browser's storage, in the clear.
+        # The history stores every input of every call in the browser, in plain text.
         "run_history": False,
         "ssr_mode": False,
         "mcp_server": True,
-        # Results to be downloaded, each under an unguessable name.
+        # Results to download, each under an unguessable name.
         "allowed_paths": [str(host.downloads)],
         "footer_links": ["api", "settings"],
         "app_kwargs": {"exception_handlers": {HTTPStatus.SERVICE_UNAVAILABLE: _busy}},

@@ -1,7 +1,7 @@
-"""Whose Hugging Face account a request acts for.
+"""The Hugging Face account that a request acts for.
 
-On a Space: the visitor's own, from the sign-in, or nobody's. On a laptop: the machine's login. A token is taken
-anew for each request; it is never put into the page, the browser, a log or a file.
+On a Space: the visitor's own, from the sign-in, or none. On a laptop: the machine's login. The token is read again for
+each request; it never reaches the page, the browser, a log or a file.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Account:
     """Who asks.
 
     Args:
-        source: "visitor" (signed in, or an API caller's own token), "machine" (its login), "nobody"
-        token: for the Hub; only as long as the request or its job lives
+        source: "visitor" (signed in, or an API caller's own token), "machine" (its login), "nobody" (anonymous)
+        token: for the Hub; kept only for the lifetime of the request or its job
     """
 
     source: Literal["visitor", "machine", "nobody"]
@@ -34,7 +34,7 @@ class Account:
 
     @property
     def for_hub(self) -> str | Literal[False]:
-        """The token as huggingface_hub takes it: False means anonymous, never somebody else's login."""
+        """The token as huggingface_hub takes it: False means anonymous, never the machine's login."""
         return self.token or False
 
 
@@ -43,9 +43,9 @@ class Identity:
     """The names an account may write under.
 
     Args:
-        name: user name; empty when nobody is signed in or the Hub did not answer
+        name: user name; empty if nobody is signed in or the Hub did not answer
         organizations: that the user belongs to
-        trouble: a sentence when the Hub refused or could not be reached
+        trouble: a sentence if the Hub refused or could not be reached
     """
 
     name: str = ""
@@ -84,13 +84,13 @@ def identify(account: Account) -> Identity:
 
 
 def visitor(who: Account, request: gr.Request | None) -> str:
-    """Whose turn in line a request takes: the account's, or that of the network address."""
+    """Who a request counts for in the line: the account, or else the network address."""
     if who.source == "visitor" and who.token:
         return hashlib.sha256(who.token.encode()).hexdigest()
     if request is None:
         return ""
-    # On a Space the connection comes from its proxy, the same for everybody; each proxy writes behind what it was
-    # told whom it heard, so that the last public address is one that a visitor cannot make up.
+    # On a Space the connection comes from its proxy, the same for all visitors. Each proxy appends the address that it
+    # received the request from, so the last public address is one that a visitor cannot make up.
     for address in reversed(str(request.headers.get("x-forwarded-for") or "").split(",")):
         try:
             if ipaddress.ip_address(address.strip()).is_global:

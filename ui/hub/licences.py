@@ -1,7 +1,6 @@
-"""The parents' licences and ancestors, read from their cards, and which licence binds the most.
+"""The parents' licences and ancestors, read from their cards, and which licence is the strictest.
 
-No legal advice: a table of the licences that are common on the Hub, by what they ask of whoever passes a
-model on.
+Not legal advice: a table of the licences that are common on the Hub, by what they ask of those who pass a model on.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ MOST_REMEMBERED = 500
 MOST_BASES = 4
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-# From free to strict; what is not here is named by its maker ("other", llama3, gemma, ...) and has to be read.
+# From free to strict. A licence that is not listed has terms of its own ("other", llama3, gemma, ...), to be read.
 FREE, SHARE_ALIKE, OWN_TERMS, UNKNOWN, NON_COMMERCIAL = range(5)
 _FREE = {
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "isc",
@@ -48,7 +47,7 @@ class Parent:
 
     Args:
         name: of the model
-        licence: as the Hub spells it; empty when the card says none, or there is none to be read
+        licence: as the Hub spells it; empty if the card states none or cannot be read
         bases: the models that it was made from
     """
 
@@ -75,7 +74,7 @@ def strictest(parents: Sequence[Parent]) -> Parent | None:
 
 
 def licence_of_result(parents: Sequence[Parent]) -> Licence | None:
-    """What the result's card states; None where a parent states nothing that is stricter than the others'."""
+    """The licence for the result's card: the strictest; None if that one is unknown."""
     worst = strictest(parents)
     if worst is None or strictness(worst.licence) == UNKNOWN:
         return None
@@ -90,7 +89,7 @@ class ModelCards:
         self._known: OrderedDict[tuple[str, str], Parent] = OrderedDict()
 
     def parents(self, plan: Plan, who: Account) -> tuple[Parent, ...]:
-        """What the cards of a plan's models and adapters say. The plan has opened these with the same account."""
+        """What the cards of a plan's models and adapters say. The plan opened these with the same account."""
         parts: list[PlannedModel | PlannedAdapter] = []
         for model in plan.parents:
             parts += [model, *model.adapters]
@@ -116,7 +115,7 @@ class ModelCards:
 
 
 def on_hub(name: str, revision: str, who: Account) -> Parent | None:
-    """What a model's card on the Hub says; None if the Hub does not tell."""
+    """What a model's card on the Hub says; None if the Hub does not say."""
     if not _NAME.fullmatch(name):
         return None
     try:
@@ -141,7 +140,7 @@ def common_base(names: Sequence[str], who: Account) -> str:
 
 
 def parent_of(name: str, card: Any) -> Parent:
-    """A parent by its card's metadata, whatever a stranger wrote there."""
+    """A parent from its card's metadata, which may hold anything."""
     if not isinstance(card, dict):
         return Parent(name)
     licence = card.get("license")

@@ -1,4 +1,4 @@
-"""Where a recipe can come from besides the form: a link that holds it, a merged model on the Hub, a file."""
+"""Recipes from elsewhere: a link that holds one, a merged model on the Hub, a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ui.host import Host
 from ui.hub.account import Account
 
 QUERY = "recipe"
-# Puts a link that the server made onto the clipboard.
+# Copies a link to the clipboard.
 COPY = "(link) => { navigator.clipboard?.writeText(link).catch(() => {}); }"
 # A recipe is a page of text; browsers and proxies take links of some thousand characters.
 LONGEST_RECIPE = 200_000
@@ -47,11 +47,11 @@ def link_to(host: Host, recipe: str, request: gr.Request) -> str:
 
 
 def recipe_of(link: str) -> str | None:
-    """The recipe that a link, or a link's query value, holds; None if it holds none, or a damaged one."""
+    """The recipe in a link, or in a link's query value; None if there is none, or it is damaged."""
     value = parse_qs(urlsplit(link).query).get(QUERY, [link.removeprefix(f"{QUERY}=")])[0]
     try:
         packed = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
-        # A stranger's link must not unfold to gigabytes.
+        # A link must not unpack to gigabytes.
         unpacked = zlib.decompressobj().decompress(packed, LONGEST_RECIPE)
         return unpacked.decode()
     except (binascii.Error, zlib.error, UnicodeError, ValueError):
@@ -59,20 +59,20 @@ def recipe_of(link: str) -> str | None:
 
 
 def recipe_in(text: str) -> str | None:
-    """The recipe in a text: the whole of it, or the first block of YAML on a card that is one."""
+    """The recipe in a text: all of it, or the first fenced block that is one."""
     return next(
         (candidate for candidate in _candidates(text[:LONGEST_RECIPE]) if _is_recipe(candidate)), None
     )
 
 
 def find_recipe(source: str, who: Account) -> tuple[str, str]:
-    """The recipe that a visitor means by a model's name, a page's address, a link or the text itself.
+    """The recipe for a model's name, a page's address, a link or the text itself.
 
     Returns:
-        The recipe, and the model's name; that is empty for links and texts.
+        The recipe, and the model's name, which is empty for links and texts.
 
     Raises:
-        MergeError: there is none; says what to do.
+        MergeError: there is none.
     """
     source = source.strip()
     if "\n" in source and (recipe := recipe_in(source)):
@@ -94,7 +94,7 @@ def find_recipe(source: str, who: Account) -> tuple[str, str]:
 
 
 def _file(name: str, revision: str, file: str, who: Account) -> str | None:
-    """A small text file of a model; None if the model has none of that name."""
+    """A small text file of a model; None if it has none of that name."""
     url = f"{constants.ENDPOINT}/{name}/resolve/{quote(revision, safe='')}/{file}"
     headers = {"authorization": f"Bearer {who.token}"} if who.token else {}
     try:

@@ -1,7 +1,7 @@
-"""Search the Hub for models while the visitor types: what each is, and why one does not fit.
+"""Search the Hub for models while the visitor types, with what each is and whether it fits.
 
-The first model of the recipe decides what fits: its relatives come first, and what has another architecture or size is
-marked, as is what cannot be read.
+The first model of the recipe decides what fits: its relatives come first; models of another architecture or size are
+marked, as are those that cannot be read.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ MOST_RELATIVES = 100
 MOST_OFFERED = 300
 SHORTEST_QUERY = 2
 SECONDS_TO_WAIT = 4
-# After the Hub did not answer, typing must not wait for it at every key.
+# After the Hub failed to answer, typing must not wait for it at every key.
 SECONDS_OF_SILENCE = 30
-# What was said of the first model and its relatives is not asked for again at every key.
+# The first model and its relatives are not requested again at every key.
 SECONDS_KEPT, MOST_KEPT = 300, 256
 EXPANDED = ("config", "downloads", "gated", "likes", "safetensors", "tags")
-# Beyond this ratio two models are not of one size; a vocabulary that grew stays below.
+# Above this ratio of parameters two models differ in size; an extended vocabulary stays below.
 SAME_SIZE = 1.25
 QUANTIZED = ("gptq", "awq", "bitsandbytes", "4-bit", "8-bit", "compressed-tensors", "exl2", "mlx", "fp8")
 
@@ -46,15 +46,15 @@ class HubModel:
 
     Args:
         name: owner/name
-        model_type: as its config says; empty if it does not
-        parameters: 0 if the Hub does not know
+        model_type: from its config; empty if unknown
+        parameters: 0 if unknown
         licence: empty if its card states none
         likes: on the Hub
-        gated: whether its maker wants to be asked
+        gated: whether access must be requested
         bases: what its card says it was made from
-        quantized: how, if it is
-        weights: the kinds of file among safetensors, pytorch, gguf
-        is_adapter: whether it is nothing but an adapter
+        quantized: how; empty if it is not
+        weights: the file formats, among safetensors, pytorch, gguf
+        is_adapter: whether it is an adapter without a base
     """
 
     name: str
@@ -70,7 +70,7 @@ class HubModel:
 
     @classmethod
     def listed(cls, said: Mapping[str, Any]) -> HubModel:
-        """From an entry of the Hub's list, which may lack any field but the name."""
+        """From an entry of the Hub's list, which may lack any field except the name."""
         tags = [str(tag) for tag in said.get("tags") or ()]
         config = said.get("config") or {}
         method = (config.get("quantization_config") or {}).get("quant_method")
@@ -100,7 +100,7 @@ class HubModel:
         return bool({self.name, *self.bases} & {first.name, *first.bases})
 
     def hindrance(self, first: HubModel | None) -> str:
-        """Why it cannot be merged with the first model; empty if nothing is known to speak against it."""
+        """Why it cannot be merged with the first model; empty if no reason is known."""
         if self.quantized:
             return t("search.quantized", how=self.quantized)
         if self.weights == {"gguf"}:
@@ -113,7 +113,7 @@ class HubModel:
         return t("search.size", other=count(first.parameters)) if small and large / small > SAME_SIZE else ""
 
     def remark(self) -> str:
-        """What is to be known or done before it can be merged."""
+        """What to know or do before it can be merged."""
         said = [
             t("search.gated") if self.gated else "",
             t("search.adapter") if self.is_adapter else "",
@@ -129,7 +129,7 @@ class ChosenModels(Protocol):
 
 
 class HubSearch:
-    """Finds models; knows when the Hub does not answer and then stays quiet for a while."""
+    """Finds models. After the Hub failed to answer, it pauses for a while."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
@@ -137,11 +137,11 @@ class HubSearch:
         self._kept: OrderedDict[tuple[str, int], tuple[float, list[HubModel]]] = OrderedDict()
 
     def __call__(self, query: str, who: Account, first: HubModel | None = None) -> list[HubModel]:
-        """Models whose name contains the query: relatives of the first model, then the most downloaded, and those that
-        do not fit last; empty if the Hub is silent.
+        """Models whose name contains the query: relatives of the first model, then the most downloaded, then those that
+        do not fit; empty if the Hub does not answer.
 
-        Asks the Hub's search directly: `HfApi.list_models` repeats a failed request for over twenty seconds,
-        while the visitor has long typed on.
+        It calls the search endpoint directly: `HfApi.list_models` retries a failed request for over twenty seconds, and
+        by then the visitor has typed on.
         """
         if len(query) < SHORTEST_QUERY:
             return []
@@ -159,7 +159,7 @@ class HubSearch:
         return sorted(found, key=place)[:MOST]
 
     def model(self, name: str, who: Account) -> HubModel | None:
-        """What the Hub says of one model; None if it says nothing to this visitor."""
+        """One model; None if this visitor cannot see it."""
         name = name.partition("+")[0].partition("@")[0].strip()
         if "/" not in name or not hub_id(name):
             return None
@@ -171,7 +171,7 @@ class HubSearch:
         return [it for it in self._remembered("", wanted, who) if it.name != first.name]
 
     def _remembered(self, path: str, wanted: Mapping[str, str], who: Account) -> list[HubModel]:
-        # By visitor: what one may see, another may not. Python's hash of a token is of this process alone.
+        # By visitor: what one may see, another may not. Python's hash of a token differs in every process.
         key = f"{path} {sorted(wanted.items())}", hash(who.token)
         until, found = self._kept.get(key, (0.0, []))
         if self._clock() >= until:
@@ -182,7 +182,7 @@ class HubSearch:
         return found
 
     def _ask(self, path: str, wanted: Mapping[str, str], who: Account) -> list[HubModel]:
-        """The models of an answer; none if the Hub is silent, or refuses."""
+        """The models of an answer; none if the Hub does not answer, or refuses."""
         if self._clock() < self._silent_until:
             return []
         order = {} if path else {"sort": "downloads", "direction": "-1"}
@@ -205,7 +205,7 @@ class HubSearch:
 
 
 # Gradio shows the whole list whenever its choices change, and filters it by the typed text only at the next key.
-# In between, other names lie under the mouse than a moment ago. A key that types nothing lets it filter.
+# In between, the names under the mouse change. A key that types nothing makes it filter.
 FILTER_AGAIN = """() => {
   const field = document.activeElement;
   if (field?.getAttribute("role") !== "combobox") return;
@@ -217,8 +217,8 @@ FILTER_AGAIN = """() => {
 }"""
 
 
-# Below each name of an open list stands what the Hub says of the model. Gradio draws the list anew while it is open,
-# and an option's name is all that it knows of it.
+# Shows what the Hub says about a model below its name in an open list. Gradio redraws the list while it is open, and
+# knows only the options' names.
 DESCRIBE = """(about) => {
   const known = (window.alloyModels ??= {});
   Object.assign(known, JSON.parse(about || "{}"));
@@ -239,7 +239,7 @@ DESCRIBE = """(about) => {
 def search_as_you_type(
     dropdown: gr.Dropdown, search: HubSearch, host: Host, known: Sequence[str], chosen: gr.State | None = None
 ) -> None:
-    """Let a dropdown offer what the Hub finds for the typed text, and the known models before.
+    """Let a dropdown offer the known models, then what the Hub finds for the typed text.
 
     Args:
         chosen: holds the `ChosenModels` of the form that the field belongs to; the first of them decides what fits.
@@ -250,7 +250,7 @@ def search_as_you_type(
     def offer(
         field: gr.Dropdown, chosen: ChosenModels | None, key: gr.KeyUpData, oauth: gr.OAuthToken | None
     ) -> tuple[Any, Any]:
-        # Gradio hands over the field's properties here, because of the type.
+        # Because of the type, Gradio passes the field's properties.
         offered = [str(choice[1]) for choice in field.choices]
         typed = str(key.input_value or "").strip()
         who = account(host, oauth)
@@ -265,7 +265,7 @@ def search_as_you_type(
         offer,
         [dropdown, gr.State(None) if chosen is None else chosen],
         [dropdown, about],
-        # `always_last` would send what the key before the last one had typed.
+        # `always_last` would send the text as it was one key earlier.
         trigger_mode="multiple",
         **QUIET,
     ).then(None, about, None, js=DESCRIBE, **PRIVATE).then(
@@ -274,7 +274,7 @@ def search_as_you_type(
 
 
 def descriptions(found: Sequence[HubModel], first: HubModel | None) -> str:
-    """By name, as JSON: what stands below a model in the list, and whether it fits."""
+    """By name, as JSON: the text below a model in the list, and whether it fits."""
     said = {}
     for model in found:
         hindrance = model.hindrance(first)
@@ -284,11 +284,11 @@ def descriptions(found: Sequence[HubModel], first: HubModel | None) -> str:
 
 
 def kept_in_place(offered: Sequence[str], found: Sequence[str], typed: str) -> list[str]:
-    """What was offered before, each at its place, and what was found behind it.
+    """What was offered before, each at its place, followed by what was found.
 
-    The browser shows of the list what matches the typed text, and a click chooses by place: if a name moved while
-    the list is open, the click that is on its way would choose another model. So names only join at the end; a
-    long list lets newcomers take the places of names that are hidden because they do not match.
+    The browser shows the entries that match the typed text, and a click chooses by position: if a name moved while the
+    list is open, a click in flight would choose another model. So new names only join at the end; in a long list they
+    take the places of names that are hidden because they do not match.
     """
     names = list(offered)
     hidden = (i for i, name in enumerate(offered) if typed.lower() not in name.lower())

@@ -1,4 +1,4 @@
-"""The same merge elsewhere: as a command line, as Python, as a job on rented hardware."""
+"""The same merge run elsewhere: as a command line, as Python, as a job on rented hardware."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ from ui.server.jobs import MergeRequest
 
 IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"
 FLAVOR = "cpu-xl"  # 16 cores, 124 GB of memory; merging waits for the network, not for a GPU
-SHORTEST_TIMEOUT, FACTOR = 3600, 4  # seconds; the plan's guess is no better than a factor of two
+MIN_TIMEOUT, SAFETY_FACTOR = 3600, 4  # seconds; the plan's estimate is good to a factor of two at best
 
 
-def destination(request: MergeRequest) -> str:
-    """Where the merge goes when somebody else runs it: a folder of this server has only its name there."""
+def destination_elsewhere(request: MergeRequest) -> str:
+    """The destination for another machine: of a folder of this server only the name."""
     return request.to if request.to.startswith("hf://") else Path(request.to).name
 
 
 def command_line(request: MergeRequest) -> str:
-    """A shell script that writes the recipe and runs it."""
+    """A shell script that writes the recipe to a file and runs it."""
     end = "RECIPE"
     while end in request.recipe.splitlines():
         end += "_"
     options = ["--overwrite"] * request.overwrite + ["--pull-request"] * request.pull_request
     options += ["--public"] * (not request.private)
-    run = shlex.join(["python", "-m", "merging", "run", "recipe.yml", "--to", destination(request), *options])
+    run = shlex.join(
+        ["python", "-m", "merging", "run", "recipe.yml", "--to", destination_elsewhere(request), *options]
+    )
     return f"cat > recipe.yml <<'{end}'\n{request.recipe.rstrip()}\n{end}\n{run}\n"
 
 
 def python(request: MergeRequest) -> str:
-    """A Python script that does it."""
+    """A Python script that runs the merge."""
     plain = "\\" not in request.recipe and '"""' not in request.recipe and not request.recipe.endswith('"')
     text = f'"""\\\n{request.recipe}"""' if plain else repr(request.recipe)
-    to = destination(request)
+    to = destination_elsewhere(request)
     planned = ", overwrite=True" * request.overwrite + ", pull_request=True" * request.pull_request
     options = planned + ", private=False" * (not request.private)
     return (
@@ -46,9 +48,9 @@ def python(request: MergeRequest) -> str:
 
 
 def hf_job(request: MergeRequest, space_id: str) -> str:
-    """A command that rents a machine on Hugging Face, which clones this Space and merges with it.
+    """A command that rents a machine on Hugging Face, which clones this Space and runs the merge.
 
-    The recipe travels as base64 in the environment: nothing that a visitor wrote is part of the shell's words.
+    The recipe is passed as base64 in the environment: nothing that a visitor wrote becomes part of the shell command.
     """
     packed = base64.b64encode(request.recipe.encode()).decode()
     options = " --overwrite" * request.overwrite + " --pull-request" * request.pull_request
@@ -58,8 +60,8 @@ def hf_job(request: MergeRequest, space_id: str) -> str:
         "uv pip install -q --system -r requirements.txt && "
         'echo "$RECIPE" | base64 -d | python -m merging run - --to "$TO"' + options
     )
-    minutes = max(SHORTEST_TIMEOUT, FACTOR * request.seconds) / 60
+    minutes = max(MIN_TIMEOUT, SAFETY_FACTOR * request.seconds) / 60
     return shlex.join(
         ["hf", "jobs", "run", "--flavor", FLAVOR, "--timeout", f"{minutes:.0f}m", "--secrets", "HF_TOKEN",
-         "--env", f"TO={destination(request)}", "--env", f"RECIPE={packed}", IMAGE, "bash", "-c", script]
+         "--env", f"TO={destination_elsewhere(request)}", "--env", f"RECIPE={packed}", IMAGE, "bash", "-c", script]
     )  # fmt: skip

@@ -1,6 +1,6 @@
-"""What the browser remembers of its visitor's merges, so that a restart of the server loses none. Never a token.
+"""What the browser keeps of its visitor's merges, so that a restart of the server loses none. Never a token.
 
-It comes back from the browser, where its visitor may have written anything: it is looked at anew.
+It comes back from the browser, where the visitor may have written anything, so it is validated.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from typing import Any
 
 from merging import MergeError, Problem, Result
 from ui.host import Host
-from ui.merge.commands import destination
+from ui.merge.commands import destination_elsewhere
 from ui.merge.destination import destination_of
 from ui.server.jobs import JobStatus, MergeRequest
 
 
 def record(job: JobStatus) -> dict[str, Any]:
-    """A job as the browser keeps it: enough to ask for it again."""
+    """A job as the browser keeps it, complete enough to ask for it again."""
     request = job.request
     return {
         "id": job.id,
         "title": job.title,
         "models": list(job.models),
         "recipe": request.recipe,
-        "to": "" if request.download else destination(request),
+        "to": "" if request.download else destination_elsewhere(request),
         "private": request.private,
         "overwrite": request.overwrite,
         "pull_request": request.pull_request,
@@ -48,15 +48,15 @@ def id_of(kept: object) -> str:
 
 
 def restored(host: Host, kept: object, result: object) -> JobStatus | None:
-    """A job that the server knows no more, as far as the browser can tell: done, or to be taken up again.
+    """A job that the server no longer knows, from what the browser kept: done, or to be resumed.
 
     Args:
-        host: whose places are allowed
+        host: whose destinations are allowed
         kept: from `record`
-        result: from `record_of_result`, if it was seen to end
+        result: from `record_of_result`, if the browser saw it end
 
     Returns:
-        None if it cannot be asked for again: what the browser says is not in order, or was a download.
+        None if it cannot be asked for again: the record is not valid, or it was a download.
     """
     if not isinstance(kept, Mapping) or not isinstance(kept.get("recipe"), str) or not kept.get("to"):
         return None

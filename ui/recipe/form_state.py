@@ -1,8 +1,8 @@
-"""A recipe as the form holds it, and the two ways between that and YAML.
+"""A recipe as the form holds it, and its conversion from and to YAML.
 
-The form can show recipes that list whole models. What it has no field for but can keep (further top-level keys,
-parameters it does not know) is carried along and written back; what it cannot hold (slices, a syntax error)
-raises `NotShown`, and then the YAML alone is right.
+The form can show recipes that list whole models. What has no field but can be kept (other top-level keys, unknown
+parameters) is kept and written back; what the form cannot hold (slices, a syntax error) raises `NotShown`, and then
+only the YAML counts.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ui.languages.translate import t
 MOST_MODELS = 6
 ATTENTION, MLP = "self_attn", "mlp"
 
-# A value as YAML writes it: a scalar, a gradient, or a list of filters.
+# A parameter's value as YAML writes it: a scalar, a gradient, or a list of filters.
 Setting = Any
 
 
 class NotShown(ValueError):  # noqa: N818 (not an error: the recipe may be perfectly good)
-    """The recipe cannot be shown in the form; the text says why, as the end of a sentence."""
+    """The form cannot show the recipe; the text says why, as the end of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class FormState:
 
     Args:
         method: a name in METHODS
-        models: the rows, in order; where the method's base is the first model, that row comes first
-        base: the base model's name; empty where the method has none, or its first model is the base
+        models: the rows, in order; if the method's base is the first model, that row comes first
+        base: the base model's name; empty if the method has none, or if its first model is the base
         settings: shared parameters that differ from their default, by name
-        dtype: empty: as the models are stored
+        dtype: of the result; empty for the stored one
         extra: top-level keys that the form does not show, as they were read
     """
 
@@ -67,7 +67,7 @@ class FormState:
 
 
 def initial(parameter: Parameter) -> Setting:
-    """Where a parameter's field starts: at the default, or in the middle if the recipe has to say it."""
+    """The initial value of a parameter's field: its default, or the middle of its range if it is required."""
     if parameter.default is not None:
         return parameter.default
     if parameter.choices:
@@ -78,7 +78,7 @@ def initial(parameter: Parameter) -> Setting:
 
 
 def write(state: FormState) -> str:
-    """The state as YAML, in the order in which people read it; rows without a model are left out."""
+    """The state as YAML, its keys in the usual order; rows without a model are left out."""
     method = state.merge_method
     chosen = [model for model in state.models if model.name]
     recipe: dict[str, Any] = {"merge_method": state.method}
@@ -97,46 +97,28 @@ def write(state: FormState) -> str:
 
 
 def read(text: str) -> FormState:
-    """The YAML as a state.
+    """The form state of a YAML text.
 
     Raises:
         NotShown: the form cannot show it.
     """
-    try:
-        recipe = yaml.load(text, Loader)
-    except (yaml.YAMLError, RecursionError):
-        raise NotShown(t("held.yaml")) from None
-    if not isinstance(recipe, dict):
-        raise NotShown(t("held.empty"))
-    recipe = dict(recipe)
+    recipe = _top_level(text)
     method = METHODS.get(str(recipe.pop("merge_method", None)))
     if method is None:
         raise NotShown(t("held.method"))
     if "slices" in recipe or "modules" in recipe:
         raise NotShown(t("held.slices"))
     shared = _mapping(recipe.pop("parameters", None))
-    # A per-model parameter may stand once for all models; each row then shows it as its own.
-    own = {p.name for p in method.parameters if p.per_model}
+    # A per-model parameter may be given once for all models; each row then shows it as its own.
+    own = {parameter.name for parameter in method.parameters if parameter.per_model}
     for_all = {name: value for name, value in shared.items() if name in own}
     base = _name(recipe.get("base_model"))
     models = [_model(entry, for_all) for entry in _list(recipe.pop("models", None))]
-    if method.base == "first" and base:
-        models.sort(key=lambda model: model.name != base)
-        if not models or models[0].name != base:
-            raise NotShown(t("held.base"))
-    elif method.may_subtract:
-        models = [model for model in models if model.name != base or model.settings]
-    if len(models) > MOST_MODELS:
-        raise NotShown(t("held.many", most=MOST_MODELS))
+    models = _ordered(models, base, method)
     if method.takes_base:
         recipe.pop("base_model", None)
-    dtype = str(recipe.pop("dtype", None) or "").removeprefix("torch.")
-    if dtype and dtype not in RECIPE_DTYPES:
-        raise NotShown(t("held.dtype", dtype=dtype[:40]))
-    for parameter in method.parameters:
-        setting = shared.get(parameter.name)
-        if parameter.kind in ("bool", "choice") and setting is not None and not is_plain(parameter, setting):
-            raise NotShown(t("held.choice", name=parameter.name))
+    dtype = _dtype(recipe.pop("dtype", None))
+    _check_choices(shared, method)
     return FormState(
         method=method.name,
         models=tuple(models),
@@ -147,10 +129,49 @@ def read(text: str) -> FormState:
     )
 
 
-def for_method(state: FormState, method: MergeMethod) -> FormState:
-    """The state under another method: models stay, and so do settings that the method can take.
+def _top_level(text: str) -> dict[str, Any]:
+    """A recipe's top-level keys."""
+    try:
+        recipe = yaml.load(text, Loader)
+    except (yaml.YAMLError, RecursionError):
+        raise NotShown(t("held.yaml")) from None
+    if not isinstance(recipe, dict):
+        raise NotShown(t("held.empty"))
+    return dict(recipe)
 
-    What the method requires and the state does not say starts in the middle.
+
+def _ordered(models: list[ModelEntry], base: str, method: MergeMethod) -> list[ModelEntry]:
+    """The rows: a base that is one of the models comes first; one that is subtracted has a field of its own."""
+    if method.base == "first" and base:
+        models = sorted(models, key=lambda model: model.name != base)
+        if not models or models[0].name != base:
+            raise NotShown(t("held.base"))
+    elif method.may_subtract:
+        models = [model for model in models if model.name != base or model.settings]
+    if len(models) > MOST_MODELS:
+        raise NotShown(t("held.many", most=MOST_MODELS))
+    return models
+
+
+def _dtype(value: Any) -> str:
+    dtype = str(value or "").removeprefix("torch.")
+    if dtype and dtype not in RECIPE_DTYPES:
+        raise NotShown(t("held.dtype", dtype=dtype[:40]))
+    return dtype
+
+
+def _check_choices(shared: Mapping[str, Setting], method: MergeMethod) -> None:
+    """A switch or a menu shows one value only."""
+    for parameter in method.parameters:
+        setting = shared.get(parameter.name)
+        if parameter.kind in ("bool", "choice") and setting is not None and not is_plain(parameter, setting):
+            raise NotShown(t("held.choice", name=parameter.name))
+
+
+def for_method(state: FormState, method: MergeMethod) -> FormState:
+    """The state under another method: models stay, and so do settings that the method accepts.
+
+    Required settings that are missing start in the middle of their range.
     """
     models = [
         ModelEntry(model.name, {k: v for k, v in model.settings.items() if _takes(method, k, v, True)})
@@ -183,7 +204,7 @@ def field_text(setting: Setting) -> str:
 
 
 def field_setting(text: str) -> Setting:
-    """What a text field says; None if it is empty. Text that is not YAML is passed on for the plan to refuse."""
+    """The setting in a text field; None if it is empty. Text that is not YAML stays text, for the plan to refuse."""
     try:
         return yaml.load(text, Loader)
     except (yaml.YAMLError, RecursionError):
@@ -214,7 +235,7 @@ def split_by_tensor(setting: Setting) -> tuple[Setting, Setting, Setting]:
     ):
         return setting, None, None
     rest = list(setting)
-    # Only those in front: the first filter that matches decides, so the order of the others counts.
+    # Only the leading ones: the first filter that matches decides, so the order of the others matters.
     while rest and rest[0].get("filter") in {ATTENTION, MLP} - named.keys() and "value" in rest[0]:
         first = rest.pop(0)
         named[first["filter"]] = first["value"]

@@ -1,4 +1,4 @@
-"""Recipes to start from: small models that everybody may read, so that a first merge takes a minute."""
+"""Recipes to start from: small public models, so that a first merge takes a minute."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ui.languages.translate import t
 
 @dataclass(frozen=True)
 class Family:
-    """Models that grew from one base."""
+    """Models fine-tuned from one base."""
 
     base: str
     first: str
@@ -41,7 +41,7 @@ _DEMO = Family(
     30,
     "alloy/SmolLM2-135M-Pirate-LoRA",
 )
-# The adapter is the visitor's own: the plan asks for it.
+# The adapter is to be the visitor's own: the plan asks for it.
 _HUB = Family(
     "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-Coder-0.5B", 24, "your-name/your-lora"
 )
@@ -121,8 +121,8 @@ models:
   - model: {second}
 dtype: bfloat16
 """
-# base + (second - base) + (first - base): what the first learnt is added to the second, which was trained on
-# from the base. Embeddings, head and layer norms stay the second's, as in arXiv 2310.04799.
+# base + (second - base) + (first - base): adds what the first learnt to the second. Embeddings, head and layer norms
+# stay the second's, as in arXiv 2310.04799.
 _CHAT_VECTOR = """\
 merge_method: chat_vector
 base_model: {base}
@@ -148,7 +148,7 @@ models:
   - model: {base}+{adapter}
 dtype: bfloat16
 """
-# For those who write: something that the form does not show.
+# For those who write YAML: something that the form cannot show.
 _RAW = """\
 # Write or paste any recipe here.
 merge_method: slerp
@@ -190,7 +190,7 @@ def family(demo: bool) -> Family:
 
 
 def presets(demo: bool) -> tuple[Preset, ...]:
-    """The recipes to start from, in the order in which they are shown."""
+    """The recipes to start from, in order of display."""
     models = family(demo)
     dropped = models.layers // 4  # SOLAR dropped 8 of 32 at either side of the seam
     return tuple(

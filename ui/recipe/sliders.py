@@ -1,7 +1,7 @@
 """The numbers of a recipe that a slider can change, and the recipe after a change.
 
-An edit leaves every other character, and every comment, alone where the text allows; a text that would not say the
-same with it (an alias that stands for two places) is written anew.
+An edit leaves every other character, and every comment, alone where possible; a text that would not mean the same after
+it (an alias that stands for two places) is written again from its data.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class RecipeSlider:
-    """One number that a recipe holds, or leaves at its default.
+    """A slider for one number that a recipe gives, or leaves at its default.
 
     Args:
-        place: where it stands in the recipe: keys and numbers, from the outermost inwards
+        place: its path in the recipe: keys and indices, from the outermost inwards
         parameter: as its method declares it
         label: for people
-        value: now; where the recipe says more than one number, their mean
+        value: now; if the recipe gives several numbers, their mean
     """
 
     place: Place
@@ -39,20 +39,20 @@ class RecipeSlider:
 
     @property
     def key(self) -> str:
-        """What it is known by in a menu."""
+        """Its key in a menu."""
         return "/".join(map(str, self.place))
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The slider's ends: as declared, or further where the recipe goes beyond."""
+        """The slider's ends: as declared, extended to the recipe's value."""
         low, high = self.parameter.low or 0.0, 1.0 if self.parameter.high is None else self.parameter.high
         return min(low, self.value), max(high, self.value)
 
 
 def sliders_of(recipe: str) -> tuple[RecipeSlider, ...]:
-    """What a slider can turn in a recipe: what it says first, then what it leaves at its default.
+    """The sliders of a recipe: first for what it says, then for what it leaves at its default.
 
-    Values by layer or by tensor are one slider for all, and one for each of them that is a single number.
+    Values by layer or by tensor get one slider for all, and one for each that is a single number.
     """
     data = _data(recipe)
     method = METHODS.get(str(data.get("merge_method"))) if isinstance(data, dict) else None
@@ -69,7 +69,7 @@ def sliders_of(recipe: str) -> tuple[RecipeSlider, ...]:
 
 
 def with_value(recipe: str, slider: RecipeSlider, value: float) -> str:
-    """The recipe with another number at a slider."""
+    """The recipe with another value at a slider."""
     written: Any = round(value) if slider.parameter.kind == "integer" else round(value, 6)
     data = _data(recipe)
     wanted = _with(data, slider.place, written)
@@ -161,7 +161,7 @@ def _data(recipe: str) -> Any:
 
 
 def _with(data: Any, place: Place, value: Any) -> Any:
-    """Plain data with another value at a place; a mapping on the way that is not there is made."""
+    """Plain data with another value at a place; a missing mapping on the way is added."""
     if not place:
         return value
     step, *rest = place
@@ -189,7 +189,7 @@ def _edited(recipe: str, place: Place, written: str) -> str | None:
 
 
 def _added(recipe: str, node: yaml.MappingNode, missing: Sequence[str | int], written: str) -> str | None:
-    """The text with an entry more: in a block of the recipe's own, or at its end."""
+    """The text with one more entry: in a block of the recipe, or at its end."""
     if node.flow_style:
         return None
     if len(missing) == 1 and node.value:

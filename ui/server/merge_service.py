@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from checkpoints.memory import free_memory, machine_memory
 from evaluation import EvaluationError, hold_memory
@@ -115,28 +116,30 @@ class MergeService:
         elif self.host.allow_folders:
             title = title.rpartition("/")[2]
 
-        def work(on_progress: Callable[[Progress], None], cancel: threading.Event) -> Result:
-            # Reserved, so that visitors who chat meanwhile do not take what the merge has not used yet.
-            room = self.downloads.reserve(Path(to), plan.bytes_out) if download else nullcontext()
-            with held_memory(plan.peak_memory_bytes), room:
-                return run_plan(
-                    plan,
-                    to,
-                    token=who.for_hub,
-                    private=private,
-                    overwrite=overwrite,
-                    pull_request=pull_request,
-                    licence=licence,
-                    device="cpu",
-                    on_progress=on_progress,
-                    cancel=cancel,
-                )
-
         request = MergeRequest(
             plan.recipe, to, private, overwrite, plan.seconds, download, pull_request,
             summaries=_summaries(plan, title), card=model_card(plan, title.rpartition("/")[2], licence),
         )  # fmt: skip
+        options = {"token": who.for_hub, "licence": licence}
+
+        def work(on_progress: Callable[[Progress], None], cancel: threading.Event) -> Result:
+            return self._run(plan, request, on_progress=on_progress, cancel=cancel, **options)
+
         return self.board.submit(visitor, title, tuple(model.name for model in plan.parents), work, request)
+
+    def _run(self, plan: Plan, request: MergeRequest, **options: Any) -> Result:
+        """Merge, with memory and disk reserved, so that visitors who chat meanwhile do not take either."""
+        room = self.downloads.reserve(Path(request.to), plan.bytes_out) if request.download else nullcontext()
+        with held_memory(plan.peak_memory_bytes), room:
+            return run_plan(
+                plan,
+                request.to,
+                private=request.private,
+                overwrite=request.overwrite,
+                pull_request=request.pull_request,
+                device="cpu",
+                **options,
+            )
 
     def again(self, job: JobStatus, who: Account, visitor: str) -> str:
         """Queue a job again; shards that are on the Hub already are not made again.

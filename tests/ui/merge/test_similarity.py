@@ -11,6 +11,7 @@ from evaluation import EvaluationError
 from merging import make_plan, read_recipe
 from tests.tiny import tiny_llama
 from ui.hub.account import Account
+from ui.languages.translate import language, speaking
 from ui.merge.similarity import similarity
 
 NOBODY = Account("nobody")
@@ -63,6 +64,22 @@ def test_without_a_base_the_weights_are_compared(tmp_path: Path) -> None:
     assert shown.count("<h3") == 1
     assert "Cosine between a and b" in shown
     assert 'mlp.up_proj: 1"' in shown
+
+
+def test_models_are_read_in_the_visitors_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family(tmp_path)
+    spoken = []
+
+    def fail(*_: object, **__: object) -> None:
+        spoken.append(language())
+        raise EvaluationError("unreadable")
+
+    monkeypatch.setattr("ui.merge.similarity.open_weights", fail)
+    models = ", ".join(f"{{{{model: {{0}}/{name}, parameters: {{{{weight: 1}}}}}}}}" for name in "ab")
+    with speaking("ko"), pytest.raises(EvaluationError, match="unreadable"):
+        last(tmp_path, f"{{{{merge_method: linear, models: [{models}]}}}}", None)
+
+    assert spoken == ["ko"]
 
 
 def test_one_model_is_told(tmp_path: Path) -> None:

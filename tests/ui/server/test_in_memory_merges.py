@@ -14,6 +14,7 @@ from evaluation import reply
 from merging import MergeError, Plan, make_plan, read_recipe, run_plan
 from tests.ui.speaker import tiny_speaker
 from ui.hub.account import Account
+from ui.languages.translate import language, speaking
 from ui.merge.try_first import try_first
 from ui.server.in_memory_merges import MARK, SECONDS_KEPT, InMemoryMerges
 
@@ -103,6 +104,20 @@ def test_the_page_is_told_of_progress_and_of_the_end(plan: Plan) -> None:
 
     assert "Merging: mine" in told[0][0]
     assert told[-1][1] and told[-1][1].location == MARK + "mine"
+
+
+def test_the_merge_speaks_the_visitors_language(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_memory, spoken = InMemoryMerges(10**9), []
+
+    def make(*_: object) -> str:
+        spoken.append(language())
+        return "mine"
+
+    monkeypatch.setattr(in_memory, "make", make)
+    with speaking("ko"):
+        list(try_first(in_memory, "page", "mine", plan, NOBODY))
+
+    assert spoken == ["ko"]
 
 
 def test_a_page_that_goes_stops_its_merge(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
