@@ -1,4 +1,4 @@
-# Everything a person runs: `make demo` to see it, `make test` to check it, `make run` against the real Hub.
+# Everything a person runs; `make help` lists it.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -6,34 +6,52 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 FAST   := not browser and not real_models and not oracle and not package
 
-.PHONY: demo test install run check bench differential format browser dev
+QUICK  := tests/merging/recipe tests/merging/methods/test_by_hand.py tests/merging/planning/test_planning.py
 
-demo: $(VENV)/installed-demo  ## the app on a loopback Hub full of real models; prints the address
+.PHONY: help demo test quick check run install docs bench nightly differential format clean browser dev
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*  ## (.*)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-14s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/installed-demo  ## the app with small real models on a Hub of its own; prints the address
 	$(PY) -m examples.demo
 
-test: dev browser  ## everything, the browser tests included
+test: dev browser  ## all tests, with a browser and the package index
 	$(PY) -m pytest $(ARGS)
 
-install: $(VENV)/installed  ## what a Space has, and no more
+quick: dev  ## recipes, methods and plans, in half a minute
+	$(PY) -m pytest -q -m "$(FAST)" $(QUICK) $(ARGS)
+
+check: dev  ## format, lint, types, links, fast tests
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(PY) -m docs.links
+	$(PY) -m pytest -m "$(FAST)" $(ARGS)
 
 run: $(VENV)/installed  ## the app against the real Hub
 	$(PY) app.py
 
-check: dev  ## format, lint, types, fast tests
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
-	$(PY) -m pytest -m "$(FAST)" $(ARGS)
+install: $(VENV)/installed  ## what a Space has, and no more
 
-differential: dev  ## several hundred drawn recipes beside mergekit
-	$(PY) -m pytest tests/test_differential.py --hypothesis-profile=nightly $(ARGS)
+docs: $(VENV)/installed  ## write the generated parts of the documentation
+	$(PY) -m docs.generated
 
 bench: dev  ## speed and memory beside mergekit, in one run
 	$(PY) -m bench $(ARGS)
 
-format: dev  ## let ruff format and mend what it can
+nightly: differential  ## what takes hours
+
+differential: dev  ## several hundred generated recipes beside mergekit
+	$(PY) -m pytest tests/merging/test_differential.py --hypothesis-profile=nightly $(ARGS)
+
+format: dev  ## let ruff format and fix what it can
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+clean:  ## remove what builds and tools left behind; the environment stays
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .gradio
+	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
 dev: $(VENV)/installed-dev $(VENV)/installed-demo
 

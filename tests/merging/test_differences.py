@@ -1,4 +1,4 @@
-"""Where Alloy differs from mergekit on purpose: the README lists it, and each line has a test."""
+"""Where Alloy differs from mergekit on purpose: docs/mergekit.md lists it, and each line has a test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TESTS = {
     "All arithmetic is float32": "test_arithmetic_is_float32_whatever_is_asked_for",
     "Unknown keys": "test_every_fault_is_found_at_once",
     "Config, tokenizer and order": "test_the_config_is_that_of_the_first_model",
-    "When a parent has an output head": "test_a_head_of_its_own_makes_the_result_untied",
+    "If a parent has an output head": "test_a_head_of_its_own_makes_the_result_untied",
     "Layer counts": "test_stacking_rebuilds_lists_that_have_an_entry_a_layer",
     "A union starts": "test_a_union_has_every_token_and_the_row_of_its_only_owner",
     "A part of a model": "test_every_stacked_layer_stands_where_it_should",
@@ -46,8 +46,8 @@ TESTS = {
 
 
 def differences() -> list[str]:
-    section = (ROOT / "README.md").read_text().partition("### Where Alloy differs")[2].partition("\n## ")[0]
-    return re.findall(r"^- (.+)", section, re.MULTILINE)
+    page = (ROOT / "docs" / "mergekit.md").read_text(encoding="utf-8")
+    return re.findall(r"^- (.+)", page, re.MULTILINE)
 
 
 def test_every_difference_has_a_test() -> None:

@@ -41,7 +41,7 @@ models:
   - {model: ann/two, parameters: {weight: 1}}
 """
 TOOLS = {"methods", "plan", "merge", "job", "cancel", "chat", "perplexity"}
-README = ROOT / "README.md"
+API = ROOT / "docs" / "api.md"
 Open = Callable[..., Client]
 
 
@@ -129,13 +129,11 @@ def test_a_client_of_mcp_plans_a_merge(open_page: Open, ann: str, monkeypatch: p
     assert "Did you mean 'linear'?" in answer.content[0].text
 
 
-def test_the_readmes_example_runs(
+def test_the_example_of_the_docs_runs(
     open_page: Open, ann: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [script] = [
-        code
-        for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-        if "Client(" in code
+        code for code in re.findall(r"```python\n(.*?)```", API.read_text(), re.DOTALL) if "Client(" in code
     ]
     client = open_page(ann)
     for told, true in {
