@@ -701,6 +701,81 @@ PROBLEMS: dict[str, Text] = {
     "no-answer": Text("{words}"),
     "no-score": Text("{words}"),
     "evaluation": Text("{words}"),
+    # evaluation: weights, adapters, answers
+    "no-own-weights": Text("{model} has no weights of its own.", "Merge it, and name the result."),
+    "few-positions": Text(
+        "{model} and {other} share {count} {count:position|positions} in this text, and {least} are needed.",
+        "Give a longer text.",
+    ),
+    "nan-states": Text(
+        "{model} or {other} answers with NaN on this text: its weights hold NaN or Inf, or are too large for its dtype."
+    ),
+    "no-token-offsets": Text(
+        "{model}: its tokenizer does not say where tokens are in a text.", _SAVE_AS_FAST
+    ),
+    "empty-text": Text("There is no text.", "Give one of at least a few sentences."),
+    "too-few-answers": Text(
+        "repeats={repeats}, new_tokens={new_tokens}: at least 1 and 2 are expected.",
+    ),
+    "generation-settings": Text(
+        "max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}: expected at least 1, at least 0, "
+        "and above 0 up to 1."
+    ),
+    "conversation-too-long": Text(
+        "The conversation has {tokens} tokens, and {model} reads up to {context}.",
+        "Start a new one, or shorten it.",
+    ),
+    "nan-answer": Text(
+        "The model answers with NaN: its weights hold NaN or Inf, or are too large for their dtype.",
+        "Merge it again with other parameters or in another dtype.",
+    ),
+    "empty-conversation": Text("The conversation is empty.", "Give at least one message."),
+    "bad-message": Text(
+        "Message {number} has the role {role} and a content of type {kind}.",
+        "Give one of {roles:all}, and text.",
+    ),
+    "template-refuses": Text(
+        "The chat template of {model} does not take this conversation (it says: {error}).",
+        "Many templates allow no system message, and expect user and assistant to take turns.",
+    ),
+    "damaged-adapter": Text("{model}: {file} is damaged.", "Save the adapter again with PEFT."),
+    "adapter-kind-not-run": Text(
+        "{model} is an adapter of the kind {kind}, which is not run here.", "Use one of {kinds:all}."
+    ),
+    "adapter-fits-not": Text(
+        (
+            "{model} does not fit the model before it. It says that it was trained on {trained_on}. PEFT says: {words}",
+            "{model} does not fit the model before it. PEFT says: {words}",
+        )
+    ),
+    "token-rows-missing": Text(
+        "{model} trains token {token}, its base has {rows}, and those between, such as {unknown}, exist in neither.",
+        _GROWN_BASE,
+    ),
+    # evaluation: cards
+    "no-result-chosen": Text("No result was chosen for the card.", "Choose at least one."),
+    "folder-pull-request": Text("{model} is a folder.", "Pull requests are for models on the Hub."),
+    "no-own-card": Text("{model} is a base with adapters, which has no card of its own.", "Merge it first."),
+    "card-metadata": Text(
+        "The metadata at the top of {model}'s README.md {what:phrase}.",
+        "Correct it first: nothing was written.",
+    ),
+    "card-not-utf8": Text(
+        "{model}'s README.md is not UTF-8 ({words}).", "Save it as UTF-8 first: nothing was written."
+    ),
+    "card-refused": Text(
+        "The Hub does not take the card of {model} ({words}).", "Correct it first: nothing was written."
+    ),
+    "card-not-yours": Text(
+        "This login may not write to {model} (status {status}).",
+        "Sign in as its owner, or propose it as a pull request.",
+    ),
+    "card-not-proposed": Text(
+        "This login may not propose a change of {model} (status {status}).", "Sign in."
+    ),
+    "card-changing": Text("{model} is being changed by someone else (status {status}).", "Try again."),
+    "card-not-taken": Text("The Hub did not take the card of {model} (status {status}).", "Try again."),
+    "score-not-finite": Text("{model}: {metric} is {value}, which no card can hold.", "Leave it out."),
     # evaluation
     "out-of-memory": Text(
         "{model}: out of memory while {doing:phrase}.", "Try a shorter text or a smaller model."
@@ -708,6 +783,13 @@ PROBLEMS: dict[str, Text] = {
 }
 
 PHRASES: dict[str, Template] = {
+    # what is wrong with a card's metadata
+    "card-no-yaml": "is not valid YAML ({words})",
+    "card-no-mapping": "is not valid YAML (a mapping is expected)",
+    "card-no-models": "has a model-index that is no list of models",
+    "card-no-results": "has a model-index that holds no list of results",
+    "card-no-metrics": "has a model-index that holds no list of metrics",
+    "card-entangled": "has a model-index that cannot be edited without changing what surrounds it",
     # what a recipe is made of
     "recipe": "a recipe",
     "model-entry": "a model's entry",

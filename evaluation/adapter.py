@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from checkpoints.problems import Problem
 from evaluation.checkpoint import ADAPTER, ADAPTER_WEIGHTS
 from evaluation.error import EvaluationError, memory_named
 
@@ -34,13 +35,12 @@ def put_on(network: Any, name: str, folder: Path) -> Any:
 
     try:
         options = json.loads((folder / ADAPTER).read_text("utf-8"))
-        kind, trained_on = options["peft_type"], options.get("base_model_name_or_path") or "an unnamed base"
+        kind, trained_on = options["peft_type"], options.get("base_model_name_or_path")
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise EvaluationError(f"{name}: {ADAPTER} is damaged. Expected it as PEFT writes it.") from None
+        raise EvaluationError(Problem("damaged-adapter", {"model": name, "file": ADAPTER})) from None
     if kind not in _KINDS or options.get("megatron_config"):  # which names a module to import
-        raise EvaluationError(
-            f"{name} is an adapter of the kind {kind}, which is not run here. Expected one of {', '.join(_KINDS)}."
-        )
+        values = {"model": name, "kind": str(kind), "kinds": _KINDS}
+        raise EvaluationError(Problem("adapter-kind-not-run", values))
     try:
         with memory_named(name, "doing-applying"):
             _grow(network, name, folder, options)
@@ -57,9 +57,8 @@ def put_on(network: Any, name: str, folder: Path) -> Any:
         raise
     except Exception as error:
         words = " ".join(str(error).split())[:300] or type(error).__name__
-        raise EvaluationError(
-            f"{name} does not fit the model before it. It says that it was trained on {trained_on}. PEFT says: {words}"
-        ) from error
+        values = {"model": name, "trained_on": trained_on, "words": words}
+        raise EvaluationError(Problem("adapter-fits-not", values)) from error
 
 
 def _grow(network: Any, name: str, folder: Path, options: dict[str, Any]) -> None:
@@ -79,10 +78,8 @@ def _grow(network: Any, name: str, folder: Path, options: dict[str, Any]) -> Non
     if trained and max(trained) >= wanted:
         unknown = set(range(wanted, max(trained))) - trained
         if unknown:
-            raise EvaluationError(
-                f"{name} trains token {max(trained)}, its base has {wanted}, and nobody has rows for those between,"
-                f" such as {min(unknown)}. Name the base with the grown vocabulary that it was trained on."
-            )
+            values = {"model": name, "token": max(trained), "rows": wanted, "unknown": min(unknown)}
+            raise EvaluationError(Problem("token-rows-missing", values))
         wanted = max(trained) + 1
     if wanted != rows:
         network.resize_token_embeddings(wanted, mean_resizing=False)

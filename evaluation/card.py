@@ -15,6 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from checkpoints import Token
+from checkpoints.problems import Problem
 from checkpoints.repositories.repository import current_token
 from evaluation.benchmark import Benchmarked, PairedScore
 from evaluation.checkpoint import hub_errors_named
@@ -206,9 +207,7 @@ def card_with(card: str, name: str, results: Sequence[EvalResult], markdown: str
         try:
             card = with_results(card, name, groups)
         except ModelIndexError as error:
-            raise EvaluationError(
-                f"The metadata at the top of {name}'s {_CARD} {error}. Correct it first: nothing was written."
-            ) from error
+            raise EvaluationError(Problem("card-metadata", {"model": name, "what": error.what})) from error
     return card if markdown is None else _with_section(card, markdown)
 
 
@@ -246,21 +245,19 @@ def write_card(
         EvaluationError: there is nothing to write, the card cannot be read, or the Hub does not take it.
     """
     if not results and not markdown:
-        raise EvaluationError("No result was chosen for the card. Choose at least one.")
+        raise EvaluationError(Problem("no-result-chosen"))
     name = str(model)
     folder = Path(model).expanduser()
     if allow_folders and not name.startswith("hf://") and folder.is_dir():
         if pull_request:
-            raise EvaluationError(f"{name} is a folder: pull requests are for models on the Hub.")
+            raise EvaluationError(Problem("folder-pull-request", {"model": name}))
         path = folder / _CARD
         card = _decoded(name, path.read_bytes()) if path.exists() else ""
         path.write_bytes(card_with(card, folder.resolve().name, results, markdown).encode())
         return WrittenCard(str(path), False)
     repo = name.removeprefix("hf://").partition("@")[0]
     if "+" in repo:
-        raise EvaluationError(
-            f"{name} is a base with adapters, which has no card of its own. Merge it first."
-        )
+        raise EvaluationError(Problem("no-own-card", {"model": name}))
     return _commit(repo, results, markdown, pull_request, current_token(token))
 
 
@@ -293,9 +290,7 @@ def _commit(
                 parent_commit=head,
             )
         except ValueError as error:
-            raise EvaluationError(
-                f"The Hub does not take the card of {repo} ({_words(error)}). Mend it first: nothing was written."
-            ) from error
+            raise EvaluationError(Problem("card-refused", {"model": repo, "words": _words(error)})) from error
         except HfHubHTTPError as error:
             if error.response.status_code == 412 and attempt + 1 < _ATTEMPTS:
                 continue
@@ -306,12 +301,14 @@ def _commit(
 
 def _refused(repo: str, error: HfHubHTTPError, pull_request: bool) -> EvaluationError:
     status = error.response.status_code
+    values = {"model": repo, "status": status}
+    if status in (401, 403, 404) and pull_request:
+        return EvaluationError(Problem("card-not-proposed", values))
     if status in (401, 403, 404):
-        way = "Sign in" if pull_request else "Sign in as its owner, or propose it as a pull request"
-        return EvaluationError(f"This sign-in may not write to {repo} ({status}). {way}.")
+        return EvaluationError(Problem("card-not-yours", values))
     if status == 412:
-        return EvaluationError(f"{repo} is being changed by somebody else. Try again.")
-    return EvaluationError(f"The Hub did not take the card of {repo} ({status}). Try again.")
+        return EvaluationError(Problem("card-changing", values))
+    return EvaluationError(Problem("card-not-taken", values))
 
 
 def _decoded(name: str, content: bytes) -> str:
@@ -319,16 +316,13 @@ def _decoded(name: str, content: bytes) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise EvaluationError(
-            f"{name}'s {_CARD} is not UTF-8 ({_words(error)}). Save it as UTF-8 first: nothing was written."
-        ) from error
+        raise EvaluationError(Problem("card-not-utf8", {"model": name, "words": _words(error)})) from error
 
 
 def _checked(model: str, result: EvalResult) -> EvalResult:
     if not math.isfinite(result.metric_value):
-        raise EvaluationError(
-            f"{model}: {result.metric_name} is {result.metric_value}, which no card can hold. Leave it out."
-        )
+        values = {"model": model, "metric": result.metric_name, "value": str(result.metric_value)}
+        raise EvaluationError(Problem("score-not-finite", values))
     return result
 
 

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
+from checkpoints.problems import Problem
 from evaluation.error import EvaluationError, memory_named
 from evaluation.model import LanguageModel
 
@@ -62,17 +63,13 @@ def reply(
         EvaluationError: the conversation or a setting cannot be used; while iterating, generation failed.
     """
     if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
-        raise EvaluationError(
-            f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}: expected at least"
-            " 1, at least 0, and above 0 up to 1."
-        )
+        asked = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+        raise EvaluationError(Problem("generation-settings", asked))
     tokens = _prompt_tokens(model, messages)
     room = model.context - len(tokens)
     if room < 1:
-        raise EvaluationError(
-            f"The conversation has {len(tokens)} tokens, and {model.name} reads {model.context} at most."
-            " Start a new one, or shorten it."
-        )
+        values = {"model": model.name, "tokens": len(tokens), "context": model.context}
+        raise EvaluationError(Problem("conversation-too-long", values))
     draw = _Draw(temperature, top_p, seed)
     return Reply(model, tokens, min(max_new_tokens, room), draw, ends, stop or threading.Event())
 
@@ -269,10 +266,7 @@ class _Draw(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if scores.isnan().any():
-            raise EvaluationError(
-                "The model answers with NaN: its weights hold NaN or Inf, or are too large for their dtype."
-                " Merge it again with other parameters or in another dtype."
-            )
+            raise EvaluationError(Problem("nan-answer"))
         if self._temperature == 0:
             return scores
         likely, order = torch.sort(
@@ -342,13 +336,12 @@ def _generate(
 
 def _prompt_tokens(model: LanguageModel, messages: Sequence[Mapping[str, str]]) -> list[int]:
     if not messages:
-        raise EvaluationError("The conversation is empty. Expected at least one message.")
+        raise EvaluationError(Problem("empty-conversation"))
     for number, message in enumerate(messages, 1):
         if message.get("role") not in _ROLES or not isinstance(message.get("content"), str):
-            raise EvaluationError(
-                f"Message {number} has the role {message.get('role')!r} and a content of type"
-                f" {type(message.get('content')).__name__}. Expected one of {', '.join(_ROLES)}, and text."
-            )
+            kind = type(message.get("content")).__name__
+            values = {"number": number, "role": repr(message.get("role")), "kind": kind, "roles": _ROLES}
+            raise EvaluationError(Problem("bad-message", values))
     conversation = [{"role": message["role"], "content": message["content"]} for message in messages]
     if model.has_chat_template:
         try:
@@ -356,10 +349,8 @@ def _prompt_tokens(model: LanguageModel, messages: Sequence[Mapping[str, str]]) 
                 conversation, add_generation_prompt=True, tokenize=True, return_dict=False
             )
         except (TemplateError, TypeError, ValueError) as error:
-            raise EvaluationError(
-                f"The chat template of {model.name} does not take this conversation (it says: {error})."
-                " Many allow no system message, and want user and assistant to take turns."
-            ) from error
+            values = {"model": model.name, "error": str(error)}
+            raise EvaluationError(Problem("template-refuses", values)) from error
     else:
         lines = [
             message["content"] + "\n"

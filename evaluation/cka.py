@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from checkpoints.problems import Problem
 from evaluation.error import EvaluationError, memory_named
 from evaluation.model import LanguageModel
 
@@ -64,17 +65,12 @@ def linear_cka(model: LanguageModel, other: LanguageModel, text: str, *, tokens:
     (ends, grams), (other_ends, other_grams) = (_states(one, text, tokens) for one in (model, other))
     shared, ours, theirs = np.intersect1d(ends, other_ends, return_indices=True)
     if len(shared) < _FEWEST_POSITIONS:
-        raise EvaluationError(
-            f"{model.name} and {other.name} share {len(shared)} position(s) in this text. Expected at least"
-            f" {_FEWEST_POSITIONS}: give a longer text."
-        )
+        values = {"model": model.name, "other": other.name, "count": len(shared), "least": _FEWEST_POSITIONS}
+        raise EvaluationError(Problem("few-positions", values))
     one, two = _centred(grams, ours), _centred(other_grams, theirs)
     cka = one @ two.T
     if not bool(cka.isfinite().all()):
-        raise EvaluationError(
-            f"{model.name} or {other.name} answers with NaN on this text: its weights hold NaN or Inf, or are too"
-            " large for its dtype."
-        )
+        raise EvaluationError(Problem("nan-states", {"model": model.name, "other": other.name}))
     return LinearCka(
         model.name, other.name, len(shared), tuple(tuple(map(float, row)) for row in cka.clamp(0, 1))
     )
@@ -84,11 +80,11 @@ def linear_cka(model: LanguageModel, other: LanguageModel, text: str, *, tokens:
 def _states(model: LanguageModel, text: str, tokens: int) -> tuple[Any, Sequence[torch.Tensor]]:
     """Where tokens end, and each layer's states (tokens, width), on the CPU in float32."""
     if not model.tokenizer.is_fast:
-        raise EvaluationError(f"{model.name}: its tokenizer does not tell where tokens stand in a text.")
+        raise EvaluationError(Problem("no-token-offsets", {"model": model.name}))
     read = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids = read["input_ids"][: min(tokens, model.context)]
     if not ids:
-        raise EvaluationError("There is no text. Give one of at least a few sentences.")
+        raise EvaluationError(Problem("empty-text"))
     model.check_tokens(ids)
     ends = [end for _, end in read["offset_mapping"][: len(ids)]]
     # Of the tokens that share a character the last has seen all of it.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import Token
+from checkpoints.problems import Problem
 from evaluation.checkpoint import find_checkpoint
 from evaluation.error import EvaluationError
 from evaluation.sandbox import ask, links_out
@@ -128,7 +129,7 @@ def footprint(
         Cancelled: `cancel` was set.
     """
     if repeats < 1 or new_tokens < 2:
-        raise EvaluationError(f"repeats={repeats}, new_tokens={new_tokens}: expected at least 1 and 2.")
+        raise EvaluationError(Problem("too-few-answers", {"repeats": repeats, "new_tokens": new_tokens}))
     checkpoint = find_checkpoint(name, token=token, allow_folders=allow_folders)
     folder = checkpoint.fetch()
     adapters = [adapter.fetch() for adapter in checkpoint.adapters]

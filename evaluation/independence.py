@@ -131,7 +131,7 @@ def first_words(folder: str) -> str:
     )
     model, info = loaded
     if info["missing_keys"]:
-        raise EvaluationError(f"it lacks {sorted(info['missing_keys'])[0]}.")
+        raise ValueError(f"it lacks {sorted(info['missing_keys'])[0]}.")
     text = _QUESTION
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": _QUESTION}]

@@ -25,7 +25,11 @@ _METADATA = re.compile(
 
 
 class ModelIndexError(ValueError):
-    """The metadata cannot be edited; the message says what is wrong with it."""
+    """The metadata cannot be edited; `what` is wrong with it, as a phrase of problems."""
+
+    def __init__(self, what: str | dict[str, str]) -> None:
+        super().__init__(what)
+        self.what = what
 
 
 def line_break(card: str) -> str:
@@ -57,16 +61,17 @@ def with_results(card: str, name: str, groups: Sequence[Mapping[str, Any]]) -> s
     try:
         return card[:start] + _edited(card[start:end], name, groups, new_line) + card[end:]
     except (yaml.YAMLError, RecursionError) as error:
-        raise ModelIndexError(f"is not valid YAML ({' '.join(str(error).split())[:300]})") from error
+        words = " ".join(str(error).split())[:300]
+        raise ModelIndexError({"phrase": "card-no-yaml", "words": words}) from error
 
 
 def _edited(text: str, name: str, groups: Sequence[Mapping[str, Any]], new_line: str) -> str:
     """The metadata with the results in it."""
     root = yaml.compose(text, yaml.SafeLoader)
     if root is not None and not isinstance(root, MappingNode):
-        raise ModelIndexError("is not valid YAML (a mapping is expected)")
+        raise ModelIndexError("card-no-mapping")
     index = _value(root, KEY)
-    entries = _mappings(index, f"has a {KEY} that is no list of models")
+    entries = _mappings(index, "card-no-models")
     ours = next((entry for entry in entries if _names(entry, name)), None)
     merged = _merged(ours, name, groups)
     start, end, inserted = _edit(text, root, index, ours, merged)
@@ -122,7 +127,7 @@ def _merged(entry: MappingNode | None, name: str, groups: Sequence[Mapping[str, 
     """A model's entry with the results in it."""
     fields = dict.fromkeys(["name", "results"]) | {key.value: (key, value) for key, value in _pairs(entry)}
     fields["name"] = fields["name"] or _pair("name", name)
-    known = _mappings(_value(entry, "results"), f"has a {KEY} that holds no list of results")
+    known = _mappings(_value(entry, "results"), "card-no-results")
     for group in groups:
         place = next((n for n, one in enumerate(known) if _about(_python(one)) == _about(group)), None)
         if place is None:
@@ -137,7 +142,7 @@ def _merged(entry: MappingNode | None, name: str, groups: Sequence[Mapping[str, 
 def _with_metrics(group: MappingNode, metrics: Sequence[Mapping[str, Any]]) -> MappingNode:
     """A group of results with these metrics in place of earlier ones of the same type and name."""
     new = {_metric(metric) for metric in metrics}
-    known = _mappings(_value(group, "metrics"), f"has a {KEY} that holds no list of metrics")
+    known = _mappings(_value(group, "metrics"), "card-no-metrics")
     kept = [metric for metric in known if _metric(_python(metric)) not in new]
     fields = {key.value: (key, value) for key, value in group.value}
     key = ScalarNode("tag:yaml.org,2002:str", "metrics")
@@ -156,7 +161,7 @@ def _check(old: MappingNode | None, new: Node | None, name: str, merged: Mapping
         ours = next((entry for entry in entries if _names(entry, name)), None)
         if ours is not None and _canonical(ours) == _canonical(merged):
             return
-    raise ModelIndexError(f"has a {KEY} that cannot be edited without changing what surrounds it")
+    raise ModelIndexError("card-entangled")
 
 
 def _others(root: MappingNode | None, name: str) -> list[str]:

@@ -20,6 +20,7 @@ import torch
 from checkpoints import Checkpoint, TensorHeader, Token, open_checkpoint
 from checkpoints.architecture import DERIVED, EMBEDDING, OUTPUT_HEAD
 from checkpoints.dtypes import FLOATS, is_known, torch_name
+from checkpoints.problems import Problem
 from evaluation.checkpoint import as_evaluation_error, find_checkpoint
 from evaluation.doctor import findings
 from evaluation.error import Cancelled, EvaluationError
@@ -75,7 +76,7 @@ def open_weights(name: str | Path, *, token: Token = None, allow_folders: bool =
     """
     found = find_checkpoint(name, token=token, allow_folders=allow_folders)
     if found.adapters:
-        raise EvaluationError(f"{name} has no weights of its own to look at. Merge it, and name the result.")
+        raise EvaluationError(Problem("no-own-weights", {"model": str(name)}))
     with as_evaluation_error():
         opened = open_checkpoint(found.place, found.commit, token=token, allow_folders=allow_folders)
     return Weights(structure_of(opened, found.name), opened)

@@ -170,7 +170,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "other sizes": (lambda f: changed(f, r=8), "does not fit"),
     "tokens that nobody has": (
         lambda f: changed(f, trainable_token_indices={"embed_tokens": [420]}),
-        "nobody has rows for those between, such as 400",
+        "those between, such as 400, exist in neither",
     ),
 }
 

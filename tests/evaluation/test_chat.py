@@ -170,7 +170,7 @@ def test_no_memory_is_said_with_the_name(endless: LanguageModel, monkeypatch: py
 
     monkeypatch.setattr(endless.network, "forward", fail)
 
-    with pytest.raises(EvaluationError, match="endless: the memory ran out while answering"):
+    with pytest.raises(EvaluationError, match="endless: out of memory while answering"):
         list(reply(endless, ASK))
 
 
@@ -201,7 +201,7 @@ def test_an_answer_ends_where_the_context_is_full(make_model: MakeModel) -> None
 
     assert answer.prompt_tokens + answer.new_tokens == model.context == 64
     assert answer.finish == "length"
-    with pytest.raises(EvaluationError, match=r"has \d+ tokens, and .* reads 64 at most"):
+    with pytest.raises(EvaluationError, match=r"has \d+ tokens, and .* reads up to 64"):
         reply(model, ASK * 10)
 
 

@@ -63,7 +63,7 @@ def test_other_tokenizers_are_compared_where_tokens_end_for_both(make_model: Mak
 
 
 def test_what_cannot_be_compared_is_said(model: LanguageModel) -> None:
-    for text, words in (("", "There is no text"), ("A b.", "give a longer text")):
+    for text, words in (("", "There is no text"), ("A b.", "Give a longer text")):
         with pytest.raises(EvaluationError, match=words):
             linear_cka(model, model, text)
 
