@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from examples.demo import app, free_port, hub_with_models
-from ui.languages.translate import ENGLISH
+from ui.languages.english import ENGLISH
 
 TYPING = 80
 PATIENCE = 300_000  # milliseconds
@@ -55,12 +55,14 @@ class Visit:
         self.seen[what] = time.monotonic() - self.began
 
     def button(self, key: str) -> Locator:
-        return self.page.get_by_role("button", name=ENGLISH[key], exact=True).locator("visible=true").first
+        return (
+            self.page.get_by_role("button", name=ENGLISH.page[key], exact=True).locator("visible=true").first
+        )
 
     def planned(self, method: str) -> None:
         """Wait for the plan of a merge by this method."""
         self.page.locator(f"input[placeholder*='-{method}']").wait_for()
-        self.page.get_by_role("heading", name=ENGLISH["plan.good"]).wait_for()
+        self.page.get_by_role("heading", name=ENGLISH.page["plan.good"]).wait_for()
         self.mark("plan")
 
     def paste(self, recipe: str) -> None:
@@ -71,12 +73,12 @@ class Visit:
 
     def merge_and_ask(self, warm: bool) -> None:
         self.click(self.button("merge.button"))
-        self.page.get_by_role("heading", name=re.compile(f"^{ENGLISH['jobs.done']}: ")).wait_for()
+        self.page.get_by_role("heading", name=re.compile(f"^{ENGLISH.page['jobs.done']}: ")).wait_for()
         self.mark("merged")
-        chat = self.page.get_by_role("tab", name=ENGLISH["page.tab.chat"])
+        chat = self.page.get_by_role("tab", name=ENGLISH.page["page.tab.chat"])
         self.click(self.button("merge.chat") if warm else chat)
-        self.page.get_by_role("button", name=ENGLISH["chat.send"], exact=True).wait_for()
-        message = self.page.get_by_label(ENGLISH["chat.prompt"])
+        self.page.get_by_role("button", name=ENGLISH.page["chat.send"], exact=True).wait_for()
+        message = self.page.get_by_label(ENGLISH.page["chat.prompt"])
         message.click()
         message.press_sequentially(MESSAGE, delay=TYPING)
         message.press("Enter")

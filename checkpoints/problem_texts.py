@@ -839,4 +839,4 @@ PHRASES: dict[str, Template] = {
     "doing-scoring": "scoring",
 }
 
-ENGLISH = Wording(PHRASES)
+WORDING = Wording(PHRASES)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from checkpoints.problem_texts import ENGLISH, PROBLEMS
+from checkpoints.problem_texts import PROBLEMS, WORDING
 
 
 @dataclass(frozen=True, order=True)
@@ -50,12 +50,12 @@ class Problem:
     @property
     def message(self) -> str:
         """What was given and what was expected, in English: one or two sentences."""
-        return ENGLISH.sentence(PROBLEMS[self.code].message, self.values)
+        return WORDING.sentence(PROBLEMS[self.code].message, self.values)
 
     @property
     def fix(self) -> str:
         """What to do next, in English; empty where the message says it all."""
-        return ENGLISH.sentence(PROBLEMS[self.code].fix, self.values)
+        return WORDING.sentence(PROBLEMS[self.code].fix, self.values)
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""

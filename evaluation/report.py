@@ -18,6 +18,24 @@ from evaluation.structure import config_changes, same_weights_other_numbers, str
 from evaluation.text import Source
 from evaluation.weights import WeightsReport
 
+# What rows of the table are called, by their code.
+LABELS = {
+    "files": "files",
+    "stored": "stored in",
+    "weights": "weights",
+    "tensors": "tensors",
+    "alone": "stands alone",
+    "yes": "yes",
+    "device": "ran on",
+    "loading": "loading",
+    "memory": "peak memory, answering",
+    "gpu_memory": "peak GPU memory",
+    "first_token": "first token, ms",
+    "speed": "tokens per second",
+    "perplexity": "perplexity",
+    "bits_per_byte": "bits per byte",
+}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -35,28 +53,32 @@ class Report:
 
     def table(self) -> list[list[str]]:
         """Rows of cells: the first row is the header, the first cell of each its label."""
+        names = ["", *(one.name for one in self.footprints)]
+        return [names, *([LABELS[row[0]], *row[1:]] for row in self.rows())]
+
+    def rows(self) -> list[list[str]]:
+        """Rows of cells without the header; the first cell of each is its label's code, a key of `LABELS`."""
         prints = self.footprints
         shown = [
-            ["", *(one.name for one in prints)],
             ["files", *(_bytes(one.structure.file_bytes) for one in prints)],
-            ["stored in", *("/".join(one.structure.dtypes) for one in prints)],
+            ["stored", *("/".join(one.structure.dtypes) for one in prints)],
             ["weights", *(f"{one.structure.parameters / 1e6:,.1f} M" for one in prints)],
             ["tensors", *(str(len(one.structure.tensors)) for one in prints)],
-            ["stands alone", *("yes" if one.independent else f"no: {one.dependence}" for one in prints)],
-            ["ran on", *map(_where, prints)],
+            ["alone", *(LABELS["yes"] if one.independent else f"no: {one.dependence}" for one in prints)],
+            ["device", *map(_where, prints)],
             ["loading", *(f"{one.load_seconds:.2f} s" if one.device else "-" for one in prints)],
-            ["peak memory, answering", *(_bytes(one.host_bytes) if one.device else "-" for one in prints)],
+            ["memory", *(_bytes(one.host_bytes) if one.device else "-" for one in prints)],
         ]
         if any(one.device_bytes for one in prints):
-            shown.append(["peak GPU memory", *(_bytes(one.device_bytes or 0) for one in prints)])
+            shown.append(["gpu_memory", *(_bytes(one.device_bytes or 0) for one in prints)])
         shown += [
-            ["first token, ms", *(_spread(one.first_token_seconds, 1000, 0) for one in prints)],
-            ["tokens a second", *(_spread(one.tokens_per_second, 1, 2) for one in prints)],
+            ["first_token", *(_spread(one.first_token_seconds, 1000, 0) for one in prints)],
+            ["speed", *(_spread(one.tokens_per_second, 1, 2) for one in prints)],
         ]
         if self.scores:
             shown += [
                 ["perplexity", *(f"{score.perplexity:.4f}" for score in self.scores)],
-                ["bits per byte", *(f"{score.bits_per_byte:.4f}" for score in self.scores)],
+                ["bits_per_byte", *(f"{score.bits_per_byte:.4f}" for score in self.scores)],
             ]
         return shown
 

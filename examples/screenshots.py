@@ -16,7 +16,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from examples.demo import app, free_port, hub_with_models
-from ui.languages.translate import LANGUAGES
+from ui.languages.registry import LANGUAGES
 
 WIDTHS, THEMES = {"desktop": 1280, "phone": 390}, ("light", "dark")
 LOCALES = {"en": "en-US", "ko": "ko-KR"}
@@ -32,7 +32,7 @@ QUESTION = {"en": "What is the capital of Italy?", "ko": "이탈리아의 수도
 
 def walk(page: Page, language: str) -> Iterator[str]:
     """From a recipe to a scored merge; yields the name of what is to be seen, when it is."""
-    said = LANGUAGES[language]
+    said = LANGUAGES[language].page
 
     def click(key: str, role: str = "button") -> None:
         page.get_by_role(role, name=said[key], exact=True).locator("visible=true").first.click()  # type: ignore[arg-type]

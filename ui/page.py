@@ -21,7 +21,8 @@ from ui.chat.tab import ChatTab
 from ui.chat.tuning import Tuning, use_values
 from ui.host import Host
 from ui.hub.search import HubSearch
-from ui.languages.translate import LANGUAGES, in_each_language, speaking, spoken, t, translated
+from ui.languages.registry import LANGUAGES
+from ui.languages.translate import in_each_language, speaking, spoken, t, translated
 from ui.merge.form import FormMemory
 from ui.merge.my_merges import FinishedMerge, MergeSlot
 from ui.merge.tab import MergeTab

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from checkpoints import Checkpoint, read_json
-from checkpoints.problem_texts import ENGLISH
+from checkpoints.problem_texts import WORDING
 from checkpoints.problems import Problem
 from checkpoints.wording import few
 from merging.tokenizers.chat_preview import rendered
@@ -138,8 +138,7 @@ def chat_template(checkpoint: Checkpoint) -> str | None:
 def in_lines(report: TokenizerReport) -> list[str]:
     """The report for a terminal."""
     roles = ", ".join(f"{role} {token}" for role, token in report.special.items())
-    appended = ENGLISH.format("{names:few}", names=few(report.appended))
-    appended = ENGLISH.format("{names:few}", names=few(report.appended))
+    appended = WORDING.format("{names:few}", names=few(report.appended))
     more = f", and {len(report.appended)} more ({appended})" if report.appended else ""
     lines = [f"tokenizer     {report.tokens:,} tokens in {report.rows:,} rows: {report.begins_with}'s{more}"]
     lines += [f"  special     {roles}"] if roles else []

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from checkpoints.problem_texts import ENGLISH, PHRASES, PROBLEMS
+from checkpoints.problem_texts import PHRASES, PROBLEMS, WORDING
 from checkpoints.problems import CheckpointError, Place, Problem, suggestion
 from checkpoints.wording import Template, Wording, few, placeholders
 from evaluation import EvaluationError
@@ -225,4 +225,4 @@ def test_every_phrase_that_is_asked_for_is_there() -> None:
     }
 
     assert asked <= PHRASES.keys()
-    assert ENGLISH.phrases is PHRASES
+    assert WORDING.phrases is PHRASES

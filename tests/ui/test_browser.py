@@ -18,8 +18,9 @@ from tests.hub import Hub
 from tests.ui.conftest import Site, Visit, visit
 from ui.host import Host
 from ui.hub.recipes import query_of
-from ui.languages.korean.page import KOREAN
-from ui.languages.translate import ENGLISH
+from ui.languages.english import ENGLISH
+from ui.languages.korean import KOREAN
+from ui.languages.translate import speaking, t
 from ui.page import build_page, launch_settings
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
@@ -411,7 +412,7 @@ def test_nobody_is_shut_out(site: Site, browser: Browser, locale: str) -> None:
         # Colours that fade in would be measured on their way.
         page.add_style_tag(content="*, ::before, ::after { transition: none !important; }")
         until_recipe(page, "merge_method", "slerp")
-        ready = {"en-US": "Ready to merge", "ko-KR": KOREAN["plan.good"]}[locale]
+        ready = {"en-US": "Ready to merge", "ko-KR": KOREAN.page["plan.good"]}[locale]
         expect(page.get_by_role("heading", name=ready)).to_be_visible()
         tabs = page.get_by_role("tab")
         assert tabs.count() == 4
@@ -437,17 +438,19 @@ def test_the_page_speaks_korean(site: Site, browser: Browser) -> None:
     with visit(browser, site.url, locale="ko-KR") as seen:
         page = seen.page
         until_recipe(page, "merge_method", "slerp")
-        expect(page.get_by_role("tab", name=KOREAN["page.tab.chat"])).to_be_visible()
+        expect(page.get_by_role("tab", name=KOREAN.page["page.tab.chat"])).to_be_visible()
         expect(page.locator("html")).to_have_attribute("lang", "ko")
-        expect(page.get_by_label(KOREAN["recipe.method"], exact=True).first).to_be_visible()
+        expect(page.get_by_label(KOREAN.page["recipe.method"], exact=True).first).to_be_visible()
         write(page, "merge_method: linear\n")
-        expect(page.get_by_role("heading", name=KOREAN["plan.bad.one"])).to_be_visible()
+        with speaking("ko"):
+            problems = t("plan.bad", count=1)
+        expect(page.get_by_role("heading", name=problems)).to_be_visible()
         said = page.locator("body").inner_text()
         for key in ("merge.button", "destination.heading", "jobs.empty", "page.subtitle"):
-            assert KOREAN[key] in said
-            assert ENGLISH[key] not in said or KOREAN[key] == ENGLISH[key]
-        page.get_by_role("tab", name=KOREAN["page.tab.score"]).click()
-        expect(page.get_by_text(KOREAN["score.meaning"])).to_be_visible()
+            assert KOREAN.page[key] in said
+            assert ENGLISH.page[key] not in said or KOREAN.page[key] == ENGLISH.page[key]
+        page.get_by_role("tab", name=KOREAN.page["page.tab.score"]).click()
+        expect(page.get_by_text(KOREAN.page["score.meaning"])).to_be_visible()
         quiet(seen)
 
 
@@ -534,4 +537,4 @@ def test_signing_in_keeps_the_draft(signed_in_site: str, browser: Browser) -> No
         expect(page.get_by_text("Sign in with Hugging Face to save the result")).to_be_visible()
         expect(page.get_by_role("button", name="Sign in with Hugging Face")).to_be_visible()
     with visit(browser, signed_in_site, locale="ko-KR") as korean:
-        expect(korean.page.get_by_role("button", name=KOREAN["account.sign_in"])).to_be_visible()
+        expect(korean.page.get_by_role("button", name=KOREAN.page["account.sign_in"])).to_be_visible()

@@ -27,7 +27,7 @@ from tests.ui.conftest import event
 from tests.ui.speaker import tiny_speaker
 from ui.host import Host
 from ui.hub.account import Account
-from ui.languages.translate import Said
+from ui.languages.translate import Translated
 from ui.merge.my_merges import FinishedMerge, stands_alone
 from ui.page import build_page, launch_settings
 from ui.server.downloads import links
@@ -302,7 +302,7 @@ def test_every_piece_of_html_knows_both_languages() -> None:
     words = [block.value for block in page.blocks.values() if isinstance(block, gr.HTML) and block.value]
 
     assert words
-    assert [text for text in words if not isinstance(text, Said)] == []
+    assert [text for text in words if not isinstance(text, Translated)] == []
 
 
 def test_a_failed_merge_goes_on_where_it_stood(ann: str, hub: Hub, tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ from tests.ui.conftest import visit
 from tests.ui.speaker import tiny_speaker
 from tests.ui.test_browser import BROKEN_OFF, quiet, until_recipe, write
 from ui.host import Host
-from ui.languages.korean.page import KOREAN
-from ui.languages.translate import ENGLISH
+from ui.languages.english import ENGLISH
+from ui.languages.korean import KOREAN
 from ui.page import build_page, launch_settings
 from ui.server.jobs import JobBoard
 
@@ -268,7 +268,7 @@ def test_a_full_queue_is_told_in_words_and_nothing_is_lost(
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
         crowd.come(space.url)
 
-        busy = page.get_by_text(ENGLISH["page.busy"]).first
+        busy = page.get_by_text(ENGLISH.page["page.busy"]).first
         page.get_by_role("button", name="Merge", exact=True).click()
         expect(busy).to_be_visible()
         page.get_by_role("tab", name="Chat").click()
@@ -277,8 +277,8 @@ def test_a_full_queue_is_told_in_words_and_nothing_is_lost(
             page.get_by_role("button", name="Send").click()
         expect(busy).to_be_visible()
         with visit(browser, space.url, locale="ko-KR") as korean:
-            korean.page.get_by_role("button", name=KOREAN["merge.button"], exact=True).click()
-            expect(korean.page.get_by_text(KOREAN["page.busy"]).first).to_be_visible()
+            korean.page.get_by_role("button", name=KOREAN.page["merge.button"], exact=True).click()
+            expect(korean.page.get_by_text(KOREAN.page["page.busy"]).first).to_be_visible()
             assert "currently busy" not in korean.page.locator("body").inner_text()
         with pytest.raises(QueueError):  # a client reads the status
             Client(space.url, verbose=False, analytics_enabled=False).predict(api_name="/methods")

@@ -13,7 +13,7 @@ from merging import MergeError
 from ui.chat.answers import Message, as_shown, line_html, lines, plain, shown, streamed, trouble_card
 from ui.chat.sampling import Sampling, SamplingFields
 from ui.hub.account import account
-from ui.languages.translate import of_registry, t
+from ui.languages.translate import parameter_help, t
 from ui.merge.try_first import try_first
 from ui.recipe.sliders import RecipeSlider, differences, sliders_of, with_value
 from ui.server.in_memory_merges import MARK
@@ -262,7 +262,7 @@ def _slider(slider: RecipeSlider) -> Any:
         maximum=high,
         step=slider.parameter.step,
         value=slider.value,
-        info=of_registry(slider.parameter.help),
+        info=parameter_help(slider.method, slider.parameter),
     )
 
 

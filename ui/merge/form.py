@@ -20,7 +20,7 @@ from checkpoints.problems import Place
 from merging import Problem
 from merging.methods import METHODS, MergeMethod, Parameter
 from merging.recipe.yaml import Loader
-from ui.languages.translate import of_registry, t
+from ui.languages.translate import method_summary, parameter_help, t
 from ui.recipe.form_state import (
     MOST_MODELS,
     FormState,
@@ -80,11 +80,16 @@ class _Number:
         return by_tensor(*typed_in) if len(typed_in) > 1 else typed_in[0]
 
     def show(
-        self, parameter: Parameter | None, setting: Setting, typed: bool, explained: bool = True
+        self,
+        method: MergeMethod,
+        parameter: Parameter | None,
+        setting: Setting,
+        typed: bool,
+        explained: bool = True,
     ) -> Updates:
         if parameter is None:
             return {component: gr.update(visible=False) for component in self.components}
-        info = of_registry(parameter.help) if explained else None
+        info = parameter_help(method, parameter) if explained else None
         typed = typed or parameter.optional  # a slider cannot say "not set"
         slider: dict[str, Any] = {"minimum": parameter.low, "maximum": parameter.high, "step": parameter.step}
         if is_plain(parameter, setting):
@@ -94,10 +99,13 @@ class _Number:
         }
         several = len(self.texts) > 1
         parts = split_by_tensor(setting) if several else (setting,)
-        keys = ("recipe.rest", "recipe.attention", "recipe.mlp") if several else ("recipe.typed.one",)
-        for i, (text, key, part) in enumerate(zip(self.texts, keys, parts, strict=True)):
+        name = parameter.name
+        labels = (
+            [t(f"recipe.{part}", name=name) for part in ("rest", "attention", "mlp")] if several else [name]
+        )
+        for i, (text, label, part) in enumerate(zip(self.texts, labels, parts, strict=True)):
             updates[text] = gr.update(
-                label=t(key, name=parameter.name),
+                label=label,
                 info=info if i == 0 else None,
                 placeholder=t("recipe.filter.empty") if i else None,
                 visible=typed,
@@ -119,11 +127,13 @@ class _Plain:
     def collect(self, values: Given, typed: bool) -> Setting:
         return values[self.component]
 
-    def show(self, parameter: Parameter | None, setting: Setting, typed: bool) -> Updates:
+    def show(
+        self, method: MergeMethod, parameter: Parameter | None, setting: Setting, typed: bool
+    ) -> Updates:
         if parameter is None:
             return {self.component: gr.update(visible=False)}
         choices: dict[str, Any] = {"choices": list(parameter.choices)} if parameter.choices else {}
-        info = of_registry(parameter.help)
+        info = parameter_help(method, parameter)
         return {
             self.component: gr.update(label=parameter.name, info=info, visible=True, value=setting, **choices)
         }
@@ -167,7 +177,7 @@ class ModelRow:
         for name, number_field in self.fields.items():
             parameter = own.get(name)
             setting = entry.settings.get(name, parameter and initial(parameter))
-            updates |= number_field.show(parameter, setting, typed, explained=number == 0)
+            updates |= number_field.show(method, parameter, setting, typed, explained=number == 0)
         return updates
 
 
@@ -326,7 +336,7 @@ class Form:
         for key, widget in self.fields.items():
             shared = next((p for p in method.parameters if not p.per_model and _key(p) == key), None)
             setting = state.settings.get(key[0], shared and initial(shared))
-            updates |= widget.show(shared, setting, typed)
+            updates |= widget.show(method, shared, setting, typed)
         texts = {text._id: updates[text].get("value") for text in self.text_fields}
         updates[self.memory] = FormMemory(state, count, texts=texts)
         return updates if values is None else self._without_known(updates, values)
@@ -411,7 +421,7 @@ def _model_field(known: Sequence[str], label: str, info: str | None) -> gr.Dropd
 def method_text(method: MergeMethod) -> Markup:
     """What a method does, in a line, with its source."""
     paper = [" ", link(method.paper, t("recipe.paper"))] if method.paper else None
-    return tag.div(of_registry(method.summary), paper, class_="alloy-method")
+    return tag.div(method_summary(method), paper, class_="alloy-method")
 
 
 def spot_of(state: FormState, recipe: str, where: Place | str) -> str | int | None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from checkpoints.memory import free_memory
-from checkpoints.problem_texts import ENGLISH
 from checkpoints.wording import few
 from merging import METHODS, Plan, Problem
 from merging.plan import PlannedModel
@@ -61,9 +60,7 @@ def empty_card() -> Markup:
 
 def problems_card(problems: Sequence[Problem]) -> Markup:
     """Every problem of a plan."""
-    many = len(problems) != 1
-    title = t("plan.bad.many", count=len(problems)) if many else t("plan.bad.one")
-    return card([heading(title, 2), problem_list(problems)], "bad")
+    return card([heading(t("plan.bad", count=len(problems)), 2), problem_list(problems)], "bad")
 
 
 def plan_card(plan: Plan, around: Surroundings | None = None) -> Markup:
@@ -71,7 +68,7 @@ def plan_card(plan: Plan, around: Surroundings | None = None) -> Markup:
     if not plan.ok:
         return problems_card(plan.problems)
     around = around or Surroundings()
-    warnings = [quiet(t("plan.warning.one")), problem_list(plan.warnings)] if plan.warnings else None
+    warnings = [quiet(t("plan.warnings")), problem_list(plan.warnings)] if plan.warnings else None
     body = [
         heading(t("plan.good"), 2),
         _facts(plan),
@@ -94,9 +91,8 @@ def _where(plan: Plan, around: Surroundings) -> str:
 
 
 def _facts(plan: Plan) -> Markup:
-    shards = t("plan.shards.one") if len(plan.shards) == 1 else t("plan.shards.many", count=len(plan.shards))
-    models = len(plan.parents)
-    source = t("plan.read.detail.many", count=models) if models != 1 else t("plan.read.detail.one")
+    shards = t("plan.shards", count=len(plan.shards))
+    source = t("plan.read.detail", count=len(plan.parents))
     disk = t("plan.disk", size=size(plan.disk_bytes)) if plan.disk_bytes else t("plan.disk.none")
     free = free_memory()
     if plan.peak_memory_bytes > free:
@@ -147,9 +143,7 @@ def _tokenizer(report: TokenizerReport) -> Markup:
         "plan.tokenizer.begins", name=report.begins_with, tokens=f"{report.tokens:,}", rows=f"{report.rows:,}"
     )
     if report.appended:
-        begins += " " + t(
-            "plan.tokenizer.appended", tokens=ENGLISH.format("{names:few}", names=few(report.appended))
-        )
+        begins += " " + t("plan.tokenizer.appended", tokens=few(report.appended))
     figures = ("plan.tokenizer.tokens", "plan.tokenizer.unknown", "plan.tokenizer.lost")
     columns = [
         column(t("plan.model.name")),

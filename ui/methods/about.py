@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from markupsafe import Markup
 
 from merging import METHODS, MergeMethod, Parameter
-from ui.languages.translate import of_registry, t
+from ui.languages.translate import method_summary, parameter_expects, parameter_help, t
 from ui.recipe.form_state import field_text
 from ui.widgets.html import breakable, card, column, html, link, quiet, scrolling, table, table_row, tag
 
@@ -17,21 +17,21 @@ def about_card(method: MergeMethod) -> Markup:
     needs = t(f"methods.base.{method.base}")
     low, high = method.min_models, method.max_models
     number = (
-        t("methods.count.one", count=low) if low == high else t("methods.count.up", low=low)
+        t("methods.count.fixed", count=low) if low == high else t("methods.count.up", low=low)
         if high is None else t("methods.count.range", low=low, high=high)
     )  # fmt: skip
     title = tag.h2(method.title, " ", tag.code(method.name))
     rows = [
         table_row(
             tag.code(breakable(parameter.name)),
-            tag.td(of_registry(parameter.help), tag.small(_expected(parameter))),
+            tag.td(parameter_help(method, parameter), tag.small(_expected(parameter))),
         )
         for parameter in method.parameters
     ]
     return card(
         [
             title,
-            tag.p(of_registry(method.summary), " ", link(method.paper, t("recipe.paper"))),
+            tag.p(method_summary(method), " ", link(method.paper, t("recipe.paper"))),
             tag.p(method.formula, class_="alloy-formula"),
             quiet(t("methods.symbols")),
             quiet(f"{needs} {number}"),
@@ -54,7 +54,7 @@ def catalogue() -> Markup:
 def _in_catalogue(method: MergeMethod) -> Markup:
     return table_row(
         [link(method.paper, method.title), tag.small(tag.code(method.name))],
-        tag.td(of_registry(method.summary), tag.p(method.formula, class_="alloy-formula")),
+        tag.td(method_summary(method), tag.p(method.formula, class_="alloy-formula")),
         tag.td(_codes(parameter.name for parameter in method.parameters)),
         tag.td(t("methods.mergekit.yes" if method.in_mergekit else "methods.mergekit.no")),
     )
@@ -89,12 +89,4 @@ def _expected(parameter: Parameter) -> str:
     if parameter.optional:
         default = t("methods.optional")
     each = f" {t('methods.each')}" if parameter.per_model else ""
-    return f"{expects(parameter)}; {default}.{each}"
-
-
-def expects(parameter: Parameter) -> str:
-    """What a value has to be, as `Parameter.expected` tells it, in the visitor's language."""
-    if parameter.kind in ("number", "integer") and not parameter.beyond and parameter.low is not None:
-        low, high = f"{parameter.low:g}", f"{parameter.high:g}"
-        return t(f"methods.expects.{parameter.kind}.range", low=low, high=high)
-    return t(f"methods.expects.{parameter.kind}", choices=", ".join(parameter.choices))
+    return f"{parameter_expects(parameter)}; {default}.{each}"

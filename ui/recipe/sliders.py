@@ -18,7 +18,7 @@ from ui.languages.translate import t
 from ui.recipe.form_state import dump
 from ui.recipe.quick_fixes import end_of
 
-Place = tuple[str | int, ...]
+RecipePath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class RecipeSlider:
 
     Args:
         place: its path in the recipe: keys and indices, from the outermost inwards
-        parameter: as its method declares it
+        method: of the recipe
+        parameter: as the method declares it
         label: for people
         value: now; if the recipe gives several numbers, their mean
     """
 
-    place: Place
+    place: RecipePath
+    method: MergeMethod
     parameter: Parameter
     label: str
     value: float
@@ -61,7 +63,7 @@ def sliders_of(recipe: str) -> tuple[RecipeSlider, ...]:
     said = list(_said(data, method, (), ""))
     named = {slider.parameter.name for slider in said}
     unsaid = [
-        RecipeSlider(("parameters", p.name), p, p.name, float(p.default))
+        RecipeSlider(("parameters", p.name), method, p, p.name, float(p.default))
         for p in method.parameters
         if _is_number(p) and p.default is not None and p.name not in named
     ]
@@ -87,7 +89,7 @@ def differences(before: str, after: str) -> tuple[RecipeSlider, ...]:
     return tuple(slider for slider in single if known.get(slider.key) != slider.value)
 
 
-def _said(node: Any, method: MergeMethod, place: Place, owner: str) -> Iterator[RecipeSlider]:
+def _said(node: Any, method: MergeMethod, place: RecipePath, owner: str) -> Iterator[RecipeSlider]:
     """The sliders of a part of a recipe; `owner` is the model or slice that it belongs to."""
     if isinstance(node, list):
         for number, part in enumerate(node):
@@ -105,17 +107,21 @@ def _said(node: Any, method: MergeMethod, place: Place, owner: str) -> Iterator[
             if isinstance(part, dict) and parameter.name in part and _is_number(parameter):
                 here = (*place, key, parameter.name)
                 label = t("methods.of", name=parameter.name, model=owner) if owner else parameter.name
-                yield from _sliders(part[parameter.name], parameter, here, label)
+                yield from _sliders(part[parameter.name], method, parameter, here, label)
 
 
-def _sliders(setting: Any, parameter: Parameter, place: Place, label: str) -> Iterator[RecipeSlider]:
+def _sliders(
+    setting: Any, method: MergeMethod, parameter: Parameter, place: RecipePath, label: str
+) -> Iterator[RecipeSlider]:
     if _is_one(setting):
-        yield RecipeSlider(place, parameter, label, float(setting))
+        yield RecipeSlider(place, method, parameter, label, float(setting))
         return
     numbers = list(_numbers(setting))
     if not numbers:
         return
-    yield RecipeSlider(place, parameter, t("knob.whole", name=label), round(sum(numbers) / len(numbers), 6))
+    yield RecipeSlider(
+        place, method, parameter, t("knob.whole", name=label), round(sum(numbers) / len(numbers), 6)
+    )
     for number, choice in enumerate(setting):
         if isinstance(choice, dict) and _is_one(choice.get("value")):
             tensors = choice.get("filter")
@@ -125,7 +131,7 @@ def _sliders(setting: Any, parameter: Parameter, place: Place, label: str) -> It
                 if rest
                 else t("knob.filter", name=label, tensors=str(tensors)[:40])
             )
-            yield RecipeSlider((*place, number, "value"), parameter, name, float(choice["value"]))
+            yield RecipeSlider((*place, number, "value"), method, parameter, name, float(choice["value"]))
 
 
 def _numbers(setting: Any) -> Iterator[float]:
@@ -144,7 +150,7 @@ def _is_one(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_several(data: Any, place: Place) -> bool:
+def _is_several(data: Any, place: RecipePath) -> bool:
     for step in place:
         try:
             data = data[step]
@@ -160,7 +166,7 @@ def _data(recipe: str) -> Any:
         return None
 
 
-def _with(data: Any, place: Place, value: Any) -> Any:
+def _with(data: Any, place: RecipePath, value: Any) -> Any:
     """Plain data with another value at a place; a missing mapping on the way is added."""
     if not place:
         return value
@@ -171,7 +177,7 @@ def _with(data: Any, place: Place, value: Any) -> Any:
     return held | {step: _with(held.get(step), tuple(rest), value)}
 
 
-def _edited(recipe: str, place: Place, written: str) -> str | None:
+def _edited(recipe: str, place: RecipePath, written: str) -> str | None:
     """The text with another value at a place; None if it cannot be edited in place."""
     node: yaml.Node | None = yaml.compose(recipe, Loader=Loader)
     key: yaml.Node | None = None

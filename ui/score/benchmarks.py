@@ -27,7 +27,7 @@ from evaluation.benchmark import (
 )
 from ui.host import Host
 from ui.hub.account import account
-from ui.languages.translate import in_each_language, of_report, t
+from ui.languages.translate import in_each_language, label, t
 from ui.score.panel import (
     ModelRow,
     Unavailable,
@@ -212,7 +212,7 @@ class BenchmarksPanel:
 
 
 def _offer(name: str) -> str:
-    return in_each_language(lambda: f"{name}: {of_report(BENCHMARKS[name])}")
+    return in_each_language(lambda: f"{name}: {label(f'benchmark.{name}')}")
 
 
 def _asked(names: Sequence[str], rows: Sequence[BenchmarkRow]) -> Asked | None:

@@ -33,8 +33,6 @@ def score_table(
     columns = [column(t("score.model")), *(column(t(key), of_figures=True) for key in keys)]
     body = [_row(row, best, same_tokens) for row in rows]
     caption = t("score.caption", count=len(rows), bytes=size(length))
-    if len(rows) == 1:
-        caption = t("score.caption.one", bytes=size(length))
     said = [*map(_words, differences), *notes, *_warnings(scores, same_tokens)]
     return card([scrolling(table(columns, body, caption=caption, style="alloy-scores")), map(tag.p, said)])
 

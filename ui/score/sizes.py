@@ -13,10 +13,10 @@ from markupsafe import Markup
 
 from evaluation import EvaluationError, Perplexity
 from evaluation.footprint import Footprint, footprint
-from evaluation.report import Report
+from evaluation.report import LABELS, Report
 from ui.host import Host
 from ui.hub.account import account
-from ui.languages.translate import in_each_language, of_report, t
+from ui.languages.translate import in_each_language, label, t
 from ui.score.panel import go_and_stop, names_in
 from ui.score.text import Scored
 from ui.server.work import Work, watched
@@ -101,8 +101,14 @@ def report_card(report: Report | None, working: str = "") -> Markup:
     waiting = tag.p(working, class_="alloy-quiet", role="status") if working else None
     if report is None:
         return card(waiting)
-    head, *rows = report.table()
-    columns = tag.td(), *(column(cell, of_figures=True) for cell in head[1:])
-    body = (table_row(of_report(row[0]), (figure(of_report(cell)) for cell in row[1:])) for row in rows)
+    columns = tag.td(), *(column(one.name, of_figures=True) for one in report.footprints)
+    body = (
+        table_row(label(f"report.{code}"), (figure(_cell(cell)) for cell in cells))
+        for code, *cells in report.rows()
+    )
     shown = table(columns, body, caption=t("score.compare.caption"))
     return card([scrolling(shown), waiting or map(tag.p, report.remarks())])
+
+
+def _cell(cell: str) -> str:
+    return label("report.yes") if cell == LABELS["yes"] else cell

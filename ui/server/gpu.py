@@ -19,7 +19,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from evaluation import EvaluationError
-from ui.languages.translate import language, speaking, t
+from ui.languages.translate import current_language, speaking, t
 from ui.server.internal_error import log_unexpected
 
 # For estimates of the time to request: to start, to load the weights, to write and to read. Cautious, for half of an
@@ -136,7 +136,7 @@ def on_gpu(seconds: int, work: ModelWork, *arguments: Any) -> Generator[tuple[Gp
         return
     run, begun = GpuRun(seconds), False
     try:
-        for piece in _on_zero_gpu(seconds, language(), work, *arguments):
+        for piece in _on_zero_gpu(seconds, current_language(), work, *arguments):
             begun = True
             yield run, piece
     except gr.Error as error:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from markupsafe import Markup, escape
 
 from checkpoints.problems import Place, Problem
-from ui.languages.translate import of_problem, t
+from ui.languages.translate import problem_words, t
 
 # What an element may contain: text, numbers, Markup, nothing, or several of these.
 Content: TypeAlias = "str | float | Iterable[Content] | None"
@@ -175,10 +175,9 @@ def _problem(problem: Problem) -> Markup:
 
 
 def sentences(problem: Problem) -> Markup:
-    """What is wrong and what to do: the engine's English, and before it a sentence for who reads another language."""
-    english = html(problem.message, [" ", tag.b(problem.fix, class_="fix")] if problem.fix else None)
-    words = of_problem(problem.code)
-    return html(tag.strong(words), " ", tag.span(english, lang="en")) if words else english
+    """What is wrong and what to do, in the visitor's language."""
+    message, fix = problem_words(problem)
+    return html(message, [" ", tag.b(fix, class_="fix")] if fix else None)
 
 
 def trouble(problem: Problem) -> Markup:

@@ -11,7 +11,7 @@ from evaluation import EvaluationError, LanguageModel, load_model
 from tests.ui.speaker import tiny_speaker
 from ui.chat.answers import answers, garbage, plain, shown, warned
 from ui.chat.sampling import Sampling
-from ui.languages.translate import ENGLISH
+from ui.languages.english import ENGLISH
 
 QUESTION = [{"role": "user", "content": "Hi"}]
 
@@ -31,7 +31,7 @@ QUESTION = [{"role": "user", "content": "Hi"}]
 def test_garbage_is_told(answer: str, key: str | None) -> None:
     warning = garbage("What is the capital of Italy?", answer)
 
-    assert warning == (ENGLISH[key] if key else "")
+    assert warning == (ENGLISH.page[key] if key else "")
     assert ("alert" in warned(warning)) is bool(key)
 
 
@@ -62,14 +62,14 @@ def test_reasoning_that_the_template_opens_is_reasoning(tmp_path: Path) -> None:
     *_, (answer,) = answers([model], [QUESTION], Sampling(max_new_tokens=4), "cpu")
 
     assert answer.text.startswith("<think>")
-    assert shown(answer.text)[0]["metadata"]["title"] == ENGLISH["chat.reasoning"]
+    assert shown(answer.text)[0]["metadata"]["title"] == ENGLISH.page["chat.reasoning"]
 
 
 def test_reasoning_is_folded_and_no_model_reads_it_again() -> None:
     messages = shown("<think>\nItaly, so Rome.\n</think>\n\nRome.")
 
     assert [message["content"] for message in messages] == ["Italy, so Rome.", "Rome."]
-    assert messages[0]["metadata"] == {"title": ENGLISH["chat.reasoning"], "status": "done"}
+    assert messages[0]["metadata"] == {"title": ENGLISH.page["chat.reasoning"], "status": "done"}
     assert "metadata" not in messages[1]
     assert shown("<think>Italy")[0]["metadata"]["status"] == "pending"
     assert shown("Rome <think>")[0] == {"role": "assistant", "content": "Rome <think>"}

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from merging import Cancelled, MergeError, Problem, Progress, Result
-from ui.languages import translate
+from ui.languages.korean import KOREAN
+from ui.languages.translate import speaking
 from ui.server.jobs import MOST_FINISHED, MOST_JOBS, MOST_OF_A_VISITOR, JobBoard, JobStatus, MergeRequest
 
 SECRET = "hf_" + "s3cr3t" * 4
@@ -248,12 +249,9 @@ def test_a_waiting_job_knows_about_when_it_begins() -> None:
 
 def test_a_job_speaks_the_language_of_who_asked() -> None:
     board = JobBoard()
-    token = translate._language.set("ko")
-    try:
+    with speaking("ko"):
         job = board.submit("me", "x", (), quick)
-    finally:
-        translate._language.reset(token)
 
     done = until(board, job, "done")
 
-    assert [line for _, line in done.log][1] == translate.LANGUAGES["ko"]["jobs.log.started"]
+    assert [line for _, line in done.log][1] == KOREAN.page["jobs.log.started"]

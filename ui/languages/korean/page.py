@@ -1,8 +1,10 @@
-"""The page's sentences in Korean; what is missing here is said in English."""
+"""The page's sentences in Korean."""
 
 from __future__ import annotations
 
-KOREAN: dict[str, str] = {
+from checkpoints.wording import Template
+
+PAGE: dict[str, Template] = {
     # the page
     "page.title": "Alloy",
     "page.subtitle": (
@@ -61,7 +63,6 @@ KOREAN: dict[str, str] = {
     "recipe.typed": "값을 직접 입력",
     "recipe.typed.info": "[0, 0.5, 1]처럼 층마다 다른 값이나, 슬라이더를 벗어나는 값을 쓸 때.",
     "recipe.typed.needed": "슬라이더로 보일 수 없는 값이 있습니다. 먼저 숫자 하나로 바꾸세요.",
-    "recipe.typed.one": "{name}",
     "recipe.rest": "{name}: 나머지",
     "recipe.attention": "{name}: 어텐션",
     "recipe.mlp": "{name}: MLP",
@@ -102,9 +103,8 @@ KOREAN: dict[str, str] = {
     "plan.button": "계획 확인",
     "plan.waiting": "여기에 계획이 나타납니다. 만들어질 것, 또는 잘못된 것. 가중치가 아니라 헤더만 읽습니다.",
     "plan.good": "병합할 준비가 됐습니다",
-    "plan.bad.one": "먼저 고칠 것이 하나 있습니다",
-    "plan.bad.many": "먼저 고칠 것이 {count}개 있습니다",
-    "plan.warning.one": "알아 둘 것",
+    "plan.bad": "먼저 고칠 것이 {count}개 있습니다",
+    "plan.warnings": "알아 둘 것",
     "problem.place": "{line}행 {column}열",
     "plan.where.laptop": "이 컴퓨터의 CPU에서 실행됩니다. 병합에서 시간이 드는 것은 계산이 아니라 읽기와 쓰기입니다.",
     "plan.where.space": (
@@ -114,7 +114,7 @@ KOREAN: dict[str, str] = {
     "plan.memory.short": "지금 남은 메모리 {free}보다 더 필요합니다.",
     "plan.tokenizer": "토크나이저 비교",
     "plan.tokenizer.begins": "결과의 토큰은 {tokens}개, 행은 {rows}개입니다. {name}의 토큰입니다.",
-    "plan.tokenizer.appended": "덧붙인 토큰: {tokens}.",
+    "plan.tokenizer.appended": "덧붙인 토큰: {tokens:few}.",
     "plan.tokenizer.tokens": "토큰",
     "plan.tokenizer.unknown": "이 모델에 없는 토큰",
     "plan.tokenizer.lost": "사라지는 토큰",
@@ -178,11 +178,9 @@ KOREAN: dict[str, str] = {
     "alike.one": "모델이 하나뿐이라 비교할 것이 없습니다.",
     "plan.size": "결과",
     "plan.size.detail": "텐서 {tensors}개, {shards}",
-    "plan.shards.one": "파일 1개",
-    "plan.shards.many": "파일 {count}개",
+    "plan.shards": "파일 {count}개",
     "plan.read": "읽을 양",
-    "plan.read.detail.one": "모델 1개에서",
-    "plan.read.detail.many": "모델 {count}개에서",
+    "plan.read.detail": "모델 {count}개에서",
     "plan.memory": "메모리",
     "plan.time": "시간",
     "plan.time.detail": "이 컴퓨터에서 대략",
@@ -340,7 +338,6 @@ KOREAN: dict[str, str] = {
     "score.failed": "평가하지 못함",
     "score.no_models": "모델을 하나 이상 고르세요.",
     "score.caption": "모델 {count}개, 글 {bytes}의 점수. 낮을수록 좋습니다",
-    "score.caption.one": "모델 하나, 글 {bytes}의 점수. 낮을수록 좋습니다",
     "score.short": "토큰이 {tokens}개뿐입니다. 몇 퍼센트의 차이는 아무 뜻이 없습니다. 한 쪽 이상 붙여 넣으세요.",
     "score.tokenizers": (
         "모델마다 글을 다른 토큰으로 나누므로 퍼플렉시티를 서로 견줄 수 없습니다. 바이트당 비트를 견주세요."
@@ -539,7 +536,7 @@ KOREAN: dict[str, str] = {
     "methods.base.first": "첫 모델이 베이스입니다.",
     "methods.base.optional": "베이스 모델은 있어도 없어도 됩니다. 있으면 각 모델이 바꾼 만큼만 다룹니다.",
     "methods.base.ordinary": "베이스 모델이 필요 없습니다.",
-    "methods.count.one": "모델 수: {count}개.",
+    "methods.count.fixed": "모델 수: {count}개.",
     "methods.count.up": "모델 수: {low}개 이상.",
     "methods.count.range": "모델 수: {low}~{high}개.",
     "methods.random": "무작위로 뽑습니다. 레시피의 `seed`가 정하므로 같은 레시피는 같은 바이트를 줍니다.",

@@ -1,131 +1,648 @@
-"""What a problem is, in Korean, by its code: the engine tells names and numbers in English, and this comes first."""
+"""The words of problems in Korean, by code; the values are those of the English words."""
 
 from __future__ import annotations
 
-KOREAN_PROBLEMS: dict[str, str] = {
-    # the text of a recipe
-    "yaml": "YAML 문법이 맞지 않습니다. 들여쓰기, 쌍점, 괄호를 확인하세요.",
-    "empty": "레시피가 비어 있습니다.",
-    "too-long": "레시피가 너무 깁니다.",
-    "not-a-mapping": "여기에는 `이름: 값`의 모음이 와야 합니다.",
-    "not-a-list": "여기에는 목록이 와야 합니다.",
-    "not-text": "여기에는 글자가 와야 합니다.",
-    "key": "항목의 이름은 글자여야 합니다.",
-    "repeated-key": "같은 항목이 두 번 있습니다. 하나를 지우세요.",
-    "unknown-key": "레시피에 이런 항목은 없습니다.",
-    "repeated-name": "같은 이름이 두 번 있습니다. 하나를 바꾸세요.",
-    "other-program": "다른 프로그램의 레시피입니다. Alloy의 레시피는 `merge_method:`로 시작합니다.",
-    # methods and parameters
-    "no-method": "`merge_method`가 없습니다. 병합 방법을 쓰세요.",
-    "unknown-method": "이런 병합 방법은 없습니다.",
-    "unknown-parameter": "이 방법에는 이런 매개변수가 없습니다.",
-    "missing-parameter": "꼭 필요한 매개변수가 없습니다.",
-    "parameter-value": "매개변수의 값이 맞지 않습니다.",
-    "parameters": "매개변수의 값이 서로 맞지 않습니다.",
-    "shared-parameter": "모델마다가 아니라 모든 모델에 하나로 쓰는 매개변수입니다.",
-    "no-value": "`value`가 없습니다.",
-    "scale": "배율은 숫자여야 합니다.",
-    "seed": "`seed`는 정수여야 합니다.",
-    "dtype": "이런 숫자 형식은 없습니다.",
-    # models and layers of a recipe
-    "no-models": "병합할 모델이 없습니다. 모델을 쓰세요.",
-    "number-of-models": "이 방법이 받는 모델 수가 아닙니다.",
-    "models-or-slices": "`models`와 `slices` 가운데 하나만 쓰세요.",
-    "layers-of-models": "층의 범위는 `slices`에서만 쓸 수 있습니다.",
-    "no-base": "이 방법에는 베이스 모델이 필요합니다.",
-    "base-not-in-slice": "베이스 모델이 이 조각에 없습니다.",
-    "no-model": "모델이 없거나, 이름이 틀렸거나, 볼 수 없는 모델입니다.",
-    "model-name": "모델 이름이 올바르지 않습니다. `owner/name`으로 쓰세요.",
-    "no-sources": "이 조각에 `sources`가 없습니다.",
-    "no-layer-range": "`layer_range`가 없습니다.",
-    "layer-range": "층의 범위가 맞지 않습니다.",
-    "unequal-layers": "한 조각의 모델들은 층의 수가 같아야 합니다.",
-    "empty-result": "결과에 층이 하나도 없습니다.",
-    "several-stacks": "층의 묶음이 여럿인 모델에는 `slices`를 쓸 수 없습니다.",
-    "unknown-module": "모델에 이런 모듈이 없습니다.",
-    "missing-module": "한 모델에 이 모듈이 없습니다.",
-    "module-taken-over": "레시피에 없는 모듈은 그대로 가져옵니다.",
-    "circle": "병합들이 서로를 돌아가며 쓰고 있습니다.",
-    "unused-stage": "아무 데도 쓰이지 않는 병합이 있습니다.",
-    "stage-reference": "도중에 만드는 병합에는 리비전이나 어댑터를 붙일 수 없습니다.",
-    "roles": "모델의 순서가 이 방법에 맞지 않는 것 같습니다.",
-    # tokenizers
-    "chat-template": "채팅 템플릿을 쓸 수 없습니다.",
-    "tokenizer-or-source": "`tokenizer`와 `tokenizer_source` 가운데 하나만 쓰세요.",
-    "pad-to-multiple-of": "`pad_to_multiple_of`는 양의 정수여야 합니다.",
-    "force": "`force`는 true 또는 false여야 합니다.",
-    "token-kind": "토큰을 가져올 곳의 종류가 맞지 않습니다.",
-    "token-source": "토큰을 가져올 곳이 맞지 않습니다.",
-    "unknown-token": "이런 토큰이 없습니다.",
-    "vocabulary": "모델들의 어휘가 서로 다릅니다.",
-    "no-tokenizer": "읽을 수 있는 토크나이저가 없습니다.",
-    "tokenizer-assumed": "토크나이저가 없는 모델은 베이스의 것을 쓴다고 봅니다.",
-    "literal-tokens": "결과가 모르는 토큰이 있습니다.",
-    "lost-token": "설정이 가리키는 특수 토큰이 결과에 없습니다.",
-    "zero-rows": "어느 모델에도 없는 토큰의 행은 0이 됩니다.",
-    "template": "채팅 템플릿에 문제가 있습니다.",
-    "templates-differ": "모델들의 채팅 템플릿이 서로 다릅니다.",
-    "no-chat-template": "결과에 채팅 템플릿이 없습니다.",
-    "no-generation-config": "결과에 생성 설정(generation_config.json)이 없습니다.",
+from checkpoints.problem_texts import Text
+
+_MEANT = ("'{near}'{near:을|를} 뜻하셨나요?", "쓸 수 있는 것: {known:all}.")
+_DOWNLOAD_AGAIN = "다시 내려받거나 올리세요."
+_CONVERT = "먼저 https://huggingface.co/spaces/safetensors/convert 에서 변환하세요."
+_UNREAD = "{file}: 실행하지 않고는 읽을 수 없습니다. "
+_MERGE_WITH_PEFT = "PEFT(`PeftModel.merge_and_unload`)로 베이스에 합친 다음 그 결과를 쓰세요."
+_GROWN_BASE = "어댑터를 학습할 때 쓴, 어휘가 늘어난 베이스를 쓰세요."
+_TRAINED_ON = ("이 어댑터가 밝힌 학습 베이스: {trained_on}.", "학습할 때 쓴 베이스를 쓰세요.")
+_SAVE_AS_FAST = (
+    "토크나이저를 한 번 fast 형식으로 저장해(`AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)`) "
+    "tokenizer.json을 가중치 옆에 두세요."
+)
+_NO_DISK = "자리를 비우거나, 디스크가 필요 없는 허브(`hf://owner/name`)로 병합하세요."
+_WHOLE_NUMBER = "0 이상의 정수를 쓰세요."
+_OTHER_NAME = "다른 이름을 고르세요."
+_REPORT = "Alloy의 버그입니다. 레시피와 함께 알려 주세요."
+_ORDER_OF_LAYERS = "설정의 `{key}: {value}` 값으로는 새 층 순서를 나타낼 수 없습니다."
+
+PROBLEMS: dict[str, Text] = {
+    # models: where they are
+    "no-folder-or-model-id": Text(
+        "'{given}': 이 컴퓨터의 폴더도, 모델 id도 아닙니다.", "`owner/name`으로 쓰세요."
+    ),
+    "no-model-id": Text("'{given}': 모델 id가 아닙니다.", "`owner/name`으로 쓰세요."),
+    "model-not-found": Text(
+        "{host}에서 {model} 모델을 찾을 수 없거나, 이 로그인으로는 볼 수 없습니다.",
+        "철자를 확인하세요. 비공개 모델이면 볼 수 있는 계정으로 로그인하세요.",
+    ),
+    "no-revision": Text(
+        "{model}에 '{revision}' 리비전이 없습니다.", "브랜치, 태그, 커밋 가운데 하나를 쓰세요."
+    ),
+    "no-part": Text(
+        "{model}의 '{place}' 위치에는 아무것도 없습니다.", ("있는 폴더: {folders:all}.", "폴더가 없습니다.")
+    ),
+    "gated": Text(
+        "{model}: 승인이 필요한 모델이고, 이 로그인은 승인받지 않았습니다.",
+        "{page} 에서 조건에 동의하고 그 계정으로 로그인하세요.",
+    ),
+    "access-lost": Text(
+        "{model}: 이 로그인으로 더는 읽을 수 없습니다(상태 {status}).",
+        "토큰이 취소되었거나 만료되었거나, 모델이 없어졌습니다. 로그인하고 다시 시작하세요.",
+    ),
+    "hub-silent-for": Text(
+        "{model}: 허브가 응답하지 않았습니다({error}).", "연결을 확인하고 다시 해 보세요."
+    ),
+    "unreadable": Text(
+        "{file}의 {start}~{end}바이트를 읽을 수 없었습니다({reason}).",
+        (
+            "서버가 {seconds:.0f}초 기다리라고 합니다. 나중에 다시 해 보세요.",
+            "다시 해 보세요. 계속 실패하면 모델 페이지를 확인하세요.",
+        ),
+    ),
+    "cache-size": Text(
+        "{variable} 값이 '{given}'입니다. 바이트 수여야 합니다.",
+        "캐시를 쓰지 않으려면 비워 두거나 0으로 두세요.",
+    ),
+    "file-cut-short": Text(
+        "{file}: 파일이 너무 짧습니다. {start}~{end}바이트가 있어야 합니다.", "다시 복사하거나 내려받으세요."
+    ),
+    "unknown-format": Text("{file}: 읽을 수 있는 형식({known:all})이 아닙니다.", "가중치 파일을 쓰세요."),
+    # models: what is in them
+    "large-file": Text(
+        "{file}: 크기가 {size}바이트입니다. 가중치 옆의 파일은 작아야 합니다.",
+        "다른 이름의 가중치 파일은 아닌가요?",
+    ),
+    "not-json": Text("{model}의 {file}: JSON이 아닙니다({error}).", "모델 저장소를 고치세요."),
+    "no-config": Text("{model}에 config.json이 없습니다.", "transformers 모델을 쓰세요."),
+    "damaged-config": Text("{model}의 config.json이 객체가 아닙니다.", "모델 저장소를 고치세요."),
+    "adapter": Text(
+        "{adapter}: 모델 전체가 아니라 어댑터입니다.",
+        ("`{base}+{adapter}`로 쓰세요.", "`베이스+{adapter}`로 쓰세요."),
+    ),
+    "pickle-only": Text("{model}: 가중치가 {file} 아닌 이름의 피클로만 있습니다.", _CONVERT),
+    "gguf-only": Text(
+        "{model}: llama.cpp용으로 양자화된 GGUF 파일만 있습니다.", "그것을 만든 원래 모델을 쓰세요."
+    ),
+    "no-weights": Text("{model}: 읽을 수 있는 가중치가 없습니다.", "model.safetensors가 있는 모델을 쓰세요."),
+    "missing-shard": Text(
+        "{model}의 {index}에 적힌 {file} 파일이 없습니다.",
+        "이 모델은 업로드가 끝나지 않았습니다. 만든 이에게 알려 주세요.",
+    ),
+    "header-length": Text(
+        "{file}: 손상된 파일입니다. {size}바이트 파일에서 헤더가 {length}바이트라고 되어 있습니다.",
+        _DOWNLOAD_AGAIN,
+    ),
+    "header-unreadable": Text(
+        "{file}: 손상된 파일입니다. 헤더를 읽을 수 없습니다({error}).", _DOWNLOAD_AGAIN
+    ),
+    "header-gap": Text(
+        "{file}: 손상된 파일입니다. {tensor}의 바이트가 앞의 것에 이어지지 않습니다.", _DOWNLOAD_AGAIN
+    ),
+    "header-tensor-size": Text(
+        "{file}: 손상된 파일입니다. {tensor}의 모양은 {shape}인데 {bytes}바이트입니다.", _DOWNLOAD_AGAIN
+    ),
+    "header-file-size": Text(
+        "{file}: 손상된 파일입니다. 헤더에는 {end}바이트인데 실제로는 {size}바이트입니다.", _DOWNLOAD_AGAIN
+    ),
+    # pickles, which are read and never run
+    "pickle-big-endian": Text(_UNREAD + "숫자가 빅 엔디언입니다.", _CONVERT),
+    "pickle-not-whole": Text(_UNREAD + "torch.save로 저장한 온전한 파일이 아닙니다.", _CONVERT),
+    "pickle-no-names": Text(_UNREAD + "피클에 이름 붙은 텐서가 없습니다.", _CONVERT),
+    "pickle-no-tensor": Text(_UNREAD + "그 안의 {name} 항목은 텐서가 아닙니다.", _CONVERT),
+    "pickle-view": Text(
+        _UNREAD + "그 안의 {tensor} 텐서는 연속되지 않고, 다른 텐서의 행이나 열을 가리킵니다.", _CONVERT
+    ),
+    "pickle-bytes-missing": Text(_UNREAD + "{tensor}의 바이트가 파일에 없습니다.", _CONVERT),
+    "pickle-old": Text(
+        _UNREAD + "torch 1.6보다 오래된 형식이거나 잘린 파일입니다.",
+        f"더 새로운 torch로 다시 저장하세요. {_CONVERT}",
+    ),
+    "pickle-compressed": Text(_UNREAD + "그 안의 {name} 항목이 압축되었거나 암호화되었습니다.", _CONVERT),
+    "pickle-damaged": Text(_UNREAD + "피클이 손상되었습니다({error}).", _CONVERT),
+    "pickle-endless": Text(_UNREAD + "피클이 손상되어 끝이 없습니다.", _CONVERT),
+    "pickle-place": Text(_UNREAD + "피클이 손상되었습니다(텐서의 위치가 맞지 않습니다).", _CONVERT),
+    "pickle-type": Text(
+        _UNREAD + "피클이 손상되었습니다({expected} 자리에 {found} 값이 있습니다).", _CONVERT
+    ),
+    "pickle-operation": Text(
+        _UNREAD + "피클에 텐서 말고 다른 것이 있습니다. {name} 연산을 요구합니다.", _CONVERT
+    ),
+    "pickle-import": Text(
+        _UNREAD + "피클에 텐서 말고 다른 것이 있습니다. {name} 객체를 요구합니다.", _CONVERT
+    ),
+    "pickle-reference": Text(
+        _UNREAD + "피클에 텐서 말고 다른 것이 있습니다. {name} 객체를 참조합니다.", _CONVERT
+    ),
+    "pickle-call": Text(_UNREAD + "피클에 텐서 말고 다른 것이 있습니다. {name} 함수를 호출합니다.", _CONVERT),
     # adapters
-    "adapter": "어댑터는 혼자서는 모델이 아닙니다. `베이스+어댑터`로 쓰세요.",
-    "adapter-kind": "이런 종류의 어댑터는 적용할 수 없습니다.",
-    "adapter-pattern": "어댑터의 설정에 쓸 수 없는 패턴이 있습니다.",
-    "adapter-misfit": "어댑터가 이 모델에 맞지 않습니다.",
-    "adapter-rows": "어댑터의 행 수가 이 모델과 맞지 않습니다.",
-    "adapter-bias": "어댑터의 편향을 둘 곳이 모델에 없습니다.",
-    "no-adapter-config": "어댑터의 설정(adapter_config.json)이 없습니다.",
-    "lora-or-adapters": "`lora`와 `+어댑터` 가운데 하나만 쓰세요.",
-    "other-base": "어댑터가 다른 베이스 모델로 만들어졌습니다.",
-    "no-difference": "두 모델에 다른 것이 없습니다.",
-    "no-place": "어댑터에 담을 수 없는 것이 있습니다.",
-    # what the models hold
-    "shape": "모델들의 텐서 크기가 서로 다릅니다.",
-    "missing-tensor": "한 모델에 다른 모델에는 있는 텐서가 없습니다.",
-    "foreign-tensor": "결과에 자리가 없는 텐서가 있습니다.",
-    "derived-tensor": "계산해서 만드는 텐서는 결과에 넣지 않습니다.",
-    "quantised": "양자화된 모델은 병합할 수 없습니다.",
-    "pickle": "피클 파일을 읽을 수 없습니다.",
-    "pickle-only": "피클 파일뿐인 모델입니다. 먼저 safetensors로 바꾸세요.",
-    "gguf-only": "GGUF 파일뿐인 모델은 병합할 수 없습니다.",
-    "no-config": "모델의 설정(config.json)이 없습니다.",
-    "no-part": "저장소에 이 폴더가 없습니다.",
-    "no-weights": "가중치 파일이 없습니다.",
-    "missing-shard": "가중치 파일 일부가 없습니다.",
-    "large-file": "설정 파일이 지나치게 큽니다.",
-    "damaged-file": "파일이 손상되었습니다.",
-    "file-cut-short": "파일이 중간에 잘렸습니다.",
-    "not-float": "숫자가 실수가 아닌 텐서가 있습니다.",
-    "model-changed": "계획을 세운 뒤 모델이 바뀌었습니다. 계획을 다시 확인하세요.",
-    # the Hub
-    "gated": "승인이 필요한 모델입니다. 모델 페이지에서 조건에 동의하고 로그인하세요.",
-    "no-revision": "이 모델에는 그런 리비전이 없습니다.",
-    "hub-silent": "허브가 응답하지 않습니다. 잠시 뒤에 다시 해 보세요.",
-    "unreadable": "모델의 파일을 읽지 못했습니다.",
-    "access-lost": "이 로그인으로는 더 이상 모델을 읽을 수 없습니다.",
-    # the destination
-    "destination-name": "결과의 이름이 올바르지 않습니다.",
-    "destination-exists": "같은 이름의 모델이 이미 있습니다. 다른 이름을 쓰거나, 아래에서 어떻게 할지 고르세요.",
-    "destination-busy": "다른 병합이 여기에 쓰고 있습니다.",
-    "destination-closed": "여기에 쓸 권한이 없습니다.",
-    "destination-changed": "병합하는 동안 다른 사람이 저장소를 바꿨습니다.",
-    "not-yours": "이 계정에는 모델을 만들 수 없습니다.",
-    "no-login": "로그인이 필요합니다.",
-    "push-failed": "허브에 올리지 못했습니다.",
-    "not-what-was-sent": "허브에 있는 파일이 보낸 것과 다릅니다.",
-    "disk-full": "디스크에 자리가 모자랍니다.",
-    "memory-full": "메모리가 모자랍니다.",
-    "unknown-model": "transformers가 모르는 모델입니다.",
-    # the run
-    "no-gpu": "쓸 수 있는 GPU가 없습니다.",
-    "killed": "병합하던 프로세스가 강제로 끝났습니다. 메모리가 모자랐을 수 있습니다.",
-    "cancelled": "병합을 멈췄습니다. 남은 것은 없습니다.",
-    "cancelled-late": "마지막 커밋 중에 멈췄고 Hub가 답하지 않습니다. 모델은 그대로이거나 병합 전체가 올라가 있습니다.",
-    "cache-size": "캐시의 크기를 읽을 수 없습니다.",
-    "layer-pattern": "설정 값이 새 레이어 순서를 나타낼 수 없습니다.",
-    "layer-kinds": "결과의 설정대로라면 원본과 다른 종류의 레이어가 만들어집니다.",
-    "table-of-layers": "레이어마다 한 부분씩 가진 텐서는 새 레이어 순서를 따를 수 없습니다.",
-    "duplicate-tensor": "결과에 같은 이름의 텐서가 두 개 생깁니다.",
-    "moved-tensor": "마지막 레이어 뒤의 텐서는 새 마지막 레이어 뒤에 그대로 놓입니다.",
-    "empty-slice": "이 슬라이스에는 레이어가 없습니다.",
+    "no-adapter-config": Text("어댑터 {adapter}에 {file} 파일이 없습니다.", "PEFT로 저장한 어댑터를 쓰세요."),
+    "adapter-is-model": Text(
+        "어댑터 {adapter}에 {file} 파일이 없습니다.", "모델 전체입니다. `models:` 아래에 따로 쓰세요."
+    ),
+    "damaged-adapter-config": Text("어댑터 {adapter}의 {file} 내용이 객체가 아닙니다.", "저장소를 고치세요."),
+    "adapter-without-weights": Text(
+        "어댑터 {adapter}에 {file} 파일이 없습니다.", "업로드가 끝나지 않았습니다. 만든 이에게 알려 주세요."
+    ),
+    "adapter-factor": Text("어댑터 {adapter}의 {module} 모듈에는 인자 행렬이 하나뿐입니다.", _DOWNLOAD_AGAIN),
+    "adapter-tokens": Text("어댑터 {adapter}에 적힌 토큰이 번호가 아닙니다.", "설정을 고치세요."),
+    "adapter-kind": Text(
+        "어댑터 {adapter}의 종류는 {kind}입니다. 쓸 수 있는 종류: {known:all}.", _MERGE_WITH_PEFT
+    ),
+    "adapter-changes-base": Text(
+        "어댑터 {adapter}의 시작은 `init_lora_weights: {init}`입니다. 이 방식은 베이스의 가중치를 바꿉니다.",
+        _MERGE_WITH_PEFT,
+    ),
+    "adapter-options": Text(
+        "어댑터 {adapter}의 옵션 {options:all}: 텐서마다 따로 적용할 수 없습니다.", _MERGE_WITH_PEFT
+    ),
+    "adapter-tensor": Text("어댑터 {adapter}에 알 수 없는 텐서({tensor})가 있습니다.", _MERGE_WITH_PEFT),
+    "adapter-pattern": Text(
+        "어댑터 {adapter}의 {option}에 있는 '{pattern}' 항목을 쓸 수 없습니다({error}).", _MERGE_WITH_PEFT
+    ),
+    "adapter-modules": Text("{adapter}: 바꾸려는 모듈이 {base}에 없습니다: {modules:few}.", _TRAINED_ON),
+    "adapter-misfit": Text("{adapter}: {base}에 맞지 않습니다: {misfits:few}.", _TRAINED_ON),
+    "adapter-empty": Text(
+        "{adapter}: 아무것도 바꾸지 않습니다. 아는 가중치가 없습니다.", "PEFT로 저장한 어댑터를 쓰세요."
+    ),
+    "adapter-rows": Text(
+        "{adapter}: 토큰 {token}번을 학습했는데 베이스의 토큰은 {tokens}개입니다. 그 사이의 토큰 {count}개"
+        "({first}번 등)는 어느 모델에도 행이 없습니다.",
+        _GROWN_BASE,
+    ),
+    "adapter-vocabulary": Text("{adapter}: 어휘의 크기가 둘이 됩니다: {sizes:and}행.", _GROWN_BASE),
+    "adapter-bias": Text(
+        "{adapter}: {module} 모듈에 편향을 더하는데, 베이스의 이 모듈에는 편향이 없습니다.",
+        "합칠 수 없습니다. `lora_bias` 없이 학습하거나 어댑터로 두세요.",
+    ),
+    "other-base": Text(
+        "{adapter}: 여기의 {base} 대신 {trained_on}에서 학습했다고 되어 있습니다.",
+        "텐서는 맞습니다. 두 모델이 함께 쓰는 것이 맞는지 확인하세요.",
+    ),
+    "adapter-without-tokenizer": Text(
+        "{adapter}: 새 토큰의 행은 있지만, 그 토큰을 아는 토크나이저가 없습니다.",
+        "`tokenizer_source:`에 그런 토크나이저가 있는 모델을 쓰세요.",
+    ),
+    # recipes: their text
+    "too-long": Text("레시피가 {count}자입니다.", "레시피는 한 쪽 분량의 글입니다."),
+    "too-many-values": Text("레시피를 펼치면 값이 너무 많습니다.", "별칭(alias)을 줄이세요."),
+    "yaml": Text("YAML이 아닙니다: {error}.", "그 자리의 들여쓰기, 쌍점, 괄호를 확인하세요."),
+    "empty": Text("레시피가 비어 있습니다.", "`merge_method:`와 `models:`로 시작하세요."),
+    "not-a-mapping": Text(
+        "여기에는 {what:phrase}(`key: value` 줄들)이(가) 와야 하는데 {found:phrase}이(가) 있습니다.",
+        ("쓸 수 있는 키: {known:all}.", "한 줄에 `이름: 값` 하나씩 쓰세요."),
+    ),
+    "not-a-list": Text(
+        "`{name}`에는 항목이 하나 이상인 목록이 와야 하는데 {found:phrase}이(가) 있습니다.",
+        "항목마다 앞에 줄표(-)를 쓰세요.",
+    ),
+    "not-text": Text(
+        "여기에는 {what:phrase}이(가) 와야 하는데 {found:phrase}이(가) 있습니다.", "글자로 쓰세요."
+    ),
+    "key": Text("키는 낱말이어야 합니다."),
+    "repeated-key": Text("'{name}' 키가 두 번 있습니다: {what:phrase}.", "하나만 남기세요."),
+    "unknown-key": Text("모르는 키 '{name}'입니다: {what:phrase}.", _MEANT),
+    "other-program": Text(
+        "`{key}` 키가 있으므로 {program} 레시피입니다. 하는 일이 다릅니다.",
+        "Alloy의 레시피는 `merge_method:`로 시작합니다.",
+    ),
+    "repeated-name": Text("레시피 둘의 이름이 모두 '{name}'입니다.", "각각 다른 `name:`을 쓰세요."),
+    "nameless-recipes": Text(
+        "레시피가 여럿이면 맨 마지막 것만 이름이 없을 수 있습니다.", "나머지에 `name:`을 쓰세요."
+    ),
+    "circle": Text("레시피들이 서로를 돌려 씁니다: {chain}.", "그중 하나는 맨 앞에 와야 합니다."),
+    "unused-stage": Text("'{name}' 병합을 쓰는 곳이 없습니다.", "모델로 쓰거나, 다른 파일로 옮기세요."),
+    # recipes: their fields
+    "no-method": Text("레시피에 병합 방법이 없습니다.", "`merge_method:`를 쓰세요: {known:all}."),
+    "unknown-method": Text("'{name}' 병합 방법은 없습니다.", _MEANT),
+    "models-or-slices": Text(
+        "{what:phrase}: {known:code} 가운데 하나만 쓸 수 있는데 {given:code}이(가) 있습니다.",
+        "하나만 남기세요.",
+    ),
+    "no-models": Text("{what:phrase}: 모델이 없습니다.", "`models:` 목록을 쓰세요(층을 고르려면 `slices:`)."),
+    "no-modules": Text(
+        "`modules`에 모듈이 없습니다.", "`이름:`을 쓰고 그 아래에 `models:`나 `slices:`를 쓰세요."
+    ),
+    "no-model": Text("이 항목에 모델이 없습니다.", "`model: owner/name`을 쓰세요."),
+    "no-path": Text("이 모델에 `path`가 없습니다.", "`path: owner/name`을 쓰세요."),
+    "model-name": Text(
+        "'{given}': 모델 이름이 아닙니다.",
+        "`owner/name`, `owner/name@revision` 또는 폴더를 쓰고, 어댑터마다 앞에 `+`를 붙이세요.",
+    ),
+    "lora-or-adapters": Text(
+        "모델에는 `lora`나 `adapters` 가운데 하나만 쓸 수 있습니다.", "`adapters:` 목록 하나로 합치세요."
+    ),
+    "several-adapters": Text("'{given}': 어댑터가 둘 이상입니다.", "`adapters:` 아래에 하나씩 따로 쓰세요."),
+    "scale": Text(
+        "`scale`은 숫자여야 하는데 {found:phrase}이(가) 있습니다.",
+        "1은 학습된 그대로, 0.5는 절반만 적용합니다.",
+    ),
+    "no-base": Text(
+        "{title} ({method}) 방법에는 베이스 모델이 필요한데 레시피에 없습니다.", "`base_model:`을 쓰세요."
+    ),
+    "slice-without-base": Text(
+        "{title} 방법에는 베이스 모델이 필요한데 이 슬라이스에 없습니다.",
+        "슬라이스에, 또는 모두를 위해 레시피에 `base_model:`을 쓰세요.",
+    ),
+    "base-not-in-slice": Text(
+        "베이스 모델 {base}{base:이|가} 이 슬라이스의 sources에 없습니다.",
+        "주는 층과 함께 sources에 넣으세요.",
+    ),
+    "number-of-models": Text(
+        (
+            "{title}: 베이스 {base} 말고 모델 {wanted}개를 병합하는데 {given}개가 있습니다.",
+            "{title}: 모델 {wanted}개를 병합하는데 {given}개가 있습니다.",
+        ),
+        "모델을 더하거나 빼세요.",
+    ),
+    "too-few-models": Text(
+        (
+            "{title}: 베이스 {base} 말고 모델이 {wanted}개 이상 필요한데 {given}개가 있습니다.",
+            "{title}: 모델이 {wanted}개 이상 필요한데 {given}개가 있습니다.",
+        ),
+        "모델을 더하세요.",
+    ),
+    "too-many-models": Text(
+        (
+            "{title}: 베이스 {base} 말고 모델을 {wanted}개까지 병합하는데 {given}개가 있습니다.",
+            "{title}: 모델을 {wanted}개까지 병합하는데 {given}개가 있습니다.",
+        ),
+        "모델을 빼세요.",
+    ),
+    "layers-of-models": Text(
+        "`models:`는 모델의 모든 층을 씁니다. mergekit은 이 범위를 무시합니다.",
+        "지우거나, 이 항목들을 `sources:`로 하는 `slices:`를 쓰세요.",
+    ),
+    "no-sources": Text("이 슬라이스에 `sources`가 없습니다.", "`sources:` 목록을 쓰세요."),
+    "no-layer-range": Text(
+        "슬라이스의 source에는 어느 층을 줄지 써야 합니다.",
+        "`layer_range: [start, end]`를 쓰세요. 첫 층은 0이고 end는 들어가지 않습니다.",
+    ),
+    "not-a-layer-range": Text(
+        "층의 범위는 0 <= start <= end인 [start, end]여야 하는데 {found:phrase}이(가) 있습니다.",
+        "end는 들어가지 않습니다. [0, 8]은 0층부터 7층까지입니다.",
+    ),
+    "unequal-ranges": Text(
+        "슬라이스의 source들은 층의 수가 같아야 하는데 {given:all}입니다.", "범위의 길이를 같게 하세요."
+    ),
+    "seed": Text("`seed` 값이 {found:phrase}입니다.", _WHOLE_NUMBER),
+    "dtype": Text("가중치에 '{name}' dtype은 없습니다.", _MEANT),
+    "chat-template": Text("'{given}': 채팅 템플릿의 이름도, 템플릿도 아닙니다.", _MEANT),
+    "tokenizer-or-source": Text(
+        "`tokenizer`와 `tokenizer_source` 가운데 하나만 쓸 수 있습니다.", "`tokenizer:` 안에 source를 쓰세요."
+    ),
+    "pad-to-multiple-of": Text(
+        "`pad_to_multiple_of` 값이 {found:phrase}입니다.", "1부터 {most}까지의 정수를 쓰세요."
+    ),
+    "force": Text(
+        "`force`는 true나 false여야 하는데 {found:phrase}이(가) 있습니다.",
+        "true이면 그 토큰이 있는 모델도 이 행을 받습니다.",
+    ),
+    "token-kind": Text("토큰의 source에 '{name}' 종류는 없습니다.", "쓸 수 있는 것: {known:all}."),
+    "token-source": Text(
+        "model_token 종류의 source에는 모델과, `token`이나 `token_id` 하나를 씁니다.",
+        "`{{kind: model_token, model: ..., token: ...}}`처럼 쓰세요.",
+    ),
+    "token-id": Text("`token_id` 값이 {found:phrase}입니다.", _WHOLE_NUMBER),
+    # recipes: parameters
+    "unknown-parameter": Text("{title} ({method}) 방법에는 '{name}' 매개변수가 없습니다.", _MEANT),
+    "missing-parameter": Text(
+        (
+            "{title}: {model}의 `{parameter}` 값이 필요합니다: {help}.",
+            "{title}: `{parameter}` 값이 필요합니다: {help}.",
+        ),
+        "`parameters:` 아래에 `{parameter}:`를 쓰세요({expected}).",
+    ),
+    "shared-parameter": Text(
+        "{title}의 `{parameter}`: 모델마다가 아니라 모든 모델에 값 하나를 씁니다.",
+        "레시피(또는 슬라이스)의 `parameters:`로 옮기세요.",
+    ),
+    "parameter-value": Text(
+        "`{parameter}` 값은 {expected}{expected:이어야|여야} 하는데 {found:phrase}이(가) 있습니다.",
+        "정하는 것: {help}.",
+    ),
+    "no-value": Text("이 filter에 `value`가 없습니다.", "`value:`를 쓰세요."),
+    "no-filter-matches": Text(
+        "{tensor} 텐서에 맞는 `{parameter}`의 filter가 없습니다.",
+        "맨 끝에 filter 없는 항목을 쓰세요: `- value: ...`.",
+    ),
+    "parameters": Text("{title}, {tensor}: {wrong}.", "그곳의 {parameters:code} 값을 바꾸세요."),
+    # recipes: whether the models fit
+    "stage-reference": Text(
+        "{model}: 이 글에 있는 병합에 리비전, 어댑터, 다른 구조를 붙였습니다.",
+        "그 병합 안의 모델에 쓰거나, 먼저 병합하세요.",
+    ),
+    "empty-result": Text("이 레시피의 결과에는 텐서가 없습니다.", "슬라이스에 층을 넣으세요."),
+    "empty-slice": Text(
+        "이 슬라이스에 층이 없습니다.", "범위의 끝을 시작보다 크게 하거나, 슬라이스를 지우세요."
+    ),
+    "layer-pattern": Text(
+        _ORDER_OF_LAYERS, "층의 순서를 지키거나, 층마다 종류가 설정에 적힌 모델을 병합하세요."
+    ),
+    "layer-period": Text(
+        _ORDER_OF_LAYERS, "슬라이스마다 {value}의 배수에서 시작해 {value}층 단위로 통째로 쓰세요."
+    ),
+    "first-layers": Text(_ORDER_OF_LAYERS, "맨 앞의 층들은 첫 슬라이스의 맨 앞에서만 쓰세요."),
+    "last-layers": Text(_ORDER_OF_LAYERS, "맨 뒤의 층들은 마지막 슬라이스의 맨 뒤에서만 쓰세요."),
+    "layer-kinds": Text(
+        "결과의 설정대로라면 {layer}층은 원래와 다른 종류의 층이 됩니다.",
+        "층의 순서를 지키거나, 슬라이스마다 주기를 통째로 쓰세요.",
+    ),
+    "table-of-layers": Text(
+        "{tensor} 텐서에는 층마다의 부분이 있어 새 층 순서를 따를 수 없습니다.",
+        "`slices:` 없이 모델을 통째로 병합하세요.",
+    ),
+    "quantised": Text(
+        "{model}: 양자화된 모델({how})이라 숫자를 평균할 수 없습니다.",
+        "그것을 만든 bfloat16, float16 또는 float32 모델을 쓰세요.",
+    ),
+    "several-stacks": Text(
+        "{model}: 층의 묶음이 여럿({stacks:and})인데 `slices`는 하나만 말합니다.",
+        "`modules:`를 쓰고, 묶음 이름마다 그 아래에 `slices:`나 `models:`를 쓰세요.",
+    ),
+    "unknown-module": Text("{model}에 '{name}' 모듈이 없습니다.", "있는 모듈: {known:all}."),
+    "repeated-module": Text("{model}에 따로 된 '{name}' 모듈이 없습니다.", "있는 모듈: {known:all}."),
+    "module-taken-over": Text("레시피에 {module} 모듈이 없어 {model}의 것을 그대로 둡니다."),
+    "missing-module": Text(
+        "{donor}에 있는 {module} 모듈이 {model}에 없습니다.",
+        "`modules:`로 부분마다 어느 모델로 만들지 쓰세요.",
+    ),
+    "layer-range": Text(
+        "{model}: 층이 {layers}개(0~{last})인데 레시피는 {from}~{to}층을 씁니다.",
+        "범위를 {layers} 이하에서 끝내세요.",
+    ),
+    "unequal-layers": Text(
+        "모델들의 층 수가 서로 달라({given:all}) 통째로 병합할 수 없습니다.",
+        "`slices:`로 어느 층끼리 병합할지 쓰세요.",
+    ),
+    "roles": Text(
+        "{second}의 어휘가 {base}{base:과|와} 다르므로, {base}{base:은|는} 그 베이스가 아닙니다.",
+        "받는 모델을 먼저, 주는 모델을 다음에 쓰세요: {second}, {first} 순서인가요?",
+    ),
+    "duplicate-tensor": Text(
+        "결과에 이름이 같은 텐서가 둘 생깁니다: {tensors:few}.", "`slices:` 없이 모델을 통째로 병합하세요."
+    ),
+    "moved-tensor": Text(
+        "마지막 층 다음 번호의 텐서가 {count}개 있습니다({tensors:few}). 새 마지막 층의 다음에 둡니다."
+    ),
+    "derived-tensor": Text(
+        "모든 모델에 있지는 않은 텐서입니다: {tensors:few}. 불러올 때 계산되므로 결과에는 넣지 않습니다."
+    ),
+    "foreign-tensor": Text(
+        "{model}: {donor}의 설정을 따르는 결과에 자리가 없는 텐서가 있습니다: {tensors:few}.",
+        "구조와 크기가 같은 베이스 모델을 쓰세요.",
+    ),
+    "missing-tensor": Text(
+        "{model}: 다른 모델에 있는 텐서가 없습니다: {tensors:few}.", "구조가 같은 모델끼리 병합하세요."
+    ),
+    "shape": Text(
+        "{model}: 텐서의 모양이 다릅니다: {tensors:few}.",
+        "크기가 같은 모델끼리 병합하세요. 한 베이스에서 파인튜닝한 모델은 언제나 맞습니다.",
+    ),
+    "vocabulary": Text(
+        (
+            "{model}: 어휘의 크기가 다릅니다: {tensors:few}. {tokenizers:each}.",
+            "{model}: 어휘의 크기가 다릅니다: {tensors:few}.",
+        ),
+        "모든 모델의 토큰을 쓰려면 `tokenizer_source: union`, 베이스 모델의 토큰을 쓰려면 `tokenizer_source: base`, "
+        "한 모델의 토큰을 쓰려면 거기에 그 모델을 쓰세요.",
+    ),
+    # tokenizers
+    "no-tokenizer": Text("{model}에 토크나이저가 없습니다.", _SAVE_AS_FAST),
+    "tokenizer-form": Text("{model}: {files:all} 파일만 있어 토큰 번호를 알 수 없습니다.", _SAVE_AS_FAST),
+    "tokenizer-class": Text(
+        (
+            "{model}의 토크나이저({kind})는 토큰 번호를 따로 매기는데, {file} 파일에는 나타나지 않습니다.",
+            "{model}의 토크나이저(모르는 종류)는 토큰 번호를 따로 매기는데, {file} 파일에는 나타나지 않습니다.",
+        ),
+        _SAVE_AS_FAST,
+    ),
+    "damaged-tokenizer": Text(
+        "{model}: {file} 또는 그 옆의 파일에서 어휘를 읽을 수 없습니다.",
+        "고치거나, `tokenizer_source:`에 다른 모델을 쓰세요.",
+    ),
+    "added-tokens": Text("{model}: 추가된 토큰의 번호가 이어지지 않습니다: {tokens:few}.", _SAVE_AS_FAST),
+    "tokenizer-assumed": Text("{model}: 토크나이저가 없어 {base}의 것으로 봅니다."),
+    "result-without-tokenizer": Text(
+        "{model}에 토크나이저가 없어 결과에도 없습니다.",
+        "`tokenizer_source:`에 토크나이저가 있는 모델을 쓰세요.",
+    ),
+    "no-generation-config": Text("{model}에 generation_config.json이 없어 결과에도 없습니다."),
+    "lost-token": Text(
+        "{model}의 {file}에 있는 {keys:all}: 결과에 그 토큰이 없습니다.",
+        "`tokens:`에 그 토큰을 쓰거나, 그 토큰이 있는 토크나이저를 쓰세요.",
+    ),
+    "literal-tokens": Text(
+        "{model}의 토큰 {count}개는 {start}에 없습니다: {tokens:few}.",
+        "통째로 된 토큰으로 남습니다. 다른 글은 {start}처럼 나눕니다.",
+    ),
+    "unknown-token": Text(
+        "'{token}' 토큰이 있는 모델이 없습니다.",
+        "어떤 행을 쓸지 정하세요: `source: {{kind: model_token, model: ..., token: ...}}` 또는 `{{kind: zero}}`.",
+    ),
+    "unknown-source-token": Text(
+        "{model}: '{token}' 자리에 쓸 '{source}' 토큰의 행이 없습니다.",
+        "있는 토큰을 쓰거나, 0으로 된 행을 쓰세요: `source: {{kind: zero}}`.",
+    ),
+    "unknown-token-id": Text(
+        "{model}: '{token}' 자리에 쓸 {number}번 토큰의 행이 없습니다.",
+        "있는 토큰을 쓰거나, 0으로 된 행을 쓰세요: `source: {{kind: zero}}`.",
+    ),
+    "result-vocabulary": Text(
+        (
+            "결과의 행은 {rows}개, 토큰은 {tokens}개입니다: {model}의 토큰에 {count}개를 덧붙입니다({appended:few}).",
+            "결과의 행은 {rows}개, 토큰은 {tokens}개입니다: {model}의 토큰입니다.",
+        )
+    ),
+    "zero-rows": Text("어느 모델에도 행이 없어 0으로 채웁니다: {tokens:few}."),
+    "template": Text(
+        "채팅 템플릿을 쓸 수 없습니다: {error}.",
+        "`chat_template:`으로 다른 것을 쓰거나, `tokens:`로 없는 토큰을 더하세요.",
+    ),
+    "template-tokens": Text(
+        "채팅 템플릿이 쓰는 {tokens:few}에 맞는 토큰이 결과에 없습니다.",
+        "`chat_template:`으로 다른 것을 쓰거나, `tokens:`로 없는 토큰을 더하세요.",
+    ),
+    "templates-differ": Text(
+        "모델들의 채팅 템플릿이 {count}가지입니다. 결과는 {model}의 것을 씁니다.",
+        "`chat_template: auto`는 가장 많은 것을 고릅니다. 이름이나 템플릿을 쓰면 그대로 씁니다.",
+    ),
+    "no-chat-template": Text(
+        "채팅 템플릿이 있는 모델이 없어 `chat_template: auto`가 고를 것이 없습니다.",
+        "이름을 쓰거나 템플릿을 쓰세요.",
+    ),
+    # merging
+    "cancelled": Text("병합을 멈췄습니다. 남은 것은 없습니다."),
+    "no-gpu": Text(
+        "torch가 쓸 수 있는 CUDA 장치가 없습니다.",
+        "CPU에서 병합하세요. 대부분의 병합은 거기서도 느리지 않습니다.",
+    ),
+    "model-changed": Text("{model}: 계획을 세운 뒤에 바뀌었습니다.", "계획을 다시 세우세요."),
+    "not-float": Text(
+        "{tensor} ({dtype}): 모델마다 다른데 평균할 수 없는 값입니다.",
+        "표와 마스크가 같은 모델끼리 병합하세요.",
+    ),
+    "other-processor": Text(
+        "이 병합의 파일들은 {there}에서 계산했고 여기는 {here}입니다. 숫자의 마지막 비트가 다를 수 있습니다.",
+        (
+            "처음과 같은 종류의 컴퓨터(ATEN_CPU_CAPABILITY={capability} 환경 변수를 둔 이 컴퓨터일 수도 있습니다)에서 "
+            "이어 하거나, 다시 시작하려면 대상에 있는 이 병합의 브랜치를 지우세요.",
+            "처음과 같은 종류의 컴퓨터에서 이어 하거나, 다시 시작하려면 대상에 있는 이 병합의 브랜치를 지우세요.",
+        ),
+    ),
+    "killed": Text(
+        "병합하던 프로세스가 강제로 종료되었습니다({signal}).",
+        "메모리가 부족할 수 있습니다. `--workers`를 줄여 보세요.",
+    ),
+    # destinations
+    "destination-name": Text("'{given}': 저장할 곳이 아닙니다.", "`hf://owner/name`으로 쓰세요."),
+    "repository-id": Text("'{given}': 저장소 id가 아닙니다.", "`hf://owner/name`으로 쓰세요."),
+    "destination-is-file": Text("{path}: 파일입니다. 결과는 폴더입니다.", _OTHER_NAME),
+    "folder-not-empty": Text(
+        "{path}: 비어 있지 않아 덮어쓰게 됩니다.", "다른 이름을 고르거나, 덮어쓰기를 허락하세요."
+    ),
+    "destination-closed": Text("{path}: 쓸 수 없는 곳입니다.", "다른 폴더를 고르세요."),
+    "disk-too-small": Text(
+        "결과에 디스크 {needed:,}바이트가 필요한데 {path}에는 {free:,}바이트가 남았습니다.", _NO_DISK
+    ),
+    "disk-full": Text("디스크가 가득 차 {file} 파일을 쓰지 못했습니다.", _NO_DISK),
+    "destination-busy": Text("{path}: 다른 병합이 쓰고 있습니다.", "끝나기를 기다리세요."),
+    "memory-too-small": Text(
+        "병합과 병합된 모델에 메모리 {needed:,}바이트가 필요한데 {free:,}바이트가 남았습니다.",
+        "메모리가 훨씬 덜 드는 폴더나 허브로 병합하세요.",
+    ),
+    "unknown-model-class": Text(
+        "transformers {version} 버전이 모르는 모델입니다({error}).",
+        "폴더에 병합해, 만든 이가 말하는 대로 불러오세요.",
+    ),
+    "incomplete-model": Text(
+        "모델에 있어야 할 텐서가 병합 결과에 없습니다: {tensors:few}.", "이런 모델은 통째로 병합하세요."
+    ),
+    "no-login": Text(
+        "{repository}에 올리려면 로그인해야 합니다.",
+        "로그인하거나, 컴퓨터에서 `hf auth login`을 실행하세요.",
+    ),
+    "hub-silent": Text("허브가 응답하지 않았습니다({error}).", "연결을 확인하고 다시 해 보세요."),
+    "hub-status": Text("허브의 응답: {status}.", "나중에 다시 해 보세요."),
+    "not-yours": Text(
+        "{account} 계정은 {owner}에 모델을 만들 수 없습니다.", "올릴 수 있는 곳: {owners:all}."
+    ),
+    "destination-exists": Text(
+        "{repository}: 이미 모델이 있습니다.",
+        "다른 이름을 고르거나, 덮어쓰기를 허락하거나, 풀 리퀘스트를 여세요.",
+    ),
+    "destination-created": Text("{repository}: 병합하는 동안 다른 사람이 만들었습니다.", _OTHER_NAME),
+    "destination-filled": Text("{repository}: 병합하는 동안 모델이 올라왔습니다.", _OTHER_NAME),
+    "destination-changed": Text(
+        "{repository}: 병합하는 동안 다른 사람이 바꾸었습니다.", "바뀐 것을 보고 같은 병합을 다시 하세요."
+    ),
+    "push-failed": Text(
+        "허브가 결과를 받지 않았습니다({reason}).",
+        "이 로그인으로 쓸 수 있는 곳인지 확인하고, 같은 병합을 다시 하세요.",
+    ),
+    "push-interrupted": Text(
+        "허브가 결과를 받지 않았습니다({reason}).",
+        "이 로그인으로 쓸 수 있는 곳인지 확인하고, 같은 병합을 다시 하세요. 마지막으로 끝난 파일부터 이어집니다.",
+    ),
+    "store-failed": Text(
+        "허브의 저장소가 결과를 받지 않았습니다({reason}). 다른 방법으로 보내려면 {largest:,}바이트 파일이 메모리에 "
+        "들어가야 하는데 {free:,}바이트가 남았습니다.",
+        "나중에 같은 병합을 다시 하거나, 파일을 작게 나누세요(`--shard-size`).",
+    ),
+    "not-what-was-sent": Text(
+        "{repository}: 보낸 것과 내용이 다릅니다: {files:few}.",
+        "쓰지 마세요. 지우고 같은 병합을 다시 하세요.",
+    ),
+    "cancelled-late": Text(
+        "{repository}에 마지막 커밋을 하는 동안 병합을 멈췄고, 허브가 응답하지 않습니다.",
+        "페이지를 확인하세요. 전에 있던 것 그대로이거나, 병합 전체가 있습니다.",
+    ),
+    # extracting adapters
+    "no-difference": Text(
+        "{model}: {base}{base:과|와} 숫자가 같아 뽑아낼 것이 없습니다.", "다른 모델을 쓰세요."
+    ),
+    "packed-expert": Text(
+        "{tensor}: 바뀌었지만, 불러올 때 전문가들이 한데 묶이므로 PEFT에 따로 둘 자리가 없습니다.",
+        "모델 전체를 병합하거나, 전문가를 건드리지 않은 파인튜닝에서 뽑으세요.",
+    ),
+    "no-place": Text(
+        "{tensor}: 바뀌었지만, PEFT에는 {module}의 행렬 옆에 이것을 둘 자리가 없습니다.",
+        "모델 전체를 병합하세요.",
+    ),
+    "not-its-base": Text(
+        "{model}: {base}{base:을|를} 파인튜닝한 모델이 아닙니다. 맞지 않는 것: {tensors:few}.",
+        "그 베이스를 쓰세요.",
+    ),
+    # the page: recipes
+    "source": Text(
+        "'{source}': 모델 이름도, 레시피 링크도 아닙니다.",
+        "owner/name으로 쓰거나, '링크 복사'로 만든 링크를 붙여 넣으세요.",
+    ),
+    "not-found": Text(
+        "허브에서 '{name}' 모델을 찾을 수 없거나 볼 수 없습니다(상태 {status}).",
+        "이름을 확인하세요. 비공개이거나 접근이 제한된 모델이면 로그인하세요.",
+    ),
+    "no-recipe": Text(
+        "{name}에는 레시피가 없습니다. mergekit_config.yml도, 카드에 YAML로 적힌 병합도 없습니다.",
+        "병합으로 만들어진 모델을 고르세요.",
+    ),
+    "file-without-recipe": Text(
+        "이 파일에는 레시피가 없습니다.",
+        "`merge_method:`가 있는 YAML 파일이나, 레시피가 실린 모델 카드를 놓으세요.",
+    ),
+    "silent": Text("허브가 응답하지 않았습니다.", "잠시 뒤에 다시 해 보세요."),
+    # the page: destinations
+    "no-owner": Text("로그인하지 않아 저장할 계정이 없습니다.", "먼저 Hugging Face로 로그인하세요."),
+    "no-owner-here": Text(
+        "로그인하지 않아 저장할 계정이 없습니다.",
+        "`hf auth login`을 실행하고 페이지를 새로 고치거나, 폴더에 저장하세요.",
+    ),
+    "bad-name": Text(
+        "'{name}': 모델 이름으로 쓸 수 없습니다.",
+        "글자, 숫자, '-', '_', '.'을 96자까지 쓰고, 글자나 숫자로 시작하고 끝내세요.",
+    ),
+    "bad-owner": Text("'{owner}': 쓸 수 있는 계정이 아닙니다.", "이 가운데서 고르세요: {owners:all}."),
+    "bad-place": Text("'{place}': 저장할 곳이 아닙니다.", "hf://owner/name 형식으로 쓰세요."),
+    "bad-place-here": Text(
+        "'{place}': 저장할 곳이 아닙니다.", "hf://owner/name 또는 새 폴더의 이름만 쓰세요."
+    ),
+    # the page: merges
+    "plan-defect": Text("계획을 세우다가 Alloy 안에서 문제가 생겼습니다: {error}", _REPORT),
+    "job-defect": Text(
+        "병합하다가 Alloy 안에서 문제가 생겼습니다: {error}", f"{_REPORT} 남은 것은 없습니다."
+    ),
+    "no-job": Text(
+        "이런 번호의 병합이 없습니다.", "번호는 서버가 도는 동안만 남습니다. 병합을 다시 시작하세요."
+    ),
+    "restarted": Text(
+        "이 병합이 끝나기 전에 서버가 다시 시작되었습니다.",
+        "허브에 있는 것은 그대로입니다. '다시 시도'를 누르면 없는 파일만 더합니다. 이미 끝났다면 모델이 있다고 "
+        "나옵니다.",
+    ),
+    "no-memory": Text(
+        "병합에 메모리 {size}가 필요한데 지금은 그만큼 남아 있지 않습니다.",
+        "다른 작업이 끝난 뒤 다시 해 보거나, 같은 레시피를 더 큰 컴퓨터에서 실행하세요.",
+    ),
+    "machine-too-small": Text(
+        "병합에 메모리 {size}가 필요한데 이 컴퓨터의 메모리는 모두 {most}입니다.",
+        "같은 레시피를 더 큰 컴퓨터에서 실행하세요. `python -m merging run`도 같은 병합을 합니다.",
+    ),
+    "too-many-jobs": Text(
+        "실행 중이거나 기다리는 병합이 이미 {count}개입니다.", "하나가 끝나기를 기다리거나 하나를 멈추세요."
+    ),
+    "busy": Text(
+        "대기열이 찼습니다. 병합 {count}개가 실행 중이거나 기다리고 있습니다.",
+        "몇 분 뒤에 다시 하거나, 이 Space를 복제해서 혼자 쓰세요.",
+    ),
+    "no-room": Text(
+        "결과의 크기는 {size}인데 다운로드용으로 남은 자리는 {free}입니다.",
+        "나중에 다시 하거나, 로그인해서 내 계정에 저장하세요. 그러면 여기에 자리가 필요 없습니다.",
+    ),
+    "too-large": Text(
+        "병합된 모델의 크기는 {size}인데 여기서는 {most}까지 써 볼 수 있습니다.",
+        "내 계정에 병합하거나, 더 큰 컴퓨터에서 Alloy를 실행하세요.",
+    ),
+    # words from elsewhere
+    "no-answer": Text("{words}"),
+    "no-score": Text("{words}"),
+    "evaluation": Text("{words}"),
+    # evaluation
+    "out-of-memory": Text(
+        "{model}: {doing:phrase} 동안 메모리가 부족했습니다.", "더 짧은 글이나 더 작은 모델로 해 보세요."
+    ),
 }

@@ -1,0 +1,84 @@
+"""The rules of Korean: particles that follow the sound before them, and the phrases that sentences are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from checkpoints.wording import Template, Wording
+
+# Whether the names of the digits end in a consonant: 영, 일, 이, 삼, 사, 오, 육, 칠, 팔, 구.
+_DIGITS = {"0": 21, "1": 8, "2": 0, "3": 16, "4": 0, "5": 0, "6": 1, "7": 8, "8": 8, "9": 0}
+_L = 8  # the final ㄹ, after which 으로 is 로
+
+
+def _final(text: str) -> int | None:
+    """The number of the consonant that a text ends in when it is spoken: 0 for none; None if that is not known."""
+    last = text[-1:]
+    if "가" <= last <= "힣":
+        return (ord(last) - ord("가")) % 28
+    return _DIGITS.get(last)
+
+
+class KoreanWording(Wording):
+    """Korean: nouns have no plural, and `{name:은|는}` is the particle that fits a value."""
+
+    conjunction = ", "
+    more = "{names} 외 {count}개"
+
+    def form(self, value: Any, forms: Sequence[str]) -> str:
+        """The first form follows a consonant, the second a vowel; both where the sound is not known, as in 은(는)."""
+        final = _final(str(value))
+        if final is None:
+            return f"{forms[0]}({forms[-1]})"
+        follows_vowel = final == 0 or (final == _L and forms[0].startswith("으로"))
+        return forms[-1] if follows_vowel else forms[0]
+
+
+PHRASES: dict[str, Template] = {
+    "recipe": "레시피",
+    "model-entry": "모델 항목",
+    "source": "source 항목",
+    "slice": "슬라이스",
+    "module": "모듈",
+    "tokenizer": "tokenizer",
+    "token": "토큰",
+    "zero-row": "0으로 된 행",
+    "model-token": "모델의 토큰",
+    "model": "모델",
+    "model-path": "모델의 path",
+    "adapter": "어댑터",
+    "filtered-value": "필터가 있는 값",
+    "name": "이름",
+    "merge-method": "병합 방법의 이름",
+    "dtype": "dtype",
+    "chat-template": "채팅 템플릿",
+    "model-class": "모델 클래스의 이름",
+    "path": "경로",
+    "revision": "리비전",
+    "mapping": "`이름: 값` 모음",
+    "list": "목록",
+    "shape-instead": "{name} {found} (다른 모델은 {expected})",
+    "several-dtypes": "{name}의 dtype이 여럿: {dtypes}",
+    "misfit-shape": "{name}의 모양은 {found}, 베이스는 {expected}",
+    "misfit-dtype": "{name}에는 부동소수점 수가 없음",
+    "misfit-rows": "{name}의 행은 모양이 {found}인데 {expected}의 토큰 {count}개를 위한 것",
+    "misfit-factors": "{name}은(는) 입력 {inputs}, 출력 {outputs}인데 베이스는 {expected}",
+    "misfit-magnitudes": "{name}의 크기 벡터가 출력 수({outputs})와 다름",
+    "misfit-bias": "{name}이(가) 더하는 편향은 {count}개",
+    "misfit-product": "{name}의 곱이 베이스의 모양 {expected}이(가) 아님",
+    "misfit-ia3": "{name}의 계수는 {count}개, 베이스는 {expected}",
+    "vocabulary-size": (
+        "{model}: 행 {rows}개, 토큰 {tokens}개, 그중 {lacking}개는 다른 모델에 없음({alone:few})",
+        "{model}: 행 {rows}개, 토큰 {tokens}개",
+    ),
+    "doing-loading": "불러오는",
+    "doing-trying": "시험하는",
+    "doing-benchmark": "벤치마크에 답하는",
+    "doing-answering": "답하는",
+    "doing-reading": "글을 읽는",
+    "doing-applying": "베이스에 합치는",
+    "doing-scoring": "채점하는",
+}
+
+WORDING = KoreanWording(PHRASES)
