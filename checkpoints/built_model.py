@@ -39,9 +39,15 @@ class BuiltModel:
     def kinds_of(self, prefix: str) -> list[str]:
         """The kind of each layer of the list whose name ends like this prefix of tensors' names, or of none."""
         for name, numbers in self.layers.items():
-            if name.endswith(prefix.rstrip(".")) or prefix.rstrip(".").endswith(name):
+            if same_place(name, prefix):
                 return [self.kinds[number] for number in numbers]
         return []
+
+
+def same_place(name: str, prefix: str) -> bool:
+    """Whether a list of modules and a prefix of tensors' names are the same, but for what stands before them."""
+    ours, theirs = f".{name}", f".{prefix.rstrip('.')}"
+    return ours.endswith(theirs) or theirs.endswith(ours)
 
 
 def build(configs: Sequence[Mapping[str, Any]]) -> list[BuiltModel | None]:

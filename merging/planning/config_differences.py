@@ -22,7 +22,9 @@ WITHOUT_MEANING = re.compile(
     r"|license|finetun|_class|tokenizer|template|embd_pdrop|attn_pdrop|resid_pdrop|summary_|use_mrope"
 )
 # Settings by which the same numbers are cut into other heads.
-HEADS = re.compile(r"(num|n)_(attention_|key_value_|kv_)?heads?$|^head_dim$|_head_dim$|^multi_query$|^n_head_kv$")
+HEADS = re.compile(
+    r"(num|n)_(attention_|key_value_|kv_)?heads?$|^head_dim$|_head_dim$|^multi_query$|^n_head_kv$"
+)
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,9 +39,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
     """The settings that both configs have, with different values."""
     ours, theirs = settings(one), settings(other)
     return {
-        key: (ours[key], theirs[key])
-        for key in ours
-        if key in theirs and not _equal(ours[key], theirs[key])
+        key: (ours[key], theirs[key]) for key in ours if key in theirs and not _equal(ours[key], theirs[key])
     }
 
 

@@ -7,12 +7,14 @@ builds. What cannot be derived is a problem that names the key, never a guess.
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from checkpoints.architecture import Layout, Module, Stack
-from checkpoints.built_model import BuiltModel, build
+from checkpoints.built_model import BuiltModel, build, same_place
 from checkpoints.layer_kinds import Conflict, facts, restacked
 from checkpoints.problems import Problem
 
@@ -65,7 +67,11 @@ def stack_config(
     if not changed:
         return []
     conflicts = [conflict for stack in changed for conflict in _rewrite(config, donor, stack)]
-    layouts = [*{id(layout): layout for stack in changed for layout, _ in stack.sources}.values()]
+    if tables := _numbered(outside, changed):
+        return [_table(tables)]
+    layouts = [
+        *{id(o): o for o in (donor, *(layout for stack in changed for layout, _ in stack.sources))}.values()
+    ]
     built, *parents = build([config, *(layout.config for layout in layouts)])
     known = dict(zip(map(id, layouts), parents, strict=True))
     if built is None or not all(parents):
@@ -84,6 +90,8 @@ def stack_config(
     if any(differing):
         layer = next(layers[0] for layers in differing if layers)
         return [_conflict(one) for one in conflicts] or [_other_kind(layer, changed)]
+    if grown := _grown(built, known[id(donor)], changed):
+        return [_table(grown)]
     wider = [name for name, shape in outside.items() if tuple(built.shapes.get(name, shape)) != shape]
     return [_table(wider)] if wider else []
 
@@ -130,6 +138,35 @@ def _differing(built: BuiltModel, stack: NewStack, known: Mapping[int, BuiltMode
     if not got and not any(wanted):
         return []  # the class names its layers in another way than the files
     return [number for number, kind in enumerate(wanted) if number >= len(got) or got[number] != kind]
+
+
+def _numbered(outside: Shapes, stacks: Sequence[NewStack]) -> list[str]:
+    """Tensors outside the layers of which there is one for each layer, or for each step between two.
+
+    Those numbered after the last layer are not among them; they move with it.
+    """
+    found: dict[str, set[int]] = defaultdict(set)
+    for name in outside:
+        for match in re.finditer(r"(?<![^.])\d+(?![^.])", name):
+            found[f"{name[: match.start()]}*{name[match.end() :]}"].add(int(match[0]))
+    counts = {stack.module.stack.count for stack in stacks if stack.module.stack}
+    return [
+        pattern
+        for pattern, numbers in found.items()
+        for count in counts
+        if numbers == set(range(len(numbers))) and len(numbers) in (count - 1, count, count + 1) and count > 1
+    ]
+
+
+def _grown(built: BuiltModel, donor: BuiltModel | None, stacks: Sequence[NewStack]) -> list[str]:
+    """Lists of modules that the new config makes longer, although no new stack belongs there."""
+    prefixes = [stack.module.stack.prefix for stack in stacks if stack.module.stack]
+    return [
+        name
+        for name, numbers in built.layers.items()
+        if donor and len(numbers) != len(donor.layers.get(name, numbers))
+        if not any(same_place(name, prefix) for prefix in prefixes)
+    ]
 
 
 def _write_lists(
