@@ -45,7 +45,9 @@ INPUT_EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings|shared)\.weight$",
     re.IGNORECASE,
 )
-OUTPUT_HEAD = re.compile(r"(^|\.)(lm_head|output|embed_out|proj_out|cls\.predictions\.decoder)\.weight$")
+_HEAD = r"(lm_head|output|embed_out|proj_out|cls\.predictions\.decoder)\.weight$"
+# Outside the layers: inside one, `output.weight` is an ordinary matrix.
+OUTPUT_HEAD = re.compile(rf"^((?!\d+\.)[^.]+\.)*{_HEAD}")
 HEAD_BIAS = re.compile(r"(^|\.)(lm_head|cls\.predictions|embed_out)\.bias$|final_logits_bias$")
 NORM = re.compile(r"norm|(^|[._])ln(_|\d|f|\.)", re.IGNORECASE)
 # Tables that loaders make for themselves; some checkpoints bring them, others of the same model do not.
@@ -182,7 +184,7 @@ class Layout:
 
     def _component(self, name: str) -> str | None:
         """The first component in which modules differ; None for what stands outside of all of them."""
-        if len(self._stacks) < 2 or OUTPUT_HEAD.fullmatch(name):
+        if len(self._stacks) < 2 or re.match(_HEAD, name):
             return None
         parts = name.split(".")
         inside = tuple(parts[: self._depth - 1]) == self._shared and len(parts) > self._depth

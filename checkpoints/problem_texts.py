@@ -430,6 +430,14 @@ PROBLEMS: dict[str, Text] = {
     "moved-tensor": Text(
         "{tensors:few} {count:is|are} numbered after the last layer, and {count:stays|stay} after the new last one."
     ),
+    "settings-differ": Text(
+        "{model} and {donor} differ in settings that tensors do not show ({settings:all}); the result has {donor}'s.",
+        "Merge fine-tunes of one base, or check that the result still answers.",
+    ),
+    "other-heads": Text(
+        "Layers of {model} would run under the config of {donor}, which cuts them into other heads ({settings:all}).",
+        "Name {model} as `base_model`, or take all layers from models of the same base.",
+    ),
     "derived-tensor": Text(
         "Not all models have {tensors:few}; the result has none of them, as loaders compute them."
     ),

@@ -29,6 +29,7 @@ from merging.intermediate import Stage
 from merging.methods import MergeMethod, Parameter
 from merging.methods.parameters import Scalar
 from merging.plan import Input, PlannedAdapter, PlannedModel, PlannedTensor, Value
+from merging.planning.config_differences import differences, of_heads
 from merging.recipe.gradients import value_at
 from merging.recipe.recipe import ModelReference, Parameters, Recipe, Slice, Source
 from merging.tokenizers.alignment import align, sizes
@@ -96,6 +97,8 @@ class Draft:
         self.layer_shapes: dict[str, Mapping[str, set[tuple[int, ...]]]] = {}
         self.derived: list[str] = []
         self.moved: list[str] = []
+        # Models whose layers the result has as they are, under the donor's config.
+        self.alone: set[ModelReference] = set()
         self.misfits: dict[tuple[str, str], list[str | dict[str, Any]]] = defaultdict(list)
 
     def models(self) -> tuple[PlannedModel, ...]:
@@ -153,6 +156,7 @@ class Draft:
             self.outside_layers(runs[-1], count, before=False)
         self.report_misfits()
         self.check_names()
+        self.check_settings()
         if not self.tensors and not self.problems:
             self.problems.append(Problem("empty-result"))
 
@@ -300,6 +304,8 @@ class Draft:
             prefix = module.stack.join(start + number, "")
             names = self.layer_names(source.model, module).get(start + number, [])
             named.append({name[len(prefix) :]: name for name in names})
+        if len(run.sources) == 1:
+            self.alone.add(run.sources[0].model)
         first = int(self.method.target_first)
         layers.append((self.layouts[run.sources[first].model], run.starts[first] + number))
         assert run.module.stack
@@ -539,6 +545,20 @@ class Draft:
         if self.moved:
             values = {"tensors": few(self.moved), "count": len(self.moved)}
             self.warnings.append(Problem("moved-tensor", values))
+
+    def check_settings(self) -> None:
+        """Weights that were trained under other settings than the result's config has compute something else there."""
+        donor = self.donor_reference()
+        for reference, checkpoint in self.checkpoints.items():
+            found = differences(self.checkpoints[donor].config, checkpoint.config)
+            if not found:
+                continue
+            settings = [f"{key}: {ours} and {theirs}" for key, (ours, theirs) in sorted(found.items())]
+            values = {"model": str(reference), "donor": str(donor), "settings": settings}
+            if of_heads(found) and reference in self.alone:
+                self.problems.append(Problem("other-heads", values, str(reference)))
+            else:
+                self.warnings.append(Problem("settings-differ", values, str(reference)))
 
     def report_misfits(self) -> None:
         if self.derived:
