@@ -35,6 +35,14 @@ settings.register_profile("default", max_examples=3, derandomize=True)
 settings.register_profile("nightly", max_examples=60)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes a night, unless it is asked for by its mark."""
+    if "nightly" not in config.option.markexpr:
+        long = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
 @pytest.fixture(scope="session")
 def hub_server() -> Iterator[Hub]:
     """The Hub of this run, as the tests before left it."""
