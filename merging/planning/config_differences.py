@@ -7,6 +7,7 @@ change nothing about what weights mean, so that the list of exceptions is short 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -68,4 +69,4 @@ def _leaves(part: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, bool) or isinstance(other, bool) or isinstance(one, str) or isinstance(other, str):
         return bool(one == other)
-    return abs(one - other) <= 1e-9 * max(abs(one), abs(other))
+    return math.isclose(one, other, rel_tol=1e-9)
