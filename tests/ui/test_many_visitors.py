@@ -18,7 +18,7 @@ from merging import Progress, Result
 from tests.hub import Hub
 from tests.ui.speaker import tiny_speaker
 from tests.ui.test_page import Open, open_page  # noqa: F401
-from ui.server.jobs import MOST_OF_A_VISITOR, JobBoard
+from ui.server.jobs import MAX_JOBS_OF_A_VISITOR, JobBoard
 
 NAMES = [f"visitor{number}" for number in range(8)]
 # Weight 0 for the model that all share: the result has the bytes of the visitor's own.
@@ -178,10 +178,10 @@ def test_a_visitor_has_a_share_of_the_line_and_no_more(
     def ask(client: Client, name: str, number: int) -> Any:
         return client.predict(RECIPE.format(name=name), f"hf://{name}/n{number}", api_name="/merge")
 
-    answers = [ask(first, greedy, number) for number in range(MOST_OF_A_VISITOR + 2)]
+    answers = [ask(first, greedy, number) for number in range(MAX_JOBS_OF_A_VISITOR + 2)]
     late = ask(other, modest, 0)
 
-    assert [answer["ok"] for answer in answers] == [True] * MOST_OF_A_VISITOR + [False] * 2
+    assert [answer["ok"] for answer in answers] == [True] * MAX_JOBS_OF_A_VISITOR + [False] * 2
     problem = answers[-1]["problems"][0]
     assert (problem["code"], bool(problem["fix"])) == ("too-many-jobs", True)
     # Who comes later, with less, is not behind all of them.

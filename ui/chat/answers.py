@@ -156,7 +156,7 @@ def streamed(
         seconds = gpu.seconds_to_answer([model.bytes for model in fetched], sampling.max_new_tokens)
         yield from gpu.on_gpu(seconds, answers, *asked)
     else:
-        for given in gpu.told_in_words(answers, *asked, "cpu"):
+        for given in gpu.errors_in_words(answers, *asked, "cpu"):
             yield gpu.GpuRun(), given
 
 

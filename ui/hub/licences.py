@@ -24,8 +24,8 @@ from merging.plan import PlannedAdapter, PlannedModel
 from ui.hub.account import Account
 
 SECONDS_TO_WAIT = 3
-MOST_REMEMBERED = 500
-MOST_BASES = 4
+MAX_CARDS = 500
+MAX_BASES = 4
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 # From free to strict. A licence that is not listed has terms of its own ("other", llama3, gemma, ...), to be read.
@@ -109,7 +109,7 @@ class ModelCards:
             return Parent(model.name)
         with self._lock:
             self._known[key] = found
-            while len(self._known) > MOST_REMEMBERED:
+            while len(self._known) > MAX_CARDS:
                 self._known.popitem(last=False)
         return found
 
@@ -151,7 +151,7 @@ def parent_of(name: str, card: Any) -> Parent:
     bases = card.get("base_model")
     bases = bases if isinstance(bases, list) else [bases]
     named = [base for base in bases if isinstance(base, str) and base != name]
-    return Parent(name, str(licence or "")[:60], tuple(named[:MOST_BASES]))
+    return Parent(name, str(licence or "")[:60], tuple(named[:MAX_BASES]))
 
 
 def _folder_card(folder: Path) -> Any:

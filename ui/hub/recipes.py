@@ -23,7 +23,7 @@ QUERY = "recipe"
 # Copies a link to the clipboard.
 COPY = "(link) => { navigator.clipboard?.writeText(link).catch(() => {}); }"
 # A recipe is a page of text; browsers and proxies take links of some thousand characters.
-LONGEST_RECIPE = 200_000
+MAX_RECIPE = 200_000
 SECONDS_TO_WAIT = 10
 RECIPE_FILES = ("mergekit_config.yml", "mergekit_config.yaml")
 _MODEL = re.compile(
@@ -52,7 +52,7 @@ def recipe_of(link: str) -> str | None:
     try:
         packed = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
         # A link must not unpack to gigabytes.
-        unpacked = zlib.decompressobj().decompress(packed, LONGEST_RECIPE)
+        unpacked = zlib.decompressobj().decompress(packed, MAX_RECIPE)
         return unpacked.decode()
     except (binascii.Error, zlib.error, UnicodeError, ValueError):
         return None
@@ -60,9 +60,7 @@ def recipe_of(link: str) -> str | None:
 
 def recipe_in(text: str) -> str | None:
     """The recipe in a text: all of it, or the first fenced block that is one."""
-    return next(
-        (candidate for candidate in _candidates(text[:LONGEST_RECIPE]) if _is_recipe(candidate)), None
-    )
+    return next((candidate for candidate in _candidates(text[:MAX_RECIPE]) if _is_recipe(candidate)), None)
 
 
 def find_recipe(source: str, who: Account) -> tuple[str, str]:
@@ -108,7 +106,7 @@ def _file(name: str, revision: str, file: str, who: Account) -> str | None:
             text = b""
             for piece in response.iter_bytes():
                 text += piece
-                if len(text) > LONGEST_RECIPE:
+                if len(text) > MAX_RECIPE:
                     break
             return text.decode(errors="replace")
     except (httpx2.HTTPError, OSError) as error:

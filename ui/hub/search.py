@@ -25,15 +25,15 @@ from ui.languages.translate import t
 from ui.widgets.events import PRIVATE, QUIET
 from ui.widgets.html import count
 
-MOST = 20
-MOST_RELATIVES = 100
-MOST_OFFERED = 300
-SHORTEST_QUERY = 2
+MAX_FOUND = 20
+MAX_RELATIVES = 100
+MAX_OFFERED = 300
+MIN_QUERY = 2
 SECONDS_TO_WAIT = 4
 # After the Hub failed to answer, typing must not wait for it at every key.
 SECONDS_OF_SILENCE = 30
 # The first model and its relatives are not requested again at every key.
-SECONDS_KEPT, MOST_KEPT = 300, 256
+SECONDS_KEPT, MAX_KEPT = 300, 256
 EXPANDED = ("config", "downloads", "gated", "likes", "safetensors", "tags")
 # Above this ratio of parameters two models differ in size; an extended vocabulary stays below.
 SAME_SIZE = 1.25
@@ -69,19 +69,19 @@ class HubModel:
     is_adapter: bool = False
 
     @classmethod
-    def listed(cls, said: Mapping[str, Any]) -> HubModel:
+    def listed(cls, entry: Mapping[str, Any]) -> HubModel:
         """From an entry of the Hub's list, which may lack any field except the name."""
-        tags = [str(tag) for tag in said.get("tags") or ()]
-        config = said.get("config") or {}
+        tags = [str(tag) for tag in entry.get("tags") or ()]
+        config = entry.get("config") or {}
         method = (config.get("quantization_config") or {}).get("quant_method")
         named = {tag.rpartition(":")[2] for tag in tags if tag.startswith("base_model:")}
         return cls(
-            name=str(said["id"]),
+            name=str(entry["id"]),
             model_type=str(config.get("model_type") or ""),
-            parameters=int((said.get("safetensors") or {}).get("total") or 0),
+            parameters=int((entry.get("safetensors") or {}).get("total") or 0),
             licence=next((tag.partition(":")[2] for tag in tags if tag.startswith("license:")), ""),
-            likes=int(said.get("likes") or 0),
-            gated=bool(said.get("gated")),
+            likes=int(entry.get("likes") or 0),
+            gated=bool(entry.get("gated")),
             bases=tuple(sorted(named)),
             quantized=str(method or next((tag for tag in QUANTIZED if tag in tags), "")),
             weights=frozenset({"safetensors", "pytorch", "gguf"} & set(tags)),
@@ -114,12 +114,12 @@ class HubModel:
 
     def remark(self) -> str:
         """What to know or do before it can be merged."""
-        said = [
+        notes = [
             t("search.gated") if self.gated else "",
             t("search.adapter") if self.is_adapter else "",
             t("search.pickle") if self.weights == {"pytorch"} else "",
         ]
-        return ", ".join(filter(None, said))
+        return ", ".join(filter(None, notes))
 
 
 class ChosenModels(Protocol):
@@ -143,12 +143,12 @@ class HubSearch:
         It calls the search endpoint directly: `HfApi.list_models` retries a failed request for over twenty seconds, and
         by then the visitor has typed on.
         """
-        if len(query) < SHORTEST_QUERY:
+        if len(query) < MIN_QUERY:
             return []
         related = (
             [it for it in self._relatives(first, who) if query.lower() in it.name.lower()] if first else []
         )
-        found = [*related, *self._ask("", {"search": query, "limit": str(MOST)}, who)]
+        found = [*related, *self._ask("", {"search": query, "limit": str(MAX_FOUND)}, who)]
         found = list({model.name: model for model in found}.values())
 
         def place(model: HubModel) -> int:
@@ -156,7 +156,7 @@ class HubSearch:
                 return 2
             return 0 if first and model.is_relative(first) else 1
 
-        return sorted(found, key=place)[:MOST]
+        return sorted(found, key=place)[:MAX_FOUND]
 
     def model(self, name: str, who: Account) -> HubModel | None:
         """One model; None if this visitor cannot see it."""
@@ -167,7 +167,7 @@ class HubSearch:
 
     def _relatives(self, first: HubModel, who: Account) -> list[HubModel]:
         root = first.bases[0] if first.bases else first.name
-        wanted = {"filter": f"base_model:{root}", "limit": str(MOST_RELATIVES)}
+        wanted = {"filter": f"base_model:{root}", "limit": str(MAX_RELATIVES)}
         return [it for it in self._remembered("", wanted, who) if it.name != first.name]
 
     def _remembered(self, path: str, wanted: Mapping[str, str], who: Account) -> list[HubModel]:
@@ -177,7 +177,7 @@ class HubSearch:
         if self._clock() >= until:
             found = self._ask(path, wanted, who)
             self._kept[key] = self._clock() + SECONDS_KEPT, found
-            while len(self._kept) > MOST_KEPT:
+            while len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
         return found
 
@@ -196,8 +196,8 @@ class HubSearch:
             if path and response.status_code in (401, 403, 404):
                 return []
             response.raise_for_status()
-            said = response.json()
-            listed = said if isinstance(said, list) else [said]
+            answer = response.json()
+            listed = answer if isinstance(answer, list) else [answer]
             return [HubModel.listed(model) for model in listed if isinstance(model, dict) and "id" in model]
         except (httpx2.HTTPError, OSError, ValueError, TypeError, AttributeError):
             self._silent_until = self._clock() + SECONDS_OF_SILENCE
@@ -219,13 +219,13 @@ FILTER_AGAIN = """() => {
 
 # Shows what the Hub says about a model below its name in an open list. Gradio redraws the list while it is open, and
 # knows only the options' names.
-DESCRIBE = """(about) => {
+DESCRIBE = """(models) => {
   const known = (window.alloyModels ??= {});
-  Object.assign(known, JSON.parse(about || "{}"));
+  Object.assign(known, JSON.parse(models || "{}"));
   const describe = () => document.querySelectorAll("[role=option]").forEach((option) => {
-    const [said, fits] = known[option.getAttribute("aria-label")] ?? [null, true];
-    if (option.getAttribute("aria-description") === said) return;
-    if (said) option.setAttribute("aria-description", said); else option.removeAttribute("aria-description");
+    const [about, fits] = known[option.getAttribute("aria-label")] ?? [null, true];
+    if (option.getAttribute("aria-description") === about) return;
+    if (about) option.setAttribute("aria-description", about); else option.removeAttribute("aria-description");
     option.classList.toggle("alloy-unfit", !fits);
   });
   if (!window.alloyDescribes) {
@@ -255,7 +255,7 @@ def search_as_you_type(
         typed = str(key.input_value or "").strip()
         who = account(host, oauth)
         others = [name for name in chosen.names() if name != typed] if chosen else []
-        first = search.model(others[0], who) if others and len(typed) >= SHORTEST_QUERY else None
+        first = search.model(others[0], who) if others and len(typed) >= MIN_QUERY else None
         found = search(typed, who, first)
         near = [name for name in known if typed.lower() in name.lower()]
         names = kept_in_place(offered, [*near, *(model.name for model in found)], typed)
@@ -275,12 +275,12 @@ def search_as_you_type(
 
 def descriptions(found: Sequence[HubModel], first: HubModel | None) -> str:
     """By name, as JSON: the text below a model in the list, and whether it fits."""
-    said = {}
+    texts = {}
     for model in found:
         hindrance = model.hindrance(first)
         words = " · ".join(filter(None, [model.about, hindrance, model.remark()]))
-        said[model.name] = [words or None, not hindrance]
-    return json.dumps(said, ensure_ascii=False)
+        texts[model.name] = [words or None, not hindrance]
+    return json.dumps(texts, ensure_ascii=False)
 
 
 def kept_in_place(offered: Sequence[str], found: Sequence[str], typed: str) -> list[str]:
@@ -295,7 +295,7 @@ def kept_in_place(offered: Sequence[str], found: Sequence[str], typed: str) -> l
     for name in found:
         if name in names:
             continue
-        place = None if len(names) < MOST_OFFERED else next(hidden, None)
+        place = None if len(names) < MAX_OFFERED else next(hidden, None)
         if place is None:
             names.append(name)
         else:

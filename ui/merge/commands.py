@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from ui.server.jobs import MergeRequest
@@ -23,11 +24,8 @@ def command_line(request: MergeRequest) -> str:
     end = "RECIPE"
     while end in request.recipe.splitlines():
         end += "_"
-    options = ["--overwrite"] * request.overwrite + ["--pull-request"] * request.pull_request
-    options += ["--public"] * (not request.private)
-    run = shlex.join(
-        ["python", "-m", "merging", "run", "recipe.yml", "--to", destination_elsewhere(request), *options]
-    )
+    where = ["--to", destination_elsewhere(request), *_options(request)]
+    run = shlex.join(["python", "-m", "merging", "run", "recipe.yml", *where])
     return f"cat > recipe.yml <<'{end}'\n{request.recipe.rstrip()}\n{end}\n{run}\n"
 
 
@@ -36,13 +34,14 @@ def python(request: MergeRequest) -> str:
     plain = "\\" not in request.recipe and '"""' not in request.recipe and not request.recipe.endswith('"')
     text = f'"""\\\n{request.recipe}"""' if plain else repr(request.recipe)
     to = destination_elsewhere(request)
-    planned = ", overwrite=True" * request.overwrite + ", pull_request=True" * request.pull_request
-    options = planned + ", private=False" * (not request.private)
+    planned = _chosen({"overwrite=True": request.overwrite, "pull_request=True": request.pull_request})
+    planning = ", ".join(["recipe", f"to={to!r}", *planned])
+    running = ", ".join(["plan", repr(to), *planned, *_chosen({"private=False": not request.private})])
     return (
         "from merging import make_plan, read_recipe, run_plan\n\n"
         f"recipe = read_recipe({text})\n"
-        f"plan = make_plan(recipe, to={to!r}{planned})\n"
-        f"result = run_plan(plan, {to!r}{options})\n"
+        f"plan = make_plan({planning})\n"
+        f"result = run_plan({running})\n"
         "print(result.location)\n"
     )
 
@@ -52,16 +51,29 @@ def hf_job(request: MergeRequest, space_id: str) -> str:
 
     The recipe is passed as base64 in the environment: nothing that a visitor wrote becomes part of the shell command.
     """
+    run = " ".join(['echo "$RECIPE" | base64 -d | python -m merging run - --to "$TO"', *_options(request)])
     packed = base64.b64encode(request.recipe.encode()).decode()
-    options = " --overwrite" * request.overwrite + " --pull-request" * request.pull_request
-    options += " --public" * (not request.private)
     script = (
         f"git clone -q --depth 1 https://huggingface.co/spaces/{space_id} alloy && cd alloy && "
-        "uv pip install -q --system -r requirements.txt && "
-        'echo "$RECIPE" | base64 -d | python -m merging run - --to "$TO"' + options
+        "uv pip install -q --system -r requirements.txt && " + run
     )
     minutes = max(MIN_TIMEOUT, SAFETY_FACTOR * request.seconds) / 60
     return shlex.join(
         ["hf", "jobs", "run", "--flavor", FLAVOR, "--timeout", f"{minutes:.0f}m", "--secrets", "HF_TOKEN",
          "--env", f"TO={destination_elsewhere(request)}", "--env", f"RECIPE={packed}", IMAGE, "bash", "-c", script]
     )  # fmt: skip
+
+
+def _chosen(pieces: Mapping[str, bool]) -> list[str]:
+    return [piece for piece, chosen in pieces.items() if chosen]
+
+
+def _options(request: MergeRequest) -> list[str]:
+    """The command line's options."""
+    return _chosen(
+        {
+            "--overwrite": request.overwrite,
+            "--pull-request": request.pull_request,
+            "--public": not request.private,
+        }
+    )

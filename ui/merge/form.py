@@ -22,7 +22,7 @@ from merging.methods import METHODS, MergeMethod, Parameter
 from merging.recipe.yaml import Loader
 from ui.languages.translate import method_summary, parameter_help, t
 from ui.recipe.form_state import (
-    MOST_MODELS,
+    MAX_MODELS,
     FormState,
     ModelEntry,
     Setting,
@@ -274,7 +274,7 @@ class Form:
         names = [str(values[row.model] or "").strip() for row in self.rows]
         # Hidden rows are empty, so the number of visible ones is not needed.
         count = max([rows, *(i + 1 for i, name in enumerate(names) if name)])
-        entries = [*before.models, *(ModelEntry(),) * MOST_MODELS]
+        entries = [*before.models, *(ModelEntry(),) * MAX_MODELS]
         own = [parameter for parameter in method.parameters if parameter.per_model]
         models = tuple(
             ModelEntry(
@@ -320,8 +320,8 @@ class Form:
         if typed is None:
             typed = needs_typing(state)
         least = max(method.min_models, 1 if method.max_models == 1 else 2)
-        count = min(max(len(state.models), least), MOST_MODELS)
-        most = min(MOST_MODELS, method.max_models or MOST_MODELS)
+        count = min(max(len(state.models), least), MAX_MODELS)
+        most = min(MAX_MODELS, method.max_models or MAX_MODELS)
         updates: Updates = {
             self.about: method_text(method),
             self.add: gr.update(visible=count < most),
@@ -330,7 +330,7 @@ class Form:
             self.typed: typed,
             self.dtype: state.dtype,
         }
-        entries = [*state.models, *(ModelEntry() for _ in range(MOST_MODELS - len(state.models)))]
+        entries = [*state.models, *(ModelEntry() for _ in range(MAX_MODELS - len(state.models)))]
         for i, (row, entry) in enumerate(zip(self.rows, entries, strict=True)):
             updates |= row.show(i, entry, method, typed=typed, visible=i < count, removable=count > least)
         for key, widget in self.fields.items():
@@ -388,7 +388,7 @@ def build_form(known: Sequence[str], allow_folders: bool) -> Form:
     notes = {METHOD: gr.HTML(visible=False)}
     base = _model_field(known, t("recipe.base"), t("recipe.base.info"))
     notes[BASE] = gr.HTML(visible=False)
-    rows = [_model_row(number, known, info) for number in range(MOST_MODELS)]
+    rows = [_model_row(number, known, info) for number in range(MAX_MODELS)]
     add = gr.Button(t("recipe.add"), size="sm")
     with gr.Row():
         shared = {_key(p): _field(p) for p in _union(lambda p: not p.per_model)}

@@ -14,7 +14,7 @@ from ui.widgets.html import scrolling, tag
 # Three columns fit the width of a phone, in letters that can be read there.
 WIDTH, GAP_X, GAP_Y = 112, 18, 10
 LINE, AROUND = 15, 13  # height of a line, and what a box has above and below its lines
-LONGEST_LINE, MOST_LINES = 13, 3
+MAX_LINE, MAX_LINES = 13, 3
 
 # A box's left and top edge.
 Corner = tuple[float, float]
@@ -63,12 +63,12 @@ def _wrapped(name: str) -> list[str]:
     """The last part of a name in lines, broken where words end if possible."""
     short = name.rstrip("/").rpartition("/")[2]
     lines = [""]
-    for piece in re.findall(rf"[^-_.]{{0,{LONGEST_LINE - 1}}}[-_.]|[^-_.]{{1,{LONGEST_LINE}}}", short):
-        if lines[-1] and len(lines[-1] + piece) > LONGEST_LINE:
+    for piece in re.findall(rf"[^-_.]{{0,{MAX_LINE - 1}}}[-_.]|[^-_.]{{1,{MAX_LINE}}}", short):
+        if lines[-1] and len(lines[-1] + piece) > MAX_LINE:
             lines.append("")
         lines[-1] += piece
-    if len(lines) > MOST_LINES:
-        lines = [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1][: LONGEST_LINE - 1]}…"]
+    if len(lines) > MAX_LINES:
+        lines = [*lines[: MAX_LINES - 1], f"{lines[MAX_LINES - 1][: MAX_LINE - 1]}…"]
     return lines
 
 

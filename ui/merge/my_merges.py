@@ -28,7 +28,7 @@ from ui.widgets.events import LONG, NETWORK, PRIVATE, QUIET, Updates, unchanged
 from ui.widgets.html import alert, html, size, status, trouble
 
 # Merges of a visitor that the browser remembers, at most.
-MOST_REMEMBERED = 6
+MAX_REMEMBERED = 6
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class MergeSlot:
                 self.reuse = _button("merge.reuse")
                 self.copy = _button("recipe.link")
             self.link = gr.Textbox(visible=False, label=t("recipe.linked"))
-            self.said = gr.HTML()
+            self.message = gr.HTML()
 
     @property
     def outputs(self) -> list[Any]:
         """What `show` and `hide` may update."""
         buttons = [self.stop, self.retry, self.chat, self.score, self.alone, self.reuse, self.copy]
-        return [self.box, self.card, self.said, *buttons]
+        return [self.box, self.card, self.message, *buttons]
 
     def hide(self) -> Updates:
         return {self.box: gr.update(visible=False)}
@@ -74,7 +74,7 @@ class MergeSlot:
         return {
             self.box: gr.update(visible=True),
             self.card: card,
-            self.said: "",  # it may be about the result that was here before
+            self.message: "",  # it may be about the result that was here before
             self.stop: gr.update(visible=job.is_live, interactive=not job.stopping),
             self.retry: gr.update(visible=job.state in ("failed", "cancelled"), interactive=True),
             **{button: _offered(readable) for button in (self.chat, self.score, self.alone)},
@@ -97,8 +97,8 @@ class MyMerges:
         self.host = host
         self.service = service
         self.empty = gr.HTML(in_each_language(empty_card))
-        self.slots = [MergeSlot() for _ in range(MOST_REMEMBERED)]
-        self.said = gr.HTML()
+        self.slots = [MergeSlot() for _ in range(MAX_REMEMBERED)]
+        self.message = gr.HTML()
         # The browser remembers the visitor's merges, and never a token. What became of them is kept apart: a merge
         # that ends must not write over one that begins at the same moment.
         self.jobs = gr.BrowserState([], storage_key="alloy-merges", secret=host.browser_key)
@@ -132,13 +132,13 @@ class MyMerges:
     def _wire_slot(self, number: int, slot: MergeSlot, editor: RecipeEditor) -> None:
         known = [self.jobs, self.results]
         slot.stop.click(self._stopper(number), known, None, **QUIET).then(**self.watching)
-        slot.copy.click(self._linker(number, slot), known, [slot.link, slot.said], **QUIET).then(
+        slot.copy.click(self._linker(number, slot), known, [slot.link, slot.message], **QUIET).then(
             None, slot.link, None, js=COPY, **PRIVATE
         )
         slot.retry.click(
-            self._retrier(number), known, [self.jobs, self.said], show_progress_on=slot.card, **NETWORK
+            self._retrier(number), known, [self.jobs, self.message], show_progress_on=slot.card, **NETWORK
         ).then(**self.watching)
-        slot.alone.click(self._checker(number), known, slot.said, concurrency_limit=2, **LONG)
+        slot.alone.click(self._checker(number), known, slot.message, concurrency_limit=2, **LONG)
         slot.reuse.click(self._reuser(number, editor), [*known, editor.form.memory], editor.outputs, **QUIET)
 
     def _watch(
@@ -202,15 +202,15 @@ class MyMerges:
         def retry(jobs: object, results: object, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
             job = self._job(number, jobs, results)
             if job is None:
-                return {self.said: ""}
+                return {self.message: ""}
             who = account(self.host, oauth)
             try:
                 again = self.service.again(job, who, visitor(who, request))
             except MergeError as error:
-                return {self.said: html(map(trouble, error.problems))}
+                return {self.message: html(map(trouble, error.problems))}
             begun = record(self.service.job(again))
             kept = [begun if id_of(it) == job.id else it for it in remembered(jobs)]
-            return {self.jobs: kept, self.said: ""}
+            return {self.jobs: kept, self.message: ""}
 
         return retry
 
@@ -218,9 +218,9 @@ class MyMerges:
         def copy(jobs: object, results: object, request: gr.Request) -> Updates:
             job = self._job(number, jobs, results)
             if job is None:
-                return {slot.link: "", slot.said: ""}
+                return {slot.link: "", slot.message: ""}
             link = link_to(self.host, job.request.recipe, request)
-            return {slot.link: link, slot.said: status(t("jobs.linked", link=link))}
+            return {slot.link: link, slot.message: status(t("jobs.linked", link=link))}
 
         return copy
 
@@ -275,7 +275,7 @@ def may_run(job: JobStatus) -> bool:
 
 def remembered(jobs: object) -> list[Any]:
     """What the browser remembers, whatever its visitor may have written into its storage."""
-    return list(jobs)[:MOST_REMEMBERED] if isinstance(jobs, list) else []
+    return list(jobs)[:MAX_REMEMBERED] if isinstance(jobs, list) else []
 
 
 def models_to_try(host: Host, finished: FinishedMerge | None) -> list[str]:

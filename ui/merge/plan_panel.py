@@ -27,7 +27,7 @@ from ui.server.merge_service import MergeService
 from ui.widgets.events import NETWORK, QUIET, UNSEEN, Given, Updates, unchanged
 from ui.widgets.html import html, status, trouble
 
-MOST_FIXES = 3
+MAX_FIXES = 3
 
 
 class PlanPanel:
@@ -45,7 +45,7 @@ class PlanPanel:
         with editor.beside:
             self.card = gr.HTML(in_each_language(empty_card))
             with gr.Row(elem_classes="alloy-fixes"):
-                self.fixes = [gr.Button(visible=False, size="sm", min_width=160) for _ in range(MOST_FIXES)]
+                self.fixes = [gr.Button(visible=False, size="sm", min_width=160) for _ in range(MAX_FIXES)]
             with gr.Accordion(t("layers.heading"), open=False):
                 self.layers = gr.HTML()
             with gr.Accordion(t("alike.heading"), open=False):
@@ -131,7 +131,7 @@ class PlanPanel:
     ) -> Updates:
         parents = self.service.cards.parents(plan, who)
         around = Surroundings(parents, called, self.host.on_space, gpu.is_zero_gpu())
-        offered = fixes(text, problems, lambda names: common_base(names, who))[:MOST_FIXES]
+        offered = fixes(text, problems, lambda names: common_base(names, who))[:MAX_FIXES]
         buttons: Updates = dict.fromkeys(self.fixes, gr.update(visible=False))
         for button, fix in zip(self.fixes, offered, strict=False):
             buttons[button] = gr.update(value=fix.title, visible=True)

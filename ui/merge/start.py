@@ -11,7 +11,7 @@ import gradio as gr
 from merging import MergeError, Problem
 from ui.host import Host
 from ui.hub.account import account
-from ui.hub.recipes import LONGEST_RECIPE, find_recipe, recipe_in
+from ui.hub.recipes import MAX_RECIPE, find_recipe, recipe_in
 from ui.languages.translate import in_each_language, t
 from ui.merge.editor import RecipeEditor
 from ui.merge.form import FormMemory
@@ -29,12 +29,12 @@ class Start:
     source: gr.Textbox
     open: gr.Button
     file: gr.File
-    said: gr.HTML
+    message: gr.HTML
 
     def wire(self, editor: RecipeEditor) -> None:
         """Let every start put its recipe into the editor."""
         self.editor = editor
-        memory, outputs = editor.form.memory, [self.said, *editor.outputs]
+        memory, outputs = editor.form.memory, [self.message, *editor.outputs]
         for preset in presets(self.host.demo):
             button = self.buttons[preset.key]
             button.click(self._starter(preset.recipe), memory, editor.outputs, **QUIET)
@@ -51,15 +51,15 @@ class Start:
         try:
             text, name = find_recipe(source or "", account(self.host, oauth))
         except MergeError as error:
-            return {self.said: trouble(error.problems[0])}
+            return {self.message: trouble(error.problems[0])}
         line = t("recipe.opened", name=name) if name else t("recipe.opened.file")
-        return {self.said: status(line), **self.editor.show(text, memory)}
+        return {self.message: status(line), **self.editor.show(text, memory)}
 
     def _from_file(self, content: bytes | None, memory: FormMemory) -> Updates:
-        text = recipe_in((content or b"")[:LONGEST_RECIPE].decode(errors="replace"))
+        text = recipe_in((content or b"")[:MAX_RECIPE].decode(errors="replace"))
         if text is None:
-            return {self.said: trouble(Problem("file-without-recipe"))}
-        return {self.said: status(t("recipe.opened.file")), **self.editor.show(text, memory)}
+            return {self.message: trouble(Problem("file-without-recipe"))}
+        return {self.message: status(t("recipe.opened.file")), **self.editor.show(text, memory)}
 
 
 def build_start(host: Host) -> Start:
@@ -78,8 +78,8 @@ def build_start(host: Host) -> Start:
                     min_width=200, scale=4,
                 )  # fmt: skip
                 opener = gr.Button(t("recipe.open"), scale=0, min_width=90)
-            said = gr.HTML()
+            message = gr.HTML()
         with gr.Column(scale=2, min_width=240):
             types: list[Any] = [".yml", ".yaml", ".json", ".md", ".txt"]
             file = gr.File(label=t("recipe.file"), type="binary", file_types=types, height=150)
-    return Start(host, buttons, source, opener, file, said)
+    return Start(host, buttons, source, opener, file, message)

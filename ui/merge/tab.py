@@ -18,7 +18,7 @@ from ui.languages.translate import in_each_language, t
 from ui.merge.destination_panel import DestinationPanel
 from ui.merge.editor import RecipeEditor
 from ui.merge.history import record
-from ui.merge.my_merges import MOST_REMEMBERED, MyMerges, remembered
+from ui.merge.my_merges import MAX_REMEMBERED, MyMerges, remembered
 from ui.merge.naming import suggestion
 from ui.merge.plan_card import problems_card
 from ui.merge.plan_panel import PlanPanel
@@ -128,7 +128,7 @@ class MergeTab:
         except MergeError as error:
             return {self.plan.card: problems_card(error.problems)}
         jobs = [record(self.service.job(job)), *remembered(values[self.mine.jobs])]
-        return {self.mine.jobs: jobs[:MOST_REMEMBERED]}
+        return {self.mine.jobs: jobs[:MAX_REMEMBERED]}
 
     def _try(
         self, text: str, name: str, request: gr.Request, oauth: gr.OAuthToken | None

@@ -18,7 +18,7 @@ from merging.methods import METHODS, MergeMethod, Parameter
 from merging.recipe.yaml import Loader
 from ui.languages.translate import t
 
-MOST_MODELS = 6
+MAX_MODELS = 6
 ATTENTION, MLP = "self_attn", "mlp"
 
 # A parameter's value as YAML writes it: a scalar, a gradient, or a list of filters.
@@ -148,8 +148,8 @@ def _ordered(models: list[ModelEntry], base: str, method: MergeMethod) -> list[M
             raise NotShown(t("held.base"))
     elif method.may_subtract:
         models = [model for model in models if model.name != base or model.settings]
-    if len(models) > MOST_MODELS:
-        raise NotShown(t("held.many", most=MOST_MODELS))
+    if len(models) > MAX_MODELS:
+        raise NotShown(t("held.many", most=MAX_MODELS))
     return models
 
 

@@ -60,14 +60,14 @@ def sliders_of(recipe: str) -> tuple[RecipeSlider, ...]:
     method = METHODS.get(str(data.get("merge_method"))) if isinstance(data, dict) else None
     if method is None:
         return ()
-    said = list(_said(data, method, (), ""))
-    named = {slider.parameter.name for slider in said}
-    unsaid = [
+    given = list(_given(data, method, (), ""))
+    named = {slider.parameter.name for slider in given}
+    defaults = [
         RecipeSlider(("parameters", p.name), method, p, p.name, float(p.default))
         for p in method.parameters
         if _is_number(p) and p.default is not None and p.name not in named
     ]
-    return tuple({slider.key: slider for slider in (*said, *unsaid)}.values())
+    return tuple({slider.key: slider for slider in (*given, *defaults)}.values())
 
 
 def with_value(recipe: str, slider: RecipeSlider, value: float) -> str:
@@ -89,19 +89,19 @@ def differences(before: str, after: str) -> tuple[RecipeSlider, ...]:
     return tuple(slider for slider in single if known.get(slider.key) != slider.value)
 
 
-def _said(node: Any, method: MergeMethod, place: RecipePath, owner: str) -> Iterator[RecipeSlider]:
+def _given(node: Any, method: MergeMethod, place: RecipePath, owner: str) -> Iterator[RecipeSlider]:
     """The sliders of a part of a recipe; `owner` is the model or slice that it belongs to."""
     if isinstance(node, list):
         for number, part in enumerate(node):
             whose = t("knob.slice", number=number + 1) if place[-1:] == ("slices",) else owner
-            yield from _said(part, method, (*place, number), whose)
+            yield from _given(part, method, (*place, number), whose)
     if not isinstance(node, dict):
         return
     if isinstance(name := node.get("model"), str):
         owner = name.rpartition("/")[2] or name
     for key, part in node.items():
         if key != "parameters":
-            yield from _said(part, method, (*place, str(key)), owner)
+            yield from _given(part, method, (*place, str(key)), owner)
             continue
         for parameter in method.parameters:
             if isinstance(part, dict) and parameter.name in part and _is_number(parameter):

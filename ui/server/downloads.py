@@ -15,7 +15,7 @@ from urllib.parse import quote
 from merging import MergeError, Problem
 from ui.widgets.html import size
 
-MOST_BYTES = 10_000_000_000
+MAX_BYTES = 10_000_000_000
 SECONDS_KEPT = 3600
 
 
@@ -29,7 +29,7 @@ class ResultDownloads:
     """
 
     def __init__(
-        self, folder: Path, most_bytes: int = MOST_BYTES, clock: Callable[[], float] = time.monotonic
+        self, folder: Path, most_bytes: int = MAX_BYTES, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.folder = folder
         self._most = most_bytes

@@ -24,17 +24,17 @@ from ui.server.internal_error import log_unexpected
 
 # For estimates of the time to request: to start, to load the weights, to write and to read. Cautious, for half of an
 # RTX Pro 6000: unused seconds are not charged, but a request must not exceed the remaining quota.
-SECONDS_TO_BEGIN = 10
-BYTES_A_SECOND = 1_000_000_000
-TOKENS_WRITTEN_A_SECOND = 25
-CHARACTERS_READ_A_SECOND = 5_000
+SECONDS_TO_START = 10
+BYTES_PER_SECOND = 1_000_000_000
+TOKENS_WRITTEN_PER_SECOND = 25
+CHARACTERS_READ_PER_SECOND = 5_000
 # In tokens; the default of the Chat tab.
 USUAL_ANSWER = 200
 # A visitor without an account has 120 seconds a day.
-MOST_SECONDS = 100
+MAX_SECONDS = 100
 # Resumable work requests this many seconds per call, plus loading time, so that one request never exceeds the remaining
 # quota.
-SECONDS_A_CALL = 40
+SECONDS_PER_CALL = 40
 
 ModelWork = Callable[..., Iterator[Any]]
 
@@ -71,7 +71,7 @@ def seconds_to_answer(weights: Sequence[int], tokens: int) -> int:
         weights: bytes of each model's weights
         tokens: that each writes, at most
     """
-    return _at_most(_seconds_to_load(sum(weights)) + len(weights) * tokens / TOKENS_WRITTEN_A_SECOND)
+    return _at_most(_seconds_to_load(sum(weights)) + len(weights) * tokens / TOKENS_WRITTEN_PER_SECOND)
 
 
 def seconds_of_a_call(weights: Sequence[int], characters: int | None = None) -> int:
@@ -81,12 +81,12 @@ def seconds_of_a_call(weights: Sequence[int], characters: int | None = None) -> 
         weights: bytes of each model's weights
         characters: that each reads, so that no more is requested than that takes; None if the amount of work is unknown
     """
-    work = math.inf if characters is None else len(weights) * characters / CHARACTERS_READ_A_SECOND
-    return _at_most(_seconds_to_load(sum(weights)) + min(work, SECONDS_A_CALL))
+    work = math.inf if characters is None else len(weights) * characters / CHARACTERS_READ_PER_SECOND
+    return _at_most(_seconds_to_load(sum(weights)) + min(work, SECONDS_PER_CALL))
 
 
 def _seconds_to_load(weights: int) -> float:
-    return weights / BYTES_A_SECOND
+    return weights / BYTES_PER_SECOND
 
 
 class Call:
@@ -97,7 +97,7 @@ class Call:
     """
 
     def __init__(self, seconds: int | None) -> None:
-        self._end = math.inf if seconds is None else time.monotonic() + seconds - SECONDS_TO_BEGIN
+        self._end = math.inf if seconds is None else time.monotonic() + seconds - SECONDS_TO_START
         self._begun = False
 
     def seconds_left(self) -> float:
@@ -112,7 +112,7 @@ class Call:
 
 
 def _at_most(seconds: float) -> int:
-    return min(SECONDS_TO_BEGIN + math.ceil(seconds), MOST_SECONDS)
+    return min(SECONDS_TO_START + math.ceil(seconds), MAX_SECONDS)
 
 
 def on_gpu(seconds: int, work: ModelWork, *arguments: Any) -> Generator[tuple[GpuRun, Any], None, None]:
@@ -131,7 +131,7 @@ def on_gpu(seconds: int, work: ModelWork, *arguments: Any) -> Generator[tuple[Gp
         gr.Error: the work failed, in its own words; or ZeroGPU ended it after it had begun.
     """
     if not is_zero_gpu():
-        for piece in told_in_words(work, *arguments, "auto"):
+        for piece in errors_in_words(work, *arguments, "auto"):
             yield GpuRun(), piece
         return
     run, begun = GpuRun(seconds), False
@@ -153,7 +153,7 @@ def on_gpu(seconds: int, work: ModelWork, *arguments: Any) -> Generator[tuple[Gp
             raise
         run = replace(run, refusal=log_unexpected(error))
     if run.refusal:
-        for piece in told_in_words(work, *arguments, "cpu"):
+        for piece in errors_in_words(work, *arguments, "cpu"):
             yield run, piece
 
 
@@ -164,10 +164,10 @@ def _seconds(seconds: int, *_: Any) -> int:
 @spaces.GPU(duration=_seconds)  # type: ignore[untyped-decorator]
 def _on_zero_gpu(seconds: int, spoken: str | None, work: ModelWork, *arguments: Any) -> Iterator[Any]:
     with speaking(spoken):  # the process may have served another visitor before
-        yield from told_in_words(work, *arguments, "auto")
+        yield from errors_in_words(work, *arguments, "auto")
 
 
-def told_in_words(work: ModelWork, *arguments: Any) -> Iterator[Any]:
+def errors_in_words(work: ModelWork, *arguments: Any) -> Iterator[Any]:
     """The work, with its errors as `gr.Error`: of any other error ZeroGPU reports only the class."""
     try:
         yield from work(*arguments)

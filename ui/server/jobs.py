@@ -20,9 +20,9 @@ from merging import Cancelled, MergeError, Problem, Progress, Result
 from ui.languages.translate import t
 from ui.server.internal_error import log_unexpected, redact_problem
 
-MOST_JOBS = 32
-MOST_OF_A_VISITOR = 3
-MOST_FINISHED = 100
+MAX_JOBS = 32
+MAX_JOBS_OF_A_VISITOR = 3
+MAX_FINISHED = 100
 # Seconds over which the rate is averaged: long enough to be steady, short enough to be current.
 RATE_WINDOW = 10.0
 
@@ -167,9 +167,9 @@ class JobBoard:
         with self._lock:
             live = [job for job in self._jobs.values() if job.state in ("waiting", "running")]
             own = sum(job.visitor == visitor for job in live)
-            if own >= MOST_OF_A_VISITOR:
+            if own >= MAX_JOBS_OF_A_VISITOR:
                 raise MergeError(Problem("too-many-jobs", {"count": own}))
-            if len(live) >= MOST_JOBS:
+            if len(live) >= MAX_JOBS:
                 raise MergeError(Problem("busy", {"count": len(live)}))
             asked, context = self._clock(), copy_context()
             job = _Job(secrets.token_urlsafe(24), visitor, title, models, work, request, asked, context)
@@ -249,7 +249,7 @@ class JobBoard:
 
     def _forget_old(self) -> None:
         finished = [job for job in self._jobs.values() if job.ended]
-        for job in sorted(finished, key=lambda job: job.ended)[: max(0, len(finished) - MOST_FINISHED)]:
+        for job in sorted(finished, key=lambda job: job.ended)[: max(0, len(finished) - MAX_FINISHED)]:
             del self._jobs[job.id]
         present = {job.visitor for job in self._jobs.values()}
         self._served = {visitor: turn for visitor, turn in self._served.items() if visitor in present}

@@ -12,9 +12,9 @@ from safetensors.torch import save as tensor_file
 from tests.hub import Hub
 from ui.hub.account import Account
 from ui.hub.search import (
-    MOST_OFFERED,
+    MAX_OFFERED,
+    MIN_QUERY,
     SECONDS_OF_SILENCE,
-    SHORTEST_QUERY,
     HubModel,
     HubSearch,
     descriptions,
@@ -108,7 +108,7 @@ def test_the_first_model_is_asked_for_once(family: Hub) -> None:
     assert search.model("bob/nothing", NOBODY) is None
     assert search.model("./a/folder", NOBODY) is None
     assert names(search("tiny", NOBODY))  # a name that is half typed is no silence
-    assert search("x" * (SHORTEST_QUERY - 1), NOBODY) == []
+    assert search("x" * (MIN_QUERY - 1), NOBODY) == []
 
 
 def test_what_a_visitor_may_see_is_not_told_to_another(hub: Hub) -> None:
@@ -171,9 +171,9 @@ def test_what_an_open_list_shows_stays_at_its_place() -> None:
     assert kept_in_place(["a/1", "a/2"], ["b/1", "a/2"], "a") == ["a/1", "a/2", "b/1"]
     assert kept_in_place(["a/1", "a/2"], [], "2") == ["a/1", "a/2"]
 
-    many = [f"a/{i}" for i in range(MOST_OFFERED)]
+    many = [f"a/{i}" for i in range(MAX_OFFERED)]
     joined = kept_in_place(many, ["b/1", "b/17"], "1")
-    assert len(joined) == MOST_OFFERED
+    assert len(joined) == MAX_OFFERED
     assert {"b/1", "b/17"} <= set(joined)
     assert all(joined[i] == name for i, name in enumerate(many) if "1" in name)
-    assert kept_in_place(["x"] * MOST_OFFERED, ["x/1"], "x")[-1] == "x/1"
+    assert kept_in_place(["x"] * MAX_OFFERED, ["x/1"], "x")[-1] == "x/1"

@@ -125,7 +125,7 @@ def test_a_long_text_is_read_in_several_calls_with_the_same_score(space: Space) 
 
     assert scored["ok"], scored
     asked = [int(one["durationSeconds"]) for one in space.platform.asked]
-    assert len(asked) > 2 and max(asked) <= gpu.SECONDS_TO_BEGIN + gpu.SECONDS_A_CALL
+    assert len(asked) > 2 and max(asked) <= gpu.SECONDS_TO_START + gpu.SECONDS_PER_CALL
     assert scored["tokens"] == whole.tokens
     assert scored["perplexity"] == pytest.approx(whole.perplexity, rel=1e-6)
 
@@ -194,17 +194,17 @@ def test_what_is_asked_for_grows_with_the_work_and_stays_below_anybodys_quota() 
     small, large = gpu.seconds_to_answer([10**9], 100), gpu.seconds_to_answer([10**10], 100)
 
     assert small < large < gpu.seconds_to_answer([10**10] * 2, 100)
-    assert gpu.seconds_to_answer([10**12], 1024) == gpu.MOST_SECONDS
+    assert gpu.seconds_to_answer([10**12], 1024) == gpu.MAX_SECONDS
     assert gpu.seconds_of_a_call([10**9], 10_000) < gpu.seconds_of_a_call([10**9], 10**9)
     assert gpu.seconds_of_a_call([10**9], 10**9) == gpu.seconds_of_a_call([10**9])
-    assert gpu.seconds_of_a_call([10**12]) == gpu.MOST_SECONDS
+    assert gpu.seconds_of_a_call([10**12]) == gpu.MAX_SECONDS
 
 
 def test_a_call_begins_no_model_that_it_has_no_time_to_load() -> None:
-    call, over, endless = gpu.Call(60), gpu.Call(gpu.SECONDS_TO_BEGIN), gpu.Call(None)
+    call, over, endless = gpu.Call(60), gpu.Call(gpu.SECONDS_TO_START), gpu.Call(None)
 
-    assert call.begins(0) and call.begins(10 * gpu.BYTES_A_SECOND)
-    assert not call.begins(60 * gpu.BYTES_A_SECOND)
+    assert call.begins(0) and call.begins(10 * gpu.BYTES_PER_SECOND)
+    assert not call.begins(60 * gpu.BYTES_PER_SECOND)
     assert over.begins(10**12)  # or nothing would ever be done
     assert not over.begins(0)
     assert endless.begins(10**12) and endless.begins(10**12)

@@ -11,7 +11,7 @@ import pytest
 from merging import Cancelled, MergeError, Problem, Progress, Result
 from ui.languages.korean import KOREAN
 from ui.languages.translate import speaking
-from ui.server.jobs import MOST_FINISHED, MOST_JOBS, MOST_OF_A_VISITOR, JobBoard, JobStatus, MergeRequest
+from ui.server.jobs import MAX_FINISHED, MAX_JOBS, MAX_JOBS_OF_A_VISITOR, JobBoard, JobStatus, MergeRequest
 
 SECRET = "hf_" + "s3cr3t" * 4
 RESULT = Result("hf://you/merge", "https://hub/you/merge", "abc", 10, 1.0)
@@ -198,13 +198,13 @@ def test_errors_are_told_without_tokens(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_a_visitor_and_the_line_have_limits() -> None:
     board, held = JobBoard(), Held()
-    for _ in range(MOST_OF_A_VISITOR):
+    for _ in range(MAX_JOBS_OF_A_VISITOR):
         board.submit("me", "x", (), held)
 
-    with pytest.raises(MergeError, match=str(MOST_OF_A_VISITOR)):
+    with pytest.raises(MergeError, match=str(MAX_JOBS_OF_A_VISITOR)):
         board.submit("me", "x", (), held)
 
-    for i in range(MOST_JOBS - MOST_OF_A_VISITOR):
+    for i in range(MAX_JOBS - MAX_JOBS_OF_A_VISITOR):
         board.submit(f"other {i}", "x", (), held)
     with pytest.raises(MergeError, match="full"):
         board.submit("late", "x", (), held)
@@ -215,7 +215,7 @@ def test_the_oldest_finished_jobs_are_forgotten() -> None:
     board = JobBoard()
     first = board.submit("me", "x", (), quick)
     until(board, first, "done")
-    for _ in range(MOST_FINISHED + 1):
+    for _ in range(MAX_FINISHED + 1):
         until(board, board.submit("me", "x", (), quick), "done")
 
     assert board.status(first) is None
