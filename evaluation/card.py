@@ -27,11 +27,11 @@ from evaluation.text import Source
 
 _TASK: dict[str, Any] = {"task_type": "text-generation", "task_name": "Text Generation"}
 _HARNESS = "https://github.com/EleutherAI/lm-evaluation-harness"
-# Between these lines stands what this module wrote last, so that it is replaced and not repeated.
+# Lines around the section that this module writes, so that the next one replaces it.
 _BEGIN, _END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
 _SECTION = re.compile(rf"{_BEGIN}.*?{_END}", re.DOTALL)
 _CARD = "README.md"
-_ATTEMPTS = 3  # where somebody else commits in between
+_ATTEMPTS = 3  # when others commit in between
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class WrittenCard:
 
     Attributes:
         url: of the commit or the pull request; a file's path for a folder.
-        pull_request: whether somebody has yet to accept it.
+        pull_request: whether it still has to be accepted.
     """
 
     url: str
@@ -104,7 +104,7 @@ def perplexity_results(
         ),
     ]
     for one in differences:
-        told = {
+        versus = {
             "other": one.other,
             "interval_95": list(one.interval) if one.interval else None,
             "verdict": one.verdict,
@@ -116,7 +116,7 @@ def perplexity_results(
                 metric_type="bits_per_byte_difference",
                 metric_name=f"Bits per byte, minus those of {one.other}",
                 metric_value=one.bits_per_byte,
-                metric_args={**how, **told, "bytes": one.bytes},
+                metric_args={**how, **versus, "bytes": one.bytes},
             )
         )
     return [_checked(score.model, one) for one in found]

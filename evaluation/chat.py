@@ -26,7 +26,7 @@ from evaluation.error import EvaluationError, memory_named
 from evaluation.model import LanguageModel
 
 _ROLES = ("system", "user", "assistant")
-# The script for a model without a chat template. It goes on with the person's next line, if nobody stops it.
+# How the user's next line begins in the script for a model without a chat template, which would go on to write it.
 _NEXT_LINE = "\nUser:"
 
 
@@ -52,10 +52,10 @@ def reply(
     Args:
         model: the model.
         messages: the conversation; each has a "role" (system, user or assistant) and a "content".
-        max_new_tokens: where an answer is cut.
+        max_new_tokens: the longest answer, in tokens.
         temperature: 0 takes the likeliest token each time; 1 draws from the model's own distribution.
         top_p: draw from the likeliest tokens that make up this share.
-        seed: of the draws.
+        seed: of the random draws.
         ends: whether the model may end its answer; if not, it has max_new_tokens.
         stop: when set, the answer ends within a token.
 
@@ -75,10 +75,10 @@ def reply(
 
 
 class Reply(Iterator[str]):
-    """An answer as it is written: iterate for its pieces of text. Made by `reply`.
+    """An answer as it is written: iterate over it for pieces of text. `reply` makes one.
 
-    The model runs in a thread of its own from the first piece on, until it ends, `stop` is set, or this is
-    closed or dropped. An error in that thread is raised to who iterates.
+    The model runs in a thread of its own from the first piece on, until the answer ends, `stop` is set, or this
+    object is closed or dropped. An error in that thread is raised by the iteration.
 
     Attributes:
         text: the answer so far.
@@ -157,17 +157,17 @@ class Reply(Iterator[str]):
             raise arrived
         if arrived is None:
             self.finish = "stopped" if self._stop.is_set() else "length"
-            return self._tell(self._written.rest(), last=True)
+            return self._shown(self._written.rest(), last=True)
         self.new_tokens += 1
         self.seconds = arrived.time - self._started
         if self.new_tokens == 1:
             self.seconds_to_first_token = self.seconds
         if arrived.id in self._ends:
             self.finish = "end"
-            return self._tell(self._written.rest(), last=True)
-        return self._tell(self._written.add(arrived.id), last=False)
+            return self._shown(self._written.rest(), last=True)
+        return self._shown(self._written.add(arrived.id), last=False)
 
-    def _tell(self, text: str, *, last: bool) -> str:
+    def _shown(self, text: str, *, last: bool) -> str:
         if self._script is None:
             return text
         text = self._script.add(text, last=last)
@@ -204,18 +204,17 @@ class _Decoder:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._tokens: list[int] = []
-        # Tokens before `_told` have been given out. Those from `_from` on are decoded together with the new
-        # ones, since the text of a token (a leading space, a part of a character) depends on what stands
-        # before it.
+        # Tokens before `_given` have been returned as text. Those from `_from` on are decoded together with the
+        # new ones, since the text of a token (a leading space, a part of a character) depends on those before it.
         self._from = 0
-        self._told = 0
+        self._given = 0
 
     def add(self, token: int) -> str:
         self._tokens.append(token)
         text = self._new_text()
         if not text or text.endswith("\N{REPLACEMENT CHARACTER}"):
             return ""
-        self._from, self._told = self._told, len(self._tokens)
+        self._from, self._given = self._given, len(self._tokens)
         return text
 
     def rest(self) -> str:
@@ -223,8 +222,8 @@ class _Decoder:
         return self._new_text().rstrip("\N{REPLACEMENT CHARACTER}")
 
     def _new_text(self) -> str:
-        told = self._decode(self._tokens[self._from : self._told])
-        return self._decode(self._tokens[self._from :])[len(told) :]
+        given = self._decode(self._tokens[self._from : self._given])
+        return self._decode(self._tokens[self._from :])[len(given) :]
 
     def _decode(self, tokens: list[int]) -> str:
         text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -254,9 +253,9 @@ class _ScriptEnd:
 
 
 class _Draw(LogitsProcessor):
-    """Choose the next token with a generator of its own, and leave it as the only candidate.
+    """Draws the next token with a generator of its own, and leaves it as the only candidate.
 
-    transformers draws from torch's global generator, which two conversations at the same time would share.
+    transformers draws from torch's global generator, which conversations at the same time would share.
     """
 
     def __init__(self, temperature: float, top_p: float, seed: int) -> None:
@@ -299,7 +298,7 @@ class _Outbox(BaseStreamer):
         self._prompt_seen = True
 
     def end(self) -> None:
-        """The thread says so itself: it may also end by an error."""
+        """Nothing to do: the thread reports its end itself, as it may also end by an error."""
 
 
 def _generate(

@@ -57,7 +57,7 @@ def linear_cka(model: LanguageModel, other: LanguageModel, text: str, *, tokens:
         model: the model.
         other: what it is held against.
         text: the text.
-        tokens: of it that are read at most.
+        tokens: up to this many of its tokens are read.
 
     Raises:
         EvaluationError: the text is too short, a tokenizer does not tell its tokens' places, or the states hold NaN.

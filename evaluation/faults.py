@@ -47,7 +47,7 @@ _SCRIPTS = {
     "hi": {"DEVANAGARI"}, "el": {"GREEK"}, "th": {"THAI"}, "he": {"HEBREW"},
 }  # fmt: skip
 _LATIN = [language for language in _NAMES if language not in _SCRIPTS and language != "la"]
-# A word of a script without spaces has about so many characters.
+# Characters of a typical word in scripts without spaces.
 _UNSPACED = {"CJK": 2, "HIRAGANA": 3, "KATAKANA": 3, "THAI": 4}
 
 # Tuned on one half of the labelled answers, see tests/evaluation/test_faults.py.
@@ -114,7 +114,7 @@ def _is_looped_word(word: str) -> bool:
 
 
 def _has_loop(words: Sequence[str], *, times: int) -> bool:
-    """Whether a few words follow each other so many times in a row; a single word twice as often."""
+    """Whether a few words repeat this many times in a row, or a single word twice as many times."""
     for size in range(1, len(words) // times + 1):
         repeated = 0
         for at in range(size, len(words)):

@@ -160,10 +160,6 @@ def footprint(
     found = [*references(folder, structure.tensors), *([error] if error else [])]
     found += [f"{path.name} is a link to {target}" for part in parts for path, target in links_out(part)]
     found += [f"{adapter.name} is an adapter and needs its base" for adapter in checkpoint.adapters]
-    measured = answer.found or {}
-    for key in ("first_token_seconds", "tokens_per_second"):
-        if key in measured:
-            measured[key] = Spread.of(measured[key])
     return Footprint(
         checkpoint.name,
         checkpoint.commit,
@@ -171,12 +167,18 @@ def footprint(
         not found,
         "; ".join(found),
         answer.confined_by,
-        **measured,
+        **_with_spreads(answer.found or {}),
     )
 
 
+def _with_spreads(measured: dict[str, Any]) -> dict[str, Any]:
+    """What `measure` returned, with a mean and deviation for repeated measurements."""
+    repeated = {"first_token_seconds", "tokens_per_second"} & measured.keys()
+    return measured | {key: Spread.of(measured[key]) for key in repeated}
+
+
 def _linked_name(parts: int) -> str:
-    """What a model of so many parts (a base and its adapters) is called in the sandbox."""
+    """The name in the sandbox of a model that has this number of parts: a base and its adapters."""
     return "+".join(f"./model{part}" for part in range(parts))
 
 

@@ -1,4 +1,4 @@
-"""Whether a model stands on its own: `python -m evaluation.independence MODEL`.
+"""Whether a model is complete by itself: `python -m evaluation.independence MODEL`.
 
 A merge, or a fine-tune that was trained as an adapter, is finished when nothing of its parents is needed any more.
 So the model is loaded by a process that reaches no network and no other model's folder, and it has to answer.

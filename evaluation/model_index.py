@@ -112,10 +112,10 @@ def _edit(
 
 
 def _end(text: str, node: Node) -> int:
-    """Where a node's own text ends; the mark of a block's end lies behind the comments that follow it."""
+    """Where a node's own text ends; the mark of a block's end is after the comments that follow it."""
     while isinstance(node, CollectionNode) and not node.flow_style and node.value:
         node = node.value[-1][1] if isinstance(node, MappingNode) else node.value[-1]
-    # A block scalar's mark lies behind the blank lines that follow it.
+    # A block scalar's mark is after the blank lines that follow it.
     return len(text[: node.end_mark.index].rstrip()) if _is_block_scalar(node) else node.end_mark.index
 
 
@@ -176,7 +176,7 @@ def _others(root: MappingNode | None, name: str) -> list[str]:
 
 
 def _names(entry: MappingNode, name: str) -> bool:
-    """Whether an entry is that of a model; one without a name can be nobody else's."""
+    """Whether an entry is that of a model; one without a name cannot be another model's."""
     found = _value(entry, "name")
     return found is None or found.value == name
 

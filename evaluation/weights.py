@@ -10,7 +10,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from evaluation.structure import Structure, structure_of
 
 # Elements of one tensor that are in memory together, of each model.
 _BLOCK = 4 << 20
-# A tensor's sample is taken from so many places, evenly spaced.
+# Evenly spaced places that a tensor's sample is taken from.
 PLACES = 16
 _LAYER = re.compile(r"\.(\d+)\.")
 
@@ -314,42 +314,30 @@ def _inspect(
 ) -> TensorStats:
     header = model.structure.tensors[name]
     layer = _LAYER.search(name)
-    place = (
-        name,
-        int(layer[1]) if layer else None,
-        _LAYER.sub(".*.", name, count=1),
-        header.shape,
-        header.dtype,
-    )
+    number, kind = int(layer[1]) if layer else None, _LAYER.sub(".*.", name, count=1)
+    unread = TensorStats(name, number, kind, header.shape, header.dtype, share=0.0)
     if not _can_be_read(header):
-        return TensorStats(*place, share=0.0)
+        return unread
     models = [model, *parents.values(), *([base] if base else [])]
     own = _OwnFigures(header, _padding_row(model.structure.config) if _is_by_token(name) else None)
     products = _Products(len(models), has_base=base is not None)
     is_whole = sample is None or header.elements <= sample
-    differences = _Differences(header, len(parents), has_base=base is not None) if is_whole else None
+    differences = _Differences(header, len(parents) if is_whole else 0, has_base=base is not None)
     for begin, end in _pieces(header, sample, places):
         blocks = _read(models, name, begin, end)
-        own.add(begin, blocks[0])
-        products.add(blocks)
-        if differences is not None:
-            differences.add(begin, blocks)
-    if differences is not None and not products.are_finite:
-        differences = None
-    return TensorStats(
-        *place,
-        share=own.read / header.elements if header.elements else 1.0,
+        for figures in (own, products, differences):
+            figures.add(begin, blocks)
+    spectra = differences if products.are_finite else None
+    return replace(
+        unread,
+        **own.fields(),
         norm=products.norm(0),
-        nan=own.nan,
-        inf=own.inf,
-        dead_rows=own.dead_rows(),
-        digest=own.digest.hexdigest(),
         against={
-            parent: products.versus(number, differences.spectrum(number) if differences else None)
-            for number, parent in enumerate(parents, 1)
+            parent: products.versus(i, spectra.spectrum(i) if spectra else None)
+            for i, parent in enumerate(parents, 1)
         },
         between={
-            f"{one} | {two}": products.pair(i, j, differences.overlap(i, j) if differences else None)
+            f"{one} | {two}": products.pair(i, j, spectra.overlap(i, j) if spectra else None)
             for (i, one), (j, two) in itertools.combinations(enumerate(parents, 1), 2)
         },
     )
@@ -370,8 +358,9 @@ class _OwnFigures:
     """
 
     def __init__(self, header: TensorHeader, padding: int | None) -> None:
-        self.read = self.nan = self.inf = 0
-        self.digest = hashlib.blake2b(digest_size=16)
+        self._read = self._nan = self._inf = 0
+        self._elements = header.elements
+        self._digest = hashlib.blake2b(digest_size=16)
         self._counts_rows = (
             len(header.shape) > 1 and header.dtype in FLOATS and not DERIVED.search(header.name)
         )
@@ -379,19 +368,30 @@ class _OwnFigures:
         self._dead: list[int] = []
         self._last_alive = -1
 
-    def add(self, begin: int, block: torch.Tensor) -> None:
-        """Take in rows of the tensor (rows, everything else) from number `begin` on."""
-        self.digest.update(block.numpy().tobytes())
-        self.read += block.numel()
-        self.nan += int(block.isnan().sum())
-        self.inf += int(block.isinf().sum())
+    def add(self, begin: int, blocks: Sequence[torch.Tensor]) -> None:
+        """Add the same rows (rows, everything else) of every version, from row `begin` on."""
+        block = blocks[0]
+        self._digest.update(block.numpy().tobytes())
+        self._read += block.numel()
+        self._nan += int(block.isnan().sum())
+        self._inf += int(block.isinf().sum())
         if self._counts_rows:
             is_dead = (block == 0).all(1)
             self._dead += (begin + is_dead.nonzero().flatten()).tolist()
             alive = (~is_dead).nonzero().flatten()
             self._last_alive = begin + int(alive[-1]) if len(alive) else self._last_alive
 
-    def dead_rows(self) -> int:
+    def fields(self) -> dict[str, Any]:
+        """Fields of `TensorStats`."""
+        return {
+            "share": self._read / self._elements if self._elements else 1.0,
+            "nan": self._nan,
+            "inf": self._inf,
+            "dead_rows": self._dead_rows(),
+            "digest": self._digest.hexdigest(),
+        }
+
+    def _dead_rows(self) -> int:
         """Rows of zeros. In a table of tokens those behind the last other row only pad it, and one pads texts."""
         if self._padding is None:
             return len(self._dead)
@@ -411,7 +411,8 @@ class _Products:
         self._task_dots, self._conflicts = np.zeros((count, count)), np.zeros((count, count))
         self._read = 0
 
-    def add(self, blocks: Sequence[torch.Tensor]) -> None:
+    def add(self, begin: int, blocks: Sequence[torch.Tensor]) -> None:
+        """See `_OwnFigures.add`."""
         flat = [block.flatten().double() for block in blocks]
         self._read += flat[0].numel()
         for i, j in itertools.combinations_with_replacement(range(len(flat)), 2):
@@ -453,7 +454,7 @@ class _Products:
 
 
 class _Differences:
-    """A matrix's differences, whole: of the model to each parent, and of each of several parents to the base."""
+    """A matrix's differences: of the model to each parent, and of each of several parents to the base."""
 
     def __init__(self, header: TensorHeader, parents: int, *, has_base: bool) -> None:
         size = header.shape[0] if header.shape else 1, _width(header)
@@ -463,6 +464,7 @@ class _Differences:
         self._to_base = {parent: empty_matrix(*size) for parent in of_parents if has_base and parents > 1}
 
     def add(self, begin: int, blocks: Sequence[torch.Tensor]) -> None:
+        """See `_OwnFigures.add`."""
         end = begin + len(blocks[0])
         for parent, matrix in self._to_parent.items():
             matrix[begin:end] = blocks[0] - blocks[parent]
