@@ -641,6 +641,79 @@ PROBLEMS: dict[str, Text] = {
     "no-answer": Text("{words}"),
     "no-score": Text("{words}"),
     "evaluation": Text("{words}"),
+    # evaluation: weights, adapters, answers
+    "no-own-weights": Text("{model}: 자신의 가중치가 없습니다.", "병합하고 그 결과를 쓰세요."),
+    "few-positions": Text(
+        "{model}, {other}: 이 글에서 함께 비교할 위치가 {count}개뿐인데 {least}개가 필요합니다.",
+        "더 긴 글을 주세요.",
+    ),
+    "nan-states": Text(
+        "{model} 또는 {other}: 이 글에 NaN으로 답합니다. 가중치에 NaN이나 Inf가 있거나, 값이 dtype에 비해 너무 큽니다."
+    ),
+    "no-token-offsets": Text("{model}: 토크나이저가 글에서 토큰의 위치를 알려 주지 않습니다.", _SAVE_AS_FAST),
+    "empty-text": Text("글이 없습니다.", "적어도 몇 문장을 주세요."),
+    "too-few-answers": Text("repeats={repeats}, new_tokens={new_tokens}: 각각 1과 2 이상이어야 합니다."),
+    "generation-settings": Text(
+        "max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}: 각각 1 이상, 0 이상, 0보다 크고 "
+        "1 이하여야 합니다."
+    ),
+    "conversation-too-long": Text(
+        "대화가 토큰 {tokens}개인데 {model} 모델은 {context}개까지 읽습니다.",
+        "새 대화를 시작하거나 줄이세요.",
+    ),
+    "nan-answer": Text(
+        "모델이 NaN으로 답합니다. 가중치에 NaN이나 Inf가 있거나, 값이 dtype에 비해 너무 큽니다.",
+        "다른 매개변수나 다른 dtype으로 다시 병합하세요.",
+    ),
+    "empty-conversation": Text("대화가 비어 있습니다.", "메시지를 하나 이상 주세요."),
+    "bad-message": Text(
+        "메시지 {number}: 역할이 {role}이고 내용의 형식이 {kind}입니다.",
+        "역할은 {roles:all} 가운데 하나이고 내용은 글이어야 합니다.",
+    ),
+    "template-refuses": Text(
+        "{model}: 채팅 템플릿이 이 대화를 받지 않습니다({error}).",
+        "시스템 메시지를 받지 않거나 user와 assistant가 번갈아 말해야 하는 템플릿이 많습니다.",
+    ),
+    "damaged-adapter": Text("{model}: {file} 파일이 손상되었습니다.", "PEFT로 어댑터를 다시 저장하세요."),
+    "adapter-kind-not-run": Text(
+        "{model}: {kind} 종류의 어댑터이고, 여기서 실행하지 않는 종류입니다.",
+        "이 가운데 하나를 쓰세요: {kinds:all}.",
+    ),
+    "adapter-fits-not": Text(
+        (
+            "{model}: 앞의 모델에 맞지 않습니다. 이 어댑터가 밝힌 학습 베이스: {trained_on}. PEFT의 말: {words}",
+            "{model}: 앞의 모델에 맞지 않습니다. PEFT의 말: {words}",
+        )
+    ),
+    "token-rows-missing": Text(
+        "{model}: 토큰 {token}의 행을 학습했는데 베이스의 행은 {rows}개이고, 그 사이의 행(이를테면 {unknown})은 어느 "
+        "쪽에도 없습니다.",
+        _GROWN_BASE,
+    ),
+    # evaluation: cards
+    "no-result-chosen": Text("카드에 쓸 결과를 고르지 않았습니다.", "하나 이상 고르세요."),
+    "folder-pull-request": Text("{model}: 폴더입니다.", "풀 리퀘스트는 허브의 모델에만 보낼 수 있습니다."),
+    "no-own-card": Text("{model}: 어댑터를 붙인 베이스이고, 자신의 카드가 없습니다.", "먼저 병합하세요."),
+    "card-metadata": Text(
+        "{model}: README.md 맨 위의 메타데이터는 {what:phrase}.", "먼저 고치세요. 아무것도 쓰지 않았습니다."
+    ),
+    "card-not-utf8": Text(
+        "{model}: README.md 파일이 UTF-8이 아닙니다({words}).",
+        "먼저 UTF-8로 저장하세요. 아무것도 쓰지 않았습니다.",
+    ),
+    "card-refused": Text(
+        "{model}: 허브가 카드를 받지 않습니다({words}).", "먼저 고치세요. 아무것도 쓰지 않았습니다."
+    ),
+    "card-not-yours": Text(
+        "{model}: 이 로그인으로는 쓸 수 없습니다(상태 {status}).",
+        "소유자로 로그인하거나 풀 리퀘스트로 제안하세요.",
+    ),
+    "card-not-proposed": Text("{model}: 이 로그인으로는 제안할 수 없습니다(상태 {status}).", "로그인하세요."),
+    "card-changing": Text("{model}: 지금 다른 사람이 바꾸고 있습니다(상태 {status}).", "다시 해 보세요."),
+    "card-not-taken": Text("{model}: 허브가 카드를 받지 않았습니다(상태 {status}).", "다시 해 보세요."),
+    "score-not-finite": Text(
+        "{model}: {metric} 값이 {value}이고, 카드에 쓸 수 없는 값입니다.", "이 값을 빼세요."
+    ),
     # evaluation
     "out-of-memory": Text(
         "{model}: {doing:phrase} 동안 메모리가 부족했습니다.", "더 짧은 글이나 더 작은 모델로 해 보세요."

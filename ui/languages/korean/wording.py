@@ -36,6 +36,12 @@ class KoreanWording(Wording):
 
 
 PHRASES: dict[str, Template] = {
+    "card-no-yaml": "올바른 YAML이 아닙니다({words})",
+    "card-no-mapping": "올바른 YAML이 아닙니다(`이름: 값` 모음이어야 합니다)",
+    "card-no-models": "model-index가 모델의 목록이 아닙니다",
+    "card-no-results": "model-index에 결과의 목록이 없습니다",
+    "card-no-metrics": "model-index에 지표의 목록이 없습니다",
+    "card-entangled": "model-index만 따로 고칠 수 없게 되어 있습니다",
     "recipe": "레시피",
     "model-entry": "모델 항목",
     "source": "source 항목",
