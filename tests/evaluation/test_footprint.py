@@ -185,7 +185,7 @@ def test_the_report_as_markdown(make_folder: MakeFolder) -> None:
 
     assert lines[0] == "|  | a\\|b | two |"
     assert "| stands alone | yes | no: needs a\\|b |" in lines
-    assert "| tokens a second | 12.35 ± 0.50 | - |" in lines
+    assert "| tokens per second | 12.35 ± 0.50 | - |" in lines
     assert "| first token, ms | 50 ± 1 | - |" in lines
     assert f"| perplexity | {scores[0].perplexity:.4f} | {scores[1].perplexity:.4f} |" in lines
     assert any("num_hidden_layers: 2 here, 1 there" in line for line in lines)

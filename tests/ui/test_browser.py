@@ -87,7 +87,7 @@ def test_two_models_become_one_that_answers(site: Site, browser: Browser) -> Non
         until_recipe(page, "merge_method", "slerp")
         choose(page, "Model 1 (the base)", "instr", FIRST)
         choose(page, "Model 2", "pirate", SECOND)
-        page.get_by_label("Type the values").check()
+        page.get_by_label("Type values").check()
         expect(page.get_by_label("t: everything else")).to_have_value("0.5")
         for label, gradient in GRADIENTS.items():
             page.get_by_label(label).fill(str(gradient))
@@ -135,7 +135,7 @@ def test_two_models_become_one_that_answers(site: Site, browser: Browser) -> Non
         expect(page.get_by_label("Compare with")).to_have_value(FIRST)
         page.get_by_label("Your message").fill("What is the capital of Italy?")
         page.get_by_role("button", name="Send").click()
-        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+ a second"))).to_have_count(2, timeout=SLOW)
+        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+/s"))).to_have_count(2, timeout=SLOW)
         answers = page.get_by_test_id("bot")
         expect(answers).to_have_count(2)
         assert all(answer.inner_text().strip() for answer in answers.all())
@@ -181,7 +181,7 @@ def test_a_lora_stands_alone_by_a_preset(site: Site, browser: Browser) -> None:
         page.get_by_role("button", name="Merge", exact=True).click()
         expect(page.get_by_role("heading", name="Done: alone")).to_be_visible(timeout=SLOW)
         page.get_by_role("button", name="Does it stand alone?").click()
-        says = re.compile("demo/alone stands on its own: .* says “.+”")
+        says = re.compile("demo/alone stands alone: .* answers “.+”")
         expect(page.get_by_text(says)).to_be_visible(timeout=SLOW)
         quiet(seen)
 
@@ -212,14 +212,14 @@ def test_the_yaml_is_what_runs(site: Site, browser: Browser) -> None:
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
 
         write(page, "merge_method: task_aritmetic\nmodels: []\n")
-        expect(page.get_by_text("The YAML says more than the form can show")).to_be_visible()
+        expect(page.get_by_text("The form is paused")).to_be_visible()
         expect(page.get_by_text("Did you mean 'task_arithmetic'?").first).to_be_visible()
 
         page.get_by_role("button", name="Depth up-scaling").click()
-        expect(page.get_by_text("it is built from slices of layers")).to_be_visible()
+        expect(page.get_by_text("built from slices of layers")).to_be_visible()
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
 
-        page.get_by_role("button", name="Throw these changes away").click()
+        page.get_by_role("button", name="Discard the YAML").click()
         until_recipe(page, "merge_method", "task_arithmetic")
         quiet(seen)
 
@@ -279,9 +279,9 @@ def test_an_answer_is_stopped_and_a_wrong_model_is_told(site: Site, browser: Bro
         message, answer = page.get_by_label("Your message"), page.get_by_test_id("bot")
         message.fill("Tell me a very long story about the sea.")
         message.press("Enter")
-        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+ a second"))).to_be_visible(timeout=SLOW)
+        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+/s"))).to_be_visible(timeout=SLOW)
         page.get_by_role("button", name="Stop").click()
-        expect(page.get_by_text(re.compile("a second.* · stopped"))).to_be_visible()
+        expect(page.get_by_text(re.compile("/s.* · stopped"))).to_be_visible()
         so_far = answer.inner_text()
 
         other = page.get_by_label("Compare with")
@@ -343,7 +343,7 @@ def test_faults_stand_on_their_fields_and_buttons_mend_them(site: Site, browser:
         page = seen.page
         until_recipe(page, "merge_method", "slerp")
         write(page, f"merge_method: task_aritmetic\nmodels:\n  - model: {SECOND}\n")
-        page.get_by_role("button", name="Write 'task_arithmetic' for 'task_aritmetic'").click()
+        page.get_by_role("button", name="Change 'task_aritmetic' to 'task_arithmetic'").click()
         until_recipe(page, "merge_method", "task_arithmetic")
         expect(
             page.locator(".alloy-fields .alloy-trouble").filter(has_text="needs a base model")
@@ -370,8 +370,8 @@ def test_models_are_compared_before_they_are_merged(site: Site, browser: Browser
         page.get_by_role("button", name="TIES of fine-tunes").click()
         until_recipe(page, "merge_method", "ties")
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
-        page.get_by_role("button", name="How alike the models are").click()
-        page.get_by_role("button", name="Compare the models").click()
+        page.get_by_role("button", name="How similar are the models?").click()
+        page.get_by_role("button", name="Compare models").click()
 
         heading = "Cosine between the changes of SmolLM2-135M-Pirate and SmolLM2-135M-Bard"
         expect(page.get_by_role("heading", name=heading)).to_be_visible(timeout=SLOW)
@@ -390,7 +390,7 @@ def test_a_merge_is_tried_before_it_is_saved(site: Site, browser: Browser) -> No
         message = page.get_by_label("Your message")
         message.fill("Hello!")
         message.press("Enter")
-        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+ a second"))).to_have_count(2, timeout=SLOW)
+        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+/s"))).to_have_count(2, timeout=SLOW)
         page.get_by_role("button", name="Stop").click()
         with visit(browser, site.url) as other:  # the other's page does not hold it
             other.page.get_by_role("tab", name="Chat").click()
@@ -484,10 +484,10 @@ def test_what_a_method_does_is_drawn_as_its_values_move(site: Site, browser: Bro
         method = page.get_by_label("Method", exact=True).locator("visible=true")
         method.click()
         page.get_by_role("option", name="SLERP", exact=True).click()
-        page.get_by_label("point far apart").check()
-        expect(page.get_by_role("img", name="The result lies at (0.92, 0.92)")).to_be_visible()
+        page.get_by_label("point in different directions").check()
+        expect(page.get_by_role("img", name="The result is at (0.92, 0.92)")).to_be_visible()
         page.get_by_label("number input for t", exact=True).locator("visible=true").fill("0")
-        expect(page.get_by_role("img", name="The result lies at (1.30, 0.00)")).to_be_visible()
+        expect(page.get_by_role("img", name="The result is at (1.30, 0.00)")).to_be_visible()
         method.click()
         page.get_by_role("option", name="DELLA", exact=True).click()
         expect(page.get_by_label("rescale", exact=True).locator("visible=true")).to_be_visible()

@@ -48,7 +48,7 @@ def test_problems_with_place_and_fix() -> None:
     ).text
 
     assert text.count(EVIL) == 3
-    assert "2 things to change first" in text
+    assert "2 problems to fix" in text
 
 
 def test_tokenizers_stand_side_by_side() -> None:
@@ -83,7 +83,7 @@ def test_a_plan() -> None:
         "135 M",
         "0123456",
         "from 2 models",
-        "no disk needed",
+        "no disk space needed",
     ):
         assert part in text
     assert text.count(EVIL) == 5
@@ -102,7 +102,7 @@ def test_a_plan_names_adapters_and_what_is_made_on_the_way() -> None:
 
     for part in (
         "from 3 models",
-        "firstmade on the way with SLERP of you/base, you/base",
+        "firstintermediate merge: SLERP of you/base, you/base",
         "you/loraadapter on you/base, scaled by 0.5 abcdef01 Mcc-by-nc-4.0",
         "you/otheradapter on you/base abcdef0",
         "you/third",
@@ -122,17 +122,17 @@ def test_a_plan_says_where_it_runs_and_what_of_the_quota_it_takes() -> None:
         )
     )
 
-    assert "Runs on this machine's processor" in laptop
+    assert "Runs on this machine's CPU" in laptop
     assert "uses none of your GPU quota" in space
-    assert "about 19 s of the quota" in zero
-    assert "about 19 s of the quota" not in space
+    assert "about 19 s of your GPU quota" in zero
+    assert "about 19 s of your GPU quota" not in space
 
 
 def test_a_running_job_has_a_bar_that_is_read_aloud() -> None:
     tags = shown(job_card(JOB))
 
     assert ("aria-valuenow", "25") in tags.attributes
-    for part in ("1 of 4 tensors", "50 B of 200 B", "10 B a second", "15 s left", EVIL):
+    for part in ("1 of 4 tensors", "50 B of 200 B", "10 B/s", "15 s left", EVIL):
         assert part in tags.text
 
 
@@ -150,7 +150,7 @@ def test_other_states(state: str) -> None:
 
     tags = shown(job_card(job))
 
-    assert {"waiting": "number 3 in line", "done": "Open you/x", "failed": EVIL, "cancelled": "Nothing"}[
+    assert {"waiting": "number 3 in the queue", "done": "Open you/x", "failed": EVIL, "cancelled": "Nothing"}[
         state
     ] in tags.text
     assert ("details" in tags.names) == (state != "waiting")
@@ -162,8 +162,8 @@ def test_only_what_was_read_back_is_said_to_be_what_was_sent(verified: bool) -> 
 
     told = shown(job_card(replace(JOB, state="done", result=result))).text
 
-    assert ("it is what was sent" in told) == verified
-    assert "Read by: HTTP. Written by: LFS, Xet." in told
+    assert ("match what was uploaded" in told) == verified
+    assert "Read via HTTP. Written via LFS, Xet." in told
 
 
 def test_forgotten_jobs_are_mentioned() -> None:
@@ -245,7 +245,7 @@ def test_differences_are_told_with_their_interval() -> None:
     assert (
         "a predicts this text worse than b: +0.3000 bits per byte, 95 % interval +0.1000 to +0.5000." in told
     )
-    assert "Too little text to say whether a and c differ" in told
+    assert "Too little text to tell whether a and c differ" in told
     assert "cut" in told
     assert "Windows of 2048 tokens, a new one every 1024. No BOS token" in told
 
@@ -261,10 +261,10 @@ def test_no_difference_is_shown_with_what_would_decide_it() -> None:
     decided = shown(score_table(rows, 1000, [replace(none, interval=(0.001, 0.005))])).text
     outlier = shown(score_table(rows, 1000, [replace(none, interval=None, has_outlier=True)])).text
 
-    assert "mostly shows differences of 0.0180 and more" in told
+    assert "usually shows differences of 0.0180 or more" in told
     assert "About 30 more documents like these would show a difference of 0.01." in told
     assert "Measured on 9 blocks of this text" in of_blocks and "more documents like" not in of_blocks
-    assert "mostly shows" not in decided and "worse" in decided
+    assert "usually shows" not in decided and "worse" in decided
     assert "one document differs from all others" in outlier
 
 
@@ -300,7 +300,7 @@ def test_a_long_picture_is_cut() -> None:
     told = shown(token_picture(TextRow("a", score=whole), TextRow("b", score=whole), ["x" * size])).text
 
     assert told.count("x") == MAX_CHARACTERS
-    assert "The first 8000 characters of 16000" in told
+    assert "The first 8000 of 16000 characters" in told
 
 
 def luminance(colour: tuple[float, float, float]) -> float:

@@ -139,7 +139,7 @@ def test_without_network_and_login_the_page_says_what_is_out_of_reach(
         # The recipe that the page opens on is of models on the Hub, which is out of reach.
         expect(page.get_by_text(re.compile("cannot be reached|did not answer")).first).to_be_visible()
         page.get_by_role("tab", name="Methods").click()
-        expect(page.get_by_role("img", name=re.compile("The result lies at"))).to_be_visible()
+        expect(page.get_by_role("img", name=re.compile("The result is at"))).to_be_visible()
         page.get_by_role("tab", name="Chat").click()
         page.get_by_label("Your message").fill("Hello!")
         page.get_by_role("button", name="Send").click()

@@ -206,7 +206,7 @@ def test_nothing_that_looks_like_a_token_is_anywhere(
         page.get_by_label("Your message").fill("Hello!")
         assert loaded.get(timeout=60) == "ann/mine"  # before anything is sent
         page.get_by_role("button", name="Send").click()
-        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+ a second")).first).to_be_visible()
+        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+/s")).first).to_be_visible()
 
         kept = remembered(page, space.host.browser_key)
         assert "ann/mine" in kept["alloy-merges"]  # so it was opened

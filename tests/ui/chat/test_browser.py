@@ -14,7 +14,7 @@ from tests.ui.test_browser import FIRST, SECOND, SLOW, quiet, until_recipe
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_models, pytest.mark.timeout(1200)]
 
-SPEED = re.compile(r"\d+ tokens, [\d.]+ a second")
+SPEED = re.compile(r"\d+ tokens, [\d.]+/s")
 
 
 def ask(page: Page, message: str) -> None:
@@ -30,20 +30,20 @@ def test_a_value_of_a_trial_is_turned_and_taken_into_the_recipe(site: Site, brow
         until_recipe(page, "merge_method", "linear")
         page.get_by_role("button", name="Try it first").click()
         expect(page.get_by_label("Model", exact=True)).to_have_value(re.compile("^try: "), timeout=SLOW)
-        expect(page.get_by_label("A number of the recipe")).to_have_value("weight of SmolLM2-135M-Pirate")
+        expect(page.get_by_label("Tune a parameter")).to_have_value("weight of SmolLM2-135M-Pirate")
         page.get_by_role("button", name="Settings").first.click()
-        page.get_by_label("number input for Longest answer, in tokens").fill("16")
+        page.get_by_label("number input for Maximum answer length, in tokens").fill("16")
         ask(page, "What is the capital of Italy?")
         expect(page.get_by_test_id("bot")).to_have_count(2, timeout=SLOW)
         expect(page.get_by_text(SPEED)).to_have_count(2, timeout=SLOW)
 
-        value = page.get_by_label("number input for Its value")
+        value = page.get_by_label("number input for Value")
         value.fill("0")
         value.press("Tab")
 
         row = page.get_by_role("row", name="weight of SmolLM2-135M-Pirate = 0")
         expect(row).to_be_visible(timeout=SLOW)
-        first = page.get_by_role("row", name="as tried first").get_by_role("cell").inner_text()
+        first = page.get_by_role("row", name="as first tried").get_by_role("cell").inner_text()
         expect(row.get_by_role("cell")).not_to_have_text(first)  # of the bard alone
         expect(page.get_by_text(SPEED)).to_have_count(2, timeout=SLOW)
         expect(page.get_by_test_id("bot")).to_have_count(2)  # answered anew, not once more
@@ -72,7 +72,7 @@ def test_two_answers_are_voted_on_and_a_third_model_joins(
         other.fill(SECOND)
         other.press("Enter")
         page.get_by_role("button", name="Settings").first.click()
-        page.get_by_label("number input for Longest answer, in tokens").fill("16")
+        page.get_by_label("number input for Maximum answer length, in tokens").fill("16")
         ask(page, "Hello!")
         expect(page.get_by_text(SPEED)).to_have_count(2, timeout=SLOW)
         page.get_by_role("button", name="Right is better").click()

@@ -50,7 +50,7 @@ def test_the_strictest_is_named() -> None:
 
     assert strictest(parents) == parents[1]
     text = shown(plan_card(Plan("", "linear", models=(model,)), Surroundings(tuple(parents), "mine"))).text
-    assert "cc-by-nc-4.0 of b: not for commercial use" in text
+    assert "cc-by-nc-4.0 (b): no commercial use" in text
 
 
 @pytest.mark.parametrize(

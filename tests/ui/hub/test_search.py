@@ -88,9 +88,9 @@ def test_each_is_described_with_what_stands_in_its_way(family: Hub) -> None:
         "chat": ["llama · 1 k · apache-2.0 · ♥ 7", True],
         "code": ["llama · 1 k · gated: accept its terms on its page first", True],
         "lora": ["llama · adapter: write base+adapter", True],
-        "old": ["llama · pickles only: read without running them", True],
-        "large": ["llama · 3 k · does not fit 1 k: another size", False],
-        "qwen": ["qwen2 · 1 k · does not fit llama: another architecture", False],
+        "old": ["llama · pickle files only: read without being run", True],
+        "large": ["llama · 3 k · does not match 1 k: different size", False],
+        "qwen": ["qwen2 · 1 k · does not match llama: different architecture", False],
         "gptq": ["llama · 1 k · quantized (gptq): cannot be merged", False],
         "gguf": ["llama · GGUF only: cannot be merged", False],
     }

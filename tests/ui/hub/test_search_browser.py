@@ -25,7 +25,7 @@ def test_a_list_says_what_each_model_is(site: Site, browser: Browser) -> None:
         relative = page.get_by_role("option", name=FIRST, exact=True)
         expect(relative).to_have_accessible_description("llama · 135 M · apache-2.0")
         stranger = page.get_by_role("option", name="alloy/SmolGPT", exact=True)
-        expect(stranger).to_have_accessible_description("gpt2 · does not fit llama: another architecture")
+        expect(stranger).to_have_accessible_description("gpt2 · does not match llama: different architecture")
         adapter = page.get_by_role("option", name=f"{SECOND}-LoRA", exact=True)
         expect(adapter).to_have_accessible_description("apache-2.0 · adapter: write base+adapter")
         relative.click()

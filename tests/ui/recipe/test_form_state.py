@@ -101,7 +101,7 @@ def test_an_unlisted_parameterless_base_is_not_a_row() -> None:
     [
         ("merge_method: [", "YAML"),
         ("just words", "not a recipe"),
-        ("merge_method: tise\nmodels: []", "no merge method"),
+        ("merge_method: tise\nmodels: []", "does not know this merge method"),
         ("merge_method: linear\nslices: []", "slices"),
         ("merge_method: linear\nmodels: [{model: a/b, layers: 3}]", "fields"),
         ("merge_method: linear\nmodels: [{model: {model: {path: x}}}]", "long form"),

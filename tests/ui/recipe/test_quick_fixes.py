@@ -137,7 +137,7 @@ def test_vocabularies_are_made_one_by_each_button(base: bool, tmp_path: Path) ->
     own = ["small", "larger"] if base else ["small", "large", "larger"]
     ways = ["union", *(["base"] if base else []), *(f"{tmp_path}/{name}" for name in own)]
     assert [yaml.safe_load(fix.recipe)["tokenizer_source"] for fix in offered] == ways
-    assert offered[-1].title == f"Take the vocabulary of {tmp_path}/larger"
+    assert offered[-1].title == f"Use the vocabulary of {tmp_path}/larger"
     for fix in offered:
         lines = fix.recipe.splitlines(keepends=True)
         assert "".join(line for line in lines if not line.startswith("tokenizer_source: ")) == recipe

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evaluation import Cancelled, EvaluationError, FetchedModel
-from ui.languages.translate import ENGLISH
+from ui.languages.english import ENGLISH
 from ui.score.panel import ModelRow, Unavailable, in_calls, one_by_one
 from ui.server import gpu
 from ui.server.work import Turn
@@ -64,7 +64,7 @@ def test_a_stopped_turn_ends_the_work_and_the_rows_say_so() -> None:
 
     [(_, last)] = calls
 
-    assert [row.trouble for row in last] == [ENGLISH["score.stopped"], "no such model", ""]
+    assert [row.trouble for row in last] == [ENGLISH.page["score.stopped"], "no such model", ""]
     assert [row.count for row in last] == [2, 0, 3]
 
 

@@ -183,7 +183,7 @@ def test_answers_are_checked_in_calls_of_any_length(
     assert list(found.checks) == whole
     assert any("7 of 12 answered" in piece[panel.table] for piece in on_the_way)
     assert f'<th scope="row">{names[1]}</th><td class="number">' in shown
-    assert "no such folder" in shown and f"The answers of {names[0]}" in shown
+    assert "no such folder" in shown and f"Answers of {names[0]}" in shown
     about = Findings(names[0], {"chat": found})
     assert f"| cut | {whole[0].counts['cut']} of 12 | {whole[1].counts['cut']} of 12 |" in about.markdown(
         ["chat"]
@@ -317,7 +317,7 @@ def test_results_are_written_into_the_card_by_the_visitors_own_account(
     said = write(about, ["text", "benchmarks"], how, gr.OAuthToken(token, "", 0))
 
     assert "Sign in with Hugging Face first" in refused
-    assert ("Written into" if how == "commit" else "Proposed to") in said
+    assert ("Written to" if how == "commit" else "Proposed to") in said
     assert token not in said
     card = ModelCard.load("ann/merge", token=token) if how == "commit" else None
     if card is None:
@@ -336,7 +336,7 @@ def test_only_the_chosen_results_are_written(family: dict[str, Path], tmp_path: 
     said = event(page, "ReportPanel._write")(about, ["weights"], "commit", None)
     nothing = event(page, "ReportPanel._write")(about, [], "commit", None)
 
-    assert "Written into" in said
+    assert "Written to" in said
     card = (family["merge"] / "README.md").read_text()
     assert "### Weights" in card and "Perplexity" not in card and "model-index" not in card
     assert "No result was chosen" in nothing
@@ -409,32 +409,30 @@ def test_a_merge_is_judged_and_its_card_written(page_of_a_laptop: str, browser: 
             models.press("Enter")
         models.press("Escape")
 
-        page.get_by_role("button", name="Ask benchmarks").click()
-        page.get_by_role("button", name="Ask", exact=True).click()
-        scores = page.get_by_role("table").filter(
-            has_text="Scores with their standard errors on 18 questions"
-        )
+        page.get_by_role("button", name="Run benchmarks").click()
+        page.get_by_role("button", name="Run", exact=True).click()
+        scores = page.get_by_role("table").filter(has_text="Scores with standard errors on 18 questions")
         expect(scores.locator("tbody .number")).to_have_count(3)
 
         page.get_by_role("button", name="Check the answers").click()
-        page.get_by_role("button", name="Let them answer").click()
+        page.get_by_role("button", name="Run the check").click()
         checked = page.get_by_role("table").filter(has_text="Faults in 12 answers of each model")
         expect(checked.locator("tbody .number")).to_have_count(3 * 4)
 
-        page.get_by_role("button", name="Look at the weights").click()
-        page.get_by_role("button", name="Base model and more").click()
+        page.get_by_role("button", name="Inspect weights").click()
+        page.get_by_role("button", name="Base model and options").click()
         base = page.get_by_label("Base model", exact=True).locator("visible=true")
         base.fill("ann/base")
         base.press("Enter")
         page.get_by_label("Run the models too").check()
-        page.get_by_role("button", name="Look", exact=True).click()
+        page.get_by_role("button", name="Inspect", exact=True).click()
         expect(page.get_by_role("heading", name="ann/merge looks sound")).to_be_visible()
         expect(page.get_by_text("Linear CKA of the states")).to_be_visible()
         page.get_by_label("Signal", exact=True).click()
         page.get_by_role("option", name="Share of weights that the parents change").click()
         expect(page.get_by_role("heading", name="directions: ann/a and ann/b")).to_be_visible()
 
-        expect(page.get_by_role("heading", name="What was found of ann/merge")).to_be_visible()
+        expect(page.get_by_role("heading", name="Results for ann/merge")).to_be_visible()
         page.get_by_role("button", name="Copy or download").click()
         with page.expect_download() as taken:
             page.get_by_role("link", name="Download JSON").click()
@@ -450,8 +448,8 @@ def test_a_merge_is_judged_and_its_card_written(page_of_a_laptop: str, browser: 
         assert not grave, [(it["id"], [node["html"][:200] for node in it["nodes"]]) for it in grave]
 
         page.get_by_role("checkbox", name="Weights").uncheck()
-        page.get_by_role("button", name="Write into the card").click()
-        expect(page.get_by_role("heading", name="Written into the card")).to_be_visible()
+        page.get_by_role("button", name="Write to the card").click()
+        expect(page.get_by_role("heading", name="Written to the card")).to_be_visible()
         card = ModelCard.load("ann/merge").text
         assert "### Benchmarks" in card and "### Weights" not in card
         assert seen.complaints == [] and seen.strangers == []

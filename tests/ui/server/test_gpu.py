@@ -100,7 +100,7 @@ def test_a_gpu_answers_for_the_visitor_who_asks(space: Space) -> None:
     [asked] = space.platform.asked
     assert asked["token"] == SECRET
     assert int(asked["durationSeconds"]) == gpu.seconds_to_answer([0], 5)
-    assert f"{asked['durationSeconds']} s of GPU asked for" in said["about"]
+    assert f"{asked['durationSeconds']} s of GPU requested" in said["about"]
     assert space.platform.calls == ["/schedule", "/allow", "/release"]
 
 
@@ -111,7 +111,7 @@ def test_without_quota_the_processor_answers_and_says_so(space: Space) -> None:
     scored: Any = space.client.predict("ann/speaks", "abc " * 50, api_name="/perplexity")
 
     assert said["ok"], said
-    assert "on the processor, which is slower: today's GPU quota is used up, more in 1:01:01" in said["about"]
+    assert "on the CPU, which is slower: today's GPU quota is used up; more in 1:01:01" in said["about"]
     assert scored["perplexity"] > 1
     assert "quota is used up" in scored["about"]
     assert "/allow" not in space.platform.calls
@@ -146,8 +146,8 @@ def test_a_text_whose_gpu_is_lost_is_finished_on_the_processor(space: Space) -> 
     [
         ({"left": 100, "wait": -1}, "more GPU time than one request may ask for"),
         ({"left": 100, "wait": 0}, "today's GPU quota is used up"),
-        (503, "no GPU is free now"),
-        (401, "no GPU is free now"),
+        (503, "no GPU is free right now"),
+        (401, "no GPU is free right now"),
         (500, "Internal Server Error"),
     ],
 )
@@ -244,7 +244,7 @@ def test_what_is_left_of_the_quota_is_said(hub: Hub, monkeypatch: pytest.MonkeyP
 
     assert gpu.quota(token) == ""  # the scope was not granted
     hub.quotas["ann"] = {"base": 300, "current": 212.5, "resetsAt": "2026-11-26T09:12:03.000Z"}
-    assert gpu.quota(token) == "GPU quota: 212 of 300 s left, whole again at 09:12 UTC."
+    assert gpu.quota(token) == "GPU quota: 212 of 300 s left, renewed at 09:12 UTC."
     hub.quotas["ann"]["resetsAt"] = None
     assert gpu.quota(token) == "GPU quota: 212 of 300 s left today."
     assert gpu.quota("hf_wrong") == gpu.quota(None) == ""
