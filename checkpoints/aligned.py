@@ -73,6 +73,7 @@ class AlignedCheckpoint:
         self.name = own.name
         self.version = own.version
         self.is_folder = own.is_folder
+        self.is_cached = own.is_cached
         self.config = own.config
         self.adapters = own.adapters
         self.warnings = own.warnings

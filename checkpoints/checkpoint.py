@@ -29,6 +29,10 @@ class Checkpoint(Protocol):
         """Whether the model itself, without adapters, is on this machine."""
 
     @property
+    def is_cached(self) -> bool:
+        """Whether the model itself, without adapters, is one on the Hub whose weights this machine's cache has."""
+
+    @property
     def is_remote(self) -> bool:
         """Whether reading some tensor waits for a network, so that prefetching pays."""
 

@@ -65,9 +65,20 @@ PROBLEMS: dict[str, Text] = {
             "Try again. If it keeps failing, check the model's page.",
         ),
     ),
-    "cache-size": Text(
-        "{variable} is '{given}'; it must be a number of bytes.",
-        "Leave it unset, or set it to 0, for no cache.",
+    "not-cached": Text(
+        (
+            "Revision '{revision}' of {model} is not in the Hugging Face cache, and HF_HUB_OFFLINE is set.",
+            "{model} is not in the Hugging Face cache, and HF_HUB_OFFLINE is set.",
+        ),
+        "Run `hf download {model}`, or unset HF_HUB_OFFLINE.",
+    ),
+    "file-not-cached": Text(
+        "{file} of {model} cannot be read from the Hugging Face cache, and HF_HUB_OFFLINE is set.",
+        "Run `hf download {model}`, or unset HF_HUB_OFFLINE.",
+    ),
+    "cache-closed": Text(
+        "{model} is in the cache of this server, and the Hub cannot be asked who may read it.",
+        "Unset HF_HUB_OFFLINE.",
     ),
     "file-cut-short": Text(
         "{file} is too short: bytes {start} to {end} were expected.", "Copy or download it again."
@@ -95,7 +106,7 @@ PROBLEMS: dict[str, Text] = {
     "no-weights": Text("{model} has no weights that can be read.", "Name a model with model.safetensors."),
     "missing-shard": Text(
         "{index} of {model} names {file}, which is missing.",
-        "The upload of this model is incomplete; tell its author.",
+        "The model is incomplete: its author has to upload the file, or you have to download it.",
     ),
     "header-length": Text(
         "{file} is damaged: its header would be {length} bytes long, in a file of {size}.", _DOWNLOAD_AGAIN

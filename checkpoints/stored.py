@@ -35,8 +35,9 @@ class StoredCheckpoint:
         self.tensors = tensors
         self.name = repository.name
         self.version = repository.version
-        self.is_remote = repository.is_remote
         self.is_folder = repository.is_folder
+        self.is_remote = not all(map(repository.is_local, {header.file for header in tensors.values()}))
+        self.is_cached = not (self.is_folder or self.is_remote)
         self.files = repository.files
 
     @property

@@ -162,11 +162,14 @@ def _describe(plan: Plan) -> None:
     print(f"{METHODS[plan.method].title}: {METHODS[plan.method].summary}")
     for model in plan.models:
         version = f" at {model.version[:12]}" if model.commit else ""
-        print(f"  {model.name}{version}: {model.architecture}, {model.parameters / 1e6:,.0f} M parameters")
+        cached = ", read from the cache" if model.is_cached else ""
+        count = f"{model.parameters / 1e6:,.0f} M parameters"
+        print(f"  {model.name}{version}: {model.architecture}, {count}{cached}")
         for adapter in model.adapters:
             version = f" at {adapter.version[:12]}" if adapter.commit else ""
             scale = "" if adapter.scale == 1 else f", times {adapter.scale:g}"
-            print(f"    with the adapter {adapter.name}{version}{scale}")
+            cached = ", read from the cache" if adapter.is_cached else ""
+            print(f"    with the adapter {adapter.name}{version}{scale}{cached}")
     for title, rows in resolved(plan):
         values = [in_words(row) for row in rows]
         print(title if len(set(values)) > 1 else f"{title}: {values[0]}")

@@ -53,6 +53,8 @@ class Stage:
     def version(self) -> str:
         return self.plan.fingerprint
 
+    is_cached = False
+
     @property
     def is_folder(self) -> bool:
         return not self.is_remote

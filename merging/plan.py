@@ -31,7 +31,7 @@ class PlannedAdapter:
 
     Args:
         name, revision, scale: as the recipe names it
-        version, is_folder: see `PlannedModel`
+        version, is_folder, is_cached: see `PlannedModel`
         bytes: of all its tensors in float32, in which it is applied
     """
 
@@ -41,6 +41,12 @@ class PlannedAdapter:
     is_folder: bool
     scale: float
     bytes: int
+    is_cached: bool = False
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is read over a network."""
+        return not (self.is_folder or self.is_cached)
 
     @property
     def commit(self) -> str | None:
@@ -62,6 +68,7 @@ class PlannedModel:
         bytes: of all its tensors
         layers: of its longest stack; 0 where there is none
         adapters: that are applied to it, in this order
+        is_cached: whether its weights are read from the Hugging Face cache of this machine
         made_by: the plan of a merge that is made on the way; it has no files of its own
         alignment: of its rows with the vocabulary of the result; None where they are the result's as they stand
     """
@@ -77,13 +84,15 @@ class PlannedModel:
     adapters: tuple[PlannedAdapter, ...] = ()
     alignment: Alignment | None = None
     made_by: Plan | None = None
+    is_cached: bool = False
 
     @property
     def is_remote(self) -> bool:
         """Whether any of it is read over a network."""
         if self.made_by:
             return any(model.is_remote for model in self.made_by.models)
-        return not self.is_folder or any(not adapter.is_folder for adapter in self.adapters)
+        is_local = self.is_folder or self.is_cached
+        return not is_local or any(adapter.is_remote for adapter in self.adapters)
 
     @property
     def commit(self) -> str | None:

@@ -76,7 +76,7 @@ def cancelled_at(fault: Fault, plan: Plan, to: str, token: str) -> None:
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Wait for nothing; returns the seconds that would have been waited for, in order."""
     seconds: list[float] = []
-    monkeypatch.setattr("checkpoints.repositories.hub.time.sleep", seconds.append)
+    monkeypatch.setattr("checkpoints.repositories.retry.time.sleep", seconds.append)
     monkeypatch.setattr(
         "checkpoints.repositories.hub.HubRepository._pause", lambda _, pause: seconds.append(pause)
     )

@@ -159,6 +159,7 @@ class AdaptedCheckpoint:
         self.name = f"{base.name}+{adapter.name}"
         self.version = base.version
         self.is_folder = base.is_folder
+        self.is_cached = base.is_cached
         self.adapters = (*base.adapters, adapter)
         fitting = _Fitting(base, adapter)
         self.changes = fitting.changes()
@@ -171,7 +172,7 @@ class AdaptedCheckpoint:
 
     @property
     def is_remote(self) -> bool:
-        return self.base.is_remote or not self.adapter.is_folder
+        return self.base.is_remote or self.adapter.is_remote
 
     @property
     def read_by(self) -> Set[str]:

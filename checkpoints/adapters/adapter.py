@@ -141,6 +141,8 @@ class Adapter:
         self.scale = scale
         self.version = repository.version
         self.is_folder = repository.is_folder
+        self.is_remote = not all(map(repository.is_local, {header.file for header in tensors.values()}))
+        self.is_cached = not (self.is_folder or self.is_remote)
         self.config = config
         self.tensors = tensors
         self._fetching, self._content = threading.Lock(), bytearray()
@@ -185,7 +187,7 @@ class Adapter:
     def read_part(self, name: str, start: int, nbytes: int) -> bytearray:
         header = self.tensors[name]
         begin = header.start + start
-        if not self.repository.is_remote or self.repository.files[header.file] > WHOLE:
+        if not self.is_remote or self.repository.files[header.file] > WHOLE:
             return read_bytes(self.repository, header.file, begin, nbytes)
         with self._fetching:
             if not self._content:

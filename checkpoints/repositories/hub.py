@@ -1,25 +1,25 @@
-"""A model on the Hub, at one commit, read by HTTP ranges; nothing is stored on the way.
+"""A model on the Hub at one commit: files in this machine's Hugging Face cache are read there, others by HTTP ranges.
 
-A file's address on the Hub redirects to a signed link on another host, which holds for an hour and is not
-counted against the rate limit. So the link is kept, and asked for again when it no longer answers.
+Nothing is stored. A file's address on the Hub redirects to a signed link on another host, which is valid for an hour
+and not counted against the rate limit. So the link is kept, and asked for again when it no longer answers.
 
-A read that goes wrong is taken up again at its last byte: after a pause, which the answer may ask for, on a fresh
-link where the old one may be at fault, and through Xet when links fail again and again.
+A read that fails continues at its last byte: after a pause, which the answer may ask for, on a fresh link where the
+old one may be at fault, and through Xet when links fail again and again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 import ssl
 import threading
-import time
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpx2
@@ -33,25 +33,22 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from checkpoints.problems import Cancelled, CheckpointError, Problem
-from checkpoints.repositories.cache import open_cache
+from checkpoints.repositories.cache import cached_commit, cached_files, files_of_snapshot
+from checkpoints.repositories.open_files import OpenFiles
 from checkpoints.repositories.repository import Location, Token, current_token
-from checkpoints.repositories.retry import TRY_AGAIN, Patience, asked_pause
+from checkpoints.repositories.retry import RETRIED, Retries, retry, retry_after
 from checkpoints.repositories.xet import XetError, XetReader
 
-T = TypeVar("T")
-
-# The first pause is half a second and each is twice the one before: a call goes on for a quarter of a minute,
-# a read of a running merge for one.
-ATTEMPTS = 6
+# Failures in a row before a read of a running merge is given up: after about a minute.
 READ_ATTEMPTS = 8
-# A plan is looked at by somebody who waits: where nobody can be reached, it says so after a second or two.
+# Planning is interactive: give up connecting after a second or two.
 ATTEMPTS_TO_CONNECT = 3
-# So many failures of links in a row, or of Xet, and the other is tried.
+# Failures in a row after which reads change from links to Xet, or back.
 SWITCH = 3
-# Bytes after which a connection that breaks has been of use, and counts no longer as a failure.
+# Bytes after which a connection that breaks does not count as a failure.
 PROGRESS = 1 << 20
 CONNECTIONS = 32
-# Seconds without a connection, and without a byte, after which a request counts as stalled.
+# Seconds to connect, and seconds without a byte, before a request counts as stalled.
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 20.0
 # A link that has expired answers one of these; so does one whose signature a CDN no longer likes.
 LINK_GONE = {400, 401, 403, 404, 410}
@@ -66,26 +63,6 @@ def hub_id(name: str) -> bool:
     )
 
 
-def patiently(call: Callable[[], T], connecting: int = ATTEMPTS) -> T:
-    """Call the Hub, and once more after a pause while it answers that it is busy or not at all.
-
-    Args:
-        call: to the Hub
-        connecting: after so many failures in a row to connect at all, nobody is taken to be there
-    """
-    patience, unconnected = Patience(ATTEMPTS, time.sleep), 0
-    while True:
-        try:
-            return call()
-        except (httpx2.TransportError, HfHubHTTPError) as error:
-            response = getattr(error, "response", None)
-            if response is not None and response.status_code not in TRY_AGAIN:
-                raise
-            unconnected = unconnected + 1 if isinstance(error, httpx2.ConnectError) else 0
-            if unconnected >= connecting or not patience.wait(response):
-                raise
-
-
 class _WrongAnswerError(Exception):
     """Bytes came, and they are not those that were asked for."""
 
@@ -97,11 +74,13 @@ def _certificates() -> ssl.SSLContext:
 
 
 def find_on_hub(name: str, revision: str | None, token: Token) -> HubRepository:
-    """Ask the Hub for the commit that a revision stands for, and for its files.
+    """Ask the Hub for the commit that a revision stands for, and for its files; with HF_HUB_OFFLINE, ask the cache.
 
     Raises:
         CheckpointError: there is no such model or revision for this token, it is gated, or the Hub is silent.
     """
+    if constants.HF_HUB_OFFLINE:
+        return _find_offline(name, revision, token)
     api = HfApi()
 
     def ask() -> Any:
@@ -111,7 +90,7 @@ def find_on_hub(name: str, revision: str | None, token: Token) -> HubRepository:
 
     at = f"{name}@{revision}" if revision else name
     try:
-        info = patiently(ask, ATTEMPTS_TO_CONNECT)
+        info = retry(ask, ATTEMPTS_TO_CONNECT)
     except GatedRepoError as error:
         raise _gated(name) from error
     except RevisionNotFoundError as error:
@@ -127,8 +106,19 @@ def find_on_hub(name: str, revision: str | None, token: Token) -> HubRepository:
     return HubRepository(name, info.sha, files, token)
 
 
+def _find_offline(name: str, revision: str | None, token: Token) -> HubRepository:
+    commit = cached_commit(name, revision)
+    if commit is None:
+        at = f"{name}@{revision}" if revision else name
+        raise CheckpointError(Problem("not-cached", {"model": name, "revision": revision}, at))
+    return HubRepository(name, commit, files_of_snapshot(name, commit), token)
+
+
 class HubRepository:
     """The files of one commit of a model on the Hub.
+
+    The cache does not record whose token a file came with. So only the machine's own login (`token` None) reads it
+    freely. Any other token, or none at all, first has to be let in by the Hub, now, to this model at this commit.
 
     Args:
         name: `owner/name`
@@ -138,7 +128,6 @@ class HubRepository:
     """
 
     is_folder = False
-    is_remote = True
 
     def __init__(self, name: str, version: str, files: Mapping[str, int], token: Token):
         self.name = name
@@ -155,8 +144,10 @@ class HubRepository:
         self._lock = threading.Lock()
         self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._interrupted = threading.Event()
-        self._cache = open_cache()
-        self._admitted: set[str] = set()
+        self._cached = cached_files(name, version, files)
+        self._open = OpenFiles()
+        self._admitting = threading.Lock()
+        self._is_admitted = token is None
         self._xet = XetReader(self._ask_for_xet)
         self._xet_hashes: dict[str, str] = {}
         self._by_xet = False
@@ -164,41 +155,89 @@ class HubRepository:
         self.read_by: set[str] = set()
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
 
+    def is_local(self, file: str) -> bool:
+        return file in self._cached
+
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
-        if self._cache is None or not len(buffer):
-            self._read(file, start, buffer)
+        if not len(buffer) or self._read_from_cache(file, start, buffer):
             return
-        if file not in self._admitted:
-            # Everybody may see a gated model's commit and files: only reading shows who was let in.
-            self._read(file, start, memoryview(bytearray(1)))
-            self._admitted.add(file)
-        name = f"{constants.ENDPOINT}/{self.name}\n{self.version}\n{file}"
-        came = self._cache.read_into(
-            name, self.files[file], start, buffer, lambda at, piece: self._read(file, at, piece)
-        )
-        if came:
-            self.read_by.add("cache")
+        if constants.HF_HUB_OFFLINE:
+            values = {"model": self.name, "file": file}
+            raise CheckpointError(Problem("file-not-cached", values, self.name))
+        self._read(file, start, buffer)
+
+    def _read_from_cache(self, file: str, start: int, buffer: memoryview) -> bool:
+        """Fill the buffer from the cache, if it has the file."""
+        path = self._cached.get(file)
+        if path is None or start + len(buffer) > self.files[file]:
+            return False
+        self._admit(file)
+        try:
+            self._open.read_into(path, start, buffer)
+        except (OSError, EOFError):  # it was deleted in the meantime, or is damaged
+            return False
+        self.read_by.add("cache")
+        return True
+
+    def _admit(self, file: str) -> None:
+        """Make sure that this login may read what is in the cache.
+
+        Anyone may see the commit and the list of files of a gated model; only asking for a file shows who is let in.
+        """
+        with self._admitting:
+            if self._is_admitted:
+                return
+            if not constants.HF_HUB_OFFLINE:
+                self._repeat(file, (0, self.files[file]), lambda link: True)
+            elif "SPACE_ID" in os.environ:
+                raise CheckpointError(Problem("cache-closed", {"model": self.name}, self.name))
+            self._is_admitted = True
 
     def _read(self, file: str, start: int, buffer: memoryview) -> None:
+        """Fill the buffer over the network."""
         done = 0
-        patience = Patience(READ_ATTEMPTS, self._pause)
-        while done < len(buffer):
+
+        def read_on(link: str) -> bool:
+            nonlocal done
+            if self._by_xet and file in self._xet_hashes:
+                self._xet.read(self._xet_hashes[file], self.files[file], start + done, buffer[done:])
+                came, way = len(buffer) - done, "Xet"
+            else:
+                came, way = self._fetch(link, file, start + done, buffer[done:]), "HTTP"
+            done += came  # what came is kept; the rest is asked for
+            if came:
+                self.read_by.add(way)
+            return came >= PROGRESS or done == len(buffer)
+
+        self._repeat(file, (start, start + len(buffer)), read_on, lambda: done == len(buffer))
+
+    def _repeat(
+        self,
+        file: str,
+        place: tuple[int, int],
+        attempt: Callable[[str], bool],
+        is_done: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Attempt to read a file until that is done, with pauses after failures.
+
+        Args:
+            file: its path
+            place: first and last offset, for messages
+            attempt: reads by a link; returns whether it got far enough not to count as a failure
+            is_done: whether there is nothing left to read after an attempt
+        """
+        retries = Retries(READ_ATTEMPTS, self._pause)
+        while True:
             link = ""
             response = None
             try:
                 link = self._link(file)
-                if self._by_xet and file in self._xet_hashes:
-                    self._xet.read(self._xet_hashes[file], self.files[file], start + done, buffer[done:])
-                    came, way = len(buffer) - done, "Xet"
-                else:
-                    came, way = self._fetch(link, file, start + done, buffer[done:]), "HTTP"
-                done += came
-                if came:
-                    self.read_by.add(way)
-                if came >= PROGRESS or done == len(buffer):
-                    patience.progress()
+                if attempt(link):
+                    retries.progress()
                     self._failures = 0
-                reason = "the answer was cut short"  # what came is kept; the rest is asked for
+                if is_done():
+                    return
+                reason = "the answer was cut short"
             except httpx2.HTTPStatusError as error:
                 response = error.response
                 self._refuse(file, link, response, error)
@@ -211,10 +250,9 @@ class HubRepository:
                 reason = str(error)
             if self._interrupted.is_set():
                 raise Cancelled
-            if done < len(buffer):
-                self._count_failure(file)
-                if not patience.wait(response):
-                    raise self._unreadable(file, start, start + len(buffer), reason, response)
+            self._count_failure(file)
+            if not retries.wait(response):
+                raise self._unreadable(file, *place, reason, response)
 
     def _count_failure(self, file: str) -> None:
         """Change from links to Xet, or back, for all files when either fails again and again."""
@@ -242,7 +280,7 @@ class HubRepository:
         if response.headers.get("X-Error-Code") == "GatedRepo":
             # A gated model's page and list of files are open; only its files are not.
             raise _gated(self.name) from error
-        if response.status_code in TRY_AGAIN:
+        if response.status_code in RETRIED:
             return
         if link and response.status_code in LINK_GONE:
             self._forget(file, link)
@@ -261,7 +299,7 @@ class HubRepository:
             "start": start,
             "end": end,
             "reason": reason,
-            "seconds": asked_pause(response),
+            "seconds": retry_after(response),
         }
         return CheckpointError(Problem("unreadable", values, self.name))
 
@@ -358,6 +396,7 @@ class HubRepository:
 
     def close(self) -> None:
         self._client.close()
+        self._open.close()
 
 
 def _gated(name: str) -> CheckpointError:

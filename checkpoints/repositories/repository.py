@@ -57,16 +57,15 @@ class Repository(Protocol):
         """Whether it is a folder on this machine, and not a model on the Hub."""
 
     @property
-    def is_remote(self) -> bool:
-        """Whether reading waits for a network, so that prefetching pays."""
-
-    @property
     def files(self) -> Mapping[str, int]:
         """Sizes in bytes by path."""
 
     @property
     def read_by(self) -> Set[str]:
-        """The ways that bytes came so far: "folder", and from the Hub "HTTP", "Xet" or the local "cache"."""
+        """How bytes were read so far: "folder", or for a model on the Hub "HTTP", "Xet" or "cache"."""
+
+    def is_local(self, file: str) -> bool:
+        """Whether a file is read from this machine's disk, so that there is no network to wait for."""
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         """Fill the buffer with the bytes of a file from offset `start` on.

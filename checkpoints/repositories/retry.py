@@ -1,25 +1,33 @@
-"""How long to go on when the Hub is busy: what its answers ask for, and when to give up."""
+"""When to call the Hub again, and when to give up: after pauses that grow, or as long as its answers ask for."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
+
+import httpx2
+from huggingface_hub.errors import HfHubHTTPError
+
+T = TypeVar("T")
 
 # Answers that may be better in a moment.
-TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
-# The Hub counts requests by windows of five minutes: who waits for two of them has waited long enough.
-LONGEST_WAIT = 600.0
-LONGEST_BACKOFF = 30.0
+RETRIED = {408, 425, 429, 500, 502, 503, 504}
+# Failures in a row before a call is given up: with pauses that begin at half a second and double, after 15 seconds.
+ATTEMPTS = 6
+# The Hub counts requests in windows of five minutes, so two of them are long enough.
+MAX_WAIT = 600.0
+MAX_BACKOFF = 30.0
 
 
-class Patience:
-    """The pauses between the attempts at one call; it ends after so many failures, or seconds of waiting.
+class Retries:
+    """The pauses between the attempts at one call.
 
     Args:
-        attempts: how many may fail in a row; those that are told how long to wait do not count
+        attempts: how many may fail in a row; those whose answer says how long to wait do not count
         pause: waits for a number of seconds
     """
 
@@ -30,7 +38,7 @@ class Patience:
         self._waited = 0.0
 
     def progress(self) -> None:
-        """Something came: count failures from here."""
+        """Some bytes came: count failures from here."""
         self._failures = 0
 
     def wait(self, response: Any = None) -> bool:
@@ -39,23 +47,46 @@ class Patience:
         Returns:
             False, at once, if there should be no next attempt.
         """
-        asked = asked_pause(response)
+        asked = retry_after(response)
         if asked is None:
             self._failures += 1
             if self._failures >= self._attempts:
                 return False
-        seconds = min(0.5 * 2 ** (self._failures - 1), LONGEST_BACKOFF) if asked is None else asked
-        if self._waited + seconds > LONGEST_WAIT:
+        seconds = min(0.5 * 2 ** (self._failures - 1), MAX_BACKOFF) if asked is None else asked
+        if self._waited + seconds > MAX_WAIT:
             return False
         self._waited += seconds
         self._pause(seconds)
         return True
 
 
-def asked_pause(response: Any) -> float | None:
+def retry(call: Callable[[], T], connecting: int = ATTEMPTS) -> T:
+    """Call the Hub, again after a pause while it is busy or does not answer.
+
+    Args:
+        call: to the Hub
+        connecting: failures to connect in a row after which it counts as unreachable
+
+    Raises:
+        HfHubHTTPError, httpx2.TransportError: of the last attempt
+    """
+    retries, unconnected = Retries(ATTEMPTS, time.sleep), 0
+    while True:
+        try:
+            return call()
+        except (httpx2.TransportError, HfHubHTTPError) as error:
+            response = getattr(error, "response", None)
+            if response is not None and response.status_code not in RETRIED:
+                raise
+            unconnected = unconnected + 1 if isinstance(error, httpx2.ConnectError) else 0
+            if unconnected >= connecting or not retries.wait(response):
+                raise
+
+
+def retry_after(response: Any) -> float | None:
     """Seconds that a busy answer asks to wait, at least one: by `Retry-After`, a number or a date, or on 429 by
     `RateLimit: "resolvers";r=0;t=55`, where a window ends in t seconds. None if it does not say."""
-    if response is None or response.status_code not in TRY_AGAIN:
+    if response is None or response.status_code not in RETRIED:
         return None
     window = re.search(r"\bt=(\d+)", response.headers.get("RateLimit", ""))
     if window and response.status_code == 429:

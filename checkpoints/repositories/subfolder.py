@@ -21,7 +21,6 @@ class Part:
         self.name = f"{whole.name}/{place}"
         self.version = whole.version
         self.is_folder = whole.is_folder
-        self.is_remote = whole.is_remote
         self.place = place = place.strip("/")
         folder = place.rpartition("/")[0] if place in whole.files else place
         self.prefix = f"{folder}/" if folder else ""
@@ -38,6 +37,9 @@ class Part:
     @property
     def read_by(self) -> Set[str]:
         return self.whole.read_by
+
+    def is_local(self, file: str) -> bool:
+        return self.whole.is_local(self.prefix + file)
 
     def read_into(self, file: str, start: int, buffer: memoryview) -> None:
         self.whole.read_into(self.prefix + file, start, buffer)

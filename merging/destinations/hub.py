@@ -20,8 +20,9 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
 from checkpoints.problems import Cancelled, CheckpointError, DestinationError, Problem
-from checkpoints.repositories.hub import hub_id, patiently
+from checkpoints.repositories.hub import hub_id
 from checkpoints.repositories.repository import current_token
+from checkpoints.repositories.retry import retry
 from checkpoints.repositories.xet import XetReader
 from checkpoints.wording import few
 from merging.destinations.background import Background
@@ -94,7 +95,7 @@ class HubDestination:
         if current_token(self._token) is False:
             return [no_login]
         try:
-            account = patiently(lambda: self._api().whoami())
+            account = retry(lambda: self._api().whoami())
         except (LocalTokenNotFoundError, HfHubHTTPError) as error:
             status = getattr(getattr(error, "response", None), "status_code", 401)
             if status not in (401, 403):
@@ -119,7 +120,7 @@ class HubDestination:
 
     def _info(self) -> Any:
         try:
-            return patiently(lambda: self._api().model_info(self.repo, timeout=30))
+            return retry(lambda: self._api().model_info(self.repo, timeout=30))
         except RepositoryNotFoundError:
             return None
 
@@ -134,7 +135,7 @@ class HubDestination:
         commit."""
         names = {shard.filename for shard in plan.shards}
         sent = {name: Sent.of_receipt(receipt) for name, receipt in kept.items()}
-        return bool(names) and names <= kept.keys() and not patiently(lambda: self._differing("main", sent))
+        return bool(names) and names <= kept.keys() and not retry(lambda: self._differing("main", sent))
 
     # -- shards ----------------------------------------------------------------------------------------
 
@@ -242,7 +243,7 @@ class HubDestination:
     def _create(self) -> None:
         """Make the repository."""
         try:
-            patiently(lambda: self._api().create_repo(self.repo, private=self.private, exist_ok=False))
+            retry(lambda: self._api().create_repo(self.repo, private=self.private, exist_ok=False))
             self._created = True
         except HfHubHTTPError as error:
             # It exists: somebody was faster, or it is ours and the answer was lost. Who knows? So it is filled
@@ -291,7 +292,7 @@ class HubDestination:
         self._background.stop()
         if self._journal:
             with contextlib.suppress(HfHubHTTPError, httpx2.HTTPError):
-                patiently(self._journal.delete)
+                retry(self._journal.delete)
         page = f"{constants.ENDPOINT}/{self.repo}"
         if asked:
             number = asked.rpartition("/")[2]
@@ -333,7 +334,7 @@ class HubDestination:
             made = send()  # sent twice it would be two of them
             return str(made.oid), str(made.pr_revision)
         try:
-            return str(patiently(send).oid), ""
+            return str(retry(send).oid), ""
         except HfHubHTTPError as error:
             # The parent commit guards against a foreign commit in between, and against a doubled one: when the
             # answer to ours was lost, it is the head now, and all of it is there.
@@ -352,7 +353,7 @@ class HubDestination:
         """
         assert self._plan
         try:
-            wrong = patiently(lambda: self._differing(commit, self._sent))
+            wrong = retry(lambda: self._differing(commit, self._sent))
             wrong = wrong or tensors_that_differ(self.repo, commit, self._token, self._plan)
         except (HfHubHTTPError, httpx2.HTTPError, OSError, CheckpointError):
             return False

@@ -17,8 +17,8 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type:
 
 from checkpoints.memory import free_memory
 from checkpoints.problems import DestinationError, MergeError, Problem
-from checkpoints.repositories.hub import patiently
 from checkpoints.repositories.repository import Token, current_token
+from checkpoints.repositories.retry import retry
 from merging.destinations.background import Slots
 from merging.destinations.destination import HUB, LostShardError, Stored
 from merging.destinations.xet import STREAMS, XetLostError, XetShard, XetStore
@@ -164,7 +164,7 @@ class HubSink:
             return answer
 
         try:
-            return patiently(ask), url, headers
+            return retry(ask), url, headers
         except (HfHubHTTPError, httpx2.HTTPError, ValueError) as error:
             raise XetLostError(f"no access: {type(error).__name__}") from error
 

@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
-from checkpoints.repositories.hub import patiently
+from checkpoints.repositories.retry import retry
 from merging.destinations.hub_sink import api_headers, branch_url
 from merging.destinations.receipt import Receipt
 from merging.plan import Plan
@@ -49,7 +49,7 @@ class Journal:
             return [entry for entry in entries if isinstance(entry, RepoFile)]
 
         try:
-            files = patiently(ask)
+            files = retry(ask)
         except (RevisionNotFoundError, EntryNotFoundError):
             return {}
         found = {}
@@ -64,7 +64,7 @@ class Journal:
 
     def open(self) -> None:
         """Make the branch, if there is none yet."""
-        patiently(lambda: self._api().create_branch(self._repo, branch=self.branch, exist_ok=True))
+        retry(lambda: self._api().create_branch(self._repo, branch=self.branch, exist_ok=True))
 
     def add(self, receipts: Sequence[Receipt]) -> None:
         """Note shards that are in the Hub's store already, in one commit; the client has no operation for those without
@@ -87,7 +87,7 @@ class Journal:
             headers = {**api_headers(self._api().token), "Content-Type": "application/x-ndjson"}
             hf_raise_for_status(get_session().post(url, headers=headers, content=content))
 
-        patiently(send)
+        retry(send)
 
     def copy_unchanged(self, plan: Plan) -> None:
         """Put the shards into the journal that are whole files of a parent; no bytes move.
@@ -115,4 +115,4 @@ class Journal:
 
     def delete(self) -> None:
         """Remove the branch."""
-        patiently(lambda: self._api().delete_branch(self._repo, branch=self.branch))
+        retry(lambda: self._api().delete_branch(self._repo, branch=self.branch))

@@ -179,13 +179,13 @@ def _adapters(plan: Plan, workers: int) -> int:
             # Workers are processes where all is local, and each holds its own.
             copies = 1 if model.is_remote else workers
             held += copies * sum(min(adapter.bytes, HELD) for adapter in model.adapters)
-            held += sum(min(adapter.bytes, WHOLE) for adapter in model.adapters if not adapter.is_folder)
+            held += sum(min(adapter.bytes, WHOLE) for adapter in model.adapters if adapter.is_remote)
     return held
 
 
 def rough_seconds(plan: Plan) -> float:
     """A guess of the time on two cores, for people to decide whether to wait: not better than a factor of two."""
-    remote = sum(model.bytes for model in plan.models if not model.is_folder)
+    remote = sum(model.bytes for model in plan.models if not (model.is_folder or model.is_cached))
     share = remote / max(sum(model.bytes for model in plan.models), 1)
     reading = plan.bytes_in * (share / 50e6 + (1 - share) / 2e9)
     writing = plan.bytes_out / (1e9 if plan.disk_bytes else 50e6)

@@ -45,6 +45,7 @@ def _planned_adapter(adapter: Adapter) -> PlannedAdapter:
         adapter.is_folder,
         adapter.scale,
         sum(sizes),
+        adapter.is_cached,
     )
 
 
@@ -115,6 +116,7 @@ class Draft:
                 tuple(map(_planned_adapter, checkpoint.adapters)),
                 self.alignments.get(reference),
                 stage.plan if (stage := self.stages.get(reference)) else None,
+                checkpoint.is_cached,
             )
             for reference, checkpoint in self.checkpoints.items()
         )

@@ -122,7 +122,9 @@ def _models(plan: Plan, parents: Sequence[Parent]) -> Markup:
 def _model_rows(model: PlannedModel, licences: Mapping[str, str]) -> Iterator[Markup]:
     """A model, and each adapter that is applied to it."""
 
-    def row(name: str, what: str, commit: str | None, parameters: int) -> Markup:
+    def row(name: str, what: str, commit: str | None, parameters: int, is_cached: bool) -> Markup:
+        if is_cached:
+            what = f"{what}, {t('plan.model.cached')}"
         small = tag.small(what, " ", tag.code((commit or "")[:7]))
         return table_row([name, small], figure(count(parameters)), tag.td(licences.get(name, "")))
 
@@ -130,11 +132,11 @@ def _model_rows(model: PlannedModel, licences: Mapping[str, str]) -> Iterator[Ma
     if model.made_by:
         parts = ", ".join(part.name for part in model.made_by.models)
         what = t("plan.model.made", method=METHODS[model.made_by.method].title, parts=parts)
-    yield row(model.name, what, model.commit, model.parameters)
+    yield row(model.name, what, model.commit, model.parameters, model.is_cached)
     for adapter in model.adapters:
         key = "plan.model.adapter" if adapter.scale == 1 else "plan.model.adapter.scaled"
         what = t(key, model=model.name, scale=f"{adapter.scale:g}")
-        yield row(adapter.name, what, adapter.commit, adapter.bytes // 4)
+        yield row(adapter.name, what, adapter.commit, adapter.bytes // 4, adapter.is_cached)
 
 
 def _tokenizer(report: TokenizerReport) -> Markup:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from huggingface_hub import snapshot_download
 
 import checkpoints.repositories
 from checkpoints.problems import CheckpointError
@@ -58,7 +59,23 @@ def make_subfolder(hub: Hub, token: str) -> Make:
     return make
 
 
-KINDS = {Folder: "make_folder", HubRepository: "make_on_hub", Part: "make_subfolder"}
+@pytest.fixture
+def make_cached(hub: Hub, token: str) -> Make:
+    def make(content: dict[str, bytes]) -> Repository:
+        if content:
+            hub.put("alice/cached", content, private=True)
+        snapshot_download("alice/cached", token=token)
+        return open_repository("alice/cached", None, token, False)
+
+    return make
+
+
+KINDS = {
+    "make_folder": Folder,
+    "make_on_hub": HubRepository,
+    "make_cached": HubRepository,
+    "make_subfolder": Part,
+}
 
 
 @pytest.fixture
@@ -67,9 +84,9 @@ def token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> str:
     return hub.add_user("alice")
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+@pytest.fixture(params=KINDS)
 def make(request: pytest.FixtureRequest) -> Make:
-    made: Make = request.getfixturevalue(KINDS[request.param])
+    made: Make = request.getfixturevalue(request.param)
     return made
 
 
@@ -91,7 +108,7 @@ def test_every_kind_is_here() -> None:
         for _, kind in inspect.getmembers(module, inspect.isclass)
         if kind.__module__ == module.__name__ and hasattr(kind, "location") and kind is not Repository
     }
-    assert found == KINDS.keys()
+    assert found == set(KINDS.values())
 
 
 def test_it_lists_its_files_with_their_sizes(make: Make) -> None:
@@ -114,6 +131,15 @@ def test_any_range_of_any_file_can_be_read_from_several_threads(make: Make) -> N
 
     assert found == [CONTENT[name][start : start + size] for name, start, size in ranges]
     assert repository.read_by
+
+
+def test_it_says_how_it_was_read(make: Make) -> None:
+    repository = make(CONTENT)
+
+    read(repository, "config.json", 0, 2)
+
+    assert len(repository.read_by) == 1
+    assert repository.read_by <= ({"HTTP"} if not repository.is_local("config.json") else {"folder", "cache"})
 
 
 @pytest.mark.parametrize("start", [1, 100, 2**63])
@@ -139,7 +165,7 @@ def test_it_is_opened_again_from_its_location(make: Make, token: str) -> None:
     again = open_location(repository.location([file]), token)
 
     assert (again.name, again.version) == (repository.name, repository.version)
-    assert (again.is_folder, again.is_remote) == (repository.is_folder, repository.is_remote)
+    assert (again.is_folder, again.is_local(file)) == (repository.is_folder, repository.is_local(file))
     assert again.files[file] == len(CONTENT[file])
     assert read(again, file, 1000, 500) == CONTENT[file][1000:1500]
 

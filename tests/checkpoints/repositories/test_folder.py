@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_many_files_keeps_few_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("checkpoints.repositories.folder.MOST_OPEN", 3)
+    monkeypatch.setattr("checkpoints.repositories.open_files.MAX_OPEN", 3)
     files = Folder(folder)
 
     def read(number: int) -> bytes:

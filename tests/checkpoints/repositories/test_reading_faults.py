@@ -16,7 +16,8 @@ import httpx2
 import numpy as np
 import pytest
 
-from checkpoints.repositories.hub import HubRepository, find_on_hub, patiently
+from checkpoints.repositories.hub import HubRepository, find_on_hub
+from checkpoints.repositories.retry import retry
 from merging import Cancelled, CheckpointError
 from tests.hub import Hub
 
@@ -38,7 +39,7 @@ class Pauses(list[float]):
 def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     """Nobody waits."""
     pauses = Pauses()
-    monkeypatch.setattr("checkpoints.repositories.hub.time.sleep", pauses.add)
+    monkeypatch.setattr("checkpoints.repositories.retry.time.sleep", pauses.add)
     monkeypatch.setattr(HubRepository, "_pause", lambda _, seconds: pauses.add(seconds))
     monkeypatch.setattr("checkpoints.repositories.hub.READ_TIMEOUT", 0.5)
     return pauses
@@ -144,7 +145,7 @@ def test_what_is_no_fault_of_the_network_is_raised_at_once(pauses: Pauses) -> No
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        patiently(broken)
+        retry(broken)
     assert pauses == []
 
 
@@ -161,7 +162,7 @@ def test_where_nobody_can_be_reached_a_plan_does_not_wait_long(
 
     assert sum(pauses) < 2
     with pytest.raises(httpx2.ConnectError):
-        patiently(refused)  # a merge that is under way has more patience
+        retry(refused)  # a merge that is under way retries for longer
     assert sum(pauses) > 15
 
 

@@ -203,6 +203,7 @@ PAGE: dict[str, Template] = {
     "plan.disk.none": "no disk space needed",
     "plan.model.name": "Model",
     "plan.model.parameters": "Size",
+    "plan.model.cached": "read from the cache",
     "plan.model.adapter": "adapter on {model}",
     "plan.model.adapter.scaled": "adapter on {model}, scaled by {scale}",
     "plan.model.made": "intermediate merge: {method} of {parts}",

@@ -188,6 +188,7 @@ PAGE: dict[str, Template] = {
     "plan.disk.none": "디스크 불필요",
     "plan.model.name": "모델",
     "plan.model.parameters": "크기",
+    "plan.model.cached": "캐시에서 읽음",
     "plan.model.adapter": "{model}의 어댑터",
     "plan.model.adapter.scaled": "{model}의 어댑터, {scale}배",
     "plan.model.made": "중간 병합: {parts}의 {method}",

@@ -55,9 +55,20 @@ PROBLEMS: dict[str, Text] = {
             "다시 해 보세요. 계속 실패하면 모델 페이지를 확인하세요.",
         ),
     ),
-    "cache-size": Text(
-        "{variable} 값이 '{given}'입니다. 바이트 수여야 합니다.",
-        "캐시를 쓰지 않으려면 비워 두거나 0으로 두세요.",
+    "not-cached": Text(
+        (
+            "{model}의 '{revision}' 리비전이 Hugging Face 캐시에 없고, HF_HUB_OFFLINE이 설정되어 있습니다.",
+            "{model}: Hugging Face 캐시에 없고, HF_HUB_OFFLINE이 설정되어 있습니다.",
+        ),
+        "`hf download {model}`로 내려받거나 HF_HUB_OFFLINE을 해제하세요.",
+    ),
+    "file-not-cached": Text(
+        "{model}의 {file} 파일을 Hugging Face 캐시에서 읽을 수 없고, HF_HUB_OFFLINE이 설정되어 있습니다.",
+        "`hf download {model}`로 내려받거나 HF_HUB_OFFLINE을 해제하세요.",
+    ),
+    "cache-closed": Text(
+        "{model}: 이 서버의 캐시에 있지만, 누가 읽어도 되는지 허브에 물을 수 없습니다.",
+        "HF_HUB_OFFLINE을 해제하세요.",
     ),
     "file-cut-short": Text(
         "{file}: 파일이 너무 짧습니다. {start}~{end}바이트가 있어야 합니다.", "다시 복사하거나 내려받으세요."
