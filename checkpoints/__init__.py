@@ -1,9 +1,8 @@
 """Where tensors come from: a folder, a model on the Hub read by ranges, or one of these under an adapter."""
 
 from checkpoints.adapters.adapted import open_adapter, without_adapters
-from checkpoints.adapters.adapter import Adapter
 from checkpoints.aligned import AlignedCheckpoint, Alignment
-from checkpoints.checkpoint import Checkpoint, read_json
+from checkpoints.checkpoint import AppliedAdapter, Checkpoint, read_json
 from checkpoints.formats.header import TensorHeader
 from checkpoints.formats.safetensors import write_header
 from checkpoints.located import LocatedCheckpoint, locate, open_located
@@ -12,9 +11,9 @@ from checkpoints.stored import StoredCheckpoint, open_checkpoint
 from checkpoints.tokenizer_files import tokenizer_files
 
 __all__ = [
-    "Adapter",
     "AlignedCheckpoint",
     "Alignment",
+    "AppliedAdapter",
     "Checkpoint",
     "LocatedCheckpoint",
     "StoredCheckpoint",

@@ -280,6 +280,22 @@ def model_class(config: Mapping[str, Any]) -> str:
     return str(architectures[0])
 
 
+def is_transposed(shapes: Mapping[str, Sequence[int]]) -> bool | None:
+    """Whether linear layers are stored as (in, out): their biases are as long as the outputs.
+
+    Args:
+        shapes: of a model's tensors, by name
+
+    Returns:
+        None where no layer that is not square has a bias.
+    """
+    for name, bias in shapes.items():
+        weight = shapes.get(f"{name.removesuffix('.bias')}.weight", ())
+        if name.endswith(".bias") and len(weight) == 2 and weight[0] != weight[1]:
+            return tuple(bias) == (weight[1],)
+    return None
+
+
 def input_embedding(names: Iterable[str]) -> str | None:
     """The name of the tensor that embeds tokens, which a tied head reads as well."""
     return next((name for name in names if INPUT_EMBEDDING.search(name)), None)

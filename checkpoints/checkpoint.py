@@ -4,13 +4,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Set
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from checkpoints.formats.header import TensorHeader
 from checkpoints.problems import CheckpointError, Problem
 
-if TYPE_CHECKING:
-    from checkpoints.adapters.adapter import Adapter
+
+class AppliedAdapter(Protocol):
+    """An adapter that is applied to a model."""
+
+    @property
+    def name(self) -> str:
+        """As the user named it, without the revision."""
+
+    @property
+    def revision(self) -> str | None:
+        """As the user named it."""
+
+    @property
+    def version(self) -> str:
+        """Identifies its content; see `Repository.version`."""
+
+    @property
+    def scale(self) -> float:
+        """How much of its change counts: 0 gives the base back, 1 is all of it."""
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is on this machine, and not on the Hub."""
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether it is one on the Hub whose weights this machine's cache has."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorHeader]:
+        """The headers of its own tensors, by name."""
 
 
 class Checkpoint(Protocol):
@@ -53,7 +82,7 @@ class Checkpoint(Protocol):
         """Sizes in bytes by path."""
 
     @property
-    def adapters(self) -> tuple[Adapter, ...]:
+    def adapters(self) -> tuple[AppliedAdapter, ...]:
         """The adapters that are applied, in order."""
 
     @property

@@ -22,7 +22,13 @@ from checkpoints import Checkpoint, TensorHeader, Token, tokenizer_files, withou
 from checkpoints.adapters.adapted import AdaptedCheckpoint
 from checkpoints.adapters.adapter import CONFIG, WEIGHTS
 from checkpoints.adapters.changed_tensor import as_stored
-from checkpoints.architecture import OUTPUT_HEAD, input_embedding, is_tied, stands_before_layers
+from checkpoints.architecture import (
+    OUTPUT_HEAD,
+    input_embedding,
+    is_tied,
+    is_transposed,
+    stands_before_layers,
+)
 from checkpoints.dtypes import FLOATS, itemsize, safetensors_name
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from checkpoints.wording import few
@@ -253,7 +259,8 @@ class _Extraction:
 
     def run(self, on_matrix: Callable[[Extracted], None]) -> None:
         self._check()
-        self.transposed = self._is_transposed()
+        shapes = {name: header.shape for name, header in self.base.tensors.items()}
+        self.transposed = bool(is_transposed(shapes))
         changed = set()
         names = []
         for name, header in self.finetune.tensors.items():
@@ -377,16 +384,6 @@ class _Extraction:
         is_other = stands_before_layers(name) or module.endswith(ROUTERS)
         is_other = is_other or (self.transposed and OUTPUT_HEAD.search(name) is not None)
         return len(self.finetune.tensors[name].shape) == 2 and last == "weight" and not is_other
-
-    def _is_transposed(self) -> bool:
-        """Whether linear layers are stored as (in, out): their biases are as long as the outputs."""
-        for name, bias in self.base.tensors.items():
-            weight = self.base.tensors.get(f"{name.removesuffix('.bias')}.weight")
-            if name.endswith(".bias") and weight and len(weight.shape) == 2:
-                rows, columns = weight.shape
-                if rows != columns:
-                    return bias.shape == (columns,)
-        return False
 
     def _keep_whole(self, changed: set[str]) -> None:
         """What is no product: biases of the modules that are, and every tensor of other modules that changed."""

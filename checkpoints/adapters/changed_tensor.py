@@ -17,7 +17,7 @@ from checkpoints.dtypes import itemsize, torch_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from checkpoints.adapters.adapted import Change
+    from checkpoints.adapters.change import Change
 
 # Elements of a tile: enough for a fast product, and few enough for the processor's cache.
 TILE = 64 * 1024

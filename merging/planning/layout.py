@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from checkpoints import Adapter, Alignment, Checkpoint, TensorHeader
+from checkpoints import Alignment, AppliedAdapter, Checkpoint, TensorHeader
 from checkpoints.architecture import (
     DERIVED,
     OUTPUT_HEAD,
@@ -36,7 +36,7 @@ from merging.tokenizers.alignment import align, sizes
 from merging.tokenizers.vocabulary import Vocabulary
 
 
-def _planned_adapter(adapter: Adapter) -> PlannedAdapter:
+def _planned_adapter(adapter: AppliedAdapter) -> PlannedAdapter:
     sizes = (header.elements * 4 for header in adapter.tensors.values())
     return PlannedAdapter(
         adapter.name,
