@@ -184,7 +184,7 @@ def test_a_visitor_does_not_read_what_the_token_of_another_brought(
         monkeypatch.setenv("SPACE_ID", "you/alloy")
     alice, bob = closed
     for visitor in (bob, False):
-        with pytest.raises(CheckpointError, match="There is no model alice/private"):
+        with pytest.raises(CheckpointError, match="alice/private was not found"):
             whole("alice/private", visitor)
         with pytest.raises(CheckpointError, match="is gated, and this login has no access"):
             whole("alice/gated", visitor)
@@ -238,14 +238,14 @@ def test_offline_the_cached_revision_is_used(
 
 
 def test_offline_what_is_not_in_the_cache_is_named(cached: Hub, offline: None) -> None:
-    with pytest.raises(CheckpointError, match=r"alice/other is not in .*Run `hf download alice/other`"):
+    with pytest.raises(CheckpointError, match=r"alice/other is not in (.|\n)*Run `hf download alice/other`"):
         open_checkpoint("alice/other")
-    with pytest.raises(CheckpointError, match="alice/a@v2 is not in"):
+    with pytest.raises(CheckpointError, match="Revision 'v2' of alice/a is not in"):
         open_checkpoint("alice/a", "v2")
     snapshot = download("alice/b")
     first, *_ = sorted(snapshot.glob("*.safetensors"))
     first.unlink()
-    with pytest.raises(CheckpointError, match=f"{first.name}, which is not there"):
+    with pytest.raises(CheckpointError, match=f"{first.name}, which is missing"):
         open_checkpoint("alice/b")
     assert len(cached.log) == 0
 

@@ -104,7 +104,7 @@ def test_a_model_in_several_files_is_found_by_its_index(form: Format, tmp_path: 
     assert {name: header.file for name, header in checkpoint.tensors.items()} == where
     assert all(torch.equal(content(checkpoint, name), tensor) for name, tensor in examples().items())
     (tmp_path / where["matrix"]).unlink()
-    with pytest.raises(CheckpointError, match=f"{where['matrix']}, which is not there"):
+    with pytest.raises(CheckpointError, match=f"{where['matrix']}, which is missing"):
         open_checkpoint(str(tmp_path))
 
 
