@@ -93,7 +93,7 @@ PROBLEMS: dict[str, Text] = {
     "no-weights": Text("{model}: 읽을 수 있는 가중치가 없습니다.", "model.safetensors가 있는 모델을 쓰세요."),
     "missing-shard": Text(
         "{model}의 {index}에 적힌 {file} 파일이 없습니다.",
-        "이 모델은 업로드가 끝나지 않았습니다. 만든 이에게 알려 주세요.",
+        "모델이 온전하지 않습니다. 만든 이가 파일을 올리거나, 그 파일을 내려받아야 합니다.",
     ),
     "header-length": Text(
         "{file}: 손상된 파일입니다. {size}바이트 파일에서 헤더가 {length}바이트라고 되어 있습니다.",
