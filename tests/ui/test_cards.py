@@ -13,7 +13,7 @@ from merging.plan import PlannedAdapter, PlannedModel
 from merging.tokenizers.report import TokenizerOf, TokenizerReport
 from tests.ui.html import Tags
 from ui.hub.licences import Parent
-from ui.merge.job_card import empty_card, job_card, lost_card
+from ui.merge.job_card import job_card, lost_card, no_merges_card
 from ui.merge.plan_card import Surroundings, plan_card, problems_card
 from ui.score.reading import TextRow
 from ui.score.score_table import score_table
@@ -168,7 +168,7 @@ def test_only_what_was_read_back_is_said_to_be_what_was_sent(verified: bool) -> 
 
 def test_forgotten_jobs_are_mentioned() -> None:
     assert "server was restarted" in shown(lost_card()).text
-    assert "Nothing merged yet" in shown(empty_card()).text
+    assert "Nothing merged yet" in shown(no_merges_card()).text
 
 
 def test_links_lead_to_the_web_alone() -> None:

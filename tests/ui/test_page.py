@@ -100,6 +100,16 @@ def test_the_api_is_small_and_the_rest_is_private(open_page: Open) -> None:
     assert described["unnamed_endpoints"] == {}
 
 
+def test_options_of_events_are_written_once() -> None:
+    written = {
+        path.name
+        for path in (ROOT / "ui").rglob("*.py")
+        if re.search(r"api_visibility|queue\W+False|concurrency_id\W+model.*trigger_mode", path.read_text())
+    }
+
+    assert written == {"events.py"}
+
+
 def test_the_tools_of_mcp_are_the_endpoints_and_described(open_page: Open) -> None:
     client = open_page()
 

@@ -15,7 +15,7 @@ from ui.chat.sampling import Sampling, SamplingFields
 from ui.hub.account import account
 from ui.languages.translate import parameter_help, t
 from ui.merge.try_first import try_first
-from ui.recipe.sliders import RecipeSlider, differences, sliders_of, with_value
+from ui.recipe.sliders import RecipeSlider, changed_sliders, sliders_of, with_value
 from ui.server.in_memory_merges import MARK
 from ui.server.merge_service import MergeService
 from ui.server.work import Turn, Turns
@@ -49,7 +49,7 @@ class Tuning:
     @property
     def values(self) -> str:
         """The values that were changed so far, in words."""
-        changed = differences(self.first, self.recipe)
+        changed = changed_sliders(self.first, self.recipe)
         return ", ".join(f"{slider.label} = {slider.value:g}" for slider in changed) or t("tune.first")
 
     def with_answer(self, message: str, values: str, answer: str) -> Tuning:
@@ -229,7 +229,7 @@ def with_values(recipe: str, tuning: Tuning) -> str | None:
     """
     if recipe == tuning.first:
         return tuning.recipe
-    for change in differences(tuning.first, tuning.recipe):
+    for change in changed_sliders(tuning.first, tuning.recipe):
         slider = slider_at(recipe, change.key)
         if slider is None or slider.parameter != change.parameter:
             return None

@@ -143,7 +143,7 @@ Field = _Number | _Plain
 
 
 @dataclass(frozen=True)
-class ModelRow:
+class ModelFields:
     """The fields of one model."""
 
     group: gr.Group
@@ -188,7 +188,7 @@ class Form:
     method: gr.Dropdown
     about: gr.HTML
     base: gr.Dropdown
-    rows: list[ModelRow]
+    rows: list[ModelFields]
     add: gr.Button
     typed: gr.Checkbox
     fields: dict[tuple[str, str], Field]
@@ -400,7 +400,7 @@ def build_form(known: Sequence[str], allow_folders: bool) -> Form:
     return Form(method, about, base, rows, add, typed, shared, dtype, notes)
 
 
-def _model_row(number: int, known: Sequence[str], info: str) -> ModelRow:
+def _model_row(number: int, known: Sequence[str], info: str) -> ModelFields:
     with gr.Group(visible=number < 2, elem_classes="alloy-model") as group:
         with gr.Row(equal_height=False):
             label = t("recipe.model", number=number + 1)
@@ -409,7 +409,7 @@ def _model_row(number: int, known: Sequence[str], info: str) -> ModelRow:
         with gr.Row():
             fields = {p.name: _number(p, texts=1) for p in _union(lambda p: p.per_model)}
         note = gr.HTML(visible=False)
-    return ModelRow(group, model, remove, fields, note)
+    return ModelFields(group, model, remove, fields, note)
 
 
 def _model_field(known: Sequence[str], label: str, info: str | None) -> gr.Dropdown:

@@ -34,7 +34,7 @@ from ui.widgets.html import (
 _MOODS = {"waiting": "idle", "running": "busy", "done": "good", "failed": "bad", "cancelled": "idle"}
 
 
-def empty_card() -> Markup:
+def no_merges_card() -> Markup:
     """When there are no merges."""
     return card(quiet(t("jobs.empty")))
 

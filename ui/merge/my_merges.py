@@ -19,7 +19,7 @@ from ui.languages.translate import in_each_language, t
 from ui.merge.editor import RecipeEditor
 from ui.merge.form import FormMemory
 from ui.merge.history import id_of, record, record_of_result, restored
-from ui.merge.job_card import empty_card, job_card, lost_card
+from ui.merge.job_card import job_card, lost_card, no_merges_card
 from ui.recipe.presets import family
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobStatus
@@ -96,7 +96,7 @@ class MyMerges:
     def __init__(self, host: Host, service: MergeService) -> None:
         self.host = host
         self.service = service
-        self.empty = gr.HTML(in_each_language(empty_card))
+        self.empty = gr.HTML(in_each_language(no_merges_card))
         self.slots = [MergeSlot() for _ in range(MAX_REMEMBERED)]
         self.message = gr.HTML()
         # The browser remembers the visitor's merges, and never a token. What became of them is kept apart: a merge
@@ -155,7 +155,9 @@ class MyMerges:
             else:
                 updates |= slot.hide()
         lost = len(here) < len(found)
-        updates[self.empty] = gr.update(value=lost_card() if lost else empty_card(), visible=lost or not here)
+        updates[self.empty] = gr.update(
+            value=lost_card() if lost else no_merges_card(), visible=lost or not here
+        )
         updates[self.clock] = gr.update(active=any(job.is_live for job in here))
         updates[self.drawn] = tuple(cards)
         kept = {

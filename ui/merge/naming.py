@@ -21,7 +21,7 @@ def named(
         planned: plans a result of a name
         is_taken: whether a result of a name exists
     """
-    called = name.strip() or suggestion(text)
+    called = name.strip() or default_name(text)
     plan = planned(called)
     if name.strip() or not exists(plan.problems):
         return called, plan
@@ -29,8 +29,8 @@ def named(
     return (free, planned(free)) if free else (called, plan)
 
 
-def suggestion(text: str) -> str:
-    """A name for what the recipe makes."""
+def default_name(text: str) -> str:
+    """The name of what a recipe makes, if it gets no other."""
     recipe = recipe_or_none(text)
     if recipe is None:
         return suggested_name((), "")

@@ -53,7 +53,7 @@ class Surroundings:
     on_zero_gpu: bool = False
 
 
-def empty_card() -> Markup:
+def no_plan_card() -> Markup:
     """Before there is a plan."""
     return card(quiet(t("plan.waiting")))
 

@@ -18,8 +18,8 @@ from ui.merge.destination_panel import DestinationPanel
 from ui.merge.editor import RecipeEditor
 from ui.merge.form import FormMemory
 from ui.merge.layers_card import layers_card
-from ui.merge.naming import named, recipe_or_none, suggestion
-from ui.merge.plan_card import Surroundings, empty_card, plan_card, problems_card
+from ui.merge.naming import default_name, named, recipe_or_none
+from ui.merge.plan_card import Surroundings, no_plan_card, plan_card, problems_card
 from ui.merge.similarity import similarity
 from ui.recipe.quick_fixes import Fix, fixes
 from ui.server import gpu
@@ -43,7 +43,7 @@ class PlanPanel:
         self.editor = editor
         self._newest: dict[str, object] = {}  # by page: the plan that was asked for last
         with editor.beside:
-            self.card = gr.HTML(in_each_language(empty_card))
+            self.card = gr.HTML(in_each_language(no_plan_card))
             with gr.Row(elem_classes="alloy-fixes"):
                 self.fixes = [gr.Button(visible=False, size="sm", min_width=160) for _ in range(MAX_FIXES)]
             with gr.Accordion(t("layers.heading"), open=False):
@@ -171,7 +171,7 @@ def _name_field(text: str, choice: DestinationChoice, called: str, location: str
     info = t("destination.name.info")
     if choice.kind == HUB and choice.existing == REFUSE and location and location.startswith("hf://"):
         info = f"{info} {t('destination.free', name=location.removeprefix('hf://'))}"
-    return gr.update(placeholder=called if called != choice.name else suggestion(text), info=info)
+    return gr.update(placeholder=called if called != choice.name else default_name(text), info=info)
 
 
 def _about_similarity() -> str:

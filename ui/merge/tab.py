@@ -19,7 +19,7 @@ from ui.merge.destination_panel import DestinationPanel
 from ui.merge.editor import RecipeEditor
 from ui.merge.history import record
 from ui.merge.my_merges import MAX_REMEMBERED, MyMerges, remembered
-from ui.merge.naming import suggestion
+from ui.merge.naming import default_name
 from ui.merge.plan_card import problems_card
 from ui.merge.plan_panel import PlanPanel
 from ui.merge.start import build_start
@@ -135,7 +135,7 @@ class MergeTab:
     ) -> Iterator[Updates]:
         who = account(self.host, oauth)
         plan = self.service.plan(text, None, who)
-        page, called = str(request.session_hash), name.strip() or suggestion(text)
+        page, called = str(request.session_hash), name.strip() or default_name(text)
         try:
             if not plan.ok:
                 raise MergeError(plan.problems)

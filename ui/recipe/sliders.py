@@ -81,7 +81,7 @@ def with_value(recipe: str, slider: RecipeSlider, value: float) -> str:
     return edited if edited is not None and _data(edited) == wanted else dump(wanted)
 
 
-def differences(before: str, after: str) -> tuple[RecipeSlider, ...]:
+def changed_sliders(before: str, after: str) -> tuple[RecipeSlider, ...]:
     """The sliders of the second recipe whose value differs from the first; values by layer are not compared."""
     old, new = _data(before), _data(after)
     known = {slider.key: slider.value for slider in sliders_of(before) if not _is_several(old, slider.place)}

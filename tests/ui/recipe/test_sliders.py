@@ -7,7 +7,7 @@ import yaml
 
 from merging import METHODS
 from ui.recipe.presets import presets
-from ui.recipe.sliders import RecipeSlider, differences, sliders_of, with_value
+from ui.recipe.sliders import RecipeSlider, changed_sliders, sliders_of, with_value
 
 GRADIENT = """\
 merge_method: slerp  # along the arc
@@ -107,10 +107,10 @@ def test_what_was_turned_is_the_difference(preset: object) -> None:
     found = sliders_of(recipe)
     numbers = [p for p in METHODS[yaml.safe_load(recipe)["merge_method"]].parameters if p.kind == "number"]
     assert bool(found) is bool(numbers)
-    assert differences(recipe, recipe) == ()
+    assert changed_sliders(recipe, recipe) == ()
     for slider in found:
         changed = with_value(recipe, slider, 0.15)
-        assert [(it.key, it.value) for it in differences(recipe, changed)] == [(slider.key, 0.15)]
+        assert [(it.key, it.value) for it in changed_sliders(recipe, changed)] == [(slider.key, 0.15)]
         assert with_value(changed, at(changed, slider.key), 0.15) == changed
 
 
