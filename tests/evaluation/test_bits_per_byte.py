@@ -30,7 +30,7 @@ def byte_level() -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    made.train_from_iterator([TEXT, "훑훕훑훕😀😃훑훕😀😃"], trainer)
+    made.train_from_iterator([TEXT, "훑훕훑훕😀😃훑훕😀😃", "훑a뷑a쀑a궑a힑a" * 9], trainer)
     return made
 
 
@@ -137,6 +137,7 @@ def test_slices_are_of_the_same_bytes(judges: dict[str, LanguageModel], kind: st
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(text="훕훑훕 😀x")
+@example(text="뱑a model")
 @given(text=TEXTS)
 def test_scored_tokens_of_bytes_are_the_bytes_that_count(judges: dict[str, LanguageModel], text: str) -> None:
     """A byte-level token shows its bytes, so those of the scored tokens can be counted."""
