@@ -191,7 +191,7 @@ class PairedScore:
     def words(self) -> str:
         """What can be said, in sentences."""
         said = [self._verdict_in_words]
-        if self.verdict == "none" and self.detectable is not None:
+        if self.verdict == "none" and self.detectable:
             said.append(f"So many questions mostly show differences of {self.detectable:.3f} and more.")
         if self.verdict == "none" and self.more_questions is not None:
             said.append(

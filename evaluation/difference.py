@@ -79,7 +79,7 @@ class Difference:
     def words(self) -> str:
         """The verdict in sentences, with what it holds for and what would decide it."""
         said = [self._verdict_in_words]
-        if self.verdict == "none" and self.detectable is not None:
+        if self.verdict == "none" and self.detectable:
             said.append(f"A text like this mostly shows differences of {self.detectable:.4f} and more.")
         if self.verdict == "none" and self.more_documents is not None:
             said.append(

@@ -257,7 +257,7 @@ def _line(row: BenchmarkRow, columns: int) -> Markup:
 def _pair_words(pair: PairedScore) -> str:
     names = {"model": pair.model, "other": pair.other}
     said = [_verdict_words(pair, names)]
-    if pair.verdict == "none" and pair.detectable is not None:
+    if pair.verdict == "none" and pair.detectable:
         said.append(t("benchmark.detectable", value=f"{pair.detectable:.3f}"))
     if pair.verdict == "none" and pair.more_questions is not None:
         said.append(t("benchmark.more", count=pair.more_questions, value=f"{pair.wanted:.2g}"))

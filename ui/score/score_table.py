@@ -62,7 +62,7 @@ def _words(found: Difference) -> str:
     low, high = found.interval
     figures = t("score.figures", value=f"{found.bits_per_byte:+.4f}", low=f"{low:+.4f}", high=f"{high:+.4f}")
     said = [t(f"score.difference.{found.verdict}", figures=figures, **names)]
-    if found.verdict == "none" and found.detectable is not None:
+    if found.verdict == "none" and found.detectable:
         said.append(t("score.detectable", value=f"{found.detectable:.4f}"))
     if found.verdict == "none" and found.more_documents is not None:
         said.append(t("score.more", count=found.more_documents, value=f"{found.wanted:.2g}"))
