@@ -795,6 +795,136 @@ PROBLEMS: dict[str, Text] = {
     "card-changing": Text("{model} is being changed by someone else (status {status}).", "Try again."),
     "card-not-taken": Text("The Hub did not take the card of {model} (status {status}).", "Try again."),
     "score-not-finite": Text("{model}: {metric} is {value}, which no card can hold.", "Leave it out."),
+    # judging: texts
+    "no-bundled-text": Text("There is no bundled text '{name}'.", "Expected one of {known:all}."),
+    "text-unreadable": Text("{path} cannot be read ({error}).", "Give a text file, or one of {known:all}."),
+    "not-utf8": Text(
+        "{name} is not UTF-8: byte {byte} is not valid.",
+        "Save it as UTF-8 (`iconv -f cp949 -t utf-8` for old Korean files), and check that it is a text file.",
+    ),
+    "empty-file": Text("{name} is empty.", "Give a text of at least a few hundred words."),
+    "broken-character": Text(
+        "The text has a broken character at position {position}.", "Expected valid Unicode (UTF-8)."
+    ),
+    "rows-range": Text("rows={rows}: expected at least 1."),
+    "dataset-not-on-hub": Text(
+        "{name}: only data sets on the Hub can be read here.", "Give one as owner/name."
+    ),
+    "no-column": Text("{name} has no column '{column}'.", "Expected one of: {known:all}."),
+    "column-not-text": Text("{name}: the column '{column}' holds {kind}, not text.", "Choose another."),
+    "empty-column": Text("{name} has no text in the column '{column}' of '{split}'.", "Choose another."),
+    "no-datasets-package": Text(
+        "Reading data sets needs the package datasets, which is not installed.",
+        "Run `pip install datasets`.",
+    ),
+    "dataset-gated": Text(
+        "The data set {name} cannot be read.",
+        "It is gated: accept its terms on its page and come back signed in. datasets says: {words}",
+    ),
+    "dataset-unreadable": Text(
+        "The data set {name} cannot be read.",
+        "Check its name, its split and its configuration; private and gated data sets need a sign-in. datasets says:"
+        " {words}",
+    ),
+    # judging: perplexity and differences
+    "context-range": Text("context={context}: expected 1 to {most}, which is what {model} can read."),
+    "stride-range": Text("stride={stride}: expected 1 to the context, {context}."),
+    "no-bos": Text("bos=True: {model} has neither a BOS nor an EOS token.", "Leave it out."),
+    "nothing-to-score": Text(
+        "There is nothing to score: {texts} {texts:text|texts} with {characters} {characters:character|characters}.",
+        "Expected a text of at least two tokens; a few hundred words tell more.",
+    ),
+    "nan-answers": Text(
+        "{model} answers with NaN: its weights hold NaN or Inf, or are too large for {dtype}.",
+        "Merge it again with other parameters or in another dtype.",
+    ),
+    "other-slice": Text(
+        "{model}: the unfinished score is of another model, text or setting.", "Start again."
+    ),
+    "other-texts": Text(
+        "{model} was scored on {count} {count:document|documents}, {other} on {other_count}, and {given} are given.",
+        "Score both on the same texts.",
+    ),
+    "other-text": Text(
+        "{model} was scored on {count} {count:document|documents}, and {given} are given.",
+        "Give those texts.",
+    ),
+    "no-common-text": Text("{model} and {other} scored no text in common.", "Give a longer text."),
+    # judging: benchmarks
+    "no-lm-eval-package": Text(
+        "Benchmarks need lm-eval, which is not installed.", "Run `pip install lm_eval`."
+    ),
+    "benchmark-request": Text(
+        "tasks={tasks}, limit={limit}, few_shot={few_shot}: expected at least one task, at least 1, and at least 0."
+    ),
+    "no-template-to-ask-with": Text(
+        "{model} has no chat template.", "Ask without it, or copy one from a parent."
+    ),
+    "no-task": Text("lm-eval has no task '{task}'.", "Offered first: {known:all}."),
+    "benchmark-ended": Text(
+        "{model}: the benchmark ended early.",
+        "A task's data may be gated or unavailable; lm-eval says: {words}",
+    ),
+    "no-questions": Text(
+        "The questions are unavailable.", "A task's data may be gated or unavailable; lm-eval says: {words}"
+    ),
+    "asked-otherwise": Text(
+        "{model} was asked with few_shot and chat_template {asked}, {other} with {other_asked}.",
+        "Ask both the same way.",
+    ),
+    "no-common-question": Text("{model} and {other} were asked no question in common."),
+    # judging: models that run
+    "token-without-row": Text(
+        "{model}: its tokenizer gives token {number} ({token}), and its embedding has {rows} rows.",
+        "Merge it again with the tokenizer that its weights belong to.",
+    ),
+    "unknown-device": Text("Unknown device '{device}'.", "Expected auto, cpu or cuda."),
+    "no-gpu-for-device": Text("The device is 'cuda', and there is no GPU here.", "Use 'auto' or 'cpu'."),
+    "model-too-large": Text(
+        "{model} needs {needed:.1f} GB for its weights, and {free:.1f} GB are free here.",
+        "Choose a smaller model, wait until others are done, run it on a larger machine, or keep on the disk what does"
+        " not fit (on the command line, --offload FOLDER).",
+    ),
+    "model-with-adapter-too-large": Text(
+        "{model} needs {needed:.1f} GB for its weights, and {free:.1f} GB are free here.",
+        "Choose a smaller model, wait until others are done, run it on a larger machine, or merge the adapter into its"
+        " base first.",
+    ),
+    "memory-in-use": Text(
+        "{needed:.1f} GB of memory are needed, and {free:.1f} GB are free here.",
+        "Wait until others are done, or use a larger machine.",
+    ),
+    "config-unusable": Text(
+        "{model} has a config.json that cannot be used.",
+        "Expected one that transformers knows without code of the repository. transformers says: {words}",
+    ),
+    "not-loadable": Text("{model} cannot be loaded as a causal language model. transformers says: {words}"),
+    "lacking-tensors": Text(
+        "{model} lacks {count} {count:tensor|tensors} that {kind} needs, such as '{first}'.",
+        "Expected a whole causal language model: choose another, or merge it again.",
+    ),
+    "tokenizer-unusable": Text(
+        "{model} has no tokenizer that can be read.",
+        "Expected tokenizer.json and tokenizer_config.json (or the files of an older kind) beside the weights: copy"
+        " them from a parent. transformers says: {words}",
+    ),
+    "empty-tokenizer": Text(
+        "{model} has no tokenizer, or an empty one.",
+        "Expected tokenizer.json beside the weights: copy it from a parent.",
+    ),
+    "does-not-run": Text("{model} was loaded and does not run. torch says: {words}"),
+    "both-directions": Text(
+        "{model} ({kind}) reads a text in both directions, as encoders such as BERT do.",
+        "Expected a causal language model, which can continue a text and has a perplexity.",
+    ),
+    "no-room-here": Text(
+        "{repo}: {size:.1f} GB are to be downloaded, and there is room for {room:.1f} GB on the disk.",
+        "Choose a smaller model, or come back in some minutes, when others' models may leave.",
+    ),
+    "no-room-for-download": Text(
+        "{repo}: {size:.1f} GB are to be downloaded, and there is room for {room:.1f} GB on the disk.",
+        "Free some space, or set HF_HUB_CACHE to a larger disk than that of {cache}.",
+    ),
     # evaluation
     "out-of-memory": Text(
         "{model}: out of memory while {doing:phrase}.", "Try a shorter text or a smaller model."

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from checkpoints.problems import Problem
 from evaluation.bootstrap import paired_bootstrap
 from evaluation.error import Cancelled, EvaluationError, memory_named
 from evaluation.model import LanguageModel
@@ -264,9 +265,7 @@ def benchmark(
     try:
         from lm_eval import simple_evaluate
     except ImportError:
-        raise EvaluationError(
-            "Benchmarks need lm-eval, which is not installed. Run `pip install lm_eval`."
-        ) from None
+        raise EvaluationError(Problem("no-lm-eval-package")) from None
     manager = _manager_of(tasks, folder)
     used = version("lm_eval")  # which decides the versions of its tasks
     kept = _Kept.of(cache, model, [list(tasks), str(folder), limit, few_shot, chat_template, used])
@@ -290,7 +289,8 @@ def benchmark(
         raise
     except Exception as error:
         # A task's data is downloaded, and anything may be wrong with it.
-        raise EvaluationError(f"{model.name}: the benchmark ended early. {_words(error)}") from error
+        values = {"model": model.name, "words": _words(error)}
+        raise EvaluationError(Problem("benchmark-ended", values)) from error
     objects = {task: found["tasks"][task] for found in loaded.values() for task in found["tasks"]}
     scores = [_score(task, objects[task], answered) for task in answered["samples"]]
     names = dict.fromkeys(
@@ -316,12 +316,10 @@ def _check_request(
     model: LanguageModel, tasks: Sequence[str], limit: int | None, few_shot: int | None, chat_template: bool
 ) -> None:
     if not tasks or (limit is not None and limit < 1) or (few_shot is not None and few_shot < 0):
-        raise EvaluationError(f"tasks={list(tasks)}, limit={limit}, few_shot={few_shot}: expected at least one task, at"
-                              " least 1, and at least 0.")  # fmt: skip
+        values = {"tasks": list(tasks), "limit": str(limit), "few_shot": str(few_shot)}
+        raise EvaluationError(Problem("benchmark-request", values))
     if chat_template and not model.has_chat_template:
-        raise EvaluationError(
-            f"{model.name} has no chat template. Ask without it, or copy one from a parent."
-        )
+        raise EvaluationError(Problem("no-template-to-ask-with", {"model": model.name}))
 
 
 def _manager_of(tasks: Sequence[str], folder: Path | None) -> Any:
@@ -335,7 +333,7 @@ def _manager_of(tasks: Sequence[str], folder: Path | None) -> Any:
         manager = _tasks_known(folder, everything=True)
     for task in tasks:
         if task not in manager.all_tasks:
-            raise EvaluationError(f"lm-eval has no task {task!r}. Offered first: {', '.join(BENCHMARKS)}.")
+            raise EvaluationError(Problem("no-task", {"task": task, "known": list(BENCHMARKS)}))
     return manager
 
 
@@ -389,7 +387,7 @@ def fetch_questions(tasks: Sequence[str], folder: Path | None = None) -> None:
     try:
         _tasks_known(folder, everything=False).load(list(tasks))
     except Exception as error:
-        raise EvaluationError(f"The questions are unavailable. {_words(error)}") from error
+        raise EvaluationError(Problem("no-questions", {"words": _words(error)})) from error
 
 
 def tasks_in(folder: Path) -> list[str]:
@@ -411,10 +409,13 @@ def paired(model: Benchmarked, other: Benchmarked) -> PairedScore:
     """
     asked = [(one.few_shot, one.chat_template) for one in (model, other)]
     if asked[0] != asked[1]:
-        raise EvaluationError(
-            f"{model.model} was asked with few_shot and chat_template {asked[0]}, {other.model} with"
-            f" {asked[1]}. Ask both the same way."
-        )
+        values = {
+            "model": model.model,
+            "asked": str(asked[0]),
+            "other": other.model,
+            "other_asked": str(asked[1]),
+        }
+        raise EvaluationError(Problem("asked-otherwise", values))
     theirs = {score.task: score for score in other.scores}
     both = [
         (score, theirs[score.task])
@@ -434,7 +435,7 @@ def paired(model: Benchmarked, other: Benchmarked) -> PairedScore:
         left_out = tuple(f"{one.metric} of {one.task}" for one, _ in others)
         return _paired_means(model.model, other.model, apart, left_out)
     if not others:
-        raise EvaluationError(f"{model.model} and {other.model} were asked no question in common.")
+        raise EvaluationError(Problem("no-common-question", {"model": model.model, "other": other.model}))
     found, *more = (_paired_metric(model.model, other.model, *pair) for pair in others)
     return replace(found, left_out=tuple(one.metric for one in more))
 
@@ -584,8 +585,7 @@ def _plain(part: Any) -> Any:
 
 
 def _words(error: Exception) -> str:
-    words = " ".join(str(error).split())[:300] or type(error).__name__
-    return f"A task's data may be gated or unavailable; lm-eval says: {words}"
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _total(name: str, answered: Any) -> Total:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoints.problems import Problem
 from evaluation.error import EvaluationError
 from evaluation.jackknife import FEWEST_UNITS, Estimate, estimate_ratio
 from evaluation.perplexity import DocumentScore, Perplexity, exponential
@@ -180,15 +181,18 @@ def difference(model: Perplexity, other: Perplexity, texts: Sequence[str]) -> Di
     """
     texts = [texts] if isinstance(texts, str) else texts
     if not len(model.documents) == len(other.documents) == len(texts):
-        raise EvaluationError(
-            f"{model.model} was scored on {len(model.documents)} document(s), {other.model} on"
-            f" {len(other.documents)}, and {len(texts)} are given. Score both on the same texts."
-        )
+        values = {
+            "model": model.model,
+            "count": len(model.documents),
+            "other": other.model,
+            "other_count": len(other.documents),
+            "given": len(texts),
+        }
+        raise EvaluationError(Problem("other-texts", values))
     units = _Units.of(list(zip(model.documents, other.documents, strict=True)), texts)
     if not len(units.rows):
-        raise EvaluationError(
-            f"{model.model} and {other.model} scored no text in common. Give a longer text."
-        )
+        values = {"model": model.model, "other": other.model}
+        raise EvaluationError(Problem("no-common-text", values))
     apart = units.rows[:, 0] - units.rows[:, 1]
     size, own_tokens = units.rows[:, 2], units.rows[:, 3]
     found = estimate_ratio(apart * _BITS, size)
@@ -236,10 +240,8 @@ def interval(score: Perplexity, texts: Sequence[str]) -> tuple[float, float] | N
     """
     texts = [texts] if isinstance(texts, str) else texts
     if len(score.documents) != len(texts):
-        raise EvaluationError(
-            f"{score.model} was scored on {len(score.documents)} document(s), and {len(texts)} are given."
-            " Give those texts."
-        )
+        values = {"model": score.model, "count": len(score.documents), "given": len(texts)}
+        raise EvaluationError(Problem("other-text", values))
     units = _Units.of([(document, document) for document in score.documents], texts)
     return estimate_ratio(units.rows[:, 0] * _BITS, units.rows[:, 2]).interval if len(units.rows) else None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, scan_cache_dir, try_to_load_from_cache
 
+from checkpoints.problems import Problem
 from evaluation.error import EvaluationError
 
 # Share of the disk that a server's downloads may fill; the rest is for results, uploads and the system.
@@ -66,10 +67,14 @@ class Downloads:
                 self._make_room(missing - room)
                 room = self._room()
             if missing > room:
-                raise EvaluationError(
-                    f"{repo}: {missing / 1e9:.1f} GB are to be downloaded, and there is room for {room / 1e9:.1f} GB on"
-                    f" the disk. {self._way_out()}"
-                )
+                values = {
+                    "repo": repo,
+                    "size": missing / 1e9,
+                    "room": room / 1e9,
+                    "cache": constants.HF_HUB_CACHE,
+                }
+                code = "no-room-here" if self._is_limited else "no-room-for-download"
+                raise EvaluationError(Problem(code, values))
             self._coming[commit] += 1
             self._coming_bytes += missing
         try:
@@ -79,11 +84,6 @@ class Downloads:
             with self._lock:
                 self._coming[commit] -= 1
                 self._coming_bytes -= missing
-
-    def _way_out(self) -> str:
-        if self._is_limited:
-            return "Choose a smaller model, or come back in some minutes, when others' models may leave."
-        return f"Free some space, or set HF_HUB_CACHE to a larger disk than that of {constants.HF_HUB_CACHE}."
 
     def _room(self) -> int:
         """How many more bytes may be downloaded."""

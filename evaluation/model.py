@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from checkpoints import Token
 from checkpoints.memory import free_memory, machine_memory
+from checkpoints.problems import Problem
 from evaluation.adapter import put_on
 from evaluation.checkpoint import Checkpoint, adapter_size, find_checkpoint, weight_files
 from evaluation.downloads import DOWNLOADS
@@ -93,11 +94,9 @@ class LanguageModel:
         rows = self.network.get_input_embeddings().weight.shape[0]
         largest = max(tokens, default=0)
         if largest >= rows:
-            raise EvaluationError(
-                f"{self.name}: its tokenizer gives token {largest}"
-                f" ({self.tokenizer.convert_ids_to_tokens(largest)!r}), and its embedding has {rows} rows."
-                " Merge it again with the tokenizer that its weights belong to."
-            )
+            token = repr(self.tokenizer.convert_ids_to_tokens(largest))
+            values = {"model": self.name, "number": largest, "token": token, "rows": rows}
+            raise EvaluationError(Problem("token-without-row", values))
 
 
 def load_model(
@@ -130,11 +129,9 @@ def load_model(
         EvaluationError: it cannot be found, read or run; the message says why, and what to do.
     """
     if device not in ("auto", "cpu", "cuda"):
-        raise EvaluationError(f"Unknown device {device!r}. Expected auto, cpu or cuda.")
+        raise EvaluationError(Problem("unknown-device", {"device": device}))
     if device == "cuda" and not torch.cuda.is_available():
-        raise EvaluationError(
-            "The device 'cuda' was asked for, and there is no GPU here. Use 'auto' or 'cpu'."
-        )
+        raise EvaluationError(Problem("no-gpu-for-device"))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     checkpoint = find_checkpoint(name, revision=revision, token=token, allow_folders=allow_folders)
@@ -299,10 +296,8 @@ class LoadedModels:
             self._free_up(size)
             free = self._free()
             if free < size:
-                raise EvaluationError(
-                    f"{size / 1e9:.1f} GB of memory are needed, and {free / 1e9:.1f} GB are free here."
-                    " Wait until others are done, or use a larger machine."
-                )
+                values = {"needed": size / 1e9, "free": free / 1e9}
+                raise EvaluationError(Problem("memory-in-use", values))
             self._held += size
         try:
             yield
@@ -329,16 +324,9 @@ class LoadedModels:
         return max(_memory(self._device)[1] - self._held, 0)
 
 
-def _too_large(fetched: FetchedModel, needed: int, room: int) -> str:
-    way = (
-        "merge the adapter into its base first"
-        if fetched.adapters
-        else "keep on the disk what does not fit (on the command line, --offload FOLDER)"
-    )
-    return (
-        f"{fetched.name} needs {needed / 1e9:.1f} GB for its weights, and {room / 1e9:.1f} GB are free here. Choose a"
-        f" smaller model, wait until others are done, run it on a larger machine, or {way}."
-    )
+def _too_large(fetched: FetchedModel, needed: int, room: int) -> Problem:
+    values = {"model": fetched.name, "needed": needed / 1e9, "free": room / 1e9}
+    return Problem("model-with-adapter-too-large" if fetched.adapters else "model-too-large", values)
 
 
 # What was fetched, so that the Hub is not asked for its list of files again.
@@ -378,10 +366,8 @@ def _read_config(name: str, folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise EvaluationError(
-            f"{name} has a config.json that cannot be used. Expected one that transformers knows without code of"
-            f" the repository. transformers says: {_first_words(error)}"
-        ) from error
+        values = {"model": name, "words": _first_words(error)}
+        raise EvaluationError(Problem("config-unusable", values)) from error
 
 
 def _is_half(config: Any) -> bool:
@@ -422,15 +408,14 @@ def _read(
         raise
     except Exception as error:
         # Any error while reading somebody else's files is about those files.
-        raise EvaluationError(
-            f"{name} cannot be loaded as a causal language model. transformers says: {_first_words(error)}"
-        ) from error
+        values = {"model": name, "words": _first_words(error)}
+        raise EvaluationError(Problem("not-loadable", values)) from error
     if info["missing_keys"]:
         # transformers would fill these with random numbers.
         lacking = sorted(info["missing_keys"])
+        kind, count = type(network).__name__, len(lacking)
         raise EvaluationError(
-            f"{name} lacks {len(lacking)} tensor(s) that {type(network).__name__} needs, such as"
-            f" {lacking[0]!r}. Expected a whole causal language model: choose another, or merge it again."
+            Problem("lacking-tensors", {"model": name, "count": count, "kind": kind, "first": lacking[0]})
         )
     for adapter, path in fetched.adapters:
         network = put_on(network, adapter, path)
@@ -459,16 +444,10 @@ def _read_tokenizer(name: str, folder: Path, config: Any) -> Any:
         )
         works = len(tokenizer("a b")["input_ids"]) > 0
     except Exception as error:
-        raise EvaluationError(
-            f"{name} has no tokenizer that can be read. Expected tokenizer.json and tokenizer_config.json"
-            f" (or the files of an older kind) beside the weights: copy them from a parent. transformers"
-            f" says: {_first_words(error)}"
-        ) from error
+        values = {"model": name, "words": _first_words(error)}
+        raise EvaluationError(Problem("tokenizer-unusable", values)) from error
     if not works:
-        raise EvaluationError(
-            f"{name} has no tokenizer, or an empty one. Expected tokenizer.json beside the weights: copy it"
-            " from a parent."
-        )
+        raise EvaluationError(Problem("empty-tokenizer", {"model": name}))
     return tokenizer
 
 
@@ -482,21 +461,15 @@ def _check_runs(name: str, network: Any, device: str) -> None:
     except EvaluationError:
         raise
     except Exception as error:
-        raise EvaluationError(
-            f"{name} was loaded and does not run. torch says: {_first_words(error)}"
-        ) from error
+        values = {"model": name, "words": _first_words(error)}
+        raise EvaluationError(Problem("does-not-run", values)) from error
     if logits.isnan().any():
-        raise EvaluationError(
-            f"{name} answers with NaN: its weights hold NaN or Inf, or are too large for {network.dtype}."
-            " Merge it again with other parameters or in another dtype."
-        )
+        values = {"model": name, "dtype": str(network.dtype).removeprefix("torch.")}
+        raise EvaluationError(Problem("nan-answers", values))
     first, second = logits
     rounding = 1e-4 if network.dtype == torch.float32 else 0.05
     if (first - second).abs().max() > rounding * first.std().clamp(min=1e-6):
-        raise EvaluationError(
-            f"{name} ({type(network).__name__}) reads a text in both directions, as encoders such as BERT do."
-            " Expected a causal language model, which can continue a text and has a perplexity."
-        )
+        raise EvaluationError(Problem("both-directions", {"model": name, "kind": type(network).__name__}))
 
 
 def _ends_only(stated: GenerationConfig, tokenizer: Any) -> GenerationConfig:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from checkpoints.problems import Problem
 from evaluation.error import Cancelled, EvaluationError, OtherSliceError, memory_named
 from evaluation.model import LanguageModel
 
@@ -308,9 +309,7 @@ class _Work:
             OtherSliceError: it is not of this work.
         """
         if unfinished.key != self.key:
-            raise OtherSliceError(
-                f"{self.model.name}: the unfinished score is of another model, text or setting. Start again."
-            )
+            raise OtherSliceError(Problem("other-slice", {"model": self.model.name}))
         return replace(unfinished, nats=tuple(part.copy() for part in unfinished.nats))
 
     def finish(self, state: Unfinished) -> Perplexity:
@@ -323,10 +322,8 @@ class _Work:
         scores = tuple(each[number] for number in self.order)
         nats = math.fsum(score.nats for score in scores)
         if math.isnan(nats):
-            raise EvaluationError(
-                f"{self.model.name} answers with NaN on this text: its weights hold NaN or Inf, or are too large for"
-                f" {self.model.dtype}. Merge it again with other parameters or in another dtype."
-            )
+            problem = Problem("nan-answers", {"model": self.model.name, "dtype": self.model.dtype})
+            raise EvaluationError(problem)
         tokens = sum(score.tokens for score in scores)
         size = sum(score.bytes for score in scores)
         characters = sum(score.characters for score in scores)
@@ -353,12 +350,11 @@ def _context_and_stride(model: LanguageModel, context: int | None, stride: int |
     longest = model.context
     context = min(longest, _LONGEST_CONTEXT) if context is None else context
     if not 1 <= context <= longest:
-        raise EvaluationError(
-            f"context={context}: expected 1 to {longest}, which is what {model.name} can read."
-        )
+        values = {"context": context, "most": longest, "model": model.name}
+        raise EvaluationError(Problem("context-range", values))
     stride = max(context // 2, 1) if stride is None else stride
     if not 1 <= stride <= context:
-        raise EvaluationError(f"stride={stride}: expected 1 to the context, {context}.")
+        raise EvaluationError(Problem("stride-range", {"stride": stride, "context": context}))
     return context, stride
 
 
@@ -380,10 +376,8 @@ def _read(
         order.append(numbers[digest])
     if not any(document.bytes for document in documents):
         characters = sum(document.start + document.characters for document in documents)
-        raise EvaluationError(
-            f"There is nothing to score: {len(order)} text(s) with {characters} character(s). Expected a text of at"
-            " least two tokens; a few hundred words tell more."
-        )
+        values = {"texts": len(order), "characters": characters}
+        raise EvaluationError(Problem("nothing-to-score", values))
     return tuple(documents), tuple(order)
 
 
@@ -391,9 +385,7 @@ def _check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise EvaluationError(
-            f"The text has a broken character at position {error.start}. Expected valid Unicode (UTF-8)."
-        ) from error
+        raise EvaluationError(Problem("broken-character", {"position": error.start})) from error
 
 
 def _key(model: LanguageModel, documents: Sequence[_Document], order: Sequence[int], *settings: int) -> str:
@@ -540,7 +532,7 @@ def _prefix(model: LanguageModel, bos: bool | None) -> int | None:
     tokenizer = model.tokenizer
     prefix: int | None = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if prefix is None:
-        raise EvaluationError(f"bos=True: {model.name} has neither a BOS nor an EOS token. Leave it out.")
+        raise EvaluationError(Problem("no-bos", {"model": model.name}))
     return prefix
 
 

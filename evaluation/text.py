@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import Token
+from checkpoints.problems import Problem
 from checkpoints.repositories.repository import current_token
 from evaluation.error import EvaluationError
 
@@ -49,7 +50,7 @@ def bundled_text(name: str) -> list[str]:
         EvaluationError: there is no such text
     """
     if name not in BUNDLED:
-        raise EvaluationError(f"There is no bundled text {name!r}. Expected one of {', '.join(BUNDLED)}.")
+        raise EvaluationError(Problem("no-bundled-text", {"name": name, "known": BUNDLED}))
     return (_FOLDER / f"{name}.txt").read_text("utf-8").strip().split("\n\n")
 
 
@@ -62,9 +63,8 @@ def read_text(path: str | Path) -> str:
     try:
         return decoded(str(path), Path(path).read_bytes())
     except OSError as error:
-        raise EvaluationError(
-            f"{path} cannot be read ({error.strerror}). Give a text file, or one of {', '.join(BUNDLED)}."
-        ) from error
+        values = {"path": str(path), "error": error.strerror, "known": BUNDLED}
+        raise EvaluationError(Problem("text-unreadable", values)) from error
 
 
 def decoded(name: str, content: bytes) -> str:
@@ -80,12 +80,9 @@ def decoded(name: str, content: bytes) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise EvaluationError(
-            f"{name} is not UTF-8: byte {error.start} is not valid. Save it as UTF-8"
-            " (`iconv -f cp949 -t utf-8` for old Korean files), and check that it is a text file."
-        ) from error
+        raise EvaluationError(Problem("not-utf8", {"name": name, "byte": error.start})) from error
     if not text.strip():
-        raise EvaluationError(f"{name} is empty. Give a text of at least a few hundred words.")
+        raise EvaluationError(Problem("empty-file", {"name": name}))
     return text
 
 
@@ -116,21 +113,19 @@ def dataset_texts(
         EvaluationError: raised while iterating; there is no such data set, split or column, or access is denied
     """
     if rows < 1:
-        raise EvaluationError(f"rows={rows}: expected at least 1.")
+        raise EvaluationError(Problem("rows-range", {"rows": rows}))
     if not allow_folders and not _ON_HUB.fullmatch(name):
-        raise EvaluationError(f"{name}: only data sets on the Hub can be read here. Give one as owner/name.")
+        raise EvaluationError(Problem("dataset-not-on-hub", {"name": name}))
     rows_found = _rows(name, split, subset, current_token(token))
     documents = 0
     try:
         for row in rows_found:
             if column not in row:
-                known = ", ".join(str(key) for key in row)
-                raise EvaluationError(f"{name} has no column {column!r}. Expected one of: {known}.")
+                values = {"name": name, "column": column, "known": list(map(str, row))}
+                raise EvaluationError(Problem("no-column", values))
             if not isinstance(row[column], str):
-                raise EvaluationError(
-                    f"{name}: the column {column!r} holds {type(row[column]).__name__}, not text. Choose"
-                    " another."
-                )
+                values = {"name": name, "column": column, "kind": type(row[column]).__name__}
+                raise EvaluationError(Problem("column-not-text", values))
             if row[column].strip():
                 yield row[column]
                 documents += 1
@@ -142,16 +137,14 @@ def dataset_texts(
         # Any error while reading somebody else's data is about that data.
         raise _unreadable(name, error) from error
     if not documents:
-        raise EvaluationError(f"{name} has no text in the column {column!r} of {split!r}. Choose another.")
+        raise EvaluationError(Problem("empty-column", {"name": name, "column": column, "split": split}))
 
 
 def _rows(name: str, split: str, subset: str | None, token: Any) -> Iterator[dict[Any, Any]]:
     try:
         import datasets
     except ImportError:
-        raise EvaluationError(
-            "Reading data sets needs the package datasets, which is not installed. Run `pip install datasets`."
-        ) from None
+        raise EvaluationError(Problem("no-datasets-package")) from None
     try:
         found = datasets.load_dataset(name, subset, split=split, streaming=True, token=token)
         return iter(found)
@@ -163,10 +156,5 @@ def _rows(name: str, split: str, subset: str | None, token: Any) -> Iterator[dic
 
 def _unreadable(name: str, error: Exception) -> EvaluationError:
     words = " ".join(str(error).split())[:300]
-    gated = "gated" in words.lower()
-    fix = (
-        " It is gated: accept its terms on its page and come back signed in."
-        if gated
-        else " Check its name, the part (split) and the configuration; private and gated ones need a sign-in."
-    )
-    return EvaluationError(f"The data set {name} cannot be read.{fix} datasets says: {words}")
+    code = "dataset-gated" if "gated" in words.lower() else "dataset-unreadable"
+    return EvaluationError(Problem(code, {"name": name, "words": words}))
