@@ -109,12 +109,12 @@ class ChatTab:
         return {**filled, **self._begin(_answering(names), request)}
 
     def bring(self, given: Given, oauth: gr.OAuthToken | None) -> None:
-        """Bring the models' files here, as far as possible; `_talk` reports what cannot be had."""
+        """Bring the models' files here, as far as possible; `_talk` reports failures."""
         for _ in self._fetched(given, oauth):
             pass
 
     def warm_up(self, given: Given, oauth: gr.OAuthToken | None) -> None:
-        """Load the models while the visitor still writes; ZeroGPU loads them itself."""
+        """Load the models while the visitor is still typing; ZeroGPU loads them itself."""
         if not gpu.is_zero_gpu():
             for model in self._fetched(given, oauth):
                 with suppress(EvaluationError):
@@ -229,7 +229,7 @@ def _model_field(label: str, info: str, known: Sequence[str], value: str | None 
 
 
 def _side(field: gr.Dropdown, name: str | None) -> Side:
-    """Beside the first model, the others are hidden until they are chosen."""
+    """A conversation; only the first model's is shown at once, the others when they are chosen."""
     with gr.Column(min_width=280, visible=name is not None) as column:
         talk = gr.Chatbot(
             label=_label(name), height=420, placeholder=t("chat.placeholder"), buttons=["copy"],

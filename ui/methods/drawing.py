@@ -56,7 +56,7 @@ def _path(demo: Demo, at: Callable[[Point], Point]) -> Markup | None:
 
 
 def _shows_path(demo: Demo) -> bool:
-    """Whether the result moves as the parameter changes, and does so without chance."""
+    """Whether the result moves as the parameter changes, and not at random."""
     return len(set(demo.path)) > 1 and len(demo.results) == 1
 
 

@@ -64,7 +64,7 @@ class ModelRow:
 
     Args:
         name: of the model
-        trouble: why it has no figures, or no more of them
+        trouble: why it has no figures, or not all of them
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""On the Score tab: what models weigh, how fast they answer, and whether each is complete on its own, side by side."""
+"""On the Score tab: how large models are, how fast they answer, and whether each is complete on its own."""
 
 from __future__ import annotations
 

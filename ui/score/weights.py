@@ -133,7 +133,7 @@ def states_alike(
 
 
 class WeightsPanel:
-    """Looks at weights; made inside the page's Blocks. A `Panel` that finds a `Looked`."""
+    """Inspects weights; made inside the page's Blocks. A `Panel` that finds a `Looked`."""
 
     def __init__(self, host: Host, models: gr.Dropdown, search: HubSearch, document: gr.Textbox) -> None:
         """`document` is the text that models read whose states are compared."""
@@ -297,7 +297,7 @@ def _title(signal: str, name: str) -> str:
 
 
 def verdict_card(looked: Looked, notes: Sequence[str] = ()) -> Markup:
-    """What the doctor says, what is the same twice or cannot be compared, and how alike the states are."""
+    """The verdict, duplicates, tensors that could not be compared, and how alike the states are."""
     found = looked.found
     sound = found.sound
     share = min((tensor.share for tensor in found.tensors), default=1.0)
