@@ -15,14 +15,21 @@ from ui.languages.translate import speaking
 from ui.widgets import heat_map, html
 
 SCRIPT = "<script>alert(1)</script>\"'&"
+
+
+def problem(words: str) -> Problem:
+    """With these words in its message, in what to do, and as its place."""
+    return Problem("unknown-method", {"name": words, "near": words, "known": []}, words)
+
+
 # By annotation, as it is written: harmless values, and the same ones with a script in them.
 VALUES: dict[str, tuple[object, object]] = {
     "str": ("safe", SCRIPT),
     "str | None": ("https://safe", f"https://{SCRIPT}"),
     "object": ("safe", SCRIPT),
     "Content": ("safe", ["safe", (SCRIPT, None, 3)]),
-    "Problem": (Problem("x", "safe", "safe", "safe"), Problem(SCRIPT, SCRIPT, SCRIPT, SCRIPT)),
-    "Sequence[Problem]": ([], [Problem(SCRIPT, SCRIPT, SCRIPT, SCRIPT)]),
+    "Problem": (problem("safe"), problem(SCRIPT)),
+    "Sequence[Problem]": ([], [problem(SCRIPT)]),
     "Mapping[str, Cells]": ({"safe": [1.0, 2.0]}, {SCRIPT: [1.0, None, 2.0]}),
     "int": (2, 2),
     "bool": (True, True),
