@@ -20,8 +20,8 @@ def test_a_side_is_not_a_model() -> None:
     preferences = with_preference(preferences, "right", ("b", "a"), *ASKED)
     preferences = with_preference(preferences, "tie", ("a", "b"), "Another", ("x", "y"))
 
-    assert "a: 2, b: 0, as good: 1" in shown(tally(preferences, ("a", "b"))).text
-    assert "b: 0, a: 2, as good: 1" in shown(tally(preferences, ("b", "a"))).text
+    assert "a: 2, b: 0, ties: 1" in shown(tally(preferences, ("a", "b"))).text
+    assert "b: 0, a: 2, ties: 1" in shown(tally(preferences, ("b", "a"))).text
     assert tally(preferences, ("a", "c")) == ""
 
 
