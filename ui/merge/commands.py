@@ -25,7 +25,7 @@ def command_line(request: MergeRequest) -> str:
     while end in request.recipe.splitlines():
         end += "_"
     where = ["--to", destination_elsewhere(request), *_options(request)]
-    run = shlex.join(["python", "-m", "merging", "run", "recipe.yml", *where])
+    run = shlex.join(["alloy", "run", "recipe.yml", *where])
     return f"cat > recipe.yml <<'{end}'\n{request.recipe.rstrip()}\n{end}\n{run}\n"
 
 
@@ -47,15 +47,15 @@ def python(request: MergeRequest) -> str:
 
 
 def hf_job(request: MergeRequest, space_id: str) -> str:
-    """A command that rents a machine on Hugging Face, which clones this Space and runs the merge.
+    """A command that rents a machine on Hugging Face, which installs this Space's Alloy and runs the merge.
 
     The recipe is passed as base64 in the environment: nothing that a visitor wrote becomes part of the shell command.
     """
-    run = " ".join(['echo "$RECIPE" | base64 -d | python -m merging run - --to "$TO"', *_options(request)])
+    run = " ".join(['echo "$RECIPE" | base64 -d | alloy run - --to "$TO"', *_options(request)])
     packed = base64.b64encode(request.recipe.encode()).decode()
     script = (
         f"git clone -q --depth 1 https://huggingface.co/spaces/{space_id} alloy && cd alloy && "
-        "uv pip install -q --system -r requirements.txt && " + run
+        "uv pip install -q --system . && " + run
     )
     minutes = max(MIN_TIMEOUT, SAFETY_FACTOR * request.seconds) / 60
     return shlex.join(

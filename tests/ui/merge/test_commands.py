@@ -29,10 +29,12 @@ models:
 
 @pytest.fixture
 def somewhere(tmp_path: Path) -> dict[str, str]:
-    """An environment in which `python` is this one, and finds Alloy."""
+    """An environment in which `alloy` is ours."""
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python").symlink_to(sys.executable)
-    path = f"{Path(sys.executable).parent}:{tmp_path / 'bin'}:{os.environ['PATH']}"
+    alloy = tmp_path / "bin" / "alloy"
+    alloy.write_text(f'#!/bin/sh\nexec {sys.executable} -m alloy "$@"\n')
+    alloy.chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
 
 
@@ -67,7 +69,7 @@ def test_the_rented_job_takes_nothing_of_the_visitors_as_code() -> None:
     assert "480m" in words
     assert "TO=hf://me/it" in words
     assert not [word for word in words if "touch" in word]
-    assert words[-1].endswith('python -m merging run - --to "$TO"')
+    assert words[-1].endswith('alloy run - --to "$TO"')
     subprocess.run(["bash", "-n", "-c", words[-1]], check=True)
 
 
@@ -76,4 +78,4 @@ def test_a_card_shows_them_once_the_job_has_ended() -> None:
 
     assert "hf jobs run" in shown(job_card(job, "you/alloy")).text
     assert "hf jobs run" not in shown(job_card(job)).text
-    assert "merging run" not in shown(job_card(JobStatus("id", "x", (), "waiting", request=job.request))).text
+    assert "alloy run" not in shown(job_card(JobStatus("id", "x", (), "waiting", request=job.request))).text
