@@ -58,13 +58,11 @@ class ChatTab:
         self.turns = Turns()
         known = family(host.demo).models
         with gr.Row():
-            first = _model_field(t("chat.model"), t("chat.info"), known, known[0])
-            second = _model_field(t("chat.other"), t("chat.other.info"), known)
+            first = _model_field(host, search, "chat.model", "chat.info", known[0])
+            second = _model_field(host, search, "chat.other", "chat.other.info")
             with gr.Column(visible=False, min_width=280) as self.third_model:
-                third = _model_field(t("chat.third"), t("chat.third.info"), known)
+                third = _model_field(host, search, "chat.third", "chat.third.info")
         self.models = (first, second, third)
-        for field in self.models:
-            search_as_you_type(field, search, host, known)
         with gr.Row(equal_height=True):
             self.sides = [_side(field, known[0] if field is first else None) for field in self.models]
         self.preferences = PreferenceButtons(host)
@@ -222,10 +220,16 @@ class ChatTab:
         return {side.line: said[place] if place < len(said) else "" for place, side in enumerate(self.sides)}
 
 
-def _model_field(label: str, info: str, known: Sequence[str], value: str | None = None) -> gr.Dropdown:
-    return gr.Dropdown(
-        list(known), value=value, label=label, info=info, allow_custom_value=True, min_width=280
+def _model_field(
+    host: Host, search: HubSearch, label: str, info: str, value: str | None = None
+) -> gr.Dropdown:
+    known = family(host.demo).models
+    field = gr.Dropdown(
+        list(known), value=value, label=t(label), info=t(info), allow_custom_value=True, min_width=280
     )
+    # Here, in the field's row: what the search adds counts towards the widths of the row's fields.
+    search_as_you_type(field, search, host, known)
+    return field
 
 
 def _side(field: gr.Dropdown, name: str | None) -> Side:
