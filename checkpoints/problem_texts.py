@@ -373,7 +373,7 @@ PROBLEMS: dict[str, Text] = {
         "No filter of `{parameter}` matches {tensor}.",
         "Add a last entry without a filter: `- value: ...`.",
     ),
-    "parameters": Text("{title}, {tensor}: {wrong}.", "Change {parameters:code} there."),
+    "parameters": Text("{title}, {tensor}: {wrong:phrase}.", "Change {parameters:code} there."),
     # recipes: whether the models fit
     "stage-reference": Text(
         "{model} names a merge of this text, with a revision, an adapter or another architecture.",
@@ -524,7 +524,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "zero-rows": Text("No model has rows for {tokens:few}; they are zeros."),
     "template": Text(
-        "The chat template cannot be used: {error}.",
+        "The chat template cannot be used: {error:phrase}.",
         "`chat_template:` takes another; `tokens:` adds what is missing.",
     ),
     "template-tokens": Text(
@@ -978,6 +978,12 @@ PHRASES: dict[str, Template] = {
         "{model} has {rows} rows for {tokens} tokens, {lacking} of which others lack ({alone:few})",
         "{model} has {rows} rows for {tokens} tokens",
     ),
+    # what is wrong with parameters
+    "weights-cancel": "the weights {weights} add up to zero and cannot be normalized",
+    "keep-probabilities": "the probability to keep an entry must be between 0 and 1, but {wrong:all}",
+    "keep-probability": "with density {density} and epsilon {epsilon} it goes from {low} to {high}",
+    # what is wrong with a chat template
+    "template-endless": "it does not finish",
     # what was going on
     "doing-loading": "loading it",
     "doing-trying": "trying it",

@@ -76,7 +76,7 @@ def _divergence(pair: Sequence[Tensor], row: int) -> Tensor:
     whole_rows=True,
 )
 def arcee_fusion(weights: Sequence[Tensor], importance: Any, start: int) -> Tensor:
-    """Take over the important changes of the other model, and keep the base where they are not.
+    """Take the other model's important changes, and keep the base elsewhere.
 
     Important is a change whose magnitude, times the divergence between the softmax of its row before and after, lies
     above the median by one and a half times the distance of the quartiles.

@@ -44,8 +44,8 @@ def shares(weights: Sequence[float]) -> list[float]:
     return [weight / total for weight in weights]
 
 
-def weights_cancel(arguments: Mapping[str, Any]) -> str | None:
-    """A sentence if the weights are to be divided by their sum and that sum is zero."""
+def weights_cancel(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A phrase if the weights are to be divided by their sum and that sum is zero."""
     if arguments["normalize"] and abs(sum(arguments["weight"])) < SMALLEST_SUM:
-        return f"the weights {arguments['weight']} add up to zero and cannot be normalized"
+        return {"phrase": "weights-cancel", "weights": list(arguments["weight"])}
     return None

@@ -14,7 +14,7 @@ merge_method(
     paper=PAPER,
     formula="θ = θ₀ + λ Σ wᵢ δ̂ᵢ, with δ̂ᵢ = δᵢ without its largest γ and its smallest 1 − d − γ",
     summary=(
-        "Drop the largest and the smallest entries of each change, "
+        "Drop the largest and smallest entries of each task vector, "
         "and add the weighted sum of the rest to the base."
     ),
     sparsify=KeepMiddle(),
@@ -30,7 +30,10 @@ merge_method(
         "θ = θ₀ + λ Σ wᵢ δ̂ᵢ over the i whose wᵢ δ̂ᵢ has the sign of Σ wⱼ δ̂ⱼ, with δ̂ᵢ = δᵢ without its "
         "largest γ and its smallest 1 − d − γ"
     ),
-    summary="Drop the largest and smallest entries of each change, elect one sign per entry, combine those that agree.",
+    summary=(
+        "Drop the largest and smallest entries of each task vector, "
+        "elect one sign per entry, combine those that agree."
+    ),
     sparsify=KeepMiddle(),
     ignored=("int8_mask",),
     decided_by=nothing_added,

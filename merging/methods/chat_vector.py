@@ -31,11 +31,11 @@ def chat_vector(
     weight: Scaling = 1.0,
     everywhere: Annotated[bool, OnlyFor(("embedding", "norm"))] = False,
 ) -> Tensor:
-    """Add to the first model what the second, a chat model, learnt beyond the base: first + weight * (second - base).
+    """Add to the first model what the second, a chat model, learned beyond the base: first + weight * (second - base).
 
     Args:
-        weight: how much of what the chat model learnt is added
-        everywhere: change embeddings, output head and norms too, which otherwise stay as the first model has them
+        weight: how much of what the chat model learned to add
+        everywhere: include embeddings, output head and norms, which otherwise stay as in the first model
     """
     target, chat = task_vectors
     return target.add_(chat, alpha=weight) if everywhere else target

@@ -29,15 +29,15 @@ def consensus_ta(
     support: Annotated[float, Range(0.1, 1.0)] = 0.4,
     agreeing: Annotated[int, Range(1, 8, step=1)] = 2,
 ) -> Tensor:
-    """Add up the changes, but only where they support at least two of the models, by their TALL-masks.
+    """Add up the task vectors, but only where the models' TALL-masks say that at least two need the entry.
 
     An entry supports a model whose own change there is as large as what all others changed, times a factor: the sum
     then still is that model's.
 
     Args:
-        lambda_: factor on the sum; it grows with the number of models, so that more of them want less
-        support: factor on what the others changed; the larger it is, the fewer entries support a model
-        agreeing: how many models an entry has to support
+        lambda_: factor on the sum, which grows with the number of models: use less for more models
+        support: factor on the other models' changes; the larger it is, the fewer entries a model needs
+        agreeing: how many models must need an entry
     """
     import torch
 

@@ -13,7 +13,7 @@ merge_method(
     title="DARE",
     paper=PAPER,
     formula="θ = θ₀ + λ Σ wᵢ δ̂ᵢ, with δ̂ᵢ = δᵢ / d with chance d, else 0",
-    summary="Drop part of each change at random, enlarge the rest, and add the weighted sum to the base.",
+    summary="Drop part of each task vector at random, rescale the rest, and add the weighted sum to the base.",
     sparsify=KeepAtRandom(),
     ignored=("int8_mask",),
     decided_by=nothing_added,
@@ -27,7 +27,10 @@ merge_method(
         "θ = θ₀ + λ Σ wᵢ δ̂ᵢ over the i whose wᵢ δ̂ᵢ has the sign of Σ wⱼ δ̂ⱼ, with δ̂ᵢ = δᵢ / d with "
         "chance d, else 0"
     ),
-    summary="Drop part of each change at random, enlarge the rest, elect one sign per entry, combine those that agree.",
+    summary=(
+        "Drop part of each task vector at random, rescale the rest, "
+        "elect one sign per entry, combine those that agree."
+    ),
     sparsify=KeepAtRandom(),
     ignored=("int8_mask",),
     decided_by=nothing_added,

@@ -17,7 +17,7 @@ merge_method(
         "with chance p, else 0, and p from d − ε to d + ε by rank in the row"
     ),
     summary=(
-        "Drop part of each change, small entries of a row more probably, "
+        "Drop entries of each task vector, small ones with higher probability, "
         "elect one sign per entry, combine the rest."
     ),
     sparsify=KeepByRank(),
@@ -33,7 +33,10 @@ merge_method(
         "θ = θ₀ + λ Σ wᵢ δ̂ᵢ, with δ̂ᵢ = δᵢ / p with chance p, else 0, and p from d − ε to d + ε by rank "
         "in the row"
     ),
-    summary="Drop part of each change, small entries of a row more probably, and add the weighted sum to the base.",
+    summary=(
+        "Drop entries of each task vector, small ones with higher probability, "
+        "and add the weighted sum to the base."
+    ),
     sparsify=KeepByRank(),
     ignored=("int8_mask",),
     decided_by=nothing_added,

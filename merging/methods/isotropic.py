@@ -29,15 +29,15 @@ def iso_c(
     lambda_: Scaling = 1.0,
     embeddings: Annotated[bool, OnlyFor(("embedding",))] = False,
 ) -> Tensor:
-    """Add up the changes of each matrix and make all their directions equally strong, so that no task drowns another.
+    """Add up the task matrices and make all their singular values equal, so that no task dominates another.
 
     The singular values of the sum become their mean. In the paper's comparison (up to 20 vision tasks) it is ahead of
     task arithmetic, TIES, Consensus TA and TSV-Merge. Directions that no model changed stay unchanged, where the
     paper's decomposition fills them at random.
 
     Args:
-        lambda_: factor on the change
-        embeddings: do so with embeddings and output head too, which are otherwise averaged, as vectors are
+        lambda_: factor on the combined task vector
+        embeddings: treat embeddings and output head the same way; otherwise they are averaged, as vectors are
     """
     change = total(task_vector_matrices)
     left, values, right = decompose(change)

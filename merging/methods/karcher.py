@@ -22,14 +22,14 @@ def karcher(
     max_iter: Annotated[int, Range(1, 100, step=1)] = 10,
     tol: Annotated[float, Range(1e-6, 1e-2, step=1e-6)] = 1e-5,
 ) -> list[float]:
-    """The point on the sphere that is nearest to the directions of all models, as long as they are on average.
+    """The mean direction of all models on the sphere, at their average length.
 
     Every vector on the way is a sum of the models, so that the search works on K coefficients and on the dot
     products between the models, and never on the tensors.
 
     Args:
-        max_iter: most steps of the search
-        tol: stop when a step is shorter than this angle, in radians; shorter tensors than this do not count
+        max_iter: maximum number of iterations
+        tol: stop when a step is smaller than this angle, in radians; tensors with a smaller norm are ignored
     """
     import numpy as np
 

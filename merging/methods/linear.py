@@ -28,10 +28,10 @@ def _only_one_counts(arguments: Mapping[str, Any]) -> int | None:
     check=weights_cancel,
 )
 def linear(weights: Sequence[Tensor], *, weight: Weight, normalize: bool = True) -> Tensor:
-    """Weighted average of the models, weight by weight (a model soup).
+    """Weighted average of the models' weights (a model soup).
 
     Args:
-        weight: how much each model counts
+        weight: weight of each model
         normalize: divide the weights by their sum
     """
     return weighted_sum(weights, shares(weight) if normalize else weight)

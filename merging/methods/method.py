@@ -92,7 +92,7 @@ class MergeMethod:
     ignored: tuple[str, ...] = ()
     in_mergekit: bool = True
     decided_by: Callable[[Mapping[str, Any]], int | None] = field(default=lambda _: None)
-    check: Callable[[Mapping[str, Any]], str | None] = field(default=lambda _: None)
+    check: Callable[[Mapping[str, Any]], dict[str, Any] | None] = field(default=lambda _: None)
 
     @property
     def needs_base(self) -> bool:
@@ -173,7 +173,7 @@ def merge_method(
     ignored: tuple[str, ...] = (),
     in_mergekit: bool = True,
     decided_by: Callable[[Mapping[str, Any]], int | None] = lambda _: None,
-    check: Callable[[Mapping[str, Any]], str | None] = lambda _: None,
+    check: Callable[[Mapping[str, Any]], dict[str, Any] | None] = lambda _: None,
     name: str | None = None,
     summary: str | None = None,
     defaults: Mapping[str, Scalar] | None = None,
@@ -193,7 +193,7 @@ def merge_method(
             raise TypeError(f"{function.__name__}: the first argument must be one of {Operand}")
         subtracted = operand.startswith("task_vector")
 
-        def check_all(arguments: Mapping[str, Any]) -> str | None:
+        def check_all(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
             return check(arguments) or (sparsify.check(arguments) if sparsify else None)
 
         other = defaults or {}

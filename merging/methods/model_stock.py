@@ -28,12 +28,12 @@ def _over(arguments: Mapping[str, Any]) -> Over:
     over=_over,
 )
 def model_stock(task_vector_products: NDArray[Any], *, filter_wise: bool = False) -> NDArray[Any]:
-    """Go from the base towards the mean of the fine-tunes, the further the more their changes point one way.
+    """Move from the base towards the mean of the fine-tunes: the more their changes agree, the further.
 
     The ratio t = N cos / (1 + (N - 1) cos), with the mean cosine between the changes, is the paper's equation 7.
 
     Args:
-        filter_wise: look at the angles row by row instead of over the whole tensor
+        filter_wise: measure angles row by row instead of over the whole tensor
     """
     import numpy as np
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from merging.methods.arithmetic import SMALLEST_SUM
+from merging.methods.arithmetic import weights_cancel
 from merging.methods.method import merge_method
 from merging.methods.parameters import Range, Weight
 
@@ -17,10 +17,8 @@ def _alone(arguments: Mapping[str, Any]) -> int | None:
     return 0 if len(arguments["weight"]) == 1 else None
 
 
-def _cancel(arguments: Mapping[str, Any]) -> str | None:
-    if arguments["normalize_weights"] and abs(sum(arguments["weight"])) < SMALLEST_SUM:
-        return f"the weights {arguments['weight']} add up to zero and cannot be normalized"
-    return None
+def _cancel(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    return weights_cancel({**arguments, "normalize": arguments["normalize_weights"]})
 
 
 @merge_method(
@@ -38,15 +36,15 @@ def multislerp(
     normalize_weights: bool = True,
     eps: Annotated[float, Range(0.0, 0.001, step=1e-6)] = 1e-8,
 ) -> list[float]:
-    """Spherical interpolation of any number of models, or, with a base, of what they changed.
+    """Spherical interpolation of any number of models or, with a base, of their task vectors.
 
     The result has the mean of their directions, and their mean length. The step along the sphere that the source
     takes from there is the mean of what leads to each model, and that is nothing: the mean lies in the middle.
 
     Args:
-        weight: how much each model counts
+        weight: weight of each model
         normalize_weights: divide the weights by their sum
-        eps: mean directions shorter than this cancel, and the models are added up as they are
+        eps: if the mean direction is shorter than this, the models cancel out and their weighted sum is used
     """
     import numpy as np
 

@@ -29,10 +29,10 @@ def _nothing_taken(arguments: Mapping[str, Any]) -> int | None:
 def nearswap(
     task_vectors: Sequence[Tensor], *, t: Annotated[float, Range(0.0, 0.01, step=0.0001, beyond=True)]
 ) -> Tensor:
-    """Take the other model's weights where they are near the base's, and keep the base where they are far.
+    """Take the other model's weights where they are close to the base's, and keep the base elsewhere.
 
     Args:
-        t: the distance up to which a weight is taken over whole; beyond it the change itself is never larger than t
+        t: distance up to which a weight is taken as it is; beyond it, the change is limited to t
     """
     (change,) = task_vectors
     return change.mul_((t / change.abs().clamp_(min=SMALLEST_DISTANCE)).clamp_(0, 1))

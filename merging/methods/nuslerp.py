@@ -52,12 +52,12 @@ def nuslerp(
     nuslerp_flatten: bool = True,
     nuslerp_row_wise: bool = False,
 ) -> NDArray[Any]:
-    """Spherical interpolation by weights, between two models or, with a base, between what they changed.
+    """Spherical interpolation by weights: between two models or, with a base, between their task vectors.
 
     Args:
-        weight: how much each model counts
-        nuslerp_flatten: take a tensor as one vector, else each of its rows as one
-        nuslerp_row_wise: without nuslerp_flatten, take each column as a vector, not each row
+        weight: weight of each model
+        nuslerp_flatten: treat each tensor as one vector; otherwise, each of its rows
+        nuslerp_row_wise: without nuslerp_flatten, treat each column as a vector instead of each row
     """
     import numpy as np
 

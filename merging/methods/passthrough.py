@@ -28,9 +28,9 @@ def passthrough(
     *,
     scale: Annotated[list[float], PerModel(0.0, 2.0, step=0.05, beyond=True)] = 1.0,  # type: ignore[assignment]
 ) -> Tensor:
-    """Take each tensor from one model as it stands; with slices, stack layers (depth up-scaling).
+    """Copy each tensor from one model; with slices, stack layers (depth up-scaling).
 
     Args:
-        scale: factor on the tensor
+        scale: factor on each tensor
     """
     return weights[0].mul_(scale[0])

@@ -26,10 +26,10 @@ PAPER = "https://arxiv.org/abs/2601.13572"
 def ram(
     task_vectors: Sequence[Tensor], *, epsilon: Annotated[float, Range(0.0, 0.001, step=1e-6)] = 1e-5
 ) -> Tensor:
-    """Average each change over the models that made one there; what a single model changed stays whole.
+    """Average each entry over the models that changed it; what a single model changed is kept in full.
 
     Args:
-        epsilon: changes up to this magnitude count as none
+        epsilon: changes up to this magnitude count as no change
     """
     changes, makers = _changes(task_vectors, epsilon)
     return total(changes).div_(makers.clamp_(min=1))
@@ -75,12 +75,12 @@ def ramplus_tl(
     r: Fraction = 0.1,
     alpha: Fraction = 0.2,
 ) -> Tensor:
-    """Average each change over the models that made one there; what a single model changed grows a little.
+    """Average each entry over the models that changed it; what a single model changed is amplified a little.
 
     Args:
-        epsilon: changes up to this magnitude count as none
-        r: how much a model's own changes grow for each change of it that others made too, over its own ones
-        alpha: at most so many shared changes count for each own one
+        epsilon: changes up to this magnitude count as no change
+        r: extra weight for entries only this model changed, per unit of its shared-to-unique ratio
+        alpha: upper limit of the shared-to-unique ratio
     """
     changes, makers = _changes(task_vectors, epsilon)
     alone = makers.eq(1)

@@ -75,10 +75,10 @@ def _selected(vectors: Sequence[Tensor], cut: Cut | None, start: int) -> Sequenc
     decided_by=lambda arguments: -1 if arguments["select_topk"] == 0 else None,
 )
 def sce(task_vectors: Sequence[Tensor], selection: Any, start: int, *, select_topk: Fraction = 1.0) -> Tensor:
-    """Keep the entries on which the models differ most, weigh models by the squares of these, elect one sign each.
+    """Keep the entries on which the models differ most, weight models by their squares, and elect one sign per entry.
 
     Args:
-        select_topk: share of the entries with any difference between the models that is kept, the largest first
+        select_topk: share to keep of the entries on which the models differ at all, largest variance first
     """
     selected = _selected(task_vectors, selection.cut, start)
     return elected_sum(selected, selection.shares, normalize=True, election="unweighted")

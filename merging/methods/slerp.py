@@ -32,10 +32,10 @@ def _either_end(arguments: Mapping[str, Any]) -> int | None:
     decided_by=_either_end,
 )
 def slerp(weight_products: NDArray[Any], *, t: Fraction) -> list[float]:
-    """Spherical interpolation between two models: along the arc instead of the chord.
+    """Spherical interpolation between two models: along the arc, not the straight line.
 
     Args:
-        t: how far to go from the base model (0) to the other one (1)
+        t: position between the base model (0) and the other model (1)
     """
     norms = [math.sqrt(weight_products[i, i]) for i in (0, 1)]
     if min(norms) <= SMALLEST_NORM:

@@ -43,8 +43,8 @@ class Sparsifier(ABC):
         """Whether `measure` reads the vector at all, under these parameters."""
         return True
 
-    def check(self, arguments: Mapping[str, Any]) -> str | None:
-        """What is wrong with these parameters, or None; per-model ones come as lists."""
+    def check(self, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What is wrong with these parameters, as a phrase of problems, or None; per-model ones come as lists."""
         return None
 
     def numbers(self, size: int, arguments: Mapping[str, Any]) -> tuple[int, ...]:
@@ -86,8 +86,8 @@ class KeepLargest(Sparsifier):
         """The cut.
 
         Args:
-            density: share of each task vector that is kept, the largest magnitudes first
-            rescale: multiply what is kept so that the sum of magnitudes stays what it was
+            density: share of each task vector to keep, largest magnitudes first
+            rescale: rescale what is kept, to preserve the sum of magnitudes
         """
         (cut,) = cuts
         if not rescale:
@@ -123,9 +123,9 @@ class KeepMiddle(Sparsifier):
         """The two cuts.
 
         Args:
-            density: share of each task vector that is kept; 1 keeps everything, the largest too
-            gamma: share of each task vector that is dropped because it is largest
-            rescale: multiply what is kept so that the sum of magnitudes stays what it was
+            density: share of each task vector to keep; 1 keeps everything, including the largest entries
+            gamma: share of each task vector to drop as its largest entries
+            rescale: rescale what is kept, to preserve the sum of magnitudes
         """
         lower, upper = cuts
         if not rescale:
@@ -205,9 +205,9 @@ class KeepAtRandom(Sparsifier):
         """Find the scale.
 
         Args:
-            density: share of each task vector that is kept, to 1/65536, whichever entries the seed draws
-            rescale: make what is kept larger, so that the whole stays as it was on average
-            rescale_norm: expected divides by the density, as the paper does; l1 keeps the sum of magnitudes
+            density: share of each task vector to keep, in steps of 1/65536; the seed decides which entries
+            rescale: rescale what is kept, to preserve the expected value
+            rescale_norm: expected divides by the density, as in the paper; l1 preserves the sum of magnitudes
         """
         share: float = density  # type: ignore[assignment]
         kept = round(share * LIMIT)
@@ -262,16 +262,15 @@ class KeepByRank(Sparsifier):
     def measures(self, arguments: Mapping[str, Any]) -> bool:
         return bool(arguments["rescale"]) and arguments["rescale_norm"] == "l1"
 
-    def check(self, arguments: Mapping[str, Any]) -> str | None:
+    def check(self, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
         pairs = dict.fromkeys(zip(arguments["density"], arguments["epsilon"], strict=True))
         wrong = [
-            f"with density {middle:g} and epsilon {reach:g} it goes from {middle - reach:g} to {middle + reach:g}"
+            {"phrase": "keep-probability", "density": f"{middle:g}", "epsilon": f"{reach:g}"}
+            | {"low": f"{middle - reach:g}", "high": f"{middle + reach:g}"}
             for middle, reach in pairs
             if 0 < middle < 1 and not (middle - reach > 0 and middle + reach < 1)
         ]
-        return (
-            f"an entry's chance to stay must lie between 0 and 1, but {', '.join(wrong)}" if wrong else None
-        )
+        return {"phrase": "keep-probabilities", "wrong": wrong} if wrong else None
 
     def measure(
         self,
@@ -286,10 +285,10 @@ class KeepByRank(Sparsifier):
         """Find the scale.
 
         Args:
-            density: share of each task vector that is kept; 1 keeps everything
-            epsilon: chance to stay of a row's largest entry, less the density; the smallest has as much less
-            rescale: make what is kept larger, so that the whole stays as it was on average
-            rescale_norm: expected divides each entry by its chance, as the paper does; l1 keeps the sum of magnitudes
+            density: share of each task vector to keep; 1 keeps everything
+            epsilon: how far keep probabilities differ from the density: up for large entries of a row, down for small
+            rescale: rescale what is kept, to preserve the expected value
+            rescale_norm: expected divides by the keep probability, as in the paper; l1 preserves the sum of magnitudes
         """
         share: float = density  # type: ignore[assignment]
         reach: float = epsilon  # type: ignore[assignment]

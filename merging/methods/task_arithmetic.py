@@ -31,12 +31,12 @@ def nothing_added(arguments: Mapping[str, Any]) -> int | None:
 def task_arithmetic(
     task_vectors: Sequence[Tensor], *, weight: Weight, normalize: bool = False, lambda_: Scaling = 1.0
 ) -> Tensor:
-    """Add the weighted sum of what each model changed to the base.
+    """Add the weighted sum of the models' task vectors to the base.
 
     Args:
-        weight: how much each model's change counts; negative takes it away
+        weight: weight of each task vector; negative values subtract it
         normalize: divide by the sum of the weights
-        lambda_: factor on the whole sum; 0 gives the base back
+        lambda_: factor on the sum; 0 gives the base
     """
     return normalized_sum(task_vectors, weight, normalize, lambda_)
 
@@ -60,13 +60,13 @@ def ties(
     lambda_: Scaling = 1.0,
     election: Election = "weighted",
 ) -> Tensor:
-    """Trim each change to its largest entries, elect one sign per entry, and combine those that agree.
+    """Trim each task vector to its largest entries, elect one sign per entry, and combine those that agree.
 
     Args:
-        weight: how much each model's change counts; a negative weight turns its vote around
-        normalize: divide each entry by the sum of the weights that agreed on it
-        lambda_: factor on the combined change
-        election: a vote is as large as the change, times the weight or, as in the paper of TIES, unweighted
+        weight: weight of each task vector; negative values also reverse its vote on the sign
+        normalize: divide each entry by the sum of the weights that agree with its sign
+        lambda_: factor on the combined task vector
+        election: whether a vote on the sign is the entry times the weight, or, as in the TIES paper, the entry alone
     """
     return scaled(elected_sum(task_vectors, weight, normalize, election), lambda_)
 
@@ -90,7 +90,7 @@ def elected_sum(
     Args:
         task_vectors: K float32 blocks
         weight: of each
-        normalize: divide each entry by the sum of the weights that agreed on it
+        normalize: divide each entry by the sum of the weights that agree with its sign
         election: whether a vote is a vector times its weight, or the vector alone
     """
     votes, factors = list(task_vectors), list(weight)

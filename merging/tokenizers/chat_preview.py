@@ -50,10 +50,10 @@ def rendered(template: str, special: Mapping[str, str]) -> Rendered:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Rendered("", "it does not come to an end")
+        return Rendered("", "template-endless")
     if found.returncode:
         last = found.stderr.strip().rpartition("\n")[2]
-        return Rendered("", last[:200] or "it does not come to an end")
+        return Rendered("", last[:200] or "template-endless")
     return Rendered(json.loads(found.stdout), "")
 
 

@@ -87,7 +87,7 @@ def test_a_recipe_that_cannot_be_merged_ends_with_2(broken: Path, capsys: pytest
     assert main(["plan", str(broken), "--json"]) == 2
     out, err = capsys.readouterr()
     [problem] = json.loads(out)["problems"]
-    assert problem.keys() == {"code", "message", "fix", "where"}
+    assert problem.keys() == {"code", "message", "fix", "where", "values"}
     assert "line 1, column 15: There is no merge method 'liner'. Did you mean 'linear'?" in err
 
     assert main(["run", str(broken), "--to", "/tmp/never"]) == 2

@@ -228,7 +228,7 @@ def test_a_token_that_is_revoked_in_the_middle(hub: Hub, alice: str, right: dict
 def test_somebody_else_makes_the_repository_in_between(hub: Hub, alice: str, right: dict[str, bytes]) -> None:
     """A model of theirs is not touched, and a public repository does not get what was to be private."""
     for content, told in (
-        ({"config.json": b"{}"}, "holds a model|by somebody else"),
+        ({"config.json": b"{}"}, "holds a model|by someone else"),
         ({}, "by somebody else"),
     ):
 
@@ -250,7 +250,7 @@ def test_somebody_else_pushes_to_the_target_in_between(hub: Hub, alice: str, rig
 
     told = outcome(hub, alice, right, on_progress=race)
 
-    assert "was changed by somebody else" in told
+    assert "was changed by someone else" in told
     assert {*hub.repo("alice/out").files()} == {".gitattributes", "notes.md"}
 
 

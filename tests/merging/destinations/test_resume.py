@@ -320,7 +320,7 @@ def test_other_bytes_than_were_sent_are_told(
 
     monkeypatch.setattr(Repo, "commit", wrong)
 
-    with pytest.raises(DestinationError, match=rf"something else than was sent: {plan.shards[1].filename}"):
+    with pytest.raises(DestinationError, match=rf"does not hold what was sent: {plan.shards[1].filename}"):
         run_plan(plan, OUT, token=alice)
 
 

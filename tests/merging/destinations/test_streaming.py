@@ -181,7 +181,9 @@ def test_what_fits_neither_way_is_told_and_gone_on_with(
     hub.fault(*XORB, status=403, skip=2, times=None)
     monkeypatch.setattr("merging.destinations.hub_sink.free_memory", lambda: 10)
 
-    with pytest.raises(DestinationError, match=r"does not fit into the memory .*, 10 bytes,.*--shard-size"):
+    with pytest.raises(
+        DestinationError, match=r"must fit into memory, of which 10 bytes are free.*--shard-size"
+    ):
         run_plan(planned(alice), OUT, token=alice)
 
     assert weights(hub, "alice/out") == {}

@@ -92,7 +92,7 @@ def raises_what_a_worker_raised(
     engine: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = planned(folder, tmp_path / "out")
-    problem = Problem("file-cut-short", "It ends.", "Copy it again.", "a/b")
+    problem = Problem("file-cut-short", {"file": "a/b/c", "start": 7, "end": 9}, "a/b")
     errors = iter([CheckpointError(problem), ZeroDivisionError("of nobody's making")])
 
     for kind, text in ((CheckpointError, "It ends"), (ZeroDivisionError, "nobody's making")):

@@ -159,7 +159,7 @@ def test_filters_that_leave_a_tensor_out(folder: Path) -> None:
             "della",
             {"weight": 1, "density": 0.9},
             {"weight": 1},
-            "must lie between 0 and 1, but with density 0.9 and epsilon 0.15 it goes from 0.75 to 1.05",
+            "must be between 0 and 1, but with density 0.9 and epsilon 0.15 it goes from 0.75 to 1.05",
         ),
         (
             "della",

@@ -374,7 +374,7 @@ def test_the_plan_shows_tokenizers_side_by_side_and_a_conversation(
     assert report
     assert (report.tokens, report.rows, report.appended) == (PLAIN + 2, PLAIN + 2, tuple(CHAT))
     assert report.sample.endswith("<|im_start|>user\n안녕하세요?<|im_end|>\n<|im_start|>assistant\n")
-    assert report.trouble == ""
+    assert report.trouble is None
     base, chat = report.models
     assert (base.tokens, base.rows, base.unknown, base.lost, base.template) == (PLAIN, PLAIN, 2, 0, "other")
     assert (chat.tokens, chat.rows, chat.unknown, chat.lost) == (PLAIN + 2, PLAIN + 2, 0, 0)
@@ -394,7 +394,7 @@ def test_a_template_whose_tokens_the_result_lacks_is_told(folder: Path) -> None:
 
     plan = make_plan(read_recipe(yaml.safe_dump({**wanted, "chat_template": "chatml"})))
 
-    [told] = [warning.message for warning in plan.warnings if warning.code == "template"]
+    [told] = [warning.message for warning in plan.warnings if warning.code == "template-tokens"]
     assert told == "The chat template writes <|im_start|>, <|im_end|>, for which the result has no token."
 
 
@@ -406,7 +406,7 @@ def test_a_template_whose_tokens_the_result_lacks_is_told(folder: Path) -> None:
         ("{{ ''.__class__.__mro__ }}", "is unsafe"),
         (
             "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-            "does not come to an end",
+            "template-endless",
         ),
     ],
 )

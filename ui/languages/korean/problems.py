@@ -332,7 +332,7 @@ PROBLEMS: dict[str, Text] = {
         "{tensor} 텐서에 맞는 `{parameter}`의 filter가 없습니다.",
         "맨 끝에 filter 없는 항목을 쓰세요: `- value: ...`.",
     ),
-    "parameters": Text("{title}, {tensor}: {wrong}.", "그곳의 {parameters:code} 값을 바꾸세요."),
+    "parameters": Text("{title}, {tensor}: {wrong:phrase}.", "그곳의 {parameters:code} 값을 바꾸세요."),
     # recipes: whether the models fit
     "stage-reference": Text(
         "{model}: 이 글에 있는 병합에 리비전, 어댑터, 다른 구조를 붙였습니다.",
@@ -462,7 +462,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "zero-rows": Text("어느 모델에도 행이 없어 0으로 채웁니다: {tokens:few}."),
     "template": Text(
-        "채팅 템플릿을 쓸 수 없습니다: {error}.",
+        "채팅 템플릿을 쓸 수 없습니다: {error:phrase}.",
         "`chat_template:`으로 다른 것을 쓰거나, `tokens:`로 없는 토큰을 더하세요.",
     ),
     "template-tokens": Text(
