@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-# safetensors' name: (torch's and recipes' name, bytes an element)
+# safetensors' name: (torch's and recipes' name, bytes an element), in the order in which its writer sorts a file
 _TYPES = {
+    "I64": ("int64", 8),
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "I32": ("int32", 4),
     "BF16": ("bfloat16", 2),
     "F16": ("float16", 2),
-    "F32": ("float32", 4),
-    "F64": ("float64", 8),
+    "I16": ("int16", 2),
     "F8_E4M3": ("float8_e4m3fn", 1),
     "F8_E5M2": ("float8_e5m2", 1),
-    "BOOL": ("bool", 1),
-    "U8": ("uint8", 1),
     "I8": ("int8", 1),
-    "I16": ("int16", 2),
-    "I32": ("int32", 4),
-    "I64": ("int64", 8),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
 }
+_RANKS = {name: rank for rank, name in enumerate(_TYPES)}
 _BY_TORCH_NAME = {torch_name: name for name, (torch_name, _) in _TYPES.items()}
 
 # What weights may be stored as, in the order of promotion. Eight-bit floats carry scales outside the tensor.
@@ -32,6 +33,11 @@ def is_known(dtype: str) -> bool:
 def itemsize(dtype: str) -> int:
     """Bytes an element, by safetensors' name."""
     return _TYPES[dtype][1]
+
+
+def rank_in_file(dtype: str) -> int:
+    """Sorts dtypes as safetensors' writer does: the widest first, so that all tensors are aligned."""
+    return _RANKS[dtype]
 
 
 def torch_name(dtype: str) -> str:

@@ -29,7 +29,7 @@ from checkpoints.architecture import (
     is_transposed,
     stands_before_layers,
 )
-from checkpoints.dtypes import FLOATS, itemsize, safetensors_name
+from checkpoints.dtypes import FLOATS, rank_in_file, safetensors_name
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from checkpoints.wording import few
 from merging.destinations import HUB, Receipt, open_destination
@@ -420,7 +420,7 @@ class _Extraction:
         for key, name in self.whole.items():
             header = self.finetune.tensors[name]
             tensors.append((key, header.dtype, header.shape))
-        tensors.sort(key=lambda tensor: (-itemsize(tensor[1]), tensor[0]))
+        tensors.sort(key=lambda tensor: (rank_in_file(tensor[1]), tensor[0]))
         planned = [PlannedTensor(key, kind, tuple(shape), (), {}, None, None) for key, kind, shape in tensors]
         shard = PlannedShard(WEIGHTS[0], tuple(planned), 0)
         size = len(_header(shard)) + sum(tensor.bytes for tensor in planned)

@@ -19,7 +19,7 @@ from checkpoints import (
     open_checkpoint,
     write_header,
 )
-from checkpoints.dtypes import itemsize
+from checkpoints.dtypes import rank_in_file
 from checkpoints.memory import free_memory
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from merging.destinations import Destination, open_destination
@@ -243,7 +243,7 @@ def _cut_into_shards(
         filled += tensor.bytes
     shards = []
     for filename, group in zip(configs.shard_names(stem, len(groups)), groups, strict=True):
-        group.sort(key=lambda tensor: (-itemsize(tensor.dtype), tensor.name))
+        group.sort(key=lambda tensor: (rank_in_file(tensor.dtype), tensor.name))
         shard = PlannedShard(filename, tuple(group), 0)
         size = len(shard_header(shard)) + sum(tensor.bytes for tensor in group)
         shards.append(replace(shard, bytes=size))

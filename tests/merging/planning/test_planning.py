@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from checkpoints.problems import Place
-from merging import Plan, make_plan, read_recipe
+from merging import Plan, make_plan, read_recipe, run_plan
 from tests.tiny import save_tokenizer, tiny_llama
 
 
@@ -359,6 +359,24 @@ def test_the_header_is_the_one_that_safetensors_writes(folder: Path, tmp_path: P
     assert (tmp_path / "x.safetensors").stat().st_size == shard.bytes
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
         assert set(file.keys()) == {t.name for t in plan.tensors}
+
+
+def test_a_file_of_several_dtypes_is_the_one_that_safetensors_writes(folder: Path, tmp_path: Path) -> None:
+    """It puts wide elements first, so that all are aligned, and sorts by name among equals."""
+    tensors = load_file(folder / "a/model.safetensors")
+    wide = [name for name in tensors if "norm" in name or "up_proj" in name]
+    mixed = tensors | {name: tensors[name].float() for name in wide}
+    mixed |= {name: tensors[name].half() for name in tensors if "k_proj" in name}
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text((folder / "a/config.json").read_text())
+    save_file(mixed, model / "model.safetensors", metadata={"format": "pt"})
+
+    recipe = read_recipe(yaml.safe_dump({"merge_method": "passthrough", "models": [{"model": str(model)}]}))
+    run_plan(make_plan(recipe, str(tmp_path / "out")), str(tmp_path / "out"))
+
+    assert {tensor.dtype for tensor in mixed.values()} == {torch.float32, torch.float16, torch.bfloat16}
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
 
 
 def test_a_model_without_tokenizer_is_a_warning(folder: Path) -> None:

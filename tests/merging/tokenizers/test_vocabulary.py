@@ -444,6 +444,32 @@ def test_a_chat_template_is_written(wanted: str, folder: Path, tmp_path: Path) -
     assert "chat_template" not in json.loads(plan.files["tokenizer_config.json"])
 
 
+def test_whose_row_a_token_gets_worked_by_hand() -> None:
+    """Columns: a token's row in the base, one and two. `both` is in one and two, `old` in all, `mine` in one alone."""
+    vocabularies = {
+        "base": {"old": 0, "shared": 1},
+        "one": {"old": 0, "mine": 1, "both": 2},
+        "two": {"both": 0, "old": 1, "shared": 2},
+    }
+    base, one, two = models = [ModelReference(name) for name in vocabularies]
+    tokenizers = {
+        model: Tokenizer(model, {"model": {"type": "BPE", "vocab": vocabularies[model.name], "merges": []}})
+        for model in models
+    }
+
+    vocabulary = Vocabulary(TokenizerSection("union"), tokenizers, {base: 2, one: 3, two: 3}, base)
+    rows = {model: vocabulary.rows(model, {base: 0, one: 1, two: 2}) for model in models}
+
+    assert vocabulary.ids == {"old": 0, "shared": 1, "mine": 2, "both": 3}
+    mine, average = Rows(1, ((1, 1),)), Rows(1, ((1, 2), (2, 0)))
+    # The base: its own two rows, the only owner's row, and the average of the two owners.
+    assert rows[base] == (Rows(2, ((0, 0),)), mine, average)
+    # One: its own rows but for `shared`, of which it gets the base's, though two has it as well.
+    assert rows[one] == (Rows(1, ((1, 0),)), Rows(1, ((0, 1),)), Rows(2, ((1, 1),)))
+    # Two: rows 1 and 2 of its own follow each other, then one's for `mine`, then its own.
+    assert rows[two] == (Rows(2, ((2, 1),)), mine, Rows(1, ((2, 0),)))
+
+
 def test_a_large_vocabulary_is_aligned_in_well_under_a_second() -> None:
     words = {f"word{number}": number for number in range(256_000)}
     first = {"model": {"type": "BPE", "vocab": words, "merges": []}}
