@@ -720,6 +720,31 @@ PROBLEMS: dict[str, Text] = {
     "no-answer": Text("{words}"),
     "no-score": Text("{words}"),
     "evaluation": Text("{words}"),
+    # evaluation: where models are
+    "no-folder": Text(
+        "{path}: there is no such folder that can be read here.", "Name a folder, or `owner/name`."
+    ),
+    "no-base-or-adapter": Text("'{given}' lacks a model before a '+', or an adapter after it."),
+    "folder-revision": Text(
+        "{model} is a folder, and only models on the Hub have revisions such as '{revision}'.",
+        "Leave it out.",
+    ),
+    "two-revisions": Text("{model}: two revisions were given, '{one}' and '{two}'.", "Give one."),
+    "no-commit": Text("{model}: {host} does not say which commit it is at.", "Is this a Hub?"),
+    "no-disk-for-model": Text("{model}: the disk of this machine is full.", "Choose a smaller model."),
+    "model-and-adapter": Text(
+        "{model} has both config.json and {file}, so it is not clear which of the two to run.",
+        "Merge the adapter into the model, or delete the adapter's files.",
+    ),
+    "no-safetensors": Text(
+        ("{model} has only {files:all} and no {file}.", "{model} has no weights: {file} is missing."),
+        f"Other formats can run code of strangers or are not read here. {_CONVERT}",
+    ),
+    "no-adapter-weights": Text(
+        "The adapter {adapter} has no {file}.",
+        "Load it with PEFT and save it again: other formats can run code of strangers.",
+    ),
+    "damaged-index": Text("{model}: {file} is damaged.", "Upload or merge the model again."),
     # evaluation: weights, adapters, answers
     "no-own-weights": Text("{model} has no weights of its own.", "Merge it, and name the result."),
     "few-positions": Text(

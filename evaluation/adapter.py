@@ -9,8 +9,8 @@ from typing import Any
 from safetensors import safe_open
 
 from checkpoints.problems import Problem
-from evaluation.checkpoint import ADAPTER, ADAPTER_WEIGHTS
 from evaluation.error import EvaluationError, memory_named
+from evaluation.model_files import ADAPTER, ADAPTER_WEIGHTS
 
 # PEFT knows more kinds. These are weights alone: nothing further is loaded by name, and they can be merged.
 _KINDS = ("LORA", "LOHA", "LOKR", "IA3")

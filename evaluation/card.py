@@ -16,11 +16,12 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 
 from checkpoints import Token
 from checkpoints.problems import Problem
+from checkpoints.repositories.hub_errors import hub_errors
 from checkpoints.repositories.repository import current_token
 from evaluation.benchmark import Benchmarked, PairedScore
-from evaluation.checkpoint import hub_errors_named
 from evaluation.difference import Difference, interval
 from evaluation.error import EvaluationError
+from evaluation.model_files import as_evaluation_error
 from evaluation.model_index import ModelIndexError, line_break, with_results
 from evaluation.perplexity import Perplexity
 from evaluation.text import Source
@@ -270,7 +271,7 @@ def _commit(
 ) -> WrittenCard:
     api = HfApi(token=token)
     for attempt in range(_ATTEMPTS):
-        with hub_errors_named(repo, "main", False if token is False else None):
+        with as_evaluation_error(), hub_errors(repo):
             head = api.model_info(repo).sha
             try:
                 stored = Path(api.hf_hub_download(repo, _CARD, revision=head)).read_bytes()

@@ -320,14 +320,14 @@ def compare(
     wanted = _TextOptions(text, dataset, column, rows, split, subset)
     from evaluation.as_json import as_json as in_json
     from evaluation.card import perplexity_results
-    from evaluation.checkpoint import find_checkpoint
     from evaluation.footprint import footprint
+    from evaluation.model_files import find_model
     from evaluation.report import Report
 
     texts = wanted.read()
     cancel = _cancel_on_interrupt()
     for name in models:
-        find_checkpoint(name)  # so that a missing one is reported before the others are measured for minutes
+        find_model(name)  # so that a missing one is reported before the others are measured for minutes
     prints = [
         footprint(
             name,

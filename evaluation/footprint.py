@@ -15,8 +15,8 @@ from typing import Any
 
 from checkpoints import Token
 from checkpoints.problems import Problem
-from evaluation.checkpoint import find_checkpoint
 from evaluation.error import EvaluationError
+from evaluation.model_files import find_model
 from evaluation.sandbox import ask, links_out
 from evaluation.structure import Structure, read_structure, references
 
@@ -130,7 +130,7 @@ def footprint(
     """
     if repeats < 1 or new_tokens < 2:
         raise EvaluationError(Problem("too-few-answers", {"repeats": repeats, "new_tokens": new_tokens}))
-    checkpoint = find_checkpoint(name, token=token, allow_folders=allow_folders)
+    checkpoint = find_model(name, token=token, allow_folders=allow_folders)
     folder = checkpoint.fetch()
     adapters = [adapter.fetch() for adapter in checkpoint.adapters]
     structure = read_structure(checkpoint.name, folder)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import Token
-from evaluation.checkpoint import ADAPTER, CONFIG, find_checkpoint, weight_files
 from evaluation.error import EvaluationError
+from evaluation.model_files import ADAPTER, CONFIG, find_model, weight_files
 from evaluation.sandbox import ask, links_out, own_places
 
 # Where loaders note down what something was loaded from.
@@ -62,12 +62,12 @@ def check_independence(
     Args:
         name: a folder, or "owner/name" on the Hub.
         parents: names that must not stand in its configs.
-        revision, token, allow_folders: see `find_checkpoint`.
+        revision, token, allow_folders: see `find_model`.
 
     Raises:
         EvaluationError: there is no such model, or this token may not read it.
     """
-    checkpoint = find_checkpoint(name, revision=revision, token=token, allow_folders=allow_folders)
+    checkpoint = find_model(name, revision=revision, token=token, allow_folders=allow_folders)
     if checkpoint.adapters:
         needs = tuple(f"{adapter.name} is an adapter and needs its base." for adapter in checkpoint.adapters)
         return Independence(str(name), needs, "")

@@ -20,9 +20,9 @@ from checkpoints import Token
 from checkpoints.memory import free_memory, machine_memory
 from checkpoints.problems import Problem
 from evaluation.adapter import put_on
-from evaluation.checkpoint import Checkpoint, adapter_size, find_checkpoint, weight_files
 from evaluation.downloads import DOWNLOADS
 from evaluation.error import EvaluationError, memory_named
+from evaluation.model_files import ModelFiles, adapter_size, find_model, weight_files
 
 # Share of a device's memory that loaded models may fill; the rest is for merging, answers and the system.
 _SHARE_OF_MEMORY = 1 / 3
@@ -134,7 +134,7 @@ def load_model(
         raise EvaluationError(Problem("no-gpu-for-device"))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    checkpoint = find_checkpoint(name, revision=revision, token=token, allow_folders=allow_folders)
+    checkpoint = find_model(name, revision=revision, token=token, allow_folders=allow_folders)
     return _LOADED[device].get(checkpoint.identity) or load_fetched(_fetched(checkpoint), device, offload)
 
 
@@ -168,10 +168,10 @@ class FetchedModel:
 
 def fetch_model(name: str | Path, *, token: Token = None, allow_folders: bool = True) -> FetchedModel:
     """Download the files of a model unless they are on this machine. Arguments and errors as for `load_model`."""
-    return _fetched(find_checkpoint(name, token=token, allow_folders=allow_folders))
+    return _fetched(find_model(name, token=token, allow_folders=allow_folders))
 
 
-def _fetched(checkpoint: Checkpoint) -> FetchedModel:
+def _fetched(checkpoint: ModelFiles) -> FetchedModel:
     known = _FETCHED.get(checkpoint.identity)
     for commit in (checkpoint.commit or "").split("+"):
         DOWNLOADS.touch(commit)

@@ -14,7 +14,7 @@ from typing import Any
 
 from checkpoints import Checkpoint, TensorHeader, open_checkpoint
 from checkpoints.dtypes import is_known, torch_name
-from evaluation.checkpoint import ADAPTER, CONFIG, as_evaluation_error
+from evaluation.model_files import ADAPTER, CONFIG, as_evaluation_error
 
 _NUMBER = re.compile(r"\.\d+\.")
 

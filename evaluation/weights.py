@@ -21,9 +21,9 @@ from checkpoints import Checkpoint, TensorHeader, Token, open_checkpoint
 from checkpoints.architecture import DERIVED, EMBEDDING, OUTPUT_HEAD
 from checkpoints.dtypes import FLOATS, is_known, torch_name
 from checkpoints.problems import Problem
-from evaluation.checkpoint import as_evaluation_error, find_checkpoint
 from evaluation.doctor import findings
 from evaluation.error import Cancelled, EvaluationError
+from evaluation.model_files import as_evaluation_error, find_model
 from evaluation.spectra import Spectrum, empty_matrix, overlap, spectrum
 from evaluation.structure import Structure, structure_of
 
@@ -74,7 +74,7 @@ def open_weights(name: str | Path, *, token: Token = None, allow_folders: bool =
     Raises:
         EvaluationError: there is no such model, or it cannot be read.
     """
-    found = find_checkpoint(name, token=token, allow_folders=allow_folders)
+    found = find_model(name, token=token, allow_folders=allow_folders)
     if found.adapters:
         raise EvaluationError(Problem("no-own-weights", {"model": str(name)}))
     with as_evaluation_error():

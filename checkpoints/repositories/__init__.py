@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from checkpoints.names import hub_id
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.folder import Folder
 from checkpoints.repositories.repository import Location, Repository, Token
@@ -18,7 +19,7 @@ def open_repository(name: str, revision: str | None, token: Token, allow_folders
     if allow_folders and path.is_file():
         return Folder(path.parent, path.name)
     # Imported here: the Hub's client takes most of a second, which a merge of folders need not wait for.
-    from checkpoints.repositories.hub import find_on_hub, hub_id
+    from checkpoints.repositories.hub import find_on_hub
 
     words = name.split("/")
     owner, place = "/".join(words[:2]), "/".join(words[2:])

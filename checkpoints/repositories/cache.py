@@ -23,12 +23,12 @@ def cached_commit(name: str, revision: str | None) -> str | None:
     revision = revision or constants.DEFAULT_REVISION
     reference = _folder(name) / "refs" / revision
     commit = reference.read_text().strip() if reference.is_file() else revision
-    return commit if _snapshot(name, commit).is_dir() else None
+    return commit if snapshot_folder(name, commit).is_dir() else None
 
 
 def files_of_snapshot(name: str, commit: str) -> dict[str, int]:
     """The files of a commit in the cache: sizes in bytes by path."""
-    snapshot = _snapshot(name, commit)
+    snapshot = snapshot_folder(name, commit)
     paths = (Path(folder, file) for folder, _, files in os.walk(snapshot) for file in files)
     return {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in paths if path.is_file()}
 
@@ -37,5 +37,6 @@ def _folder(name: str) -> Path:
     return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"))
 
 
-def _snapshot(name: str, commit: str) -> Path:
+def snapshot_folder(name: str, commit: str) -> Path:
+    """Where a commit's files are, or would be."""
     return _folder(name) / "snapshots" / commit

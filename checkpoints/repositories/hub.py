@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
 import ssl
 import threading
@@ -24,16 +23,11 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import httpx2
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from checkpoints.problems import Cancelled, CheckpointError, Problem
 from checkpoints.repositories.cache import cached_commit, cached_files, files_of_snapshot
+from checkpoints.repositories.hub_errors import gated, hub_errors
 from checkpoints.repositories.open_files import OpenFiles
 from checkpoints.repositories.repository import Location, Token, current_token
 from checkpoints.repositories.retry import RETRIED, Retries, retry, retry_after
@@ -53,14 +47,6 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 20.0
 # A link that has expired answers one of these; so does one whose signature a CDN no longer likes.
 LINK_GONE = {400, 401, 403, 404, 410}
 REDIRECTS = {301, 302, 303, 307, 308}
-
-
-def hub_id(name: str) -> bool:
-    """Whether a name has the form of a Hub id: `owner/name`, or `name` alone for a few old models."""
-    part = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"
-    return (
-        len(name) <= 96 + 1 + 96 and re.fullmatch(f"{part}(/{part})?", name) is not None and ".." not in name
-    )
 
 
 class _WrongAnswerError(Exception):
@@ -88,20 +74,8 @@ def find_on_hub(name: str, revision: str | None, token: Token) -> HubRepository:
             name, revision=revision, files_metadata=True, timeout=30, token=current_token(token)
         )
 
-    at = f"{name}@{revision}" if revision else name
-    try:
+    with hub_errors(name, revision):
         info = retry(ask, ATTEMPTS_TO_CONNECT)
-    except GatedRepoError as error:
-        raise _gated(name) from error
-    except RevisionNotFoundError as error:
-        values = {"model": name, "revision": revision}
-        raise CheckpointError(Problem("no-revision", values, at)) from error
-    except RepositoryNotFoundError as error:
-        host = urlsplit(constants.ENDPOINT).netloc
-        raise CheckpointError(Problem("model-not-found", {"model": name, "host": host}, at)) from error
-    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
-        reason = type(error).__name__
-        raise CheckpointError(Problem("hub-silent-for", {"model": name, "error": reason}, at)) from error
     files = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     return HubRepository(name, info.sha, files, token)
 
@@ -279,7 +253,7 @@ class HubRepository:
         """Raise what an answer means, if no further attempt will help; else make ready for one."""
         if response.headers.get("X-Error-Code") == "GatedRepo":
             # A gated model's page and list of files are open; only its files are not.
-            raise _gated(self.name) from error
+            raise gated(self.name) from error
         if response.status_code in RETRIED:
             return
         if link and response.status_code in LINK_GONE:
@@ -397,8 +371,3 @@ class HubRepository:
     def close(self) -> None:
         self._client.close()
         self._open.close()
-
-
-def _gated(name: str) -> CheckpointError:
-    values = {"model": name, "page": f"{constants.ENDPOINT}/{name}"}
-    return CheckpointError(Problem("gated", values, name))

@@ -19,8 +19,8 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
+from checkpoints.names import hub_id
 from checkpoints.problems import Cancelled, CheckpointError, DestinationError, Problem
-from checkpoints.repositories.hub import hub_id
 from checkpoints.repositories.repository import current_token
 from checkpoints.repositories.retry import retry
 from checkpoints.repositories.xet import XetReader

@@ -6,7 +6,6 @@ What can only be known with the models at hand (layers, shapes, vocabularies) is
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from checkpoints.dtypes import RECIPE_DTYPES
+from checkpoints.names import is_folder, split_adapters
 from checkpoints.problems import Place, Problem, RecipeError, suggestion
 from merging.methods import METHODS, MergeMethod
 from merging.methods.parameters import Parameter, Scalar
@@ -33,7 +33,6 @@ from merging.recipe.recipe import (
 from merging.recipe.yaml import YamlReader, place_of
 
 # Adapters in a row; each split of a name is looked for on the disk.
-MOST_ADAPTERS = 16
 MOST_PADDING = 65536
 # A shorter text is a misspelt name.
 SHORTEST_TEMPLATE = 20
@@ -417,14 +416,14 @@ class _Reader(YamlReader):
         text = self.text_of(node, "model")
         if text is None:
             return None
-        (name, revision), *adapters = [self.part(part, text, node) for part in _parts(text)]
+        (name, revision), *adapters = [self.part(part, text, node) for part in split_adapters(text)]
         if not name or not all(adapter for adapter, _ in adapters):
             return None
         return ModelReference(name, revision, tuple(AdapterReference(*adapter) for adapter in adapters))
 
     def part(self, part: str, text: str, node: yaml.Node) -> tuple[str, str | None]:
         """Name and revision of a base or an adapter; the name is empty if there is none."""
-        if _is_folder(part):
+        if is_folder(part):
             return part, None
         name, at, revision = part.partition("@")
         if name and (not at or (revision and "@" not in revision)):
@@ -560,21 +559,6 @@ def about(method: MergeMethod, parameter: Parameter) -> dict[str, Any]:
         "help": parameter.help,
         "expected": parameter.expected(),
     }
-
-
-def _is_folder(text: str) -> bool:
-    return os.path.isdir(os.path.expanduser(text))  # noqa: PTH111, PTH112 (no name is too long or odd for them)
-
-
-def _parts(text: str) -> list[str]:
-    """Base and adapters of `BASE+ADAPTER+...`; a folder may have a `+` in its name."""
-    words = text.split("+", MOST_ADAPTERS)
-    parts = []
-    while words:
-        count = next((n for n in range(len(words), 1, -1) if _is_folder("+".join(words[:n]))), 1)
-        parts.append("+".join(words[:count]))
-        words = words[count:]
-    return parts
 
 
 def _number(text: str) -> float | None:

@@ -80,7 +80,7 @@ def test_what_cannot_be_judged_ends_with_status_2(
 
     for arguments, words in (
         ([str(folder), "--text", str(tmp_path / "empty.txt")], "is empty"),
-        ([str(tmp_path / "nothing")], "no such folder"),
+        ([str(tmp_path / "nothing")], "is neither a folder here nor a model's id"),
         ([str(folder), "--text", "korean", "--context", "65"], "expected 1 to 64"),
         ([str(spoilt), "--text", "korean"], "answers with NaN"),
     ):

@@ -33,7 +33,7 @@ def size(hub: Hub, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.fixture
 def downloads(monkeypatch: pytest.MonkeyPatch) -> Downloads:
     mine = Downloads()
-    monkeypatch.setattr("evaluation.checkpoint.DOWNLOADS", mine)
+    monkeypatch.setattr("evaluation.model_files.DOWNLOADS", mine)
     monkeypatch.setattr("evaluation.model.DOWNLOADS", mine)
     return mine
 

@@ -230,4 +230,4 @@ def test_compare_looks_for_every_model_before_it_measures_one(
     monkeypatch.setattr("evaluation.footprint.ask", lambda *_, **__: pytest.fail("it measured"))
 
     assert main(["compare", str(make_folder()), "./nothing"]) == CANNOT_BE_JUDGED
-    assert "no such folder" in capsys.readouterr().err
+    assert "is neither a folder here nor a model's id" in capsys.readouterr().err

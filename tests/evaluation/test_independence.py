@@ -102,7 +102,7 @@ def bare_adapter(folder: Path, other: Path) -> None:
         ),
         (with_config(auto_map={"AutoModel": "org/parent--code.Model"}), "auto_map"),
         (linked, "model.safetensors is a link to"),
-        (bare_adapter, "has no config.json"),
+        (bare_adapter, "is an adapter, not a whole model"),
         (lambda folder, other: (folder / "adapter_config.json").write_text("{}"), "adapter_config.json"),
     ],
 )

@@ -290,17 +290,20 @@ def without_tokenizer(folder: Path) -> None:
     [
         (lambda folder: drop(folder, "config.json"), r"has no config\.json"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config\.json that cannot be used"),
-        (lambda folder: drop(folder, "model.safetensors"), "has no weights at all"),
+        (lambda folder: drop(folder, "model.safetensors"), "has no weights: model.safetensors is missing"),
         (as_pickle, r"has only pytorch_model\.bin.*safetensors/convert"),
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "not clear which of the two"),
         (
             lambda folder: with_index(folder, "lost.safetensors"),
-            r"not beside it, such as 'lost\.safetensors'",
+            r"names lost\.safetensors, which is missing",
         ),
-        (lambda folder: with_index(folder, "../other/model.safetensors"), "not beside it"),
+        (
+            lambda folder: with_index(folder, "../other/model.safetensors"),
+            r"names ../other/model\.safetensors, which is missing",
+        ),
         (
             lambda folder: (folder / "model.safetensors.index.json").write_text("[]"),
-            "Expected a weight_map",
+            "index.json is damaged",
         ),
         (without_tensor, r"lacks 1 tensor .* 'model\.layers\.1\.mlp\.up_proj\.weight'"),
         (with_nan, "answers with NaN"),
@@ -352,10 +355,10 @@ def test_a_model_made_of_several_files(make_folder: MakeFolder) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
-        ("./nowhere", {}, "no such folder"),
-        (Path("nowhere"), {}, "no such folder"),
-        ("/etc", {"allow_folders": False}, "only models on the Hub"),
-        (Path("model"), {"allow_folders": False}, "only models on the Hub"),
+        ("./nowhere", {}, "is neither a folder here nor a model's id"),
+        (Path("nowhere"), {}, "nowhere: there is no such folder"),
+        ("/etc", {"allow_folders": False}, "/etc' is not a model's id"),
+        (Path("model"), {"allow_folders": False}, "model: there is no such folder that can be read here"),
         ("a/b@main", {"revision": "dev"}, "two revisions"),
         ("a/b", {"device": "tpu"}, "Expected auto, cpu or cuda"),
     ],
@@ -366,7 +369,9 @@ def test_a_name_that_cannot_be_meant_is_said(name: str | Path, settings: dict[st
 
 
 def test_a_folder_has_no_revisions(make_folder: MakeFolder) -> None:
-    with pytest.raises(EvaluationError, match="is a folder, and revision 'main'"):
+    with pytest.raises(
+        EvaluationError, match="is a folder, and only models on the Hub have revisions such as 'main'"
+    ):
         load_model(make_folder(), revision="main", device="cpu")
 
 

@@ -18,7 +18,7 @@ import gradio as gr
 import httpx2
 from huggingface_hub import constants, get_session
 
-from checkpoints.repositories.hub import hub_id
+from checkpoints.names import hub_id
 from ui.host import Host
 from ui.hub.account import Account, account
 from ui.languages.translate import t

@@ -652,6 +652,31 @@ PROBLEMS: dict[str, Text] = {
     "no-answer": Text("{words}"),
     "no-score": Text("{words}"),
     "evaluation": Text("{words}"),
+    # evaluation: where models are
+    "no-folder": Text("{path}: 여기서 읽을 수 있는 폴더가 없습니다.", "폴더나 `owner/name`을 쓰세요."),
+    "no-base-or-adapter": Text("'{given}': '+' 앞에 모델이 없거나 뒤에 어댑터가 없습니다."),
+    "folder-revision": Text(
+        "{model}: 폴더입니다. '{revision}' 같은 리비전은 허브의 모델에만 있습니다.", "리비전을 빼세요."
+    ),
+    "two-revisions": Text("{model}: 리비전이 '{one}', '{two}' 두 개입니다.", "하나만 쓰세요."),
+    "no-commit": Text("{model}: {host} 주소가 커밋을 알려 주지 않습니다.", "허브가 맞는지 확인하세요."),
+    "no-disk-for-model": Text("{model}: 이 컴퓨터의 디스크가 가득 찼습니다.", "더 작은 모델을 고르세요."),
+    "model-and-adapter": Text(
+        "{model}: config.json과 {file}이 함께 있어 어느 쪽을 실행할지 알 수 없습니다.",
+        "어댑터를 모델에 합치거나 어댑터의 파일을 지우세요.",
+    ),
+    "no-safetensors": Text(
+        (
+            "{model}: {files:all}만 있고 {file} 파일이 없습니다.",
+            "{model}: 가중치가 없습니다({file} 파일 없음).",
+        ),
+        f"다른 형식은 남이 만든 코드를 실행할 수 있거나 여기서 읽지 않습니다. {_CONVERT}",
+    ),
+    "no-adapter-weights": Text(
+        "어댑터 {adapter}에 {file} 파일이 없습니다.",
+        "PEFT로 불러와 다시 저장하세요. 다른 형식은 남이 만든 코드를 실행할 수 있습니다.",
+    ),
+    "damaged-index": Text("{model}: {file} 파일이 손상되었습니다.", "다시 올리거나 병합하세요."),
     # evaluation: weights, adapters, answers
     "no-own-weights": Text("{model}: 자신의 가중치가 없습니다.", "병합하고 그 결과를 쓰세요."),
     "few-positions": Text(

@@ -10,7 +10,8 @@ import httpx2
 import pytest
 from huggingface_hub import constants
 
-from evaluation import EvaluationError, checkpoint, load_model
+from evaluation import EvaluationError, load_model, model_files
+from evaluation.model_files import find_model, weight_files
 from tests.evaluation.conftest import make_network
 from tests.hub import Hub
 
@@ -98,12 +99,12 @@ def test_only_what_is_needed_is_downloaded(hub: Hub, make_folder: MakeFolder) ->
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("ann/nothing", "no such model"),
+        ("ann/nothing", "ann/nothing was not found"),
         ("ann/there@v2", "no revision 'v2'"),
-        ("ann/adapter", r"has no config\.json.*adapter"),
+        ("ann/adapter", r"ann/adapter is an adapter, not a whole model. Write `BASE\+ann/adapter`"),
         ("ann/pickle", r"has only pytorch_model\.bin"),
-        ("not a name", "no model's name"),
-        ("ann//there", "no model's name"),
+        ("not a name", "not a name' is neither a folder here nor a model's id"),
+        ("ann//there", "neither a folder here nor a model's id"),
     ],
 )
 def test_what_is_not_on_the_hub_is_said(hub: Hub, name: str, words: str) -> None:
@@ -116,18 +117,45 @@ def test_what_is_not_on_the_hub_is_said(hub: Hub, name: str, words: str) -> None
         load_model(name, token=False, device="cpu")
 
 
+def test_offline_the_cached_revision_is_judged(
+    hub: Hub, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_user("ann")
+    commit = hub.put("ann/kept", make_folder())
+    load_model("ann/kept", token=False, device="cpu")
+    hub.log.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    found = find_model("ann/kept", token=False)
+
+    size = (make_folder() / "model.safetensors").stat().st_size
+    assert (found.commit, weight_files("it", found.fetch())) == (commit, {"model.safetensors": size})
+    assert load_model(f"ann/kept@{commit}", token=False, device="cpu").commit == commit
+    with pytest.raises(EvaluationError, match="ann/other is not in the Hugging Face cache"):
+        find_model("ann/other")
+    with pytest.raises(EvaluationError, match="adapter ann/kept has no adapter_config"):
+        find_model("ann/kept+ann/kept")
+    assert len(hub.log) == 0
+
+    monkeypatch.setenv("SPACE_ID", "you/alloy")
+    assert find_model("ann/kept").commit == commit
+    for visitor in ("hf_visitor", False):
+        with pytest.raises(EvaluationError, match="the Hub cannot be asked who may read it"):
+            find_model("ann/kept", token=visitor)
+
+
 def test_a_hub_in_trouble_is_said(hub: Hub, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     token = hub.add_user("ann")
     hub.put("ann/model", make_folder())
 
     hub.fault(path="config.json", status=500, times=None)
-    with pytest.raises(EvaluationError, match="answered 500") as refused:
+    with pytest.raises(EvaluationError, match="status 500") as refused:
         load_model("ann/model", token=token, device="cpu")
     assert token not in str(refused.value)
 
     def unreachable(*_: Any, **__: Any) -> None:
         raise httpx2.ConnectError("refused")
 
-    monkeypatch.setattr(checkpoint, "get_hf_file_metadata", unreachable)
-    with pytest.raises(EvaluationError, match=r"cannot be reached \(ConnectError\)"):
+    monkeypatch.setattr(model_files, "get_hf_file_metadata", unreachable)
+    with pytest.raises(EvaluationError, match=r"The Hub did not answer for ann/model \(ConnectError\)"):
         load_model("ann/model", token=token, device="cpu")

@@ -1,0 +1,41 @@
+"""What a model is called: a folder or `owner/name`, and behind each `+` an adapter that is applied to it."""
+
+from __future__ import annotations
+
+import os
+import re
+
+MAX_ADAPTERS = 16
+
+
+def hub_id(name: str) -> bool:
+    """Whether a name has the form of a Hub id: `owner/name`, or `name` alone for a few old models."""
+    part = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"
+    return (
+        len(name) <= 96 + 1 + 96 and re.fullmatch(f"{part}(/{part})?", name) is not None and ".." not in name
+    )
+
+
+def is_folder(text: str) -> bool:
+    """Whether a name is that of a folder on this machine."""
+    return os.path.isdir(os.path.expanduser(text))  # noqa: PTH111, PTH112 (no name is too long or odd for them)
+
+
+def split_adapters(text: str, *, allow_folders: bool = True) -> list[str]:
+    """Base and adapters of `BASE+ADAPTER+...`; a folder may have a `+` in its name.
+
+    >>> split_adapters("owner/base+owner/adapter")
+    ['owner/base', 'owner/adapter']
+
+    Args:
+        allow_folders: whether a part may be a folder of this machine
+    """
+    words = text.split("+", MAX_ADAPTERS)
+    parts = []
+    while words:
+        count = 1
+        if allow_folders:
+            count = next((n for n in range(len(words), 1, -1) if is_folder("+".join(words[:n]))), 1)
+        parts.append("+".join(words[:count]))
+        words = words[count:]
+    return parts

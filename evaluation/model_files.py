@@ -1,0 +1,252 @@
+"""Where a model's files are: a folder, or a repository on the Hub at one commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+
+from checkpoints import Token
+from checkpoints.names import hub_id, is_folder, split_adapters
+from checkpoints.problems import CheckpointError, Problem
+from checkpoints.repositories.cache import cached_commit, snapshot_folder
+from checkpoints.repositories.hub_errors import hub_errors
+from checkpoints.repositories.repository import current_token
+from evaluation.downloads import DOWNLOADS
+from evaluation.error import EvaluationError
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+# Besides the weights, all that a model and its tokenizer may consist of.
+_SMALL_FILE = re.compile(r"[^/]+\.(json|jinja|txt|model|tiktoken)")
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".safetensors")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of one model, found but not yet read.
+
+    Attributes:
+        name: how people call it: "owner/name", or the folder.
+        place: what `checkpoints.open_checkpoint` opens it by: the folder, or "owner/name".
+        commit: the Hub's commit, None for a folder.
+        identity: equal for two models only if their files are the same.
+        fetch: downloads the files unless they are on this machine, and returns their folder; raises
+            `EvaluationError` if they cannot be read.
+        adapters: applied in this order; then `name` and `commit` have all parts, with "+" between them (no commit
+            if a part is a folder), and `fetch` is for the base alone.
+    """
+
+    name: str
+    place: str
+    commit: str | None
+    identity: tuple[object, ...]
+    fetch: Callable[[], Path]
+    adapters: tuple[ModelFiles, ...] = ()
+
+
+def find_model(
+    name: str | Path, *, revision: str | None = None, token: Token = None, allow_folders: bool = True
+) -> ModelFiles:
+    """Find a model, and for one on the Hub check that this token may read it.
+
+    Args:
+        name: a folder, or "owner/name" on the Hub, with or without "hf://" before and "@revision" after it; each
+            "+" is followed by an adapter, which is named in the same way.
+        revision: branch, tag or commit on the Hub, of the base if there are adapters.
+        token: a token or a function that returns one; None for this machine's login, False for none.
+        allow_folders: whether `name` may be a folder of this machine.
+
+    Raises:
+        EvaluationError: there is no such model, or this token may not read it.
+    """
+    if isinstance(name, Path) and not (allow_folders and name.expanduser().is_dir()):
+        raise EvaluationError(Problem("no-folder", {"path": str(name)}))
+    first, *others = split_adapters(str(name), allow_folders=allow_folders)
+    if not others:
+        return _find(str(name), CONFIG, revision, token, allow_folders)
+    if not (first and all(others)):
+        raise EvaluationError(Problem("no-base-or-adapter", {"given": str(name)}))
+    base = _find(first, CONFIG, revision, token, allow_folders)
+    adapters = tuple(_find(other, ADAPTER, None, token, allow_folders) for other in others)
+    parts = (base, *adapters)
+    commits = [part.commit for part in parts if part.commit is not None]
+    return ModelFiles(
+        "+".join(part.name for part in parts),
+        base.place,
+        "+".join(commits) if len(commits) == len(parts) else None,
+        tuple(part.identity for part in parts),
+        base.fetch,
+        adapters,
+    )
+
+
+def _find(text: str, config: str, revision: str | None, token: Token, allow_folders: bool) -> ModelFiles:
+    """Find one model or adapter, by the config that it has to have."""
+    if allow_folders and is_folder(text):
+        if revision is not None:
+            raise EvaluationError(Problem("folder-revision", {"model": text, "revision": revision}))
+        return _in_folder(text, Path(text).expanduser(), config)
+    repo, _, at = text.removeprefix("hf://").partition("@")
+    if not hub_id(repo):
+        code = "no-folder-or-model-id" if allow_folders else "no-model-id"
+        raise EvaluationError(Problem(code, {"given": text}))
+    if at and revision and at != revision:
+        raise EvaluationError(Problem("two-revisions", {"model": text, "one": at, "two": revision}))
+    revision = at or revision
+    if constants.HF_HUB_OFFLINE:
+        return _in_cache(repo, config, revision, token)
+    return _on_hub(repo, config, revision, current_token(token))
+
+
+def _in_folder(name: str, folder: Path, config: str) -> ModelFiles:
+    folder = folder.resolve()
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    if config == ADAPTER and not (folder / ADAPTER).is_file():
+        raise EvaluationError(_lacks(name, config))
+    # A folder has no commit. Sizes and times tell a model from the one that was merged over it.
+    stamps = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return ModelFiles(name, str(folder), None, (str(folder), stamps), lambda: folder)
+
+
+def _lacks(name: str, config: str, *, is_adapter: bool = False) -> Problem:
+    """A model or an adapter without its config, or a lone adapter where a model is expected."""
+    if config == ADAPTER:
+        return Problem("no-adapter-config", {"adapter": name, "file": ADAPTER})
+    return Problem("adapter", {"adapter": name}) if is_adapter else Problem("no-config", {"model": name})
+
+
+def _on_hub(repo: str, config: str, revision: str | None, token: str | bool | None) -> ModelFiles:
+    with as_evaluation_error(), hub_errors(repo, revision):
+        # One HEAD request answers three questions: whether it exists, whether this token may read it (model info
+        # says yes for a gated model), and which commit it is. It is asked every time: neither the models in
+        # memory nor the files on disk record whose token they came with.
+        try:
+            found = get_hf_file_metadata(hf_hub_url(repo, config, revision=revision), token=token)
+        except RemoteEntryNotFoundError as error:
+            is_adapter = HfApi(token=token).file_exists(repo, ADAPTER, revision=revision)
+            raise EvaluationError(_lacks(repo, config, is_adapter=is_adapter)) from error
+    commit = found.commit_hash
+    if commit is None:
+        raise EvaluationError(Problem("no-commit", {"model": repo, "host": constants.ENDPOINT}))
+
+    def fetch() -> Path:
+        with as_evaluation_error(), hub_errors(repo, revision):
+            entries = HfApi(token=token).list_repo_tree(repo, revision=commit)
+            sizes = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+            small = [file for file in sizes if _SMALL_FILE.fullmatch(file)]
+            wanted = [*small, ADAPTER_WEIGHTS] if config == ADAPTER else small
+            folder = download(wanted, sizes)
+            if config == ADAPTER:
+                return folder
+            index = (folder / INDEX).read_text("utf-8") if INDEX in sizes else None
+            return download(weight_names(repo, sizes, index), sizes)
+
+    def download(wanted: list[str], sizes: Mapping[str, int]) -> Path:
+        with DOWNLOADS.room_for(repo, commit, {file: sizes.get(file, 0) for file in wanted}):
+            # By its revision, so that the cache knows it by that name when the machine is offline.
+            folder = Path(snapshot_download(repo, revision=revision, token=token, allow_patterns=wanted))
+            if folder.name != commit:  # it has moved since
+                folder = Path(snapshot_download(repo, revision=commit, token=token, allow_patterns=wanted))
+            return folder
+
+    return ModelFiles(repo, repo, commit, (repo, commit), fetch)
+
+
+def _in_cache(repo: str, config: str, revision: str | None, token: Token) -> ModelFiles:
+    """With HF_HUB_OFFLINE: the cached revision. On a Space only its own login may read what others brought there."""
+    if token is not None and "SPACE_ID" in os.environ:
+        raise EvaluationError(Problem("cache-closed", {"model": repo}))
+    commit = cached_commit(repo, revision)
+    if commit is None:
+        raise EvaluationError(Problem("not-cached", {"model": repo, "revision": revision}))
+    folder = snapshot_folder(repo, commit)
+    if not (folder / config).is_file():
+        raise EvaluationError(_lacks(repo, config, is_adapter=(folder / ADAPTER).is_file()))
+    return ModelFiles(repo, repo, commit, (repo, commit), lambda: folder)
+
+
+def weight_files(name: str, folder: Path) -> dict[str, int]:
+    """List the safetensors files that make up the model in a folder.
+
+    Args:
+        name: what to call the model in an error.
+        folder: the folder.
+
+    Returns:
+        File names with their sizes in bytes.
+
+    Raises:
+        EvaluationError: there is no whole model in safetensors files.
+    """
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    index = folder / INDEX
+    names = weight_names(name, sizes, index.read_text("utf-8") if INDEX in sizes else None)
+    return {file: sizes[file] for file in names}
+
+
+def adapter_size(name: str, folder: Path) -> int:
+    """Bytes of an adapter's weights.
+
+    Raises:
+        EvaluationError: there are none in a safetensors file.
+    """
+    path = folder / ADAPTER_WEIGHTS
+    if not path.is_file():
+        raise EvaluationError(Problem("no-adapter-weights", {"adapter": name, "file": ADAPTER_WEIGHTS}))
+    return path.stat().st_size
+
+
+def weight_names(name: str, files: Mapping[str, int], index: str | None) -> list[str]:
+    """List the safetensors files that make up a model: what transformers loads, and nothing that can run code.
+
+    Args:
+        name: what to call the model in an error.
+        files: all files beside its config.json, with their sizes.
+        index: the text of the index, None if there is none.
+
+    Raises:
+        EvaluationError: there is no whole model in safetensors files.
+    """
+    if CONFIG not in files:
+        raise EvaluationError(_lacks(name, CONFIG, is_adapter=ADAPTER in files))
+    if ADAPTER in files:
+        # transformers would load it on top without a word, and the judgement would not be of the model alone.
+        raise EvaluationError(Problem("model-and-adapter", {"model": name, "file": ADAPTER}))
+    if index is None:
+        if WEIGHTS in files:
+            return [WEIGHTS]
+        others = sorted(file for file in files if file.endswith(_OTHER_WEIGHTS))
+        raise EvaluationError(
+            Problem("no-safetensors", {"model": name, "files": others[:3], "file": WEIGHTS})
+        )
+    try:
+        names = sorted(set(json.loads(index)["weight_map"].values()))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise EvaluationError(Problem("damaged-index", {"model": name, "file": INDEX})) from None
+    # `files` are plain names: "../other/model.safetensors", which may be another model's, is not among them.
+    missing = [file for file in names if file not in files]
+    if missing:
+        raise EvaluationError(Problem("missing-shard", {"model": name, "index": INDEX, "file": missing[0]}))
+    return names
+
+
+@contextmanager
+def as_evaluation_error() -> Iterator[None]:
+    """Raise what `checkpoints` finds wrong with a model as an `EvaluationError`."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise EvaluationError(error.problems) from error
