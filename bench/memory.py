@@ -1,4 +1,4 @@
-"""Memory foretold by the plan against memory seen, and its course over time, of whole processes.
+"""Memory estimated by the plan against memory seen, and its course over time, of whole processes.
 
 python -m bench.memory [--size small|1b|3b] [--shard-size 500MB] [--ways folder ...] [METHOD ...]
 
@@ -96,19 +96,21 @@ def main() -> None:
                     capture_output=True,
                     check=True,
                 )
-                foretold = json.loads(said.stdout)["peak_memory_bytes"]
+                estimated = json.loads(said.stdout)["peak_memory_bytes"]
                 cost = measured([*command, "run", *rest], env)
                 hub.clear_faults()
-                ratios[-1].append(f"{foretold / cost.anonymous:.2f}")
+                ratios[-1].append(f"{estimated / cost.anonymous:.2f}")
                 print(
-                    f"{method:12} {way:8} {foretold / 1e6:6.0f} MB foretold {cost.anonymous / 1e6:6.0f} MB seen "
+                    f"{method:12} {way:8} {estimated / 1e6:6.0f} MB estimated {cost.anonymous / 1e6:6.0f} MB seen "
                     f"{ratios[-1][-1]}  {drawn(cost)} {cost.wall:.1f} s, {cost.cpu:.1f} CPU s",
                     flush=True,
                 )
                 if "bench/out" in hub.repos:
                     hub.store.delete("bench/out")
                 hub.xet = Xet()  # one that has nothing: what it has would not be sent again
-        print(f"\n| memory foretold / seen | {' | '.join(options.ways)} |\n|---|{'--:|' * len(options.ways)}")
+        print(
+            f"\n| memory estimated / seen | {' | '.join(options.ways)} |\n|---|{'--:|' * len(options.ways)}"
+        )
         for method, row in zip(options.methods, ratios, strict=True):
             print(f"| `{method}` | {' | '.join(row)} |")
 

@@ -21,11 +21,12 @@ import yaml
 from bench.models import Size
 from checkpoints import Checkpoint, TensorHeader, open_checkpoint
 from merging import Plan, make_plan, read_recipe
-from merging.destinations.hub import BUFFERS
-from merging.engine.prefetch import Origin, ReadAhead, goes_ahead, steps
+from merging.destinations import hub_sink
+from merging.engine import prefetch
+from merging.engine.prefetch import Origin, Prefetch, is_prefetched, rereads, windows
 from merging.methods import METHODS
 from merging.plan import Input
-from merging.planning.costs import peak_memory, read_ahead, rereads
+from merging.planning.costs import peak_memory
 
 SIZES = {
     "8b": Size(4096, 14336, 32, 32, 8, 128_256),  # the shapes of Llama 3.1
@@ -99,19 +100,19 @@ def schedule(plan: Plan, models: list[Checkpoint]) -> Schedule:
         nbytes += len(buffer)
 
     again = rereads(plan)
-    parts = [sorted(step.parts) for step in steps(plan.tensors, find, again)]
-    # One thread: the counts above need no lock, and the order of the requests is the order of the steps.
-    with ReadAhead(
-        steps(plan.tensors, find, again), read, budget=read_ahead(from_hub(plan)), threads=1
+    parts = [sorted(window.parts) for window in windows(plan.tensors, find, again)]
+    # One thread: the counts above need no lock, and the order of the requests is the order of the windows.
+    with Prefetch(
+        windows(plan.tensors, find, again), read, budget=prefetch.held(from_hub(plan)), threads=1
     ) as ahead:
-        for step in parts:
-            for part in step:
+        for window in parts:
+            for part in window:
                 ahead.take(*part)
                 held = max(held, ahead.nbytes)
                 ahead.release(*part)
     # What is too large to be held is read in every pass by the merge itself, a slice of each input at a time.
     for tensor in plan.tensors:
-        if not goes_ahead(tensor, find, again):
+        if not is_prefetched(tensor, find, again):
             sparsify = METHODS[plan.method].sparsify
             measured = sparsify is not None and sparsify.measures(tensor.parameters)
             passes = 2 + (len(tensor.inputs) if measured else 0)
@@ -145,7 +146,7 @@ def rows(names: list[str]) -> Iterator[str]:
             walked = schedule(plan, checkpoints)
             remote = from_hub(plan)
             whole, streamed = (
-                peak_memory(replace(remote, streams=streams), BUFFERS) for streams in (False, True)
+                peak_memory(found, hub_sink.held(found)) for found in (remote, replace(remote, streams=True))
             )
             hours = max(walked.nbytes, plan.bytes_out) / BANDWIDTH / 3600
             yield (

@@ -19,6 +19,13 @@ from merging.plan import Plan, PlannedTensor
 # Bytes of merged tensors that are kept, for methods that read theirs more than once.
 HELD = 256 * 1024 * 1024
 
+
+def held(plan: Plan) -> int:
+    """Bytes of merged tensors that are kept, of the result of a plan."""
+    largest = max((tensor.bytes for tensor in plan.tensors), default=0)
+    return min(plan.bytes_out, max(HELD, 2 * largest))
+
+
 # Merges a tensor of a plan from its models; returns its bytes.
 Compute = Callable[[Plan, PlannedTensor, Sequence[Checkpoint]], bytearray]
 

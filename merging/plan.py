@@ -13,6 +13,8 @@ from typing import Any, Self
 
 from checkpoints.aligned import Alignment, Rows
 from checkpoints.dtypes import itemsize
+from checkpoints.formats.header import TensorHeader
+from checkpoints.formats.safetensors import write_header
 from checkpoints.problems import Problem
 from merging.methods.parameters import Scalar
 from merging.tokenizers.report import TokenizerReport
@@ -186,7 +188,7 @@ class Plan:
         copied_files: small files taken over as they are, with the index of the model they come from
         bytes_in: to be read
         bytes_out: weights to be written
-        peak_memory_bytes: of the process, while merging
+        peak_memory_bytes: of the process, while merging; of a merge that is made on the way, what it adds
         disk_bytes: written to this machine's disk
         seconds: a rough guess of the time
         tokenizer: what becomes of the tokenizers; None where they stay as they are
@@ -303,6 +305,13 @@ class Plan:
         data["shards"] = tuple(_shard(item) for item in data["shards"])
         data["tokenizer"] = data["tokenizer"] and TokenizerReport.from_data(data["tokenizer"])
         return cls(**{field.name: data[field.name] for field in fields(cls)})
+
+
+def shard_header(shard: PlannedShard) -> bytes:
+    """The first bytes of an output file."""
+    return write_header(
+        TensorHeader(t.name, t.dtype, t.shape, shard.filename, 0, t.bytes) for t in shard.tensors
+    )
 
 
 def software() -> list[str]:

@@ -12,12 +12,12 @@ import math
 import re
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.adapters.adapter import Adapter, read_adapter
+from checkpoints.adapters.adapter import WHOLE, Adapter, read_adapter
 from checkpoints.adapters.fitting import fit
 from checkpoints.checkpoint import Checkpoint, read_json
 from checkpoints.formats.header import TensorHeader
@@ -32,6 +32,20 @@ if TYPE_CHECKING:
 # Bytes of adapters' tensors that are kept in float32, so that they are not fetched anew for each stretch of a tensor.
 HELD = 128 * 1024 * 1024
 TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+def held(sizes: Sequence[int], remote: Sequence[int], *, elements: int, readers: int, copies: int) -> int:
+    """Bytes that a model under adapters holds while it is read.
+
+    Args:
+        sizes: of the adapters' tensors, in float32
+        remote: sizes of those that are on the Hub, whose files are fetched whole if they are small
+        elements: that are read at once, for which rows of the base are computed
+        readers: that read at a time
+        copies: processes that hold factors of their own
+    """
+    factors = copies * sum(min(size, HELD) for size in sizes)
+    return factors + readers * elements * 4 * len(sizes) + sum(min(size, WHOLE) for size in remote)
 
 
 class AdaptedCheckpoint:

@@ -102,16 +102,15 @@ class Destination(Protocol):
         """What the model is called there."""
 
     @property
-    def shard_buffers(self) -> int:
-        """How many whole shards are held in memory on the way."""
-
-    @property
     def can_stream(self) -> bool:
         """Whether there is a way on which no whole shard is held, where a plan asks for it."""
 
     @property
     def sink(self) -> Sink:
         """Takes the output files; ready after `begin`."""
+
+    def held(self, plan: Plan) -> int:
+        """Bytes of memory that it holds at most while a plan is run, by the way that the plan chooses."""
 
     def disk_bytes(self, size: int) -> int:
         """Bytes on this machine's disk for `size` bytes of weights."""

@@ -22,7 +22,6 @@ SUFFIX = ".merging"
 class FolderDestination:
     """Writes into `.NAME.merging` beside the folder; a run that ends early leaves the folder itself untouched."""
 
-    shard_buffers = 0
     can_stream = False
 
     def __init__(self, path: Path, *, overwrite: bool):
@@ -32,6 +31,9 @@ class FolderDestination:
         self.overwrite = overwrite
         self.sink = FolderSink(self.partial)
         self._lock: int | None = None
+
+    def held(self, plan: Plan) -> int:
+        return 0
 
     def disk_bytes(self, size: int) -> int:
         return size

@@ -25,9 +25,10 @@ from checkpoints.repositories.repository import current_token
 from checkpoints.repositories.retry import retry
 from checkpoints.repositories.xet import XetReader
 from checkpoints.wording import few
+from merging.destinations import hub_sink
 from merging.destinations.background import Background
 from merging.destinations.destination import HUB, Options, Place
-from merging.destinations.hub_sink import BUFFERS, HubSink, hub_api, hub_failures
+from merging.destinations.hub_sink import HubSink, hub_api, hub_failures
 from merging.destinations.journal import Journal
 from merging.destinations.readback import Sent, files_that_differ, tensors_that_differ
 from merging.destinations.receipt import Receipt
@@ -47,8 +48,6 @@ class HubDestination:
     that are whole files of a parent are copied by the Hub itself. What the repository holds is refused, replaced by a
     new revision (`overwrite`), or left as it is beside a pull request (`pull_request`).
     """
-
-    shard_buffers = BUFFERS
 
     def __init__(self, repo: str, options: Options):
         if repo.count("/") != 1 or not hub_id(repo):
@@ -79,6 +78,9 @@ class HubDestination:
     @property
     def can_stream(self) -> bool:
         return XetReader.is_available()
+
+    def held(self, plan: Plan) -> int:
+        return hub_sink.held(plan)
 
     def disk_bytes(self, size: int) -> int:
         return 0

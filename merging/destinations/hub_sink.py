@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from heapq import nlargest
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -19,15 +20,23 @@ from checkpoints.memory import free_memory
 from checkpoints.problems import DestinationError, MergeError, Problem
 from checkpoints.repositories.repository import Token, current_token
 from checkpoints.repositories.retry import retry
+from merging.destinations import xet
 from merging.destinations.background import Slots
 from merging.destinations.destination import HUB, LostShardError, Stored
 from merging.destinations.xet import STREAMS, XetLostError, XetShard, XetStore
+from merging.plan import Plan
 
 # One shard is filled while the one before it is uploaded, by either way.
 BUFFERS = STREAMS
 UPLOAD_ATTEMPTS = 3
 # Seconds: to connect, without a byte sent, and until the Hub has answered (a commit takes it a while).
 TIMEOUT = httpx2.Timeout(30, write=60, read=300)
+
+
+def held(plan: Plan) -> int:
+    """Bytes of files that are under way: whole ones, or what Xet holds of them."""
+    sizes = [shard.bytes for shard in plan.shards]
+    return min(xet.HELD, sum(sizes)) if plan.streams else sum(nlargest(BUFFERS, sizes))
 
 
 def hub_api(token: Token) -> HfApi:

@@ -31,7 +31,6 @@ class MemoryDestination:
     """
 
     name = "merged"
-    shard_buffers = 0  # what it holds is the result, which is counted as such
     can_stream = False
     crosses_processes = False
 
@@ -41,6 +40,9 @@ class MemoryDestination:
         self._plan: Plan | None = None
         self._shards: dict[str, torch.Tensor] = {}
         self._files: dict[str, bytes] = {}
+
+    def held(self, plan: Plan) -> int:
+        return 0  # but the result, which is counted as such
 
     def disk_bytes(self, size: int) -> int:
         return 0

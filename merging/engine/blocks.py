@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from checkpoints.dtypes import itemsize, torch_name
-from merging.engine.prefetch import Origin, Piece, ReadAhead, Step
+from checkpoints.dtypes import itemsize
+from merging.engine.prefetch import PASS_BUDGET, READERS, SLICE, Chunk, Origin, Prefetch, Window
+from merging.engine.workspace import Workspace
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import total, weighted_sum
 from merging.methods.selection import keep_first
-from merging.planning.costs import BLOCK, PASS_AHEAD, READERS, SLICE, matrix_shape
+from merging.methods.singular import matrix_shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,72 +30,11 @@ if TYPE_CHECKING:
     from merging.methods.method import Over
 
 
-# A sample of a tensor: so many runs of so many elements, evenly spread.
+# A sample of a tensor: evenly spread runs of elements.
 SAMPLE_RUNS, SAMPLE_RUN = 64, 2048
 
 # Fills a buffer with the bytes of input number i from an offset on.
 Read = Callable[[int, int, memoryview], None]
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """torch's type for safetensors' name."""
-    return getattr(torch, torch_name(name))  # type: ignore[no-any-return]
-
-
-class Stored(NamedTuple):
-    """A stretch of one input or of the output as it is stored, as bytes and as elements of the same memory."""
-
-    raw: memoryview
-    elements: Tensor
-
-
-class Workspace:
-    """The buffers of one worker, grown when needed and reused for every tensor.
-
-    Args:
-        device: where the arithmetic happens
-    """
-
-    # All inputs are read into one buffer, each before the next, so that it stays in the cache.
-    INPUT, OUTPUT = 0, 1
-
-    def __init__(self, device: str = "cpu"):
-        self.device = device
-        # A GPU wants few large blocks, a processor's cache small ones.
-        self.block = BLOCK if device == "cpu" else SLICE
-        self._bytes: dict[int, NDArray[np.uint8]] = {}
-        self._views: dict[tuple[int, str, int], Stored] = {}
-        self._rows: dict[tuple[torch.dtype, int], Tensor] = {}
-
-    def stored(self, index: int, dtype: str, count: int) -> Stored:
-        """Room for `count` elements of INPUT or OUTPUT, with whatever lies there.
-
-        Making the views costs as much as some of the arithmetic on a block, so they are kept.
-        """
-        view = self._views.get((index, dtype, count))
-        if view is None:
-            raw = self._room(index, count * itemsize(dtype))
-            view = Stored(raw.data, torch.from_numpy(raw).view(torch_dtype(dtype)))
-            if count >= self.block // 2:  # of few lengths: a block, or as many whole rows as go into one
-                self._views[index, dtype, count] = view
-        return view
-
-    def _room(self, index: int, size: int) -> NDArray[np.uint8]:
-        if index not in self._bytes or len(self._bytes[index]) < size:
-            self._bytes[index] = np.empty(size, dtype=np.uint8)
-            self._views = {key: view for key, view in self._views.items() if key[0] != index}
-        return self._bytes[index][:size]
-
-    def rows(self, count: int, length: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """So many blocks for the arithmetic, whole or shorter; always the same ones."""
-        rows = []
-        for number in range(count):
-            row = self._rows.get((dtype, number))
-            if row is None or row.numel() < length:
-                row = torch.empty(max(self.block, length), dtype=dtype, device=self.device)
-                self._rows[dtype, number] = row
-            rows.append(row if length == row.numel() else row[:length])
-        return rows
 
 
 class Inputs:
@@ -104,7 +44,7 @@ class Inputs:
         read: fills a buffer with bytes of an input
         dtypes: of the inputs, by safetensors' name
         shape: of each
-        remote: whether each read waits for a network, so that it pays to read ahead in each pass
+        remote: whether each read waits for a network, so that each pass prefetches
         workspace: whose buffers to use; only one iteration at a time may be under way
         check: called once a block; raises to stop
         seed: of random methods, for this tensor
@@ -138,17 +78,17 @@ class Inputs:
         return inputs
 
     def blocks(
-        self, which: Sequence[int], dtype: torch.dtype = torch.float32, stretch: range | None = None
+        self, which: Sequence[int], dtype: torch.dtype = torch.float32, span: range | None = None
     ) -> Iterator[tuple[int, list[Tensor]]]:
         """Pairs of an offset and the blocks of the chosen inputs that begin there, in the dtype asked for.
 
-        A stretch of elements may stand for the whole. The blocks may be overwritten; the next step of the iteration
+        A span of elements may stand for the whole. The blocks may be overwritten; the next step of the iteration
         reuses their memory.
         """
         length = max(SLICE // self.length, 1) * self.length if self.remote else self.length
-        stretch = range(self.size) if stretch is None else stretch
-        starts = range(stretch.start, stretch.stop, length)
-        yield from self._pass(which, [(start, min(length, stretch.stop - start)) for start in starts], dtype)
+        span = range(self.size) if span is None else span
+        starts = range(span.start, span.stop, length)
+        yield from self._pass(which, [(start, min(length, span.stop - start)) for start in starts], dtype)
 
     def block(self, which: Sequence[int], start: int) -> list[Tensor]:
         """The float32 blocks that begin at an offset which `blocks` has given."""
@@ -166,25 +106,28 @@ class Inputs:
         yield from self._pass(which, [(start, run) for start in starts], torch.float32)
 
     def _pass(
-        self, which: Sequence[int], stretches: Sequence[tuple[int, int]], dtype: torch.dtype
+        self, which: Sequence[int], spans: Sequence[tuple[int, int]], dtype: torch.dtype
     ) -> Iterator[tuple[int, list[Tensor]]]:
-        """The blocks of stretches, each an offset and a number of elements, in order."""
+        """The blocks of spans, each an offset and a number of elements, in order."""
         if not self.remote:
-            for start, count in stretches:
+            for start, count in spans:
                 yield from self._blocks(which, start, count, dtype, self.read)
             return
 
-        def pieces(part: int, start: int, count: int) -> Iterator[Piece]:
+        def chunks(part: int, start: int, count: int) -> Iterator[Chunk]:
             for index in which:
                 width = itemsize(self.dtypes[index])
-                yield Piece(0, part, index, start * width, Origin(index), start * width, count * width)
+                yield Chunk(0, part, index, start * width, Origin(index), start * width, count * width)
 
         def read(origin: Origin, start: int, buffer: memoryview) -> None:
             self.read(origin.model, start, buffer)
 
-        steps = (Step(list(pieces(part, *stretch))) for part, stretch in enumerate(stretches))
-        with ReadAhead(steps, read, budget=PASS_AHEAD, threads=READERS) as ahead, ahead.tensor(0) as reader:
-            for start, count in stretches:
+        windows = (Window(list(chunks(part, *span))) for part, span in enumerate(spans))
+        with (
+            Prefetch(windows, read, budget=PASS_BUDGET, threads=READERS) as prefetch,
+            prefetch.tensor(0) as reader,
+        ):
+            for start, count in spans:
                 yield from self._blocks(which, start, count, dtype, reader.read)
 
     def _blocks(
@@ -313,14 +256,14 @@ def _merge_by_matrices(
         return
     size = math.prod(shape)
     for first in range(0, inputs.size, size):
-        stretch = range(first, first + size)
+        span = range(first, first + size)
         matrices = [torch.empty(size, device=inputs.workspace.device) for _ in everything[1:]]
-        for start, (base, *models) in inputs.blocks(everything, stretch=stretch):
+        for start, (base, *models) in inputs.blocks(everything, span=span):
             for matrix, model in zip(matrices, models, strict=True):
                 torch.sub(model, base, out=matrix[start - first : start - first + len(base)])
         change = method.function([matrix.view(shape) for matrix in matrices], **arguments).flatten()
         del matrices
-        for start, (base,) in inputs.blocks(everything[:1], stretch=stretch):
+        for start, (base,) in inputs.blocks(everything[:1], span=span):
             yield start, base.add_(change[start - first : start - first + len(base)])
 
 

@@ -1,12 +1,13 @@
-"""Reading ahead of the merge: what comes over a network, fetched in the order in which it will be merged.
+"""Prefetching: what comes over a network is fetched before it is merged, in the order in which it will be.
 
-A request takes a round trip however little it brings, so what lies together in a file comes in one. A budget
-bounds the bytes that are held. It admits a step as a whole: admitted one by one, the pieces of one model could
-fill it while the merge waits for those of another, and both would wait for ever.
+A request takes a round trip however little it brings, so what is close together in a file comes in one. A budget bounds
+the bytes that are held. It admits a window of the order as a whole: admitted one by one, the chunks of one model could
+fill it while the merge waits for those of another, and both would wait forever.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import threading
 import time
@@ -18,18 +19,72 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from checkpoints.dtypes import itemsize
 from checkpoints.problems import Cancelled
-from merging.planning.costs import RESIDENT, SLICE, STEP
+from merging.methods import METHODS
 
 if TYPE_CHECKING:
     from checkpoints import TensorHeader
-    from merging.plan import Input, PlannedTensor
+    from merging.plan import Input, Plan, PlannedTensor
 
-# Bytes between two pieces of a file that are read along with them: less than a round trip is worth.
+# Elements of a large tensor that are fetched at once, where each request waits for the network; a multiple of the
+# block that the arithmetic sees.
+SLICE = 4 * 1024 * 1024
+# Bytes that are fetched together: tensors up to this size in groups, larger ones in slices.
+WINDOW = 32 * 1024 * 1024
+# Inputs that together are no larger than this are fetched once for all passes of a method. What is in a folder is read
+# again in each pass: the system's cache has it.
+RESIDENT = 128 * 1024 * 1024
+# Prefetch budget in bytes (whole tensors may exceed it), and its threads: enough to have the whole budget in flight, so
+# that measured memory matches the estimate even on a slow link.
+BUDGET = 128 * 1024 * 1024
+READERS = 12
+# The same for one pass over a tensor that is too large to be held, for each worker.
+PASS_BUDGET = 64 * 1024 * 1024
+# Bytes between two chunks of a file that are fetched along with them: less than a round trip is worth.
 GAP = 64 * 1024
-# Bytes that one request asks for at most; what is longer comes in several, at the same time.
-RANGE = 16 * 1024 * 1024
-# Seconds that the end waits for requests under way, when nobody needs them any more.
-PATIENCE = 1.0
+# Bytes of one request; a longer range comes in several, at the same time.
+MAX_REQUEST = 16 * 1024 * 1024
+# Seconds that the end waits for requests under way, which nothing needs any more.
+STOP_SECONDS = 1.0
+
+
+def rereads(plan: Plan) -> bool:
+    """Whether inputs have to be held whole, or be read by the merge itself in each of its passes."""
+    method = METHODS[plan.method]
+    return any(method.rereads(tensor.parameters) for tensor in plan.tensors if not tensor.is_one_input)
+
+
+def stored_bytes(plan: Plan, tensor: PlannedTensor) -> int:
+    """Bytes of a tensor's inputs as they are stored, if their models keep one dtype."""
+    models = [plan.models[part.model] for part in tensor.inputs]
+    widths = (
+        model.bytes / model.parameters if model.parameters else itemsize(tensor.dtype) for model in models
+    )
+    return math.ceil(tensor.elements * sum(widths))
+
+
+def held(plan: Plan) -> int:
+    """Bytes that are prefetched at a time: room for two of the largest tensors that are held whole, so that one is
+    merged while the next comes. A window that is larger is held alone."""
+    if not any(model.is_remote for model in plan.models):
+        return 0
+    again, windows = rereads(plan), [0]
+    largest = 0
+    for tensor in plan.tensors:
+        stored = stored_bytes(plan, tensor)
+        if not again or tensor.copied_from is not None:
+            windows.append(math.ceil(stored * min(tensor.elements, SLICE) / max(tensor.elements, 1)))
+        elif stored <= RESIDENT:
+            largest = max(largest, stored)
+    return max(min(max(BUDGET, 2 * largest), plan.bytes_in), *windows)
+
+
+def held_by_a_pass(plan: Plan, tensor: PlannedTensor) -> int:
+    """Bytes that a pass over a tensor prefetches by itself, if it is read again and too large to be held."""
+    stored = stored_bytes(plan, tensor)
+    is_held = stored <= RESIDENT or tensor.copied_from is not None
+    if is_held or not any(model.is_remote for model in plan.models):
+        return 0
+    return max(PASS_BUDGET, math.ceil(stored * min(SLICE / max(tensor.elements, 1), 1)))
 
 
 class Origin(NamedTuple):
@@ -46,7 +101,7 @@ class Origin(NamedTuple):
     tensor: str = ""
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """Bytes that belong to an input of an output tensor.
 
     Args:
@@ -66,20 +121,20 @@ class Piece(NamedTuple):
     nbytes: int
 
 
-class Stretch:
-    """Pieces of one origin that are close together, from `start` up to `end`."""
+class ByteRange:
+    """Chunks of one origin that are close together, from `start` up to `end`."""
 
-    def __init__(self, piece: Piece):
-        self.origin, self.start = piece.origin, piece.start
-        self.end = piece.start + piece.nbytes
-        self.pieces = [piece]
+    def __init__(self, chunk: Chunk):
+        self.origin, self.start = chunk.origin, chunk.start
+        self.end = chunk.start + chunk.nbytes
+        self.chunks = [chunk]
 
-    def takes(self, piece: Piece) -> bool:
-        """Whether the next piece is near enough; it then belongs to the stretch."""
-        if self.origin != piece.origin or piece.start > self.end + GAP:
+    def takes(self, chunk: Chunk) -> bool:
+        """Whether the next chunk is near enough; it then belongs to the range."""
+        if self.origin != chunk.origin or chunk.start > self.end + GAP:
             return False
-        self.end = max(self.end, piece.start + piece.nbytes)
-        self.pieces.append(piece)
+        self.end = max(self.end, chunk.start + chunk.nbytes)
+        self.chunks.append(chunk)
         return True
 
     @property
@@ -87,39 +142,39 @@ class Stretch:
         return self.end - self.start
 
 
-class Step:
-    """Pieces that are admitted, fetched and dropped together."""
+class Window:
+    """Chunks that are admitted, fetched and dropped together."""
 
-    def __init__(self, pieces: Sequence[Piece]):
-        self.parts = {(piece.tensor, piece.part) for piece in pieces}
-        self.stretches: list[Stretch] = []
-        for piece in sorted(pieces, key=lambda piece: (piece.origin, piece.start)):
-            if not self.stretches or not self.stretches[-1].takes(piece):
-                self.stretches.append(Stretch(piece))
-        self.nbytes = sum(stretch.nbytes for stretch in self.stretches)
+    def __init__(self, chunks: Sequence[Chunk]):
+        self.parts = {(chunk.tensor, chunk.part) for chunk in chunks}
+        self.ranges: list[ByteRange] = []
+        for chunk in sorted(chunks, key=lambda chunk: (chunk.origin, chunk.start)):
+            if not self.ranges or not self.ranges[-1].takes(chunk):
+                self.ranges.append(ByteRange(chunk))
+        self.nbytes = sum(found.nbytes for found in self.ranges)
 
 
 # The header of an input that comes over a network; None for one that does not.
 Find = Callable[["Input"], "TensorHeader | None"]
 
 
-def goes_ahead(tensor: PlannedTensor, find: Find, rereads: bool) -> bool:
-    """Whether what a tensor takes from the network is read ahead.
+def is_prefetched(tensor: PlannedTensor, find: Find, rereads: bool) -> bool:
+    """Whether what a tensor takes from the network is prefetched.
 
-    A method that passes over its inputs more than once needs them whole, and what is too large for that the
-    merge reads itself, in each pass anew.
+    A method that passes over its inputs more than once needs them whole, and what is too large for that the merge
+    reads itself, again in each pass.
     """
     size = sum(header.nbytes for part in tensor.inputs if (header := find(part)))
     return size > 0 and (size <= RESIDENT or not rereads or tensor.copied_from is not None)
 
 
-def steps(tensors: Iterable[PlannedTensor], find: Find, rereads: bool, first: int = 0) -> Iterator[Step]:
-    """Cut what a plan reads ahead into steps, in the order of the output: small tensors in groups, large ones
-    in slices, and whole ones for a method that rereads them. The output tensors are numbered from `first` on."""
-    group: list[Piece] = []
+def windows(tensors: Iterable[PlannedTensor], find: Find, rereads: bool, first: int = 0) -> Iterator[Window]:
+    """Cut what is prefetched into windows, in the order of the output: small tensors in groups, large ones in slices,
+    and whole ones for a method that rereads them. The output tensors are numbered from `first` on."""
+    group: list[Chunk] = []
     size = 0
     for number, tensor in enumerate(tensors, first):
-        if not goes_ahead(tensor, find, rereads):
+        if not is_prefetched(tensor, find, rereads):
             continue
         inputs = [
             (i, _origin(part, header), header)
@@ -127,23 +182,23 @@ def steps(tensors: Iterable[PlannedTensor], find: Find, rereads: bool, first: in
             if (header := find(part))
         ]
         total = sum(header.nbytes for _, _, header in inputs)
-        if group and size + total > STEP:
-            yield Step(group)
+        if group and size + total > WINDOW:
+            yield Window(group)
             group, size = [], 0
-        is_whole = total <= STEP or (rereads and tensor.copied_from is None)
+        is_whole = total <= WINDOW or (rereads and tensor.copied_from is None)
         count = tensor.elements if is_whole else SLICE
-        for part, first in enumerate(range(0, tensor.elements, count)):
+        for part, start in enumerate(range(0, tensor.elements, count)):
             for index, origin, header in inputs:
                 width = itemsize(header.dtype)
-                offset, nbytes = first * width, min(count, tensor.elements - first) * width
-                group.append(Piece(number, part, index, offset, origin, header.start + offset, nbytes))
-            if total > STEP:
-                yield Step(group)
+                offset, nbytes = start * width, min(count, tensor.elements - start) * width
+                group.append(Chunk(number, part, index, offset, origin, header.start + offset, nbytes))
+            if total > WINDOW:
+                yield Window(group)
                 group = []
             else:
                 size += total
     if group:
-        yield Step(group)
+        yield Window(group)
 
 
 def _origin(part: Input, header: TensorHeader) -> Origin:
@@ -151,25 +206,25 @@ def _origin(part: Input, header: TensorHeader) -> Origin:
 
 
 class _Held:
-    """A step in memory: complete when no request is missing, dropped when no part uses it any more."""
+    """A window in memory: complete when no request is missing, dropped when no part uses it any more."""
 
-    def __init__(self, step: Step):
-        self.nbytes = step.nbytes
-        self.users = len(step.parts)
+    def __init__(self, window: Window):
+        self.nbytes = window.nbytes
+        self.users = len(window.parts)
         self.requests: list[_Request] = []
         self.places: dict[tuple[int, int, int], tuple[int, memoryview]] = {}
-        for stretch in step.stretches:
+        for found in window.ranges:
             # Pages of its own, which go back to the system with it: from the heap, pieces of a few MB by and by
             # leave hundreds of MB of holes.
-            pages = mmap.mmap(-1, stretch.nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            pages = mmap.mmap(-1, found.nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             buffer = memoryview(pages)
-            for piece in stretch.pieces:
-                begin = piece.start - stretch.start
-                view = buffer[begin : begin + piece.nbytes]
-                self.places[piece.tensor, piece.part, piece.input] = (piece.offset, view)
-            for begin in range(0, stretch.nbytes, RANGE):
-                part = buffer[begin : begin + RANGE]
-                self.requests.append(_Request(self, stretch.origin, stretch.start + begin, part))
+            for chunk in found.chunks:
+                begin = chunk.start - found.start
+                view = buffer[begin : begin + chunk.nbytes]
+                self.places[chunk.tensor, chunk.part, chunk.input] = (chunk.offset, view)
+            for begin in range(0, found.nbytes, MAX_REQUEST):
+                part = buffer[begin : begin + MAX_REQUEST]
+                self.requests.append(_Request(self, found.origin, found.start + begin, part))
         self.missing = len(self.requests)
 
 
@@ -180,29 +235,29 @@ class _Request(NamedTuple):
     buffer: memoryview
 
 
-class ReadAhead:
-    """Fetches steps in the background, within a budget, and hands out their bytes.
+class Prefetch:
+    """Fetches windows in the background, within a budget, and hands out their bytes.
 
-    Whoever merges must take tensors in the order of the steps, and the slices of one in order: then the first
-    step that is not done with is always in memory or next to be admitted, and nobody waits for ever.
+    Tensors must be merged in the order of the windows, and the slices of one in order: then the first window that is
+    not done with is always in memory or next to be admitted, and no wait lasts forever.
 
     Args:
-        steps: from `steps`
+        windows: to begin with
         read: fills a buffer with bytes from an offset on (origin, start, buffer), from several threads
-        budget: bytes that are held at most; a step that is larger is held alone
+        budget: in bytes; a window that is larger is held alone
         threads: that fetch at a time
     """
 
     def __init__(
         self,
-        steps: Iterator[Step],
+        windows: Iterator[Window],
         read: Callable[[Origin, int, memoryview], None],
         *,
         budget: int,
         threads: int,
     ):
-        self._steps = steps
-        self._next = next(steps, None)
+        self._windows = windows
+        self._next = next(windows, None)
         self._read = read
         self._budget = budget
         self._used = 0
@@ -225,22 +280,22 @@ class ReadAhead:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        patience = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join(max(patience - time.monotonic(), 0))
+            thread.join(max(deadline - time.monotonic(), 0))
 
     def stop(self) -> None:
-        """Let nobody wait any longer, and begin no further request."""
+        """End all waiting, and begin no further request."""
         with self._changed:
             self._stopped = True
             self._requests.clear()
             self._changed.notify_all()
 
-    def extend(self, steps: Iterator[Step]) -> None:
+    def extend(self, windows: Iterator[Window]) -> None:
         """Fetch more, behind what there is already; its output tensors have numbers of their own."""
         with self._changed:
-            self._steps = chain(self._steps, steps)
-            self._next = self._next or next(self._steps, None)
+            self._windows = chain(self._windows, windows)
+            self._next = self._next or next(self._windows, None)
             self._changed.notify_all()
 
     @property
@@ -249,14 +304,14 @@ class ReadAhead:
         return self._used
 
     def tensor(self, number: int) -> TensorReader:
-        """The inputs of an output tensor, which steps hold."""
+        """The inputs of an output tensor, which windows hold."""
         return TensorReader(self, number)
 
     def take(self, tensor: int, part: int) -> _Held:
-        """Wait for the step that holds a part of a tensor.
+        """Wait for the window that holds a part of a tensor.
 
         Raises:
-            CheckpointError: reading failed, here or for an earlier step
+            CheckpointError: reading failed, here or for an earlier window
             Cancelled: `stop` was called
         """
         with self._changed:
@@ -271,7 +326,7 @@ class ReadAhead:
                 self._changed.wait()
 
     def release(self, tensor: int, part: int) -> None:
-        """Say that a part of a tensor is merged."""
+        """Give back a part of a tensor that is merged."""
         with self._changed:
             held = self._held.pop((tensor, part))
             held.users -= 1
@@ -289,9 +344,9 @@ class ReadAhead:
                     request.held.missing -= 1
                     if not request.held.missing:
                         self._changed.notify_all()
-                    # Within the lock: else this thread could hold the step's memory when it is merged already.
+                    # Within the lock: else this thread could hold the window's memory when it is merged already.
                     del request
-        except Exception as error:  # of any kind: who waits for the bytes has to hear of it
+        except Exception as error:  # of any kind: whatever waits for the bytes has to hear of it
             with self._changed:
                 self._error = self._error or error
             self.stop()
@@ -303,15 +358,15 @@ class ReadAhead:
                     return self._requests.popleft()
                 if self._next and (not self._used or self._used + self._next.nbytes <= self._budget):
                     self._admit(self._next)
-                    self._next = next(self._steps, None)
+                    self._next = next(self._windows, None)
                 else:
                     self._changed.wait()
         return None
 
-    def _admit(self, step: Step) -> None:
-        held = _Held(step)
-        self._used += step.nbytes
-        self._held.update(dict.fromkeys(step.parts, held))
+    def _admit(self, window: Window) -> None:
+        held = _Held(window)
+        self._used += window.nbytes
+        self._held.update(dict.fromkeys(window.parts, held))
         self._requests.extend(held.requests)
         held.requests.clear()  # they refer to it, and its memory has to go when the last part is merged
         self._changed.notify_all()
@@ -323,8 +378,8 @@ class TensorReader:
     A tensor in slices can be read once, all inputs side by side; one in a single part as often as needed.
     """
 
-    def __init__(self, ahead: ReadAhead, number: int):
-        self._ahead = ahead
+    def __init__(self, prefetch: Prefetch, number: int):
+        self._prefetch = prefetch
         self._number = number
         self._part = -1
         self._held: _Held | None = None
@@ -342,7 +397,7 @@ class TensorReader:
         while True:
             if self._held is None:
                 self._part += 1
-                self._held = self._ahead.take(self._number, self._part)
+                self._held = self._prefetch.take(self._number, self._part)
             offset, view = self._held.places[self._number, self._part, index]
             if start < offset + len(view):
                 buffer[:] = view[start - offset : start - offset + len(buffer)]
@@ -352,4 +407,4 @@ class TensorReader:
     def _release(self) -> None:
         if self._held is not None:
             self._held = None
-            self._ahead.release(self._number, self._part)
+            self._prefetch.release(self._number, self._part)

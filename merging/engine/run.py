@@ -17,10 +17,10 @@ from merging.engine.engine import Engine, Merge
 from merging.engine.processes import Processes
 from merging.engine.result import Meter, Progress, Result
 from merging.engine.threads import Threads
+from merging.engine.workspace import default_workers
 from merging.methods import METHODS
+from merging.model_card import Licence, model_card
 from merging.plan import Plan
-from merging.planning.costs import default_workers
-from merging.planning.model_card import Licence, model_card
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

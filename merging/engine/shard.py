@@ -8,8 +8,7 @@ from typing import Protocol
 
 from merging.destinations.destination import LostShardError, ShardWriter, Sink
 from merging.destinations.receipt import Receipt
-from merging.plan import PlannedShard, PlannedTensor
-from merging.planning.make import shard_header
+from merging.plan import PlannedShard, PlannedTensor, shard_header
 
 
 class Pool(Protocol):

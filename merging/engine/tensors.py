@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from checkpoints import Checkpoint
 from checkpoints.dtypes import itemsize
 from checkpoints.problems import CheckpointError, Problem
 from merging.destinations import ShardWriter
+from merging.engine.workspace import BLOCK, Workspace
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedTensor
-from merging.planning.costs import BLOCK
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from merging.engine.blocks import Read, Workspace
+    from merging.engine.blocks import Read
     from merging.engine.prefetch import TensorReader
 
 # Called between steps; raises where the work is to end.
@@ -25,18 +24,11 @@ Check = Callable[[], None]
 
 
 class Buffers:
-    """What one worker holds, made when it is first needed."""
+    """What one worker holds."""
 
     def __init__(self, device: str):
-        self.device = device
+        self.workspace = Workspace(device)
         self._copies: dict[int, bytearray] = {}
-
-    @cached_property
-    def workspace(self) -> Workspace:
-        # Imported here: torch takes seconds, which a merge that only copies need not wait for.
-        from merging.engine.blocks import Workspace
-
-        return Workspace(self.device)
 
     def copy(self, index: int, size: int) -> memoryview:
         """`size` bytes for input `index` of a tensor that is copied."""
@@ -155,7 +147,6 @@ def whole_tensor(plan: Plan, tensor: PlannedTensor, models: Sequence[Checkpoint]
     if tensor.copied_from is not None:
         read(tensor.copied_from, 0, memoryview(result))
         return result
-    from merging.engine.blocks import Workspace
 
     waits = any(model.is_remote for model, _ in parts)
     # Buffers of its own: the thread may be in the middle of a block of the merge that reads this tensor.

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from checkpoints import Checkpoint
 from merging.destinations import Receipt, ShardWriter
+from merging.engine import prefetch
 from merging.engine.engine import Merge
 from merging.engine.local import join_soon, keep_heap, make_in_order, one_torch_thread
-from merging.engine.prefetch import Origin, ReadAhead, TensorReader, goes_ahead, steps
+from merging.engine.prefetch import READERS, Origin, Prefetch, TensorReader, is_prefetched, rereads, windows
 from merging.engine.processor import processor_of
 from merging.engine.tensors import Buffers, Check, merge_tensor
 from merging.plan import Input, Plan, PlannedShard, PlannedTensor
-from merging.planning.costs import READERS, read_ahead, rereads
 
 if TYPE_CHECKING:
     from checkpoints import TensorHeader
@@ -52,7 +52,7 @@ class _Task(NamedTuple):
 
 
 class ThreadPool:
-    """Threads that merge tensors in the order in which they are queued, reading ahead of themselves.
+    """Threads that merge tensors in the order in which they are queued, and prefetch what comes over a network.
 
     Args:
         plan, models: what they merge; all models are open
@@ -71,14 +71,14 @@ class ThreadPool:
         self._queued = 0
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         readers = READERS if any(model.is_remote for model in models) else 0
-        self._ahead = ReadAhead(iter(()), self._read, budget=read_ahead(plan), threads=readers)
+        self._prefetch = Prefetch(iter(()), self._read, budget=prefetch.held(plan), threads=readers)
         # Daemons: a process that was told to stop does not wait for a host that stalls.
         self._threads = [
             threading.Thread(target=self._work, name=f"merge_{i}", daemon=True) for i in range(workers)
         ]
 
     def __enter__(self) -> Self:
-        self._ahead.__enter__()
+        self._prefetch.__enter__()
         for thread in self._threads:
             thread.start()
         return self
@@ -89,18 +89,18 @@ class ThreadPool:
         for _ in self._threads:
             self._tasks.put(None)
         join_soon(self._threads)
-        self._ahead.__exit__(kind, error, trace)
+        self._prefetch.__exit__(kind, error, trace)
 
     def fill(self, shard: PlannedShard, writer: ShardWriter) -> Iterator[PlannedTensor]:
         done: queue.SimpleQueue[PlannedTensor | BaseException] = queue.SimpleQueue()
         with self._queueing:
             first = self._queued
             self._queued += len(shard.tensors)
-            self._ahead.extend(steps(shard.tensors, self._find, self._rereads, first))
+            self._prefetch.extend(windows(shard.tensors, self._find, self._rereads, first))
             for number, (tensor, offset) in enumerate(shard.places(), first):
-                ahead = goes_ahead(tensor, self._find, self._rereads)
-                prefetched = self._ahead.tensor(number) if ahead else None
-                self._tasks.put(_Task(tensor, writer, offset, prefetched, done))
+                ahead = is_prefetched(tensor, self._find, self._rereads)
+                reader = self._prefetch.tensor(number) if ahead else None
+                self._tasks.put(_Task(tensor, writer, offset, reader, done))
         return self._finished(len(shard.tensors), done)
 
     @staticmethod
@@ -120,7 +120,7 @@ class ThreadPool:
         return processor_of(self._plan, shard, self._device)
 
     def interrupt(self) -> None:
-        self._ahead.stop()
+        self._prefetch.stop()
         for model in self._models:
             model.interrupt()
 

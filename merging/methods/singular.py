@@ -6,6 +6,8 @@ apart down to 1e-8 of the largest, and what is below 1e-6 of it is float32's rou
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,8 +15,27 @@ if TYPE_CHECKING:
 
 # Singular values below this share of the largest are none.
 SMALLEST_SHARE = 1e-6
+# Two last axes shorter than this are those of a kernel, not of packed matrices.
+SMALLEST_MATRIX = 16
 # Rows that are widened to float64 at a time.
 CHUNK = 1024
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int] | None:
+    """Rows and columns of the matrix that a tensor is, or of each of those that it packs (experts along the first of
+    three axes); None where it is neither."""
+    if len(shape) == 2 or (len(shape) == 3 and min(shape[1:]) >= SMALLEST_MATRIX):
+        return shape[-2], shape[-1]
+    return None
+
+
+def held(shape: Sequence[int], count: int) -> int:
+    """Bytes that the decomposition of `count` task vectors of a tensor takes: the matrices and as many singular vectors
+    as two of them, the sum, and the eigenvectors of a few square matrices in float64."""
+    matrix = matrix_shape(shape)
+    if matrix is None:
+        return 0
+    return 4 * math.prod(matrix) * (count + 5) + 8 * 8 * min(matrix) ** 2
 
 
 def decompose(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,25 +13,25 @@ from dataclasses import replace
 
 from checkpoints import (
     Checkpoint,
-    TensorHeader,
     Token,
     open_adapter,
     open_checkpoint,
-    write_header,
 )
 from checkpoints.dtypes import rank_in_file
 from checkpoints.memory import free_memory
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from merging.destinations import Destination, open_destination
 from merging.intermediate import Stage
+from merging.intermediate import held as held_by_merge
 from merging.plan import (
     Plan,
     PlannedShard,
     PlannedTensor,
     SourceFile,
+    shard_header,
 )
 from merging.planning import configs
-from merging.planning.costs import peak_memory, rough_seconds
+from merging.planning.costs import peak_memory, rough_seconds, working_memory
 from merging.planning.layout import Draft
 from merging.planning.result_files import ResultFiles
 from merging.recipe.recipe import ModelReference, Recipe
@@ -102,11 +102,11 @@ def make_plan(
 def _with_memory(plan: Plan, destination: Destination | None, memory: int | None) -> Plan:
     """The plan with its peak of memory, and with the way that its output files take: whole, which is quicker, or as
     streams where that is more than there is."""
-    whole = peak_memory(plan, destination.shard_buffers if destination else 0)
+    whole = peak_memory(plan, destination.held(plan) if destination else 0)
     free = free_memory() if memory is None else memory
     if destination and whole > free and destination.can_stream:
         streaming = replace(plan, streams=True)
-        held = peak_memory(streaming, destination.shard_buffers)
+        held = peak_memory(streaming, destination.held(streaming))
         if held < whole:
             return replace(streaming, peak_memory_bytes=held)
     return replace(plan, peak_memory_bytes=whole)
@@ -224,9 +224,8 @@ def _open_stage(recipe: Recipe, reference: ModelReference, token: Token, allow_f
         for checkpoint in checkpoints.values():
             checkpoint.close()
         raise PlanError([*problems, *plan.problems])
-    return Stage(
-        reference.name, replace(plan, peak_memory_bytes=peak_memory(plan, 0)), list(checkpoints.values())
-    )
+    plan = replace(plan, peak_memory_bytes=working_memory(plan) + held_by_merge(plan))
+    return Stage(reference.name, plan, list(checkpoints.values()))
 
 
 def _cut_into_shards(
@@ -275,10 +274,3 @@ def with_copy(shard: PlannedShard, models: Sequence[Checkpoint]) -> PlannedShard
     with suppress(CheckpointError):
         model.read_range(source.filename, 0, memoryview(written))
     return replace(shard, copy_of=source) if written == header else shard
-
-
-def shard_header(shard: PlannedShard) -> bytes:
-    """The first bytes of an output file."""
-    return write_header(
-        TensorHeader(t.name, t.dtype, t.shape, shard.filename, 0, t.bytes) for t in shard.tensors
-    )

@@ -21,7 +21,7 @@ from evaluation import check_independence
 from examples.models import BASE, model_folder, repository
 from merging import CheckpointError, Plan, make_plan, read_recipe, run_plan
 from merging.__main__ import main
-from merging.planning.model_card import model_card
+from merging.model_card import model_card
 from tests import ROOT
 from tests.hub import Hub
 from tests.merges import merged, weight_files, weights
@@ -114,8 +114,8 @@ def test_the_bytes_are_the_same_from_a_folder_and_from_the_hub_with_any_workers_
 
     merged(mixed("alice/base", "alice/one", "alice/two"), "hf://alice/out", token=alice, workers=2)
     assert weights(hub, "alice/out") == expected
-    monkeypatch.setattr("merging.engine.blocks.BLOCK", 1000)
-    monkeypatch.setattr("merging.planning.costs.STEP", 7000)
+    monkeypatch.setattr("merging.engine.workspace.BLOCK", 1000)
+    monkeypatch.setattr("merging.engine.prefetch.WINDOW", 7000)
     merged(text, tmp_path / "second", workers=3)
     assert weight_files(tmp_path / "second") == expected
 

@@ -149,7 +149,7 @@ def test_in_place_of_xet_one_shard_at_a_time_is_held(
     right: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The plan foretold the memory of a way that holds none; and then it failed, or another machine has no Xet."""
+    """The plan estimated the memory of a way that holds none; and then it failed, or another machine has no Xet."""
     held: list[int] = [0]
 
     class Counted(_Stoppable):
@@ -181,9 +181,7 @@ def test_what_fits_neither_way_is_told_and_gone_on_with(
     hub.fault(*XORB, status=403, skip=2, times=None)
     monkeypatch.setattr("merging.destinations.hub_sink.free_memory", lambda: 10)
 
-    with pytest.raises(
-        DestinationError, match=r"must fit into memory, of which 10 bytes are free.*--shard-size"
-    ):
+    with pytest.raises(DestinationError, match=r"must fit into memory, of which 10 bytes.*--shard-size"):
         run_plan(planned(alice), OUT, token=alice)
 
     assert weights(hub, "alice/out") == {}
@@ -330,7 +328,7 @@ def test_the_way_is_chosen_by_memory(hub: Hub, tmp_path: Path) -> None:
     assert Plan.from_json(tight.to_json()).streams
     sizes = sorted(shard.bytes for shard in tight.shards)
     assert roomy.peak_memory_bytes - tight.peak_memory_bytes == sum(sizes[-2:]) - HELD
-    assert tight.peak_memory_bytes == peak_memory(tight, 2) < 1_000_000_000
+    assert tight.peak_memory_bytes == peak_memory(tight, HELD) < 1_000_000_000
     assert not plan(str(tmp_path / "out"), 0).streams
 
 

@@ -92,10 +92,10 @@ def raises_what_a_worker_raised(
     engine: Engine, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = planned(folder, tmp_path / "out")
-    problem = Problem("file-cut-short", {"file": "a/b/c", "start": 7, "end": 9}, "a/b")
+    problem = Problem("model-changed", {"model": "a/b"}, "a/b")
     errors = iter([CheckpointError(problem), ZeroDivisionError("of nobody's making")])
 
-    for kind, text in ((CheckpointError, "It ends"), (ZeroDivisionError, "nobody's making")):
+    for kind, text in ((CheckpointError, "a/b"), (ZeroDivisionError, "nobody's making")):
         error = next(errors)
 
         def fail(check: Callable[[], None], error: BaseException = error) -> None:

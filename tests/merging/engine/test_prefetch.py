@@ -1,4 +1,4 @@
-"""Reading ahead: few requests, a bound on what is held, the same bits, and an end whatever happens."""
+"""Prefetching: few requests, a bound on what is held, the same bits, and an end whatever happens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from checkpoints import TensorHeader
 from checkpoints.dtypes import itemsize
 from checkpoints.problems import Problem
 from merging import Cancelled, CheckpointError, Progress, make_plan, read_recipe, run_plan
-from merging.engine.prefetch import GAP, Origin, ReadAhead, Step, steps
+from merging.engine.prefetch import GAP, Origin, Prefetch, Window, windows
 from merging.plan import Input, PlannedTensor
 from tests import ROOT
 from tests.hub import Hub
@@ -92,9 +92,9 @@ def slices(tensor: PlannedTensor, size: int) -> Iterator[tuple[int, int]]:
         yield start, min(size, tensor.bytes - start)
 
 
-def small_steps(monkeypatch: pytest.MonkeyPatch, step: int, slice_: int, resident: int = 10**9) -> None:
-    """Steps of so many bytes, slices of so many elements."""
-    monkeypatch.setattr("merging.engine.prefetch.STEP", step)
+def small_windows(monkeypatch: pytest.MonkeyPatch, window: int, slice_: int, resident: int = 10**9) -> None:
+    """Windows of `window` bytes, slices of `slice_` elements."""
+    monkeypatch.setattr("merging.engine.prefetch.WINDOW", window)
     monkeypatch.setattr("merging.engine.prefetch.SLICE", slice_)
     monkeypatch.setattr("merging.engine.prefetch.RESIDENT", resident)
 
@@ -104,7 +104,7 @@ def test_neighbours_in_a_file_come_in_one_request() -> None:
     for gap, requests in ((0, 3), (GAP, 3), (GAP + 1, 9)):
         tensors, find = plan_of(3, sizes, gap)
         read = Counting(files_of_models(3, sizes, gap))
-        with ReadAhead(steps(tensors, find, rereads=False), read, budget=10**9, threads=2) as ahead:
+        with Prefetch(windows(tensors, find, rereads=False), read, budget=10**9, threads=2) as ahead:
             for number in range(len(tensors)):
                 ahead.take(number, 0)
 
@@ -115,14 +115,14 @@ def test_a_merged_step_leaves_memory_while_threads_wait_for_room() -> None:
     """Each of them had a part of it, and would keep all of it alive."""
     together = threading.Barrier(3)
     tensors, find = plan_of(3, [100 * KB] * 3)
-    one, other, waiting = (next(steps([tensor], find, rereads=False)) for tensor in tensors)
-    other = Step([piece._replace(tensor=1) for piece in other.stretches[0].pieces])  # for one thread alone
+    one, other, waiting = (next(windows([tensor], find, rereads=False)) for tensor in tensors)
+    other = Window([chunk._replace(tensor=1) for chunk in other.ranges[0].chunks])  # for one thread alone
 
     def read(origin: Origin, start: int, buffer: memoryview) -> None:
         if start < 100 * KB:
             together.wait(5)
 
-    with ReadAhead(iter([one, other, waiting]), read, budget=300 * KB, threads=3) as ahead:
+    with Prefetch(iter([one, other, waiting]), read, budget=300 * KB, threads=3) as ahead:
         held = weakref.ref(ahead.take(0, 0))
         ahead.release(0, 0)
         ahead.take(1, 0)
@@ -130,11 +130,11 @@ def test_a_merged_step_leaves_memory_while_threads_wait_for_room() -> None:
 
 
 def test_long_stretches_come_in_several_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("merging.engine.prefetch.RANGE", 10 * KB)
+    monkeypatch.setattr("merging.engine.prefetch.MAX_REQUEST", 10 * KB)
     tensors, find = plan_of(1, [25 * KB])
     read = Counting(files_of_models(1, [25 * KB]))
 
-    with ReadAhead(steps(tensors, find, rereads=True), read, budget=10**9, threads=1) as ahead:
+    with Prefetch(windows(tensors, find, rereads=True), read, budget=10**9, threads=1) as ahead:
         ahead.take(0, 0)
 
     assert [size for _, _, size in read.requests] == [10 * KB, 10 * KB, 5 * KB]
@@ -146,17 +146,17 @@ def test_long_stretches_come_in_several_requests(monkeypatch: pytest.MonkeyPatch
 def test_everybody_gets_their_bytes_within_the_budget(
     budget: int, threads: int, rereads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a budget below a step this would wait for ever, if bytes were admitted and not steps."""
-    small_steps(monkeypatch, 30 * KB, 5 * KB)
+    """With a budget below a window this would wait forever, if bytes were admitted and not windows."""
+    small_windows(monkeypatch, 30 * KB, 5 * KB)
     choose = random.Random(0)
     sizes = [choose.choice([0, 2, 600, 10 * KB, 40 * KB, 70 * KB]) for _ in range(40)]
     tensors, find = plan_of(3, sizes)
     files = files_of_models(3, sizes)
     read = Counting(files)
-    largest = max(step.nbytes for step in steps(tensors, find, rereads))
+    largest = max(window.nbytes for window in windows(tensors, find, rereads))
     most_held = done = 0
 
-    with ReadAhead(steps(tensors, find, rereads), read, budget=budget, threads=threads) as ahead:
+    with Prefetch(windows(tensors, find, rereads), read, budget=budget, threads=threads) as ahead:
         for number, tensor in enumerate(tensors):
             start_in_file = find(tensor.inputs[0]).start
             with ahead.tensor(number) as reader:
@@ -178,10 +178,10 @@ def test_everybody_gets_their_bytes_within_the_budget(
 def test_a_tensor_that_is_read_again_and_is_too_large_is_left_to_the_merge(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    small_steps(monkeypatch, KB, KB, resident=10 * KB)
+    small_windows(monkeypatch, KB, KB, resident=10 * KB)
     tensors, find = plan_of(2, [6 * KB, 4 * KB])
 
-    assert [step.parts for step in steps(tensors, find, rereads=True)] == [{(1, 0)}]
+    assert [window.parts for window in windows(tensors, find, rereads=True)] == [{(1, 0)}]
 
 
 def test_workers_that_wait_are_woken_by_an_error_and_by_stop() -> None:
@@ -192,17 +192,17 @@ def test_workers_that_wait_are_woken_by_an_error_and_by_stop() -> None:
         raise problem
 
     with (
-        ReadAhead(steps(tensors, find, rereads=False), fail, budget=KB, threads=2) as ahead,
-        pytest.raises(CheckpointError, match="The Hub did not answer"),
+        Prefetch(windows(tensors, find, rereads=False), fail, budget=KB, threads=2) as ahead,
+        pytest.raises(CheckpointError, match="ConnectError"),
     ):
         ahead.take(0, 0)
 
-    def no_memory() -> Iterator[Step]:
-        yield from steps(tensors, find, rereads=False)
+    def no_memory() -> Iterator[Window]:
+        yield from windows(tensors, find, rereads=False)
         raise MemoryError
 
     with (
-        ReadAhead(no_memory(), Counting(files_of_models(2, [KB])), budget=KB, threads=2) as ahead,
+        Prefetch(no_memory(), Counting(files_of_models(2, [KB])), budget=KB, threads=2) as ahead,
         pytest.raises(MemoryError),
     ):
         ahead.take(1, 0)
@@ -213,7 +213,7 @@ def test_workers_that_wait_are_woken_by_an_error_and_by_stop() -> None:
         started.set()
         go_on.wait(60)
 
-    with ReadAhead(steps(tensors, find, rereads=False), stall, budget=KB, threads=2) as ahead:
+    with Prefetch(windows(tensors, find, rereads=False), stall, budget=KB, threads=2) as ahead:
         started.wait(60)
         threading.Thread(target=ahead.stop).start()
         with pytest.raises(Cancelled):
@@ -222,13 +222,15 @@ def test_workers_that_wait_are_woken_by_an_error_and_by_stop() -> None:
     assert not workers()
 
 
-def test_steps_are_the_same_for_a_plan_of_any_models_that_need_no_reading_ahead() -> None:
+def test_windows_are_the_same_for_a_plan_of_any_models_that_need_no_prefetching() -> None:
     tensors, _ = plan_of(2, [KB, KB])
 
-    assert list(steps(tensors, lambda _: None, rereads=False)) == []
-    [step] = steps(tensors, lambda part: plan_of(2, [KB, KB])[1](part) if part.model else None, rereads=False)
-    assert isinstance(step, Step)
-    assert step.nbytes == 2 * KB
+    assert list(windows(tensors, lambda _: None, rereads=False)) == []
+    [window] = windows(
+        tensors, lambda part: plan_of(2, [KB, KB])[1](part) if part.model else None, rereads=False
+    )
+    assert isinstance(window, Window)
+    assert window.nbytes == 2 * KB
 
 
 # -- in a merge ----------------------------------------------------------------------------------------------
@@ -280,13 +282,13 @@ def test_the_bits_depend_on_nothing_about_reading(
 
     assert merged(recipe(method, "alice"), tmp_path / "hub", alice) == expected
     assert merged(recipe(method, folder, "alice"), tmp_path / "both", alice, workers=3) == expected
-    monkeypatch.setattr("merging.engine.blocks.BLOCK", 1000)
+    monkeypatch.setattr("merging.engine.workspace.BLOCK", 1000)
     in_small_blocks = merged(recipe(method, folder), tmp_path / "small blocks")
     monkeypatch.setattr("merging.engine.tensors.BLOCK", 1000)
     monkeypatch.setattr("merging.engine.blocks.SLICE", 2000)
     for budget, resident in ((1, 10**9), (50_000, 20_000)):
-        small_steps(monkeypatch, 10_000, 4000, resident)
-        monkeypatch.setattr("merging.planning.costs.READ_AHEAD", budget)
+        small_windows(monkeypatch, 10_000, 4000, resident)
+        monkeypatch.setattr("merging.engine.prefetch.BUDGET", budget)
         to = tmp_path / f"budget {budget}"
         assert merged(recipe(method, "alice"), to, alice, workers=3) == in_small_blocks
 
@@ -299,7 +301,7 @@ def test_a_small_merge_makes_few_requests(folder: Path, tmp_path: Path, hub: Hub
 
     shards = len(list((folder / "b").glob("*.safetensors")))
     files = 2 + shards
-    # A header and a stretch each; one by one, the tensors would take 114 requests.
+    # A header and a range each; one by one, the tensors would take 114 requests.
     assert len(hub.log.find("GET", "^/lfs/.*safetensors")) == 2 * files
     assert len(hub.log.find("HEAD", "/resolve/.*safetensors$")) == files
 
@@ -363,7 +365,7 @@ print(status, peak)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("method", ["linear", "ties"])
-def test_the_memory_is_what_the_plan_foretold(method: str, hub: Hub, tmp_path: Path) -> None:
+def test_the_memory_is_what_the_plan_estimated(method: str, hub: Hub, tmp_path: Path) -> None:
     """Models of 130 MB, of which one tensor is too large to be held for a method that rereads it."""
     token = hub.add_user("alice")
     for seed, name in enumerate(("base", "a", "b")):
@@ -375,7 +377,7 @@ def test_the_memory_is_what_the_plan_foretold(method: str, hub: Hub, tmp_path: P
         save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
         hub.put(f"alice/{name}", folder)
     (tmp_path / "recipe.yaml").write_text(recipe(method, "alice"))
-    foretold = make_plan(
+    estimated = make_plan(
         read_recipe(recipe(method, "alice")), str(tmp_path / "out"), token=token
     ).peak_memory_bytes
 
@@ -389,5 +391,5 @@ def test_the_memory_is_what_the_plan_foretold(method: str, hub: Hub, tmp_path: P
 
     status, peak = map(int, done.stdout.split()[-2:])
     assert status == 0
-    # Never more than was foretold: processes are killed for that.
-    assert 0.75 * foretold < peak <= foretold
+    # Never more than was estimated: processes are killed for that.
+    assert 0.75 * estimated < peak <= estimated

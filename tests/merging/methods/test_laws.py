@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from merging.engine import workspace
 from merging.methods import METHODS, MergeMethod, Parameter
-from merging.planning import costs
 from tests.merging.methods.whole import merge_by_engine, merge_whole
 
 # A method that may have a base is two: with one, and without.
@@ -133,7 +133,7 @@ def test_a_model_merged_with_itself_is_itself(method: MergeMethod, data: st.Data
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_engine_gives_the_bits_of_the_plain_formula(method: MergeMethod, dtype: torch.dtype) -> None:
     tensors = tensors_of(method, 70, 8000, dtype=dtype)  # more than two blocks, and a rest
-    assert tensors[0].numel() > 2 * costs.BLOCK
+    assert tensors[0].numel() > 2 * workspace.BLOCK
 
     for arguments in varied_arguments(method):
         merged = merge_by_engine(method, tensors, arguments)
@@ -147,14 +147,15 @@ def test_the_bits_do_not_depend_on_how_much_is_read_at_once(
     tensors = tensors_of(method, 70, 8000)
     for arguments in varied_arguments(method):
         by_block = merge_by_engine(method, tensors, arguments)
-        for length in (4 * costs.BLOCK, 2 * costs.BLOCK):
+        for length in (4 * workspace.BLOCK, 2 * workspace.BLOCK):
             monkeypatch.setattr("merging.engine.blocks.SLICE", length)
             assert torch.equal(merge_by_engine(method, tensors, arguments, remote=True), by_block), arguments
 
 
 @every_method
 @pytest.mark.parametrize(
-    "shape", [(), (1,), (7,), (5, 1), (1, 5), (3, 2, 4), (costs.BLOCK + 3,), (3, costs.BLOCK // 2 + 1)]
+    "shape",
+    [(), (1,), (7,), (5, 1), (1, 5), (3, 2, 4), (workspace.BLOCK + 3,), (3, workspace.BLOCK // 2 + 1)],
 )
 def test_tensors_of_any_shape(method: MergeMethod, shape: tuple[int, ...]) -> None:
     tensors = tensors_of(method, *shape, dtype=torch.float32)

@@ -11,7 +11,7 @@ from torch import Tensor
 from merging.methods import MergeMethod
 from merging.methods.arithmetic import total, weighted_sum
 from merging.methods.selection import keep_first
-from merging.planning.costs import matrix_shape
+from merging.methods.singular import matrix_shape
 
 SEED = (3, 5)
 

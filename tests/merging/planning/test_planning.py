@@ -346,7 +346,7 @@ def test_shards_are_filled_in_the_order_of_the_model(folder: Path) -> None:
 
 
 def test_the_header_is_the_one_that_safetensors_writes(folder: Path, tmp_path: Path) -> None:
-    from merging.planning.make import shard_header
+    from merging.plan import shard_header
 
     plan = plan_of(linear(folder / "a", folder / "precise"))
     [shard] = plan.shards

@@ -15,7 +15,9 @@ from bench.models import Size
 from bench.scale import SIZES, from_hub, hollow, schedule
 from checkpoints import open_checkpoint
 from merging import make_plan, read_recipe
-from merging.planning.costs import peak_memory, read_ahead
+from merging.destinations import hub_sink
+from merging.engine import prefetch
+from merging.planning.costs import peak_memory
 from tests import ROOT
 
 NAMES = ("a", "b", "c")
@@ -49,14 +51,15 @@ def test_three_times_405_billion(method: str, folder: Path) -> None:
     once = plan.bytes_out * 3
     assert once <= walked.nbytes <= 2 * once  # what is too large to be held is read in both passes
     assert (walked.nbytes == once) == (method == "linear")
-    assert walked.held <= read_ahead(from_hub(plan))
+    assert walked.held <= prefetch.held(from_hub(plan))
     assert sum(path.stat().st_blocks for path in folder.rglob("*.safetensors")) * 512 < 10_000_000
     # To a folder no tensor is held whole; to the Hub two shards are, and one tensor here is larger than a shard.
-    assert peak_memory(plan, shard_buffers=0) < 1_000_000_000
+    assert peak_memory(plan) < 1_000_000_000
     shards = sorted(shard.bytes for shard in plan.shards)
-    assert peak_memory(from_hub(plan), shard_buffers=2) < sum(shards[-2:]) + 1_500_000_000
+    assert peak_memory(from_hub(plan), hub_sink.held(plan)) < sum(shards[-2:]) + 1_500_000_000
     # Through Xet, no shard is.
-    assert peak_memory(replace(from_hub(plan), streams=True), shard_buffers=2) < 1_500_000_000
+    streaming = replace(from_hub(plan), streams=True)
+    assert peak_memory(streaming, hub_sink.held(streaming)) < 1_500_000_000
 
 
 LIMITED = """
