@@ -11,7 +11,7 @@ from evaluation import EvaluationError
 from merging import make_plan, read_recipe
 from tests.tiny import tiny_llama
 from ui.hub.account import Account
-from ui.languages.translate import language, speaking
+from ui.languages.translate import current_language, speaking
 from ui.merge.similarity import similarity
 
 NOBODY = Account("nobody")
@@ -71,7 +71,7 @@ def test_models_are_read_in_the_visitors_language(tmp_path: Path, monkeypatch: p
     spoken = []
 
     def fail(*_: object, **__: object) -> None:
-        spoken.append(language())
+        spoken.append(current_language())
         raise EvaluationError("unreadable")
 
     monkeypatch.setattr("ui.merge.similarity.open_weights", fail)

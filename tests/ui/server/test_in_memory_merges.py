@@ -14,7 +14,7 @@ from evaluation import reply
 from merging import MergeError, Plan, make_plan, read_recipe, run_plan
 from tests.ui.speaker import tiny_speaker
 from ui.hub.account import Account
-from ui.languages.translate import language, speaking
+from ui.languages.translate import current_language, speaking
 from ui.merge.try_first import try_first
 from ui.server.in_memory_merges import MARK, SECONDS_KEPT, InMemoryMerges
 
@@ -110,7 +110,7 @@ def test_the_merge_speaks_the_visitors_language(plan: Plan, monkeypatch: pytest.
     in_memory, spoken = InMemoryMerges(10**9), []
 
     def make(*_: object) -> str:
-        spoken.append(language())
+        spoken.append(current_language())
         return "mine"
 
     monkeypatch.setattr(in_memory, "make", make)
