@@ -1,4 +1,4 @@
-"""The value of a parameter, as a recipe writes it: a number, a gradient over layers, choices by tensor name.
+"""The value of a parameter as a recipe writes it: a number, a gradient over layers, or values by tensor name.
 
 weight: 0.5                                  one value for all
 weight: [0, 0.5, 1]                          a gradient over the layers of the slice
@@ -17,8 +17,13 @@ from merging.methods.parameters import Scalar
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A value for the tensors whose name contains `filter`; None or "*" for all of them."""
+class ConditionalParameter:
+    """A value for the tensors whose name contains `filter`.
+
+    Args:
+        value: one for all layers, or a gradient: anchors at equal distances from the first layer to the last
+        filter: part of a tensor's name; None or "*" for all tensors
+    """
 
     value: Scalar | tuple[Scalar, ...]
     filter: str | None = None
@@ -30,28 +35,35 @@ class Choice:
         return self.value if isinstance(self.value, tuple) else (self.value,)
 
 
-Setting = tuple[Choice, ...]
+# The first that matches a tensor decides.
+ParameterSetting = tuple[ConditionalParameter, ...]
 
 
-def value_at(setting: Setting, name: str, position: float) -> Scalar | None:
+def value_at(setting: ParameterSetting, name: str, position: float) -> Scalar | None:
     """The value that a setting gives to one tensor.
 
     Args:
-        setting: choices, the first that matches decides
+        setting: conditional values; the first that matches decides
         name: the tensor's name
-        position: of its layer in the slice, from 0 (the first) to 1 (the last)
+        position: of the tensor's layer in the slice, from 0 (the first) to 1 (the last)
 
     Returns:
-        None if no choice matches.
+        None if nothing matches.
     """
-    for choice in setting:
-        if choice.matches(name):
-            return on_gradient(choice.value, position) if isinstance(choice.value, tuple) else choice.value
+    for conditional in setting:
+        if conditional.matches(name):
+            value = conditional.value
+            return on_gradient(value, position) if isinstance(value, tuple) else value
     return None
 
 
 def on_gradient(anchors: Sequence[Scalar], position: float) -> Scalar:
-    """The value at a position from 0 to 1 on equally spaced anchors; lines between numbers, else steps."""
+    """Interpolate linearly between equally spaced anchors; booleans and strings change in steps.
+
+    Args:
+        anchors: at least one
+        position: from 0 (the first anchor) to 1 (the last)
+    """
     place = position * (len(anchors) - 1)
     left = int(place)
     if any(isinstance(anchor, bool | str) for anchor in anchors):

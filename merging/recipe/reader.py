@@ -1,6 +1,6 @@
-"""Reading a recipe: mergekit's YAML into checked types, and every fault of the text at once.
+"""Reads a recipe: mergekit's YAML into checked types, or every problem of the text at once.
 
-What can only be known with the models at hand (layers, shapes, vocabularies) is found by the plan.
+What takes the models to know (layers, shapes, vocabularies) is checked by the plan.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from checkpoints.problems import Place, Problem, RecipeError, suggestion
 from merging.methods import METHODS, MergeMethod
 from merging.methods.parameters import Parameter, Scalar
 from merging.recipe.chat_templates import TEMPLATES
-from merging.recipe.gradients import Choice, Setting
+from merging.recipe.gradients import ConditionalParameter, ParameterSetting
 from merging.recipe.recipe import (
     AdapterReference,
     ModelReference,
@@ -32,11 +32,10 @@ from merging.recipe.recipe import (
 )
 from merging.recipe.yaml import YamlReader, place_of
 
-# Adapters in a row; each split of a name is looked for on the disk.
 MOST_PADDING = 65536
-# A shorter text is a misspelt name.
+# A shorter text is a misspelled name.
 SHORTEST_TEMPLATE = 20
-# What only recipes of other programs have.
+# Keys that only recipes of other programs have.
 OTHER_PROGRAMS = {"experts": "mergekit-moe", "gate_mode": "mergekit-moe", "genome": "mergekit-evolve"}
 TOP_LEVEL = (
     "merge_method",
@@ -69,10 +68,10 @@ def read_recipe(text: str) -> Recipe:
 
 
 def read_reference(text: str) -> ModelReference:
-    """Read a model as it stands in a recipe: `BASE[@REVISION][+ADAPTER[@REVISION]]...`, or a form in braces.
+    """Read a model as a recipe writes it: `BASE[@REVISION][+ADAPTER[@REVISION]]...`, or a mapping in braces.
 
     Raises:
-        RecipeError: it is none.
+        RecipeError: the text names no model.
     """
     reader = _Reader(text)
     is_name = not text.lstrip().startswith("{")
@@ -118,7 +117,7 @@ class _Reader(YamlReader):
         return replace(last, stages=stages)
 
     def check_chain(self, last: Recipe, stages: Mapping[str, Recipe], nodes: Mapping[str, yaml.Node]) -> None:
-        """Find recipes that use each other in a circle, and such that no other uses."""
+        """Find recipes that use each other in a circle, and recipes that no other uses."""
         reached: set[str] = set()
 
         def follow(recipe: Recipe, behind: tuple[str, ...]) -> None:
@@ -179,7 +178,7 @@ class _Reader(YamlReader):
     def structure(
         self, recipe: Recipe, method: MergeMethod, fields: Mapping[str, yaml.Node], node: yaml.Node
     ) -> None:
-        """Checks that concern several fields at once: how many models, is there a base, is anything unset."""
+        """Check what concerns several fields: the number of models, the base, parameters that are missing."""
         if method.needs_base and not recipe.base_model and not any(s.base_model for s in recipe.all_slices()):
             values = {"method": method.name, "title": method.title}
             self.problem("no-base", values, fields.get("merge_method", node))
@@ -362,7 +361,7 @@ class _Reader(YamlReader):
         return self.reference(node) or "union"
 
     def token(self, node: yaml.Node) -> TokenRow | None:
-        """What stands behind a token: `{source: ..., force: true}`."""
+        """Where the row of a token comes from: `{source: ..., force: true}`."""
         fields = self.mapping(node, "token", known=("source", "force"))
         if fields is None:
             return None
@@ -422,7 +421,7 @@ class _Reader(YamlReader):
         return ModelReference(name, revision, tuple(AdapterReference(*adapter) for adapter in adapters))
 
     def part(self, part: str, text: str, node: yaml.Node) -> tuple[str, str | None]:
-        """Name and revision of a base or an adapter; the name is empty if there is none."""
+        """Name and revision of a base or an adapter; the name is empty if there is a problem."""
         if is_folder(part):
             return part, None
         name, at, revision = part.partition("@")
@@ -490,7 +489,7 @@ class _Reader(YamlReader):
     # -- parameters ------------------------------------------------------------------------------------
 
     def parameters(self, node: yaml.Node | None, *, models_own: bool) -> Parameters:
-        found: dict[str, Setting] = {}
+        found: dict[str, ParameterSetting] = {}
         method = self.method
         for name, value in self.pairs(node, "`parameters`"):
             if method is None:  # without a method nothing can be said about its parameters
@@ -510,14 +509,14 @@ class _Reader(YamlReader):
                     found[parameter.name] = setting
         return found
 
-    def setting(self, parameter: Parameter, node: yaml.Node) -> Setting:
+    def setting(self, parameter: Parameter, node: yaml.Node) -> ParameterSetting:
         if isinstance(node, yaml.SequenceNode) and any(isinstance(n, yaml.MappingNode) for n in node.value):
-            choices = [self.choice(parameter, item) for item in node.value]
+            found = [self.conditional(parameter, item) for item in node.value]
         else:
-            choices = [self.choice(parameter, node)]
-        return tuple(choice for choice in choices if choice)
+            found = [self.conditional(parameter, node)]
+        return tuple(conditional for conditional in found if conditional)
 
-    def choice(self, parameter: Parameter, node: yaml.Node) -> Choice | None:
+    def conditional(self, parameter: Parameter, node: yaml.Node) -> ConditionalParameter | None:
         filtered = None
         if isinstance(node, yaml.MappingNode):
             fields = self.mapping(node, "filtered-value", known=("filter", "value"))
@@ -533,9 +532,9 @@ class _Reader(YamlReader):
         if isinstance(node, yaml.SequenceNode):
             anchors = tuple(self.scalar(parameter, item) for item in node.value)
             known = tuple(anchor for anchor in anchors if anchor is not None)
-            return Choice(known, filtered) if known else None
+            return ConditionalParameter(known, filtered) if known else None
         value = self.scalar(parameter, node)
-        return None if value is None else Choice(value, filtered)
+        return None if value is None else ConditionalParameter(value, filtered)
 
     def scalar(self, parameter: Parameter, node: yaml.Node) -> Scalar | None:
         value = self.plain(node)

@@ -1,4 +1,4 @@
-"""A recipe: everything that decides a merge, in mergekit's YAML language, read into frozen, checked types.
+"""A recipe: everything that determines a merge, in mergekit's YAML, read into frozen, checked types.
 
     merge_method: slerp
     base_model: org/first
@@ -9,9 +9,9 @@
       t: [0, 0.5, 1]
     dtype: bfloat16
 
-Several documents, `---` between them, are a chain: what one is called by `name:` is a model to the others.
+Several documents, separated by `---`, are a chain: others can use the `name:` of a document as a model.
 
-`merging.recipe.reader` makes it of a text.
+`merging.recipe.reader` reads a recipe from text.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Literal
 
 from checkpoints.problems import Place
 from merging.methods import METHODS, MergeMethod
-from merging.recipe.gradients import Setting
+from merging.recipe.gradients import ParameterSetting
 
-Parameters = Mapping[str, Setting]
+Parameters = Mapping[str, ParameterSetting]
 
 
 @dataclass(frozen=True)
 class AdapterReference:
-    """An adapter: a folder or an id on the Hub, and how much of its change counts (1: all of it)."""
+    """An adapter: a folder or an id on the Hub, and the factor on its change."""
 
     name: str
     revision: str | None = None
@@ -42,9 +42,9 @@ class AdapterReference:
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A model: a folder, or an id on the Hub, at a revision if one is given, with adapters applied in a row.
+    """A model: a folder or an id on the Hub, at a revision if one is given, with adapters applied in order.
 
-    `architecture` is what the result's config names as its class, where it comes from this model.
+    `architecture` overrides the class in the result's config, if the config comes from this model.
     """
 
     name: str
@@ -59,9 +59,9 @@ class ModelReference:
 
 @dataclass(frozen=True)
 class Source:
-    """A model that takes part, with the layers it gives (None: all) and its own parameters.
+    """A model to merge, with its layers (None: all) and its own parameters.
 
-    `where` is its place in the recipe's text; it says nothing about the merge and does not count in comparisons.
+    `where` is its place in the recipe's text, which does not count in comparisons.
     """
 
     model: ModelReference
@@ -72,7 +72,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Slice:
-    """A run of output layers, made from equally many layers of each source."""
+    """A run of output layers, made from the same number of layers of each source."""
 
     sources: tuple[Source, ...]
     base_model: ModelReference | None = None
@@ -93,13 +93,13 @@ class ModulePart:
 
 @dataclass(frozen=True)
 class TokenRow:
-    """Where the embedding of one token comes from; with neither a model nor `zero`, from wherever it is found.
+    """Where the embedding of one token comes from; without a model and `zero`, from any model that has it.
 
     Args:
-        model: that has it
-        token, token_id: which of that model's tokens is meant; neither: the one of the same name
-        zero: it is a row of zeros
-        force: it is used even for models that have the token themselves
+        model: the model whose row is used
+        token, token_id: the token of that model; if neither is given, the one of the same name
+        zero: use a row of zeros
+        force: use the row even for models that have the token themselves
     """
 
     model: ModelReference | None = None
@@ -116,8 +116,8 @@ class TokenizerSection:
 
     Args:
         source: "union" of all models' tokens, those of the "base" model, or those of a model
-        tokens: where rows of single tokens come from; those that the source does not have are added to it
-        pad_to_multiple_of: of the number of rows
+        tokens: where the rows of single tokens come from; tokens that the source lacks are added
+        pad_to_multiple_of: round the number of rows up to a multiple of this
     """
 
     source: ModelReference | Literal["union", "base"] = "union"
@@ -127,9 +127,9 @@ class TokenizerSection:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a merge is to be; exactly one of `models`, `slices` and `modules` is not empty.
+    """What to merge and how; exactly one of `models`, `slices` and `modules` is not empty.
 
-    `stages` are merges that are made on the way, by the names under which models are looked for among them.
+    `stages` are intermediate merges by name: a model of that name is the result of that merge.
     """
 
     merge_method: str
@@ -142,8 +142,8 @@ class Recipe:
     out_dtype: str | None = None
     tokenizer: TokenizerSection | None = None
     chat_template: str | None = None
-    seed: int = 0  # of the methods that draw at random
-    name: str = ""  # by which another recipe of the same text may use the result as a model
+    seed: int = 0  # of random methods
+    name: str = ""  # under which other recipes of the same text can use the result
     stages: Mapping[str, Recipe] = field(default_factory=dict)
     text: str = field(default="", compare=False)
 
@@ -152,9 +152,9 @@ class Recipe:
         return METHODS[self.merge_method]
 
     def with_base(self, models: tuple[Source, ...]) -> tuple[Source, ...]:
-        """The whole models that take part: those listed, and the base model if it is not among them.
+        """The models to merge whole: those listed, and the base model if it is not among them.
 
-        So does mergekit: an unlisted base of an average is averaged in, with the recipe's general weight.
+        As in mergekit, an average includes an unlisted base model, with the recipe's general weight.
         """
         listed = any(source.model == self.base_model for source in models)
         alone = self.method.max_models == 1 and not self.method.needs_base

@@ -1,4 +1,4 @@
-"""Walking YAML so that every fault is found at once, each with its line and column."""
+"""Walks YAML so that every problem is found at once, each with its line and column."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from checkpoints.problems import Place, Problem, RecipeError, suggestion
 
 T = TypeVar("T")
 
-# A recipe is a page of text; more is a mistake or an attack (YAML aliases can multiply).
+# A recipe is a page of text; more is a mistake or an attack (YAML aliases can multiply values).
 MAX_CHARACTERS = 1_000_000
 MAX_NODES = 100_000
 BEGINNING = Place(1, 1)
@@ -20,7 +20,7 @@ BEGINNING = Place(1, 1)
 
 
 class Loader(yaml.SafeLoader):
-    """YAML's plain types, and numbers as people write them: to YAML 1.1 alone, `1e-5` is a text."""
+    """YAML's plain types, and numbers as people write them: YAML 1.1 reads `1e-5` as text."""
 
 
 Loader.add_implicit_resolver(
@@ -29,7 +29,7 @@ Loader.add_implicit_resolver(
 
 
 class YamlReader:
-    """Walks the YAML nodes, which know their line and column, and collects problems on the way."""
+    """Walks YAML nodes, which know their line and column, and collects problems."""
 
     def __init__(self, text: str):
         self.text = text
@@ -154,5 +154,5 @@ def place_of(node: yaml.Node) -> Place | str:
 
 
 def _is_empty(node: yaml.Node) -> bool:
-    """Whether a document has nothing in it, as behind a last `---`."""
+    """Whether a document is empty, as after a trailing `---`."""
     return isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null")

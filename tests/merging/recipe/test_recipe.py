@@ -9,7 +9,7 @@ import pytest
 
 from checkpoints.problems import Place
 from merging import RecipeError, read_recipe
-from merging.recipe.gradients import Choice, on_gradient, value_at
+from merging.recipe.gradients import ConditionalParameter, on_gradient, value_at
 from merging.recipe.recipe import AdapterReference, ModelReference, Source
 from merging.recipe.yaml import MAX_NODES
 
@@ -50,9 +50,9 @@ def test_the_seed_recipe_reads_in_full() -> None:
     assert (first.model, first.layer_range) == (ModelReference("org/first"), (0, 48))
     assert second.model == ModelReference("org/second", "v1.0")
     assert recipe.parameters["t"] == (
-        Choice((0.0, 0.5, 0.3, 0.7, 1.0), "self_attn"),
-        Choice((1.0, 0.5, 0.7, 0.3, 0.0), "mlp"),
-        Choice(0.5),
+        ConditionalParameter((0.0, 0.5, 0.3, 0.7, 1.0), "self_attn"),
+        ConditionalParameter((1.0, 0.5, 0.7, 0.3, 0.0), "mlp"),
+        ConditionalParameter(0.5),
     )
     assert recipe.references() == (ModelReference("org/first"), ModelReference("org/second", "v1.0"))
     assert recipe.text == SEED
@@ -63,20 +63,25 @@ def test_json_is_a_recipe_too() -> None:
 
     recipe = read_recipe(json.dumps({"merge_method": "linear", "models": models}))
 
-    assert recipe.models == (Source(ModelReference("a/b"), parameters={"weight": (Choice(1.0),)}),)
+    assert recipe.models == (
+        Source(ModelReference("a/b"), parameters={"weight": (ConditionalParameter(1.0),)}),
+    )
 
 
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("0.5", (Choice(0.5),)),
-        ("[0, 1]", (Choice((0.0, 1.0)),)),
-        ("{filter: mlp, value: 0.5}", (Choice(0.5, "mlp"),)),
-        ("[{filter: mlp, value: [0, 1]}, {value: 1e-1}]", (Choice((0.0, 1.0), "mlp"), Choice(0.1))),
+        ("0.5", (ConditionalParameter(0.5),)),
+        ("[0, 1]", (ConditionalParameter((0.0, 1.0)),)),
+        ("{filter: mlp, value: 0.5}", (ConditionalParameter(0.5, "mlp"),)),
+        (
+            "[{filter: mlp, value: [0, 1]}, {value: 1e-1}]",
+            (ConditionalParameter((0.0, 1.0), "mlp"), ConditionalParameter(0.1)),
+        ),
         ("[]", None),
     ],
 )
-def test_forms_of_a_setting(setting: str, expected: tuple[Choice, ...] | None) -> None:
+def test_forms_of_a_setting(setting: str, expected: tuple[ConditionalParameter, ...] | None) -> None:
     text = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n"
     recipe = read_recipe(text + f"parameters: {{weight: {setting}}}")
 
@@ -136,7 +141,7 @@ def test_parameters_that_change_nothing_are_let_through() -> None:
     text = "merge_method: ties\nbase_model: a\nmodels: [{model: b, parameters: {weight: 1}}]\n"
 
     assert read_recipe(text + "parameters: {int8_mask: true, normalize: 1}").parameters == {
-        "normalize": (Choice(True),)
+        "normalize": (ConditionalParameter(True),)
     }
 
 
@@ -311,12 +316,12 @@ def test_gradients_are_lines_between_equally_spaced_anchors() -> None:
 
 
 def test_the_first_matching_filter_decides() -> None:
-    setting = (Choice(1.0, "self_attn.q"), Choice(2.0, "self_attn"))
+    setting = (ConditionalParameter(1.0, "self_attn.q"), ConditionalParameter(2.0, "self_attn"))
 
     assert value_at(setting, "model.layers.0.self_attn.q_proj.weight", 0) == 1.0
     assert value_at(setting, "model.layers.0.self_attn.k_proj.weight", 0) == 2.0
     assert value_at(setting, "model.norm.weight", 0) is None
-    assert value_at((Choice(3.0, "*"),), "model.norm.weight", 0) == 3.0
+    assert value_at((ConditionalParameter(3.0, "*"),), "model.norm.weight", 0) == 3.0
 
 
 def test_numbers_with_an_exponent_are_numbers() -> None:

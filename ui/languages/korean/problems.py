@@ -391,6 +391,14 @@ PROBLEMS: dict[str, Text] = {
     "moved-tensor": Text(
         "마지막 층 다음 번호의 텐서가 {count}개 있습니다({tensors:few}). 새 마지막 층의 다음에 둡니다."
     ),
+    "settings-differ": Text(
+        "{model}, {donor}: 텐서에 나타나지 않는 설정이 서로 다릅니다({settings:all}). 결과는 {donor}의 것을 씁니다.",
+        "한 베이스를 파인튜닝한 모델끼리 병합하거나, 결과가 제대로 답하는지 확인하세요.",
+    ),
+    "other-heads": Text(
+        "{model}의 층이 {donor}의 설정으로 실행되어 헤드가 다르게 나뉩니다({settings:all}).",
+        "`base_model`에 {model}{model:을|를} 쓰거나, 모든 층을 같은 베이스의 모델에서 가져오세요.",
+    ),
     "derived-tensor": Text(
         "모든 모델에 있지는 않은 텐서입니다: {tensors:few}. 불러올 때 계산되므로 결과에는 넣지 않습니다."
     ),
