@@ -26,7 +26,7 @@ class RecipeEditor:
     Attributes:
         yaml: the text
         form: its fields
-        check: a button below the text, for whoever plans it
+        check: a button below the text, which `PlanPanel` wires
         beside: the column of the text, for what belongs below it
         outputs: what `show` may update
     """

@@ -43,7 +43,7 @@ METHOD, BASE, PARAMETERS, DTYPE = "method", "base", "parameters", "dtype"
 
 @dataclass(frozen=True)
 class FormMemory:
-    """What the form knows beside its fields.
+    """What the form knows besides its fields.
 
     Args:
         state: as last shown or collected; holds what has no field
