@@ -556,6 +556,11 @@ PROBLEMS: dict[str, Text] = {
             "Continue on a machine of the first kind, or delete the merge's branch at the destination to start again.",
         ),
     ),
+    "other-software": Text(
+        "The merge was begun with {there}, and this machine computes with {here}: the last bits of numbers may "
+        "differ.",
+        "Install the same versions on all machines.",
+    ),
     "killed": Text(
         "A process that merged was killed ({signal}).",
         "The machine may be short of memory: try fewer `--workers`.",

@@ -6,8 +6,8 @@ import hashlib
 import importlib.metadata
 import json
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -238,6 +238,10 @@ class Plan:
     @cached_property
     def tensors(self) -> tuple[PlannedTensor, ...]:
         return tuple(tensor for shard in self.shards for tensor in shard.tensors)
+
+    def cut(self, shards: Sequence[PlannedShard]) -> Self:
+        """The plan of some of the shards alone: what a worker needs. It has another fingerprint."""
+        return replace(self, shards=tuple(shards), files={}, copied_files={}, warnings=(), tokenizer=None)
 
     @cached_property
     def fingerprint(self) -> str:

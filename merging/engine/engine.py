@@ -9,8 +9,8 @@ from typing import Protocol
 
 from checkpoints import Token
 from checkpoints.problems import Cancelled
-from merging.destinations import Destination, Receipt, Sink
-from merging.engine.models import Models
+from merging.destinations import Receipt, Sink
+from merging.engine.models import Located, Models
 from merging.engine.processor import OneKind
 from merging.engine.result import Meter
 from merging.plan import Plan, PlannedShard
@@ -24,14 +24,15 @@ class Merge:
 
     Args:
         plan: without problems
-        destination: of the result
         token: whose access to the Hub to use
         device: that computes
         workers: how many merge at a time on this machine
         meter: counts what is merged
         cancelled: set by the caller, to stop
+        located: where the models are, if that is known
 
     Attributes:
+        sink: takes the shards
         models: the plan's, opened when they are first asked for
         kind: of processor that computes its files
         stopped: set when a part of it failed, so that the others end as well
@@ -41,30 +42,25 @@ class Merge:
     def __init__(
         self,
         plan: Plan,
-        destination: Destination,
         token: Token,
         device: str,
         workers: int,
         meter: Meter,
         cancelled: threading.Event | None = None,
+        located: Sequence[Located] | None = None,
     ):
         self.plan = plan
-        self.destination = destination
         self.token = token
         self.device = device
         self.workers = workers
         self.meter = meter
-        self.models = Models(plan, token, self.check)
+        self.models = Models(plan, token, self.check, located)
+        self.sink: Sink
         self.kind = OneKind()
         self.stopped = threading.Event()
         self.message = ""
         self._cancelled = cancelled or threading.Event()
         self._due = 0.0
-
-    @property
-    def sink(self) -> Sink:
-        """Takes the shards."""
-        return self.destination.sink
 
     def check(self) -> None:
         """Raise where work is to stop; for workers."""
@@ -94,8 +90,7 @@ class Merge:
 
 
 class Engine(Protocol):
-    """Makes shards. To be called between machines it needs `Merge.plan`, `Merge.models.locations` and
-    `Merge.sink.to_data()`, which go through JSON, and a token."""
+    """Makes shards. One that has workers on other machines gives them what `task.make_task` returns, and a token."""
 
     name: str
 

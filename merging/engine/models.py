@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 
 from checkpoints import AlignedCheckpoint, Checkpoint, Token, open_adapter, open_checkpoint
+from checkpoints.located import LocatedCheckpoint, locate, open_located
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import read_small
@@ -17,13 +18,23 @@ from merging.plan import Plan, PlannedModel, PlannedTensor
 Check = Callable[[], None]
 
 
-class Models:
-    """The models of a plan, which are opened when their weights are first asked for."""
+# Where a model is and what was read of it; of a merge that is made on the way, where its models are.
+Located = LocatedCheckpoint | tuple["Located", ...]
 
-    def __init__(self, plan: Plan, token: Token, check: Check):
+
+class Models:
+    """The models of a plan, which are opened when their weights are first asked for.
+
+    Args:
+        check: raises when the work is to stop
+        located: where they are, if that is known; nothing is then asked for again
+    """
+
+    def __init__(self, plan: Plan, token: Token, check: Check, located: Sequence[Located] | None = None):
         self._plan = plan
         self._token = token
         self._check = check
+        self._located = located
         self._opened: list[Checkpoint] | None = None
 
     def opened(self) -> list[Checkpoint]:
@@ -33,7 +44,7 @@ class Models:
             CheckpointError: one can no longer be read, or changed since the plan was made.
         """
         if self._opened is None:
-            self._opened = open_models(self._plan, self._token, self._check)
+            self._opened = open_models(self._plan, self._token, self._check, self._located)
         return self._opened
 
     def read_file(self, index: int, file: str) -> bytes:
@@ -59,17 +70,23 @@ class Models:
             model.close()
 
 
-def open_models(plan: Plan, token: Token, check: Check) -> list[Checkpoint]:
+def open_models(
+    plan: Plan, token: Token, check: Check, located: Sequence[Located] | None = None
+) -> list[Checkpoint]:
     """Open a plan's models, as they are to be read.
+
+    Args:
+        located: where they are, if that is known
 
     Raises:
         CheckpointError: one can no longer be read, or changed since the plan was made.
     """
     models: list[Checkpoint] = []
     try:
-        for model in plan.models:
+        for index, model in enumerate(plan.models):
             check()
-            models.append(_opened(model, token, check))
+            known = located[index] if located else None
+            models.append(_opened(model, token, check, known))
     except BaseException:
         for opened in models:
             opened.close()
@@ -81,9 +98,12 @@ def open_models(plan: Plan, token: Token, check: Check) -> list[Checkpoint]:
     ]
 
 
-def _opened(model: PlannedModel, token: Token, check: Check) -> Checkpoint:
+def _opened(model: PlannedModel, token: Token, check: Check, located: Located | None) -> Checkpoint:
     if model.made_by:
-        return open_merge(model.made_by, model.name, token, check)
+        parts = located if isinstance(located, tuple) else None
+        return open_merge(model.made_by, model.name, token, check, parts)
+    if isinstance(located, LocatedCheckpoint):
+        return open_located(located, token)
     opened: Checkpoint = open_checkpoint(
         model.name, model.commit or model.revision, token=token, allow_folders=model.is_folder
     )
@@ -106,10 +126,45 @@ def _same_version(name: str, planned: str, found: str) -> None:
         raise CheckpointError(Problem("model-changed", {"model": name}, name))
 
 
-def open_merge(plan: Plan, name: str, token: Token, check: Check = lambda: None) -> Stage:
+def locate_models(
+    plan: Plan, models: Sequence[Checkpoint], tensors: Iterable[PlannedTensor]
+) -> tuple[Located, ...]:
+    """Describe a plan's models, as far as some of its tensors need them.
+
+    Args:
+        models: the plan's, opened
+    """
+    names: list[set[str]] = [set() for _ in plan.models]
+    for tensor in tensors:
+        for part in tensor.inputs:
+            names[part.model].add(part.tensor)
+    for model in plan.models:
+        # Rows come from tensors of all models.
+        for of_each in model.alignment.tensors.values() if model.alignment else ():
+            for index, name in enumerate(of_each):
+                names[index] |= {name} - {""}
+    return tuple(_located(opened, needed) for opened, needed in zip(models, names, strict=True))
+
+
+def _located(opened: Checkpoint, names: Collection[str]) -> Located:
+    if isinstance(opened, AlignedCheckpoint):
+        return _located(opened.own, names)
+    if isinstance(opened, Stage):
+        needed = (tensor for tensor in opened.plan.tensors if tensor.name in names)
+        return locate_models(opened.plan, opened.models, needed)
+    return locate(opened, sorted(names & opened.tensors.keys()))
+
+
+def open_merge(
+    plan: Plan,
+    name: str,
+    token: Token,
+    check: Check = lambda: None,
+    located: Sequence[Located] | None = None,
+) -> Stage:
     """The result of a plan as a checkpoint, whose tensors are merged when they are read."""
 
     def compute(plan: Plan, tensor: PlannedTensor, models: Sequence[Checkpoint]) -> bytearray:
         return whole_tensor(plan, tensor, models, check)
 
-    return Stage(name, plan, open_models(plan, token, check), compute)
+    return Stage(name, plan, open_models(plan, token, check, located), compute)

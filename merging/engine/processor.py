@@ -40,10 +40,14 @@ def processor_of(plan: Plan, shard: PlannedShard, device: str) -> str:
 
 
 class OneKind:
-    """Sees that the files of one model are computed by one kind of processor: the first decides."""
+    """Sees that the files of one model are computed by one kind of processor: the first decides.
+
+    Attributes:
+        name: of the kind, or ANY while nothing was computed
+    """
 
     def __init__(self) -> None:
-        self._kind = ANY
+        self.name = ANY
 
     def check(self, processor: str) -> None:
         """Admit a kind of processor.
@@ -51,13 +55,13 @@ class OneKind:
         Raises:
             MergeError: files of another kind are there.
         """
-        if ANY in (self._kind, processor):
-            self._kind = processor if self._kind == ANY else self._kind
-        elif processor != self._kind:
+        if ANY in (self.name, processor):
+            self.name = processor if self.name == ANY else self.name
+        elif processor != self.name:
             values = {
-                "there": self._kind,
+                "there": self.name,
                 "here": processor,
-                "capability": _fewer_instructions(self._kind, processor),
+                "capability": _fewer_instructions(self.name, processor),
             }
             raise MergeError(Problem("other-processor", values))
 

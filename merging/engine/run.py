@@ -136,10 +136,10 @@ def _carry_out(
     _refuse(plan, destination, device)
     device = "cpu" if device == "auto" else device
     meter = Meter(plan, on_progress)
-    merge = Merge(plan, destination, token, device, workers or default_workers(), meter, cancel)
+    merge = Merge(plan, token, device, workers or default_workers(), meter, cancel)
     try:
-        receipts = _make_shards(merge, on)
-        _write_files(merge, licence)
+        receipts = _make_shards(merge, destination, on)
+        _write_files(merge, destination, licence)
         merge.report("finish", f"Publishing {destination.name}")
         place = destination.finish(f"Merge {len(plan.models)} models with {METHODS[plan.method].title}")
     except BaseException as error:
@@ -170,10 +170,11 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _make_shards(merge: Merge, on: Engine | None) -> list[Receipt]:
+def _make_shards(merge: Merge, destination: Destination, on: Engine | None) -> list[Receipt]:
     """The receipts of all shards, those of an earlier run among them. Opens models only if there is one to make."""
     plan = merge.plan
-    kept = merge.destination.begin(plan, merge.check)
+    kept = destination.begin(plan, merge.check)
+    merge.sink = destination.sink
     missing = [shard for shard in plan.shards if shard.filename not in kept]
     receipts = [kept[shard.filename] for shard in plan.shards if shard.filename in kept]
     for shard in plan.shards:
@@ -190,14 +191,14 @@ def _make_shards(merge: Merge, on: Engine | None) -> list[Receipt]:
     with closing(engine.run(merge, missing)) as made:
         for receipt in made:
             merge.kind.check(receipt.processor)
-            merge.destination.admit(receipt)
+            destination.admit(receipt)
             receipts.append(receipt)
     return receipts
 
 
-def _write_files(merge: Merge, licence: Licence | None) -> None:
+def _write_files(merge: Merge, destination: Destination, licence: Licence | None) -> None:
     merge.report("upload", "Writing config, tokenizer and card")
-    plan, destination = merge.plan, merge.destination
+    plan = merge.plan
     for name, index in plan.copied_files.items():
         destination.write_file(name, merge.models.read_file(index, name))
     for name, text in plan.files.items():

@@ -24,6 +24,7 @@ from merging import (
     CheckpointError,
     DestinationError,
     MergeError,
+    Plan,
     PlanError,
     Progress,
     make_plan,
@@ -34,7 +35,7 @@ from merging.destinations import Stored
 from merging.destinations.folder import FolderShard, FolderSink
 from tests import ROOT
 from tests.hub import Hub
-from tests.merges import Run, files, merged, ties, wait_for
+from tests.merges import Run, files, merged, ties, wait_for, weight_files, weights
 
 # -- the result ----------------------------------------------------------------------------------------------
 
@@ -420,3 +421,53 @@ def test_a_gpu_that_is_not_there(folder: Path, tmp_path: Path, monkeypatch: pyte
 
     with pytest.raises(MergeError, match="no CUDA device"):
         merged(ties(folder), tmp_path / "out", device="cuda")
+
+
+@pytest.fixture
+def all_but_published(hub: Hub, alice: str) -> Plan:
+    """A merge that failed when every file was in the journal."""
+    plan = make_plan(read_recipe(ties("alice")), "hf://alice/out", token=alice, shard_size=60_000)
+    hub.fault("POST", "/commit/main", status=403, times=None)
+    with pytest.raises(DestinationError):
+        run_plan(plan, "hf://alice/out", token=alice)
+    hub.clear_faults()
+    hub.log.clear()
+    return plan
+
+
+def test_with_everything_in_the_journal_no_model_is_opened(
+    all_but_published: Plan,
+    hub: Hub,
+    alice: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: object) -> object:
+        raise AssertionError("a model was opened")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("merging.engine.models.open_models", never)
+        result = run_plan(all_but_published, "hf://alice/out", token=alice)
+
+    assert (result.verified, result.written_by) == (True, ("an earlier run",))
+    assert not hub.log.find("GET", "^/lfs/alice/(base|a|b)/")
+    merged(ties(folder), tmp_path / "right", 60_000)
+    assert weights(hub, "alice/out") == weight_files(tmp_path / "right")
+    assert hub.read("alice/out", "tokenizer.json") == b"{}"
+
+
+def test_with_everything_in_the_journal_torch_is_not_imported(
+    all_but_published: Plan, hub: Hub, alice: str, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(ties("alice"))
+    code = "import sys, merging.__main__ as m; assert m.main(sys.argv[1:]) == 0; print(*sys.modules)"
+    command = ["run", str(tmp_path / "recipe.yaml"), "--to", "hf://alice/out", "--shard-size", "60000"]
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command],
+        cwd=ROOT, env={**os.environ, "HF_TOKEN": alice}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert "an earlier run" in done.stdout
+    assert "torch" not in done.stdout.split()
