@@ -7,13 +7,12 @@ the result is the same as if it had been.
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any
 
 from checkpoints import Checkpoint, TensorHeader
+from checkpoints.lru_cache import LruCache
 from merging.plan import Plan, PlannedTensor
 
 # Bytes of merged tensors that are kept, for methods that read theirs more than once.
@@ -52,9 +51,7 @@ class Stage:
             t.name: TensorHeader(t.name, t.dtype, t.shape, "", 0, t.bytes) for t in plan.tensors
         }
         self._planned = {tensor.name: tensor for tensor in plan.tensors}
-        self._lock = threading.Lock()
-        self._merging: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._held: OrderedDict[str, bytearray] = OrderedDict()
+        self._kept = LruCache[bytearray](HELD, len)
 
     @property
     def version(self) -> str:
@@ -93,21 +90,9 @@ class Stage:
         buffer[:] = memoryview(self._merged(tensor))[start : start + len(buffer)]
 
     def _merged(self, name: str) -> bytearray:
-        with self._lock:
-            merging = self._merging[name]
-        with merging:  # once for all who read the tensor
-            with self._lock:
-                if name in self._held:
-                    self._held.move_to_end(name)
-                    return self._held[name]
-            assert self.compute
-            merged = self.compute(self.plan, self._planned[name], self.models)
-            with self._lock:
-                self._held[name] = merged
-                size = sum(map(len, self._held.values()))
-                while size > HELD and len(self._held) > 1:
-                    size -= len(self._held.popitem(last=False)[1])
-            return merged
+        compute = self.compute
+        assert compute
+        return self._kept.get(name, lambda: compute(self.plan, self._planned[name], self.models))
 
     def bytes_to_read(self, tensor: str) -> int:
         return sum(

@@ -10,8 +10,6 @@ import copy
 import json
 import math
 import re
-import threading
-from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
@@ -21,6 +19,7 @@ from checkpoints.adapters.adapter import WHOLE, Adapter, read_adapter
 from checkpoints.adapters.fitting import fit
 from checkpoints.checkpoint import Checkpoint, read_json
 from checkpoints.formats.header import TensorHeader
+from checkpoints.lru_cache import LruCache
 from checkpoints.problems import Problem
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import Token, read_small
@@ -68,9 +67,7 @@ class AdaptedCheckpoint:
         self.tensors: Mapping[str, TensorHeader] = self._with_changes()
         self.config = self._changed_config()
         self.warnings: tuple[Problem, ...] = (*base.warnings, *self._warnings())
-        self._lock = threading.Lock()
-        self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._held: OrderedDict[str, ChangedTensor] = OrderedDict()
+        self._kept = LruCache["ChangedTensor"](HELD, lambda tensor: tensor.nbytes)
 
     @property
     def is_remote(self) -> bool:
@@ -134,27 +131,17 @@ class AdaptedCheckpoint:
 
     def changed(self, name: str) -> ChangedTensor:
         """The parts of the adapter that change a tensor, from memory if they were used lately."""
+        return self._kept.get(name, lambda: self._changed(name))
+
+    def _changed(self, name: str) -> ChangedTensor:
         from checkpoints.adapters.changed_tensor import ChangedTensor
 
-        with self._lock:
-            loading = self._loading[name]
-        with loading:  # once for all who read the tensor
-            with self._lock:
-                held = self._held.pop(name, None)
-                if held:
-                    self._held[name] = held
-                    return held
-            change, read = self.changes[name], self.base.read_into
-            base = change.base
-            dtype = self.base.tensors[base].dtype if base else "F32"
-            held = ChangedTensor(change, self.adapter, dtype, lambda at, part: read(str(base), at, part))
-            held.measure()
-            with self._lock:
-                self._held[name] = held
-                size = sum(tensor.nbytes for tensor in self._held.values())
-                while size > HELD and len(self._held) > 1:
-                    size -= self._held.popitem(last=False)[1].nbytes
-            return held
+        change, read = self.changes[name], self.base.read_into
+        base = change.base
+        dtype = self.base.tensors[base].dtype if base else "F32"
+        changed = ChangedTensor(change, self.adapter, dtype, lambda at, part: read(str(base), at, part))
+        changed.measure()
+        return changed
 
     def bytes_to_read(self, tensor: str) -> int:
         change = self.changes.get(tensor)
