@@ -29,7 +29,7 @@ def held(plan: Plan) -> int:
 Compute = Callable[[Plan, PlannedTensor, Sequence[Checkpoint]], bytearray]
 
 
-class Stage:
+class IntermediateMerge:
     """The result of a plan, as a checkpoint.
 
     Args:

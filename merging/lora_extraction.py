@@ -35,7 +35,7 @@ from checkpoints.wording import few
 from merging.destinations import HUB, Receipt, open_destination
 from merging.destinations.destination import Place
 from merging.engine.models import open_merge
-from merging.intermediate import Stage
+from merging.intermediate import IntermediateMerge
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedShard, PlannedTensor
 from merging.planning.configs import as_json
@@ -489,7 +489,7 @@ class _Extraction:
             front += [f"base_model: {base.name}", "base_model_relation: adapter"]
         rows = [f"| `{m.module}` | {m.rank} | {m.captured:.4f} | {m.error:.4f} |" for m in self.matrices]
         source, origin = (m.name.rpartition("/")[2] if m.is_folder else m.name for m in (finetune, base))
-        made_by = self.finetune.plan if isinstance(self.finetune, Stage) else None
+        made_by = self.finetune.plan if isinstance(self.finetune, IntermediateMerge) else None
         what = f"this merge by {METHODS[made_by.method].title}" if made_by else f"`{source}`"
         recipe = ["", "```yaml", made_by.recipe.rstrip(), "```"] if made_by else []
         return "\n".join(

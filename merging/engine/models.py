@@ -11,7 +11,7 @@ from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import read_small
 from merging.engine.tensors import whole_tensor
-from merging.intermediate import Stage
+from merging.intermediate import IntermediateMerge
 from merging.plan import Plan, PlannedModel, PlannedTensor
 
 # Called between steps; raises where the work is to end.
@@ -149,7 +149,7 @@ def locate_models(
 def _located(opened: Checkpoint, names: Collection[str]) -> Located:
     if isinstance(opened, AlignedCheckpoint):
         return _located(opened.own, names)
-    if isinstance(opened, Stage):
+    if isinstance(opened, IntermediateMerge):
         needed = (tensor for tensor in opened.plan.tensors if tensor.name in names)
         return locate_models(opened.plan, opened.models, needed)
     return locate(opened, sorted(names & opened.tensors.keys()))
@@ -161,10 +161,10 @@ def open_merge(
     token: Token,
     check: Check = lambda: None,
     located: Sequence[Located] | None = None,
-) -> Stage:
+) -> IntermediateMerge:
     """The result of a plan as a checkpoint, whose tensors are merged when they are read."""
 
     def compute(plan: Plan, tensor: PlannedTensor, models: Sequence[Checkpoint]) -> bytearray:
         return whole_tensor(plan, tensor, models, check)
 
-    return Stage(name, plan, open_models(plan, token, check, located), compute)
+    return IntermediateMerge(name, plan, open_models(plan, token, check, located), compute)

@@ -25,7 +25,7 @@ from checkpoints.architecture import (
 from checkpoints.dtypes import FLOATS, is_known, promote, safetensors_name
 from checkpoints.problems import Place, Problem
 from checkpoints.wording import few
-from merging.intermediate import Stage
+from merging.intermediate import IntermediateMerge
 from merging.methods import MergeMethod, Parameter
 from merging.methods.parameters import Scalar
 from merging.plan import Input, PlannedAdapter, PlannedModel, PlannedTensor, Value
@@ -84,7 +84,7 @@ class Draft:
         self.recipe = recipe
         self.method: MergeMethod = recipe.method
         self.checkpoints = dict(checkpoints)
-        self.stages = {r: c for r, c in checkpoints.items() if isinstance(c, Stage)}
+        self.intermediates = {r: c for r, c in checkpoints.items() if isinstance(c, IntermediateMerge)}
         self.vocabulary: Vocabulary | None = None
         self.alignments: dict[ModelReference, Alignment] = {}
         self.indices = {reference: index for index, reference in enumerate(checkpoints)}
@@ -115,7 +115,7 @@ class Draft:
                 self.layouts[reference].layers if reference in self.layouts else 0,
                 tuple(map(_planned_adapter, checkpoint.adapters)),
                 self.alignments.get(reference),
-                stage.plan if (stage := self.stages.get(reference)) else None,
+                made.plan if (made := self.intermediates.get(reference)) else None,
                 checkpoint.is_cached,
             )
             for reference, checkpoint in self.checkpoints.items()
@@ -133,8 +133,8 @@ class Draft:
     def lay_out(self) -> None:
         for reference, checkpoint in self.checkpoints.items():
             self.warnings += checkpoint.warnings
-            if stage := self.stages.get(reference):
-                self.warnings += stage.plan.warnings
+            if made := self.intermediates.get(reference):
+                self.warnings += made.plan.warnings
             self.layouts[reference] = Layout(checkpoint.tensors, checkpoint.config)
             self.check_not_quantised(checkpoint)
         aligned = align(self.recipe.tokenizer, self.checkpoints, self.layouts, self.donor_reference())

@@ -21,7 +21,7 @@ from checkpoints.dtypes import rank_in_file
 from checkpoints.memory import free_memory
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from merging.destinations import Destination, open_destination
-from merging.intermediate import Stage
+from merging.intermediate import IntermediateMerge
 from merging.intermediate import held as held_by_merge
 from merging.plan import (
     Plan,
@@ -186,7 +186,7 @@ def _open_all(
     def attempt(reference: ModelReference) -> Checkpoint | CheckpointError | PlanError:
         try:
             if reference.name in recipe.stages:
-                return _open_stage(recipe, reference, token, allow_folders)
+                return _open_intermediate(recipe, reference, token, allow_folders)
             return open_model(reference, token, allow_folders)
         except (CheckpointError, PlanError) as error:
             return error
@@ -206,7 +206,9 @@ def _open_all(
     return opened, problems
 
 
-def _open_stage(recipe: Recipe, reference: ModelReference, token: Token, allow_folders: bool) -> Stage:
+def _open_intermediate(
+    recipe: Recipe, reference: ModelReference, token: Token, allow_folders: bool
+) -> IntermediateMerge:
     """A merge that the recipe uses, planned.
 
     Raises:
@@ -225,7 +227,7 @@ def _open_stage(recipe: Recipe, reference: ModelReference, token: Token, allow_f
             checkpoint.close()
         raise PlanError([*problems, *plan.problems])
     plan = replace(plan, peak_memory_bytes=working_memory(plan) + held_by_merge(plan))
-    return Stage(reference.name, plan, list(checkpoints.values()))
+    return IntermediateMerge(reference.name, plan, list(checkpoints.values()))
 
 
 def _cut_into_shards(

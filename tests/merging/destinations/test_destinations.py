@@ -1,0 +1,111 @@
+"""Every registered destination does what destinations have to do, see `conformance`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from merging import DestinationError, Plan, make_plan, read_recipe
+from merging.destinations import DESTINATIONS, HUB, open_destination, open_sink
+from merging.destinations.memory import MemoryDestination
+from tests.hub import Hub
+from tests.merges import files, merged, ties, weight_files
+from tests.merging.destinations.conformance import CHECKS, Case, written
+
+SIZE = 60_000
+# What is tested, with the scheme that it stands for. A destination in memory has no address.
+KINDS = {"folder": "", "Hub": HUB, "Hub, one file": HUB, "Hub, streaming": HUB}
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Case:
+    """The destination of the parameter `kind`, and a merge to it."""
+    kind = request.getfixturevalue("kind")
+    size = 10**9 if kind == "Hub, one file" else SIZE
+    merged(ties(folder), tmp_path / "right", size)
+    plan = make_plan(read_recipe(ties(folder)), shard_size=size)
+    small = {name: text.encode() for name, text in plan.files.items()}
+    shards = {shard.filename: weight_files(tmp_path / "right")[shard.filename] for shard in plan.shards}
+    if kind == "folder":
+        to = tmp_path / "place" / "out"
+
+        def shown() -> dict[str, bytes] | None:
+            return files(to) if to.exists() else None
+
+        return Case(lambda over: open_destination(str(to), overwrite=over), shown, plan, shards, small)
+    hub: Hub = request.getfixturevalue("hub")
+    token: str = request.getfixturevalue("alice")
+    if kind == "Hub, streaming":
+        patch = request.getfixturevalue("monkeypatch")
+        patch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+        plan = replace(plan, streams=True)
+
+    def on_hub() -> dict[str, bytes] | None:
+        if "alice/out" not in hub.repos:
+            return None
+        names = [name for name in hub.repo("alice/out").files() if name != ".gitattributes"]
+        return {name: hub.read("alice/out", name) for name in names}
+
+    return Case(
+        lambda over: open_destination("hf://alice/out", token=token, overwrite=over),
+        on_hub,
+        plan,
+        shards,
+        small,
+        token,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: str(check.__name__))
+def test_conforms(check: Callable[[Case], None], kind: str, case: Case) -> None:
+    check(case)
+
+
+def test_every_registered_destination_is_tested() -> None:
+    assert {*KINDS.values()} == {*DESTINATIONS}
+
+
+def test_a_place_that_is_none(folder: Path) -> None:
+    for to, allow_folders in (("", True), ("  ", True), ("some/folder", False)):
+        with pytest.raises(DestinationError) as caught:
+            open_destination(to, allow_folders=allow_folders)
+        assert [problem.code for problem in caught.value.problems] == ["destination-name"]
+
+
+def test_memory_takes_files_in_any_order_and_is_no_place_for_workers_elsewhere(folder: Path) -> None:
+    """What it makes of them is a model, see `test_memory`."""
+    plan: Plan = make_plan(read_recipe(ties(folder)), shard_size=SIZE)
+    destination = MemoryDestination()
+    assert destination.check(plan) == []
+    destination.begin(plan, lambda: None)
+
+    assert destination.sink.to_data() is None
+    assert not destination.sink.crosses_processes
+    writer = destination.sink.open_shard(plan.shards[0].filename, plan.shards[0].bytes)
+    writer.write(100, memoryview(b"later"))
+    writer.write(0, memoryview(b"first"))
+    assert writer.close() == (None, "memory")
+    destination.abandon(keep=True)
+    assert destination.model is None
+
+
+def test_sinks_are_opened_by_their_scheme(tmp_path: Path) -> None:
+    with pytest.raises(KeyError):
+        open_sink({"scheme": "gopher://"})
+    sink = open_sink({"scheme": "", "folder": str(tmp_path)})
+    sink.open_shard("a.safetensors", 3).write(0, memoryview(b"abc"))
+    assert (tmp_path / "a.safetensors").read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize(("kind", "way"), zip(KINDS, ("folder", "LFS", "LFS", "Xet"), strict=True))
+def test_the_cases_are_what_they_are_called(kind: str, way: str, case: Case) -> None:
+    destination = case.open(False)
+    destination.begin(case.plan, lambda: None)
+    name, content = next(iter(case.shards.items()))
+
+    assert written(destination.sink, name, content).written_by == (way,)
+    destination.abandon(keep=False)
