@@ -23,6 +23,7 @@ class Case:
     Args:
         open: a new destination at the same place each time; may be told to overwrite
         shown: what anybody sees there: content by filename; None if there is nothing
+        traces: all that a look behind the scenes finds there, such as temporary folders and branches
         plan: that is run
         shards: the content of its output files
         files: the content of its small files
@@ -31,6 +32,7 @@ class Case:
 
     open: Callable[[bool], Destination]
     shown: Callable[[], dict[str, bytes] | None]
+    traces: Callable[[], set[str]]
     plan: Plan
     shards: dict[str, bytes]
     files: dict[str, bytes]
@@ -97,15 +99,17 @@ def takes_files_beside_each_other(case: Case) -> None:
 
 
 def leaves_nothing_of_what_is_abandoned(case: Case) -> None:
-    before, destination = case.shown(), case.open(False)
+    before, traces, destination = case.shown(), case.traces(), case.open(False)
     destination.begin(case.plan, never)
     name, content = next(iter(case.shards.items()))
     destination.admit(written(destination.sink, name, content))
+    assert case.traces() != traces
 
     destination.abandon(keep=False)
     destination.abandon(keep=False)  # and does not mind
 
     assert case.shown() == before
+    assert case.traces() == traces
     shows_the_whole_result_at_once(case)
 
 

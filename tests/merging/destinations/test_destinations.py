@@ -35,7 +35,13 @@ def case(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Case:
         def shown() -> dict[str, bytes] | None:
             return files(to) if to.exists() else None
 
-        return Case(lambda over: open_destination(str(to), overwrite=over), shown, plan, shards, small)
+        def traces() -> set[str]:
+            to.parent.mkdir(exist_ok=True)
+            return {path.name for path in to.parent.iterdir()}
+
+        return Case(
+            lambda over: open_destination(str(to), overwrite=over), shown, traces, plan, shards, small
+        )
     hub: Hub = request.getfixturevalue("hub")
     token: str = request.getfixturevalue("alice")
     if kind == "Hub, streaming":
@@ -49,9 +55,13 @@ def case(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Case:
         names = [name for name in hub.repo("alice/out").files() if name != ".gitattributes"]
         return {name: hub.read("alice/out", name) for name in names}
 
+    def refs() -> set[str]:
+        return {*hub.repo("alice/out").refs} if "alice/out" in hub.repos else set()
+
     return Case(
         lambda over: open_destination("hf://alice/out", token=token, overwrite=over),
         on_hub,
+        refs,
         plan,
         shards,
         small,
