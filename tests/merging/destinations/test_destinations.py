@@ -17,7 +17,13 @@ from tests.merging.destinations.conformance import CHECKS, Case, written
 
 SIZE = 60_000
 # What is tested, with the scheme that it stands for. A destination in memory has no address.
-KINDS = {"folder": "", "Hub": HUB, "Hub, one file": HUB, "Hub, streaming": HUB}
+KINDS = {
+    "folder": "",
+    "Hub": HUB,
+    "Hub, a repository that is there": HUB,
+    "Hub, one file": HUB,
+    "Hub, streaming": HUB,
+}
 
 
 @pytest.fixture
@@ -44,6 +50,8 @@ def case(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Case:
         )
     hub: Hub = request.getfixturevalue("hub")
     token: str = request.getfixturevalue("alice")
+    if kind == "Hub, a repository that is there":
+        hub.put("alice/out", {"README.md": b"to be filled"}, private=True)
     if kind == "Hub, streaming":
         patch = request.getfixturevalue("monkeypatch")
         patch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
@@ -111,7 +119,7 @@ def test_sinks_are_opened_by_their_scheme(tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").read_bytes() == b"abc"
 
 
-@pytest.mark.parametrize(("kind", "way"), zip(KINDS, ("folder", "LFS", "LFS", "Xet"), strict=True))
+@pytest.mark.parametrize(("kind", "way"), zip(KINDS, ("folder", "LFS", "LFS", "LFS", "Xet"), strict=True))
 def test_the_cases_are_what_they_are_called(kind: str, way: str, case: Case) -> None:
     destination = case.open(False)
     destination.begin(case.plan, lambda: None)
