@@ -17,7 +17,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from checkpoints import Token
 from checkpoints.problems import Problem
 from checkpoints.repositories.hub_errors import hub_errors
-from checkpoints.repositories.repository import current_token
+from checkpoints.repositories.repository import HUB_SCHEME, current_token
 from evaluation.benchmark import Benchmarked, PairedScore
 from evaluation.difference import Difference, interval
 from evaluation.error import EvaluationError
@@ -249,14 +249,14 @@ def write_card(
         raise EvaluationError(Problem("no-result-chosen"))
     name = str(model)
     folder = Path(model).expanduser()
-    if allow_folders and not name.startswith("hf://") and folder.is_dir():
+    if allow_folders and not name.startswith(HUB_SCHEME) and folder.is_dir():
         if pull_request:
             raise EvaluationError(Problem("folder-pull-request", {"model": name}))
         path = folder / _CARD
         card = _decoded(name, path.read_bytes()) if path.exists() else ""
         path.write_bytes(card_with(card, folder.resolve().name, results, markdown).encode())
         return WrittenCard(str(path), False)
-    repo = name.removeprefix("hf://").partition("@")[0]
+    repo = name.removeprefix(HUB_SCHEME).partition("@")[0]
     if "+" in repo:
         raise EvaluationError(Problem("no-own-card", {"model": name}))
     return _commit(repo, results, markdown, pull_request, current_token(token))

@@ -19,7 +19,7 @@ from checkpoints.names import hub_id, is_folder, split_adapters
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.cache import cached_commit, snapshot_folder
 from checkpoints.repositories.hub_errors import hub_errors
-from checkpoints.repositories.repository import current_token
+from checkpoints.repositories.repository import HUB_SCHEME, current_token
 from evaluation.downloads import DOWNLOADS
 from evaluation.error import EvaluationError
 
@@ -99,7 +99,7 @@ def _find(text: str, config: str, revision: str | None, token: Token, allow_fold
         if revision is not None:
             raise EvaluationError(Problem("folder-revision", {"model": text, "revision": revision}))
         return _in_folder(text, Path(text).expanduser(), config)
-    repo, _, at = text.removeprefix("hf://").partition("@")
+    repo, _, at = text.removeprefix(HUB_SCHEME).partition("@")
     if not hub_id(repo):
         code = "no-folder-or-model-id" if allow_folders else "no-model-id"
         raise EvaluationError(Problem(code, {"given": text}))

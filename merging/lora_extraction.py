@@ -32,7 +32,7 @@ from checkpoints.architecture import (
 from checkpoints.dtypes import FLOATS, rank_in_file, safetensors_name
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from checkpoints.wording import few
-from merging.destinations import HUB, Receipt, open_destination
+from merging.destinations import HUB_SCHEME, Receipt, open_destination
 from merging.destinations.destination import Place
 from merging.engine.models import open_merge
 from merging.intermediate import IntermediateMerge
@@ -152,7 +152,7 @@ def extract_lora(
                 offset += len(part)
             stored = writer.close()
             destination.admit(Receipt(shard.filename, shard.bytes, stored.sha256))
-            for file, text in work.files(destination.name, to.startswith(HUB)).items():
+            for file, text in work.files(destination.name, to.startswith(HUB_SCHEME)).items():
                 destination.write_file(file, text)
             place = destination.finish(f"Extract a LoRA adapter of {opened[1].name}")
         except BaseException:

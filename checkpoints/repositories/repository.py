@@ -11,6 +11,9 @@ from checkpoints.problems import CheckpointError, Problem
 # A text file beside the weights; tokenizers of large vocabularies reach some 35 MB.
 MAX_SMALL_FILE = 200_000_000
 
+# What may stand before the id of a repository on the Hub, and does in the address of a result.
+HUB_SCHEME = "hf://"
+
 # None: the machine's own login. False: nobody's. A callable is asked at each use, for tokens that expire.
 Token = str | bool | Callable[[], str | None] | None
 

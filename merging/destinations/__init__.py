@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.problems import DestinationError, Problem
-from checkpoints.repositories.repository import Token
+from checkpoints.repositories.repository import HUB_SCHEME, Token
 from merging.destinations.destination import (
-    HUB,
     Destination,
     LostShardError,
     Options,
@@ -23,7 +22,7 @@ from merging.destinations.receipt import Receipt
 
 __all__ = [
     "DESTINATIONS",
-    "HUB",
+    "HUB_SCHEME",
     "Destination",
     "LostShardError",
     "Options",
@@ -64,7 +63,7 @@ class Kind:
 
 # By the scheme of their addresses; a folder's has none.
 DESTINATIONS = {
-    HUB: Kind(_hub, _hub_sink),
+    HUB_SCHEME: Kind(_hub, _hub_sink),
     "": Kind(
         lambda place, options: FolderDestination(Path(place), overwrite=options.overwrite),
         lambda data, token, check: FolderSink(Path(str(data["folder"]))),

@@ -15,9 +15,6 @@ from checkpoints.repositories.repository import Token
 from merging.destinations.receipt import Receipt
 from merging.plan import Plan
 
-# What the address of a repository on the Hub begins with.
-HUB = "hf://"
-
 
 @dataclass(frozen=True)
 class Options:

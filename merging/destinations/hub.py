@@ -21,13 +21,13 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Repo
 
 from checkpoints.names import hub_id
 from checkpoints.problems import Cancelled, CheckpointError, DestinationError, Problem
-from checkpoints.repositories.repository import current_token
+from checkpoints.repositories.repository import HUB_SCHEME, current_token
 from checkpoints.repositories.retry import retry
 from checkpoints.repositories.xet import XetReader
 from checkpoints.wording import few
 from merging.destinations import hub_sink
 from merging.destinations.background import Background
-from merging.destinations.destination import HUB, Options, Place
+from merging.destinations.destination import Options, Place
 from merging.destinations.hub_sink import HubSink, hub_api, hub_failures
 from merging.destinations.journal import Journal
 from merging.destinations.readback import Sent, files_that_differ, tensors_that_differ
@@ -118,7 +118,7 @@ class HubDestination:
         return []
 
     def _problem(self, code: str, **values: Any) -> Problem:
-        return Problem(code, {"repository": self.repo, **values}, HUB + self.repo)
+        return Problem(code, {"repository": self.repo, **values}, HUB_SCHEME + self.repo)
 
     def _info(self) -> Any:
         try:
@@ -298,9 +298,9 @@ class HubDestination:
         page = f"{constants.ENDPOINT}/{self.repo}"
         if asked:
             number = asked.rpartition("/")[2]
-            location = f"{HUB}{self.repo}@{asked}"
+            location = f"{HUB_SCHEME}{self.repo}@{asked}"
             return Place(location, f"{page}/discussions/{number}", commit, verified == [True])
-        return Place(HUB + self.repo, page, commit, verified == [True])
+        return Place(HUB_SCHEME + self.repo, page, commit, verified == [True])
 
     def _cancelled_late(self) -> None:
         """Say so if the Hub got the last commit and does not answer: it is made whole or not at all, and nobody knows

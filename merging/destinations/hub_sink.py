@@ -18,11 +18,11 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type:
 
 from checkpoints.memory import free_memory
 from checkpoints.problems import DestinationError, MergeError, Problem
-from checkpoints.repositories.repository import Token, current_token
+from checkpoints.repositories.repository import HUB_SCHEME, Token, current_token
 from checkpoints.repositories.retry import retry
 from merging.destinations import xet
 from merging.destinations.background import Slots
-from merging.destinations.destination import HUB, LostShardError, Stored
+from merging.destinations.destination import LostShardError, Stored
 from merging.destinations.xet import STREAMS, XetLostError, XetShard, XetStore
 from merging.plan import Plan
 
@@ -71,7 +71,7 @@ def hub_failures(repo: str, keeps: Callable[[], bool]) -> Iterator[None]:
         status = getattr(response, "status_code", None)
         reason = f"status {status}" if status else type(error).__name__
         code = "push-interrupted" if keeps() else "push-failed"
-        raise DestinationError(Problem(code, {"reason": reason}, HUB + repo)) from error
+        raise DestinationError(Problem(code, {"reason": reason}, HUB_SCHEME + repo)) from error
 
 
 class HubSink:
@@ -128,7 +128,7 @@ class HubSink:
             return None
         self._prepare()
         return {
-            "scheme": HUB,
+            "scheme": HUB_SCHEME,
             "repo": self._repo,
             "branch": self._branch,
             "streams": self._streams,
@@ -205,7 +205,7 @@ class HubSink:
         free = free_memory()
         if self._largest > free:
             values = {"reason": str(reason), "largest": self._largest, "free": free}
-            raise DestinationError(Problem("store-failed", values, HUB + self._repo)) from reason
+            raise DestinationError(Problem("store-failed", values, HUB_SCHEME + self._repo)) from reason
 
     # -- LFS -------------------------------------------------------------------------------------------
 

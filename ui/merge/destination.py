@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from checkpoints.repositories.repository import HUB_SCHEME
 from merging import MergeError, Problem
 from ui.host import Host
 
@@ -64,7 +65,7 @@ class DestinationChoice:
             raise MergeError(Problem("no-owner-here" if host.allow_folders else "no-owner"))
         if self.owner not in self.owners:
             raise MergeError(Problem("bad-owner", {"owner": self.owner, "owners": list(self.owners)}))
-        return f"hf://{self.owner}/{name}"
+        return f"{HUB_SCHEME}{self.owner}/{name}"
 
 
 def destination_of(host: Host, text: str) -> str:
@@ -73,8 +74,8 @@ def destination_of(host: Host, text: str) -> str:
     Raises:
         MergeError: it is neither.
     """
-    owner, slash, name = text.removeprefix("hf://").partition("/")
-    if text.startswith("hf://") and slash and _is_name(owner):
+    owner, slash, name = text.removeprefix(HUB_SCHEME).partition("/")
+    if text.startswith(HUB_SCHEME) and slash and _is_name(owner):
         _check_name(name)
         return text
     if host.allow_folders and _is_name(text):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup, escape
 
+from checkpoints.repositories.repository import HUB_SCHEME
 from merging import Result
 from ui.hub.recipes import query_of
 from ui.languages.translate import t
@@ -107,7 +108,7 @@ def _where(job: JobStatus, result: Result) -> Markup:
     """Where the result is, with a link if it is on the Hub, or to each file of a download."""
     if job.request.download:
         return _files(result)
-    name = result.location.removeprefix("hf://")
+    name = result.location.removeprefix(HUB_SCHEME)
     if asked := result.location.partition("@refs/pr/")[2]:
         found = link(result.url, t("jobs.pull_request", number=asked, name=name.partition("@")[0]))
     elif result.url:
@@ -163,7 +164,7 @@ def _elsewhere(job: JobStatus, space_id: str) -> Markup | None:
     page = f"https://huggingface.co/spaces/{space_id}" if space_id else ""
     remix = tag.a(t("jobs.remix"), href=f"{page}?{query_of(request.recipe)}", target="_blank")
     ways = [("jobs.shell", command_line(request)), ("jobs.python", python(request))]
-    if space_id and request.to.startswith("hf://"):
+    if space_id and request.to.startswith(HUB_SCHEME):
         ways.append(("jobs.rented", hf_job(request, space_id)))
     scripts = [[tag.p(t(key)), tag.pre(script)] for key, script in ways]
     return folded(t("jobs.elsewhere"), tag.p(remix), scripts)

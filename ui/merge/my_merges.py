@@ -10,6 +10,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from checkpoints.memory import free_memory
+from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation import EvaluationError, check_independence
 from merging import MergeError
 from ui.host import Host
@@ -187,7 +188,7 @@ class MyMerges:
 
     def finished(self, job: JobStatus) -> FinishedMerge:
         assert job.result
-        return FinishedMerge(job.result.location.removeprefix("hf://"), job.models)
+        return FinishedMerge(job.result.location.removeprefix(HUB_SCHEME), job.models)
 
     def _job(self, number: int, jobs: object, results: object) -> JobStatus | None:
         here = [job for job in self._found(jobs, results) if job is not None]
@@ -253,7 +254,7 @@ def _offered(visible: bool) -> Any:
 def stands_alone(job: JobStatus, who: Account, *, allow_folders: bool) -> Markup:
     """Whether a finished merge needs nothing but itself, as a line on the page."""
     assert job.result
-    name = job.result.location.removeprefix("hf://")
+    name = job.result.location.removeprefix(HUB_SCHEME)
     free = free_memory()
     if job.result.bytes_out > free:
         return alert(t("alone.memory", name=name, size=size(job.result.bytes_out), free=size(free)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation import EvaluationError
 from merging import METHODS, MergeError, Plan, Problem
 from ui.host import Host
@@ -169,8 +170,8 @@ class PlanPanel:
 def _name_field(text: str, choice: DestinationChoice, called: str, location: str | None) -> Any:
     """The suggested name, as a placeholder: it can never overwrite a name that the visitor is just typing."""
     info = t("destination.name.info")
-    if choice.kind == HUB and choice.existing == REFUSE and location and location.startswith("hf://"):
-        info = f"{info} {t('destination.free', name=location.removeprefix('hf://'))}"
+    if choice.kind == HUB and choice.existing == REFUSE and location and location.startswith(HUB_SCHEME):
+        info = f"{info} {t('destination.free', name=location.removeprefix(HUB_SCHEME))}"
     return gr.update(placeholder=called if called != choice.name else default_name(text), info=info)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.memory import free_memory, machine_memory
+from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation import EvaluationError, hold_memory
 from merging import MergeError, Plan, Problem, Progress, Result, make_plan, model_card, read_recipe, run_plan
 from merging.destinations import open_destination
@@ -104,7 +105,7 @@ class MergeService:
         """
         if not plan.ok:
             raise MergeError(plan.problems)
-        title = to.removeprefix("hf://")
+        title = to.removeprefix(HUB_SCHEME)
         parents = self.cards.parents(plan, who)
         licence = licence_of_result(parents)
         most = machine_memory()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from merging import DestinationError, Plan, make_plan, read_recipe
-from merging.destinations import DESTINATIONS, HUB, open_destination, open_sink
+from merging.destinations import DESTINATIONS, HUB_SCHEME, open_destination, open_sink
 from merging.destinations.memory import MemoryDestination
 from tests.hub import Hub
 from tests.merges import files, merged, ties, weight_files
@@ -19,10 +19,10 @@ SIZE = 60_000
 # What is tested, with the scheme that it stands for. A destination in memory has no address.
 KINDS = {
     "folder": "",
-    "Hub": HUB,
-    "Hub, a repository that is there": HUB,
-    "Hub, one file": HUB,
-    "Hub, streaming": HUB,
+    "Hub": HUB_SCHEME,
+    "Hub, a repository that is there": HUB_SCHEME,
+    "Hub, one file": HUB_SCHEME,
+    "Hub, streaming": HUB_SCHEME,
 }
 
 

@@ -12,7 +12,7 @@ import yaml
 from bench.models import Size
 from bench.scale import from_hub, hollow
 from merging import Plan, make_plan, read_recipe
-from merging.destinations import DESTINATIONS, HUB, open_destination
+from merging.destinations import DESTINATIONS, HUB_SCHEME, open_destination
 from merging.destinations.hub_sink import BUFFERS
 from merging.destinations.memory import MemoryDestination
 from merging.destinations.xet import HELD
@@ -21,7 +21,7 @@ from merging.planning.costs import HUB_CLIENT_BYTES, PROCESS_BYTES, peak_memory
 from tests import ROOT
 
 # Where a plan of each scheme goes.
-PLACES = {HUB: "hf://alice/out", "": "/nowhere/out"}
+PLACES = {HUB_SCHEME: "hf://alice/out", "": "/nowhere/out"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_plan_is_made_with_what_its_destination_holds(plan: Plan, hub: object)
 
     to_hub, to_folder, streamed = (
         make_plan(recipe, to, token=False, memory=memory)
-        for to, memory in ((PLACES[HUB], 10**12), (PLACES[""], 10**12), (PLACES[HUB], 0))
+        for to, memory in ((PLACES[HUB_SCHEME], 10**12), (PLACES[""], 10**12), (PLACES[HUB_SCHEME], 0))
     )
 
     more = to_hub.peak_memory_bytes - to_folder.peak_memory_bytes
