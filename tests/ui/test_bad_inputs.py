@@ -52,17 +52,17 @@ class Case:
 CASES = {
     "empty text": Case("is empty. Give a text", text=b" \n "),
     "text shorter than two tokens": Case("Expected a text of at least two tokens", text=b"A"),
-    "one character of several tokens": Case("nothing to score: 1 text(s) with 1 character", text="녕".encode()),
+    "one character of several tokens": Case("nothing to score: 1 text with 1 character", text="녕".encode()),
     "text that is not UTF-8": Case("is not UTF-8: byte 0", text="한글".encode("cp949")),
     "file that does not exist": Case("cannot be read (No such file", text=None, on_page=False),
     "model without tokenizer": Case("has no tokenizer", model="mute"),
     "encoder-only model": Case("reads a text in both directions, as encoders", model="encoder"),
     "NaN weights": Case("its weights hold NaN or Inf", model="spoilt"),
-    "model that does not exist": Case("ann/nothing: no such model at", model="ann/nothing"),
-    "folder that does not exist": Case("no such folder", model="./nothing"),
-    "gated model": Case("is gated and cannot be read", model="bob/gated"),
+    "model that does not exist": Case("ann/nothing was not found", model="ann/nothing"),
+    "folder that does not exist": Case("neither a folder here nor a model", model="./nothing"),
+    "gated model": Case("is gated, and this login has no access", model="bob/gated"),
     "gated dataset": Case("It is gated: accept its terms on its page", dataset="bob/gated"),
-    "dataset that does not exist": Case("Check its name, the part (split)", dataset="./nothing"),
+    "dataset that does not exist": Case("Check its name, its split", dataset="./nothing"),
     "empty dataset": Case("empty has no text in the column 'text' of 'test'", dataset="empty"),
     "dataset of empty rows": Case("blank has no text in the column 'text' of 'test'", dataset="blank"),
     "missing column": Case("no column 'body'. Expected one of: text, n", dataset="rows", column="body"),
@@ -181,8 +181,8 @@ def test_the_other_commands_say_it_the_same_way(command: str, capsys: pytest.Cap
     assert main([command, "ann/nothing", "--json"]) == CANNOT_BE_JUDGED
 
     said = capsys.readouterr()
-    assert "ann/nothing: no such model at" in json.loads(said.out)["problems"][0]["message"]
-    assert "no such model" in said.err
+    assert "ann/nothing was not found" in json.loads(said.out)["problems"][0]["message"]
+    assert "was not found" in said.err
 
 
 @pytest.mark.usefixtures("world")

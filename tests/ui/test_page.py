@@ -341,7 +341,7 @@ def test_a_result_is_asked_whether_it_stands_alone(ann: str, hub: Hub, tmp_path:
     done = JobStatus("id", "ann/speaker", ("ann/one",), "done", result=result)
 
     assert "stands alone" in stands_alone(done, Account("visitor", ann), allow_folders=False)
-    assert "no such model" in stands_alone(done, Account("nobody"), allow_folders=False)
+    assert "was not found" in stands_alone(done, Account("nobody"), allow_folders=False)
     huge = replace(done, result=replace(result, bytes_out=10**15))
     assert "larger machine" in stands_alone(huge, Account("visitor", ann), allow_folders=False)
 

@@ -183,7 +183,7 @@ def test_answers_are_checked_in_calls_of_any_length(
     assert list(found.checks) == whole
     assert any("7 of 12 answered" in piece[panel.table] for piece in on_the_way)
     assert f'<th scope="row">{names[1]}</th><td class="number">' in shown
-    assert "no such folder" in shown and f"Answers of {names[0]}" in shown
+    assert "is neither a folder here nor a model" in shown and f"Answers of {names[0]}" in shown
     about = Findings(names[0], {"chat": found})
     assert f"| cut | {whole[0].counts['cut']} of 12 | {whole[1].counts['cut']} of 12 |" in about.markdown(
         ["chat"]

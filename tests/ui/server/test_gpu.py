@@ -177,7 +177,7 @@ def test_what_a_worker_cannot_do_is_told_in_its_own_words(space: Space) -> None:
 def test_no_gpu_is_asked_for_what_cannot_be_had(space: Space) -> None:
     said = space.chat("ann/nothing")
 
-    assert "no such model" in said["problems"][0]["message"]
+    assert "was not found" in said["problems"][0]["message"]
     assert space.platform.asked == []
 
 
