@@ -552,12 +552,15 @@ def independent(
     """Check that a model loads and answers with nothing else in reach."""
     from evaluation.as_json import as_json as in_json
     from evaluation.independence import check_independence
+    from evaluation.sandbox import MEANS
 
     found = check_independence(model, parents=parent or [])
     if as_json:
         print(in_json({**dataclasses.asdict(found), "ok": found.ok}))
+    elif found.findings:
+        print(*found.findings, sep="\n")
     else:
-        print(*found.findings or [f"{model} stands on its own. It says: {found.answer!r}"], sep="\n")
+        print(f"{model} needs nothing else ({MEANS[found.confined_by]}). It says: {found.answer!r}")
     return DONE if found.ok else CANNOT_BE_JUDGED
 
 

@@ -1,4 +1,4 @@
-"""Whether a model is complete by itself: `python -m evaluation.independence MODEL`.
+"""Whether a model is complete by itself.
 
 A merge, or a fine-tune that was trained as an adapter, is finished when nothing of its parents is needed any more.
 So the model is loaded by a process that reaches no network and no other model's folder, and it has to answer.
@@ -6,11 +6,9 @@ So the model is loaded by a process that reaches no network and no other model's
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -140,26 +138,3 @@ def first_words(folder: str) -> str:
     with torch.inference_mode():
         output = model.generate(inputs, max_new_tokens=_TOKENS, do_sample=False)
     return str(tokenizer.decode(output[0, inputs.shape[1] :]))
-
-
-def main() -> int:
-    """The command line; returns the exit status: 0 when the model stands on its own."""
-    parser = argparse.ArgumentParser("python -m evaluation.independence", description=__doc__)
-    parser.add_argument("model", metavar="MODEL", help="a folder, or owner/name on the Hub")
-    parser.add_argument("--parent", action="append", default=[], metavar="NAME", help="not to be named")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    options = parser.parse_args()
-    try:
-        found = check_independence(options.model, parents=options.parent)
-    except EvaluationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if options.json:
-        print(json.dumps(asdict(found) | {"ok": found.ok}, ensure_ascii=False))
-    else:
-        print(*found.findings or [f"{options.model} stands on its own. It says: {found.answer!r}"], sep="\n")
-    return 0 if found.ok else 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evaluation.benchmark import Benchmarked, PairedScore, with_error
 from evaluation.chat_check import ChatCheck
 from evaluation.cka import LinearCka
-from evaluation.confine import LANDLOCK, NAMESPACE, PYTHON
 from evaluation.difference import Difference
 from evaluation.faults import FAULTS
 from evaluation.footprint import Footprint, Spread
 from evaluation.perplexity import Perplexity
+from evaluation.sandbox import MEANS
 from evaluation.structure import config_changes, same_weights_other_numbers, structure_changes
 from evaluation.text import Source
 from evaluation.weights import WeightsReport
@@ -100,9 +100,8 @@ class Report:
         ]
         confined = {one.confined_by for one in self.footprints if one.independent}
         if confined:
-            said.append(
-                f"Stands alone: it answered in a process that could read no other model ({_means(confined)})."
-            )
+            means = "; ".join(MEANS[one] for one in sorted(confined) if one)
+            said.append(f"Stands alone: it answered in a process that could read no other model ({means}).")
         said += [found.words for found in self.differences]
         counted = next((one for one in self.footprints if one.tokens_per_second), None)
         if counted and counted.tokens_per_second:
@@ -248,16 +247,6 @@ def _where(one: Footprint) -> str:
     if not one.device:
         return "-"
     return f"{one.device}, {one.dtype}{', part of it on the disk' if one.offloaded else ''}"
-
-
-def _means(confined: Collection[str]) -> str:
-    """What kept other models out of reach, in words."""
-    words = {
-        LANDLOCK: "held by Landlock",
-        NAMESPACE: "held by a mount namespace",
-        PYTHON: "links were resolved and Python's own file opens refused; this system offers no more",
-    }
-    return "; ".join(words[one] for one in sorted(confined) if one in words)
 
 
 def _spread(spread: Spread | None, factor: float, digits: int) -> str:

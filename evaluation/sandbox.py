@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.confine import LANDLOCK, NAMESPACE
+from evaluation.confine import LANDLOCK, NAMESPACE, PYTHON
 from evaluation.error import Cancelled
 
 _PACKAGES = Path(__file__).parents[1]
@@ -23,6 +23,14 @@ _OURS = ("checkpoints", "evaluation")
 _SCRIPT = Path(__file__).with_name("confine.py")
 _SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/proc", "/sys", "/dev", "/run", "/System",
            "/Library")  # fmt: skip
+
+
+# What keeps everything else out of reach, in words.
+MEANS = {
+    LANDLOCK: "held by Landlock",
+    NAMESPACE: "held by a mount namespace",
+    PYTHON: "links were resolved and Python's own file opens refused; this system offers no more",
+}
 
 
 @dataclass(frozen=True)

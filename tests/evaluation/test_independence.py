@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from evaluation import check_independence
+from evaluation.__main__ import main as judge
 from evaluation.sandbox import Answer
 from merging.__main__ import main
 from tests.evaluation.conftest import MakeFolder
@@ -49,7 +50,7 @@ def test_base_and_adapter_merged_by_the_command_line_need_neither(
     found = check_independence(tmp_path / "out", parents=[str(base), str(lora)])
 
     assert found.findings == ()
-    assert found.ok and found.answer
+    assert found.ok and found.answer and found.confined_by
     assert not (tmp_path / "out/adapter_config.json").exists()
     assert str(tmp_path) not in (tmp_path / "out/config.json").read_text()
 
@@ -133,3 +134,18 @@ def test_another_folder_is_out_of_reach(
 
     assert any("With nothing else in reach it does not answer" in it for it in found.findings), found
     assert any(f"out of reach: '{base}/config.json'" in it for it in found.findings), found
+
+
+def test_independence_on_the_command_line(
+    make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, other = make_folder(), make_folder(name="other")
+
+    assert judge(["independent", str(folder)]) == 0
+    assert f"{folder} needs nothing else (" in capsys.readouterr().out
+
+    linked(folder, other)
+    assert judge(["independent", str(folder), "--json"]) == 2
+    said = json.loads(capsys.readouterr().out)
+    assert not said["ok"]
+    assert f"model.safetensors is a link to {other / 'model.safetensors'}." in said["findings"]
