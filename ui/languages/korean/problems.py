@@ -762,6 +762,143 @@ PROBLEMS: dict[str, Text] = {
     "score-not-finite": Text(
         "{model}: {metric} 값이 {value}이고, 카드에 쓸 수 없는 값입니다.", "이 값을 빼세요."
     ),
+    # judging: texts
+    "no-bundled-text": Text("'{name}': 함께 들어 있는 글이 아닙니다.", "쓸 수 있는 것: {known:all}."),
+    "text-unreadable": Text(
+        "{path}: 읽을 수 없습니다({error}).",
+        "글이 담긴 파일을 주거나 다음 가운데 하나를 쓰세요: {known:all}.",
+    ),
+    "not-utf8": Text(
+        "{name}: UTF-8이 아닙니다. {byte}번째 바이트가 잘못되었습니다.",
+        "UTF-8로 저장하고(오래된 한국어 파일은 `iconv -f cp949 -t utf-8`), 글이 담긴 파일인지 확인하세요.",
+    ),
+    "empty-file": Text("{name}: 비어 있습니다.", "적어도 수백 단어의 글을 주세요."),
+    "broken-character": Text(
+        "글의 {position}번째 자리에 깨진 글자가 있습니다.", "올바른 유니코드(UTF-8)여야 합니다."
+    ),
+    "rows-range": Text("rows={rows}: 1 이상이어야 합니다."),
+    "dataset-not-on-hub": Text(
+        "{name}: 여기서는 허브의 데이터 세트만 읽을 수 있습니다.", "owner/name으로 쓰세요."
+    ),
+    "no-column": Text("{name}: '{column}' 열이 없습니다.", "쓸 수 있는 것: {known:all}."),
+    "column-not-text": Text(
+        "{name}: '{column}' 열에 글이 아니라 {kind} 값이 있습니다.", "다른 열을 고르세요."
+    ),
+    "empty-column": Text("{name}: '{split}'의 '{column}' 열에 글이 없습니다.", "다른 열을 고르세요."),
+    "no-datasets-package": Text(
+        "데이터 세트를 읽는 데 필요한 datasets 패키지가 없습니다.", "`pip install datasets`를 실행하세요."
+    ),
+    "dataset-gated": Text(
+        "데이터 세트 {name}: 읽을 수 없습니다.",
+        "승인이 필요합니다. 그 페이지에서 조건에 동의하고 로그인해서 다시 오세요. datasets의 말: {words}",
+    ),
+    "dataset-unreadable": Text(
+        "데이터 세트 {name}: 읽을 수 없습니다.",
+        "이름, 분할(split), 구성(configuration)을 확인하세요. 비공개이거나 승인이 필요하면 로그인해야 합니다. "
+        "datasets의 말: {words}",
+    ),
+    # judging: perplexity and differences
+    "context-range": Text(
+        "context={context}: 1에서 {most} 사이여야 합니다. {model}: 그만큼 읽을 수 있습니다."
+    ),
+    "stride-range": Text("stride={stride}: 1에서 context({context}) 사이여야 합니다."),
+    "no-bos": Text("bos=True: {model} 모델에는 BOS 토큰도 EOS 토큰도 없습니다.", "이 설정을 빼세요."),
+    "nothing-to-score": Text(
+        "점수를 매길 것이 없습니다. 글 {texts}개, 모두 {characters}자입니다.",
+        "적어도 토큰 두 개는 되어야 하고, 수백 단어면 더 많은 것을 알 수 있습니다.",
+    ),
+    "nan-answers": Text(
+        "{model}: NaN으로 답합니다. 가중치에 NaN이나 Inf가 있거나, 값이 {dtype}에 비해 너무 큽니다.",
+        "다른 매개변수나 다른 dtype으로 다시 병합하세요.",
+    ),
+    "other-slice": Text(
+        "{model}: 하다 만 점수가 다른 모델, 다른 글, 또는 다른 설정의 것입니다.", "처음부터 다시 하세요."
+    ),
+    "other-texts": Text(
+        "{model}: 문서 {count}개, {other}: 문서 {other_count}개로 점수를 매겼는데, 주어진 것은 {given}개입니다.",
+        "둘 다 같은 글로 점수를 매기세요.",
+    ),
+    "other-text": Text(
+        "{model}: 문서 {count}개로 점수를 매겼는데, 주어진 것은 {given}개입니다.", "점수를 매긴 글을 주세요."
+    ),
+    "no-common-text": Text("{model}, {other}: 함께 점수를 매긴 글이 없습니다.", "더 긴 글을 주세요."),
+    # judging: benchmarks
+    "no-lm-eval-package": Text(
+        "벤치마크에 필요한 lm-eval이 없습니다.", "`pip install lm_eval`을 실행하세요."
+    ),
+    "benchmark-request": Text(
+        "tasks={tasks}, limit={limit}, few_shot={few_shot}: 과제가 하나 이상, limit은 1 이상, few_shot은 0 이상이어야 "
+        "합니다."
+    ),
+    "no-template-to-ask-with": Text(
+        "{model}: 채팅 템플릿이 없습니다.", "템플릿 없이 묻거나, 부모 모델에서 복사하세요."
+    ),
+    "no-task": Text("lm-eval에 '{task}' 과제가 없습니다.", "먼저 권하는 것: {known:all}."),
+    "benchmark-ended": Text(
+        "{model}: 벤치마크가 중간에 끝났습니다.",
+        "과제의 데이터에 승인이 필요하거나 데이터를 받을 수 없을지도 모릅니다. lm-eval의 말: {words}",
+    ),
+    "no-questions": Text(
+        "질문을 받을 수 없습니다.",
+        "과제의 데이터에 승인이 필요하거나 데이터를 받을 수 없을지도 모릅니다. lm-eval의 말: {words}",
+    ),
+    "asked-otherwise": Text(
+        "few_shot과 chat_template이 다릅니다. {model}: {asked}, {other}: {other_asked}.",
+        "둘 다 같은 방법으로 물으세요.",
+    ),
+    "no-common-question": Text("{model}, {other}: 함께 받은 질문이 없습니다."),
+    # judging: models that run
+    "token-without-row": Text(
+        "{model}: 토크나이저는 {number}번 토큰({token})을 내는데 임베딩의 행은 {rows}개입니다.",
+        "이 가중치에 맞는 토크나이저로 다시 병합하세요.",
+    ),
+    "unknown-device": Text("'{device}': 모르는 장치입니다.", "auto, cpu, cuda 가운데 하나를 쓰세요."),
+    "no-gpu-for-device": Text("장치가 'cuda'인데 여기에는 GPU가 없습니다.", "'auto'나 'cpu'를 쓰세요."),
+    "model-too-large": Text(
+        "{model}: 가중치에 {needed:.1f} GB가 필요한데 여기에는 {free:.1f} GB가 비어 있습니다.",
+        "더 작은 모델을 고르거나, 다른 일이 끝나기를 기다리거나, 더 큰 컴퓨터에서 하거나, 들어가지 않는 것을 디스크에 "
+        "두세요(명령줄에서 --offload FOLDER).",
+    ),
+    "model-with-adapter-too-large": Text(
+        "{model}: 가중치에 {needed:.1f} GB가 필요한데 여기에는 {free:.1f} GB가 비어 있습니다.",
+        "더 작은 모델을 고르거나, 다른 일이 끝나기를 기다리거나, 더 큰 컴퓨터에서 하거나, 어댑터를 먼저 베이스에 "
+        "병합하세요.",
+    ),
+    "memory-in-use": Text(
+        "메모리 {needed:.1f} GB가 필요한데 여기에는 {free:.1f} GB가 비어 있습니다.",
+        "다른 일이 끝나기를 기다리거나 더 큰 컴퓨터를 쓰세요.",
+    ),
+    "config-unusable": Text(
+        "{model}: config.json을 쓸 수 없습니다.",
+        "저장소의 코드 없이 transformers가 아는 것이어야 합니다. transformers의 말: {words}",
+    ),
+    "not-loadable": Text("{model}: 인과 언어 모델로 불러올 수 없습니다. transformers의 말: {words}"),
+    "lacking-tensors": Text(
+        "{model}: {kind}에 필요한 텐서 {count}개가 없습니다(이를테면 '{first}').",
+        "온전한 인과 언어 모델이어야 합니다. 다른 모델을 고르거나 다시 병합하세요.",
+    ),
+    "tokenizer-unusable": Text(
+        "{model}: 읽을 수 있는 토크나이저가 없습니다.",
+        "가중치 옆에 tokenizer.json과 tokenizer_config.json(또는 예전 형식의 파일)이 있어야 합니다. 부모 모델에서 "
+        "복사하세요. transformers의 말: {words}",
+    ),
+    "empty-tokenizer": Text(
+        "{model}: 토크나이저가 없거나 비어 있습니다.",
+        "가중치 옆에 tokenizer.json이 있어야 합니다. 부모 모델에서 복사하세요.",
+    ),
+    "does-not-run": Text("{model}: 불러왔지만 실행되지 않습니다. torch의 말: {words}"),
+    "both-directions": Text(
+        "{model}({kind}): BERT 같은 인코더처럼 글을 양쪽으로 읽습니다.",
+        "글을 이어 쓸 수 있고 퍼플렉시티가 있는 인과 언어 모델이어야 합니다.",
+    ),
+    "no-room-here": Text(
+        "{repo}: {size:.1f} GB를 내려받아야 하는데 디스크에는 {room:.1f} GB의 자리가 있습니다.",
+        "더 작은 모델을 고르거나, 다른 모델이 나갈 수 있게 몇 분 뒤에 다시 오세요.",
+    ),
+    "no-room-for-download": Text(
+        "{repo}: {size:.1f} GB를 내려받아야 하는데 디스크에는 {room:.1f} GB의 자리가 있습니다.",
+        "자리를 비우거나, HF_HUB_CACHE를 {cache} 말고 더 큰 디스크로 정하세요.",
+    ),
     # evaluation
     "out-of-memory": Text(
         "{model}: {doing:phrase} 동안 메모리가 부족했습니다.", "더 짧은 글이나 더 작은 모델로 해 보세요."
