@@ -689,6 +689,8 @@ PROBLEMS: dict[str, Text] = {
         "The merge failed inside Alloy: {error}",
         "This is a bug in Alloy. Please report it with the recipe. Nothing was left behind.",
     ),
+    "defect": Text("Something failed inside Alloy: {error}", "This is a bug in Alloy. Please report it."),
+    "one-model": Text("There is only one model, and nothing to compare it with.", "Add a model."),
     "no-job": Text(
         "There is no merge with this id.", "Ids last as long as the server runs; start the merge again."
     ),
@@ -724,7 +726,12 @@ PROBLEMS: dict[str, Text] = {
     # words from elsewhere
     "no-answer": Text("{words}"),
     "no-score": Text("{words}"),
-    "evaluation": Text("{words}"),
+    "text-too-long": Text(
+        "The text has {length} characters; at most {most} can be scored here.", "Score a part of it."
+    ),
+    "card-without-login": Text(
+        "The card is edited in your name, and you are not signed in.", "Sign in with Hugging Face first."
+    ),
     # evaluation: where models are
     "no-folder": Text(
         "{path}: there is no such folder that can be read here.", "Name a folder, or `owner/name`."
@@ -956,6 +963,9 @@ PROBLEMS: dict[str, Text] = {
         "Free some space, or set HF_HUB_CACHE to a larger disk than that of {cache}.",
     ),
     # evaluation
+    "no-parents": Text(
+        "`--activations` compares with parents, and none are named.", "Name them with `--against`."
+    ),
     "out-of-memory": Text(
         "{model}: out of memory while {doing:phrase}.", "Try a shorter text or a smaller model."
     ),

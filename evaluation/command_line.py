@@ -412,11 +412,12 @@ def weights(
 
 
 def _alike(name: str, parents: Sequence[str], activations: str) -> list[LinearCka]:
+    from checkpoints.problems import Problem
     from evaluation.cka import linear_cka
     from evaluation.error import EvaluationError
 
     if not parents:
-        raise EvaluationError("--activations compares with parents. Name them with --against.")
+        raise EvaluationError(Problem("no-parents"))
     text = "\n\n".join(_named_text(activations))
     model = _load(name, "auto", None)
     return [linear_cka(model, _load(parent, "auto", None), text) for parent in parents]

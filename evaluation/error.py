@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from checkpoints.problems import Problem, ProblemError
@@ -13,12 +13,6 @@ _NO_MEMORY_ON_CPU = ("can't allocate memory", "not enough memory")
 
 class EvaluationError(ProblemError):
     """A request that cannot be met."""
-
-    def __init__(self, problems: Iterable[Problem] | Problem | str):
-        # A bare text goes when every place that raises it has a code.
-        super().__init__(
-            Problem("evaluation", {"words": problems}) if isinstance(problems, str) else problems
-        )
 
 
 class OtherSliceError(EvaluationError):

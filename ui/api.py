@@ -12,13 +12,13 @@ from typing import Any
 import gradio as gr
 from gradio.events import api
 
+from checkpoints.problems import ProblemError
 from evaluation import EvaluationError, fetch_model
 from merging import MergeError, Problem
 from merging.methods import METHODS
 from ui.chat.answers import streamed
 from ui.chat.sampling import MAX_NEW_TOKENS, Sampling
 from ui.hub.account import account, visitor
-from ui.languages.translate import t
 from ui.merge.destination import destination_of
 from ui.score.reading import scored
 from ui.score.source import MAX_CHARACTERS
@@ -200,8 +200,8 @@ class Api:
             perplexity, bits_per_byte, tokens, seconds, about; or ok false and the problems.
         """
         if len(text) > MAX_CHARACTERS:
-            message = t("score.too_long", length=len(text), most=MAX_CHARACTERS)
-            return _refused("too-long", EvaluationError(message))
+            values = {"length": len(text), "most": MAX_CHARACTERS}
+            return _problems(EvaluationError(Problem("text-too-long", values)))
         token = account(self.host, oauth).for_hub
         try:
             fetched = fetch_model(model.strip(), token=token, allow_folders=self.host.allow_folders)
@@ -209,23 +209,26 @@ class Api:
         except (EvaluationError, gr.Error) as error:
             return _refused("no-score", error)
         if row.score is None:
-            return _refused("no-score", EvaluationError(row.trouble))
+            return _problems(EvaluationError(Problem("no-score", {"words": row.trouble})))
         figures = {name: getattr(row.score, name) for name in ("perplexity", "bits_per_byte", "tokens")}
         seconds = round(row.score.seconds, 3)
         return {"ok": True, "model": row.name, **figures, "seconds": seconds, "about": run.line}
 
 
-def _problems(error: MergeError) -> dict[str, Any]:
+def _problems(error: ProblemError) -> dict[str, Any]:
     return {"ok": False, "problems": [problem.as_dict() for problem in error.problems]}
 
 
 def _refused(code: str, error: EvaluationError | gr.Error) -> dict[str, Any]:
-    message = str(error.message) if isinstance(error, gr.Error) else str(error)
-    return _problems(MergeError(Problem(code, {"words": message})))
+    """The problems of an error; those of the page's own errors are their words, under a code."""
+    if isinstance(error, gr.Error):
+        error = EvaluationError(Problem(code, {"words": str(error.message)}))
+    return _problems(error)
 
 
 def _status(job: JobStatus) -> dict[str, Any]:
     """A job as plain data."""
     data = asdict(job)
+    data["problems"] = [problem.as_dict() for problem in job.problems]
     del data["request"]  # it names the folder of a download
     return {"ok": True, **data}

@@ -183,7 +183,7 @@ def test_models_answer_and_are_scored_by_api(open_page: Open, ann: str, hub: Hub
     assert [(answer["ok"], answer["problems"][0]["code"]) for answer in refused] == [
         (False, "no-answer"),
         (False, "no-score"),
-        (False, "too-long"),
+        (False, "text-too-long"),
     ]
 
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from evaluation import EvaluationError, FetchedModel, LanguageModel, Reply, load_fetched, reply
 from evaluation.faults import faults
 from ui.chat.sampling import Sampling
-from ui.languages.translate import t
+from ui.languages.translate import error_words, t
 from ui.server import gpu
 from ui.widgets.html import alert, html, tag
 
@@ -65,7 +65,8 @@ def answers(
         while sum(speaker.continues() for speaker in speakers):
             yield [speaker.answer() for speaker in speakers]
         if all(speaker.fault for speaker in speakers):
-            raise EvaluationError(" ".join(dict.fromkeys(speaker.fault for speaker in speakers)))
+            faults = (problem for speaker in speakers if speaker.fault for problem in speaker.fault.problems)
+            raise EvaluationError(dict.fromkeys(faults))
         yield [speaker.answer(ended=True) for speaker in speakers]
     finally:
         for speaker in speakers:
@@ -79,7 +80,7 @@ class _Speaker:
         system = [{"role": "system", "content": sampling.system}] if sampling.system.strip() else []
         self.model = model
         self.prompt = str(talk[-1]["content"])
-        self.fault = ""
+        self.fault: EvaluationError | None = None
         self.reply = reply(
             model,
             [*system, *talk],
@@ -95,13 +96,13 @@ class _Speaker:
         try:
             return not self.fault and next(self.reply, None) is not None
         except EvaluationError as error:
-            self.fault = str(error)
+            self.fault = error
             return False
 
     def answer(self, ended: bool = False) -> Answer:
         line = _line(self.model, self.reply)
         if self.fault:
-            return Answer(self.reply.text, line, self.fault if ended else "")
+            return Answer(self.reply.text, line, error_words(self.fault) if ended else "")
         said = self._opening + self.reply.text
         if not ended:
             return Answer(said, line)

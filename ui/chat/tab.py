@@ -17,7 +17,7 @@ from ui.chat.tuning import Tuner
 from ui.host import Host
 from ui.hub.account import Account, account
 from ui.hub.search import HubSearch, search_as_you_type
-from ui.languages.translate import t
+from ui.languages.translate import error_words, t
 from ui.recipe.presets import family
 from ui.server import gpu
 from ui.server.in_memory_merges import MARK
@@ -159,7 +159,11 @@ class ChatTab:
             try:
                 yield from self._answered(given, account(self.host, oauth), turn, str(request.session_hash))
             except (gr.Error, EvaluationError) as error:
-                words = error.message if isinstance(error, gr.Error) else f"{t('chat.failed')}: {error}"
+                words = (
+                    error.message
+                    if isinstance(error, gr.Error)
+                    else f"{t('chat.failed')}: {error_words(error)}"
+                )
                 # The message stays in its field, to be sent again.
                 before: Updates = {side.talk: as_shown(given[side.talk]) for side in self.sides}
                 yield {self.prompt: given[self.prompt], **before, **self._lines([trouble_card(str(words))])}

@@ -13,7 +13,7 @@ from merging import MergeError
 from ui.chat.answers import Message, as_shown, line_html, lines, plain, shown, streamed, trouble_card
 from ui.chat.sampling import Sampling, SamplingFields
 from ui.hub.account import account
-from ui.languages.translate import parameter_help, t
+from ui.languages.translate import error_words, parameter_help, t
 from ui.merge.try_first import try_first
 from ui.recipe.sliders import RecipeSlider, changed_sliders, sliders_of, with_value
 from ui.server.in_memory_merges import MARK
@@ -142,7 +142,7 @@ class Tuner:
                     ask = line_html(t("tune.ask", values=tuning.values))
                     yield {self.line: ask, self.which: menu, **self._state(tuning)}
             except (gr.Error, MergeError) as error:
-                words = error.message if isinstance(error, gr.Error) else str(error)
+                words = error.message if isinstance(error, gr.Error) else error_words(error)
                 yield {
                     self.talk: as_shown(given[self.talk]),
                     self.line: trouble_card(str(words)),

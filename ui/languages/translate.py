@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 from gradio.context import LocalContext
 
-from checkpoints.problems import Problem
+from checkpoints.problems import Problem, ProblemError
 from checkpoints.wording import Template
 from merging import METHODS, MergeMethod, Parameter
 from ui.languages.english import ENGLISH
@@ -80,6 +80,11 @@ def problem_words(problem: Problem) -> ProblemWords:
     return ProblemWords(
         *(language.wording.sentence(part, values) for part in language.problems[problem.code])
     )
+
+
+def error_words(error: ProblemError) -> str:
+    """What is wrong and what to do, as a text of one line a problem."""
+    return "\n".join(" ".join(filter(None, problem_words(problem))) for problem in error.problems)
 
 
 def _about_parameter(values: Mapping[str, Any]) -> dict[str, str]:

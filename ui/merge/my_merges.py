@@ -16,7 +16,7 @@ from merging import MergeError
 from ui.host import Host
 from ui.hub.account import Account, account, visitor
 from ui.hub.recipes import COPY, link_to
-from ui.languages.translate import in_each_language, t
+from ui.languages.translate import error_words, in_each_language, t
 from ui.merge.editor import RecipeEditor
 from ui.merge.form import FormMemory
 from ui.merge.history import id_of, record, record_of_result, restored
@@ -263,7 +263,7 @@ def stands_alone(job: JobStatus, who: Account, *, allow_folders: bool) -> Markup
             name, parents=job.models, token=who.token or False, allow_folders=allow_folders
         )
     except EvaluationError as error:
-        return alert(str(error))
+        return alert(error_words(error))
     except Exception as error:
         return alert(t("unexpected", error=log_unexpected(error, who.token)))
     if found.ok:

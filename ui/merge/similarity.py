@@ -10,6 +10,7 @@ from functools import partial
 
 from markupsafe import Markup
 
+from checkpoints.problems import Problem
 from evaluation import Cancelled, EvaluationError
 from evaluation.weights import TensorStats, Weights, WeightsReport, inspect_weights, open_weights
 from merging import Plan
@@ -43,7 +44,7 @@ def similarity(plan: Plan, base: str | None, who: Account, allow_folders: bool) 
         model.name if model.is_folder else f"{model.name}@{model.version}" for model in plan.parents
     )
     if len(names) < 2:
-        raise EvaluationError(t("alike.one"))
+        raise EvaluationError(Problem("one-model"))
     base_model = next((model for model in plan.parents if model.name == base), None)
     known = next((name for name in names if base_model and name.partition("@")[0] == base_model.name), None)
     ordered = [known] if known else []
@@ -74,7 +75,7 @@ def similarity(plan: Plan, base: str | None, who: Account, allow_folders: bool) 
     except EvaluationError:
         raise
     except Exception as error:
-        raise EvaluationError(t("unexpected", error=log_unexpected(error, who.token))) from None
+        raise EvaluationError(Problem("defect", {"error": log_unexpected(error, who.token)})) from None
 
 
 def alike_card(found: WeightsReport, *, subtracted: bool) -> Markup:

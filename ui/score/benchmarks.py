@@ -27,7 +27,7 @@ from evaluation.benchmark import (
 )
 from ui.host import Host
 from ui.hub.account import account
-from ui.languages.translate import in_each_language, label, t
+from ui.languages.translate import error_words, in_each_language, label, t
 from ui.score.panel import (
     ModelRow,
     Unavailable,
@@ -194,7 +194,7 @@ class BenchmarksPanel:
             try:
                 fetch_questions(questions.tasks, questions.folder)
             except EvaluationError as error:
-                raise gr.Error(str(error), print_exception=False) from None
+                raise gr.Error(error_words(error), print_exception=False) from None
 
     def _ask(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
         names, questions = names_in(given[self.models]), self._questions(given)

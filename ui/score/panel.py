@@ -14,7 +14,7 @@ from markupsafe import Markup
 from evaluation import Cancelled, EvaluationError, FetchedModel, fetch_model
 from ui.host import Host
 from ui.hub.account import account
-from ui.languages.translate import t
+from ui.languages.translate import error_words, t
 from ui.server import gpu
 from ui.server.internal_error import log_unexpected
 from ui.server.work import Turn, Turns, Work, watched
@@ -156,7 +156,7 @@ def one_by_one(
         except Cancelled:
             return  # the time is up
         except EvaluationError as error:
-            now[place] = replace(now[place], trouble=str(error))
+            now[place] = replace(now[place], trouble=error_words(error))
         except Exception as error:
             # The other models still have their turn.
             now[place] = replace(now[place], trouble=t("unexpected", error=log_unexpected(error)))
@@ -188,7 +188,7 @@ def fetched(
             _ = model.bytes  # raises if its files cannot be read
             found.append(model)
         except EvaluationError as error:
-            found.append(Unavailable(name, str(error)))
+            found.append(Unavailable(name, error_words(error)))
         except Exception as error:
             found.append(Unavailable(name, t("unexpected", error=log_unexpected(error, token or None))))
     return found

@@ -12,13 +12,14 @@ import gradio as gr
 from huggingface_hub import EvalResult
 from markupsafe import Markup
 
+from checkpoints.problems import Problem
 from evaluation import EvaluationError, benchmark_results, perplexity_results, write_card
 from evaluation.as_json import as_json
 from evaluation.benchmark import Benchmarked
 from evaluation.report import benchmark_markdown, chat_markdown, perplexity_markdown, weights_markdown
 from ui.host import Host
 from ui.hub.account import account
-from ui.languages.translate import t
+from ui.languages.translate import error_words, t
 from ui.score.benchmarks import Asked
 from ui.score.chat_check import Talked
 from ui.score.panel import Panel
@@ -226,13 +227,13 @@ class ReportPanel:
         kept = [kind for kind in kinds if kind in about.parts]
         try:
             if who.source == "nobody" and not self.host.allow_folders:
-                raise EvaluationError(t("home.nobody"))
+                raise EvaluationError(Problem("card-without-login"))
             written = write_card(
                 about.name, about.results(kept), markdown=about.markdown(kept) or None,
                 pull_request=way == PULL_REQUEST, token=who.for_hub, allow_folders=self.host.allow_folders,
             )  # fmt: skip
         except EvaluationError as error:
-            return card(tag.p(str(error), role="alert"), "bad")
+            return card(tag.p(error_words(error), role="alert"), "bad")
         except Exception as error:
             line = t("unexpected", error=log_unexpected(error, who.token))
             return card(tag.p(line, role="alert"), "bad")

@@ -16,7 +16,7 @@ from evaluation.footprint import Footprint, footprint
 from evaluation.report import LABELS, Report
 from ui.host import Host
 from ui.hub.account import account
-from ui.languages.translate import in_each_language, label, t
+from ui.languages.translate import error_words, in_each_language, label, t
 from ui.score.panel import go_and_stop, names_in
 from ui.score.text import Scored
 from ui.server.work import Work, watched
@@ -68,7 +68,7 @@ class SizesPanel:
                             if found is not None:
                                 prints.append(found)
             except EvaluationError as error:
-                raise gr.Error(str(error), print_exception=False) from None
+                raise gr.Error(error_words(error), print_exception=False) from None
         report = _report(prints, scored)
         assert report is not None
         yield {self.table: report_card(report), self.found: Measured(tuple(names), report)}

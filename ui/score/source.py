@@ -8,10 +8,11 @@ from typing import Literal
 
 import gradio as gr
 
+from checkpoints.problems import Problem
 from evaluation import EvaluationError, Source
 from evaluation.text import BUNDLED, bundled_text, dataset_texts, read_text
 from ui.host import Host
-from ui.languages.translate import t
+from ui.languages.translate import error_words, problem_words, t
 from ui.widgets.events import QUIET, Given, Updates
 
 MAX_CHARACTERS = 200_000
@@ -84,7 +85,8 @@ class TextFields:
         if not document.strip():
             raise gr.Error(t("score.no_text"), print_exception=False)
         if len(document) > MAX_CHARACTERS:
-            message = t("score.too_long", length=len(document), most=MAX_CHARACTERS)
+            problem = Problem("text-too-long", {"length": len(document), "most": MAX_CHARACTERS})
+            message = " ".join(problem_words(problem))
             raise gr.Error(message, print_exception=False)
         return _pasted(document, given[self.opened])
 
@@ -99,7 +101,7 @@ class TextFields:
                 )
             )  # fmt: skip
         except EvaluationError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise gr.Error(error_words(error), print_exception=False) from None
         cut = _cut(texts)
         whole = sum(map(len, cut)) == sum(map(len, texts))
         return ChosenText(tuple(cut), Source(name, name, subset, split, column), whole)
@@ -110,7 +112,7 @@ class TextFields:
             content = read_text(path)
         except EvaluationError as error:
             # Visitors need not know where the server keeps the file.
-            raise gr.Error(str(error).replace(path, file), print_exception=False) from None
+            raise gr.Error(error_words(error).replace(path, file), print_exception=False) from None
         return {self.document: content, self.opened: (file, content)}
 
 

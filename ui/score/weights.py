@@ -18,7 +18,7 @@ from evaluation.weights import PLACES, TensorStats, WeightsReport, inspect_weigh
 from ui.host import Host
 from ui.hub.account import account
 from ui.hub.search import HubSearch, search_as_you_type
-from ui.languages.translate import in_each_language, t
+from ui.languages.translate import error_words, in_each_language, t
 from ui.recipe.presets import family
 from ui.score.panel import go_and_stop, names_in, where
 from ui.server import gpu
@@ -185,7 +185,7 @@ class WeightsPanel:
                 else:
                     yield self._shown(looked)
             except EvaluationError as error:
-                raise gr.Error(str(error), print_exception=False) from None
+                raise gr.Error(error_words(error), print_exception=False) from None
             except gr.Error:
                 raise
             except Exception as error:

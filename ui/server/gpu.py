@@ -19,7 +19,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from evaluation import EvaluationError
-from ui.languages.translate import current_language, speaking, t
+from ui.languages.translate import current_language, error_words, speaking, t
 from ui.server.internal_error import log_unexpected
 
 # For estimates of the time to request: to start, to load the weights, to write and to read. Cautious, for half of an
@@ -172,7 +172,7 @@ def errors_in_words(work: ModelWork, *arguments: Any) -> Iterator[Any]:
     try:
         yield from work(*arguments)
     except EvaluationError as error:
-        raise gr.Error(str(error), print_exception=False) from None
+        raise gr.Error(error_words(error), print_exception=False) from None
     except gr.Error:
         raise
     except Exception as error:

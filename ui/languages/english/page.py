@@ -190,7 +190,6 @@ PAGE: dict[str, Template] = {
     "alike.norm": "Size of the change of {model}, relative to its weights",
     "alike.cosine": "Cosine between {one} and {two}",
     "alike.lacking": "Not compared, as the others have no matrix of the same name and shape: {count}.",
-    "alike.one": "There is only one model, and nothing to compare it with.",
     "plan.size": "Result",
     "plan.size.detail": "{tensors} tensors in {shards}",
     "plan.shards": "{count} {count:file|files}",
@@ -361,7 +360,6 @@ PAGE: dict[str, Template] = {
     "score.no_models": "Choose at least one model.",
     "score.too_many": "Choose at most {most} models.",
     "score.no_text": "Paste some text first.",
-    "score.too_long": "The text has {length} characters; at most {most} can be scored here.",
     "score.where": "Ran on: {where}.",
     "score.bundled.english": "English sample",
     "score.bundled.korean": "Korean sample",
@@ -526,7 +524,6 @@ PAGE: dict[str, Template] = {
     "home.write": "Write to the card",
     "home.written": "Written to the card",
     "home.proposed": "Proposed to the model's owner",
-    "home.nobody": "Sign in with Hugging Face first: the card is edited in your name.",
     # the GPU
     "gpu.asked": "{seconds} s of GPU requested",
     "gpu.refused": "on the CPU, which is slower: {reason}",

@@ -175,7 +175,6 @@ PAGE: dict[str, Template] = {
     "alike.norm": "{model}의 변화 크기 (가중치에 대한 비율)",
     "alike.cosine": "코사인: {one}, {two}",
     "alike.lacking": "이름과 모양이 같은 행렬이 상대에 없어 비교하지 않은 것: {count}개.",
-    "alike.one": "모델이 하나뿐이라 비교할 것이 없습니다.",
     "plan.size": "결과",
     "plan.size.detail": "텐서 {tensors}개, {shards}",
     "plan.shards": "파일 {count}개",
@@ -342,7 +341,6 @@ PAGE: dict[str, Template] = {
         "모델마다 글을 다른 토큰으로 나누므로 퍼플렉시티를 서로 견줄 수 없습니다. 바이트당 비트를 견주세요."
     ),
     "score.too_many": "모델은 {most}개까지 고를 수 있습니다.",
-    "score.too_long": "글이 {length}자입니다. 여기서는 {most}자까지 평가할 수 있습니다.",
     "score.where": "실행한 곳: {where}.",
     "score.bundled.english": "영어 예문",
     "score.bundled.korean": "한국어 예문",
@@ -497,7 +495,6 @@ PAGE: dict[str, Template] = {
     "home.write": "카드에 쓰기",
     "home.written": "카드에 썼습니다",
     "home.proposed": "모델 주인에게 제안했습니다",
-    "home.nobody": "먼저 Hugging Face에 로그인하세요. 카드는 내 이름으로 고칩니다.",
     "score.no_text": "먼저 글을 붙여 넣으세요.",
     # the GPU
     "gpu.asked": "GPU {seconds}초 요청",

@@ -629,6 +629,8 @@ PROBLEMS: dict[str, Text] = {
     "job-defect": Text(
         "병합하다가 Alloy 안에서 문제가 생겼습니다: {error}", f"{_REPORT} 남은 것은 없습니다."
     ),
+    "defect": Text("Alloy 안에서 문제가 생겼습니다: {error}", "Alloy의 버그입니다. 알려 주세요."),
+    "one-model": Text("모델이 하나뿐이라 비교할 것이 없습니다.", "모델을 더하세요."),
     "no-job": Text(
         "이런 번호의 병합이 없습니다.", "번호는 서버가 도는 동안만 남습니다. 병합을 다시 시작하세요."
     ),
@@ -663,7 +665,12 @@ PROBLEMS: dict[str, Text] = {
     # words from elsewhere
     "no-answer": Text("{words}"),
     "no-score": Text("{words}"),
-    "evaluation": Text("{words}"),
+    "text-too-long": Text(
+        "글이 {length}자입니다. 여기서는 {most}자까지 평가할 수 있습니다.", "글의 일부만 평가하세요."
+    ),
+    "card-without-login": Text(
+        "카드는 내 이름으로 고치는데, 로그인하지 않았습니다.", "먼저 Hugging Face에 로그인하세요."
+    ),
     # evaluation: where models are
     "no-folder": Text("{path}: 여기서 읽을 수 있는 폴더가 없습니다.", "폴더나 `owner/name`을 쓰세요."),
     "no-base-or-adapter": Text("'{given}': '+' 앞에 모델이 없거나 뒤에 어댑터가 없습니다."),
@@ -900,6 +907,9 @@ PROBLEMS: dict[str, Text] = {
         "자리를 비우거나, HF_HUB_CACHE를 {cache} 말고 더 큰 디스크로 정하세요.",
     ),
     # evaluation
+    "no-parents": Text(
+        "`--activations`는 부모와 비교하는데 부모가 없습니다.", "`--against`로 부모를 쓰세요."
+    ),
     "out-of-memory": Text(
         "{model}: {doing:phrase} 동안 메모리가 부족했습니다.", "더 짧은 글이나 더 작은 모델로 해 보세요."
     ),
