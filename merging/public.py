@@ -12,11 +12,11 @@ from checkpoints.problems import (
 from merging.engine.result import Progress, Result
 from merging.engine.run import merge_into_memory, run_plan
 from merging.methods import METHODS, MergeMethod, Parameter
-from merging.model_card import Licence, model_card
 from merging.plan import Plan
 from merging.planning.make import make_plan
 from merging.recipe.reader import read_recipe
 from merging.recipe.recipe import Recipe
+from merging.result_card import Licence, model_card
 
 __all__ = [
     "METHODS",

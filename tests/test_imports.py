@@ -31,7 +31,7 @@ FLOORS = {
         ["recipe"],
         ["tokenizers"],
         ["plan"],
-        ["intermediate", "destinations", "model_card"],
+        ["intermediate", "destinations", "result_card"],
         ["engine"],
         ["planning"],
         ["lora_extraction"],

@@ -19,8 +19,8 @@ from merging.engine.result import Meter, Progress, Result
 from merging.engine.threads import Threads
 from merging.engine.workspace import default_workers
 from merging.methods import METHODS
-from merging.model_card import Licence, model_card
 from merging.plan import Plan
+from merging.result_card import Licence, model_card
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

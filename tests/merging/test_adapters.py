@@ -21,7 +21,7 @@ from evaluation import check_independence
 from examples.models import BASE, model_folder, repository
 from merging import CheckpointError, Plan, make_plan, read_recipe, run_plan
 from merging.__main__ import main
-from merging.model_card import model_card
+from merging.result_card import model_card
 from tests import ROOT
 from tests.hub import Hub
 from tests.merges import merged, weight_files, weights

@@ -181,8 +181,8 @@ def test_models_answer_and_are_scored_by_api(open_page: Open, ann: str, hub: Hub
     assert scored["perplexity"] > 1, scored
     assert scored["tokens"] > 100
     assert [(answer["ok"], answer["problems"][0]["code"]) for answer in refused] == [
-        (False, "no-answer"),
-        (False, "no-score"),
+        (False, "model-not-found"),
+        (False, "model-not-found"),
         (False, "text-too-long"),
     ]
 
@@ -230,7 +230,7 @@ def test_problems_come_back_as_data(open_page: Open, ann: str) -> None:
 
     assert [call["ok"] for call in calls] == [False] * 4
     codes = [call["problems"][0]["code"] for call in calls]
-    assert codes == ["unknown-method", "unknown-method", "bad-place", "no-job"]
+    assert codes == ["unknown-method", "unknown-method", "bad-place-here", "no-job"]
     assert client.predict("nonsense", api_name="/cancel") == {"stopped": False}
 
 
