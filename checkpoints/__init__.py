@@ -1,30 +1,15 @@
-"""Where tensors come from: a folder, a model on the Hub read by ranges, or one of these under an adapter."""
+"""Where tensors come from: a folder, a model on the Hub read by ranges, or one of these under an adapter.
 
-from checkpoints.adapters.adapted import open_adapter, without_adapters
-from checkpoints.aligned import AlignedCheckpoint, Alignment
-from checkpoints.checkpoint import AppliedAdapter, Checkpoint, read_json
-from checkpoints.formats.header import TensorHeader
-from checkpoints.formats.safetensors import write_header
-from checkpoints.located import LocatedCheckpoint, locate, open_located
-from checkpoints.repositories.repository import Token
-from checkpoints.stored import StoredCheckpoint, open_checkpoint
-from checkpoints.tokenizer_files import tokenizer_files
+`checkpoints.public` lists what it offers, and is imported when that is first asked for.
+"""
 
-__all__ = [
-    "AlignedCheckpoint",
-    "Alignment",
-    "AppliedAdapter",
-    "Checkpoint",
-    "LocatedCheckpoint",
-    "StoredCheckpoint",
-    "TensorHeader",
-    "Token",
-    "locate",
-    "open_adapter",
-    "open_checkpoint",
-    "open_located",
-    "read_json",
-    "tokenizer_files",
-    "without_adapters",
-    "write_header",
-]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from checkpoints.lazy import offer
+
+if TYPE_CHECKING:
+    from checkpoints.public import *  # noqa: F403
+
+offer(__name__)

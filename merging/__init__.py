@@ -9,20 +9,16 @@ if plan.ok:
 else:
     print(*plan.problems, sep="\\n")
 
-What it offers is listed in `merging.public` and imported when it is first asked for: the command line's help waits for
-none of it.
+`merging.public` lists what it offers, and is imported when that is first asked for.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from checkpoints.lazy import offer
 
 if TYPE_CHECKING:
     from merging.public import *  # noqa: F403
 
-
-def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return getattr(import_module("merging.public"), name)
+offer(__name__, functions=["model_card"])

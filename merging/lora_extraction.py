@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from checkpoints import Checkpoint, TensorHeader, Token, tokenizer_files, without_adapters, write_header
+from checkpoints import Checkpoint, TensorHeader, Token, without_adapters, write_header
 from checkpoints.adapters.adapted import AdaptedCheckpoint
 from checkpoints.adapters.adapter import CONFIG, WEIGHTS
 from checkpoints.adapters.changed_tensor import as_stored
@@ -31,6 +31,7 @@ from checkpoints.architecture import (
 )
 from checkpoints.dtypes import FLOATS, rank_in_file, safetensors_name
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
+from checkpoints.tokenizer_files import tokenizer_files
 from checkpoints.wording import few
 from merging.destinations import HUB_SCHEME, Receipt, open_destination
 from merging.destinations.destination import Place

@@ -145,12 +145,16 @@ def test_help_and_wrong_arguments_wait_for_no_library(module: str, arguments: st
     assert not slow & set(done.stdout.split())
 
 
-def test_functions_win_over_rooms_of_the_same_name() -> None:
-    code = """
-import evaluation.perplexity, evaluation.difference
-from evaluation import difference, perplexity
-from evaluation.perplexity import Perplexity
-assert callable(perplexity) and callable(difference) and evaluation.perplexity is perplexity
+@pytest.mark.parametrize("package", ["checkpoints", "evaluation", "merging"])
+def test_public_names_win_over_rooms_of_the_same_name(package: str) -> None:
+    code = f"""
+import importlib, pathlib, {package}
+rooms = {{path.stem for path in pathlib.Path({package}.__file__).parent.iterdir() if not path.stem.startswith("_")}}
+for room in rooms - {{"py", "texts"}}:
+    importlib.import_module("{package}." + room)
+public = importlib.import_module("{package}.public")
+for name in public.__all__:
+    assert getattr({package}, name) is getattr(public, name), name
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from checkpoints import read_json, tokenizer_files
+from checkpoints import read_json
 from checkpoints.architecture import OUTPUT_HEAD, Layout, is_tied
 from checkpoints.problems import Problem
-from checkpoints.tokenizer_files import is_template
+from checkpoints.tokenizer_files import is_template, tokenizer_files
 from merging.plan import PlannedShard
 from merging.planning import configs
 from merging.planning.layout import Draft

@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from checkpoints import AlignedCheckpoint, Alignment, Checkpoint, tokenizer_files
+from checkpoints import AlignedCheckpoint, Alignment, Checkpoint
 from checkpoints.aligned import Rows
 from checkpoints.architecture import HEAD_BIAS, OUTPUT_HEAD, Layout
 from checkpoints.problems import CheckpointError, Problem
+from checkpoints.tokenizer_files import tokenizer_files
 from merging.recipe.recipe import ModelReference, TokenizerSection
 from merging.tokenizers.tokenizer import Tokenizer, read_tokenizer
 from merging.tokenizers.vocabulary import Vocabulary, differences

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from checkpoints import Checkpoint, read_json, tokenizer_files
+from checkpoints import Checkpoint, read_json
 from checkpoints.problems import CheckpointError, Problem
+from checkpoints.tokenizer_files import tokenizer_files
 from checkpoints.wording import few
 from merging.recipe.recipe import ModelReference
 
