@@ -13,6 +13,7 @@ from docs.generated import PAGES
 from docs.links import DOCUMENTS, broken
 from merging import read_recipe
 from tests import ROOT
+from tests.test_imports import FLOORS
 
 RECIPES = [
     pytest.param(recipe, id=f"{path.name}-{number}")
@@ -76,3 +77,11 @@ def test_the_map_names_every_module_of_merging() -> None:
             assert path.name in text, path.name
         if path.is_dir() and path.name != "__pycache__":
             assert f"{path.name}/" in text, path.name
+
+
+def test_the_floors_are_those_that_are_tested() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = " ".join(text.partition("    methods -> ")[2].partition("\n\n")[0].split())
+    floors = [rooms[0] if len(rooms) == 1 else f"{{{', '.join(rooms)}}}" for rooms in FLOORS["merging"]]
+
+    assert f"methods -> {drawn}" == " -> ".join(floor for floor in floors if "__" not in floor)
