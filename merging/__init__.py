@@ -21,4 +21,4 @@ from checkpoints.lazy import offer
 if TYPE_CHECKING:
     from merging.public import *  # noqa: F403
 
-offer(__name__, functions=["model_card"])
+offer(__name__)
