@@ -36,15 +36,17 @@ class BuiltModel:
     shapes: Mapping[str, tuple[int, ...]]
     lists: Mapping[str, Sequence[Any]]
 
-    def kinds_of(self, prefix: str) -> list[str]:
-        """The kind of each layer of the list whose name ends like this prefix of tensors' names, or of none."""
-        for name, numbers in self.layers.items():
-            if same_place(name, prefix):
-                return [self.kinds[number] for number in numbers]
-        return []
+    def kinds_of(self, prefix: str, count: int) -> list[str]:
+        """The kind of each layer of the list that tensors with this prefix belong to.
+
+        Modules and files may call it by other names. Then it is the only list of `count` layers; without one, none.
+        """
+        lists = [numbers for name, numbers in self.layers.items() if _same_place(name, prefix)]
+        lists = lists or [numbers for numbers in self.layers.values() if len(numbers) == count]
+        return [self.kinds[number] for number in lists[0]] if len(lists) == 1 else []
 
 
-def same_place(name: str, prefix: str) -> bool:
+def _same_place(name: str, prefix: str) -> bool:
     """Whether a list of modules and a prefix of tensors' names are the same, but for what stands before them."""
     ours, theirs = f".{name}", f".{prefix.rstrip('.')}"
     return ours.endswith(theirs) or theirs.endswith(ours)

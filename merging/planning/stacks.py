@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoints.architecture import Layout, Module, Stack
-from checkpoints.built_model import BuiltModel, build, same_place
+from checkpoints.built_model import BuiltModel, build
 from checkpoints.layer_kinds import Conflict, facts, restacked
 from checkpoints.problems import Problem
 
@@ -74,7 +74,7 @@ def stack_config(
     ]
     built, *parents = build([config, *(layout.config for layout in layouts)])
     known = dict(zip(map(id, layouts), parents, strict=True))
-    if built is None or not all(parents):
+    if built is None or not all(parents) or not all(_is_judged(built, stack, known) for stack in changed):
         silent = [_unexplained(stack, shapes) for stack in changed]
         tables = sorted(name for name in outside if "per_layer" in name)
         return [
@@ -125,19 +125,31 @@ def _part_of(layout: Layout, stack: NewStack, path: Path) -> tuple[Mapping[str, 
     return _at(layout.config, path), own.count
 
 
+def _is_judged(built: BuiltModel, stack: NewStack, known: Mapping[int, BuiltModel | None]) -> bool:
+    """Whether the layers of a stack and of its sources are found in what transformers builds."""
+    return bool(_kinds(built, stack)) and "" not in _kinds_of_sources(stack, known)
+
+
 def _differing(built: BuiltModel, stack: NewStack, known: Mapping[int, BuiltModel | None]) -> list[int]:
     """The layers of the result that would be built as another kind than their sources."""
+    got = _kinds(built, stack)
+    wanted = _kinds_of_sources(stack, known)
+    return [number for number, kind in enumerate(wanted) if number >= len(got) or got[number] != kind]
+
+
+def _kinds(built: BuiltModel, stack: NewStack) -> list[str]:
     assert stack.module.stack
-    got = built.kinds_of(stack.module.stack.prefix)
+    return built.kinds_of(stack.module.stack.prefix, len(stack.sources))
+
+
+def _kinds_of_sources(stack: NewStack, known: Mapping[int, BuiltModel | None]) -> list[str]:
+    """For each layer of the result the kind of its source; empty where that is not found."""
     wanted = []
     for layout, layer in stack.sources:
         model, own = known[id(layout)], stack.of(layout)
-        assert model and own
-        kinds = model.kinds_of(own.prefix)
+        kinds = model.kinds_of(own.prefix, own.count) if model and own else []
         wanted.append(kinds[layer] if layer < len(kinds) else "")
-    if not got and not any(wanted):
-        return []  # the class names its layers in another way than the files
-    return [number for number, kind in enumerate(wanted) if number >= len(got) or got[number] != kind]
+    return wanted
 
 
 def _numbered(outside: Shapes, stacks: Sequence[NewStack]) -> list[str]:
@@ -159,14 +171,12 @@ def _numbered(outside: Shapes, stacks: Sequence[NewStack]) -> list[str]:
 
 
 def _grown(built: BuiltModel, donor: BuiltModel | None, stacks: Sequence[NewStack]) -> list[str]:
-    """Lists of modules that the new config makes longer, although no new stack belongs there."""
-    prefixes = [stack.module.stack.prefix for stack in stacks if stack.module.stack]
-    return [
-        name
-        for name, numbers in built.layers.items()
-        if donor and len(numbers) != len(donor.layers.get(name, numbers))
-        if not any(same_place(name, prefix) for prefix in prefixes)
+    """Lists of modules whose length the new config changes, if they are more than the new stacks."""
+    lengths = {name: len(numbers) for name, numbers in donor.layers.items()} if donor else {}
+    grown = [
+        name for name, numbers in built.layers.items() if len(numbers) != lengths.get(name, len(numbers))
     ]
+    return grown if len(grown) > len(stacks) else []
 
 
 def _write_lists(

@@ -51,7 +51,7 @@ def plan_of(model: Path, to: Path, *ranges: tuple[int, int]) -> Plan:
 def kinds(folder: Path) -> list[str]:
     [built] = build([json.loads((folder / "config.json").read_text())])
     assert built
-    return built.kinds_of("model.layers.")
+    return built.kinds_of("model.layers.", len(built.layers["model.layers"]))
 
 
 def gemma2() -> transformers.PretrainedConfig:
