@@ -229,7 +229,7 @@ def test_somebody_else_makes_the_repository_in_between(hub: Hub, alice: str, rig
     """A model of theirs is not touched, and a public repository does not get what was to be private."""
     for content, told in (
         ({"config.json": b"{}"}, "holds a model|by someone else"),
-        ({}, "by somebody else"),
+        ({}, "by someone else"),
     ):
 
         def race(progress: Progress, content: dict[str, bytes] = content) -> None:

@@ -80,4 +80,4 @@ def test_it_is_read_aloud_and_never_markup(folder: Path) -> None:
 
 
 def test_without_a_plan_there_is_no_picture() -> None:
-    assert "when the plan is good" in layers_card(Plan("", ""), None)
+    assert "once the plan has no problems" in layers_card(Plan("", ""), None)

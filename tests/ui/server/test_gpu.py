@@ -16,6 +16,7 @@ import gradio as gr
 import pytest
 from gradio_client import Client
 
+from checkpoints.problems import Problem
 from evaluation import EvaluationError, load_model, perplexity
 from tests import ROOT
 from tests.hub import Hub
@@ -144,7 +145,7 @@ def test_a_text_whose_gpu_is_lost_is_finished_on_the_processor(space: Space) -> 
 @pytest.mark.parametrize(
     ("refusal", "words"),
     [
-        ({"left": 100, "wait": -1}, "more GPU time than one request may ask for"),
+        ({"left": 100, "wait": -1}, "more GPU time than one request may use"),
         ({"left": 100, "wait": 0}, "today's GPU quota is used up"),
         (503, "no GPU is free right now"),
         (401, "no GPU is free right now"),
@@ -213,13 +214,13 @@ def test_a_call_begins_no_model_that_it_has_no_time_to_load() -> None:
 def test_off_zero_gpu_the_door_is_not_there() -> None:
     def work(number: int, device: str) -> Iterator[str]:
         yield f"{number} {device}"
-        raise EvaluationError("in my own words")
+        raise EvaluationError(Problem("empty-text"))
 
     run = gpu.on_gpu(10, work, 1)
 
     assert not gpu.is_zero_gpu()
     assert next(run) == (gpu.GpuRun(), "1 auto")
-    with pytest.raises(gr.Error, match="in my own words"):
+    with pytest.raises(gr.Error, match="There is no text"):
         next(run)
     assert gpu.quota("hf_some-token") == ""
 
@@ -234,7 +235,7 @@ def test_work_that_lost_its_gpu_half_way_says_so(monkeypatch: pytest.MonkeyPatch
     run = gpu.on_gpu(10, lambda device: iter([7]))
 
     assert next(run)[1] == 1
-    with pytest.raises(gr.Error, match=r"taken away before this was done \(GPU task aborted\)"):
+    with pytest.raises(gr.Error, match=r"withdrawn before this finished \(GPU task aborted\)"):
         next(run)
 
 
