@@ -452,11 +452,11 @@ PROBLEMS: dict[str, Text] = {
     "derived-tensor": Text(
         "Not all models have {tensors:few}; the result has none of them, as loaders compute them."
     ),
-    "foreign-tensor": Text(
+    "unexpected-keys": Text(
         "{model} has tensors for which the result, with the config of {donor}, has no place: {tensors:few}.",
         "Name a base model of the same architecture and size.",
     ),
-    "missing-tensor": Text(
+    "missing-keys": Text(
         "{model} lacks tensors that the other models have: {tensors:few}.",
         "Merge models of one architecture.",
     ),

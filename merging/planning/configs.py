@@ -1,6 +1,6 @@
-"""The small files beside the weights: config, generation config, tokenizer, index.
+"""Configs as dictionaries, rewritten: dtype, vocabulary, ids of tokens, and no paths; names and index of the weights.
 
-The result stands on its own: nothing in them names a parent's path.
+Nothing here opens a file or knows a recipe; `result_files` decides what is written.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ from merging.plan import (
 )
 from merging.planning import configs
 from merging.planning.costs import peak_memory, rough_seconds, working_memory
-from merging.planning.layout import Draft
 from merging.planning.result_files import ResultFiles
+from merging.planning.result_tensors import ResultTensors
 from merging.recipe.recipe import ModelReference, Recipe
 
 SHARD_SIZE = 2_000_000_000
@@ -124,36 +124,36 @@ def _draw(
     Args:
         complete: whether all models could be opened; else nothing is laid out
     """
-    draft = Draft(recipe, checkpoints)
-    plan = Plan(recipe.text, recipe.merge_method, recipe.seed, models=draft.models())
+    result = ResultTensors(recipe, checkpoints)
+    plan = Plan(recipe.text, recipe.merge_method, recipe.seed, models=result.parents.planned())
     if not complete:
         return plan
-    draft.lay_out()
-    if draft.problems:
-        return replace(plan, problems=tuple(draft.problems), warnings=tuple(draft.warnings))
-    small = ResultFiles(draft)
-    opened = list(draft.checkpoints.values())
+    result.lay_out()
+    if result.problems:
+        return replace(plan, problems=tuple(result.problems), warnings=tuple(result.warnings))
+    small = ResultFiles(result)
+    opened = list(result.parents.checkpoints.values())
     shards = tuple(
-        with_copy(shard, opened) for shard in _cut_into_shards(draft.tensors, shard_size, small.stem)
+        with_copy(shard, opened) for shard in _cut_into_shards(result.tensors, shard_size, small.stem)
     )
     files = small.texts(shards)
     if small.problems:
-        return replace(plan, problems=tuple(small.problems), warnings=tuple(draft.warnings))
+        return replace(plan, problems=tuple(small.problems), warnings=tuple(result.warnings))
     tokenizer = small.report()
     return replace(
         plan,
-        models=draft.models(),
+        models=result.parents.planned(),
         shards=shards,
         files=files,
         copied_files=small.copied(files),
         tokenizer=tokenizer,
-        warnings=(*draft.warnings, *small.warnings),
+        warnings=(*result.warnings, *small.warnings),
         bytes_in=sum(
             opened[part.model].bytes_to_read(part.tensor)
-            for tensor in draft.tensors
+            for tensor in result.tensors
             for part in tensor.inputs
         ),
-        bytes_out=sum(tensor.bytes for tensor in draft.tensors),
+        bytes_out=sum(tensor.bytes for tensor in result.tensors),
     )
 
 

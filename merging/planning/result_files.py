@@ -1,4 +1,14 @@
-"""The small files of a result, for a plan: which are written, with what text, and which are taken over."""
+"""The files of a result beside its weights: which are written, with what text, and which are copied from a parent.
+
+    config.json              the donor's, with dtype, layers, ties, size of the vocabulary and ids of its tokens
+    generation_config.json   the donor's, with ids of its tokens
+    tokenizer files          of the model whose tokenizer it is: copied, or with added tokens
+    chat_template.jinja      where the recipe asks for one
+    *.index.json             where the weights are in several files
+    mergekit_config.yml      the recipe
+
+What each of the first two says is in `configs` (and `stacks`, of layers); which model it comes from is decided here.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +23,7 @@ from checkpoints.problems import Problem
 from checkpoints.tokenizer_files import is_template, tokenizer_files
 from merging.plan import PlannedShard
 from merging.planning import configs
-from merging.planning.layout import Draft
+from merging.planning.result_tensors import ResultTensors
 from merging.planning.stacks import NewStack, stack_config
 from merging.recipe.chat_templates import TEMPLATES
 from merging.recipe.recipe import ModelReference
@@ -25,36 +35,40 @@ class ResultFiles:
     """The files beside the weights.
 
     Args:
-        draft: that is laid out; what people should know of the files is added to `warnings`
+        tensors: of the result, laid out
+
+    Attributes:
+        problems, warnings: what stands in the way, and what the user should know of the files
     """
 
-    def __init__(self, draft: Draft):
-        self.draft = draft
-        self.donor = draft.donor_reference()
+    def __init__(self, tensors: ResultTensors):
+        self.tensors = tensors
+        self.parents = tensors.parents
+        self.recipe = tensors.recipe
+        self.vocabulary = tensors.vocabulary
+        self.donor = tensors.parents.donor
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
 
     @property
     def stem(self) -> str:
-        return configs.stem(self.draft.checkpoints[self.donor])
+        return configs.stem(self.parents.checkpoints[self.donor])
 
     def texts(self, shards: Sequence[PlannedShard]) -> dict[str, str]:
         """The files that are written, with their text."""
         reference = self.donor
-        donor = self.draft.checkpoints[reference]
-        dtype = configs.main_dtype((tensor.dtype, tensor.bytes) for tensor in self.draft.tensors)
+        donor = self.parents.checkpoints[reference]
+        dtype = configs.main_dtype((tensor.dtype, tensor.bytes) for tensor in self.tensors.tensors)
         config = configs.merged_config(donor.config, dtype)
-        if not self.draft.recipe.models:
-            self.problems += self.stacked(config, self.draft.layouts[reference])
-        if is_tied(config) and any(OUTPUT_HEAD.search(tensor.name) for tensor in self.draft.tensors):
+        if not self.recipe.models:
+            self.problems += self.stacked(config, self.parents.layouts[reference])
+        if is_tied(config) and any(OUTPUT_HEAD.search(tensor.name) for tensor in self.tensors.tensors):
             # A parent had a head of its own, so the result has one; a tied config would throw it away.
             config["tie_word_embeddings"] = False
-        if self.draft.vocabulary:
-            configs.set_vocabulary(
-                config, self.draft.vocabulary.own_rows[reference], self.draft.vocabulary.size
-            )
+        if self.vocabulary:
+            configs.set_vocabulary(config, self.vocabulary.own_rows[reference], self.vocabulary.size)
             self.set_token_ids("config.json", config)
-        files = {"mergekit_config.yml": self.draft.recipe.text}
+        files = {"mergekit_config.yml": self.recipe.text}
         if donor.config:
             files["config.json"] = configs.as_json(config)
         if "generation_config.json" in donor.files:
@@ -70,21 +84,21 @@ class ResultFiles:
 
     def stacked(self, config: dict[str, Any], donor: Layout) -> list[Problem]:
         """Let the config describe the new stacks of layers, in place; what it cannot say of them."""
-        draft = self.draft
-        stacks = [NewStack(donor.modules[name], layers) for name, layers in draft.layer_sources.items()]
+        tensors = self.tensors
+        stacks = [NewStack(donor.modules[name], layers) for name, layers in tensors.layer_sources.items()]
         shapes = {
-            id(draft.layouts[reference]): {name: t.shape for name, t in checkpoint.tensors.items()}
-            for reference, checkpoint in draft.checkpoints.items()
+            id(self.parents.layouts[reference]): {name: t.shape for name, t in checkpoint.tensors.items()}
+            for reference, checkpoint in self.parents.checkpoints.items()
         }
-        outside = {tensor.name: tensor.shape for tensor in draft.tensors if tensor.layer is None}
+        outside = {tensor.name: tensor.shape for tensor in tensors.tensors if tensor.layer is None}
         return stack_config(config, donor, stacks, shapes, outside)
 
     def set_token_ids(self, name: str, config: dict[str, Any]) -> None:
         """Let a config name tokens by their numbers in the result, in place."""
-        vocabulary = self.draft.vocabulary
+        vocabulary = self.vocabulary
         if not vocabulary:
             return
-        start = self.draft.checkpoints[vocabulary.start.model]
+        start = self.parents.checkpoints[vocabulary.start.model]
         own = start.config
         if name != "config.json" and name in start.files:
             own = {**own, **read_json(start, name)}
@@ -101,12 +115,12 @@ class ResultFiles:
 
     def tokenizer_reference(self) -> ModelReference:
         """The model whose tokenizer the result's is, or begins with."""
-        return self.draft.vocabulary.start.model if self.draft.vocabulary else self.donor
+        return self.vocabulary.start.model if self.vocabulary else self.donor
 
     def tokenizer_texts(self) -> dict[str, str]:
         """The files of the tokenizer that are written anew, with their text."""
-        checkpoint = self.draft.checkpoints[self.tokenizer_reference()]
-        written = self.draft.vocabulary.documents(checkpoint) if self.draft.vocabulary else {}
+        checkpoint = self.parents.checkpoints[self.tokenizer_reference()]
+        written = self.vocabulary.documents(checkpoint) if self.vocabulary else {}
         if "tokenizer_config.json" not in written and "tokenizer_config.json" in checkpoint.files:
             written["tokenizer_config.json"] = read_json(checkpoint, "tokenizer_config.json")
         template = self.chat_template
@@ -117,12 +131,12 @@ class ResultFiles:
 
     def report(self) -> TokenizerReport | None:
         """What becomes of the tokenizers, where the recipe touches them."""
-        vocabulary = self.draft.vocabulary
+        vocabulary = self.vocabulary
         if not vocabulary:
             return None
-        start = self.draft.checkpoints[vocabulary.start.model]
+        start = self.parents.checkpoints[vocabulary.start.model]
         template = self.chat_template or chat_template(start)
-        found = tokenizer_report(vocabulary, self.draft.checkpoints, template)
+        found = tokenizer_report(vocabulary, self.parents.checkpoints, template)
         if found.trouble:
             self.warnings.append(found.trouble)
         return found
@@ -130,13 +144,13 @@ class ResultFiles:
     @cached_property
     def chat_template(self) -> str | None:
         """The template that the recipe asks for; None leaves the tokenizer its own."""
-        wanted = self.draft.recipe.chat_template
+        wanted = self.recipe.chat_template
         if wanted not in ("auto", None):
             return TEMPLATES.get(wanted, wanted)
-        if wanted is None and not self.draft.vocabulary:
+        if wanted is None and not self.vocabulary:
             return None
-        merged = {source.model: None for source in self.draft.recipe.sources()}
-        found = [chat_template(self.draft.checkpoints[reference]) for reference in merged]
+        merged = {source.model: None for source in self.recipe.sources()}
+        found = [chat_template(self.parents.checkpoints[reference]) for reference in merged]
         count = Counter(template.strip() for template in found if template)
         if wanted is None:
             if len(count) > 1:
@@ -155,7 +169,7 @@ class ResultFiles:
             written: names of the files that are written anew
         """
         reference = self.tokenizer_reference()
-        checkpoint = self.draft.checkpoints[reference]
+        checkpoint = self.parents.checkpoints[reference]
         found = tokenizer_files(checkpoint.files)
         if not found and self.stem == "model":
             self.warnings.append(Problem("result-without-tokenizer", {"model": checkpoint.name}))
@@ -164,4 +178,4 @@ class ResultFiles:
             left_out |= {*OTHER_FORMS}
         if "chat_template.jinja" in left_out:
             left_out |= {file for file in found if is_template(file)}
-        return {file: self.draft.indices[reference] for file in found if file not in left_out}
+        return {file: self.parents.indices[reference] for file in found if file not in left_out}

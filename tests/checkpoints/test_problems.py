@@ -34,7 +34,8 @@ PASSED_ON = {
     "checkpoints/formats/safetensors.py",
     "checkpoints/formats/torch_zip.py",
     "merging/destinations/hub.py",
-    "merging/planning/layout.py",
+    "merging/planning/result_tensors.py",
+    "merging/planning/runs.py",
     "merging/planning/stacks.py",
     "merging/recipe/yaml.py",
     "merging/tokenizers/tokenizer.py",
@@ -145,7 +146,7 @@ def test_every_problem_has_words_and_every_word_its_value() -> None:
 
 
 def test_what_the_plan_collects_by_model_has_its_values() -> None:
-    for code in ("foreign-tensor", "missing-tensor", "shape", "vocabulary"):
+    for code in ("unexpected-keys", "missing-keys", "shape", "vocabulary"):
         assert known(code) <= {"model", "tensors", "donor", "tokenizers"}
 
 

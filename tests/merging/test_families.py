@@ -179,10 +179,10 @@ def test_a_language_model_goes_into_a_vision_language_model(folder: Path, tmp_pa
         ({"modules": {"tail": {"models": [{"model": "t5/a"}]}}}, "unknown-module"),
         (
             {"modules": {"encoder": {"models": [{"model": "whisper/a"}]}}, "base_model": "t5/a"},
-            "foreign-tensor",
+            "unexpected-keys",
         ),
-        ({"models": [{"model": "qwen2/a"}], "base_model": "llama/a"}, "foreign-tensor"),
-        ({"models": [{"model": "gemma3/a"}], "base_model": "qwen3/a"}, "foreign-tensor"),
+        ({"models": [{"model": "qwen2/a"}], "base_model": "llama/a"}, "unexpected-keys"),
+        ({"models": [{"model": "gemma3/a"}], "base_model": "qwen3/a"}, "unexpected-keys"),
         (
             {"modules": {"vision_tower": {"models": [{"model": "llama/a"}]}}, "base_model": "llava/a"},
             "missing-module",

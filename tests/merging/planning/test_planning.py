@@ -126,7 +126,7 @@ def test_a_model_that_lacks_tensors(folder: Path, tmp_path: Path) -> None:
 
     [problem] = plan_of(linear(tmp_path, folder / "a")).problems
 
-    assert problem.code == "missing-tensor"
+    assert problem.code == "missing-keys"
     assert problem.where == str(tmp_path)
     assert "model.layers.1.mlp.up_proj.weight" in problem.message
 

@@ -402,11 +402,11 @@ PROBLEMS: dict[str, Text] = {
     "derived-tensor": Text(
         "모든 모델에 있지는 않은 텐서입니다: {tensors:few}. 불러올 때 계산되므로 결과에는 넣지 않습니다."
     ),
-    "foreign-tensor": Text(
+    "unexpected-keys": Text(
         "{model}: {donor}의 설정을 따르는 결과에 자리가 없는 텐서가 있습니다: {tensors:few}.",
         "구조와 크기가 같은 베이스 모델을 쓰세요.",
     ),
-    "missing-tensor": Text(
+    "missing-keys": Text(
         "{model}: 다른 모델에 있는 텐서가 없습니다: {tensors:few}.", "구조가 같은 모델끼리 병합하세요."
     ),
     "shape": Text(

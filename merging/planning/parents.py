@@ -1,0 +1,115 @@
+"""The models of a recipe, open, and how they are built."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import cached_property
+
+from checkpoints import Alignment, AppliedAdapter, Checkpoint
+from checkpoints.architecture import Layout, Module, model_class
+from merging.intermediate import IntermediateMerge
+from merging.plan import PlannedAdapter, PlannedModel
+from merging.recipe.recipe import ModelReference, Recipe
+
+
+class Parents:
+    """The models that a recipe names.
+
+    Args:
+        recipe: it
+        checkpoints: the models, open
+
+    Attributes:
+        donor: the model that gives config and tokenizer: the target of the merge, the base, else the first named
+        layouts: how each is built
+        indices: their numbers in the plan
+        alignments: of those whose rows change, once the vocabularies are aligned
+    """
+
+    def __init__(self, recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint]):
+        self.recipe = recipe
+        self.checkpoints = dict(checkpoints)
+        self.intermediates = {r: c for r, c in checkpoints.items() if isinstance(c, IntermediateMerge)}
+        self.indices = {reference: index for index, reference in enumerate(checkpoints)}
+        self.layouts = {r: Layout(c.tensors, c.config) for r, c in checkpoints.items()}
+        self.alignments: dict[ModelReference, Alignment] = {}
+        self._names_by_layer: dict[tuple[ModelReference, str], Mapping[int, list[str]]] = {}
+        self._shapes_in_layers: dict[str, Mapping[str, set[tuple[int, ...]]]] = {}
+
+    @cached_property
+    def donor(self) -> ModelReference:
+        named = [source.model for source in self.recipe.sources()]
+        if self.recipe.method.target_first:
+            return next(model for model in named if model != self.recipe.base_model)
+        return self.recipe.base_model or named[0]
+
+    def planned(self) -> tuple[PlannedModel, ...]:
+        """What the plan says of each."""
+        return tuple(
+            PlannedModel(
+                reference.name,
+                reference.revision,
+                checkpoint.version,
+                checkpoint.is_folder,
+                model_class(checkpoint.config),
+                sum(tensor.elements for tensor in checkpoint.tensors.values()),
+                sum(tensor.stored_bytes for tensor in checkpoint.tensors.values()),
+                self.layouts[reference].layers,
+                tuple(map(_planned_adapter, checkpoint.adapters)),
+                self.alignments.get(reference),
+                made.plan if (made := self.intermediates.get(reference)) else None,
+                checkpoint.is_cached,
+            )
+            for reference, checkpoint in self.checkpoints.items()
+        )
+
+    def counterpart(self, reference: ModelReference, module: Module) -> Module | None:
+        """The module of a model that is merged into a module of the donor."""
+        layout = self.layouts[reference]
+        if module == self.layouts[self.donor].main:
+            return layout.modules.get(module.name, layout.main)
+        return layout.find(module.name)
+
+    def layer_names(self, reference: ModelReference, module: Module) -> Mapping[int, list[str]]:
+        """The names of a model's tensors, by layer of a module."""
+        key = reference, module.name
+        if key not in self._names_by_layer:
+            by_layer: dict[int, list[str]] = defaultdict(list)
+            for name in self.layouts[reference].names_by_module[module.name]:
+                place = module.stack.split(name) if module.stack else None
+                if place:
+                    by_layer[place[0]].append(name)
+            self._names_by_layer[key] = by_layer
+        return self._names_by_layer[key]
+
+    def shapes_in_layers(self, module: Module) -> Mapping[str, set[tuple[int, ...]]]:
+        """The shapes that the donor's layers have, by what stands behind the layer's number."""
+        if module.name not in self._shapes_in_layers:
+            found: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+            donor = self.donor
+            for layer, names in self.layer_names(donor, module).items():
+                assert module.stack
+                prefix = module.stack.join(layer, "")
+                for name in names:
+                    found[name[len(prefix) :]].add(self.checkpoints[donor].tensors[name].shape)
+            self._shapes_in_layers[module.name] = found
+        return self._shapes_in_layers[module.name]
+
+    def tied(self, reference: ModelReference, name: str) -> str | None:
+        """The tensor of a model that stands for a head which it does not have."""
+        # Rows for tokens of other models come from their heads, so that an aligned head is no longer the embedding.
+        return name if name in self.checkpoints[reference].tensors else self.layouts[reference].tied(name)
+
+
+def _planned_adapter(adapter: AppliedAdapter) -> PlannedAdapter:
+    sizes = (header.elements * 4 for header in adapter.tensors.values())
+    return PlannedAdapter(
+        adapter.name,
+        adapter.revision,
+        adapter.version,
+        adapter.is_folder,
+        adapter.scale,
+        sum(sizes),
+        adapter.is_cached,
+    )

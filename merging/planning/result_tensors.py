@@ -1,0 +1,338 @@
+"""The tensors of a result: which there are, of which inputs, with which parameters, and what does not fit.
+
+recipe -> runs of layers -> tensors
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from checkpoints import Checkpoint, TensorHeader
+from checkpoints.architecture import (
+    DERIVED,
+    OUTPUT_HEAD,
+    Layout,
+    Module,
+    Stack,
+    renamed,
+    stands_before_layers,
+)
+from checkpoints.dtypes import FLOATS, is_known, promote, safetensors_name
+from checkpoints.problems import Problem
+from checkpoints.wording import few
+from merging.methods import MergeMethod
+from merging.plan import Input, PlannedTensor
+from merging.planning.config_differences import differences, of_heads
+from merging.planning.parameter_values import ParameterValues
+from merging.planning.parents import Parents
+from merging.planning.runs import Run, Runs
+from merging.recipe.recipe import ModelReference, Recipe
+from merging.tokenizers.alignment import align, sizes
+from merging.tokenizers.vocabulary import Vocabulary
+
+# Names of the inputs of a tensor, in the order of a run's sources; None for a model that has no such tensor.
+Names = Sequence[str | None]
+
+
+class ResultTensors:
+    """Collects the tensors of a result, and problems where something does not fit.
+
+    Args:
+        recipe: what is wanted
+        checkpoints: the models that it names, open
+
+    Attributes:
+        tensors: once they are laid out, in the order of the model
+        layer_sources: for each module that is built anew, where its layers come from
+        vocabulary: of the result; None where it stays the models' own
+    """
+
+    def __init__(self, recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint]):
+        self.recipe = recipe
+        self.method: MergeMethod = recipe.method
+        self.parents = Parents(recipe, checkpoints)
+        self.vocabulary: Vocabulary | None = None
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+        self.values = ParameterValues(self.method, self.problems)
+        self.tensors: list[PlannedTensor] = []
+        self.layer_sources: dict[str, list[tuple[Layout, int]]] = defaultdict(list)
+        self.derived: list[str] = []
+        self.moved: list[str] = []
+        # Models whose layers the result has as they are, under the donor's config.
+        self.alone: set[ModelReference] = set()
+        self.misfits: dict[tuple[str, str], list[str | dict[str, Any]]] = defaultdict(list)
+
+    # -- the whole -------------------------------------------------------------------------------------
+
+    def lay_out(self) -> None:
+        for reference, checkpoint in self.parents.checkpoints.items():
+            self.warnings += checkpoint.warnings
+            if made := self.parents.intermediates.get(reference):
+                self.warnings += made.plan.warnings
+            self.check_not_quantised(checkpoint)
+        self.align_vocabularies()
+        if self.problems:
+            return
+        for module, runs in Runs(self.parents, self.problems, self.warnings).find():
+            if not runs:
+                self.copy_module(module)
+                continue
+            count = sum(run.length for run in runs)
+            self.outside_layers(runs[0], count, before=True)
+            for run in runs:
+                for number in range(run.length):
+                    self.layer(run, number)
+            self.outside_layers(runs[-1], count, before=False)
+        self.report_misfits()
+        self.check_names()
+        self.check_settings()
+        if not self.tensors and not self.problems:
+            self.problems.append(Problem("empty-result"))
+
+    def align_vocabularies(self) -> None:
+        parents = self.parents
+        aligned = align(self.recipe.tokenizer, parents.checkpoints, parents.layouts, parents.donor)
+        self.vocabulary = aligned.vocabulary
+        parents.alignments = aligned.alignments
+        parents.checkpoints = aligned.checkpoints
+        self.problems += aligned.problems
+        self.warnings += aligned.warnings
+
+    def check_not_quantised(self, checkpoint: Checkpoint) -> None:
+        quantisation = checkpoint.config.get("quantization_config")
+        unmergeable = [
+            t for t in checkpoint.tensors.values() if t.dtype.startswith("F8") or not is_known(t.dtype)
+        ]
+        if quantisation or unmergeable:
+            how = (quantisation or {}).get("quant_method") or unmergeable[0].dtype
+            values = {"model": checkpoint.name, "how": how}
+            self.problems.append(Problem("quantised", values, checkpoint.name))
+
+    # -- layers ----------------------------------------------------------------------------------------
+
+    def layer(self, run: Run, number: int) -> None:
+        """Plan one output layer."""
+        position = (
+            number / (run.length - 1) if run.length > 1 else 1.0
+        )  # as mergekit: a lone layer is the last
+        layers = self.layer_sources[run.module.name]
+        output = len(layers)
+        named: list[dict[str, str]] = []
+        for source, module, start in zip(run.sources, run.modules, run.starts, strict=True):
+            assert module.stack
+            prefix = module.stack.join(start + number, "")
+            names = self.parents.layer_names(source.model, module).get(start + number, [])
+            named.append({name[len(prefix) :]: name for name in names})
+        if len(run.sources) == 1:
+            self.alone.add(run.sources[0].model)
+        first = int(self.method.target_first)
+        layers.append((self.parents.layouts[run.sources[first].model], run.starts[first] + number))
+        assert run.module.stack
+        for rest in dict.fromkeys(rest for names in named for rest in names):
+            name = run.module.stack.join(output, rest)
+            self.tensor(run, name, [names.get(rest) for names in named], position, output)
+
+    def outside_layers(self, run: Run, count: int, *, before: bool) -> None:
+        """Plan the tensors before or after the `count` layers; both take the first value of a gradient, as in mergekit.
+
+        What is numbered behind the last layer stays behind the last one.
+        """
+        named: list[dict[str, str]] = []
+        for source, module in zip(run.sources, run.modules, strict=True):
+            names = {}
+            for name in self.parents.layouts[source.model].names_by_module[module.name]:
+                if not (module.stack and module.stack.split(name)) and stands_before_layers(name) == before:
+                    names[self.outside_name(name, module.stack, run.module.stack, count)] = name
+            named.append(names)
+        for name in dict.fromkeys(name for names in named for name in names):
+            own = [
+                names.get(name) or self.parents.tied(source.model, name)
+                for source, names in zip(run.sources, named, strict=True)
+            ]
+            self.tensor(run, name, own, 0.0, None)
+
+    def outside_name(self, name: str, own: Stack | None, stack: Stack | None, count: int) -> str:
+        """What a tensor that belongs to no layer is called in the result."""
+        place = own.beyond(name) if own else None
+        if not (own and stack and place):
+            return renamed(name, own, stack)
+        number, rest = place
+        if count != own.count:
+            self.moved.append(name)
+        return stack.join(number - own.count + count, rest)
+
+    def copy_module(self, module: Module) -> None:
+        """Plan the tensors of a module as the donor has them."""
+        donor = self.parents.donor
+        for name in self.parents.layouts[donor].names_by_module[module.name]:
+            header = self.parents.checkpoints[donor].tensors[name]
+            place = module.stack.split(name) if module.stack else None
+            inputs = (Input(self.parents.indices[donor], name),)
+            self.taken(name, header, inputs, self.output_dtype({header.stored_dtype}), place and place[0])
+
+    # -- tensors ---------------------------------------------------------------------------------------
+
+    def tensor(self, run: Run, name: str, names: Names, position: float, layer: int | None) -> None:
+        """Plan one tensor, or note why it cannot be.
+
+        Args:
+            run: that it belongs to
+            name: of the result's tensor
+            names: of its inputs
+            position: in the run, from 0 to 1, for gradients
+            layer: of the result; None outside the layers
+        """
+        if None in names and DERIVED.search(name):
+            self.derived.append(name)
+            return
+        if self.method.target_first and self.left_alone(run, name, names, position, layer):
+            return
+        headers = self.headers(run, name, names)
+        if headers is None:
+            return
+        self.check_shapes(run, name, headers)
+        if self.is_unexpected(run, name, headers[0].shape, layer):
+            self.misfits["unexpected-keys", str(run.sources[0].model)].append(
+                f"{name} {list(headers[0].shape)}"
+            )
+            return
+        stored = {header.stored_dtype for header in headers}
+        if stored <= set(FLOATS):
+            self.merged(run, name, headers, position, layer)
+        else:
+            self.same_everywhere(run, name, headers, stored, layer)
+
+    def headers(self, run: Run, name: str, names: Names) -> list[TensorHeader] | None:
+        """The headers of a tensor's inputs; None if a model lacks its own."""
+        headers = []
+        for source, own in zip(run.sources, names, strict=True):
+            if own is None:
+                self.misfits["missing-keys", str(source.model)].append(name)
+            else:
+                headers.append(self.parents.checkpoints[source.model].tensors[own])
+        return headers if len(headers) == len(names) else None
+
+    def check_shapes(self, run: Run, name: str, headers: Sequence[TensorHeader]) -> None:
+        first = headers[0].shape
+        for source, header in zip(run.sources, headers, strict=True):
+            if header.shape == first:
+                continue
+            by_token = stands_before_layers(name) or OUTPUT_HEAD.search(name)
+            code = "vocabulary" if by_token and header.shape[1:] == first[1:] else "shape"
+            found, expected = list(header.shape), list(first)
+            self.misfits[code, str(source.model)].append(
+                {"phrase": "shape-instead", "name": name, "found": found, "expected": expected}
+            )
+
+    def same_everywhere(
+        self, run: Run, name: str, headers: Sequence[TensorHeader], stored: set[str], layer: int | None
+    ) -> None:
+        """Plan a counter or mask: not averaged; the run makes sure that all models have the same."""
+        if len(stored) > 1:
+            self.misfits["shape", str(run.sources[1].model)].append(
+                {"phrase": "several-dtypes", "name": name, "dtypes": sorted(stored)}
+            )
+        first, inputs = headers[0], self.inputs(run, headers)
+        self.tensors.append(PlannedTensor(name, first.dtype, first.shape, inputs, {}, 0, layer))
+
+    def merged(
+        self, run: Run, name: str, headers: Sequence[TensorHeader], position: float, layer: int | None
+    ) -> None:
+        """Plan a tensor of floats; one whose parameters leave a single model is that model's."""
+        values = self.values.of(run, name, [header.name for header in headers], position)
+        if values is None:
+            return
+        dtype = self.output_dtype({header.stored_dtype for header in headers})
+        inputs = self.inputs(run, headers)
+        decided = self.method.decided_by(self.values.arguments(values))
+        if decided is not None:
+            decided += run.subtracts
+            self.taken(name, headers[decided], inputs[decided : decided + 1], dtype, layer)
+            return
+        self.tensors.append(PlannedTensor(name, dtype, headers[0].shape, inputs, values, None, layer))
+
+    def inputs(self, run: Run, headers: Sequence[TensorHeader]) -> tuple[Input, ...]:
+        pairs = zip(run.sources, headers, strict=True)
+        return tuple(Input(self.parents.indices[source.model], header.name) for source, header in pairs)
+
+    def taken(
+        self, name: str, header: TensorHeader, inputs: tuple[Input, ...], dtype: str, layer: int | None
+    ) -> None:
+        """Plan a tensor that is one model's, rounded if another dtype is wanted."""
+        copied = 0 if header.dtype == dtype else None
+        self.tensors.append(PlannedTensor(name, dtype, header.shape, inputs, {}, copied, layer))
+
+    def output_dtype(self, stored: set[str]) -> str:
+        wanted = self.recipe.out_dtype or self.recipe.dtype
+        if not stored <= set(FLOATS):
+            [dtype] = stored
+            return dtype
+        return safetensors_name(wanted) if wanted else promote(stored)
+
+    def is_unexpected(self, run: Run, name: str, shape: tuple[int, ...], layer: int | None) -> bool:
+        """Whether the model that gives the config has no tensor like this one, so that loaders would not take it."""
+        donor = self.parents.donor
+        if any(source.model == donor for source in run.sources) or OUTPUT_HEAD.search(name):
+            return False
+        if layer is None or run.module.stack is None:
+            header = self.parents.checkpoints[donor].tensors.get(name)
+            return header is None or header.shape != shape
+        rest = name[len(run.module.stack.join(layer, "")) :]
+        return shape not in self.parents.shapes_in_layers(run.module)[rest]
+
+    def left_alone(
+        self, run: Run, name: str, names: Sequence[str | None], position: float, layer: int | None
+    ) -> bool:
+        """Plan a tensor that the target has as the result will; no other model need have it, or in that shape."""
+        base, target, other = (
+            self.parents.checkpoints[source.model].tensors.get(own or "")
+            for source, own in zip(run.sources, names, strict=True)
+        )
+        values = self.values.of(run, name, [own or name for own in names], position)
+        if target is None or values is None or self.method.decided_by(self.values.arguments(values)) != 0:
+            return False
+        if base and other and base.shape != other.shape:
+            lead, follower = run.sources[1].model, run.sources[2].model
+            if not any(problem.code == "roles" for problem in self.problems):
+                values = {"first": str(lead), "second": str(follower), "base": str(run.sources[0].model)}
+                self.problems.append(Problem("roles", values, run.sources[2].where))
+        inputs = (Input(self.parents.indices[run.sources[1].model], target.name),)
+        self.taken(name, target, inputs, self.output_dtype({target.stored_dtype}), layer)
+        return True
+
+    # -- checks ----------------------------------------------------------------------------------------
+
+    def check_names(self) -> None:
+        """Two tensors of one name make a file that no loader reads."""
+        counts = Counter(tensor.name for tensor in self.tensors)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            self.problems.append(Problem("duplicate-tensor", {"tensors": few(twice)}, twice[0]))
+        if self.moved:
+            values = {"tensors": few(self.moved), "count": len(self.moved)}
+            self.warnings.append(Problem("moved-tensor", values))
+
+    def check_settings(self) -> None:
+        """Weights that were trained under other settings than the result's config has compute something else there."""
+        donor = self.parents.donor
+        for reference, checkpoint in self.parents.checkpoints.items():
+            found = differences(self.parents.checkpoints[donor].config, checkpoint.config)
+            if not found:
+                continue
+            settings = [f"{key}: {ours} and {theirs}" for key, (ours, theirs) in sorted(found.items())]
+            values = {"model": str(reference), "donor": str(donor), "settings": settings}
+            if of_heads(found) and reference in self.alone:
+                self.problems.append(Problem("other-heads", values, str(reference)))
+            else:
+                self.warnings.append(Problem("settings-differ", values, str(reference)))
+
+    def report_misfits(self) -> None:
+        if self.derived:
+            self.warnings.append(Problem("derived-tensor", {"tensors": few(self.derived)}))
+        for (code, model), found in self.misfits.items():
+            values: dict[str, Any] = {"model": model, "tensors": few(found), "donor": str(self.parents.donor)}
+            if code == "vocabulary":
+                values["tokenizers"] = sizes(self.parents.checkpoints, self.parents.layouts)
+            self.problems.append(Problem(code, values, model))
