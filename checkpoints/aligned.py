@@ -1,6 +1,6 @@
-"""A checkpoint whose vocabulary was put in another order: rows of its own, of other models, of zeros, or means.
+"""A checkpoint with the rows of another vocabulary: its own, other models', averages, or zeros.
 
-Rows are gathered when they are read, a stretch at a time; nothing is stored on the way.
+Rows are gathered when they are read; nothing is stored on the way.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Bytes of an average row's tensor that are read at a time.
-STRETCH = 16 * 1024 * 1024
+# Bytes of a tensor that are read at a time to average its rows.
+PART = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A run of rows of the result.
+    """Consecutive rows of the result.
 
     Args:
         count: how many
-        sources: pairs of a model's number and the first of its rows; several are averaged, none are zeros
+        sources: pairs of a model's number and its first row; several are averaged, none means zeros
     """
 
     count: int
@@ -40,12 +40,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Alignment:
-    """What becomes of a model's tensors that have a row a token.
+    """What becomes of a model's tensors that have one row per token.
 
     Args:
         rows: of the result, in order
-        padding: rows behind them, each the average of all others
-        tensors: by its name, what each such tensor is called in every model, itself too; empty where one has none
+        padding: number of rows after them, each the average of all others
+        tensors: by the model's own name of such a tensor, its name in every model, this one too; empty where a model
+            has none
     """
 
     rows: tuple[Rows, ...]
@@ -62,8 +63,8 @@ class AlignedCheckpoint:
 
     Args:
         own: the checkpoint itself
-        alignment: what its rows are
-        models: all that the alignment speaks of, by their numbers; who opened them closes them
+        alignment: what its rows become
+        models: all models, by their numbers in the alignment; they are not closed with this one
     """
 
     def __init__(self, own: Checkpoint, alignment: Alignment, models: Sequence[Checkpoint]):
@@ -170,11 +171,11 @@ class AlignedCheckpoint:
                 width = header.nbytes // header.shape[0]
                 rows = header.shape[0] - self.alignment.padding
                 total = np.zeros(width // 4)
-                step = max(STRETCH // width, 1)
+                step = max(PART // width, 1)
                 for first in range(0, rows, step):
-                    stretch = bytearray(min(step, rows - first) * width)
-                    self.read_into(name, first * width, memoryview(stretch))
-                    total += np.frombuffer(stretch, np.float32).reshape(-1, width // 4).sum(0, np.float64)
+                    part = bytearray(min(step, rows - first) * width)
+                    self.read_into(name, first * width, memoryview(part))
+                    total += np.frombuffer(part, np.float32).reshape(-1, width // 4).sum(0, np.float64)
                 self._averages[name] = (total / rows).astype(np.float32)
             return self._averages[name]
 

@@ -1,10 +1,10 @@
 """What a merge has to know of an architecture, read from names and config instead of a table.
 
-The layer of a tensor is the first integer in its name: `model.layers.12.mlp.up_proj.weight`. The names that
-share what stands before it are a stack, if the config knows of so many layers. A model with several stacks
+The layer of a tensor is the first integer in its name: `model.layers.12.mlp.up_proj.weight`. Names with the
+same prefix before it are a stack, if the config names that number of layers. A model with several stacks
 (an encoder and a decoder, a vision tower beside a language model) consists of modules, one a stack; the
 component in which the stacks' names begin to differ tells the modules apart. Everything else (embeddings,
-final norm, head) stands before or after the layers of its module.
+final norm, head) comes before or after the layers of its module.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ROLES = {
 }
 # Of several stacks, the one that answers comes first; so does the part of the config that speaks of it.
 MOST_CENTRAL = ("text", "", "decoder", "encoder", "vision", "audio")
-# Names of what stands before the first layer; what is neither this nor a layer stands after the last.
+# Names of tensors before the first layer; all others outside the layers come after the last.
 EMBEDDING = re.compile(r"embed|wte|wpe|\bemb\b|word_embeddings|\bshared\b", re.IGNORECASE)
 INPUT_EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings|shared)\.weight$",
@@ -60,7 +60,7 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Stack:
-    """The layers of a module: `prefix` is what stands before the number, `count` how many there are."""
+    """The layers of a module: `prefix` is the part of a name before the number, `count` the number of layers."""
 
     prefix: str
     count: int
@@ -160,7 +160,7 @@ class Layout:
         return input_embedding(self.names_by_module[self.main.name]) or input_embedding(self.names)
 
     def tied(self, name: str) -> str | None:
-        """The tensor that stands for a head which the model does not have: the embedding, if they are tied."""
+        """The tensor that replaces a head the model does not have: the embedding, if they are tied."""
         return self.embedding if OUTPUT_HEAD.search(name) and is_tied(self.config) else None
 
     def find(self, wanted: str) -> Module | None:
@@ -183,7 +183,7 @@ class Layout:
         return self.main if role in ("text", "decoder") else None
 
     def _component(self, name: str) -> str | None:
-        """The first component in which modules differ; None for what stands outside of all of them."""
+        """The first component in which modules differ; None outside of all modules."""
         if len(self._stacks) < 2 or re.match(_HEAD, name):
             return None
         parts = name.split(".")

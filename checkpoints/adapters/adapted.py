@@ -28,7 +28,7 @@ from checkpoints.tokenizer_files import VOCABULARIES, is_template, tokenizer_fil
 if TYPE_CHECKING:
     from checkpoints.adapters.changed_tensor import ChangedTensor
 
-# Bytes of adapters' tensors that are kept in float32, so that they are not fetched anew for each stretch of a tensor.
+# Bytes of adapters' tensors that are kept in float32, so that they are not fetched again for each part of a tensor.
 HELD = 128 * 1024 * 1024
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
@@ -51,7 +51,7 @@ class AdaptedCheckpoint:
     """A checkpoint with an adapter applied.
 
     Raises:
-        CheckpointError: the adapter does not fit the base; says all that does not.
+        CheckpointError: the adapter does not fit the base; with everything that does not.
     """
 
     def __init__(self, base: Checkpoint, adapter: Adapter):
@@ -100,7 +100,7 @@ class AdaptedCheckpoint:
         try:
             found = json.loads(read_small(self.adapter.repository, TOKENIZER_CONFIG))
         except ValueError:
-            return {}  # whoever reads the file itself says that it is damaged
+            return {}  # reported when the file itself is read
         return found if isinstance(found, dict) else {}
 
     def read_file(self, file: str) -> bytes:

@@ -18,11 +18,13 @@ class Term:
     """A low-rank sum: for each of `experts` the product of two factors.
 
     Args:
-        a, b: names of the adapter's tensors; without `a`, `b` is a vector that is added as it is
+        a, b: names of the adapter's tensors, of shapes (experts * rank, in) and (out, rank * experts); without `a`,
+            `b` is a vector (out,) that is added as it is
+        scaling: factor on the product
         transposed: whether the tensor is stored as (in, out)
-        experts: that a packed parameter holds
-        expert: the only one of them that the tensor is, where it lies by itself
-        part: of the outputs, (first, end), where the tensor is only some of them
+        experts: how many a packed parameter holds
+        expert: the number of the one expert that the tensor belongs to, where experts are stored one by one
+        part: first and last output (the last not included), where the tensor has only some of them
     """
 
     a: str
@@ -58,19 +60,21 @@ class Term:
 
 @dataclass(frozen=True)
 class Change:
-    """What an adapter does to a tensor, seen as a matrix: all axes but the first (of packed experts, the last) are one.
+    """What an adapter does to a tensor, seen as a matrix (height, width).
+
+    All axes but the first are flattened into the second; of packed experts, all but the last into the first.
 
     Args:
         shape: of the result
         base: the base's tensor that is changed; None where the adapter brings it whole
-        base_height: rows of it
-        group: rows that a factor's product has: those of one expert, or all
-        saved: the adapter's tensor that takes its place
-        rows, indices: the adapter's tensor of rows that take the places of those with these numbers
+        base_height: its number of rows
+        group: number of rows of a factor's product: those of one expert, or all
+        saved: the adapter's tensor that replaces it
+        rows, indices: the adapter's tensor (len(indices), width), whose rows replace those with these numbers
         low_rank: sums that are added
         products: what LoHa and LoKr add
         factor, factor_by_column: the adapter's tensor that IA3 multiplies the rows with, or the columns
-        magnitude, by_column: DoRA's lengths of the rows, or of the columns
+        magnitude, by_column: DoRA's norms of the rows (height,), or of the columns (width,)
     """
 
     shape: tuple[int, ...]
@@ -101,7 +105,7 @@ class Change:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is nothing but sums of products, each of the whole matrix."""
+        """Whether it only adds products of two factors, each of the whole matrix."""
         other = self.saved or self.rows or self.magnitude or self.products or self.factor or self._is_packed
         return not other and all(term.a for term in self.low_rank)
 

@@ -1,7 +1,7 @@
-"""What an adapter does to one tensor, and the arithmetic of it.
+"""A tensor under an adapter: the arithmetic, all of it in float32.
 
-All of it is float32. A tensor is computed in tiles of whole rows that its shape alone decides, so the bits of a
-row do not depend on how much is read at once: the same product in another shape may be summed in another order.
+A tensor is computed in tiles of whole rows that depend on its shape alone. So the bits of a row do not depend on how
+much is read at once: the same product in another shape may be summed in another order.
 """
 
 from __future__ import annotations
@@ -19,29 +19,33 @@ if TYPE_CHECKING:
 
     from checkpoints.adapters.change import Change
 
-# Elements of a tile: enough for a fast product, and few enough for the processor's cache.
+# Elements of a tile: enough for a fast product, few enough for the processor's cache.
 TILE = 64 * 1024
-# Elements that one pass over a whole tensor reads at once.
+# Elements that a pass over a whole tensor reads at once.
 PASS = 4 * 1024 * 1024
 
-# Fills a buffer with the bytes of the tensor that is changed, from an offset on.
+# Fills a buffer with bytes of the base's tensor, from an offset on.
 ReadBase = Callable[[int, memoryview], None]
 
 
 def as_stored(data: bytearray, dtype: str, shape: tuple[int, ...]) -> Tensor:
-    """The numbers that these bytes are, by safetensors' name of their type."""
+    """The numbers in these bytes.
+
+    Args:
+        dtype: by safetensors' name
+    """
     kind = getattr(torch, torch_name(dtype))
     return (torch.frombuffer(data, dtype=kind) if data else torch.empty(0, dtype=kind)).view(shape)
 
 
 class ChangedTensor:
-    """A tensor under an adapter, seen as rows: what is needed for all of them is held, the rest is read.
+    """A tensor under an adapter, seen as rows (height, width): what all rows need is held, the rest is read.
 
     Args:
-        change: what is to be done
-        adapter: where its parts are
-        base_dtype: of the tensor that is changed, by safetensors' name
-        read_base: of it
+        change: what the adapter changes
+        adapter: whose tensors it names
+        base_dtype: of the base's tensor, by safetensors' name
+        read_base: reads that tensor
     """
 
     def __init__(self, change: Change, adapter: Adapter, base_dtype: str, read_base: ReadBase):
@@ -75,7 +79,7 @@ class ChangedTensor:
         }
 
     def measure(self) -> None:
-        """Find what depends on the whole tensor: the norms of its columns, where DoRA scales these."""
+        """Compute what depends on the whole tensor: the norms of its columns, where DoRA scales these."""
         if self.magnitude is None or not self.change.by_column or self.by_column is not None:
             return
         squares = torch.zeros(self.width, dtype=torch.float64)
@@ -89,8 +93,8 @@ class ChangedTensor:
         """Compute elements.
 
         Args:
-            first: the first element, counted along the rows
-            out: float32 vector of the elements from there on
+            first: index of the first element, row by row
+            out: float32 vector (n,) for the elements from there on
         """
         end = first + len(out)
         top, bottom = first // self.width, -(-end // self.width)
@@ -102,9 +106,9 @@ class ChangedTensor:
                 out[low - first : high - first] = flat[low - begin : high - begin]
 
     def _tiles(self, first: int, end: int) -> Iterator[tuple[int, Tensor]]:
-        """Tiles of whole rows, changed but for DoRA and the adapter's scale, each with its first row.
+        """Tiles (rows, width), each with the number of its first row; DoRA and the adapter's scale are still missing.
 
-        `first` is where a tile begins; the last one is whole, and may go beyond `end`.
+        `first` is the beginning of a tile; the last tile is whole, and may go beyond `end`.
         """
         change = self.change
         places = []
@@ -148,12 +152,12 @@ class ChangedTensor:
 
     @property
     def _is_whole(self) -> bool:
-        """Whether the change is not just a sum, so that its scale is a way between before and after."""
+        """Whether the change is more than a sum, so that its scale interpolates between before and after."""
         change = self.change
         return bool(change.saved or change.rows or change.factor or change.magnitude)
 
     def _stored(self, first: int, end: int) -> Tensor:
-        """Rows that the change begins with."""
+        """The rows (end - first, width) before sums, factors and norms."""
         if not self.change.saved:
             return self._base(first, end)
         dtype = self.adapter.tensors[self.change.saved].dtype
@@ -162,7 +166,7 @@ class ChangedTensor:
         return as_stored(data, dtype, (end - first, self.width))
 
     def _base(self, first: int, end: int) -> Tensor:
-        """Rows of the tensor before the change, as they are stored; those that it does not have are zeros."""
+        """Rows (end - first, width) of the base's tensor, as they are stored; rows that it does not have are zeros."""
         known = max(min(end, self.change.base_height) - first, 0)
         size = self.width * itemsize(self.base_dtype)
         data = bytearray((end - first) * size)

@@ -61,6 +61,17 @@ def _is_head(name: str) -> bool:
 
 @dataclass
 class _Fitting:
+    """Collects the changes, and what does not fit.
+
+    Args:
+        base, adapter: of `fit`
+        found: changes, by name of the result's tensor
+        missing: modules that the base does not have
+        misfits: modules of other shapes than the adapter's, as phrases
+        problems: all others
+        unties: see `Fit`
+    """
+
     base: Checkpoint
     adapter: Adapter
     found: dict[str, Change] = field(default_factory=dict)
@@ -108,7 +119,7 @@ class _Fitting:
         return found
 
     def _find(self, wanted: str) -> str | None:
-        """The base's tensor of this name: models and files may differ in what stands before the layers."""
+        """The base's tensor of this name: models and files may differ in the prefix before the layers."""
         if wanted in self.base.tensors:
             return wanted
         words = wanted.split(".")
@@ -250,7 +261,7 @@ class _Fitting:
             return
         shapes = {name: self.adapter.tensors[name].shape for name in parts.values()}
         product = read_product(parts, shapes, self.adapter.scaling(module, self.adapter.rank(module)))
-        # PEFT shuffles the Kronecker product with a whole kernel along one axis: nobody can mean that.
+        # PEFT shuffles the Kronecker product with a whole kernel along one axis: which cannot be intended.
         unsound = product and product.is_kronecker and len(shapes[product.other.names[0]]) == 3
         if product is None or unsound or product.shape != (change.height, change.width):
             self._misfit("misfit-product", module, expected=list(change.shape))
@@ -353,10 +364,10 @@ class _Fitting:
     # -- the whole -------------------------------------------------------------------------------------
 
     def _keep_or_cut_tie(self) -> None:
-        """A head that read the embedding goes on so where both were trained as one, or grew as one.
+        """Keep the head tied to the embedding where both were trained, or grew, as one.
 
-        Else it has to become a tensor of its own, as it was in training: PEFT changes the embedding or the head,
-        and not both.
+        Otherwise it becomes a tensor of its own, as it was in training: PEFT changes the embedding or the head, not
+        both.
         """
         embedding, head = self.found.get(self.embedding), self.found.get(HEAD)
         if not (embedding or head):

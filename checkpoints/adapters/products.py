@@ -1,6 +1,6 @@
-"""What adapters other than LoRA add to a tensor, row by row, from the small factors that they store.
+"""What LoHa and LoKr add to a tensor, row by row, from the small factors that they store.
 
-The formulas are those of PEFT, which the tests hold them against; PEFT's own code makes whole matrices, inside layers.
+The formulas are PEFT's, and tests compare the two; PEFT's own code makes whole matrices, inside layers.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Name:
 
 @dataclass(frozen=True)
 class PickledStorage:
-    """A run of elements that stands beside the pickle under a key."""
+    """A run of elements, stored beside the pickle under a key."""
 
     dtype: str
     key: str
@@ -211,7 +211,7 @@ class _Machine:
             raise PickleError("pickle-call", name=name.replace(" ", "."))
 
     def do_build(self, _: None) -> None:
-        """A state dict carries its modules' versions as an attribute, which nobody needs here."""
+        """A state dict carries its modules' versions as an attribute, which are not needed here."""
         self.stack.pop()
         _expect(self.stack[-1], dict)
 

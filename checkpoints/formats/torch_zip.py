@@ -113,8 +113,8 @@ def _entries(file: str, size: int, read: ReadBytes) -> dict[str, _Entry]:
 def _entry(file: str, info: zipfile.ZipInfo, end: int, read: ReadBytes) -> _Entry:
     """Find an entry's bytes.
 
-    They follow a header whose length only it knows, one request an entry. But entries stand without gaps, and
-    torch aligns their bytes: only one place fits, counted from where the next entry begins.
+    They follow a header that alone says how long it is, which would take a request for each entry. But there are no
+    gaps between entries, and torch aligns their bytes: counted back from the next entry, only one place fits.
     """
     if info.flag_bits & ENCRYPTED or info.compress_type != zipfile.ZIP_STORED:
         raise _refusal("pickle-compressed", file, name=info.filename)

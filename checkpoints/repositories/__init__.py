@@ -8,7 +8,7 @@ from checkpoints.names import hub_id
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.folder import Folder
 from checkpoints.repositories.repository import Location, Repository, Token
-from checkpoints.repositories.subfolder import Part
+from checkpoints.repositories.subfolder import Subfolder
 
 
 def open_repository(name: str, revision: str | None, token: Token, allow_folders: bool) -> Repository:
@@ -27,7 +27,7 @@ def open_repository(name: str, revision: str | None, token: Token, allow_folders
         code = "no-folder-or-model-id" if allow_folders else "no-model-id"
         raise CheckpointError(Problem(code, {"given": name}, name))
     repository = find_on_hub(owner, revision, token)
-    return Part(repository, place) if place else repository
+    return Subfolder(repository, place) if place else repository
 
 
 def open_location(location: Location, token: Token) -> Repository:
@@ -45,7 +45,7 @@ def open_location(location: Location, token: Token) -> Repository:
     from checkpoints.repositories.hub import HubRepository
 
     whole = HubRepository(location.name, location.version, location.files, token)
-    return Part(whole, location.place) if location.place else whole
+    return Subfolder(whole, location.place) if location.place else whole
 
 
 def has_changed(name: str) -> Problem:

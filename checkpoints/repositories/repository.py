@@ -14,7 +14,7 @@ MAX_SMALL_FILE = 200_000_000
 # What may stand before the id of a repository on the Hub, and does in the address of a result.
 HUB_SCHEME = "hf://"
 
-# None: the machine's own login. False: nobody's. A callable is asked at each use, for tokens that expire.
+# None: the machine's own login. False: anonymous. A callable is called at each use, for tokens that expire.
 Token = str | bool | Callable[[], str | None] | None
 
 
@@ -53,7 +53,7 @@ class Repository(Protocol):
 
     @property
     def version(self) -> str:
-        """What the files' content is known by: a commit on the Hub, a fingerprint of a folder."""
+        """Identifies the content of the files: a commit on the Hub, a fingerprint of a folder."""
 
     @property
     def is_folder(self) -> bool:
@@ -82,7 +82,7 @@ class Repository(Protocol):
         """Where these of its files are, for `open_location`."""
 
     def interrupt(self) -> None:
-        """Let reads that wait for a network in other threads end at once, for good."""
+        """End reads that wait for a network in other threads; nothing can be read afterwards."""
 
     def close(self) -> None:
         """Release files and connections."""

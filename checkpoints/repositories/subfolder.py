@@ -9,7 +9,7 @@ from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.repository import Location, Repository
 
 
-class Part:
+class Subfolder:
     """The files below a place in a repository, as a repository of their own.
 
     Raises:

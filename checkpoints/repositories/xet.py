@@ -1,6 +1,6 @@
-"""A second way to the bytes of a file on the Hub: from Xet, the store behind it, by ranges.
+"""A second way to read ranges of a file on the Hub: from Xet, the store behind it.
 
-It goes over other hosts than signed links do, and takes its place while those have a bad day.
+It uses other hosts than signed links do, and is used while those fail.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from huggingface_hub import constants
 
-# Seconds that a read may take: so many, and one more for so many bytes. hf_xet itself tries for minutes.
-PATIENCE, SLOWEST = 20.0, 100_000
-# Seconds before its end at which a token is no longer used.
+# Read timeout: this many seconds, plus one for each MIN_SPEED bytes. hf_xet itself retries for minutes.
+TIMEOUT, MIN_SPEED = 20.0, 100_000
+# A token is not used in its last seconds.
 MARGIN = 60
 
 
@@ -53,7 +53,7 @@ class XetReader:
 
         group = self._open_group()
         # A stream that waits can be ended by its group only, so each has one of its own.
-        deadline = threading.Timer(PATIENCE + len(buffer) / SLOWEST, group.abort)
+        deadline = threading.Timer(TIMEOUT + len(buffer) / MIN_SPEED, group.abort)
         deadline.start()
         done = 0
         try:

@@ -50,7 +50,7 @@ def make_plan(
     allow_folders: bool = True,
     memory: int | None = None,
 ) -> Plan:
-    """Find out what a merge will do and cost, and everything that stands in its way.
+    """Find out what a merge will do and cost, and everything that prevents it.
 
     Reads the models' configs, headers and lists of files; no weights. Never raises for a recipe that cannot
     be merged: the plan then has problems, and `plan.ok` is false.
@@ -58,9 +58,9 @@ def make_plan(
     Args:
         recipe: what is to be merged
         to: where the result is to go, a folder or `hf://owner/name`; None leaves that unchecked
-        token: whose access to the Hub to use; None: the machine's own login, False: nobody's
-        overwrite: whether a model that stands at the destination may be replaced
-        pull_request: whether a pull request is opened where a model stands at the destination
+        token: whose access to the Hub to use; None: the machine's own login, False: anonymous
+        overwrite: whether a model at the destination may be replaced
+        pull_request: whether a pull request is opened where there is a model at the destination
         shard_size: largest output file, in bytes; a larger tensor has a file for itself
         allow_folders: whether models may be folders of this machine
         memory: bytes that are free for the merge; None: as many as this machine or container has free
@@ -233,7 +233,7 @@ def _open_intermediate(
 def _cut_into_shards(
     tensors: Sequence[PlannedTensor], shard_size: int, stem: str
 ) -> tuple[PlannedShard, ...]:
-    """Fill shards in the order of the model; inside one, tensors stand as safetensors' own writer puts them."""
+    """Fill shards in the order of the model; inside one, tensors are sorted as safetensors' own writer sorts them."""
     groups: list[list[PlannedTensor]] = [[]]
     filled = 0
     for tensor in tensors:
@@ -271,7 +271,7 @@ def with_copy(shard: PlannedShard, models: Sequence[Checkpoint]) -> PlannedShard
     model = models[source.model]
     if model.is_folder or model.files.get(source.filename) != shard.bytes:
         return shard
-    # Tensors in the same places may still stand behind a header that was written another way.
+    # Tensors in the same places may still follow a header that was written in another way.
     written = bytearray(len(header))
     with suppress(CheckpointError):
         model.read_range(source.filename, 0, memoryview(written))

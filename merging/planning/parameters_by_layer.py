@@ -21,7 +21,7 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True)
 class Copy:
-    """A tensor that is one model's as it stands; no parameter counts there."""
+    """A tensor that is copied from one model; parameters have no effect on it."""
 
     model: str
 

@@ -84,7 +84,7 @@ class Parents:
         return self._names_by_layer[key]
 
     def shapes_in_layers(self, module: Module) -> Mapping[str, set[tuple[int, ...]]]:
-        """The shapes that the donor's layers have, by what stands behind the layer's number."""
+        """The shapes that the donor's layers have, by the part of the name after the layer's number."""
         if module.name not in self._shapes_in_layers:
             found: dict[str, set[tuple[int, ...]]] = defaultdict(set)
             donor = self.donor
@@ -97,7 +97,7 @@ class Parents:
         return self._shapes_in_layers[module.name]
 
     def tied(self, reference: ModelReference, name: str) -> str | None:
-        """The tensor of a model that stands for a head which it does not have."""
+        """The name of a head in a model; the embedding's where it has none and they are tied; None otherwise."""
         # Rows for tokens of other models come from their heads, so that an aligned head is no longer the embedding.
         return name if name in self.checkpoints[reference].tensors else self.layouts[reference].tied(name)
 

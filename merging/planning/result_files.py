@@ -38,7 +38,7 @@ class ResultFiles:
         tensors: of the result, laid out
 
     Attributes:
-        problems, warnings: what stands in the way, and what the user should know of the files
+        problems, warnings: what prevents the merge, and what the user should know of the files
     """
 
     def __init__(self, tensors: ResultTensors):
@@ -118,7 +118,7 @@ class ResultFiles:
         return self.vocabulary.start.model if self.vocabulary else self.donor
 
     def tokenizer_texts(self) -> dict[str, str]:
-        """The files of the tokenizer that are written anew, with their text."""
+        """The files of the tokenizer that are rewritten, with their text."""
         checkpoint = self.parents.checkpoints[self.tokenizer_reference()]
         written = self.vocabulary.documents(checkpoint) if self.vocabulary else {}
         if "tokenizer_config.json" not in written and "tokenizer_config.json" in checkpoint.files:
@@ -163,10 +163,10 @@ class ResultFiles:
         return count.most_common(1)[0][0]
 
     def copied(self, written: Iterable[str]) -> dict[str, int]:
-        """The files that are taken over as they are, with the model they come from.
+        """The files that are copied, with the number of the model they come from.
 
         Args:
-            written: names of the files that are written anew
+            written: names of the files that are rewritten
         """
         reference = self.tokenizer_reference()
         checkpoint = self.parents.checkpoints[reference]

@@ -55,7 +55,7 @@ class Runs:
         self.warnings = warnings
 
     def find(self) -> list[tuple[Module, list[Run]]]:
-        """The runs of layers that each module of the output is made of; none: it is taken over from the donor."""
+        """The runs of layers that each module of the output is made of; none: it is copied from the donor."""
         recipe = self.recipe
         donor = self.parents.layouts[self.parents.donor]
         modules = donor.modules.values()

@@ -42,7 +42,7 @@ ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 MORE_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
 # Special tokens of BERT's family, whose settings need not name them.
 OF_BERT = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
-# What an added token is unless its file says otherwise: taken literally, wherever it stands in a text.
+# What an added token is unless its file says otherwise: taken literally, anywhere in a text.
 LITERAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
 # Kinds of SentencePiece's pieces that are found in a text before it is split.
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
@@ -102,7 +102,7 @@ class Tokenizer:
         return {merge if isinstance(merge, str) else " ".join(merge) for merge in merges}
 
     def with_tokens(self, appended: Sequence[dict[str, Any]], checkpoint: Checkpoint) -> dict[str, Any]:
-        """The files, by name, that have to be written anew so that it has more added tokens.
+        """The files, by name, that have to be rewritten for more added tokens.
 
         Args:
             appended: in the notation of tokenizer.json, numbered on from the last token

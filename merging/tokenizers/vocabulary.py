@@ -114,8 +114,8 @@ class Vocabulary:
     def rows(self, model: ModelReference, numbers: Mapping[ModelReference, int]) -> tuple[Rows, ...]:
         """Where a model's rows for the tokens of the result come from.
 
-        Its own row where it has the token; else what the recipe says; else that of the only model that has it, else
-        the base's, else the average of those that have it.
+        Its own row where it has the token. Otherwise the row that the recipe names; else that of the only model with
+        the token; else the base's; else the average over the models with it.
 
         Args:
             model: whose rows they are
@@ -139,7 +139,7 @@ class Vocabulary:
         return tuple(_runs(models, places, averages))
 
     def _fallback(self, number: int) -> tuple[tuple[ModelReference, int], ...]:
-        """The rows that stand for a token in a model that does not have it."""
+        """The rows that a token gets in a model that does not have it."""
         if number not in self._fallbacks:
             self._fallbacks[number] = self._find(self._tokens[number])
         return self._fallbacks[number]
@@ -172,7 +172,7 @@ class Vocabulary:
         return ()
 
     def check(self) -> None:
-        """Find tokens that nobody has a row for, once every model's rows were asked for."""
+        """Report tokens that no model has a row for; call it after `rows` for every model."""
         empty = (self._tokens[number] for number, found in self._fallbacks.items() if not found)
         nowhere = [token for token in empty if token]
         unknown = [token for token in nowhere if token in self.section.tokens]
@@ -195,7 +195,7 @@ class Vocabulary:
     # -- files -----------------------------------------------------------------------------------------
 
     def documents(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """The tokenizer's files that have to be written anew, by name.
+        """The tokenizer's files that have to be rewritten, by name.
 
         Args:
             checkpoint: that the result's tokenizer begins with

@@ -18,7 +18,7 @@ from checkpoints.repositories import open_location, open_repository
 from checkpoints.repositories.folder import Folder
 from checkpoints.repositories.hub import HubRepository
 from checkpoints.repositories.repository import Repository
-from checkpoints.repositories.subfolder import Part
+from checkpoints.repositories.subfolder import Subfolder
 from tests.hub import Hub
 from tests.merges import without_pauses
 
@@ -74,7 +74,7 @@ KINDS = {
     "make_folder": Folder,
     "make_on_hub": HubRepository,
     "make_cached": HubRepository,
-    "make_subfolder": Part,
+    "make_subfolder": Subfolder,
 }
 
 

@@ -376,8 +376,8 @@ def test_xet_is_not_asked_while_links_work(hub: Hub, alice: str) -> None:
 @pytest.mark.usefixtures("xet")
 def test_a_xet_that_hangs_is_left(hub: Hub, alice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """hf_xet itself would go on for minutes."""
-    monkeypatch.setattr("checkpoints.repositories.xet.PATIENCE", 0.3)
-    monkeypatch.setattr("checkpoints.repositories.xet.SLOWEST", 1e9)
+    monkeypatch.setattr("checkpoints.repositories.xet.TIMEOUT", 0.3)
+    monkeypatch.setattr("checkpoints.repositories.xet.MIN_SPEED", 1e9)
     hub.fault("GET", "^/lfs/", status=503, times=3)
     with refusing_host() as away, opened(alice) as repository:
         hub.xet.url = away
