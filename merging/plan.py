@@ -72,7 +72,7 @@ class PlannedModel:
         adapters: that are applied to it, in this order
         is_cached: whether its weights are read from the Hugging Face cache of this machine
         made_by: the plan of a merge that is made on the way; it has no files of its own
-        alignment: of its rows with the vocabulary of the result; None where they are the result's as they stand
+        alignment: of its rows with the vocabulary of the result; None where they are the result's already
     """
 
     name: str
@@ -180,12 +180,12 @@ class Plan:
         recipe: the text it was made from
         method: name of the merge method
         seed: of the method, if it draws at random
-        problems: what stands in the way; the plan can be run when there is nothing
+        problems: what prevents the merge; without any the plan can be run
         warnings: what the user should know
         models: that take part
         shards: output files, in order
         files: small output files with their text: config, index, ...
-        copied_files: small files taken over as they are, with the index of the model they come from
+        copied_files: small files that are copied, with the index of the model they come from
         bytes_in: to be read
         bytes_out: weights to be written
         peak_memory_bytes: of the process, while merging; of a merge that is made on the way, what it adds
@@ -219,7 +219,7 @@ class Plan:
 
     @property
     def only_copies(self) -> bool:
-        """Whether every tensor is taken over as it is, so that there is nothing to compute."""
+        """Whether every tensor is copied, so that there is nothing to compute."""
         computed = any(model.adapters or model.alignment or model.made_by for model in self.models)
         return not computed and all(tensor.copied_from is not None for tensor in self.tensors)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedAdapter, PlannedModel
 
-# What the Hub takes as a licence's name as it stands; any other is `other` with a name.
+# What the Hub accepts as the name of a licence; any other is `other` with a name.
 _ON_THE_HUB = re.compile(
     r"apache-2\.0|mit|bsd(-[23]-clause)?|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-[234]\.[05]|(a|l)?gpl-[23]\.[01]|mpl-2\.0|"
     r"llama[234](\.[123])?|gemma|openrail(\+\+)?|bigscience-openrail-m|creativeml-openrail-m|unlicense|isc"

@@ -171,3 +171,11 @@ def test_a_merge_that_only_copies_does_not_wait_for_torch(tmp_path: Path) -> Non
     )
 
     assert "torch" not in done.stdout.split()
+
+
+def test_no_module_hides_what_merging_offers() -> None:
+    """A module that is imported becomes an attribute of its package, and would be found in place of a function."""
+    import merging.public
+
+    rooms = {path.stem for path in (ROOT / "merging").iterdir()}
+    assert not rooms & {*merging.public.__all__}

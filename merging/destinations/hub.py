@@ -248,8 +248,8 @@ class HubDestination:
             retry(lambda: self._api().create_repo(self.repo, private=self.private, exist_ok=False))
             self._created = True
         except HfHubHTTPError as error:
-            # It exists: somebody was faster, or it is ours and the answer was lost. Who knows? So it is filled
-            # if it is empty and as private as it should be, and never deleted.
+            # It exists: someone else was faster, or it is ours and the answer was lost. We cannot tell, so we fill it
+            # if it is empty and as private as it should be, and never delete it.
             if error.response.status_code != 409:
                 raise
 
@@ -303,11 +303,11 @@ class HubDestination:
         return Place(HUB_SCHEME + self.repo, page, commit, verified == [True])
 
     def _cancelled_late(self) -> None:
-        """Say so if the Hub got the last commit and does not answer: it is made whole or not at all, and nobody knows
-        which. What this run created is no matter, for it is removed whatever becomes of it.
+        """Report that the Hub got the last commit and does not answer: it is made whole or not at all, and we cannot
+        tell which. A repository that this run created does not matter, because it is removed either way.
 
         Raises:
-            DestinationError: it is so.
+            DestinationError: the outcome of the commit is unknown.
         """
         if self._is_unanswered and not self._created:
             raise DestinationError(self._problem("cancelled-late"))

@@ -6,8 +6,6 @@ given into pieces, sends those that it does not have, and tells the hash at the 
 
 from __future__ import annotations
 
-# Plans read the constants, so the Hub's client is not to be imported here: a plan of local models does not wait for it,
-# and it reads its address from the environment when it is imported.
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
@@ -23,10 +21,10 @@ EARLY = 32 * 1024 * 1024
 # Pieces that hf_xet sends at a time, of all streams together, and bytes of one. Left alone it takes up to 64.
 UPLOADS = 3
 PIECE = 64 * 1024 * 1024
-# What is held at most, measured at a slow store: pieces that are being sent, one that is packed, and of each stream one
-# that is full and one that is filled. At a quick one it is a quarter less of the process.
+# Most bytes that are held, measured with a slow store: pieces being sent, one being packed, and for each stream a full
+# one and one being filled. A fast store has less in flight.
 HELD = PIECE * (UPLOADS + 1 + 2 * STREAMS) + EARLY * STREAMS + 30_000_000
-# It begins each request anew for so long, before a shard counts as lost.
+# How long hf_xet retries a request before the shard is given up.
 SETTINGS: dict[str, Any] = {
     "client.ac_max_upload_concurrency": UPLOADS,
     "client.connect_timeout": "20s",
@@ -98,8 +96,8 @@ class XetStore:
 class XetShard:
     """A shard that is sent in the order of its bytes, whatever the order in which they are made.
 
-    Bytes that come early wait, and whoever brings more of them than may wait, waits as well. The bytes that are next
-    never do: tensors are handed out in the order of the file, so somebody is at work on them.
+    Bytes that come early wait, up to EARLY of them; then their writer waits as well. The bytes that are next never
+    wait: tensors are handed out in the order of the file, so some worker is merging them.
 
     Attributes:
         is_over: whether it has arrived, or is lost

@@ -80,7 +80,8 @@ class Inputs:
     def blocks(
         self, which: Sequence[int], dtype: torch.dtype = torch.float32, span: range | None = None
     ) -> Iterator[tuple[int, list[Tensor]]]:
-        """Pairs of an offset and the blocks of the chosen inputs that begin there, in the dtype asked for.
+        """Pairs of an offset and the blocks of the chosen inputs that begin there: K blocks of shape (n,), in the
+        dtype asked for.
 
         A span of elements may stand for the whole. The blocks may be overwritten; the next step of the iteration
         reuses their memory.
@@ -333,7 +334,7 @@ def dot_products(wide: Sequence[Tensor]) -> NDArray[np.float64]:
     """The K x K dot products between K float64 blocks.
 
     Products of float32 numbers are exact in float64; only their sum rounds. One dot at a time: a matrix
-    product of so few rows and so many columns takes three times as long.
+    product of few rows and many columns takes three times as long.
     """
     products = np.empty((len(wide), len(wide)))
     for i, left in enumerate(wide):

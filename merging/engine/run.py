@@ -148,7 +148,7 @@ def _carry_out(
         raise
     finally:
         merge.models.close()
-    read, written = (", ".join(ways) or "nobody" for ways in (read_by(receipts), written_by(receipts)))
+    read, written = (", ".join(ways) or "nothing" for ways in (read_by(receipts), written_by(receipts)))
     meter.report("finish", f"Read by {read}, written by {written}")  # a stop comes too late now
     return place, receipts
 

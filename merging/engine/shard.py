@@ -31,7 +31,7 @@ class Pool(Protocol):
 
 
 class Watch(Protocol):
-    """Is told how a shard comes along, from the thread that makes it."""
+    """Follows a shard, from the thread that makes it."""
 
     def began(self, shard: PlannedShard) -> None:
         """Its tensors are queued."""
