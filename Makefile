@@ -40,7 +40,8 @@ docs: $(VENV)/installed  ## write the generated parts of the documentation
 bench: dev  ## speed and memory beside mergekit, in one run
 	$(PY) -m bench $(ARGS)
 
-nightly: differential  ## what takes hours
+nightly: differential  ## what takes hours: several hundred generated recipes, every architecture of transformers
+	$(PY) -m pytest -m nightly $(ARGS)
 
 differential: dev  ## several hundred generated recipes beside mergekit
 	$(PY) -m pytest tests/merging/test_differential.py --hypothesis-profile=nightly $(ARGS)

@@ -32,12 +32,6 @@ class Run:
     where: Place | str
     subtracts: bool
 
-    @property
-    def is_at_end(self) -> bool:
-        """Whether it begins behind the last layer of every model: then it only chooses norm and head."""
-        stacks = (module.stack for module in self.modules)
-        return all(stack and start == stack.count for stack, start in zip(stacks, self.starts, strict=True))
-
 
 class Runs:
     """Finds the runs of layers that a recipe asks for, and what of them the models do not have.
@@ -109,8 +103,10 @@ class Runs:
     def runs_of(self, module: Module, parts: Iterable[Slice], levels: tuple[Parameters, ...]) -> list[Run]:
         """The runs that fit the models; the others are problems, and what is laid out of the rest shows theirs."""
         runs = [self.run(module, part, (part.parameters, *levels)) for part in parts]
+        has_layers = any(run and run.length for run in runs)
         for run in runs:
-            if run and module.stack and run.length == 0 and not (run is runs[-1] and run.is_at_end):
+            # The last slice may be empty, as in mergekit: it chooses norm and head.
+            if run and module.stack and run.length == 0 and not (run is runs[-1] and has_layers):
                 self.problems.append(Problem("empty-slice", {}, run.where))
         return [run for run in runs if run]
 

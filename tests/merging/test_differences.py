@@ -26,6 +26,7 @@ TESTS = {
     "Layer counts": "test_stacking_rebuilds_lists_that_have_an_entry_a_layer",
     "A union starts": "test_a_union_has_every_token_and_the_row_of_its_only_owner",
     "A part of a model": "test_every_stacked_layer_stands_where_it_should",
+    "A slice without layers": "test_a_slice_without_layers_is_refused",
     "The norm and the head": "test_norm_and_head_come_from_all_sources_of_the_last_slice",
     "A model that is named twice": "test_a_model_that_is_named_twice_counts_twice",
     "DARE draws": "test_dare_keeps_the_share_that_is_asked_for_and_divides_by_it",

@@ -161,7 +161,7 @@ def test_layers_behind_the_last_one_stay_behind(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("ranges", [[(0, 0), (0, 4)], [(0, 4), (3, 3)], [(2, 2)]])
+@pytest.mark.parametrize("ranges", [[(0, 0), (0, 4)], [(0, 2), (3, 3), (2, 4)], [(2, 2)]])
 def test_a_slice_without_layers_is_refused(tmp_path: Path, ranges: list[tuple[int, int]]) -> None:
     model = save(transformers.LlamaConfig(**TEXT), tmp_path / "model")
 
@@ -172,3 +172,4 @@ def test_a_last_slice_may_only_keep_the_head(tmp_path: Path) -> None:
     model = save(transformers.LlamaConfig(**TEXT), tmp_path / "model")
 
     assert plan_of(model, tmp_path / "out", (0, 4), (4, 4)).ok
+    assert plan_of(model, tmp_path / "out", (0, 4), (0, 0)).ok
