@@ -141,7 +141,7 @@ def test_two_models_become_one_that_answers(site: Site, browser: Browser) -> Non
         assert all(answer.inner_text().strip() for answer in answers.all())
 
         page.get_by_role("button", name="Left is better").click()
-        expect(page.get_by_text(f"Your votes: demo/first-merge: 1, {FIRST}: 0, as good: 0.")).to_be_visible()
+        expect(page.get_by_text(f"Your votes: demo/first-merge: 1, {FIRST}: 0, ties: 0.")).to_be_visible()
 
         page.get_by_role("tab", name="Score").click()
         page.get_by_role("button", name="Score", exact=True).click()
