@@ -44,7 +44,7 @@ class Folder:
         try:
             if end > self.files[file]:
                 raise EOFError
-            self._open.read_into(self.path / file, start, buffer)
+            self._open.read_into(f"{self.path}/{file}", start, buffer)
         except EOFError:
             values = {"file": str(self.path / file), "start": start, "end": end}
             raise CheckpointError(Problem("file-cut-short", values, self.name)) from None

@@ -147,7 +147,7 @@ class HubRepository:
             return False
         self._admit(file)
         try:
-            self._open.read_into(path, start, buffer)
+            self._open.read_into(str(path), start, buffer)
         except (OSError, EOFError):  # it was deleted in the meantime, or is damaged
             return False
         self.read_by.add("cache")

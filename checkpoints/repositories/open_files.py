@@ -6,20 +6,22 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from pathlib import Path
 
 # Models of hundreds of files must not use up what a process may open.
 MAX_OPEN = 32
 
 
 class OpenFiles:
-    """Reads files with `preadv` straight into the caller's buffers, and keeps the last ones open."""
+    """Reads files with `preadv` straight into the caller's buffers, and keeps the last ones open.
+
+    Paths are text: a merge reads 100,000 blocks, and to hash a `Path` takes longer than the system's read.
+    """
 
     def __init__(self) -> None:
-        self._open: OrderedDict[Path, _OpenFile] = OrderedDict()
+        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read_into(self, path: Path, start: int, buffer: memoryview) -> None:
+    def read_into(self, path: str, start: int, buffer: memoryview) -> None:
         """Fill the buffer with the bytes of a file from offset `start` on.
 
         Raises:
@@ -34,7 +36,7 @@ class OpenFiles:
                 raise EOFError
             done += count
 
-    def _opened(self, path: Path) -> _OpenFile:
+    def _opened(self, path: str) -> _OpenFile:
         with self._lock:
             if path not in self._open:
                 while len(self._open) >= MAX_OPEN:
@@ -51,6 +53,6 @@ class OpenFiles:
 class _OpenFile:
     """A file that is closed when its last reader is done with it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: str):
         self.descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.descriptor)
