@@ -516,7 +516,7 @@ def test_signing_in_keeps_the_draft(signed_in_site: str, browser: Browser) -> No
     with visit(browser, signed_in_site) as seen:
         page = seen.page
         until_recipe(page, "merge_method", "slerp")
-        expect(page.get_by_text("Sign in with Hugging Face to save the result")).to_be_visible()
+        expect(page.get_by_text("Sign in with Hugging Face to save results")).to_be_visible()
         page.get_by_role("radio", name="Hugging Face account").check()
         page.get_by_role("button", name="Linear average").click()
         until_recipe(page, "merge_method", "linear")
@@ -534,7 +534,7 @@ def test_signing_in_keeps_the_draft(signed_in_site: str, browser: Browser) -> No
         expect(page.get_by_label("Owner")).to_have_value("ann")
 
         page.get_by_role("button", name="Sign out (ann)").click()
-        expect(page.get_by_text("Sign in with Hugging Face to save the result")).to_be_visible()
+        expect(page.get_by_text("Sign in with Hugging Face to save results")).to_be_visible()
         expect(page.get_by_role("button", name="Sign in with Hugging Face")).to_be_visible()
     with visit(browser, signed_in_site, locale="ko-KR") as korean:
         expect(korean.page.get_by_role("button", name=KOREAN.page["account.sign_in"])).to_be_visible()

@@ -143,7 +143,7 @@ def test_without_network_and_login_the_page_says_what_is_out_of_reach(
         page.get_by_role("tab", name="Chat").click()
         page.get_by_label("Your message").fill("Hello!")
         page.get_by_role("button", name="Send").click()
-        expect(page.get_by_role("alert").locator("visible=true")).to_contain_text("cannot be reached")
+        expect(page.get_by_role("alert").locator("visible=true")).to_contain_text("did not answer")
         expect(page.get_by_label("Your message")).to_have_value("Hello!")
         assert seen.complaints == []
         assert seen.strangers == []

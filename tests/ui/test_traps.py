@@ -25,6 +25,7 @@ from gradio_client.client import Job
 from gradio_client.utils import QueueError, Status
 from playwright.sync_api import Browser, Page, expect
 
+from checkpoints.problems import Problem
 from evaluation import EvaluationError
 from merging import Progress, Result
 from tests.hub import Hub
@@ -235,7 +236,7 @@ class Crowd:
     def _answer(self, *_: object, **__: object) -> None:
         self._begun.release()
         assert self._served.wait(300)
-        raise EvaluationError("enough")
+        raise EvaluationError(Problem("empty-text"))
 
     def come(self, url: str) -> None:
         """Returns when all three are where they should be."""

@@ -416,7 +416,7 @@ def test_a_merge_is_judged_and_its_card_written(page_of_a_laptop: str, browser: 
 
         page.get_by_role("button", name="Check the answers").click()
         page.get_by_role("button", name="Run the check").click()
-        checked = page.get_by_role("table").filter(has_text="Faults in 12 answers of each model")
+        checked = page.get_by_role("table").filter(has_text="Faults in 12 answers per model")
         expect(checked.locator("tbody .number")).to_have_count(3 * 4)
 
         page.get_by_role("button", name="Inspect weights").click()
