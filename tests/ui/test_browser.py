@@ -66,6 +66,7 @@ def choose(page: Page, label: str, typed: str, option: str) -> None:
     field.fill("")
     field.press_sequentially(typed, delay=20)
     page.get_by_role("option", name=option, exact=True).click()
+    expect(field).to_have_value(option)
 
 
 def quiet(seen: Visit) -> None:

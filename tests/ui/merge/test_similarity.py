@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from checkpoints.problems import Problem
 from evaluation import EvaluationError
 from merging import make_plan, read_recipe
 from tests.tiny import tiny_llama
@@ -72,11 +73,11 @@ def test_models_are_read_in_the_visitors_language(tmp_path: Path, monkeypatch: p
 
     def fail(*_: object, **__: object) -> None:
         spoken.append(current_language())
-        raise EvaluationError("unreadable")
+        raise EvaluationError(Problem("empty-text"))
 
     monkeypatch.setattr("ui.merge.similarity.open_weights", fail)
     models = ", ".join(f"{{{{model: {{0}}/{name}, parameters: {{{{weight: 1}}}}}}}}" for name in "ab")
-    with speaking("ko"), pytest.raises(EvaluationError, match="unreadable"):
+    with speaking("ko"), pytest.raises(EvaluationError, match="There is no text"):
         last(tmp_path, f"{{{{merge_method: linear, models: [{models}]}}}}", None)
 
     assert spoken == ["ko"]

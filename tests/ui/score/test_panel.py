@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from checkpoints.problems import Problem
 from evaluation import Cancelled, EvaluationError, FetchedModel
 from ui.languages.english import ENGLISH
 from ui.score.panel import ModelRow, Unavailable, in_calls, one_by_one
@@ -84,10 +85,10 @@ def counting(error: Exception | None = None) -> Callable[[FetchedModel, Counted,
 def test_a_model_that_fails_leaves_the_others_their_turn() -> None:
     here = [model("a"), MISSING, model("b")]
 
-    *_, last = one_by_one(here, ROWS, None, "cpu", counting(EvaluationError("out of memory")))
+    *_, last = one_by_one(here, ROWS, None, "cpu", counting(EvaluationError(Problem("empty-text"))))
 
     assert [(row.trouble, row.count == 3) for row in last] == [
-        ("out of memory", False),
+        ("There is no text. Give one of at least a few sentences.", False),
         ("no such model", False),
         ("", True),
     ]

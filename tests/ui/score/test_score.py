@@ -427,7 +427,7 @@ def test_a_merge_is_judged_and_its_card_written(page_of_a_laptop: str, browser: 
         page.get_by_label("Run the models too").check()
         page.get_by_role("button", name="Inspect", exact=True).click()
         expect(page.get_by_role("heading", name="ann/merge looks sound")).to_be_visible()
-        expect(page.get_by_text("Linear CKA of the states")).to_be_visible()
+        expect(page.get_by_text("Linear CKA of the hidden states")).to_be_visible()
         page.get_by_label("Signal", exact=True).click()
         page.get_by_role("option", name="Share of weights that the parents change").click()
         expect(page.get_by_role("heading", name="directions: ann/a and ann/b")).to_be_visible()
