@@ -215,7 +215,7 @@ def _find_stacks(names: Iterable[str], config: Mapping[str, Any]) -> list[Stack]
         places = next(_fitting(prefix, layers[prefix], config), None)
         if places:
             path, key = places[0]
-            stacks.append(Stack(prefix, _at(config, path)[key]))
+            stacks.append(Stack(prefix, part_at(config, path)[key]))
     whole = [prefix for prefix, found in layers.items() if found == set(range(len(found)))]
     if stacks or not whole:
         return stacks
@@ -235,10 +235,12 @@ def _fitting(prefix: str, layers: set[int], config: Mapping[str, Any]) -> Iterat
         places[_role(".".join((*path, key)))].append((path, key))
     others = [role for role in MOST_CENTRAL[:3] if role != own]
     for role in [own, *others] if own in MOST_CENTRAL[:3] else [own, ""]:
-        fitting = [(path, key) for path, key in places[role] if set(range(_at(config, path)[key])) <= layers]
-        longest = max((_at(config, path)[key] for path, key in fitting), default=0)
+        fitting = [
+            (path, key) for path, key in places[role] if set(range(part_at(config, path)[key])) <= layers
+        ]
+        longest = max((part_at(config, path)[key] for path, key in fitting), default=0)
         if longest:
-            yield [(path, key) for path, key in fitting if _at(config, path)[key] == longest]
+            yield [(path, key) for path, key in fitting if part_at(config, path)[key] == longest]
 
 
 def _role(text: str) -> str:
@@ -267,7 +269,7 @@ def role_of(name: str) -> str:
     return "embedding" if EMBEDDING.search(name) or OUTPUT_HEAD.search(name) else "layer"
 
 
-def _at(config: Any, path: Path) -> Any:
+def part_at(config: Any, path: Path) -> Any:
     """The part of a config at a path; empty if there is none."""
     for key in path:
         config = config.get(key) or {}

@@ -31,7 +31,7 @@ START = re.compile(r"layer_start|start_layer|layers?_start_index")
 END = re.compile(r"layer_end|end_layer|layers?_end_index")
 LAST = re.compile(r"last_k|last_n|last_\w*layers|shared_layers$")
 
-# Where a value stands in a part of a config: the keys that lead to it.
+# The keys that lead to a value in a part of a config.
 Key = tuple[str, ...]
 # A fact about each layer, comparable between stacks.
 Facts = list[Any]
@@ -110,7 +110,7 @@ def _keys(
 
 
 def facts(part: Mapping[str, Any], count: int) -> dict[Key, Facts]:
-    """What a config says of each of so many layers."""
+    """What a config says of each of its `count` layers."""
     return dict(_facts(part, count, part, ()))
 
 

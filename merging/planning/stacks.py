@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from checkpoints.architecture import Layout, Module, Stack
+from checkpoints.architecture import Layout, Module, Stack, part_at
 from checkpoints.built_model import BuiltModel, build
 from checkpoints.layer_kinds import Conflict, facts, restacked
 from checkpoints.problems import Problem
@@ -89,7 +89,7 @@ def stack_config(
             built, differing = again, [_differing(again, stack, known) for stack in changed]
     if any(differing):
         layer = next(layers[0] for layers in differing if layers)
-        return [_conflict(one) for one in conflicts] or [_other_kind(layer, changed)]
+        return [_conflict(one) for one in conflicts] or [_other_kind(layer)]
     if grown := _grown(built, known[id(donor)], changed):
         return [_table(grown)]
     wider = [name for name, shape in outside.items() if tuple(built.shapes.get(name, shape)) != shape]
@@ -107,10 +107,10 @@ def _rewrite(config: dict[str, Any], donor: Layout, stack: NewStack) -> list[Con
         for layout, layer in stack.sources:
             own, length = _part_of(layout, stack, path)
             sources.append((own, layer, length))
-        part, found = restacked(_at(config, path), sources, count)
+        part, found = restacked(part_at(config, path), sources, count)
         if key is not None:
             part[key] = len(stack.sources)
-        _at(config, path).update(part)
+        part_at(config, path).update(part)
         conflicts += found
     return conflicts
 
@@ -122,7 +122,7 @@ def _part_of(layout: Layout, stack: NewStack, path: Path) -> tuple[Mapping[str, 
     places = [place for place, _ in layout.counts(own)]
     if path not in places and places:
         path = places[0]
-    return _at(layout.config, path), own.count
+    return part_at(layout.config, path), own.count
 
 
 def _is_judged(built: BuiltModel, stack: NewStack, known: Mapping[int, BuiltModel | None]) -> bool:
@@ -199,7 +199,7 @@ def _write_lists(
                     continue
                 wanted = [entries[layer] for entries, layer in own if entries]
                 if wanted != list(built.lists[key]):
-                    _at(config, path)[key] = wanted
+                    part_at(config, path)[key] = wanted
                     written = True
     return written
 
@@ -219,14 +219,8 @@ def _unexplained(stack: NewStack, shapes: Mapping[int, Shapes]) -> Problem | Non
         for number, group in enumerate(groups):
             kind = repr([entries[number] for entries in said])
             if kinds.setdefault(kind, group) != group:
-                return _other_kind(number, [stack])
+                return _other_kind(number)
     return None
-
-
-def _at(config: Any, path: Path) -> Any:
-    for key in path:
-        config = config.get(key) or {}
-    return config
 
 
 def _conflict(conflict: Conflict) -> Problem:
@@ -236,7 +230,7 @@ def _conflict(conflict: Conflict) -> Problem:
     return Problem(code, {"key": conflict.key, "value": conflict.value})
 
 
-def _other_kind(layer: int, stacks: Sequence[NewStack]) -> Problem:
+def _other_kind(layer: int) -> Problem:
     return Problem("layer-kinds", {"layer": layer})
 
 
