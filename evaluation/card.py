@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,20 @@ from checkpoints import Token
 from checkpoints.problems import Problem
 from checkpoints.repositories.hub_errors import hub_errors
 from checkpoints.repositories.repository import HUB_SCHEME, current_token
-from evaluation.benchmark import Benchmarked, PairedScore
+from evaluation.benchmarked import Benchmarked, TaskScore
 from evaluation.difference import Difference, interval
-from evaluation.error import EvaluationError
+from evaluation.error import EvaluationError, words_of
 from evaluation.model_files import as_evaluation_error
 from evaluation.model_index import ModelIndexError, line_break, with_results
+from evaluation.paired import PairedScore
 from evaluation.perplexity import Perplexity
 from evaluation.text import Source
 
 _TASK: dict[str, Any] = {"task_type": "text-generation", "task_name": "Text Generation"}
-_HARNESS = "https://github.com/EleutherAI/lm-evaluation-harness"
+_SOURCE: dict[str, Any] = {
+    "source_name": "lm-evaluation-harness",
+    "source_url": "https://github.com/EleutherAI/lm-evaluation-harness",
+}
 # Lines around the section that this module writes, so that the next one replaces it.
 _BEGIN, _END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
 _SECTION = re.compile(rf"{_BEGIN}.*?{_END}", re.DOTALL)
@@ -64,16 +68,36 @@ def perplexity_results(
     Raises:
         EvaluationError: the score is not of these texts, or is no finite number.
     """
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    where: dict[str, Any] = {
+    where, how = _read(source, texts), _settings(score, source, texts)
+    spread = interval(score, texts)
+    metrics = [
+        _metric("perplexity", "Perplexity (per token)", score.perplexity, how),
+        _metric(
+            "bits_per_byte",
+            "Bits per byte",
+            score.bits_per_byte,
+            {**how, "interval_95": list(spread) if spread else None},
+        ),
+        *(_metric_of(one, how) for one in differences),
+    ]
+    return [_checked(score.model, EvalResult(**_TASK, **where, **metric)) for metric in metrics]
+
+
+def _read(source: Source, texts: Sequence[str]) -> dict[str, Any]:
+    """What was read, as fields of an `EvalResult`."""
+    return {
         "dataset_type": source.dataset or "text",
         "dataset_name": source.name,
         "dataset_config": source.subset,
         "dataset_split": source.split,
         # A text has no commit, and two of them must not be taken for one.
-        "dataset_revision": None if source.dataset else digest,
+        "dataset_revision": None if source.dataset else _digest(texts),
     }
-    how = {
+
+
+def _settings(score: Perplexity, source: Source, texts: Sequence[str]) -> dict[str, Any]:
+    """How it was measured."""
+    return {
         "commit": score.commit,
         "dtype": score.dtype,
         "context": score.context,
@@ -83,44 +107,28 @@ def perplexity_results(
         "bytes": score.bytes,
         "documents": len(score.documents),
         "column": source.column,
-        "text_sha256": digest,
+        "text_sha256": _digest(texts),
     }
-    spread = interval(score, texts)
-    found = [
-        EvalResult(
-            **_TASK,
-            **where,
-            metric_type="perplexity",
-            metric_name="Perplexity (per token)",
-            metric_value=score.perplexity,
-            metric_args=how,
-        ),
-        EvalResult(
-            **_TASK,
-            **where,
-            metric_type="bits_per_byte",
-            metric_name="Bits per byte",
-            metric_value=score.bits_per_byte,
-            metric_args={**how, "interval_95": list(spread) if spread else None},
-        ),
-    ]
-    for one in differences:
-        versus = {
-            "other": one.other,
-            "interval_95": list(one.interval) if one.interval else None,
-            "verdict": one.verdict,
-        }
-        found.append(
-            EvalResult(
-                **_TASK,
-                **where,
-                metric_type="bits_per_byte_difference",
-                metric_name=f"Bits per byte, minus those of {one.other}",
-                metric_value=one.bits_per_byte,
-                metric_args={**how, **versus, "bytes": one.bytes},
-            )
-        )
-    return [_checked(score.model, one) for one in found]
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def _metric(kind: str, name: str, value: float, how: Mapping[str, Any]) -> dict[str, Any]:
+    """A figure as fields of an `EvalResult`."""
+    return {"metric_type": kind, "metric_name": name, "metric_value": value, "metric_args": how}
+
+
+def _metric_of(found: Difference, how: Mapping[str, Any]) -> dict[str, Any]:
+    versus = {
+        "other": found.other,
+        "interval_95": list(found.interval) if found.interval else None,
+        "verdict": found.verdict,
+        "bytes": found.bytes,
+    }
+    name = f"Bits per byte, minus those of {found.other}"
+    return _metric("bits_per_byte_difference", name, found.bits_per_byte, {**how, **versus})
 
 
 def benchmark_results(found: Benchmarked, pairs: Sequence[PairedScore] = ()) -> list[EvalResult]:
@@ -143,49 +151,46 @@ def benchmark_results(found: Benchmarked, pairs: Sequence[PairedScore] = ()) -> 
     }
     asked = ["default few-shot" if found.few_shot is None else f"{found.few_shot}-shot"]
     asked += ["chat template"] * found.chat_template
-    results = [
-        EvalResult(
-            **_TASK,
-            dataset_type=score.dataset or score.task,
-            dataset_name=score.task,
-            dataset_config=score.subset if score.dataset else None,
-            dataset_split=score.split,
-            metric_type=score.metric,
-            metric_name=", ".join([score.task, score.metric, *asked]),
-            metric_value=score.value,
-            metric_args={
-                **how,
-                "task": score.task,
-                "task_version": score.version,
-                "questions": score.questions,
-                "standard_error": score.stderr,
-            },
-            source_name="lm-evaluation-harness",
-            source_url=_HARNESS,
-        )
-        for score in found.scores
-    ]
+    results = [_of_task(score, how, asked) for score in found.scores]
     tasks = ", ".join(score.task for score in found.scores)
-    results += [
-        EvalResult(
-            **_TASK,
-            dataset_type=tasks,
-            dataset_name=tasks,
-            metric_type="score_difference",
-            metric_name=", ".join([f"Mean score, minus that of {pair.other}", *asked]),
-            metric_value=pair.difference,
-            metric_args={
-                **how,
-                "other": pair.other,
-                "questions": pair.questions,
-                "interval_95": list(pair.interval) if pair.interval else None,
-            },
-            source_name="lm-evaluation-harness",
-            source_url=_HARNESS,
-        )
-        for pair in pairs
-    ]
+    results += [_of_pair(pair, tasks, how, asked) for pair in pairs]
     return [_checked(found.model, one) for one in results]
+
+
+def _of_task(score: TaskScore, how: Mapping[str, Any], asked: Sequence[str]) -> EvalResult:
+    more = {
+        "task": score.task,
+        "task_version": score.version,
+        "questions": score.questions,
+        "standard_error": score.stderr,
+    }
+    name = ", ".join([score.task, score.metric, *asked])
+    return EvalResult(
+        **_TASK,
+        **_SOURCE,
+        **_metric(score.metric, name, score.value, {**how, **more}),
+        dataset_type=score.dataset or score.task,
+        dataset_name=score.task,
+        dataset_config=score.subset if score.dataset else None,
+        dataset_split=score.split,
+    )
+
+
+def _of_pair(pair: PairedScore, tasks: str, how: Mapping[str, Any], asked: Sequence[str]) -> EvalResult:
+    more = {
+        "other": pair.other,
+        "questions": pair.questions,
+        "interval_95": list(pair.interval) if pair.interval else None,
+    }
+    what = pair.metric or "Mean score"
+    name = ", ".join([f"{what}, minus that of {pair.other}", *asked])
+    return EvalResult(
+        **_TASK,
+        **_SOURCE,
+        **_metric("score_difference", name, pair.difference, {**how, **more}),
+        dataset_type=tasks,
+        dataset_name=tasks,
+    )
 
 
 def card_with(card: str, name: str, results: Sequence[EvalResult], markdown: str | None = None) -> str:
@@ -291,7 +296,9 @@ def _commit(
                 parent_commit=head,
             )
         except ValueError as error:
-            raise EvaluationError(Problem("card-refused", {"model": repo, "words": _words(error)})) from error
+            raise EvaluationError(
+                Problem("card-refused", {"model": repo, "words": words_of(error)})
+            ) from error
         except HfHubHTTPError as error:
             if error.response.status_code == 412 and attempt + 1 < _ATTEMPTS:
                 continue
@@ -317,7 +324,7 @@ def _decoded(name: str, content: bytes) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise EvaluationError(Problem("card-not-utf8", {"model": name, "words": _words(error)})) from error
+        raise EvaluationError(Problem("card-not-utf8", {"model": name, "words": words_of(error)})) from error
 
 
 def _checked(model: str, result: EvalResult) -> EvalResult:
@@ -325,7 +332,3 @@ def _checked(model: str, result: EvalResult) -> EvalResult:
         values = {"model": model, "metric": result.metric_name, "value": str(result.metric_value)}
         raise EvaluationError(Problem("score-not-finite", values))
     return result
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

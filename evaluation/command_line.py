@@ -7,7 +7,6 @@ arguments are quick.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import shutil
 import signal
@@ -28,13 +27,14 @@ from checkpoints.terminal import commands, run
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-    from evaluation.benchmark import Benchmarked, PairedScore
+    from evaluation.benchmarked import Benchmarked
     from evaluation.cka import LinearCka
     from evaluation.difference import Difference
     from evaluation.model import LanguageModel
+    from evaluation.paired import PairedScore
     from evaluation.perplexity import Perplexity
+    from evaluation.tensor_stats import TensorStats
     from evaluation.text import Source
-    from evaluation.weights import TensorStats
 
 _SHADES = "·▁▂▃▄▅▆▇█"
 DONE, FAILED, CANNOT_BE_JUDGED = 0, 1, 2
@@ -393,7 +393,7 @@ def weights(
     if as_json:
         print(in_json({**found.to_dict(), "activations": [one.to_dict() for one in alike]}))
         return DONE
-    print("\n".join(found.doctor()))
+    print(*found.doctor(), sep="\n")
     for parent in parents:
         print(f"\nChange against {parent}, relative to its norm; a column a layer")
         _draw(found.heat_map(partial(_change, parent)))
@@ -456,8 +456,8 @@ def benchmark(
     """Ask the questions of KMMLU and other benchmarks, through lm-eval."""
     from evaluation.as_json import as_json as in_json
     from evaluation.benchmark import benchmark as ask
-    from evaluation.benchmark import paired
     from evaluation.card import benchmark_results
+    from evaluation.paired import paired
 
     cancel = _cancel_on_interrupt()
     found = []
@@ -492,7 +492,7 @@ def benchmark(
 
 
 def _describe_benchmarks(found: Sequence[Benchmarked], pairs: Sequence[PairedScore]) -> None:
-    from evaluation.benchmark import with_error
+    from evaluation.benchmarked import with_error
 
     for one in found:
         print(one.model)
@@ -553,15 +553,17 @@ def independent(
     """Check that a model loads and answers with nothing else in reach."""
     from evaluation.as_json import as_json as in_json
     from evaluation.independence import check_independence
+    from evaluation.remark import Remark
     from evaluation.sandbox import MEANS
 
     found = check_independence(model, parents=parent or [])
     if as_json:
-        print(in_json({**dataclasses.asdict(found), "ok": found.ok}))
+        print(in_json(found.to_dict()))
     elif found.findings:
         print(*found.findings, sep="\n")
     else:
-        print(f"{model} needs nothing else ({MEANS[found.confined_by]}). It says: {found.answer!r}")
+        said = {"model": model, "means": MEANS[found.confined_by], "answer": found.answer}
+        print(Remark("needs-nothing", said))
     return DONE if found.ok else CANNOT_BE_JUDGED
 
 

@@ -35,12 +35,13 @@ def main() -> None:
     confined_by = _confine(settings["means"], readable, Path(settings["root"]))
     sys.addaudithook(_refusal([os.path.realpath(path) for path in readable]))
     module, _, function = settings["call"].partition(":")
-    found, error = None, ""
+    found, error, problems = None, "", []
     try:
         found = getattr(importlib.import_module(module), function)(**settings["given"])
     except Exception as failure:  # the parent reports it as the reason
         error = " ".join(str(failure).split())[:500] or type(failure).__name__
-    print(json.dumps({"found": found, "error": error, "confined_by": confined_by}))
+        problems = [problem.as_dict() for problem in getattr(failure, "problems", ())]
+    print(json.dumps({"found": found, "error": error, "confined_by": confined_by, "problems": problems}))
 
 
 def _confine(means: Sequence[str], readable: Sequence[Path], root: Path) -> str:

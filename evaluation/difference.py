@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from checkpoints.problems import Problem
 from evaluation.error import EvaluationError
-from evaluation.jackknife import FEWEST_UNITS, Estimate, estimate_ratio
+from evaluation.jackknife import ENOUGH_UNITS, FEWEST_UNITS, Estimate, estimate_ratio
 from evaluation.perplexity import DocumentScore, Perplexity, exponential
+from evaluation.remark import Remark
 
 # One to four documents are cut into blocks of at least this many bytes, and into at most this many blocks: neighbouring
 # tokens are not independent, and neighbouring paragraphs nearly are; longer blocks of longer texts are more so.
@@ -23,11 +24,9 @@ _MOST_BLOCKS = 32
 _WORTH_DETECTING = 0.01
 _BITS = 1 / math.log(2)
 
-OTHER_TOKENS = (
-    "Their tokenizers differ, so compare bits per byte: perplexities of different tokens do not compare."
-)
-
 Verdict = Literal["better", "worse", "none", "short"]
+# What is said of a verdict with an interval.
+_VERDICTS = {"better": "difference-better", "worse": "difference-worse", "none": "difference-none"}
 
 
 @dataclass(frozen=True)
@@ -77,45 +76,43 @@ class Difference:
         return "worse" if self.interval[0] > 0 else "none"
 
     @property
-    def words(self) -> str:
-        """The verdict in sentences, with what it holds for and what would decide it."""
-        said = [self._verdict_in_words]
+    def remarks(self) -> tuple[Remark, ...]:
+        """The verdict, what it holds for, and what would decide it."""
+        said = [self._verdict_remark]
         if self.verdict == "none" and self.detectable:
-            said.append(f"A text like this mostly shows differences of {self.detectable:.4f} and more.")
+            said.append(Remark("difference-detectable", {"value": self.detectable}))
         if self.verdict == "none" and self.more_documents is not None:
-            said.append(
-                f"About {self.more_documents:,} more documents like these would show a difference of {self.wanted:.2g}."
-            )
+            said.append(Remark("difference-more", {"count": self.more_documents, "value": self.wanted}))
         if self.verdict != "short" and self.blocks is not None:
-            said.append(
-                f"Measured on {self.blocks} blocks of {self.documents} document(s), so it holds for this text;"
-                f" only {FEWEST_UNITS} documents or more speak for others like them."
-            )
+            values = {"blocks": self.blocks, "documents": self.documents, "least": FEWEST_UNITS}
+            said.append(Remark("difference-blocks", values))
         if self.perplexity_ratio is None:
-            said.append(OTHER_TOKENS)
-        return " ".join(said)
+            said.append(Remark("difference-tokenizers"))
+        return tuple(said)
 
     @property
-    def _verdict_in_words(self) -> str:
-        if self.interval is None:
-            return f"Too little text to compare {self.model} with {self.other}: {self._what_is_missing}"
-        low, high = self.interval
-        figures = f"{self.bits_per_byte:+.4f} bits per byte, 95 % interval {low:+.4f} to {high:+.4f}"
-        if self.verdict == "none":
-            return f"{self.model} and {self.other}: no difference that this text can show ({figures})."
-        return f"{self.model} predicts this text {self.verdict} than {self.other} ({figures})."
+    def words(self) -> str:
+        """All remarks, in English."""
+        return " ".join(map(str, self.remarks))
 
     @property
-    def _what_is_missing(self) -> str:
-        if self.has_outlier:
-            units = f"{self.documents} documents" if self.blocks is None else f"{self.blocks} blocks"
-            return (
-                f"one of {units} differs from all others and decides the result. Give 20 documents or more."
+    def _verdict_remark(self) -> Remark:
+        models = {"model": self.model, "other": self.other}
+        if self.interval is not None:
+            low, high = self.interval
+            figures = {"value": self.bits_per_byte, "low": low, "high": high}
+            return Remark(_VERDICTS[self.verdict], {**models, **figures})
+        if self.has_outlier and self.blocks is None:
+            return Remark(
+                "difference-outlier", {**models, "documents": self.documents, "least": ENOUGH_UNITS}
             )
-        return (
-            f"{self.documents} different document(s) with {self.bytes:,} bytes. Give {FEWEST_UNITS} documents or more,"
-            f" or at least {FEWEST_UNITS * _BLOCK_BYTES:,} bytes."
-        )
+        if self.has_outlier:
+            return Remark(
+                "difference-outlier-block", {**models, "blocks": self.blocks, "least": ENOUGH_UNITS}
+            )
+        given = {"documents": self.documents, "bytes": self.bytes}
+        wanted = {"least": FEWEST_UNITS, "least_bytes": FEWEST_UNITS * _BLOCK_BYTES}
+        return Remark("difference-short", {**models, **given, **wanted})
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -304,7 +301,7 @@ def _rows(parts: Segments, text: str) -> NDArray[np.float64]:
 
 
 def _blocks(rows: NDArray[np.float64], size: float) -> NDArray[np.float64]:
-    """Sums over consecutive rows of about so many bytes."""
+    """Sums over consecutive rows, of about `size` bytes each."""
     sizes = rows[:, 2]
     count = max(1, round(sizes.sum() / size))
     block = (np.cumsum(sizes) - sizes) * count // sizes.sum()

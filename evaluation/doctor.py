@@ -1,39 +1,64 @@
-"""What is wrong with a model's weights at first sight, in sentences."""
+"""What is wrong with a model's weights at first sight."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from checkpoints.architecture import LAYER_COUNT_KEYS, OUTPUT_HEAD, Layout, is_tied
+from evaluation.remark import Remark
+from evaluation.tensor_stats import TensorStats
 
-if TYPE_CHECKING:
-    from evaluation.weights import TensorStats, WeightsReport
 
+def findings(
+    tensors: Sequence[TensorStats], config: Mapping[str, Any], lacking: Mapping[str, Sequence[str]]
+) -> list[Remark]:
+    """A remark for each thing that is wrong; none if nothing is.
 
-def findings(report: WeightsReport) -> list[str]:
-    """A sentence for each thing that is wrong; none if nothing is."""
-    layout = Layout([tensor.name for tensor in report.tensors], report.config)
-    by_name = {tensor.name: tensor for tensor in report.tensors}
+    Args:
+        tensors: all of the model's.
+        config: its config.json.
+        lacking: by parent, tensors that are not comparable there.
+    """
+    layout = Layout([tensor.name for tensor in tensors], config)
+    by_name = {tensor.name: tensor for tensor in tensors}
     return [
-        *_spoilt(report.tensors),
+        *_spoilt(tensors),
         *_vocabulary(by_name, layout),
         *_layers(layout),
-        *_dead_rows(report.tensors),
-        *_unchanged(report),
+        *_zero_rows(tensors),
+        *_unchanged(tensors, lacking),
     ]
 
 
-def _spoilt(tensors: tuple[TensorStats, ...]) -> Iterator[str]:
+def diagnosis(found: Sequence[Remark], tensors: Sequence[TensorStats], share: float) -> list[Remark]:
+    """What was found, or that nothing was, and how much was read.
+
+    Args:
+        found: what is wrong.
+        tensors: all of the model's.
+        share: of the weights that was read.
+    """
+    said = list(found)
+    if found and share < 1:
+        said.append(Remark("weights-read", {"share": share}))
+    if not found and share < 1:
+        said.append(Remark("weights-sound-so-far", {"count": len(tensors), "share": share}))
+    elif not found:
+        said.append(Remark("weights-sound", {"count": len(tensors)}))
+    unread = sorted({tensor.dtype for tensor in tensors if not tensor.share})
+    return [*said, *([Remark("weights-unread", {"dtypes": unread})] if unread else [])]
+
+
+def _spoilt(tensors: Sequence[TensorStats]) -> Iterator[Remark]:
     spoilt = [tensor for tensor in tensors if tensor.nan or tensor.inf]
     if spoilt:
-        yield (
-            f"{len(spoilt)} tensor(s) hold NaN or Inf, such as {spoilt[0].name} ({spoilt[0].nan} NaN,"
-            f" {spoilt[0].inf} Inf): the model cannot answer."
-        )
+        first = spoilt[0]
+        values = {"count": len(spoilt), "first": first.name, "nan": first.nan, "inf": first.inf}
+        yield Remark("weights-spoilt", values)
 
 
-def _vocabulary(by_name: Mapping[str, TensorStats], layout: Layout) -> Iterator[str]:
+def _vocabulary(by_name: Mapping[str, TensorStats], layout: Layout) -> Iterator[Remark]:
     """Whether embedding and head are as the config says."""
     embedding = by_name.get(layout.embedding or "")
     if embedding is None:
@@ -45,20 +70,17 @@ def _vocabulary(by_name: Mapping[str, TensorStats], layout: Layout) -> Iterator[
         if OUTPUT_HEAD.search(name) and by_name[name].layer is None
     ]
     if heads and is_tied(layout.config) and _differ(heads[0], embedding):
-        yield (
-            f"{heads[0].name.removesuffix('.weight')} is untied in the weights but tied in config.json: loaders drop"
-            ' the head that is stored. Set "tie_word_embeddings" to false.'
-        )
+        yield Remark("weights-untied-head", {"head": heads[0].name.removesuffix(".weight")})
     stated = _text_config(layout.config).get("vocab_size", embedding.shape[0])
     if stated != embedding.shape[0]:
-        yield f"config.json says vocab_size {stated}, and the embedding has {embedding.shape[0]} rows."
+        yield Remark("weights-vocabulary", {"stated": stated, "rows": embedding.shape[0]})
 
 
 def _differ(one: TensorStats, two: TensorStats) -> bool:
     return one.shape != two.shape or bool(one.digest and two.digest and one.digest != two.digest)
 
 
-def _layers(layout: Layout) -> Iterator[str]:
+def _layers(layout: Layout) -> Iterator[Remark]:
     """Whether the main stack has as many layers as the config says; layers that predict further tokens are extra."""
     stack = layout.main.stack
     config = _text_config(layout.config)
@@ -76,22 +98,23 @@ def _layers(layout: Layout) -> Iterator[str]:
         if type(value) is int and ("nextn" in key or ("mtp" in key and "layers" in key))
     )
     if not set(range(stated)) <= found or len(found) > stated + extra:
-        yield f"config.json says {stated} layers, and the weights have {len(found)}."
+        yield Remark("weights-layers", {"stated": stated, "found": len(found)})
 
 
-def _dead_rows(tensors: tuple[TensorStats, ...]) -> Iterator[str]:
-    dead = sum(tensor.dead_rows for tensor in tensors)
-    if dead:
+def _zero_rows(tensors: Sequence[TensorStats]) -> Iterator[Remark]:
+    count = sum(tensor.dead_rows for tensor in tensors)
+    if count:
         worst = max(tensors, key=lambda tensor: tensor.dead_rows)
-        yield f"{dead} row(s) are all zero, {worst.dead_rows} of them in {worst.name}."
+        yield Remark("weights-zero-rows", {"count": count, "most": worst.dead_rows, "tensor": worst.name})
 
 
-def _unchanged(report: WeightsReport) -> Iterator[str]:
-    for parent in {parent: None for tensor in report.tensors for parent in tensor.against}:
-        changes = [tensor.against[parent].change for tensor in report.tensors if parent in tensor.against]
-        if not any(changes) and not report.lacking.get(parent):
-            part = "" if report.share_read == 1 else ", as far as it was read"
-            yield f"Every tensor equals that of {parent}{part}: nothing was merged."
+def _unchanged(tensors: Sequence[TensorStats], lacking: Mapping[str, Sequence[str]]) -> Iterator[Remark]:
+    is_whole = all(tensor.share == 1 for tensor in tensors)
+    for parent in {parent: None for tensor in tensors for parent in tensor.against}:
+        changes = [tensor.against[parent].change for tensor in tensors if parent in tensor.against]
+        if not any(changes) and not lacking.get(parent):
+            code = "weights-unchanged" if is_whole else "weights-unchanged-so-far"
+            yield Remark(code, {"parent": parent})
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""What an evaluation says when it cannot go on."""
+"""What an evaluation says when it cannot continue."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ class OtherSliceError(EvaluationError):
 
 class Cancelled(Exception):  # noqa: N818 (nothing went wrong)
     """The caller's cancel event ended the work."""
+
+
+def words_of(error: Exception) -> str:
+    """What another library says is wrong, on one line of up to 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @contextmanager

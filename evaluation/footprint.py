@@ -8,8 +8,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from checkpoints import Token
 from checkpoints.problems import Problem
 from evaluation.error import EvaluationError
 from evaluation.model_files import find_model
-from evaluation.sandbox import ask, links_out
+from evaluation.remark import Remark
+from evaluation.sandbox import Answer, ask, links_out
 from evaluation.structure import Structure, read_structure, references
 
 PROMPT = "Explain in a few sentences why the sky is blue."
@@ -53,7 +54,7 @@ class Footprint:
         commit: its commit on the Hub, None for a folder.
         structure: its tensors.
         independent: whether it loaded and answered with every other model out of reach.
-        dependence: if not, on what.
+        dependence: what it depends on, if it does.
         confined_by: what kept the other models out of reach, see `sandbox.Answer`.
         device: "cpu" or "cuda".
         dtype: what it computed in.
@@ -70,7 +71,7 @@ class Footprint:
     commit: str | None
     structure: Structure
     independent: bool
-    dependence: str
+    dependence: tuple[Remark | Problem, ...]
     confined_by: str = ""
     device: str = ""
     dtype: str = ""
@@ -89,6 +90,7 @@ class Footprint:
             found[key] = asdict(found[key]) if found[key] else None
         return {
             **found,
+            "dependence": " ".join(map(str, self.dependence)),
             "file_bytes": self.structure.file_bytes,
             "dtypes": self.structure.dtypes,
             "parameters": self.structure.parameters,
@@ -156,16 +158,19 @@ def footprint(
         out_of_reach=closed,
         cancel=cancel,
     )
-    error = re.sub(r"\S*/model\d+/", "", answer.error.replace(_linked_name(len(parts)), checkpoint.name))
-    found = [*references(folder, structure.tensors), *([error] if error else [])]
-    found += [f"{path.name} is a link to {target}" for part in parts for path, target in links_out(part)]
-    found += [f"{adapter.name} is an adapter and needs its base" for adapter in checkpoint.adapters]
+    found = [*references(folder, structure.tensors), *_silence(answer, len(parts), checkpoint.name)]
+    found += [
+        Remark("link-out", {"file": path.name, "target": str(target)})
+        for part in parts
+        for path, target in links_out(part)
+    ]
+    found += [Remark("adapter-needs-base", {"adapter": adapter.name}) for adapter in checkpoint.adapters]
     return Footprint(
         checkpoint.name,
         checkpoint.commit,
         structure,
         not found,
-        "; ".join(found),
+        tuple(found),
         answer.confined_by,
         **_with_spreads(answer.found or {}),
     )
@@ -175,6 +180,20 @@ def _with_spreads(measured: dict[str, Any]) -> dict[str, Any]:
     """What `measure` returned, with a mean and deviation for repeated measurements."""
     repeated = {"first_token_seconds", "tokens_per_second"} & measured.keys()
     return measured | {key: Spread.of(measured[key]) for key in repeated}
+
+
+def _silence(answer: Answer, parts: int, name: str) -> Iterator[Remark | Problem]:
+    """Why there is no answer, if there is none, with the model's own name in place of that of its links."""
+
+    def renamed(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return re.sub(r"\S*/model\d+/", "", value.replace(_linked_name(parts), name))
+
+    for problem in answer.problems:
+        yield replace(problem, values={key: renamed(value) for key, value in problem.values.items()})
+    if answer.error and not answer.problems:
+        yield Remark("no-answer-alone", {"why": renamed(answer.why)})
 
 
 def _linked_name(parts: int) -> str:

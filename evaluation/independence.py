@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import Token
+from checkpoints.problems import Problem
 from evaluation.error import EvaluationError
 from evaluation.model_files import ADAPTER, CONFIG, find_model, weight_files
-from evaluation.sandbox import ask, links_out, own_places
+from evaluation.remark import Remark
+from evaluation.sandbox import Answer, ask, links_out, own_places
 
 # Where loaders note down what something was loaded from.
 _TRACES = ("_name_or_path", "name_or_path", "base_model_name_or_path", "_commit_hash")
@@ -32,19 +34,23 @@ class Independence:
 
     Attributes:
         model: as it was asked for.
-        findings: what ties it to something else, in sentences; none when it stands on its own.
+        findings: what ties it to something else; none when it stands on its own.
         answer: the first words that it said with nothing else in reach.
         confined_by: what kept the rest out of its reach, see `sandbox.Answer`; "" if it was not asked.
     """
 
     model: str
-    findings: tuple[str, ...]
+    findings: tuple[Remark | Problem, ...]
     answer: str
     confined_by: str = ""
 
     @property
     def ok(self) -> bool:
         return not self.findings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON, in English."""
+        return {**self.__dict__, "findings": [str(finding) for finding in self.findings], "ok": self.ok}
 
 
 def check_independence(
@@ -67,59 +73,71 @@ def check_independence(
     """
     checkpoint = find_model(name, revision=revision, token=token, allow_folders=allow_folders)
     if checkpoint.adapters:
-        needs = tuple(f"{adapter.name} is an adapter and needs its base." for adapter in checkpoint.adapters)
-        return Independence(str(name), needs, "")
+        needs = (Remark("adapter-needs-base", {"adapter": adapter.name}) for adapter in checkpoint.adapters)
+        return Independence(str(name), tuple(needs), "")
     try:
         folder = checkpoint.fetch()
         weight_files(checkpoint.name, folder)
     except EvaluationError as error:
-        return Independence(str(name), (str(error),), "")
-    findings = list(_ties(folder, parents))
+        return Independence(str(name), error.problems, "")
     answer = ask(
         "evaluation.independence:first_words",
         {"folder": str(folder)},
         readable=own_places(folder),
         timeout=_SECONDS,
     )
-    if answer.error:
-        findings.append(f"With nothing else in reach it does not answer: {answer.error}")
-    return Independence(str(name), tuple(findings), answer.found or "", answer.confined_by)
+    findings = [*_ties(folder, parents), *_silence(answer)]
+    said = "" if answer.found is None else answer.found["said"]
+    return Independence(str(name), tuple(findings), said, answer.confined_by)
 
 
-def _ties(folder: Path, parents: Collection[str]) -> Iterator[str]:
+def _silence(answer: Answer) -> Iterator[Remark]:
+    """Why there is no answer, if there is none."""
+    why = answer.why
+    if answer.found and answer.found["lacking"]:
+        why = Remark("lacks-tensor", {"tensor": answer.found["lacking"]}).phrase
+    if why:
+        yield Remark("no-answer-alone", {"why": why})
+
+
+def _ties(folder: Path, parents: Collection[str]) -> Iterator[Remark]:
     """Files and entries that lead elsewhere."""
     if (folder / ADAPTER).exists():
-        yield f"{ADAPTER} is there: loaders would look for the base that it names."
+        yield Remark("adapter-file", {"file": ADAPTER})
     for path, target in links_out(folder):
-        yield f"{path.name} is a link to {target}."
+        yield Remark("link-out", {"file": path.name, "target": str(target)})
     for file in _CONFIGS:
         path = folder / file
         if path.exists():
             try:
                 yield from _named(json.loads(path.read_text("utf-8")), file, set(parents))
             except ValueError:
-                yield f"{file} is not JSON."
+                yield Remark("not-json", {"file": file})
 
 
-def _named(value: Any, place: str, parents: set[str]) -> Iterator[str]:
+def _named(value: Any, place: str, parents: set[str]) -> Iterator[Remark]:
     """Entries of a config that name something else."""
     if isinstance(value, dict):
         for key, item in value.items():
             if key in _TRACES and item:
-                yield f"{place} has {key}: {item!r}."
+                yield Remark("names-origin", {"place": place, "key": key, "value": item})
             elif key == "auto_map":
-                yield f"{place} has auto_map: it runs code beside the weights, or of another repository."
+                yield Remark("runs-code", {"place": place})
             else:
                 yield from _named(item, f"{place}, {key}", parents)
     elif isinstance(value, list):
         for item in value:
             yield from _named(item, place, parents)
     elif isinstance(value, str) and value in parents:
-        yield f"{place} names the parent {value}."
+        yield Remark("names-parent", {"place": place, "parent": value})
 
 
-def first_words(folder: str) -> str:
-    """Load a model and ask it; called in a sandbox."""
+def first_words(folder: str) -> dict[str, str]:
+    """Load a model and ask it; called in a sandbox.
+
+    Returns:
+        "said", the beginning of its answer, and "lacking", a tensor without which it would answer with made-up weights.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -129,7 +147,7 @@ def first_words(folder: str) -> str:
     )
     model, info = loaded
     if info["missing_keys"]:
-        raise ValueError(f"it lacks {sorted(info['missing_keys'])[0]}.")
+        return {"said": "", "lacking": min(info["missing_keys"])}
     text = _QUESTION
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": _QUESTION}]
@@ -137,4 +155,4 @@ def first_words(folder: str) -> str:
     inputs = tokenizer(text, return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         output = model.generate(inputs, max_new_tokens=_TOKENS, do_sample=False)
-    return str(tokenizer.decode(output[0, inputs.shape[1] :]))
+    return {"said": str(tokenizer.decode(output[0, inputs.shape[1] :])), "lacking": ""}

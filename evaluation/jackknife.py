@@ -16,7 +16,7 @@ POWER = 0.8
 FEWEST_UNITS = 5
 # Among fewer units than this, an outlier at this level decides the result by itself, and how rare its like are is
 # unknown.
-_FEW_UNITS = 20
+ENOUGH_UNITS = 20
 _OUTLIER_LEVEL = 0.001
 # The skewness of a small sample is smaller than that of what it was drawn from; `bench.coverage` shows by how much.
 _SKEWNESS_OF_SAMPLES = 1.3
@@ -133,7 +133,7 @@ def _hall(quantile: float, skewness: float) -> float:
 def _has_outlier(residuals: NDArray[np.float64]) -> bool:
     """Grubbs' test, for few units."""
     units = len(residuals)
-    if units >= _FEW_UNITS:
+    if units >= ENOUGH_UNITS:
         return False
     centred = residuals - residuals.mean()
     deviation = math.sqrt(float(centred @ centred) / (units - 1))

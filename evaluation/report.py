@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.benchmark import Benchmarked, PairedScore, with_error
+from checkpoints.problems import Problem
+from evaluation.benchmarked import Benchmarked, with_error
 from evaluation.chat_check import ChatCheck
 from evaluation.cka import LinearCka
 from evaluation.difference import Difference
 from evaluation.faults import FAULTS
 from evaluation.footprint import Footprint, Spread
+from evaluation.paired import PairedScore
 from evaluation.perplexity import Perplexity
+from evaluation.remark import Remark
 from evaluation.sandbox import MEANS
-from evaluation.structure import config_changes, same_weights_other_numbers, structure_changes
+from evaluation.structure import (
+    Structure,
+    config_changes,
+    same_weights_other_numbers,
+    structure_changes,
+)
 from evaluation.text import Source
 from evaluation.weights import WeightsReport
 
@@ -25,7 +33,6 @@ LABELS = {
     "weights": "weights",
     "tensors": "tensors",
     "alone": "stands alone",
-    "yes": "yes",
     "device": "ran on",
     "loading": "loading",
     "memory": "peak memory, answering",
@@ -56,16 +63,20 @@ class Report:
         names = ["", *(one.name for one in self.footprints)]
         return [names, *([LABELS[row[0]], *row[1:]] for row in self.rows())]
 
-    def rows(self) -> list[list[str]]:
-        """Rows of cells without the header; the first cell of each is its label's code, a key of `LABELS`."""
+    def rows(self, say: Callable[[Remark | Problem], str] = str) -> list[list[str]]:
+        """Rows of cells without the header; the first cell of each is its label's code, a key of `LABELS`.
+
+        Args:
+            say: gives a remark its words, in a reader's language.
+        """
         prints = self.footprints
         shown = [
             ["files", *(_bytes(one.structure.file_bytes) for one in prints)],
             ["stored", *("/".join(one.structure.dtypes) for one in prints)],
             ["weights", *(f"{one.structure.parameters / 1e6:,.1f} M" for one in prints)],
             ["tensors", *(str(len(one.structure.tensors)) for one in prints)],
-            ["alone", *(LABELS["yes"] if one.independent else f"no: {one.dependence}" for one in prints)],
-            ["device", *map(_where, prints)],
+            ["alone", *(_alone(one, say) for one in prints)],
+            ["device", *(_where(one, say) for one in prints)],
             ["loading", *(f"{one.load_seconds:.2f} s" if one.device else "-" for one in prints)],
             ["memory", *(_bytes(one.host_bytes) if one.device else "-" for one in prints)],
         ]
@@ -82,33 +93,20 @@ class Report:
             ]
         return shown
 
-    def remarks(self) -> list[str]:
-        """Sentences below the table: what differs in structure, and what the numbers can show."""
+    def remarks(self) -> list[Remark]:
+        """What differs in structure, and what the numbers can show."""
         first, *others = self.footprints
-        said = []
-        for other in others:
-            changes = structure_changes(first.structure, other.structure)
-            config = config_changes(first.structure, other.structure)
-            if not changes and not config:
-                said.append(f"{first.name} and {other.name}: the same modules of the same shapes.")
-                continue
-            parts = [str(change) for change in changes]
-            parts += [f"{key}: {one!r} here, {two!r} there" for key, (one, two) in config.items()]
-            said.append(f"{first.name} (here) and {other.name} (there) differ: {'; '.join(parts)}.")
-        said += [
-            note for note in [same_weights_other_numbers([one.structure for one in self.footprints])] if note
-        ]
-        confined = {one.confined_by for one in self.footprints if one.independent}
+        said = [_compared(first.structure, other.structure) for other in others]
+        number_format = same_weights_other_numbers([one.structure for one in self.footprints])
+        said += [number_format] if number_format else []
+        confined = {one.confined_by for one in self.footprints if one.independent and one.confined_by}
         if confined:
-            means = "; ".join(MEANS[one] for one in sorted(confined) if one)
-            said.append(f"Stands alone: it answered in a process that could read no other model ({means}).")
-        said += [found.words for found in self.differences]
+            said.append(Remark("stands-alone", {"means": [MEANS[one] for one in sorted(confined)]}))
+        said += [remark for found in self.differences for remark in found.remarks]
         counted = next((one for one in self.footprints if one.tokens_per_second), None)
         if counted and counted.tokens_per_second:
-            said.append(
-                f"Speeds: mean ± standard deviation of {counted.tokens_per_second.count} answers of"
-                f" {counted.new_tokens} tokens, after one to warm up."
-            )
+            values = {"count": counted.tokens_per_second.count, "tokens": counted.new_tokens}
+            said.append(Remark("speeds", values))
         return said
 
     def to_markdown(self) -> str:
@@ -132,7 +130,7 @@ class Report:
                 }
                 for other in others
             ],
-            "remarks": self.remarks(),
+            "remarks": [str(remark) for remark in self.remarks()],
         }
 
 
@@ -221,7 +219,18 @@ def weights_markdown(found: WeightsReport, alike: Sequence[LinearCka] = ()) -> s
     return _markdown(rows, [*said, f"Means over tensors of {found.model} against each; from {read}."])
 
 
-def _markdown(table: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
+def _compared(here: Structure, there: Structure) -> Remark:
+    """Where two models differ in structure."""
+    names = {"model": here.name, "other": there.name}
+    changes = [change.remark.phrase for change in structure_changes(here, there)]
+    for key, (one, two) in config_changes(here, there).items():
+        changes.append(Remark("changed-config", {"key": key, "one": one, "two": two}).phrase)
+    if not changes:
+        return Remark("same-structure", names)
+    return Remark("other-structure", {**names, "changes": changes})
+
+
+def _markdown(table: Sequence[Sequence[str]], remarks: Sequence[Remark | str]) -> str:
     head, *rows = [[_cell(cell) for cell in row] for row in table]
     lines = [_line(head), _line(["---", *["--:"] * (len(head) - 1)]), *map(_line, rows)]
     return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks)]) + "\n"
@@ -243,10 +252,17 @@ def _bytes(size: float) -> str:
     return f"{size:.3g} TB"
 
 
-def _where(one: Footprint) -> str:
+def _alone(one: Footprint, say: Callable[[Remark | Problem], str]) -> str:
+    if one.independent:
+        return say(Remark("alone-yes"))
+    return f"{say(Remark('alone-no'))}: {' '.join(map(say, one.dependence))}"
+
+
+def _where(one: Footprint, say: Callable[[Remark | Problem], str]) -> str:
     if not one.device:
         return "-"
-    return f"{one.device}, {one.dtype}{', part of it on the disk' if one.offloaded else ''}"
+    where = {"device": one.device, "dtype": one.dtype}
+    return say(Remark("ran-from-disk" if one.offloaded else "ran-on", where))
 
 
 def _spread(spread: Spread | None, factor: float, digits: int) -> str:

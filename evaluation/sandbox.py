@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checkpoints.problems import Problem
 from evaluation.confine import LANDLOCK, NAMESPACE, PYTHON
 from evaluation.error import Cancelled
+from evaluation.remark import Remark
 
 _PACKAGES = Path(__file__).parents[1]
 _OURS = ("checkpoints", "evaluation")
@@ -25,12 +27,8 @@ _SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/proc",
            "/Library")  # fmt: skip
 
 
-# What keeps everything else out of reach, in words.
-MEANS = {
-    LANDLOCK: "held by Landlock",
-    NAMESPACE: "held by a mount namespace",
-    PYTHON: "links were resolved and Python's own file opens refused; this system offers no more",
-}
+# What keeps everything else out of reach, as phrases of remarks.
+MEANS = {LANDLOCK: "held-by-landlock", NAMESPACE: "held-by-namespace", PYTHON: "held-by-python"}
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,20 @@ class Answer:
 
     Attributes:
         found: what the function returned, None if it failed.
-        error: why it failed, "" if it did not.
+        error: why it failed, in the words of what failed or as a remark of our own; "" if it did not.
         confined_by: "landlock", "namespace", or "python" where the system has neither; "" if it did not get so far.
+        problems: the same as `error`, where a `ProblemError` was raised.
     """
 
     found: Any
-    error: str
+    error: str | Remark
     confined_by: str = ""
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def why(self) -> str | dict[str, Any]:
+        """The error as a value of a remark."""
+        return self.error.phrase if isinstance(self.error, Remark) else self.error
 
 
 def ask(
@@ -127,16 +132,17 @@ def _answer(
                 if cancel is not None and cancel.is_set():
                     raise Cancelled from None
                 if timeout is not None and time.monotonic() - started > timeout:
-                    return Answer(None, f"it took more than {timeout:.0f} seconds")
+                    return Answer(None, Remark("took-too-long", {"seconds": timeout}))
     finally:
         process.kill()
         process.wait()
     try:
-        return Answer(**json.loads(said.splitlines()[-1]))
+        data = json.loads(said.splitlines()[-1])
+        return Answer(**{**data, "problems": tuple(map(Problem.from_data, data["problems"]))})
     except (ValueError, LookupError, TypeError):
         lines = complaints.strip().splitlines()
         last = lines[-1] if lines else "no message"
-        return Answer(None, f"it ended with status {process.returncode}: {last}")
+        return Answer(None, Remark("ended-early", {"status": process.returncode, "words": last}))
 
 
 def _environment(inside: Path) -> dict[str, str]:

@@ -13,8 +13,12 @@ import torch
 
 # Leading singular directions whose energy and overlap count.
 DIRECTIONS = 64
-# Singular values of a larger matrix are estimated (randomised SVD); the others are exact.
+# Singular values of a larger matrix are estimated; the others are exact.
 _EXACT_SIDE = 1024
+# Of a larger matrix, this many leading singular values come from a randomised SVD. The sums over all others are
+# estimated by stochastic Lanczos quadrature, from this many random vectors and steps.
+_LEADING = DIRECTIONS + 16
+_VECTORS, _STEPS = 8, 60
 # A larger matrix is kept in a temporary file that is mapped into memory.
 _ELEMENTS_IN_MEMORY = 16 << 20
 # Elements that are widened to float64 at once.
@@ -28,16 +32,17 @@ class Spectrum:
     """What the singular values of a matrix say.
 
     Attributes:
-        effective_rank: exp of the entropy of the singular values, each divided by their sum (Roy and Vetterli 2007);
-            None for a matrix whose values are only estimated.
+        effective_rank: exp of the entropy of the singular values, each divided by their sum (Roy and Vetterli 2007).
         energy: share of the squared singular values in the 64 leading directions.
         energy_missed: share of them that a randomised SVD did not find: `energy` may be too low by up to this much;
             0 for an exact one.
+        effective_rank_error: its standard error, if it is estimated; 0 for an exact one.
     """
 
-    effective_rank: float | None
+    effective_rank: float
     energy: float
-    energy_missed: float
+    energy_missed: float = 0.0
+    effective_rank_error: float = 0.0
 
 
 def empty_matrix(rows: int, columns: int) -> torch.Tensor:
@@ -60,16 +65,18 @@ def spectrum(matrix: torch.Tensor) -> Spectrum:
     """The spectrum of a finite float32 matrix (m, n)."""
     total = _squares(matrix)
     if not total:
-        return Spectrum(0.0, 0.0, 0.0)
+        return Spectrum(0.0, 0.0)
     if min(matrix.shape) <= _EXACT_SIDE:
         values = _singular_values(matrix)
         kept = values[values > _noise(matrix, values)]
-        shares = kept / kept.sum()
-        rank = float(torch.exp(-(shares * shares.log()).sum()))
-        return Spectrum(rank, float(values[:DIRECTIONS].square().sum() / values.square().sum()), 0.0)
-    values = _leading(matrix, DIRECTIONS + 16)[1].double()
+        rank = _effective_rank(float(kept.sum()), float((kept * kept.log()).sum()))
+        return Spectrum(rank, float(values[:DIRECTIONS].square().sum() / values.square().sum()))
+    _, found, directions = _leading(matrix, _LEADING)
+    values = found.double()
     leading = float(values[:DIRECTIONS].square().sum()) / total
-    return Spectrum(None, leading, max(0.0, 1 - float(values.square().sum()) / total))
+    missed = max(0.0, 1 - float(values.square().sum()) / total)
+    rank, error = _estimated_rank(matrix, values, directions)
+    return Spectrum(rank, leading, missed, error)
 
 
 def overlap(one: torch.Tensor, two: torch.Tensor) -> float | None:
@@ -106,6 +113,98 @@ def _leading(matrix: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tens
             matrix, q=min(count, *matrix.shape), niter=4
         )
     return found
+
+
+def _effective_rank(total: float, weighted: float) -> float:
+    """From the sum of the singular values, and of each one times its logarithm."""
+    return math.exp(math.log(total) - weighted / total)
+
+
+def _estimated_rank(
+    matrix: torch.Tensor, values: torch.Tensor, directions: torch.Tensor
+) -> tuple[float, float]:
+    """The effective rank of a matrix (m, n) and its standard error.
+
+    Args:
+        matrix: it.
+        values: (k,) float64, its leading singular values.
+        directions: (n, k), their right singular vectors.
+    """
+    kept = values[values > _noise(matrix, values)]
+    leading = torch.stack([kept.sum(), (kept * kept.log()).sum()])
+    if len(kept) < len(values):  # there are no others
+        return _effective_rank(*leading.tolist()), 0.0
+    sums, half_way = _sums_of_others(matrix, directions, _noise(matrix, values))
+
+    def rank(others: torch.Tensor) -> float:
+        return _effective_rank(*(leading + others).tolist())
+
+    found = rank(sums.mean(0))
+    # The error of drawing few vectors, by the jackknife, and that of few steps, by what the last half of them changed.
+    without = torch.tensor([rank((sums.sum(0) - one) / (len(sums) - 1)) for one in sums])
+    drawn = float(without.std(correction=0)) * math.sqrt(len(sums) - 1)
+    return found, math.hypot(drawn, found - rank(half_way.mean(0)))
+
+
+def _sums_of_others(
+    matrix: torch.Tensor, directions: torch.Tensor, noise: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums over the singular values that are not of `directions`, by stochastic Lanczos quadrature.
+
+    Args:
+        matrix: (m, n) float32.
+        directions: (n, k) orthonormal.
+        noise: singular values below do not count.
+
+    Returns:
+        (vectors, 2) float64: for each random vector an estimate of the values' sum, and of the sum of each one times
+        its logarithm; and the same after half of the steps.
+    """
+    width = matrix.shape[1]
+    with _DRAWING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        start = torch.randn(width, _VECTORS)
+    start -= directions @ (directions.mT @ start)
+    lengths = start.norm(dim=0)
+    basis = [start / lengths]
+    diagonal, beside = [], []
+    for _ in range(min(_STEPS, width - directions.shape[1])):
+        after = matrix.mT @ (matrix @ basis[-1])
+        diagonal.append((basis[-1] * after).sum(0))
+        for _ in range(2):  # twice is enough to be orthogonal to all before
+            after -= directions @ (directions.mT @ after)
+            for one in basis:
+                after -= one * (one * after).sum(0)
+        length = after.norm(dim=0)
+        if bool((length <= torch.finfo(torch.float32).eps * diagonal[0]).any()):
+            break  # the vectors span all that there is
+        beside.append(length)
+        basis.append(after / length)
+    on, off = torch.stack(diagonal, 1), torch.stack([lengths, *beside], 1)[:, 1:]
+    is_whole = len(beside) < len(diagonal)  # more steps would change nothing
+    half = len(diagonal) if is_whole else max(len(diagonal) // 2, 1)
+    return _quadrature(on, off, lengths, noise), _quadrature(on[:, :half], off, lengths, noise)
+
+
+def _quadrature(
+    diagonal: torch.Tensor, beside: torch.Tensor, lengths: torch.Tensor, noise: float
+) -> torch.Tensor:
+    """The sums of `_sums_of_others`, from tridiagonal matrices.
+
+    Args:
+        diagonal: (vectors, steps) entries on the diagonals.
+        beside: (vectors, steps - 1 or more) entries beside them.
+        lengths: (vectors,) of what Lanczos began with.
+        noise: singular values below do not count.
+    """
+    steps = diagonal.shape[1]
+    tridiagonal = torch.diag_embed(diagonal.double())
+    above = torch.diag_embed(beside[:, : steps - 1].double(), offset=1)
+    squares, vectors = torch.linalg.eigh(tridiagonal + above + above.mT)
+    weights = vectors[:, 0].square() * lengths.double().square().unsqueeze(1)
+    values = squares.clamp(min=0).sqrt()
+    values = torch.where(values > noise, values, 0.0)
+    return torch.stack([(weights * values).sum(1), (weights * torch.xlogy(values, values)).sum(1)], 1)
 
 
 def _singular_values(matrix: torch.Tensor) -> torch.Tensor:

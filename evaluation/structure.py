@@ -15,8 +15,11 @@ from typing import Any
 from checkpoints import Checkpoint, TensorHeader, open_checkpoint
 from checkpoints.dtypes import is_known, torch_name
 from evaluation.model_files import ADAPTER, CONFIG, as_evaluation_error
+from evaluation.remark import Remark
 
 _NUMBER = re.compile(r"\.\d+\.")
+# What is said of a `Change`.
+_CHANGES = {"only here": "only-here", "only there": "only-there", "changed": "changed-shape"}
 
 
 @dataclass(frozen=True)
@@ -96,16 +99,20 @@ class Change:
     here: tuple[int, ...] = ()
     there: tuple[int, ...] = ()
 
-    def __str__(self) -> str:
-        many = f" ({self.count} of them)" if self.count > 1 else ""
-        shapes = f"{_shape(self.here)} here, {_shape(self.there)} there"
-        if self.what != "changed":
-            shapes = _shape(self.here or self.there)
-        return f"{self.what}: {self.tensors} {shapes}{many}"
+    @property
+    def remark(self) -> Remark:
+        """It, in words."""
+        values = {
+            "tensors": self.tensors,
+            "here": _shape(self.here),
+            "there": _shape(self.there),
+            "count": self.count if self.count > 1 else None,
+        }
+        return Remark(_CHANGES[self.what], values)
 
 
 def structure_changes(here: Structure, there: Structure) -> list[Change]:
-    """Compare two checkpoints module by module; what is equal is left out, like layers stand together."""
+    """Compare two checkpoints module by module; what is equal is left out, and equal layers are one change."""
     found: Counter[tuple[str, str, tuple[int, ...], tuple[int, ...]]] = Counter()
     for name in {**here.tensors, **there.tensors}:
         one, two = here.tensors.get(name), there.tensors.get(name)
@@ -131,25 +138,25 @@ def config_changes(here: Structure, there: Structure) -> dict[str, tuple[Any, An
     }
 
 
-def references(folder: Path, tensors: Iterable[str]) -> list[str]:
-    """What in a checkpoint's own files makes it depend on another one, in sentences.
+def references(folder: Path, tensors: Iterable[str]) -> list[Remark]:
+    """What in a checkpoint's own files makes it depend on another one.
 
     An adapter needs its base to be loaded; a name left over in `_name_or_path` does not, and is not counted.
     """
     found = []
     if (folder / ADAPTER).exists():
         base = _json(folder / ADAPTER).get("base_model_name_or_path")
-        found.append(f"{ADAPTER} points at {base}")
+        found.append(Remark("points-at", {"file": ADAPTER, "base": str(base)}))
     named = _json(folder / CONFIG).get("base_model_name_or_path")
     if named:
-        found.append(f"{CONFIG} points at {named}")
+        found.append(Remark("points-at", {"file": CONFIG, "base": str(named)}))
     if any("lora_" in name for name in tensors):
-        found.append("there are LoRA tensors that were not merged")
+        found.append(Remark("unmerged-lora"))
     return found
 
 
-def same_weights_other_numbers(structures: Sequence[Structure]) -> str:
-    """A warning for who takes a number format for compression; empty where it is not needed."""
+def same_weights_other_numbers(structures: Sequence[Structure]) -> Remark | None:
+    """A warning that a number format is no compression; None where it is not needed."""
     first, *others = structures
     for other in others:
         ratio = first.file_bytes / max(other.file_bytes, 1)
@@ -158,12 +165,9 @@ def same_weights_other_numbers(structures: Sequence[Structure]) -> str:
             and abs(math.log(max(ratio, 1e-9))) > math.log(1.2)
             and abs(first.parameters - other.parameters) <= 0.05 * other.parameters
         ):
-            return (
-                f"{first.name} is stored in {'/'.join(first.dtypes)} and {other.name} in"
-                f" {'/'.join(other.dtypes)}, with the same number of weights: the difference in size is the"
-                " number format alone, no compression."
-            )
-    return ""
+            dtypes = {"dtypes": "/".join(first.dtypes), "other_dtypes": "/".join(other.dtypes)}
+            return Remark("number-format-alone", {"model": first.name, "other": other.name, **dtypes})
+    return None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -175,4 +179,4 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "one number"
+    return " x ".join(map(str, shape)) or "one-number"

@@ -10,7 +10,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from checkpoints import Checkpoint, TensorHeader, Token, open_checkpoint
 from checkpoints.architecture import DERIVED, EMBEDDING, OUTPUT_HEAD
 from checkpoints.dtypes import FLOATS, is_known, torch_name
 from checkpoints.problems import Problem
-from evaluation.doctor import findings
+from evaluation.doctor import diagnosis, findings
 from evaluation.error import Cancelled, EvaluationError
 from evaluation.model_files import as_evaluation_error, find_model
+from evaluation.remark import Remark
 from evaluation.spectra import Spectrum, empty_matrix, overlap, spectrum
 from evaluation.structure import Structure, structure_of
+from evaluation.tensor_stats import ParentPair, TensorStats, VersusParent
 
 # Elements of one tensor that are in memory together, of each model.
 _BLOCK = 4 << 20
@@ -83,81 +85,6 @@ def open_weights(name: str | Path, *, token: Token = None, allow_folders: bool =
 
 
 @dataclass(frozen=True)
-class VersusParent:
-    """A tensor beside the same one of a parent.
-
-    Attributes:
-        change: norm of the difference divided by the parent's norm.
-        distance: norm of the difference divided by the mean of both norms.
-        cosine: of the angle between the two.
-        effective_rank: of the difference, see `Spectrum`. None for vectors, for tensors that were not read whole
-            (a spectrum of some rows is not the tensor's) and where it is not known exactly.
-        energy: of the difference, see `Spectrum`. None for vectors and for tensors that were not read whole.
-        energy_missed: see `Spectrum`.
-    """
-
-    change: float
-    distance: float
-    cosine: float
-    effective_rank: float | None = None
-    energy: float | None = None
-    energy_missed: float = 0.0
-
-
-@dataclass(frozen=True)
-class ParentPair:
-    """A tensor of two parents.
-
-    Attributes:
-        cosine: between their weights.
-        task_cosine: between their changes to the base.
-        sign_conflict: share of entries whose changes differ in sign, zero against another included.
-        overlap: of the leading right singular directions of their changes, from 0 to 1 (same space). None for vectors
-            and for tensors that were not read whole.
-    """
-
-    cosine: float
-    task_cosine: float | None = None
-    sign_conflict: float | None = None
-    overlap: float | None = None
-
-
-@dataclass(frozen=True)
-class TensorStats:
-    """Figures of one tensor of the model.
-
-    Attributes:
-        name: of the tensor.
-        layer: its layer's number, None outside of layers.
-        kind: its name with `*` for the layer.
-        shape: its dimensions.
-        dtype: as safetensors names it, such as "BF16".
-        share: of its entries that were read; 0 for a dtype that cannot be read here.
-        norm: of what was read.
-        nan: entries that are no number.
-        inf: entries that are infinite.
-        dead_rows: rows of zeros in a matrix of floats, without those that only pad a vocabulary.
-        digest: of what was read; equal for equal tensors, "" if nothing was read.
-        against: by parent.
-        between: by pair of parents, "a | b".
-    """
-
-    name: str
-    layer: int | None
-    kind: str
-    shape: tuple[int, ...]
-    dtype: str
-    share: float
-    norm: float = 0.0
-    nan: int = 0
-    inf: int = 0
-    dead_rows: int = 0
-    digest: str = ""
-    against: Mapping[str, VersusParent] = field(default_factory=dict)
-    between: Mapping[str, ParentPair] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class WeightsReport:
     """Figures of all tensors of a model.
 
@@ -200,33 +127,24 @@ class WeightsReport:
         )
 
     @property
+    def findings(self) -> tuple[Remark, ...]:
+        """What is wrong; empty if nothing was found."""
+        return tuple(findings(self.tensors, self.config, self.lacking))
+
+    @property
     def sound(self) -> bool:
         """Whether nothing wrong was found."""
-        return not findings(self)
+        return not self.findings
 
-    def doctor(self) -> list[str]:
-        """What is wrong, a sentence each with its figures, or that nothing is; and how much of the weights was read."""
-        found = findings(self)
-        unread = sorted({tensor.dtype for tensor in self.tensors if not tensor.share})
-        rest = [f"Tensors of {', '.join(unread)} were not read."] if unread else []
-        if found:
-            if self.share_read < 1:
-                found.append(f"That is from {self.share_read:.2%} of the weights, which were read.")
-            return [*found, *rest]
-        of_what = f"{len(self.tensors)} tensors"
-        if self.share_read < 1:
-            of_what = f"the {self.share_read:.2%} that was read of {of_what}"
-        return [
-            f"Nothing wrong was found in {of_what}: no NaN or Inf, no row of zeros, layers, vocabulary and head as"
-            " config.json says.",
-            *rest,
-        ]
+    def doctor(self) -> list[Remark]:
+        """What is wrong, or that nothing is, and how much of the weights was read."""
+        return diagnosis(self.findings, self.tensors, self.share_read)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
             "model": self.model,
-            "doctor": self.doctor(),
+            "doctor": [str(remark) for remark in self.doctor()],
             "duplicates": self.duplicates,
             "lacking": dict(self.lacking),
             "tensors": [asdict(tensor) for tensor in self.tensors],
@@ -441,7 +359,7 @@ class _Products:
         )
         if found is None:
             return VersusParent(*figures)
-        return VersusParent(*figures, found.effective_rank, found.energy, found.energy_missed)
+        return VersusParent(*figures, **asdict(found))
 
     def pair(self, one: int, two: int, shared: float | None) -> ParentPair:
         """Two parents beside each other."""

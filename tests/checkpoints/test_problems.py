@@ -112,8 +112,12 @@ def codes_of(node: ast.expr, scope: ast.AST) -> set[str]:
     return set()
 
 
-def made() -> Iterator[tuple[str, set[str], set[str]]]:
-    """Every place that makes a problem: its file, the codes that it may have, and the values that it gives."""
+def made(makers: Mapping[str, set[str]] = MAKERS) -> Iterator[tuple[str, set[str], set[str]]]:
+    """Every place that makes a problem: its file, the codes that it may have, and the values that it gives.
+
+    Args:
+        makers: what makes problems, or other things of codes and values, with the values that it adds
+    """
     for path in FILES:
         tree = ast.parse(path.read_text())
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
@@ -123,10 +127,10 @@ def made() -> Iterator[tuple[str, set[str], set[str]]]:
                 name = getattr(
                     getattr(call, "func", None), "id", getattr(getattr(call, "func", None), "attr", "")
                 )
-                if not isinstance(call, ast.Call) or name not in MAKERS or not call.args or id(call) in seen:
+                if not isinstance(call, ast.Call) or name not in makers or not call.args or id(call) in seen:
                     continue
                 seen.add(id(call))
-                values = set(MAKERS[name]) | {str(keyword.arg) for keyword in call.keywords if keyword.arg}
+                values = set(makers[name]) | {str(keyword.arg) for keyword in call.keywords if keyword.arg}
                 for argument in call.args[1:]:
                     values |= keys_of(argument, scope) or set()
                 file = path.relative_to(ROOT).as_posix()

@@ -16,12 +16,14 @@ import pytest
 import torch
 import yaml
 
-import evaluation.benchmark as benchmark_module
-from evaluation import Cancelled, EvaluationError, LanguageModel, load_model
+from evaluation import Cancelled, EvaluationError, LanguageModel, harness, load_model
 from evaluation import model as model_module
 from evaluation.__main__ import DONE, main
-from evaluation.benchmark import BENCHMARKS, Benchmarked, TaskScore, _tasks_known, benchmark, paired
+from evaluation.benchmark import benchmark
+from evaluation.benchmarked import Benchmarked, TaskScore
 from evaluation.bootstrap import paired_bootstrap
+from evaluation.harness import BENCHMARKS, _tasks_known
+from evaluation.paired import paired
 from tests.evaluation.conftest import make_network, make_tokenizer
 
 MakeModel = Callable[..., LanguageModel]
@@ -331,7 +333,7 @@ def test_metrics_of_texts_and_of_few_questions_are_not_compared() -> None:
     unknown = paired(*[metric_scored(name, [1.0] * 20, "", 3.0) for name in "ab"])
 
     assert of_texts.interval is None and "bleu of t is computed over all questions at once" in of_texts.words
-    assert of_few.interval is None and "9 question(s) are too few" in of_few.words
+    assert of_few.interval is None and "9 questions are too few" in of_few.words
     assert unknown.interval is None and unknown.has_no_interval_for_its_metric
 
 
@@ -348,7 +350,7 @@ def test_metrics_beside_means_are_named_as_left_out() -> None:
     found = paired(*both)
 
     assert (found.questions, found.left_out) == (20, ("f1 of u",))
-    assert found.words.endswith("Not means over questions, and not compared here: f1 of u.")
+    assert found.words.endswith("Not compared here, as they are not means over questions: f1 of u.")
 
 
 def test_no_difference_comes_with_what_would_decide_it() -> None:
@@ -361,7 +363,7 @@ def test_no_difference_comes_with_what_would_decide_it() -> None:
     assert found.verdict == "none"
     assert found.detectable == pytest.approx(2.8016 * 0.44947 / 10, rel=1e-3)
     assert found.more_questions == math.ceil((2.8016 * 0.44947 / 0.01) ** 2) - 100
-    assert "mostly show differences of 0.126 and more" in found.words
+    assert "usually show differences of 0.126 or more" in found.words
 
 
 def scored(name: str, answers: list[float]) -> Benchmarked:
@@ -398,7 +400,7 @@ def test_what_cannot_be_asked_is_said(
 ) -> None:
     (kmmlu / "data" / "test.jsonl").unlink()
     small = _tasks_known(kmmlu, everything=False)
-    monkeypatch.setattr(benchmark_module, "_tasks_known", lambda *_, **__: small)
+    monkeypatch.setattr(harness, "_tasks_known", lambda *_, **__: small)
     mute = make_model(tokenizer=make_tokenizer(template=None))
 
     for tasks, settings, words in (

@@ -27,7 +27,8 @@ from evaluation import (
     write_card,
 )
 from evaluation.__main__ import CANNOT_BE_JUDGED, DONE, main
-from evaluation.benchmark import Benchmarked, PairedScore, TaskScore
+from evaluation.benchmarked import Benchmarked, TaskScore
+from evaluation.paired import PairedScore
 from tests.evaluation.conftest import TEXT, make_network
 from tests.hub import Hub
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from evaluation import EvaluationError, LanguageModel, perplexity
-from evaluation.difference import OTHER_TOKENS, Difference, difference, interval, segments
+from evaluation.difference import Difference, difference, interval, segments
 from evaluation.perplexity import DocumentScore, Perplexity
+from evaluation.remark import Remark
 from tests.evaluation.conftest import TEXT, make_network, make_tokenizer
 
 MakeModel = Callable[..., LanguageModel]
@@ -101,9 +102,9 @@ def test_four_documents_are_too_few_and_long_ones_are_cut() -> None:
     cut = difference(long, long, ["a" * 8192])
 
     assert (found.verdict, found.interval) == ("short", None)
-    assert "Too little text to compare a with a: 4 different document(s) with 16 bytes" in found.words
+    assert "Too little text to compare a with a: 4 different documents with 16 bytes" in found.words
     assert (cut.documents, cut.blocks, cut.bytes, cut.verdict) == (1, 16, 8192, "none")
-    assert "Measured on 16 blocks of 1 document(s), so it holds for this text" in cut.words
+    assert "Measured on 16 blocks of 1 document, so it holds for this text" in cut.words
     assert "blocks" not in difference(*[scored("a", [document([1.0], [4])] * 5)] * 2, four_bytes(5)).words
 
 
@@ -159,7 +160,7 @@ def test_no_difference_comes_with_what_could_be_seen_and_what_would_decide_it() 
     assert found.detectable == pytest.approx((2.2622 + 0.8834) * 0.030277 / 10**0.5, rel=1e-3)
     # As a textbook has it: (1.96 + 0.84)² 0.0303² / 0.01² = 72 documents, a few more for the spread being estimated.
     assert 62 <= found.more_documents <= 66
-    assert "mostly shows differences of 0.0301 and more" in found.words
+    assert "usually shows differences of 0.0301 or more" in found.words
     assert (
         f"About {found.more_documents} more documents like these would show a difference of 0.01."
         in found.words
@@ -209,7 +210,8 @@ def test_models_of_different_tokenizers_are_compared_on_their_common_bytes(make_
     )
     assert found.bytes == sum(len(text.encode()) for text in texts) - first_tokens
     assert found.perplexity_ratio is None
-    assert found.words.endswith(OTHER_TOKENS) and OTHER_TOKENS not in difference(score, score, texts).words
+    apart = Remark("difference-tokenizers")
+    assert found.remarks[-1] == apart and apart not in difference(score, score, texts).remarks
     assert mirrored.bits_per_byte == pytest.approx(-found.bits_per_byte)
 
 
@@ -221,7 +223,7 @@ def test_a_model_does_not_differ_from_itself(model: LanguageModel) -> None:
 
     assert isinstance(found, Difference)
     assert (found.bits_per_byte, found.interval, found.perplexity_ratio) == (0, (0, 0), 1)
-    assert "mostly shows" not in found.words
+    assert "usually shows" not in found.words
     assert found.verdict == "none"
 
 

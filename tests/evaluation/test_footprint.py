@@ -16,6 +16,7 @@ import torch
 from evaluation import Cancelled, EvaluationError, load_model, perplexity
 from evaluation.__main__ import CANNOT_BE_JUDGED, DONE, main
 from evaluation.footprint import Footprint, Spread, footprint
+from evaluation.remark import Remark
 from evaluation.report import Report
 from evaluation.sandbox import Answer, ask
 from evaluation.structure import (
@@ -50,7 +51,7 @@ def test_only_differences_are_told_and_layers_stand_together(make_folder: MakeFo
     one = structure(make_folder(make_network(num_hidden_layers=4, vocab_size=410), name="one"))
     two = structure(make_folder(name="two"))
 
-    changes = [str(change) for change in structure_changes(one, two)]
+    changes = [str(change.remark) for change in structure_changes(one, two)]
 
     assert "changed: model.embed_tokens.weight 410 x 32 here, 400 x 32 there" in changes
     assert "only here: model.layers.*.mlp.up_proj.weight 64 x 32 (2 of them)" in changes
@@ -64,9 +65,9 @@ def test_bfloat16_is_not_taken_for_compression(make_folder: MakeFolder) -> None:
     half = structure(make_folder(make_network().to(torch.bfloat16), name="half"))
     small = structure(make_folder(make_network(num_hidden_layers=1).to(torch.bfloat16), name="small"))
 
-    assert "the number format alone" in same_weights_other_numbers([wide, half])
-    assert same_weights_other_numbers([wide, wide]) == ""
-    assert same_weights_other_numbers([wide, small]) == ""
+    assert "the number format alone" in str(same_weights_other_numbers([wide, half]))
+    assert same_weights_other_numbers([wide, wide]) is None
+    assert same_weights_other_numbers([wide, small]) is None
 
 
 @pytest.mark.parametrize(
@@ -88,11 +89,11 @@ def test_what_a_checkpoint_says_of_its_base_counts(make_folder: MakeFolder) -> N
     (folder / "config.json").write_text(json.dumps({**config, "base_model_name_or_path": "a/base"}))
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "a/base"}')
 
-    tied = ["adapter_config.json points at a/base", "config.json points at a/base"]
-    assert references(folder, []) == tied
-    assert references(folder, ["q_proj.lora_A.weight"]) == [
+    tied = ["adapter_config.json points at a/base.", "config.json points at a/base."]
+    assert list(map(str, references(folder, []))) == tied
+    assert list(map(str, references(folder, ["q_proj.lora_A.weight"]))) == [
         *tied,
-        "there are LoRA tensors that were not merged",
+        "There are LoRA tensors that were not merged.",
     ]
 
 
@@ -135,7 +136,9 @@ def test_weights_that_are_a_link_do_not_stand_alone(
     found = footprint(leech, device="cpu", out_of_reach=[base], repeats=1, new_tokens=2)
 
     assert not found.independent
-    assert f"model.safetensors is a link to {base / 'model.safetensors'}" in found.dependence
+    assert f"model.safetensors is a link to {base / 'model.safetensors'}" in " ".join(
+        map(str, found.dependence)
+    )
     if found.confined_by != "python":
         assert found.tokens_per_second is None
 
@@ -177,14 +180,14 @@ def test_the_report_as_markdown(make_folder: MakeFolder) -> None:
     prints = (
         Footprint("a|b", None, structure(one), True, "", "landlock", "cpu", "float32", 1.5, 2 * 10**9, None,
                   Spread(0.05, 0.001, 5), Spread(12.345, 0.5, 5), 32),
-        Footprint("two", None, structure(two), False, "needs a|b"),
+        Footprint("two", None, structure(two), False, (Remark("adapter-needs-base", {"adapter": "a|b"}),)),
     )  # fmt: skip
     scores = tuple(perplexity(load_model(folder), TEXT) for folder in (one, two))
 
     lines = Report(prints, scores).to_markdown().splitlines()
 
     assert lines[0] == "|  | a\\|b | two |"
-    assert "| stands alone | yes | no: needs a\\|b |" in lines
+    assert "| stands alone | yes | no: a\\|b is an adapter and needs its base. |" in lines
     assert "| tokens per second | 12.35 ± 0.50 | - |" in lines
     assert "| first token, ms | 50 ± 1 | - |" in lines
     assert f"| perplexity | {scores[0].perplexity:.4f} | {scores[1].perplexity:.4f} |" in lines

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from evaluation.__main__ import CANNOT_BE_JUDGED, DONE, main
 from evaluation.spectra import DIRECTIONS, empty_matrix, overlap, spectrum
-from evaluation.weights import inspect_weights, open_weights
+from evaluation.weights import WeightsReport, inspect_weights, open_weights
 from tests.evaluation.conftest import make_network
 from tests.hub import Hub
 
@@ -108,9 +108,57 @@ def test_a_large_matrix_is_estimated_with_its_error() -> None:
     found = spectrum(left * values @ right)
 
     total = float(values.square().sum())
-    assert found.effective_rank is None
+    shares = values.double() / values.double().sum()
+    exact = float(torch.exp(-(shares * shares.log()).sum()))
+    assert abs(found.effective_rank - exact) < 2 * found.effective_rank_error < 0.05 * exact
     assert found.energy == pytest.approx(float(values[:DIRECTIONS].square().sum()) / total, rel=1e-3)
     assert found.energy_missed == pytest.approx(1 - float(values[:80].square().sum()) / total, abs=1e-3)
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape) + sum(shape)))
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        drawn(512, 512),
+        drawn(900, 200),
+        drawn(200, 900),
+        drawn(500, 16) @ drawn(16, 400),
+        (drawn(500, 16) @ drawn(16, 400)).bfloat16().float(),
+        drawn(500, 81) @ drawn(81, 400),
+        drawn(500, 300) @ drawn(300, 400),
+        drawn(500, 400) * 0.98 ** torch.arange(400),
+        torch.diag(1 / torch.arange(1.0, 401)),
+        torch.diag(1 / torch.arange(1.0, 401) ** 2),
+    ],
+    ids=[
+        "square",
+        "tall",
+        "wide",
+        "rank 16",
+        "rank 16, rounded",
+        "rank 81",
+        "rank 300",
+        "falls",
+        "1/k",
+        "1/k²",
+    ],
+)
+def test_an_estimated_effective_rank_is_within_its_error(
+    matrix: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = spectrum(matrix)
+    monkeypatch.setattr("evaluation.spectra._EXACT_SIDE", 64)
+
+    found = spectrum(matrix)
+
+    assert exact.effective_rank_error == 0
+    assert found.effective_rank_error <= 0.1 * exact.effective_rank
+    assert found.effective_rank == pytest.approx(
+        exact.effective_rank, abs=2 * found.effective_rank_error + 0.01 * exact.effective_rank
+    )
 
 
 @pytest.mark.parametrize("shape", [(60, 40), (40, 60)])
@@ -174,6 +222,11 @@ def test_a_spectrum_of_some_rows_is_not_shown_as_that_of_the_tensor(tmp_path: Pa
     assert part.against[two.structure.name].change == pytest.approx(found.change, rel=0.2)
 
 
+def told(report: WeightsReport) -> list[str]:
+    """What the doctor says, in English."""
+    return list(map(str, report.doctor()))
+
+
 def test_the_doctor_says_how_much_was_read(tmp_path: Path) -> None:
     weights = torch.randn(4096, 512)
     weights[140, 0] = torch.nan
@@ -183,16 +236,16 @@ def test_the_doctor_says_how_much_was_read(tmp_path: Path) -> None:
     half, whole = (inspect_weights(model, sample=sample) for sample in (1 << 20, None))
 
     assert half.sound
-    assert half.doctor()[0].startswith("Nothing wrong was found in the 50.00% that was read of 1 tensors")
-    assert [line[:40] for line in whole.doctor()] == [
-        "1 tensor(s) hold NaN or Inf, such as mod", "1 row(s) are all zero, 1 of them in mode",
+    assert told(half)[0].startswith("Nothing wrong was found in the 50.00% that was read of 1 tensor:")
+    assert [line[:35] for line in told(whole)] == [
+        "1 tensor holds NaN or Inf, such as ", "1 row is all zero, 1 of them in mod",
     ]  # fmt: skip
 
 
 def test_a_fault_in_what_was_read_says_that_the_rest_was_not(tmp_path: Path) -> None:
     model = open_weights(raw(tmp_path / "m", {"w": torch.zeros(4096, 512)}))
 
-    found = inspect_weights(model, sample=1 << 20).doctor()
+    found = told(inspect_weights(model, sample=1 << 20))
 
     assert found[-1] == "That is from 50.00% of the weights, which were read."
 
@@ -224,7 +277,7 @@ def test_an_unusual_dtype_stops_nothing(dtype: torch.dtype, share: int, tmp_path
     assert odd.norm == pytest.approx(2**0.5 * share)
     assert bool(odd.against) == bool(share)
     report = inspect_weights(one)
-    assert ("Tensors of C64 were not read." in report.doctor()) == (not share)
+    assert ("Tensors of C64 were not read." in told(report)) == (not share)
 
 
 def sizes(count: int, prefix: str = "model.layers.") -> dict[str, torch.Tensor]:
@@ -280,7 +333,7 @@ def test_the_doctor_raises_no_false_alarm(what: str, tmp_path: Path) -> None:
 
     found = inspect_weights(open_weights(raw(tmp_path / "m", tensors, **config)), sample=None)
 
-    assert found.doctor()[0].startswith("Nothing wrong"), found.doctor()
+    assert told(found)[0].startswith("Nothing wrong"), told(found)
 
 
 @pytest.mark.parametrize(
@@ -300,20 +353,20 @@ def test_the_doctor_knows_embedding_and_head_of_other_families(
     tensors = {embedding: hole, head: TABLE + 1, **sizes(2, layers)}
     folder = raw(tmp_path / "m", tensors, num_hidden_layers=3, vocab_size=9, tie_word_embeddings=True)
 
-    found = inspect_weights(open_weights(folder), sample=None).doctor()
+    found = told(inspect_weights(open_weights(folder), sample=None))
 
     assert [line.partition(":")[0] for line in found] == [
         f"{head.removesuffix('.weight')} is untied in the weights but tied in config.json",
         "config.json says vocab_size 9, and the embedding has 8 rows.",
         "config.json says 3 layers, and the weights have 2.",
-        f"1 row(s) are all zero, 1 of them in {embedding}.",
+        f"1 row is all zero, 1 of them in {embedding}.",
     ]
 
 
 def test_layers_beyond_those_of_the_config_are_said(tmp_path: Path) -> None:
     folder = raw(tmp_path / "m", sizes(4), num_hidden_layers=2)
 
-    assert "says 2 layers, and the weights have 4" in inspect_weights(open_weights(folder)).doctor()[0]
+    assert "says 2 layers, and the weights have 4" in told(inspect_weights(open_weights(folder)))[0]
 
 
 def test_pickled_weights_are_read_without_running_them(tmp_path: Path) -> None:
@@ -388,11 +441,11 @@ def untied(folder: Path) -> Path:
         (untied, "lm_head is untied in the weights but tied in config.json"),
         (
             lambda f: edit(f, lambda w: w[QUERY].__setitem__((0, 0), torch.nan)),
-            "hold NaN or Inf, such as model.layers.1",
+            "holds NaN or Inf, such as model.layers.1",
         ),
         (
             lambda f: edit(f, lambda w: w[QUERY].__setitem__(3, 0)),
-            "1 row(s) are all zero, 1 of them in model.layers.1",
+            "1 row is all zero, 1 of them in model.layers.1",
         ),
         (lambda f: edit(f, lambda w: None, vocab_size=500), "vocab_size 500, and the embedding has 400 rows"),
         (lambda f: edit(f, lambda w: None, num_hidden_layers=3), "says 3 layers, and the weights have 2"),
@@ -404,13 +457,13 @@ def test_the_doctor_finds(make_folder: MakeFolder, spoil: Callable[[Path], Path]
 
     found = inspect_weights(open_weights(spoil(make_folder())), [open_weights(parent)], sample=None)
 
-    assert words in " ".join(found.doctor())
+    assert words in " ".join(told(found))
 
 
 def test_the_doctor_finds_nothing_in_a_sound_model(family: dict[str, Path]) -> None:
     found = inspect_weights(open_weights(family["merge"]), [open_weights(family["a"])], sample=None)
 
-    assert found.doctor()[0].startswith("Nothing wrong was found")
+    assert told(found)[0].startswith("Nothing wrong was found")
     assert found.duplicates == []
 
 
@@ -426,10 +479,10 @@ def test_weights_on_the_command_line(
     names = [str(family[name]) for name in ("merge", "a", "b", "base")]
 
     assert main(["weights", names[0], "--against", *names[1:3], "--base", names[3]]) == DONE
-    told = capsys.readouterr().out
-    assert "Nothing wrong was found" in told
-    assert "model.layers.*.self_attn.q_proj.weight" in told
-    assert "sign conflicts" in told
+    shown = capsys.readouterr().out
+    assert "Nothing wrong was found" in shown
+    assert "model.layers.*.self_attn.q_proj.weight" in shown
+    assert "sign conflicts" in shown
 
     assert main(["weights", names[0], "--json", "--whole"]) == DONE
     assert json.loads(capsys.readouterr().out)["tensors"][0]["share"] == 1.0

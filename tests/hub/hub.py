@@ -33,7 +33,7 @@ class Hub:
         links: set ``links.ttl`` for links to the file host that expire soon.
         part_size: bytes above which an upload goes in parts, and the size of a part.
         page_size: the most entries in one answer of search, tree and history.
-        xet: what large files can also be read through, see ``Xet``; nothing at first.
+        xet: what large files can also be read and written through, see ``Xet``.
         quotas: what a user's tokens may know of the ZeroGPU quota, as the Hub answers it; nothing at first.
         open_pages: whether a browser without a login sees the pages of private models too, as in the demo.
     """

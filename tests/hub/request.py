@@ -80,6 +80,24 @@ class RefusalError(Exception):
         self.reply = Reply.json({"error": message} | more, status, headers)
 
 
+def span(request: Request, size: int) -> tuple[int, int] | None:
+    """The first byte that the Range header asks for and the one after the last; None without one, or for several.
+
+    Raises:
+        RefusalError: it begins after the end
+    """
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range", ""))
+    if match is None or match[1] == match[2] == "":
+        return None
+    if match[1]:
+        start, end = int(match[1]), min(int(match[2]) + 1 if match[2] else size, size)
+    else:
+        start, end = max(size - int(match[2]), 0), size
+    if start >= end:
+        raise RefusalError(416, "Range Not Satisfiable", headers={"Content-Range": f"bytes */{size}"})
+    return start, end
+
+
 Handler = Callable[..., "Reply | Awaitable[Reply]"]
 
 

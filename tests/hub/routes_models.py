@@ -174,7 +174,7 @@ def items(commit: Commit) -> list[dict[str, Any]]:
     ]
     for path, entry in commit.files.items():
         file = {"type": "file", "oid": entry.git_oid, "size": entry.size, "path": path}
-        # Only an opaque name here: what has one can be copied to another repository.
+        # What has one can be read through Xet, and copied to another repository.
         large = {"lfs": entry.lfs_info("oid"), "xetHash": entry.sha256}
         found.append(file | large if entry.lfs else file)
     return sorted(found, key=itemgetter("path"))

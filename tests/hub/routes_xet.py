@@ -1,4 +1,4 @@
-"""Writing through Xet: a token for it from the Hub, then pieces (xorbs) and what files they make up (shards)."""
+"""Xet: tokens for it from the Hub; writing pieces (xorbs) and what files they make up (shards); reading files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from tests.hub.request import RefusalError, Reply, Request, route
-from tests.hub.xet import chunks, files
+from tests.hub.request import RefusalError, Reply, Request, route, span
+from tests.hub.xet import XORB, Grant, chunks, files, packed, reconstruction
 
 if TYPE_CHECKING:
     from tests.hub.hub import Hub
@@ -18,15 +18,57 @@ if TYPE_CHECKING:
 def xet_write_token(hub: Hub, request: Request, repo: str, rev: str) -> Reply:
     found = hub.store.writable(repo, request.viewer)
     hub.store.commit(found, rev)
+    return access(hub, Grant(repo, writes=True), "")
+
+
+@route("GET", "/api/models/{repo}/xet-read-token/{rev}")
+def xet_read_token(hub: Hub, request: Request, repo: str, rev: str) -> Reply:
+    found = hub.store.readable(repo, request.viewer)
+    hub.store.pass_gate(found, request.viewer)
+    hub.store.commit(found, rev)
+    return access(hub, Grant(repo, writes=False), hub.xet.url)
+
+
+def access(hub: Hub, grant: Grant, url: str) -> Reply:
+    """A new token and the store that it is for, in the answer's body and headers."""
     token = f"xet_{secrets.token_hex(8)}"
-    hub.xet.tokens[token] = repo
-    url = f"{hub.endpoint}/xet/{hub.xet.name}"
-    return Reply.json({"casUrl": url, "accessToken": token, "exp": int(time.time()) + hub.xet.ttl})
+    hub.xet.tokens[token] = grant
+    url = url or f"{hub.endpoint}/xet/{hub.xet.name}"
+    ends = int(time.time()) + hub.xet.ttl
+    headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(ends)}
+    return Reply.json({"casUrl": url, "accessToken": token, "exp": ends}, headers=headers)
+
+
+@route("GET", "/xet/{name}/v1/reconstructions/{hash}", xet=True)
+def get_reconstruction(hub: Hub, request: Request, name: str, hash: str) -> Reply:
+    """How a file, or a range of it, is put together."""
+    repo = granted(hub, request, name, writes=False)
+    if hash not in hub.store.repos[repo].objects:
+        raise RefusalError(404, f"{repo} has no file {hash}")
+    size = hub.store.blobs.size(hash)
+    start, end = span(request, size) or (0, size)
+
+    def link(number: int) -> str:
+        return hub.links.make("GET", hub.file_endpoint, f"/xorbs/{hash}/{number}")
+
+    return Reply.json(reconstruction(hash, size, start, end, link))
+
+
+@route("GET", "/xorbs/{oid}/{number}", cdn=True)
+def get_xorb(hub: Hub, request: Request, oid: str, number: str) -> Reply:
+    """A xorb of a file, or a range of it."""
+    hub.links.check("GET", request)
+    with hub.store.blobs.open(oid) as file:
+        file.seek(int(number) * XORB)
+        xorb = packed(file.read(XORB))
+    start, end = span(request, len(xorb)) or (0, len(xorb))
+    headers = {"Content-Range": f"bytes {start}-{end - 1}/{len(xorb)}"}
+    return Reply.text(206 if "range" in request.headers else 200, headers, xorb[start:end])
 
 
 @route("POST", "/xet/{name}/v1/xorbs/default/{hash}", xet=True)
 def put_xorb(hub: Hub, request: Request, name: str, hash: str) -> Reply:
-    repository(hub, request, name)
+    granted(hub, request, name, writes=True)
     is_new = hash not in hub.xet.xorbs
     hub.xet.xorbs[hash] = list(chunks(request.body))
     return Reply.json({"was_inserted": is_new})
@@ -35,7 +77,7 @@ def put_xorb(hub: Hub, request: Request, name: str, hash: str) -> Reply:
 @route("POST", "/xet/{name}/v1/shards", xet=True)
 def put_shard(hub: Hub, request: Request, name: str) -> Reply:
     """Files become known, to the repository that the token is for, when all of their pieces are there."""
-    repo = repository(hub, request, name)
+    repo = granted(hub, request, name, writes=True)
     for file in files(request.body):
         missing = [term.xorb for term in file.terms if term.xorb not in hub.xet.xorbs]
         if missing:
@@ -47,11 +89,13 @@ def put_shard(hub: Hub, request: Request, name: str) -> Reply:
     return Reply.json({"result": 1})
 
 
-def repository(hub: Hub, request: Request, name: str) -> str:
-    """The repository that the request's token lets its bearer write to, at this store."""
-    repo = hub.xet.tokens.get(request.headers.get("authorization", "").removeprefix("Bearer "))
-    if repo is None or name != hub.xet.name:
+def granted(hub: Hub, request: Request, name: str, *, writes: bool) -> str:
+    """The repository that the request's token lets its bearer read, or write to, at this store."""
+    grant = hub.xet.tokens.get(request.headers.get("authorization", "").removeprefix("Bearer "))
+    if grant is None or name != hub.xet.name:
         raise RefusalError(401, "Unauthorized")
-    if repo not in hub.store.repos:
-        raise RefusalError(404, "The repository was deleted during the upload")
-    return repo
+    if writes and not grant.writes:
+        raise RefusalError(403, "This token may only read")
+    if grant.repo not in hub.store.repos:
+        raise RefusalError(404, "The repository was deleted meanwhile")
+    return grant.repo

@@ -1,13 +1,18 @@
-"""Xet, the store behind the Hub: the real `hf_xet` writes to it over HTTP, and reads from a folder in its place."""
+"""Xet, the store behind the Hub: the real `hf_xet` writes to it and reads from it over HTTP.
+
+A file is a list of terms: chunks of xorbs, one after the other. What was uploaded is kept as whole files. A file is
+read as xorbs that are cut from it, of a fixed size, so every large file of the Hub can be read however it came. Xet's
+name of a file is its sha256 here; clients take it as it is.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +22,8 @@ HEADER, RECORD = 48, 48
 WITH_HASHES, WITH_SHA256 = 1 << 31, 1 << 30
 END = b"\xff" * 32
 CHUNK_HEADER = 8
+# Bytes of a xorb that is cut from a file, and of each of its chunks, which are not compressed.
+XORB, CHUNK = 16 << 20, 1 << 16
 
 
 class Term(NamedTuple):
@@ -35,36 +42,70 @@ class XetFile(NamedTuple):
     terms: list[Term]
 
 
+class Grant(NamedTuple):
+    """What a token lets its bearer do."""
+
+    repo: str
+    writes: bool
+
+
 @dataclass
 class Xet:
-    """Large files that can be read through Xet, and what is written through it.
+    """The store.
 
     Attributes:
-        url: where a store is that can be read from; one process at a time may use a folder
-        hashes: Xet's name of a file's content, by sha256
-        name: of the store that is written to, in its address: hf_xet remembers what an address has already
-        tokens: the repository that each token lets its bearer write to
+        url: the address of another store that the Hub names for reading; "" for this one
+        name: of the store, in its address: hf_xet remembers what an address has already
+        tokens: those that were given out
         ttl: seconds for which a new token works
         xorbs: the pieces that were uploaded: the content of their chunks, by name
     """
 
     url: str = ""
-    hashes: dict[str, str] = field(default_factory=dict)
     name: str = field(default_factory=lambda: secrets.token_hex(4))
-    tokens: dict[str, str] = field(default_factory=dict)
+    tokens: dict[str, Grant] = field(default_factory=dict)
     ttl: int = 3600
     xorbs: dict[str, list[bytes]] = field(default_factory=dict)
 
-    def add(self, folder: Path, content: dict[str, bytes]) -> None:
-        """Store contents, given by sha256, in a folder to read from."""
-        import hf_xet
 
-        folder.mkdir(parents=True, exist_ok=True)
-        self.url = f"local://{folder}"
-        commit = hf_xet.XetSession().new_upload_commit(endpoint=self.url)
-        uploads = {sha256: commit.start_upload_bytes(data) for sha256, data in content.items()}
-        commit.wait_to_finish()
-        self.hashes |= {sha256: upload.result().xet_info.hash for sha256, upload in uploads.items()}
+def reconstruction(
+    sha256: str, size: int, start: int, end: int, link: Callable[[int], str]
+) -> dict[str, Any]:
+    """How to read a part of a file, as Xet answers it.
+
+    Args:
+        sha256: of the file
+        size: in bytes
+        start: the first byte
+        end: the byte after the last
+        link: gives the address of a xorb by its number in the file
+    """
+    terms, fetched = [], {}
+    for number in range(start // XORB, -(-end // XORB)):
+        offset = number * XORB
+        length = min(XORB, size - offset)
+        first = max(start - offset, 0) // CHUNK
+        last = -(-min(end - offset, length) // CHUNK)
+        name = hashlib.sha256(f"{sha256} {number}".encode()).hexdigest()
+        part = {"start": first, "end": last}
+        unpacked = min(last * CHUNK, length) - first * CHUNK
+        terms.append({"hash": name, "unpacked_length": unpacked, "range": part})
+        place = {"start": _place(first, length), "end": _place(last, length) - 1}
+        fetched[name] = [{"range": part, "url": link(number), "url_range": place}]
+    return {"offset_into_first_range": start % CHUNK, "terms": terms, "fetch_info": fetched}
+
+
+def _place(chunk: int, length: int) -> int:
+    """Where a chunk begins in a xorb of `length` bytes of content; its end for the chunk after the last."""
+    return min(chunk * CHUNK, length) + chunk * CHUNK_HEADER
+
+
+def packed(content: bytes) -> bytes:
+    """A xorb of this content."""
+    parts = (content[start : start + CHUNK] for start in range(0, len(content), CHUNK))
+    return b"".join(
+        struct.pack("<B3sB3s", 0, (size := len(part).to_bytes(3, "little")), 0, size) + part for part in parts
+    )
 
 
 def chunks(xorb: bytes) -> Iterator[bytes]:

@@ -243,9 +243,9 @@ def test_differences_are_told_with_their_interval() -> None:
     told = shown(score_table(rows, 1000, [worse, replace(worse, other="c", interval=None)], ["cut"])).text
 
     assert (
-        "a predicts this text worse than b: +0.3000 bits per byte, 95 % interval +0.1000 to +0.5000." in told
+        "a predicts this text worse than b (+0.3000 bits per byte, 95 % interval +0.1000 to +0.5000)." in told
     )
-    assert "Too little text to tell whether a and c differ" in told
+    assert "Too little text to compare a with c" in told
     assert "cut" in told
     assert "Windows of 2048 tokens, a new one every 1024. No BOS token" in told
 
@@ -263,9 +263,9 @@ def test_no_difference_is_shown_with_what_would_decide_it() -> None:
 
     assert "usually shows differences of 0.0180 or more" in told
     assert "About 30 more documents like these would show a difference of 0.01." in told
-    assert "Measured on 9 blocks of this text" in of_blocks and "more documents like" not in of_blocks
+    assert "Measured on 9 blocks of 1 document" in of_blocks and "more documents like" not in of_blocks
     assert "usually shows" not in decided and "worse" in decided
-    assert "one document differs from all others" in outlier
+    assert "one of 12 documents differs from all others" in outlier
 
 
 def test_the_picture_colours_what_got_better_and_worse_and_nothing_else() -> None:

@@ -15,7 +15,7 @@ class Language:
 
     Args:
         tag: as browsers name it, such as "ko"
-        wording: how values are filled in, and the phrases that sentences are made of
+        wording: how values are filled in, the phrases that sentences are made of, and remarks about results
         page: sentences of the page, by key
         problems: words of problems, by code
         methods: what a merge method does, by its name, and what a parameter sets, by `method.parameter`

@@ -17,6 +17,7 @@ from gradio.context import LocalContext
 
 from checkpoints.problems import Problem, ProblemError
 from checkpoints.wording import Template
+from evaluation.remark import Remark
 from merging import METHODS, MergeMethod, Parameter
 from ui.languages.english import ENGLISH
 from ui.languages.language import Language
@@ -82,9 +83,18 @@ def problem_words(problem: Problem) -> ProblemWords:
     )
 
 
+def remark_words(remark: Remark | Problem) -> str:
+    """What can be said of a result."""
+    if isinstance(remark, Problem):
+        return " ".join(filter(None, problem_words(remark)))
+    language = LANGUAGES[current_language() or ENGLISH.tag]
+    has_words = remark.code in language.wording.phrases
+    return remark.words(language.wording if has_words else ENGLISH.wording)
+
+
 def error_words(error: ProblemError) -> str:
     """What is wrong and what to do, as a text of one line a problem."""
-    return "\n".join(" ".join(filter(None, problem_words(problem))) for problem in error.problems)
+    return "\n".join(map(remark_words, error.problems))
 
 
 def _about_parameter(values: Mapping[str, Any]) -> dict[str, str]:

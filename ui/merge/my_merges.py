@@ -16,7 +16,7 @@ from merging import MergeError
 from ui.host import Host
 from ui.hub.account import Account, account, visitor
 from ui.hub.recipes import COPY, link_to
-from ui.languages.translate import error_words, in_each_language, t
+from ui.languages.translate import error_words, in_each_language, remark_words, t
 from ui.merge.editor import RecipeEditor
 from ui.merge.form import FormMemory
 from ui.merge.history import id_of, record, record_of_result, restored
@@ -268,7 +268,7 @@ def stands_alone(job: JobStatus, who: Account, *, allow_folders: bool) -> Markup
         return alert(t("unexpected", error=log_unexpected(error, who.token)))
     if found.ok:
         return status(t("alone.yes", name=name, answer=found.answer.strip()))
-    return alert(t("alone.no", name=name, findings=" ".join(found.findings)))
+    return alert(t("alone.no", name=name, findings=" ".join(map(remark_words, found.findings))))
 
 
 def may_run(job: JobStatus) -> bool:

@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from checkpoints.problems import Problem
 from evaluation import Cancelled, EvaluationError
-from evaluation.weights import TensorStats, Weights, WeightsReport, inspect_weights, open_weights
+from evaluation.tensor_stats import TensorStats
+from evaluation.weights import Weights, WeightsReport, inspect_weights, open_weights
 from merging import Plan
 from ui.hub.account import Account
 from ui.languages.translate import t

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,31 +14,21 @@ from gradio.blocks import Block
 from markupsafe import Markup
 
 from evaluation import EvaluationError, FetchedModel, load_fetched
-from evaluation.benchmark import (
-    BENCHMARKS,
-    Benchmarked,
-    PairedScore,
-    Total,
-    benchmark,
-    fetch_questions,
-    paired,
-    tasks_in,
-    with_error,
-)
+from evaluation.benchmark import benchmark
+from evaluation.benchmarked import Benchmarked, Total, with_error
+from evaluation.harness import BENCHMARKS, fetch_questions, tasks_in
+from evaluation.paired import PairedScore, paired
 from ui.host import Host
-from ui.hub.account import account
-from ui.languages.translate import error_words, in_each_language, label, t
+from ui.languages.translate import error_words, in_each_language, label, remark_words, t
 from ui.score.panel import (
     ModelRow,
     Unavailable,
-    fetched,
+    asked_in_turn,
     go_and_stop,
-    in_calls,
     names_in,
     one_by_one,
     ready_for_gpu,
     waiting_row,
-    where,
 )
 from ui.server import gpu
 from ui.server.work import Work
@@ -198,17 +188,20 @@ class BenchmarksPanel:
 
     def _ask(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
         names, questions = names_in(given[self.models]), self._questions(given)
-        yield {self.table: benchmark_table([BenchmarkRow(name) for name in names]), self.found: None}
-        models = fetched(names, account(self.host, oauth).for_hub, self.host.allow_folders)
-        rows = [BenchmarkRow(model.name, trouble=getattr(model, "trouble", "")) for model in models]
-        yield {self.table: benchmark_table(rows)}
-        with (
-            self.turns.of(request) as turn,
-            closing(in_calls(models, rows, benchmark_call, questions, turn=turn)) as stream,
-        ):
-            for run, now in stream:
-                asked = _asked(names, now)
-                yield {self.table: benchmark_table(now, asked, where(run)), self.found: asked}
+        asking = asked_in_turn(
+            self.host,
+            self.turns,
+            names,
+            BenchmarkRow,
+            benchmark_call,
+            questions,
+            oauth=oauth,
+            request=request,
+        )
+        with closing(asking) as stream:
+            for rows, notes in stream:
+                asked = _asked(names, rows)
+                yield {self.table: benchmark_table(rows, asked, notes), self.found: asked}
 
 
 def _offer(name: str) -> str:
@@ -241,7 +234,8 @@ def benchmark_table(
     body = [_line(row, max(len(totals), 1)) for row in rows]
     questions = sum(total.questions for total in totals)
     caption = t("benchmark.caption", count=questions) if totals else t("benchmark.caption.waiting")
-    said = [*map(_pair_words, asked.pairs if asked else ()), *notes]
+    pairs = asked.pairs if asked else ()
+    said = [*(" ".join(map(remark_words, pair.remarks)) for pair in pairs), *notes]
     if asked:
         said.append(t("benchmark.how.said", version=asked.found[0].lm_eval))
     parts = map(_parts, asked.found) if asked else None
@@ -252,33 +246,6 @@ def _line(row: BenchmarkRow, columns: int) -> Markup:
     if row.found:
         return table_row(row.name, (figure(with_error(one, DIGITS)) for one in row.found.totals))
     return waiting_row(row.name, columns, row.trouble, row.done, row.total)
-
-
-def _pair_words(pair: PairedScore) -> str:
-    names = {"model": pair.model, "other": pair.other}
-    said = [_verdict_words(pair, names)]
-    if pair.verdict == "none" and pair.detectable:
-        said.append(t("benchmark.detectable", value=f"{pair.detectable:.3f}"))
-    if pair.verdict == "none" and pair.more_questions is not None:
-        said.append(t("benchmark.more", count=pair.more_questions, value=f"{pair.wanted:.2g}"))
-    if pair.left_out:
-        said.append(t("benchmark.left_out", metrics=", ".join(pair.left_out)))
-    return " ".join(said)
-
-
-def _verdict_words(pair: PairedScore, names: Mapping[str, str]) -> str:
-    if pair.has_no_interval_for_its_metric:
-        return t("benchmark.pair.whole", metric=pair.metric, **names)
-    if pair.interval is None:
-        return t("benchmark.pair.few", count=pair.questions, **names)
-    low, high = pair.interval
-    figures = t(
-        "benchmark.figures", value=f"{pair.difference:+.3f}", count=pair.questions, low=f"{low:+.3f}",
-        high=f"{high:+.3f}",
-    )  # fmt: skip
-    if pair.metric and pair.verdict != "none":
-        return t(f"benchmark.pair.metric.{pair.verdict}", metric=pair.metric, figures=figures, **names)
-    return t(f"benchmark.pair.{pair.verdict}", figures=figures, **names)
 
 
 def _parts(found: Benchmarked) -> Markup | None:

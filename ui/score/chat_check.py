@@ -15,19 +15,16 @@ from evaluation import FetchedModel, load_fetched
 from evaluation.chat_check import PROMPTS, ChatCheck, Checked, check_chat
 from evaluation.faults import FAULTS
 from ui.host import Host
-from ui.hub.account import account
 from ui.languages.translate import in_each_language, t
 from ui.score.panel import (
     ModelRow,
     Unavailable,
-    fetched,
+    asked_in_turn,
     go_and_stop,
-    in_calls,
     names_in,
     one_by_one,
     ready_for_gpu,
     waiting_row,
-    where,
 )
 from ui.server import gpu
 from ui.server.work import Work
@@ -112,13 +109,10 @@ class ChatPanel:
 
     def _check(self, given: list[str], oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
         names = names_in(given)
-        yield {self.table: check_table([ChatRow(name) for name in names]), self.found: None}
-        models = fetched(names, account(self.host, oauth).for_hub, self.host.allow_folders)
-        rows = [ChatRow(model.name, trouble=getattr(model, "trouble", "")) for model in models]
-        yield {self.table: check_table(rows)}
-        with self.turns.of(request) as turn, closing(in_calls(models, rows, chat_call, turn=turn)) as stream:
-            for run, now in stream:
-                yield {self.table: check_table(now, where(run)), self.found: _talked(names, now)}
+        asking = asked_in_turn(self.host, self.turns, names, ChatRow, chat_call, oauth=oauth, request=request)
+        with closing(asking) as stream:
+            for rows, notes in stream:
+                yield {self.table: check_table(rows, notes), self.found: _talked(names, rows)}
 
 
 def _talked(names: Sequence[str], rows: Sequence[ChatRow]) -> Talked | None:

@@ -109,6 +109,43 @@ def in_calls(
                 yield run, now
 
 
+def asked_in_turn(
+    host: Host,
+    turns: Turns,
+    names: Sequence[str],
+    row: Callable[..., AnyRow],
+    work: Callable[..., Iterator[list[AnyRow]]],
+    *arguments: Any,
+    oauth: gr.OAuthToken | None,
+    request: gr.Request,
+) -> Generator[tuple[list[AnyRow], list[str]], None, None]:
+    """Fetch models and ask them one after the other.
+
+    Args:
+        host: of the page
+        turns: of the panel
+        names: of the models
+        row: makes a model's row before it is asked
+        work: one call, see `in_calls`
+        arguments: of the work
+        oauth: the visitor's login
+        request: the visitor's
+
+    Yields:
+        The rows as they fill, and what is to be said of how it runs.
+    """
+    yield [row(name) for name in names], []
+    models = fetched(names, account(host, oauth).for_hub, host.allow_folders)
+    rows = [row(model.name, trouble=getattr(model, "trouble", "")) for model in models]
+    yield rows, []
+    with (
+        turns.of(request) as turn,
+        closing(in_calls(models, rows, work, *arguments, turn=turn)) as stream,
+    ):
+        for run, now in stream:
+            yield now, where(run)
+
+
 def _bytes_to_load(models: Sequence[FetchedModel | Unavailable], rows: Sequence[ModelRow]) -> list[int]:
     """The weights of each model that still has work to do."""
     return [

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from checkpoints.problems import Problem
 from evaluation import EvaluationError, benchmark_results, perplexity_results, write_card
 from evaluation.as_json import as_json
-from evaluation.benchmark import Benchmarked
+from evaluation.benchmarked import Benchmarked
 from evaluation.report import benchmark_markdown, chat_markdown, perplexity_markdown, weights_markdown
 from ui.host import Host
 from ui.hub.account import account

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from evaluation import Difference, Perplexity
-from ui.languages.translate import t
+from ui.languages.translate import remark_words, t
 from ui.score.reading import TextRow
 from ui.widgets.html import card, column, figure, scrolling, size, table, table_row, tag
 
@@ -33,7 +33,9 @@ def score_table(
     columns = [column(t("score.model")), *(column(t(key), of_figures=True) for key in keys)]
     body = [_row(row, best, same_tokens) for row in rows]
     caption = t("score.caption", count=len(rows), bytes=size(length))
-    said = [*map(_words, differences), *notes, *_warnings(scores, same_tokens)]
+    verdicts = [" ".join(map(remark_words, found.remarks)) for found in differences]
+    # A difference says by itself that its tokenizers differ.
+    said = [*verdicts, *notes, *_warnings(scores, same_tokens or bool(differences))]
     return card([scrolling(table(columns, body, caption=caption, style="alloy-scores")), map(tag.p, said)])
 
 
@@ -53,22 +55,6 @@ def _row(row: TextRow, best: float | None, same_tokens: bool) -> Markup:
         figure(score.tokens),
         figure(f"{score.seconds:.1f}"),
     )
-
-
-def _words(found: Difference) -> str:
-    names = {"model": found.model, "other": found.other}
-    if found.interval is None:
-        return t("score.difference.outlier" if found.has_outlier else "score.difference.short", **names)
-    low, high = found.interval
-    figures = t("score.figures", value=f"{found.bits_per_byte:+.4f}", low=f"{low:+.4f}", high=f"{high:+.4f}")
-    said = [t(f"score.difference.{found.verdict}", figures=figures, **names)]
-    if found.verdict == "none" and found.detectable:
-        said.append(t("score.detectable", value=f"{found.detectable:.4f}"))
-    if found.verdict == "none" and found.more_documents is not None:
-        said.append(t("score.more", count=found.more_documents, value=f"{found.wanted:.2g}"))
-    if found.blocks is not None:
-        said.append(t("score.blocks", count=found.blocks))
-    return " ".join(said)
 
 
 def _warnings(scores: Sequence[Perplexity], same_tokens: bool) -> list[str]:

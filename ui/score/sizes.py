@@ -13,10 +13,10 @@ from markupsafe import Markup
 
 from evaluation import EvaluationError, Perplexity
 from evaluation.footprint import Footprint, footprint
-from evaluation.report import LABELS, Report
+from evaluation.report import Report
 from ui.host import Host
 from ui.hub.account import account
-from ui.languages.translate import error_words, in_each_language, label, t
+from ui.languages.translate import error_words, in_each_language, label, remark_words, t
 from ui.score.panel import go_and_stop, names_in
 from ui.score.text import Scored
 from ui.server.work import Work, watched
@@ -103,12 +103,7 @@ def report_card(report: Report | None, working: str = "") -> Markup:
         return card(waiting)
     columns = tag.td(), *(column(one.name, of_figures=True) for one in report.footprints)
     body = (
-        table_row(label(f"report.{code}"), (figure(_cell(cell)) for cell in cells))
-        for code, *cells in report.rows()
+        table_row(label(f"report.{code}"), map(figure, cells)) for code, *cells in report.rows(remark_words)
     )
     shown = table(columns, body, caption=t("score.compare.caption"))
-    return card([scrolling(shown), waiting or map(tag.p, report.remarks())])
-
-
-def _cell(cell: str) -> str:
-    return label("report.yes") if cell == LABELS["yes"] else cell
+    return card([scrolling(shown), waiting or map(tag.p, map(remark_words, report.remarks()))])

@@ -14,11 +14,12 @@ from markupsafe import Markup
 
 from evaluation import EvaluationError, FetchedModel, fetch_model, load_fetched
 from evaluation.cka import LinearCka, linear_cka
-from evaluation.weights import PLACES, TensorStats, WeightsReport, inspect_weights, open_weights
+from evaluation.tensor_stats import TensorStats
+from evaluation.weights import PLACES, WeightsReport, inspect_weights, open_weights
 from ui.host import Host
 from ui.hub.account import account
 from ui.hub.search import HubSearch, search_as_you_type
-from ui.languages.translate import error_words, in_each_language, t
+from ui.languages.translate import error_words, in_each_language, remark_words, t
 from ui.recipe.presets import family
 from ui.score.panel import go_and_stop, names_in, where
 from ui.server import gpu
@@ -301,7 +302,7 @@ def verdict_card(looked: Looked, notes: Sequence[str] = ()) -> Markup:
     found = looked.found
     sound = found.sound
     share = min((tensor.share for tensor in found.tensors), default=1.0)
-    said = list(found.doctor())
+    said = list(map(remark_words, found.doctor()))
     said += [t("weights.duplicates", names=", ".join(names)) for names in found.duplicates]
     said += [
         t("weights.lacking", model=parent, count=len(names))

@@ -334,10 +334,8 @@ def test_many_threads_ask_for_one_link(hub: Hub, alice: str) -> None:
 
 
 @pytest.fixture
-def xet(hub: Hub, alice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def xet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
-    entry = hub.repo("alice/a").files()[FILE]
-    hub.xet.add(tmp_path / "cas", {entry.sha256: CONTENT})
 
 
 @pytest.mark.usefixtures("xet")

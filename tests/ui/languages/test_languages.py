@@ -14,7 +14,7 @@ from gradio.context import LocalContext
 
 from checkpoints.problems import Place, Problem
 from checkpoints.wording import Template, Wording, placeholders
-from evaluation.benchmark import BENCHMARKS
+from evaluation.harness import BENCHMARKS
 from evaluation.report import LABELS
 from merging import METHODS, read_recipe
 from merging.recipe.reader import RecipeError

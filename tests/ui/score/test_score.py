@@ -19,8 +19,9 @@ from playwright.sync_api import Browser, expect
 from safetensors.torch import load_file, save_file
 
 from evaluation import Cancelled, FetchedModel, Source, difference, fetch_model, load_fetched, perplexity
-from evaluation.benchmark import Benchmarked, TaskScore, Total, paired
+from evaluation.benchmarked import Benchmarked, TaskScore, Total
 from evaluation.chat_check import check_chat
+from evaluation.paired import paired
 from evaluation.weights import inspect_weights, open_weights
 from tests.hub import Hub
 from tests.ui.conftest import event, visit
@@ -226,7 +227,7 @@ def test_the_table_says_errors_and_what_can_be_said() -> None:
     shown = benchmark_table(rows, found)
 
     assert "0.800 ± 0.080" in shown
-    assert "&lt;merge&gt; scores higher than parent: +0.550 on 40 questions" in shown
+    assert "&lt;merge&gt; scores higher than parent (+0.550 on 40 questions" in shown
     assert "30 of 120 answered" in shown
     assert 'aria-valuenow="25"' in shown
     assert "The 2 tasks of parent" in shown
@@ -266,7 +267,7 @@ def test_the_verdict_is_the_doctors(family: dict[str, Path], tmp_path: Path) -> 
     spoilt = verdict_card(looked(family))
 
     assert "alloy-bad" in spoilt
-    assert "hold NaN or Inf" in spoilt
+    assert "holds NaN or Inf" in spoilt
 
 
 def scored(family: dict[str, Path], *names: str) -> Scored:

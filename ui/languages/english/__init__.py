@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from checkpoints.problem_texts import PROBLEMS, WORDING
-from evaluation.benchmark import BENCHMARKS
+from checkpoints.problem_texts import PROBLEMS
+from evaluation.harness import BENCHMARKS
+from evaluation.remark_texts import WORDING
 from evaluation.report import LABELS
 from merging import METHODS
 from ui.languages.english.page import PAGE

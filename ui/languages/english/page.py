@@ -378,21 +378,6 @@ PAGE: dict[str, Template] = {
         "BOS before each document, as these tokenizers do: {names}. The others do not score the first token."
     ),
     "score.window": "Windows of {context} tokens, a new one every {stride}.",
-    "score.difference.better": "{model} predicts this text better than {other}: {figures}.",
-    "score.difference.worse": "{model} predicts this text worse than {other}: {figures}.",
-    "score.difference.none": "{model} and {other}: this text shows no difference ({figures}).",
-    "score.difference.short": "Too little text to tell whether {model} and {other} differ. Use a page or more.",
-    "score.difference.outlier": (
-        "Too little text to tell whether {model} and {other} differ: one document differs from all others and "
-        "decides the result. Use 20 documents or more."
-    ),
-    "score.detectable": "A text like this usually shows differences of {value} or more.",
-    "score.more": "About {count} more documents like these would show a difference of {value}.",
-    "score.blocks": (
-        "Measured on {count} blocks of this text, so it holds for this text only. To generalize to similar texts, "
-        "use five documents or more (rows of a dataset)."
-    ),
-    "score.figures": "{value} bits per byte, 95 % interval {low} to {high}",
     "score.picture": "Where {model} differs from {other}, token by token",
     "score.picture.better": "{model} better",
     "score.picture.worse": "{model} worse",
@@ -444,18 +429,6 @@ PAGE: dict[str, Template] = {
     "benchmark.caption": "Scores with standard errors on {count} questions; higher is better",
     "benchmark.caption.waiting": "Scores appear when a model has answered all its questions",
     "benchmark.how.said": "Asked by lm-eval {version}. Answers are kept, so no question is asked twice.",
-    "benchmark.figures": "{value} on {count} questions, 95 % interval {low} to {high}",
-    "benchmark.pair.few": "{count} questions are too few to compare {model} with {other}.",
-    "benchmark.pair.none": "{model} and {other}: these questions show no difference ({figures}).",
-    "benchmark.pair.higher": "{model} scores higher than {other}: {figures}.",
-    "benchmark.pair.lower": "{model} scores lower than {other}: {figures}.",
-    "benchmark.pair.metric.higher": "{model} has a higher {metric} than {other}: {figures}.",
-    "benchmark.pair.metric.lower": "{model} has a lower {metric} than {other}: {figures}.",
-    "benchmark.pair.whole": "{metric} is computed over all questions at once, so {model} and {other} are not compared "
-    "question by question.",
-    "benchmark.detectable": "This many questions usually show differences of {value} or more.",
-    "benchmark.more": "About {count} more questions like these would show a difference of {value}.",
-    "benchmark.left_out": "Not compared here, as they are not averages over questions: {metrics}.",
     "benchmark.parts": "The {count} tasks of {model}",
     "benchmark.task": "Task",
     "benchmark.score": "Score",

@@ -8,7 +8,6 @@ LABELS: dict[str, str] = {
     "report.weights": "가중치",
     "report.tensors": "텐서",
     "report.alone": "독립적으로 작동",
-    "report.yes": "예",
     "report.device": "실행한 곳",
     "report.loading": "불러오는 시간",
     "report.memory": "답할 때 최대 메모리",

@@ -357,21 +357,6 @@ PAGE: dict[str, Template] = {
     "score.bos.none": "BOS 토큰 없음: 각 문서의 첫 토큰은 점수에 넣지 않습니다.",
     "score.bos.some": "토크나이저 규칙에 따라 BOS로 시작: {names}. 나머지는 첫 토큰을 점수에 넣지 않습니다.",
     "score.window": "토큰 {context}개짜리 창을 {stride}개마다 새로 엽니다.",
-    "score.difference.better": "{model}: 이 글을 {other}보다 잘 예측합니다. {figures}.",
-    "score.difference.worse": "{model}: 이 글을 {other}보다 못 예측합니다. {figures}.",
-    "score.difference.none": "{model}, {other}: 이 글로 보일 수 있는 차이가 없습니다 ({figures}).",
-    "score.difference.short": "{model}, {other}: 차이를 말하기에는 글이 너무 짧습니다. 한 쪽 이상 주세요.",
-    "score.difference.outlier": (
-        "{model}, {other}: 차이를 말하기에는 글이 너무 적습니다. 문서 하나가 나머지와 크게 달라 결과를 좌우합니다. "
-        "문서를 20개 이상 주세요."
-    ),
-    "score.detectable": "이만한 글로는 대개 {value} 이상의 차이가 보입니다.",
-    "score.more": "이런 문서가 {count}개쯤 더 있으면 {value}의 차이를 보일 수 있습니다.",
-    "score.blocks": (
-        "이 글을 {count}개 토막으로 나누어 재었으므로 이 글에만 맞는 말입니다. 비슷한 다른 글까지 말하려면 "
-        "문서(데이터 세트의 행)를 다섯 개 이상 쓰세요."
-    ),
-    "score.figures": "바이트당 {value}비트, 95 % 구간 {low}에서 {high}",
     "score.picture": "{model}, {other}: 토큰마다 다른 곳",
     "score.picture.better": "{model} 쪽이 나음",
     "score.picture.worse": "{model} 쪽이 못함",
@@ -420,17 +405,6 @@ PAGE: dict[str, Template] = {
     "benchmark.caption": "질문 {count}개의 점수와 표준 오차. 높을수록 좋습니다",
     "benchmark.caption.waiting": "모델이 질문에 모두 답하면 점수가 나옵니다",
     "benchmark.how.said": "lm-eval {version}이 물었습니다. 답은 남겨 두므로 같은 질문을 두 번 하지 않습니다.",
-    "benchmark.figures": "질문 {count}개에서 {value}, 95 % 구간 {low}에서 {high}",
-    "benchmark.pair.few": "{model}, {other}: 견주기에는 질문 {count}개가 너무 적습니다.",
-    "benchmark.pair.none": "{model}, {other}: 이 질문들로 보일 수 있는 차이가 없습니다 ({figures}).",
-    "benchmark.pair.higher": "{model}: {other}보다 점수가 높습니다. {figures}.",
-    "benchmark.pair.lower": "{model}: {other}보다 점수가 낮습니다. {figures}.",
-    "benchmark.pair.metric.higher": "{model}: {metric} 값이 {other}보다 높습니다. {figures}.",
-    "benchmark.pair.metric.lower": "{model}: {metric} 값이 {other}보다 낮습니다. {figures}.",
-    "benchmark.pair.whole": "{metric}: 모든 질문을 한꺼번에 계산하는 값이라 {model}, {other} 질문별 비교는 없습니다.",
-    "benchmark.detectable": "이만한 질문 수로는 대개 {value} 이상의 차이가 보입니다.",
-    "benchmark.more": "이런 질문이 {count}개쯤 더 있으면 {value}의 차이를 보일 수 있습니다.",
-    "benchmark.left_out": "질문별 평균이 아니어서 여기서 견주지 않은 값: {metrics}.",
     "benchmark.parts": "{model}의 과제 {count}개",
     "benchmark.task": "과제",
     "benchmark.score": "점수",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from checkpoints.wording import Template, Wording
+from ui.languages.korean.remarks import REMARKS
 
 # Whether the names of the digits end in a consonant: 영, 일, 이, 삼, 사, 오, 육, 칠, 팔, 구.
 _DIGITS = {"0": 21, "1": 8, "2": 0, "3": 16, "4": 0, "5": 0, "6": 1, "7": 8, "8": 8, "9": 0}
@@ -91,4 +92,4 @@ PHRASES: dict[str, Template] = {
     "doing-scoring": "채점하는",
 }
 
-WORDING = KoreanWording(PHRASES)
+WORDING = KoreanWording({**PHRASES, **REMARKS})

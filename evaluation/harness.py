@@ -1,0 +1,274 @@
+"""All that is taken from lm-eval: its index of tasks, the model that it asks, and the scores in its answers."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from checkpoints.problems import Problem
+from evaluation.benchmarked import MEAN, TaskScore, Total, plain
+from evaluation.error import Cancelled, EvaluationError, words_of
+from evaluation.model import LanguageModel
+
+# Offered first; any other task of lm-eval can be named too.
+BENCHMARKS = {
+    "kmmlu": "Korean knowledge, 45 subjects (arXiv 2402.11548)",
+    "kmmlu_hard": "its hard questions",
+    "kmmlu_direct": "KMMLU with the answer written out",
+    "kmmlu_direct_hard": "its hard questions, with the answer written out",
+    "haerae": "Korean language and culture (arXiv 2309.02706)",
+    "hellaswag": "how a scene goes on (arXiv 1905.07830)",
+    "arc_easy": "school science (arXiv 1803.05457)",
+    "arc_challenge": "school science, the hard part",
+    "gsm8k": "sums in words, worked out (arXiv 2110.14168)",
+    "ifeval": "instructions that can be checked (arXiv 2311.07911)",
+}
+# Their folders in lm-eval. Its index of everything takes most of a minute.
+_OFFERED = ("kmmlu", "haerae", "hellaswag", "arc", "gsm8k", "ifeval")
+
+
+def manager_of(tasks: Sequence[str], folder: Path | None) -> Any:
+    """lm-eval's index that knows these tasks.
+
+    Raises:
+        EvaluationError: there is none.
+    """
+    manager = _tasks_known(folder, everything=False)
+    if not set(tasks) <= set(manager.all_tasks):
+        manager = _tasks_known(folder, everything=True)
+    for task in tasks:
+        if task not in manager.all_tasks:
+            raise EvaluationError(Problem("no-task", {"task": task, "known": list(BENCHMARKS)}))
+    return manager
+
+
+@functools.cache
+def _tasks_known(folder: Path | None, *, everything: bool) -> Any:
+    """lm-eval's index of tasks: of those offered, or of all."""
+    from lm_eval import tasks
+
+    own = Path(tasks.__file__).parent
+    return tasks.TaskManager(
+        include_path=[
+            *([] if everything else [own / name for name in _OFFERED]),
+            *([folder] if folder else []),
+        ],
+        include_defaults=everything,
+    )
+
+
+def tasks_in(folder: Path) -> list[str]:
+    """The tasks and groups in a folder of lm-eval's YAML."""
+    return sorted(
+        set(_tasks_known(folder, everything=False).all_tasks)
+        - set(_tasks_known(None, everything=False).all_tasks)
+    )
+
+
+def fetch_questions(tasks: Sequence[str], folder: Path | None = None) -> None:
+    """Download the questions of tasks, so that `benchmark` needs no network.
+
+    Args:
+        tasks: names of lm-eval's tasks and groups.
+        folder: a folder of more tasks, in lm-eval's YAML; None for none.
+
+    Raises:
+        EvaluationError: they are unavailable.
+    """
+    try:
+        _tasks_known(folder, everything=False).load(list(tasks))
+    except Exception as error:
+        raise EvaluationError(Problem("no-questions", {"words": words_of(error)})) from error
+
+
+def aggregation(name: str) -> Callable[[list[Any]], float] | None:
+    """lm-eval's function of this name, None for those of single tasks."""
+    from lm_eval.api.registry import AGGREGATION_REGISTRY
+
+    return AGGREGATION_REGISTRY.get(name) if name in AGGREGATION_REGISTRY else None
+
+
+def asked_model(
+    model: LanguageModel,
+    batch_size: int,
+    on_progress: Callable[[int, int], None] | None,
+    cancel: threading.Event | None,
+) -> Any:
+    """lm-eval's model class around ours, which reports progress and can be stopped."""
+    from lm_eval.models.huggingface import HFLM
+
+    class Asked(HFLM):  # type: ignore[misc]
+        done = total = 0
+
+        def _counted(self, rows: int) -> None:
+            if cancel is not None and cancel.is_set():
+                raise Cancelled
+            self.done = min(self.done + rows, self.total)
+            if on_progress is not None:
+                on_progress(self.done, self.total)
+
+        def _loglikelihood_tokens(self, requests: Any, *args: Any, **settings: Any) -> Any:
+            self.done, self.total = 0, len(requests)
+            answers = super()._loglikelihood_tokens(requests, *args, **{**settings, "disable_tqdm": True})
+            self._counted(self.total)  # requests that share a context go through the model together
+            return answers
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            self.done, self.total = 0, len(requests)
+            return super().generate_until(requests, disable_tqdm=True)
+
+        def _model_call(self, inps: Any, *args: Any, **settings: Any) -> Any:
+            self._counted(len(inps))
+            return super()._model_call(inps, *args, **settings)
+
+        def _model_generate(self, context: Any, *args: Any, **settings: Any) -> Any:
+            self._counted(len(context))
+            return super()._model_generate(context, *args, **settings)
+
+    asked = Asked(
+        pretrained=model.network,
+        tokenizer=model.tokenizer,
+        max_length=model.context,
+        batch_size=batch_size,
+    )
+    asked._device = torch.device(model.device)  # it takes "meta" for an offloaded model
+    return asked
+
+
+class Answers:
+    """What lm-eval answers about some names of tasks, tags and groups.
+
+    Args:
+        manager: its index, which knows the names.
+        names: what was asked for.
+    """
+
+    def __init__(self, manager: Any, names: Sequence[str]) -> None:
+        self._loaded = {name: manager.load([name]) for name in names}
+        self._answered: Any = None
+
+    def ask(self, asking: Any, **settings: Any) -> None:
+        """Ask all questions.
+
+        Args:
+            asking: what `asked_model` made.
+            settings: of lm-eval's `simple_evaluate`.
+        """
+        from lm_eval import simple_evaluate
+
+        # For the error of some metrics it would fork this process, whose other threads may hold locks.
+        os.environ["DISABLE_MULTIPROC"] = "1"
+        tasks = [item for name, found in self._loaded.items() for item in _items(name, found)]
+        self._answered = simple_evaluate(asking, tasks=tasks, bootstrap_iters=1000, **settings)
+
+    def scores(self) -> tuple[TaskScore, ...]:
+        """One for each task that computes something."""
+        tasks = {task: found["tasks"][task] for found in self._loaded.values() for task in found["tasks"]}
+        scores = (_score(task, tasks[task], self._answered) for task in self._answered["samples"])
+        return tuple(score for score in scores if score)
+
+    def totals(self) -> tuple[Total, ...]:
+        """One for each name, or for each of its parts, if it has no score of its own."""
+        names = dict.fromkeys(
+            part
+            for name, found in self._loaded.items()
+            for part in _with_a_score(name, found, self._answered)
+        )
+        return tuple(_total(name, self._answered) for name in names)
+
+
+def _items(name: str, loaded: Any) -> list[Any]:
+    """What lm-eval is asked to ask: a group, or the tasks of a name that is none."""
+    return [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
+
+
+def _with_a_score(name: str, loaded: Any, answered: Any) -> Iterator[str]:
+    """The name itself, or its parts, if it is a tag or a group that has no score."""
+    if _first_metric(answered["results"].get(name, {})):
+        yield name
+    elif name in loaded["tasks"]:
+        return  # a task that computes nothing
+    else:
+        for part in loaded["group_map"].get(name) or loaded["tasks"]:
+            yield from _with_a_score(part, loaded, answered)
+
+
+def _score(name: str, task: Any, answered: Any) -> TaskScore | None:
+    """A task's score, None where it computes nothing."""
+    found = _first_metric(answered["results"][name])
+    if found is None:
+        return None
+    metric, chosen, value, stderr = found
+    samples = {
+        int(one["doc_id"]): one[metric]
+        for one in answered["samples"][name]
+        if one.get("filter", chosen) == chosen and metric in one
+    }
+    made_by = _name_of(task.aggregation().get(metric))
+    answers = _means(samples, value) if made_by in (MEAN, "nanmean") else {}
+    asked = answered["configs"][name]
+    better = answered["higher_is_better"].get(name, {}).get(metric)
+    return TaskScore(
+        name,
+        str(answered["versions"].get(name, "")),
+        metric,
+        value,
+        stderr,
+        answers,
+        path if (path := str(asked.get("dataset_path") or "")).count("/") == 1 else "",
+        asked.get("dataset_name"),
+        asked.get("test_split") or asked.get("validation_split"),
+        made_by,
+        {} if answers else {number: plain(part) for number, part in samples.items()},
+        better if isinstance(better, bool) else None,
+    )
+
+
+def _name_of(aggregation: Any) -> str:
+    """Its name in lm-eval's registry, "" for a function of the task's own."""
+    from lm_eval.api.registry import AGGREGATION_REGISTRY
+
+    return next((name for name, function in AGGREGATION_REGISTRY.items() if function is aggregation), "")
+
+
+def _means(samples: Mapping[int, Any], value: float) -> dict[int, float]:
+    """The score of each question, if the metric is their mean."""
+    try:
+        scores = {number: float(np.mean(score)) for number, score in samples.items()}
+    except (TypeError, ValueError):
+        return {}
+    known = {number: score for number, score in scores.items() if not math.isnan(score)}
+    return known if known and math.isclose(np.mean(list(known.values())), value, abs_tol=1e-9) else {}
+
+
+def _total(name: str, answered: Any) -> Total:
+    found = _first_metric(answered["results"][name])
+    assert found is not None  # by `_with_a_score`
+    metric, _, value, stderr = found
+    parts, tasks = [name], set()
+    while parts:  # groups of groups
+        part = parts.pop()
+        below = answered["group_subtasks"].get(part, [])
+        parts += below
+        tasks |= set() if below else {part}
+    questions = sum(answered["n-samples"][task]["effective"] for task in tasks)
+    return Total(name, metric, value, stderr, questions)
+
+
+def _first_metric(results: Mapping[str, Any]) -> tuple[str, str, float, float | None] | None:
+    """Name, filter, value and standard error of the number that lm-eval lists first."""
+    for named, value in results.items():
+        metric, comma, chosen = named.partition(",")
+        if comma and not metric.endswith("_stderr") and isinstance(value, (int, float, np.number)):
+            stderr = results.get(f"{metric}_stderr,{chosen}")
+            known = isinstance(stderr, (float, np.floating)) and math.isfinite(stderr)
+            return metric, chosen, float(value), float(stderr or 0) if known else None
+    return None
