@@ -236,8 +236,16 @@ PROBLEMS: dict[str, Text] = {
         "Name a model whose tokenizer does with `tokenizer_source:`.",
     ),
     # recipes: their text
-    "too-long": Text("The recipe has {count} characters.", "A recipe is a page of text."),
-    "too-many-values": Text("The recipe expands to too many values.", "Use fewer aliases."),
+    "too-long": Text(
+        "The text has {count:,} characters; up to {most:,} are read.", "A recipe is a page of text."
+    ),
+    "too-many-values": Text(
+        "The text stands for more than {most:,} values, counting what its aliases repeat.",
+        "Use fewer aliases.",
+    ),
+    "too-deep": Text("The text is nested more than {most} levels deep.", "Close the brackets before."),
+    "endless-alias": Text("The alias '*{name}' is inside what it names.", "Write the value out."),
+    "yaml-tag": Text("The tag '{tag}' is not read.", "Write the value without it."),
     "yaml": Text("This is not YAML: {error}.", "Check the indentation, colons and brackets there."),
     "empty": Text("The recipe is empty.", "Start with `merge_method:` and `models:`."),
     "not-a-mapping": Text(
@@ -252,6 +260,19 @@ PROBLEMS: dict[str, Text] = {
     "key": Text("A key must be a word."),
     "repeated-key": Text("'{name}' is given twice in {what:phrase}.", "Keep one of them."),
     "unknown-key": Text("Unknown key '{name}' in {what:phrase}.", _MEANT),
+    "anchor-key": Text("'{name}' only holds anchors, which other parts of the recipe use; it is ignored."),
+    "ignored-key": Text("'{name}' in {what:phrase} changes nothing in the result; it is ignored."),
+    "misplaced-key": Text(
+        "'{name}' in {what:phrase} would be ignored: a recipe has it once, at the top.",
+        "Move it to the top of the recipe.",
+    ),
+    "misplaced-parameter": Text(
+        "'{name}' in {what:phrase} would be ignored: it is a parameter of the method.",
+        "Move it under `parameters:`.",
+    ),
+    "revision-beside-model": Text(
+        "`revision` beside `model` would be ignored.", "Write `model: owner/name@revision`."
+    ),
     "other-program": Text(
         "`{key}` makes this a recipe for {program}, which does something else.",
         "A recipe for Alloy begins with `merge_method:`.",
@@ -297,6 +318,11 @@ PROBLEMS: dict[str, Text] = {
         "The base model {base} is not among the sources of this slice.",
         "Add it to the sources, with the layers it gives.",
     ),
+    "adapter-on-base": Text(
+        "{title} merges what models changed of the base, and here is only the base itself ({base}).",
+        "To merge {adapters:and} into its base, write `merge_method: passthrough`; to change another model with it, "
+        "name the base without it as `base_model`.",
+    ),
     "number-of-models": Text(
         (
             "{title} merges exactly {wanted} {wanted:model|models} besides the base {base}; {given} given.",
@@ -320,7 +346,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "layers-of-models": Text(
         "`models:` takes all layers of each model; mergekit ignores this range.",
-        "Leave it out, or write `slices:` with these entries as `sources:`.",
+        "Write `slices:` with these entries as `sources:`, or leave the range out.",
     ),
     "no-sources": Text("This slice has no `sources`.", "Add a list `sources:`."),
     "no-layer-range": Text(
@@ -357,6 +383,21 @@ PROBLEMS: dict[str, Text] = {
     "token-id": Text("`token_id` is {found:phrase}.", _WHOLE_NUMBER),
     # recipes: parameters
     "unknown-parameter": Text("{title} ({method}) has no parameter '{name}'.", _MEANT),
+    "ignored-parameter": Text(
+        "{title} ({method}) has no parameter '{name}'; it is ignored.",
+        ("Did you mean '{near}'?", "Remove it, or choose a method that has it."),
+    ),
+    "clamped-value": Text(
+        "`{parameter}` of {title} is {found:phrase}; {used} is used, beyond which nothing is gained."
+    ),
+    "stray-filter": Text(
+        "`filter` here would be ignored: it belongs to a value.",
+        "Write `PARAMETER: [{{filter: ..., value: ...}}]`.",
+    ),
+    "filter": Text(
+        "`filter` must be a part of tensors' names; found {found:phrase}.",
+        "Write an entry of its own for each part.",
+    ),
     "missing-parameter": Text(
         ("{title} needs `{parameter}` for {model}: {help}.", "{title} needs `{parameter}`: {help}."),
         "Add `{parameter}:` ({expected}) under `parameters:`.",
@@ -547,6 +588,11 @@ PROBLEMS: dict[str, Text] = {
     "not-float": Text(
         "{tensor} ({dtype}) differs between the models and cannot be averaged.",
         "Merge models whose tables and masks are the same.",
+    ),
+    "not-finite": Text(
+        "{count:,} numbers of the result are infinite or NaN, in {total:,} {total:tensor|tensors}: {tensors:few}.",
+        "Merge in bfloat16 or float32 if the dtype is float16; else look for NaN in the parents, and at the "
+        "parameters.",
     ),
     "other-processor": Text(
         "Files of this merge were computed on {there}, and this is {here}: the last bits of numbers may differ.",

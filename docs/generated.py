@@ -108,6 +108,7 @@ those that judge (`perplexity`, `compare`, `weights`, `benchmark`, `chat`, `inde
 |--:|---|
 | 0 | done |
 | 2 | the recipe cannot be merged, a model or text cannot be judged, or an argument is wrong: stderr says why |
+| 3 | `run --strict`: the result is there, and has numbers that are infinite or NaN |
 | 1 | anything else, such as a lost connection or a stop |
 
 Results go to stdout, and problems, warnings and progress to stderr. With `--json` stdout is one JSON document.

@@ -16,6 +16,8 @@ import yaml
 from yaml.constructor import SafeConstructor
 from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode, SequenceNode
 
+from checkpoints.yaml import YamlError, compose_card
+
 KEY = "model-index"
 _BREAK = re.compile(r"\r\n|\n|\r")
 # The metadata at the top of a card, as the Hub finds it: between two lines of three dashes.
@@ -60,14 +62,14 @@ def with_results(card: str, name: str, groups: Sequence[Mapping[str, Any]]) -> s
     start, end = found.span("metadata")
     try:
         return card[:start] + _edited(card[start:end], name, groups, new_line) + card[end:]
-    except (yaml.YAMLError, RecursionError) as error:
+    except (YamlError, yaml.YAMLError) as error:
         words = " ".join(str(error).split())[:300]
         raise ModelIndexError({"phrase": "card-no-yaml", "words": words}) from error
 
 
 def _edited(text: str, name: str, groups: Sequence[Mapping[str, Any]], new_line: str) -> str:
     """The metadata with the results in it."""
-    root = yaml.compose(text, yaml.SafeLoader)
+    root = compose_card(text)
     if root is not None and not isinstance(root, MappingNode):
         raise ModelIndexError("card-no-mapping")
     index = _value(root, KEY)
@@ -76,7 +78,7 @@ def _edited(text: str, name: str, groups: Sequence[Mapping[str, Any]], new_line:
     merged = _merged(ours, name, groups)
     start, end, inserted = _edit(text, root, index, ours, merged)
     edited = text[:start] + _BREAK.sub(new_line, inserted) + text[end:]
-    _check(root, yaml.compose(edited, yaml.SafeLoader), name, merged)
+    _check(root, compose_card(edited), name, merged)
     return edited
 
 

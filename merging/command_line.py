@@ -1,6 +1,7 @@
 """The commands that merge: `python -m merging`, and `alloy` has them too.
 
-Exit status: 0 when it is done; 2 when the recipe cannot be merged (the problems are on stderr); 1 for anything else.
+Exit status: 0 when it is done; 2 when the recipe cannot be merged (the problems are on stderr); 3 when `run --strict`
+made a model with numbers that are infinite or NaN; 1 for anything else.
 Rooms are imported by the command that needs them, so that help and wrong arguments are quick.
 """
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from merging.recipe.recipe import Recipe
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
-DONE, FAILED, CANNOT_BE_MERGED = 0, 1, 2
+DONE, FAILED, CANNOT_BE_MERGED, NOT_FINITE = 0, 1, 2, 3
 
 app = commands("Merge language models.")
 
@@ -109,7 +110,11 @@ def _print_problems(problems: Iterable[Problem], kind: str = "error") -> None:
 def _recipe(path: str) -> Recipe:
     from merging.recipe.reader import read_recipe
 
-    return read_recipe(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
+    return read_recipe(_text(path))
+
+
+def _text(path: str) -> str:
+    return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
 
 
 def _planned(
@@ -132,12 +137,21 @@ def plan(
     pull_request: PullRequest = False,
     shard_size: ShardSize = None,
     as_json: AsJson = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Mend what can be mended, and print the recipe instead of the plan.")
+    ] = False,
+    in_place: Annotated[bool, typer.Option("--in-place", help="With --fix: write it to RECIPE.")] = False,
 ) -> int:
     """Show what a merge will do and cost, and every problem with it. Reads headers only."""
     from checkpoints.problems import RecipeError
     from merging.plan import Plan
     from merging.planning.parameters_by_layer import as_data
 
+    if in_place and (recipe == "-" or not fix):
+        raise typer.BadParameter("--in-place goes with --fix and a file")
+    if fix:
+        options = {"overwrite": overwrite, "pull_request": pull_request, "shard_size": shard_size}
+        return _fix(recipe, in_place, lambda read: _planned(read, to, **options))  # type: ignore[arg-type]
     try:
         read = _recipe(recipe)
     except RecipeError as error:
@@ -152,6 +166,32 @@ def plan(
     _print_problems(planned.warnings, "warning")
     _print_problems(planned.problems)
     return DONE if planned.ok else CANNOT_BE_MERGED
+
+
+def _fix(path: str, in_place: bool, planned: Callable[[Recipe], Plan]) -> int:
+    """Print, or write, a recipe after all fixes that leave nothing to choose; what is left goes to stderr."""
+    from checkpoints.problems import RecipeError
+    from merging.licences import common_base
+    from merging.recipe.fixes import mended
+    from merging.recipe.reader import read_recipe
+
+    @functools.cache
+    def problems_of(text: str) -> tuple[Problem, ...]:
+        try:
+            return planned(read_recipe(text)).problems
+        except RecipeError as error:
+            return error.problems
+
+    before = _text(path)
+    text, done = mended(before, problems_of, lambda names: common_base(names, None))
+    for each in done:
+        print(f"fixed: {each.title}", file=sys.stderr)
+    if not in_place:
+        print(text, end="")
+    elif text != before:
+        Path(path).write_text(text, encoding="utf-8")
+    _print_problems(problems_of(text))
+    return CANNOT_BE_MERGED if problems_of(text) else DONE
 
 
 def _describe(plan: Plan) -> None:
@@ -211,10 +251,14 @@ def run_recipe(
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="How many tensors are merged at the same time.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with status 3 if a number of the result is infinite or NaN.")
+    ] = False,
 ) -> int:
     """Merge. The result appears whole, in one rename or one commit, or not at all."""
     from checkpoints.problems import PlanError
     from merging.engine.run import run_plan
+    from merging.licences import licence_of
 
     planned = _planned(
         _recipe(recipe), to, overwrite=overwrite, pull_request=pull_request, shard_size=shard_size
@@ -232,18 +276,21 @@ def run_recipe(
             private=not public,
             overwrite=overwrite,
             pull_request=pull_request,
+            licence=licence_of(planned, None),
             device=device,
             workers=workers,
             on_progress=show,
             cancel=cancel,
         )
+    _print_problems(result.warnings, "warning")
+    status = NOT_FINITE if strict and result.not_finite else DONE
     if as_json:
         print(json.dumps(dataclasses.asdict(result), indent=2))
-        return DONE
+        return status
     verified = ", verified" if result.verified else ""
     print(f"{result.url or result.location}: {_size(result.bytes_out)} in {result.seconds:.1f} s{verified}")
     print(f"read by {', '.join(result.read_by)}, written by {', '.join(result.written_by)}")
-    return DONE
+    return status
 
 
 def _end(*_: object) -> None:

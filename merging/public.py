@@ -11,6 +11,7 @@ from checkpoints.problems import (
 )
 from merging.engine.result import Progress, Result
 from merging.engine.run import merge_into_memory, run_plan
+from merging.licences import licence_of
 from merging.methods import METHODS, MergeMethod, Parameter
 from merging.plan import Plan
 from merging.planning.make import make_plan
@@ -34,6 +35,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Result",
+    "licence_of",
     "make_plan",
     "merge_into_memory",
     "model_card",

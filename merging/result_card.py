@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedAdapter, PlannedModel
 
+# Of tensors that are listed.
+MOST_ROWS = 20
+RECIPE = "## Recipe"
 # What the Hub accepts as the name of a licence; any other is `other` with a name.
 _ON_THE_HUB = re.compile(
     r"apache-2\.0|mit|bsd(-[23]-clause)?|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-[234]\.[05]|(a|l)?gpl-[23]\.[01]|mpl-2\.0|"
@@ -74,7 +78,7 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None) -> str:
             "|---|---|",
             *merged,
             "",
-            "## Recipe",
+            RECIPE,
             "",
             "```yaml",
             plan.recipe.strip(),
@@ -95,6 +99,33 @@ def _licence(licence: Licence) -> list[str]:
     linked = re.fullmatch(r"[\w.-]+/[\w.-]+", licence.of)
     link = [f"license_link: https://huggingface.co/{licence.of}"] if linked else []
     return ["license: other", f'license_name: "{name}"', *link]
+
+
+def with_not_finite(card: str, counts: Mapping[str, int]) -> str:
+    """A card that names the tensors with numbers that are infinite or NaN, those with the most of them first.
+
+    Args:
+        card: what `model_card` returned
+        counts: of such numbers, by tensor
+    """
+    if not counts:
+        return card
+    names = sorted(counts, key=lambda name: -counts[name])
+    rows = [f"| `{name}` | {counts[name]:,} |" for name in names[:MOST_ROWS]]
+    more = len(names) - len(rows)
+    section = [
+        "## Numbers that are infinite or NaN",
+        "",
+        f"{sum(counts.values()):,} numbers in {len(names):,} tensors. The model may answer with nothing but NaN.",
+        "",
+        "| tensor | numbers |",
+        "|---|---|",
+        *rows,
+        *([f"| {more:,} more tensors | |"] if more else ()),
+        "",
+        RECIPE,
+    ]
+    return card.replace(f"\n{RECIPE}\n", "\n" + "\n".join(section) + "\n", 1)
 
 
 def _use(name: str) -> list[str]:

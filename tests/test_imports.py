@@ -31,7 +31,7 @@ FLOORS = {
         ["recipe"],
         ["tokenizers"],
         ["plan"],
-        ["intermediate", "destinations", "result_card"],
+        ["intermediate", "destinations", "result_card", "licences"],
         ["engine"],
         ["planning"],
         ["lora_extraction"],

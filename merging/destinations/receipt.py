@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Self
 
 # The processor of a file whose bytes depend on none: everything in it is copied.
@@ -24,6 +24,7 @@ class Receipt:
             "an earlier run"
         seconds: that it took
         processor: the kind of processor that computed it, see `processor_kind`, or ANY
+        not_finite: how many numbers are infinite or NaN, by tensor; those without are left out
     """
 
     filename: str
@@ -33,6 +34,7 @@ class Receipt:
     written_by: tuple[str, ...] = ()
     seconds: float = 0.0
     processor: str = ANY
+    not_finite: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -41,7 +43,7 @@ class Receipt:
     def from_json(cls, text: str) -> Self:
         data = json.loads(text)
         data |= {name: tuple(data[name]) for name in ("read_by", "written_by")}
-        return cls(**{field.name: data[field.name] for field in fields(cls)})
+        return cls(**{part.name: data[part.name] for part in fields(cls)})
 
 
 def read_by(receipts: Iterable[Receipt]) -> tuple[str, ...]:
@@ -52,3 +54,8 @@ def read_by(receipts: Iterable[Receipt]) -> tuple[str, ...]:
 def written_by(receipts: Iterable[Receipt]) -> tuple[str, ...]:
     """How several files were written."""
     return tuple(sorted({way for receipt in receipts for way in receipt.written_by}))
+
+
+def not_finite(receipts: Iterable[Receipt]) -> dict[str, int]:
+    """How many numbers are infinite or NaN, by tensor, of several files."""
+    return {tensor: count for receipt in receipts for tensor, count in sorted(receipt.not_finite.items())}

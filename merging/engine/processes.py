@@ -24,8 +24,9 @@ from merging.destinations import Receipt, ShardWriter
 from merging.engine.engine import Merge
 from merging.engine.local import keep_heap, make_in_order, one_torch_thread
 from merging.engine.processor import processor_of
+from merging.engine.shard import Merged
 from merging.engine.tensors import Buffers, merge_tensor
-from merging.plan import Plan, PlannedShard, PlannedTensor
+from merging.plan import Plan, PlannedShard
 
 
 def can_fork() -> bool:
@@ -86,7 +87,7 @@ class ProcessPool:
         self._executor.shutdown(cancel_futures=True)
         gc.unfreeze()
 
-    def fill(self, shard: PlannedShard, writer: ShardWriter) -> Iterator[PlannedTensor]:
+    def fill(self, shard: PlannedShard, writer: ShardWriter) -> Iterator[Merged]:
         number = self._numbers[shard.filename]
         tasks = [
             self._executor.submit(_merge, number, index, offset, writer)
@@ -94,10 +95,11 @@ class ProcessPool:
         ]
         return self._finished(shard, tasks)
 
-    def _finished(self, shard: PlannedShard, tasks: list[Future[int]]) -> Iterator[PlannedTensor]:
+    def _finished(self, shard: PlannedShard, tasks: list[Future[tuple[int, int]]]) -> Iterator[Merged]:
         try:
             for task in as_completed(tasks):
-                yield shard.tensors[task.result()]
+                index, count = task.result()
+                yield Merged(shard.tensors[index], count)
         except BrokenProcessPool:
             if self._is_stopped:
                 raise Cancelled from None
@@ -145,8 +147,8 @@ def _nothing() -> None:
     """A task that ends at once."""
 
 
-def _merge(shard: int, tensor: int, offset: int, writer: ShardWriter) -> int:
-    """Merge a tensor of a shard; returns its number there."""
+def _merge(shard: int, tensor: int, offset: int, writer: ShardWriter) -> tuple[int, int]:
+    """Merge a tensor of a shard; returns its index there, and what `merge_tensor` does."""
     planned = _State.plan.shards[shard].tensors[tensor]
-    merge_tensor(_State.plan, planned, _State.models, writer, offset, _State.buffers, _nothing)
-    return tensor
+    count = merge_tensor(_State.plan, planned, _State.models, writer, offset, _State.buffers, _nothing)
+    return tensor, count

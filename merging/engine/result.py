@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from checkpoints.problems import Problem
+from checkpoints.wording import few
 from merging.plan import Plan, PlannedShard, PlannedTensor
 
 
@@ -42,6 +45,8 @@ class Result:
         verified: whether the Hub was asked afterwards what it holds, and that is what was sent
         read_by: how weights were read: "folder", and from the Hub "HTTP", "Xet" or the local "cache"
         written_by: how they were written, see `Receipt`
+        not_finite: how many numbers are infinite or NaN, by tensor; those without are left out. Files that the Hub
+            copied from a parent are not looked into
     """
 
     location: str
@@ -52,6 +57,22 @@ class Result:
     verified: bool = False
     read_by: tuple[str, ...] = ()
     written_by: tuple[str, ...] = ()
+    not_finite: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What the user should know of the numbers."""
+        return (Problem("not-finite", about_not_finite(self.not_finite)),) if self.not_finite else ()
+
+
+def about_not_finite(counts: Mapping[str, int]) -> dict[str, Any]:
+    """The values of a problem about numbers that are infinite or NaN, the tensors with the most of them first."""
+    names = sorted(counts, key=lambda name: -counts[name])
+    return {
+        "count": sum(counts.values()),
+        "total": len(names),
+        "tensors": few([f"{name} ({counts[name]:,})" for name in names]),
+    }
 
 
 class Meter:

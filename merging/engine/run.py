@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from checkpoints import Token
 from checkpoints.problems import Cancelled, DestinationError, MergeError, PlanError, Problem
 from merging.destinations import Destination, Place, Receipt, open_destination
-from merging.destinations.receipt import read_by, written_by
+from merging.destinations.receipt import not_finite, read_by, written_by
 from merging.engine.engine import Engine, Merge
 from merging.engine.processes import Processes
 from merging.engine.result import Meter, Progress, Result
@@ -20,7 +20,7 @@ from merging.engine.threads import Threads
 from merging.engine.workspace import default_workers
 from merging.methods import METHODS
 from merging.plan import Plan
-from merging.result_card import Licence, model_card
+from merging.result_card import Licence, model_card, with_not_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,7 +56,7 @@ def run_plan(
         private: whether a repository that is created is private
         overwrite: whether a model at the destination may be replaced
         pull_request: whether a pull request is opened if the repository holds a model
-        licence: that the card is to state; it is not looked up here
+        licence: that the card states, see `merging.licences.licence_of`; it is not looked up here
         device: "cpu", "cuda", or "auto": the CPU, which waits for the disk and the network as well as a GPU
         workers: how many merge at a time on this machine; None: as many as suit it. The result does not depend on it
         on: makes the shards; None: processes or threads of this machine
@@ -84,6 +84,7 @@ def run_plan(
         verified=place.verified,
         read_by=read_by(receipts),
         written_by=written_by(receipts),
+        not_finite=not_finite(receipts),
     )
 
 
@@ -139,7 +140,7 @@ def _carry_out(
     merge = Merge(plan, token, device, workers or default_workers(), meter, cancel)
     try:
         receipts = _make_shards(merge, destination, on)
-        _write_files(merge, destination, licence)
+        _write_files(merge, destination, licence, not_finite(receipts))
         merge.report("finish", f"Publishing {destination.name}")
         place = destination.finish(f"Merge {len(plan.models)} models with {METHODS[plan.method].title}")
     except BaseException as error:
@@ -196,11 +197,14 @@ def _make_shards(merge: Merge, destination: Destination, on: Engine | None) -> l
     return receipts
 
 
-def _write_files(merge: Merge, destination: Destination, licence: Licence | None) -> None:
+def _write_files(
+    merge: Merge, destination: Destination, licence: Licence | None, not_finite: Mapping[str, int]
+) -> None:
     merge.report("upload", "Writing config, tokenizer and card")
     plan = merge.plan
+    card = with_not_finite(model_card(plan, destination.name, licence), not_finite)
     for name, index in plan.copied_files.items():
         destination.write_file(name, merge.models.read_file(index, name))
     for name, text in plan.files.items():
         destination.write_file(name, text.encode())
-    destination.write_file("README.md", model_card(plan, destination.name, licence).encode())
+    destination.write_file("README.md", card.encode())

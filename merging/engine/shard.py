@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from merging.destinations.destination import LostShardError, ShardWriter, Sink
 from merging.destinations.receipt import Receipt
 from merging.plan import PlannedShard, PlannedTensor, shard_header
 
 
+class Merged(NamedTuple):
+    """A tensor that is written, and how many of its numbers are infinite or NaN."""
+
+    tensor: PlannedTensor
+    not_finite: int = 0
+
+
 class Pool(Protocol):
     """Workers of one machine, who have the inputs of a plan open."""
 
-    def fill(self, shard: PlannedShard, writer: ShardWriter) -> Iterator[PlannedTensor]:
+    def fill(self, shard: PlannedShard, writer: ShardWriter) -> Iterator[Merged]:
         """Merge the tensors of a shard into its file, behind the header.
 
         They are queued at once, behind those of earlier calls, and yielded one by one when they are written.
@@ -58,8 +65,11 @@ def make_shard(shard: PlannedShard, sink: Sink, pool: Pool, watch: Watch) -> Rec
         writer.write(0, memoryview(header))
         tensors = pool.fill(shard, writer)
         watch.began(shard)
-        for tensor in tensors:
+        not_finite = {}
+        for tensor, count in tensors:
             watch.merged(shard, tensor)
+            if count:
+                not_finite[tensor.name] = count
         try:
             stored = writer.close()
             break
@@ -73,4 +83,5 @@ def make_shard(shard: PlannedShard, sink: Sink, pool: Pool, watch: Watch) -> Rec
         (stored.way,),
         time.monotonic() - began,
         pool.processor_of(shard),
+        not_finite,
     )

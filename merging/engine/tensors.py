@@ -9,6 +9,7 @@ from checkpoints import Checkpoint
 from checkpoints.dtypes import itemsize
 from checkpoints.problems import CheckpointError, Problem
 from merging.destinations import ShardWriter
+from merging.engine.finite import count_not_finite
 from merging.engine.workspace import BLOCK, Workspace
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedTensor
@@ -46,7 +47,7 @@ def merge_tensor(
     buffers: Buffers,
     check: Check,
     prefetched: TensorReader | None = None,
-) -> None:
+) -> int:
     """Merge a tensor into its place in a file.
 
     Args:
@@ -55,6 +56,9 @@ def merge_tensor(
         buffers: the worker's
         check: called once a block; raises to stop
         prefetched: has the inputs that come over a network; None where the tensor's are not prefetched
+
+    Returns:
+        How many of its numbers are infinite or NaN.
 
     Raises:
         CheckpointError: an input cannot be read, or inputs differ that must not
@@ -70,18 +74,22 @@ def merge_tensor(
             model.read_into(name, start, buffer)
 
     if tensor.copied_from is not None:
-        _copy(tensor, read, writer, offset, buffers, check)
-        return
+        return _copy(tensor, read, writer, offset, buffers, check)
     waits = any(is_remote) and not prefetched
+    count = 0
     for start, stored in computed(plan, tensor, parts, read, waits, buffers.workspace, check):
+        count += count_not_finite(stored, tensor.dtype)
         writer.write(offset + start, stored)
+    return count
 
 
 def _copy(
     tensor: PlannedTensor, read: Read, writer: ShardWriter, offset: int, buffers: Buffers, check: Check
-) -> None:
-    """Copy an input byte for byte; what is not a float must be the same in all inputs."""
+) -> int:
+    """Copy an input byte for byte; what is not a float must be the same in all inputs. How many of its numbers are
+    infinite or NaN."""
     step = BLOCK * itemsize(tensor.dtype)
+    count = 0
     for start in range(0, tensor.bytes, step):
         check()
         size = min(step, tensor.bytes - start)
@@ -91,7 +99,9 @@ def _copy(
         if not all(_same(stored[0], buffer) for buffer in stored[1:]):
             values = {"tensor": tensor.name, "dtype": tensor.dtype}
             raise CheckpointError(Problem("not-float", values, tensor.name))
+        count += count_not_finite(stored[0], tensor.dtype)
         writer.write(offset + start, stored[0])
+    return count
 
 
 def _same(one: memoryview, other: memoryview) -> bool:

@@ -16,6 +16,7 @@ from merging.engine.engine import Merge
 from merging.engine.local import join_soon, keep_heap, make_in_order, one_torch_thread
 from merging.engine.prefetch import READERS, Origin, Prefetch, TensorReader, is_prefetched, rereads, windows
 from merging.engine.processor import processor_of
+from merging.engine.shard import Merged
 from merging.engine.tensors import Buffers, Check, merge_tensor
 from merging.plan import Input, Plan, PlannedShard, PlannedTensor
 
@@ -48,7 +49,7 @@ class _Task(NamedTuple):
     writer: ShardWriter
     offset: int
     prefetched: TensorReader | None
-    done: queue.SimpleQueue[PlannedTensor | BaseException]
+    done: queue.SimpleQueue[Merged | BaseException]
 
 
 class ThreadPool:
@@ -91,8 +92,8 @@ class ThreadPool:
         join_soon(self._threads)
         self._prefetch.__exit__(kind, error, trace)
 
-    def fill(self, shard: PlannedShard, writer: ShardWriter) -> Iterator[PlannedTensor]:
-        done: queue.SimpleQueue[PlannedTensor | BaseException] = queue.SimpleQueue()
+    def fill(self, shard: PlannedShard, writer: ShardWriter) -> Iterator[Merged]:
+        done: queue.SimpleQueue[Merged | BaseException] = queue.SimpleQueue()
         with self._queueing:
             first = self._queued
             self._queued += len(shard.tensors)
@@ -104,9 +105,7 @@ class ThreadPool:
         return self._finished(len(shard.tensors), done)
 
     @staticmethod
-    def _finished(
-        count: int, done: queue.SimpleQueue[PlannedTensor | BaseException]
-    ) -> Iterator[PlannedTensor]:
+    def _finished(count: int, done: queue.SimpleQueue[Merged | BaseException]) -> Iterator[Merged]:
         for _ in range(count):
             end = done.get()
             if isinstance(end, BaseException):
@@ -132,7 +131,7 @@ class ThreadPool:
             try:
                 self._check()
                 with task.prefetched or nullcontext():
-                    merge_tensor(
+                    count = merge_tensor(
                         self._plan,
                         task.tensor,
                         self._models,
@@ -142,7 +141,7 @@ class ThreadPool:
                         self._check,
                         task.prefetched,
                     )
-                task.done.put(task.tensor)
+                task.done.put(Merged(task.tensor, count))
             except BaseException as error:
                 task.done.put(error)
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def karcher(
     weight_products: NDArray[Any],
     *,
-    max_iter: Annotated[int, Range(1, 100, step=1)] = 10,
-    tol: Annotated[float, Range(1e-6, 1e-2, step=1e-6)] = 1e-5,
+    max_iter: Annotated[int, Range(1, 100, step=1, clamps=True)] = 10,
+    tol: Annotated[float, Range(1e-6, 1e-2, step=1e-6, clamps=True)] = 1e-5,
 ) -> list[float]:
     """The mean direction of all models on the sphere, at their average length.
 

@@ -34,7 +34,7 @@ def multislerp(
     *,
     weight: Weight,
     normalize_weights: bool = True,
-    eps: Annotated[float, Range(0.0, 0.001, step=1e-6)] = 1e-8,
+    eps: Annotated[float, Range(0.0, 0.001, step=1e-6, clamps=True)] = 1e-8,
 ) -> list[float]:
     """Spherical interpolation of any number of models or, with a base, of their task vectors.
 

@@ -28,12 +28,14 @@ class Range:
         high: largest value
         step: of the slider
         beyond: values outside are allowed too; low and high are then only the slider's ends
+        clamps: a value outside is read as the nearer end, with a warning: nothing is gained beyond
     """
 
     low: float
     high: float
     step: float = 0.01
     beyond: bool = False
+    clamps: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Parameter:
         per_model: every model has its own value
         low, high, step: the slider; None for a bool or a choice
         beyond: numbers outside low..high are allowed too
+        clamps: numbers outside low..high are read as the nearer end
         choices: for a choice
         roles: for a switch that only tensors of these roles have; for all others it is on
     """
@@ -83,12 +86,33 @@ class Parameter:
     high: float | None = None
     step: float | None = None
     beyond: bool = False
+    clamps: bool = False
     choices: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
 
     @property
     def required(self) -> bool:
         return self.default is None and not self.optional
+
+    @property
+    def initial(self) -> Any:
+        """The value that a field or a fix begins with: the default, or the middle of the range if it is required."""
+        if self.default is not None:
+            return self.default
+        if self.choices:
+            return self.choices[0]
+        if self.low is None or self.high is None:
+            return None
+        return (self.low + self.high) / 2
+
+    def nearest(self, value: object) -> float | int | None:
+        """The nearest value within the range; None for what is no number, or where there is no range."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return None
+        if self.low is None or self.high is None:
+            return None
+        found = min(max(value, self.low), self.high)
+        return round(found) if self.kind == "integer" else float(found)
 
     def expected(self) -> str:
         """What a value has to be, in words."""
@@ -169,6 +193,7 @@ def _parameter(function: Callable[..., Any], argument: inspect.Parameter, text: 
                 bounds.high,
                 bounds.step,
                 bounds.beyond,
+                bounds.clamps,
             )
     raise TypeError(f"{function.__name__}: cannot make a parameter of '{argument.name}: {annotation}'")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from merging.methods.arithmetic import total, weighted_sum
 from merging.methods.method import merge_method
-from merging.methods.parameters import Fraction, Range
+from merging.methods.parameters import Range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from merging.methods.selection import Blocks
 
 
+# mergekit takes any number for these.
+Epsilon = Annotated[float, Range(0.0, 0.001, step=1e-6, beyond=True)]
+Share = Annotated[float, Range(0.0, 1.0, beyond=True)]
 PAPER = "https://arxiv.org/abs/2601.13572"
 
 
@@ -23,9 +26,7 @@ PAPER = "https://arxiv.org/abs/2601.13572"
     paper=PAPER,
     formula="θ = θ₀ + Σ δᵢ / n over the n models with |δᵢ| > ε",
 )
-def ram(
-    task_vectors: Sequence[Tensor], *, epsilon: Annotated[float, Range(0.0, 0.001, step=1e-6)] = 1e-5
-) -> Tensor:
+def ram(task_vectors: Sequence[Tensor], *, epsilon: Epsilon = 1e-5) -> Tensor:
     """Average each entry over the models that changed it; what a single model changed is kept in full.
 
     Args:
@@ -71,9 +72,9 @@ def ramplus_tl(
     growth: Any,
     start: int,
     *,
-    epsilon: Annotated[float, Range(0.0, 0.001, step=1e-6)] = 1e-5,
-    r: Fraction = 0.1,
-    alpha: Fraction = 0.2,
+    epsilon: Epsilon = 1e-5,
+    r: Share = 0.1,
+    alpha: Share = 0.2,
 ) -> Tensor:
     """Average each entry over the models that changed it; what a single model changed is amplified a little.
 

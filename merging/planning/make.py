@@ -86,6 +86,7 @@ def make_plan(
     try:
         plan = _draw(recipe, checkpoints, shard_size, complete=not missing)
         problems += plan.problems
+        plan = replace(plan, warnings=(*recipe.warnings, *plan.warnings))
         if not problems or plan.shards:
             size = plan.bytes_out
             plan = replace(plan, disk_bytes=destination.disk_bytes(size) if destination else size)

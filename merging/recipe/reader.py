@@ -52,6 +52,53 @@ TOP_LEVEL = (
     "seed",
     "name",
 )
+# Keys that a recipe has once, for all of it: where one is found deeper, it was meant for all of it.
+FOR_ALL = (
+    "merge_method",
+    "base_model",
+    "dtype",
+    "out_dtype",
+    "tokenizer_source",
+    "tokenizer",
+    "chat_template",
+    "seed",
+)
+# Other programs' names for keys.
+RENAMED = {"random_seed": "seed"}
+# Keys that change no number of the result: they describe the model, or say how a program is to work.
+NO_MATTER = (
+    *("author", "authors", "card", "comment", "comments", "date", "description", "language", "library_name"),
+    *(
+        "licence",
+        "license",
+        "merge_name",
+        "merged_model_name",
+        "metadata",
+        "model_name",
+        "new_model",
+        "notes",
+    ),
+    *("pipeline_tag", "tags", "title", "version"),
+    *(
+        "allow_crimes",
+        "copy_tokenizer",
+        "cuda",
+        "device",
+        "lazy_unpickle",
+        "low_cpu_memory",
+        "low_cpu_mem_usage",
+    ),
+    *("out_path", "out_shard_size", "output_dir", "output_path", "trust_remote_code", "use_cuda", "verbose"),
+    *("write_model_card",),
+)
+# Mappings inside a recipe that say something of models.
+HAS_PARTS = ("model-entry", "source", "slice", "module")
+# All that some method reads.
+PARAMETERS = frozenset(
+    name for method in METHODS.values() for name in (*(p.name for p in method.parameters), *method.ignored)
+)
+# The longest name of a model with its revision; folders may have longer ones, within what systems allow.
+LONGEST_NAME = 1024
 
 
 def read_recipe(text: str) -> Recipe:
@@ -64,7 +111,7 @@ def read_recipe(text: str) -> Recipe:
     recipe = reader.recipe()
     if reader.problems or recipe is None:
         raise RecipeError(sorted(reader.problems, key=_place))
-    return recipe
+    return replace(recipe, warnings=tuple(sorted(reader.warnings, key=_place)))
 
 
 def read_reference(text: str) -> ModelReference:
@@ -137,10 +184,13 @@ class _Reader(YamlReader):
 
     def one(self, node: yaml.Node) -> Recipe | None:
         """The recipe of one document."""
-        keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        keys = [key.value for key, _ in pairs]
         if other := next((key for key in keys if key in OTHER_PROGRAMS and "merge_method" not in keys), None):
             self.problem("other-program", {"key": other, "program": OTHER_PROGRAMS[other]}, node)
             return None
+        # Its parameters tell what a key means that is in a wrong place.
+        self.method = METHODS.get(next((str(v.value) for k, v in pairs if k.value == "merge_method"), ""))
         fields = self.mapping(node, "recipe", known=TOP_LEVEL)
         if fields is None:
             return None
@@ -193,10 +243,10 @@ class _Reader(YamlReader):
                 base = part.base_model or recipe.base_model
                 if method.needs_base and not base:
                     values = {"method": method.name, "title": method.title}
-                    self.problems.append(Problem("slice-without-base", values, part.where))
+                    self.report(Problem("slice-without-base", values, part.where))
                     continue
                 if method.takes_base and base and all(source.model != base for source in part.sources):
-                    self.problems.append(Problem("base-not-in-slice", {"base": str(base)}, part.where))
+                    self.report(Problem("base-not-in-slice", {"base": str(base)}, part.where))
                 self.run_of_sources(recipe, method, part, levels)
 
     def run_of_sources(
@@ -207,6 +257,11 @@ class _Reader(YamlReader):
         counted = [s for s in part.sources if not (subtracted and s.model == base)]
         number = len(counted)
         low, high = method.min_models, method.max_models
+        if subtracted and not number and part.sources and base and base.adapters:
+            adapters = [adapter.name for adapter in base.adapters]
+            about_base = {"title": method.title, "base": str(base), "adapters": adapters}
+            self.report(Problem("adapter-on-base", about_base, part.where))
+            return
         if number < low or (high is not None and number > high):
             code = (
                 "number-of-models" if low == high else "too-few-models" if number < low else "too-many-models"
@@ -218,9 +273,9 @@ class _Reader(YamlReader):
                 "given": number,
                 "base": str(base) if subtracted else None,
             }
-            self.problems.append(Problem(code, values, part.where))
+            self.report(Problem(code, values, part.where))
         for parameter in method.parameters:
-            if not parameter.required:
+            if not parameter.required or self.is_misplaced(parameter.name):
                 continue
             holders: list[Source | None] = [*counted] if parameter.per_model else [None]
             for holder in holders:
@@ -230,7 +285,46 @@ class _Reader(YamlReader):
                     place = holder.where if holder else part.where
                     if holder:
                         values["model"] = str(holder.model)
-                    self.problems.append(Problem("missing-parameter", values, place))
+                    self.report(Problem("missing-parameter", values, place))
+
+    # -- keys in the wrong place -----------------------------------------------------------------------
+
+    def unknown_key(self, key: yaml.ScalarNode, value: yaml.Node, what: str, known: tuple[str, ...]) -> None:
+        """Report a key that a mapping does not have: what it was meant for, if that can be seen; else that it is
+        ignored, if it can change no number of the result."""
+        name, method = key.value, self.method
+        parameter = method.parameter(name) if method and "parameters" in known else None
+        if name == "revision" and "model" in known:
+            self.problem("revision-beside-model", {}, key)
+        elif parameter:
+            self.problem("misplaced-parameter", {"name": name, "what": what}, key)
+        elif name in FOR_ALL and what in HAS_PARTS:
+            self.problem("misplaced-key", {"name": name, "what": what}, key)
+        elif name == "filter" and "parameters" in known:
+            self.problem("stray-filter", {}, key)
+        elif name in RENAMED and RENAMED[name] in known:
+            values = {"name": name, "what": what, "near": RENAMED[name], "known": sorted(known)}
+            self.problem("unknown-key", values, key)
+        elif self.holds_anchors(value):
+            super().unknown_key(key, value, what, known)
+        elif name in NO_MATTER or (name == "name" and "parameters" in known):
+            self.warn("ignored-key", {"name": name, "what": what}, key)
+        elif method and "parameters" in known and name in PARAMETERS:
+            self.warn_of_parameter(method, key)
+        else:
+            super().unknown_key(key, value, what, known)
+
+    def is_misplaced(self, name: str) -> bool:
+        """Whether a parameter is somewhere in the text, if in the wrong place."""
+        return any(
+            each.code == "misplaced-parameter" and each.values["name"] == name for each in self.problems
+        )
+
+    def warn_of_parameter(self, method: MergeMethod, key: yaml.ScalarNode) -> None:
+        """Say that a parameter is one of other methods."""
+        near = suggestion(key.value, [p.name for p in method.parameters])["near"]
+        values = {"method": method.name, "title": method.title, "name": key.value, "near": near}
+        self.warn("ignored-parameter", values, key)
 
     # -- fields ----------------------------------------------------------------------------------------
 
@@ -415,6 +509,9 @@ class _Reader(YamlReader):
         text = self.text_of(node, "model")
         if text is None:
             return None
+        if len(text) > LONGEST_NAME:
+            self.problem("model-name", {"given": f"{text[:60]}..."}, node)
+            return None
         (name, revision), *adapters = [self.part(part, text, node) for part in split_adapters(text)]
         if not name or not all(adapter for adapter, _ in adapters):
             return None
@@ -497,7 +594,15 @@ class _Reader(YamlReader):
             if name.value in method.ignored:
                 continue
             parameter = method.parameter(name.value)
-            if parameter is None:
+            if parameter is None and name.value in FOR_ALL:
+                self.problem("misplaced-key", {"name": name.value, "what": "`parameters`"}, name)
+            elif parameter is None and name.value == "filter":
+                self.problem("stray-filter", {}, name)
+            elif parameter is None and name.value in PARAMETERS:
+                self.warn_of_parameter(method, name)
+            elif parameter is None and self.holds_anchors(value):
+                super().unknown_key(name, value, "`parameters`", tuple(p.name for p in method.parameters))
+            elif parameter is None:
                 known = suggestion(name.value, [p.name for p in method.parameters])
                 values = {"method": method.name, "title": method.title, "name": name.value, **known}
                 self.problem("unknown-parameter", values, name)
@@ -527,6 +632,8 @@ class _Reader(YamlReader):
                 return None
             if "filter" in fields:
                 wanted = self.plain(fields["filter"])
+                if wanted is not None and not isinstance(wanted, str | int | float):
+                    self.problem("filter", {"found": self.shown(fields["filter"])}, fields["filter"])
                 filtered = None if wanted is None else str(wanted)
             node = fields["value"]
         if isinstance(node, yaml.SequenceNode):
@@ -544,6 +651,11 @@ class _Reader(YamlReader):
         if parameter.accepts(value):
             return parameter.convert(value)  # type: ignore[arg-type]
         assert self.method
+        nearest = parameter.nearest(value) if parameter.clamps else None
+        if nearest is not None:
+            values = {"parameter": parameter.name, "title": self.method.title, "found": self.shown(node)}
+            self.warn("clamped-value", {**values, "used": f"{nearest:g}"}, node)
+            return nearest
         values = {**about(self.method, parameter), "found": self.shown(node)}
         self.problem("parameter-value", values, node)
         return None

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from checkpoints.problems import Place
+from checkpoints.problems import Place, Problem
 from merging.methods import METHODS, MergeMethod
 from merging.recipe.gradients import ParameterSetting
 
@@ -146,6 +146,7 @@ class Recipe:
     name: str = ""  # under which other recipes of the same text can use the result
     stages: Mapping[str, Recipe] = field(default_factory=dict)
     text: str = field(default="", compare=False)
+    warnings: tuple[Problem, ...] = field(default=(), compare=False)  # of what was read otherwise or ignored
 
     @property
     def method(self) -> MergeMethod:

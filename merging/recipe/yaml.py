@@ -2,62 +2,68 @@
 
 from __future__ import annotations
 
-import re
+import difflib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import yaml
 
 from checkpoints.problems import Place, Problem, RecipeError, suggestion
+from checkpoints.yaml import BEGINNING, YamlError, documents, parts, plain
 
 T = TypeVar("T")
 
-# A recipe is a page of text; more is a mistake or an attack (YAML aliases can multiply values).
-MAX_CHARACTERS = 1_000_000
-MAX_NODES = 100_000
-BEGINNING = Place(1, 1)
-BEGINNING = Place(1, 1)
-
-
-class Loader(yaml.SafeLoader):
-    """YAML's plain types, and numbers as people write them: YAML 1.1 reads `1e-5` as text."""
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+# More are no help, and the nearest known word is looked up for each.
+MOST_PROBLEMS = 100
+# How alike two words are of which one is the other misspelt.
+MISSPELT = 0.85
+MERGE = "tag:yaml.org,2002:merge"
 
 
 class YamlReader:
-    """Walks YAML nodes, which know their line and column, and collects problems."""
+    """Walks YAML nodes, which know their line and column, and collects problems.
+
+    Attributes:
+        problems: what prevents the text from being read
+        warnings: what is read otherwise than it is written, or ignored; each once
+    """
 
     def __init__(self, text: str):
         self.text = text
         self.problems: list[Problem] = []
-        self.nodes = 0
+        self.warnings: list[Problem] = []
+        self.aliased: frozenset[int] = frozenset()  # ids of the nodes that aliases name
 
     def problem(self, code: str, values: Mapping[str, Any], node: yaml.Node | None) -> None:
-        self.problems.append(Problem(code, values, place_of(node) if node else BEGINNING))
+        self.report(Problem(code, values, place_of(node) if node else BEGINNING))
+
+    def report(self, problem: Problem) -> None:
+        """Add a problem.
+
+        Raises:
+            RecipeError: there are too many.
+        """
+        self.problems.append(problem)
+        if len(self.problems) >= MOST_PROBLEMS:
+            raise RecipeError(self.problems)
+
+    def warn(self, code: str, values: Mapping[str, Any], node: yaml.Node) -> None:
+        if len(self.warnings) < MOST_PROBLEMS:
+            known = any((each.code, each.values) == (code, values) for each in self.warnings)
+            self.warnings += [] if known else [Problem(code, values, place_of(node))]
 
     # -- the document ----------------------------------------------------------------------------------
 
-    def documents(self) -> list[yaml.Node]:
-        if len(self.text) > MAX_CHARACTERS:
-            self.problem("too-long", {"count": len(self.text)}, None)
-            return []
+    def documents(self) -> tuple[yaml.Node, ...]:
         try:
-            nodes = [node for node in yaml.compose_all(self.text, Loader=Loader) if not _is_empty(node)]
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            where = Place(mark.line + 1, mark.column + 1) if mark else BEGINNING
-            self.problems.append(Problem("yaml", {"error": error.problem or error.context}, where))
-            return []
-        except (yaml.YAMLError, RecursionError) as error:
-            self.problem("yaml", {"error": type(error).__name__}, None)
-            return []
-        if not nodes:
+            found = documents(self.text)
+        except YamlError as error:
+            self.problems += error.problems
+            return ()
+        self.aliased = found.aliased
+        if not found.nodes:
             self.problem("empty", {}, None)
-        return nodes
+        return found.nodes
 
     def mapping(
         self,
@@ -80,27 +86,47 @@ class YamlReader:
         for key, value in self.pairs(node, what):
             name = key.value
             if name not in known and name not in ignored:
-                self.problem("unknown-key", {"name": name, "what": what, **suggestion(name, known)}, key)
+                self.unknown_key(key, value, what, known)
             elif not (isinstance(value, yaml.ScalarNode) and value.tag.endswith(":null")):
                 fields[name] = value
         return fields
 
+    def unknown_key(self, key: yaml.ScalarNode, value: yaml.Node, what: str, known: tuple[str, ...]) -> None:
+        """Report a key that a mapping does not have. One that only holds anchors is a warning."""
+        if self.holds_anchors(value) and not difflib.get_close_matches(key.value, known, 1, MISSPELT):
+            self.warn("anchor-key", {"name": key.value}, key)
+            return
+        values = {"name": key.value, "what": what, **suggestion(key.value, known)}
+        self.problem("unknown-key", values, key)
+
+    def holds_anchors(self, node: yaml.Node) -> bool:
+        """Whether an alias elsewhere names the node, or a part of it."""
+        return id(node) in self.aliased or any(map(self.holds_anchors, parts(node)))
+
     def pairs(self, node: yaml.Node | None, what: str) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
+        """The keys and values of a mapping, those that `<<` takes over from others after its own."""
         if node is None:
             return
         if not isinstance(node, yaml.MappingNode):
             self.problem("not-a-mapping", {"what": what, "found": self.shown(node)}, node)
             return
         seen: set[str] = set()
+        merged: list[yaml.Node] = []
         for key, value in node.value:
-            self.count(node)
             if not isinstance(key, yaml.ScalarNode):
                 self.problem("key", {}, key)
+            elif key.tag == MERGE:
+                merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
             elif key.value in seen:
                 self.problem("repeated-key", {"name": key.value, "what": what}, key)
             else:
                 seen.add(key.value)
                 yield key, value
+        for other in merged:
+            for key, value in self.pairs(other, what):
+                if key.value not in seen:
+                    seen.add(key.value)
+                    yield key, value
 
     def sequence(
         self, node: yaml.Node | None, what: str, read: Callable[[yaml.Node], T | None]
@@ -110,7 +136,7 @@ class YamlReader:
         if not isinstance(node, yaml.SequenceNode) or not node.value:
             self.problem("not-a-list", {"name": what, "found": self.shown(node)}, node)
             return ()
-        items = [read(item) for item in node.value if self.count(item)]
+        items = [read(item) for item in node.value]
         return tuple(item for item in items if item is not None)
 
     def text_of(self, node: yaml.Node, what: str) -> str | None:
@@ -125,34 +151,18 @@ class YamlReader:
     def plain(self, node: yaml.Node) -> object:
         """The Python value of a scalar or of a list of scalars; None for anything else."""
         if isinstance(node, yaml.SequenceNode):
-            return [self.plain(item) for item in node.value if self.count(item)]
-        if not isinstance(node, yaml.ScalarNode):
-            return None
-        try:
-            return yaml.constructor.SafeConstructor().construct_object(node)
-        except (ValueError, yaml.YAMLError):
-            return None
+            return [self.plain(item) for item in node.value]
+        return plain(node) if isinstance(node, yaml.ScalarNode) else None
 
     def shown(self, node: yaml.Node) -> str:
         if isinstance(node, yaml.ScalarNode):
             return f"'{node.value[:60]}'"
         if isinstance(node, yaml.MappingNode):
             return "mapping"
-        return "list" if len(node.value) != 2 else str(self.plain(node))
-
-    def count(self, node: yaml.Node) -> bool:
-        self.nodes += 1
-        if self.nodes > MAX_NODES:
-            raise RecipeError(Problem("too-many-values", {}, place_of(node)))
-        return True
+        return "list" if len(node.value) != 2 else str(self.plain(node))[:60]
 
 
 def place_of(node: yaml.Node) -> Place | str:
     """Where a node begins; empty if it was not read from a text."""
     mark = node.start_mark
     return Place(mark.line + 1, mark.column + 1) if mark else ""
-
-
-def _is_empty(node: yaml.Node) -> bool:
-    """Whether a document is empty, as after a trailing `---`."""
-    return isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null")

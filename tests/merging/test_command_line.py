@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from merging.__main__ import main
 from merging.methods import METHODS
@@ -160,3 +163,78 @@ def test_a_bar_when_a_terminal_watches(recipe: Path, tmp_path: Path) -> None:
     assert "329 kB of 329 kB" in seen
     assert "s left" in seen
     assert str(tmp_path / "out") in done.stdout.decode()
+
+
+def test_numbers_that_are_none_end_a_strict_run_with_a_status_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_llama(tmp_path / "model", 0, dtype=torch.bfloat16)
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"][:] = 1e5
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"merge_method: passthrough\nmodels: [{{model: {model}}}]\ndtype: float16\n")
+    to = str(tmp_path / "out")
+
+    assert main(["run", str(path), "--to", to]) == 0
+    assert "are infinite or NaN, in 1 tensor: model.norm.weight" in capsys.readouterr().err
+    assert main(["run", str(path), "--to", to, "--overwrite", "--strict", "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert json.loads(out)["not_finite"] == {"model.norm.weight": len(tensors["model.norm.weight"])}
+    assert "are infinite or NaN" in err
+    path.write_text(path.read_text().replace("float16", "bfloat16"))
+    assert main(["run", str(path), "--to", to, "--overwrite", "--strict"]) == 0
+
+
+def test_the_card_states_the_strictest_licence_of_the_parents(recipe: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.read_text())
+    cards = {"a": "---\nlicense: mit\n---\n", "b": "---\nlicense: llama3.1\n---\n"}
+    for name, card in cards.items():
+        shutil.copytree(recipe.parent / name, tmp_path / name)
+        (tmp_path / name / "README.md").write_text(card)
+        path.write_text(path.read_text().replace(str(recipe.parent / name), str(tmp_path / name)))
+
+    assert main(["run", str(path), "--to", str(tmp_path / "out")]) == 0
+
+    assert "license: llama3.1\n" in (tmp_path / "out" / "README.md").read_text()
+
+
+MEANT = (
+    "merge_method: linear\ndtype: float32 # wide\nmodels:\n"
+    "- model: {0}/a\n  weight: 1\n- model: {0}/b\n  weight: 2\n"
+)
+
+
+def test_fix_prints_the_mended_recipe(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(MEANT.format(recipe.parent))
+
+    assert main(["plan", str(path), "--fix"]) == 0
+
+    out, err = capsys.readouterr()
+    assert out == path.read_text().replace("  weight", "  parameters:\n    weight")
+    assert err.count("fixed: Move 'weight' under `parameters:`") == 2
+    assert "weight: 1\n- model" in path.read_text()
+
+
+def test_fix_writes_the_mended_recipe_in_place(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(MEANT.format(recipe.parent) + "parameters: {dtype: bfloat16}\n")
+
+    assert main(["plan", str(path), "--fix", "--in-place"]) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "error: " in err
+    assert "'dtype'" in err
+    assert path.read_text().count("parameters:\n    weight") == 2
+    assert "parameters: {dtype: bfloat16}" in path.read_text()
+    with pytest.raises(SystemExit):
+        main(["plan", "-", "--fix", "--in-place"])
+    with pytest.raises(SystemExit):
+        main(["plan", str(path), "--in-place"])

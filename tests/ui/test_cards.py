@@ -9,10 +9,10 @@ import pytest
 
 from evaluation import Difference, DocumentScore, Perplexity
 from merging import Plan, Problem, Progress, Result
+from merging.licences import Parent
 from merging.plan import PlannedAdapter, PlannedModel
 from merging.tokenizers.report import TokenizerOf, TokenizerReport
 from tests.ui.html import Tags
-from ui.hub.licences import Parent
 from ui.merge.job_card import job_card, lost_card, no_merges_card
 from ui.merge.plan_card import Surroundings, plan_card, problems_card
 from ui.score.reading import TextRow

@@ -11,11 +11,10 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import gradio as gr
 import httpx2
-import yaml
 from huggingface_hub import constants, get_session
 
+from checkpoints.yaml import YamlError, load
 from merging import MergeError, Problem
-from merging.recipe.yaml import Loader
 from ui.host import Host
 from ui.hub.account import Account
 
@@ -123,7 +122,7 @@ def _is_recipe(text: str) -> bool:
     if "merge_method" not in text:
         return False
     try:
-        recipe = yaml.load(text, Loader)
-    except (yaml.YAMLError, RecursionError):
+        recipe = load(text)
+    except YamlError:
         return False
     return isinstance(recipe, dict) and "merge_method" in recipe

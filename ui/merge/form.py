@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
-import yaml
 from gradio.components import Component
 from markupsafe import Markup
 
 from checkpoints.dtypes import RECIPE_DTYPES
 from checkpoints.problems import Place
+from checkpoints.yaml import YamlError, compose
 from merging import Problem
 from merging.methods import METHODS, MergeMethod, Parameter
-from merging.recipe.yaml import Loader
+from merging.recipe.edits import place_of, read_name
 from ui.languages.translate import method_summary, parameter_help, t
 from ui.recipe.form_state import (
     MAX_MODELS,
@@ -30,11 +30,9 @@ from ui.recipe.form_state import (
     field_setting,
     field_text,
     for_method,
-    initial,
     is_plain,
     split_by_tensor,
 )
-from ui.recipe.quick_fixes import place_of, read_name
 from ui.widgets.events import Given, Updates
 from ui.widgets.html import html, link, sentences, tag
 
@@ -176,7 +174,7 @@ class ModelFields:
         own = {parameter.name: parameter for parameter in method.parameters if parameter.per_model}
         for name, number_field in self.fields.items():
             parameter = own.get(name)
-            setting = entry.settings.get(name, parameter and initial(parameter))
+            setting = entry.settings.get(name, parameter and parameter.initial)
             updates |= number_field.show(method, parameter, setting, typed, explained=number == 0)
         return updates
 
@@ -335,7 +333,7 @@ class Form:
             updates |= row.show(i, entry, method, typed=typed, visible=i < count, removable=count > least)
         for key, widget in self.fields.items():
             shared = next((p for p in method.parameters if not p.per_model and _key(p) == key), None)
-            setting = state.settings.get(key[0], shared and initial(shared))
+            setting = state.settings.get(key[0], shared and shared.initial)
             updates |= widget.show(method, shared, setting, typed)
         texts = {text._id: updates[text].get("value") for text in self.text_fields}
         updates[self.memory] = FormMemory(state, count, texts=texts)
@@ -427,8 +425,8 @@ def method_text(method: MergeMethod) -> Markup:
 def spot_of(state: FormState, recipe: str, where: Place | str) -> str | int | None:
     """The field that a problem's place in the recipe belongs to: a name in `Form.notes`, or a row's number."""
     try:
-        tree = yaml.compose(recipe, Loader=Loader)
-    except (yaml.YAMLError, RecursionError):
+        tree = compose(recipe)
+    except YamlError:
         return None
     path = place_of(tree, where)
     match path:
@@ -466,7 +464,7 @@ def _field(parameter: Parameter) -> Field:
 def _number(parameter: Parameter, texts: int) -> _Number:
     low, high = parameter.low or 0.0, 1.0 if parameter.high is None else parameter.high
     slider = gr.Slider(
-        low, high, value=initial(parameter) or low, step=parameter.step, label=parameter.name, visible=False,
+        low, high, value=parameter.initial or low, step=parameter.step, label=parameter.name, visible=False,
         min_width=150,
     )  # fmt: skip
     boxes = tuple(

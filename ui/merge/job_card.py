@@ -6,6 +6,7 @@ from markupsafe import Markup, escape
 
 from checkpoints.repositories.repository import HUB_SCHEME
 from merging import Result
+from merging.result_card import with_not_finite
 from ui.hub.recipes import query_of
 from ui.languages.translate import t
 from ui.merge.commands import command_line, hf_job, python
@@ -101,7 +102,9 @@ def _result(job: JobStatus) -> Markup | None:
         ways = t("jobs.ways", read=", ".join(result.read_by) or "-", written=", ".join(result.written_by))
         took = f"{took}. {ways}"
     verified = quiet(t("jobs.verified")) if result.verified else None
-    return html(_where(job, result), quiet(took), verified)
+    return html(
+        _where(job, result), quiet(took), verified, problem_list(result.warnings) if result.warnings else None
+    )
 
 
 def _where(job: JobStatus, result: Result) -> Markup:
@@ -153,7 +156,8 @@ def _card(job: JobStatus) -> Markup | None:
     """The model card, as it was written."""
     if job.state != "done" or not job.request.card:
         return None
-    return folded(t("jobs.card"), tag.pre(job.request.card))
+    counts = job.result.not_finite if job.result else {}
+    return folded(t("jobs.card"), tag.pre(with_not_finite(job.request.card, counts)))
 
 
 def _elsewhere(job: JobStatus, space_id: str) -> Markup | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from ui.hub.licences import Parent
+from merging.licences import Parent
 from ui.languages.translate import t
 from ui.widgets.html import scrolling, tag
 

@@ -10,9 +10,9 @@ from markupsafe import Markup
 from checkpoints.memory import free_memory
 from checkpoints.wording import few
 from merging import METHODS, Plan, Problem
+from merging.licences import FREE, NON_COMMERCIAL, OWN_TERMS, SHARE_ALIKE, Parent, strictest, strictness
 from merging.plan import PlannedModel
 from merging.tokenizers.report import TokenizerReport
-from ui.hub.licences import FREE, NON_COMMERCIAL, OWN_TERMS, SHARE_ALIKE, Parent, strictest, strictness
 from ui.languages.translate import t
 from ui.merge.lineage import lineage
 from ui.server.gpu import USUAL_ANSWER, seconds_to_answer

@@ -10,9 +10,9 @@ import gradio as gr
 from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation import EvaluationError
 from merging import METHODS, MergeError, Plan, Problem
+from merging.licences import common_base
 from ui.host import Host
 from ui.hub.account import Account, account
-from ui.hub.licences import common_base
 from ui.languages.translate import in_each_language, t
 from ui.merge.destination import HUB, NO_OWNER, REFUSE, DestinationChoice
 from ui.merge.destination_panel import DestinationPanel
@@ -130,9 +130,9 @@ class PlanPanel:
         memory: FormMemory,
         who: Account,
     ) -> Updates:
-        parents = self.service.cards.parents(plan, who)
+        parents = self.service.cards.parents(plan, who.for_hub)
         around = Surroundings(parents, called, self.host.on_space, gpu.is_zero_gpu())
-        offered = fixes(text, problems, lambda names: common_base(names, who))[:MAX_FIXES]
+        offered = fixes(text, problems, lambda names: common_base(names, who.for_hub))[:MAX_FIXES]
         buttons: Updates = dict.fromkeys(self.fixes, gr.update(visible=False))
         for button, fix in zip(self.fixes, offered, strict=False):
             buttons[button] = gr.update(value=fix.title, visible=True)

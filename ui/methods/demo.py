@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from checkpoints.problems import PlanError
 from merging import MergeMethod, Parameter, make_plan, read_recipe, run_plan
-from ui.recipe.form_state import dump, initial
+from ui.recipe.form_state import dump
 
 Point = tuple[float, float]
 BASE = "base"
@@ -63,7 +63,7 @@ def swept(method: MergeMethod) -> Parameter | None:
 
 def start(parameter: Parameter) -> Any:
     """The value that a parameter has at first; None: it is left out."""
-    return STARTS.get(parameter.name, initial(parameter))
+    return STARTS.get(parameter.name, parameter.initial)
 
 
 def demo(method: MergeMethod, scene: str, values: Mapping[tuple[str, str], Any]) -> Demo:

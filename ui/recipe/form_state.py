@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from checkpoints.dtypes import RECIPE_DTYPES
+from checkpoints.yaml import YamlError, load
 from merging.methods import METHODS, MergeMethod, Parameter
-from merging.recipe.yaml import Loader
 from ui.languages.translate import t
 
 MAX_MODELS = 6
@@ -64,17 +64,6 @@ class FormState:
     def names(self) -> tuple[str, ...]:
         """The models chosen so far, the base last."""
         return tuple(name for name in (*(model.name for model in self.models), self.base) if name)
-
-
-def initial(parameter: Parameter) -> Setting:
-    """The initial value of a parameter's field: its default, or the middle of its range if it is required."""
-    if parameter.default is not None:
-        return parameter.default
-    if parameter.choices:
-        return parameter.choices[0]
-    if parameter.low is None or parameter.high is None:
-        return None
-    return (parameter.low + parameter.high) / 2
 
 
 def write(state: FormState) -> str:
@@ -132,8 +121,8 @@ def read(text: str) -> FormState:
 def _top_level(text: str) -> dict[str, Any]:
     """A recipe's top-level keys."""
     try:
-        recipe = yaml.load(text, Loader)
-    except (yaml.YAMLError, RecursionError):
+        recipe = load(text)
+    except YamlError:
         raise NotShown(t("held.yaml")) from None
     if not isinstance(recipe, dict):
         raise NotShown(t("held.empty"))
@@ -206,8 +195,8 @@ def field_text(setting: Setting) -> str:
 def field_setting(text: str) -> Setting:
     """The setting in a text field; None if it is empty. Text that is not YAML stays text, for the plan to refuse."""
     try:
-        return yaml.load(text, Loader)
-    except (yaml.YAMLError, RecursionError):
+        return load(text)
+    except YamlError:
         return text.strip()
 
 
@@ -279,7 +268,7 @@ _Dumper.add_representer(list, _represent_list)
 
 
 def _required(method: MergeMethod, per_model: bool) -> dict[str, Setting]:
-    return {p.name: initial(p) for p in method.parameters if p.required and p.per_model == per_model}
+    return {p.name: p.initial for p in method.parameters if p.required and p.per_model == per_model}
 
 
 def _takes(method: MergeMethod, name: str, setting: Setting, per_model: bool) -> bool:

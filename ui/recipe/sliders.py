@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
+from checkpoints.yaml import YamlError, compose, load
 from merging import METHODS, MergeMethod, Parameter
-from merging.recipe.yaml import Loader
+from merging.recipe.edits import end_of
 from ui.languages.translate import t
 from ui.recipe.form_state import dump
-from ui.recipe.quick_fixes import end_of
 
 RecipePath = tuple[str | int, ...]
 
@@ -161,8 +161,8 @@ def _is_several(data: Any, place: RecipePath) -> bool:
 
 def _data(recipe: str) -> Any:
     try:
-        return yaml.load(recipe, Loader)
-    except (yaml.YAMLError, RecursionError):
+        return load(recipe)
+    except YamlError:
         return None
 
 
@@ -179,7 +179,7 @@ def _with(data: Any, place: RecipePath, value: Any) -> Any:
 
 def _edited(recipe: str, place: RecipePath, written: str) -> str | None:
     """The text with another value at a place; None if it cannot be edited in place."""
-    node: yaml.Node | None = yaml.compose(recipe, Loader=Loader)
+    node: yaml.Node | None = compose(recipe)
     key: yaml.Node | None = None
     for depth, step in enumerate(place):
         if isinstance(node, yaml.SequenceNode) and isinstance(step, int):

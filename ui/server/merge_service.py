@@ -13,9 +13,9 @@ from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation import EvaluationError, hold_memory
 from merging import MergeError, Plan, Problem, Progress, Result, make_plan, model_card, read_recipe, run_plan
 from merging.destinations import open_destination
+from merging.licences import ModelCards, licence_of_result
 from ui.host import Host
 from ui.hub.account import Account
-from ui.hub.licences import ModelCards, licence_of_result
 from ui.server.downloads import ResultDownloads
 from ui.server.in_memory_merges import InMemoryMerges
 from ui.server.internal_error import log_unexpected
@@ -106,7 +106,7 @@ class MergeService:
         if not plan.ok:
             raise MergeError(plan.problems)
         title = to.removeprefix(HUB_SCHEME)
-        parents = self.cards.parents(plan, who)
+        parents = self.cards.parents(plan, who.for_hub)
         licence = licence_of_result(parents)
         most = machine_memory()
         if plan.peak_memory_bytes > most:

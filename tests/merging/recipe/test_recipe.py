@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from checkpoints.problems import Place
+from checkpoints.yaml import MAX_VALUES, RECIPE
 from merging import RecipeError, read_recipe
 from merging.recipe.gradients import ConditionalParameter, on_gradient, value_at
 from merging.recipe.recipe import AdapterReference, ModelReference, Source
-from merging.recipe.yaml import MAX_NODES
+from merging.recipe.yaml import MOST_PROBLEMS
 
 SEED = """\
 slices:
@@ -176,7 +177,10 @@ extra: 2
         ("", "empty"),
         ("a: [", "yaml"),
         ("a: b: c", "yaml"),
-        ("[" * 100_000, "yaml"),
+        ("[" * 100_000, "too-deep"),
+        ("a: " + "x" * RECIPE, "too-long"),
+        ("a: &a [*a]", "endless-alias"),
+        ("a: !!python/name:os.system x", "yaml-tag"),
         ("- 1", "not-a-mapping"),
         ("models: [{model: a}]", "no-method"),
         ("merge_method: linear", "no-models"),
@@ -299,7 +303,7 @@ def test_aliases_cannot_multiply_without_end() -> None:
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
     text = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\ndtype: *a8\n"
 
-    assert MAX_NODES < 10**9
+    assert MAX_VALUES < 10**9
     assert "too-many-values" in [code for code, _ in problems("\n".join(lines) + "\n" + text)]
 
 
@@ -331,3 +335,88 @@ def test_numbers_with_an_exponent_are_numbers() -> None:
 
     assert value_at(recipe.parameters["t"], "any.weight", 0) == 0.0001
     assert [source.model.name for source in recipe.with_base(recipe.models)] == ["a/c", "a/b"]
+
+
+HEAD = "merge_method: sce\nbase_model: a/b\nmodels:\n- {model: c/d}\n- {model: e/f}\n"
+LINEAR = "merge_method: linear\nparameters: {weight: 1}\nmodels:\n- model: c/d\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (HEAD + "parameters: {normalize: true}", "ignored-parameter"),
+        (HEAD + "parameters: {int8_mask: true, weight: 3}", "ignored-parameter"),
+        (HEAD + "density: 0.5", "ignored-parameter"),
+        (HEAD + "author: me", "ignored-key"),
+        (HEAD + "tags: [a, b]", "ignored-key"),
+        (HEAD + "trust_remote_code: true", "ignored-key"),
+        (LINEAR + "  name: the first", "ignored-key"),
+        (HEAD.replace("c/d", "*m") .replace("merge", "m: &m c/d\nmerge", 1), "anchor-key"),
+        (HEAD + "x: {y: [&p {select_topk: 0.5}]}\nparameters: *p", "anchor-key"),
+        ("merge_method: karcher\nmodels: [{model: a}, {model: b}]\nparameters: {tol: 1e-10}", "clamped-value"),
+        ("merge_method: karcher\nmodels: [{model: a}, {model: b}]\nparameters: {max_iter: 20000}", "clamped-value"),
+    ],
+)  # fmt: skip
+def test_what_changes_nothing_is_ignored_with_a_warning(text: str, expected: str) -> None:
+    assert {warning.code for warning in read_recipe(text).warnings} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (HEAD + "select_topk: 0.5", "misplaced-parameter"),
+        (HEAD + "parameters: {dtype: bfloat16}", "misplaced-key"),
+        (HEAD + "parameters: {tokenizer_source: base}", "misplaced-key"),
+        (LINEAR + "  dtype: float16", "misplaced-key"),
+        (LINEAR + "  weight: 2", "misplaced-parameter"),
+        (LINEAR + "  revision: v1", "revision-beside-model"),
+        (HEAD.replace("a/b", "{model: a/b, revision: v1}"), "revision-beside-model"),
+        (LINEAR + "  filter: mlp", "stray-filter"),
+        (LINEAR + "  parameters: {weight: 1, filter: mlp}", "stray-filter"),
+        (LINEAR.replace("1}", "[{filter: [mlp, attn], value: 1}, {value: 2}]}"), "filter"),
+        (LINEAR + "random_seed: 3", "unknown-key"),
+        (HEAD + "paremeters: &p {select_topk: 0.5}\nauthor: *p", "unknown-key"),
+        (HEAD + "flavour: sweet", "unknown-key"),
+    ],
+)
+def test_what_was_meant_is_never_lost(text: str, expected: str) -> None:
+    assert expected in [code for code, _ in problems(text)]
+
+
+def test_merged_keys_are_those_of_the_mapping_below_them() -> None:
+    """`<<` takes over what the mapping does not have itself, from the first mapping that has it."""
+    text = (
+        "x: &x {parameters: {scale: 2}, layer_range: [0, 1]}\ny: &y {layer_range: [5, 9]}\n"
+        "merge_method: passthrough\nslices:\n- sources: [{<<: [*x, *y], model: a}]\n"
+        "- sources: [{<<: *x, model: a, layer_range: [1, 3]}]\n"
+    )
+    first, second = read_recipe(text).slices
+
+    assert first.sources[0].layer_range == (0, 1)
+    assert second.sources[0].layer_range == (1, 3)
+    assert first.sources[0].parameters == second.sources[0].parameters != {}
+
+
+def test_a_value_beyond_a_limit_counts_as_the_limit() -> None:
+    text = (
+        "merge_method: karcher\nmodels: [{model: a}, {model: b}]\nparameters: {tol: 1e-10, max_iter: 20000}"
+    )
+
+    parameters = read_recipe(text).parameters
+
+    assert {name: setting[0].value for name, setting in parameters.items()} == {"tol": 1e-6, "max_iter": 100}
+
+
+def test_an_adapter_alone_on_its_base_is_no_task_vector() -> None:
+    text = (
+        "merge_method: task_arithmetic\nbase_model: a/b+c/d\nparameters: {weight: 1, normalize: false}\n"
+        "slices: [{sources: [{model: a/b+c/d, layer_range: [0, 32]}]}]\n"
+    )
+    assert [code for code, _ in problems(text)] == ["adapter-on-base"]
+    assert read_recipe(text.replace("task_arithmetic", "passthrough")).method.name == "passthrough"
+
+
+def test_there_is_an_end_to_problems() -> None:
+    text = HEAD + "".join(f"key{number}: 1\n" for number in range(5000))
+
+    assert len(problems(text)) <= MOST_PROBLEMS

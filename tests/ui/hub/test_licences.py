@@ -10,11 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from merging import Plan, model_card
-from merging.plan import PlannedAdapter, PlannedModel
-from tests.hub import Hub
-from tests.ui.test_cards import EVIL, shown
-from ui.hub.account import Account
-from ui.hub.licences import (
+from merging.licences import (
     FREE,
     NON_COMMERCIAL,
     OWN_TERMS,
@@ -28,10 +24,11 @@ from ui.hub.licences import (
     strictest,
     strictness,
 )
+from merging.plan import PlannedAdapter, PlannedModel
+from tests.hub import Hub
+from tests.ui.test_cards import EVIL, shown
 from ui.merge.lineage import lineage
 from ui.merge.plan_card import Surroundings, plan_card
-
-NOBODY = Account("nobody")
 
 
 @pytest.mark.parametrize(
@@ -99,15 +96,15 @@ def test_cards_come_from_the_hub_once_and_from_folders(hub: Hub, tmp_path: Path)
         ),
     )
     cards = ModelCards()
-    assert cards.parents(plan, NOBODY) == (
+    assert cards.parents(plan, False) == (
         Parent("ann/one", "gemma", ("ann/base",)),
         Parent(str(tmp_path), "gemma", ("ann/base",)),
         Parent("ann/missing"),
     )
     hub.log.clear()
-    cards.parents(plan, NOBODY)
+    cards.parents(plan, False)
     assert not [exchange for exchange in hub.log if "ann/one" in exchange.path]
-    assert common_base(["ann/one", "ann/missing", "../etc"], NOBODY) == "ann/base"
+    assert common_base(["ann/one", "ann/missing", "../etc"], False) == "ann/base"
 
 
 def test_cards_of_adapters_and_of_merges_on_the_way_count(tmp_path: Path) -> None:
@@ -121,7 +118,7 @@ def test_cards_of_adapters_and_of_merges_on_the_way_count(tmp_path: Path) -> Non
     made = Plan("", "linear", models=(replace(base, adapters=(lora,)), replace(base, adapters=(other,))))
     stage = PlannedModel("on the way", None, "", True, "", 1, 1, made_by=made)
 
-    found = ModelCards().parents(Plan("", "linear", models=(stage,)), NOBODY)
+    found = ModelCards().parents(Plan("", "linear", models=(stage,)), False)
 
     assert [parent.licence for parent in found] == ["mit", "gemma", "cc-by-nc-4.0"]
 

@@ -1,12 +1,14 @@
 """The page's sentences in English: every key of the page is here.
 
 Names and meanings of merge methods and their parameters are declared with the methods, words of problems in
-`checkpoints/problem_texts.py`. How values are filled in: `checkpoints/wording.py`.
+`checkpoints/problem_texts.py`, those of fixes in `merging/recipe/fixes.py`. How values are filled in:
+`checkpoints/wording.py`.
 """
 
 from __future__ import annotations
 
 from checkpoints.wording import Template
+from merging.recipe.fixes import FIXES
 
 PAGE: dict[str, Template] = {
     # the page
@@ -146,16 +148,7 @@ PAGE: dict[str, Template] = {
     ),
     "plan.lineage": "Lineage",
     "lineage.label": "{result} is made from {parents}",
-    "fix.write": "Change '{instead}' to '{word}'",
-    "fix.base": "Add base model {model}",
-    "fix.parameter": "Add {name}: {value}",
-    "fix.ranges": "Take {count} {count:layer|layers} from each",
-    "fix.range": "End the range at {limit}",
-    "fix.remove": "Remove '{name}'",
-    "fix.move": "Set '{name}' for all models",
-    "fix.union": "Combine the vocabularies",
-    "fix.vocabulary": "Keep the base model's vocabulary",
-    "fix.tokenizer": "Use the vocabulary of {model}",
+    **{f"fix.{code}": words for code, words in FIXES.items()},
     # what each layer gets
     "layers.heading": "What each layer gets",
     "layers.waiting": "The picture appears once the plan has no problems.",

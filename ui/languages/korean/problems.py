@@ -190,8 +190,11 @@ PROBLEMS: dict[str, Text] = {
         "`tokenizer_source:`에 그런 토크나이저가 있는 모델을 쓰세요.",
     ),
     # recipes: their text
-    "too-long": Text("레시피가 {count}자입니다.", "레시피는 한 쪽 분량의 글입니다."),
-    "too-many-values": Text("레시피를 펼치면 값이 너무 많습니다.", "별칭(alias)을 줄이세요."),
+    "too-long": Text("글이 {count:,}자입니다. {most:,}자까지 읽습니다.", "레시피는 한 쪽 분량의 글입니다."),
+    "too-many-values": Text("별칭(alias)을 펼치면 값이 {most:,}개를 넘습니다.", "별칭을 줄이세요."),
+    "too-deep": Text("{most}단계보다 깊이 중첩되어 있습니다.", "그 앞에서 괄호를 닫으세요."),
+    "endless-alias": Text("별칭 '*{name}'이(가) 자기 자신 안에 있습니다.", "값을 그대로 쓰세요."),
+    "yaml-tag": Text("태그 '{tag}'은(는) 읽지 않습니다.", "태그 없이 값을 쓰세요."),
     "yaml": Text("YAML이 아닙니다: {error}.", "그 자리의 들여쓰기, 쌍점, 괄호를 확인하세요."),
     "empty": Text("레시피가 비어 있습니다.", "`merge_method:`와 `models:`로 시작하세요."),
     "not-a-mapping": Text(
@@ -208,6 +211,19 @@ PROBLEMS: dict[str, Text] = {
     "key": Text("키는 낱말이어야 합니다."),
     "repeated-key": Text("'{name}' 키가 두 번 있습니다: {what:phrase}.", "하나만 남기세요."),
     "unknown-key": Text("모르는 키 '{name}'입니다: {what:phrase}.", _MEANT),
+    "anchor-key": Text("'{name}' 키는 레시피의 다른 곳에서 쓰는 앵커만 담고 있어 무시합니다."),
+    "ignored-key": Text("{what:phrase}의 '{name}' 키는 결과를 바꾸지 않으므로 무시합니다."),
+    "misplaced-key": Text(
+        "{what:phrase}의 '{name}' 키는 무시됩니다. 레시피 맨 위에 한 번만 쓰는 키입니다.",
+        "레시피 맨 위로 옮기세요.",
+    ),
+    "misplaced-parameter": Text(
+        "{what:phrase}의 '{name}' 키는 무시됩니다. 병합 방법의 매개변수입니다.",
+        "`parameters:` 아래로 옮기세요.",
+    ),
+    "revision-beside-model": Text(
+        "`model` 옆의 `revision`은 무시됩니다.", "`model: owner/name@revision`으로 쓰세요."
+    ),
     "other-program": Text(
         "`{key}` 키가 있으므로 {program} 레시피입니다. 하는 일이 다릅니다.",
         "Alloy의 레시피는 `merge_method:`로 시작합니다.",
@@ -254,6 +270,11 @@ PROBLEMS: dict[str, Text] = {
         "베이스 모델 {base}{base:이|가} 이 슬라이스의 sources에 없습니다.",
         "주는 층과 함께 sources에 넣으세요.",
     ),
+    "adapter-on-base": Text(
+        "{title} 방법은 모델이 베이스에서 바꾼 것을 병합하는데, 베이스 자신({base})만 있습니다.",
+        "{adapters:and} 어댑터를 베이스에 합치려면 `merge_method: passthrough`를 쓰세요. 다른 모델을 바꾸려면 어댑터 "
+        "없는 베이스를 `base_model`로 쓰세요.",
+    ),
     "number-of-models": Text(
         (
             "{title}: 베이스 {base} 말고 모델 {wanted}개를 병합하는데 {given}개가 있습니다.",
@@ -277,7 +298,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "layers-of-models": Text(
         "`models:`는 모델의 모든 층을 씁니다. mergekit은 이 범위를 무시합니다.",
-        "지우거나, 이 항목들을 `sources:`로 하는 `slices:`를 쓰세요.",
+        "이 항목들을 `sources:`로 하는 `slices:`를 쓰거나, 범위를 지우세요.",
     ),
     "no-sources": Text("이 슬라이스에 `sources`가 없습니다.", "`sources:` 목록을 쓰세요."),
     "no-layer-range": Text(
@@ -312,6 +333,21 @@ PROBLEMS: dict[str, Text] = {
     "token-id": Text("`token_id` 값이 {found:phrase}입니다.", _WHOLE_NUMBER),
     # recipes: parameters
     "unknown-parameter": Text("{title} ({method}) 방법에는 '{name}' 매개변수가 없습니다.", _MEANT),
+    "ignored-parameter": Text(
+        "{title} ({method}) 방법에는 '{name}' 매개변수가 없어 무시합니다.",
+        ("'{near}'{near:을|를} 뜻하셨나요?", "지우거나, 이 매개변수가 있는 방법을 고르세요."),
+    ),
+    "clamped-value": Text(
+        "{title} 방법의 `{parameter}` 값이 {found:phrase}입니다. {used}{used:을|를} 씁니다. 그 너머는 차이가 없습니다."
+    ),
+    "stray-filter": Text(
+        "여기 있는 `filter`는 무시됩니다. 값에 붙는 키입니다.",
+        "`PARAMETER: [{{filter: ..., value: ...}}]`처럼 쓰세요.",
+    ),
+    "filter": Text(
+        "`filter`는 텐서 이름의 일부여야 하는데 {found:phrase}이(가) 있습니다.",
+        "이름마다 항목을 따로 쓰세요.",
+    ),
     "missing-parameter": Text(
         (
             "{title}: {model}의 `{parameter}` 값이 필요합니다: {help}.",
@@ -495,6 +531,11 @@ PROBLEMS: dict[str, Text] = {
     "not-float": Text(
         "{tensor} ({dtype}): 모델마다 다른데 평균할 수 없는 값입니다.",
         "표와 마스크가 같은 모델끼리 병합하세요.",
+    ),
+    "not-finite": Text(
+        "결과의 수 {count:,}개가 무한대이거나 NaN입니다(텐서 {total:,}개). {tensors:few}.",
+        "dtype이 float16이면 bfloat16이나 float32로 병합하세요. 아니면 부모 모델에 NaN이 있는지, 매개변수가 맞는지 "
+        "확인하세요.",
     ),
     "other-processor": Text(
         "이 병합의 파일들은 {there}에서 계산했고 여기는 {here}입니다. 숫자의 마지막 비트가 다를 수 있습니다.",

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx2
-import yaml
-from huggingface_hub import constants, get_session
-
-from merging import Licence, Plan
-from merging.plan import PlannedAdapter, PlannedModel
-from ui.hub.account import Account
+from checkpoints import Token
+from checkpoints.repositories.repository import current_token
+from checkpoints.yaml import CARD, YamlError, load
+from merging.plan import Plan, PlannedAdapter, PlannedModel
+from merging.result_card import Licence
 
 SECONDS_TO_WAIT = 3
 MAX_CARDS = 500
@@ -81,6 +79,11 @@ def licence_of_result(parents: Sequence[Parent]) -> Licence | None:
     return Licence(worst.licence, worst.name)
 
 
+def licence_of(plan: Plan, token: Token) -> Licence | None:
+    """The licence for the card of a plan's result, by its parents' cards."""
+    return licence_of_result(ModelCards().parents(plan, token))
+
+
 class ModelCards:
     """Reads cards; those of the Hub are remembered by commit."""
 
@@ -88,23 +91,27 @@ class ModelCards:
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[str, str], Parent] = OrderedDict()
 
-    def parents(self, plan: Plan, who: Account) -> tuple[Parent, ...]:
-        """What the cards of a plan's models and adapters say. The plan opened these with the same account."""
+    def parents(self, plan: Plan, token: Token) -> tuple[Parent, ...]:
+        """What the cards of a plan's models and adapters say.
+
+        Args:
+            token: the one with which the plan opened them
+        """
         parts: list[PlannedModel | PlannedAdapter] = []
         for model in plan.parents:
             parts += [model, *model.adapters]
         unique = {(part.name, part.version): part for part in parts}.values()
         with ThreadPoolExecutor(8) as pool:
-            return tuple(pool.map(lambda part: self._parent(part, who), unique))
+            return tuple(pool.map(lambda part: self._parent(part, token), unique))
 
-    def _parent(self, model: PlannedModel | PlannedAdapter, who: Account) -> Parent:
+    def _parent(self, model: PlannedModel | PlannedAdapter, token: Token) -> Parent:
         if model.is_folder:
-            return parent_of(model.name, _folder_card(Path(model.name)))
+            return parent_of(model.name, _card_in(Path(model.name) / "README.md"))
         key = model.name, model.version
         with self._lock:
             if found := self._known.get(key):
                 return found
-        found = on_hub(model.name, model.version, who)
+        found = on_hub(model.name, model.version, token) or _cached(model.name, model.version)
         if found is None:
             return Parent(model.name)
         with self._lock:
@@ -114,15 +121,20 @@ class ModelCards:
         return found
 
 
-def on_hub(name: str, revision: str, who: Account) -> Parent | None:
+def on_hub(name: str, revision: str, token: Token) -> Parent | None:
     """What a model's card on the Hub says; None if the Hub does not say."""
     if not _NAME.fullmatch(name):
         return None
+    # Imported here: the Hub's client takes most of a second, which a merge of folders need not wait for.
+    import httpx2
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
     try:
         response = get_session().get(
             f"{constants.ENDPOINT}/api/models/{name}/revision/{quote(revision, safe='')}",
             params={"expand": "cardData"},
-            headers={"authorization": f"Bearer {who.token}"} if who.token else {},
+            headers=build_hf_headers(token=current_token(token), library_name="alloy"),
             timeout=SECONDS_TO_WAIT,
         )
         response.raise_for_status()
@@ -131,10 +143,10 @@ def on_hub(name: str, revision: str, who: Account) -> Parent | None:
         return None
 
 
-def common_base(names: Sequence[str], who: Account) -> str:
+def common_base(names: Sequence[str], token: Token) -> str:
     """The model that most of these were made from, by their cards; empty if none says."""
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda name: on_hub(name, "main", who), dict.fromkeys(names))
+        found = pool.map(lambda name: on_hub(name, "main", token), dict.fromkeys(names))
     named = Counter(base for parent in found if parent for base in parent.bases)
     return named.most_common(1)[0][0] if named else ""
 
@@ -154,10 +166,20 @@ def parent_of(name: str, card: Any) -> Parent:
     return Parent(name, str(licence or "")[:60], tuple(named[:MAX_BASES]))
 
 
-def _folder_card(folder: Path) -> Any:
+def _cached(name: str, version: str) -> Parent | None:
+    """What the card in this machine's cache says, where the Hub cannot be asked."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if not (constants.HF_HUB_OFFLINE and _NAME.fullmatch(name)):
+        return None
+    path = try_to_load_from_cache(name, "README.md", revision=version)
+    return parent_of(name, _card_in(Path(path))) if isinstance(path, str) else None
+
+
+def _card_in(file: Path) -> Any:
     try:
-        with (folder / "README.md").open(encoding="utf-8", errors="replace") as file:
-            match = _FRONT_MATTER.match(file.read(100_000))
-        return yaml.safe_load(match[1]) if match else None
-    except (OSError, yaml.YAMLError, RecursionError):
+        with file.open(encoding="utf-8", errors="replace") as text:
+            match = _FRONT_MATTER.match(text.read(CARD))
+        return load(match[1], CARD) if match else None
+    except (OSError, YamlError):
         return None
