@@ -282,7 +282,7 @@ PROBLEMS: dict[str, Text] = {
         "Of several recipes only the last in the chain may be without a name.", "Give the others a `name:`."
     ),
     "circle": Text("Recipes use each other in a circle: {chain}.", "One of them has to come first."),
-    "unused-stage": Text(
+    "unused-merge": Text(
         "Nothing uses the merge '{name}'.", "Name it as a model, or move it to its own file."
     ),
     # recipes: their fields
@@ -416,7 +416,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "parameters": Text("{title}, {tensor}: {wrong:phrase}.", "Change {parameters:code} there."),
     # recipes: whether the models fit
-    "stage-reference": Text(
+    "intermediate-merge-reference": Text(
         "{model} names a merge of this text, with a revision, an adapter or another architecture.",
         "Say so of a model in that merge, or merge it first.",
     ),

@@ -19,7 +19,13 @@ AT_ONCE = 32 * 1024
 
 
 class _Importance(NamedTuple):
-    """The divergence of each row of so many elements; and from which product with it on a change is important."""
+    """What makes a change important.
+
+    Args:
+        divergences: of each row, shape (rows,)
+        row: elements in a row
+        threshold: a change is important where its magnitude times its row's divergence reaches this
+    """
 
     divergences: Tensor
     row: int

@@ -113,7 +113,7 @@ class MergeMethod:
         return self.base == "subtracted" or (self.may_subtract and names_base)
 
     def subtracts(self, inputs: int, arguments: Mapping[str, Any]) -> bool:
-        """Whether the first of so many inputs is a base that is subtracted: it has no weight among the arguments."""
+        """Whether the first of `inputs` tensors is a base that is subtracted: it has no weight among the arguments."""
         if self.base != "optional":
             return self.base == "subtracted"
         return inputs > max(len(arguments[p.argument]) for p in self.parameters if p.per_model)

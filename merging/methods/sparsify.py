@@ -48,7 +48,7 @@ class Sparsifier(ABC):
         return None
 
     def numbers(self, size: int, arguments: Mapping[str, Any]) -> tuple[int, ...]:
-        """How many of the largest magnitudes stay, of a vector of so many: `measure` is told where to cut for these."""
+        """How many of the largest magnitudes stay, of a vector of `size`. `measure` gets a cut for each."""
         return ()
 
     @abstractmethod
@@ -102,7 +102,7 @@ class KeepMiddle(Sparsifier):
     """Drops the largest magnitudes of the whole tensor and the smallest (Model Breadcrumbs, arXiv 2312.06795).
 
     What is dropped at the top makes room at the bottom, so that the density is what is asked for, unless there are
-    not so many entries.
+    too few entries.
     """
 
     def numbers(self, size: int, arguments: Mapping[str, Any]) -> tuple[int, ...]:
@@ -323,8 +323,8 @@ class KeepByRank(Sparsifier):
         return block
 
 
-# Bins of magnitudes: so many, each of floats that differ in so many lower bits only. So many elements are counted at
-# once.
+# The number of bins of magnitudes, the lower bits in which the floats of a bin differ, and how many elements
+# are counted at once.
 RANK_BINS, RANK_SHIFT, RANKED = 512, 18, 128 * 1024
 
 

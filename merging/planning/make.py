@@ -186,7 +186,7 @@ def _open_all(
 
     def attempt(reference: ModelReference) -> Checkpoint | CheckpointError | PlanError:
         try:
-            if reference.name in recipe.stages:
+            if reference.name in recipe.intermediates:
                 return _open_intermediate(recipe, reference, token, allow_folders)
             return open_model(reference, token, allow_folders)
         except (CheckpointError, PlanError) as error:
@@ -216,11 +216,11 @@ def _open_intermediate(
         PlanError: it cannot be merged.
     """
     if reference != ModelReference(reference.name):
-        raise PlanError(Problem("stage-reference", {"model": str(reference)}, str(reference)))
-    wanted = recipe.stages[reference.name]
+        raise PlanError(Problem("intermediate-merge-reference", {"model": str(reference)}, str(reference)))
+    wanted = recipe.intermediates[reference.name]
     # Draws of one merge should not be those of the next.
     seed = int.from_bytes(hashlib.sha256(f"{recipe.seed} {wanted.seed} {wanted.name}".encode()).digest()[:7])
-    wanted = replace(wanted, stages=recipe.stages, seed=seed)
+    wanted = replace(wanted, intermediates=recipe.intermediates, seed=seed)
     checkpoints, problems = _open_all(wanted, token, allow_folders)
     plan = _draw(wanted, checkpoints, SHARD_SIZE, complete=not problems)
     if problems or plan.problems:

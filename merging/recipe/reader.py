@@ -141,29 +141,31 @@ class _Reader(YamlReader):
         self.method: MergeMethod | None = None
 
     def recipe(self) -> Recipe | None:
-        """The one recipe of the text; or of several, the last in the chain, with the others as its stages."""
+        """The one recipe of the text; or of several, the last in the chain, with the others as its intermediates."""
         read = [(node, self.one(node)) for node in self.documents()]
         if len(read) == 1:
             return read[0][1]
-        stages: dict[str, Recipe] = {}
+        intermediates: dict[str, Recipe] = {}
         last: Recipe | None = None
         for node, recipe in read:
             if recipe is None:
                 continue
-            if recipe.name in stages:
+            if recipe.name in intermediates:
                 self.problem("repeated-name", {"name": recipe.name}, node)
             elif recipe.name:
-                stages[recipe.name] = recipe
+                intermediates[recipe.name] = recipe
             elif last and not last.name:
                 self.problem("nameless-recipes", {}, node)
             last = last if last and not last.name else recipe
         if last is None:
             return None
-        stages = {name: stage for name, stage in stages.items() if stage is not last}
-        self.check_chain(last, stages, {recipe.name: node for node, recipe in read if recipe})
-        return replace(last, stages=stages)
+        intermediates = {name: recipe for name, recipe in intermediates.items() if recipe is not last}
+        self.check_chain(last, intermediates, {recipe.name: node for node, recipe in read if recipe})
+        return replace(last, intermediates=intermediates)
 
-    def check_chain(self, last: Recipe, stages: Mapping[str, Recipe], nodes: Mapping[str, yaml.Node]) -> None:
+    def check_chain(
+        self, last: Recipe, intermediates: Mapping[str, Recipe], nodes: Mapping[str, yaml.Node]
+    ) -> None:
         """Find recipes that use each other in a circle, and recipes that no other uses."""
         reached: set[str] = set()
 
@@ -172,15 +174,15 @@ class _Reader(YamlReader):
                 if reference.name in (*behind, recipe.name):
                     chain = " -> ".join((*behind, recipe.name, reference.name))
                     self.problem("circle", {"chain": chain}, nodes[recipe.name])
-                elif reference.name in stages and reference.name not in reached:
+                elif reference.name in intermediates and reference.name not in reached:
                     reached.add(reference.name)
-                    follow(stages[reference.name], (*behind, recipe.name))
+                    follow(intermediates[reference.name], (*behind, recipe.name))
 
         if last.name:
-            stages = {**stages, last.name: last}
+            intermediates = {**intermediates, last.name: last}
         follow(last, ())
-        for name in stages.keys() - reached - {last.name}:
-            self.problem("unused-stage", {"name": name}, nodes[name])
+        for name in intermediates.keys() - reached - {last.name}:
+            self.problem("unused-merge", {"name": name}, nodes[name])
 
     def one(self, node: yaml.Node) -> Recipe | None:
         """The recipe of one document."""

@@ -129,7 +129,7 @@ class TokenizerSection:
 class Recipe:
     """What to merge and how; exactly one of `models`, `slices` and `modules` is not empty.
 
-    `stages` are intermediate merges by name: a model of that name is the result of that merge.
+    `intermediates` are intermediate merges by name: a model of that name is the result of that merge.
     """
 
     merge_method: str
@@ -144,7 +144,7 @@ class Recipe:
     chat_template: str | None = None
     seed: int = 0  # of random methods
     name: str = ""  # under which other recipes of the same text can use the result
-    stages: Mapping[str, Recipe] = field(default_factory=dict)
+    intermediates: Mapping[str, Recipe] = field(default_factory=dict)
     text: str = field(default="", compare=False)
     warnings: tuple[Problem, ...] = field(default=(), compare=False)  # of what was read otherwise or ignored
 

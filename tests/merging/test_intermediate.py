@@ -153,7 +153,7 @@ def test_a_stage_with_another_vocabulary_and_layers(models: Path, tmp_path: Path
         (lambda d: d[0].update(models=[{"model": "between", "parameters": {"weight": 1}}]), "circle"),
         (lambda d: d[1].update(name="mean"), "repeated-name"),
         (lambda d: d[0].pop("name"), "nameless-recipes"),
-        (lambda d: d[2].update(models=[{"model": "x/y"}]), "unused-stage"),
+        (lambda d: d[2].update(models=[{"model": "x/y"}]), "unused-merge"),
         (lambda d: d[1].update(merge_method="slurp"), "unknown-method"),
     ],
 )

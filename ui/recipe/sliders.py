@@ -93,7 +93,7 @@ def _given(node: Any, method: MergeMethod, place: RecipePath, owner: str) -> Ite
     """The sliders of a part of a recipe; `owner` is the model or slice that it belongs to."""
     if isinstance(node, list):
         for number, part in enumerate(node):
-            whose = t("knob.slice", number=number + 1) if place[-1:] == ("slices",) else owner
+            whose = t("slider.slice", number=number + 1) if place[-1:] == ("slices",) else owner
             yield from _given(part, method, (*place, number), whose)
     if not isinstance(node, dict):
         return
@@ -120,7 +120,7 @@ def _sliders(
     if not numbers:
         return
     yield RecipeSlider(
-        place, method, parameter, t("knob.whole", name=label), round(sum(numbers) / len(numbers), 6)
+        place, method, parameter, t("slider.whole", name=label), round(sum(numbers) / len(numbers), 6)
     )
     for number, choice in enumerate(setting):
         if isinstance(choice, dict) and _is_one(choice.get("value")):
@@ -129,7 +129,7 @@ def _sliders(
             name = (
                 t("recipe.rest", name=label)
                 if rest
-                else t("knob.filter", name=label, tensors=str(tensors)[:40])
+                else t("slider.filter", name=label, tensors=str(tensors)[:40])
             )
             yield RecipeSlider((*place, number, "value"), method, parameter, name, float(choice["value"]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,9 +118,13 @@ def stops_when_told_to(engine: Engine, folder: Path, tmp_path: Path, monkeypatch
 
     def hang(check: Callable[[], None]) -> None:
         os.write(writing, b"!")
-        while True:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
             check()
             threading.Event().wait(0.02)
+        raise TimeoutError(
+            "the engine never called `merge.pulse` while a tensor was merged, or did not stop its workers"
+        )
 
     def watch(progress: Progress) -> None:
         if progress.phase == "merge" and os.get_blocking(reading) is False:

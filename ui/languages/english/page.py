@@ -93,9 +93,9 @@ PAGE: dict[str, Template] = {
     "held.models": "there is no list of models",
     "held.many": "there are more than {most} models",
     # the numbers of a recipe
-    "knob.whole": "{name}: one number for all layers",
-    "knob.filter": "{name}: {tensors}",
-    "knob.slice": "slice {number}",
+    "slider.whole": "{name}: one number for all layers",
+    "slider.filter": "{name}: {tensors}",
+    "slider.slice": "slice {number}",
     # presets
     "preset.slerp": "Gradient SLERP",
     "preset.linear": "Linear average",

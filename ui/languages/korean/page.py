@@ -85,9 +85,9 @@ PAGE: dict[str, Template] = {
     "held.models": "모델 목록이 없습니다",
     "held.many": "모델이 {most}개를 넘습니다",
     # the numbers of a recipe
-    "knob.whole": "{name}: 모든 층에 같은 값",
-    "knob.filter": "{name}: {tensors}",
-    "knob.slice": "슬라이스 {number}",
+    "slider.whole": "{name}: 모든 층에 같은 값",
+    "slider.filter": "{name}: {tensors}",
+    "slider.slice": "슬라이스 {number}",
     # presets
     "preset.slerp": "층별 SLERP",
     "preset.linear": "단순 평균",

@@ -233,7 +233,7 @@ PROBLEMS: dict[str, Text] = {
         "레시피가 여럿이면 맨 마지막 것만 이름이 없을 수 있습니다.", "나머지에 `name:`을 쓰세요."
     ),
     "circle": Text("레시피들이 서로를 돌려 씁니다: {chain}.", "그중 하나는 맨 앞에 와야 합니다."),
-    "unused-stage": Text("'{name}' 병합을 쓰는 곳이 없습니다.", "모델로 쓰거나, 다른 파일로 옮기세요."),
+    "unused-merge": Text("'{name}' 병합을 쓰는 곳이 없습니다.", "모델로 쓰거나, 다른 파일로 옮기세요."),
     # recipes: their fields
     "no-method": Text("레시피에 병합 방법이 없습니다.", "`merge_method:`를 쓰세요: {known:all}."),
     "unknown-method": Text("'{name}' 병합 방법은 없습니다.", _MEANT),
@@ -370,7 +370,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "parameters": Text("{title}, {tensor}: {wrong:phrase}.", "그곳의 {parameters:code} 값을 바꾸세요."),
     # recipes: whether the models fit
-    "stage-reference": Text(
+    "intermediate-merge-reference": Text(
         "{model}: 이 글에 있는 병합에 리비전, 어댑터, 다른 구조를 붙였습니다.",
         "그 병합 안의 모델에 쓰거나, 먼저 병합하세요.",
     ),
