@@ -77,7 +77,7 @@ class Repo:
 
     Attributes:
         downloads, likes: what a test sets them to.
-        refs: the commit of each branch (``main``) and pull request (``refs/pr/1``).
+        refs: the commit of each branch (``main``), tag (``refs/tags/v1``) and pull request (``refs/pr/1``).
         objects: sha256 of the large files that were uploaded to it, committed or not.
         granted: users who were let through its gate.
     """
@@ -98,8 +98,9 @@ class Repo:
         return self.id.partition("/")[0]
 
     def find(self, revision: str = "main") -> Commit | None:
-        """The commit that a branch, a pull request (``refs/pr/1``) or a full sha names."""
-        return self.commits.get(self.refs.get(revision.removeprefix("refs/heads/"), revision))
+        """The commit that a branch, a tag, a pull request (``refs/pr/1``) or a full sha names."""
+        names = (revision.removeprefix("refs/heads/"), f"refs/tags/{revision}")
+        return self.commits.get(next((self.refs[name] for name in names if name in self.refs), revision))
 
     def files(self, revision: str = "main") -> dict[str, Entry]:
         """The files at a revision, by path."""

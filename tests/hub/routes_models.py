@@ -117,9 +117,10 @@ def refs(hub: Hub, request: Request, repo: str) -> Reply:
     found = hub.store.readable(repo, request.viewer)
     heads: dict[str, list[dict[str, str]]] = {"branches": [], "converts": [], "tags": [], "pullRequests": []}
     for name, sha in found.refs.items():
-        ref = name if name.startswith("refs/pr/") else f"refs/heads/{name}"
-        kind = "branches" if ref != name else "pullRequests"
-        heads[kind].append({"name": name.removeprefix("refs/"), "ref": ref, "targetCommit": sha})
+        ref = name if name.startswith("refs/") else f"refs/heads/{name}"
+        kind = {"pr": "pullRequests", "tags": "tags"}.get(ref.split("/")[1], "branches")
+        short = name.removeprefix("refs/tags/").removeprefix("refs/")
+        heads[kind].append({"name": short, "ref": ref, "targetCommit": sha})
     return Reply.json(heads)
 
 

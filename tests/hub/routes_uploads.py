@@ -116,7 +116,7 @@ def lfs_verify(hub: Hub, request: Request, repo: str) -> Reply:
 def commit(hub: Hub, request: Request, repo: str, rev: str) -> Reply:
     found = hub.store.writable(repo, request.viewer)
     parent = hub.store.commit(found, rev)
-    if not request.flag("create_pr") and rev not in found.refs:
+    if not request.flag("create_pr") and (rev not in found.refs or rev.startswith("refs/tags/")):
         raise RefusalError(400, f"Commits go to a branch, and {rev} is none")
     header: dict[str, Any] = {}
     files = dict(parent.files)

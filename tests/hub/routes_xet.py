@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 @route("GET", "/api/models/{repo}/xet-write-token/{rev}")
 def xet_write_token(hub: Hub, request: Request, repo: str, rev: str) -> Reply:
     found = hub.store.writable(repo, request.viewer)
-    hub.store.commit(found, rev)
+    if not request.flag("create_pr"):  # which names no revision
+        hub.store.commit(found, rev)
     return access(hub, Grant(repo, writes=True), "")
 
 
