@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Set
 from typing import Any, Protocol
 
 from checkpoints.formats.header import TensorHeader
+from checkpoints.json_value import parse_json
 from checkpoints.problems import CheckpointError, Problem
 
 
@@ -129,7 +129,7 @@ def read_json(checkpoint: Checkpoint, file: str) -> Any:
         CheckpointError: it is not JSON, or cannot be read.
     """
     try:
-        return json.loads(checkpoint.read_file(file))
+        return parse_json(checkpoint.read_file(file))
     except ValueError as error:
         raise not_json(checkpoint.name, file, error) from None
 

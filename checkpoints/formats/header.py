@@ -1,11 +1,16 @@
-"""What the header of a file says of one tensor."""
+"""What the header of a file says of one tensor, and what it may say."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from checkpoints.dtypes import itemsize
+
+# Limits that no model reaches: characters of a name, axes of a tensor, its elements and its bytes.
+MAX_NAME, MAX_AXES, MAX_SIZE = 256, 16, 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -42,3 +47,24 @@ class TensorHeader:
     @property
     def stored_bytes(self) -> int:
         return self.elements * itemsize(self.rounds_to) if self.rounds_to else self.nbytes
+
+
+def are_sizes(numbers: Any) -> bool:
+    """Whether these are whole numbers from 0 to `MAX_SIZE`."""
+    return isinstance(numbers, list | tuple) and all(
+        type(number) is int and 0 <= number <= MAX_SIZE for number in numbers
+    )
+
+
+def is_within_limits(name: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor has a name and a shape that files can have."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return len(name) <= MAX_NAME and len(shape) <= MAX_AXES and math.prod(shape) <= MAX_SIZE
+
+
+def shown(name: str) -> str:
+    """A name from a file as a message can show it."""
+    return name if name.isprintable() and len(name) <= MAX_NAME else ascii(name[:80])

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from checkpoints.formats.header import are_sizes
+
 # torch's storage types, by safetensors' name of what they hold.
 STORAGES = {
     "torch DoubleStorage": "F64",
@@ -94,7 +96,15 @@ def read_pickle(data: bytes) -> Any:
             machine.do(operation.name, argument)
     except PickleError:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise PickleError("pickle-damaged", error=type(error).__name__) from error
     raise PickleError("pickle-endless")
 
@@ -160,11 +170,12 @@ class _Machine:
 
     def do_setitem(self, _: None) -> None:
         key, value = self.pop(2)
-        _expect(self.stack[-1], dict)[key] = value
+        _expect(self.stack[-1], dict)[_expect(key, str)] = value
 
     def do_setitems(self, _: None) -> None:
         items = self.pop_to_mark()
-        _expect(self.stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
+        keys = [_expect(key, str) for key in items[::2]]
+        _expect(self.stack[-1], dict).update(zip(keys, items[1::2], strict=True))
 
     def do_binput(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
@@ -190,8 +201,11 @@ class _Machine:
     def do_binpersid(self, _: None) -> None:
         kind, storage, key, _, elements = self.stack.pop()
         if kind != "storage":
-            raise PickleError("pickle-reference", name=str(kind))
-        self.stack.append(PickledStorage(STORAGES[storage.name], str(key), _expect(elements, int)))
+            raise PickleError("pickle-reference", name=kind if isinstance(kind, str) else type(kind).__name__)
+        if not are_sizes([elements]):
+            raise PickleError("pickle-place")
+        dtype = STORAGES[_expect(storage, Name).name]
+        self.stack.append(PickledStorage(dtype, _expect(key, str), elements))
 
     def do_reduce(self, _: None) -> None:
         function, arguments = self.pop(2)
@@ -200,8 +214,7 @@ class _Machine:
             self.stack.append({})
         elif name == TENSOR:
             storage, offset, shape, strides, *_ = arguments
-            numbers = (offset, *shape, *strides)
-            if any(type(number) is not int or number < 0 for number in numbers) or len(shape) != len(strides):
+            if not are_sizes([offset, *shape, *strides]) or len(shape) != len(strides):
                 raise PickleError("pickle-place")
             _expect(storage, PickledStorage)
             self.stack.append(PickledTensor(storage, offset, tuple(shape), tuple(strides)))

@@ -12,7 +12,7 @@ from typing import Any
 
 from checkpoints.dtypes import is_known, itemsize
 from checkpoints.formats.format import Format, ReadBytes
-from checkpoints.formats.header import TensorHeader
+from checkpoints.formats.header import TensorHeader, are_sizes, is_within_limits, shown
 from checkpoints.problems import CheckpointError, Problem
 
 # As in the safetensors library: a longer header is an attack, not a model.
@@ -53,25 +53,10 @@ def read_header(file: str, header: bytes, size: int) -> dict[str, TensorHeader]:
     Raises:
         CheckpointError: the header is not JSON, or does not fit the file.
     """
-    try:
-        entries = json.loads(header[8:])
-        entries.pop("__metadata__", None)
-        found = {
-            name: TensorHeader(
-                name,
-                entry["dtype"],
-                tuple(entry["shape"]),
-                file,
-                len(header) + entry["data_offsets"][0],
-                entry["data_offsets"][1] - entry["data_offsets"][0],
-            )
-            for name, entry in entries.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise _damaged("header-unreadable", file, {"error": type(error).__name__}) from error
+    found = {name: _tensor(file, len(header), name, entry) for name, entry in _entries(file, header[8:])}
     end = len(header)
     for tensor in sorted(found.values(), key=lambda tensor: (tensor.start, tensor.nbytes)):
-        if tensor.start != end or tensor.nbytes < 0:
+        if tensor.start != end:
             raise _damaged("header-gap", file, {"tensor": tensor.name})
         if is_known(tensor.dtype) and tensor.nbytes != tensor.elements * itemsize(tensor.dtype):
             found_bytes = {"tensor": tensor.name, "bytes": tensor.nbytes, "shape": list(tensor.shape)}
@@ -80,6 +65,31 @@ def read_header(file: str, header: bytes, size: int) -> dict[str, TensorHeader]:
     if end != size:
         raise _damaged("header-file-size", file, {"size": size, "end": end})
     return found
+
+
+def _entries(file: str, text: bytes) -> Iterable[tuple[str, Any]]:
+    """The entries of a header, without the metadata."""
+    try:
+        # The format wants an object at once, and the library reads nothing else.
+        entries: Any = json.loads(text) if text.startswith(b"{") else None
+        metadata = entries.pop("__metadata__", None)
+        if metadata is not None and not all(type(value) is str for value in metadata.values()):
+            raise TypeError
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged("header-unreadable", file, {"error": type(error).__name__}) from error
+    return entries.items()  # type: ignore[no-any-return]
+
+
+def _tensor(file: str, start: int, name: str, entry: Any) -> TensorHeader:
+    """The header of a tensor; `start` is the first byte after the file's header."""
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [first, end]} if (
+            are_sizes([*shape, first, end]) and first <= end
+        ):
+            if not is_within_limits(name, shape):
+                raise _damaged("tensor-limits", file, {"tensor": shown(name), "axes": len(shape)})
+            return TensorHeader(name, dtype, tuple(shape), file, start + first, end - first)
+    raise _damaged("header-entry", file, {"tensor": shown(name)})
 
 
 def _damaged(code: str, file: str, values: Mapping[str, Any]) -> CheckpointError:

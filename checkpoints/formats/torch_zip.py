@@ -14,7 +14,7 @@ from typing import Any
 
 from checkpoints.dtypes import itemsize
 from checkpoints.formats.format import Format, ReadBytes
-from checkpoints.formats.header import TensorHeader
+from checkpoints.formats.header import TensorHeader, is_within_limits, shown
 from checkpoints.formats.pickled import PickledTensor, PickleError, read_pickle
 from checkpoints.formats.safetensors import MAX_HEADER
 from checkpoints.problems import CheckpointError, Problem
@@ -59,13 +59,15 @@ def read_torch_zip(file: str, size: int, read: ReadBytes) -> dict[str, TensorHea
         raise _refusal("pickle-no-names", file)
     found = {}
     for name, tensor in pickled.items():
-        if not isinstance(name, str) or not isinstance(tensor, PickledTensor):
-            raise _refusal("pickle-no-tensor", file, name=str(name))
+        if not isinstance(tensor, PickledTensor):
+            raise _refusal("pickle-no-tensor", file, name=shown(name))
         found[name] = _header(file, name, tensor, entries.get(f"{prefix}data/{tensor.storage.key}"))
     return found
 
 
 def _header(file: str, name: str, tensor: PickledTensor, entry: _Entry | None) -> TensorHeader:
+    if not is_within_limits(name, tensor.shape):
+        raise _refusal("tensor-limits", file, tensor=shown(name), axes=len(tensor.shape))
     if not tensor.is_contiguous:
         raise _refusal("pickle-view", file, tensor=name)
     storage = tensor.storage
