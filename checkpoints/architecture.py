@@ -17,6 +17,8 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
+from checkpoints.loading import ties_by_default
+
 # How configs call the number of layers.
 LAYER_COUNT_KEYS = (
     "num_hidden_layers",
@@ -48,6 +50,12 @@ INPUT_EMBEDDING = re.compile(
 _HEAD = r"(lm_head|output|embed_out|proj_out|cls\.predictions\.decoder)\.weight$"
 # Outside the layers: inside one, `output.weight` is an ordinary matrix.
 OUTPUT_HEAD = re.compile(rf"^((?!\d+\.)[^.]+\.)*{_HEAD}")
+# The table that an encoder and a decoder share.
+SHARED = re.compile(r"(^|\.)shared\.weight$")
+# Classes of models without a head.
+HEADLESS = re.compile(r"(?<!LMHead)Model$|^unknown$")
+# What a class is called whose config names none.
+UNKNOWN = "unknown"
 HEAD_BIAS = re.compile(r"(^|\.)(lm_head|cls\.predictions|embed_out)\.bias$|final_logits_bias$")
 NORM = re.compile(r"norm|(^|[._])ln(_|\d|f|\.)", re.IGNORECASE)
 # Tables that loaders make for themselves; some checkpoints bring them, others of the same model do not.
@@ -160,8 +168,22 @@ class Layout:
         return input_embedding(self.names_by_module[self.main.name]) or input_embedding(self.names)
 
     def tied(self, name: str) -> str | None:
-        """The tensor that replaces a head the model does not have: the embedding, if they are tied."""
-        return self.embedding if OUTPUT_HEAD.search(name) and is_tied(self.config) else None
+        """The tensor that replaces one the model does not have: the table of embeddings, if it is the same.
+
+        A head may read the embedding. An encoder and a decoder may share a table, of which some files hold copies.
+        """
+        if OUTPUT_HEAD.search(name):
+            return self.embedding if self.is_tied else None
+        if not INPUT_EMBEDDING.search(name):
+            return None
+        tables = list(filter(INPUT_EMBEDDING.search, self.names))
+        shared = [table for table in tables if SHARED.search(table)]
+        return next(iter(shared or (tables if SHARED.search(name) else [])), None)
+
+    @cached_property
+    def is_tied(self) -> bool:
+        """Whether the head reads the embedding matrix."""
+        return is_tied(self.config, self.names)
 
     def find(self, wanted: str) -> Module | None:
         """The module that a recipe means: by its own name, by the beginning of its tensors' names, or by its role.
@@ -236,7 +258,10 @@ def _fitting(prefix: str, layers: set[int], config: Mapping[str, Any]) -> Iterat
     others = [role for role in MOST_CENTRAL[:3] if role != own]
     for role in [own, *others] if own in MOST_CENTRAL[:3] else [own, ""]:
         fitting = [
-            (path, key) for path, key in places[role] if set(range(part_at(config, path)[key])) <= layers
+            (path, key)
+            for path, key in places[role]
+            if part_at(config, path)[key] <= len(layers)
+            and layers.issuperset(range(part_at(config, path)[key]))
         ]
         longest = max((part_at(config, path)[key] for path, key in fitting), default=0)
         if longest:
@@ -278,8 +303,9 @@ def part_at(config: Any, path: Path) -> Any:
 
 def model_class(config: Mapping[str, Any]) -> str:
     """The class that a config names, or its model type."""
-    architectures = config.get("architectures") or [config.get("model_type", "unknown")]
-    return str(architectures[0])
+    architectures = config.get("architectures")
+    named = architectures[0] if isinstance(architectures, list) and architectures else None
+    return str(named or config.get("model_type") or UNKNOWN)
 
 
 def is_transposed(shapes: Mapping[str, Sequence[int]]) -> bool | None:
@@ -303,10 +329,40 @@ def input_embedding(names: Iterable[str]) -> str | None:
     return next((name for name in names if INPUT_EMBEDDING.search(name)), None)
 
 
-def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether the head reads the embedding matrix."""
-    inner = (value for key, value in config.items() if isinstance(value, dict) and "text" in key)
-    return bool(config.get("tie_word_embeddings", any(part.get("tie_word_embeddings") for part in inner)))
+def says_tied(config: Mapping[str, Any]) -> bool | None:
+    """What a config says of whether the head reads the embedding matrix; None if it says nothing."""
+    inner = [value for key, value in config.items() if isinstance(value, dict) and "text" in key]
+    said = [part["tie_word_embeddings"] for part in (config, *inner) if "tie_word_embeddings" in part]
+    return bool(said[0]) if said else None
+
+
+def is_tied(config: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether the head of a model reads the embedding matrix.
+
+    A config that does not say means what its class does. Where that is not known, a model with a head is one that has
+    it in its files, or else reads the embedding.
+
+    Args:
+        config: of the model
+        names: of its tensors
+    """
+    said = says_tied(config)
+    if said is not None:
+        return said
+    if any(map(OUTPUT_HEAD.search, names)):
+        return False
+    by_default = ties_by_default(config)
+    return not HEADLESS.search(model_class(config)) if by_default is None else by_default
+
+
+def untie(config: dict[str, Any]) -> None:
+    """Let a config say that the head is a tensor of its own, in place.
+
+    T5 and its kin scale what they compute by the same setting, so that of an encoder and a decoder stays. Loaders see
+    from the two tensors that they are not tied.
+    """
+    if not config.get("is_encoder_decoder"):
+        config["tie_word_embeddings"] = False
 
 
 def renamed(name: str, stack: Stack | None, other: Stack | None) -> str:

@@ -69,20 +69,11 @@ def _built(config: Mapping[str, Any]) -> BuiltModel | None:
 
 def described(config: dict[str, Any]) -> dict[str, Any] | None:
     """The fields of a `BuiltModel`, for the process that builds it."""
-    import torch
-    import transformers
     from torch import nn
 
-    name = next(iter(config.get("architectures") or []), "")
-    cls = getattr(transformers, name, None) if isinstance(name, str) else None
-    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
-        mapping = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        cls = getattr(transformers, str(mapping.get(str(config.get("model_type")))), None)
-    if cls is None or cls.config_class is None:
+    model = meta_model(config)
+    if model is None:
         return None
-    parsed = cls.config_class.from_dict({k: v for k, v in config.items() if k != "quantization_config"})
-    with torch.device("meta"):
-        model = cls(parsed)
     lists = [
         (path, module)
         for path, module in model.named_modules()
@@ -102,7 +93,7 @@ def described(config: dict[str, Any]) -> dict[str, Any] | None:
         for key, parameter in model.named_parameters()
         if not any(key.startswith(path + ".") for path, _ in outer)
     }
-    text = parsed.get_text_config()
+    text = model.config.get_text_config()
     count = getattr(text, "num_hidden_layers", None)
     entries = {
         key: value
@@ -110,6 +101,23 @@ def described(config: dict[str, Any]) -> dict[str, Any] | None:
         if isinstance(value, list) and count and len(value) == count and not key.startswith("_")
     }
     return {"layers": layers, "kinds": list(numbers), "shapes": shapes, "lists": entries}
+
+
+def meta_model(config: dict[str, Any]) -> Any:
+    """The model that a config describes, without weights; None for a class that transformers does not have."""
+    import torch
+    import transformers
+
+    name = next(iter(config.get("architectures") or []), "")
+    cls = getattr(transformers, name, None) if isinstance(name, str) else None
+    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+        mapping = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        cls = getattr(transformers, str(mapping.get(str(config.get("model_type")))), None)
+    if cls is None or cls.config_class is None:
+        return None
+    parsed = cls.config_class.from_dict({k: v for k, v in config.items() if k != "quantization_config"})
+    with torch.device("meta"):
+        return cls(parsed)
 
 
 def _kind(layer: Any) -> str:

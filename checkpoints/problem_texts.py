@@ -112,6 +112,23 @@ PROBLEMS: dict[str, Text] = {
         "{file} is damaged: its header would be {length} bytes long, in a file of {size}.", _DOWNLOAD_AGAIN
     ),
     "header-unreadable": Text("{file} is damaged: its header cannot be read ({error}).", _DOWNLOAD_AGAIN),
+    "header-entry": Text(
+        "{file} is damaged: its header describes {tensor} by something else than a dtype, sizes and two offsets.",
+        _DOWNLOAD_AGAIN,
+    ),
+    "tensor-limits": Text(
+        "{file} cannot be read: {tensor} is too large, has more than 16 axes ({axes}), or its name is not text of up "
+        "to 256 characters.",
+        "Save it again with the safetensors library.",
+    ),
+    "too-many-tensors": Text(
+        "{model} cannot be read: its files describe more than {most:,} tensors.",
+        "Save it again in fewer tensors.",
+    ),
+    "large-headers": Text(
+        "{model} cannot be read: the headers of its files have more than {most:,} bytes together.",
+        "Save it again with the safetensors library.",
+    ),
     "header-gap": Text(
         "{file} is damaged: the bytes of {tensor} do not follow those before it.", _DOWNLOAD_AGAIN
     ),
@@ -209,6 +226,13 @@ PROBLEMS: dict[str, Text] = {
     "adapter-pattern": Text(
         "The adapter {adapter} has the entry '{pattern}' in its {option}, which cannot be used ({error}).",
         _MERGE_WITH_PEFT,
+    ),
+    "adapter-brings-head": Text(
+        "{adapter} brings {tensors:few}, which {base} does not have. The result is a {kind}, as in training."
+    ),
+    "adapter-option": Text(
+        "The config of the adapter {adapter} has {option}: {value}, where {expected:phrase} is expected.",
+        "Save the adapter again with PEFT.",
     ),
     "adapter-modules": Text(
         "{adapter} changes modules that {base} does not have: {modules:few}.", _TRAINED_ON
@@ -493,6 +517,9 @@ PROBLEMS: dict[str, Text] = {
     "derived-tensor": Text(
         "Not all models have {tensors:few}; the result has none of them, as loaders compute them."
     ),
+    "taken-over-tensor": Text(
+        "{lacking:and} {lacking:lacks|lack} {tensors:few}. The result takes over what {model} has."
+    ),
     "unexpected-keys": Text(
         "{model} has tensors for which the result, with the config of {donor}, has no place: {tensors:few}.",
         "Name a base model of the same architecture and size.",
@@ -691,6 +718,7 @@ PROBLEMS: dict[str, Text] = {
         "{tensor} changed, and PEFT has no place for it beside the matrices of {module}.",
         "Merge the whole models instead.",
     ),
+    "left-out-tensor": Text("The adapter leaves out {tensors:few} of {model}, which {base} does not have."),
     "not-its-base": Text("{model} is no fine-tune of {base}: {tensors:few} do not fit.", "Name its base."),
     # the page: recipes
     "source": Text(
@@ -1046,6 +1074,11 @@ PHRASES: dict[str, Template] = {
     "model-class": "the name of a model's class",
     "path": "a path",
     "revision": "a revision",
+    # what an adapter's config holds
+    "number": "a number",
+    "numbers-by-name": "a mapping of numbers by names of modules",
+    "names": "a list of names",
+    "token-numbers": "a list of tokens' numbers",
     # what was found instead
     "mapping": "a mapping",
     "list": "a list",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,10 +10,17 @@ from checkpoints.checkpoint import not_json
 from checkpoints.formats import FORMATS, format_of, read_tensors
 from checkpoints.formats.format import Format
 from checkpoints.formats.header import TensorHeader
+from checkpoints.formats.safetensors import MAX_HEADER
 from checkpoints.formats.torch_zip import TORCH_ZIP
+from checkpoints.json_value import parse_json
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import Repository, Token, read_small
+from checkpoints.ties import without_ties
+
+# No model that is known comes near these: tensors, and bytes of a config. Of headers, all files together have no more
+# than one may have.
+MAX_TENSORS, MAX_CONFIG = 200_000, 20_000_000
 
 
 class StoredCheckpoint:
@@ -103,15 +109,31 @@ def read_headers(repository: Repository, is_bare: bool = False) -> StoredCheckpo
     """
     config = _config(repository, is_bare)
     files = _weight_files(repository, is_bare)
+    tensors: dict[str, TensorHeader] = {}
+    nbytes = 0
     with ThreadPoolExecutor(min(8, len(files))) as pool:
-        headers = pool.map(lambda file: _headers(repository, config, file), files)
-        tensors = {name: header for part in headers for name, header in part.items()}
-    return StoredCheckpoint(repository, config, tensors)
+        try:
+            for headers in pool.map(lambda file: read_tensors(repository, file), files):
+                tensors |= headers
+                nbytes += min((header.start for header in headers.values()), default=0)
+                _check_limits(repository, len(tensors), nbytes)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return StoredCheckpoint(repository, config, without_ties(tensors, config))
+
+
+def _check_limits(repository: Repository, tensors: int, nbytes: int) -> None:
+    name = repository.name
+    if tensors > MAX_TENSORS:
+        raise CheckpointError(Problem("too-many-tensors", {"model": name, "most": MAX_TENSORS}, name))
+    if nbytes > MAX_HEADER:
+        raise CheckpointError(Problem("large-headers", {"model": name, "most": MAX_HEADER}, name))
 
 
 def _read_json(repository: Repository, file: str) -> Any:
     try:
-        return json.loads(read_small(repository, file))
+        return parse_json(read_small(repository, file))
     except ValueError as error:
         raise not_json(repository.name, file, error) from None
 
@@ -124,6 +146,9 @@ def _config(repository: Repository, is_bare: bool) -> dict[str, Any]:
         if "adapter_config.json" in repository.files:
             raise CheckpointError(_lone_adapter(repository))
         raise CheckpointError(Problem("no-config", {"model": name}, name))
+    if repository.files["config.json"] > MAX_CONFIG:
+        values = {"file": "config.json", "size": repository.files["config.json"]}
+        raise CheckpointError(Problem("large-file", values, name))
     config = _read_json(repository, "config.json")
     if not isinstance(config, dict):
         raise CheckpointError(Problem("damaged-config", {"model": name}, name))
@@ -158,26 +183,14 @@ def _files_of(repository: Repository, form: Format) -> list[str]:
     if index not in repository.files:
         is_loose = form.any_name
         return [file for file in repository.files if is_loose and form.includes(file) and "/" not in file]
-    files = sorted(set(_read_json(repository, index)["weight_map"].values()))
+    content = _read_json(repository, index)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not all(type(file) is str for file in places.values()):
+        values = {"model": repository.name, "file": index}
+        raise CheckpointError(Problem("damaged-index", values, repository.name))
+    files = sorted(set(places.values()))
     missing = [file for file in files if file not in repository.files]
     if missing:
         values = {"index": index, "model": repository.name, "file": missing[0]}
         raise CheckpointError(Problem("missing-shard", values, repository.name))
     return files
-
-
-def _headers(repository: Repository, config: Mapping[str, Any], file: str) -> dict[str, TensorHeader]:
-    return _without_ties(read_tensors(repository, file), config)
-
-
-def _without_ties(tensors: dict[str, TensorHeader], config: Mapping[str, Any]) -> dict[str, TensorHeader]:
-    """The first of those that share their bytes, where a format allows that: the others are tied to it.
-
-    A config that denies ties means them to be tensors of their own, equal for now.
-    """
-    if config.get("tie_word_embeddings") is False:
-        return tensors
-    first: dict[tuple[object, ...], str] = {}
-    for name, tensor in tensors.items():
-        first.setdefault((tensor.start, tensor.shape, tensor.nbytes or name), name)
-    return {name: tensors[name] for name in first.values()}

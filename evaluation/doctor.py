@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from checkpoints.architecture import LAYER_COUNT_KEYS, OUTPUT_HEAD, Layout, is_tied
+from checkpoints.architecture import LAYER_COUNT_KEYS, OUTPUT_HEAD, Layout, says_tied
 from evaluation.remark import Remark
 from evaluation.tensor_stats import TensorStats
 
@@ -69,7 +69,7 @@ def _vocabulary(by_name: Mapping[str, TensorStats], layout: Layout) -> Iterator[
         for name in layout.names_by_module[module.name]
         if OUTPUT_HEAD.search(name) and by_name[name].layer is None
     ]
-    if heads and is_tied(layout.config) and _differ(heads[0], embedding):
+    if heads and says_tied(layout.config) and _differ(heads[0], embedding):
         yield Remark("weights-untied-head", {"head": heads[0].name.removesuffix(".weight")})
     stated = _text_config(layout.config).get("vocab_size", embedding.shape[0])
     if stated != embedding.shape[0]:

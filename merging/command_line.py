@@ -376,6 +376,8 @@ def extract_adapter(
     whole = f", {len(done.whole)} tensors whole" if done.whole else ""
     place = done.place.url or done.place.location
     print(f"{place}: {len(done.matrices)} matrices{whole}, {_size(done.nbytes)}")
+    for warning in done.warnings:
+        print(f"  warning: {warning}")
     return DONE
 
 

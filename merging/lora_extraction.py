@@ -24,6 +24,7 @@ from checkpoints.adapters.adapter import CONFIG, WEIGHTS
 from checkpoints.adapters.changed_tensor import as_stored
 from checkpoints.architecture import (
     OUTPUT_HEAD,
+    Layout,
     input_embedding,
     is_tied,
     is_transposed,
@@ -31,6 +32,7 @@ from checkpoints.architecture import (
 )
 from checkpoints.dtypes import FLOATS, rank_in_file, safetensors_name
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
+from checkpoints.renamed import RenamedCheckpoint, in_names_of
 from checkpoints.tokenizer_files import tokenizer_files
 from checkpoints.wording import few
 from merging.destinations import HUB_SCHEME, Receipt, open_destination
@@ -41,6 +43,7 @@ from merging.methods import METHODS
 from merging.plan import Plan, PlannedShard, PlannedTensor
 from merging.planning.configs import as_json
 from merging.planning.make import make_plan, open_model
+from merging.planning.spares import spares
 from merging.recipe.reader import read_reference
 from merging.recipe.recipe import Recipe
 
@@ -87,12 +90,14 @@ class Extraction:
         matrices: that became products
         whole: names of tensors that are in it as they are
         nbytes: of the adapter's weights
+        warnings: what the user should know
     """
 
     place: Place
     matrices: tuple[Extracted, ...]
     whole: tuple[str, ...]
     nbytes: int
+    warnings: tuple[Problem, ...] = ()
 
 
 def extract_lora(
@@ -138,6 +143,8 @@ def extract_lora(
         stack.callback(opened[0].close)
         opened.append(_open_finetune(finetune, token, allow_folders))
         stack.callback(opened[1].close)
+        if renamed := in_names_of(opened[1], opened[0]):
+            opened[1] = RenamedCheckpoint(opened[1], renamed)
         work = _Extraction(opened[0], opened[1], rank, energy, dtype)
         work.run(on_matrix)
         if not (work.factors or work.whole):
@@ -159,7 +166,8 @@ def extract_lora(
         except BaseException:
             destination.abandon(keep=False)
             raise
-        return Extraction(place, tuple(work.matrices), tuple(dict.fromkeys(work.whole.values())), shard.bytes)
+        whole = tuple(dict.fromkeys(work.whole.values()))
+        return Extraction(place, tuple(work.matrices), whole, shard.bytes, tuple(work.warnings()))
 
 
 def _open_finetune(finetune: str | Recipe, token: Token, allow_folders: bool) -> Checkpoint:
@@ -257,6 +265,7 @@ class _Extraction:
     whole: dict[str, str] = field(default_factory=dict)  # tensor of the adapter: tensor of the fine-tune
     matrices: list[Extracted] = field(default_factory=list)
     transposed: bool = False
+    left_out: list[str] = field(default_factory=list)
 
     def run(self, on_matrix: Callable[[Extracted], None]) -> None:
         self._check()
@@ -265,6 +274,8 @@ class _Extraction:
         changed = set()
         names = []
         for name, header in self.finetune.tensors.items():
+            if name in self.left_out:
+                continue
             if known := self._known(name):
                 changed.add(name)
                 on_matrix(self._put(name, *known))
@@ -346,8 +357,14 @@ class _Extraction:
     def _check(self) -> None:
         """Whether the two are of one architecture."""
         base, finetune = self.base.tensors, self.finetune.tensors
-        lacking = [name for name in base if name not in finetune]
-        new = [name for name in finetune if name not in base and not name.endswith("lm_head.weight")]
+        layouts = [Layout(model.tensors, model.config) for model in (self.base, self.finetune)]
+        spare = {*spares(*layouts), *spares(*reversed(layouts))}
+        lacking = [name for name in base if name not in finetune and name not in spare]
+        self.left_out = [
+            name for name in finetune if name in spare and name not in base and not OUTPUT_HEAD.search(name)
+        ]
+        known = {*base, *self.left_out}
+        new = [name for name in finetune if name not in known and not OUTPUT_HEAD.search(name)]
         unequal: list[str | dict[str, Any]] = [
             {
                 "phrase": "shape-instead",
@@ -361,6 +378,11 @@ class _Extraction:
         if wrong := [*lacking, *new, *unequal]:
             values = {"model": self.finetune.name, "base": self.base.name, "tensors": few(wrong)}
             raise CheckpointError(Problem("not-its-base", values, self.base.name))
+
+    def warnings(self) -> Iterator[Problem]:
+        if self.left_out:
+            values = {"tensors": few(self.left_out), "model": self.finetune.name, "base": self.base.name}
+            yield Problem("left-out-tensor", values)
 
     def _pairs(self, names: list[str]) -> Iterator[tuple[str, Tensor | None, Tensor]]:
         """The tensors of base (None where it has none) and fine-tune, read one ahead."""
@@ -406,7 +428,7 @@ class _Extraction:
     @property
     def _stays_tied(self) -> bool:
         embedding = input_embedding(self.base.tensors)
-        return is_tied(self.finetune.config) and PREFIX + str(embedding) in self.whole
+        return is_tied(self.finetune.config, self.finetune.tensors) and PREFIX + str(embedding) in self.whole
 
     # -- files -----------------------------------------------------------------------------------------
 

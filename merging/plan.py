@@ -15,7 +15,9 @@ from checkpoints.aligned import Alignment, Rows
 from checkpoints.dtypes import itemsize
 from checkpoints.formats.header import TensorHeader
 from checkpoints.formats.safetensors import write_header
+from checkpoints.loading import Part
 from checkpoints.problems import Problem
+from checkpoints.renamed import Assembled
 from merging.methods.parameters import Scalar
 from merging.tokenizers.report import TokenizerReport
 
@@ -73,6 +75,7 @@ class PlannedModel:
         is_cached: whether its weights are read from the Hugging Face cache of this machine
         made_by: the plan of a merge that is made on the way; it has no files of its own
         alignment: of its rows with the vocabulary of the result; None where they are the result's already
+        renamed: its tensors that the result has under other names, or cut in another way
     """
 
     name: str
@@ -87,6 +90,7 @@ class PlannedModel:
     alignment: Alignment | None = None
     made_by: Plan | None = None
     is_cached: bool = False
+    renamed: Mapping[str, Assembled] = field(default_factory=dict)
 
     @property
     def is_remote(self) -> bool:
@@ -220,7 +224,9 @@ class Plan:
     @property
     def only_copies(self) -> bool:
         """Whether every tensor is copied, so that there is nothing to compute."""
-        computed = any(model.adapters or model.alignment or model.made_by for model in self.models)
+        computed = any(
+            model.adapters or model.alignment or model.made_by or model.renamed for model in self.models
+        )
         return not computed and all(tensor.copied_from is not None for tensor in self.tensors)
 
     @property
@@ -254,6 +260,7 @@ class Plan:
                 model.version,
                 [(a.name, a.version, a.scale) for a in model.adapters],
                 model.alignment and asdict(model.alignment),
+                *([name, asdict(tensor)] for name, tensor in model.renamed.items()),
             )
             for model in self.models
         ]
@@ -279,6 +286,7 @@ class Plan:
                     "commit": model.commit,
                     "adapters": [{**asdict(a), "commit": a.commit} for a in model.adapters],
                     "alignment": model.alignment is not None,
+                    "renamed": len(model.renamed),
                     "made_by": model.made_by and model.made_by.summary(),
                 }
                 for model in self.models
@@ -332,6 +340,10 @@ def _model(data: dict[str, Any]) -> PlannedModel:
         rows = tuple(Rows(run["count"], tuple(map(tuple, run["sources"]))) for run in alignment["rows"])
         tensors = {name: tuple(names) for name, names in alignment["tensors"].items()}
         data["alignment"] = Alignment(rows, alignment["padding"], tensors)
+    data["renamed"] = {
+        name: Assembled(tuple(tensor["shape"]), tuple(Part(**part) for part in tensor["parts"]))
+        for name, tensor in data["renamed"].items()
+    }
     return PlannedModel(**data)
 
 

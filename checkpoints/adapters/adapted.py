@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints.adapters.adapter import WHOLE, Adapter, read_adapter
 from checkpoints.adapters.fitting import fit
+from checkpoints.architecture import model_class, untie
 from checkpoints.checkpoint import Checkpoint, read_json
+from checkpoints.dtypes import FLOATS
 from checkpoints.formats.header import TensorHeader
 from checkpoints.lru_cache import LruCache
 from checkpoints.problems import Problem
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import Token, read_small
 from checkpoints.tokenizer_files import VOCABULARIES, is_template, tokenizer_files
+from checkpoints.wording import few
 
 if TYPE_CHECKING:
     from checkpoints.adapters.changed_tensor import ChangedTensor
@@ -31,6 +34,12 @@ if TYPE_CHECKING:
 # Bytes of adapters' tensors that are kept in float32, so that they are not fetched again for each part of a tensor.
 HELD = 128 * 1024 * 1024
 TOKENIZER_CONFIG = "tokenizer_config.json"
+# How the names of classes with a head for a task end, by PEFT's name of the task.
+TASKS = {
+    "SEQ_CLS": "ForSequenceClassification",
+    "TOKEN_CLS": "ForTokenClassification",
+    "QUESTION_ANS": "ForQuestionAnswering",
+}
 
 
 def held(sizes: Sequence[int], remote: Sequence[int], *, elements: int, readers: int, copies: int) -> int:
@@ -166,8 +175,8 @@ class AdaptedCheckpoint:
         """The base's tensors, with the headers of those that are computed."""
         tensors = dict(self.base.tensors)
         for name, change in self.changes.items():
-            like = tensors.get(change.base or name) or tensors.get(self._fit.embedding or "")
-            assert like
+            like = tensors.get(change.base or name) or tensors.get(self._fit.embedding)
+            like = like or next(header for header in self.base.tensors.values() if header.dtype in FLOATS)
             header = TensorHeader(name, "F32", change.shape, "", 0, 4 * math.prod(change.shape))
             tensors[name] = replace(header, rounds_to=like.stored_dtype)
         return tensors
@@ -182,8 +191,21 @@ class AdaptedCheckpoint:
                     if "vocab_size" in part and part["vocab_size"] == self._vocabulary(before):
                         part["vocab_size"] = rows
         if self._fit.unties:
-            config["tie_word_embeddings"] = False
+            untie(config)
+        if self._fit.brought:
+            self._name_task(config)
         return config
+
+    def _name_task(self, config: dict[str, Any]) -> None:
+        """Let a config name the class whose head the adapter brings, and its labels, in place."""
+        task = TASKS.get(str(self.adapter.option("task_type")))
+        if task is None:
+            return
+        config["architectures"] = [re.sub(r"(For[A-Z]\w*|(LMHead)?Model)$", "", model_class(config)) + task]
+        labels = self.changes[self._fit.brought[-1]].shape[0]
+        if len(config.get("id2label") or (0, 1)) != labels and task != TASKS["QUESTION_ANS"]:
+            config["id2label"] = {str(number): f"LABEL_{number}" for number in range(labels)}
+            config["label2id"] = {f"LABEL_{number}": number for number in range(labels)}
 
     def _vocabulary(self, rows: int) -> int:
         """What the config calls the size of the vocabulary: the rows of the embedding, or those of them in use."""
@@ -199,6 +221,9 @@ class AdaptedCheckpoint:
             yield Problem("other-base", values)
         if self._grows(self._fit.embedding) and not any(file in self._own_files() for file in VOCABULARIES):
             yield Problem("adapter-without-tokenizer", {"adapter": self.adapter.name})
+        if brought := self._fit.brought:
+            values = {"adapter": self.adapter.name, "base": first.name, "tensors": few(brought)}
+            yield Problem("adapter-brings-head", {**values, "kind": model_class(self.config)})
 
     def _grows(self, name: str) -> bool:
         return name in self.changes and self.changes[name].shape[0] > self.base.tensors[name].shape[0]

@@ -5,17 +5,17 @@ base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight      module, part
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from checkpoints.formats import FORMATS, read_tensors
 from checkpoints.formats.header import TensorHeader
+from checkpoints.json_value import parse_json
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.repository import Repository, read_bytes, read_small
 
@@ -71,6 +71,34 @@ HARMLESS = {
     "use_effective_conv2d",
     "use_rslora",
 }
+# Of the options that are used, what they have to be; each may also be missing.
+_NUMBER = (int, float)
+OPTIONS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("r", "alpha", "lora_alpha"), ("number", lambda value: type(value) in _NUMBER)),
+    **dict.fromkeys(
+        ("rank_pattern", "alpha_pattern"),
+        (
+            "numbers-by-name",
+            lambda value: isinstance(value, dict) and all(type(n) in _NUMBER for n in value.values()),
+        ),
+    ),
+    **dict.fromkeys(
+        ("target_parameters", "modules_to_save"),
+        ("names", lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value)),
+    ),
+    **dict.fromkeys(
+        ("trainable_token_indices", "token_indices"),
+        (
+            "token-numbers",
+            lambda value: all(
+                isinstance(tokens, list)
+                for tokens in (value.values() if isinstance(value, dict) else [value])
+            ),
+        ),
+    ),
+    "base_model_name_or_path": ("name", lambda value: isinstance(value, str)),
+    "task_type": ("name", lambda value: isinstance(value, str)),
+}
 PART = re.compile(
     r"(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector"
     r"|(?:token_adapter\.)?trainable_tokens_delta)(?:\.default)?(?P<rest>\.weight|\.bias)?"
@@ -109,6 +137,7 @@ def read_adapter(repository: Repository, revision: str | None, scale: float) -> 
         CheckpointError: it is of a kind that cannot be applied to tensors one by one, or is not whole.
     """
     config = _read_config(repository)
+    _check_options(repository.name, config)
     _check_kind(repository.name, config)
     return Adapter(repository, config, read_tensors(repository, _weights(repository)), revision, scale)
 
@@ -248,12 +277,19 @@ def _read_config(repository: Repository) -> dict[str, Any]:
         code = "adapter-is-model" if "config.json" in files else "no-adapter-config"
         raise _error(code, name, file=CONFIG)
     try:
-        config = json.loads(read_small(repository, CONFIG))
+        config = parse_json(read_small(repository, CONFIG))
     except ValueError:
         config = None
     if not isinstance(config, dict):
         raise _error("damaged-adapter-config", name, file=CONFIG)
     return config
+
+
+def _check_options(name: str, config: Mapping[str, Any]) -> None:
+    for option, (expected, fits) in OPTIONS.items():
+        value = config.get(option)
+        if value is not None and not fits(value):
+            raise _error("adapter-option", name, option=option, value=ascii(value)[:80], expected=expected)
 
 
 def _check_kind(name: str, config: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,20 +12,17 @@ from typing import Any
 from checkpoints.adapters.adapter import Adapter, LowRank
 from checkpoints.adapters.change import Change, Term
 from checkpoints.adapters.products import read_product
-from checkpoints.architecture import OUTPUT_HEAD, Layout, is_transposed
+from checkpoints.architecture import OUTPUT_HEAD, Layout, is_transposed, role_of
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.dtypes import FLOATS
+from checkpoints.loading import Loading, load
+from checkpoints.naming import EXPERT_MATRICES, Endings
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.wording import few
 
-# What a head is called that was tied and becomes a tensor of its own.
+# What a head is called in most models.
 HEAD = "lm_head.weight"
 IN_LAYER = re.compile(r"\.\d+\.")
-# How packed experts are called that lie in files one by one: parameter, matrices that it stacks.
-EXPERT_MATRICES = {
-    "gate_up_proj": (("gate_proj", "w1"), ("up_proj", "w3")),
-    "down_proj": (("down_proj", "w2"),),
-}
 
 
 @dataclass(frozen=True)
@@ -37,11 +33,13 @@ class Fit:
         changes: by name of the result's tensor; a head that was tied is a new one
         embedding: the base's tensor that embeds tokens; empty if there is none
         unties: whether a head that read the embedding becomes a tensor of its own
+        brought: names of tensors that the base does not have: of a head for another task
     """
 
     changes: Mapping[str, Change]
     embedding: str
     unties: bool
+    brought: tuple[str, ...] = ()
 
 
 def fit(base: Checkpoint, adapter: Adapter) -> Fit:
@@ -52,7 +50,7 @@ def fit(base: Checkpoint, adapter: Adapter) -> Fit:
     """
     fitting = _Fitting(base, adapter)
     fitting.collect()
-    return Fit(fitting.found, fitting.embedding, fitting.unties)
+    return Fit(fitting.found, fitting.embedding, fitting.unties, tuple(fitting.brought))
 
 
 def _is_head(name: str) -> bool:
@@ -69,7 +67,7 @@ class _Fitting:
         missing: modules that the base does not have
         misfits: modules of other shapes than the adapter's, as phrases
         problems: all others
-        unties: see `Fit`
+        unties, brought: see `Fit`
     """
 
     base: Checkpoint
@@ -79,6 +77,7 @@ class _Fitting:
     misfits: list[str | dict[str, Any]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     unties: bool = False
+    brought: list[str] = field(default_factory=list)
 
     def collect(self) -> None:
         for name, key in self.adapter.saved.items():
@@ -89,8 +88,7 @@ class _Fitting:
             self._add(module, parts)
         for module, others in self.adapter.others.items():
             self._add_other(module, others)
-        if self.is_tied:
-            self._keep_or_cut_tie()
+        self._keep_or_cut_tie()
         self._check_rows()
         self._report()
 
@@ -107,37 +105,56 @@ class _Fitting:
     @cached_property
     def is_tied(self) -> bool:
         """Whether the base's head reads the embedding matrix."""
-        return self._layout.tied(HEAD) is not None and self._find(HEAD) is None
+        return bool(self.embedding) and not any(map(_is_head, self.base.tensors)) and self._layout.is_tied
 
     @cached_property
-    def _by_ending(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = defaultdict(list)
-        for name in self.base.tensors:
-            words = name.split(".")
-            for begin in range(len(words) - 1):
-                found[".".join(words[begin:])].append(name)
-        return found
+    def head(self) -> str:
+        """What a head is called that was tied and becomes a tensor of its own: as the adapter calls it."""
+        modules = [*self.adapter.rows, *self.adapter.low_rank, *self.adapter.others]
+        names = [*self.adapter.saved, *(f"{module}.weight" for module in modules)]
+        return next(filter(_is_head, names), HEAD)
+
+    @cached_property
+    def _endings(self) -> Endings:
+        return Endings(self.base.tensors)
+
+    @cached_property
+    def _loading(self) -> Loading | None:
+        """How transformers loads the base, and which of its parameters the adapter's names mean."""
+        modules = [*self.adapter.rows, *self.adapter.low_rank, *self.adapter.others]
+        names = [f"{module}.{last}" for module in modules for last in ("weight", "bias")]
+        shapes = {name: header.shape for name, header in self.base.tensors.items()}
+        return load(self.base.config, shapes, [*self.adapter.saved, *names])
 
     def _find(self, wanted: str) -> str | None:
-        """The base's tensor of this name: models and files may differ in the prefix before the layers."""
+        """The base's tensor of this name: models and files may differ in the words before the layers, and in others.
+
+        Where there are several stacks, words before the layers tell them apart, and the class knows which is meant.
+        """
         if wanted in self.base.tensors:
             return wanted
-        words = wanted.split(".")
-        layer = next((i for i, word in enumerate(words) if word.isdigit()), len(words) - 1)
-        for begin in range(max(layer, 1)):
-            named = self._by_ending.get(".".join(words[begin:]), [])
-            if len(named) == 1:
-                return named[0]
-        return None
+        if len(self._layout.modules) > 1:
+            return self._find_by_class(wanted) or self._endings.nearest(wanted)
+        return self._endings.nearest(wanted) or self._find_by_class(wanted)
+
+    def _find_by_class(self, wanted: str) -> str | None:
+        loading = self._loading
+        parameter = loading.renamed.get(wanted) if loading else None
+        return loading.whole(parameter) if loading and parameter else None
 
     def _target(self, name: str) -> tuple[str, str] | None:
         """Names of the result's tensor and of the base's that it comes from."""
-        own = self._find(name)
-        if own is not None:
+        if _is_head(name) and name not in self.base.tensors and self.is_tied:
+            return name, self.embedding
+        if own := self._find(name):
             return own, own
-        if self.is_tied and _is_head(name):
-            return HEAD, self.embedding
-        return None
+        return (name, tied) if (tied := self._tied_by_class(name)) else None
+
+    def _tied_by_class(self, name: str) -> str | None:
+        """The base's tensor that the class ties a parameter to."""
+        loading = self._loading
+        source = loading.tied.get(loading.renamed.get(name, name)) if loading else None
+        return loading.whole(source) if loading and source else None
 
     # -- parts -----------------------------------------------------------------------------------------
 
@@ -149,7 +166,7 @@ class _Fitting:
     def _save(self, name: str, key: str) -> None:
         target = self._target(name)
         if target is None:
-            self.missing.append(name)
+            self._bring(name, key)
             return
         shape, before = self.adapter.tensors[key].shape, self.base.tensors[target[1]].shape
         if shape[1:] != before[1:] or (shape != before and not self._is_vocabulary(target[0])):
@@ -160,6 +177,17 @@ class _Fitting:
             return
         change = self._change(*target)
         self.found[target[0]] = replace(change, shape=shape, group=shape[0] if shape else 1, saved=key)
+
+    def _bring(self, name: str, key: str) -> None:
+        """Add a tensor of a head that was trained with the adapter, and that the base does not have."""
+        listed = self.adapter.option("modules_to_save") or []
+        is_head = any(f".{module}." in f".{name}" for module in listed) and not IN_LAYER.search(name)
+        if not is_head or role_of(name) != "layer":
+            self.missing.append(name)
+            return
+        shape = self.adapter.tensors[key].shape or (1,)
+        self.found[name] = Change(shape, group=shape[0], saved=key)
+        self.brought.append(name)
 
     def _is_vocabulary(self, name: str) -> bool:
         return name == self.embedding or _is_head(name)
@@ -220,13 +248,23 @@ class _Fitting:
         """Whether a matrix is stored as (in, out). Its shape tells, or that of another one in the layers."""
         if len(change.shape) != 2 or inside != outside:
             return len(change.shape) == 2 and change.shape == (inside, outside)
-        return self._layers_are_transposed
+        return self._square_is_transposed(module)
 
-    @cached_property
-    def _layers_are_transposed(self) -> bool:
+    def _square_is_transposed(self, module: str) -> bool:
+        """Whether a square matrix is stored as (in, out): the base's layers tell, its class, or else the adapter."""
+        if not IN_LAYER.search(module):
+            return False  # heads are stored as all linear layers are
         known = is_transposed({name: header.shape for name, header in self.base.tensors.items()})
         if known is not None:
             return known
+        if self._loading:
+            name = f"{module}.weight"
+            return self._loading.renamed.get(name, name) in self._loading.transposed
+        return self._adapter_is_transposed
+
+    @cached_property
+    def _adapter_is_transposed(self) -> bool:
+        """What the adapter's other modules in the layers show, or what its config says."""
         seen = set()
         for module, parts in self.adapter.low_rank.items():
             a, b = self.adapter.tensors[parts.a].shape, self.adapter.tensors[parts.b].shape
@@ -273,8 +311,9 @@ class _Fitting:
         shape = self.adapter.tensors[key].shape
         count = math.prod(shape)
         of_inputs = shape == (1, count)
-        transposed = bool(self.adapter.option("fan_in_fan_out"))
-        by_column = of_inputs != transposed
+        by_column = change.shape[-1] == count
+        if by_column and change.shape[0] == count:
+            by_column = of_inputs != self._square_is_transposed(module)
         if len(change.shape) != 2 or len(shape) != 2 or count != change.shape[by_column]:
             self._misfit("misfit-ia3", module, count=count, expected=list(change.shape))
             return
@@ -369,18 +408,18 @@ class _Fitting:
         Otherwise it becomes a tensor of its own, as it was in training: PEFT changes the embedding or the head, not
         both.
         """
-        embedding, head = self.found.get(self.embedding), self.found.get(HEAD)
-        if not (embedding or head):
+        embedding, head = self.found.get(self.embedding), self.found.get(self.head)
+        if not (embedding or head) or not self.is_tied:
             return
         together = self.adapter.option("ensure_weight_tying") or (embedding and not head and embedding.rows)
         if embedding and together:
-            self.found.pop(HEAD, None)
+            self.found.pop(self.head, None)
             return
         if embedding and not head and embedding.shape != self.base.tensors[self.embedding].shape:
             return
         if head is None:
             shape = self.base.tensors[self.embedding].shape
-            self.found[HEAD] = Change(shape, self.embedding, shape[0], shape[0])
+            self.found[self.head] = Change(shape, self.embedding, shape[0], shape[0])
         self.unties = True
 
     def _misfit(self, how: str, name: str, **values: Any) -> None:
@@ -388,7 +427,7 @@ class _Fitting:
 
     def _check_rows(self) -> None:
         """Embedding and head must have rows for the same tokens."""
-        names = [self.embedding, self._find(HEAD) or HEAD]
+        names = [self.embedding, next(filter(_is_head, self.base.tensors), self.head)]
         tensors = self.base.tensors
         rows = {
             name: self.found[name].shape[0] if name in self.found else tensors[name].shape[0]

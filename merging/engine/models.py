@@ -8,6 +8,7 @@ from contextlib import closing
 from checkpoints import AlignedCheckpoint, Checkpoint, Token, open_adapter, open_checkpoint
 from checkpoints.located import LocatedCheckpoint, locate, open_located
 from checkpoints.problems import CheckpointError, Problem
+from checkpoints.renamed import RenamedCheckpoint
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import read_small
 from merging.engine.tensors import whole_tensor
@@ -91,7 +92,10 @@ def open_models(
         for opened in models:
             opened.close()
         raise
-    whole = tuple(models)
+    whole = tuple(
+        RenamedCheckpoint(opened, model.renamed) if model.renamed else opened
+        for model, opened in zip(plan.models, models, strict=True)
+    )
     return [
         AlignedCheckpoint(opened, model.alignment, whole) if model.alignment else opened
         for model, opened in zip(plan.models, whole, strict=True)
@@ -149,6 +153,9 @@ def locate_models(
 def _located(opened: Checkpoint, names: Collection[str]) -> Located:
     if isinstance(opened, AlignedCheckpoint):
         return _located(opened.own, names)
+    if isinstance(opened, RenamedCheckpoint):
+        parts = (part for name in names for part in opened.parts_of(name))
+        return _located(opened.own, {part.tensor for part in parts})
     if isinstance(opened, IntermediateMerge):
         needed = (tensor for tensor in opened.plan.tensors if tensor.name in names)
         return locate_models(opened.plan, opened.models, needed)

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from checkpoints import Alignment, AppliedAdapter, Checkpoint
 from checkpoints.architecture import Layout, Module, model_class
+from checkpoints.renamed import Assembled, RenamedCheckpoint, in_names_of
 from merging.intermediate import IntermediateMerge
 from merging.plan import PlannedAdapter, PlannedModel
 from merging.recipe.recipe import ModelReference, Recipe
@@ -29,10 +30,11 @@ class Parents:
 
     def __init__(self, recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint]):
         self.recipe = recipe
-        self.checkpoints = dict(checkpoints)
+        self.checkpoints: dict[ModelReference, Checkpoint] = dict(checkpoints)
+        self.renamed = self._rename()
         self.intermediates = {r: c for r, c in checkpoints.items() if isinstance(c, IntermediateMerge)}
         self.indices = {reference: index for index, reference in enumerate(checkpoints)}
-        self.layouts = {r: Layout(c.tensors, c.config) for r, c in checkpoints.items()}
+        self.layouts = {r: Layout(c.tensors, c.config) for r, c in self.checkpoints.items()}
         self.alignments: dict[ModelReference, Alignment] = {}
         self._names_by_layer: dict[tuple[ModelReference, str], Mapping[int, list[str]]] = {}
         self._shapes_in_layers: dict[str, Mapping[str, set[tuple[int, ...]]]] = {}
@@ -43,6 +45,16 @@ class Parents:
         if self.recipe.method.target_first:
             return next(model for model in named if model != self.recipe.base_model)
         return self.recipe.base_model or named[0]
+
+    def _rename(self) -> dict[ModelReference, Mapping[str, Assembled]]:
+        """Give the models of the donor's class its names, where other releases wrote their files."""
+        found: dict[ModelReference, Mapping[str, Assembled]] = {}
+        donor = self.checkpoints.get(self.donor)
+        for reference, checkpoint in [*self.checkpoints.items()]:
+            if donor and (renamed := in_names_of(checkpoint, donor)):
+                found[reference] = renamed
+                self.checkpoints[reference] = RenamedCheckpoint(checkpoint, renamed)
+        return found
 
     def planned(self) -> tuple[PlannedModel, ...]:
         """What the plan says of each."""
@@ -60,6 +72,7 @@ class Parents:
                 self.alignments.get(reference),
                 made.plan if (made := self.intermediates.get(reference)) else None,
                 checkpoint.is_cached,
+                self.renamed.get(reference, {}),
             )
             for reference, checkpoint in self.checkpoints.items()
         )

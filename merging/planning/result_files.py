@@ -13,12 +13,12 @@ What each of the first two says is in `configs` (and `stacks`, of layers); which
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from checkpoints import read_json
-from checkpoints.architecture import OUTPUT_HEAD, Layout, is_tied
+from checkpoints.architecture import OUTPUT_HEAD, Layout, says_tied, untie
 from checkpoints.problems import Problem
 from checkpoints.tokenizer_files import is_template, tokenizer_files
 from merging.plan import PlannedShard
@@ -62,9 +62,8 @@ class ResultFiles:
         config = configs.merged_config(donor.config, dtype)
         if not self.recipe.models:
             self.problems += self.stacked(config, self.parents.layouts[reference])
-        if is_tied(config) and any(OUTPUT_HEAD.search(tensor.name) for tensor in self.tensors.tensors):
-            # A parent had a head of its own, so the result has one; a tied config would throw it away.
-            config["tie_word_embeddings"] = False
+        if self.denies_ties(config):
+            untie(config)
         if self.vocabulary:
             configs.set_vocabulary(config, self.vocabulary.own_rows[reference], self.vocabulary.size)
             self.set_token_ids("config.json", config)
@@ -81,6 +80,14 @@ class ResultFiles:
         if len(shards) > 1:
             files[f"{self.stem}.safetensors.index.json"] = configs.index(shards)
         return files
+
+    def denies_ties(self, config: Mapping[str, Any]) -> bool:
+        """Whether a parent had a head of its own, so that the result has one, which a tied config would throw away."""
+        if not any(OUTPUT_HEAD.search(tensor.name) for tensor in self.tensors.tensors):
+            return False
+        said = says_tied(config)
+        names = self.parents.checkpoints[self.donor].tensors
+        return not any(map(OUTPUT_HEAD.search, names)) if said is None else said
 
     def stacked(self, config: dict[str, Any], donor: Layout) -> list[Problem]:
         """Let the config describe the new stacks of layers, in place; what it cannot say of them."""

@@ -28,6 +28,7 @@ from merging.planning.config_differences import differences, of_heads
 from merging.planning.parameter_values import ParameterValues
 from merging.planning.parents import Parents
 from merging.planning.runs import Run, Runs
+from merging.planning.spares import is_spare
 from merging.recipe.recipe import ModelReference, Recipe
 from merging.tokenizers.alignment import align, sizes
 from merging.tokenizers.vocabulary import Vocabulary
@@ -61,6 +62,7 @@ class ResultTensors:
         self.layer_sources: dict[str, list[tuple[Layout, int]]] = defaultdict(list)
         self.derived: list[str] = []
         self.moved: list[str] = []
+        self.taken_over: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
         # Models whose layers the result has as they are, under the donor's config.
         self.alone: set[ModelReference] = set()
         self.misfits: dict[tuple[str, str], list[str | dict[str, Any]]] = defaultdict(list)
@@ -140,19 +142,55 @@ class ResultTensors:
 
         What is numbered behind the last layer stays behind the last one.
         """
-        named: list[dict[str, str]] = []
-        for source, module in zip(run.sources, run.modules, strict=True):
-            names = {}
-            for name in self.parents.layouts[source.model].names_by_module[module.name]:
-                if not (module.stack and module.stack.split(name)) and stands_before_layers(name) == before:
-                    names[self.outside_name(name, module.stack, run.module.stack, count)] = name
-            named.append(names)
+        named = [
+            self.names_outside(source.model, module, run, count)
+            for source, module in zip(run.sources, run.modules, strict=True)
+        ]
         for name in dict.fromkeys(name for names in named for name in names):
             own = [
                 names.get(name) or self.parents.tied(source.model, name)
                 for source, names in zip(run.sources, named, strict=True)
             ]
-            self.tensor(run, name, own, 0.0, None)
+            if stands_before_layers(name) != before:
+                continue
+            if None in own and not DERIVED.search(name) and self.is_spare(run, name, named, own):
+                self.take_over(run, name, own)
+            else:
+                self.tensor(run, name, own, 0.0, None)
+
+    def names_outside(self, model: ModelReference, module: Module, run: Run, count: int) -> dict[str, str]:
+        """The tensors of a model that belong to no layer: by their name in the result, their own."""
+        return {
+            self.outside_name(name, module.stack, run.module.stack, count): name
+            for name in self.parents.layouts[model].names_by_module[module.name]
+            if not (module.stack and module.stack.split(name))
+        }
+
+    def is_spare(self, run: Run, name: str, named: Sequence[Mapping[str, str]], own: Names) -> bool:
+        """Whether all models of a run that lack a tensor work without it."""
+        stack = run.module.stack
+        layers = [stack.prefix] if stack else []
+        having = next(at for at, found in enumerate(own) if found)
+        embedding = self.parents.layouts[run.sources[having].model].embedding
+        table = next((result for result, other in named[having].items() if other == embedding), None)
+        return all(
+            is_spare(
+                name, [*named[having], *layers], [*named[at], *layers], table, has_layers=stack is not None
+            )
+            for at, found in enumerate(own)
+            if found is None
+        )
+
+    def take_over(self, run: Run, name: str, own: Names) -> None:
+        """Plan a tensor that some models lack as another has it: the donor, if it can."""
+        pairs = list(zip(run.sources, own, strict=True))
+        having = [(source.model, found) for source, found in pairs if found]
+        model, found = next((pair for pair in having if pair[0] == self.parents.donor), having[0])
+        header = self.parents.checkpoints[model].tensors[found]
+        inputs = (Input(self.parents.indices[model], found),)
+        self.taken(name, header, inputs, self.output_dtype({header.stored_dtype}), None)
+        lacking = tuple(dict.fromkeys(str(source.model) for source, found in pairs if not found))
+        self.taken_over[str(model), lacking].append(name)
 
     def outside_name(self, name: str, own: Stack | None, stack: Stack | None, count: int) -> str:
         """What a tensor that belongs to no layer is called in the result."""
@@ -329,10 +367,14 @@ class ResultTensors:
                 self.warnings.append(Problem("settings-differ", values, str(reference)))
 
     def report_misfits(self) -> None:
+        values: dict[str, Any]
         if self.derived:
             self.warnings.append(Problem("derived-tensor", {"tensors": few(self.derived)}))
+        for (having, lacking), names in self.taken_over.items():
+            values = {"tensors": few(names), "model": having, "lacking": list(lacking)}
+            self.warnings.append(Problem("taken-over-tensor", values))
         for (code, model), found in self.misfits.items():
-            values: dict[str, Any] = {"model": model, "tensors": few(found), "donor": str(self.parents.donor)}
+            values = {"model": model, "tensors": few(found), "donor": str(self.parents.donor)}
             if code == "vocabulary":
                 values["tokenizers"] = sizes(self.parents.checkpoints, self.parents.layouts)
             self.problems.append(Problem(code, values, model))

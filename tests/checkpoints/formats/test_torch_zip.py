@@ -106,15 +106,6 @@ def test_tensors_of_all_kinds(tmp_path: Path) -> None:
         assert torch.equal(values(checkpoint, name, tensor.dtype), tensor), name
 
 
-def test_tied_tensors_are_dropped_unless_the_config_denies_ties(tmp_path: Path) -> None:
-    weight = torch.rand(3, 3)
-    model_of(tmp_path, {"embed": weight, "head": weight, "empty": weight[:0], "none": weight[:0]})
-
-    assert {*open_checkpoint(str(tmp_path)).tensors} == {"embed", "empty", "none"}
-    (tmp_path / "config.json").write_text('{"tie_word_embeddings": false}')
-    assert {*open_checkpoint(str(tmp_path)).tensors} == {"embed", "head", "empty", "none"}
-
-
 def test_safetensors_are_preferred(twins: Path, tmp_path: Path) -> None:
     for file in (twins / "a").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

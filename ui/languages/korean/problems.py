@@ -102,6 +102,20 @@ PROBLEMS: dict[str, Text] = {
     "header-unreadable": Text(
         "{file}: 손상된 파일입니다. 헤더를 읽을 수 없습니다({error}).", _DOWNLOAD_AGAIN
     ),
+    "header-entry": Text(
+        "{file}: 손상된 파일입니다. 헤더가 {tensor}의 dtype과 크기와 두 위치를 말하지 않습니다.", _DOWNLOAD_AGAIN
+    ),
+    "tensor-limits": Text(
+        "{file}: 읽을 수 없습니다. {tensor}: 너무 크거나, 축이 16개보다 많거나({axes}개), 이름이 256자보다 깁니다.",
+        "safetensors 라이브러리로 다시 저장하세요.",
+    ),
+    "too-many-tensors": Text(
+        "{model}: 읽을 수 없습니다. 파일에 텐서가 {most:,}개보다 많습니다.", "더 적은 텐서로 다시 저장하세요."
+    ),
+    "large-headers": Text(
+        "{model}: 읽을 수 없습니다. 파일의 헤더가 모두 합쳐 {most:,}바이트보다 큽니다.",
+        "safetensors 라이브러리로 다시 저장하세요.",
+    ),
     "header-gap": Text(
         "{file}: 손상된 파일입니다. {tensor}의 바이트가 앞의 것에 이어지지 않습니다.", _DOWNLOAD_AGAIN
     ),
@@ -165,6 +179,13 @@ PROBLEMS: dict[str, Text] = {
     "adapter-tensor": Text("어댑터 {adapter}에 알 수 없는 텐서({tensor})가 있습니다.", _MERGE_WITH_PEFT),
     "adapter-pattern": Text(
         "어댑터 {adapter}의 {option}에 있는 '{pattern}' 항목을 쓸 수 없습니다({error}).", _MERGE_WITH_PEFT
+    ),
+    "adapter-brings-head": Text(
+        "{adapter}: {base}에 없는 텐서를 가지고 있습니다: {tensors:few}. 결과는 학습할 때처럼 {kind}입니다."
+    ),
+    "adapter-option": Text(
+        "{adapter}: 어댑터 설정의 {option} 값이 {value}입니다. {expected:phrase}이어야 합니다.",
+        "PEFT로 다시 저장하세요.",
     ),
     "adapter-modules": Text("{adapter}: 바꾸려는 모듈이 {base}에 없습니다: {modules:few}.", _TRAINED_ON),
     "adapter-misfit": Text("{adapter}: {base}에 맞지 않습니다: {misfits:few}.", _TRAINED_ON),
@@ -438,6 +459,9 @@ PROBLEMS: dict[str, Text] = {
     "derived-tensor": Text(
         "모든 모델에 있지는 않은 텐서입니다: {tensors:few}. 불러올 때 계산되므로 결과에는 넣지 않습니다."
     ),
+    "taken-over-tensor": Text(
+        "{lacking:and}에 없는 텐서입니다: {tensors:few}. 결과는 {model}의 것을 그대로 받습니다."
+    ),
     "unexpected-keys": Text(
         "{model}: {donor}의 설정을 따르는 결과에 자리가 없는 텐서가 있습니다: {tensors:few}.",
         "구조와 크기가 같은 베이스 모델을 쓰세요.",
@@ -628,6 +652,7 @@ PROBLEMS: dict[str, Text] = {
         "{tensor}: 바뀌었지만, PEFT에는 {module}의 행렬 옆에 이것을 둘 자리가 없습니다.",
         "모델 전체를 병합하세요.",
     ),
+    "left-out-tensor": Text("{base}에 없는 {model}의 텐서는 어댑터에 넣지 않았습니다: {tensors:few}."),
     "not-its-base": Text(
         "{model}: {base}{base:을|를} 파인튜닝한 모델이 아닙니다. 맞지 않는 것: {tensors:few}.",
         "그 베이스를 쓰세요.",
