@@ -103,7 +103,8 @@ PROBLEMS: dict[str, Text] = {
         "{file}: 손상된 파일입니다. 헤더를 읽을 수 없습니다({error}).", _DOWNLOAD_AGAIN
     ),
     "header-entry": Text(
-        "{file}: 손상된 파일입니다. 헤더가 {tensor}의 dtype과 크기와 두 위치를 말하지 않습니다.", _DOWNLOAD_AGAIN
+        "{file}: 손상된 파일입니다. 헤더가 {tensor}의 dtype과 크기와 두 위치를 말하지 않습니다.",
+        _DOWNLOAD_AGAIN,
     ),
     "tensor-limits": Text(
         "{file}: 읽을 수 없습니다. {tensor}: 너무 크거나, 축이 16개보다 많거나({axes}개), 이름이 256자보다 깁니다.",
