@@ -1,8 +1,8 @@
-"""Functions that work on strangers' files in a process of their own, with limits of time and memory.
+"""Functions that work on strangers' files in processes of their own, with limits of time and memory.
 
-The process is started by the first call and kept for the next one, since importing what such work needs takes longer
-than the work. Arguments and results are JSON. A process that exceeds a limit dies alone, and the next call starts
-another.
+A process is kept for the next call, since importing what such work needs takes longer than the work. Arguments and
+results are JSON and go through pipes: a token among them is in no environment, argument list, file or log. A process
+that exceeds a limit dies alone, and the next call starts another.
 """
 
 from __future__ import annotations
@@ -11,122 +11,264 @@ import atexit
 import importlib
 import json
 import os
-import selectors
+import signal
 import subprocess
 import sys
 import threading
-import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 ROOT = Path(__file__).parent.parent
-START = "import sys; sys.path.insert(0, sys.argv[1]); from checkpoints.confined import serve; serve()"
+START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from checkpoints.confined import serve; serve()"
+)
 # All that such a process sees of this one's environment.
-PASSED = ("PATH", "LANG", "LC_ALL", "TMPDIR", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
+PASSED = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "SYSTEMROOT", "LD_LIBRARY_PATH", "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+)  # fmt: skip
+# What it takes to reach the Hub and its cache on this machine, without a token.
+HUB_VARIABLES = (
+    "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_XET",
+    "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "XDG_CACHE_HOME", "SPACE_ID",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # fmt: skip
+# Bytes of one answer: more is not taken from a process that reads strangers' files.
+MAX_ANSWER = 256 << 20
+# A process that keeps this share of its limit after a call is replaced, so that the memory comes back.
+SHARE_KEPT = 1 / 4
+
+_is_confined = False
 
 
 class ConfinedError(Exception):
-    """The function raised, or its process exceeded a limit; the text says which."""
+    """The function raised; the text says what, and a note has its traceback."""
+
+
+class LimitError(ConfinedError):
+    """The process exceeded a limit of time or memory, or died."""
 
 
 class Confined:
-    """A function of one JSON value that runs in a process of its own.
+    """A function of one JSON value that runs in processes of its own.
 
     Args:
         module, function: where the process finds it
-        seconds: of processor time, and of waiting, for one call
-        memory: bytes that the process may allocate
+        seconds: of processor time for one call
+        memory: bytes that a process may allocate
+        wait: seconds for which a call is waited for; None: twice the processor time
+        workers: calls that may run at the same time; others wait for one of them
+        variables: names of environment variables that the process gets besides `PASSED`
     """
 
-    def __init__(self, module: str, function: str, *, seconds: int, memory: int):
+    def __init__(
+        self,
+        module: str,
+        function: str,
+        *,
+        seconds: int,
+        memory: int,
+        wait: float | None = None,
+        workers: int = 1,
+        variables: Sequence[str] = (),
+    ):
         self.name = f"{module}.{function}"
-        self.limits = json.dumps(
+        self.seconds = seconds
+        self.memory = memory
+        self._limits = json.dumps(
             {"module": module, "function": function, "seconds": seconds, "memory": memory}
         )
-        self.seconds = seconds
-        self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
+        self._wait = 2 * seconds if wait is None else wait
+        self._workers = workers
+        self._variables = (*PASSED, *variables)
+        self._begin()
         atexit.register(self.close)
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(after_in_child=self._begin)  # the processes answer to their parent alone
+
+    def _begin(self) -> None:
+        self._turns = threading.BoundedSemaphore(self._workers)
+        self._lock = threading.Lock()
+        self._idle: list[_Process] = []
 
     def __call__(self, argument: Any) -> Any:
         """Call the function.
 
         Raises:
-            ConfinedError: it raised, died, or took too long.
+            LimitError: it took too long or too much memory.
+            ConfinedError: it raised.
         """
         question = json.dumps(argument).encode() + b"\n"
-        with self._lock:
-            process = self._process or self._start()
+        with self._turns:
+            process = self._take()
             try:
-                assert process.stdin
-                process.stdin.write(question)
-                process.stdin.flush()
-                answer = self._read(process)
-            except (OSError, EOFError):
-                self.close()
-                raise ConfinedError("it exceeded its limit of time or memory") from None
+                answer = process.ask(question, self._wait)
+            except BaseException as error:
+                process.close()
+                if isinstance(error, (OSError, EOFError)):
+                    raise LimitError("it exceeded its limit of time or memory") from None
+                raise
+            if answer["held"] > self.memory * SHARE_KEPT:
+                process.close()
+            else:
+                self._put(process)
         if "error" in answer:
-            raise ConfinedError(answer["error"])
+            raised = ConfinedError(answer["error"])
+            raised.add_note(answer["trace"])
+            raise raised
         return answer["result"]
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def warm_up(self) -> None:
+        """Start a process now, so that the first call does not wait for its imports."""
+        self._put(self._take())
+
+    def _take(self) -> _Process:
+        """The process that was used last, whose caches are warm; else a new one."""
+        with self._lock:
+            while self._idle:
+                process = self._idle.pop()
+                if process.is_alive:
+                    return process
+                process.close()
+        return _Process(self._limits, _chosen(self._variables))
+
+    def _put(self, process: _Process) -> None:
+        with self._lock:
+            self._idle.append(process)
+
+    def close(self) -> None:
+        """End the processes that are not at work."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for process in idle:
+            process.close()
+
+
+class _Process:
+    """One process, and the pipes to it."""
+
+    def __init__(self, limits: str, environment: Mapping[str, str]):
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", START, str(ROOT), self.limits],
+            [sys.executable, "-I", "-c", START, limits, json.dumps([str(ROOT), *sys.path])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={name: os.environ[name] for name in PASSED if name in os.environ},
-            start_new_session=True,
+            env=environment,
+            # A confined process that starts another takes it along when it is ended.
+            start_new_session=not _is_confined,
         )
-        return self._process
 
-    def _read(self, process: subprocess.Popen[bytes]) -> dict[str, Any]:
-        """The next line of the process.
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, question: bytes, seconds: float) -> dict[str, Any]:
+        """Send a line, and read the line that answers it.
 
         Raises:
-            EOFError: it died, or did not answer in time.
+            OSError, EOFError: the process died, or did not answer in time.
         """
-        assert process.stdout
-        found = bytearray()
-        deadline = time.monotonic() + 2 * self.seconds
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while not found.endswith(b"\n"):
-                if not selector.select(max(deadline - time.monotonic(), 0)):
-                    raise EOFError
-                part = os.read(process.stdout.fileno(), 1 << 20)
-                if not part:
-                    raise EOFError
-                found += part
-        answer: dict[str, Any] = json.loads(found)
+        assert self._process.stdin and self._process.stdout
+        deadline = threading.Timer(seconds, self._kill)
+        deadline.daemon = True
+        deadline.start()
+        try:
+            self._process.stdin.write(question)
+            self._process.stdin.flush()
+            line = self._process.stdout.readline(MAX_ANSWER)
+        finally:
+            deadline.cancel()
+        if not line.endswith(b"\n"):
+            raise EOFError
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
+    def _kill(self) -> None:
+        if _is_confined or not hasattr(os, "killpg"):
+            self._process.kill()
+            return
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def close(self) -> None:
-        """End the process, if there is one."""
-        process, self._process = self._process, None
-        if process:
-            process.kill()
-            process.communicate()
+        """End it, and what it started."""
+        self._kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):
+                if pipe:
+                    pipe.close()
+        self._process.wait()
+
+
+def _chosen(names: Sequence[str]) -> dict[str, str]:
+    """These variables of the environment, as far as they are set."""
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def serve() -> None:
     """Answer calls in the child process until its parent closes standard input."""
-    import resource
-
-    limits = json.loads(sys.argv[2])
+    global _is_confined
+    _is_confined = True
+    limits = json.loads(sys.argv[1])
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
-    resource.setrlimit(resource.RLIMIT_DATA, (limits["memory"], limits["memory"]))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    function = None
+    os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
+    end_first()
+    usage, process = _Usage(limits["memory"]), psutil.Process()
+    with suppress(Exception):  # reported by the first call
+        _function(limits)
     for line in sys.stdin.buffer:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        used = int(usage.ru_utime + usage.ru_stime)
-        resource.setrlimit(resource.RLIMIT_CPU, (used + limits["seconds"], resource.RLIM_INFINITY))
+        usage.allow(limits["seconds"])
         try:
-            function = function or getattr(importlib.import_module(limits["module"]), limits["function"])
-            answer = {"result": function(json.loads(line))}
+            answer = {"result": _function(limits)(json.loads(line))}
+            written = json.dumps(answer)
         except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"[:500]}
-        answers.write(json.dumps(answer).encode() + b"\n")
+            trace = "".join(traceback.format_exception(error))[-4000:]
+            written = json.dumps({"error": f"{type(error).__name__}: {error}"[:500], "trace": trace})
+        answers.write(f'{written[:-1]}, "held": {process.memory_info().rss}}}\n'.encode())
         answers.flush()
+
+
+def _function(limits: Mapping[str, Any]) -> Any:
+    return getattr(importlib.import_module(limits["module"]), limits["function"])
+
+
+def end_first() -> None:
+    """Where memory is short, let the system end this process before the one that serves everybody."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+class _Usage:
+    """What this process may use; without limits where the system has none.
+
+    Args:
+        memory: bytes
+    """
+
+    def __init__(self, memory: int):
+        try:
+            import resource
+        except ImportError:  # on Windows, where the deadline remains
+            self._resource: Any = None
+            return
+        self._resource = resource
+        self._set(resource.RLIMIT_DATA, memory)
+        self._set(resource.RLIMIT_CORE, 0)
+
+    def allow(self, seconds: int) -> None:
+        """Allow so many seconds of processor time from now on."""
+        if self._resource:
+            spent = self._resource.getrusage(self._resource.RUSAGE_SELF)
+            self._set(self._resource.RLIMIT_CPU, int(spent.ru_utime + spent.ru_stime) + seconds)
+
+    def _set(self, kind: int, limit: int) -> None:
+        """Set a limit; a process that this one starts may set a higher one."""
+        with suppress(ValueError, OSError):  # macOS does not know all of them
+            self._resource.setrlimit(kind, (limit, self._resource.getrlimit(kind)[1]))

@@ -94,6 +94,10 @@ PROBLEMS: dict[str, Text] = {
     "not-json": Text("{file} of {model} is not JSON ({error}).", "Repair the model's repository."),
     "no-config": Text("{model} has no config.json.", "Name a transformers model."),
     "damaged-config": Text("config.json of {model} is not a mapping.", "Repair the model's repository."),
+    "count-beyond-weights": Text(
+        "config.json of {model} says {key}: {count}, and its weights have {tensors} {tensors:tensor|tensors}.",
+        "Repair the model's config.",
+    ),
     "adapter": Text(
         "{adapter} is an adapter, not a whole model.",
         ("Write `{base}+{adapter}`.", "Write `BASE+{adapter}`."),
@@ -758,6 +762,13 @@ PROBLEMS: dict[str, Text] = {
     # the page: merges
     "plan-defect": Text(
         "The plan failed inside Alloy: {error}", "This is a bug in Alloy. Please report it with the recipe."
+    ),
+    "plan-limit": Text(
+        "The plan took more than {seconds:.0f} seconds or {memory:.0f} GB of memory.",
+        "A file of one of the models may be damaged, or made to keep a server busy. Try the models one by one.",
+    ),
+    "too-many-plans": Text(
+        "You already have {count} {count:plan|plans} being made or waiting.", "Wait for one to finish."
     ),
     "job-defect": Text(
         "The merge failed inside Alloy: {error}",

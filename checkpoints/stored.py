@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from checkpoints.checkpoint import not_json
+from checkpoints.counts import check_counts
 from checkpoints.formats import FORMATS, format_of, read_tensors
 from checkpoints.formats.format import Format
 from checkpoints.formats.header import TensorHeader
@@ -15,12 +16,11 @@ from checkpoints.formats.torch_zip import TORCH_ZIP
 from checkpoints.json_value import parse_json
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories import open_repository
-from checkpoints.repositories.repository import Repository, Token, read_small
+from checkpoints.repositories.repository import MAX_CONFIG, Repository, Token, read_small
 from checkpoints.ties import without_ties
 
-# No model that is known comes near these: tensors, and bytes of a config. Of headers, all files together have no more
-# than one may have.
-MAX_TENSORS, MAX_CONFIG = 200_000, 20_000_000
+# No model that is known comes near this. Of headers, all files together have no more than one may have.
+MAX_TENSORS = 200_000
 
 
 class StoredCheckpoint:
@@ -120,6 +120,7 @@ def read_headers(repository: Repository, is_bare: bool = False) -> StoredCheckpo
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    check_counts(repository.name, config, len(tensors))
     return StoredCheckpoint(repository, config, without_ties(tensors, config))
 
 
@@ -133,7 +134,7 @@ def _check_limits(repository: Repository, tensors: int, nbytes: int) -> None:
 
 def _read_json(repository: Repository, file: str) -> Any:
     try:
-        return parse_json(read_small(repository, file))
+        return parse_json(read_small(repository, file, MAX_CONFIG))
     except ValueError as error:
         raise not_json(repository.name, file, error) from None
 
@@ -146,9 +147,6 @@ def _config(repository: Repository, is_bare: bool) -> dict[str, Any]:
         if "adapter_config.json" in repository.files:
             raise CheckpointError(_lone_adapter(repository))
         raise CheckpointError(Problem("no-config", {"model": name}, name))
-    if repository.files["config.json"] > MAX_CONFIG:
-        values = {"file": "config.json", "size": repository.files["config.json"]}
-        raise CheckpointError(Problem("large-file", values, name))
     config = _read_json(repository, "config.json")
     if not isinstance(config, dict):
         raise CheckpointError(Problem("damaged-config", {"model": name}, name))

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from checkpoints.adapters.adapter import OTHER_PART, PART, check_pattern
 from checkpoints.problems import Problem
 from evaluation.error import EvaluationError, memory_named
 from evaluation.model_files import ADAPTER, ADAPTER_WEIGHTS
@@ -47,6 +48,7 @@ def put_on(network: Any, name: str, folder: Path) -> Any:
             config = PeftConfig.from_pretrained(str(folder))
             if kind == "LORA":
                 config.init_lora_weights = True  # the file has them: no singular values of the base first
+            _name_targets(config, folder)
             adapted = PeftModel(network, config)
             found = adapted.load_adapter(str(folder), "default")
             lacking = [*found.missing_keys, *found.unexpected_keys]
@@ -59,6 +61,34 @@ def put_on(network: Any, name: str, folder: Path) -> Any:
         words = " ".join(str(error).split())[:300] or type(error).__name__
         values = {"model": name, "trained_on": trained_on, "words": words}
         raise EvaluationError(Problem("adapter-fits-not", values)) from error
+
+
+def _name_targets(config: Any, folder: Path) -> None:
+    """Let an adapter name its modules in full, by its tensors: as patterns they would be strangers' programs.
+
+    Raises:
+        re.error: a pattern that remains may take too long.
+    """
+    patterns = [
+        *(getattr(config, "alpha_pattern", None) or {}),
+        *(getattr(config, "rank_pattern", None) or {}),
+    ]
+    if isinstance(feedforward := getattr(config, "feedforward_modules", None), str):
+        patterns.append(feedforward)
+    for pattern in patterns:
+        check_pattern(pattern)
+    chosen = (config.target_modules, getattr(config, "exclude_modules", None))
+    if getattr(config, "layers_to_transform", None) is None and not any(
+        isinstance(names, str) for names in chosen
+    ):
+        return
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
+        parts = [PART.fullmatch(key) or OTHER_PART.fullmatch(key) for key in file.keys()]  # noqa: SIM118
+    found = {part["module"].removeprefix("base_model.model.") for part in parts if part}
+    config.target_modules = {name.removesuffix(".base_layer") for name in found}
+    config.exclude_modules = None
+    if config.peft_type != "IA3":
+        config.layers_to_transform = config.layers_pattern = None
 
 
 def _grow(network: Any, name: str, folder: Path, options: dict[str, Any]) -> None:

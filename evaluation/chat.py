@@ -11,7 +11,6 @@ from queue import SimpleQueue
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -21,6 +20,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
+from checkpoints.chat_template import TemplateError, render
 from checkpoints.problems import Problem
 from evaluation.error import EvaluationError, memory_named
 from evaluation.model import LanguageModel
@@ -333,6 +333,30 @@ def _generate(
     inbox.put(outcome)
 
 
+def chat_prompt(
+    model: LanguageModel, conversation: Sequence[Mapping[str, str]], begins_answer: bool = True
+) -> str:
+    """A conversation as the model's chat template writes it.
+
+    Args:
+        model: the model
+        conversation: messages, each with a "role" and a "content"
+        begins_answer: whether the beginning of the next answer follows; else the last message is the model's, and is
+            left open
+
+    Raises:
+        EvaluationError: the template does not take it.
+    """
+    tokenizer = model.tokenizer
+    try:
+        return render(
+            tokenizer.get_chat_template(), conversation, tokenizer.special_tokens_map, begins_answer
+        )
+    except (TemplateError, ValueError) as error:  # ValueError: there are several, and none is the default
+        values = {"model": model.name, "error": str(error)}
+        raise EvaluationError(Problem("template-refuses", values)) from error
+
+
 def _prompt_tokens(model: LanguageModel, messages: Sequence[Mapping[str, str]]) -> list[int]:
     if not messages:
         raise EvaluationError(Problem("empty-conversation"))
@@ -343,13 +367,7 @@ def _prompt_tokens(model: LanguageModel, messages: Sequence[Mapping[str, str]]) 
             raise EvaluationError(Problem("bad-message", values))
     conversation = [{"role": message["role"], "content": message["content"]} for message in messages]
     if model.has_chat_template:
-        try:
-            tokens = model.tokenizer.apply_chat_template(
-                conversation, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except (TemplateError, TypeError, ValueError) as error:
-            values = {"model": model.name, "error": str(error)}
-            raise EvaluationError(Problem("template-refuses", values)) from error
+        tokens = model.tokenizer(chat_prompt(model, conversation), add_special_tokens=False)["input_ids"]
     else:
         lines = [
             message["content"] + "\n"

@@ -15,6 +15,7 @@ import torch
 
 from checkpoints.problems import Problem
 from evaluation.benchmarked import MEAN, TaskScore, Total, plain
+from evaluation.chat import chat_prompt
 from evaluation.error import Cancelled, EvaluationError, words_of
 from evaluation.model import LanguageModel
 
@@ -132,6 +133,15 @@ def asked_model(
         def _model_generate(self, context: Any, *args: Any, **settings: Any) -> Any:
             self._counted(len(context))
             return super()._model_generate(context, *args, **settings)
+
+        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
+            turns = [message for message in chat_history if message["role"] != "system"]
+            try:
+                return chat_prompt(model, chat_history, add_generation_prompt)
+            except EvaluationError:
+                if len(turns) == len(chat_history):
+                    raise
+            return chat_prompt(model, turns, add_generation_prompt)  # as lm-eval does
 
     asked = Asked(
         pretrained=model.network,

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from checkpoints import Token
+from checkpoints import Token, open_checkpoint
 from checkpoints.memory import free_memory, machine_memory
-from checkpoints.problems import Problem
+from checkpoints.problems import CheckpointError, Problem
 from evaluation.adapter import put_on
 from evaluation.downloads import DOWNLOADS
 from evaluation.error import EvaluationError, memory_named
@@ -203,7 +203,9 @@ def load_fetched(fetched: FetchedModel, device: str = "auto", offload: Path | No
     with _reading:
         if model := loaded.get(fetched.identity):
             return model
-        size, config = fetched.bytes, _read_config(fetched.name, fetched.folder)
+        size = fetched.bytes
+        _check_headers(fetched)
+        config = _read_config(fetched.name, fetched.folder)
         widen = device == "cpu" and _is_half(config) and 2 * size <= loaded.max_bytes
         needed = 2 * size if widen else size
         room = loaded.make_room(needed)
@@ -360,6 +362,21 @@ def _memory(device: str) -> tuple[int, int]:
         free, total = torch.cuda.mem_get_info()
         return total, free
     return machine_memory(), free_memory()
+
+
+def _check_headers(fetched: FetchedModel) -> None:
+    """Check that a model's files are whole, and that its config fits its weights: else a library might build for ever.
+
+    Raises:
+        EvaluationError: they are not.
+    """
+    try:
+        open_checkpoint(str(fetched.folder)).close()
+    except CheckpointError as error:
+        if error.problems[0].code == "count-beyond-weights":
+            raise EvaluationError(error.problems) from error
+        values = {"model": fetched.name, "words": error.problems[0].message}
+        raise EvaluationError(Problem("not-loadable", values)) from error
 
 
 def _read_config(name: str, folder: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -155,11 +156,12 @@ def _on_hub(repo: str, config: str, revision: str | None, token: str | bool | No
             return download(weight_names(repo, sizes, index), sizes)
 
     def download(wanted: list[str], sizes: Mapping[str, int]) -> Path:
+        only = [*map(glob.escape, wanted)]  # these files, whatever their names would match
         with DOWNLOADS.room_for(repo, commit, {file: sizes.get(file, 0) for file in wanted}):
             # By its revision, so that the cache knows it by that name when the machine is offline.
-            folder = Path(snapshot_download(repo, revision=revision, token=token, allow_patterns=wanted))
+            folder = Path(snapshot_download(repo, revision=revision, token=token, allow_patterns=only))
             if folder.name != commit:  # it has moved since
-                folder = Path(snapshot_download(repo, revision=commit, token=token, allow_patterns=wanted))
+                folder = Path(snapshot_download(repo, revision=commit, token=token, allow_patterns=only))
             return folder
 
     return ModelFiles(repo, repo, commit, (repo, commit), fetch)
@@ -236,6 +238,12 @@ def weight_names(name: str, files: Mapping[str, int], index: str | None) -> list
         names = sorted(set(json.loads(index)["weight_map"].values()))
     except (ValueError, TypeError, KeyError, AttributeError):
         raise EvaluationError(Problem("damaged-index", {"model": name, "file": INDEX})) from None
+    # transformers would load any other kind, pickles too.
+    others = [file for file in names if not str(file).endswith(".safetensors")]
+    if others:
+        raise EvaluationError(
+            Problem("no-safetensors", {"model": name, "files": others[:3], "file": WEIGHTS})
+        )
     # `files` are plain names: "../other/model.safetensors", which may be another model's, is not among them.
     missing = [file for file in names if file not in files]
     if missing:

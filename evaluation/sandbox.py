@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checkpoints.confined import PASSED
 from checkpoints.problems import Problem
 from evaluation.confine import LANDLOCK, NAMESPACE, PYTHON
 from evaluation.error import Cancelled
@@ -25,7 +26,8 @@ _OURS = ("checkpoints", "evaluation")
 _SCRIPT = Path(__file__).with_name("confine.py")
 _SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/proc", "/sys", "/dev", "/run", "/System",
            "/Library")  # fmt: skip
-
+# Variables that say which device there is, and how many threads it has.
+_DEVICE = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "MKL_NUM_THREADS", "ATEN_CPU_CAPABILITY")
 
 # What keeps everything else out of reach, as phrases of remarks.
 MEANS = {LANDLOCK: "held-by-landlock", NAMESPACE: "held-by-namespace", PYTHON: "held-by-python"}
@@ -146,10 +148,8 @@ def _answer(
 
 
 def _environment(inside: Path) -> dict[str, str]:
-    """Without tokens, caches and whatever else leads to other models."""
-    kept = {
-        k: v for k, v in os.environ.items() if "TOKEN" not in k and not k.startswith(("HF_", "TRANSFORMERS_"))
-    }
+    """What Python and the processor need, and nothing that leads to other models or to an account."""
+    kept = {name: os.environ[name] for name in (*PASSED, *_DEVICE) if name in os.environ}
     paths = [str(inside / "packages"), *(str(path) for path in _search_path())]
     return kept | {
         "HF_HOME": str(inside / "home"),

@@ -192,6 +192,7 @@ class Plan:
         copied_files: small files that are copied, with the index of the model they come from
         bytes_in: to be read
         bytes_out: weights to be written
+        bytes_beside: of the small files beside them
         peak_memory_bytes: of the process, while merging; of a merge that is made on the way, what it adds
         disk_bytes: written to this machine's disk
         seconds: a rough guess of the time
@@ -211,6 +212,7 @@ class Plan:
     copied_files: Mapping[str, int] = field(default_factory=dict)
     bytes_in: int = 0
     bytes_out: int = 0
+    bytes_beside: int = 0
     peak_memory_bytes: int = 0
     disk_bytes: int = 0
     seconds: float = 0.0
@@ -303,14 +305,19 @@ class Plan:
         }
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(self.to_data(), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        return cls._from_data(json.loads(text))
+        return cls.from_data(json.loads(text))
+
+    def to_data(self) -> dict[str, Any]:
+        """The plan as JSON can write it."""
+        return asdict(self)
 
     @classmethod
-    def _from_data(cls, data: dict[str, Any]) -> Self:
+    def from_data(cls, data: dict[str, Any]) -> Self:
+        """Of what JSON made of `to_data`; the data is used up."""
         data["problems"] = tuple(map(Problem.from_data, data["problems"]))
         data["warnings"] = tuple(map(Problem.from_data, data["warnings"]))
         data["models"] = tuple(_model(item) for item in data["models"])
@@ -335,7 +342,7 @@ def software() -> list[str]:
 def _model(data: dict[str, Any]) -> PlannedModel:
     data["adapters"] = tuple(PlannedAdapter(**item) for item in data["adapters"])
     if data["made_by"]:
-        data["made_by"] = Plan._from_data(data["made_by"])
+        data["made_by"] = Plan.from_data(data["made_by"])
     if alignment := data["alignment"]:
         rows = tuple(Rows(run["count"], tuple(map(tuple, run["sources"]))) for run in alignment["rows"])
         tensors = {name: tuple(names) for name, names in alignment["tensors"].items()}

@@ -24,6 +24,7 @@ from ui.score.reading import scored
 from ui.score.source import MAX_CHARACTERS
 from ui.server.jobs import JobStatus
 from ui.server.merge_service import MergeService
+from ui.widgets.events import MAX_PLANS
 
 
 class Api:
@@ -39,9 +40,12 @@ class Api:
 
     def add(self) -> None:
         """Add the endpoints to the Blocks that are being built."""
-        quick: tuple[Callable[..., Any], ...] = (self.methods, self.plan, self.merge, self.job, self.cancel)
+        quick: tuple[Callable[..., Any], ...] = (self.methods, self.job, self.cancel)
         for endpoint in quick:
             api(endpoint, api_name=endpoint.__name__, concurrency_limit=4)
+        planned: tuple[Callable[..., Any], ...] = (self.plan, self.merge)
+        for endpoint in planned:
+            api(endpoint, api_name=endpoint.__name__, concurrency_limit=MAX_PLANS)
         slow: tuple[Callable[..., Any], ...] = (self.chat, self.perplexity)
         for endpoint in slow:
             api(endpoint, api_name=endpoint.__name__, concurrency_id="model", concurrency_limit=2)
@@ -70,6 +74,7 @@ class Api:
     def plan(
         self,
         recipe: str,
+        request: gr.Request,
         oauth: gr.OAuthToken | None,
         to: str = "",
         overwrite: bool = False,
@@ -91,9 +96,9 @@ class Api:
             place = destination_of(self.host, to) if to else None
         except MergeError as error:
             return _problems(error)
-        return self.service.plan(
-            recipe, place, account(self.host, oauth), overwrite=overwrite, pull_request=pull_request
-        ).summary()
+        who = account(self.host, oauth)
+        ways = {"overwrite": overwrite, "pull_request": pull_request}
+        return self.service.plan(recipe, place, who, visitor(who, request), **ways).summary()
 
     def merge(
         self,
@@ -121,8 +126,8 @@ class Api:
         try:
             place = destination_of(self.host, to)
             ways = {"overwrite": overwrite, "pull_request": pull_request}
-            planned = self.service.plan(recipe, place, who, **ways)
             turn = visitor(who, request)
+            planned = self.service.plan(recipe, place, who, turn, **ways)
             job = self.service.merge(planned, place, who, turn, private=private, **ways)
         except MergeError as error:
             return _problems(error)

@@ -54,6 +54,10 @@ _SET_LANGUAGE = """() => {
 }"""
 
 
+# Bytes of a file that a visitor uploads (a recipe, a text to score), and the seconds after which it is deleted.
+MAX_UPLOAD, SECONDS_OF_AN_UPLOAD = 20_000_000, 3600
+
+
 class Page:
     """The tabs, and what runs between them: results of the Merge tab are opened in the others."""
 
@@ -163,7 +167,8 @@ def build_page(host: Host) -> gr.Blocks:
     """The whole page, ready to be launched."""
     if host.on_space:
         DOWNLOADS.limit()
-    blocks = gr.Blocks(title=t("page.title"), analytics_enabled=False)
+    kept = (SECONDS_OF_AN_UPLOAD // 4, SECONDS_OF_AN_UPLOAD)
+    blocks = gr.Blocks(title=t("page.title"), analytics_enabled=False, delete_cache=kept)
     with blocks:
         page = Page(host, blocks)
         page.wire()
@@ -228,6 +233,7 @@ def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
         "mcp_server": True,
         # Results to download, each under an unguessable name.
         "allowed_paths": [str(host.downloads)],
+        "max_file_size": MAX_UPLOAD,
         "footer_links": ["api", "settings"],
         "app_kwargs": {"exception_handlers": {HTTPStatus.SERVICE_UNAVAILABLE: _busy}},
     }

@@ -17,7 +17,7 @@ from checkpoints.formats import FORMATS, read_tensors
 from checkpoints.formats.header import TensorHeader
 from checkpoints.json_value import parse_json
 from checkpoints.problems import CheckpointError, Problem
-from checkpoints.repositories.repository import Repository, read_bytes, read_small
+from checkpoints.repositories.repository import MAX_CONFIG, Repository, read_bytes, read_small
 
 CONFIG = "adapter_config.json"
 WEIGHTS = tuple(form.adapter for form in FORMATS)
@@ -110,8 +110,9 @@ OTHER_PART = re.compile(
 # Bytes of a file of weights on the Hub up to which it is fetched whole: its tensors are small, and each would be a
 # request.
 WHOLE = 64 * 1024 * 1024
-# A pattern of names may come from a stranger: one without repeated groups cannot keep us busy.
-REPEATED_GROUP, QUANTIFIERS, MOST_QUANTIFIERS = re.compile(r"\)[*+?{]"), re.compile(r"[*+?{]"), 4
+# A pattern of names may come from a stranger: a short one with one wildcard, which repeats no group, cannot keep a
+# server busy.
+REPEATED_GROUP, QUANTIFIERS, LONGEST_PATTERN = re.compile(r"\)[*+?{]"), re.compile(r"[*+?{]\??"), 200
 
 
 @dataclass
@@ -256,10 +257,8 @@ class Adapter:
     def _by_pattern(self, option: str, module: str) -> float | None:
         """The value of the first pattern that matches the end of a module's name, as PEFT matches them."""
         for pattern, value in (self.option(option) or {}).items():
-            simple = len(QUANTIFIERS.findall(pattern)) <= MOST_QUANTIFIERS
             try:
-                if REPEATED_GROUP.search(pattern) or not simple:
-                    raise re.error("too much repetition")
+                check_pattern(pattern)
                 if re.match(rf"(.*\.)?({pattern})$", module):
                     return float(value)
             except (re.error, TypeError, ValueError) as error:
@@ -271,13 +270,25 @@ class Adapter:
         return _error(code, self.name, **values)
 
 
+def check_pattern(pattern: str) -> None:
+    """Check that a pattern can be matched in little time.
+
+    Raises:
+        re.error: it is too long, or repeats too much.
+    """
+    if len(pattern) > LONGEST_PATTERN:
+        raise re.error(f"{len(pattern)} characters, and up to {LONGEST_PATTERN} are read")
+    if REPEATED_GROUP.search(pattern) or len(QUANTIFIERS.findall(pattern)) > 1:
+        raise re.error("more than one wildcard")
+
+
 def _read_config(repository: Repository) -> dict[str, Any]:
     name, files = repository.name, repository.files
     if CONFIG not in files:
         code = "adapter-is-model" if "config.json" in files else "no-adapter-config"
         raise _error(code, name, file=CONFIG)
     try:
-        config = parse_json(read_small(repository, CONFIG))
+        config = parse_json(read_small(repository, CONFIG, MAX_CONFIG))
     except ValueError:
         config = None
     if not isinstance(config, dict):

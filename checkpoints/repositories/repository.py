@@ -10,6 +10,8 @@ from checkpoints.problems import CheckpointError, Problem
 
 # A text file beside the weights; tokenizers of large vocabularies reach some 35 MB.
 MAX_SMALL_FILE = 200_000_000
+# A config: its numbers and lists become objects, which take many times their text's size in memory.
+MAX_CONFIG = 20_000_000
 
 # What may stand before the id of a repository on the Hub, and does in the address of a result.
 HUB_SCHEME = "hf://"
@@ -95,13 +97,18 @@ def read_bytes(repository: Repository, file: str, start: int, nbytes: int) -> by
     return buffer
 
 
-def read_small(repository: Repository, file: str) -> bytes:
+def read_small(repository: Repository, file: str, most: int = MAX_SMALL_FILE) -> bytes:
     """A small file, whole.
 
+    Args:
+        repository: that has the file
+        file: its path
+        most: bytes that it may have
+
     Raises:
-        CheckpointError: it is larger than `MAX_SMALL_FILE`, or cannot be read.
+        CheckpointError: it is larger, or cannot be read.
     """
     size = repository.files[file]
-    if size > MAX_SMALL_FILE:
+    if size > most:
         raise CheckpointError(Problem("large-file", {"file": file, "size": size}, repository.name))
     return bytes(read_bytes(repository, file, 0, size))

@@ -40,7 +40,7 @@ class FolderDestination:
 
     def check(self, plan: Plan | None = None) -> list[Problem]:
         problems = []
-        disk_bytes = plan.bytes_out if plan else 0
+        disk_bytes = plan.bytes_out + plan.bytes_beside if plan else 0
         where = str(self.path)
         if self.path.exists() and not self.path.is_dir():
             problems.append(Problem("destination-is-file", {"path": where}, where))

@@ -88,7 +88,7 @@ def make_plan(
         problems += plan.problems
         plan = replace(plan, warnings=(*recipe.warnings, *plan.warnings))
         if not problems or plan.shards:
-            size = plan.bytes_out
+            size = plan.bytes_out + plan.bytes_beside
             plan = replace(plan, disk_bytes=destination.disk_bytes(size) if destination else size)
             plan = _with_memory(plan, destination, memory)
             plan = replace(plan, seconds=rough_seconds(plan))
@@ -140,13 +140,14 @@ def _draw(
     files = small.texts(shards)
     if small.problems:
         return replace(plan, problems=tuple(small.problems), warnings=tuple(result.warnings))
+    copied = small.copied(files)
     tokenizer = small.report()
     return replace(
         plan,
         models=result.parents.planned(),
         shards=shards,
         files=files,
-        copied_files=small.copied(files),
+        copied_files=copied,
         tokenizer=tokenizer,
         warnings=(*result.warnings, *small.warnings),
         bytes_in=sum(
@@ -155,6 +156,8 @@ def _draw(
             for part in tensor.inputs
         ),
         bytes_out=sum(tensor.bytes for tensor in result.tensors),
+        bytes_beside=sum(len(text.encode()) for text in files.values())
+        + sum(opened[index].files[file] for file, index in copied.items()),
     )
 
 

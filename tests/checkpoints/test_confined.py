@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from checkpoints.confined import Confined, ConfinedError
+from checkpoints.confined import MAX_ANSWER, Confined, ConfinedError, LimitError
+
+kept: list[bytearray] = []
 
 
 def work(how: str) -> Any:
@@ -24,6 +27,13 @@ def work(how: str) -> Any:
     if how == "print":
         print("not an answer")
         sys.stdout.flush()
+    if how == "wait":
+        sys.stdin.read(0)
+        time.sleep(60)
+    if how == "grow":
+        kept.append(bytearray(400 << 20))
+    if how == "long":
+        return "x" * (MAX_ANSWER + 1)
     if how == "secrets":
         return sorted(os.environ)
     if how == "raise":
@@ -49,6 +59,56 @@ def test_an_exception_keeps_the_process(confined: Confined) -> None:
     with pytest.raises(ConfinedError, match="ValueError: no such thing"):
         confined("raise")
     assert confined("pid") == first
+
+
+def test_a_call_that_only_waits_has_a_deadline() -> None:
+    confined = Confined(__name__, work.__name__, seconds=60, memory=1 << 30, wait=5)
+
+    with pytest.raises(LimitError):
+        confined("wait")
+
+
+def test_calls_run_side_by_side_and_the_others_wait() -> None:
+    confined = Confined(__name__, work.__name__, seconds=10, memory=1 << 30, workers=2)
+
+    with ThreadPoolExecutor(6) as pool:
+        found = set(pool.map(confined, ["pid"] * 6))
+
+    assert 1 <= len(found) <= 2
+
+
+def test_one_visitors_limit_is_not_anothers() -> None:
+    confined = Confined(__name__, work.__name__, seconds=2, memory=1 << 30, workers=2)
+
+    with ThreadPoolExecutor(1) as pool:
+        spinning = pool.submit(confined, "spin")
+        answers = [confined("pid") for _ in range(3)]
+        with pytest.raises(LimitError):
+            spinning.result()
+
+    assert all(answers)
+
+
+def test_memory_that_a_process_keeps_comes_back(confined: Confined) -> None:
+    first = confined("grow")
+
+    assert confined("pid") != first
+
+
+def test_a_defect_keeps_its_traceback_for_the_log(confined: Confined) -> None:
+    with pytest.raises(ConfinedError) as raised:
+        confined("raise")
+
+    assert "in work" in "".join(raised.value.__notes__)
+
+
+def test_a_fork_has_processes_of_its_own(confined: Confined) -> None:
+    confined("pid")
+    if pid := os.fork():
+        assert os.waitpid(pid, 0)[1] == 0
+        assert confined("pid")
+        return
+    os._exit(0 if confined("pid") else 1)
 
 
 @pytest.mark.parametrize("how", ["spin", "die"])

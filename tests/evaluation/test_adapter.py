@@ -221,3 +221,34 @@ def test_a_model_that_was_read_over_is_judged_anew(make_folder: MakeFolder, tmp_
     adapter(base, lora, seed=2)
 
     assert not torch.equal(logits(before), logits(load_model(f"{base}+{lora}", device="cpu")))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"target_modules": "([a-z._0-9]+)+!"}, {"exclude_modules": "([a-z._0-9]+)+!"}],
+    ids=["targets", "others"],
+)
+def test_patterns_of_names_are_not_run(
+    make_folder: MakeFolder, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    base = make_folder()
+    plain = load_model(f"{base}+{adapter(base, tmp_path / 'plain')}", device="cpu")
+    shutil.copytree(tmp_path / "plain", tmp_path / "evil")
+    changed(tmp_path / "evil", **options)
+
+    found = load_model(f"{base}+{tmp_path / 'evil'}", device="cpu")
+
+    pairs = zip(found.network.parameters(), plain.network.parameters(), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+@pytest.mark.parametrize("pattern", [".*.*.*.*!", "(a|b)+q_proj", "q_proj" * 40, "a?a?a?"])
+def test_a_pattern_that_may_take_long_is_refused(
+    make_folder: MakeFolder, tmp_path: Path, pattern: str
+) -> None:
+    base = make_folder()
+    lora = adapter(base, tmp_path / "lora")
+    changed(lora, alpha_pattern={pattern: 1})
+
+    with pytest.raises(EvaluationError, match=r"wildcard|characters"):
+        load_model(f"{base}+{lora}", device="cpu")

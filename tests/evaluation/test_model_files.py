@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from huggingface_hub import constants
 
-from evaluation import EvaluationError, load_model, model_files
+from evaluation import EvaluationError, fetch_model, load_model, model_files
 from evaluation.model_files import find_model, weight_files
 from tests.evaluation.conftest import make_network
 from tests.hub import Hub
@@ -159,3 +159,34 @@ def test_a_hub_in_trouble_is_said(hub: Hub, make_folder: MakeFolder, monkeypatch
     monkeypatch.setattr(model_files, "get_hf_file_metadata", unreachable)
     with pytest.raises(EvaluationError, match=r"The Hub did not answer for ann/model \(ConnectError\)"):
         load_model("ann/model", token=token, device="cpu")
+
+
+def test_an_index_that_names_pickles_is_refused_before_they_come(hub: Hub, make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    (folder / "model.safetensors").rename(folder / "weights.bin")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "weights.bin"}}')
+    hub.add_user("mallory")
+    hub.put("mallory/model", folder)
+    hub.log.clear()
+
+    with pytest.raises(EvaluationError, match=r"only weights\.bin"):
+        load_model("mallory/model", token=False, device="cpu")
+    with pytest.raises(EvaluationError, match=r"only weights\.bin"):
+        load_model(folder, device="cpu")
+
+    assert "weights.bin" not in downloads(hub)
+
+
+def test_a_name_is_a_name_and_no_pattern(hub: Hub, make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    (folder / "sub").mkdir()
+    for name in ("*.json", "sub/huge.json"):
+        (folder / name).write_text("{}")
+    hub.add_user("mallory")
+    hub.put("mallory/model", folder)
+    hub.log.clear()
+
+    fetched = fetch_model("mallory/model", token=False, allow_folders=False)
+
+    assert (fetched.folder / "*.json").is_file()
+    assert "huge.json" not in downloads(hub)

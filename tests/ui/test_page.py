@@ -319,7 +319,7 @@ def test_a_failed_merge_goes_on_where_it_stood(ann: str, hub: Hub, tmp_path: Pat
     host = Host.from_environment({"SPACE_ID": "you/alloy", "ALLOY_DOWNLOADS": str(tmp_path / "downloads")})
     service = MergeService(host, JobBoard())
     who = Account("visitor", ann)
-    plan = service.plan(LINEAR, "hf://ann/again", who)
+    plan = service.plan(LINEAR, "hf://ann/again", who, "")
     hub.put("ann/again", {"config.json": b"{}"})  # somebody was faster
     job = service.merge(plan, "hf://ann/again", who, "ann", private=True, overwrite=False)
     failed = until_ended(service, job)
@@ -358,7 +358,7 @@ def test_who_has_no_account_takes_files_home(ann: str, hub: Hub, tmp_path: Path)
     who = Account("nobody")
     hub.put("ann/open", tiny_speaker(tmp_path / "open"))
     recipe = LINEAR.replace("ann/one", "ann/open").replace("ann/two", "ann/open")
-    plan = service.plan(recipe, None, who)
+    plan = service.plan(recipe, None, who, "")
 
     done = until_ended(
         service, service.merge(plan, "mine", who, "", private=True, overwrite=False, download=True)

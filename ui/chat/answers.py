@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from markupsafe import Markup
 
 from evaluation import EvaluationError, FetchedModel, LanguageModel, Reply, load_fetched, reply
+from evaluation.chat import chat_prompt
 from evaluation.faults import faults
 from ui.chat.sampling import Sampling
 from ui.languages.translate import error_words, t
@@ -114,9 +114,8 @@ def _opening(model: LanguageModel) -> str:
     if not model.has_chat_template:
         return ""
     question = [{"role": "user", "content": "?"}]
-    with suppress(TemplateError, TypeError, ValueError):  # `reply` has reported it already
-        prompt = model.tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-        if opened := _OPENED.search(prompt):
+    with suppress(EvaluationError):  # `reply` has reported it already
+        if opened := _OPENED.search(chat_prompt(model, question)):
             return opened[0].strip()
     return ""
 

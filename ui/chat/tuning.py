@@ -12,7 +12,7 @@ import gradio as gr
 from merging import MergeError
 from ui.chat.answers import Message, as_shown, line_html, lines, plain, shown, streamed, trouble_card
 from ui.chat.sampling import Sampling, SamplingFields
-from ui.hub.account import account
+from ui.hub.account import account, visitor
 from ui.languages.translate import error_words, parameter_help, t
 from ui.merge.try_first import try_first
 from ui.recipe.sliders import RecipeSlider, changed_sliders, sliders_of, with_value
@@ -133,7 +133,7 @@ class Tuner:
         talk, question = _up_to_the_question(talk)
         with self.turns.of(request) as turn:
             try:
-                if not (yield from self._merge(tuning, page, oauth, turn)):
+                if not (yield from self._merge(tuning, request, oauth, turn)):
                     return
                 if question:
                     answers = self._answer(tuning, talk, self.settings.sampling(given), page, turn)
@@ -165,7 +165,7 @@ class Tuner:
         return now
 
     def _merge(
-        self, tuning: Tuning, page: str, oauth: gr.OAuthToken | None, turn: Turn
+        self, tuning: Tuning, request: gr.Request, oauth: gr.OAuthToken | None, turn: Turn
     ) -> Generator[Updates, None, bool]:
         """Merge in memory again. Whether it was not stopped.
 
@@ -173,10 +173,10 @@ class Tuner:
             MergeError: the recipe cannot be merged
         """
         who = account(self.service.host, oauth)
-        plan = self.service.plan(tuning.recipe, None, who)
+        plan = self.service.plan(tuning.recipe, None, who, visitor(who, request))
         if not plan.ok:
             raise MergeError(plan.problems)
-        name = tuning.name.removeprefix(MARK)
+        page, name = str(request.session_hash), tuning.name.removeprefix(MARK)
         for job, _ in try_first(self.service.in_memory, page, name, plan, who):
             yield {self.line: job, **self._state(replace(tuning, merged=False))}
             if turn.forgotten.is_set():

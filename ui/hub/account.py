@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -83,12 +85,61 @@ def identify(account: Account) -> Identity:
     return Identity(str(answer.get("name", "")), organizations)
 
 
+class _UserNames:
+    """The user names behind tokens, so that the Hub is asked once for each. Tokens are kept as digests."""
+
+    MOST = 1000
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[bytes, str] = OrderedDict()
+
+    def of(self, account: Account) -> str:
+        """The name of a visitor's account; empty if the Hub does not confirm it."""
+        if account.source != "visitor" or not account.token:
+            return ""
+        digest = hashlib.sha256(account.token.encode()).digest()
+        with self._lock:
+            if name := self._known.get(digest):
+                return name
+        name = identify(account).name
+        if name:
+            with self._lock:
+                self._known[digest] = name
+                if len(self._known) > self.MOST:
+                    self._known.popitem(last=False)
+        return name
+
+
+_user_names = _UserNames()
+
+
 def visitor(who: Account, request: gr.Request | None) -> str:
-    """Who a request counts for in the line: the account, or else the network address."""
-    if who.source == "visitor" and who.token:
-        return hashlib.sha256(who.token.encode()).hexdigest()
-    if request is None:
-        return ""
+    """Who a request counts for in the line: the user, whatever token came with it, or else the network address.
+
+    Anyone can make up tokens, and has a great many addresses of IPv6: what counts is a name that the Hub confirms, or
+    the network (/64) that a provider gives to one customer.
+    """
+    if name := _user_names.of(who):
+        return f"@{name}"
+    return _network(_address(request)) if request else ""
+
+
+def _network(address: str) -> str:
+    """An address, or for IPv6 its /64."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return address
+    if parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
+def _address(request: gr.Request) -> str:
+    """The address that a request comes from."""
     # On a Space the connection comes from its proxy, the same for all visitors. Each proxy appends the address that it
     # received the request from, so the last public address is one that a visitor cannot make up.
     for address in reversed(str(request.headers.get("x-forwarded-for") or "").split(",")):

@@ -25,7 +25,7 @@ from ui.recipe.presets import family
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobStatus
 from ui.server.merge_service import MergeService
-from ui.widgets.events import LONG, NETWORK, PRIVATE, QUIET, Updates, unchanged
+from ui.widgets.events import LONG, PLANNING, PRIVATE, QUIET, Updates, unchanged
 from ui.widgets.html import alert, html, size, status, trouble
 
 # Merges of a visitor that the browser remembers, at most.
@@ -137,7 +137,7 @@ class MyMerges:
             None, slot.link, None, js=COPY, **PRIVATE
         )
         slot.retry.click(
-            self._retrier(number), known, [self.jobs, self.message], show_progress_on=slot.card, **NETWORK
+            self._retrier(number), known, [self.jobs, self.message], show_progress_on=slot.card, **PLANNING
         ).then(**self.watching)
         slot.alone.click(self._checker(number), known, slot.message, concurrency_limit=2, **LONG)
         slot.reuse.click(self._reuser(number, editor), [*known, editor.form.memory], editor.outputs, **QUIET)

@@ -12,7 +12,7 @@ from evaluation import EvaluationError
 from merging import METHODS, MergeError, Plan, Problem
 from merging.licences import common_base
 from ui.host import Host
-from ui.hub.account import Account, account
+from ui.hub.account import Account, account, visitor
 from ui.languages.translate import in_each_language, t
 from ui.merge.destination import HUB, NO_OWNER, REFUSE, DestinationChoice
 from ui.merge.destination_panel import DestinationPanel
@@ -25,7 +25,7 @@ from ui.merge.similarity import similarity
 from ui.recipe.quick_fixes import Fix, fixes
 from ui.server import gpu
 from ui.server.merge_service import MergeService
-from ui.widgets.events import NETWORK, QUIET, UNSEEN, Given, Updates, unchanged
+from ui.widgets.events import PLANNING, QUIET, UNSEEN, Given, Updates, unchanged
 from ui.widgets.html import html, status, trouble
 
 MAX_FIXES = 3
@@ -64,9 +64,9 @@ class PlanPanel:
         ]  # fmt: skip
         gr.on(
             [yaml.change, *destination.changes], self._plan, inputs, outputs,
-            trigger_mode="always_last", show_progress="hidden", **NETWORK,
+            trigger_mode="always_last", show_progress="hidden", **PLANNING,
         )  # fmt: skip
-        self.editor.check.click(self._plan, inputs, outputs, show_progress_on=self.card, **NETWORK)
+        self.editor.check.click(self._plan, inputs, outputs, show_progress_on=self.card, **PLANNING)
         for number, button in enumerate(self.fixes):
             button.click(self._fixer(number), [self.offered, memory], self.editor.outputs, **QUIET)
         self.compare.click(
@@ -84,10 +84,16 @@ class PlanPanel:
 
         return named(text, choice.name, planned, is_taken)
 
-    def plan(self, text: str, choice: DestinationChoice, who: Account, location: str | None) -> Plan:
-        """The plan of a merge into a location; None, and a download, are not checked."""
+    def plan(
+        self, text: str, choice: DestinationChoice, who: Account, turn: str, location: str | None
+    ) -> Plan:
+        """The plan of a merge into a location; None, and a download, are not checked.
+
+        Args:
+            turn: see `visitor`
+        """
         to = None if choice.is_download else location
-        return self.service.plan(text, to, who, **choice.for_existing)
+        return self.service.plan(text, to, who, turn, **choice.for_existing)
 
     def _plan(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
         page, mine = str(request.session_hash), object()
@@ -97,8 +103,12 @@ class PlanPanel:
             self.destination.choice(values),
             account(self.host, oauth),
         )
+        turn = visitor(who, request)
         called, plan = self.named(
-            text, choice, who, lambda name: self.plan(text, choice, who, self._location(choice, name)[0])
+            text,
+            choice,
+            who,
+            lambda name: self.plan(text, choice, who, turn, self._location(choice, name)[0]),
         )
         location, problems = self._location(choice, called)
         updates = {
@@ -152,9 +162,9 @@ class PlanPanel:
 
         return fix
 
-    def _compare(self, text: str, oauth: gr.OAuthToken | None) -> Iterator[str]:
+    def _compare(self, text: str, request: gr.Request, oauth: gr.OAuthToken | None) -> Iterator[str]:
         who = account(self.host, oauth)
-        plan, recipe = self.service.plan(text, None, who), recipe_or_none(text)
+        plan, recipe = self.service.plan(text, None, who, visitor(who, request)), recipe_or_none(text)
         if not plan.ok or recipe is None:
             yield html(map(trouble, plan.problems))
             return

@@ -25,7 +25,7 @@ from ui.merge.plan_panel import PlanPanel
 from ui.merge.start import build_start
 from ui.merge.try_first import try_first
 from ui.server.merge_service import MergeService
-from ui.widgets.events import LONG, NETWORK, PRIVATE, QUIET, Given, Updates
+from ui.widgets.events import LONG, PLANNING, PRIVATE, QUIET, Given, Updates
 from ui.widgets.html import html, section, status, trouble
 
 # So that a reload shows the recipe that the visitor was writing, and not the link again.
@@ -83,7 +83,7 @@ class MergeTab:
             {yaml, self.mine.jobs, *self.destination.inputs},
             [self.mine.jobs, self.plan.card],
             show_progress_on=self.plan.card,
-            **NETWORK,
+            **PLANNING,
         ).success(**self.mine.watching)
         self.trial: Dependency = self.try_first.click(
             self._try, [yaml, self.destination.name], [self.trying, self.tried], concurrency_limit=2, **LONG
@@ -106,6 +106,7 @@ class MergeTab:
 
     def _merge(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
         text, who = values[self.editor.yaml], account(self.host, oauth)
+        turn = visitor(who, request)
         choice = self.destination.choice(values)
         if not who.token:
             choice = replace(choice, owners=())
@@ -114,13 +115,13 @@ class MergeTab:
                 text,
                 choice,
                 who,
-                lambda name: self.plan.plan(text, choice, who, choice.location(self.host, name)),
+                lambda name: self.plan.plan(text, choice, who, turn, choice.location(self.host, name)),
             )
             job = self.service.merge(
                 plan,
                 choice.location(self.host, called),
                 who,
-                visitor(who, request),
+                turn,
                 private=choice.private,
                 **choice.for_existing,
                 download=choice.is_download,
@@ -134,7 +135,7 @@ class MergeTab:
         self, text: str, name: str, request: gr.Request, oauth: gr.OAuthToken | None
     ) -> Iterator[Updates]:
         who = account(self.host, oauth)
-        plan = self.service.plan(text, None, who)
+        plan = self.service.plan(text, None, who, visitor(who, request))
         page, called = str(request.session_hash), name.strip() or default_name(text)
         try:
             if not plan.ok:

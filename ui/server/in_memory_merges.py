@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
 from checkpoints.memory import free_memory, machine_memory
-from evaluation import LanguageModel
+from evaluation import EvaluationError, LanguageModel
+from evaluation.downloads import DOWNLOADS
 from merging import MergeError, Plan, Problem, Progress, merge_into_memory
+from merging.plan import PlannedModel
 from ui.hub.account import Account
 from ui.widgets.html import size
 
@@ -162,6 +164,21 @@ def _language_model(name: str, plan: Plan, network: Any, who: Account, *, widen:
     return LanguageModel(name, None, network, tokenizer, "cpu", stored, nbytes)
 
 
+def _fetched(model: PlannedModel, file: str, who: Account) -> Path:
+    """A small file of a model on the Hub, in this machine's cache.
+
+    Raises:
+        MergeError: there is no room for it.
+    """
+    address = hf_hub_url(model.name, file, revision=model.version)
+    size = get_hf_file_metadata(address, token=who.for_hub).size or 0
+    try:
+        with DOWNLOADS.room_for(model.name, model.version, {file: size}):
+            return Path(hf_hub_download(model.name, file, revision=model.version, token=who.for_hub))
+    except EvaluationError as error:
+        raise MergeError(error.problems) from error
+
+
 @contextmanager
 def _tokenizer_files(plan: Plan, who: Account) -> Iterator[Path]:
     """A folder with the small files of the result."""
@@ -169,10 +186,7 @@ def _tokenizer_files(plan: Plan, who: Account) -> Iterator[Path]:
         folder = Path(place)
         for file, index in plan.copied_files.items():
             model = plan.models[index]
-            if model.is_folder:
-                source = Path(model.name) / file
-            else:
-                source = Path(hf_hub_download(model.name, file, revision=model.version, token=who.for_hub))
+            source = Path(model.name) / file if model.is_folder else _fetched(model, file, who)
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, folder / file)
         for file, text in plan.files.items():

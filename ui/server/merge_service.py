@@ -11,17 +11,21 @@ from typing import Any
 from checkpoints.memory import free_memory, machine_memory
 from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation import EvaluationError, hold_memory
-from merging import MergeError, Plan, Problem, Progress, Result, make_plan, model_card, read_recipe, run_plan
+from merging import MergeError, Plan, Problem, Progress, Result, model_card, run_plan
 from merging.destinations import open_destination
 from merging.licences import ModelCards, licence_of_result
+from merging.planning.confined_plan import PlanRequest, confined_plan
 from ui.host import Host
 from ui.hub.account import Account
 from ui.server.downloads import ResultDownloads
 from ui.server.in_memory_merges import InMemoryMerges
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobBoard, JobStatus, MergeRequest, ModelSummary
+from ui.server.plan_line import PlanLine
 from ui.widgets.html import size
 
+# Plans of one visitor that wait while another of theirs is made.
+MAX_PLANS_WAITING = 7
 # A destination that holds something already.
 TAKEN = ("destination-exists", "destination-is-file", "folder-not-empty")
 
@@ -45,27 +49,33 @@ class MergeService:
         self.downloads = ResultDownloads(host.downloads)
         self.in_memory = InMemoryMerges()
         self.cards = ModelCards()
+        self._line = PlanLine(MAX_PLANS_WAITING)
 
     def plan(
         self,
         recipe: str,
         to: str | None,
         who: Account,
+        visitor: str,
         *,
         overwrite: bool = False,
         pull_request: bool = False,
     ) -> Plan:
-        """The plan of a recipe. It never raises: even for a text that is no recipe, the plan holds the problems."""
+        """The plan of a recipe. It never raises: even for a text that is no recipe, the plan holds the problems.
+
+        Args:
+            recipe: the text
+            to: destination; None leaves it unchecked
+            who: whose access to use
+            visitor: whose turn it takes: each has one plan made at a time
+        """
+        allow_folders = self.host.allow_folders
+        request = PlanRequest(
+            recipe, to, who.for_hub, overwrite, pull_request, allow_folders, memory=free_memory()
+        )
         try:
-            return make_plan(
-                read_recipe(recipe),
-                to,
-                token=who.for_hub,
-                overwrite=overwrite,
-                pull_request=pull_request,
-                allow_folders=self.host.allow_folders,
-                memory=free_memory(),
-            )
+            with self._line.turn(visitor):
+                return confined_plan(request)
         except MergeError as error:
             return Plan(recipe=recipe, method="", problems=error.problems)
         except Exception as error:
@@ -113,7 +123,7 @@ class MergeService:
             values = {"size": size(plan.peak_memory_bytes), "most": size(most)}
             raise MergeError(Problem("machine-too-small", values))
         if download:
-            to = str(self.downloads.place(to, plan.bytes_out))
+            to = str(self.downloads.place(to, plan.bytes_out + plan.bytes_beside))
         elif self.host.allow_folders:
             title = title.rpartition("/")[2]
 
@@ -130,7 +140,8 @@ class MergeService:
 
     def _run(self, plan: Plan, request: MergeRequest, **options: Any) -> Result:
         """Merge, with memory and disk reserved, so that visitors who chat meanwhile do not take either."""
-        room = self.downloads.reserve(Path(request.to), plan.bytes_out) if request.download else nullcontext()
+        nbytes = plan.bytes_out + plan.bytes_beside
+        room = self.downloads.reserve(Path(request.to), nbytes) if request.download else nullcontext()
         with held_memory(plan.peak_memory_bytes), room:
             return run_plan(
                 plan,
@@ -151,7 +162,7 @@ class MergeService:
         request = job.request
         to = job.title if request.download else request.to
         ways = {"overwrite": request.overwrite, "pull_request": request.pull_request}
-        plan = self.plan(request.recipe, None if request.download else to, who, **ways)
+        plan = self.plan(request.recipe, None if request.download else to, who, visitor, **ways)
         return self.merge(plan, to, who, visitor, private=request.private, download=request.download, **ways)
 
     def job(self, job_id: str) -> JobStatus:

@@ -23,6 +23,10 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", **PRIVATE}
 UNSEEN: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 # Waits for the Hub: up to four run at the same time, for all visitors together.
 NETWORK: dict[str, Any] = {"concurrency_limit": 4, **PRIVATE}
+# Plans that are made or wait their turn at the same time, for all visitors together: few of them work (see
+# `merging.planning.confined_plan`), and one visitor can have no more than `ui.server.merge_service` lets wait.
+MAX_PLANS = 24
+PLANNING: dict[str, Any] = {"concurrency_limit": MAX_PLANS, **PRIVATE}
 # Runs models: in their own line (Gradio takes the lowest limit that an event of the line states), and a second press
 # while it runs does nothing.
 LONG: dict[str, Any] = {"concurrency_id": "model", "trigger_mode": "once", **UNSEEN}

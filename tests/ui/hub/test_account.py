@@ -61,11 +61,22 @@ def test_a_hub_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot be reached" in identify(Account("machine", TOKEN)).trouble
 
 
-def test_turns_are_told_apart_without_keeping_tokens() -> None:
-    one, other = (visitor(Account("visitor", token), None) for token in (TOKEN, "hf_other"))
+def test_a_user_has_one_turn_whatever_the_token(hub: Hub) -> None:
+    first, second, bob = hub.add_user("ann"), hub.add_user("ann"), hub.add_user("bob")
 
-    assert one != other
-    assert TOKEN not in one
+    one, same, other = (visitor(Account("visitor", token), None) for token in (first, second, bob))
+
+    assert first != second
+    assert one == same != other
+    assert first not in one
+
+
+def test_a_token_that_is_made_up_counts_for_the_address(hub: Hub) -> None:
+    request: Any = SimpleNamespace(headers={}, client=SimpleNamespace(host="10.16.3.80"))
+
+    turns = {visitor(Account("visitor", f"hf_madeup{number}"), request) for number in range(3)}
+
+    assert turns == {"10.16.3.80"}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +84,9 @@ def test_turns_are_told_apart_without_keeping_tokens() -> None:
     [
         (None, "10.16.3.80"),
         ("8.8.4.4", "8.8.4.4"),
-        ("2001:4860:4860::8888, 10.0.0.3", "2001:4860:4860::8888"),
+        ("2001:4860:4860::8888, 10.0.0.3", "2001:4860:4860::/64"),
+        ("2001:4860:4860::1:2:3:4", "2001:4860:4860::/64"),
+        ("::ffff:8.8.4.4", "8.8.4.4"),
         ("1.1.1.1, 8.8.4.4, 10.0.0.3", "8.8.4.4"),  # the first is what the visitor claims
         ("nonsense, 192.168.0.7", "10.16.3.80"),
     ],

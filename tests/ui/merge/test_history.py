@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from merging import Result, make_plan
+from merging import Plan, Result, make_plan, read_recipe
+from merging.planning.confined_plan import PlanRequest
 from tests.hub import Hub
 from tests.ui.merge.test_destination import LAPTOP, SPACE
 from tests.ui.test_page import LINEAR, ann, until_ended  # noqa: F401
@@ -75,6 +75,11 @@ def test_a_result_that_cannot_be_is_none(result: object) -> None:
     assert back.state == "failed"
 
 
+def planned_in_small_shards(request: PlanRequest) -> Plan:
+    given = vars(request).copy()
+    return make_plan(read_recipe(given.pop("recipe")), shard_size=20_000, **given)
+
+
 def test_after_a_restart_a_merge_goes_on_from_the_journal(
     ann: str,  # noqa: F811
     hub: Hub,
@@ -82,9 +87,9 @@ def test_after_a_restart_a_merge_goes_on_from_the_journal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     host = Host.from_environment({"SPACE_ID": "you/alloy", "ALLOY_DOWNLOADS": str(tmp_path / "downloads")})
-    monkeypatch.setattr("ui.server.merge_service.make_plan", partial(make_plan, shard_size=20_000))
+    monkeypatch.setattr("ui.server.merge_service.confined_plan", planned_in_small_shards)
     before, who = MergeService(host, JobBoard()), Account("visitor", ann)
-    plan = before.plan(LINEAR, "hf://ann/long", who)
+    plan = before.plan(LINEAR, "hf://ann/long", who, "")
     assert len(plan.shards) > 4
     # The server dies when some shards are on the Hub: here the Hub takes no more of them.
     uploads = hub.fault("PUT", "^/upload/", status=400, skip=3, times=None)

@@ -37,7 +37,7 @@ def test_a_plan_that_comes_after_a_newer_one_is_not_shown(monkeypatch: pytest.Mo
         return Plan(recipe=recipe, method="")
 
     monkeypatch.setattr(service, "plan", plan)
-    request: Any = SimpleNamespace(session_hash="page")
+    request: Any = SimpleNamespace(session_hash="page", headers={}, client=None)
 
     def shown(recipe: str) -> dict[Any, Any]:
         place = tab.destination

@@ -27,7 +27,7 @@ def service(tmp_path: Path) -> MergeService:
 def merge(
     service: MergeService, who: Account, to: str = "hf://ann/merged", download: bool = False
 ) -> JobStatus:
-    plan = service.plan(LINEAR, None if download else to, who)
+    plan = service.plan(LINEAR, None if download else to, who, "")
     job = service.merge(plan, to, who, "ann", private=True, overwrite=False, download=download)
     return until_ended(service, job)
 
@@ -78,7 +78,7 @@ def test_while_a_merge_runs_its_memory_is_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     who, tried = Account("visitor", ann), threading.Event()
-    plan = service.plan(LINEAR, "hf://ann/merged", who)
+    plan = service.plan(LINEAR, "hf://ann/merged", who, "")
     set_memory(monkeypatch, 10**11, lambda: plan.peak_memory_bytes + 1000)
 
     def run(*_: object, **__: object) -> Result:
@@ -102,14 +102,14 @@ def test_downloads_that_wait_or_fail_take_no_room_from_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     who, gate = Account("visitor", ann), threading.Event()
-    service.downloads._most = int(1.5 * service.plan(LINEAR, None, who).bytes_out)
+    service.downloads._most = int(1.5 * service.plan(LINEAR, None, who, "").bytes_out)
 
     def hold(*_: object) -> Result:
         assert gate.wait(60)
         return Result("hf://gate/keeper", None, None, 0, 0.0)
 
     service.board.submit("gatekeeper", "gate", (), hold)
-    plan = service.plan(LINEAR, None, who)
+    plan = service.plan(LINEAR, None, who, "")
     waiting = [
         service.merge(plan, f"n{n}", who, "ann", private=True, overwrite=False, download=True)
         for n in range(2)

@@ -82,6 +82,10 @@ PROBLEMS: dict[str, Text] = {
     "not-json": Text("{model}의 {file}: JSON이 아닙니다({error}).", "모델 저장소를 고치세요."),
     "no-config": Text("{model}에 config.json이 없습니다.", "transformers 모델을 쓰세요."),
     "damaged-config": Text("{model}의 config.json이 객체가 아닙니다.", "모델 저장소를 고치세요."),
+    "count-beyond-weights": Text(
+        "{model}의 config.json에는 {key}: {count}인데 가중치의 텐서는 {tensors}개입니다.",
+        "모델의 설정을 고치세요.",
+    ),
     "adapter": Text(
         "{adapter}: 모델 전체가 아니라 어댑터입니다.",
         ("`{base}+{adapter}`로 쓰세요.", "`베이스+{adapter}`로 쓰세요."),
@@ -693,6 +697,13 @@ PROBLEMS: dict[str, Text] = {
     ),
     # the page: merges
     "plan-defect": Text("계획을 세우다가 Alloy 안에서 문제가 생겼습니다: {error}", _REPORT),
+    "plan-limit": Text(
+        "계획을 세우는 데 {seconds:.0f}초 또는 메모리 {memory:.0f} GB보다 많이 필요합니다.",
+        "모델의 파일이 손상되었거나 서버를 붙잡아 두려고 만든 것일 수 있습니다. 모델을 하나씩 시험해 보세요.",
+    ),
+    "too-many-plans": Text(
+        "세우고 있거나 기다리는 계획이 이미 {count}개입니다.", "하나가 끝나기를 기다리세요."
+    ),
     "job-defect": Text(
         "병합하다가 Alloy 안에서 문제가 생겼습니다: {error}", f"{_REPORT} 남은 것은 없습니다."
     ),

@@ -1,0 +1,77 @@
+"""A plan that is made in a process of its own: what a server needs whose visitors name strangers' models.
+
+Opening a model interprets files that anyone may have written: configs, headers, pickles, tokenizers, patterns. One that
+takes too much time or memory ends that process, and the plan says so. The plan comes back as data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from checkpoints.confined import HUB_VARIABLES, Confined, ConfinedError, LimitError
+from checkpoints.problems import MergeError, Problem
+from merging.plan import Plan
+
+# Seconds of processor time, seconds of waiting (for the Hub too), and bytes of memory, for one plan.
+SECONDS, WAIT, MEMORY = 60, 180, 4 << 30
+# Plans that are made at the same time.
+WORKERS = 3
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What to plan; see `make_plan`.
+
+    Args:
+        recipe: the text
+        token: False: anonymous
+        memory: bytes that are free for the merge
+    """
+
+    recipe: str
+    to: str | None
+    token: str | bool
+    overwrite: bool
+    pull_request: bool
+    allow_folders: bool
+    memory: int
+
+
+def confined_plan(request: PlanRequest) -> Plan:
+    """The plan of a recipe, by `make_plan` in a process of its own. For a text that is no recipe it holds the problems.
+
+    Raises:
+        ConfinedError: a defect of Alloy, with its traceback as a note.
+    """
+    try:
+        return Plan.from_data(_planned_apart(vars(request)))
+    except LimitError:
+        values = {"seconds": SECONDS, "memory": MEMORY / 1e9}
+        return Plan(request.recipe, method="", problems=(Problem("plan-limit", values),))
+
+
+def warm_up() -> None:
+    """Start a process for the first plan."""
+    _planned_apart.warm_up()
+
+
+def planned(request: dict[str, Any]) -> dict[str, Any]:
+    """The plan of a `PlanRequest` as data, for the process that makes it."""
+    from merging.planning.make import make_plan
+    from merging.recipe.reader import read_recipe
+
+    text = request.pop("recipe")
+    try:
+        plan = make_plan(read_recipe(text), **request)
+    except MergeError as error:
+        plan = Plan(text, method="", problems=error.problems)
+    return plan.to_data()
+
+
+_planned_apart = Confined(
+    __name__, planned.__name__, seconds=SECONDS, wait=WAIT, memory=MEMORY, workers=WORKERS,
+    variables=HUB_VARIABLES,
+)  # fmt: skip
+
+__all__ = ["ConfinedError", "PlanRequest", "confined_plan", "warm_up"]

@@ -1,0 +1,266 @@
+"""A Space that strangers use: whatever one of them asks for, another visitor is answered within seconds.
+
+Each attack is an anonymous request, often of less than a kilobyte, about a model that anyone may upload. It is to be
+refused in words, or to end alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from tests import ROOT
+from tests.hub import Hub
+from tests.ui.conftest import free_port, wait_for
+from tests.ui.speaker import tiny_speaker
+
+# Seconds in which another visitor is answered: an idle machine takes a tenth of one.
+SECONDS = 10
+PLAN = "merge_method: passthrough\nmodels: [{{model: {}}}]"
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1,
+          "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 8}  # fmt: skip
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The app as a Space, and its Hub."""
+
+    url: str
+    hub: Hub
+    process: subprocess.Popen[bytes]
+    folder: Path
+
+    def call(self, endpoint: str, **arguments: Any) -> Any:
+        """What an anonymous caller gets."""
+        body = json.dumps(arguments).encode()
+        address = f"{self.url}gradio_api/call/{endpoint}"
+        headers = {"content-type": "application/json"}
+        asked = urllib.request.Request(address.replace("/call/", "/call/v2/"), body, headers)
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            event = json.loads(answer.read())["event_id"]
+        with urllib.request.urlopen(f"{address}/{event}", timeout=300) as lines:
+            kind = ""
+            for line in map(bytes.decode, lines):
+                kind = line[6:].strip() if line.startswith("event:") else kind
+                if line.startswith("data:") and kind in ("complete", "error"):
+                    return json.loads(line[5:])[0] if kind == "complete" else {"error": line[5:]}
+        raise AssertionError("the connection ended without an answer")
+
+    def put(self, name: str, files: Path | Files) -> str:
+        self.hub.put(name, files)
+        return name
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
+    folder, port = tmp_path_factory.mktemp("space"), free_port()
+    environment = {
+        name: value for name, value in os.environ.items() if not re.match("SPACE_|OAUTH_|HF_", name)
+    }
+    with Hub() as hub, (folder / "log").open("wb") as log:
+        for user in ("mallory", "honest"):
+            hub.add_user(user)
+        hub.put("honest/model", tiny_speaker(folder / "honest", 1))
+        environment |= {
+            "SPACE_ID": "you/alloy",
+            "ALLOY_DOWNLOADS": str(folder / "downloads"),
+            "ALLOY_RESULTS": str(folder / "merged"),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "GRADIO_SERVER_PORT": str(port),
+            "GRADIO_TEMP_DIR": str(folder / "gradio"),
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_HOME": str(folder / "hf"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": "hf_the_spaces_own",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+        try:
+            url = f"http://127.0.0.1:{port}/"
+            wait_for(process, url, folder / "log")
+            yield Space(url, hub, process, folder)
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+@dataclass
+class Attack:
+    """A request that runs while others are served.
+
+    Attributes:
+        answer: what came of it; None while it runs
+    """
+
+    request: Callable[[], Any]
+    answer: Any = None
+    thread: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        self.answer = self.request()
+
+
+def torch_zip(pickled: bytes) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as file:
+        file.writestr("archive/data.pkl", pickled)
+        file.writestr("archive/byteorder", b"little")
+        file.writestr("archive/version", b"3\n")
+    return content.getvalue()
+
+
+def safetensors(header: str) -> bytes:
+    return len(header.encode()).to_bytes(8, "little") + header.encode()
+
+
+def model(config: dict[str, Any] | None = None, **files: bytes) -> Files:
+    """A model of one tensor, or of these files."""
+    weights = files or {"model.safetensors": save({"model.norm.weight": torch.zeros(8)})}
+    named = {name.replace("__", "."): content for name, content in weights.items()}
+    return {"config.json": json.dumps({**CONFIG, **(config or {})}).encode(), **named}
+
+
+def deep_key() -> Files:
+    """A key of a dictionary that is a tuple in a tuple in a tuple ..."""
+    return model(pytorch_model__bin=torch_zip(b"\x80\x02})" + b"\x85" * 3_000_000 + b"Ns."))
+
+
+def shared_key() -> Files:
+    """A key whose hash takes 2^60 steps: each tuple holds the one before twice."""
+    pairs = b"".join(b"h%ch%c\x86q%c" % (i + 1, i + 1, i + 2) for i in range(60))
+    return model(pytorch_model__bin=torch_zip(b"\x80\x02)q\x01" + pairs + b"}h\x3dNs."))
+
+
+def wide_shape() -> Files:
+    sizes = ",".join(["9" * 4299] * 500)
+    header = f'{{"w":{{"dtype":"F32","shape":[{sizes}],"data_offsets":[0,0]}}}}'
+    return model(weights__safetensors=safetensors(header))
+
+
+def long_config() -> Files:
+    files = model()
+    return files | {"config.json": b'{"model_type":"llama","a":[' + b"[]," * 20_000_000 + b"[]]}"}
+
+
+def many_layers() -> Files:
+    return model({"num_hidden_layers": 10**9})
+
+
+SLOW = pytest.mark.nightly
+PLANS = [
+    pytest.param(deep_key, id="a deep key"),
+    pytest.param(shared_key, id="a key that takes for ever"),
+    pytest.param(wide_shape, id="integers of 4,299 digits"),
+    pytest.param(long_config, id="a config of 60 MB"),
+    pytest.param(many_layers, id="a billion layers"),
+]
+
+
+def serves_others(space: Space, attack: Attack) -> None:
+    """Another visitor asks for the methods again and again while an attack runs."""
+    while True:
+        began = time.monotonic()
+        assert len(space.call("methods")) > 10
+        assert time.monotonic() - began < SECONDS
+        if attack.answer is not None:
+            break
+        attack.thread.join(0.5)
+    assert space.process.poll() is None
+
+
+@pytest.mark.parametrize("files", PLANS)
+def test_a_plan_of_a_strangers_model_ends_alone(space: Space, files: Callable[[], Files]) -> None:
+    about = space.put(f"mallory/{files.__name__}", files())
+
+    attack = Attack(lambda: space.call("plan", recipe=PLAN.format(about)))
+
+    serves_others(space, attack)
+    assert attack.answer["ok"] is False
+    assert attack.answer["problems"][0]["code"] not in ("plan-defect", "")
+    assert space.call("plan", recipe=PLAN.format("honest/model"))["ok"]
+
+
+TEMPLATES = {
+    "time": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "memory": "{% set ns = namespace(s='a'*1000000000) %}{{ ns.s ~ ns.s ~ ns.s ~ ns.s }}",
+    "one number": "{{ 7 ** 99999999 }}",
+}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[SLOW] * (kind != "one number")) for kind in TEMPLATES]
+)
+def test_a_strangers_template_ends_alone(space: Space, tmp_path: Path, kind: str) -> None:
+    folder = tiny_speaker(tmp_path / "model", 2)
+    (folder / "chat_template.jinja").write_text(TEMPLATES[kind])
+    about = space.put(f"mallory/template-{kind.replace(' ', '-')}", folder)
+
+    attack = Attack(lambda: space.call("chat", model=about, message="hi", max_new_tokens=2))
+
+    serves_others(space, attack)
+    assert attack.answer["ok"] is False
+    assert space.call("chat", model="honest/model", message="hi", max_new_tokens=2)["ok"]
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "plan"])
+def test_a_strangers_patterns_end_alone(space: Space, endpoint: str) -> None:
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    config = {
+        "peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": "([a-z._0-9]+)+!",
+        "alpha_pattern": {".*.*.*.*!": 1} if endpoint == "plan" else {},
+    }  # fmt: skip
+    factors = {f"{key}A.weight": torch.zeros(2, 64), f"{key}B.weight": torch.zeros(64, 2)}
+    lora = space.put(
+        f"mallory/lora-{endpoint}",
+        {"adapter_config.json": json.dumps(config).encode(), "adapter_model.safetensors": save(factors)},
+    )
+    about = f"honest/model+{lora}"
+    ways = {
+        "chat": lambda: space.call("chat", model=about, message="hi", max_new_tokens=2),
+        "plan": lambda: space.call("plan", recipe=PLAN.format(about)),
+    }
+
+    serves_others(space, attack := Attack(ways[endpoint]))
+
+    assert attack.answer["ok"] is (endpoint == "chat")  # its modules are those of its tensors
+
+
+def test_a_model_that_cannot_be_built_is_not_built(space: Space, tmp_path: Path) -> None:
+    folder = tiny_speaker(tmp_path / "model", 3)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("layer_types", None)
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**9}))
+    about = space.put("mallory/layers", folder)
+
+    attack = Attack(lambda: space.call("chat", model=about, message="hi", max_new_tokens=2))
+
+    serves_others(space, attack)
+    assert "num_hidden_layers: 1000000000" in attack.answer["problems"][0]["message"]
+
+
+def test_the_spaces_own_token_reaches_no_visitor(space: Space) -> None:
+    assert "hf_the_spaces_own" not in (space.folder / "log").read_text()
+    assert space.call("plan", recipe=PLAN.format("honest/model"))["ok"]
+    assert not [exchange for exchange in space.hub.log if exchange.auth]
