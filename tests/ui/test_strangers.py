@@ -170,10 +170,10 @@ def many_layers() -> Files:
 
 SLOW = pytest.mark.nightly
 PLANS = [
-    pytest.param(deep_key, id="a deep key"),
+    pytest.param(deep_key, id="a deep key", marks=SLOW),
     pytest.param(shared_key, id="a key that takes for ever"),
     pytest.param(wide_shape, id="integers of 4,299 digits"),
-    pytest.param(long_config, id="a config of 60 MB"),
+    pytest.param(long_config, id="a config of 60 MB", marks=SLOW),
     pytest.param(many_layers, id="a billion layers"),
 ]
 
@@ -224,7 +224,7 @@ def test_a_strangers_template_ends_alone(space: Space, tmp_path: Path, kind: str
     assert space.call("chat", model="honest/model", message="hi", max_new_tokens=2)["ok"]
 
 
-@pytest.mark.parametrize("endpoint", ["chat", "plan"])
+@pytest.mark.parametrize("endpoint", ["chat", pytest.param("plan", marks=SLOW)])
 def test_a_strangers_patterns_end_alone(space: Space, endpoint: str) -> None:
     key = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
     config = {
