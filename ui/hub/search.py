@@ -204,16 +204,29 @@ class HubSearch:
             return []
 
 
-# Gradio shows the whole list whenever its choices change, and filters it by the typed text only at the next key.
-# In between, the names under the mouse change. A key that types nothing makes it filter.
-FILTER_AGAIN = """() => {
-  const field = document.activeElement;
-  if (field?.getAttribute("role") !== "combobox") return;
-  const list = document.getElementById(field.getAttribute("aria-controls"));
-  const offered = Number(list?.querySelector("[role=option]")?.getAttribute("aria-setsize") ?? 0);
-  if (offered <= (field.offeredBefore ?? KNOWN)) return;
-  field.offeredBefore = offered;
-  field.dispatchEvent(new KeyboardEvent("keydown", {key: "Unidentified", bubbles: true}));
+# Gradio shows the whole list whenever its choices change, and filters it by the typed text only at the next key: the
+# names under the mouse change, and a click chooses another model. So names that do not match are hidden before the
+# browser draws them or takes a click, and a key that types nothing makes Gradio filter.
+KEEP_FILTERED = """() => {
+  if (window.alloyFilters) return;
+  const typing = new WeakSet();
+  const filter = () => {
+    const field = document.activeElement;
+    if (field?.getAttribute("role") !== "combobox") return;
+    const list = document.getElementById(field.getAttribute("aria-controls"));
+    const typed = typing.has(field) ? field.value.toLowerCase() : "";
+    let all = true;
+    for (const option of list?.querySelectorAll("[role=option]") ?? []) {
+      const matches = option.getAttribute("aria-label").toLowerCase().includes(typed);
+      option.style.display = matches ? "" : "none";
+      all &&= matches;
+    }
+    if (!all) field.dispatchEvent(new KeyboardEvent("keydown", {key: "Unidentified", bubbles: true}));
+  };
+  document.addEventListener("input", (event) => { typing.add(event.target); filter(); });
+  document.addEventListener("focusout", (event) => typing.delete(event.target));
+  window.alloyFilters = new MutationObserver(filter);
+  window.alloyFilters.observe(document.body, {childList: true, subtree: true, attributeFilter: ["aria-label"]});
 }"""
 
 
@@ -268,9 +281,8 @@ def search_as_you_type(
         # `always_last` would send the text as it was one key earlier.
         trigger_mode="multiple",
         **QUIET,
-    ).then(None, about, None, js=DESCRIBE, **PRIVATE).then(
-        None, None, None, js=FILTER_AGAIN.replace("KNOWN", str(len(known))), **PRIVATE
-    )
+    ).then(None, about, None, js=DESCRIBE, **PRIVATE)
+    dropdown.focus(None, None, None, js=KEEP_FILTERED, **PRIVATE)
 
 
 def descriptions(found: Sequence[HubModel], first: HubModel | None) -> str:
