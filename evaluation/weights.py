@@ -136,15 +136,20 @@ class WeightsReport:
         """Whether nothing wrong was found."""
         return not self.findings
 
-    def doctor(self) -> list[Remark]:
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
         """What is wrong, or that nothing is, and how much of the weights was read."""
-        return diagnosis(self.findings, self.tensors, self.share_read)
+        return tuple(diagnosis(self.findings, self.tensors, self.share_read))
+
+    def doctor(self) -> list[str]:
+        """The same in English, a sentence each."""
+        return list(map(str, self.remarks))
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
             "model": self.model,
-            "doctor": [str(remark) for remark in self.doctor()],
+            "doctor": self.doctor(),
             "duplicates": self.duplicates,
             "lacking": dict(self.lacking),
             "tensors": [asdict(tensor) for tensor in self.tensors],

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from evaluation.__main__ import CANNOT_BE_JUDGED, DONE, main
 from evaluation.spectra import DIRECTIONS, empty_matrix, overlap, spectrum
-from evaluation.weights import WeightsReport, inspect_weights, open_weights
+from evaluation.weights import inspect_weights, open_weights
 from tests.evaluation.conftest import make_network
 from tests.hub import Hub
 
@@ -222,11 +222,6 @@ def test_a_spectrum_of_some_rows_is_not_shown_as_that_of_the_tensor(tmp_path: Pa
     assert part.against[two.structure.name].change == pytest.approx(found.change, rel=0.2)
 
 
-def told(report: WeightsReport) -> list[str]:
-    """What the doctor says, in English."""
-    return list(map(str, report.doctor()))
-
-
 def test_the_doctor_says_how_much_was_read(tmp_path: Path) -> None:
     weights = torch.randn(4096, 512)
     weights[140, 0] = torch.nan
@@ -236,8 +231,8 @@ def test_the_doctor_says_how_much_was_read(tmp_path: Path) -> None:
     half, whole = (inspect_weights(model, sample=sample) for sample in (1 << 20, None))
 
     assert half.sound
-    assert told(half)[0].startswith("Nothing wrong was found in the 50.00% that was read of 1 tensor:")
-    assert [line[:35] for line in told(whole)] == [
+    assert half.doctor()[0].startswith("Nothing wrong was found in the 50.00% that was read of 1 tensor:")
+    assert [line[:35] for line in whole.doctor()] == [
         "1 tensor holds NaN or Inf, such as ", "1 row is all zero, 1 of them in mod",
     ]  # fmt: skip
 
@@ -245,7 +240,7 @@ def test_the_doctor_says_how_much_was_read(tmp_path: Path) -> None:
 def test_a_fault_in_what_was_read_says_that_the_rest_was_not(tmp_path: Path) -> None:
     model = open_weights(raw(tmp_path / "m", {"w": torch.zeros(4096, 512)}))
 
-    found = told(inspect_weights(model, sample=1 << 20))
+    found = inspect_weights(model, sample=1 << 20).doctor()
 
     assert found[-1] == "That is from 50.00% of the weights, which were read."
 
@@ -277,7 +272,7 @@ def test_an_unusual_dtype_stops_nothing(dtype: torch.dtype, share: int, tmp_path
     assert odd.norm == pytest.approx(2**0.5 * share)
     assert bool(odd.against) == bool(share)
     report = inspect_weights(one)
-    assert ("Tensors of C64 were not read." in told(report)) == (not share)
+    assert ("Tensors of C64 were not read." in report.doctor()) == (not share)
 
 
 def sizes(count: int, prefix: str = "model.layers.") -> dict[str, torch.Tensor]:
@@ -333,7 +328,7 @@ def test_the_doctor_raises_no_false_alarm(what: str, tmp_path: Path) -> None:
 
     found = inspect_weights(open_weights(raw(tmp_path / "m", tensors, **config)), sample=None)
 
-    assert told(found)[0].startswith("Nothing wrong"), told(found)
+    assert found.doctor()[0].startswith("Nothing wrong"), found.doctor()
 
 
 @pytest.mark.parametrize(
@@ -353,7 +348,7 @@ def test_the_doctor_knows_embedding_and_head_of_other_families(
     tensors = {embedding: hole, head: TABLE + 1, **sizes(2, layers)}
     folder = raw(tmp_path / "m", tensors, num_hidden_layers=3, vocab_size=9, tie_word_embeddings=True)
 
-    found = told(inspect_weights(open_weights(folder), sample=None))
+    found = inspect_weights(open_weights(folder), sample=None).doctor()
 
     assert [line.partition(":")[0] for line in found] == [
         f"{head.removesuffix('.weight')} is untied in the weights but tied in config.json",
@@ -366,7 +361,7 @@ def test_the_doctor_knows_embedding_and_head_of_other_families(
 def test_layers_beyond_those_of_the_config_are_said(tmp_path: Path) -> None:
     folder = raw(tmp_path / "m", sizes(4), num_hidden_layers=2)
 
-    assert "says 2 layers, and the weights have 4" in told(inspect_weights(open_weights(folder)))[0]
+    assert "says 2 layers, and the weights have 4" in inspect_weights(open_weights(folder)).doctor()[0]
 
 
 def test_pickled_weights_are_read_without_running_them(tmp_path: Path) -> None:
@@ -457,13 +452,13 @@ def test_the_doctor_finds(make_folder: MakeFolder, spoil: Callable[[Path], Path]
 
     found = inspect_weights(open_weights(spoil(make_folder())), [open_weights(parent)], sample=None)
 
-    assert words in " ".join(told(found))
+    assert words in " ".join(found.doctor())
 
 
 def test_the_doctor_finds_nothing_in_a_sound_model(family: dict[str, Path]) -> None:
     found = inspect_weights(open_weights(family["merge"]), [open_weights(family["a"])], sample=None)
 
-    assert told(found)[0].startswith("Nothing wrong was found")
+    assert found.doctor()[0].startswith("Nothing wrong was found")
     assert found.duplicates == []
 
 

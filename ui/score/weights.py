@@ -302,7 +302,7 @@ def verdict_card(looked: Looked, notes: Sequence[str] = ()) -> Markup:
     found = looked.found
     sound = found.sound
     share = min((tensor.share for tensor in found.tensors), default=1.0)
-    said = list(map(remark_words, found.doctor()))
+    said = list(map(remark_words, found.remarks))
     said += [t("weights.duplicates", names=", ".join(names)) for names in found.duplicates]
     said += [
         t("weights.lacking", model=parent, count=len(names))
