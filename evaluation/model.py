@@ -401,10 +401,10 @@ def _read(
     """Read a model; `offload` is a folder for what does not fit into the bytes given beside it."""
     name, folder = fetched.name, fetched.folder
     stored = str(config.dtype or torch.float32).removeprefix("torch.")
-    tokenizer = _read_tokenizer(name, folder, config)
+    tokenizer = read_tokenizer(name, folder, config)
     for _, path in fetched.adapters:
         if any((path / file).is_file() for file in _VOCABULARIES):
-            own = _read_tokenizer(name, path, config)
+            own = read_tokenizer(name, path, config)
             own.chat_template = own.chat_template or tokenizer.chat_template
             tokenizer = own
     try:
@@ -436,14 +436,39 @@ def _read(
         )
     for adapter, path in fetched.adapters:
         network = put_on(network, adapter, path)
+    return language_model(
+        name,
+        network,
+        tokenizer,
+        device=device,
+        stored_dtype=stored,
+        commit=fetched.commit,
+        offloaded=offload is not None,
+    )
+
+
+def language_model(
+    name: str,
+    network: Any,
+    tokenizer: Any,
+    *,
+    device: str,
+    stored_dtype: str,
+    commit: str | None = None,
+    offloaded: bool = False,
+) -> LanguageModel:
+    """A transformers model that is in memory, in evaluation mode, with only the tokens that end an answer from its
+    generation config. Arguments as the attributes of `LanguageModel`.
+
+    Raises:
+        EvaluationError: it does not run, its answers are NaN, or it sees later tokens.
+    """
     network = network.eval().requires_grad_(False)
     _check_runs(name, network, device)
     network.generation_config = _ends_only(network.generation_config, tokenizer)
     here = [parameter for parameter in network.parameters() if parameter.device.type != "meta"]
     size = sum(parameter.numel() * parameter.element_size() for parameter in here)
-    return LanguageModel(
-        name, fetched.commit, network, tokenizer, device, stored, size, offloaded=offload is not None
-    )
+    return LanguageModel(name, commit, network, tokenizer, device, stored_dtype, size, offloaded)
 
 
 def _spread(device: str, folder: Path, room: int) -> dict[str, Any]:
@@ -454,7 +479,12 @@ def _spread(device: str, folder: Path, room: int) -> dict[str, Any]:
     return {"device_map": "auto", "max_memory": memory, "offload_folder": str(folder)}
 
 
-def _read_tokenizer(name: str, folder: Path, config: Any) -> Any:
+def read_tokenizer(name: str, folder: Path, config: Any) -> Any:
+    """The tokenizer in a folder.
+
+    Raises:
+        EvaluationError: there is none, or it makes no tokens.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, config=config, local_files_only=True, trust_remote_code=False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,31 +76,10 @@ class MemoryDestination:
         self._files[filename] = data
 
     def finish(self, message: str) -> Place:
-        import transformers
-
         assert self._plan
-        settings = json.loads(self._files.get("config.json", "{}"))
-        try:
-            config = transformers.AutoConfig.for_model(**settings)
-            model_class = getattr(transformers, settings["architectures"][0])
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            values = {"version": transformers.__version__, "error": str(error)}
-            raise DestinationError(Problem("unknown-model-class", values)) from error
         weights = {name: tensor for shard in self._plan.shards for name, tensor in self._tensors(shard)}
         self._shards.clear()
-        # From a state dict transformers builds the model without weights, takes these tensors as they are, renames
-        # them where the model's own names differ, ties what is tied, and computes the buffers that no file has.
-        # The auto classes cannot do it: they want a path.
-        self.model, loading = model_class.from_pretrained(
-            None, config=config, state_dict=weights, output_loading_info=True
-        )
-        lacking = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
-        if lacking:
-            # transformers would fill them with random numbers, and mention it.
-            raise DestinationError(Problem("incomplete-model", {"tensors": few(lacking)}))
-        if "generation_config.json" in self._files:
-            generation = json.loads(self._files["generation_config.json"])
-            self.model.generation_config = transformers.GenerationConfig.from_dict(generation)
+        self.model = build_model({name: data.decode() for name, data in self._files.items()}, weights)
         return Place("memory")
 
     def _tensors(self, shard: PlannedShard) -> Iterator[tuple[str, torch.Tensor]]:
@@ -112,6 +91,44 @@ class MemoryDestination:
 
     def abandon(self, *, keep: bool) -> None:
         self._shards.clear()
+
+
+def build_model(
+    files: Mapping[str, str], weights: dict[str, torch.Tensor], dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """A transformers model whose parameters are these tensors.
+
+    Args:
+        files: of a plan, with the text of each
+        weights: by the plan's names, in `dtype`
+        dtype: of the model; None for the config's
+
+    Raises:
+        DestinationError: transformers does not know the model, or weights are missing.
+    """
+    import transformers
+
+    settings = json.loads(files.get("config.json", "{}"))
+    try:
+        config = transformers.AutoConfig.for_model(**settings)
+        model_class = getattr(transformers, settings["architectures"][0])
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        values = {"version": transformers.__version__, "error": str(error)}
+        raise DestinationError(Problem("unknown-model-class", values)) from error
+    # From a state dict transformers builds the model without weights, takes these tensors as they are, renames
+    # them where the model's own names differ, ties what is tied, and computes the buffers that no file has.
+    # The auto classes cannot do it: they want a path.
+    model, loading = model_class.from_pretrained(
+        None, config=config, state_dict=weights, output_loading_info=True, dtype=dtype or "auto"
+    )
+    lacking = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+    if lacking:
+        # transformers would fill them with random numbers, and mention it.
+        raise DestinationError(Problem("incomplete-model", {"tensors": few(lacking)}))
+    if "generation_config.json" in files:
+        generation = json.loads(files["generation_config.json"])
+        model.generation_config = transformers.GenerationConfig.from_dict(generation)
+    return model  # type: ignore[no-any-return]
 
 
 class MemoryShard:

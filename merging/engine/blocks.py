@@ -204,17 +204,33 @@ def merge_blocks(
     measured: tuple[Any, ...] = ()
     if method.measure:
         measured = (method.measure(_Operands(inputs, everything, subtract), **own),)
+    for start, base, blocks in operands(method, arguments, inputs):
+        found = (*measured, start) if measured else ()
+        merged = method.function(blocks, *found, **own)
+        yield start, merged if base is None else base.add_(merged)
+
+
+def operands(
+    method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs
+) -> Iterator[tuple[int, Tensor | None, list[Tensor]]]:
+    """What the function of a method of blocks is given; arguments as for `merge_blocks`.
+
+    Yields:
+        An offset, the base's float32 block (n,) that begins there (None where no base is subtracted), and the blocks of
+        the models, or their task vectors after the sparsifier.
+    """
+    everything = range(len(inputs.dtypes))
+    subtract = method.subtracts(len(everything), arguments)
     cuts = _measure(method, arguments, inputs) if method.sparsify else ()
     for start, blocks in inputs.blocks(everything):
-        found = (*measured, start) if measured else ()
         if not subtract:
-            yield start, method.function(blocks, *found, **own)
+            yield start, None, blocks
             continue
         base, *models = blocks
         vectors = [model.sub_(base) for model in models]
         if method.sparsify:
             vectors = [method.sparsify.apply(v, start, cut) for v, cut in zip(vectors, cuts, strict=True)]
-        yield start, base.add_(method.function(vectors, *found, **own))
+        yield start, base, vectors
 
 
 def _own(method: MergeMethod) -> set[str]:
@@ -278,7 +294,7 @@ def _merge_by_products(
         over = "rows"
     if over != "tensor":
         inputs = inputs.in_rows()
-    coefficients = method.function(_products(inputs, over, subtract), **arguments)
+    coefficients = method.function(products(inputs, over, subtract), **arguments)
     if over == "tensor":
         if subtract:
             coefficients = [1 - sum(coefficients), *coefficients]
@@ -297,24 +313,24 @@ def _merge_by_products(
         yield start, total(blocks)
 
 
-def _products(inputs: Inputs, over: Over, subtract: bool) -> NDArray[np.float64]:
+def products(inputs: Inputs, over: Over, subtract: bool) -> NDArray[np.float64]:
     """The K x K dot products between the inputs, or between their task vectors; K x K x G over rows or columns."""
     everything = range(len(inputs.dtypes))
     count = len(everything) - subtract
     groups = {"tensor": (), "rows": (inputs.size // inputs.row,), "columns": (inputs.row,)}[over]
-    products = np.zeros((count, count, *groups))
+    sums = np.zeros((count, count, *groups))
     for start, wide in _wide_blocks(inputs, subtract):
         if over == "tensor":
-            products += dot_products(wide)
+            sums += dot_products(wide)
             continue
         rows = [block.view(-1, inputs.row) for block in wide]
         first = start // inputs.row
-        part = products[:, :, first : first + len(rows[0])] if over == "rows" else products
+        part = sums[:, :, first : first + len(rows[0])] if over == "rows" else sums
         for i, left in enumerate(rows):
             for j, right in enumerate(rows[: i + 1]):
                 part[i, j] += (left * right).sum(dim=int(over == "rows")).cpu().numpy()
                 part[j, i] = part[i, j]
-    return products
+    return sums
 
 
 def _wide_blocks(inputs: Inputs, subtract: bool) -> Iterator[tuple[int, list[Tensor]]]:

@@ -16,6 +16,10 @@ def _left_alone(arguments: Mapping[str, Any]) -> int | None:
     return 0 if arguments["weight"] == 0 or not arguments["everywhere"] else None
 
 
+def _coefficients(arguments: Mapping[str, Any]) -> list[float]:
+    return [1.0, arguments["weight"] if arguments["everywhere"] else 0.0]
+
+
 @merge_method(
     title="Chat Vector",
     paper="https://arxiv.org/abs/2310.04799",
@@ -23,6 +27,7 @@ def _left_alone(arguments: Mapping[str, Any]) -> int | None:
     models=(2, 2),
     target_first=True,
     decided_by=_left_alone,
+    coefficients=_coefficients,
     in_mergekit=False,
 )
 def chat_vector(

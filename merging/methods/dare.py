@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from merging.methods.method import merge_method
 from merging.methods.sparsify import KeepAtRandom
-from merging.methods.task_arithmetic import nothing_added, task_arithmetic, ties
+from merging.methods.task_arithmetic import coefficients, nothing_added, task_arithmetic, ties
 
 PAPER = "https://arxiv.org/abs/2311.03099"
 
@@ -17,6 +17,7 @@ merge_method(
     sparsify=KeepAtRandom(),
     ignored=("int8_mask",),
     decided_by=nothing_added,
+    coefficients=coefficients,
 )(task_arithmetic)
 
 merge_method(

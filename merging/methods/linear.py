@@ -20,12 +20,18 @@ def _only_one_counts(arguments: Mapping[str, Any]) -> int | None:
     return None
 
 
+def _coefficients(arguments: Mapping[str, Any]) -> Sequence[float]:
+    weight: Sequence[float] = arguments["weight"]
+    return shares(weight) if arguments["normalize"] else weight
+
+
 @merge_method(
     title="Linear",
     paper="https://arxiv.org/abs/2203.05482",
     formula="θ = Σ wᵢ θᵢ / Σ wᵢ",
     decided_by=_only_one_counts,
     check=weights_cancel,
+    coefficients=_coefficients,
 )
 def linear(weights: Sequence[Tensor], *, weight: Weight, normalize: bool = True) -> Tensor:
     """Weighted average of the models' weights (a model soup).
@@ -34,4 +40,4 @@ def linear(weights: Sequence[Tensor], *, weight: Weight, normalize: bool = True)
         weight: weight of each model
         normalize: divide the weights by their sum
     """
-    return weighted_sum(weights, shares(weight) if normalize else weight)
+    return weighted_sum(weights, _coefficients({"weight": weight, "normalize": normalize}))

@@ -17,6 +17,9 @@ A method that has to know something of the whole tensor first declares `measure`
 (`selection.Blocks`) and the parameters. The method is then given two more arguments before its parameters: what was
 measured, and the offset at which its blocks begin.
 
+A method whose result is a sum of what it is given, with factors that depend on the parameters alone, declares them as
+`coefficients`, so that a search can take its derivatives. Methods of products are such sums by nature.
+
 Blocks belong to the method: it may overwrite them. A method sees neither names, files, devices nor recipes.
 Importing a method does not import torch, so that a plan is made without waiting for it.
 """
@@ -24,7 +27,7 @@ Importing a method does not import torch, so that a plan is made without waiting
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -70,6 +73,8 @@ class MergeMethod:
         decided_by: the index of the one model whose tensor is the result as it stands, under these arguments
             (-1: the subtracted base), or None
         check: what is wrong with these arguments, or None
+        coefficients: where the result is a sum of the operands: the factor of each, under these arguments; None for
+            every other method. The operands do not depend on the arguments, but for those of the sparsifier
     """
 
     name: str
@@ -93,6 +98,7 @@ class MergeMethod:
     in_mergekit: bool = True
     decided_by: Callable[[Mapping[str, Any]], int | None] = field(default=lambda _: None)
     check: Callable[[Mapping[str, Any]], dict[str, Any] | None] = field(default=lambda _: None)
+    coefficients: Callable[[Mapping[str, Any]], Sequence[float]] | None = None
 
     @property
     def needs_base(self) -> bool:
@@ -174,6 +180,7 @@ def merge_method(
     in_mergekit: bool = True,
     decided_by: Callable[[Mapping[str, Any]], int | None] = lambda _: None,
     check: Callable[[Mapping[str, Any]], dict[str, Any] | None] = lambda _: None,
+    coefficients: Callable[[Mapping[str, Any]], Sequence[float]] | None = None,
     name: str | None = None,
     summary: str | None = None,
     defaults: Mapping[str, Scalar] | None = None,
@@ -223,6 +230,7 @@ def merge_method(
             in_mergekit=in_mergekit,
             decided_by=decided_by,
             check=check_all,
+            coefficients=coefficients,
         )
         return function
 

@@ -22,6 +22,7 @@ def _unscaled(arguments: Mapping[str, Any]) -> int | None:
     formula="θ = s θ₁",
     models=(1, 1),
     decided_by=_unscaled,
+    coefficients=lambda arguments: arguments["scale"],
 )
 def passthrough(
     weights: Sequence[Tensor],

@@ -21,12 +21,21 @@ def nothing_added(arguments: Mapping[str, Any]) -> int | None:
     return -1 if arguments["lambda_"] == 0 or not any(arguments["weight"]) else None
 
 
+def coefficients(arguments: Mapping[str, Any]) -> list[float]:
+    """The factor of each task vector in the sum."""
+    weight, factor = arguments["weight"], arguments["lambda_"]
+    divides = arguments["normalize"] and abs(sum(weight)) >= SMALLEST_SUM
+    divisor = sum(weight) if divides else 1.0
+    return [w * factor / divisor for w in weight]
+
+
 @merge_method(
     title="Task Arithmetic",
     paper="https://arxiv.org/abs/2212.04089",
     formula="θ = θ₀ + λ Σ wᵢ δᵢ",
     ignored=("density", "rescale", "int8_mask"),
     decided_by=nothing_added,
+    coefficients=coefficients,
 )
 def task_arithmetic(
     task_vectors: Sequence[Tensor], *, weight: Weight, normalize: bool = False, lambda_: Scaling = 1.0
@@ -38,7 +47,8 @@ def task_arithmetic(
         normalize: divide by the sum of the weights
         lambda_: factor on the sum; 0 gives the base
     """
-    return normalized_sum(task_vectors, weight, normalize, lambda_)
+    given = {"weight": weight, "normalize": normalize, "lambda_": lambda_}
+    return weighted_sum(task_vectors, coefficients(given))
 
 
 @merge_method(
@@ -69,14 +79,6 @@ def ties(
         election: whether a vote on the sign is the entry times the weight, or, as in the TIES paper, the entry alone
     """
     return scaled(elected_sum(task_vectors, weight, normalize, election), lambda_)
-
-
-def normalized_sum(
-    task_vectors: Sequence[Tensor], weight: Sequence[float], normalize: bool, factor: float
-) -> Tensor:
-    """The weighted sum times a factor; divided by the sum of the weights, if asked for and possible."""
-    divisor = sum(weight) if normalize and abs(sum(weight)) >= SMALLEST_SUM else 1.0
-    return weighted_sum(task_vectors, [w * factor / divisor for w in weight])
 
 
 def elected_sum(

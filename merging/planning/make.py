@@ -100,6 +100,46 @@ def make_plan(
     return replace(plan, problems=tuple(dict.fromkeys(problems)))
 
 
+class Planner:
+    """Plans recipes one after the other. The headers of models that the first one names are read once.
+
+    Args:
+        token, allow_folders: see `make_plan`
+    """
+
+    def __init__(self, *, token: Token = None, allow_folders: bool = True):
+        self._token = token
+        self._allow_folders = allow_folders
+        self._opened: dict[ModelReference, Checkpoint] = {}
+
+    def plan(self, recipe: Recipe, *, decides: bool = True) -> Plan:
+        """The plan of a recipe, without destination and costs.
+
+        Args:
+            decides: whether a tensor whose parameters leave a single model is copied from it; else it has all inputs
+
+        Raises:
+            PlanError: it cannot be merged.
+        """
+        references = recipe.references()
+        if recipe.stages or not set(references) <= self._opened.keys():
+            self.close()
+            self._opened, problems = _open_all(recipe, self._token, self._allow_folders)
+            if problems:
+                raise PlanError(problems)
+        opened = {reference: self._opened[reference] for reference in references}
+        plan = _draw(recipe, opened, SHARD_SIZE, decides=decides)
+        if plan.problems:
+            raise PlanError(plan.problems)
+        return plan
+
+    def close(self) -> None:
+        """Release files and connections."""
+        for checkpoint in self._opened.values():
+            checkpoint.close()
+        self._opened = {}
+
+
 def _with_memory(plan: Plan, destination: Destination | None, memory: int | None) -> Plan:
     """The plan with its peak of memory, and with the way that its output files take: whole, which is quicker, or as
     streams where that is more than there is."""
@@ -119,13 +159,15 @@ def _draw(
     shard_size: int,
     *,
     complete: bool = True,
+    decides: bool = True,
 ) -> Plan:
     """The plan of a recipe whose models are open; what it costs depends on where it goes, and is left out.
 
     Args:
         complete: whether all models could be opened; else nothing is laid out
+        decides: see `ResultTensors`
     """
-    result = ResultTensors(recipe, checkpoints)
+    result = ResultTensors(recipe, checkpoints, decides=decides)
     plan = Plan(recipe.text, recipe.merge_method, recipe.seed, models=result.parents.planned())
     if not complete:
         return plan
