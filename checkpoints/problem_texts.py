@@ -659,6 +659,22 @@ PROBLEMS: dict[str, Text] = {
         "The merged model and the merge need {needed:,} bytes of memory; {free:,} are free.",
         "Merge to a folder or to the Hub, which needs a fraction of that.",
     ),
+    "live-merge-too-large": Text(
+        "The live model needs {needed:,} bytes of memory; {free:,} are free.",
+        "Search on a machine with more memory, or with smaller models of the same family.",
+    ),
+    "other-tensors": Text(
+        "The recipe makes other tensors than the live model has: {tensors:few}.",
+        "Search over recipes with the same models, layers and vocabulary.",
+    ),
+    "no-derivative": Text(
+        "The score has no derivative by '{parameter}' of {method}.",
+        "Search for it with trials instead, or search for weights only.",
+    ),
+    "no-derivative-of-tensors": Text(
+        "transformers stacks these tensors into others, so their coefficients cannot be learned: {tensors:few}.",
+        "Search with trials instead.",
+    ),
     "unknown-model-class": Text(
         "transformers {version} knows no such model ({error}).",
         "Merge it to a folder, and load it as its authors say.",

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -223,7 +223,7 @@ def perplexity_slice(
         Cancelled: `cancel` was set.
     """
     started = time.perf_counter()
-    work = _Work.planned(model, texts, context, stride, bos, batch_tokens, cancel)
+    work = Work.planned(model, texts, context, stride, bos, batch_tokens, cancel)
     state = work.begin() if unfinished is None else work.resume(unfinished)
     nats = [torch.from_numpy(part) for part in state.nats]
     finished, done = state.batches, state.tokens
@@ -248,13 +248,13 @@ def perplexity_slice(
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """All that is to be scored, and how.
 
     Attributes:
         documents: the distinct ones.
         order: for each text that was given, which of them it is.
-        batches: windows that go through the model together.
+        batches: windows that go through the model together; see `tokens_of`.
         key: digest of all this and of the model.
     """
 
@@ -277,7 +277,7 @@ class _Work:
         bos: bool | None,
         batch_tokens: int | None,
         cancel: threading.Event | None,
-    ) -> _Work:
+    ) -> Work:
         """Read the texts, and cut them into windows. Arguments and errors as for `perplexity`."""
         context, stride = _context_and_stride(model, context, stride)
         prefix = _prefix(model, bos)
@@ -296,6 +296,10 @@ class _Work:
     def tokens(self) -> int:
         """Tokens to score."""
         return sum(document.tokens for document in self.documents)
+
+    def tokens_of(self, window: _Window) -> torch.Tensor:
+        """(n + 1,) int32: each token of a window but the last predicts the next; the last `scored` of these count."""
+        return self.documents[window.document].ids[window.start : window.end + 1]
 
     def begin(self) -> Unfinished:
         """The state in which nothing is scored."""
@@ -558,7 +562,7 @@ def _scorer(model: LanguageModel) -> _Scorer:
 
     Logits take the most memory: context x vocabulary numbers per window. So the head is applied to a few positions at
     a time, if the model's logits are nothing but its head on its hidden states. Some architectures scale or cap them
-    behind the head; a short trial shows it, and then logits are made by the model itself, a window at a time.
+    behind the head; then logits are made by the model itself, a window at a time.
     """
     network = model.network
     head = network.get_output_embeddings()
@@ -592,12 +596,31 @@ def _scorer(model: LanguageModel) -> _Scorer:
         ]
         return torch.cat(nats).cpu()
 
-    trial = torch.tensor([[0, 1, 2, 3]], device=model.device)
-    with torch.inference_mode():
-        whole = logits(trial)
+    plain_head, at_once = Logits.of(model)
+    return score
+
+
+class Logits(NamedTuple):
+    """How a model's logits can be made in little memory.
+
+    Attributes:
+        plain_head: whether they are its head on its hidden states, with nothing behind it.
+        at_once: for how many tokens to make them at a time.
+    """
+
+    plain_head: bool
+    at_once: int
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, model: LanguageModel) -> Logits:
+        """Find out, by a short trial."""
+        network = model.network
+        trial = torch.tensor([[0, 1, 2, 3]], device=model.device)
+        whole = network(input_ids=trial, use_cache=False).logits
         try:
-            plain_head = torch.equal(head(hidden_states(trial)), whole)
+            hidden = network.base_model(input_ids=trial, use_cache=False).last_hidden_state
+            plain_head = torch.equal(network.get_output_embeddings()(hidden), whole)
         except (AttributeError, TypeError, RuntimeError):  # no such head, or a body of another kind
             plain_head = False
-    at_once = max(1, _LOGIT_BYTES[model.device] // (whole.shape[-1] * 4))
-    return score
+        return cls(plain_head, max(1, _LOGIT_BYTES[model.device] // (whole.shape[-1] * 4)))

@@ -45,7 +45,7 @@ PASSED_ON = {
 }
 FILES = [
     path
-    for folder in ("checkpoints", "merging", "evaluation", "ui")
+    for folder in ("checkpoints", "merging", "evaluation", "searching", "ui")
     for path in (ROOT / folder).rglob("*.py")
 ]
 

@@ -599,6 +599,22 @@ PROBLEMS: dict[str, Text] = {
         "병합과 병합된 모델에 메모리 {needed:,}바이트가 필요한데 {free:,}바이트가 남았습니다.",
         "메모리가 훨씬 덜 드는 폴더나 허브로 병합하세요.",
     ),
+    "live-merge-too-large": Text(
+        "메모리에 올릴 모델에 {needed:,}바이트가 필요한데 {free:,}바이트가 남았습니다.",
+        "메모리가 더 큰 컴퓨터에서 찾거나, 같은 계열의 더 작은 모델을 쓰세요.",
+    ),
+    "other-tensors": Text(
+        "레시피의 텐서가 메모리에 올린 모델의 텐서와 다릅니다: {tensors:few}.",
+        "모델, 레이어, 어휘가 같은 레시피들 안에서 찾으세요.",
+    ),
+    "no-derivative": Text(
+        "{method} 방법의 '{parameter}' 값으로는 점수를 미분할 수 없습니다.",
+        "시행으로 찾거나, 가중치만 찾으세요.",
+    ),
+    "no-derivative-of-tensors": Text(
+        "transformers가 다른 텐서로 쌓는 텐서라서 계수를 학습할 수 없습니다: {tensors:few}.",
+        "시행으로 찾으세요.",
+    ),
     "unknown-model-class": Text(
         "transformers {version} 버전이 모르는 모델입니다({error}).",
         "폴더에 병합해, 만든 이가 말하는 대로 불러오세요.",
