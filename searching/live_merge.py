@@ -117,7 +117,8 @@ class LiveMerge:
 
     Attributes:
         model: the live model
-        recipe, plan: what it is now
+        plan: of the first recipe, with its files
+        recipe: what it is now
         planner: plans recipes of the same models
 
     Raises:
@@ -203,9 +204,9 @@ class LiveMerge:
             CheckpointError: a parent cannot be read.
             Cancelled: `cancel` was set; the next update completes the model.
         """
-        plan = self.planner.plan(recipe)
+        plan = self.planner.plan(recipe, files=False)
         self._check_same_tensors(plan)
-        self.plan, self.recipe = plan, recipe
+        self.recipe = recipe
         changed = [t for t in plan.tensors if self._written.get(t.name) != self._key(plan, t)]
         self._write(plan, changed)
         return len(changed)
@@ -228,11 +229,10 @@ class LiveMerge:
             return read_change(
                 METHODS[plan.method], _arguments(plan, tensor), self._inputs(plan, tensor), self.device
             )
-        operands = self._sum(plan, tensor)
-        kept = self._kept.get(tensor.name)
-        if kept == (self._sum_key(plan, tensor), None):
+        if self._kept.get(tensor.name) == (self._sum_key(plan, tensor), None):
             return None
-        return operands or self._read_sum(plan, tensor)
+        operands = self._sum(plan, tensor) or self._read_sum(plan, tensor)
+        return None if operands.is_constant else operands
 
     @property
     def buffers(self) -> Workspace:

@@ -15,6 +15,9 @@ from merging.engine.blocks import Inputs, merge_blocks, operands, products
 from merging.engine.workspace import Workspace, torch_dtype
 from merging.methods import MergeMethod
 
+# Elements that are summed at once. Larger than a merge's blocks: there are no bytes to read, and few operations.
+AT_ONCE = 512 * 1024
+
 
 @dataclass(frozen=True)
 class Operands:
@@ -53,8 +56,8 @@ class Operands:
             dtype: that the sum is rounded to before
             buffers: of the thread
         """
-        for start in range(0, len(out), buffers.block):
-            part = slice(start, min(start + buffers.block, len(out)))
+        for start in range(0, len(out), AT_ONCE):
+            part = slice(start, min(start + AT_ONCE, len(out)))
             target = out[part]
             block, spare = buffers.rows(2, len(target), torch.float32)
             block = target if out.dtype == torch.float32 else block
@@ -76,8 +79,8 @@ class Operands:
             (K,), the derivatives by the coefficients
         """
         found = np.zeros(len(self.terms))
-        for start in range(0, len(gradient), buffers.block):
-            part = slice(start, min(start + buffers.block, len(gradient)))
+        for start in range(0, len(gradient), AT_ONCE):
+            part = slice(start, min(start + AT_ONCE, len(gradient)))
             (spare,) = buffers.rows(1, part.stop - start, torch.float32)
             for index, term in enumerate(self.terms):
                 if term.stride() != (0,):

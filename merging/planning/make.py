@@ -112,23 +112,23 @@ class Planner:
         self._allow_folders = allow_folders
         self._opened: dict[ModelReference, Checkpoint] = {}
 
-    def plan(self, recipe: Recipe, *, decides: bool = True) -> Plan:
+    def plan(self, recipe: Recipe, *, files: bool = True) -> Plan:
         """The plan of a recipe, without destination and costs.
 
         Args:
-            decides: whether a tensor whose parameters leave a single model is copied from it; else it has all inputs
+            files: whether it has files; else all tensors are in one shard without a name
 
         Raises:
             PlanError: it cannot be merged.
         """
         references = recipe.references()
-        if recipe.stages or not set(references) <= self._opened.keys():
+        if recipe.intermediates or not set(references) <= self._opened.keys():
             self.close()
             self._opened, problems = _open_all(recipe, self._token, self._allow_folders)
             if problems:
                 raise PlanError(problems)
         opened = {reference: self._opened[reference] for reference in references}
-        plan = _draw(recipe, opened, SHARD_SIZE, decides=decides)
+        plan = _draw(recipe, opened, SHARD_SIZE) if files else _tensors_of(recipe, opened)
         if plan.problems:
             raise PlanError(plan.problems)
         return plan
@@ -138,6 +138,15 @@ class Planner:
         for checkpoint in self._opened.values():
             checkpoint.close()
         self._opened = {}
+
+
+def _tensors_of(recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint]) -> Plan:
+    """The plan of a recipe whose models are open, without files; all tensors are in one shard without a name."""
+    result = ResultTensors(recipe, checkpoints)
+    result.lay_out()
+    shard = PlannedShard("", tuple(result.tensors), 0)
+    plan = Plan(recipe.text, recipe.merge_method, recipe.seed, tuple(result.problems))
+    return replace(plan, models=result.parents.planned(), shards=(shard,))
 
 
 def _with_memory(plan: Plan, destination: Destination | None, memory: int | None) -> Plan:
@@ -159,15 +168,13 @@ def _draw(
     shard_size: int,
     *,
     complete: bool = True,
-    decides: bool = True,
 ) -> Plan:
     """The plan of a recipe whose models are open; what it costs depends on where it goes, and is left out.
 
     Args:
         complete: whether all models could be opened; else nothing is laid out
-        decides: see `ResultTensors`
     """
-    result = ResultTensors(recipe, checkpoints, decides=decides)
+    result = ResultTensors(recipe, checkpoints)
     plan = Plan(recipe.text, recipe.merge_method, recipe.seed, models=result.parents.planned())
     if not complete:
         return plan

@@ -43,7 +43,6 @@ class ResultTensors:
     Args:
         recipe: what is wanted
         checkpoints: the models that it names, open
-        decides: whether a tensor whose parameters leave a single model is that model's; else it is merged
 
     Attributes:
         tensors: once they are laid out, in the order of the model
@@ -51,11 +50,8 @@ class ResultTensors:
         vocabulary: of the result; None where it stays the models' own
     """
 
-    def __init__(
-        self, recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint], *, decides: bool = True
-    ):
+    def __init__(self, recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint]):
         self.recipe = recipe
-        self.decides = decides
         self.method: MergeMethod = recipe.method
         self.parents = Parents(recipe, checkpoints)
         self.vocabulary: Vocabulary | None = None
@@ -289,7 +285,7 @@ class ResultTensors:
             return
         dtype = self.output_dtype({header.stored_dtype for header in headers})
         inputs = self.inputs(run, headers)
-        decided = self.method.decided_by(self.values.arguments(values)) if self.decides else None
+        decided = self.method.decided_by(self.values.arguments(values))
         if decided is not None:
             decided += run.subtracts
             self.taken(name, headers[decided], inputs[decided : decided + 1], dtype, layer)
