@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,7 @@ from checkpoints.architecture import (
     stands_before_layers,
 )
 from checkpoints.dtypes import FLOATS, rank_in_file, safetensors_name
+from checkpoints.loading import load
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from checkpoints.renamed import RenamedCheckpoint, in_names_of
 from checkpoints.tokenizer_files import tokenizer_files
@@ -38,6 +40,7 @@ from checkpoints.wording import few
 from merging.destinations import HUB_SCHEME, Receipt, open_destination
 from merging.destinations.destination import Place
 from merging.engine.models import open_merge
+from merging.expert_extraction import EXPERT_WORDS, Experts, PackedFactors, find_experts, modules, pack
 from merging.intermediate import IntermediateMerge
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedShard, PlannedTensor
@@ -147,7 +150,7 @@ def extract_lora(
             opened[1] = RenamedCheckpoint(opened[1], renamed)
         work = _Extraction(opened[0], opened[1], rank, energy, dtype)
         work.run(on_matrix)
-        if not (work.factors or work.whole):
+        if not (work.factors or work.whole or work.packed):
             values = {"model": opened[1].name, "base": base}
             raise CheckpointError(Problem("no-difference", values, opened[1].name))
         shard = work.shard()
@@ -266,35 +269,103 @@ class _Extraction:
     matrices: list[Extracted] = field(default_factory=list)
     transposed: bool = False
     left_out: list[str] = field(default_factory=list)
+    packed: dict[Experts, PackedFactors] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)  # module in files: module of the model
 
     def run(self, on_matrix: Callable[[Extracted], None]) -> None:
         self._check()
         shapes = {name: header.shape for name, header in self.base.tensors.items()}
         self.transposed = bool(is_transposed(shapes))
-        changed = set()
-        names = []
-        for name, header in self.finetune.tensors.items():
-            if name in self.left_out:
-                continue
+        experts = find_experts(self.base)
+        singles = {name for group in experts for names in group.matrices for name in names}
+        names = [
+            name
+            for name, header in self.finetune.tensors.items()
+            if header.dtype in FLOATS and name not in singles and name not in self.left_out
+        ]
+        others = [name for name in names if not self._is_matrix(name) and not self._is_same(name)]
+        changed = {name for name, _ in self._differences(others)}
+        self.held = self._modules_held_whole(changed)
+        matrices = [name for name in names if self._is_matrix(name) and not self._is_held(name)]
+        for name in matrices:
             if known := self._known(name):
                 changed.add(name)
                 on_matrix(self._put(name, *known))
-            elif header.dtype in FLOATS and not self._is_same(name):
-                names.append(name)
-        for name, before, after in self._pairs(names):
-            if before is None or before.shape != after.shape:
-                changed.add(name)
-                continue
-            delta = after.float() - before.float()
-            if not delta.any():
-                continue
+        matrices = [name for name in matrices if name not in changed and not self._is_same(name)]
+        for name, delta in self._differences(matrices):
             changed.add(name)
-            if not self._is_matrix(name) or not delta.isfinite().all():
+            if delta is None or not delta.isfinite().all():
                 continue
             b, a = (part.to(self.kind) for part in decompose(delta, self.rank, self.energy))
             left = torch.addmm(delta, b.float(), a.float(), alpha=-1)
             on_matrix(self._put(name, b, a, (torch.linalg.norm(left) / torch.linalg.norm(delta)).item()))
+        for group in experts:
+            self._pack(group, on_matrix)
         self._keep_whole(changed)
+
+    def _differences(self, names: list[str]) -> Iterator[tuple[str, Tensor | None]]:
+        """The tensors that changed, each with its difference in float32; None where the base's has another shape."""
+        for name, before, after in self._pairs(names):
+            if before is None or before.shape != after.shape:
+                yield name, None
+                continue
+            delta = after.float() - before.float()
+            if delta.any():
+                yield name, delta
+
+    def _modules_held_whole(self, changed: set[str]) -> dict[str, str]:
+        """Modules that have a changed tensor of their own beside other modules.
+
+        PEFT has no place for it but with the whole module.
+
+        Raises:
+            CheckpointError: the module has the layers in it.
+        """
+        found: dict[str, str] = {}
+        stacks = [m.stack for m in Layout(self.base.tensors, self.base.config).modules.values() if m.stack]
+        for name in sorted(changed, key=lambda name: name.count(".")):
+            module = name.rpartition(".")[0]
+            if any(module.startswith(f"{outer}.") for outer in found):
+                continue
+            inside = (other for other in self.finetune.tensors if other.startswith(f"{module}."))
+            if not module or not any(other.count(".") > name.count(".") for other in inside):
+                continue
+            if any(stack.prefix.startswith(f"{module}.") for stack in stacks):
+                raise CheckpointError(Problem("no-place", {"tensor": name, "module": module}, name))
+            found[module] = self._parameter(name).rpartition(".")[0]
+        return found
+
+    def _is_held(self, name: str) -> bool:
+        return any(name.startswith(f"{module}.") for module in self.held)
+
+    @cached_property
+    def _called(self) -> Mapping[str, str]:
+        """What modules call the tensors of the base's files, where the class says so."""
+        loading = load(self.base.config, {name: header.shape for name, header in self.base.tensors.items()})
+        found = loading.parameters if loading else {}
+        return {
+            parts[0].tensor: name for name, parts in found.items() if len(parts) == 1 and not parts[0].first
+        }
+
+    def _parameter(self, name: str) -> str:
+        """What the modules of the model call a tensor."""
+        return self._called.get(name, name)
+
+    def _pack(self, experts: Experts, on_matrix: Callable[[Extracted], None]) -> None:
+        """Keep the factors of a layer's experts."""
+
+        def difference(name: str) -> Tensor:
+            if self._is_same(name):
+                return torch.zeros(self.base.tensors[name].shape)
+            return read_tensor(self.finetune, name).float() - read_tensor(self.base, name).float()
+
+        packed = pack(experts, difference, lambda delta: decompose(delta, self.rank, self.energy), self.kind)
+        if packed:
+            self.packed[experts] = packed
+            count = len(experts.matrices)
+            shape = packed.b.shape[0], packed.a.shape[1] * count
+            self.matrices.append(Extracted(experts.name, shape, packed.rank, packed.error))
+            on_matrix(self.matrices[-1])
 
     @property
     def kind(self) -> torch.dtype:
@@ -304,11 +375,11 @@ class _Extraction:
         """Keep the factors of a matrix as it is stored.
 
         Raises:
-            CheckpointError: it is an expert's, which is packed with the others when the model is loaded.
+            CheckpointError: it is an expert's, of a kind that PEFT has no place for.
         """
         if EXPERT.search(name):
             raise CheckpointError(Problem("packed-expert", {"tensor": name}, name))
-        module = name.removesuffix(".weight")
+        module = self._parameter(name).removesuffix(".weight")
         b, a = (right.T, left.T) if self.transposed else (left, right)
         self.factors[module] = (a.to(self.kind).contiguous(), b.to(self.kind).contiguous())
         self.matrices.append(Extracted(module, (left.shape[0], right.shape[1]), left.shape[1], error))
@@ -411,31 +482,37 @@ class _Extraction:
     def _keep_whole(self, changed: set[str]) -> None:
         """What is no product: biases of the modules that are, and every tensor of other modules that changed."""
         for name in sorted(changed):
-            module, _, last = name.rpartition(".")
-            if any(other.startswith(f"{module}.") for other in self.factors):
-                raise CheckpointError(Problem("no-place", {"tensor": name, "module": module}, name))
+            if self._is_held(name):
+                continue
+            module, _, last = self._parameter(name).rpartition(".")
             if module in self.factors:
                 if last == "bias":
                     self.whole[f"{PREFIX}{module}.base_layer.bias"] = name
                 continue
-            for other in self.finetune.tensors:
-                if other.rpartition(".")[0] == module:
-                    self.whole[PREFIX + other] = other
+            own = name.rpartition(".")[0]
+            self._keep(other for other in self.finetune.tensors if other.rpartition(".")[0] == own)
+        self._keep(filter(self._is_held, self.finetune.tensors))
         if self._stays_tied:
             # PEFT wants the head too, though it is the same.
             self.whole[f"{PREFIX}lm_head.weight"] = str(input_embedding(self.base.tensors))
 
+    def _keep(self, names: Iterable[str]) -> None:
+        self.whole |= {PREFIX + self._parameter(name): name for name in names}
+
     @property
     def _stays_tied(self) -> bool:
         embedding = input_embedding(self.base.tensors)
-        return is_tied(self.finetune.config, self.finetune.tensors) and PREFIX + str(embedding) in self.whole
+        return (
+            is_tied(self.finetune.config, self.finetune.tensors)
+            and PREFIX + self._parameter(str(embedding)) in self.whole
+        )
 
     # -- files -----------------------------------------------------------------------------------------
 
     def shard(self) -> PlannedShard:
         """The adapter's file of weights."""
         tensors: list[tuple[str, str, tuple[int, ...]]] = []
-        for module, (a, b) in self.factors.items():
+        for module, (a, b) in self._all_factors().items():
             for part, tensor in (("lora_A", a), ("lora_B", b)):
                 tensors.append(
                     (f"{PREFIX}{module}.{part}.weight", safetensors_name(self.dtype), tensor.shape)
@@ -449,9 +526,15 @@ class _Extraction:
         size = len(_header(shard)) + sum(tensor.bytes for tensor in planned)
         return PlannedShard(shard.filename, shard.tensors, size)
 
+    def _all_factors(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """By module as PEFT calls it: A and B."""
+        called = modules(self.packed)
+        return self.factors | {called[experts]: (found.a, found.b) for experts, found in self.packed.items()}
+
     def parts(self, shard: PlannedShard) -> Iterator[memoryview]:
         """The bytes of that file, in order."""
         yield memoryview(_header(shard))
+        factors = self._all_factors()
         for tensor in shard.tensors:
             if tensor.name in self.whole:
                 name = self.whole[tensor.name]
@@ -461,7 +544,7 @@ class _Extraction:
                     yield memoryview(data)
                 continue
             module, _, part = tensor.name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
-            factor = self.factors[module][part == "lora_B"]
+            factor = factors[module][part == "lora_B"]
             yield factor.view(-1).view(torch.uint8).numpy().data
 
     def files(self, name: str, is_public_place: bool) -> dict[str, bytes]:
@@ -475,9 +558,15 @@ class _Extraction:
 
     def _config(self, is_public_place: bool) -> dict[str, Any]:
         ranks = {module: a.shape[0] for module, (a, _) in self.factors.items()}
-        most = max(ranks.values(), default=self.rank)
-        other = {module: rank for module, rank in ranks.items() if rank != most}
-        whole = sorted({key.removeprefix(PREFIX).rpartition(".")[0] for key in self.whole})
+        of_all = ranks | {experts.name: found.rank for experts, found in self.packed.items()}
+        most = max(of_all.values(), default=self.rank)
+        other = {module: rank for module, rank in of_all.items() if rank != most}
+        parameters = {f"{experts.holder.rpartition('.')[2]}.{experts.parameter}" for experts in self.packed}
+        # Beside packed experts PEFT takes modules of these names for experts, but not their parameters.
+        alike = {module for module in ranks if parameters and module.rpartition(".")[2] in EXPERT_WORDS}
+        parameters |= {f"{module}.weight" for module in alike}
+        other |= {f"{module}.weight": other[module] for module in alike & other.keys()}
+        whole = sorted({self._saved_module(key.removeprefix(PREFIX)) for key in self.whole})
         if self._stays_tied:
             whole.remove("lm_head")
         saved = [module for module in whole if not module.endswith(".base_layer")]
@@ -493,7 +582,8 @@ class _Extraction:
             "lora_alpha": most,
             "rank_pattern": other,
             "alpha_pattern": other,
-            "target_modules": _short_names(ranks, self._modules()),
+            "target_modules": _short_names(ranks.keys() - alike, self._modules()),
+            **({"target_parameters": sorted(parameters)} if parameters else {}),
             "modules_to_save": saved or None,
             "bias": "lora_only" if len(saved) < len(whole) else "none",
             "fan_in_fan_out": self.transposed,
@@ -502,8 +592,15 @@ class _Extraction:
             "init_lora_weights": True,
         }
 
+    def _saved_module(self, name: str) -> str:
+        """The module that PEFT saves with a parameter."""
+        return next(
+            (module for module in self.held.values() if name.startswith(f"{module}.")),
+            name.rpartition(".")[0],
+        )
+
     def _modules(self) -> set[str]:
-        return {name.rpartition(".")[0] for name in self.finetune.tensors}
+        return {self._parameter(name).rpartition(".")[0] for name in self.finetune.tensors}
 
     def _card(self, name: str) -> str:
         base, finetune = map(without_adapters, (self.base, self.finetune))
@@ -542,7 +639,7 @@ def _header(shard: PlannedShard) -> bytearray:
     )
 
 
-def _short_names(targets: dict[str, int], modules: set[str]) -> list[str]:
+def _short_names(targets: Set[str], modules: set[str]) -> list[str]:
     """The last word of modules' names where it stands for all that end so, else the whole name."""
     by_last: dict[str, set[str]] = defaultdict(set)
     for module in modules:
@@ -550,5 +647,5 @@ def _short_names(targets: dict[str, int], modules: set[str]) -> list[str]:
     names = set()
     for module in targets:
         last = module.rpartition(".")[2]
-        names.add(last if by_last[last] <= targets.keys() else module)
+        names.add(last if by_last[last] <= targets else module)
     return sorted(names)

@@ -179,9 +179,13 @@ def test_packed_experts_go_along_whole_if_they_changed(
         torch.testing.assert_close(theirs[name], tensor, atol=1e-6, rtol=1e-5, msg=name)
 
 
-def test_experts_that_lie_one_by_one_are_refused_by_name_if_they_changed(tmp_path: Path) -> None:
-    """PEFT would look for a layer for each, where the loaded model has one parameter for all."""
-    fine_tuned(mixtral, tmp_path, "experts")
+def test_experts_of_an_unknown_kind_are_refused_by_name_if_they_changed(tmp_path: Path) -> None:
+    """How loaders pack them is not known, and PEFT would look for a layer for each."""
+    for name in ("base", "tuned"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"num_hidden_layers": 1}')
+        weights = {f"layers.0.experts.{number}.fc.weight": torch.randn(4, 4) for number in range(2)}
+        save_file(weights, tmp_path / name / "model.safetensors")
 
     with pytest.raises(CheckpointError, match=r"experts\.0\.\w+\.weight changed: loaders pack the experts"):
         extract_lora(f"{tmp_path}/tuned", f"{tmp_path}/base", f"{tmp_path}/lora")
