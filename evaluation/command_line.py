@@ -157,6 +157,14 @@ def _progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
         yield show
 
 
+def _find(*names: str) -> None:
+    """Look for all models, so that a missing one is reported at once and not after minutes of work on the others."""
+    from evaluation.model_files import find_model
+
+    for name in names:
+        find_model(name)
+
+
 def _load(name: str, device: str, offload: Path | None) -> LanguageModel:
     from transformers.utils import logging
 
@@ -260,10 +268,11 @@ def perplexity(
 ) -> int:
     """Measure how well models predict a text, with 95 % intervals of the differences."""
     wanted = _TextOptions(text, dataset, column, rows, split, subset)
+    _find(*models)
+    texts = wanted.read()
     from evaluation.as_json import as_json as in_json
     from evaluation.card import perplexity_results
 
-    texts = wanted.read()
     scores, differences = _scored(
         models, texts, device, offload, _cancel_on_interrupt(), context=context, stride=stride, bos=bos
     )
@@ -318,16 +327,14 @@ def compare(
 ) -> int:
     """Show size, structure, independence, speed, memory and perplexity side by side."""
     wanted = _TextOptions(text, dataset, column, rows, split, subset)
+    _find(*models)
+    texts = wanted.read()
     from evaluation.as_json import as_json as in_json
     from evaluation.card import perplexity_results
     from evaluation.footprint import footprint
-    from evaluation.model_files import find_model
     from evaluation.report import Report
 
-    texts = wanted.read()
     cancel = _cancel_on_interrupt()
-    for name in models:
-        find_model(name)  # so that a missing one is reported before the others are measured for minutes
     prints = [
         footprint(
             name,
@@ -376,10 +383,11 @@ def weights(
     as_json: AsJson = False,
 ) -> int:
     """Inspect the weights without running the model."""
+    parents = against or []
+    _find(model, *parents, *([base] if base else []))
     from evaluation.as_json import as_json as in_json
     from evaluation.weights import inspect_weights, open_weights
 
-    parents = against or []
     with _progress_bar(model) as show:
         found = inspect_weights(
             open_weights(model),
@@ -454,6 +462,7 @@ def benchmark(
     ] = None,
 ) -> int:
     """Ask the questions of KMMLU and other benchmarks, through lm-eval."""
+    _find(*models)
     from evaluation.as_json import as_json as in_json
     from evaluation.benchmark import benchmark as ask
     from evaluation.card import benchmark_results
@@ -518,6 +527,7 @@ def chat(
     new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")] = 128,
 ) -> int:
     """Check whether models still answer well, in English and Korean."""
+    _find(*models)
     from evaluation.as_json import as_json as in_json
     from evaluation.chat_check import check_chat
 

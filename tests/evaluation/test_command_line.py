@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from evaluation import load_model, perplexity
 from evaluation.__main__ import CANNOT_BE_JUDGED, DONE, main
 from evaluation.text import bundled_text
+from tests import ROOT
 from tests.evaluation.conftest import TEXT, make_network
 
 MakeFolder = Callable[..., Path]
@@ -86,3 +88,26 @@ def test_what_cannot_be_judged_ends_with_status_2(
     ):
         assert main(["perplexity", *arguments]) == CANNOT_BE_JUDGED
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["perplexity", "a/b/c"],
+        ["compare", ".", "a/b/c"],
+        ["weights", "a/b/c"],
+        ["benchmark", "a/b/c"],
+        ["chat", "a/b/c"],
+        ["perplexity", ".", "--text", "nothing.txt"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_there_is_reported_before_torch_is_imported(arguments: list[str]) -> None:
+    code = (
+        "import sys; from evaluation.__main__ import main; status = main(sys.argv[1:])\n"
+        "print(status, [name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+    assert (ran.stdout, "error: " in ran.stderr) == (f"{CANNOT_BE_JUDGED} []\n", True), ran.stderr
