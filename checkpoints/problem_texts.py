@@ -567,6 +567,28 @@ PROBLEMS: dict[str, Text] = {
     "result-without-tokenizer": Text(
         "{model} has no tokenizer; the result will have none.", "Name one with `tokenizer_source:`."
     ),
+    "left-behind": Text(
+        "These files of {model} are not copied, as they are not plain data or are too large: {files:few}.",
+        "What loads the result may need them.",
+    ),
+    "not-merged": Text("These files of {model} are copied and not merged: {files:few}."),
+    "code-copied": Text(
+        "{model} is loaded by code of its own ({files:all}), and the result has a copy.",
+        "It runs only where someone allows it (`trust_remote_code=True`). Read it first.",
+    ),
+    "code-elsewhere": Text(
+        "{file} of {model} names code in another repository ({reference}), which can change; the result does not "
+        "name it.",
+        "If the result does not load without it, `--keep-code` copies it as it is now.",
+    ),
+    "code-missing": Text(
+        "{file} of {model} names code that cannot be copied ({reference}); the result does not name it.",
+        "If the result does not load without it, put the code beside the result.",
+    ),
+    "code-pinned": Text(
+        "The result has a copy of {files:all} of {repository}, as of commit {commit}.",
+        "It runs only where someone allows it (`trust_remote_code=True`). Read it first.",
+    ),
     "no-generation-config": Text("{model} has no generation_config.json; the result will have none."),
     "lost-token": Text(
         "{keys:all} in {file} of {model}: the result does not have the token.",

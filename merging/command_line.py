@@ -99,6 +99,13 @@ ShardSize = Annotated[
 Public = Annotated[
     bool, typer.Option("--public", help="Make a new repository public; without this it is private.")
 ]
+KeepCode = Annotated[
+    bool,
+    typer.Option(
+        "--keep-code",
+        help="Copy code in other repositories that the config names, as it is now. Read it first.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -118,12 +125,23 @@ def _text(path: str) -> str:
 
 
 def _planned(
-    recipe: Recipe, to: str | None, *, overwrite: bool, pull_request: bool, shard_size: int | None
+    recipe: Recipe,
+    to: str | None,
+    *,
+    overwrite: bool,
+    pull_request: bool,
+    shard_size: int | None,
+    keep_code: bool,
 ) -> Plan:
     from merging.planning.make import SHARD_SIZE, make_plan
 
     return make_plan(
-        recipe, to, overwrite=overwrite, pull_request=pull_request, shard_size=shard_size or SHARD_SIZE
+        recipe,
+        to,
+        overwrite=overwrite,
+        pull_request=pull_request,
+        shard_size=shard_size or SHARD_SIZE,
+        keep_code=keep_code,
     )
 
 
@@ -136,6 +154,7 @@ def plan(
     overwrite: Overwrite = False,
     pull_request: PullRequest = False,
     shard_size: ShardSize = None,
+    keep_code: KeepCode = False,
     as_json: AsJson = False,
     fix: Annotated[
         bool, typer.Option("--fix", help="Mend what can be mended, and print the recipe instead of the plan.")
@@ -147,18 +166,27 @@ def plan(
     from merging.plan import Plan
     from merging.planning.parameters_by_layer import as_data
 
+    def planned_to(read: Recipe) -> Plan:
+        return _planned(
+            read,
+            to,
+            overwrite=overwrite,
+            pull_request=pull_request,
+            shard_size=shard_size,
+            keep_code=keep_code,
+        )
+
     if in_place and (recipe == "-" or not fix):
         raise typer.BadParameter("--in-place goes with --fix and a file")
     if fix:
-        options = {"overwrite": overwrite, "pull_request": pull_request, "shard_size": shard_size}
-        return _fix(recipe, in_place, lambda read: _planned(read, to, **options))  # type: ignore[arg-type]
+        return _fix(recipe, in_place, planned_to)
     try:
         read = _recipe(recipe)
     except RecipeError as error:
         if as_json:
             print(json.dumps(Plan("", "", problems=error.problems).summary(), indent=2))
         raise
-    planned = _planned(read, to, overwrite=overwrite, pull_request=pull_request, shard_size=shard_size)
+    planned = planned_to(read)
     if as_json:
         print(json.dumps({**planned.summary(), "parameters": as_data(planned)}, indent=2, ensure_ascii=False))
     elif planned.ok:
@@ -242,6 +270,7 @@ def run_recipe(
     overwrite: Overwrite = False,
     pull_request: PullRequest = False,
     shard_size: ShardSize = None,
+    keep_code: KeepCode = False,
     as_json: AsJson = False,
     public: Public = False,
     device: Annotated[
@@ -261,7 +290,12 @@ def run_recipe(
     from merging.licences import licence_of
 
     planned = _planned(
-        _recipe(recipe), to, overwrite=overwrite, pull_request=pull_request, shard_size=shard_size
+        _recipe(recipe),
+        to,
+        overwrite=overwrite,
+        pull_request=pull_request,
+        shard_size=shard_size,
+        keep_code=keep_code,
     )
     _print_problems(planned.warnings, "warning")
     if not planned.ok:

@@ -25,7 +25,7 @@ from checkpoints.lru_cache import LruCache
 from checkpoints.problems import Problem
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import Token, read_small
-from checkpoints.tokenizer_files import VOCABULARIES, is_template, tokenizer_files
+from checkpoints.tokenizer_files import has_vocabulary, is_template, tokenizer_files
 from checkpoints.wording import few
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class AdaptedCheckpoint:
     def files(self) -> Mapping[str, int]:
         own = self._own_files()
         replaced: set[str] = set()
-        if any(file in own for file in VOCABULARIES):
+        if has_vocabulary(own):
             replaced = set(tokenizer_files(self.base.files))
             if not self._brings_template(own):
                 replaced = {file for file in replaced if not is_template(file)}
@@ -219,7 +219,7 @@ class AdaptedCheckpoint:
         if is_id and not first.is_folder and trained_on.lower() != first.name.lower():
             values = {"adapter": self.adapter.name, "trained_on": trained_on, "base": first.name}
             yield Problem("other-base", values)
-        if self._grows(self._fit.embedding) and not any(file in self._own_files() for file in VOCABULARIES):
+        if self._grows(self._fit.embedding) and not has_vocabulary(self._own_files()):
             yield Problem("adapter-without-tokenizer", {"adapter": self.adapter.name})
         if brought := self._fit.brought:
             values = {"adapter": self.adapter.name, "base": first.name, "tensors": few(brought)}

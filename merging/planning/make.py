@@ -49,6 +49,7 @@ def make_plan(
     shard_size: int = SHARD_SIZE,
     allow_folders: bool = True,
     memory: int | None = None,
+    keep_code: bool = False,
 ) -> Plan:
     """Find out what a merge will do and cost, and everything that prevents it.
 
@@ -64,6 +65,7 @@ def make_plan(
         shard_size: largest output file, in bytes; a larger tensor has a file for itself
         allow_folders: whether models may be folders of this machine
         memory: bytes that are free for the merge; None: as many as this machine or container has free
+        keep_code: copy code in other repositories that a config names, as it is now; else the result does not name it
 
     Returns:
         The plan, with models pinned to the commit that was read.
@@ -84,7 +86,7 @@ def make_plan(
     checkpoints, missing = _open_all(recipe, token, allow_folders)
     problems += missing
     try:
-        plan = _draw(recipe, checkpoints, shard_size, complete=not missing)
+        plan = _draw(recipe, checkpoints, shard_size, complete=not missing, keep_code=keep_code, token=token)
         problems += plan.problems
         plan = replace(plan, warnings=(*recipe.warnings, *plan.warnings))
         if not problems or plan.shards:
@@ -168,11 +170,14 @@ def _draw(
     shard_size: int,
     *,
     complete: bool = True,
+    keep_code: bool = False,
+    token: Token = None,
 ) -> Plan:
     """The plan of a recipe whose models are open; what it costs depends on where it goes, and is left out.
 
     Args:
         complete: whether all models could be opened; else nothing is laid out
+        keep_code, token: see `make_plan`
     """
     result = ResultTensors(recipe, checkpoints)
     plan = Plan(recipe.text, recipe.merge_method, recipe.seed, models=result.parents.planned())
@@ -181,7 +186,7 @@ def _draw(
     result.lay_out()
     if result.problems:
         return replace(plan, problems=tuple(result.problems), warnings=tuple(result.warnings))
-    small = ResultFiles(result)
+    small = ResultFiles(result, keep_code, token)
     opened = list(result.parents.checkpoints.values())
     shards = tuple(
         with_copy(shard, opened) for shard in _cut_into_shards(result.tensors, shard_size, small.stem)
@@ -191,6 +196,7 @@ def _draw(
         return replace(plan, problems=tuple(small.problems), warnings=tuple(result.warnings))
     copied = small.copied(files)
     tokenizer = small.report()
+    files, copied = small.with_code(files, small.copied(files))
     return replace(
         plan,
         models=result.parents.planned(),

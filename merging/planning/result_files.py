@@ -3,6 +3,8 @@
     config.json              the donor's, with dtype, layers, ties, size of the vocabulary and ids of its tokens
     generation_config.json   the donor's, with ids of its tokens
     tokenizer files          of the model whose tokenizer it is: copied, or with added tokens
+    processors, pooling      the donor's
+    code                     that one of these files names, where it is beside it
     chat_template.jinja      where the recipe asks for one
     *.index.json             where the weights are in several files
     mergekit_config.yml      the recipe
@@ -12,17 +14,29 @@ What each of the first two says is in `configs` (and `stacks`, of layers); which
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from checkpoints import read_json
+from checkpoints import Checkpoint, Token, read_json
 from checkpoints.architecture import OUTPUT_HEAD, Layout, says_tied, untie
 from checkpoints.problems import Problem
-from checkpoints.tokenizer_files import is_template, tokenizer_files
+from checkpoints.repositories.repository import MAX_SMALL_FILE
+from checkpoints.tokenizer_files import (
+    PROCESSOR,
+    WITHOUT_VOCABULARY,
+    companion_files,
+    has_vocabulary,
+    is_data,
+    is_template,
+    tokenizer_files,
+)
+from checkpoints.wording import few
 from merging.plan import PlannedShard
 from merging.planning import configs
+from merging.planning.code_files import CodeFiles, Source
 from merging.planning.result_tensors import ResultTensors
 from merging.planning.stacks import NewStack, stack_config
 from merging.recipe.chat_templates import TEMPLATES
@@ -36,17 +50,20 @@ class ResultFiles:
 
     Args:
         tensors: of the result, laid out
+        keep_code: copy code in other repositories that the config names
+        token: for these
 
     Attributes:
         problems, warnings: what prevents the merge, and what the user should know of the files
     """
 
-    def __init__(self, tensors: ResultTensors):
+    def __init__(self, tensors: ResultTensors, keep_code: bool, token: Token):
         self.tensors = tensors
         self.parents = tensors.parents
         self.recipe = tensors.recipe
         self.vocabulary = tensors.vocabulary
         self.donor = tensors.parents.donor
+        self.code = CodeFiles(keep_code, token)
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
 
@@ -178,11 +195,63 @@ class ResultFiles:
         reference = self.tokenizer_reference()
         checkpoint = self.parents.checkpoints[reference]
         found = tokenizer_files(checkpoint.files)
-        if not found and self.stem == "model":
+        if self.stem == "model" and not self._has_tokenizer(checkpoint):
             self.warnings.append(Problem("result-without-tokenizer", {"model": checkpoint.name}))
         left_out = {*written}
         if TOKENIZER in left_out:
             left_out |= {*OTHER_FORMS}
         if "chat_template.jinja" in left_out:
             left_out |= {file for file in found if is_template(file)}
-        return {file: self.parents.indices[reference] for file in found if file not in left_out}
+        own = {file: self.parents.indices[reference] for file in found if file not in left_out}
+        return self._companions(reference) | self._companions(self.donor) | own
+
+    def _has_tokenizer(self, checkpoint: Checkpoint) -> bool:
+        """Whether there is a vocabulary, or a tokenizer that needs none, or one with code of its own."""
+        if has_vocabulary(checkpoint.files):
+            return True
+        if "tokenizer_config.json" not in checkpoint.files:
+            return False
+        settings = read_json(checkpoint, "tokenizer_config.json")
+        is_mapping = isinstance(settings, dict)
+        return is_mapping and (
+            "auto_map" in settings or settings.get("tokenizer_class") in WITHOUT_VOCABULARY
+        )
+
+    def _companions(self, reference: ModelReference) -> dict[str, int]:
+        """The files of a model that loaders read besides config, tokenizer and weights, as far as they are data."""
+        checkpoint = self.parents.checkpoints[reference]
+        found = companion_files(checkpoint.files)
+        taken = [file for file in found if is_data(file) and checkpoint.files[file] <= MAX_SMALL_FILE]
+        if left := [file for file in found if file not in taken]:
+            self._warn("left-behind", {"model": checkpoint.name, "files": few(left)})
+        if weights := [file for file in taken if file.endswith(".safetensors")]:
+            self._warn("not-merged", {"model": checkpoint.name, "files": few(weights)})
+        return dict.fromkeys(taken, self.parents.indices[reference])
+
+    def _warn(self, code: str, values: dict[str, Any]) -> None:
+        problem = Problem(code, values)
+        self.warnings += [] if problem in self.warnings else [problem]
+
+    def with_code(
+        self, files: Mapping[str, str], copied: Mapping[str, int]
+    ) -> tuple[dict[str, str], dict[str, int]]:
+        """The files that are written and those that are copied, with the code that they name, and no other named.
+
+        Args:
+            files: that are written, with their text
+            copied: with the number of the model they come from
+        """
+        written, models = dict(files), list(self.parents.checkpoints)
+        sources = {"config.json": self.donor, "tokenizer_config.json": self.tokenizer_reference()}
+        places = {name: model for name, model in sources.items() if name in files}
+        places |= {name: models[index] for name, index in copied.items() if PROCESSOR.fullmatch(name)}
+        for name, reference in places.items():
+            checkpoint = self.parents.checkpoints[reference]
+            document = json.loads(files[name]) if name in files else read_json(checkpoint, name)
+            source = Source(reference.name, checkpoint.files, checkpoint.read_file)
+            if self.code.settle(name, document, source, self.parents.indices[reference]):
+                written[name] = configs.as_json(document)
+        self.warnings += self.code.warnings
+        written = self.code.texts | written
+        kept = {name: index for name, index in (self.code.own | dict(copied)).items() if name not in written}
+        return written, kept

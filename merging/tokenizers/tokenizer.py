@@ -13,21 +13,13 @@ from typing import Any
 
 from checkpoints import Checkpoint, read_json
 from checkpoints.problems import CheckpointError, Problem
-from checkpoints.tokenizer_files import tokenizer_files
+from checkpoints.tokenizer_files import VOCABULARIES, tokenizer_files
 from checkpoints.wording import few
 from merging.recipe.recipe import ModelReference
 
 TOKENIZER, TOKENIZER_CONFIG, ADDED_TOKENS = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
 # Other forms of a vocabulary, which would contradict a tokenizer.json with more tokens.
-OTHER_FORMS = (
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    ADDED_TOKENS,
-)
+OTHER_FORMS = (*(file for file in VOCABULARIES if file != TOKENIZER), "merges.txt", ADDED_TOKENS)
 # Forms in which a token's number is its place, if the tokenizer is one of these; others (XLM-RoBERTa, Pegasus, NLLB,
 # and those with a program of their own) number tokens in their own way.
 BY_PLACE = {

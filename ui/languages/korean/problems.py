@@ -506,6 +506,27 @@ PROBLEMS: dict[str, Text] = {
         "{model}에 토크나이저가 없어 결과에도 없습니다.",
         "`tokenizer_source:`에 토크나이저가 있는 모델을 쓰세요.",
     ),
+    "left-behind": Text(
+        "{model}의 {files:few}: 데이터가 아니거나 너무 커서 복사하지 않습니다.",
+        "결과를 불러올 때 필요할 수 있습니다.",
+    ),
+    "not-merged": Text("{files:few}: {model}의 것을 그대로 복사하며 병합하지 않습니다."),
+    "code-copied": Text(
+        "{model}: 모델 자신의 코드({files:all})로 불러오는 모델이라 결과에 복사합니다.",
+        "허용한 곳에서만(`trust_remote_code=True`) 실행됩니다. 먼저 읽어 보세요.",
+    ),
+    "code-elsewhere": Text(
+        "{model}의 {file} 파일이 다른 저장소의 코드({reference})를 가리킵니다. 바뀔 수 있는 코드라 결과에서 뺐습니다.",
+        "없으면 결과를 불러올 수 없을 때는 `--keep-code`로 지금 있는 그대로 복사하세요.",
+    ),
+    "code-missing": Text(
+        "{model}의 {file} 파일이 복사할 수 없는 코드({reference})를 가리켜 결과에서 뺐습니다.",
+        "없으면 결과를 불러올 수 없을 때는 코드를 결과 옆에 두세요.",
+    ),
+    "code-pinned": Text(
+        "{repository} 저장소의 커밋 {commit}에 있는 {files:all} 파일을 결과에 복사했습니다.",
+        "허용한 곳에서만(`trust_remote_code=True`) 실행됩니다. 먼저 읽어 보세요.",
+    ),
     "no-generation-config": Text("{model}에 generation_config.json이 없어 결과에도 없습니다."),
     "lost-token": Text(
         "{model}의 {file}에 있는 {keys:all}: 결과에 그 토큰이 없습니다.",
