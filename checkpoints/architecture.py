@@ -17,6 +17,8 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
+from checkpoints.dtypes import FLOATS
+from checkpoints.formats.header import TensorHeader
 from checkpoints.loading import ties_by_default
 
 # How configs call the number of layers.
@@ -63,7 +65,19 @@ DERIVED = re.compile(
     r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|\.attention\.(masked_)?bias$|position_ids$"
 )
 
+# What quantised weights have beside them, by the end of the name.
+PACKED = re.compile(
+    r"(^|[._])(scales?|scale_inv|zeros|zero_point|qweight|qzeros|g_idx|absmax|quant_map|SCB|packed|codebooks?)$"
+    r"|\.quant_state\."
+)
+
 Path = tuple[str, ...]
+
+
+def is_packed(name: str, tensor: TensorHeader) -> bool:
+    """Whether a tensor of a model that is said to be quantised shows that it is: packed numbers, or their scales."""
+    is_float = tensor.dtype in FLOATS
+    return PACKED.search(name) is not None or not (is_float or DERIVED.search(name))
 
 
 @dataclass(frozen=True)

@@ -218,6 +218,14 @@ PROBLEMS: dict[str, Text] = {
     "adapter-kind": Text(
         "The adapter {adapter} is of the kind {kind}, not one of {known:all}.", _MERGE_WITH_PEFT
     ),
+    "adapter-never-merges": Text(
+        (
+            "The adapter {adapter} ({kind} with {options:all}) steers its base by the input, which no change of "
+            "weights does.",
+            "The adapter {adapter} ({kind}) steers its base by the input, which no change of weights does.",
+        ),
+        "It cannot be merged, by PEFT neither. Merge its base without it, and load the adapter beside the result.",
+    ),
     "adapter-changes-base": Text(
         "The adapter {adapter} began as `init_lora_weights: {init}`, which changes the weights of its base.",
         _MERGE_WITH_PEFT,
@@ -477,8 +485,12 @@ PROBLEMS: dict[str, Text] = {
         "Merge the model whole, without `slices:`.",
     ),
     "quantised": Text(
-        "{model} is quantised ({how}); its numbers cannot be averaged.",
+        "{model} is quantised ({how}), and only plain numbers are merged.",
         "Name the model that it was made from, in bfloat16, float16 or float32.",
+    ),
+    "plain-weights": Text(
+        "The config of {model} says that it is quantised ({how}), and its weights are plain; the result's config does "
+        "not say so."
     ),
     "several-stacks": Text(
         "{model} has several stacks of layers ({stacks:and}), and `slices` speaks of one.",
@@ -639,7 +651,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "model-changed": Text("{model} has changed since the plan was made.", "Make the plan again."),
     "not-float": Text(
-        "{tensor} ({dtype}) differs between the models and cannot be averaged.",
+        "{tensor} ({dtype}) differs between the models, and only floating-point numbers are merged.",
         "Merge models whose tables and masks are the same.",
     ),
     "not-finite": Text(

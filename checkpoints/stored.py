@@ -146,6 +146,8 @@ def _config(repository: Repository, is_bare: bool) -> dict[str, Any]:
             return {}
         if "adapter_config.json" in repository.files:
             raise CheckpointError(_lone_adapter(repository))
+        if any(file.endswith(".gguf") for file in repository.files):
+            raise CheckpointError(Problem("gguf-only", {"model": name}, name))
         raise CheckpointError(Problem("no-config", {"model": name}, name))
     config = _read_json(repository, "config.json")
     if not isinstance(config, dict):

@@ -223,6 +223,8 @@ def weight_names(name: str, files: Mapping[str, int], index: str | None) -> list
         EvaluationError: there is no whole model in safetensors files.
     """
     if CONFIG not in files:
+        if any(file.endswith(".gguf") for file in files):
+            raise EvaluationError(Problem("gguf-only", {"model": name}))
         raise EvaluationError(_lacks(name, CONFIG, is_adapter=ADAPTER in files))
     if ADAPTER in files:
         # transformers would load it on top without a word, and the judgement would not be of the model alone.

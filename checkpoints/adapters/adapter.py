@@ -22,8 +22,14 @@ from checkpoints.repositories.repository import MAX_CONFIG, Repository, read_byt
 CONFIG = "adapter_config.json"
 WEIGHTS = tuple(form.adapter for form in FORMATS)
 # Ways to begin that move part of the base's weights into the adapter: what is saved fits only the changed base.
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 KINDS = ("LORA", "LOHA", "LOKR", "IA3", "TRAINABLE_TOKENS")
+# These steer the model by its input, and no change of its weights does the same. PEFT does not merge them either.
+BESIDE_THE_MODEL = (
+    *("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "LILY", "MULTITASK_PROMPT_TUNING", "POLY", "PREFIX_TUNING"),
+    *("PROMPT_TUNING", "P_TUNING", "SHADOW", "XLORA"),
+)
+NEVER_MERGED = ("alora_invocation_tokens", "arrow_config", "layer_replication", "num_virtual_tokens")
 # Options that say how an adapter was trained, or that its tensors themselves show.
 HARMLESS = {
     "alpha",
@@ -70,6 +76,7 @@ HARMLESS = {
     "use_dora",
     "use_effective_conv2d",
     "use_rslora",
+    "velora_config",
 }
 # Of the options that are used, what they have to be; each may also be missing.
 _NUMBER = (int, float)
@@ -305,6 +312,9 @@ def _check_options(name: str, config: Mapping[str, Any]) -> None:
 
 def _check_kind(name: str, config: Mapping[str, Any]) -> None:
     kind = str(config.get("peft_type")).removeprefix("PeftType.")
+    never = [option for option in NEVER_MERGED if config.get(option)]
+    if kind in BESIDE_THE_MODEL or never:
+        raise _error("adapter-never-merges", name, kind=kind, options=never)
     if kind not in KINDS:
         raise _error("adapter-kind", name, kind=kind, known=list(KINDS))
     begin = str(config.get("init_lora_weights")).lower()

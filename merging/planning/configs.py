@@ -147,9 +147,16 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def _plain(value: Any) -> Any:
+    """The same JSON value without the keys that say how weights are quantised: those of a result never are."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if key != "quantization_config"}
+    return value
+
+
 def merged_config(donor: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """A copy of the donor's config with the dtype set and without traces of a path."""
-    config: dict[str, Any] = json.loads(json.dumps(without_traces(donor)))
+    """A copy of the donor's config with the dtype set, without traces of a path or of quantisation."""
+    config: dict[str, Any] = json.loads(json.dumps(_plain(without_traces(donor))))
     if "_class_name" not in config:  # diffusers' configs name no dtype
         set_dtype(config, dtype)
     return config

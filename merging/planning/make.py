@@ -194,7 +194,6 @@ def _draw(
     files = small.texts(shards)
     if small.problems:
         return replace(plan, problems=tuple(small.problems), warnings=tuple(result.warnings))
-    copied = small.copied(files)
     tokenizer = small.report()
     files, copied = small.with_code(files, small.copied(files))
     return replace(

@@ -16,6 +16,7 @@ from checkpoints.architecture import (
     Layout,
     Module,
     Stack,
+    is_packed,
     renamed,
     stands_before_layers,
 )
@@ -104,14 +105,23 @@ class ResultTensors:
         self.warnings += aligned.warnings
 
     def check_not_quantised(self, checkpoint: Checkpoint) -> None:
-        quantisation = checkpoint.config.get("quantization_config")
-        unmergeable = [
-            t for t in checkpoint.tensors.values() if t.dtype.startswith("F8") or not is_known(t.dtype)
+        """The tensors decide: a config often keeps what it said of the model that the weights were unpacked from."""
+        said = checkpoint.config.get("quantization_config")
+        packed = [
+            tensor.dtype
+            for name, tensor in checkpoint.tensors.items()
+            if tensor.dtype.startswith("F8")
+            or not is_known(tensor.dtype)
+            or (said and is_packed(name, tensor))
         ]
-        if quantisation or unmergeable:
-            how = (quantisation or {}).get("quant_method") or unmergeable[0].dtype
-            values = {"model": checkpoint.name, "how": how}
+        if not (said or packed):
+            return
+        how = said.get("quant_method") if isinstance(said, dict) else None
+        values = {"model": checkpoint.name, "how": str(how or (packed or ["?"])[0])}
+        if packed:
             self.problems.append(Problem("quantised", values, checkpoint.name))
+        else:
+            self.warnings.append(Problem("plain-weights", values, checkpoint.name))
 
     # -- layers ----------------------------------------------------------------------------------------
 

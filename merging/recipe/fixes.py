@@ -99,9 +99,17 @@ def fixes(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> 
     found: dict[str, Fix] = {}
     for problem in problems:
         for fix in _Fixer(recipe, tree, problem, common_base).fixes():
-            if fix.recipe != recipe:
+            if fix.recipe != recipe and _is_yaml(fix.recipe):
                 found.setdefault(fix.recipe, fix)
     return tuple(found.values())
+
+
+def _is_yaml(text: str) -> bool:
+    """Whether an edit led to a text that can be read: YAML has forms in which an entry cannot be cut or moved so."""
+    try:
+        return compose(text) is not None
+    except YamlError:
+        return False
 
 
 def mended(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, VeloraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -83,6 +83,18 @@ def test_base_and_adapter_alone_make_a_model_in_the_dtype_of_the_base(
             assert (tensor != exact[name].bfloat16()).sum() <= 1
         else:
             assert torch.equal(tensor, base[name])
+
+
+@pytest.mark.parametrize("how", ["mica", "velora"])
+def test_ways_to_train_that_end_in_plain_factors(how: str, folder: Path, tmp_path: Path) -> None:
+    """What only the training differs in is merged as any LoRA, and as PEFT merges it."""
+    ways = {"mica": {"init_lora_weights": "mica"}, "velora": {"velora_config": VeloraConfig()}}
+    lora = adapter(folder / "base", tmp_path / "lora", 3, **ways[how])
+    merged(alone(f"{folder}/base+{lora}", dtype="float32"), tmp_path / "out", 10**9)
+
+    ours, exact = load_file(tmp_path / "out/model.safetensors"), with_peft(folder / "base", lora)
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, exact[name], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["one", "two"])
@@ -250,8 +262,25 @@ BAD: dict[str, tuple[Any, str, str]] = {
         "adapter-changes-base",
         "weights of its base",
     ),
-    "aLoRA": (lambda f: option(f, alora_invocation_tokens=[1]), "adapter-options", "alora_invocation_tokens"),
-    "a wild pattern": (lambda f: option(f, alpha_pattern={"(a+)+$": 1}), "adapter-pattern", "repetition"),
+    "aLoRA": (
+        lambda f: option(f, alora_invocation_tokens=[1]),
+        "adapter-never-merges",
+        "alora_invocation_tokens",
+    ),
+    "Arrow": (lambda f: option(f, arrow_config={"top_k": 2}), "adapter-never-merges", "by PEFT neither"),
+    "replicated layers": (
+        lambda f: option(f, layer_replication=[[0, 2]]),
+        "adapter-never-merges",
+        "beside the result",
+    ),
+    "a prompt": (lambda f: option(f, peft_type="PROMPT_TUNING"), "adapter-never-merges", "(PROMPT_TUNING)"),
+    "a prefix of a later kind": (
+        lambda f: option(f, peft_type="NEW", num_virtual_tokens=8),
+        "adapter-never-merges",
+        "num_virtual_tokens",
+    ),
+    "QALoRA": (lambda f: option(f, use_qalora=True), "adapter-options", "use_qalora"),
+    "a wild pattern": (lambda f: option(f, alpha_pattern={"(a+)+$": 1}), "adapter-pattern", "wildcard"),
     "a damaged config": (
         lambda f: (f / "adapter_config.json").write_text("[]"),
         "damaged-adapter-config",

@@ -220,6 +220,7 @@ def test_another_architecture_is_what_the_config_names(folder: Path) -> None:
     ("files", "code"),
     [
         ({}, "no-config"),
+        ({"a-q4_k_m.gguf": "x"}, "gguf-only"),
         ({"config.json": "{}"}, "no-weights"),
         ({"config.json": "nonsense"}, "not-json"),
         ({"config.json": "{}", "pytorch_model.bin": "x"}, "pickle-old"),
@@ -243,16 +244,56 @@ def test_folders_that_are_no_models(files: dict[str, str], code: str, tmp_path: 
     assert codes(plan_of(linear(tmp_path))) == [code]
 
 
-def test_quantised_models_are_refused(folder: Path, tmp_path: Path) -> None:
+def quantised(folder: Path, to: Path, method: object, changes: dict[str, torch.Tensor | None]) -> Path:
+    """A copy whose config says that it is quantised, with other tensors (None: without one)."""
     config = json.loads((folder / "a/config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq"}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    save_file(load_file(folder / "a/model.safetensors"), tmp_path / "model.safetensors")
+    config["quantization_config"] = config["text_config"] = {"quantization_config": 1, "quant_method": method}
+    (to / "config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "a/model.safetensors") | changes
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if tensor is not None}, to / "model.safetensors"
+    )
+    return to
 
-    [problem] = plan_of(linear(folder / "b", tmp_path)).problems
+
+WEIGHT = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {f"{WEIGHT}_scale": torch.ones(1)},
+        {f"{WEIGHT}_scale_inv": torch.ones(1)},
+        {WEIGHT: torch.ones(128, 64).to(torch.float8_e4m3fn)},
+        {WEIGHT: torch.ones(128, 64, dtype=torch.int8)},
+        {WEIGHT: None, WEIGHT.replace("weight", "qweight"): torch.ones(16, 64, dtype=torch.int32)},
+        {f"{WEIGHT}.absmax": torch.ones(3)},
+        {f"{WEIGHT}.quant_state.bitsandbytes__nf4": torch.ones(3, dtype=torch.uint8)},
+        {WEIGHT.replace("weight", "weight_packed"): torch.ones(4, dtype=torch.int32)},
+    ],
+)
+def test_quantised_models_are_refused(
+    changes: dict[str, torch.Tensor | None], folder: Path, tmp_path: Path
+) -> None:
+    recipe = linear(folder / "b", quantised(folder, tmp_path, "gptq", changes))
+
+    [problem] = plan_of(recipe).problems
 
     assert problem.code == "quantised"
     assert "gptq" in problem.message
+    assert "averaged" not in problem.message
+
+
+@pytest.mark.parametrize("method", ["fp8", None])
+def test_plain_weights_are_judged_by_themselves(method: str | None, folder: Path, tmp_path: Path) -> None:
+    """Whatever the config still says of the model that they were unpacked from."""
+    buffers = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    one = quantised(folder, tmp_path, method, buffers if method is None else {})
+    plan = plan_of(linear(one, folder / "b"))
+
+    assert plan.ok
+    assert "plain-weights" in [warning.code for warning in plan.warnings]
+    assert "quantization_config" not in plan.files["config.json"]
 
 
 def test_a_head_of_its_own_makes_the_result_untied(folder: Path) -> None:

@@ -174,6 +174,13 @@ PROBLEMS: dict[str, Text] = {
     "adapter-kind": Text(
         "어댑터 {adapter}의 종류는 {kind}입니다. 쓸 수 있는 종류: {known:all}.", _MERGE_WITH_PEFT
     ),
+    "adapter-never-merges": Text(
+        (
+            "어댑터 {adapter} ({kind}, {options:all}): 입력에 따라 베이스를 조종하므로 가중치로 옮길 수 없습니다.",
+            "어댑터 {adapter} ({kind}): 입력에 따라 베이스를 조종하므로 가중치로 옮길 수 없습니다.",
+        ),
+        "PEFT로도 합칠 수 없습니다. 어댑터 없이 베이스를 병합하고, 결과 옆에 어댑터를 불러오세요.",
+    ),
     "adapter-changes-base": Text(
         "어댑터 {adapter}의 시작은 `init_lora_weights: {init}`입니다. 이 방식은 베이스의 가중치를 바꿉니다.",
         _MERGE_WITH_PEFT,
@@ -421,8 +428,11 @@ PROBLEMS: dict[str, Text] = {
         "`slices:` 없이 모델을 통째로 병합하세요.",
     ),
     "quantised": Text(
-        "{model}: 양자화된 모델({how})이라 숫자를 평균할 수 없습니다.",
+        "{model}: 양자화된 모델({how})입니다. 양자화되지 않은 수만 병합합니다.",
         "그것을 만든 bfloat16, float16 또는 float32 모델을 쓰세요.",
+    ),
+    "plain-weights": Text(
+        "{model}: 설정에는 양자화({how})되었다고 나오지만 가중치는 양자화되지 않았습니다. 결과의 설정에서는 뺐습니다."
     ),
     "several-stacks": Text(
         "{model}: 층의 묶음이 여럿({stacks:and})인데 `slices`는 하나만 말합니다.",
@@ -579,7 +589,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "model-changed": Text("{model}: 계획을 세운 뒤에 바뀌었습니다.", "계획을 다시 세우세요."),
     "not-float": Text(
-        "{tensor} ({dtype}): 모델마다 다른데 평균할 수 없는 값입니다.",
+        "{tensor} ({dtype}): 모델마다 다른데 부동소수점 수가 아니라 병합할 수 없습니다.",
         "표와 마스크가 같은 모델끼리 병합하세요.",
     ),
     "not-finite": Text(
