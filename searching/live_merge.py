@@ -107,11 +107,13 @@ class LiveMerge:
 
     Args:
         recipe: the first one
+        plan: of it, if that is known
         name: of the model
         token, allow_folders: see `make_plan`
         device: "cpu", "cuda", or "auto" for the GPU if there is one; it merges as well
         dtype: that the model computes in; "auto" for the recipe's
         memory: bytes that are free for it; None: as many as this machine or container has free
+        keep: the most bytes of the parents' changes to keep; None: half of what the model leaves free
         on_progress: called while the first recipe is merged
         cancel: set it from another thread to stop
 
@@ -132,6 +134,7 @@ class LiveMerge:
     def __init__(
         self,
         recipe: Recipe,
+        plan: Plan | None = None,
         *,
         name: str = "merged",
         token: Token = None,
@@ -139,6 +142,7 @@ class LiveMerge:
         device: str = "auto",
         dtype: str = "float32",
         memory: int | None = None,
+        keep: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         cancel: threading.Event | None = None,
     ):
@@ -160,8 +164,8 @@ class LiveMerge:
         self._lock = threading.Lock()
         self._local = threading.local()
         try:
-            self.plan = self.planner.plan(recipe)
-            self._budget = self._admit(self.plan, dtype, memory)
+            self.plan = plan or self.planner.plan(recipe)
+            self._budget = self._admit(self.plan, dtype, memory, keep)
             self._pool = ThreadPoolExecutor(default_workers() if device == "cpu" else 1, "live_merge")
             self._build(dtype)
             self._write(self.plan, self.plan.tensors, on_progress)
@@ -193,7 +197,7 @@ class LiveMerge:
         return sum(operands.nbytes for _, operands in list(self._kept.values()) if operands)
 
     def update(self, recipe: Recipe) -> int:
-        """Make the model that of another recipe of the same models.
+        """Make the model that of another recipe. If it names the same models, nothing is opened again.
 
         Returns:
             How many tensors were rewritten.
@@ -241,7 +245,7 @@ class LiveMerge:
 
     # -- building --------------------------------------------------------------------------------------
 
-    def _admit(self, plan: Plan, dtype: str, memory: int | None) -> int:
+    def _admit(self, plan: Plan, dtype: str, memory: int | None, keep: int | None) -> int:
         """Bytes that may be kept of the parents.
 
         Raises:
@@ -251,7 +255,8 @@ class LiveMerge:
         least = held(plan, dtype).least
         if least > free:
             raise DestinationError(Problem("live-merge-too-large", {"needed": least, "free": free}))
-        return int((free - least) * SHARE_KEPT)
+        most = int((free - least) * SHARE_KEPT)
+        return most if keep is None else min(keep, most)
 
     def _build(self, dtype: str) -> None:
         """Build the model, and find where each tensor of the plan is in it."""

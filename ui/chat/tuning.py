@@ -1,4 +1,4 @@
-"""Changes a number of a merge in memory: the models are merged again, and the last question is answered again."""
+"""Changes a number of a merge in memory: it is merged again in place, and the last question is answered again."""
 
 from __future__ import annotations
 
@@ -167,16 +167,18 @@ class Tuner:
     def _merge(
         self, tuning: Tuning, request: gr.Request, oauth: gr.OAuthToken | None, turn: Turn
     ) -> Generator[Updates, None, bool]:
-        """Merge in memory again. Whether it was not stopped.
+        """Merge in memory again, in place if the merge is still there. Whether it was not stopped.
 
         Raises:
             MergeError: the recipe cannot be merged
         """
         who = account(self.service.host, oauth)
+        page, name = str(request.session_hash), tuning.name.removeprefix(MARK)
+        if self.service.in_memory.update(page, tuning.name, tuning.recipe, who):
+            return True
         plan = self.service.plan(tuning.recipe, None, who, visitor(who, request))
         if not plan.ok:
             raise MergeError(plan.problems)
-        page, name = str(request.session_hash), tuning.name.removeprefix(MARK)
         for job, _ in try_first(self.service.in_memory, page, name, plan, who):
             yield {self.line: job, **self._state(replace(tuning, merged=False))}
             if turn.forgotten.is_set():

@@ -28,7 +28,7 @@ class Account:
 
     Args:
         source: "visitor" (signed in, or an API caller's own token), "machine" (its login), "nobody" (anonymous)
-        token: for the Hub; kept only for the lifetime of the request or its job
+        token: for the Hub; kept only for the lifetime of the request, its job or its merge in memory
     """
 
     source: Literal["visitor", "machine", "nobody"]

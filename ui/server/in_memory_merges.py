@@ -1,29 +1,26 @@
-"""Merges in memory, to try before anything is saved: few, bounded in bytes, each for the page that made it."""
+"""Merges in memory, to try before anything is saved: few, bounded in bytes, each for the page that made it.
+
+They are live: a changed number rewrites the tensors that depend on it, and nothing is loaded again.
+"""
 
 from __future__ import annotations
 
 import gc
-import json
-import shutil
-import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from typing import TYPE_CHECKING
 
 from checkpoints.memory import free_memory, machine_memory
 from evaluation import EvaluationError, LanguageModel
-from evaluation.downloads import DOWNLOADS
-from merging import MergeError, Plan, Problem, Progress, merge_into_memory
-from merging.plan import PlannedModel
+from merging import MergeError, Plan, Problem, Progress, read_recipe
 from ui.hub.account import Account
 from ui.widgets.html import size
+
+if TYPE_CHECKING:
+    from searching.live_merge import LiveMerge
 
 SHARE_OF_MEMORY = 1 / 6
 SECONDS_KEPT = 1800
@@ -34,16 +31,20 @@ MARK = "try: "
 @dataclass
 class _InMemoryMerge:
     name: str
-    recipe: str
-    model: LanguageModel
+    live: LiveMerge
+    who: Account
     used: float
+
+    @property
+    def bytes(self) -> int:
+        return self.live.model.bytes + self.live.held_bytes
 
 
 class InMemoryMerges:
     """The live models. The least recently used leave first, and each when its page is closed or idle.
 
     Args:
-        most_bytes: limit for all together; None: a sixth of the machine's memory
+        most_bytes: limit for all together, with what is kept of their parents; None: a sixth of the machine's memory
         clock: gives seconds
     """
 
@@ -86,25 +87,56 @@ class InMemoryMerges:
         Raises:
             MergeError: it cannot be merged or does not fit.
         """
+        # Imported here: torch and transformers take seconds, and the page does not need them to start.
+        from searching.live_merge import LiveMerge, held
+
         self.check(plan)
+        dtype = "float32" if 2 * plan.bytes_out <= self.most_bytes else "auto"
+        needed = held(plan, dtype).model
         with self._merging:  # one at a time: memory was checked for one
             self.forget(page)
-            self._make_room(plan.bytes_out)
-            network = merge_into_memory(
-                plan,
-                token=who.for_hub,
-                device="cpu",
-                memory=free_memory(),
-                on_progress=on_progress,
-                cancel=cancel,
-            )
-            model = _language_model(
-                MARK + name, plan, network, who, widen=2 * plan.bytes_out <= self.most_bytes
-            )
+            self._make_room(needed)
+            try:
+                live = LiveMerge(
+                    read_recipe(plan.recipe),
+                    plan,
+                    name=MARK + name,
+                    token=who.for_hub,
+                    allow_folders=any(model.is_folder for model in plan.parents),
+                    device="cpu",
+                    dtype=dtype,
+                    memory=free_memory(),
+                    keep=self.most_bytes - needed,
+                    on_progress=on_progress,
+                    cancel=cancel,
+                )
+            except EvaluationError as error:
+                raise MergeError(error.problems) from error
             with self._lock:
-                self._kept[page] = _InMemoryMerge(MARK + name, plan.recipe, model, self._clock())
+                self._kept[page] = _InMemoryMerge(MARK + name, live, who, self._clock())
         self._make_room(0)
         return MARK + name
+
+    def update(self, page: str, name: str, recipe: str, who: Account) -> bool:
+        """Make a page's merge that of another recipe, in place.
+
+        Args:
+            who: asks; another account than the one that made the merge may not read its parents
+
+        Returns:
+            Whether there is such a merge; else it has to be made.
+
+        Raises:
+            MergeError: the recipe cannot be merged; the merge stays as it is.
+        """
+        with self._merging:
+            with self._lock:
+                merge = self._kept.get(page)
+                if merge is None or merge.name != name or merge.who != who:
+                    return False
+                merge.used = self._clock()
+            merge.live.update(read_recipe(recipe))
+        return True
 
     def get(self, page: str, name: str) -> LanguageModel | None:
         """The live model of a page; None if it has none of this name, or no longer."""
@@ -114,82 +146,30 @@ class InMemoryMerges:
                 return None
             merge.used = self._clock()
             self._kept.move_to_end(page)
-            return merge.model
+            return merge.live.model
 
     def recipe(self, page: str, name: str) -> str:
         """The recipe of a page's model; empty if it has none of this name, or no longer."""
         with self._lock:
             merge = self._kept.get(page)
-            return merge.recipe if merge and merge.name == name else ""
+            return merge.live.recipe.text if merge and merge.name == name else ""
 
     def forget(self, page: str) -> None:
         """Free the model of a page."""
         with self._lock:
             found = self._kept.pop(page, None)
         if found:
+            found.live.close()
             del found
             gc.collect()
 
     def _make_room(self, nbytes: int) -> None:
         with self._lock:
-            idle = [page for page, merge in self._kept.items() if self._clock() - merge.used > SECONDS_KEPT]
-            for page in idle:
-                del self._kept[page]
-            while (
-                self._kept
-                and sum(kept.model.bytes for kept in self._kept.values()) + nbytes > self.most_bytes
-            ):
-                self._kept.popitem(last=False)
+            left = [merge for merge in self._kept.values() if self._clock() - merge.used <= SECONDS_KEPT]
+            while left and sum(merge.bytes for merge in left) + nbytes > self.most_bytes:
+                left.pop(0)
+            gone = [self._kept.pop(page) for page, merge in list(self._kept.items()) if merge not in left]
+        for merge in gone:
+            merge.live.close()
+        del gone
         gc.collect()
-
-
-def _language_model(name: str, plan: Plan, network: Any, who: Account, *, widen: bool) -> LanguageModel:
-    # Imported here: transformers takes seconds to import, and the page does not need it to start.
-    from transformers import AutoTokenizer, GenerationConfig
-
-    with _tokenizer_files(plan, who) as folder:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    stored = str(network.dtype).removeprefix("torch.")
-    if widen and stored in ("bfloat16", "float16"):
-        # Most CPUs compute in these several times slower than in float32, which represents each value exactly.
-        network = network.float()
-    network.requires_grad_(False)
-    stated = getattr(network.generation_config, "eos_token_id", None)
-    ends = [*(stated if isinstance(stated, list) else [stated]), tokenizer.eos_token_id]
-    known = [end for end in dict.fromkeys(ends) if end is not None]
-    network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        eos_token_id=known or None, pad_token_id=known[0] if known else 0
-    )
-    nbytes = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    return LanguageModel(name, None, network, tokenizer, "cpu", stored, nbytes)
-
-
-def _fetched(model: PlannedModel, file: str, who: Account) -> Path:
-    """A small file of a model on the Hub, in this machine's cache.
-
-    Raises:
-        MergeError: there is no room for it.
-    """
-    address = hf_hub_url(model.name, file, revision=model.version)
-    size = get_hf_file_metadata(address, token=who.for_hub).size or 0
-    try:
-        with DOWNLOADS.room_for(model.name, model.version, {file: size}):
-            return Path(hf_hub_download(model.name, file, revision=model.version, token=who.for_hub))
-    except EvaluationError as error:
-        raise MergeError(error.problems) from error
-
-
-@contextmanager
-def _tokenizer_files(plan: Plan, who: Account) -> Iterator[Path]:
-    """A folder with the small files of the result."""
-    with tempfile.TemporaryDirectory(prefix="alloy-try-") as place:
-        folder = Path(place)
-        for file, index in plan.copied_files.items():
-            model = plan.models[index]
-            source = Path(model.name) / file if model.is_folder else _fetched(model, file, who)
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, folder / file)
-        for file, text in plan.files.items():
-            if file.endswith(".json") and "index" not in file and json.loads(text) is not None:
-                (folder / file).write_text(text)
-        yield folder

@@ -71,6 +71,36 @@ def test_a_page_sees_its_own_trial_alone(plan: Plan) -> None:
     assert in_memory.get("mine", MARK + "other") is None
 
 
+def test_a_changed_number_rewrites_the_live_model(plan: Plan, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    in_memory = InMemoryMerges(10**9)
+    name = make(in_memory, "page", plan)
+    model = in_memory.get("page", name)
+    recipe = plan.recipe.replace("weight: 2", "weight: 0.3")
+    changed = make_plan(read_recipe(recipe))
+    run_plan(changed, str(tmp_path / "merged"))
+    wanted = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).state_dict()
+
+    assert in_memory.update("page", name, recipe, NOBODY)
+
+    assert in_memory.get("page", name) is model
+    assert in_memory.recipe("page", name) == recipe
+    assert model and all(torch.equal(model.network.state_dict()[key], wanted[key]) for key in wanted)
+
+
+def test_only_who_made_a_merge_changes_it(plan: Plan) -> None:
+    in_memory = InMemoryMerges(10**9)
+    name = make(in_memory, "page", plan)
+
+    assert not in_memory.update("page", name, plan.recipe, Account("visitor", "hf_other"))
+    assert not in_memory.update("other page", name, plan.recipe, NOBODY)
+    assert not in_memory.update("page", MARK + "other", plan.recipe, NOBODY)
+    with pytest.raises(MergeError, match="linear"):
+        in_memory.update("page", name, plan.recipe.replace("linear", "linaer"), NOBODY)
+    assert in_memory.recipe("page", name) == plan.recipe
+
+
 def test_memory_is_bounded_and_freed(plan: Plan) -> None:
     clock = [0.0]
     in_memory = InMemoryMerges(int(plan.bytes_out * 2.5), lambda: clock[0])
