@@ -6,7 +6,7 @@ import math
 import tempfile
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -114,7 +114,7 @@ class LiveMerge:
         dtype: that the model computes in; "auto" for the recipe's
         memory: bytes that are free for it; None: as many as this machine or container has free
         keep: the most bytes of the parents' changes to keep; None: half of what the model leaves free
-        on_progress: called while the first recipe is merged
+        on_progress: called while the first recipe is merged, from the threads that merge
         cancel: set it from another thread to stop
 
     Attributes:
@@ -166,7 +166,8 @@ class LiveMerge:
         try:
             self.plan = plan or self.planner.plan(recipe)
             self._budget = self._admit(self.plan, dtype, memory, keep)
-            self._pool = ThreadPoolExecutor(default_workers() if device == "cpu" else 1, "live_merge")
+            self._workers = default_workers() if device == "cpu" else 1
+            self._pool = ThreadPoolExecutor(self._workers, "live_merge")
             self._build(dtype)
             self._write(self.plan, self.plan.tensors, on_progress)
             self.model = self._language_model(name)
@@ -330,21 +331,29 @@ class LiveMerge:
     ) -> None:
         """Write tensors into the model, the large ones first, so that all workers end together."""
         self._opened(plan)
-        ordered = sorted(tensors, key=lambda tensor: -tensor.elements)
+        waiting = iter(sorted(tensors, key=lambda tensor: -tensor.elements))
+        done: list[PlannedTensor] = []
+        failed = threading.Event()
+
+        def work() -> None:
+            for tensor in waiting:  # shared by all workers
+                if failed.is_set():
+                    return
+                try:
+                    self._write_tensor(plan, tensor)
+                except BaseException:
+                    failed.set()
+                    raise
+                done.append(tensor)
+                if on_progress:
+                    size = sum(tensor.bytes for tensor in done)
+                    on_progress(Progress("merge", size, plan.bytes_out, len(done), len(plan.tensors), ""))
+
         with one_torch_thread() if self.device == "cpu" else nullcontext():
-            running = {self._pool.submit(self._write_tensor, plan, tensor): tensor for tensor in ordered}
-            try:
-                done = 0
-                for count, future in enumerate(as_completed(running), 1):
-                    future.result()
-                    done += running[future].bytes
-                    if on_progress:
-                        on_progress(Progress("merge", done, plan.bytes_out, count, len(plan.tensors), ""))
-            except BaseException:
-                for future in running:
-                    future.cancel()
-                wait(running)
-                raise
+            running = [self._pool.submit(work) for _ in range(self._workers)]
+            wait(running)
+        for future in running:
+            future.result()
         if any(tensor.name in self._copies for tensor in tensors):
             self._take_over_copies()
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from checkpoints.problems import Cancelled, DestinationError, MergeError, PlanError
 from evaluation import load_model, perplexity
 from merging import METHODS, Parameter, make_plan, read_recipe, run_plan
 from searching.live_merge import LiveMerge, held
+from tests.hub import Hub
+from tests.merging.test_adapters import adapter
 from tests.tiny import save_tokenizer, tiny_llama
 
 UPDATES = 10
@@ -194,3 +196,75 @@ def test_a_cancelled_update_is_completed_by_the_next(family: Path, tmp_path: Pat
         cancel.clear()
         live.update(read_recipe(second))
         assert_same(live, on_disk(second, tmp_path / "merged"))
+
+
+def test_adapters_other_vocabularies_and_chains(family: Path, tmp_path: Path) -> None:
+    """What is computed when it is read: a parent under an adapter, one with other rows, and a merge on the way."""
+    lora = adapter(family / "base", tmp_path / "lora", 1)
+    more = tiny_llama(tmp_path / "more", 4, vocab_size=260)
+    save_tokenizer(more, [("h", "e"), ("l", "l")])
+
+    def text(kind: str, weight: float) -> str:
+        first = {"adapter": f"{family / 'base'}+{lora}", "vocabulary": str(more), "chain": "mean"}[kind]
+        models = [
+            {"model": first, "parameters": {"weight": weight}},
+            {"model": str(family / "b"), "parameters": {"weight": 0.4}},
+        ]
+        recipe = {"merge_method": "task_arithmetic", "base_model": str(family / "base"), "models": models}
+        recipe |= {"tokenizer": {"source": "union"}} if kind == "vocabulary" else {}
+        alone = [{"model": str(family / name), "parameters": {"weight": weight}} for name in "ab"]
+        mean = {"name": "mean", "merge_method": "linear", "models": alone, "dtype": "bfloat16"}
+        return yaml.safe_dump_all([mean, recipe] if kind == "chain" else [recipe])
+
+    for kind in ("adapter", "vocabulary", "chain"):
+        with LiveMerge(read_recipe(text(kind, 0.3))) as live:
+            for weight in (0.9, 0.3):
+                assert live.update(read_recipe(text(kind, weight)))
+                assert_same(live, on_disk(text(kind, weight), tmp_path / kind))
+            assert perplexity(live.model, [TEXT]).documents == scored_on_disk(tmp_path / kind)
+
+
+def scored_on_disk(folder: Path) -> Any:
+    return perplexity(load_model(folder, device="cpu"), [TEXT]).documents
+
+
+def test_what_transformers_stacks_is_rewritten_too(tmp_path: Path) -> None:
+    """Experts are separate tensors in the file, and one parameter in the model."""
+    settings = {
+        "vocab_size": 258,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "num_local_experts": 4,
+    }
+    for seed, name in enumerate("ab"):
+        torch.manual_seed(seed)
+        MixtralForCausalLM(MixtralConfig(**settings)).to(torch.bfloat16).save_pretrained(tmp_path / name)
+        save_tokenizer(tmp_path / name)
+
+    def text(weight: float) -> str:
+        weights = zip("ab", (weight, 1.0), strict=True)
+        models = [{"model": str(tmp_path / name), "parameters": {"weight": w}} for name, w in weights]
+        return yaml.safe_dump({"merge_method": "linear", "models": models})
+
+    with LiveMerge(read_recipe(text(0.5))) as live:
+        assert_same(live, on_disk(text(0.5), tmp_path / "merged"))
+        live.update(read_recipe(text(2.0)))
+        assert_same(live, on_disk(text(2.0), tmp_path / "merged"))
+
+
+def test_parents_on_the_hub_are_read_once(family: Path, hub: Hub, tmp_path: Path) -> None:
+    token = hub.add_user("alice")
+    for name in ("base", "a", "b"):
+        hub.put(f"alice/{name}", family / name, private=True)
+    local = [recipe_text(family, "task_arithmetic", seed) for seed in range(3)]
+    texts = [text.replace(str(family), "alice") for text in local]
+
+    with LiveMerge(read_recipe(texts[0]), token=token) as live:
+        hub.log.clear()
+        for text in texts[1:]:
+            live.update(read_recipe(text))
+        assert len(hub.log) == 0
+        assert_same(live, on_disk(local[2], tmp_path / "merged"))

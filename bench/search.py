@@ -1,0 +1,197 @@
+"""What a trial of a search costs, by us and by mergekit 0.1.5 with transformers: the same parents, text and numbers.
+
+Each trial makes a merge with other weights and scores it. Ours rewrites a live model; beside it a merge goes to disk,
+and is loaded with `from_pretrained`. Then numbers are learned by exact derivatives, and drawn at random in the same CPU
+time, and all are judged on texts that neither saw.
+
+python -m bench.search [--repeats 5] [--anchors 3] [--steps 6]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from evaluation import LanguageModel, load_model, perplexity
+from evaluation.text import bundled_text
+from examples.models import BASE, TEXTS, VOICES, model_folder
+from merging import Recipe, read_recipe
+from searching.gradient import Objective, score
+from searching.learning import learn
+from searching.live_merge import LiveMerge
+
+HIGHEST = 1.2
+# Tokens of the text that a trial is scored on, about.
+TOKENS = 440
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The space: for each of the two voices a gradient of weights over the layers.
+
+    Args:
+        anchors: numbers of each gradient
+    """
+
+    anchors: int
+
+    @property
+    def low(self) -> Sequence[float]:
+        return [0.0] * 2 * self.anchors
+
+    @property
+    def high(self) -> Sequence[float]:
+        return [HIGHEST] * 2 * self.anchors
+
+    @property
+    def start(self) -> Sequence[float]:
+        return [0.5] * 2 * self.anchors
+
+    def settings(self, values: Sequence[float]) -> dict[str, Any]:
+        """A recipe, as both programs read it."""
+        models = [
+            {"model": str(model_folder(VOICES[voice])), "parameters": {"weight": list(own)}}
+            for voice, own in (("pirate", values[: self.anchors]), ("bard", values[self.anchors :]))
+        ]
+        base = str(model_folder(BASE))
+        return {"merge_method": "task_arithmetic", "base_model": base, "models": models, "dtype": "bfloat16"}
+
+    def recipe(self, values: Sequence[float]) -> Recipe:
+        return read_recipe(yaml.safe_dump(self.settings([round(float(value), 6) for value in values])))
+
+    def drawn(self, source: random.Random) -> list[float]:
+        return [source.uniform(0, HIGHEST) for _ in self.low]
+
+
+def parts(tokenizer: Any) -> dict[str, list[Objective]]:
+    """Chats of two voices and plain English, in three parts that share no text."""
+    places = {"search": slice(0, 3), "choice": slice(3, 6), "report": slice(6, 18)}
+    found: dict[str, list[Objective]] = {}
+    for part, place in places.items():
+        found[part] = [Objective(_chats(voice, place, tokenizer)) for voice in ("pirate", "bard")]
+        found[part].append(Objective(tuple(bundled_text("english")[place])))
+    return found
+
+
+def _chats(voice: str, place: slice, tokenizer: Any) -> tuple[str, ...]:
+    pairs = json.loads((TEXTS / f"{voice}.json").read_text("utf-8"))["pairs"][place]
+    roles = ("user", "assistant")
+    talks = [[{"role": r, "content": c} for r, c in zip(roles, pair, strict=True)] for pair in pairs]
+    return tuple(tokenizer.apply_chat_template(talk, tokenize=False) for talk in talks)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of one thing that was done."""
+
+    wall: float
+    cpu: float
+
+
+def spent(work: Callable[[], object]) -> Spent:
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Spent(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def by_mergekit(settings: dict[str, Any]) -> LanguageModel:
+    """A merge to disk by mergekit, loaded by transformers."""
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+
+    with tempfile.TemporaryDirectory(prefix="alloy-bench-") as folder:
+        options = MergeOptions(quiet=True, copy_tokenizer=True, write_model_card=False)
+        run_merge(MergeConfiguration.model_validate(settings), str(Path(folder) / "merged"), options)
+        return load_model(str(Path(folder) / "merged"), device="cpu")
+
+
+def trials(space: Weights, repeats: int) -> dict[str, list[Spent]]:
+    """What making and scoring took, ours and theirs in turn."""
+    source = random.Random(0)
+    points = [space.drawn(source) for _ in range(repeats + 1)]
+    found: dict[str, list[Spent]] = {"rewritten in place": [], "mergekit, from_pretrained": [], "scored": []}
+    with LiveMerge(space.recipe(space.start)) as live:
+        text = _tokens(live.model)
+        for point in points:
+            recipe = space.recipe(point)
+            found["rewritten in place"].append(spent(lambda recipe=recipe: live.update(recipe)))
+            found["scored"].append(spent(lambda: perplexity(live.model, text)))
+            theirs = spent(lambda point=point: by_mergekit(space.settings(point)))
+            found["mergekit, from_pretrained"].append(theirs)
+    return {name: times[1:] for name, times in found.items()}  # the first imports
+
+
+def _tokens(model: LanguageModel) -> list[str]:
+    """Bundled paragraphs of about TOKENS tokens."""
+    chosen, count = [], 0
+    for paragraph in bundled_text("english"):
+        if count >= TOKENS:
+            break
+        chosen.append(paragraph)
+        count += len(model.tokenizer(paragraph)["input_ids"])
+    return chosen
+
+
+def found_by(space: Weights, steps: int) -> list[tuple[str, float, float, float]]:
+    """For each way to choose numbers: CPU seconds, and bits per byte on the search texts and on the report texts."""
+    with LiveMerge(space.recipe(space.start)) as live:
+        texts = parts(live.model.tokenizer)
+
+        def row(name: str, cpu: float, values: Sequence[float]) -> tuple[str, float, float, float]:
+            live.update(space.recipe(values))
+            return name, cpu, score(live, texts["search"]), score(live, texts["report"])
+
+        rows = [row("plain average", 0.0, space.start)]
+        began = time.process_time()
+        learnt = learn(live, space, texts["search"], texts["choice"], steps=steps)
+        budget = time.process_time() - began
+        rows.append(row(f"derivatives, {len(learnt.steps)} steps", budget, learnt.values))
+        source, best, count = random.Random(0), (float("inf"), tuple(space.start)), 0
+        began = time.process_time()
+        while time.process_time() - began < budget:
+            values = space.start if not count else space.drawn(source)
+            live.update(space.recipe(values))
+            best = min(best, (score(live, texts["search"]), tuple(values)))
+            count += 1
+        return [*rows, row(f"random, {count} trials", time.process_time() - began, best[1])]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="trials that are measured")
+    parser.add_argument("--anchors", type=int, default=3, help="numbers of each voice")
+    parser.add_argument("--steps", type=int, default=6, help="of learning")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    space = Weights(arguments.anchors)
+    times = trials(space, arguments.repeats)
+    print(f"\n{'a trial':28} {'wall s':>8} {'CPU s':>8}")
+    for name, each in times.items():
+        wall, cpu = (statistics.median(getattr(one, kind) for one in each) for kind in ("wall", "cpu"))
+        print(f"{name:28} {wall:8.3f} {cpu:8.3f}")
+    ours, theirs, scoring = (
+        statistics.median(one.cpu for one in each)
+        for each in (times["rewritten in place"], times["mergekit, from_pretrained"], times["scored"])
+    )
+    print(f"CPU: {theirs / ours:.0f} times less; {100 * ours / scoring:.1f} % of scoring")
+    print(f"\n{2 * space.anchors} numbers {'CPU s':>20} {'search':>8} {'report':>8}   bits per byte")
+    for name, cpu, search, report in found_by(space, arguments.steps):
+        print(f"{name:24} {cpu:6.1f} {search:8.4f} {report:8.4f}")
+
+
+if __name__ == "__main__":
+    main()
