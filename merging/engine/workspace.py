@@ -11,7 +11,7 @@ import numpy as np
 
 from checkpoints.dtypes import itemsize, torch_name
 from merging.engine.prefetch import SLICE, held_by_a_pass, rereads, stored_bytes
-from merging.methods import METHODS, selection, singular
+from merging.methods import METHODS, selection
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ def _held_for(plan: Plan, tensor: PlannedTensor, again: bool) -> int:
     else:
         found += selection.held(tensor.elements, inputs, 2 if method.measure else 0)
     if method.by_matrices and method.wants_matrices(tensor.parameters):
-        found += singular.held(tensor.shape, inputs - 1)
+        found += method.matrices_held(tensor.shape, inputs - 1)
     return found
 
 

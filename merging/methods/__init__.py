@@ -19,6 +19,7 @@ from merging.methods import (  # isort: skip
     sce,
     tsv,
     isotropic,
+    wudi,
     model_stock,
     ram,
     nearswap,
@@ -54,4 +55,5 @@ __all__ = [
     "slerp",
     "task_arithmetic",
     "tsv",
+    "wudi",
 ]

@@ -31,6 +31,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from merging.methods import singular
 from merging.methods.parameters import Parameter, Scalar, parameters_of
 from merging.methods.sparsify import Sparsifier
 
@@ -66,6 +67,7 @@ class MergeMethod:
             others; a tensor of one axis is one row), under these arguments
         measure: finds out what the function has to know of the whole tensor
         elsewhere: what a method of matrices does with other tensors
+        matrices_held: bytes that a method of matrices takes for so many task vectors of a tensor's shape
         whole_rows: the function or `measure` needs blocks of whole rows
         sparsify: applied to each task vector before the function sees it
         ignored: parameters that recipes for mergekit carry and that change nothing, there or here
@@ -93,6 +95,7 @@ class MergeMethod:
     measure: Callable[..., Any] | None = None
     whole_rows: bool = False
     elsewhere: Callable[..., Any] | None = None
+    matrices_held: Callable[[Sequence[int], int], int] = singular.held
     sparsify: Sparsifier | None = None
     ignored: tuple[str, ...] = ()
     in_mergekit: bool = True
@@ -175,6 +178,7 @@ def merge_method(
     measure: Callable[..., Any] | None = None,
     whole_rows: bool = False,
     elsewhere: Callable[..., Any] | None = None,
+    matrices_held: Callable[[Sequence[int], int], int] = singular.held,
     sparsify: Sparsifier | None = None,
     ignored: tuple[str, ...] = (),
     in_mergekit: bool = True,
@@ -225,6 +229,7 @@ def merge_method(
             measure=measure,
             whole_rows=whole_rows,
             elsewhere=elsewhere,
+            matrices_held=matrices_held,
             sparsify=sparsify,
             ignored=ignored,
             in_mergekit=in_mergekit,

@@ -125,6 +125,8 @@ EXAMPLES: dict[str, tuple[list[list[float]], dict[str, Any], list[float]]] = {
         [3.0, 2.0, 0.5, 1.0],
     ),
     # One axis: the base plus twice the mean change, as for TSV-Merge.
+    # The same of vectors: their mean, twice.
+    "wudi": ([BASE, FIRST, SECOND], {"lambda_": 2.0, "embeddings": True}, [4.0, 7.0, 2.0, 1.0]),
     "iso_c": ([BASE, FIRST, SECOND], {"lambda_": 2.0, "embeddings": True}, [4.0, 7.0, 2.0, 1.0]),
     "tsv_merge": ([BASE, FIRST, SECOND], {"lambda_": 2.0, "embeddings": True}, [4.0, 7.0, 2.0, 1.0]),
     # The changes +4 0 and +4 +3 have cosine 4 / 5; t = 2 * 0.8 / 1.8 = 8/9 of their mean +4 +1.5.
@@ -547,7 +549,52 @@ def test_tsv_merge_untangles_as_the_papers_decompositions_do(shape: tuple[int, .
     torch.testing.assert_close(merged, expected, rtol=1e-3, atol=5e-4)
 
 
-@pytest.mark.parametrize("name", ["iso_c", "tsv_merge"])
+def test_wudi_keeps_directions_of_one_model_and_averages_shared_ones() -> None:
+    base = torch.zeros(2, 3)
+    first = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]])
+    second = torch.tensor([[4.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+
+    merged = merge_by_engine(METHODS["wudi"], [base, first, second], WHOLE)
+
+    # Only the first reads the second input, and only the second the third: 3 and 1 stay. Both read the first input:
+    # the first by 4/13 of its squares, the second by 16/17, so (2 * 4/13 + 4 * 16/17) / (4/13 + 16/17).
+    shared = (2 * 4 / 13 + 4 * 16 / 17) / (4 / 13 + 16 / 17)
+    torch.testing.assert_close(merged, torch.tensor([[shared, 0.0, 0.0], [0.0, 3.0, 1.0]]))
+
+
+@pytest.mark.parametrize("shape", [(8, 12), (12, 8), (4, 20), (3, 20, 16)])
+def test_wudi_is_where_the_papers_descent_leads(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    base, *models = (torch.randn(shape, generator=generator) for _ in range(3))
+    changes = [(model - base).double().view(-1, *shape[-2:]) for model in models]
+    piles = []
+    for pile in zip(*changes, strict=True):
+        change = torch.stack(pile).sum(0).requires_grad_()
+        steps = torch.optim.LBFGS([change], max_iter=2000, tolerance_grad=1e-12, tolerance_change=1e-16)
+
+        def loss(change: Any = change, pile: Any = pile, steps: Any = steps) -> Any:
+            steps.zero_grad()
+            found = sum((((change - one) @ one.T) ** 2).sum() / (one**2).sum() for one in pile)
+            found.backward()
+            return found
+
+        steps.step(loss)
+        piles.append(change.detach())
+
+    merged = merge_by_engine(METHODS["wudi"], [base, *models], WHOLE)
+
+    torch.testing.assert_close(merged, base + torch.stack(piles).view(shape).float(), rtol=1e-3, atol=1e-3)
+
+
+def test_wudi_of_one_model_is_that_model() -> None:
+    generator = torch.Generator().manual_seed(4)
+    base, model = (torch.randn(6, 9, generator=generator) for _ in range(2))
+
+    torch.testing.assert_close(merge_by_engine(METHODS["wudi"], [base, model], WHOLE), model)
+    assert torch.equal(merge_by_engine(METHODS["wudi"], [base, base], WHOLE), base)
+
+
+@pytest.mark.parametrize("name", ["iso_c", "tsv_merge", "wudi"])
 def test_kernels_and_embeddings_are_averaged(name: str) -> None:
     base, first, second = (torch.full((20, 4, 3), value) for value in (1.0, 2.0, 5.0))
     matrices = [tensor[..., 0] for tensor in (base, first, second)]
