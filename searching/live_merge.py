@@ -29,6 +29,7 @@ from merging.destinations.memory import build_model
 from merging.engine.blocks import Inputs
 from merging.engine.local import one_torch_thread
 from merging.engine.models import Models
+from merging.engine.prefetch import READERS
 from merging.engine.tensors import Buffers, merge_tensor
 from merging.engine.workspace import Workspace, default_workers, torch_dtype
 from merging.plan import PlannedModel, PlannedTensor, Value
@@ -166,7 +167,8 @@ class LiveMerge:
         try:
             self.plan = plan or self.planner.plan(recipe)
             self._budget = self._admit(self.plan, dtype, memory, keep)
-            self._workers = default_workers() if device == "cpu" else 1
+            is_remote = any(model.is_remote for model in self.plan.models)
+            self._workers = READERS if is_remote else default_workers() if device == "cpu" else 1
             self._pool = ThreadPoolExecutor(self._workers, "live_merge")
             self._build(dtype)
             self._write(self.plan, self.plan.tensors, on_progress)
@@ -252,7 +254,9 @@ class LiveMerge:
         Raises:
             DestinationError: not even the model fits.
         """
-        free = free_memory() if memory is None else memory
+        free = memory
+        if free is None:
+            free = torch.cuda.mem_get_info()[0] if self.device == "cuda" else free_memory()
         least = held(plan, dtype).least
         if least > free:
             raise DestinationError(Problem("live-merge-too-large", {"needed": least, "free": free}))
