@@ -82,12 +82,31 @@ def visit(
         lambda r: None if r.url.startswith((url, "data:", "blob:")) else visit.strangers.append(r.url),
     )
     page.set_default_timeout(PATIENCE)
+    page.add_init_script(COUNT_REQUESTS)
     page.goto(f"{url}?__theme={'dark' if dark else 'light'}&{query}")
     page.get_by_role("heading", name="Alloy").wait_for()
     try:
         yield visit
     finally:
         context.close()
+
+
+# Counts the requests of events outside the queue, from when they are sent until their answers are drawn.
+COUNT_REQUESTS = """
+window.waitingFor = 0;
+const send = window.fetch;
+window.fetch = async (...asked) => {
+  const counts = String(asked[0]?.url ?? asked[0]).includes("/run/");
+  window.waitingFor += counts;
+  const drawn = () => requestAnimationFrame(() => requestAnimationFrame(() => { window.waitingFor -= counts; }));
+  try { return await send(...asked); } finally { setTimeout(drawn, 0); }
+};
+"""
+
+
+def wait_for_answers(page: Page) -> None:
+    """Wait until everything that was typed has been answered and drawn."""
+    page.wait_for_function("window.waitingFor === 0")
 
 
 @dataclass(frozen=True)

@@ -206,25 +206,25 @@ class HubSearch:
 
 # Gradio shows the whole list whenever its choices change, and filters it by the typed text only at the next key: the
 # names under the mouse change, and a click chooses another model. So names that do not match are hidden before the
-# browser draws them or takes a click, and a key that types nothing makes Gradio filter.
+# browser draws them or takes a click. If the list is longer than what Gradio draws of it, a match may be behind that:
+# then a key that types nothing makes Gradio filter.
 KEEP_FILTERED = """() => {
   if (window.alloyFilters) return;
   const typing = new WeakSet();
   const filter = () => {
     const field = document.activeElement;
     if (field?.getAttribute("role") !== "combobox") return;
-    const list = document.getElementById(field.getAttribute("aria-controls"));
+    const options = document.getElementById(field.getAttribute("aria-controls"))?.querySelectorAll("[role=option]");
     const typed = typing.has(field) ? field.value.toLowerCase() : "";
-    let all = true;
-    for (const option of list?.querySelectorAll("[role=option]") ?? []) {
+    for (const option of options ?? []) {
       const matches = option.getAttribute("aria-label").toLowerCase().includes(typed);
       option.style.display = matches ? "" : "none";
-      all &&= matches;
     }
-    if (!all) field.dispatchEvent(new KeyboardEvent("keydown", {key: "Unidentified", bubbles: true}));
+    const isCut = typed && options?.length < Number(options?.[0]?.getAttribute("aria-setsize") ?? 0);
+    if (isCut) field.dispatchEvent(new KeyboardEvent("keydown", {key: "Unidentified", bubbles: true}));
   };
   document.addEventListener("input", (event) => { typing.add(event.target); filter(); });
-  document.addEventListener("focusout", (event) => typing.delete(event.target));
+  document.addEventListener("focusin", (event) => { typing.delete(event.target); filter(); });
   window.alloyFilters = new MutationObserver(filter);
   window.alloyFilters.observe(document.body, {childList: true, subtree: true, attributeFilter: ["aria-label"]});
 }"""
