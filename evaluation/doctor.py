@@ -84,8 +84,11 @@ def _layers(layout: Layout) -> Iterator[Remark]:
     """Whether the main stack has as many layers as the config says; layers that predict further tokens are extra."""
     stack = layout.main.stack
     config = _text_config(layout.config)
-    stated = next((config[key] for key in LAYER_COUNT_KEYS if type(config.get(key)) is int), None)
-    if stack is None or stated is None:
+    if stack is None:
+        return
+    keys = [*_keys_of_part(stack.prefix), *LAYER_COUNT_KEYS]
+    stated = next((config[key] for key in keys if type(config.get(key)) is int), None)
+    if stated is None:
         return
     found = {
         int(number)
@@ -99,6 +102,12 @@ def _layers(layout: Layout) -> Iterator[Remark]:
     )
     if not set(range(stated)) <= found or len(found) > stated + extra:
         yield Remark("weights-layers", {"stated": stated, "found": len(found)})
+
+
+def _keys_of_part(prefix: str) -> tuple[str, ...]:
+    """Where a config states the layers of an encoder or a decoder, if it has both."""
+    part = next((part for part in ("encoder", "decoder") if part in prefix), None)
+    return (f"num_{part}_layers", f"{part}_layers") if part else ()
 
 
 def _zero_rows(tensors: Sequence[TensorStats]) -> Iterator[Remark]:

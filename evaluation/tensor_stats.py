@@ -62,7 +62,8 @@ class TensorStats:
         norm: of what was read.
         nan: entries that are no number.
         inf: entries that are infinite.
-        dead_rows: rows of zeros in a matrix of floats, without those that only pad a vocabulary.
+        dead_rows: rows of zeros in a matrix of floats, or in the matrices of packed experts, without those that only
+            pad a vocabulary.
         digest: of what was read; equal for equal tensors, "" if nothing was read.
         against: by parent.
         between: by pair of parents, "a | b".

@@ -288,6 +288,8 @@ class _OwnFigures:
             len(header.shape) > 1 and header.dtype in FLOATS and not DERIVED.search(header.name)
         )
         self._padding = padding
+        self._is_packed = len(header.shape) == 3 and "expert" in header.name
+        self._row = header.shape[-1] if header.shape else 1
         self._dead: list[int] = []
         self._last_alive = -1
 
@@ -300,6 +302,9 @@ class _OwnFigures:
         self._inf += int(block.isinf().sum())
         if self._counts_rows:
             is_dead = (block == 0).all(1)
+            if self._is_packed:  # a row of the first axis is a whole expert
+                is_dead = (block.reshape(-1, self._row) == 0).all(1)
+                begin *= len(is_dead) // max(len(block), 1)
             self._dead += (begin + is_dead.nonzero().flatten()).tolist()
             alive = (~is_dead).nonzero().flatten()
             self._last_alive = begin + int(alive[-1]) if len(alive) else self._last_alive

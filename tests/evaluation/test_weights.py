@@ -315,6 +315,18 @@ NO_ALARM: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {
         {"wte.weight": TABLE, **sizes(2, "h."), "h.0.attn.bias": torch.tril(torch.ones(1, 1, 3, 3), -1)},
         {"n_layer": 2, "vocab_size": 8},
     ),
+    "an encoder and a decoder": (
+        {"shared.weight": TABLE, **sizes(2, "encoder.block."), **sizes(3, "decoder.block.")},
+        {"num_layers": 2, "num_decoder_layers": 3, "vocab_size": 8},
+    ),
+    "an encoder of more layers": (
+        {
+            "d.embed_tokens.weight": TABLE,
+            **sizes(4, "model.encoder.layers."),
+            **sizes(2, "model.decoder.layers."),
+        },
+        {"encoder_layers": 4, "decoder_layers": 2, "num_hidden_layers": 4, "vocab_size": 8},
+    ),
     "packed numbers": (
         {**sizes(2), "model.layers.0.mlp.up_proj.qzeros": torch.zeros(3, 2, dtype=torch.int32)},
         {"num_hidden_layers": 2},
@@ -356,6 +368,17 @@ def test_the_doctor_knows_embedding_and_head_of_other_families(
         "config.json says 3 layers, and the weights have 2.",
         f"1 row is all zero, 1 of them in {embedding}.",
     ]
+
+
+def test_rows_of_packed_experts_are_counted_within_each(tmp_path: Path) -> None:
+    experts = torch.ones(3, 4, 2)
+    experts[1, 2:] = 0
+
+    found = inspect_weights(
+        open_weights(raw(tmp_path / "m", {"model.layers.0.mlp.experts.down_proj": experts})), sample=None
+    )
+
+    assert found.tensors[0].dead_rows == 2
 
 
 def test_layers_beyond_those_of_the_config_are_said(tmp_path: Path) -> None:
