@@ -234,7 +234,8 @@ class Adapter:
 
     def _sort_in(self, key: str) -> None:
         name = key.removeprefix("base_model.model.")
-        if ".original_module." in name:  # what stood there before, which PEFT may save along with the new
+        # What stood there before, which PEFT may save along with the new, and what only VeLoRA's training reads.
+        if ".original_module." in name or name.endswith(".lora_velora_embed"):
             return
         if other := OTHER_PART.fullmatch(name):
             self.others[other["module"]][other["part"]] = key

@@ -6,10 +6,12 @@ model: the shards lie in a folder there, and `main` sees nothing of it until the
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Sequence
+from urllib.parse import quote
 
-from huggingface_hub import CommitOperationCopy, HfApi, get_session
+from huggingface_hub import CommitOperationCopy, HfApi, constants, get_session
 from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
@@ -18,6 +20,9 @@ from checkpoints.repositories.retry import retry
 from merging.destinations.hub_sink import api_headers, branch_url
 from merging.destinations.receipt import Receipt
 from merging.plan import Plan
+
+# Ends the name of a small file beside a shard with numbers that are infinite or NaN: how many, by tensor.
+NOTE = ".not-finite.json"
 
 
 class Journal:
@@ -52,15 +57,32 @@ class Journal:
             files = retry(ask)
         except (RevisionNotFoundError, EntryNotFoundError):
             return {}
+        notes = {file.path for file in files if file.path.endswith(NOTE)}
         found = {}
         for file in files:
             _, processor, filename = file.path.split("/")
             if file.lfs:
-                sha256 = file.lfs.sha256
                 found[filename] = Receipt(
-                    filename, file.size, sha256, written_by=("an earlier run",), processor=processor
+                    filename,
+                    file.size,
+                    file.lfs.sha256,
+                    written_by=("an earlier run",),
+                    processor=processor,
+                    not_finite=self._note(file.path + NOTE) if file.path + NOTE in notes else {},
                 )
         return found
+
+    def _note(self, path: str) -> dict[str, int]:
+        """What was noted of a shard's numbers."""
+        url = f"{constants.ENDPOINT}/{self._repo}/resolve/{quote(self.branch, safe='')}/{path}"
+
+        def ask() -> dict[str, int]:
+            headers = api_headers(self._api().token)
+            response = get_session().get(url, headers=headers, follow_redirects=True)
+            hf_raise_for_status(response)
+            return {str(name): int(count) for name, count in response.json().items()}
+
+        return retry(ask)
 
     def open(self) -> None:
         """Make the branch, if there is none yet."""
@@ -80,12 +102,16 @@ class Journal:
         for receipt in receipts:
             file = {"path": self.path(receipt), "algo": "sha256", "oid": receipt.sha256, "size": receipt.size}
             lines.append({"key": "lfsFile", "value": file})
-        content = "\n".join(map(json.dumps, lines)).encode()
+            if receipt.not_finite:
+                content = base64.b64encode(json.dumps(dict(receipt.not_finite)).encode()).decode()
+                note = {"path": self.path(receipt) + NOTE, "content": content, "encoding": "base64"}
+                lines.append({"key": "file", "value": note})
+        body = "\n".join(map(json.dumps, lines)).encode()
         url = branch_url(self._repo, "commit", self.branch)
 
         def send() -> None:
             headers = {**api_headers(self._api().token), "Content-Type": "application/x-ndjson"}
-            hf_raise_for_status(get_session().post(url, headers=headers, content=content))
+            hf_raise_for_status(get_session().post(url, headers=headers, content=body))
 
         retry(send)
 

@@ -156,6 +156,17 @@ def test_other_states(state: str) -> None:
     assert ("details" in tags.names) == (state != "waiting")
 
 
+@pytest.mark.parametrize("counts", [{}, {EVIL: 7}])
+def test_numbers_that_are_none_are_shown_with_the_job_and_in_its_card(counts: dict[str, int]) -> None:
+    result = Result("hf://you/x", "https://hub/x", None, 10, 1.0, not_finite=counts)
+    request = replace(JOB.request, card="# x\n\n## Recipe\n")
+
+    text = shown(job_card(replace(JOB, state="done", result=result, request=request))).text
+
+    assert ("7 numbers of the result are infinite or NaN" in text) == bool(counts)
+    assert ("7 numbers in 1 tensors" in text) == bool(counts)
+
+
 @pytest.mark.parametrize("verified", [True, False])
 def test_only_what_was_read_back_is_said_to_be_what_was_sent(verified: bool) -> None:
     result = Result("hf://you/x", "https://hub/you/x", None, 10, 1.0, verified, ("HTTP",), ("LFS", "Xet"))

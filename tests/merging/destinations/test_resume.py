@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from merging import Cancelled, DestinationError, Plan, Progress, make_plan, read_recipe, run_plan
 from merging.destinations.hub_sink import HubShard
@@ -330,3 +332,25 @@ def test_another_version_of_the_program_starts_anew(plan: Plan, monkeypatch: pyt
     monkeypatch.setattr("merging.plan.software", lambda: ["another"])
 
     assert Plan.from_json(plan.to_json()).fingerprint != before
+
+
+def test_what_is_not_finite_is_known_to_the_run_that_continues(
+    hub: Hub, alice: str, folder: Path, tmp_path: Path
+) -> None:
+    """The journal keeps it, beside the shard, and the result has the shard alone."""
+    name = "model.layers.0.input_layernorm.weight"
+    shutil.copytree(folder / "a", tmp_path / "large")
+    tensors = load_file(tmp_path / "large" / "model.safetensors")
+    tensors[name][:] = 1e5
+    save_file(tensors, tmp_path / "large" / "model.safetensors", metadata={"format": "pt"})
+    hub.put("alice/large", tmp_path / "large")
+    text = "merge_method: passthrough\nmodels: [{model: alice/large}]\ndtype: float16\n"
+    plan = make_plan(read_recipe(text), OUT, token=alice, shard_size=SIZE)
+    fail_at(hub, plan, alice, 3)
+    hub.log.clear()
+
+    result = run_plan(plan, OUT, token=alice)
+
+    assert name not in {t.name for shard in plan.shards[3:] for t in shard.tensors}
+    assert result.not_finite == {name: len(tensors[name])}
+    assert not any("finite" in file for file in hub.repo("alice/out").files())

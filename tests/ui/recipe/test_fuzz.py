@@ -37,10 +37,10 @@ def check(text: str) -> None:
 
 
 def test_the_page_quickly() -> None:
-    settings(max_examples=40, deadline=3000, derandomize=True)(given(texts)(check))()
+    settings(max_examples=40, deadline=None, derandomize=True)(given(texts)(check))()
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(7200)
 def test_the_page_at_length() -> None:
-    settings(max_examples=10_000, deadline=3000)(given(texts)(check))()
+    settings(max_examples=10_000, deadline=None)(given(texts)(check))()
