@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +30,8 @@ def benchmark(
     limit: int | None = None,
     few_shot: int | None = None,
     chat_template: bool = False,
+    samples: Mapping[str, Sequence[int]] | None = None,
+    metric: str = "",
     batch_size: int = 8,
     cache: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -44,6 +46,8 @@ def benchmark(
         limit: maximum number of questions per task; None for all.
         few_shot: solved examples before each question; None for the task's default.
         chat_template: wrap questions in the model's chat template.
+        samples: numbers of the questions to ask, by task, instead of a limit; None for all.
+        metric: the score of each task to take, such as "acc" or "acc,none"; "" for the one that lm-eval lists first.
         batch_size: questions that go through the model at once.
         cache: a folder that keeps results of models at a commit, and single answers, so that a benchmark that was
             stopped (`cancel`) continues where it was; None for none.
@@ -58,15 +62,20 @@ def benchmark(
     _check_request(model, tasks, limit, few_shot, chat_template)
     used = _version()
     manager = manager_of(tasks, folder)
-    kept = _Kept.of(cache, model, [list(tasks), str(folder), limit, few_shot, chat_template, used])
+    settings: list[Any] = [list(tasks), str(folder), limit, few_shot, chat_template]
+    chosen = {name: sorted(numbers) for name, numbers in (samples or {}).items()}
+    if chosen or metric:
+        settings += [chosen, metric]
+    kept = _Kept.of(cache, model, [*settings, used])
     if kept is not None and (earlier := kept.read()):
         return earlier
     with _ended_early(model.name), memory_named(model.name, "doing-benchmark"):
-        answers = Answers(manager, tasks)
+        answers = Answers(manager, tasks, metric)
         answers.ask(
             asked_model(model, batch_size, on_progress, cancel),
             num_fewshot=few_shot,
             limit=limit,
+            samples=chosen or None,
             apply_chat_template=chat_template,
             use_cache=kept.answers if kept else None,
             task_manager=manager,

@@ -90,6 +90,24 @@ def fetch_questions(tasks: Sequence[str], folder: Path | None = None) -> None:
         raise EvaluationError(Problem("no-questions", {"words": words_of(error)})) from error
 
 
+def question_counts(tasks: Sequence[str], folder: Path | None = None) -> dict[str, int]:
+    """How many questions each task has, of those that are named and in groups that are.
+
+    Args:
+        tasks: names of lm-eval's tasks and groups.
+        folder: a folder of more tasks, in lm-eval's YAML; None for none.
+
+    Raises:
+        EvaluationError: there is no such task, or its data is unavailable.
+    """
+    manager = manager_of(tasks, folder)
+    try:
+        found = manager.load(list(tasks))["tasks"]
+        return {name: len(task.eval_docs) for name, task in found.items()}
+    except Exception as error:
+        raise EvaluationError(Problem("no-questions", {"words": words_of(error)})) from error
+
+
 def aggregation(name: str) -> Callable[[list[Any]], float] | None:
     """lm-eval's function of this name, None for those of single tasks."""
     from lm_eval.api.registry import AGGREGATION_REGISTRY
@@ -159,9 +177,11 @@ class Answers:
     Args:
         manager: its index, which knows the names.
         names: what was asked for.
+        metric: the score of each task to take, such as "acc" or "acc,none"; "" for the one that lm-eval lists first.
     """
 
-    def __init__(self, manager: Any, names: Sequence[str]) -> None:
+    def __init__(self, manager: Any, names: Sequence[str], metric: str = "") -> None:
+        self._metric = metric
         self._loaded = {name: manager.load([name]) for name in names}
         self._answered: Any = None
 
@@ -182,7 +202,9 @@ class Answers:
     def scores(self) -> tuple[TaskScore, ...]:
         """One for each task that computes something."""
         tasks = {task: found["tasks"][task] for found in self._loaded.values() for task in found["tasks"]}
-        scores = (_score(task, tasks[task], self._answered) for task in self._answered["samples"])
+        scores = (
+            _score(task, tasks[task], self._answered, self._metric) for task in self._answered["samples"]
+        )
         return tuple(score for score in scores if score)
 
     def totals(self) -> tuple[Total, ...]:
@@ -211,9 +233,9 @@ def _with_a_score(name: str, loaded: Any, answered: Any) -> Iterator[str]:
             yield from _with_a_score(part, loaded, answered)
 
 
-def _score(name: str, task: Any, answered: Any) -> TaskScore | None:
-    """A task's score, None where it computes nothing."""
-    found = _first_metric(answered["results"][name])
+def _score(name: str, task: Any, answered: Any, wanted: str) -> TaskScore | None:
+    """A task's score by the metric that is wanted, None where it computes no such thing."""
+    found = _first_metric(answered["results"][name], wanted)
     if found is None:
         return None
     metric, chosen, value, stderr = found
@@ -273,10 +295,14 @@ def _total(name: str, answered: Any) -> Total:
     return Total(name, metric, value, stderr, questions)
 
 
-def _first_metric(results: Mapping[str, Any]) -> tuple[str, str, float, float | None] | None:
-    """Name, filter, value and standard error of the number that lm-eval lists first."""
+def _first_metric(
+    results: Mapping[str, Any], wanted: str = ""
+) -> tuple[str, str, float, float | None] | None:
+    """Name, filter, value and standard error of the number that is wanted, or that lm-eval lists first."""
     for named, value in results.items():
         metric, comma, chosen = named.partition(",")
+        if wanted not in ("", metric, named):
+            continue
         if comma and not metric.endswith("_stderr") and isinstance(value, (int, float, np.number)):
             stderr = results.get(f"{metric}_stderr,{chosen}")
             known = isinstance(stderr, (float, np.floating)) and math.isfinite(stderr)

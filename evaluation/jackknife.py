@@ -24,7 +24,7 @@ _SKEWNESS_OF_SAMPLES = 1.3
 
 @dataclass(frozen=True)
 class Estimate:
-    """A ratio of sums with its 95 % interval.
+    """A ratio of sums with its interval.
 
     Attributes:
         value: sum of the numerators over sum of the denominators.
@@ -33,6 +33,7 @@ class Estimate:
         units: how many there are.
         interval: None for fewer than five units, or where one of a few decides the result (`has_outlier`).
         has_outlier: whether there are fewer than 20 units and one of them is far from all others.
+        level: of the interval.
     """
 
     value: float
@@ -41,11 +42,12 @@ class Estimate:
     units: int
     interval: tuple[float, float] | None
     has_outlier: bool = False
+    level: float = LEVEL
 
     @property
     def detectable(self) -> float | None:
         """The smallest true difference from 0 whose interval excludes 0 in four of five samples like this one."""
-        return self._detectable(self.units)
+        return self.detectable_with(self.units)
 
     def units_to_detect(self, difference: float) -> int | None:
         """How many units like these make a difference detectable; None without an interval."""
@@ -55,11 +57,11 @@ class Estimate:
         wanted = float(self.units)
         for _ in range(20):  # the quantiles depend on the number, and settle within a few rounds
             wanted = max(wanted * (found / difference) ** 2, FEWEST_UNITS)
-            found = self._detectable(wanted)
+            found = self.detectable_with(wanted)
             assert found is not None
         return math.ceil(wanted)
 
-    def _detectable(self, units: float) -> float | None:
+    def detectable_with(self, units: float) -> float | None:
         """The same with another number of units like these."""
         if self.interval is None or self.error is None:
             return None
@@ -68,11 +70,13 @@ class Estimate:
         error = self.error / math.sqrt(more)
         # What the interval is wider than Student's for its skewness shrinks faster than the error.
         reach = max(self.interval[1] - self.value, self.value - self.interval[0])
-        skewed = (reach - _student((1 + LEVEL) / 2, self.freedom) * self.error) / more
-        return (_student((1 + LEVEL) / 2, freedom) + _student(POWER, freedom)) * error + skewed
+        skewed = (reach - _student((1 + self.level) / 2, self.freedom) * self.error) / more
+        return (_student((1 + self.level) / 2, freedom) + _student(POWER, freedom)) * error + skewed
 
 
-def estimate_ratio(numerators: NDArray[np.float64], denominators: NDArray[np.float64]) -> Estimate:
+def estimate_ratio(
+    numerators: NDArray[np.float64], denominators: NDArray[np.float64], *, level: float = LEVEL
+) -> Estimate:
     """Estimate a ratio of sums from independent units.
 
         estimate_ratio(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.ones(5)).interval  # (1.04, 4.96), as a t-test's
@@ -84,22 +88,23 @@ def estimate_ratio(numerators: NDArray[np.float64], denominators: NDArray[np.flo
     Args:
         numerators: (n,) float64.
         denominators: (n,) float64, above 0.
+        level: of the interval.
     """
     total, units = float(denominators.sum()), len(denominators)
     value = float(numerators.sum()) / total
     if units < FEWEST_UNITS:
-        return Estimate(value, None, units - 1.0, units, None)
+        return Estimate(value, None, units - 1.0, units, None, level=level)
     residuals = numerators - value * denominators
     influences = residuals / (total - denominators)  # by how much the ratio changes without each unit
     error = math.sqrt((units - 1) / units * float(influences @ influences))
     freedom = _freedom(denominators / total)
     if _has_outlier(residuals / np.sqrt(denominators)):
-        return Estimate(value, error, freedom, units, None, has_outlier=True)
-    quantile = _student((1 + LEVEL) / 2, freedom)
+        return Estimate(value, error, freedom, units, None, has_outlier=True, level=level)
+    quantile = _student((1 + level) / 2, freedom)
     skewness = _skewness(influences)
     low = value - error * max(quantile, _hall(quantile, skewness))
     high = value - error * min(-quantile, _hall(-quantile, skewness))
-    return Estimate(value, error, freedom, units, (low, high))
+    return Estimate(value, error, freedom, units, (low, high), level=level)
 
 
 def _student(share: float, freedom: float) -> float:

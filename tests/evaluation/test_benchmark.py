@@ -92,6 +92,22 @@ def test_kmmlu_is_asked_as_lm_eval_asks_it(reader: LanguageModel, kmmlu: Path) -
     assert seen[-1] == (48, 48)
 
 
+def test_chosen_questions_are_asked_and_have_their_own_numbers(reader: LanguageModel, kmmlu: Path) -> None:
+    found = benchmark(
+        reader,
+        ["kmmlu_here"],
+        folder=kmmlu,
+        few_shot=0,
+        samples={"kmmlu_here": [7, 2, 11]},
+        metric="acc,none",
+    )
+
+    whole = by_hand(reader, kmmlu)
+    assert found.scores[0].answers == {number: whole[number] for number in (2, 7, 11)}
+    assert harness.question_counts(["kmmlu_here"], kmmlu) == {"kmmlu_here": 12}
+    assert not benchmark(reader, ["kmmlu_here"], folder=kmmlu, few_shot=0, limit=2, metric="f1").scores
+
+
 def test_a_model_that_lies_on_the_disk_answers_the_same(
     make_folder: Callable[..., Path], kmmlu: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
