@@ -1,4 +1,5 @@
-"""The command `alloy`, also `python -m alloy`: everything that `merging` and `evaluation` can do, and the page."""
+"""The command `alloy`, also `python -m alloy`: everything that `merging`, `evaluation` and `searching` can
+do, and the page."""
 
 from __future__ import annotations
 
@@ -10,12 +11,14 @@ import typer
 
 import evaluation.command_line
 import merging.command_line
+import searching.command_line
 from alloy import __version__
 from checkpoints.terminal import commands, run
 
 app = commands("Merge language models, chat with the result and score it.", add_completion=True)
 app.add_typer(merging.command_line.app)
 app.add_typer(evaluation.command_line.app)
+app.add_typer(searching.command_line.app, name="search")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1097,6 +1097,117 @@ PROBLEMS: dict[str, Text] = {
         "{repo}: {size:.1f} GB are to be downloaded, and there is room for {room:.1f} GB on the disk.",
         "Free some space, or set HF_HUB_CACHE to a larger disk than that of {cache}.",
     ),
+    # searching
+    "no-search-block": Text(
+        "A space has one `search:` block beside its recipe.",
+        "Add `search:` with an `objective:`, for example a text to predict well.",
+    ),
+    "nothing-to-search": Text(
+        "No value of the recipe may change.",
+        "Write a range in the place of a number, such as `weight: {{search: [0, 1.2], start: 0.5}}`.",
+    ),
+    "search-values": Text(
+        "`search` of '{parameter}' is two numbers, the lower one first, or a list of choices; found {found:phrase}."
+    ),
+    "search-switch": Text("'{parameter}' is on or off, so `search` is `[0, 1]`; found {found:phrase}."),
+    "search-anchors": Text("`anchors` is a whole number from 2 to {most}; found {found:phrase}."),
+    "search-start": Text(
+        "`start` must be in the range ({expected}); found {found:phrase}.",
+        "Give one value, or one for each anchor.",
+    ),
+    "no-objective": Text(
+        "A search needs an objective.", "Add `objective:` with a list of texts, tasks or functions."
+    ),
+    "only-guards": Text(
+        "All objectives have a limit, so there is nothing to improve.",
+        "Add one without `at_most` or `at_least`.",
+    ),
+    "repeated-goal": Text("Two objectives are called '{name}'.", "Give one of them another `name:`."),
+    "search-way": Text("There is no way to search called '{name}'.", _MEANT),
+    "search-shares": Text(
+        "`search`, `choice` and `report` are shares above 0 that add up to 1; found {given:and}."
+    ),
+    "search-number": Text("`{name}` is a number of {low:g} or more; found {found:phrase}."),
+    "goal-kind": Text("An objective has one of {known:code}."),
+    "chat-without-limit": Text(
+        "Answers in a chat can be limited, not improved.", "Add `at_most: base`, or another limit."
+    ),
+    "python-source": Text("'{given}' names no Python function.", "Write `file.py:function`."),
+    "parts-missing": Text(
+        "A text by parts names a file for each of {known:code}; this one has {given:code}."
+    ),
+    "limit-direction": Text("The limit of `{kind}` is `{key}`, not `{given}`."),
+    "goal-limit": Text(
+        "`{key}` is a number, or relative to the base model; found {found:phrase}.", "Write `base + 0.01`."
+    ),
+    "genome-method": Text("mergekit-evolve has no merge method '{name}'.", _MEANT),
+    "genome-models": Text("A genome has a list of two or more `models:`."),
+    "genome-slerp": Text("mergekit-evolve takes neither `filters` nor `smooth` with SLERP.", "Remove them."),
+    "genome-slerp-models": Text(
+        "SLERP of {count} models cannot be written as one recipe.",
+        "Name two models, or choose another method.",
+    ),
+    "genome-layers": Text(
+        "{layers} layers cannot be cut into groups of {group}.",
+        "Choose a `layer_granularity` that divides them.",
+    ),
+    "text-too-small": Text(
+        "'{name}' has {count} {count:document|documents}, {there} of them in the {part} part, which needs {needed}.",
+        "Give more text, cut it into more documents (paragraphs, or lines of a .jsonl file), or change `split:`.",
+    ),
+    "document-in-two-parts": Text(
+        "This document of {names:and} is in the {one} part and, equal or nearly equal, in the {other} part: {text}",
+        "Remove one of the two. What is reported must not have been searched on.",
+    ),
+    "not-a-document": Text(
+        "Line {line} of {name} is no document.",
+        'Expected JSON with `"text"`, or with `"messages"` of `role` and `content`.',
+    ),
+    "python-not-allowed": Text(
+        "{given}: Python functions run only from the command line and from Python.", "Name a text or a task."
+    ),
+    "no-python-function": Text("{function} cannot be loaded. Python says: {error}"),
+    "python-score": Text("{function} failed. Python says: {error}"),
+    "python-score-count": Text(
+        "{function} returned {count} {count:number|numbers} for {documents} documents.",
+        "Expected one number for each document.",
+    ),
+    "task-without-answers": Text(
+        "{task} gives no score for single questions ({count} of them).",
+        "Choose a task or metric that is a mean over questions.",
+    ),
+    "trial-not-finite": Text("The model's score is not a finite number.", "Narrow the ranges."),
+    "cmaes-few-numbers": Text(
+        "CMA-ES needs two numbers or more; the space has {count}.", "Choose `by: tpe`."
+    ),
+    "no-optuna": Text("Searching needs the package optuna.", "Run `pip install 'alloy-merge[search]'`."),
+    "worker-lost": Text(
+        "The worker process ended without an answer {count} times while it scored {who}.",
+        "Memory may be too small for so many workers: use fewer.",
+    ),
+    "search-too-large": Text(
+        "{workers} live {workers:model needs|models need} {needed:.1f} GB of memory; {free:.1f} GB are free.",
+        "Use fewer workers, smaller models or a larger machine.",
+    ),
+    "no-gradient": Text(
+        "The score has no gradient: every value that may change must be a number, and every objective a text.",
+        "Choose `by: tpe`.",
+    ),
+    "gradient-one-worker": Text(
+        "A search by gradient runs in one process, not in {workers}.", "Leave out `--workers`."
+    ),
+    "search-in-use": Text(
+        "Another process is searching in {folder}.", "Wait for it, or name another folder."
+    ),
+    "other-search": Text(
+        (
+            "{folder} holds another search: {what:phrase} changed ({names:all}).",
+            "{folder} holds another search: {what:phrase} changed.",
+        ),
+        "Name another folder, or undo the change to continue.",
+    ),
+    "no-search": Text("{folder} holds no search.", "Start one with `alloy search run SPACE --to {folder}`."),
+    "no-best": Text("{folder} holds no best recipe yet.", "Run the search to its end."),
     # evaluation
     "no-parents": Text(
         "`--activations` compares with parents, and none are named.", "Name them with `--against`."
@@ -1140,6 +1251,19 @@ PHRASES: dict[str, Template] = {
     "numbers-by-name": "a mapping of numbers by names of modules",
     "names": "a list of names",
     "token-numbers": "a list of tokens' numbers",
+    # what a search is made of
+    "search-block": "the `search:` block",
+    "search-range": "a range",
+    "search-budget": "a budget",
+    "search-split": "a split",
+    "search-goal": "an objective",
+    "search-parts": "a text by parts",
+    "genome-file": "a file for mergekit-evolve",
+    "genome": "a genome",
+    "genome-task": "a task",
+    "changed-space": "the space",
+    "changed-parents": "the parents",
+    "changed-data": "the data",
     # what was found instead
     "mapping": "a mapping",
     "list": "a list",

@@ -6,7 +6,7 @@ python -m docs.generated
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,16 @@ def commands() -> str:
     """Every command of `alloy` in Markdown, with its arguments and options."""
     group = get_command(alloy.__main__.app)
     assert isinstance(group, TyperGroup)
-    return "\n".join(_command(name, command) for name, command in group.commands.items())
+    return "\n".join(_command(name, command) for name, command in _all(group))
+
+
+def _all(group: TyperGroup, before: str = "") -> Iterator[tuple[str, Any]]:
+    """The commands of a group and of the groups in it, each with its whole name."""
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from _all(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
 
 
 def _command(name: str, command: Any) -> str:
@@ -102,12 +111,13 @@ Written by `make docs` from the commands' declarations. `alloy COMMAND --help` p
 
 `pip install .` installs `alloy`. In a clone without installation, `python -m alloy` is the same command.
 `python -m merging` has the commands that merge (`plan`, `run`, `extract-lora`, `methods`), and `python -m evaluation`
-those that judge (`perplexity`, `compare`, `weights`, `benchmark`, `chat`, `independent`).
+those that judge (`perplexity`, `compare`, `weights`, `benchmark`, `chat`, `independent`). `python -m searching` is
+`alloy search`.
 
 | exit status | meaning |
 |--:|---|
 | 0 | done |
-| 2 | the recipe cannot be merged, a model or text cannot be judged, or an argument is wrong: stderr says why |
+| 2 | the recipe, space, model or text cannot be merged, searched or judged, or an argument is wrong: stderr says why |
 | 3 | `run --strict`: the result is there, and has numbers that are infinite or NaN |
 | 1 | anything else, such as a lost connection or a stop |
 

@@ -1,21 +1,21 @@
-"""Finding the coefficients of a merge: a loop over recipes of one shape, on a live model that is rewritten in place.
+"""Finds the coefficients of a recipe, and judges them on data that the search never used.
 
-    from evaluation import perplexity
-    from searching.live_merge import LiveMerge
+    from searching import plan_search, read_space, run_search
 
-    with LiveMerge(recipe) as live:                      # parents opened once, model built once
-        before = perplexity(live.model, documents)       # live.model is a LanguageModel; all of evaluation takes it
-        live.update(other_recipe)                        # same models, other numbers or another method
-        after = perplexity(live.model, documents)
+    plan = plan_search(read_space(open("space.yaml").read()))
+    result = run_search(plan, "folder")
+    print(result.report.verdict, result.best.text)
 
-    from searching.gradient import Objective
-    from searching.learning import learn                 # exact derivatives, where the method has them
-
-    learnt = learn(live, space, [Objective(search_texts)], [Objective(choice_texts)])
-    learnt.recipe, learnt.values, learnt.steps
-
-A `space` has `start`, `low`, `high` (N numbers each) and `recipe(values)`; `gradient.has_derivative` says by which
-parameters of a method a score has derivatives.
-
-`perplexity(...).documents` has nats, tokens and bytes of each document, for paired comparisons.
+`searching.public` lists what it offers, and is imported when that is first asked for.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from checkpoints.lazy import offer
+
+if TYPE_CHECKING:
+    from searching.public import *  # noqa: F403
+
+offer(__name__)

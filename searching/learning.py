@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from checkpoints.problems import Cancelled
 from merging import Recipe
-from searching.gradient import Derivatives, Objective, Space, score
+from searching.gradient import Derivatives, Loss, Objective, Space, score
 from searching.live_merge import LiveMerge
 
 Optimizer = Literal["adam", "lbfgs"]
@@ -104,30 +104,71 @@ def learn(
         MergeError: there is no derivative by a number of the space.
         EvaluationError: the model cannot be scored.
     """
-    began = time.monotonic()
     derivatives = Derivatives(live, space)
+    taken, stopped = descend(
+        space,
+        lambda values: derivatives.at(values, objectives),
+        lambda: score(live, choice) if choice else None,
+        optimizer=optimizer,
+        steps=steps,
+        rate=rate,
+        pull=pull,
+        patience=patience,
+        seconds=seconds,
+        on_step=on_step,
+    )
+    best = _best(taken)
+    recipe = space.recipe(best.values)
+    if stopped != "cancelled":
+        live.update(recipe)
+    return Learnt(best.values, recipe, tuple(taken), stopped)
+
+
+def descend(
+    space: Space,
+    at: Callable[[Sequence[float]], Loss],
+    judged: Callable[[], float | None],
+    *,
+    optimizer: Optimizer = "adam",
+    steps: int = 12,
+    rate: float = 0.1,
+    pull: float = 0.001,
+    patience: int = 3,
+    seconds: float | None = None,
+    on_step: Callable[[Step], None] | None = None,
+) -> tuple[list[Step], Stopped]:
+    """Go downhill from the start of a space. What follows from a step depends on the losses so far alone.
+
+    Args:
+        space: the numbers.
+        at: the score and its derivatives at N numbers.
+        judged: the score on the choice texts at the same numbers; None without any.
+        optimizer, steps, rate, pull, patience, seconds, on_step: see `learn`.
+
+    Returns:
+        The steps, and what ended them.
+    """
+    began = time.monotonic()
     low, high, start = (np.asarray(v, np.float64) for v in (space.low, space.high, space.start))
     width = np.maximum(high - low, 1e-12)
     taken: list[Step] = []
 
-    def evaluate(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def evaluate(place: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """The score with the pull, and its derivatives, at shares of the ranges."""
         if len(taken) >= steps:
             raise _StopError("steps")
         if taken and seconds is not None and time.monotonic() - began > seconds:
             raise _StopError("seconds")
-        values = tuple((low + width * np.clip(at, 0, 1)).tolist())
-        loss = derivatives.at(values, objectives)
-        judged = score(live, choice) if choice else None
-        taken.append(Step(len(taken), values, loss.value, judged, time.monotonic() - began))
+        values = tuple((low + width * np.clip(place, 0, 1)).tolist())
+        loss = at(values)
+        taken.append(Step(len(taken), values, loss.value, judged(), time.monotonic() - began))
         if on_step:
             on_step(taken[-1])
         if len(taken) - 1 - _best(taken).number >= patience:
             raise _StopError("choice")
-        away = at - (start - low) / width
-        return loss.value + pull * float(np.mean(away**2)), loss.gradient * width + 2 * pull * away / len(
-            away
-        )
+        away = place - (start - low) / width
+        slope = loss.gradient * width + 2 * pull * away / len(away)
+        return loss.value + pull * float(np.mean(away**2)), slope
 
     stopped: Stopped = "steps"
     try:
@@ -139,11 +180,7 @@ def learn(
         if not taken:
             raise
         stopped = "cancelled"
-    best = _best(taken)
-    recipe = space.recipe(best.values)
-    if stopped != "cancelled":
-        live.update(recipe)
-    return Learnt(best.values, recipe, tuple(taken), stopped)
+    return taken, stopped
 
 
 _Evaluate = Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]

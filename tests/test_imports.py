@@ -42,6 +42,19 @@ FLOORS = {
         ["public", "__init__", "command_line"],
         ["__main__"],
     ],
+    "searching": [
+        ["goals", "operands"],
+        ["live_merge", "space"],
+        ["genome", "gradient", "split", "figures"],
+        ["learning", "space_reader", "data"],
+        ["records", "objective", "optimiser"],
+        ["workers"],
+        ["plan"],
+        ["descent", "report"],
+        ["run"],
+        ["public", "__init__", "command_line"],
+        ["__main__"],
+    ],
     "ui": [
         ["host", "languages"],
         ["recipe", "widgets"],
@@ -117,7 +130,7 @@ def test_a_plan_waits_for_neither_torch_nor_transformers(tmp_path: Path) -> None
     assert not {"torch", "transformers"} & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["alloy", "merging", "evaluation"])
+@pytest.mark.parametrize("module", ["alloy", "merging", "evaluation", "searching"])
 @pytest.mark.parametrize(
     "arguments", ["--help", "run --help", "perplexity --help", "weights one --sample none"]
 )
@@ -143,13 +156,14 @@ def test_help_and_wrong_arguments_wait_for_no_library(module: str, arguments: st
         "lm_eval",
         "gradio",
         "jinja2",
+        "optuna",
         "yaml",
     }
     assert "typer" in done.stdout.split()
     assert not slow & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("package", ["checkpoints", "evaluation", "merging"])
+@pytest.mark.parametrize("package", ["checkpoints", "evaluation", "merging", "searching"])
 def test_public_names_win_over_rooms_of_the_same_name(package: str) -> None:
     code = f"""
 import importlib, pathlib, {package}

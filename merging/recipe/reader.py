@@ -6,7 +6,7 @@ What takes the models to know (layers, shapes, vocabularies) is checked by the p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -108,7 +108,24 @@ def read_recipe(text: str) -> Recipe:
         RecipeError: with every problem of the text.
     """
     reader = _Reader(text)
-    recipe = reader.recipe()
+    return _checked(reader, reader.recipe(reader.documents()))
+
+
+def read_nodes(nodes: Sequence[yaml.Node], text: str) -> Recipe:
+    """Read a recipe from YAML nodes, one a document.
+
+    Args:
+        nodes: problems are reported at their places
+        text: of the recipe
+
+    Raises:
+        RecipeError: with every problem of the recipe.
+    """
+    reader = _Reader(text)
+    return _checked(reader, reader.recipe(nodes))
+
+
+def _checked(reader: _Reader, recipe: Recipe | None) -> Recipe:
     if reader.problems or recipe is None:
         raise RecipeError(sorted(reader.problems, key=_place))
     return replace(recipe, warnings=tuple(sorted(reader.warnings, key=_place)))
@@ -140,9 +157,10 @@ class _Reader(YamlReader):
         super().__init__(text)
         self.method: MergeMethod | None = None
 
-    def recipe(self) -> Recipe | None:
-        """The one recipe of the text; or of several, the last in the chain, with the others as its intermediates."""
-        read = [(node, self.one(node)) for node in self.documents()]
+    def recipe(self, documents: Sequence[yaml.Node]) -> Recipe | None:
+        """The one recipe of the documents; or of several, the last in the chain, with the others as its
+        intermediates."""
+        read = [(node, self.one(node)) for node in documents]
         if len(read) == 1:
             return read[0][1]
         intermediates: dict[str, Recipe] = {}

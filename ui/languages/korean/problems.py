@@ -1031,6 +1031,114 @@ PROBLEMS: dict[str, Text] = {
         "{repo}: {size:.1f} GB를 내려받아야 하는데 디스크에는 {room:.1f} GB의 자리가 있습니다.",
         "자리를 비우거나, HF_HUB_CACHE를 {cache} 말고 더 큰 디스크로 정하세요.",
     ),
+    # searching
+    "no-search-block": Text(
+        "탐색 공간에는 레시피와 함께 `search:` 항목이 하나 있어야 합니다.",
+        "`search:`에 `objective:`를 쓰세요. 예: 잘 예측해야 할 글.",
+    ),
+    "nothing-to-search": Text(
+        "레시피에 바꿀 수 있는 값이 없습니다.",
+        "숫자 자리에 `weight: {{search: [0, 1.2], start: 0.5}}`처럼 범위를 쓰세요.",
+    ),
+    "search-values": Text(
+        "'{parameter}'의 `search`는 작은 수부터 쓴 두 수이거나 선택지 목록이어야 하는데 {found:phrase}입니다."
+    ),
+    "search-switch": Text(
+        "'{parameter}'{parameter:은|는} 켜고 끄는 값이라 `search`는 `[0, 1]`이어야 하는데 {found:phrase}입니다."
+    ),
+    "search-anchors": Text("`anchors`는 2부터 {most}까지의 정수여야 하는데 {found:phrase}입니다."),
+    "search-start": Text(
+        "`start`는 범위({expected}) 안에 있어야 하는데 {found:phrase}입니다.",
+        "값을 하나, 또는 앵커마다 하나씩 쓰세요.",
+    ),
+    "no-objective": Text("탐색에는 목표가 필요합니다.", "`objective:`에 글, 과제 또는 함수의 목록을 쓰세요."),
+    "only-guards": Text(
+        "모든 목표에 한계가 있어 나아질 것이 없습니다.", "`at_most`나 `at_least`가 없는 목표를 더하세요."
+    ),
+    "repeated-goal": Text("목표 둘의 이름이 모두 '{name}'입니다.", "하나에 다른 `name:`을 쓰세요."),
+    "search-way": Text("'{name}' 탐색 방법은 없습니다.", _MEANT),
+    "search-shares": Text(
+        "`search`, `choice`, `report`는 0보다 크고 합이 1인 몫이어야 하는데 {given:and}입니다."
+    ),
+    "search-number": Text("`{name}` 값은 {low:g} 이상의 수여야 하는데 {found:phrase}입니다."),
+    "goal-kind": Text("목표에는 {known:code} 가운데 하나가 있어야 합니다."),
+    "chat-without-limit": Text(
+        "채팅 답변은 목표로 삼을 수 없고 한계만 둘 수 있습니다.", "`at_most: base` 같은 한계를 더하세요."
+    ),
+    "python-source": Text("'{given}': 파이썬 함수의 이름이 아닙니다.", "`file.py:function`으로 쓰세요."),
+    "parts-missing": Text("부분별 글에는 {known:code}마다 파일이 필요한데 {given:code}만 있습니다."),
+    "limit-direction": Text("`{kind}`의 한계는 `{given}`이(가) 아니라 `{key}`입니다."),
+    "goal-limit": Text(
+        "`{key}` 값은 수이거나 베이스 모델에 대한 값이어야 하는데 {found:phrase}입니다.",
+        "`base + 0.01`처럼 쓰세요.",
+    ),
+    "genome-method": Text("mergekit-evolve에 '{name}' 병합 방법은 없습니다.", _MEANT),
+    "genome-models": Text("genome에는 모델이 둘 이상인 `models:` 목록이 있어야 합니다."),
+    "genome-slerp": Text("mergekit-evolve의 SLERP는 `filters`와 `smooth`를 쓰지 않습니다.", "빼세요."),
+    "genome-slerp-models": Text(
+        "모델 {count}개의 SLERP는 레시피 하나로 쓸 수 없습니다.", "모델을 둘만 쓰거나 다른 방법을 고르세요."
+    ),
+    "genome-layers": Text(
+        "층 {layers}개는 {group}개씩 나누어떨어지지 않습니다.",
+        "나누어떨어지는 `layer_granularity`를 고르세요.",
+    ),
+    "text-too-small": Text(
+        "'{name}': 문서 {count}개 가운데 {there}개가 {part} 부분에 있는데 {needed}개가 필요합니다.",
+        "글을 더 주거나, 더 많은 문서(문단 또는 .jsonl 파일의 줄)로 나누거나, `split:`을 바꾸세요.",
+    ),
+    "document-in-two-parts": Text(
+        "{names:and}의 이 문서가 {one} 부분과 {other} 부분에 똑같이 또는 거의 똑같이 있습니다: {text}",
+        "둘 가운데 하나를 빼세요. 보고에 쓰는 글은 탐색에 쓴 적이 없어야 합니다.",
+    ),
+    "not-a-document": Text(
+        "{name} 파일의 {line}번째 줄은 문서가 아닙니다.",
+        '`"text"`가 있거나 `role`과 `content`로 된 `"messages"`가 있는 JSON이어야 합니다.',
+    ),
+    "python-not-allowed": Text(
+        "{given}: 파이썬 함수는 명령줄과 파이썬에서만 실행할 수 있습니다.", "글이나 과제를 쓰세요."
+    ),
+    "no-python-function": Text("{function}: 불러올 수 없습니다. 파이썬의 메시지: {error}"),
+    "python-score": Text("{function}: 실패했습니다. 파이썬의 메시지: {error}"),
+    "python-score-count": Text(
+        "{function}: 문서 {documents}개에 대해 수 {count}개를 돌려주었습니다.",
+        "문서마다 수가 하나씩 있어야 합니다.",
+    ),
+    "task-without-answers": Text(
+        "{task}: 문항별 점수가 없습니다(문항 {count}개).", "문항의 평균으로 된 과제나 지표를 고르세요."
+    ),
+    "trial-not-finite": Text("모델의 점수가 유한한 수가 아닙니다.", "범위를 좁히세요."),
+    "cmaes-few-numbers": Text("CMA-ES에는 수가 둘 이상 필요한데 {count}개입니다.", "`by: tpe`를 고르세요."),
+    "no-optuna": Text(
+        "탐색에는 optuna 패키지가 필요합니다.", "`pip install 'alloy-merge[search]'`를 실행하세요."
+    ),
+    "worker-lost": Text(
+        "{who}의 점수를 재는 동안 작업 프로세스가 {count}번 응답 없이 끝났습니다.",
+        "작업 프로세스 수에 비해 메모리가 작을 수 있습니다. 수를 줄이세요.",
+    ),
+    "search-too-large": Text(
+        "모델 {workers}개를 올리는 데 메모리 {needed:.1f} GB가 필요한데 {free:.1f} GB가 남았습니다.",
+        "작업 프로세스를 줄이거나, 더 작은 모델이나 더 큰 컴퓨터를 쓰세요.",
+    ),
+    "no-gradient": Text(
+        "점수를 미분할 수 없습니다. 바꿀 값은 모두 수, 목표는 모두 글이어야 합니다.", "`by: tpe`를 고르세요."
+    ),
+    "gradient-one-worker": Text(
+        "기울기로 찾을 때는 프로세스를 {workers}개가 아니라 하나만 씁니다.", "`--workers`를 빼세요."
+    ),
+    "search-in-use": Text(
+        "다른 프로세스가 {folder} 폴더에서 탐색하고 있습니다.", "기다리거나 다른 폴더를 쓰세요."
+    ),
+    "other-search": Text(
+        (
+            "{folder} 폴더에 다른 탐색이 있습니다. 바뀐 것: {what:phrase}({names:all}).",
+            "{folder} 폴더에 다른 탐색이 있습니다. 바뀐 것: {what:phrase}.",
+        ),
+        "다른 폴더를 쓰거나, 바뀐 것을 되돌려 계속하세요.",
+    ),
+    "no-search": Text(
+        "{folder} 폴더에 탐색이 없습니다.", "`alloy search run SPACE --to {folder}`로 시작하세요."
+    ),
+    "no-best": Text("{folder} 폴더에 아직 가장 좋은 레시피가 없습니다.", "탐색을 끝까지 실행하세요."),
     # evaluation
     "no-parents": Text(
         "`--activations`는 부모와 비교하는데 부모가 없습니다.", "`--against`로 부모를 쓰세요."

@@ -1,0 +1,222 @@
+"""The commands that search: `python -m searching`, and `alloy search`.
+
+Exit status: 0 when it is done; 2 when the space cannot be searched or the text is too small (the problems are on
+stderr); 1 for anything else. Rooms are imported by the command that needs them, so that help and wrong arguments are
+quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from checkpoints.terminal import commands, run
+
+if TYPE_CHECKING:
+    from checkpoints.problems import Problem
+    from searching.plan import Measured, SearchPlan
+    from searching.run import Progress
+
+DONE, FAILED, CANNOT_BE_SEARCHED = 0, 1, 2
+
+app = commands("Search for the best coefficients of a recipe.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    return run(app, arguments, name="python -m searching")
+
+
+def _command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Make a function a command, which prints its problems and ends with their exit status."""
+
+    def register(function: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(function)
+        def run_command(*arguments: Any, **options: Any) -> int:
+            from checkpoints.problems import Cancelled as MergeCancelled
+            from checkpoints.problems import ProblemError, RecipeError
+
+            try:
+                from evaluation.error import Cancelled
+
+                return function(*arguments, **options)
+            except (Cancelled, MergeCancelled, KeyboardInterrupt):
+                print("error: stopped. Run it again to continue.", file=sys.stderr)
+                return FAILED
+            except ProblemError as error:
+                _print_problems(error.problems)
+                return CANNOT_BE_SEARCHED if isinstance(error, RecipeError) else FAILED
+            except ModuleNotFoundError as error:
+                print(f"error: {error}. Searching needs: pip install 'alloy-merge[search]'", file=sys.stderr)
+                return FAILED
+            except OSError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return FAILED
+
+        return app.command(name)(run_command)
+
+    return register
+
+
+SpaceFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SPACE",
+        help="A recipe with ranges and a `search:` block, in YAML, or a file for mergekit-evolve.",
+        show_default=False,
+    ),
+]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a search.", show_default=False)]
+Workers = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Processes that score at the same time; each holds a model.")
+]
+By = Annotated[
+    Literal["auto", "gradient", "tpe", "cmaes", "random", "grid", "qmc", "nsga2"] | None,
+    typer.Option(metavar="WAY", help="How points are chosen, instead of what the space says."),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(metavar="auto|cpu|cuda", help="Where the model runs.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def _print_problems(problems: Iterable[Problem], kind: str = "error") -> None:
+    for problem in problems:
+        print(f"{kind}: {problem}", file=sys.stderr)
+
+
+def _planned(path: Path, workers: int, by: str | None, device: str) -> SearchPlan:
+    from searching.plan import plan_search
+    from searching.space_reader import read_space
+
+    space = read_space(path.read_text(encoding="utf-8"))
+    if by is not None:
+        space = space.searched_by(by)  # type: ignore[arg-type]
+    return plan_search(space, folder=path.parent, workers=workers, device=device)
+
+
+@_command("plan")
+def plan(
+    space: SpaceFile,
+    workers: Workers = 1,
+    by: By = None,
+    device: Device = "auto",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Load no model, and leave out time and least difference.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show what a search would do, what it would cost, and the least difference that it could show."""
+    from searching.plan import measure
+
+    planned = _planned(space, workers, by, device)
+    _print_problems(planned.warnings, "warning")
+    measured = None if quick or not planned.ok else measure(planned)
+    if as_json:
+        figures = {} if measured is None else {"measured": measured._asdict()}
+        print(json.dumps({**planned.summary(), **figures}, indent=2, ensure_ascii=False))
+    else:
+        _print_plan(planned, measured)
+    _print_problems(planned.problems)
+    return DONE if planned.ok else CANNOT_BE_SEARCHED
+
+
+def _print_plan(planned: SearchPlan, measured: Measured | None) -> None:
+    settings = planned.space.settings
+    print(f"{len(planned.space.axes)} values may change:")
+    for axis in planned.space.axes:
+        print(f"  {axis.name}: {axis.described()}, from {axis.start}")
+    print("documents:")
+    for name, counts in planned.data.counts().items():
+        print(f"  {name}: " + ", ".join(f"{count} {part}" for part, count in counts.items()))
+    limit = f", at most {settings.minutes:g} minutes" if settings.minutes is not None else ""
+    print(f"up to {settings.trials} trials by {settings.by}{limit}")
+    print(f"memory: {planned.memory_bytes / 1e9:.2f} GB of {planned.free_bytes / 1e9:.2f} GB that are free")
+    if measured is not None:
+        print("\n".join(measured.words()))
+
+
+@_command("run")
+def search(
+    space: SpaceFile,
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FOLDER", help="For records and results.", show_default=False)
+    ],
+    workers: Workers = 1,
+    by: By = None,
+    device: Device = "auto",
+    finish: Annotated[
+        bool,
+        typer.Option("--finish", help="Score no further trial: choose among those that ended, and report."),
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Search, or continue a search. Ctrl-C keeps what was scored."""
+    from searching.run import run_search
+
+    planned = _planned(space, workers, by, device)
+    _print_problems(planned.warnings, "warning")
+    if not planned.ok:
+        _print_problems(planned.problems)
+        return CANNOT_BE_SEARCHED
+    cancel = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: cancel.set())
+    found = run_search(planned, to, finish=finish, on_trial=_print_progress, cancel=cancel)
+    if as_json:
+        print(json.dumps(found.report.to_dict(), indent=2, ensure_ascii=False))
+        return DONE
+    print(found.report.verdict)
+    print(
+        f"The report is in {to / 'report.md'}"
+        + (f", the recipe in {to / 'best.yaml'}." if found.best else ".")
+    )
+    return DONE
+
+
+def _print_progress(progress: Progress) -> None:
+    scored = progress.scored
+    if scored.who == "trial 0" and scored.part == "search" and progress.measured:
+        print("\n".join(progress.measured.words()), file=sys.stderr)
+    value = "failed" if scored.state == "failed" else "stopped early"
+    if progress.value is not None:
+        value = f"{progress.value:.4f}"
+    said = f"{scored.who} ({scored.part}): {value}"
+    if progress.phase == "trials":
+        if progress.best is not None and progress.average is not None:
+            said += f"; best {progress.best:.4f}, plain average {progress.average:.4f}"
+        if progress.seconds_left:
+            said += f"; about {progress.seconds_left / 60:.1f} minutes left"
+    if scored.problem is not None:
+        said += f": {scored.problem}"
+    print(said, file=sys.stderr, flush=True)
+
+
+@_command("report")
+def report(folder: Folder, as_json: AsJson = False) -> int:
+    """Print the report of a search."""
+    print(_content(folder, "report.json" if as_json else "report.md", "no-search"), end="")
+    return DONE
+
+
+@_command("best")
+def best(folder: Folder) -> int:
+    """Print the best recipe of a search, which `alloy run` merges."""
+    print(_content(folder, "best.yaml", "no-best"), end="")
+    return DONE
+
+
+def _content(folder: Path, name: str, code: Literal["no-search", "no-best"]) -> str:
+    from checkpoints.problems import Problem
+    from searching.optimiser import SearchError
+
+    if not (folder / name).is_file():
+        raise SearchError(Problem(code, {"folder": str(folder)}))
+    return (folder / name).read_text(encoding="utf-8")

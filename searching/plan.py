@@ -1,0 +1,249 @@
+"""What a search will do, cost and be able to show, found out before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from checkpoints import Token
+from checkpoints.memory import free_memory
+from checkpoints.problems import Problem, ProblemError
+from merging import Plan, make_plan
+from searching.data import Data, read_data
+from searching.figures import compare
+from searching.live_merge import LiveMerge, held
+from searching.objective import Function, Objective, load_function
+from searching.optimiser import SearchError
+from searching.records import Scored
+from searching.space import Space
+from searching.workers import Job, LiveModel, Scorer
+
+# What a step with derivatives costs, in evaluations; measured with a model of 135 M weights.
+COST_OF_GRADIENT = 2.5
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search will do.
+
+    Args:
+        space: the recipes
+        data: what they are scored on
+        merge: the plan of the recipe as it was given
+        scorer: opens the live model and scores
+        workers: processes that score at the same time
+        problems: what prevents the search
+        warnings: what the user should know
+        memory_bytes: that all workers hold
+        free_bytes: that there are
+    """
+
+    space: Space
+    data: Data
+    merge: Plan
+    scorer: Scorer
+    workers: int = 1
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    memory_bytes: int = 0
+    free_bytes: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """The version of each parent and adapter, by its name."""
+        found = {model.name: model.version for model in self.merge.parents}
+        found |= {part.name: part.version for model in self.merge.parents for part in model.adapters}
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """For programs, as JSON."""
+        settings = self.space.settings
+        return {
+            "ok": self.ok,
+            "problems": [problem.as_dict() for problem in self.problems],
+            "warnings": [problem.as_dict() for problem in self.warnings],
+            "axes": [
+                {
+                    "name": axis.name,
+                    "range": [axis.low, axis.high] if not axis.choices else None,
+                    "choices": list(axis.choices),
+                    "start": axis.start,
+                }
+                for axis in self.space.axes
+            ],
+            "documents": self.data.counts(),
+            "by": settings.by,
+            "trials": settings.trials,
+            "minutes": settings.minutes,
+            "workers": self.workers,
+            "memory_bytes": self.memory_bytes,
+            "free_bytes": self.free_bytes,
+            "parents": self.parents,
+        }
+
+
+def plan_search(
+    space: Space,
+    *,
+    folder: Path = Path(),
+    texts: Mapping[str, Sequence[str]] | None = None,
+    score: Function | None = None,
+    workers: int = 1,
+    token: Token = None,
+    allow_folders: bool = True,
+    device: str = "auto",
+    memory: int | None = None,
+) -> SearchPlan:
+    """Read the data, plan the merge, and find everything that prevents the search. Loads no weights.
+
+    Args:
+        space: what to search, from `read_space`
+        folder: that names of files are relative to
+        texts: documents by the name that goals use, instead of files
+        score: stands in for the function of goals of kind `python`
+        workers: processes that score at the same time; each holds a model
+        token: whose access to the Hub to use
+        allow_folders: whether models, texts and functions may be files of this machine
+        device: that scores, "cpu", "cuda" or "auto"
+        memory: bytes that are free; None: as many as this machine or container has free
+
+    Returns:
+        The plan; if it has problems, `plan.ok` is false.
+    """
+    problems: list[Problem] = []
+    data = Data()
+    try:
+        data = read_data(space.settings, folder=folder, texts=texts, token=token, allow_folders=allow_folders)
+        for goal in space.settings.goals:
+            if goal.kind == "python" and score is None:
+                load_function(goal.source, folder)
+    except ProblemError as error:
+        problems += error.problems
+    start = space.recipe(space.start)
+    merge = make_plan(start, token=token, allow_folders=allow_folders, memory=memory)
+    problems += merge.problems
+    free = free_memory() if memory is None else memory
+    needed = held(merge).least * workers if merge.shards else 0
+    if needed > free:
+        values = {"workers": workers, "needed": needed / 1e9, "free": free / 1e9}
+        problems.append(Problem("search-too-large", values))
+    objective = Objective(space.settings.goals, data, folder, score, space.settings.shares)
+    opened = partial(
+        open_live, start, token=token, allow_folders=allow_folders, device=device, memory=free // workers
+    )
+    return SearchPlan(
+        space,
+        data,
+        merge,
+        Scorer(opened, objective),
+        workers,
+        tuple(dict.fromkeys(problems)),
+        merge.warnings,
+        needed,
+        free,
+    )
+
+
+def open_live(recipe: Any, **settings: Any) -> LiveModel:
+    """Open a live merge, in the process that will use it."""
+    return LiveMerge(recipe, **settings)
+
+
+# Searched coefficients seldom gain more over the plain average, in bits per byte.
+COARSE = 0.05
+
+
+class Measured(NamedTuple):
+    """What two trials tell of a search.
+
+    Args:
+        seconds: of one trial, scoring and making
+        making: seconds of these that make the model
+        total: seconds of the whole search, at most
+        least: least difference of the score that the report part can show; None where it shows none
+    """
+
+    seconds: float
+    making: float
+    total: float
+    least: float | None
+
+    def words(self) -> list[str]:
+        """The same, in sentences."""
+        said = [
+            f"A trial takes {self.seconds:.2f} s, {self.making:.3f} s of them to make the model.",
+            f"The search takes about {self.total / 60:.1f} minutes, or less.",
+        ]
+        if self.least is None:
+            return [*said, "The report part has too few documents to show any difference. Give more text."]
+        said.append(f"The report part mostly shows differences of {self.least:.4f} and more.")
+        if self.least > COARSE:
+            said.append(f"Searches seldom gain more than {COARSE:g}: give more text, or expect no verdict.")
+        return said
+
+
+def measure(plan: SearchPlan, live: LiveModel | None = None) -> Measured:
+    """Score the plain average and one parent on the search part, and estimate what the search will cost and show.
+
+    Raises:
+        SearchError: a model cannot be scored.
+        MergeError: it cannot be made.
+    """
+    opened = live or plan.scorer.open()
+    try:
+        parent = list(plan.space.parents().items())[-1]
+        two = (("average", plan.space.average()), parent)
+        scored = [plan.scorer.score(opened, Job(who, "search", one)) for who, one in two]
+    finally:
+        if live is None:
+            opened.close()
+    for one in scored:
+        if one.problem is not None:
+            raise SearchError(one.problem)
+    return measured(plan, scored)
+
+
+def measured(plan: SearchPlan, scored: Sequence[Scored]) -> Measured:
+    """The same from two scores that are there.
+
+    Args:
+        scored: of two recipes on the search part
+    """
+    seconds = max(one.seconds for one in scored)
+    settings = plan.space.settings
+    by_gradient = settings.by in ("auto", "gradient") and plan.workers == 1 and suits_gradient(plan)
+    counts = plan.data.counts()
+    parts = {part: sum(count[part] for count in counts.values()) for part in ("search", "choice", "report")}
+    others = len(plan.space.parents()) + 2
+    # A descent scores each step on the choice part, and takes its derivatives.
+    trials = (settings.trials * COST_OF_GRADIENT if by_gradient else settings.trials) + others
+    finalists = settings.trials if by_gradient else 5
+    documents = trials * parts["search"] + finalists * parts["choice"] + (others + 1) * parts["report"]
+    total = documents * seconds / max(parts["search"], 1) / plan.workers
+    if settings.minutes is not None:
+        total = min(total, settings.minutes * 60)
+    return Measured(seconds, max(one.making for one in scored), total, least_difference(plan, scored))
+
+
+def suits_gradient(plan: SearchPlan) -> bool:
+    """Whether the score is a likelihood, and every axis a number."""
+    counted = [goal for goal in plan.space.settings.goals if not goal.is_guard]
+    numbers = all(not axis.choices and not axis.integer for axis in plan.space.axes)
+    return numbers and all(goal.kind in ("text", "dataset") for goal in counted)
+
+
+def least_difference(plan: SearchPlan, scored: Sequence[Scored]) -> float | None:
+    """The least true difference that the report part mostly shows, if it is like that of two recipes on the search
+    part."""
+    goals = [goal for goal in plan.space.settings.goals if not goal.is_guard]
+    counts = plan.data.counts()
+    documents = sum(counts[goal.name]["report"] for goal in goals if goal.name in counts)
+    found = compare(scored[0].figures, scored[1].figures, goals, documents=documents or None)
+    return found.detectable

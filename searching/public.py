@@ -1,0 +1,24 @@
+"""What `from searching import ...` offers."""
+
+from searching.optimiser import SearchError
+from searching.plan import Measured, SearchPlan, measure, plan_search
+from searching.report import Comparison, Report
+from searching.run import Progress, SearchResult, run_search
+from searching.space import Axis, Space
+from searching.space_reader import read_space
+
+__all__ = [
+    "Axis",
+    "Comparison",
+    "Measured",
+    "Progress",
+    "Report",
+    "SearchError",
+    "SearchPlan",
+    "SearchResult",
+    "Space",
+    "measure",
+    "plan_search",
+    "read_space",
+    "run_search",
+]

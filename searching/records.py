@@ -1,0 +1,138 @@
+"""What a search has done so far: a file of JSON lines that survives a kill at any moment.
+
+    {"ask": 7, "after": 6, "point": {...}}
+    {"who": "trial 7", "part": "search", "state": "done", "figures": {...}, "seconds": 2.5}
+
+A search is rebuilt from these lines alone. A last line without its end is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from checkpoints.problems import Problem
+from merging.methods.parameters import Scalar
+from searching.figures import Figures
+from searching.goals import Part
+
+State = Literal["done", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A point that the optimiser chose.
+
+    Args:
+        ask: the number of the trial
+        after: how many trials were told before
+        point: the values
+    """
+
+    ask: int
+    after: int
+    point: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A recipe's figures on one part.
+
+    Args:
+        who: `trial 7`, `given`, `average`, `parent org/model`, `winner`
+        part: of the data
+        state: "stopped" if it was worse than the best on the first documents; "failed" with a problem
+        figures: by document
+        seconds: that it took, making the model among them
+        making: seconds of these that made the model
+        told: what the optimiser was told; nothing of a failed trial, or of what is no trial
+        gradient: derivatives by the numbers of the space, of a step of a descent
+        problem: why it failed
+    """
+
+    who: str
+    part: Part
+    state: State
+    figures: Figures
+    seconds: float = 0.0
+    making: float = 0.0
+    told: tuple[float, ...] = ()
+    gradient: tuple[float, ...] = ()
+    problem: Problem | None = None
+
+
+class Records:
+    """The lines of a file, and more of them.
+
+    Args:
+        path: of the file, which need not exist
+    """
+
+    def __init__(self, path: Path):
+        self.asked: dict[int, Asked] = {}
+        self.scored: dict[tuple[str, Part], Scored] = {}
+        self._path = path
+        # Where the file ends in the middle of a line, that line is cut off.
+        whole = path.read_bytes() if path.exists() else b""
+        kept = whole[: whole.rfind(b"\n") + 1]
+        if kept != whole:
+            with path.open("r+b") as file:
+                file.truncate(len(kept))
+        for line in kept.splitlines():
+            self._enter(_from_json(json.loads(line)))
+
+    def add(self, record: Asked | Scored) -> None:
+        """Write a line, to the disk."""
+        line = json.dumps(_to_json(record), ensure_ascii=False)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._enter(record)
+
+    def _enter(self, record: Asked | Scored) -> None:
+        if isinstance(record, Asked):
+            self.asked[record.ask] = record
+        else:
+            self.scored[record.who, record.part] = record
+
+    def trials(self) -> Iterator[tuple[Asked, Scored]]:
+        """The trials that have ended, in the order in which they did."""
+        for (who, part), scored in self.scored.items():
+            if part == "search" and who.startswith("trial "):
+                yield self.asked[int(who.removeprefix("trial "))], scored
+
+    def pending(self) -> list[Asked]:
+        """Trials that were asked for and have not ended, in order."""
+        return [
+            asked
+            for number, asked in sorted(self.asked.items())
+            if (f"trial {number}", "search") not in self.scored
+        ]
+
+    @property
+    def seconds(self) -> float:
+        """Spent on all that is here."""
+        return sum(scored.seconds for scored in self.scored.values())
+
+
+def _to_json(record: Asked | Scored) -> dict[str, Any]:
+    found = asdict(record)
+    if isinstance(record, Scored):
+        found["seconds"], found["making"] = round(record.seconds, 4), round(record.making, 4)
+        return {key: value for key, value in found.items() if value not in (None, ())}
+    return found
+
+
+def _from_json(line: Mapping[str, Any]) -> Asked | Scored:
+    if "ask" in line:
+        return Asked(**line)
+    figures: Mapping[str, Sequence[Sequence[float]]] = line["figures"]
+    rows = {name: tuple((row[0], row[1]) for row in found) for name, found in figures.items()}
+    problem = Problem.from_data(line["problem"]) if "problem" in line else None
+    lists = {name: tuple(line[name]) for name in ("told", "gradient") if name in line}
+    return Scored(**{**line, **lists, "figures": rows, "problem": problem})

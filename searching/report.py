@@ -1,0 +1,425 @@
+"""What a search found, judged on the report part: how the winner compares, and what to take."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from evaluation.as_json import as_json
+from evaluation.harness import BENCHMARKS
+from merging.methods.parameters import Scalar
+from searching.figures import Compared, Figures, compare, excess, figure, holm, score
+from searching.goals import PARTS, Goal, Part
+from searching.plan import SearchPlan
+from searching.records import Records, Scored
+
+LEVEL = 0.05
+# Over how many of the best trials the spread of each number is shown.
+BEST = 5
+
+Verdict = Literal["better", "worse", "none", "short"]
+Ending = Literal["better", "worse", "none", "short", "guards", "no-winner", "unfinished"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The winner beside another recipe, on the report part.
+
+    Args:
+        other: `average`, `given`, or `parent` and its name
+        difference: of the scores; below 0 the winner is better
+        interval: its 95 % interval; None with too few documents
+        p: of the two-sided test
+        adjusted: the same after Holm's correction for all comparisons
+        verdict: better or worse, if the adjusted p is below 0.05; none; short with too few documents
+        detectable: the least true difference that documents like these mostly show
+        by_goal: difference and interval of each goal, not corrected
+    """
+
+    other: str
+    difference: float
+    interval: tuple[float, float] | None
+    p: float | None
+    adjusted: float | None
+    verdict: Verdict
+    detectable: float | None
+    by_goal: Mapping[str, tuple[float, tuple[float, float] | None]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a search found.
+
+    Args:
+        ending: what is to be said of it
+        advice: whose recipe to take: `winner`, `average`, `given` or a parent; "" while it is not finished
+        winner: the trial that won; None if none kept the guards
+        point: its values
+        recipe: its text
+        comparisons: with all others
+        figures: of each goal, by recipe and part
+        gains: how much better than the plain average the winner scored on each part
+        broken: by how much the winner breaks each guard on the report part, of those that it breaks
+        seeds: scores of the winner on the report part with other seeds, for methods that draw at random
+        spread: lowest and highest value of each number among the best five trials
+        documents: of each goal, by part
+        benchmarks: questions that were searched on, by public benchmark
+        trials: how many ended, were stopped early and failed
+        seconds: spent on all of it
+        about: digests and settings, so that it can be repeated
+    """
+
+    ending: Ending
+    advice: str
+    winner: str | None
+    point: Mapping[str, Scalar]
+    recipe: str
+    comparisons: tuple[Comparison, ...]
+    figures: Mapping[str, Mapping[str, Mapping[Part, float]]]
+    gains: Mapping[Part, float]
+    broken: Mapping[str, float]
+    seeds: Mapping[str, float]
+    spread: Mapping[str, tuple[Scalar, Scalar]]
+    documents: Mapping[str, Mapping[Part, int]]
+    benchmarks: Mapping[str, int]
+    trials: Mapping[str, int]
+    seconds: float
+    about: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """What it comes to, in sentences."""
+        return _verdict(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        found: dict[str, Any] = json.loads(as_json(asdict(self)))
+        return {**found, "verdict": self.verdict}
+
+    def markdown(self) -> str:
+        """For people."""
+        return _markdown(self)
+
+    def card(self) -> str:
+        """The same, short, for a model card."""
+        lines = ["## How the recipe was found", "", self.verdict, ""]
+        lines += [_how(self)]
+        return "\n".join(lines) + "\n"
+
+
+def make_report(plan: SearchPlan, records: Records, winner: str | None, *, finished: bool) -> Report:
+    """Judge what is in the records.
+
+    Args:
+        plan: of the search
+        records: of all recipes
+        winner: the trial that was chosen; None if there is none
+        finished: whether the report part was scored
+    """
+    judge = _Judge(plan, records, winner)
+    comparisons = judge.comparisons() if finished and winner else ()
+    broken = judge.broken() if finished and winner else {}
+    ending, advice = _ending(winner, comparisons, broken, finished=finished)
+    trials = list(records.trials())
+    point = records.asked[int(winner.removeprefix("trial "))].point if winner else {}
+    return Report(
+        ending,
+        advice,
+        winner,
+        point,
+        plan.space.recipe(point).text if winner else "",
+        comparisons,
+        judge.figures(),
+        judge.gains(),
+        broken,
+        judge.seeds(),
+        judge.spread(),
+        plan.data.counts(),
+        {goal.source: _questions(plan, goal) for goal in plan.space.settings.goals if _is_public(goal)},
+        {
+            "ended": len(trials),
+            "stopped": sum(one.state == "stopped" for _, one in trials),
+            "failed": sum(one.state == "failed" for _, one in trials),
+        },
+        records.seconds,
+        {
+            "by": "gradient" if any(one.gradient for _, one in trials) else plan.space.settings.by,
+            "seed": plan.space.settings.seed,
+            "split": asdict(plan.space.settings.shares),
+            "space": _digest(plan.space.text),
+            "data": _digest(json.dumps(plan.data.to_dict())),
+            "parents": plan.parents,
+        },
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_public(goal: Goal) -> bool:
+    return goal.kind == "task" and any(goal.source.startswith(name) for name in BENCHMARKS)
+
+
+def _questions(plan: SearchPlan, goal: Goal) -> int:
+    return len(plan.data.of(goal, "search")) + len(plan.data.of(goal, "choice"))
+
+
+@dataclass(frozen=True)
+class _Judge:
+    plan: SearchPlan
+    records: Records
+    winner: str | None
+
+    @property
+    def goals(self) -> Sequence[Goal]:
+        return self.plan.space.settings.goals
+
+    def of(self, who: str | None, part: Part) -> Scored | None:
+        """What was scored to the end."""
+        found = self.records.scored.get((who, part)) if who else None
+        return found if found and found.state == "done" else None
+
+    def others(self) -> list[str]:
+        """What the winner is compared with: each recipe once."""
+        space = self.plan.space
+        same = space.recipe(space.start) == space.average()
+        named = ["average", *([] if same else ["given"]), *(f"parent {name}" for name in space.parents())]
+        return [who for who in named if self.of(who, "report")]
+
+    def comparisons(self) -> tuple[Comparison, ...]:
+        own = self.of(self.winner, "report")
+        if own is None:
+            return ()
+        rivals = {who: self.records.scored[who, "report"].figures for who in self.others()}
+        found = {who: compare(own.figures, figures, self.goals) for who, figures in rivals.items()}
+        adjusted = holm({who: one.p for who, one in found.items()})
+        return tuple(
+            Comparison(
+                who,
+                one.difference,
+                one.interval,
+                one.p,
+                adjusted[who],
+                _judged(one, adjusted[who]),
+                one.detectable,
+                self.by_goal(own.figures, rivals[who]),
+            )
+            for who, one in found.items()
+        )
+
+    def by_goal(self, own: Figures, other: Figures) -> dict[str, tuple[float, tuple[float, float] | None]]:
+        """Difference and interval of each goal, in the goal's own sense."""
+        found = {}
+        for goal in self.goals:
+            if goal.is_guard or not own.get(goal.name):
+                continue
+            one = compare(own, other, [goal])
+            sign = -1 if goal.higher_is_better else 1
+            ends = one.interval and tuple(sorted(sign * end for end in one.interval))
+            found[goal.name] = (sign * one.difference, ends)
+        return found  # type: ignore[return-value]
+
+    def broken(self) -> dict[str, float]:
+        own = self.of(self.winner, "report")
+        base = self.of(f"parent {self.plan.space.base()}", "report")
+        if own is None or base is None:
+            return {}
+        known = [goal for goal in self.goals if base.figures.get(goal.name)]
+        return {name: over for name, over in excess(own.figures, base.figures, known).items() if over > 0}
+
+    def figures(self) -> dict[str, dict[str, dict[Part, float]]]:
+        """Of each goal, by recipe and part, in the goal's own sense."""
+        space = self.plan.space
+        names = [*([self.winner] if self.winner else []), "average", "given"]
+        names += [f"parent {name}" for name in space.parents()]
+        return {
+            goal.name: {
+                who: {
+                    part: (-1 if goal.higher_is_better else 1) * figure(one.figures[goal.name])
+                    for part in PARTS
+                    if (one := self.of(who, part)) and one.figures.get(goal.name)
+                }
+                for who in names
+            }
+            for goal in self.goals
+        }
+
+    def gains(self) -> dict[Part, float]:
+        """How much lower the winner's score is than the average's."""
+        found: dict[Part, float] = {}
+        for part in PARTS:
+            own, average = self.of(self.winner, part), self.of("average", part)
+            if own and average:
+                found[part] = score(average.figures, self.goals) - score(own.figures, self.goals)
+        return found
+
+    def seeds(self) -> dict[str, float]:
+        return {
+            who: score(one.figures, self.goals)
+            for (who, part), one in self.records.scored.items()
+            if part == "report" and ", seed " in who and one.state == "done"
+        }
+
+    def spread(self) -> dict[str, tuple[Scalar, Scalar]]:
+        done = [(asked, one) for asked, one in self.records.trials() if one.state == "done"]
+        best = sorted(done, key=lambda pair: score(pair[1].figures, self.goals))[:BEST]
+        found: dict[str, tuple[Scalar, Scalar]] = {}
+        for axis in self.plan.space.axes:
+            values = [asked.point[axis.name] for asked, _ in best]
+            if values and not axis.choices:
+                found[axis.name] = min(values), max(values)
+        return found
+
+
+def _judged(found: Compared, adjusted: float | None) -> Verdict:
+    if adjusted is None or math.isnan(found.difference):
+        return "short"
+    if adjusted >= LEVEL:
+        return "none"
+    return "better" if found.difference < 0 else "worse"
+
+
+def _ending(
+    winner: str | None,
+    comparisons: Sequence[Comparison],
+    broken: Mapping[str, float],
+    *,
+    finished: bool,
+) -> tuple[Ending, str]:
+    """What to say, and whose recipe to take: the simplest that the winner is not better than."""
+    if not finished:
+        return "unfinished", ""
+    if winner is None:
+        return "no-winner", "average"
+    if broken:
+        return "guards", "average"
+    if not comparisons or any(one.verdict == "short" for one in comparisons):
+        return "short", "average"
+    worse = [one for one in comparisons if one.verdict == "worse"]
+    if worse:
+        return "worse", max(worse, key=lambda one: one.difference).other
+    equal = [one for one in comparisons if one.verdict == "none"]
+    if not equal:
+        return "better", "winner"
+    simple = [one.other for one in equal if one.other in ("average", "given")]
+    return "none", simple[0] if simple else max(equal, key=lambda one: one.difference).other
+
+
+# -- words -----------------------------------------------------------------------------------------------
+
+
+def _named(who: str) -> str:
+    return {"average": "the plain average", "given": "the recipe as it was given"}.get(
+        who, who.removeprefix("parent ")
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _figures(one: Comparison) -> str:
+    found = f"{one.difference:+.4f}"
+    if one.interval:
+        found += f", 95 % interval {one.interval[0]:+.4f} to {one.interval[1]:+.4f}"
+    return found
+
+
+def _verdict(report: Report) -> str:
+    by_name = {one.other: one for one in report.comparisons}
+    match report.ending:
+        case "unfinished":
+            return "The search is not finished, and the report part was not scored. Run it again to continue."
+        case "no-winner":
+            return "No trial kept the guards. Take the plain average, or allow more."
+        case "guards":
+            names = _listed([f"{name} by {over:.4f}" for name, over in report.broken.items()])
+            return f"On the report part the best recipe breaks a limit: {names}. Take the plain average."
+        case "short":
+            return (
+                "The report part has too few documents to tell the best recipe from the plain average: take the "
+                "average, or give more text."
+            )
+        case "better":
+            against = by_name.get("average") or report.comparisons[0]
+            others = _listed([_named(one.other) for one in report.comparisons])
+            return (
+                f"The best recipe is better than {others}, on documents that the search never used "
+                f"(against {_named(against.other)}: {_figures(against)})."
+            )
+        case "worse":
+            one = by_name[report.advice]
+            return f"{_capital(_named(one.other))} is better than the best recipe ({_figures(one)}): take it."
+    one = by_name[report.advice]
+    what = "the average" if one.other == "average" else _named(one.other)
+    return (
+        f"No difference that this text can show between the best recipe and {_named(one.other)} "
+        f"({_figures(one)}): take {what}."
+    )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _how(report: Report) -> str:
+    counts = {part: sum(found[part] for found in report.documents.values()) for part in PARTS}
+    trials = report.trials
+    said = (
+        f"{trials['ended']} trials ({report.about['by']}, seed {report.about['seed']}), {trials['stopped']} of them "
+        f"stopped early and {trials['failed']} failed. Searched on {counts['search']} documents, chosen on "
+        f"{counts['choice']}, reported on {counts['report']} others: {', '.join(report.documents)}."
+    )
+    for name, count in report.benchmarks.items():
+        said += f" Searched on {count} questions of {name}, so its score is no result."
+    return said
+
+
+def _markdown(report: Report) -> str:
+    lines = ["# What the search found", "", report.verdict, "", _how(report), ""]
+    if report.comparisons:
+        lines += [
+            "## The best recipe beside others, on the report part",
+            "",
+            "| | difference | 95 % interval | p, corrected (Holm) | verdict |",
+            "|---|--:|--:|--:|---|",
+        ]
+        for one in report.comparisons:
+            ends = (
+                f"{one.interval[0]:+.4f} to {one.interval[1]:+.4f}" if one.interval else "too few documents"
+            )
+            p = "" if one.adjusted is None else f"{one.adjusted:.2g}"
+            lines.append(f"| {_named(one.other)} | {one.difference:+.4f} | {ends} | {p} | {one.verdict} |")
+        known = [one.detectable for one in report.comparisons if one.detectable]
+        if known:
+            lines += ["", f"Documents like these mostly show differences of {max(known):.4f} and more."]
+        lines.append("")
+    for goal, rows in report.figures.items():
+        lines += [f"## {goal}", "", "| | search | choice | report |", "|---|--:|--:|--:|"]
+        for who, found in rows.items():
+            values = " | ".join(f"{found[part]:.4f}" if part in found else "" for part in PARTS)
+            lines.append(f"| {'best recipe' if who == report.winner else _named(who)} | {values} |")
+        lines.append("")
+    if report.gains:
+        gains = ", ".join(f"{gain:+.4f} on the {part} part" for part, gain in report.gains.items())
+        lines += [f"Gain over the plain average: {gains}. What is lost from left to right was chance.", ""]
+    if report.seeds:
+        lines += [
+            "With other seeds: " + ", ".join(f"{value:.4f}" for value in report.seeds.values()) + ".",
+            "",
+        ]
+    if report.spread:
+        lines += ["## Numbers", "", "| | best recipe | best five |", "|---|--:|--:|"]
+        for name, (low, high) in report.spread.items():
+            own = report.point.get(name)
+            shown = f"{own:.4g}" if isinstance(own, float) else str(own)
+            lines.append(f"| {name} | {shown} | {low:.4g} to {high:.4g} |")
+        lines.append("")
+    if report.recipe:
+        lines += ["## Recipe", "", "```yaml", report.recipe.strip(), "```", ""]
+    return "\n".join(lines)

@@ -1,0 +1,531 @@
+"""Runs a search: baselines, trials, a choice among the best, and one report on data that was never used.
+
+Everything that was scored is in the folder's records, and nothing in them is scored again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from checkpoints.problems import Cancelled as MergeCancelled
+from checkpoints.problems import MergeError, Problem, RecipeError
+from evaluation import Cancelled, EvaluationError
+from merging import Recipe
+from searching.descent import PENALTY, Descent
+from searching.figures import Figures, excess, figure, score
+from searching.goals import Part
+from searching.gradient import Loss
+from searching.learning import descend
+from searching.optimiser import Optimiser, SearchError, optimiser
+from searching.plan import Measured, SearchPlan, measured, suits_gradient
+from searching.records import Asked, Records, Scored
+from searching.report import Report, make_report
+from searching.space import Point
+from searching.workers import Job, Processes, ThisProcess, Workers
+
+# How many of the best trials are scored once more, on the choice part.
+FINALISTS = 5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a search is.
+
+    Args:
+        phase: "baselines", "trials", "choice" or "report"
+        done: trials that have ended
+        trials: the most there will be
+        scored: what has just been scored
+        value: its score; None if it has none
+        best: the best score so far on the search part
+        average: that of the plain average
+        seconds_left: an estimate; None before the first trial
+        measured: what the search will cost and can show; None before the baselines were scored
+    """
+
+    phase: str
+    done: int
+    trials: int
+    scored: Scored
+    value: float | None
+    best: float | None
+    average: float | None
+    seconds_left: float | None
+    measured: Measured | None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Args:
+        best: the recipe that was chosen; None where no trial kept the guards
+        report: how it compares, on the report part
+        folder: that holds everything
+    """
+
+    best: Recipe | None
+    report: Report
+    folder: Path
+
+
+def run_search(
+    plan: SearchPlan,
+    folder: str | Path,
+    *,
+    finish: bool = False,
+    on_trial: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> SearchResult:
+    """Search, or continue a search.
+
+    Args:
+        plan: from `plan_search`, without problems
+        folder: for the records and the result; one that holds an unfinished search of the same plan continues it
+        finish: score no further trial: choose among those that have ended, and report
+        on_trial: called after each recipe that was scored
+        cancel: set it from another thread to stop; what was scored is kept, and a report without the report part is
+            written
+
+    Raises:
+        SearchError: the plan has problems, the folder holds another search, or another process uses it.
+        MergeError: the parents can no longer be read.
+        Cancelled: `cancel` was set.
+    """
+    if not plan.ok:
+        raise SearchError(plan.problems)
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            check_folder(plan, place)
+            search = _Search(plan, place, on_trial, cancel or threading.Event())
+            try:
+                return search.run(finish=finish)
+            finally:
+                search.close()
+    except Timeout:
+        raise SearchError(Problem("search-in-use", {"folder": str(place)})) from None
+
+
+def check_folder(plan: SearchPlan, folder: Path) -> None:
+    """Write what the search is of; or compare it with what the folder holds.
+
+    Raises:
+        SearchError: the space, the parents or the data are others.
+    """
+    held = {
+        "space.yaml": plan.space.text,
+        "parents.json": json.dumps(plan.parents, indent=2, ensure_ascii=False),
+        "data.json": json.dumps(plan.data.to_dict(), ensure_ascii=False),
+    }
+    there = {name: folder / name for name in held}
+    if not (folder / "trials.jsonl").exists():
+        for name, text in held.items():
+            there[name].write_text(text, encoding="utf-8")
+        (folder / "trials.jsonl").touch()
+        return
+    for name, text in held.items():
+        before = there[name].read_text(encoding="utf-8") if there[name].exists() else ""
+        if before != text:
+            what, changed = _changed(name, before, text)
+            values = {"what": what, "names": changed, "folder": str(folder)}
+            raise SearchError(Problem("other-search", values))
+
+
+def _changed(name: str, before: str, now: str) -> tuple[str, list[str]]:
+    """What changed: a phrase, and the names of parents or texts."""
+    if name == "space.yaml":
+        return "changed-space", []
+    old, new = json.loads(before or "{}"), json.loads(now)
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return ("changed-parents" if name == "parents.json" else "changed-data"), changed
+
+
+def _key(recipe: Recipe, part: Part) -> Hashable:
+    """Equal for recipes that are scored alike."""
+    return recipe.text, recipe.seed, part
+
+
+class _Search:
+    """One run of a search.
+
+    Args:
+        plan: what to search
+        folder: for the records
+        on_trial: called after each recipe that was scored
+        cancel: stops it
+    """
+
+    def __init__(
+        self,
+        plan: SearchPlan,
+        folder: Path,
+        on_trial: Callable[[Progress], None] | None,
+        cancel: threading.Event,
+    ):
+        self.plan = plan
+        self.space = plan.space
+        self.settings = plan.space.settings
+        self.goals = self.settings.goals
+        self.folder = folder
+        self.records = Records(folder / "trials.jsonl")
+        self.on_trial = on_trial
+        self.cancel = cancel
+        self.began = time.monotonic()
+        self.before = self.records.seconds
+        # The recipe as it was given, the plain average, and each parent.
+        self.baselines = {"given": self.space.recipe(self.space.start), "average": self.space.average()}
+        self.baselines |= {f"parent {name}": one for name, one in self.space.parents().items()}
+        self.base = f"parent {self.space.base()}"
+        # Who was scored on which part with which recipe.
+        self.known: dict[Hashable, str] = {}
+        for (who, part), scored in self.records.scored.items():
+            if scored.state != "failed" and ", seed " not in who:
+                self.known.setdefault(_key(self.recipe_of(who), part), who)
+        self._workers: Workers | None = None
+        self._optimiser: Optimiser | None = None
+        self.told = 0
+
+    # -- phases ----------------------------------------------------------------------------------------
+
+    def run(self, *, finish: bool) -> SearchResult:
+        try:
+            self.score_all("baselines", [Job(who, "search", one) for who, one in self.baselines.items()])
+            self.check_baselines()
+            if not finish and not self.is_reported:
+                self.trials()
+            winner = self.chosen()
+            self.report_part(winner)
+        except (Cancelled, MergeCancelled, KeyboardInterrupt):
+            self.write(make_report(self.plan, self.records, self.chosen_so_far(), finished=False))
+            raise
+        return self.write(make_report(self.plan, self.records, winner, finished=True))
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether the report part has been used: then no trial may follow."""
+        return any(part == "report" for _, part in self.records.scored)
+
+    def check_baselines(self) -> None:
+        """Raise what failed for the recipe as it was given: no trial would do better."""
+        given = self.records.scored["given", "search"]
+        if given.problem is not None:
+            raise SearchError(given.problem)
+
+    def trials(self) -> None:
+        descent = self.descent()
+        if descent is None:
+            self.run_jobs("trials", self.trial_jobs())
+        else:
+            self.go_down(descent)
+
+    def descent(self) -> Descent | None:
+        """The descent of a search by gradient; None for another, and where "auto" finds no derivative."""
+        by = self.settings.by
+        if by not in ("auto", "gradient") or (
+            by == "auto" and (self.plan.workers > 1 or not suits_gradient(self.plan))
+        ):
+            return None
+        if not isinstance(self.workers, ThisProcess):
+            raise SearchError(Problem("gradient-one-worker", {"workers": self.plan.workers}))
+        try:
+            return Descent(self.plan, self.records, self.workers.live, self.base_figures("search"))
+        except MergeError as error:
+            if by == "gradient":
+                raise SearchError(error.problems) from error
+            return None
+
+    def go_down(self, descent: Descent) -> None:
+        """Go down the gradient, until the choice part says that it no longer helps."""
+        names: list[str] = []
+
+        def at(values: Sequence[float]) -> Loss:
+            self.stop_if_cancelled()
+            names.append(f"trial {len(names)}")
+            if (names[-1], "search") not in self.records.scored:
+                asked, scored = descent.trial(len(names) - 1, values)
+                if asked.ask not in self.records.asked:
+                    self.records.add(asked)
+                self.enter("trials", scored)
+            scored = self.records.scored[names[-1], "search"]
+            if scored.problem is not None:
+                raise EvaluationError(scored.problem)
+            return descent.loss(scored)
+
+        def judged() -> float:
+            who = names[-1]
+            self.score_all("trials", [Job(who, "choice", self.recipe_of(who))])
+            scored = self.records.scored[who, "choice"]
+            return math.inf if scored.state == "failed" else self.penalised(scored)
+
+        with suppress(EvaluationError):  # a step that failed is in the records, and the last one
+            descend(descent.numbers, at, judged, steps=self.settings.trials, seconds=self.seconds_left())
+
+    def seconds_left(self) -> float | None:
+        """Until the time is up; None for no limit."""
+        if self.settings.minutes is None:
+            return None
+        spent = self.before / self.plan.workers + time.monotonic() - self.began
+        return 60 * self.settings.minutes - spent
+
+    def trial_jobs(self) -> Iterator[Job]:
+        """Jobs of the trials, each asked for when a worker is free."""
+        self._optimiser = self.rebuilt()
+        for asked in self.records.pending():
+            if job := self.job_of(asked):
+                yield job
+        while len(self.records.asked) < self.settings.trials and not self.is_over():
+            point = self._optimiser.ask(self.first_point(len(self.records.asked)))
+            if point is None:
+                return
+            asked = Asked(len(self.records.asked), self.told, point)
+            self.records.add(asked)
+            if job := self.job_of(asked):
+                yield job
+
+    def rebuilt(self) -> Optimiser:
+        """The optimiser, after all that was asked of it and told to it."""
+        exact = self.repeated(exact=True)
+        return exact or self.repeated(exact=False)  # type: ignore[return-value]
+
+    def repeated(self, *, exact: bool) -> Optimiser | None:
+        """Repeat all asks and tells; None where, `exact`, another point is asked than was."""
+        made = optimiser(self.space, self.settings.by, self.settings.trials)
+        ended = list(self.records.trials())
+        self.told = 0
+        for number, asked in sorted(self.records.asked.items()):
+            for told, scored in ended[self.told : asked.after]:
+                made.tell(told.ask, scored.told)
+            self.told = max(self.told, asked.after)
+            point = made.ask(self.first_point(number) if exact else asked.point)
+            if exact and point != dict(asked.point):
+                return None
+        for told, scored in ended[self.told :]:
+            made.tell(told.ask, scored.told)
+        self.told = len(ended)
+        return made
+
+    def first_point(self, number: int) -> Point | None:
+        """The first trials are the recipe as it was given and the plain average, where it is in the space."""
+        if self.settings.by == "grid":
+            return None
+        first = [self.space.start]
+        average = self.space.average_point()
+        if average != first[0] and self.space.holds(average):
+            first.append(average)
+        return first[number] if number < len(first) else None
+
+    def job_of(self, asked: Asked) -> Job | None:
+        """The job of a trial; None where the answer is known already."""
+        who = f"trial {asked.ask}"
+        try:
+            recipe = self.space.recipe(asked.point)
+        except RecipeError as error:
+            self.enter("trials", Scored(who, "search", "failed", {}, problem=error.problems[0]))
+            return None
+        job = Job(who, "search", recipe, self.best_figures())
+        return None if self.is_answered("trials", job) else job
+
+    def is_answered(self, phase: str, job: Job) -> bool:
+        """Whether the same recipe was scored on the same part under another name; then that is its score."""
+        first = self.known.setdefault(_key(job.recipe, job.part), job.who)
+        same = self.records.scored.get((first, job.part))
+        if same is None or same.state == "failed":
+            return False
+        self.enter(phase, replace(same, who=job.who, seconds=0.0, making=0.0, told=()))
+        return True
+
+    def chosen(self) -> str | None:
+        """Score the best trials on the choice part; the best of them there, if any keeps the guards."""
+        finalists = self.finalists()
+        if not self.is_reported:
+            jobs = [Job(who, "choice", self.recipe_of(who)) for who in finalists]
+            jobs.append(Job("average", "choice", self.baselines["average"]))
+            self.score_all("choice", jobs)
+        return self.chosen_so_far()
+
+    def chosen_so_far(self) -> str | None:
+        """The best of the finalists on the choice part, or before that on the search part."""
+        parts: tuple[Part, ...] = ("choice", "search")
+        for part in parts:
+            scored = {who: self.records.scored.get((who, part)) for who in self.finalists()}
+            values = {who: self.penalised(one) for who, one in scored.items() if one and one.state == "done"}
+            kept = {who: value for who, value in values.items() if self.keeps_guards(who, part)}
+            if kept:
+                return min(kept, key=lambda who: kept[who])
+        return None
+
+    def finalists(self) -> list[str]:
+        """The best trials on the search part that keep the guards; of a descent, all steps."""
+        done = [scored for _, scored in self.records.trials() if scored.state == "done"]
+        if any(scored.gradient for scored in done):
+            return [scored.who for scored in done]
+        kept = [one for one in done if self.keeps_guards(one.who, "search")]
+        ordered = sorted(kept, key=self.penalised)
+        unique = {json.dumps(self.asked(one.who).point, sort_keys=True): one.who for one in reversed(ordered)}
+        return list(reversed(unique.values()))[:FINALISTS]
+
+    def report_part(self, winner: str | None) -> None:
+        """Score the winner and all that it is compared with on the report part, once."""
+        jobs = [Job(who, "report", one) for who, one in self.baselines.items()]
+        if winner is not None:
+            recipe = self.recipe_of(winner)
+            jobs.insert(0, Job(winner, "report", recipe))
+            if recipe.method.is_random:
+                jobs += [
+                    Job(f"{winner}, seed {seed}", "report", replace(recipe, seed=seed))
+                    for seed in (recipe.seed + 1, recipe.seed + 2)
+                ]
+        self.score_all("report", jobs)
+
+    # -- scoring ---------------------------------------------------------------------------------------
+
+    def score_all(self, phase: str, jobs: Sequence[Job]) -> None:
+        """Score what has not been scored."""
+        missing = (job for job in jobs if (job.who, job.part) not in self.records.scored)
+        self.run_jobs(phase, (job for job in missing if not self.is_answered(phase, job)))
+
+    def run_jobs(self, phase: str, jobs: Iterator[Job]) -> None:
+        while True:
+            job: Job | None = None
+            while self.workers.running < self.workers.count and (job := next(jobs, None)):
+                self.stop_if_cancelled()
+                self.workers.take(job)
+            if not self.workers.running:
+                return
+            self.enter(phase, self.workers.wait())
+
+    @property
+    def workers(self) -> Workers:
+        if self._workers is None:
+            one = self.plan.workers == 1
+            scorer = self.plan.scorer
+            self._workers = (
+                ThisProcess(scorer, self.cancel) if one else Processes(scorer, self.plan.workers, self.cancel)
+            )
+        return self._workers
+
+    def enter(self, phase: str, scored: Scored) -> None:
+        """Record what was scored, and tell the optimiser and the caller."""
+        is_trial = self._optimiser is not None and scored.part == "search" and scored.who.startswith("trial ")
+        if is_trial:
+            scored = replace(scored, told=self.values(scored))
+        self.records.add(scored)
+        if self._optimiser and is_trial:
+            self._optimiser.tell(self.asked(scored.who).ask, scored.told)
+            self.told += 1
+        if self.on_trial:
+            self.on_trial(self.progress(phase, scored))
+
+    def stop_if_cancelled(self) -> None:
+        if self.cancel.is_set():
+            raise Cancelled
+
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        left = self.seconds_left()
+        return left is not None and left <= 0
+
+    def close(self) -> None:
+        if self._workers is not None:
+            self._workers.close()
+
+    # -- values ----------------------------------------------------------------------------------------
+
+    def asked(self, who: str) -> Asked:
+        return self.records.asked[int(who.removeprefix("trial "))]
+
+    def recipe_of(self, who: str) -> Recipe:
+        return self.baselines.get(who) or self.space.recipe(self.asked(who).point)
+
+    def base_figures(self, part: Part) -> Figures:
+        """Those of the base model, where it could be scored; guards are relative to them."""
+        found = self.records.scored.get((self.base, part))
+        return found.figures if found else {}
+
+    def broken(self, scored: Scored) -> float:
+        """By how much the guards are broken, in all; 0 where nothing is known of them."""
+        base = self.base_figures(scored.part)
+        known = [goal for goal in self.goals if goal.is_guard and base.get(goal.name)]
+        return sum(excess(scored.figures, base, known).values())
+
+    def keeps_guards(self, who: str, part: Part) -> bool:
+        return self.broken(self.records.scored[who, part]) == 0
+
+    def penalised(self, scored: Scored) -> float:
+        """The score, with a penalty for broken guards."""
+        return score(scored.figures, self.goals) + PENALTY * self.broken(scored)
+
+    def values(self, scored: Scored) -> tuple[float, ...]:
+        """What the optimiser is told of a trial: nothing if it failed; an estimate if it was stopped early."""
+        if scored.state == "failed":
+            return ()
+        if scored.state == "stopped":
+            best = self.best_figures() or {}
+            some = {name: best[name][: len(rows)] for name, rows in scored.figures.items()}
+            return (score(best, self.goals) + score(scored.figures, self.goals) - score(some, self.goals),)
+        if self.settings.by == "nsga2":
+            broken = PENALTY * self.broken(scored)
+            return tuple(figure(scored.figures[g.name]) + broken for g in self.goals if not g.is_guard)
+        return (self.penalised(scored),)
+
+    def best_figures(self) -> Figures | None:
+        """Those of the best trial so far; None before there is one, and where trials are not stopped early."""
+        if self.settings.by == "nsga2":
+            return None
+        done = [one for _, one in self.records.trials() if one.state == "done" and self.broken(one) == 0]
+        return min(done, key=lambda one: score(one.figures, self.goals)).figures if done else None
+
+    def measured(self) -> Measured | None:
+        two = ("average", list(self.baselines)[-1])
+        scored = [self.records.scored.get((who, "search")) for who in two]
+        done = [one for one in scored if one is not None and one.state == "done"]
+        return measured(self.plan, done) if len(done) == 2 else None
+
+    def progress(self, phase: str, scored: Scored) -> Progress:
+        ended = list(self.records.trials())
+        scores = [score(one.figures, self.goals) for _, one in ended if one.state == "done"]
+        average = self.records.scored.get(("average", "search"))
+        spent = [one.seconds for _, one in ended if one.seconds]
+        left = max(self.settings.trials - len(ended), 0)
+        seconds = sum(spent) / len(spent) * left / self.plan.workers if spent else None
+        limit = self.seconds_left()
+        if seconds is not None and limit is not None:
+            seconds = max(min(seconds, limit), 0.0)
+        return Progress(
+            phase,
+            len(ended),
+            self.settings.trials,
+            scored,
+            score(scored.figures, self.goals) if scored.state == "done" else None,
+            min(scores, default=None),
+            score(average.figures, self.goals) if average and average.state == "done" else None,
+            seconds,
+            self.measured(),
+        )
+
+    # -- the end ---------------------------------------------------------------------------------------
+
+    def write(self, report: Report) -> SearchResult:
+        """Write the report and the best recipe."""
+        best = self.recipe_of(report.winner) if report.winner else None
+        files: Mapping[str, Any] = {
+            "report.json": json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n",
+            "report.md": report.markdown(),
+            **({"best.yaml": best.text} if best else {}),
+        }
+        for name, text in files.items():
+            (self.folder / name).write_text(text, encoding="utf-8")
+        return SearchResult(best, report, self.folder)

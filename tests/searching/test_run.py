@@ -1,0 +1,314 @@
+"""Searches from beginning to end on synthetic scores: what is scored, kept, continued and said."""
+
+from __future__ import annotations
+
+import json
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoints.problems import CheckpointError
+from evaluation import Cancelled
+from searching import Progress, SearchError, run_search
+from searching.data import Data
+from searching.records import Records
+from searching.split import Document, digest
+from tests.searching.synthetic import (
+    FakeModel,
+    Score,
+    die_at,
+    die_once,
+    documents,
+    fail_at,
+    lose_access,
+    plan,
+    space,
+    weights,
+)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """The records, without times."""
+    found = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    return [{key: one[key] for key in one if key not in ("seconds", "making")} for one in found]
+
+
+def report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return {key: found[key] for key in found if key != "seconds"}
+
+
+def test_an_optimum_is_found_and_reported(tmp_path: Path) -> None:
+    result = run_search(plan(Score(), space(trials=40)), tmp_path)
+
+    assert result.report.ending == "better"
+    assert [one.verdict for one in result.report.comparisons] == ["better"] * 5
+    assert result.best and weights(result.best) == pytest.approx((0.9, 0.8), abs=0.25)
+    assert (tmp_path / "best.yaml").read_text() == result.best.text
+    assert "better than the plain average" in result.report.verdict
+    gains = result.report.gains
+    assert set(gains) == {"search", "choice", "report"} and min(gains.values()) > 0.5
+
+
+def test_baselines_come_first_and_the_report_part_last_and_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    run_search(plan(Score(log=log), space(trials=12)), tmp_path / "search")
+
+    scored = [line.rsplit(" ", 2) for line in log.read_text().splitlines()]
+    parts = [part for _, part, _ in scored]
+    first = next(number for number, part in enumerate(parts) if part == "report")
+    assert set(parts[first:]) == {"report"}
+    assert len(set(map(tuple, scored))) == len(scored)  # no recipe on a document twice
+    records = [one for one in lines(tmp_path / "search") if "who" in one]
+    assert [one["who"] for one in records[:5]] == [
+        "given",
+        "average",
+        "parent org/base",
+        "parent org/math",
+        "parent org/korean",
+    ]
+    on_report = [one["who"] for one in records if one["part"] == "report"]
+    assert len(on_report) == len(set(on_report)) == 6
+
+
+def test_the_first_trials_are_answered_from_the_baselines(tmp_path: Path) -> None:
+    run_search(plan(Score(), space(trials=4)), tmp_path)
+
+    records = Records(tmp_path / "trials.jsonl")
+    assert dict(records.asked[0].point) == {"org/math.weight": 0.5, "org/korean.weight": 0.2}
+    assert dict(records.asked[1].point) == {"org/math.weight": 0.5, "org/korean.weight": 0.5}
+    for number, who in enumerate(("given", "average")):
+        assert records.scored[f"trial {number}", "search"].figures == records.scored[who, "search"].figures
+
+
+def test_worse_trials_are_stopped_early(tmp_path: Path) -> None:
+    data = documents(search=80)
+    whole = run_search(plan(Score(noise=0.01), space("nsga2", trials=30), data), tmp_path / "whole")
+    log = tmp_path / "log"
+    found = run_search(plan(Score(noise=0.01, log=log), space(trials=30), data), tmp_path / "stopped")
+
+    assert whole.report.trials["stopped"] == 0
+    assert found.report.trials["stopped"] >= 10
+    searched = sum(" search " in line for line in log.read_text().splitlines())
+    assert searched < 0.67 * 80 * (30 + 3)
+    assert found.report.ending == "better"
+
+
+@pytest.mark.parametrize("by", ["tpe", "cmaes", "random", "qmc", "grid", "nsga2"])
+def test_a_killed_search_continues_as_if_undisturbed(tmp_path: Path, by: str) -> None:
+    made = plan(Score(), space(by, trials=9), documents(12, 5, 8))
+    whole = tmp_path / "whole"
+    run_search(made, whole)
+    content = (whole / "trials.jsonl").read_bytes()
+    rows = content.splitlines(keepends=True)
+    cuts = [len(b"".join(rows[:-2])) + place for place in range(1, len(rows[-2]) + len(rows[-1]), 60)]
+    cuts += [len(b"".join(rows[:number])) + extra for number in (3, 8, 13, 16, 20) for extra in (0, 1, 40)]
+
+    for cut in cuts if by == "tpe" else cuts[-9::3]:
+        again = tmp_path / f"cut at {cut}"
+        again.mkdir()
+        for name in ("space.yaml", "parents.json", "data.json"):
+            (again / name).write_bytes((whole / name).read_bytes())
+        (again / "trials.jsonl").write_bytes(content[:cut])
+        run_search(made, again)
+        assert lines(again) == lines(whole), cut
+        assert report(again) == report(whole), cut
+
+
+def test_the_same_seed_gives_the_same_report(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run_search(plan(Score(), space(trials=8)), tmp_path / name)
+    run_search(plan(Score(), space(trials=8, seed=1)), tmp_path / "other")
+
+    assert report(tmp_path / "one") == report(tmp_path / "two")
+    assert lines(tmp_path / "one") == lines(tmp_path / "two")
+    assert lines(tmp_path / "one") != lines(tmp_path / "other")
+
+
+def test_a_finished_search_scores_nothing_more(tmp_path: Path) -> None:
+    run_search(plan(Score(), space(trials=8)), tmp_path)
+    before = (tmp_path / "trials.jsonl").read_bytes(), report(tmp_path)
+
+    run_search(plan(Score(trap=partial(fail_at, (0.5, 0.5))), space(trials=8)), tmp_path)
+
+    assert ((tmp_path / "trials.jsonl").read_bytes(), report(tmp_path)) == before
+
+
+def test_another_space_other_data_and_other_parents_are_refused_by_name(tmp_path: Path) -> None:
+    run_search(plan(Score(), space(trials=3)), tmp_path)
+
+    with pytest.raises(SearchError, match="the space changed"):
+        run_search(plan(Score(), space(trials=4)), tmp_path)
+    with pytest.raises(SearchError, match=r"the data changed \(synthetic.py:score\)"):
+        run_search(plan(Score(), space(trials=3), documents(report=31)), tmp_path)
+    (tmp_path / "parents.json").write_text('{"org/math": "another commit"}')
+    with pytest.raises(SearchError, match=r"the parents changed \(org/math\)"):
+        run_search(plan(Score(), space(trials=3)), tmp_path)
+
+
+def test_a_score_that_raises_fails_the_trial_alone(tmp_path: Path) -> None:
+    made = plan(Score(trap=partial(fail_at, (0.5, 0.5))), space(trials=8))
+
+    result = run_search(made, tmp_path)
+
+    assert result.report.trials == {"ended": 8, "stopped": result.report.trials["stopped"], "failed": 1}
+    failed = [one for one in lines(tmp_path) if one.get("state") == "failed"]
+    assert {one["problem"]["code"] for one in failed} == {"python-score"}
+    assert result.best
+
+
+def test_a_score_that_is_not_finite_fails_the_trial_alone(tmp_path: Path) -> None:
+    class Infinite(Score):
+        def __call__(self, model: FakeModel, documents: Any) -> list[float]:
+            found = super().__call__(model, documents)
+            return [float("nan")] * len(found) if weights(model.recipe)[1] > 0.6 else found  # type: ignore[arg-type]
+
+    result = run_search(plan(Infinite(), space(trials=15)), tmp_path)
+
+    assert result.report.trials["failed"] > 0 and result.best
+    assert weights(result.best)[1] <= 0.6
+
+
+def test_a_parent_that_is_lost_stops_the_search_and_loses_nothing(tmp_path: Path) -> None:
+    marker = tmp_path / "signed out"
+    ended: list[Progress] = []
+
+    def watch(progress: Progress) -> None:
+        ended.append(progress)
+        if len(ended) == 8:
+            marker.touch()
+
+    class Lost(Score):
+        def __call__(self, model: FakeModel, documents: Any) -> list[float]:
+            lose_access(marker, (0, 0))
+            return super().__call__(model, documents)
+
+    class Model(FakeModel):
+        def update(self, recipe: Any) -> None:
+            lose_access(marker, (0, 0))
+            super().update(recipe)
+
+    with pytest.raises(CheckpointError, match="can no longer be read"):
+        run_search(plan(Score(), space(trials=9), open=Model), tmp_path / "a", on_trial=watch)
+    kept = len([one for one in lines(tmp_path / "a") if "who" in one])
+    marker.unlink()
+    run_search(plan(Score(), space(trials=9), open=Model), tmp_path / "a")
+    run_search(plan(Score(), space(trials=9)), tmp_path / "b")
+
+    assert kept == 8
+    assert lines(tmp_path / "a") == lines(tmp_path / "b")
+
+
+def test_a_stopped_search_leaves_a_report_without_the_report_part(tmp_path: Path) -> None:
+    cancel = threading.Event()
+
+    def stop(progress: Progress) -> None:
+        if progress.done == 4:
+            cancel.set()
+
+    made = plan(Score(), space(trials=12))
+    with pytest.raises(Cancelled):
+        run_search(made, tmp_path, on_trial=stop, cancel=cancel)
+
+    assert report(tmp_path)["ending"] == "unfinished"
+    assert (tmp_path / "best.yaml").exists()
+    assert not any(one.get("part") == "report" for one in lines(tmp_path))
+    finished = run_search(made, tmp_path, finish=True)
+    assert finished.report.trials["ended"] == 4 and finished.report.ending in ("better", "none", "worse")
+
+
+def test_guards_are_kept(tmp_path: Path) -> None:
+    """What the guard counts grows with the first weight, and may grow by 0.7 of it: the optimum is out of reach."""
+
+    class Guarded(Score):
+        def __call__(self, model: FakeModel, documents: Any) -> list[float]:
+            assert model.recipe
+            if documents and documents[0].startswith("guard"):
+                return [-weights(model.recipe)[0]] * len(documents)
+            return super().__call__(model, documents)
+
+    more = ", {python: guard.py:score, text: guard.txt, at_least: base - 0.7}"
+    guarded = space(trials=40, more=more)
+    both = [
+        Document(f"guard {part} {one}", part, digest(f"{part} {one}"))  # type: ignore[arg-type]
+        for part in ("search", "choice", "report")
+        for one in range(6)
+    ]
+    data = Data({**documents().documents, "guard.py:score": tuple(both)})
+
+    result = run_search(plan(Guarded(), guarded, data), tmp_path)
+
+    assert result.best and 0.4 < weights(result.best)[0] <= 0.7
+    assert not result.report.broken and result.report.ending == "better"
+
+
+def test_no_trial_that_keeps_the_guards(tmp_path: Path) -> None:
+    more = ", {python: guard.py:score, text: guard.txt, at_least: 1000}"
+    data = documents()
+    data = Data({**data.documents, "guard.py:score": data.documents["synthetic.py:score"]})
+
+    result = run_search(plan(Score(), space(trials=5, more=more), data), tmp_path)
+
+    assert result.best is None and result.report.ending == "no-winner"
+    assert "No trial kept the guards" in (tmp_path / "report.md").read_text()
+
+
+def test_few_documents_in_the_report_part_say_so(tmp_path: Path) -> None:
+    result = run_search(plan(Score(), space(trials=5), documents(report=4)), tmp_path)
+
+    assert result.report.ending == "short" and result.report.advice == "average"
+
+
+def test_several_workers_score_each_trial_once(tmp_path: Path) -> None:
+    result = run_search(plan(Score(), space(trials=10), workers=2), tmp_path)
+
+    records = Records(tmp_path / "trials.jsonl")
+    assert sorted(records.asked) == list(range(10)) and not records.pending()
+    who = [(one["who"], one["part"]) for one in lines(tmp_path) if "who" in one]
+    assert len(who) == len(set(who))
+    assert result.report.trials["ended"] == 10
+
+
+def test_the_trial_of_a_lost_worker_is_scored_by_another(tmp_path: Path) -> None:
+    marker = tmp_path / "died"
+    made = plan(Score(trap=partial(die_once, marker)), space(trials=6), workers=2)
+
+    result = run_search(made, tmp_path / "search")
+
+    assert marker.exists()
+    assert result.report.trials == {**result.report.trials, "ended": 6, "failed": 0}
+
+
+def test_a_trial_that_ends_every_worker_fails(tmp_path: Path) -> None:
+    made = plan(Score(trap=partial(die_at, 0.9)), space("grid", trials=9), workers=2)
+
+    result = run_search(made, tmp_path)
+
+    assert result.report.trials["ended"] == 9
+    codes = [one["problem"]["code"] for one in lines(tmp_path) if one.get("state") == "failed"]
+    assert set(codes) <= {"worker-lost"}
+
+
+def test_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:
+    made = plan(Score(), space(trials=3))
+
+    def again(progress: Progress) -> None:
+        with pytest.raises(SearchError, match="Another process is searching"):
+            run_search(made, tmp_path)
+
+    run_search(made, tmp_path, on_trial=again)
+
+
+def test_time_ends_a_search(tmp_path: Path) -> None:
+    text = space(trials=50).text.replace("trials: 50", "trials: 50, minutes: 0.01")
+    from searching import read_space
+
+    made = plan(Score(), read_space(text))
+    Records(tmp_path / "trials.jsonl")
+
+    result = run_search(made, tmp_path)
+
+    assert result.report.trials["ended"] < 50
