@@ -202,21 +202,29 @@ def _print_progress(progress: Progress) -> None:
 @_command("report")
 def report(folder: Folder, as_json: AsJson = False) -> int:
     """Print the report of a search."""
-    print(_content(folder, "report.json" if as_json else "report.md", "no-search"), end="")
+    from checkpoints.problems import Problem
+    from searching.optimiser import SearchError
+
+    content = _content(folder / ("report.json" if as_json else "report.md"))
+    if content is None:
+        raise SearchError(Problem("no-search", {"folder": str(folder)}))
+    print(content, end="")
     return DONE
 
 
 @_command("best")
 def best(folder: Folder) -> int:
     """Print the best recipe of a search, which `alloy run` merges."""
-    print(_content(folder, "best.yaml", "no-best"), end="")
-    return DONE
-
-
-def _content(folder: Path, name: str, code: Literal["no-search", "no-best"]) -> str:
     from checkpoints.problems import Problem
     from searching.optimiser import SearchError
 
-    if not (folder / name).is_file():
-        raise SearchError(Problem(code, {"folder": str(folder)}))
-    return (folder / name).read_text(encoding="utf-8")
+    content = _content(folder / "best.yaml")
+    if content is None:
+        raise SearchError(Problem("no-best", {"folder": str(folder)}))
+    print(content, end="")
+    return DONE
+
+
+def _content(path: Path) -> str | None:
+    """The text of a file; None if there is none."""
+    return path.read_text(encoding="utf-8") if path.is_file() else None

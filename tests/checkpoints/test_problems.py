@@ -27,7 +27,11 @@ MAKERS: dict[str, set[str]] = {
     "_refusal": {"file", "model"},
 }
 # What functions give as values.
-GIVEN = {"suggestion": {"near", "known"}, "about": {"method", "title", "parameter", "help", "expected"}}
+GIVEN = {
+    "suggestion": {"near", "known"},
+    "about": {"method", "title", "parameter", "help", "expected"},
+    "about_not_finite": {"count", "total", "tensors"},
+}
 # Places that make problems of codes that are decided elsewhere: what gives them their codes is checked itself.
 PASSED_ON = {
     "checkpoints/adapters/adapter.py",
