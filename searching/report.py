@@ -66,6 +66,8 @@ class Report:
         broken: by how much the winner breaks each guard on the report part, of those that it breaks
         seeds: scores of the winner on the report part with other seeds, for methods that draw at random
         spread: lowest and highest value of each number among the best five trials
+        front: of several goals, the trials than which no other is better in all of them, with their figures on the
+            search part
         documents: of each goal, by part
         benchmarks: questions that were searched on, by public benchmark
         trials: how many ended, were stopped early and failed
@@ -84,6 +86,7 @@ class Report:
     broken: Mapping[str, float]
     seeds: Mapping[str, float]
     spread: Mapping[str, tuple[Scalar, Scalar]]
+    front: Mapping[str, Mapping[str, float]]
     documents: Mapping[str, Mapping[Part, int]]
     benchmarks: Mapping[str, int]
     trials: Mapping[str, int]
@@ -138,6 +141,7 @@ def make_report(plan: SearchPlan, records: Records, winner: str | None, *, finis
         broken,
         judge.seeds(),
         judge.spread(),
+        judge.front(),
         plan.data.counts(),
         {goal.source: _questions(plan, goal) for goal in plan.space.settings.goals if _is_public(goal)},
         {
@@ -265,6 +269,22 @@ class _Judge:
             if part == "report" and ", seed " in who and one.state == "done"
         }
 
+    def front(self) -> dict[str, dict[str, float]]:
+        counted = [goal for goal in self.goals if not goal.is_guard]
+        if len(counted) < 2:
+            return {}
+        found = {
+            one.who: [figure(one.figures[goal.name]) for goal in counted]
+            for _, one in self.records.trials()
+            if one.state == "done"
+        }
+        best = {who: own for who, own in found.items() if not any(_beats(one, own) for one in found.values())}
+        signs = [-1 if goal.higher_is_better else 1 for goal in counted]
+        return {
+            who: {goal.name: sign * one for goal, sign, one in zip(counted, signs, own, strict=True)}
+            for who, own in best.items()
+        }
+
     def spread(self) -> dict[str, tuple[Scalar, Scalar]]:
         done = [(asked, one) for asked, one in self.records.trials() if one.state == "done"]
         best = sorted(done, key=lambda pair: score(pair[1].figures, self.goals))[:BEST]
@@ -274,6 +294,11 @@ class _Judge:
             if values and not axis.choices:
                 found[axis.name] = min(values), max(values)
         return found
+
+
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether figures are better in one goal and worse in none."""
+    return one != other and all(own <= beside for own, beside in zip(one, other, strict=True))
 
 
 def _judged(found: Compared, adjusted: float | None) -> Verdict:

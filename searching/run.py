@@ -524,6 +524,7 @@ class _Search:
         files: Mapping[str, Any] = {
             "report.json": json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n",
             "report.md": report.markdown(),
+            "card.md": report.card(),
             **({"best.yaml": best.text} if best else {}),
         }
         for name, text in files.items():

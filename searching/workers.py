@@ -229,6 +229,7 @@ class Processes:
     def _again_without(self, lost: _Worker) -> Scored | None:
         """Start a worker in the place of a lost one; returns a failed trial if its job was lost too often."""
         job = lost.job
+        lost.process.terminate()
         lost.process.join()
         lost.pipe.close()
         self._workers[self._workers.index(lost)] = self._start()
