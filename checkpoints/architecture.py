@@ -311,7 +311,8 @@ def role_of(name: str) -> str:
 def part_at(config: Any, path: Path) -> Any:
     """The part of a config at a path; empty if there is none."""
     for key in path:
-        config = config.get(key) or {}
+        inner = config.get(key)
+        config = inner if isinstance(inner, dict) else {}
     return config
 
 

@@ -51,7 +51,7 @@ class Parents:
         found: dict[ModelReference, Mapping[str, Assembled]] = {}
         donor = self.checkpoints.get(self.donor)
         for reference, checkpoint in [*self.checkpoints.items()]:
-            if donor and (renamed := in_names_of(checkpoint, donor)):
+            if donor and checkpoint != donor and (renamed := in_names_of(checkpoint, donor)):
                 found[reference] = renamed
                 self.checkpoints[reference] = RenamedCheckpoint(checkpoint, renamed)
         return found

@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 import transformers
 import yaml
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from checkpoints.built_model import build
@@ -76,12 +75,36 @@ SMALL = {
     "linear_value_head_dim": 8,
     "hidden_size_per_layer_input": 8,
     "vocab_size_per_layer_input": 96,
+    "n_shared_experts": 1,
+    "encoder_hash_byte_group_vocab": 30,
+    "ple_embed_dim": 8,
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 8,
+    "indexer_budget": 16,
+    "indexer_compress_ratio": 2,
     "laurel_rank": 4,
     "altup_num_inputs": 2,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+# What some configs need besides, tried in this order: sizes that have to agree, lists with an entry for each layer.
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+ALTERNATIVES: tuple[dict[str, Any], ...] = (
+    {},
+    {"num_key_value_heads": 4},
+    {"num_experts_per_tok": 1},
+    {"num_heads": 8},
+    {"is_decoder": True},
+    {"is_decoder": True, "axial_pos_embds": False, "attn_layers": ["local", "lsh"] * 2},
+    {"num_kv_shared_layers": 0},
+    {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0},
+    {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}},
+    {"attention_types": [[["global", "local"], LAYERS // 2]]},
+    {"layer_types": ["full_attention"] * LAYERS},
+    {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_ssm": 64},
+)
 # A larger model is not tiny: its config has sizes under names of its own.
 MOST_PARAMETERS = 20_000_000
 
@@ -99,20 +122,32 @@ class Outcome(NamedTuple):
 
 def tiny(family: str) -> transformers.PreTrainedModel | None:
     """A tiny random model of a family; None if it cannot be built small."""
-    config_class = CONFIG_MAPPING[family]
-    try:
-        known = set(vars(config_class())) | set(config_class.attribute_map)
-        config = config_class(**{key: value for key, value in SMALL.items() if key in known})
-        model_class = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family])
-        with torch.device("meta"):
-            size = sum(parameter.numel() for parameter in model_class(config).parameters())
-        if size > MOST_PARAMETERS:
-            return None
-        torch.manual_seed(0)
-        model: transformers.PreTrainedModel = model_class(config).float().eval()
-    except Exception:  # whatever a config that was made small by names alone does
-        return None
-    return model
+    model_class = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family])
+    for more in ALTERNATIVES:
+        try:
+            config = small_config(model_class.config_class, more)
+            with torch.device("meta"):
+                size = sum(parameter.numel() for parameter in model_class(config).parameters())
+            if size > MOST_PARAMETERS:
+                return None
+            torch.manual_seed(0)
+            model: transformers.PreTrainedModel = model_class(config).float().eval()
+        except Exception:  # whatever a config that was made small by names alone does
+            continue
+        return model
+    return None
+
+
+def small_config(config_class: type, more: dict[str, Any]) -> transformers.PreTrainedConfig:
+    """A config with small sizes, and the configs of its parts too."""
+    default = config_class()
+    known = set(vars(default)) | set(config_class.attribute_map)  # type: ignore[attr-defined]
+    settings: dict[str, Any] = {key: value for key, value in {**SMALL, **more}.items() if key in known}
+    for name in config_class.sub_configs:  # type: ignore[attr-defined]
+        part = getattr(default, name, None)
+        if isinstance(part, transformers.PreTrainedConfig):
+            settings[name] = small_config(type(part), {}).to_dict()
+    return config_class(**settings)  # type: ignore[no-any-return]
 
 
 def save(model: transformers.PreTrainedModel, folder: Path, seed: int) -> None:
