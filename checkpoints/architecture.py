@@ -49,9 +49,11 @@ INPUT_EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|embeddings|shared)\.weight$",
     re.IGNORECASE,
 )
-_HEAD = r"(lm_head|output|embed_out|proj_out|cls\.predictions\.decoder)\.weight$"
+_HEAD = r"(lm_head(\.decoder)?|output|embed_out|proj_out|cls\.predictions\.decoder)\.weight$"
 # Outside the layers: inside one, `output.weight` is an ordinary matrix.
 OUTPUT_HEAD = re.compile(rf"^((?!\d+\.)[^.]+\.)*{_HEAD}")
+# The bias of a head that holds another one's.
+COPY_OF_BIAS = re.compile(r"(lm_head|predictions)\.decoder\.bias$")
 # The table that an encoder and a decoder share.
 SHARED = re.compile(r"(^|\.)shared\.weight$")
 # Classes of models without a head.
@@ -188,6 +190,8 @@ class Layout:
         """
         if OUTPUT_HEAD.search(name):
             return self.embedding if self.is_tied else None
+        if COPY_OF_BIAS.search(name):
+            return next((own for own in self.names if own == COPY_OF_BIAS.sub(r"\1.bias", name)), None)
         if not INPUT_EMBEDDING.search(name):
             return None
         tables = list(filter(INPUT_EMBEDDING.search, self.names))

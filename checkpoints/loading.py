@@ -57,6 +57,12 @@ class Loading:
         alone = len(parts) == 1 and parts[0].first == 0
         return parts[0].tensor if alone and parts[0].count == math.prod(self.shapes[parameter]) else None
 
+    def tied_names(self, names: Iterable[str]) -> dict[str, str]:
+        """By those of the names that were asked for whose parameters are tied, the stored tensor that they read."""
+        sources = {name: self.tied.get(self.renamed.get(name, name)) for name in names}
+        found = {name: self.whole(source) for name, source in sources.items() if source}
+        return {name: stored for name, stored in found.items() if stored}
+
 
 def load(config: Mapping[str, Any], shapes: Mapping[str, Shape], names: Iterable[str] = ()) -> Loading | None:
     """How transformers loads tensors.

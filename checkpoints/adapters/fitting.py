@@ -148,13 +148,13 @@ class _Fitting:
             return name, self.embedding
         if own := self._find(name):
             return own, own
-        return (name, tied) if (tied := self._tied_by_class(name)) else None
+        tied = self._tied_by_class(name)
+        self.unties |= tied is not None
+        return (name, tied) if tied else None
 
     def _tied_by_class(self, name: str) -> str | None:
         """The base's tensor that the class ties a parameter to."""
-        loading = self._loading
-        source = loading.tied.get(loading.renamed.get(name, name)) if loading else None
-        return loading.whole(source) if loading and source else None
+        return self._loading.tied_names([name]).get(name) if self._loading else None
 
     # -- parts -----------------------------------------------------------------------------------------
 

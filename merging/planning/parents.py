@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from checkpoints import Alignment, AppliedAdapter, Checkpoint
 from checkpoints.architecture import Layout, Module, model_class
+from checkpoints.loading import load
 from checkpoints.renamed import Assembled, RenamedCheckpoint, in_names_of
 from merging.intermediate import IntermediateMerge
 from merging.plan import PlannedAdapter, PlannedModel
@@ -113,6 +114,13 @@ class Parents:
         """The name of a head in a model; the embedding's where it has none and they are tied; None otherwise."""
         # Rows for tokens of other models come from their heads, so that an aligned head is no longer the embedding.
         return name if name in self.checkpoints[reference].tensors else self.layouts[reference].tied(name)
+
+    def tied_by_class(self, reference: ModelReference, names: Sequence[str]) -> dict[str, str]:
+        """The tensors of a model that its class ties others to, by the names of these others."""
+        checkpoint = self.checkpoints[reference]
+        shapes = {name: header.shape for name, header in checkpoint.tensors.items()}
+        loading = load(checkpoint.config, shapes, names)
+        return loading.tied_names(names) if loading else {}
 
 
 def _planned_adapter(adapter: AppliedAdapter) -> PlannedAdapter:

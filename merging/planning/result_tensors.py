@@ -29,7 +29,7 @@ from merging.planning.config_differences import differences, of_heads
 from merging.planning.parameter_values import ParameterValues
 from merging.planning.parents import Parents
 from merging.planning.runs import Run, Runs
-from merging.planning.spares import is_spare
+from merging.planning.spares import is_apart, is_spare
 from merging.recipe.recipe import ModelReference, Recipe
 from merging.tokenizers.alignment import align, sizes
 from merging.tokenizers.vocabulary import Vocabulary
@@ -156,17 +156,33 @@ class ResultTensors:
             self.names_outside(source.model, module, run, count)
             for source, module in zip(run.sources, run.modules, strict=True)
         ]
-        for name in dict.fromkeys(name for names in named for name in names):
-            own = [
-                names.get(name) or self.parents.tied(source.model, name)
-                for source, names in zip(run.sources, named, strict=True)
-            ]
-            if stands_before_layers(name) != before:
-                continue
+        wanted = [
+            name
+            for name in dict.fromkeys(name for names in named for name in names)
+            if stands_before_layers(name) == before
+        ]
+        found = [
+            self.found_outside(source.model, names, wanted)
+            for source, names in zip(run.sources, named, strict=True)
+        ]
+        for name in wanted:
+            own = [names.get(name) for names in found]
             if None in own and not DERIVED.search(name) and self.is_spare(run, name, named, own):
                 self.take_over(run, name, own)
             else:
                 self.tensor(run, name, own, 0.0, None)
+
+    def found_outside(
+        self, model: ModelReference, names: Mapping[str, str], wanted: Sequence[str]
+    ) -> Mapping[str, str]:
+        """What a model has for each of these tensors: its own, or the one that it ties to another."""
+        found = {name: own for name in wanted if (own := names.get(name) or self.parents.tied(model, name))}
+        lacking = [
+            name
+            for name in wanted
+            if name not in found and not DERIVED.search(name) and not is_apart(name, names)
+        ]
+        return {**self.parents.tied_by_class(model, lacking), **found} if lacking else found
 
     def names_outside(self, model: ModelReference, module: Module, run: Run, count: int) -> dict[str, str]:
         """The tensors of a model that belong to no layer: by their name in the result, their own."""

@@ -26,14 +26,21 @@ def is_spare(
     """
     if not has_layers and 2 * len({*having} & {*lacking}) < min(len(having), len(lacking)):
         return False
+    if group := _group(name, lacking):
+        return embedding is None or not embedding.startswith(group)
+    return "." not in name or (has_layers and role_of(name) == "layer")
+
+
+def is_apart(name: str, lacking: Collection[str]) -> bool:
+    """Whether a tensor is one by itself, or in a part of a model that another one lacks as a whole."""
+    return "." not in name or _group(name, lacking) is not None
+
+
+def _group(name: str, lacking: Collection[str]) -> str | None:
+    """The beginning of the names of a part, of several modules, of which none is in these names."""
     words = name.split(".")
-    if len(words) == 1:
-        return True
-    for count in range(1, len(words) - 1):
-        group = ".".join(words[:count]) + "."
-        if not any(other.startswith(group) for other in lacking):
-            return embedding is None or not embedding.startswith(group)
-    return has_layers and role_of(name) == "layer"
+    groups = (".".join(words[:count]) + "." for count in range(1, len(words) - 1))
+    return next((group for group in groups if not any(other.startswith(group) for other in lacking)), None)
 
 
 def spares(having: Layout, lacking: Layout) -> Iterator[str]:

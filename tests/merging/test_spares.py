@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from checkpoints import architecture
 from merging import Plan, make_plan, read_recipe, run_plan
 from merging.lora_extraction import extract_lora
+from merging.planning import parents
 
 TEXT = {
     "vocab_size": 96,
@@ -228,6 +229,67 @@ def test_copies_of_a_shared_table(first: str, tmp_path: Path) -> None:
         torch.testing.assert_close(result[name], table)
     _, report = hf.T5ForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
+
+
+SMALL = {key: TEXT[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
+HEADS: dict[str, Callable[[], hf.PreTrainedModel]] = {
+    "BERT": lambda: bert(hf.BertForMaskedLM),
+    "RoBERTa": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**SMALL, num_attention_heads=4)),
+    "DistilBERT": lambda: hf.DistilBertForMaskedLM(
+        hf.DistilBertConfig(vocab_size=96, dim=32, hidden_dim=48, n_layers=2, n_heads=4)
+    ),
+    "ELECTRA": lambda: hf.ElectraForMaskedLM(
+        hf.ElectraConfig(**SMALL, embedding_size=32, num_attention_heads=4)
+    ),
+    "Whisper": lambda: hf.WhisperForConditionalGeneration(
+        hf.WhisperConfig(
+            vocab_size=96,
+            d_model=32,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+            num_mel_bins=8,
+            max_source_positions=8,
+            max_target_positions=8,
+            pad_token_id=0,
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["by its class", "by a general rule"])
+@pytest.mark.parametrize("first", ["whole", "copies"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_copies_of_a_tied_head(
+    kind: str, first: str, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save that has the head and its bias a second time, as older releases wrote them."""
+    model = HEADS[kind]()
+    if not known:
+        if kind in ("DistilBERT", "ELECTRA"):
+            pytest.skip("what its head is called is known of its class alone")
+        monkeypatch.setattr(parents, "load", lambda *_: None)
+    tied = model.all_tied_weights_keys
+
+    def copied(tensors: Tensors) -> Tensors:
+        return {**tensors, **{copy: tensors[source].clone() for copy, source in tied.items()}}
+
+    copies, whole = save(HEADS[kind](), tmp_path / "copies", copied), save(model, tmp_path / "whole")
+
+    plan = planned(*([whole, copies] if first == "whole" else [copies, whole]))
+
+    assert not taken_over(plan)
+    result = merged(plan, tmp_path / "out")
+    loaded, report = type(model).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    state = loaded.state_dict()
+    for copy, source in tied.items():
+        assert torch.equal(state[copy], state[source])
+        one, other = (load_file(path / "model.safetensors")[source] for path in (copies, whole))
+        torch.testing.assert_close(result[source], (one + other) / 2)
 
 
 def test_an_adapter_of_what_both_have(tmp_path: Path) -> None:
