@@ -864,6 +864,10 @@ PROBLEMS: dict[str, Text] = {
     "text-too-long": Text(
         "The text has {length} characters; at most {most} can be scored here.", "Score a part of it."
     ),
+    "space-too-long": Text(
+        "The space has {length} characters; at most {most} can be searched here.",
+        "Shorten it, or search on your machine.",
+    ),
     "card-without-login": Text(
         "The card is edited in your name, and you are not signed in.", "Sign in with Hugging Face first."
     ),

@@ -32,13 +32,14 @@ class Licence:
     of: str
 
 
-def model_card(plan: Plan, name: str, licence: Licence | None = None) -> str:
+def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str = "") -> str:
     """The README.md of a result.
 
     Args:
         plan: that made it
         name: of the result, without its owner
         licence: that the card states; None: none
+        found: how the recipe was found, a section in Markdown; empty if it is not stated
     """
     method = METHODS[plan.method]
     parts: list[PlannedModel | PlannedAdapter] = []
@@ -78,6 +79,7 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None) -> str:
             "|---|---|",
             *merged,
             "",
+            *([found.strip(), ""] if found else ()),
             RECIPE,
             "",
             "```yaml",

@@ -171,11 +171,19 @@ class _Reader:
             return bundled_text(name)
         if not self.allow_folders:
             raise EvaluationError(Problem("no-bundled-text", {"name": name, "known": BUNDLED}))
-        content = read_text(self.folder / name)
-        if name.endswith(".jsonl"):
-            lines = [line for line in content.splitlines() if line.strip()]
-            return [_of_line(name, number, line) for number, line in enumerate(lines, 1)]
-        return [part.strip() for part in content.replace("\r\n", "\n").split("\n\n") if part.strip()]
+        return documents_of(name, read_text(self.folder / name))
+
+
+def documents_of(name: str, content: str) -> Sequence[str]:
+    """The documents of a file: the lines of `.jsonl`, or paragraphs.
+
+    Raises:
+        EvaluationError: a line is no document.
+    """
+    if name.endswith(".jsonl"):
+        lines = [line for line in content.splitlines() if line.strip()]
+        return [_of_line(name, number, line) for number, line in enumerate(lines, 1)]
+    return [part.strip() for part in content.replace("\r\n", "\n").split("\n\n") if part.strip()]
 
 
 def _of_line(name: str, number: int, line: str) -> str:

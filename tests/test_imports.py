@@ -61,7 +61,7 @@ FLOORS = {
         ["hub"],
         ["server"],
         ["merge", "methods"],
-        ["chat", "score"],
+        ["chat", "score", "search"],
         ["api"],
         ["page"],
         ["__init__", "serve"],

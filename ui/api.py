@@ -6,7 +6,7 @@ Callers give their token as `Client(url, oauth_token=...)`, never as an argument
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import gradio as gr
@@ -24,6 +24,7 @@ from ui.score.reading import scored
 from ui.score.source import MAX_CHARACTERS
 from ui.server.jobs import JobStatus
 from ui.server.merge_service import MergeService
+from ui.server.searches import SearchService
 from ui.widgets.events import MAX_PLANS
 
 
@@ -32,10 +33,12 @@ class Api:
 
     Args:
         service: answers them
+        searches: answers those about searches
     """
 
-    def __init__(self, service: MergeService) -> None:
+    def __init__(self, service: MergeService, searches: SearchService) -> None:
         self.service = service
+        self.searches = searches
         self.host = service.host
 
     def add(self) -> None:
@@ -43,7 +46,7 @@ class Api:
         quick: tuple[Callable[..., Any], ...] = (self.methods, self.job, self.cancel)
         for endpoint in quick:
             api(endpoint, api_name=endpoint.__name__, concurrency_limit=4)
-        planned: tuple[Callable[..., Any], ...] = (self.plan, self.merge)
+        planned: tuple[Callable[..., Any], ...] = (self.plan, self.merge, self.search)
         for endpoint in planned:
             api(endpoint, api_name=endpoint.__name__, concurrency_limit=MAX_PLANS)
         slow: tuple[Callable[..., Any], ...] = (self.chat, self.perplexity)
@@ -133,15 +136,45 @@ class Api:
             return _problems(error)
         return {"ok": True, "job": job}
 
-    def job(self, id: str) -> dict[str, Any]:
-        """Report the state of a merge.
+    def search(
+        self,
+        space: str,
+        request: gr.Request,
+        oauth: gr.OAuthToken | None,
+        texts: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Start a search for the numbers of a recipe on the server.
 
         Args:
-            id: as `/merge` returned it
+            space: YAML of a recipe with ranges, such as `weight: {search: [0, 1.2], start: 0.5}`, and a `search:`
+                block that says what it is judged by, such as `search: {objective: [{text: english}]}`
+            texts: your own texts, by the name that the space calls them; paragraphs are documents, and of a name that
+                ends in .jsonl the lines
+
+        Returns:
+            job: the id to ask `/job` about, whose `search` then has the recipe and the report; or ok false and the
+            problems.
+        """
+        from searching.data import documents_of  # imports torch
+
+        who = account(self.host, oauth)
+        try:
+            own = {name: documents_of(name, text) for name, text in (texts or {}).items()}
+            job = self.searches.start(space, own, who, visitor(who, request))
+        except ProblemError as error:
+            return _problems(error)
+        return {"ok": True, "job": job}
+
+    def job(self, id: str) -> dict[str, Any]:
+        """Report the state of a merge or a search.
+
+        Args:
+            id: as `/merge` or `/search` returned it
 
         Returns:
             state (waiting, running, done, failed, cancelled), position, progress, rate, seconds_left, log,
-            problems, result.
+            problems, result; and of a search, search: scores of the trials and baselines, the best recipe, and in
+            the end the report.
         """
         try:
             return _status(self.service.job(id))
@@ -149,13 +182,13 @@ class Api:
             return _problems(error)
 
     def cancel(self, id: str) -> dict[str, Any]:
-        """Stop a merge; nothing of it is left behind.
+        """Stop a merge, of which nothing is left behind, or a search, whose best recipe so far stays.
 
         Args:
-            id: as `/merge` returned it
+            id: as `/merge` or `/search` returned it
 
         Returns:
-            stopped: whether the merge was still waiting or running.
+            stopped: whether it was still waiting or running.
         """
         return {"stopped": self.service.board.cancel(id)}
 
@@ -233,7 +266,8 @@ def _refused(code: str, error: EvaluationError | gr.Error) -> dict[str, Any]:
 
 def _status(job: JobStatus) -> dict[str, Any]:
     """A job as plain data."""
-    data = asdict(job)
+    data = asdict(replace(job, search=None))
+    data["search"] = job.search.to_dict() if job.search else None
     data["problems"] = [problem.as_dict() for problem in job.problems]
     del data["request"]  # it names the folder of a download
     return {"ok": True, **data}

@@ -28,8 +28,10 @@ from ui.merge.my_merges import FinishedMerge, MergeSlot
 from ui.merge.tab import MergeTab
 from ui.methods.tab import MethodsTab
 from ui.score.tab import ScoreTab
+from ui.search.tab import SearchTab
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
+from ui.server.searches import SearchService
 from ui.widgets.events import PRIVATE, QUIET, UNSEEN, Updates, unchanged
 from ui.widgets.html import tag
 from ui.widgets.theme import CSS, theme
@@ -65,6 +67,7 @@ class Page:
         self.host = host
         self.blocks = blocks
         self.service = MergeService(host, JobBoard())
+        self.searches = SearchService(self.service)
         with gr.Row(equal_height=False):
             gr.HTML(in_each_language(_head))
             if host.sign_in:
@@ -73,6 +76,8 @@ class Page:
         with gr.Tabs() as self.tabs:
             with gr.Tab(t("page.tab.merge"), id="merge"):
                 self.merge = MergeTab(host, self.service, search)
+            with gr.Tab(t("page.tab.search"), id="search") as self.search_opened:
+                self.search = SearchTab(host, self.searches)
             with gr.Tab(t("page.tab.chat"), id="chat") as self.chat_opened:
                 self.chat = ChatTab(host, search, self.service)
             with gr.Tab(t("page.tab.score"), id="score") as self.score_opened:
@@ -93,15 +98,36 @@ class Page:
             self._open_chat, [latest, self.chat.conversation, self.in_chat], self.chat_outputs, **QUIET
         )
         self.score_opened.select(self._open_score, [latest, self.in_score], self.score_outputs, **QUIET)
-        merge.trial.success(
-            self._chat_with_trial, [merge.tried, latest], [*self.chat_outputs, self.tabs], **QUIET
-        )
+        self._wire_search()
+        for trial in (merge.trial, self.trial_of_search):
+            trial.success(
+                self._chat_with_trial, [merge.tried, latest], [*self.chat_outputs, self.tabs], **QUIET
+            )
         self.blocks.unload(self._left)
         tuner, editor = self.chat.tuner, merge.editor
         tuned = [tuner.state, editor.yaml, editor.form.memory]
         tuner.use.click(self._use_values, tuned, [*editor.outputs, self.tabs], **QUIET)
         for number, slot in enumerate(merge.mine.slots):
             self._wire_slot(number, slot)
+
+    def _wire_search(self) -> None:
+        """The recipe that a search found goes to the Merge tab; there it is tried or merged, as its buttons would."""
+        search, merge = self.search, self.merge
+        search.wire(self.blocks, self.search_opened, merge.editor)
+        found, shown = [search.job, merge.editor.form.memory], [*merge.editor.outputs, self.tabs]
+        search.use.click(self._use_found, found, shown, **QUIET)
+        self.trial_of_search = search.try_it.click(self._use_found, found, shown, **QUIET).then(
+            **merge.trying_it
+        )
+        search.merge_it.click(self._use_found, found, shown, **QUIET).then(**merge.merging_it).success(
+            **merge.mine.watching
+        )
+
+    def _use_found(self, job: str, memory: FormMemory) -> Updates:
+        recipe = self.search.recipe(job)
+        if not recipe:
+            return unchanged()
+        return {**self.merge.editor.show(recipe, memory), self.tabs: gr.Tabs(selected="merge")}
 
     def _wire_slot(self, number: int, slot: MergeSlot) -> None:
         mine, models = self.merge.mine, {*self.chat.models}
@@ -172,7 +198,7 @@ def build_page(host: Host) -> gr.Blocks:
     with blocks:
         page = Page(host, blocks)
         page.wire()
-        Api(page.service).add()
+        Api(page.service, page.searches).add()
     return blocks
 
 

@@ -38,6 +38,7 @@ def run_plan(
     overwrite: bool = False,
     pull_request: bool = False,
     licence: Licence | None = None,
+    found: str = "",
     device: str = "auto",
     workers: int | None = None,
     on: Engine | None = None,
@@ -57,6 +58,7 @@ def run_plan(
         overwrite: whether a model at the destination may be replaced
         pull_request: whether a pull request is opened if the repository holds a model
         licence: that the card states, see `merging.licences.licence_of`; it is not looked up here
+        found: how the recipe was found, for the card, see `model_card`
         device: "cpu", "cuda", or "auto": the CPU, which waits for the disk and the network as well as a GPU
         workers: how many merge at a time on this machine; None: as many as suit it. The result does not depend on it
         on: makes the shards; None: processes or threads of this machine
@@ -74,7 +76,9 @@ def run_plan(
     destination = open_destination(
         to, token=token, private=private, overwrite=overwrite, pull_request=pull_request
     )
-    place, receipts = _carry_out(plan, destination, token, device, workers, on, on_progress, cancel, licence)
+    place, receipts = _carry_out(
+        plan, destination, token, device, workers, on, on_progress, cancel, licence, found
+    )
     return Result(
         place.location,
         place.url,
@@ -132,6 +136,7 @@ def _carry_out(
     on_progress: Callable[[Progress], None] | None,
     cancel: threading.Event | None,
     licence: Licence | None = None,
+    found: str = "",
 ) -> tuple[Place, list[Receipt]]:
     """Where the result is, and the receipts of its shards."""
     _refuse(plan, destination, device)
@@ -140,7 +145,9 @@ def _carry_out(
     merge = Merge(plan, token, device, workers or default_workers(), meter, cancel)
     try:
         receipts = _make_shards(merge, destination, on)
-        _write_files(merge, destination, licence, not_finite(receipts))
+        _write_files(
+            merge, destination, model_card(plan, destination.name, licence, found), not_finite(receipts)
+        )
         merge.report("finish", f"Publishing {destination.name}")
         place = destination.finish(f"Merge {len(plan.models)} models with {METHODS[plan.method].title}")
     except BaseException as error:
@@ -197,14 +204,11 @@ def _make_shards(merge: Merge, destination: Destination, on: Engine | None) -> l
     return receipts
 
 
-def _write_files(
-    merge: Merge, destination: Destination, licence: Licence | None, not_finite: Mapping[str, int]
-) -> None:
+def _write_files(merge: Merge, destination: Destination, card: str, not_finite: Mapping[str, int]) -> None:
     merge.report("upload", "Writing config, tokenizer and card")
     plan = merge.plan
-    card = with_not_finite(model_card(plan, destination.name, licence), not_finite)
     for name, index in plan.copied_files.items():
         destination.write_file(name, merge.models.read_file(index, name))
     for name, text in plan.files.items():
         destination.write_file(name, text.encode())
-    destination.write_file("README.md", card.encode())
+    destination.write_file("README.md", with_not_finite(card, not_finite).encode())

@@ -40,7 +40,7 @@ models:
   - {model: ann/one, parameters: {weight: 1}}
   - {model: ann/two, parameters: {weight: 1}}
 """
-TOOLS = {"methods", "plan", "merge", "job", "cancel", "chat", "perplexity"}
+TOOLS = {"methods", "plan", "merge", "search", "job", "cancel", "chat", "perplexity"}
 API = ROOT / "docs" / "api.md"
 Open = Callable[..., Client]
 

@@ -50,14 +50,14 @@ def job_card(job: JobStatus, space_id: str = "") -> Markup:
     """One job; `space_id` of the Space that this is, if it is one."""
     state = t("jobs.stopping") if job.stopping else t(f"jobs.{job.state}")
     # While a job runs its card is drawn again every second, which would fold the details up again.
-    details = None if job.is_live else [_compared(job), _card(job), _elsewhere(job, space_id), _log(job)]
+    details = None if job.is_live else [_compared(job), _card(job), _elsewhere(job, space_id), log_of(job)]
     return card([heading(f"{state}: {job.title}"), _state(job), details], _MOODS[job.state])
 
 
 def _state(job: JobStatus) -> Content:
     match job.state:
         case "waiting":
-            return _waiting(job)
+            return waiting_line(job)
         case "running":
             return _progress(job)
         case "done":
@@ -68,7 +68,8 @@ def _state(job: JobStatus) -> Content:
             return quiet(t("jobs.cancelled.detail"))
 
 
-def _waiting(job: JobStatus) -> Markup:
+def waiting_line(job: JobStatus) -> Markup:
+    """Where a job is in the queue, and when it begins."""
     position = job.position
     line = t("jobs.waiting.position", position=position) if position > 1 else t("jobs.waiting.next")
     if job.seconds_to_wait:
@@ -174,6 +175,7 @@ def _elsewhere(job: JobStatus, space_id: str) -> Markup | None:
     return folded(t("jobs.elsewhere"), tag.p(remix), scripts)
 
 
-def _log(job: JobStatus) -> Markup:
+def log_of(job: JobStatus) -> Markup:
+    """What a job has done, folded."""
     lines = "\n".join(f"{seconds:7.1f} s  {line}" for seconds, line in job.log)
     return folded(t("jobs.log"), tag.pre(lines))

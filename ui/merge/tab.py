@@ -45,6 +45,7 @@ class MergeTab:
         mine: the visitor's merges
         tried: a state with the merge that the page has in memory, or None
         trial: the event after which it is there
+        trying_it, merging_it: keyword arguments of an event that tries, or merges, the recipe that the tab shows
     """
 
     def __init__(self, host: Host, service: MergeService, search: HubSearch) -> None:
@@ -78,16 +79,22 @@ class MergeTab:
         self.destination.wire(page)
         self.mine.wire(page, fields_to_try, editor)
         yaml.change(lambda text: text, yaml, self.saved_recipe, trigger_mode="always_last", **QUIET)
-        self.go.click(
-            self._merge,
-            {yaml, self.mine.jobs, *self.destination.inputs},
-            [self.mine.jobs, self.plan.card],
-            show_progress_on=self.plan.card,
+        self.merging_it: dict[str, Any] = {
+            "fn": self._merge,
+            "inputs": {yaml, self.mine.jobs, *self.destination.inputs},
+            "outputs": [self.mine.jobs, self.plan.card],
+            "show_progress_on": self.plan.card,
             **PLANNING,
-        ).success(**self.mine.watching)
-        self.trial: Dependency = self.try_first.click(
-            self._try, [yaml, self.destination.name], [self.trying, self.tried], concurrency_limit=2, **LONG
-        )
+        }
+        self.go.click(**self.merging_it).success(**self.mine.watching)
+        self.trying_it: dict[str, Any] = {
+            "fn": self._try,
+            "inputs": [yaml, self.destination.name],
+            "outputs": [self.trying, self.tried],
+            "concurrency_limit": 2,
+            **LONG,
+        }
+        self.trial: Dependency = self.try_first.click(**self.trying_it)
         remembered = [self.saved_recipe, self.opened_link]
         page.load(self._restore, remembered, [self.opened_link, *editor.outputs], **QUIET).then(
             None, None, None, js=FORGET_QUERY, **PRIVATE

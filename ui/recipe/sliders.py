@@ -74,7 +74,7 @@ def with_value(recipe: str, slider: RecipeSlider, value: float) -> str:
     """The recipe with another value at a slider."""
     written: Any = round(value) if slider.parameter.kind == "integer" else round(value, 6)
     data = _data(recipe)
-    wanted = _with(data, slider.place, written)
+    wanted = with_entry(data, slider.place, written)
     if wanted == data:
         return recipe
     edited = _edited(recipe, slider.place, str(written))
@@ -166,15 +166,15 @@ def _data(recipe: str) -> Any:
         return None
 
 
-def _with(data: Any, place: RecipePath, value: Any) -> Any:
+def with_entry(data: Any, place: RecipePath, value: Any) -> Any:
     """Plain data with another value at a place; a missing mapping on the way is added."""
     if not place:
         return value
     step, *rest = place
     if isinstance(data, list) and isinstance(step, int):
-        return [_with(part, tuple(rest), value) if i == step else part for i, part in enumerate(data)]
+        return [with_entry(part, tuple(rest), value) if i == step else part for i, part in enumerate(data)]
     held = data if isinstance(data, dict) else {}
-    return held | {step: _with(held.get(step), tuple(rest), value)}
+    return held | {step: with_entry(held.get(step), tuple(rest), value)}
 
 
 def _edited(recipe: str, place: RecipePath, written: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Merges that run on the server, whether or not anyone is watching.
+"""Merges and searches that run on the server, whether or not anyone is watching.
 
 A job has an unguessable id; anyone who knows it may look at the job and stop it. One job runs at a time; the others
 wait in a line that takes turns between visitors. Jobs are kept in memory, for as long as the server runs. The work is a
@@ -16,9 +16,11 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Literal
 
+from checkpoints.problems import ProblemError
 from merging import Cancelled, MergeError, Problem, Progress, Result
 from ui.languages.translate import t
 from ui.server.internal_error import log_unexpected, redact_problem
+from ui.server.search_state import SearchState
 
 MAX_JOBS = 32
 MAX_JOBS_OF_A_VISITOR = 3
@@ -27,7 +29,9 @@ MAX_FINISHED = 100
 RATE_WINDOW = 10.0
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
+# A merge reports its progress and returns a result; a search does both with its state.
 MergeWork = Callable[[Callable[[Progress], None], threading.Event], Result]
+SearchWork = Callable[[Callable[[SearchState], None], threading.Event], SearchState]
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class JobStatus:
         stopping: it was asked to stop and still runs
         seconds_to_wait: until it begins, by the plans of the jobs before it
         request: what the visitor asked for
+        search: of a search, what it has found so far; None of a merge
     """
 
     id: str
@@ -103,6 +108,7 @@ class JobStatus:
     stopping: bool = False
     seconds_to_wait: float = 0.0
     request: MergeRequest = MergeRequest()
+    search: SearchState | None = None
 
     @property
     def is_live(self) -> bool:
@@ -115,7 +121,7 @@ class _Job:
     visitor: str
     title: str
     models: tuple[str, ...]
-    work: MergeWork | None
+    work: MergeWork | SearchWork | None
     request: MergeRequest
     asked: float
     context: Context
@@ -128,6 +134,7 @@ class _Job:
     log: list[tuple[float, str]] = field(default_factory=list)
     problems: tuple[Problem, ...] = ()
     result: Result | None = None
+    search: SearchState | None = None
 
 
 class JobBoard:
@@ -146,8 +153,9 @@ class JobBoard:
         visitor: str,
         title: str,
         models: tuple[str, ...],
-        work: MergeWork,
+        work: MergeWork | SearchWork,
         request: MergeRequest = MergeRequest(),
+        search: SearchState | None = None,
     ) -> str:
         """Queue work.
 
@@ -157,6 +165,7 @@ class JobBoard:
             models: its inputs, for a later comparison with the result
             work: called with a progress callback and an event that cancels it
             request: what the work does, to show it and to repeat it
+            search: of a search, the state that it begins with
 
         Returns:
             The job's id.
@@ -173,6 +182,7 @@ class JobBoard:
                 raise MergeError(Problem("busy", {"count": len(live)}))
             asked, context = self._clock(), copy_context()
             job = _Job(secrets.token_urlsafe(24), visitor, title, models, work, request, asked, context)
+            job.search = search
             job.log.append((0.0, t("jobs.log.queued")))
             self._jobs[job.id] = job
             self._forget_old()
@@ -208,6 +218,7 @@ class JobBoard:
                 stopping=job.cancel.is_set() and job.state == "running",
                 seconds_to_wait=self._wait(before) if line else 0.0,
                 request=job.request,
+                search=job.search,
             )
 
     def cancel(self, job_id: str) -> bool:
@@ -255,7 +266,9 @@ class JobBoard:
         self._served = {visitor: turn for visitor, turn in self._served.items() if visitor in present}
 
     def _rate(self, job: _Job) -> tuple[float, float | None]:
-        """Bytes per second over RATE_WINDOW, and the seconds left at that rate."""
+        """Bytes per second over RATE_WINDOW, and the seconds left at that rate; or those left of a search."""
+        if job.state == "running" and job.search:
+            return 0.0, job.search.seconds_left
         if job.state != "running" or job.progress is None or len(job.measured) < 2:
             return 0.0, None
         (start, first), (end, last) = job.measured[0], job.measured[-1]
@@ -282,8 +295,13 @@ class JobBoard:
             job.context.copy().run(self._run, job)
 
     def _run(self, job: _Job) -> None:
-        def watch(progress: Progress) -> None:
+        def watch(progress: Progress | SearchState) -> None:
             with self._lock:
+                if isinstance(progress, SearchState):
+                    if job.search is not None and job.search.phase != progress.phase:
+                        job.log.append((self._clock() - job.asked, t(f"jobs.phase.{progress.phase}")))
+                    job.search = progress
+                    return
                 if job.progress is None or job.progress.phase != progress.phase:
                     job.measured.clear()
                     job.log.append((self._clock() - job.asked, t(f"jobs.phase.{progress.phase}")))
@@ -298,7 +316,7 @@ class JobBoard:
         except Cancelled:
             with self._lock:
                 self._end(job, "cancelled", t("jobs.log.cancelled"))
-        except MergeError as error:
+        except ProblemError as error:
             with self._lock:
                 job.problems = tuple(map(redact_problem, error.problems))
                 self._end(job, "failed", t("jobs.log.failed"))
@@ -308,5 +326,9 @@ class JobBoard:
                 self._end(job, "failed", t("jobs.log.failed"))
         else:
             with self._lock:
-                job.result = result
-                self._end(job, "done", t("jobs.log.done", location=result.location))
+                if isinstance(result, SearchState):
+                    job.search = result
+                    self._end(job, "done", t("jobs.log.searched"))
+                else:
+                    job.result = result
+                    self._end(job, "done", t("jobs.log.done", location=result.location))

@@ -22,6 +22,7 @@ from ui.server.in_memory_merges import InMemoryMerges
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobBoard, JobStatus, MergeRequest, ModelSummary
 from ui.server.plan_line import PlanLine
+from ui.server.searches import FoundRecipes
 from ui.widgets.html import size
 
 # Plans of one visitor that wait while another of theirs is made.
@@ -49,6 +50,7 @@ class MergeService:
         self.downloads = ResultDownloads(host.downloads)
         self.in_memory = InMemoryMerges()
         self.cards = ModelCards()
+        self.found = FoundRecipes()
         self._line = PlanLine(MAX_PLANS_WAITING)
 
     def plan(
@@ -127,11 +129,12 @@ class MergeService:
         elif self.host.allow_folders:
             title = title.rpartition("/")[2]
 
+        found = self.found.card(visitor, plan.recipe)
         request = MergeRequest(
             plan.recipe, to, private, overwrite, plan.seconds, download, pull_request,
-            summaries=_summaries(plan, title), card=model_card(plan, title.rpartition("/")[2], licence),
+            summaries=_summaries(plan, title), card=model_card(plan, title.rpartition("/")[2], licence, found),
         )  # fmt: skip
-        options = {"token": who.for_hub, "licence": licence}
+        options = {"token": who.for_hub, "licence": licence, "found": found}
 
         def work(on_progress: Callable[[Progress], None], cancel: threading.Event) -> Result:
             return self._run(plan, request, on_progress=on_progress, cancel=cancel, **options)

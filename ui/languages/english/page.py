@@ -19,6 +19,7 @@ PAGE: dict[str, Template] = {
     ),
     "page.busy": "The server is busy. Your text is kept; try again in a moment.",
     "page.tab.merge": "Merge",
+    "page.tab.search": "Search",
     "page.tab.chat": "Chat",
     "page.tab.score": "Score",
     # accounts
@@ -256,6 +257,10 @@ PAGE: dict[str, Template] = {
     "jobs.phase.upload": "Uploading",
     "jobs.phase.finish": "Finishing",
     "jobs.phase.start": "Starting",
+    "jobs.phase.baselines": "Scoring the baselines",
+    "jobs.phase.trials": "Trying recipes",
+    "jobs.phase.choice": "Choosing among the best",
+    "jobs.phase.report": "Judging on new documents",
     "jobs.progress": "Progress of {title}",
     "jobs.tensors": "{done} of {total} tensors",
     "jobs.bytes": "{done} of {total}",
@@ -270,6 +275,7 @@ PAGE: dict[str, Template] = {
     "jobs.log.queued": "queued",
     "jobs.log.started": "started",
     "jobs.log.done": "done: {location}",
+    "jobs.log.searched": "searched",
     "jobs.log.failed": "failed",
     "jobs.log.cancelled": "stopped",
     "jobs.lost": "A download from an earlier visit is gone: the server was restarted.",
@@ -280,6 +286,128 @@ PAGE: dict[str, Template] = {
     "jobs.compared.bytes": "Weights",
     "jobs.compared.layers": "{count} {count:layer|layers}",
     "jobs.card": "Its model card",
+    # search
+    "search.meaning": (
+        "Finds better numbers for the recipe of the Merge tab: it tries some, scores each on your texts, and judges "
+        "the "
+        "best on documents that it never used. The answer can be that the plain average is just as good."
+    ),
+    "search.preset": "Pirate, bard and plain English",
+    "search.numbers.heading": "What may change",
+    "search.recipe.of": "The recipe of the Merge tab: {method}.",
+    "search.recipe.none": "The recipe of the Merge tab has no numbers that a search could change.",
+    "search.numbers": "Numbers that may change",
+    "search.numbers.info": "The others stay as they are in the recipe.",
+    "search.groups": "Groups of layers",
+    "search.groups.info": (
+        "Each number gets this many values, from the first layer to the last; between them it is a gradient."
+    ),
+    "search.low": "Lowest",
+    "search.high": "Highest",
+    "search.low.of": "{name}: lowest",
+    "search.high.of": "{name}: highest",
+    "search.texts.heading": "What it is judged by",
+    "search.texts": "Texts to predict well",
+    "search.texts.info": "All count the same. Choose texts that the models were not trained on.",
+    "search.text.pirate": "Pirate chats",
+    "search.text.bard": "Bard chats",
+    "search.text.english": "English text",
+    "search.text.korean": "Korean text",
+    "search.text.own": "Your own text",
+    "search.own": "Your own text",
+    "search.own.info": (
+        "Leave a blank line between documents: at least twenty, of a sentence or more. A .jsonl file has one a line."
+    ),
+    "search.guard": "What must not get worse",
+    "search.guard.info": "A recipe that gets worse at it is never chosen.",
+    "search.guard.none": "no limit",
+    "search.limit": "limit",
+    "search.margin": "Slack",
+    "search.margin.info": "Bits per byte by which it may be worse than the base model.",
+    "search.minutes": "Minutes of trials, at most",
+    "search.minutes.info": "Scoring the baselines and the report takes some more.",
+    "search.by": "How numbers are chosen",
+    "search.by.info": "Exact gradients work for weights, lambda and t, and need the fewest trials.",
+    "search.by.auto": "By gradient where possible, else TPE",
+    "search.by.gradient": "Exact gradients",
+    "search.by.tpe": "TPE",
+    "search.by.cmaes": "CMA-ES",
+    "search.by.random": "At random",
+    "search.by.grid": "Grid",
+    "search.by.qmc": "Quasi-Monte Carlo",
+    "search.button": "Search",
+    "search.stop": "Stop this search",
+    "search.use": "Use this recipe",
+    "search.try": "Try it",
+    "search.merge": "Merge it",
+    "search.space": "The space as YAML, for `alloy search` and the API",
+    "search.space.label": "Space (YAML): this is exactly what was searched",
+    "search.no_numbers": "Choose at least one number that may change.",
+    "search.no_text": "Choose a text, or paste your own.",
+    "search.empty": "No search yet. Searches run on the server: you can reload or close this page and come back.",
+    "search.lost": "Your last search is gone: the server was restarted.",
+    "search.waiting": "Waiting",
+    "search.running": "Searching",
+    "search.done": "Searched",
+    "search.failed": "Failed",
+    "search.cancelled": "Stopped",
+    "search.cancelled.kept": (
+        "The best recipe so far is below. It was not judged: the documents for the report were not used."
+    ),
+    "search.cancelled.nothing": "No recipe was scored before it was stopped.",
+    "search.trials": "{count} {count:trial|trials}",
+    "search.best": "best {best} ({gain} below the plain average)",
+    "search.left": "up to {time} of trials left",
+    "search.least": "differences of {least} and more will show",
+    "search.chart.trials": "trials",
+    "search.chart.legend": (
+        "Bits per byte on the part that is searched on; lower is better. Dots are trials, the line is the best so "
+        "far, and "
+        "dashed lines are baselines."
+    ),
+    "search.chart.trial": "trial {number}: {value}",
+    "search.chart.label": "Scores of {count} {count:trial|trials}, lower is better. Best: {best}. {baselines}",
+    "search.baseline.best": "best recipe",
+    "search.baseline.given": "recipe as given",
+    "search.baseline.average": "plain average",
+    "search.coefficients": "The best numbers by layer",
+    "search.report.recipe": "Recipe",
+    "search.report.difference": "Best minus this (95 %)",
+    "search.report.verdict": "The best is",
+    "search.report.caption": "Bits per byte on {count} documents that the search never used; lower is better",
+    "search.report.meaning": (
+        "Below 0 the best recipe is better. The words take all comparisons together into account (Holm's correction)."
+    ),
+    "search.report.whole": "The whole report",
+    "search.recipe": "The recipe",
+    "search.difference": "{value} ({low} to {high})",
+    "search.gains": "Gain over the plain average: {gains}. What is lost on the way to the report was chance.",
+    "search.gain.search": "{gain} where it searched",
+    "search.gain.choice": "{gain} where it chose",
+    "search.gain.report": "{gain} in the report",
+    "search.verdict.better": (
+        "The best recipe is better than {others:and}, on documents that the search never used. Against {other}: "
+        "{difference}."
+    ),
+    "search.verdict.worse": "{other} is better than the best recipe ({difference}). Take that.",
+    "search.verdict.none": (
+        "No difference that this text can show between the best recipe and {other} ({difference}). Take the simpler "
+        "one: "
+        "{other}."
+    ),
+    "search.verdict.short": (
+        "There are too few documents to tell the best recipe from the others. Take the plain average, or give more "
+        "text."
+    ),
+    "search.verdict.guards": (
+        "On new documents the best recipe breaks a limit: {limits:and}. Take the plain average, or allow more."
+    ),
+    "search.verdict.no-winner": "No recipe kept the limit. Take the plain average, or allow more.",
+    "search.verdict.unfinished": "The search was not finished, so the best recipe was not judged.",
+    "search.verdict.word.better": "better",
+    "search.verdict.word.worse": "worse",
+    "search.verdict.word.none": "not clearly different",
+    "search.verdict.word.short": "too little text",
     # chat
     "chat.model": "Model",
     "chat.other": "Compare with",

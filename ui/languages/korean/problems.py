@@ -793,6 +793,10 @@ PROBLEMS: dict[str, Text] = {
     "text-too-long": Text(
         "글이 {length}자입니다. 여기서는 {most}자까지 평가할 수 있습니다.", "글의 일부만 평가하세요."
     ),
+    "space-too-long": Text(
+        "탐색 공간이 {length}자입니다. 여기서는 {most}자까지 탐색할 수 있습니다.",
+        "줄이거나 내 컴퓨터에서 탐색하세요.",
+    ),
     "card-without-login": Text(
         "카드는 내 이름으로 고치는데, 로그인하지 않았습니다.", "먼저 Hugging Face에 로그인하세요."
     ),

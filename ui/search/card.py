@@ -1,0 +1,186 @@
+"""A search as its visitor sees it: the picture while it runs, and in the end a sentence and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from merging.recipe.gradients import on_gradient
+from ui.languages.translate import t
+from ui.merge.job_card import log_of, waiting_line
+from ui.search.chart import chart, name_of
+from ui.server.jobs import JobStatus
+from ui.server.search_state import SearchState
+from ui.widgets.heat_map import heat_map
+from ui.widgets.html import (
+    Content,
+    bar,
+    card,
+    column,
+    duration,
+    figure,
+    folded,
+    heading,
+    html,
+    problem_list,
+    quiet,
+    scrolling,
+    table,
+    table_row,
+    tag,
+)
+
+if TYPE_CHECKING:
+    from searching import Comparison, Report
+
+_MOODS = {"waiting": "idle", "running": "busy", "done": "good", "failed": "bad", "cancelled": "idle"}
+
+
+def no_search_card() -> Markup:
+    """When there is no search."""
+    return card(quiet(t("search.empty")))
+
+
+def lost_card() -> Markup:
+    """When the search that the browser remembers is gone."""
+    return card(quiet(t("search.lost")))
+
+
+def search_card(job: JobStatus) -> Markup:
+    """A search."""
+    state = t("jobs.stopping") if job.stopping else t(f"search.{job.state}")
+    found = job.search or SearchState()
+    body: list[Content] = [heading(f"{state}: {job.title}", 2)]
+    if job.state == "waiting":
+        body.append(waiting_line(job))
+    if job.state == "running":
+        body.append(_progress(job, found))
+    if job.state == "failed":
+        body.append(problem_list(job.problems))
+    if job.state == "cancelled":
+        body.append(quiet(t("search.cancelled.kept" if found.recipe else "search.cancelled.nothing")))
+    if found.report:
+        body.append(_report(found.report))
+    body += [chart(found), _coefficients(found)]
+    if not job.is_live:
+        body += [_recipe(found), _whole_report(found), log_of(job)]
+    return card(body, _MOODS[job.state])
+
+
+def _progress(job: JobStatus, found: SearchState) -> Markup:
+    numbers = [t(f"jobs.phase.{found.phase}") if job.search else t("jobs.phase.start")]
+    if found.values:
+        numbers.append(t("search.trials", count=len(found.values)))
+    if found.best is not None and "average" in found.baselines:
+        gain = found.baselines["average"] - found.best
+        numbers.append(t("search.best", best=f"{found.best:.4f}", gain=f"{gain:+.4f}"))
+    if job.seconds_left is not None and found.phase == "trials":
+        numbers.append(t("search.left", time=duration(job.seconds_left)))
+    if found.least is not None:
+        numbers.append(t("search.least", least=f"{found.least:.4f}"))
+    filled = bar(_percent(job), t("jobs.progress", title=job.title))
+    return html(filled, tag.div(map(tag.span, numbers), class_="alloy-numbers"))
+
+
+def _percent(job: JobStatus) -> int:
+    """By the time that it has spent of all that it will take; the rest is for the choice and the report."""
+    left = job.seconds_left
+    if left is None or not job.elapsed:
+        return 0
+    return min(round(100 * job.elapsed / (1.15 * (job.elapsed + left))), 99)
+
+
+def _coefficients(found: SearchState) -> Markup | None:
+    """The best numbers, by layer where there are several of a kind."""
+    if not any(len(anchors) > 1 for anchors in found.coefficients.values()):
+        return None
+    layers = max(found.layers, 2)
+    rows = {
+        name.rpartition("/")[2]: [
+            float(on_gradient(anchors, layer / (layers - 1))) for layer in range(layers)
+        ]
+        for name, anchors in found.coefficients.items()
+    }
+    return heat_map(t("search.coefficients"), rows)
+
+
+# -- the report -------------------------------------------------------------------------------------------
+
+
+def _report(report: Report) -> Markup:
+    said = [tag.p(verdict(report), class_="alloy-result")]
+    if report.comparisons:
+        said += [_table(report), quiet(t("search.report.meaning"))]
+    if report.gains:
+        gains = ", ".join(
+            t(f"search.gain.{part}", gain=f"{gain:+.4f}") for part, gain in report.gains.items()
+        )
+        said.append(quiet(t("search.gains", gains=gains)))
+    return html(said)
+
+
+def verdict(report: Report) -> str:
+    """What the search comes to, in a sentence."""
+    by_name = {one.other: one for one in report.comparisons}
+    against = by_name.get(report.advice) or by_name.get("average")
+    values = {
+        "others": [name_of(one.other) for one in report.comparisons],
+        "other": name_of(against.other) if against else "",
+        "difference": _difference(against) if against else "",
+        "limits": [f"{name} (+{over:.4f})" for name, over in report.broken.items()],
+    }
+    return t(f"search.verdict.{report.ending}", **values)
+
+
+def _difference(one: Comparison) -> str:
+    if one.interval is None:
+        return f"{one.difference:+.4f}"
+    low, high = one.interval
+    return t("search.difference", value=f"{one.difference:+.4f}", low=f"{low:+.4f}", high=f"{high:+.4f}")
+
+
+def _table(report: Report) -> Markup:
+    goals = list(report.figures)
+    keys = ("search.report.difference", "search.report.verdict")
+    columns = [
+        column(t("search.report.recipe")),
+        *(column(goal_name(goal), of_figures=True) for goal in goals),
+        *(column(t(key), of_figures=True) for key in keys),
+    ]
+    who = report.winner or ""
+    rows = [table_row(t("search.baseline.best"), _figures(report, goals, who), figure(""), figure(""))]
+    rows += [_row(report, goals, one) for one in report.comparisons]
+    caption = t("search.report.caption", count=sum(parts["report"] for parts in report.documents.values()))
+    return scrolling(table(columns, rows, caption=caption, style="alloy-scores"), focusable=True)
+
+
+def _row(report: Report, goals: Sequence[str], one: Comparison) -> Markup:
+    word = t(f"search.verdict.word.{one.verdict}")
+    return table_row(
+        name_of(one.other), _figures(report, goals, one.other), figure(_difference(one)), figure(word)
+    )
+
+
+def _figures(report: Report, goals: Sequence[str], who: str) -> list[Markup]:
+    found = [report.figures[goal].get(who, {}).get("report") for goal in goals]
+    return [figure("" if value is None else f"{value:.4f}") for value in found]
+
+
+def goal_name(goal: str) -> str:
+    """What a goal of the tab is called; any other by its own name."""
+    name, _, limit = goal.partition(", ")
+    words = t(f"search.text.{name}") if name in ("english", "korean", "pirate", "bard", "own") else name
+    return f"{words}, {t('search.limit')}" if limit == "limit" else words
+
+
+def _recipe(found: SearchState) -> Markup | None:
+    return folded(t("search.recipe"), tag.pre(found.recipe)) if found.recipe else None
+
+
+def _whole_report(found: SearchState) -> Markup | None:
+    """As it is written into the folder of a search, in English."""
+    if found.report is None:
+        return None
+    return folded(t("search.report.whole"), tag.pre(found.report.markdown(), lang="en"))

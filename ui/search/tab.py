@@ -1,0 +1,253 @@
+"""The Search tab: the numbers of the Merge tab's recipe are searched, and judged on documents that were never used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from checkpoints.problems import ProblemError
+from checkpoints.yaml import load
+from merging import METHODS
+from ui.host import Host
+from ui.hub.account import account, visitor
+from ui.languages.translate import in_each_language, t
+from ui.merge.editor import RecipeEditor
+from ui.merge.form import FormMemory
+from ui.recipe.presets import presets
+from ui.recipe.sliders import RecipeSlider
+from ui.search.card import lost_card, no_search_card, search_card
+from ui.search.space import SpaceChoice, label_of, moved_at_first, numbers_of, space_text, usual_range
+from ui.search.texts import SearchTexts
+from ui.server.jobs import JobStatus
+from ui.server.searches import MAX_MINUTES, SearchService
+from ui.widgets.events import PLANNING, QUIET, Given, Updates, unchanged
+from ui.widgets.html import html, note, section, trouble
+
+# Parameters of one recipe whose ranges the tab can show.
+MOST_PARAMETERS = 6
+MOST_GROUPS = 8
+WAYS = ("auto", "gradient", "tpe", "cmaes", "random", "grid", "qmc")
+
+
+class SearchTab:
+    """The tab: made inside the page's Blocks, and wired when the Merge tab is there.
+
+    Attributes:
+        job: a state of the browser with the id of the visitor's search
+        use, try_it, merge_it: buttons for the recipe that was found, which the page wires
+    """
+
+    def __init__(self, host: Host, searches: SearchService) -> None:
+        self.host = host
+        self.searches = searches
+        gr.HTML(in_each_language(lambda: note(t("search.meaning"))))
+        with gr.Row(elem_classes="alloy-presets", visible=host.demo):
+            self.preset = gr.Button(t("search.preset"), size="sm", scale=0)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=320):
+                self._number_fields()
+            with gr.Column(scale=1, min_width=320):
+                gr.HTML(in_each_language(lambda: section(t("search.texts.heading"))))
+                self.texts = SearchTexts(host)
+        with gr.Row():
+            most = MAX_MINUTES if host.on_space else 60
+            self.minutes = gr.Slider(
+                1, most, 2, step=1, label=t("search.minutes"), info=t("search.minutes.info"), min_width=220
+            )
+            self.by = gr.Dropdown(
+                [(t(f"search.by.{way}"), way) for way in WAYS], value="auto", label=t("search.by"),
+                info=t("search.by.info"), min_width=220,
+            )  # fmt: skip
+        self.go = gr.Button(t("search.button"), variant="primary", size="lg")
+        self.message = gr.HTML()
+        self.card = gr.HTML(in_each_language(no_search_card))
+        with gr.Row(elem_classes="alloy-actions"):
+            self.stop = _button("search.stop", variant="stop")
+            self.use = _button("search.use", variant="primary")
+            self.try_it = _button("search.try")
+            self.merge_it = _button("search.merge")
+        with gr.Accordion(t("search.space"), open=False):
+            self.space = gr.Code(language="yaml", label=t("search.space.label"), interactive=False)
+        self.job = gr.BrowserState("", storage_key="alloy-search", secret=host.browser_key)
+        self.drawn = gr.State("")
+        # The recipe that the fields are for.
+        self.shown = gr.State(None)
+        self.clock = gr.Timer(1.0, active=False)
+
+    def _number_fields(self) -> None:
+        gr.HTML(in_each_language(lambda: section(t("search.numbers.heading"))))
+        self.about = gr.HTML()
+        self.moving = gr.CheckboxGroup([], label=t("search.numbers"), info=t("search.numbers.info"))
+        self.groups = gr.Slider(
+            1, MOST_GROUPS, 3, step=1, label=t("search.groups"), info=t("search.groups.info")
+        )
+        self.ranges: list[tuple[gr.Row, gr.Number, gr.Number]] = []
+        for _ in range(MOST_PARAMETERS):
+            with gr.Row(visible=False) as row:
+                ends = [gr.Number(label=t(key), min_width=120) for key in ("search.low", "search.high")]
+            self.ranges.append((row, ends[0], ends[1]))
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `show` may update."""
+        ends = [part for row in self.ranges for part in row]
+        return [self.about, self.moving, *ends, self.shown]
+
+    @property
+    def inputs(self) -> set[Any]:
+        """What `choice` reads."""
+        ends = [end for _, low, high in self.ranges for end in (low, high)]
+        return {self.moving, self.groups, *ends, self.minutes, self.by, *self.texts.inputs}
+
+    def wire(self, page: gr.Blocks, opened: gr.Tab, editor: RecipeEditor) -> None:
+        """Add the events.
+
+        Args:
+            page: whose loading shows the search that the browser remembers
+            opened: this tab, which shows the numbers of the recipe when it is opened
+            editor: that holds the recipe
+        """
+        self.editor = editor
+        yaml = editor.yaml
+        opened.select(self._opened, [yaml, self.shown], self.outputs, **QUIET)
+        outputs = [self.card, self.clock, self.drawn, self.stop, self.use, self.try_it, self.merge_it]
+        watching: dict[str, Any] = {"fn": self._watch, "inputs": [self.job, self.drawn], "outputs": outputs}
+        self.clock.tick(**watching, **QUIET)
+        page.load(**watching, **QUIET)
+        self.go.click(
+            self._start, {yaml, *self.inputs}, [self.job, self.message, self.space], show_progress_on=self.card,
+            **PLANNING,
+        ).success(**watching, **QUIET)  # fmt: skip
+        self.stop.click(self._stop, self.job, None, **QUIET).then(**watching, **QUIET)
+        shown = [
+            *editor.outputs,
+            *self.outputs,
+            self.groups,
+            self.minutes,
+            self.texts.chosen,
+            self.texts.guard,
+        ]
+        self.preset.click(self._preset, editor.form.memory, shown, **QUIET)
+
+    # -- fields ----------------------------------------------------------------------------------------
+
+    def show(self, recipe: str) -> Updates:
+        """The fields for the numbers of a recipe."""
+        numbers = numbers_of(recipe)
+        choices = [(label_of(recipe, number), key) for key, number in numbers.items()]
+        updates: Updates = {
+            self.about: html(note(_about(recipe, bool(numbers)))),
+            self.moving: gr.update(choices=choices, value=moved_at_first(numbers)),
+            self.shown: recipe,
+        }
+        names = list(_by_parameter(numbers))
+        for place, (row, low, high) in enumerate(self.ranges):
+            updates[row] = gr.update(visible=place < len(names))
+            if place < len(names):
+                name = names[place]
+                ends = usual_range(_by_parameter(numbers)[name])
+                updates[low] = gr.update(value=ends[0], label=t("search.low.of", name=name))
+                updates[high] = gr.update(value=ends[1], label=t("search.high.of", name=name))
+        return updates
+
+    def choice(self, given: Given, recipe: str) -> SpaceChoice:
+        """What the fields say.
+
+        Raises:
+            gr.Error: nothing may change, or there is no text
+        """
+        numbers = numbers_of(recipe)
+        moving = [key for key in given[self.moving] or () if key in numbers]
+        if not moving:
+            raise gr.Error(t("search.no_numbers"), print_exception=False)
+        ranges = {}
+        for name, (_, low, high) in zip(_by_parameter(numbers), self.ranges, strict=False):
+            lowest, highest = usual_range(_by_parameter(numbers)[name])
+            ranges[name] = (
+                lowest if given[low] is None else float(given[low]),
+                highest if given[high] is None else float(given[high]),
+            )
+        known = _by_parameter({key: numbers[key] for key in moving})
+        for name in known.keys() - ranges.keys():
+            ranges[name] = usual_range(known[name])
+        return SpaceChoice(
+            moving, ranges, int(given[self.groups] or 1), self.texts.names(given), given[self.texts.guard] or "",
+            float(given[self.texts.margin] or 0), float(given[self.minutes] or 2), given[self.by] or "auto",
+        )  # fmt: skip
+
+    # -- events ----------------------------------------------------------------------------------------
+
+    def _opened(self, recipe: str, shown: str | None) -> Updates:
+        return unchanged() if recipe == shown else self.show(recipe)
+
+    def _preset(self, memory: FormMemory) -> Updates:
+        """The demo's two voices, with plain English as a limit."""
+        arithmetic = next(one for one in presets(self.host.demo) if one.key == "task_arithmetic").recipe
+        recipe = arithmetic.replace("weight: 0.7", "weight: 0.5")
+        return {
+            **self.editor.show(recipe, memory),
+            **self.show(recipe),
+            self.groups: 3,
+            self.minutes: 1,
+            self.texts.chosen: ["pirate", "bard"],
+            self.texts.guard: "english",
+        }
+
+    def _start(self, given: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
+        recipe, who = given[self.editor.yaml], account(self.host, oauth)
+        text = space_text(recipe, self.choice(given, recipe))
+        try:
+            job = self.searches.start(text, self.texts.documents(given), who, visitor(who, request))
+        except ProblemError as error:
+            return {self.message: html(map(trouble, error.problems)), self.space: text}
+        return {self.job: job, self.message: "", self.space: text}
+
+    def _stop(self, job: str) -> None:
+        self.searches.service.board.cancel(job)
+
+    def _watch(self, job: str, drawn: str) -> Updates:
+        found = self.found(job)
+        card = search_card(found) if found else lost_card() if job else no_search_card()
+        live = found is not None and found.is_live
+        there = bool(found and found.search and found.search.recipe and not live)
+        buttons = gr.update(visible=there)
+        updates: Updates = {
+            self.clock: gr.update(active=live),
+            self.stop: gr.update(visible=live, interactive=not (found and found.stopping)),
+            **dict.fromkeys((self.use, self.try_it, self.merge_it), buttons),
+        }
+        if card != drawn:
+            updates |= {self.card: card, self.drawn: str(card)}
+        return updates
+
+    def found(self, job: object) -> JobStatus | None:
+        """The search with this id, if the server still knows it."""
+        status = self.searches.service.board.status(job) if isinstance(job, str) and job else None
+        return status if status and status.search else None
+
+    def recipe(self, job: object) -> str:
+        """What a search has found; empty if that is nothing."""
+        found = self.found(job)
+        return found.search.recipe if found and found.search else ""
+
+
+def _by_parameter(numbers: dict[str, RecipeSlider]) -> dict[str, Sequence[RecipeSlider]]:
+    """Numbers by their parameter's name, as many as the tab can show."""
+    found: dict[str, list[RecipeSlider]] = {}
+    for number in numbers.values():
+        found.setdefault(number.parameter.name, []).append(number)
+    return dict(list(found.items())[:MOST_PARAMETERS])
+
+
+def _about(recipe: str, has_numbers: bool) -> str:
+    """Which recipe is searched, or why none can be."""
+    if not has_numbers:
+        return t("search.recipe.none")
+    data = load(recipe)
+    return t("search.recipe.of", method=METHODS[data["merge_method"]].title)
+
+
+def _button(key: str, **looks: Any) -> gr.Button:
+    return gr.Button(t(key), size="sm", visible=False, min_width=140, scale=0, **looks)

@@ -1,0 +1,253 @@
+"""Searches for the numbers of a recipe, as a visitor may ask for them. They are jobs, in one line with the merges."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from checkpoints import Token
+from checkpoints.yaml import YamlError, load
+from evaluation import Cancelled as EvaluationCancelled
+from evaluation import hold_memory
+from merging import Cancelled, MergeError, Problem
+from ui.hub.account import Account
+from ui.server.jobs import MergeRequest
+from ui.server.search_state import SearchState
+from ui.server.work import watched
+
+if TYPE_CHECKING:
+    from searching import Progress, Report, SearchPlan, Space
+    from ui.server.merge_service import MergeService
+
+# Characters of a space and of all texts of a visitor, and minutes and trials, for a server that strangers share.
+MAX_SPACE, MAX_TEXT = 20_000, 200_000
+MAX_MINUTES, MAX_TRIALS = 15.0, 200
+# Recipes of finished searches whose reports are kept for the model cards of their merges.
+MAX_FOUND = 200
+
+
+class FoundRecipes:
+    """How recipes were found, for the model cards of their merges."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cards: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    def add(self, visitor: str, recipe: str, card: str) -> None:
+        with self._lock:
+            self._cards[visitor, _plain(recipe)] = card
+            while len(self._cards) > MAX_FOUND:
+                self._cards.popitem(last=False)
+
+    def card(self, visitor: str, recipe: str) -> str:
+        """How a visitor's recipe was found, in Markdown; empty if no search of theirs found it."""
+        with self._lock:
+            return self._cards.get((visitor, _plain(recipe)), "")
+
+
+def _plain(recipe: str) -> str:
+    """Equal for recipes that differ in layout and comments only."""
+    try:
+        return json.dumps(load(recipe), sort_keys=True, default=str)
+    except YamlError:
+        return recipe
+
+
+@dataclass(frozen=True)
+class SearchOrder:
+    """A search to run.
+
+    Args:
+        space: the text, see docs/search.md
+        texts: documents by the name that the space calls them
+        minutes, trials: the most that are allowed
+        token: whose access to the Hub to use
+        allow_folders: whether models and texts may be files of this machine
+        device: that scores, "cpu" or "auto"
+    """
+
+    space: str
+    texts: Mapping[str, Sequence[str]]
+    minutes: float | None
+    trials: int
+    token: Token
+    allow_folders: bool
+    device: str
+
+
+class SearchService:
+    """Searching on this server, within what its visitors are allowed.
+
+    Args:
+        service: plans the merge, and runs the jobs
+    """
+
+    def __init__(self, service: MergeService):
+        self.service = service
+        self.host = service.host
+
+    def start(self, text: str, texts: Mapping[str, Sequence[str]], who: Account, visitor: str) -> str:
+        """Queue a search.
+
+        Args:
+            text: the space: a recipe with ranges and a `search:` block
+            texts: documents by the name that the space calls them
+            who: whose access to use
+            visitor: whose turn in line it takes
+
+        Returns:
+            The job's id.
+
+        Raises:
+            MergeError: it cannot be searched, or the line is full.
+        """
+        from searching import read_space  # imports torch
+
+        _check_length(text, texts)
+        space = read_space(text)
+        start = space.recipe(space.start)
+        plan = self.service.plan(start.text, None, who, visitor)
+        if not plan.ok:
+            raise MergeError(plan.problems)
+        if self.host.on_space:
+            self.service.in_memory.check(plan)
+        limited = self.host.on_space
+        minutes = space.settings.minutes
+        if limited:
+            minutes = min(minutes or MAX_MINUTES, MAX_MINUTES)
+        trials = min(space.settings.trials, MAX_TRIALS) if limited else space.settings.trials
+        order = SearchOrder(
+            text, texts, minutes, trials, who.for_hub, self.host.allow_folders, "cpu" if limited else "auto"
+        )
+
+        def work(report: Callable[[SearchState], None], cancel: threading.Event) -> SearchState:
+            found = _run(order, report, cancel)
+            if found.report and found.recipe:
+                self.service.found.add(visitor, found.recipe, found.report.card())
+            return found
+
+        names = tuple(model.name for model in plan.parents)
+        request = MergeRequest(start.text, seconds=60 * (minutes or 0))
+        title = " + ".join(name.rpartition("/")[2] for name in names)
+        return self.service.board.submit(visitor, title, names, work, request, SearchState())
+
+
+def _check_length(text: str, texts: Mapping[str, Sequence[str]]) -> None:
+    if len(text) > MAX_SPACE:
+        raise MergeError(Problem("space-too-long", {"length": len(text), "most": MAX_SPACE}))
+    length = sum(len(document) for documents in texts.values() for document in documents)
+    if length > MAX_TEXT:
+        raise MergeError(Problem("text-too-long", {"length": length, "most": MAX_TEXT}))
+
+
+def _run(order: SearchOrder, report: Callable[[SearchState], None], cancel: threading.Event) -> SearchState:
+    """Run a search, and stop it when the job is cancelled.
+
+    Raises:
+        ProblemError: it cannot be run.
+        Cancelled: it was stopped; what it had found was reported.
+    """
+    state = SearchState()
+    try:
+        with closing(searched(order)) as news:
+            for found in news:
+                if cancel.is_set():
+                    raise Cancelled
+                if found is not None:
+                    state = found
+                    report(state)
+    except EvaluationCancelled:
+        raise Cancelled from None
+    return state
+
+
+def searched(order: SearchOrder) -> Generator[SearchState | None, None, None]:
+    """Search; yields what was found whenever there is more of it, None now and then, and the end at last."""
+    return watched(lambda report, cancel: _Search(order, report).run(cancel))
+
+
+class _Search:
+    """One search, in a temporary folder.
+
+    Args:
+        order: what to search
+        report: called with its state whenever something was scored
+    """
+
+    def __init__(self, order: SearchOrder, report: Callable[[SearchState], None]):
+        self.order = order
+        self.report = report
+        self.state = SearchState()
+
+    def run(self, cancel: threading.Event) -> SearchState:
+        from searching import plan_search, read_space, run_search
+
+        order = self.order
+        space = read_space(order.space)
+        settings = replace(space.settings, minutes=order.minutes, trials=order.trials)
+        self.space: Space = replace(space, settings=settings)
+        plan = plan_search(
+            self.space, folder=Path.cwd(), texts=order.texts, token=order.token,
+            allow_folders=order.allow_folders, device=order.device,
+        )  # fmt: skip
+        self.state = replace(self.state, trials=settings.trials, layers=_layers(plan))
+        self.report(self.state)
+        with tempfile.TemporaryDirectory(prefix="alloy-search-") as folder, hold_memory(plan.memory_bytes):
+            self.records = Path(folder) / "trials.jsonl"
+            found = run_search(plan, folder, on_trial=self._heard, cancel=cancel)
+        state = self._at(found.report.point) if found.best else self.state
+        return replace(
+            state,
+            phase="report",
+            seconds_left=0.0,
+            recipe=self._advised(found.report, state),
+            report=found.report,
+        )
+
+    def _advised(self, report: Report, state: SearchState) -> str:
+        """The recipe that the report advises; where that is a parent, the best merge."""
+        if report.advice == "average":
+            return self.space.average().text
+        return self.space.recipe(self.space.start).text if report.advice == "given" else state.recipe
+
+    def _heard(self, progress: Progress) -> None:
+        scored, state = progress.scored, self.state
+        if scored.part == "search" and scored.who.startswith("trial "):
+            if progress.value is not None and progress.value == progress.best:
+                state = self._best(scored.who)
+            state = replace(state, values=(*state.values, progress.value))
+        elif scored.part == "search" and progress.value is not None:
+            state = replace(state, baselines={**state.baselines, scored.who: progress.value})
+        self.state = replace(
+            state,
+            phase=progress.phase,
+            seconds_left=progress.seconds_left,
+            least=progress.measured.least if progress.measured else state.least,
+        )
+        self.report(self.state)
+
+    def _best(self, who: str) -> SearchState:
+        """The state with a trial's recipe as the best."""
+        from searching.records import Records
+
+        return self._at(Records(self.records).asked[int(who.removeprefix("trial "))].point)
+
+    def _at(self, point: Mapping[str, Any]) -> SearchState:
+        """The state with the recipe of a point as the best."""
+        gathered: dict[str, tuple[float, ...]] = {}
+        for axis in self.space.axes:
+            if not axis.choices:
+                name = axis.name.partition("#")[0]
+                gathered[name] = (*gathered.get(name, ()), float(point[axis.name]))
+        return replace(self.state, recipe=self.space.recipe(point).text, coefficients=gathered)
+
+
+def _layers(plan: SearchPlan) -> int:
+    return max((model.layers for model in plan.merge.parents), default=0)
