@@ -8,7 +8,7 @@ FAST   := not browser and not real_models and not oracle and not package
 
 QUICK  := tests/merging/recipe tests/merging/methods/test_by_hand.py tests/merging/planning/test_planning.py
 
-.PHONY: help demo test quick check run install docs bench nightly differential languages format clean browser dev
+.PHONY: help demo test quick check run install docs bench nightly differential languages lock format clean browser dev
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*  ## (.*)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -36,6 +36,10 @@ install: $(VENV)/installed  ## what a Space has, and no more
 
 docs: $(VENV)/installed  ## write the generated parts of the documentation
 	$(PY) -m docs.generated
+
+lock: dev  ## pin what a Space installs, with hashes, in requirements.lock
+	$(VENV)/bin/uv pip compile --quiet requirements.txt --constraint constraints.txt --generate-hashes --no-annotate \
+		--no-header --python-version 3.12 --python-platform x86_64-manylinux_2_28 --output-file requirements.lock
 
 bench: dev  ## speed and memory beside mergekit, in one run
 	$(PY) -m bench $(ARGS)

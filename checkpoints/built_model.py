@@ -61,7 +61,7 @@ def build(configs: Sequence[Mapping[str, Any]]) -> list[BuiltModel | None]:
 
 def _built(config: Mapping[str, Any]) -> BuiltModel | None:
     try:
-        found = _described_apart(config)
+        found = described_apart(config)
     except ConfinedError:
         return None
     return BuiltModel(**found) if found else None
@@ -139,4 +139,4 @@ def _kind(layer: Any) -> str:
     return json.dumps(found, sort_keys=True, default=str)
 
 
-_described_apart = Confined(__name__, described.__name__, seconds=SECONDS, memory=MEMORY)
+described_apart = Confined(__name__, described.__name__, seconds=SECONDS, memory=MEMORY)

@@ -18,6 +18,7 @@ import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,55 @@ class Confined:
         variables: Sequence[str] = (),
     ):
         self.name = f"{module}.{function}"
-        self.seconds = seconds
-        self.memory = memory
-        self._limits = json.dumps(
-            {"module": module, "function": function, "seconds": seconds, "memory": memory}
+        limits = {"module": module, "seconds": seconds, "memory": memory}
+        self._processes = _Processes(
+            limits, 2 * seconds if wait is None else wait, workers, (*PASSED, *variables)
         )
-        self._wait = 2 * seconds if wait is None else wait
+
+    def beside(self, module: str, function: str) -> Confined:
+        """Another function, in the same processes: what both import is there once."""
+        other = copy(self)
+        other.name = f"{module}.{function}"
+        return other
+
+    def __call__(self, argument: Any) -> Any:
+        """Call the function.
+
+        Raises:
+            LimitError: it took too long or too much memory.
+            ConfinedError: it raised.
+        """
+        answer = self._processes.ask(json.dumps([self.name, argument]).encode() + b"\n")
+        if "error" in answer:
+            raised = ConfinedError(answer["error"])
+            raised.add_note(answer["trace"])
+            raise raised
+        return answer["result"]
+
+    def warm_up(self) -> None:
+        """Start a process now, so that the first call does not wait for its imports."""
+        self._processes.warm_up()
+
+    def close(self) -> None:
+        """End the processes that are not at work."""
+        self._processes.close()
+
+
+class _Processes:
+    """Processes with the same limits.
+
+    Args:
+        limits: the seconds of processor time and the bytes of memory for one call, and a module to begin with
+        wait: seconds for which a call is waited for
+        workers: calls that may run at the same time
+        variables: names of environment variables that the processes get
+    """
+
+    def __init__(self, limits: dict[str, Any], wait: float, workers: int, variables: Sequence[str]):
+        self._limits = limits
+        self._wait = wait
         self._workers = workers
-        self._variables = (*PASSED, *variables)
+        self._variables = variables
         self._begin()
         atexit.register(self.close)
         if hasattr(os, "register_at_fork"):  # not on Windows
@@ -97,14 +139,12 @@ class Confined:
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
 
-    def __call__(self, argument: Any) -> Any:
-        """Call the function.
+    def ask(self, question: bytes) -> dict[str, Any]:
+        """What a process answers.
 
         Raises:
             LimitError: it took too long or too much memory.
-            ConfinedError: it raised.
         """
-        question = json.dumps(argument).encode() + b"\n"
         with self._turns:
             process = self._take()
             try:
@@ -114,18 +154,13 @@ class Confined:
                 if isinstance(error, (OSError, EOFError)):
                     raise LimitError("it exceeded its limit of time or memory") from None
                 raise
-            if answer["held"] > self.memory * SHARE_KEPT:
+            if answer["held"] > self._limits["memory"] * SHARE_KEPT:
                 process.close()
             else:
                 self._put(process)
-        if "error" in answer:
-            raised = ConfinedError(answer["error"])
-            raised.add_note(answer["trace"])
-            raise raised
-        return answer["result"]
+        return answer
 
     def warm_up(self) -> None:
-        """Start a process now, so that the first call does not wait for its imports."""
         self._put(self._take())
 
     def _take(self) -> _Process:
@@ -136,7 +171,7 @@ class Confined:
                 if process.is_alive:
                     return process
                 process.close()
-        return _Process(self._limits, _chosen(self._variables))
+        return _Process(json.dumps(self._limits), _chosen(self._variables))
 
     def _put(self, process: _Process) -> None:
         with self._lock:
@@ -222,21 +257,19 @@ def serve() -> None:
     end_first()
     usage, process = _Usage(limits["memory"]), psutil.Process()
     with suppress(Exception):  # reported by the first call
-        _function(limits)
+        importlib.import_module(limits["module"])
     for line in sys.stdin.buffer:
         usage.allow(limits["seconds"])
         try:
-            answer = {"result": _function(limits)(json.loads(line))}
+            name, argument = json.loads(line)
+            module, _, function = name.rpartition(".")
+            answer = {"result": getattr(importlib.import_module(module), function)(argument)}
             written = json.dumps(answer)
         except Exception as error:
             trace = "".join(traceback.format_exception(error))[-4000:]
             written = json.dumps({"error": f"{type(error).__name__}: {error}"[:500], "trace": trace})
         answers.write(f'{written[:-1]}, "held": {process.memory_info().rss}}}\n'.encode())
         answers.flush()
-
-
-def _function(limits: Mapping[str, Any]) -> Any:
-    return getattr(importlib.import_module(limits["module"]), limits["function"])
 
 
 def end_first() -> None:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from checkpoints.built_model import MEMORY, SECONDS, meta_model
-from checkpoints.confined import Confined, ConfinedError
+from checkpoints.built_model import described_apart, meta_model
+from checkpoints.confined import ConfinedError
 
 Shape = tuple[int, ...]
 
@@ -180,4 +180,4 @@ def _parts(
         yield target, [[name, 0, sizes[name]] for name in names]
 
 
-_loaded_apart = Confined(__name__, loaded.__name__, seconds=SECONDS, memory=MEMORY)
+_loaded_apart = described_apart.beside(__name__, loaded.__name__)

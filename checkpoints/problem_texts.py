@@ -813,6 +813,14 @@ PROBLEMS: dict[str, Text] = {
     "plan-defect": Text(
         "The plan failed inside Alloy: {error}", "This is a bug in Alloy. Please report it with the recipe."
     ),
+    "models-ended": Text(
+        "The process that runs models has ended: one of them took too much time or memory.",
+        "Ask again: models are loaded anew. A merge that was tried in memory has to be made again.",
+    ),
+    "trial-gone": Text(
+        "This trial has ended: it was not used for a while, or others needed the memory.",
+        "Press 'Try it first' again.",
+    ),
     "plan-limit": Text(
         "The plan took more than {seconds:.0f} seconds or {memory:.0f} GB of memory.",
         "A file of one of the models may be damaged, or made to keep a server busy. Try the models one by one.",

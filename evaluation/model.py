@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -26,6 +27,8 @@ from evaluation.model_files import ModelFiles, adapter_size, find_model, weight_
 
 # Share of a device's memory that loaded models may fill; the rest is for merging, answers and the system.
 _SHARE_OF_MEMORY = 1 / 3
+# Seconds that reading a model may take, and bytes of weights a second from the slowest disk beside that.
+SECONDS_TO_READ, SLOWEST_DISK = 120.0, 20_000_000
 # Assumed for a model that does not state how many tokens it reads.
 _CONTEXT_IF_UNKNOWN = 2048
 # An adapter that was trained with its own tokenizer has one of these files.
@@ -204,6 +207,7 @@ def load_fetched(fetched: FetchedModel, device: str = "auto", offload: Path | No
         if model := loaded.get(fetched.identity):
             return model
         size = fetched.bytes
+        _reading.allow(size)
         _check_headers(fetched)
         config = _read_config(fetched.name, fetched.folder)
         widen = device == "cpu" and _is_half(config) and 2 * size <= loaded.max_bytes
@@ -334,20 +338,54 @@ def _too_large(fetched: FetchedModel, needed: int, room: int) -> Problem:
 # What was fetched, so that the Hub is not asked for its list of files again.
 _FETCHED: dict[Hashable, FetchedModel] = {}
 _LOADED = {"cpu": LoadedModels("cpu"), "cuda": LoadedModels("cuda")}
-# One model is read at a time: transformers sets torch's default dtype for the whole process while it reads,
-# and two big models may each fit alone but not together.
-_reading = threading.Lock()
 
 
 def hold_memory(size: int) -> AbstractContextManager[None]:
-    """Reserve memory of this machine for other work of the process, see `LoadedModels.hold`."""
+    """Reserve memory of this machine for other work, see `LoadedModels.hold`."""
     return _LOADED["cpu"].hold(size)
+
+
+class _Reading:
+    """Reads one model at a time, and knows until when that has to end.
+
+    transformers sets torch's default dtype for the whole process while it reads, and two big models may each fit alone
+    but not together.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ends: float | None = None
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._ends = time.monotonic() + SECONDS_TO_READ
+
+    def __exit__(self, *_: object) -> None:
+        self._ends = None
+        self._lock.release()
+
+    def allow(self, nbytes: int) -> None:
+        """Allow the time that so many bytes of weights may take."""
+        self._ends = time.monotonic() + SECONDS_TO_READ + nbytes / SLOWEST_DISK
+
+    @property
+    def is_overdue(self) -> bool:
+        ends = self._ends
+        return ends is not None and time.monotonic() > ends
+
+
+_reading = _Reading()
+
+
+def is_overdue() -> bool:
+    """Whether a model has been read for longer than any honest one takes: the others wait for it in vain."""
+    return _reading.is_overdue
 
 
 def _renew_locks() -> None:
     """Free the locks of a forked process: a held lock is copied without the thread that holds it."""
     global _reading
-    _reading = threading.Lock()
+    _reading = _Reading()
     for loaded in _LOADED.values():
         loaded.renew_lock()
 

@@ -20,7 +20,7 @@ from checkpoints.names import hub_id, is_folder, split_adapters
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.cache import cached_commit, snapshot_folder
 from checkpoints.repositories.hub_errors import hub_errors
-from checkpoints.repositories.repository import HUB_SCHEME, current_token
+from checkpoints.repositories.repository import HUB_SCHEME, MAX_CONFIG, current_token
 from evaluation.downloads import DOWNLOADS
 from evaluation.error import EvaluationError
 
@@ -152,7 +152,7 @@ def _on_hub(repo: str, config: str, revision: str | None, token: str | bool | No
             folder = download(wanted, sizes)
             if config == ADAPTER:
                 return folder
-            index = (folder / INDEX).read_text("utf-8") if INDEX in sizes else None
+            index = _index(repo, folder) if INDEX in sizes else None
             return download(weight_names(repo, sizes, index), sizes)
 
     def download(wanted: list[str], sizes: Mapping[str, int]) -> Path:
@@ -194,9 +194,20 @@ def weight_files(name: str, folder: Path) -> dict[str, int]:
         EvaluationError: there is no whole model in safetensors files.
     """
     sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-    index = folder / INDEX
-    names = weight_names(name, sizes, index.read_text("utf-8") if INDEX in sizes else None)
+    names = weight_names(name, sizes, _index(name, folder) if INDEX in sizes else None)
     return {file: sizes[file] for file in names}
+
+
+def _index(name: str, folder: Path) -> str:
+    """The text of a model's index.
+
+    Raises:
+        EvaluationError: it is larger than any.
+    """
+    size = (folder / INDEX).stat().st_size
+    if size > MAX_CONFIG:
+        raise EvaluationError(Problem("large-file", {"file": INDEX, "size": size}, name))
+    return (folder / INDEX).read_text("utf-8")
 
 
 def adapter_size(name: str, folder: Path) -> int:
@@ -238,7 +249,7 @@ def weight_names(name: str, files: Mapping[str, int], index: str | None) -> list
         )
     try:
         names = sorted(set(json.loads(index)["weight_map"].values()))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise EvaluationError(Problem("damaged-index", {"model": name, "file": INDEX})) from None
     # transformers would load any other kind, pickles too.
     others = [file for file in names if not str(file).endswith(".safetensors")]

@@ -313,7 +313,8 @@ class Plan:
 
     def to_data(self) -> dict[str, Any]:
         """The plan as JSON can write it."""
-        return asdict(self)
+        # The long part without `asdict`, which takes longer than planning.
+        return {**asdict(replace(self, shards=())), "shards": [_shard_data(shard) for shard in self.shards]}
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Self:
@@ -352,6 +353,19 @@ def _model(data: dict[str, Any]) -> PlannedModel:
         for name, tensor in data["renamed"].items()
     }
     return PlannedModel(**data)
+
+
+def _shard_data(shard: PlannedShard) -> dict[str, Any]:
+    tensors = [
+        {**_fields_of(tensor), "inputs": [_fields_of(part) for part in tensor.inputs]}
+        for tensor in shard.tensors
+    ]
+    return {**_fields_of(shard), "tensors": tensors, "copy_of": shard.copy_of and _fields_of(shard.copy_of)}
+
+
+def _fields_of(record: Any) -> dict[str, Any]:
+    """The fields of a dataclass, as they are."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def _shard(data: dict[str, Any]) -> PlannedShard:

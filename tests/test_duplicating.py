@@ -84,6 +84,27 @@ def test_what_a_space_installs_can_be_had_there() -> None:
         assert pin in one.specifier, f"{name}: tested with {pin}, asked for {one.specifier}"
 
 
+def test_the_lock_pins_what_was_tested_with_hashes() -> None:
+    python = str(front_matter()["python_version"])
+    text = (ROOT / "requirements.lock").read_text()
+    entries = [entry for entry in re.split(r"\n(?=\S)", text) if entry.strip()]
+    found = {one.name.lower().replace("_", "-"): one for one in map(_pinned, entries)}
+
+    for file in ("requirements.txt", "constraints.txt"):
+        for name, one in requirements(file, python).items():
+            pinned = found.get(name.replace("_", "-"))
+            assert pinned or file == "constraints.txt", f"{name} is not in requirements.lock: make lock"
+            if pinned:
+                [version_here] = [it.version for it in pinned.specifier]
+                assert version_here in one.specifier, f"{pinned}, but {file} asks for {one}: make lock"
+    assert not [entry for entry in entries if "--hash=sha256:" not in entry]
+    assert "://" not in text
+
+
+def _pinned(entry: str) -> Requirement:
+    return Requirement(entry.partition(" \\")[0])
+
+
 def test_no_secret_is_asked_for() -> None:
     read = re.compile(r"""environ\w*(?:\.get\(|\.setdefault\(|\[)"([A-Z_]+)\"""")
     modules = [

@@ -39,6 +39,8 @@ def launch(built: gr.Blocks, host: Host) -> None:
     """Serve a page until it is stopped. The port is GRADIO_SERVER_PORT, else the first free one from 7860."""
     from merging.planning.confined_plan import warm_up
     from ui.page import launch_settings
+    from ui.server.model_process import MODELS
 
     warm_up()
+    MODELS.warm_up()
     built.launch(**launch_settings(built, host))

@@ -41,6 +41,10 @@ def work(how: str) -> Any:
     return os.getpid()
 
 
+def other(argument: Any) -> Any:
+    return [os.getpid(), argument]
+
+
 @pytest.fixture
 def confined() -> Confined:
     return Confined(__name__, work.__name__, seconds=1, memory=1 << 30)
@@ -132,3 +136,7 @@ def test_it_sees_no_secrets(confined: Confined, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
 
     assert "HF_TOKEN" not in confined("secrets")
+
+
+def test_another_function_shares_the_process(confined: Confined) -> None:
+    assert confined.beside(__name__, other.__name__)([1, 2]) == [confined("pid"), [1, 2]]

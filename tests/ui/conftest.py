@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -23,6 +25,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from examples.demo import hub_with_models
 from tests import ROOT
 from tests.hub import Hub
+from ui.server import model_process
+from ui.server.model_process import ModelProcess, _Data
 
 SYSTEM_CHROMIUM = Path("/usr/bin/chromium")
 STARTS_WITHIN = 300  # seconds: a busy machine takes its time to import torch and Gradio
@@ -34,6 +38,27 @@ QUIET = (
     "--disable-component-update",
     "--no-first-run",
 )
+
+
+@pytest.fixture(autouse=True)
+def models_in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run models in the tests' own process, where they can be watched; `separate_models` runs them as the app does."""
+    if request.node.get_closest_marker("separate_models"):
+        return
+    monkeypatch.setattr(ModelProcess, "stream", _here)
+    monkeypatch.setattr(model_process, "OURS", (*model_process.OURS, "tests"))
+    monkeypatch.setattr(ModelProcess, "generation", 1)
+
+
+def _here(self: ModelProcess, work: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+    """What the process of the models would send."""
+    items = iter(work(*arguments))
+    try:
+        for item in items:
+            yield _Data(BytesIO(pickle.dumps(item))).load()
+    finally:
+        if isinstance(items, Generator):
+            items.close()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from evaluation.faults import faults
 from ui.chat.sampling import Sampling
 from ui.languages.translate import error_words, t
 from ui.server import gpu
+from ui.server.in_memory_merges import TriedMerge, model_of
 from ui.widgets.html import alert, html, tag
 
 Message = dict[str, Any]
@@ -36,7 +37,7 @@ class Answer:
 
 
 def answers(
-    models: Sequence[FetchedModel | LanguageModel],
+    models: Sequence[FetchedModel | TriedMerge],
     talks: Sequence[Sequence[Message]],
     sampling: Sampling,
     device: str,
@@ -46,7 +47,7 @@ def answers(
     When one of several models fails while it answers, its error takes the place of its answer, and the others continue.
 
     Args:
-        models: on this machine, or loaded in this process
+        models: on this machine, or merges in memory
         talks: a conversation for each model
         sampling: how to sample
         device: for models that have yet to be loaded
@@ -59,7 +60,7 @@ def answers(
         loaded: list[LanguageModel] = []
         for model in models:
             yield [Answer("", t("chat.loading"))] * len(models)
-            loaded.append(load_fetched(model, device) if isinstance(model, FetchedModel) else model)
+            loaded.append(load_fetched(model, device) if isinstance(model, FetchedModel) else model_of(model))
         speakers += [_Speaker(model, talk, sampling) for model, talk in zip(loaded, talks, strict=True)]
         yield [Answer("", t("chat.thinking"))] * len(models)
         while sum(speaker.continues() for speaker in speakers):
@@ -141,11 +142,11 @@ def shown(answer: str) -> list[Message]:
 
 
 def streamed(
-    models: Sequence[FetchedModel | LanguageModel],
+    models: Sequence[FetchedModel | TriedMerge],
     talks: Sequence[Sequence[Message]],
     sampling: Sampling,
 ) -> Generator[tuple[gpu.GpuRun, list[Answer]]]:
-    """`answers`, on a GPU where there is one, or in this process if a model is loaded in it.
+    """`answers`, on a GPU where there is one, or where the merges in memory are.
 
     Raises:
         gr.Error: a model cannot answer; the text is for visitors.
@@ -156,7 +157,7 @@ def streamed(
         seconds = gpu.seconds_to_answer([model.bytes for model in fetched], sampling.max_new_tokens)
         yield from gpu.on_gpu(seconds, answers, *asked)
     else:
-        for given in gpu.errors_in_words(answers, *asked, "cpu"):
+        for given in gpu.among_models(answers, *asked, "cpu"):
             yield gpu.GpuRun(), given
 
 

@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 import gradio as gr
 
-from evaluation import EvaluationError, FetchedModel, LanguageModel, fetch_model, load_fetched
+from evaluation import EvaluationError, FetchedModel, fetch_model
 from ui.chat.answers import Message, as_shown, line_html, lines, plain, shown, streamed, trouble_card
 from ui.chat.preferences import PreferenceButtons
 from ui.chat.sampling import SamplingFields
@@ -20,8 +20,9 @@ from ui.hub.search import HubSearch, search_as_you_type
 from ui.languages.translate import error_words, t
 from ui.recipe.presets import family
 from ui.server import gpu
-from ui.server.in_memory_merges import MARK
+from ui.server.in_memory_merges import MARK, TriedMerge
 from ui.server.merge_service import MergeService
+from ui.server.model_process import MODELS, loaded
 from ui.server.work import Turn, Turns
 from ui.widgets.events import LONG, NETWORK, QUIET, Given, Updates
 
@@ -116,7 +117,7 @@ class ChatTab:
         if not gpu.is_zero_gpu():
             for model in self._fetched(given, oauth):
                 with suppress(EvaluationError):
-                    load_fetched(model)
+                    list(MODELS.stream(loaded, model))
 
     def _fetch(self, given: Given, oauth: gr.OAuthToken | None) -> None:
         """Fetch the models before the GPU is asked for: the visitor's pass to ZeroGPU comes with the browser's event
@@ -200,7 +201,7 @@ class ChatTab:
                 if stopped:
                     return
 
-    def _in_memory(self, name: str, page: str) -> LanguageModel | None:
+    def _in_memory(self, name: str, page: str) -> TriedMerge | None:
         """The page's merge in memory of this name; None if the name is of a model on the Hub or of a folder.
 
         Raises:

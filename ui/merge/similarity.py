@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
 from markupsafe import Markup
 
+from checkpoints import Token
 from checkpoints.problems import Problem
 from evaluation import Cancelled, EvaluationError
 from evaluation.tensor_stats import TensorStats
@@ -18,12 +19,30 @@ from merging import Plan
 from ui.hub.account import Account
 from ui.languages.translate import t
 from ui.server.internal_error import log_unexpected
+from ui.server.model_process import MODELS
 from ui.server.work import watched
 from ui.widgets.heat_map import heat_map
 from ui.widgets.html import html, quiet, status
 
 # A few rows from either half give cosines of large matrices to about a hundredth; each place is a request.
 SAMPLE, PLACES, READERS = 1 << 14, 2, 8
+
+
+def compared(
+    names: Sequence[str], begins_with_base: bool, token: Token, allow_folders: bool
+) -> Iterator[tuple[int, int] | WeightsReport | None]:
+    """Compare the matrices of models; yields how many are done, and the report."""
+
+    def read(report: Callable[[tuple[int, int]], None], cancel: threading.Event) -> WeightsReport:
+        first, *rest = [
+            _matrices(open_weights(name, token=token, allow_folders=allow_folders)) for name in names
+        ]
+        return inspect_weights(
+            first, rest, base=first if begins_with_base else None, sample=SAMPLE, places=PLACES, readers=READERS,
+            on_progress=lambda *done_and_total: report(done_and_total), cancel=cancel,
+        )  # fmt: skip
+
+    return watched(read)
 
 
 def similarity(plan: Plan, base: str | None, who: Account, allow_folders: bool) -> Iterator[Markup]:
@@ -51,19 +70,11 @@ def similarity(plan: Plan, base: str | None, who: Account, allow_folders: bool) 
     ordered = [known] if known else []
     ordered += [name for name in names if name != known]
 
-    def read(report: Callable[[tuple[int, int]], None], cancel: threading.Event) -> WeightsReport:
-        first, *rest = [
-            _matrices(open_weights(name, token=who.for_hub, allow_folders=allow_folders)) for name in ordered
-        ]
-        return inspect_weights(
-            first, rest, base=first if known else None, sample=SAMPLE, places=PLACES, readers=READERS,
-            on_progress=lambda *done_and_total: report(done_and_total), cancel=cancel,
-        )  # fmt: skip
-
     line = status(t("alike.opening"))
     yield line
     try:
-        with closing(watched(read)) as reading:
+        asked = (ordered, known is not None, who.for_hub, allow_folders)
+        with closing(MODELS.stream(compared, *asked)) as reading:
             for news in reading:
                 if isinstance(news, WeightsReport):
                     yield alike_card(news, subtracted=known is not None)

@@ -15,14 +15,14 @@ from ui.hub.account import Account
 from ui.languages.translate import t
 from ui.merge.job_card import job_card
 from ui.merge.my_merges import FinishedMerge
-from ui.server.in_memory_merges import InMemoryMerges
+from ui.server.in_memory_merges import TriedMerges
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobStatus
 from ui.server.work import watched
 
 
 def try_first(
-    in_memory: InMemoryMerges, page: str, name: str, plan: Plan, who: Account
+    in_memory: TriedMerges, page: str, name: str, plan: Plan, who: Account
 ) -> Iterator[tuple[Markup, FinishedMerge | None]]:
     """Merge into memory for a page; when the page is gone, the merge stops.
 

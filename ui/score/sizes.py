@@ -19,7 +19,8 @@ from ui.hub.account import account
 from ui.languages.translate import error_words, in_each_language, label, remark_words, t
 from ui.score.panel import go_and_stop, names_in
 from ui.score.text import Scored
-from ui.server.work import Work, watched
+from ui.server.model_process import MODELS
+from ui.server.work import watched
 from ui.widgets.events import LONG, Updates
 from ui.widgets.html import card, column, figure, note, scrolling, table, table_row, tag
 
@@ -58,7 +59,8 @@ class SizesPanel:
                 for name in names:
                     so_far = _report(prints, scored)
                     working = report_card(so_far, t("score.compare.working", name=name))
-                    with closing(watched(self._footprint(name, names, token))) as measuring:
+                    asked = (name, self._others(name, names), token, self.host.allow_folders)
+                    with closing(MODELS.stream(measured, *asked)) as measuring:
                         for found in measuring:
                             if turn.stopped.is_set():
                                 yield {self.table: report_card(so_far, t("score.stopped")), self.found: None}
@@ -73,13 +75,27 @@ class SizesPanel:
         assert report is not None
         yield {self.table: report_card(report), self.found: Measured(tuple(names), report)}
 
-    def _footprint(self, name: str, names: Sequence[str], token: str | Literal[False]) -> Work:
-        """Measures one model while the folders of the others are out of its reach."""
-        allow_folders = self.host.allow_folders
-        others = [other for other in names if other != name and allow_folders and Path(other).is_dir()]
-        return lambda _, cancel: footprint(
-            name, token=token, device="cpu", allow_folders=allow_folders, out_of_reach=others, cancel=cancel
+    def _others(self, name: str, names: Sequence[str]) -> list[str]:
+        """The folders of the other models, which are out of reach while one is measured."""
+        return [
+            other for other in names if other != name and self.host.allow_folders and Path(other).is_dir()
+        ]
+
+
+def measured(
+    name: str, out_of_reach: Sequence[str], token: str | Literal[False], allow_folders: bool
+) -> Iterator[Footprint | None]:
+    """Measure one model; yields None now and then, and the figures."""
+    return watched(
+        lambda _, cancel: footprint(
+            name,
+            token=token,
+            device="cpu",
+            allow_folders=allow_folders,
+            out_of_reach=out_of_reach,
+            cancel=cancel,
         )
+    )
 
 
 def _report(prints: Sequence[Footprint], scored: Scored | None) -> Report | None:

@@ -24,6 +24,7 @@ from ui.recipe.presets import family
 from ui.score.panel import go_and_stop, names_in, where
 from ui.server import gpu
 from ui.server.internal_error import log_unexpected
+from ui.server.model_process import MODELS
 from ui.server.work import Turn, watched
 from ui.widgets.events import LONG, QUIET, Given, Updates
 from ui.widgets.heat_map import heat_map
@@ -133,6 +134,32 @@ def states_alike(
     yield from watched(compare)
 
 
+def inspected(
+    names: Sequence[str], base: str, sample: int | None, places: int, token: Token, allow_folders: bool
+) -> Iterator[tuple[int, int] | WeightsReport | None]:
+    """Inspect the weights of the first model beside those of the others; yields how many are done, and the report.
+
+    Args:
+        names: of models
+        base: what they were fine-tuned from; empty for none
+        sample, places: see `inspect_weights`
+        token, allow_folders: see `open_weights`
+    """
+
+    def inspect(report: Callable[[tuple[int, int]], None], cancel: threading.Event) -> WeightsReport:
+        opened = {
+            name: open_weights(name, token=token, allow_folders=allow_folders)
+            for name in dict.fromkeys([*names, *filter(None, [base])])
+        }
+        first, *others = [opened[name] for name in names]
+        return inspect_weights(
+            first, others, base=opened.get(base), sample=sample, places=places, readers=READERS,
+            on_progress=lambda *now: report(now), cancel=cancel,
+        )  # fmt: skip
+
+    return watched(inspect)
+
+
 class WeightsPanel:
     """Inspects weights; made inside the page's Blocks. A `Panel` that finds a `Looked`."""
 
@@ -204,19 +231,9 @@ class WeightsPanel:
         base = (given[self.base] or "").strip()
         sample, places = SAMPLES[given[self.amount]]
 
-        def inspect(report: Callable[[tuple[int, int]], None], cancel: threading.Event) -> WeightsReport:
-            opened = {
-                name: open_weights(name, token=token, allow_folders=self.host.allow_folders)
-                for name in dict.fromkeys([*names, *filter(None, [base])])
-            }
-            first, *others = [opened[name] for name in names]
-            return inspect_weights(
-                first, others, base=opened.get(base), sample=sample, places=places, readers=READERS,
-                on_progress=lambda *now: report(now), cancel=cancel,
-            )  # fmt: skip
-
+        asked = (names, base, sample, places, token, self.host.allow_folders)
         found: WeightsReport | None = None
-        with closing(watched(inspect)) as looking:
+        with closing(MODELS.stream(inspected, *asked)) as looking:
             for news in looking:
                 if turn.stopped.is_set():
                     yield self._waiting(t("score.stopped"))

@@ -1,14 +1,15 @@
 """The only access to a GPU: models that are on this machine answer and are scored here; nothing is downloaded here.
 
 On ZeroGPU the work runs in a process of its own, for seconds that come out of the visitor's daily quota. Where ZeroGPU
-refuses, the same work runs on this machine's processor, and the page says so. Elsewhere the work runs as it is.
+refuses, the same work runs on this machine's processor, and the page says so. Elsewhere, and on the processor, it runs
+in the process that holds loaded models (see `model_process`).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from evaluation import EvaluationError
 from ui.languages.translate import current_language, error_words, speaking, t
 from ui.server.internal_error import log_unexpected
+from ui.server.model_process import MODELS, ModelWork
 
 # For estimates of the time to request: to start, to load the weights, to write and to read. Cautious, for half of an
 # RTX Pro 6000: unused seconds are not charged, but a request must not exceed the remaining quota.
@@ -35,8 +37,6 @@ MAX_SECONDS = 100
 # Resumable work requests this many seconds per call, plus loading time, so that one request never exceeds the remaining
 # quota.
 SECONDS_PER_CALL = 40
-
-ModelWork = Callable[..., Iterator[Any]]
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def on_gpu(seconds: int, work: ModelWork, *arguments: Any) -> Generator[tuple[Gp
         gr.Error: the work failed, in its own words; or ZeroGPU ended it after it had begun.
     """
     if not is_zero_gpu():
-        for piece in errors_in_words(work, *arguments, "auto"):
+        for piece in among_models(work, *arguments, "auto"):
             yield GpuRun(), piece
         return
     run, begun = GpuRun(seconds), False
@@ -153,7 +153,7 @@ def on_gpu(seconds: int, work: ModelWork, *arguments: Any) -> Generator[tuple[Gp
             raise
         run = replace(run, refusal=log_unexpected(error))
     if run.refusal:
-        for piece in errors_in_words(work, *arguments, "cpu"):
+        for piece in among_models(work, *arguments, "cpu"):
             yield run, piece
 
 
@@ -177,6 +177,11 @@ def errors_in_words(work: ModelWork, *arguments: Any) -> Iterator[Any]:
         raise
     except Exception as error:
         raise gr.Error(t("unexpected", error=log_unexpected(error)), print_exception=False) from None
+
+
+def among_models(work: ModelWork, *arguments: Any) -> Iterator[Any]:
+    """The work in the process that holds loaded models, with its errors as `gr.Error`."""
+    return errors_in_words(MODELS.stream, work, *arguments)
 
 
 def _why(error: gr.Error) -> str:

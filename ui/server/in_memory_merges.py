@@ -1,6 +1,7 @@
 """Merges in memory, to try before anything is saved: few, bounded in bytes, each for the page that made it.
 
-They are live: a changed number rewrites the tensors that depend on it, and nothing is loaded again.
+They are live: a changed number rewrites the tensors that depend on it, and nothing is loaded again. The models are in
+the process that holds loaded models (`InMemoryMerges`); the page knows their names (`TriedMerges`).
 """
 
 from __future__ import annotations
@@ -9,14 +10,18 @@ import gc
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from checkpoints.memory import free_memory, machine_memory
 from evaluation import EvaluationError, LanguageModel
-from merging import MergeError, Plan, Problem, Progress, read_recipe
+from merging import Cancelled, MergeError, Plan, Problem, Progress, read_recipe
 from ui.hub.account import Account
+from ui.server.model_process import MODELS
+from ui.server.work import watched
 from ui.widgets.html import size
 
 if TYPE_CHECKING:
@@ -26,6 +31,22 @@ SHARE_OF_MEMORY = 1 / 6
 SECONDS_KEPT = 1800
 # Prefix of the name of a merge in memory: no model on the Hub and no folder has it.
 MARK = "try: "
+
+
+def default_bytes() -> int:
+    """The most bytes for all merges in memory together, on this machine."""
+    return int(machine_memory() * SHARE_OF_MEMORY)
+
+
+def check(plan: Plan, most_bytes: int) -> None:
+    """Check that the merge of a plan may be kept in so much memory.
+
+    Raises:
+        MergeError: it is too large.
+    """
+    if plan.bytes_out > most_bytes:
+        values = {"size": size(plan.bytes_out), "most": size(most_bytes)}
+        raise MergeError(Problem("too-large", values))
 
 
 @dataclass
@@ -49,21 +70,11 @@ class InMemoryMerges:
     """
 
     def __init__(self, most_bytes: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.most_bytes = most_bytes or int(machine_memory() * SHARE_OF_MEMORY)
+        self.most_bytes = most_bytes or default_bytes()
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, _InMemoryMerge] = OrderedDict()  # by page
         self._merging = threading.Lock()
-
-    def check(self, plan: Plan) -> None:
-        """Check that the merge of a plan may be kept here.
-
-        Raises:
-            MergeError: it is too large.
-        """
-        if plan.bytes_out > self.most_bytes:
-            values = {"size": size(plan.bytes_out), "most": size(self.most_bytes)}
-            raise MergeError(Problem("too-large", values))
 
     def make(
         self,
@@ -90,7 +101,7 @@ class InMemoryMerges:
         # Imported here: torch and transformers take seconds, and the page does not need them to start.
         from searching.live_merge import LiveMerge, held
 
-        self.check(plan)
+        check(plan, self.most_bytes)
         dtype = "float32" if 2 * plan.bytes_out <= self.most_bytes else "auto"
         needed = held(plan, dtype).model
         with self._merging:  # one at a time: memory was checked for one
@@ -148,12 +159,6 @@ class InMemoryMerges:
             self._kept.move_to_end(page)
             return merge.live.model
 
-    def recipe(self, page: str, name: str) -> str:
-        """The recipe of a page's model; empty if it has none of this name, or no longer."""
-        with self._lock:
-            merge = self._kept.get(page)
-            return merge.live.recipe.text if merge and merge.name == name else ""
-
     def forget(self, page: str) -> None:
         """Free the model of a page."""
         with self._lock:
@@ -173,3 +178,117 @@ class InMemoryMerges:
             merge.live.close()
         del gone
         gc.collect()
+
+
+# -- in the process of the models ---------------------------------------------------------------------------
+
+
+@cache
+def _kept_here() -> InMemoryMerges:
+    return InMemoryMerges()
+
+
+def made(page: str, name: str, plan: Plan, who: Account) -> Iterator[Any]:
+    """Make a merge; yields its progress, and None now and then, and in the end its name."""
+    return watched(lambda report, cancel: _kept_here().make(page, name, plan, who, report, cancel))
+
+
+def updated(page: str, name: str, recipe: str, who: Account) -> Iterator[bool]:
+    """Make a merge that of another recipe; yields whether it is still there."""
+    yield _kept_here().update(page, name, recipe, who)
+
+
+def forgotten(page: str) -> Iterator[None]:
+    """Free the merge of a page."""
+    _kept_here().forget(page)
+    yield
+
+
+def model_of(merge: TriedMerge) -> LanguageModel:
+    """The model of a merge.
+
+    Raises:
+        EvaluationError: it is no longer there.
+    """
+    model = _kept_here().get(merge.page, merge.name)
+    if model is None:
+        raise EvaluationError(Problem("trial-gone"))
+    return model
+
+
+# -- in the process of the page -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TriedMerge:
+    """A merge in memory, as the page names it.
+
+    Args:
+        page: that made it
+        name: with `MARK` before it
+        recipe: that it was made from
+        process: that holds it, see `ModelProcess.generation`
+    """
+
+    page: str
+    name: str
+    recipe: str
+    process: int
+
+
+class TriedMerges:
+    """The merges that pages made: at most one each."""
+
+    def __init__(self) -> None:
+        self._by_page: dict[str, TriedMerge] = {}
+
+    def check(self, plan: Plan) -> None:
+        """See `check`."""
+        check(plan, default_bytes())
+
+    def make(
+        self,
+        page: str,
+        name: str,
+        plan: Plan,
+        who: Account,
+        on_progress: Callable[[Progress], None],
+        cancel: threading.Event,
+    ) -> str:
+        """See `InMemoryMerges.make`."""
+        self._by_page.pop(page, None)
+        with closing(MODELS.stream(made, page, name, plan, who)) as news:
+            for item in news:
+                if cancel.is_set():
+                    raise Cancelled
+                if isinstance(item, str):
+                    self._by_page[page] = TriedMerge(page, item, plan.recipe, MODELS.generation)
+                    return item
+                if item is not None:
+                    on_progress(item)
+        raise Cancelled
+
+    def update(self, page: str, name: str, recipe: str, who: Account) -> bool:
+        """See `InMemoryMerges.update`."""
+        merge = self.get(page, name)
+        if merge is None:
+            return False
+        [found] = MODELS.stream(updated, page, name, recipe, who)
+        if found:
+            self._by_page[page] = replace(merge, recipe=recipe)
+        return bool(found)
+
+    def get(self, page: str, name: str) -> TriedMerge | None:
+        """The merge of a page; None if it has none of this name, or the process that held it has ended."""
+        merge = self._by_page.get(page)
+        return merge if merge and (merge.name, merge.process) == (name, MODELS.generation) else None
+
+    def recipe(self, page: str, name: str) -> str:
+        """The recipe of a page's merge; empty if it has none of this name, or no longer."""
+        merge = self.get(page, name)
+        return merge.recipe if merge else ""
+
+    def forget(self, page: str) -> None:
+        """Free the merge of a page."""
+        if self._by_page.pop(page, None):
+            list(MODELS.stream(forgotten, page))

@@ -10,7 +10,7 @@ from typing import Any
 
 from checkpoints.memory import free_memory, machine_memory
 from checkpoints.repositories.repository import HUB_SCHEME
-from evaluation import EvaluationError, hold_memory
+from evaluation import EvaluationError
 from merging import MergeError, Plan, Problem, Progress, Result, model_card, run_plan
 from merging.destinations import open_destination
 from merging.licences import ModelCards, licence_of_result
@@ -18,9 +18,10 @@ from merging.planning.confined_plan import PlanRequest, confined_plan
 from ui.host import Host
 from ui.hub.account import Account
 from ui.server.downloads import ResultDownloads
-from ui.server.in_memory_merges import InMemoryMerges
+from ui.server.in_memory_merges import TriedMerges
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobBoard, JobStatus, MergeRequest, ModelSummary
+from ui.server.model_process import MODELS
 from ui.server.plan_line import PlanLine
 from ui.server.searches import FoundRecipes
 from ui.widgets.html import size
@@ -48,7 +49,7 @@ class MergeService:
         self.host = host
         self.board = board
         self.downloads = ResultDownloads(host.downloads)
-        self.in_memory = InMemoryMerges()
+        self.in_memory = TriedMerges()
         self.cards = ModelCards()
         self.found = FoundRecipes()
         self._line = PlanLine(MAX_PLANS_WAITING)
@@ -189,7 +190,7 @@ def held_memory(nbytes: int) -> Iterator[None]:
     """
     with ExitStack() as held:
         try:
-            held.enter_context(hold_memory(nbytes))
+            held.enter_context(MODELS.hold_memory(nbytes))
         except EvaluationError as error:
             raise MergeError(Problem("no-memory", {"size": size(nbytes)})) from error
         yield

@@ -35,6 +35,12 @@ def test_garbage_is_told(answer: str, key: str | None) -> None:
     assert ("alert" in warned(warning)) is bool(key)
 
 
+@pytest.fixture(autouse=True)
+def live_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a model stand for its merge in memory."""
+    monkeypatch.setattr("ui.chat.answers.model_of", lambda model: model)
+
+
 def speaker(folder: Path, template: str | None = None) -> LanguageModel:
     model = load_model(tiny_speaker(folder))
     model.tokenizer.chat_template = template

@@ -16,7 +16,7 @@ from tests.ui.speaker import tiny_speaker
 from ui.hub.account import Account
 from ui.languages.translate import current_language, speaking
 from ui.merge.try_first import try_first
-from ui.server.in_memory_merges import MARK, SECONDS_KEPT, InMemoryMerges
+from ui.server.in_memory_merges import MARK, SECONDS_KEPT, InMemoryMerges, TriedMerges
 
 NOBODY = Account("nobody")
 LINEAR = """
@@ -39,7 +39,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return made
 
 
-def make(in_memory: InMemoryMerges, page: str, plan: Plan) -> str:
+def make(in_memory: InMemoryMerges | TriedMerges, page: str, plan: Plan) -> str:
     return in_memory.make(page, "mine", plan, NOBODY, lambda _: None, NEVER)
 
 
@@ -85,7 +85,6 @@ def test_a_changed_number_rewrites_the_live_model(plan: Plan, tmp_path: Path) ->
     assert in_memory.update("page", name, recipe, NOBODY)
 
     assert in_memory.get("page", name) is model
-    assert in_memory.recipe("page", name) == recipe
     assert model and all(torch.equal(model.network.state_dict()[key], wanted[key]) for key in wanted)
 
 
@@ -98,7 +97,21 @@ def test_only_who_made_a_merge_changes_it(plan: Plan) -> None:
     assert not in_memory.update("page", MARK + "other", plan.recipe, NOBODY)
     with pytest.raises(MergeError, match="linear"):
         in_memory.update("page", name, plan.recipe.replace("linear", "linaer"), NOBODY)
-    assert in_memory.recipe("page", name) == plan.recipe
+
+
+def test_the_page_knows_the_recipe_of_its_merge(plan: Plan) -> None:
+    tried = TriedMerges()
+    name = make(tried, "page", plan)
+    recipe = plan.recipe.replace("weight: 2", "weight: 0.3")
+
+    assert tried.recipe("page", name) == plan.recipe
+    assert tried.recipe("yours", name) == ""
+    assert tried.update("page", name, recipe, NOBODY)
+    assert not tried.update("page", name, recipe, Account("visitor", "hf_other"))
+    assert tried.recipe("page", name) == recipe
+    tried.forget("page")
+    assert not tried.update("page", name, recipe, NOBODY)
+    assert tried.get("page", name) is None
 
 
 def test_memory_is_bounded_and_freed(plan: Plan) -> None:
@@ -128,7 +141,7 @@ def test_what_does_not_fit_is_refused_with_the_number(plan: Plan) -> None:
 
 
 def test_the_page_is_told_of_progress_and_of_the_end(plan: Plan) -> None:
-    in_memory = InMemoryMerges(10**9)
+    in_memory = TriedMerges()
 
     told = list(try_first(in_memory, "page", "mine", plan, NOBODY))
 
@@ -137,7 +150,7 @@ def test_the_page_is_told_of_progress_and_of_the_end(plan: Plan) -> None:
 
 
 def test_the_merge_speaks_the_visitors_language(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_memory, spoken = InMemoryMerges(10**9), []
+    in_memory, spoken = TriedMerges(), []
 
     def make(*_: object) -> str:
         spoken.append(current_language())
@@ -151,7 +164,7 @@ def test_the_merge_speaks_the_visitors_language(plan: Plan, monkeypatch: pytest.
 
 
 def test_a_page_that_goes_stops_its_merge(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_memory, stopped = InMemoryMerges(10**9), threading.Event()
+    in_memory, stopped = TriedMerges(), threading.Event()
 
     def make(page: str, name: str, plan: Plan, who: Account, tell: object, cancel: threading.Event) -> str:
         assert cancel.wait(30)
