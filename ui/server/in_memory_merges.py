@@ -104,6 +104,15 @@ class InMemoryMerges:
         check(plan, self.most_bytes)
         dtype = "float32" if 2 * plan.bytes_out <= self.most_bytes else "auto"
         needed = held(plan, dtype).model
+        stop = (
+            threading.Event()
+        )  # of the making alone: what it made can be changed when `cancel` was set afterwards
+
+        def report(progress: Progress) -> None:
+            if cancel.is_set():
+                stop.set()
+            on_progress(progress)
+
         with self._merging:  # one at a time: memory was checked for one
             self.forget(page)
             self._make_room(needed)
@@ -118,8 +127,8 @@ class InMemoryMerges:
                     dtype=dtype,
                     memory=free_memory(),
                     keep=self.most_bytes - needed,
-                    on_progress=on_progress,
-                    cancel=cancel,
+                    on_progress=report,
+                    cancel=stop,
                 )
             except EvaluationError as error:
                 raise MergeError(error.problems) from error
