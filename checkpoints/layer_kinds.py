@@ -289,8 +289,11 @@ def _get(part: Mapping[str, Any], key: Key) -> Any:
 
 
 def _set(part: dict[str, Any], key: Key, value: Any) -> None:
+    """Write a value, unless something else than a mapping is in its way."""
     for name in key[:-1]:
         part = part.setdefault(name, {})
+        if not isinstance(part, dict):
+            return
     part[key[-1]] = value
 
 

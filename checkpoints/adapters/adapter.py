@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoints.formats import FORMATS, read_tensors
-from checkpoints.formats.header import TensorHeader
+from checkpoints.formats.header import MAX_SIZE, TensorHeader
 from checkpoints.json_value import parse_json
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.repository import MAX_CONFIG, Repository, read_bytes, read_small
@@ -78,15 +78,21 @@ HARMLESS = {
     "use_rslora",
     "velora_config",
 }
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number of a size that ranks and factors can have."""
+    return type(value) in (int, float) and abs(value) <= MAX_SIZE
+
+
 # Of the options that are used, what they have to be; each may also be missing.
-_NUMBER = (int, float)
 OPTIONS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(("r", "alpha", "lora_alpha"), ("number", lambda value: type(value) in _NUMBER)),
+    **dict.fromkeys(("r", "alpha", "lora_alpha"), ("number", _is_number)),
     **dict.fromkeys(
         ("rank_pattern", "alpha_pattern"),
         (
             "numbers-by-name",
-            lambda value: isinstance(value, dict) and all(type(n) in _NUMBER for n in value.values()),
+            lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
         ),
     ),
     **dict.fromkeys(
@@ -200,13 +206,18 @@ class Adapter:
         """The factor on the product of a module's factors."""
         alpha = self._by_pattern("alpha_pattern", module)
         said = "lora_alpha" if "lora_alpha" in self.config else "alpha"
-        alpha = float(self.config.get(said, 8) if alpha is None else alpha)
-        return alpha / (math.sqrt(rank) if self.option("use_rslora") else rank)
+        alpha = self._number(said) if alpha is None else alpha
+        return alpha / (math.sqrt(rank) if self.option("use_rslora") else max(rank, 1))
 
     def rank(self, module: str) -> int:
         """The rank that the config gives a module, for kinds whose tensors do not show it."""
         rank = self._by_pattern("rank_pattern", module)
-        return int(self.config.get("r", 8) if rank is None else rank)
+        return int(self._number("r") if rank is None else rank)
+
+    def _number(self, option: str) -> float:
+        """A number of the config; 8, as in PEFT, where it is missing."""
+        value = self.option(option)
+        return 8.0 if value is None else float(value)
 
     def indices(self, module: str) -> list[int]:
         """The tokens whose rows of an embedding were trained, in the order of the rows."""

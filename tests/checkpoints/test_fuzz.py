@@ -216,6 +216,18 @@ def check_adapter(given: tuple[dict[str, Any], dict[str, list[int]]]) -> None:
         adapted.close()
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"peft_type": "LORA", "lora_alpha": None, "r": None},
+        {"peft_type": "LORA", "lora_alpha": 1e400},
+        {"peft_type": "LORA", "alpha_pattern": {"q_proj": 10**400}},
+    ],
+)
+def test_numbers_of_an_adapter(config: dict[str, Any]) -> None:
+    check_adapter((config, {f"{MODULE}.lora_A.weight": [2, 4], f"{MODULE}.lora_B.weight": [4, 2]}))
+
+
 @pytest.mark.parametrize("examples", LENGTHS)
 def test_adapters(examples: int) -> None:
     fuzz(check_adapter, st.tuples(CONFIGS, USUAL | PARTS), examples)

@@ -69,6 +69,10 @@ def check_plans(changes: list[dict[str, Any]]) -> None:
             assert all(str(problem) for problem in (*plan.problems, *plan.warnings))
 
 
+def test_a_list_where_another_parent_has_a_mapping() -> None:
+    check_plans([{}, {"architectures": {"architectures": None, "sliding_window_pattern": [None, None]}}])
+
+
 @pytest.mark.parametrize("examples", LENGTHS)
 def test_configs(examples: int) -> None:
     fuzz(check_plans, st.lists(CHANGES, min_size=2, max_size=2), examples // 2)
