@@ -1,0 +1,73 @@
+"""What is too large, or no index, is refused in words before a plan is made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from checkpoints import open_checkpoint, stored
+from checkpoints.problems import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+
+
+def model(folder: Path, shards: int = 2) -> Path:
+    """A model of two tensors a shard."""
+    (folder / "config.json").write_text("{}")
+    places: dict[str, str] = {}
+    for number in range(shards):
+        file = f"model-{number}.safetensors"
+        tensors = {f"{number}.{part}": torch.ones(2) for part in "ab"}
+        save_file(tensors, folder / file)
+        places |= dict.fromkeys(tensors, file)
+    (folder / INDEX).write_text(json.dumps({"weight_map": places}))
+    return folder
+
+
+def code_of(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(str(folder))
+    [problem] = caught.value.problems
+    assert str(problem)
+    return problem.code
+
+
+@pytest.mark.parametrize(
+    ("limit", "code"),
+    [("MAX_TENSORS", "too-many-tensors"), ("MAX_HEADER", "large-headers"), ("MAX_CONFIG", "large-file")],
+)
+def test_limits_hold_for_a_model_as_a_whole(
+    limit: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model(tmp_path) / "config.json").write_text("{" + 500 * " " + "}")
+    opened = open_checkpoint(str(tmp_path))
+    tensors = sorted(opened.tensors.values(), key=lambda tensor: -tensor.start)
+    headers = sum({tensor.file: tensor.start for tensor in tensors}.values())
+    reached = {"MAX_TENSORS": len(opened.tensors), "MAX_HEADER": headers, "MAX_CONFIG": 502}[limit]
+    monkeypatch.setattr(stored, limit, reached)
+    assert len(open_checkpoint(str(tmp_path)).tensors) == 4
+    monkeypatch.setattr(stored, limit, reached - 1)
+    assert code_of(tmp_path) == code
+
+
+@pytest.mark.parametrize(
+    "content", [[], {}, {"weight_map": []}, {"weight_map": {"a": 1}}, {"weight_map": {"a": None}}]
+)
+def test_an_index_that_says_nothing_is_damaged(content: Any, tmp_path: Path) -> None:
+    (model(tmp_path) / INDEX).write_text(json.dumps(content))
+
+    assert code_of(tmp_path) == "damaged-index"
+
+
+@pytest.mark.parametrize(
+    "config", ["[" * 1000 + "]" * 1000, '{"a": "\\ud800"}', "[]", '{"a": ' + "1" * 5000 + "}"]
+)
+def test_configs_that_are_none(config: str, tmp_path: Path) -> None:
+    (model(tmp_path) / "config.json").write_text(config)
+
+    assert code_of(tmp_path) in {"not-json", "damaged-config"}
