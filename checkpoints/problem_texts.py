@@ -701,6 +701,9 @@ PROBLEMS: dict[str, Text] = {
         "The recipe makes other tensors than the live model has: {tensors:few}.",
         "Search over recipes with the same models, layers and vocabulary.",
     ),
+    "layers-differ": Text(
+        "The models have different numbers of layers: {layers:all}.", "Take models of the same shape."
+    ),
     "no-derivative": Text(
         "The score has no derivative by '{parameter}' of {method}.",
         "Search for it with trials instead, or search for weights only.",

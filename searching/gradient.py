@@ -175,7 +175,7 @@ class Derivatives:
             self._add(gradient, values, tensors[weights], weights.grad.float().reshape(-1))
             weights.grad = None
 
-        with _hooked([weights for weights in tensors if weights is not None], take):
+        with hooked([weights for weights in tensors if weights is not None], take):
             whole = sum(objective.weight for objective in objectives)
             scores = tuple(
                 _passed(self.live, objective, objective.weight / whole) for objective in objectives
@@ -225,7 +225,7 @@ def _passed(live: LiveMerge, objective: Objective, share: float) -> float:
         times = work.order.count(window.document)
         ids = work.tokens_of(window).long().to(model.device)
         with memory_named(model.name, "doing-scoring"):
-            found = _backward(model, objective.teacher, ids, window.scored, how, times * share * unit)
+            found = backward(model, objective.teacher, ids, window.scored, how, times * share * unit)
         nats += times * found
     return nats * unit
 
@@ -269,7 +269,7 @@ def _differentiated(
 
 
 @contextmanager
-def _hooked(weights: Sequence[Weights], take: Callable[[Weights], None]) -> Iterator[None]:
+def hooked(weights: Sequence[Weights], take: Callable[[Weights], None]) -> Iterator[None]:
     """Call a function with each of these weights when its gradient is there; no gradient lives longer."""
     handles = []
     try:
@@ -285,7 +285,7 @@ def _hooked(weights: Sequence[Weights], take: Callable[[Weights], None]) -> Iter
             one.grad = None
 
 
-def _backward(
+def backward(
     model: LanguageModel, teacher: LanguageModel | None, ids: Tensor, scored: int, how: Logits, factor: float
 ) -> float:
     """Nats of the last `scored` tokens of a text, and the backward pass of them times a factor.

@@ -241,6 +241,10 @@ class LiveMerge:
         operands = self._sum(plan, tensor) or self._read_sum(plan, tensor)
         return None if operands.is_constant else operands
 
+    def forget_written(self) -> None:
+        """Let the next update rewrite every tensor: the model is about to be changed by others."""
+        self._written.clear()
+
     @property
     def buffers(self) -> Workspace:
         """Of the calling thread."""

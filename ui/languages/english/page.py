@@ -634,7 +634,7 @@ PAGE: dict[str, Template] = {
     "try.gone": "This trial has ended: it was not used for a while, or others needed the memory.",
     "try.gone.fix": "Press 'Try it first' again.",
     "tune.which": "Tune a parameter",
-    "tune.which.info": "The models are merged again in memory, and your last message is answered again.",
+    "tune.which.info": "The merge in memory changes at once, and your last message is answered again.",
     "tune.value": "Value",
     "tune.again": "Merge and answer again",
     "tune.use": "Use in the recipe",

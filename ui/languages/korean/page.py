@@ -614,7 +614,7 @@ PAGE: dict[str, Template] = {
     "try.gone": "이 시험은 끝났습니다. 한동안 쓰지 않았거나, 다른 사람에게 메모리가 필요했습니다.",
     "try.gone.fix": "'먼저 써 보기'를 다시 누르세요.",
     "tune.which": "매개변수 조절",
-    "tune.which.info": "모델을 메모리에서 다시 병합하고, 마지막 메시지에 다시 답합니다.",
+    "tune.which.info": "메모리에 있는 병합이 바로 바뀌고, 마지막 메시지에 다시 답합니다.",
     "tune.value": "값",
     "tune.again": "다시 병합하고 답하기",
     "tune.use": "레시피에 쓰기",

@@ -638,6 +638,7 @@ PROBLEMS: dict[str, Text] = {
         "레시피의 텐서가 메모리에 올린 모델의 텐서와 다릅니다: {tensors:few}.",
         "모델, 레이어, 어휘가 같은 레시피들 안에서 찾으세요.",
     ),
+    "layers-differ": Text("모델마다 레이어 수가 다릅니다: {layers:all}.", "모양이 같은 모델을 고르세요."),
     "no-derivative": Text(
         "{method} 방법의 '{parameter}' 값으로는 점수를 미분할 수 없습니다.",
         "시행으로 찾거나, 가중치만 찾으세요.",
