@@ -268,3 +268,18 @@ def test_parents_on_the_hub_are_read_once(family: Path, hub: Hub, tmp_path: Path
             live.update(read_recipe(text))
         assert len(hub.log) == 0
         assert_same(live, on_disk(local[2], tmp_path / "merged"))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_the_model_may_compute_in_the_dtype_of_the_recipe(dtype: str, family: Path, tmp_path: Path) -> None:
+    for method in ("task_arithmetic", "slerp", "ties"):
+        texts = [recipe_text(family, method, seed, dtype=dtype) for seed in (1, 2)]
+
+        with LiveMerge(read_recipe(texts[0]), dtype="auto") as live:
+            live.update(read_recipe(texts[1]))
+
+            on_disk(texts[1], tmp_path / method)
+            expected = AutoModelForCausalLM.from_pretrained(tmp_path / method, dtype="auto")
+            assert live.model.dtype == dtype
+            for name, tensor in expected.named_parameters():
+                assert torch.equal(live.model.network.get_parameter(name), tensor), name
