@@ -123,6 +123,7 @@ class LiveMerge:
         plan: of the first recipe, with its files
         recipe: what it is now
         planner: plans recipes of the same models
+        cancel: stops updates too, unless it is taken away
 
     Raises:
         PlanError: the recipe cannot be merged.
@@ -152,7 +153,7 @@ class LiveMerge:
         self.device = device
         self.recipe = recipe
         self._token = token
-        self._cancel = cancel or threading.Event()
+        self.cancel = cancel
         self.planner = Planner(token=token, allow_folders=allow_folders)
         # Each set of models that a plan names, opened once.
         self._models: list[tuple[tuple[PlannedModel, ...], Models]] = []
@@ -322,7 +323,7 @@ class LiveMerge:
 
     def check(self) -> None:
         """Raise where the work is to stop."""
-        if self._cancel.is_set():
+        if self.cancel is not None and self.cancel.is_set():
             raise Cancelled
 
     def _check_same_tensors(self, plan: Plan) -> None:

@@ -43,10 +43,10 @@ FLOORS = {
         ["__main__"],
     ],
     "searching": [
-        ["goals", "operands"],
+        ["goals", "operands", "starters"],
         ["live_merge", "space"],
         ["genome", "gradient", "split", "figures"],
-        ["learning", "space_reader", "data"],
+        ["learning", "regmean", "fisher", "space_reader", "data"],
         ["records", "objective", "optimiser"],
         ["workers"],
         ["plan"],

@@ -132,6 +132,7 @@ class InMemoryMerges:
                 )
             except EvaluationError as error:
                 raise MergeError(error.problems) from error
+            live.cancel = None  # it is set when the page no longer follows the making
             with self._lock:
                 self._kept[page] = _InMemoryMerge(MARK + name, live, who, self._clock())
         self._make_room(0)
