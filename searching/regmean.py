@@ -151,11 +151,12 @@ def _products(layer: nn.Module, passages: Sequence[Passage]) -> Mapping[str, Ten
     """The (inputs, inputs) float64 dot products of the inputs of each linear module; modules with one input share
     them."""
     sums: dict[str, Tensor] = {}
-    first: dict[int, str] = {}
+    # Of one passage, by address; held, so that no other input takes the place of one.
+    first: dict[int, tuple[str, Tensor]] = {}
     shared: dict[str, str] = {}
 
     def add(name: str, given: Tensor) -> None:
-        leader = shared.setdefault(name, first.setdefault(given.data_ptr(), name))
+        leader = shared.setdefault(name, first.setdefault(given.data_ptr(), (name, given))[0])
         if leader != name:
             return
         rows = given.reshape(-1, given.shape[-1]).double()
