@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Any, Protocol, Self
 from checkpoints.problems import Cancelled, PlanError, Problem, ProblemError, RecipeError
 from evaluation import EvaluationError, LanguageModel
 from merging import MergeError, Recipe
-from searching.figures import Figures, is_finite
+from searching.figures import Figures, is_finite, score
 from searching.goals import Part
 from searching.objective import Objective
 from searching.optimiser import SearchError
@@ -82,7 +83,8 @@ class Scorer:
             live.update(job.recipe)
             making = time.perf_counter() - began
             figures, whole = self.objective.score(live.model, job.part, job.best, cancel)
-            if not is_finite(figures):
+            known = job.part != "search" or math.isfinite(score(figures, self.objective.goals))
+            if not (is_finite(figures) and known):
                 raise EvaluationError(Problem("trial-not-finite"))
         except (EvaluationError, RecipeError, PlanError) as error:
             seconds = time.perf_counter() - began

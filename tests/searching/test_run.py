@@ -12,7 +12,7 @@ import pytest
 
 from checkpoints.problems import CheckpointError
 from evaluation import Cancelled
-from searching import Progress, SearchError, run_search
+from searching import Progress, SearchError, read_space, run_search
 from searching.data import Data
 from searching.records import Records
 from searching.split import Document, digest
@@ -172,6 +172,17 @@ def test_a_score_that_is_not_finite_fails_the_trial_alone(tmp_path: Path) -> Non
     assert weights(result.best)[1] <= 0.6
 
 
+def test_a_function_without_figures_is_said_before_the_first_trial(tmp_path: Path) -> None:
+    def nothing(model: FakeModel, documents: Any) -> list[float]:
+        return []
+
+    text = space(trials=5).text.replace(", text: text.txt", "")
+    made = plan(nothing, read_space(text), Data())  # type: ignore[arg-type]
+
+    with pytest.raises(SearchError, match="not a finite number"):
+        run_search(made, tmp_path)
+
+
 def test_a_parent_that_is_lost_stops_the_search_and_loses_nothing(tmp_path: Path) -> None:
     marker = tmp_path / "signed out"
     ended: list[Progress] = []
@@ -304,8 +315,6 @@ def test_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:
 
 def test_time_ends_a_search(tmp_path: Path) -> None:
     text = space(trials=50).text.replace("trials: 50", "trials: 50, minutes: 0.01")
-    from searching import read_space
-
     made = plan(Score(), read_space(text))
     Records(tmp_path / "trials.jsonl")
 
