@@ -309,6 +309,9 @@ PROBLEMS: dict[str, Text] = {
     "revision-beside-model": Text(
         "`revision` beside `model` would be ignored.", "Write `model: owner/name@revision`."
     ),
+    "adapter-beside-model": Text(
+        "`{name}` beside `model` would be ignored.", "Write `model: owner/name+owner/adapter`."
+    ),
     "other-program": Text(
         "`{key}` makes this a recipe for {program}, which does something else.",
         "A recipe for Alloy begins with `merge_method:`.",

@@ -118,7 +118,8 @@ def with_not_finite(card: str, counts: Mapping[str, int]) -> str:
     section = [
         "## Numbers that are infinite or NaN",
         "",
-        f"{sum(counts.values()):,} numbers in {len(names):,} tensors. The model may answer with nothing but NaN.",
+        f"{sum(counts.values()):,} numbers in {len(names):,} {'tensors' if len(names) > 1 else 'tensor'}. The model",
+        "may answer with nothing but NaN.",
         "",
         "| tensor | numbers |",
         "|---|---|",

@@ -141,8 +141,9 @@ def top_line(text: str, tree: yaml.MappingNode, after: str, line: str) -> Span |
     if tree.flow_style:
         return None
     if value is None:
-        end = len(text.rstrip())
-        return end, len(text), f"\n{line}\n"
+        # A document of a chain ends where the next one begins.
+        whole = text[: tree.end_mark.index]
+        return len(whole.rstrip()), len(whole), f"\n{line}\n"
     end = text.find("\n", value.end_mark.index)
     return (len(text), len(text), f"\n{line}\n") if end < 0 else (end + 1, end + 1, f"{line}\n")
 
@@ -195,8 +196,8 @@ def moved_into_parameters(text: str, tree: yaml.MappingNode, path: Path, owner: 
         return None
     if path[:-1] == owner:
         return _wrapped(text, tree, path)
-    written = entry_text(text, tree, path, 2)
-    return None if tree.flow_style else f"{edited(text, [without]).rstrip()}\nparameters:\n  {written}\n"
+    added = top_line(text, tree, "", f"parameters:\n  {entry_text(text, tree, path, 2)}")
+    return edited(text, [without, added]) if added and without[1] <= added[0] else None
 
 
 def _wrapped(text: str, tree: yaml.Node, path: Path) -> str | None:

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from checkpoints.problem_texts import WORDING
-from checkpoints.problems import Problem
+from checkpoints.problems import Place, Problem
 from checkpoints.wording import Template
-from checkpoints.yaml import YamlError, compose
+from checkpoints.yaml import YamlError, documents
 from merging.methods import METHODS
 from merging.methods.parameters import Parameter
 from merging.recipe.edits import (
@@ -91,23 +91,31 @@ def fixes(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> 
         common_base: says which model the named ones were made from; asked only if the recipe lacks a base
     """
     try:
-        tree = compose(recipe)
+        trees = documents(recipe).nodes
     except YamlError:
-        return ()
-    if not isinstance(tree, yaml.MappingNode):
         return ()
     found: dict[str, Fix] = {}
     for problem in problems:
+        tree = _document(trees, problem.where)
+        if tree is None:
+            continue
         for fix in _Fixer(recipe, tree, problem, common_base).fixes():
             if fix.recipe != recipe and _is_yaml(fix.recipe):
                 found.setdefault(fix.recipe, fix)
     return tuple(found.values())
 
 
+def _document(trees: Sequence[yaml.Node], where: Place | str) -> yaml.MappingNode | None:
+    """The document of a chain that a problem is in; of what names no place, the only one."""
+    begun = [tree for tree in trees if isinstance(where, Place) and tree.start_mark.line < where.line]
+    found = begun[-1] if begun else trees[0] if len(trees) == 1 else None
+    return found if isinstance(found, yaml.MappingNode) else None
+
+
 def _is_yaml(text: str) -> bool:
     """Whether an edit led to a text that can be read: YAML has forms in which an entry cannot be cut or moved so."""
     try:
-        return compose(text) is not None
+        return bool(documents(text).nodes)
     except YamlError:
         return False
 
@@ -211,19 +219,41 @@ class _Fixer:
 
     def revision(self) -> Fix | None:
         """The revision as part of the model's name: `owner/name@revision`."""
+        return self.named(_with_revision)
+
+    def adapter(self) -> Fix | None:
+        """The adapter as part of the model's name: `owner/name+owner/adapter`."""
+        return self.named(lambda model, adapter: f"{model}+{adapter}")
+
+    def named(self, written: Callable[[str, str], str | None]) -> Fix | None:
+        """What is beside a model, as part of its name.
+
+        Args:
+            written: makes the name of the model's and of what is beside it; None if it cannot
+        """
         path = key_at(self.tree, self.problem.where)
-        model, wanted = (find(self.tree, (*(path or ())[:-1], name)) for name in ("model", "revision"))
-        span = cut(self.text, self.tree, path) if path else None
-        if not isinstance(model, yaml.ScalarNode) or not isinstance(wanted, yaml.ScalarNode) or span is None:
+        if not path:
             return None
-        base, plus, adapters = model.value.partition("+")
-        named, _, revision = base.partition("@")
-        if revision not in ("", wanted.value) or not wanted.value:
+        beside, owner = find(self.tree, path), path[:-1]
+        model = find(self.tree, (*owner, "model")) or find(self.tree, (*owner, "base_model"))
+        span = cut(self.text, self.tree, path)
+        if not isinstance(model, yaml.ScalarNode) or not isinstance(beside, yaml.ScalarNode) or span is None:
             return None
-        name = f"{named}@{wanted.value}{plus}{adapters}"
+        name = written(model.value, beside.value) if beside.value else None
+        if name is None:
+            return None
         raw = self.text[model.start_mark.index : model.end_mark.index].replace(model.value, name)
         text = edited(self.text, [replaced(model, raw), span])
         return self.fix(text, "write", word=name, instead=model.value)
+
+    def vocabulary_source(self) -> Fix | None:
+        """`tokenizer: union` as `tokenizer_source: union`."""
+        path = value_at(self.tree, self.problem.where)
+        key = next((key for key, _ in self.tree.value if path == ("tokenizer",) == (key.value,)), None)
+        given = find(self.tree, ("tokenizer",))
+        if key is None or not isinstance(given, yaml.ScalarNode) or not given.value:
+            return None
+        return self.rewritten(key, "tokenizer_source")
 
     def filter_applied(self) -> Fix | None:
         """A filter that is beside parameters, or beside a model, put on each of the parameters."""
@@ -398,6 +428,13 @@ class _Fixer:
         return replaced(node, f"[{start}, {end}]{text[len(text.rstrip()) :]}")
 
 
+def _with_revision(model: str, wanted: str) -> str | None:
+    """A model's name at a revision; None if it has another one."""
+    base, plus, adapters = model.partition("+")
+    name, _, revision = base.partition("@")
+    return f"{name}@{wanted}{plus}{adapters}" if revision in ("", wanted) else None
+
+
 def _ranges(part: yaml.Node | None) -> list[tuple[yaml.Node, int, int]]:
     """The layer ranges of a slice's sources, with their nodes."""
     sources = find(part, ("sources",))
@@ -415,6 +452,7 @@ def _ranges(part: yaml.Node | None) -> list[tuple[yaml.Node, int, int]]:
 # By the code of a problem.
 WAYS: dict[str, Callable[[_Fixer], Fix | None]] = {
     "adapter": _Fixer.with_base,
+    "adapter-beside-model": _Fixer.adapter,
     "adapter-on-base": _Fixer.passthrough,
     "filter": _Fixer.filters_apart,
     "layer-range": _Fixer.shorter_range,
@@ -424,6 +462,7 @@ WAYS: dict[str, Callable[[_Fixer], Fix | None]] = {
     "missing-parameter": _Fixer.parameter,
     "models-or-slices": _Fixer.one_list,
     "no-base": _Fixer.base,
+    "not-a-mapping": _Fixer.vocabulary_source,
     "parameter-value": _Fixer.within_range,
     "revision-beside-model": _Fixer.revision,
     "shared-parameter": _Fixer.moved_up,

@@ -91,8 +91,6 @@ NO_MATTER = (
     *("out_path", "out_shard_size", "output_dir", "output_path", "trust_remote_code", "use_cuda", "verbose"),
     *("write_model_card",),
 )
-# Mappings inside a recipe that say something of models.
-HAS_PARTS = ("model-entry", "source", "slice", "module")
 # All that some method reads.
 PARAMETERS = frozenset(
     name for method in METHODS.values() for name in (*(p.name for p in method.parameters), *method.ignored)
@@ -314,11 +312,16 @@ class _Reader(YamlReader):
         ignored, if it can change no number of the result."""
         name, method = key.value, self.method
         parameter = method.parameter(name) if method and "parameters" in known else None
-        if name == "revision" and "model" in known:
+        if name == "revision" and {"model", "base_model"} & {*known}:
             self.problem("revision-beside-model", {}, key)
+        elif name in ("lora", "adapter") and "model" in known:
+            self.problem("adapter-beside-model", {"name": name}, key)
+        elif what == "filtered-value" and name in PARAMETERS:
+            values = {"name": name, "what": what, "near": "value", "known": sorted(known)}
+            self.problem("unknown-key", values, key)
         elif parameter:
             self.problem("misplaced-parameter", {"name": name, "what": what}, key)
-        elif name in FOR_ALL and what in HAS_PARTS:
+        elif name in FOR_ALL and what != "recipe":
             self.problem("misplaced-key", {"name": name, "what": what}, key)
         elif name == "filter" and "parameters" in known:
             self.problem("stray-filter", {}, key)

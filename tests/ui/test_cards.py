@@ -164,7 +164,7 @@ def test_numbers_that_are_none_are_shown_with_the_job_and_in_its_card(counts: di
     text = shown(job_card(replace(JOB, state="done", result=result, request=request))).text
 
     assert ("7 numbers of the result are infinite or NaN" in text) == bool(counts)
-    assert ("7 numbers in 1 tensors" in text) == bool(counts)
+    assert ("7 numbers in 1 tensor." in text) == bool(counts)
 
 
 @pytest.mark.parametrize("verified", [True, False])

@@ -147,6 +147,32 @@ MENDED = {
         "merge_method: linear\nmodels: [{model: x/y}]\n"
         "parameters: {weight: [{filter: q, value: 2}, {filter: k, value: 2}, 1]}\n",
     ),
+    "a revision beside the base": (
+        "merge_method: passthrough\nbase_model: x/b\nrevision: v1\nmodels: [{model: x/y}]\n",
+        "merge_method: passthrough\nbase_model: x/b@v1\nmodels: [{model: x/y}]\n",
+    ),
+    "an adapter beside a model": (
+        "merge_method: passthrough\nmodels:\n- model: x/y\n  lora: x/lora # ours\n",
+        "merge_method: passthrough\nmodels:\n- model: x/y+x/lora # ours\n",
+    ),
+    "the parameter's name in place of its value": (
+        "merge_method: linear\nmodels: [{model: x/y}]\nparameters: {weight: [{filter: q, weight: 2}, 1]}\n",
+        "merge_method: linear\nmodels: [{model: x/y}]\nparameters: {weight: [{filter: q, value: 2}, 1]}\n",
+    ),
+    "a chat template in the tokenizer": (
+        "merge_method: passthrough\nmodels: [{model: x/y}]\ntokenizer:\n  source: union\n  chat_template: auto\n",
+        "merge_method: passthrough\nmodels: [{model: x/y}]\ntokenizer:\n  source: union\nchat_template: auto\n",
+    ),
+    "a tokenizer by one word": (
+        "merge_method: passthrough\nmodels: [{model: x/y}]\ntokenizer: union\n",
+        "merge_method: passthrough\nmodels: [{model: x/y}]\ntokenizer_source: union\n",
+    ),
+    "faults in two recipes of a chain": (
+        "name: one\nmerge_method: linear\nmodels:\n- model: x/y\n  weight: 1\n  dtype: float32\n# next\n---\n"
+        "merge_method: slerp\nbase_model: one\nmodels:\n- model: x/z\n  t: 0.3\n",
+        "name: one\nmerge_method: linear\nmodels:\n- model: x/y\n  parameters:\n    weight: 1\n# next\n"
+        "dtype: float32\n---\nmerge_method: slerp\nbase_model: one\nmodels:\n- model: x/z\nparameters:\n  t: 0.3\n",
+    ),
     "a seed by another name": (
         "merge_method: passthrough\nrandom_seed: 3\nmodels: [{model: x/y}]\n",
         "merge_method: passthrough\nseed: 3\nmodels: [{model: x/y}]\n",

@@ -257,6 +257,9 @@ PROBLEMS: dict[str, Text] = {
     "revision-beside-model": Text(
         "`model` 옆의 `revision`은 무시됩니다.", "`model: owner/name@revision`으로 쓰세요."
     ),
+    "adapter-beside-model": Text(
+        "`model` 옆의 `{name}`은(는) 무시됩니다.", "`model: owner/name+owner/adapter`로 쓰세요."
+    ),
     "other-program": Text(
         "`{key}` 키가 있으므로 {program} 레시피입니다. 하는 일이 다릅니다.",
         "Alloy의 레시피는 `merge_method:`로 시작합니다.",
