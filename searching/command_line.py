@@ -139,7 +139,10 @@ def _print_plan(planned: SearchPlan, measured: Measured | None) -> None:
         print(f"  {name}: " + ", ".join(f"{count} {part}" for part, count in counts.items()))
     limit = f", at most {settings.minutes:g} minutes" if settings.minutes is not None else ""
     print(f"up to {settings.trials} trials by {settings.by}{limit}")
-    print(f"memory: {planned.memory_bytes / 1e9:.2f} GB of {planned.free_bytes / 1e9:.2f} GB that are free")
+    least, kept, free = (
+        size / 1e9 for size in (planned.memory_bytes, planned.kept_bytes, planned.free_bytes)
+    )
+    print(f"memory: {least:.2f} GB, and {kept:.2f} GB to keep the parents' changes; {free:.2f} GB are free")
     if measured is not None:
         print("\n".join(measured.words()))
 

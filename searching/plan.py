@@ -37,7 +37,8 @@ class SearchPlan:
         workers: processes that score at the same time
         problems: what prevents the search
         warnings: what the user should know
-        memory_bytes: that all workers hold
+        memory_bytes: that all workers hold at least
+        kept_bytes: that they hold besides where they fit: the parents' changes, so that none is read again
         free_bytes: that there are
     """
 
@@ -49,6 +50,7 @@ class SearchPlan:
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     memory_bytes: int = 0
+    kept_bytes: int = 0
     free_bytes: int = 0
 
     @property
@@ -84,6 +86,7 @@ class SearchPlan:
             "minutes": settings.minutes,
             "workers": self.workers,
             "memory_bytes": self.memory_bytes,
+            "kept_bytes": self.kept_bytes,
             "free_bytes": self.free_bytes,
             "parents": self.parents,
         }
@@ -130,7 +133,8 @@ def plan_search(
     merge = make_plan(start, token=token, allow_folders=allow_folders, memory=memory)
     problems += merge.problems
     free = free_memory() if memory is None else memory
-    needed = held(merge).least * workers if merge.shards else 0
+    holds = held(merge)
+    needed = holds.least * workers if merge.shards else 0
     if needed > free:
         values = {"workers": workers, "needed": needed / 1e9, "free": free / 1e9}
         problems.append(Problem("search-too-large", values))
@@ -147,6 +151,7 @@ def plan_search(
         tuple(dict.fromkeys(problems)),
         merge.warnings,
         needed,
+        holds.kept * workers,
         free,
     )
 

@@ -339,9 +339,13 @@ def _ending(
 
 
 def _named(who: str) -> str:
-    return {"average": "the plain average", "given": "the recipe as it was given"}.get(
-        who, who.removeprefix("parent ")
-    )
+    parent = _short(who.removeprefix("parent "))
+    return {"average": "the plain average", "given": "the recipe as it was given"}.get(who, parent)
+
+
+def _short(name: str) -> str:
+    """A name that begins with a folder of this machine, without what leads to it."""
+    return name.rpartition("/")[2] if name.startswith(("/", ".", "~")) else name
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -432,7 +436,8 @@ def _markdown(report: Report) -> str:
         lines.append("")
     if report.gains:
         gains = ", ".join(f"{gain:+.4f} on the {part} part" for part, gain in report.gains.items())
-        lines += [f"Gain over the plain average: {gains}. What is lost from left to right was chance.", ""]
+        chance = " What is lost from left to right was chance." if "report" in report.gains else ""
+        lines += [f"Gain over the plain average: {gains}.{chance}", ""]
     if report.seeds:
         lines += [
             "With other seeds: " + ", ".join(f"{value:.4f}" for value in report.seeds.values()) + ".",
@@ -443,7 +448,7 @@ def _markdown(report: Report) -> str:
         for name, (low, high) in report.spread.items():
             own = report.point.get(name)
             shown = f"{own:.4g}" if isinstance(own, float) else str(own)
-            lines.append(f"| {name} | {shown} | {low:.4g} to {high:.4g} |")
+            lines.append(f"| {_short(name)} | {shown} | {low:.4g} to {high:.4g} |")
         lines.append("")
     if report.recipe:
         lines += ["## Recipe", "", "```yaml", report.recipe.strip(), "```", ""]
