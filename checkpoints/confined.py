@@ -265,7 +265,7 @@ def serve() -> None:
             module, _, function = name.rpartition(".")
             answer = {"result": getattr(importlib.import_module(module), function)(argument)}
             written = json.dumps(answer)
-        except Exception as error:
+        except BaseException as error:  # a library in Rust that panics raises no Exception
             trace = "".join(traceback.format_exception(error))[-4000:]
             written = json.dumps({"error": f"{type(error).__name__}: {error}"[:500], "trace": trace})
         answers.write(f'{written[:-1]}, "held": {process.memory_info().rss}}}\n'.encode())

@@ -15,7 +15,7 @@ _TOKEN = re.compile(r"\b(hf|oauth|jwt)_[\w.-]{4,}")
 logger = logging.getLogger(__name__)
 
 
-def log_unexpected(error: Exception, *secrets: str | None) -> str:
+def log_unexpected(error: BaseException, *secrets: str | None) -> str:
     """Log an unexpected error, and return the line that a visitor may see.
 
     Args:

@@ -339,7 +339,7 @@ class _Run:
                     self.send("item", self.number, item)
             except (ProblemError, Cancelled) as error:
                 self.send("error", self.number, error)
-            except Exception as error:
+            except BaseException as error:  # a library in Rust that panics raises no Exception
                 self.send("defect", self.number, log_unexpected(error))
             finally:
                 if isinstance(items, Generator):

@@ -45,6 +45,8 @@ def wrong(how: str) -> Iterator[int]:
         raise Cancelled
     if how == "defect":
         raise ValueError("with hf_secrettoken")
+    if how == "panic":
+        raise BaseException("as pyo3 raises it")  # noqa: TRY002
     if how == "dies":
         os._exit(9)
 
@@ -101,6 +103,8 @@ def test_errors_arrive_as_they_were(models: ModelProcess) -> None:
     with pytest.raises(RuntimeError, match=r"ValueError: with \(token\)") as defect:
         list(models.stream(wrong, "defect"))
 
+    with pytest.raises(RuntimeError, match="as pyo3"):
+        list(models.stream(wrong, "panic"))
     assert raised.value.problems == (Problem("no-gpu-for-device"),)
     assert "hf_secrettoken" not in str(defect.value)
 
