@@ -355,17 +355,16 @@ def _model(data: dict[str, Any]) -> PlannedModel:
     return PlannedModel(**data)
 
 
+_TENSOR = tuple(field.name for field in fields(PlannedTensor))
+
+
 def _shard_data(shard: PlannedShard) -> dict[str, Any]:
     tensors = [
-        {**_fields_of(tensor), "inputs": [_fields_of(part) for part in tensor.inputs]}
+        {**{name: getattr(tensor, name) for name in _TENSOR}, "inputs": [*map(vars, tensor.inputs)]}
         for tensor in shard.tensors
     ]
-    return {**_fields_of(shard), "tensors": tensors, "copy_of": shard.copy_of and _fields_of(shard.copy_of)}
-
-
-def _fields_of(record: Any) -> dict[str, Any]:
-    """The fields of a dataclass, as they are."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+    source = shard.copy_of and vars(shard.copy_of)
+    return {"filename": shard.filename, "tensors": tensors, "bytes": shard.bytes, "copy_of": source}
 
 
 def _shard(data: dict[str, Any]) -> PlannedShard:
