@@ -23,7 +23,8 @@ def requirements() -> str:
     """What a Space installs: all that pyproject.toml lists for the page, but what the platform brings."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    of_the_page = [one for one in extras["app"] if not one.startswith(("alloy-merge", "gradio", "spaces"))]
+    elsewhere = ("alloy-merge", "gradio", "spaces")
+    of_the_page = [one for one in extras["search"] + extras["app"] if not one.startswith(elsewhere)]
     wanted = project["dependencies"] + extras["evaluation"] + of_the_page
     lines = [
         "# What a Space installs. Written by `make docs` from pyproject.toml: change the list there.",

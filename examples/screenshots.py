@@ -58,6 +58,10 @@ def walk(page: Page, language: str) -> Iterator[str]:
     click("page.tab.methods", "tab")
     page.locator("svg.alloy-demo:visible").wait_for()
     yield "methods"
+    click("page.tab.search", "tab")
+    click("search.preset")
+    page.get_by_label(said["search.guard"]).locator("visible=true").wait_for()
+    yield "search"
 
 
 def take(page: Page, folder: Path, name: str) -> None:

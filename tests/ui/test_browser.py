@@ -303,7 +303,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(site: Site, browser
     with visit(browser, site.url, width=390, dark=True) as seen:
         until_recipe(seen.page, "merge_method", "slerp")
         expect(seen.page.get_by_role("heading", name="Ready to merge")).to_be_visible()
-        for tab in ("Merge", "Chat", "Score", "Methods"):
+        for tab in ("Merge", "Search", "Chat", "Score", "Methods"):
             seen.page.get_by_role("tab", name=tab).click()
             for dark in (True, False):
                 seen.page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
@@ -417,8 +417,8 @@ def test_nobody_is_shut_out(site: Site, browser: Browser, locale: str) -> None:
         ready = {"en-US": "Ready to merge", "ko-KR": KOREAN.page["plan.good"]}[locale]
         expect(page.get_by_role("heading", name=ready)).to_be_visible()
         tabs = page.get_by_role("tab")
-        assert tabs.count() == 4
-        for number in range(4):
+        assert tabs.count() == 5
+        for number in range(5):
             tabs.nth(number).click()
             for folded in page.get_by_role("tabpanel").locator("button.label-wrap:visible").all():
                 folded.click()

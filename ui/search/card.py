@@ -10,7 +10,7 @@ from markupsafe import Markup
 from merging.recipe.gradients import on_gradient
 from ui.languages.translate import t
 from ui.merge.job_card import log_of, waiting_line
-from ui.search.chart import chart, name_of
+from ui.search.chart import chart, front_chart, goal_name, name_of
 from ui.server.jobs import JobStatus
 from ui.server.search_state import SearchState
 from ui.widgets.heat_map import heat_map
@@ -63,7 +63,7 @@ def search_card(job: JobStatus) -> Markup:
         body.append(quiet(t("search.cancelled.kept" if found.recipe else "search.cancelled.nothing")))
     if found.report:
         body.append(_report(found.report))
-    body += [chart(found), _coefficients(found)]
+    body += [chart(found), _coefficients(found), front_chart(found.report) if found.report else None]
     if not job.is_live:
         body += [_recipe(found), _whole_report(found), log_of(job)]
     return card(body, _MOODS[job.state])
@@ -153,7 +153,7 @@ def _table(report: Report) -> Markup:
     rows = [table_row(t("search.baseline.best"), _figures(report, goals, who), figure(""), figure(""))]
     rows += [_row(report, goals, one) for one in report.comparisons]
     caption = t("search.report.caption", count=sum(parts["report"] for parts in report.documents.values()))
-    return scrolling(table(columns, rows, caption=caption, style="alloy-scores"), focusable=True)
+    return scrolling(table(columns, rows, caption=caption), focusable=True)
 
 
 def _row(report: Report, goals: Sequence[str], one: Comparison) -> Markup:
@@ -166,13 +166,6 @@ def _row(report: Report, goals: Sequence[str], one: Comparison) -> Markup:
 def _figures(report: Report, goals: Sequence[str], who: str) -> list[Markup]:
     found = [report.figures[goal].get(who, {}).get("report") for goal in goals]
     return [figure("" if value is None else f"{value:.4f}") for value in found]
-
-
-def goal_name(goal: str) -> str:
-    """What a goal of the tab is called; any other by its own name."""
-    name, _, limit = goal.partition(", ")
-    words = t(f"search.text.{name}") if name in ("english", "korean", "pirate", "bard", "own") else name
-    return f"{words}, {t('search.limit')}" if limit == "limit" else words
 
 
 def _recipe(found: SearchState) -> Markup | None:

@@ -25,7 +25,7 @@ class SpaceChoice:
         moving: keys of the numbers that may change, see `numbers_of`
         ranges: lowest and highest value by parameter
         groups: of layers, each with a number of its own; 1: one number for all layers
-        texts: names of the texts that the recipe is judged by
+        goals: texts that the recipe is judged by, as a space names them
         guard: name of the text that must not get worse; empty for none
         margin: how much worse than the base model it may get, in bits per byte
         minutes: that the trials take at most
@@ -35,7 +35,7 @@ class SpaceChoice:
     moving: Sequence[str]
     ranges: Mapping[str, tuple[float, float]]
     groups: int
-    texts: Sequence[str]
+    goals: Sequence[Mapping[str, Any]]
     guard: str = ""
     margin: float = 0.01
     minutes: float = 2.0
@@ -82,9 +82,10 @@ def space_text(recipe: str, choice: SpaceChoice) -> str:
             groups = choice.groups if number.parameter.kind == "number" else 1
             ranged = _ranged(_at(data, number.place), low, high, groups, number.value)
             data = with_entry(data, number.place, ranged)
-    goals: list[dict[str, Any]] = [{"text": name} for name in choice.texts]
+    goals = list(map(dict, choice.goals))
     if choice.guard:
-        named = {"name": f"{choice.guard}, limit"} if choice.guard in choice.texts else {}
+        is_goal = {"text": choice.guard} in goals
+        named = {"name": f"{choice.guard}, limit"} if is_goal else {}
         goals.append({"text": choice.guard, **named, "at_most": f"base + {choice.margin:g}"})
     budget = {"trials": TRIALS, "minutes": choice.minutes}
     return dump({**data, "search": {"objective": goals, "by": choice.by, "budget": budget}})

@@ -106,12 +106,14 @@ class SearchTab:
 
         Args:
             page: whose loading shows the search that the browser remembers
-            opened: this tab, which shows the numbers of the recipe when it is opened
+            opened: this tab
             editor: that holds the recipe
         """
         self.editor = editor
         yaml = editor.yaml
-        opened.select(self._opened, [yaml, self.shown], self.outputs, **QUIET)
+        # The recipe may change while this tab is open: when the page has just been loaded, and by the preset.
+        changed = [opened.select, yaml.change]
+        gr.on(changed, self._opened, [yaml, self.shown], self.outputs, trigger_mode="always_last", **QUIET)
         outputs = [self.card, self.clock, self.drawn, self.stop, self.use, self.try_it, self.merge_it]
         watching: dict[str, Any] = {"fn": self._watch, "inputs": [self.job, self.drawn], "outputs": outputs}
         self.clock.tick(**watching, **QUIET)
@@ -121,14 +123,8 @@ class SearchTab:
             **PLANNING,
         ).success(**watching, **QUIET)  # fmt: skip
         self.stop.click(self._stop, self.job, None, **QUIET).then(**watching, **QUIET)
-        shown = [
-            *editor.outputs,
-            *self.outputs,
-            self.groups,
-            self.minutes,
-            self.texts.chosen,
-            self.texts.guard,
-        ]
+        shown = [*editor.outputs, *self.outputs, self.groups, self.minutes]
+        shown += [self.texts.chosen, self.texts.guard, self.texts.margin]
         self.preset.click(self._preset, editor.form.memory, shown, **QUIET)
 
     # -- fields ----------------------------------------------------------------------------------------
@@ -173,7 +169,7 @@ class SearchTab:
         for name in known.keys() - ranges.keys():
             ranges[name] = usual_range(known[name])
         return SpaceChoice(
-            moving, ranges, int(given[self.groups] or 1), self.texts.names(given), given[self.texts.guard] or "",
+            moving, ranges, int(given[self.groups] or 1), self.texts.goals(given), given[self.texts.guard] or "",
             float(given[self.texts.margin] or 0), float(given[self.minutes] or 2), given[self.by] or "auto",
         )  # fmt: skip
 
@@ -193,6 +189,7 @@ class SearchTab:
             self.minutes: 1,
             self.texts.chosen: ["pirate", "bard"],
             self.texts.guard: "english",
+            self.texts.margin: 0.05,
         }
 
     def _start(self, given: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:

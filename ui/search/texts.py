@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -14,6 +15,8 @@ from ui.languages.translate import error_words, t
 from ui.widgets.events import QUIET, Given, Updates
 
 OWN = "own"
+# Of a data set.
+MAX_ROWS = 1000
 _VOICES = Path(__file__).parent / "voices"
 # Conversations in the demo's voices; its models were not trained on them.
 VOICES = tuple(sorted(path.stem for path in _VOICES.glob("*.json")))
@@ -37,7 +40,7 @@ class SearchTexts:
         chosen: names of bundled texts
         own: the visitor's text
         guard: name of the text that must not get worse
-        inputs: what `names` and `documents` read
+        inputs: what `goals` and `documents` read
     """
 
     def __init__(self, host: Host) -> None:
@@ -50,6 +53,21 @@ class SearchTexts:
         self.opened = gr.State(None)
         file = gr.UploadButton(t("score.file"), size="sm", file_types=["text", ".jsonl"])
         file.upload(self._open, file, [self.own, self.opened], **QUIET)
+        with gr.Accordion(t("score.dataset"), open=False):
+            self.dataset = gr.Textbox(
+                label=t("score.dataset.name"), info=t("search.dataset.info"), max_lines=1
+            )
+            with gr.Row():
+                self.split = gr.Textbox("train", label=t("score.dataset.split"), max_lines=1, min_width=110)
+                self.column = gr.Textbox("text", label=t("score.dataset.column"), max_lines=1, min_width=110)
+                self.rows = gr.Number(
+                    100,
+                    label=t("score.dataset.rows"),
+                    precision=0,
+                    minimum=10,
+                    maximum=MAX_ROWS,
+                    min_width=110,
+                )
         with gr.Row():
             self.guard = gr.Dropdown(
                 [(t("search.guard.none"), ""), *choices], value="", label=t("search.guard"),
@@ -59,19 +77,27 @@ class SearchTexts:
                 0.01, label=t("search.margin"), info=t("search.margin.info"), minimum=0, maximum=10, step=0.01,
                 min_width=220,
             )  # fmt: skip
-        self.inputs = {self.chosen, self.own, self.opened, self.guard, self.margin}
+        self.inputs = {
+            self.chosen, self.own, self.opened, self.dataset, self.split, self.column, self.rows, self.guard,
+            self.margin,
+        }  # fmt: skip
 
-    def names(self, given: Given) -> list[str]:
-        """Names of the texts that the recipe is judged by.
+    def goals(self, given: Given) -> list[dict[str, Any]]:
+        """The texts that the recipe is judged by, as a space names them.
 
         Raises:
             gr.Error: there are none
         """
-        own = [OWN] if (given[self.own] or "").strip() else []
-        names = [*(given[self.chosen] or ()), *own]
-        if not names:
+        goals: list[dict[str, Any]] = [{"text": name} for name in given[self.chosen] or ()]
+        if (given[self.own] or "").strip():
+            goals.append({"text": OWN})
+        if name := (given[self.dataset] or "").strip():
+            rows = min(int(given[self.rows] or 100), MAX_ROWS)
+            where = {"column": given[self.column] or "text", "split": given[self.split] or "train"}
+            goals.append({"dataset": name, **where, "rows": rows})
+        if not goals:
             raise gr.Error(t("search.no_text"), print_exception=False)
-        return names
+        return goals
 
     def documents(self, given: Given) -> dict[str, list[str]]:
         """Documents of the texts that are not bundled, by name.

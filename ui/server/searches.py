@@ -19,6 +19,7 @@ from evaluation import hold_memory
 from merging import Cancelled, MergeError, Problem
 from ui.hub.account import Account
 from ui.server.jobs import MergeRequest
+from ui.server.model_process import MODELS
 from ui.server.search_state import SearchState
 from ui.server.work import watched
 
@@ -148,7 +149,7 @@ def _check_length(text: str, texts: Mapping[str, Sequence[str]]) -> None:
 
 
 def _run(order: SearchOrder, report: Callable[[SearchState], None], cancel: threading.Event) -> SearchState:
-    """Run a search, and stop it when the job is cancelled.
+    """Run a search in the process that holds loaded models, and stop it when the job is cancelled.
 
     Raises:
         ProblemError: it cannot be run.
@@ -156,7 +157,7 @@ def _run(order: SearchOrder, report: Callable[[SearchState], None], cancel: thre
     """
     state = SearchState()
     try:
-        with closing(searched(order)) as news:
+        with closing(MODELS.stream(searched, order)) as news:
             for found in news:
                 if cancel.is_set():
                     raise Cancelled
@@ -169,8 +170,22 @@ def _run(order: SearchOrder, report: Callable[[SearchState], None], cancel: thre
 
 
 def searched(order: SearchOrder) -> Generator[SearchState | None, None, None]:
-    """Search; yields what was found whenever there is more of it, None now and then, and the end at last."""
-    return watched(lambda report, cancel: _Search(order, report).run(cancel))
+    """Search; yields what was found whenever there is more of it, None now and then, and the end at last.
+
+    When it is closed, the search is stopped, and its models are freed before this returns.
+    """
+    ended = threading.Event()
+
+    def work(report: Callable[[SearchState], None], cancel: threading.Event) -> SearchState:
+        try:
+            return _Search(order, report).run(cancel)
+        finally:
+            ended.set()
+
+    try:
+        yield from watched(work)
+    finally:
+        ended.wait()
 
 
 class _Search:

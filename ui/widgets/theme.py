@@ -215,6 +215,7 @@ footer { gap: 1rem; }
 :is(.alloy-talk, .alloy-yaml) label > span { display: inline-block; vertical-align: -.15em; }
 @media (max-width: 640px) {
   .alloy-talk { height: 300px !important; }
+  .tab-wrapper button { padding-left: .5rem !important; padding-right: .5rem !important; }
 }
 .dark [role=tab][aria-selected=true] { color: var(--primary-300) !important; }
 .dark input[type=range] { --neutral-200: var(--neutral-700); }
@@ -263,6 +264,7 @@ footer { gap: 1rem; }
 .alloy-trials .baseline { stroke-dasharray: 4 3; }
 .alloy-trials .best { stroke: var(--primary-600); stroke-width: 2; }
 .alloy-trials .trial { fill: var(--primary-600); stroke: var(--block-background-fill); }
+.alloy-trials .winner { stroke: var(--body-text-color); stroke-width: 2; } .alloy-trials .known { fill: #8a8580; }
 .dark .alloy-trials .best { stroke: var(--primary-400); } .dark .alloy-trials .trial { fill: var(--primary-400); }
 .alloy-yaml { font-size: .9rem; }
 .alloy-yaml .cm-line span { color: var(--primary-700) !important; }

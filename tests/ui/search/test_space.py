@@ -31,7 +31,7 @@ def choice_for(recipe: str, moving: list[str] | None = None, **fields: object) -
         "moving": moved_at_first(numbers) if moving is None else moving,
         "ranges": ranges,
         "groups": 1,
-        "texts": ["english"],
+        "goals": [{"text": "english"}],
     }
     return SpaceChoice(**{**given, **fields})  # type: ignore[arg-type]
 
@@ -66,7 +66,12 @@ def test_numbers_that_were_not_chosen_stay() -> None:
 
 def test_a_guard_may_be_a_text_that_counts_as_well() -> None:
     choice = choice_for(
-        ARITHMETIC, texts=["english", "own"], guard="english", margin=0.02, minutes=3, by="tpe"
+        ARITHMETIC,
+        goals=[{"text": "english"}, {"text": "own"}],
+        guard="english",
+        margin=0.02,
+        minutes=3,
+        by="tpe",
     )
 
     settings = read_space(space_text(ARITHMETIC, choice)).settings

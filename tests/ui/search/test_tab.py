@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import gradio as gr
 import pytest
 
 from merging import MergeError, Result
+from searching import read_space
 from tests.hub import Hub
 from tests.tiny import save_tokenizer, tiny_llama
 from tests.ui.conftest import event
@@ -22,7 +24,7 @@ from ui.hub.account import Account
 from ui.languages.translate import speaking
 from ui.page import build_page
 from ui.search.card import search_card, verdict
-from ui.search.chart import chart
+from ui.search.chart import chart, front_chart
 from ui.search.texts import VOICES, conversations
 from ui.server.jobs import JobBoard, JobStatus
 from ui.server.merge_service import MergeService
@@ -129,7 +131,10 @@ def test_a_merge_of_the_recipe_says_on_its_card_how_it_was_found(
             assert (job.search.report.card().strip() in card) == is_theirs
 
 
-def test_a_search_that_is_stopped_keeps_its_best_recipe(family: Path, tmp_path: Path) -> None:
+def test_a_search_that_is_stopped_keeps_its_best_recipe(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     searches = service_of(tmp_path)
     job = searches.start(SPACE.format(family, 100_000) + "  by: random\n", {"own": OWN}, WHO, "me")
     deadline = time.monotonic() + 120
@@ -139,6 +144,7 @@ def test_a_search_that_is_stopped_keeps_its_best_recipe(family: Path, tmp_path: 
 
     assert searches.service.board.cancel(job)
     stopped = ended(searches, job)
+    assert not list(Path(tempfile.gettempdir()).glob("alloy-search-*"))
 
     assert stopped.state == "cancelled"
     assert stopped.search and stopped.search.recipe and not stopped.search.report
@@ -184,9 +190,7 @@ def test_strangers_search_no_files_of_the_server_and_not_for_hours(
     secret.write_text("\n\n".join(OWN))
     searches = service_of(tmp_path, SPACE_ID="you/alloy")
     orders: list[Any] = []
-    monkeypatch.setattr(
-        "ui.server.searches.searched", lambda order: orders.append(order) or iter([SearchState()])
-    )
+    monkeypatch.setattr("ui.server.searches._run", lambda order, *_: orders.append(order) or SearchState())
     space = SPACE.format("ann", 100_000)
 
     ended(searches, searches.start(space, {"own": OWN}, WHO, "me"))
@@ -224,6 +228,28 @@ def test_the_chart_draws_each_trial_and_baseline() -> None:
     assert chart(SearchState()) == ""
 
 
+def test_two_texts_that_pull_apart_have_a_picture_of_their_front(
+    searched: tuple[SearchService, JobStatus],
+) -> None:
+    assert searched[1].search and searched[1].search.report
+    one, other = {"trial 0": 0.8, "trial 1": 0.7}, {"trial 0": 0.5, "trial 1": 0.6}
+    figures = {
+        name: {who: {"search": value} for who, value in {**scores, "average": 0.9}.items()}
+        for name, scores in (("pirate", one), ("english", other))
+    }
+    front = {who: {"pirate": one[who], "english": other[who]} for who in one}
+    report = replace(searched[1].search.report, winner="trial 1", figures=figures, front=front)
+
+    with speaking("en"):
+        picture = shown(str(front_chart(report)))
+
+    kinds = [kind for key, kind in picture.attributes if key == "class"]
+    assert [kinds.count(kind) for kind in ("trial", "trial winner", "known")] == [1, 1, 1]
+    assert "plain average" in picture.text
+    assert front_chart(replace(report, front={"trial 1": front["trial 1"]})) == ""
+    assert front_chart(replace(report, figures={"pirate": figures["pirate"]})) == ""
+
+
 @pytest.mark.parametrize("voice", VOICES)
 def test_the_voices_of_the_demo_are_conversations(voice: str) -> None:
     found = conversations(voice)
@@ -253,14 +279,8 @@ def test_the_preset_fills_everything_in(page: gr.Blocks) -> None:
     assert updates[tab.texts.chosen] == ["pirate", "bard"] and updates[tab.texts.guard] == "english"
     assert updates[tab.editor.yaml] == updates[tab.shown]
     assert len(updates[tab.moving]["value"]) == 2
-    assert updates.keys() <= {
-        *tab.editor.outputs,
-        *tab.outputs,
-        tab.groups,
-        tab.minutes,
-        tab.texts.chosen,
-        tab.texts.guard,
-    }
+    [wired] = [fn for fn in page.fns.values() if getattr(fn.fn, "__func__", None) is type(tab)._preset]
+    assert updates.keys() <= set(wired.outputs)
 
 
 def test_opening_the_tab_again_keeps_what_was_chosen(page: gr.Blocks) -> None:
@@ -294,13 +314,19 @@ def test_start_searches_the_recipe_of_the_merge_tab(page: gr.Blocks, monkeypatch
     tab = tab_of(page)
     asked: list[Any] = []
     monkeypatch.setattr(tab.searches, "start", lambda *given: asked.append(given) or "job")
-    given = {**values(tab, tab.editor.first_recipe), tab.texts.own: "One.\n\nTwo."}
+    given = {
+        **values(tab, tab.editor.first_recipe),
+        tab.texts.own: "One.\n\nTwo.",
+        tab.texts.dataset: "ann/rows",
+    }
 
     started = tab._start(given, None, None)
 
     text, documents, *_ = asked[0]
     assert (started[tab.job], started[tab.space]) == ("job", text)
-    assert "anchors: 5" in text and "text: own" in text
+    assert "anchors: 5" in text
+    goals = [(goal.kind, goal.source) for goal in read_space(text).settings.goals]
+    assert goals == [("text", "english"), ("text", "own"), ("dataset", "ann/rows")]
     assert documents["own"] == ["One.", "Two."]
 
 

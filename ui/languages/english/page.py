@@ -318,6 +318,7 @@ PAGE: dict[str, Template] = {
     "search.own.info": (
         "Leave a blank line between documents: at least twenty, of a sentence or more. A .jsonl file has one a line."
     ),
+    "search.dataset.info": "owner/name; each row is a document.",
     "search.guard": "What must not get worse",
     "search.guard.info": "A recipe that gets worse at it is never chosen.",
     "search.guard.none": "no limit",
@@ -367,9 +368,16 @@ PAGE: dict[str, Template] = {
     ),
     "search.chart.trial": "trial {number}: {value}",
     "search.chart.label": "Scores of {count} {count:trial|trials}, lower is better. Best: {best}. {baselines}",
-    "search.baseline.best": "best recipe",
-    "search.baseline.given": "recipe as given",
-    "search.baseline.average": "plain average",
+    "search.front": "Where the two texts pull apart",
+    "search.front.label": "The best {count} {count:trial|trials} between {one} and {other}",
+    "search.front.legend": (
+        "Bits per byte of {one} (to the right) and of {other} (upwards), on the part that is searched on; lower is "
+        "better. No "
+        "trial is better in both than one on the line. The ring is the recipe that was chosen, grey dots are baselines."
+    ),
+    "search.baseline.best": "the best recipe",
+    "search.baseline.given": "the recipe as given",
+    "search.baseline.average": "the plain average",
     "search.coefficients": "The best numbers by layer",
     "search.report.recipe": "Recipe",
     "search.report.difference": "Best minus this (95 %)",
@@ -389,7 +397,7 @@ PAGE: dict[str, Template] = {
         "The best recipe is better than {others:and}, on documents that the search never used. Against {other}: "
         "{difference}."
     ),
-    "search.verdict.worse": "{other} is better than the best recipe ({difference}). Take that.",
+    "search.verdict.worse": "Take {other}: it is better than the best recipe ({difference}).",
     "search.verdict.none": (
         "No difference that this text can show between the best recipe and {other} ({difference}). Take the simpler "
         "one: "

@@ -312,6 +312,7 @@ PAGE: dict[str, Template] = {
         "문서 사이에 빈 줄을 두세요. 한 문장 이상인 문서가 스무 개는 있어야 합니다. .jsonl 파일은 줄마다 문서 "
         "하나입니다."
     ),
+    "search.dataset.info": "owner/name. 행마다 문서 하나입니다.",
     "search.guard": "나빠지면 안 되는 것",
     "search.guard.info": "이것이 나빠지는 레시피는 고르지 않습니다.",
     "search.guard.none": "제한 없음",
@@ -359,6 +360,13 @@ PAGE: dict[str, Template] = {
     ),
     "search.chart.trial": "시도 {number}: {value}",
     "search.chart.label": "시도 {count}번의 점수, 낮을수록 좋습니다. 최선: {best}. {baselines}",
+    "search.front": "두 글이 서로 당기는 곳",
+    "search.front.label": "{one}, {other} 사이에서 가장 나은 시도 {count}번",
+    "search.front.legend": (
+        "탐색에 쓰는 부분의 바이트당 비트. 가로는 {one}, 세로는 {other}. 낮을수록 좋습니다. 선 위의 점보다 둘 다 "
+        "나은 시도는 "
+        "없습니다. 고리는 고른 레시피, 회색 점은 기준선입니다."
+    ),
     "search.baseline.best": "최선의 레시피",
     "search.baseline.given": "처음 레시피",
     "search.baseline.average": "단순 평균",
