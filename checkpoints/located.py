@@ -11,6 +11,7 @@ from checkpoints.adapters.adapted import AdaptedCheckpoint
 from checkpoints.adapters.adapter import Adapter
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.formats.header import TensorHeader
+from checkpoints.quantized.dequantized import DequantizedCheckpoint, dequantized
 from checkpoints.repositories import open_location
 from checkpoints.repositories.repository import Location, Token
 from checkpoints.stored import StoredCheckpoint
@@ -79,8 +80,11 @@ def locate(checkpoint: Checkpoint, tensors: Collection[str]) -> LocatedCheckpoin
     while isinstance(checkpoint, AdaptedCheckpoint):
         adapters.append(_located_adapter(checkpoint.adapter))
         checkpoint = checkpoint.base
-    assert isinstance(checkpoint, StoredCheckpoint), "only what is stored has a location"
     names = checkpoint.tensors if adapters else tensors
+    if isinstance(checkpoint, DequantizedCheckpoint):
+        names = checkpoint.stored_names(names)
+        checkpoint = checkpoint.stored
+    assert isinstance(checkpoint, StoredCheckpoint), "only what is stored has a location"
     headers = tuple(checkpoint.tensors[name] for name in names)
     return LocatedCheckpoint(
         checkpoint.repository.location(_files(headers)), checkpoint.config, headers, tuple(reversed(adapters))
@@ -109,7 +113,7 @@ def open_located(located: LocatedCheckpoint, token: Token) -> Checkpoint:
     """
     repository = open_location(located.location, token)
     tensors = {header.name: header for header in located.tensors}
-    opened: Checkpoint = StoredCheckpoint(repository, dict(located.config), tensors)
+    opened = dequantized(StoredCheckpoint(repository, dict(located.config), tensors))
     try:
         for part in located.adapters:
             headers = {header.name: header for header in part.tensors}

@@ -6,8 +6,9 @@ from checkpoints.checkpoint import AppliedAdapter, Checkpoint, read_json
 from checkpoints.formats.header import TensorHeader
 from checkpoints.formats.safetensors import write_header
 from checkpoints.located import LocatedCheckpoint, locate, open_located
+from checkpoints.opening import open_checkpoint
 from checkpoints.repositories.repository import Token
-from checkpoints.stored import StoredCheckpoint, open_checkpoint
+from checkpoints.stored import StoredCheckpoint
 
 __all__ = [
     "AlignedCheckpoint",

@@ -15,8 +15,7 @@ from checkpoints.formats.safetensors import MAX_HEADER
 from checkpoints.formats.torch_zip import TORCH_ZIP
 from checkpoints.json_value import parse_json
 from checkpoints.problems import CheckpointError, Problem
-from checkpoints.repositories import open_repository
-from checkpoints.repositories.repository import MAX_CONFIG, Repository, Token, read_small
+from checkpoints.repositories.repository import MAX_CONFIG, Repository, read_small
 from checkpoints.ties import without_ties
 
 # No model that is known comes near this. Of headers, all files together have no more than one may have.
@@ -68,34 +67,6 @@ class StoredCheckpoint:
 
     def close(self) -> None:
         self.repository.close()
-
-
-def open_checkpoint(
-    name: str,
-    revision: str | None = None,
-    *,
-    token: Token = None,
-    allow_folders: bool = True,
-    is_bare: bool = False,
-) -> StoredCheckpoint:
-    """Open a model: a folder or a file if there is one of this name (and these are allowed), else one on the Hub.
-
-    Args:
-        name: a folder, `owner/name`, or a place in one of them: `owner/name/folder`, a file of weights
-        revision: of a Hub model: branch, tag or commit; None for its main branch
-        token: whose access to use
-        allow_folders: False on a server whose visitors must not read its disk
-        is_bare: whether it may be weights without a config; a file of weights may
-
-    Raises:
-        CheckpointError: with one problem that says why.
-    """
-    repository = open_repository(name, revision, token, allow_folders)
-    try:
-        return read_headers(repository, is_bare or format_of(name) is not None)
-    except BaseException:
-        repository.close()
-        raise
 
 
 def read_headers(repository: Repository, is_bare: bool = False) -> StoredCheckpoint:
