@@ -77,7 +77,7 @@ Path = tuple[str, ...]
 
 
 def is_packed(name: str, tensor: TensorHeader) -> bool:
-    """Whether a tensor of a model that is said to be quantised shows that it is: packed numbers, or their scales."""
+    """Whether a tensor of a model that is said to be quantized shows that it is: packed numbers, or their scales."""
     is_float = tensor.dtype in FLOATS
     return PACKED.search(name) is not None or not (is_float or DERIVED.search(name))
 

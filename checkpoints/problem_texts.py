@@ -104,7 +104,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "pickle-only": Text("{model} has its weights in pickles that are not called {file}.", _CONVERT),
     "gguf-only": Text(
-        "{model} has GGUF files only, which are quantised for llama.cpp.",
+        "{model} has GGUF files only, which are quantized for llama.cpp.",
         "Name the model they were made from.",
     ),
     "no-weights": Text("{model} has no weights that can be read.", "Name a model with model.safetensors."),
@@ -487,12 +487,20 @@ PROBLEMS: dict[str, Text] = {
         "{tensor} has a part for each layer, which cannot follow a new order of layers.",
         "Merge the model whole, without `slices:`.",
     ),
-    "quantised": Text(
-        "{model} is quantised ({how}), and only plain numbers are merged.",
+    "quantized": Text(
+        "{model} is quantized ({how}) in a form that cannot be read as plain numbers.",
         "Name the model that it was made from, in bfloat16, float16 or float32.",
     ),
+    "unknown-quantization": Text(
+        "{model} is quantized ({form}), but its tensors do not fit that form: {error}.",
+        "Name the model that it was made from, in bfloat16, float16 or float32.",
+    ),
+    "dequantized": Text(
+        "{model} is quantized ({form}). Its weights are read as plain numbers; the precision that it lost stays lost.",
+        "If the model exists in bfloat16 or float16, name that one instead.",
+    ),
     "plain-weights": Text(
-        "The config of {model} says that it is quantised ({how}), and its weights are plain; the result's config does "
+        "The config of {model} says that it is quantized ({how}), but its weights are plain. The result's config does "
         "not say so."
     ),
     "several-stacks": Text(

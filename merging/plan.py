@@ -74,6 +74,7 @@ class PlannedModel:
         adapters: that are applied to it, in this order
         is_cached: whether its weights are read from the Hugging Face cache of this machine
         made_by: the plan of a merge that is made on the way; it has no files of its own
+        quantized_bytes: of its stored tensors that plain numbers are computed from; 0 for a model that is not quantized
         alignment: of its rows with the vocabulary of the result; None where they are the result's already
         renamed: its tensors that the result has under other names, or cut in another way
     """
@@ -91,6 +92,7 @@ class PlannedModel:
     made_by: Plan | None = None
     is_cached: bool = False
     renamed: Mapping[str, Assembled] = field(default_factory=dict)
+    quantized_bytes: int = 0
 
     @property
     def is_remote(self) -> bool:

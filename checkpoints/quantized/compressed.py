@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.quantized.form import QuantizedTensor, Stored, expect, floats
+from checkpoints.quantized.form import QuantizedTensor, Stored, expect, floats, settings_of_weights
 from checkpoints.quantized.packing import BITS, unpacked
 
 if TYPE_CHECKING:
@@ -38,12 +38,8 @@ class _Packed:
 
 def _bits(settings: Mapping[str, Any]) -> tuple[int, ...]:
     """The numbers of bits that the config names."""
-    groups = settings.get("config_groups")
-    groups = (
-        [each for each in groups.values() if isinstance(each, Mapping)] if isinstance(groups, Mapping) else []
-    )
-    weights = [each["weights"] for each in groups if isinstance(each.get("weights"), Mapping)]
-    found = tuple({each.get("num_bits") for each in weights} & {*BITS})
+    named = {each.get("num_bits") for each in settings_of_weights(settings)}
+    found = tuple(bits for bits in BITS if bits in named)
     expect(bool(found), "config_groups", f"no weights of {', '.join(map(str, BITS))} bits")
     return found
 

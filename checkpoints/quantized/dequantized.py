@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.checkpoint import Checkpoint
@@ -44,29 +45,33 @@ class DequantizedCheckpoint:
 
     Args:
         stored: as it is stored; closed with this one
-        form: of its quantized tensors
+        forms: of its quantized tensors
         quantized: these, by name
     """
 
     adapters = ()
 
-    def __init__(self, stored: StoredCheckpoint, form: Form, quantized: Mapping[str, QuantizedTensor]):
+    def __init__(
+        self, stored: StoredCheckpoint, forms: Sequence[Form], quantized: Mapping[str, QuantizedTensor]
+    ):
         self.stored = stored
-        self.form = form
+        self.forms = forms
         self.quantized = quantized
         self.name, self.version, self.files = stored.name, stored.version, stored.files
         self.is_folder, self.is_cached, self.is_remote = stored.is_folder, stored.is_cached, stored.is_remote
         self.tensors: Mapping[str, TensorHeader] = dict(self._headers())
         self.config: dict[str, Any] = plain_config(stored.config)
-        self.warnings = (Problem("dequantized", {"model": self.name, "form": form.name}, self.name),)
+        values = {"model": self.name, "form": _names(forms)}
+        self.warnings = (Problem("dequantized", values, self.name),)
         self._kept = LruCache["Held"](HELD, lambda held: sum(each.nbytes for each in held))
 
     def _headers(self) -> dict[str, TensorHeader]:
         used = {piece for tensor in self.quantized.values() for piece in tensor.pieces}
+        left_out = tuple(end for form in self.forms for end in form.left_out)
         plain = {
             name: header
             for name, header in self.stored.tensors.items()
-            if name not in used and not name.endswith(self.form.left_out)
+            if name not in used and not name.endswith(left_out)
         }
         computed = {
             name: TensorHeader(
@@ -80,11 +85,6 @@ class DequantizedCheckpoint:
         """The stored tensors that these are, or are computed from."""
         pieces = (self.quantized[name].pieces if name in self.quantized else (name,) for name in tensors)
         return [piece for each in pieces for piece in each]
-
-    @property
-    def quantized_bytes(self) -> int:
-        """Of the stored tensors that plain ones are computed from."""
-        return sum(map(self.bytes_to_read, self.quantized))
 
     @property
     def read_by(self) -> Set[str]:
@@ -119,7 +119,7 @@ class DequantizedCheckpoint:
         try:
             return self._kept.get(f"{name} {part}", lambda: quantized.hold(part))
         except UnknownQuantizationError as error:
-            raise damaged(self.stored, self.form, error) from error
+            raise damaged(self.stored, self.forms, error) from error
 
     def bytes_to_read(self, tensor: str) -> int:
         quantized = self.quantized.get(tensor)
@@ -134,6 +134,16 @@ class DequantizedCheckpoint:
         self.stored.close()
 
 
+def quantized_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of the stored tensors that plain ones are computed from; 0 for a model that is not quantized."""
+    while not isinstance(checkpoint, DequantizedCheckpoint):
+        inner = getattr(checkpoint, "own", None) or getattr(checkpoint, "base", None)
+        if inner is None:
+            return 0
+        checkpoint = inner
+    return sum(map(checkpoint.bytes_to_read, checkpoint.quantized))
+
+
 def dequantized(stored: StoredCheckpoint) -> Checkpoint:
     """A checkpoint as plain numbers where its form is known; else as it is stored.
 
@@ -142,19 +152,33 @@ def dequantized(stored: StoredCheckpoint) -> Checkpoint:
     """
     settings = quantization_settings(stored.config)
     source = Stored(stored.tensors, stored.read_into, settings, _dtype(stored.config))
+    forms: list[Form] = []
+    quantized: dict[str, QuantizedTensor] = {}
     for form in FORMS:
         try:
             found = form.find(source)
         except UnknownQuantizationError as error:
-            raise damaged(stored, form, error) from error
+            raise damaged(stored, [form], error) from error
         if found:
-            return DequantizedCheckpoint(stored, form, found)
+            forms.append(form)
+            quantized |= found
+            used = {piece for tensor in found.values() for piece in tensor.pieces}
+            left = {name: header for name, header in source.headers.items() if name not in used}
+            source = replace(source, headers=left)
+    if quantized:
+        return DequantizedCheckpoint(stored, forms, quantized)
     return stored
 
 
-def damaged(stored: StoredCheckpoint, form: Form, error: UnknownQuantizationError) -> CheckpointError:
-    values = {"model": stored.name, "form": form.name, "error": str(error)}
+def damaged(
+    stored: StoredCheckpoint, forms: Sequence[Form], error: UnknownQuantizationError
+) -> CheckpointError:
+    values = {"model": stored.name, "form": _names(forms), "error": str(error)}
     return CheckpointError(Problem("unknown-quantization", values, stored.name))
+
+
+def _names(forms: Sequence[Form]) -> str:
+    return ", ".join(form.name for form in forms)
 
 
 def quantization_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:

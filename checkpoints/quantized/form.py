@@ -140,6 +140,14 @@ def number(settings: Mapping[str, Any], key: str, default: int) -> int:
     return int(value)
 
 
+def settings_of_weights(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What compressed-tensors says of the weights of each group of modules."""
+    groups = settings.get("config_groups")
+    found = groups.values() if isinstance(groups, Mapping) else ()
+    weights = (group.get("weights") for group in found if isinstance(group, Mapping))
+    return [each for each in weights if isinstance(each, Mapping)]
+
+
 def floats(dtype: str) -> bool:
     """Whether scales may be of this type."""
     return is_known(dtype) and dtype in ("F32", "BF16", "F16")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.quantized.form import QuantizedTensor, Stored, expect, floats
+from checkpoints.quantized.form import QuantizedTensor, Stored, expect, floats, settings_of_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,11 +92,10 @@ class _Fp8Tensor(QuantizedTensor):
 def block_size(settings: Mapping[str, Any]) -> tuple[int, int]:
     """Rows and columns of a block of scales."""
     found: object = settings.get("weight_block_size")
-    groups = settings.get("config_groups")
-    if found is None and isinstance(groups, Mapping):
-        weights = [group.get("weights") for group in groups.values() if isinstance(group, Mapping)]
-        blocks = [each.get("block_structure") for each in weights if isinstance(each, Mapping)]
-        found = next((block for block in blocks if block), None)
+    for weights in settings_of_weights(settings) if found is None else ():
+        if isinstance(size := weights.get("group_size"), int) and size > 0:
+            found = found or [1, size]
+        found = found or weights.get("block_structure")
     if found is None:
         return BLOCK
     sizes = (

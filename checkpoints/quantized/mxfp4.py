@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from checkpoints.quantized.form import QuantizedTensor, Stored, expect
+from checkpoints.quantized.fp4 import VALUES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCKS, SCALES = "_blocks", "_scales"
 GROUP = 32
-VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 class _Mxfp4:
@@ -59,7 +59,7 @@ class _Mxfp4Tensor(QuantizedTensor):
         first, end = first % self.part_rows, (end - 1) % self.part_rows + 1
         groups = slice(first // GROUP, -(-end // GROUP))
         packed = blocks[:, groups]
-        table = torch.tensor([*VALUES, *(-value for value in VALUES)])
+        table = torch.tensor(VALUES)
         numbers = torch.stack((table[(packed & 15).long()], table[(packed >> 4).long()]), dim=-1)
         numbers = torch.ldexp(numbers.flatten(2), scales[:, groups, None].int() - 127)
         begin = groups.start * GROUP

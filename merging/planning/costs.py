@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from checkpoints.adapters import adapted
+from checkpoints.quantized import dequantized
 from merging.engine import prefetch, workspace
 from merging.engine.workspace import default_workers
 from merging.methods import METHODS
@@ -45,6 +46,7 @@ def working_memory(plan: Plan, workers: int | None = None, by_threads: bool = Fa
         + draws * (1 if by_threads else workers)
         + multiplies
         + sum(_adapters(model, workers) for model in plan.models)
+        + sum(_quantized(model, workers) for model in plan.models if model.quantized_bytes)
         + sum(model.made_by.peak_memory_bytes for model in plan.models if model.made_by)
     )
 
@@ -57,6 +59,16 @@ def _adapters(model: PlannedModel, workers: int) -> int:
         elements=prefetch.SLICE if model.is_remote else workspace.BLOCK,
         readers=prefetch.READERS if model.is_remote else workers,
         # Workers are processes where all is local, and each has its own factors.
+        copies=1 if model.is_remote else workers,
+    )
+
+
+def _quantized(model: PlannedModel, workers: int) -> int:
+    """What reading a quantized model as plain numbers holds."""
+    return dequantized.held(
+        model.quantized_bytes,
+        elements=prefetch.SLICE if model.is_remote else workspace.BLOCK,
+        readers=prefetch.READERS if model.is_remote else workers,
         copies=1 if model.is_remote else workers,
     )
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from checkpoints import Alignment, AppliedAdapter, Checkpoint
 from checkpoints.architecture import Layout, Module, model_class
 from checkpoints.loading import load
+from checkpoints.quantized.dequantized import quantized_bytes
 from checkpoints.renamed import Assembled, RenamedCheckpoint, in_names_of
 from merging.intermediate import IntermediateMerge
 from merging.plan import PlannedAdapter, PlannedModel
@@ -74,6 +75,7 @@ class Parents:
                 made.plan if (made := self.intermediates.get(reference)) else None,
                 checkpoint.is_cached,
                 self.renamed.get(reference, {}),
+                quantized_bytes(self.checkpoints[reference]),
             )
             for reference, checkpoint in self.checkpoints.items()
         )

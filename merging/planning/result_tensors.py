@@ -75,7 +75,7 @@ class ResultTensors:
             self.warnings += checkpoint.warnings
             if made := self.parents.intermediates.get(reference):
                 self.warnings += made.plan.warnings
-            self.check_not_quantised(checkpoint)
+            self.check_not_quantized(checkpoint)
         self.align_vocabularies()
         if self.problems:
             return
@@ -104,7 +104,7 @@ class ResultTensors:
         self.problems += aligned.problems
         self.warnings += aligned.warnings
 
-    def check_not_quantised(self, checkpoint: Checkpoint) -> None:
+    def check_not_quantized(self, checkpoint: Checkpoint) -> None:
         """The tensors decide: a config often keeps what it said of the model that the weights were unpacked from."""
         said = checkpoint.config.get("quantization_config")
         packed = [
@@ -119,7 +119,7 @@ class ResultTensors:
         how = said.get("quant_method") if isinstance(said, dict) else None
         values = {"model": checkpoint.name, "how": str(how or (packed or ["?"])[0])}
         if packed:
-            self.problems.append(Problem("quantised", values, checkpoint.name))
+            self.problems.append(Problem("quantized", values, checkpoint.name))
         else:
             self.warnings.append(Problem("plain-weights", values, checkpoint.name))
 

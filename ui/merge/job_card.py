@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from markupsafe import Markup, escape
 
 from checkpoints.repositories.repository import HUB_SCHEME
@@ -100,12 +102,18 @@ def _result(job: JobStatus) -> Markup | None:
         return None
     took = t("jobs.took", size=size(result.bytes_out), time=duration(job.elapsed))
     if result.written_by:
-        ways = t("jobs.ways", read=", ".join(result.read_by) or "-", written=", ".join(result.written_by))
+        ways = t("jobs.ways", read=_ways(result.read_by) or "-", written=_ways(result.written_by))
         took = f"{took}. {ways}"
     verified = quiet(t("jobs.verified")) if result.verified else None
     return html(
         _where(job, result), quiet(took), verified, problem_list(result.warnings) if result.warnings else None
     )
+
+
+def _ways(names: Sequence[str]) -> str:
+    """How files were read or written; protocols go by their own names."""
+    known = {"cache": t("jobs.way.cache"), "folder": t("jobs.way.folder")}
+    return ", ".join(known.get(name, name) for name in names)
 
 
 def _where(job: JobStatus, result: Result) -> Markup:

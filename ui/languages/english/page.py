@@ -268,6 +268,8 @@ PAGE: dict[str, Template] = {
     "jobs.left": "{time} left",
     "jobs.took": "{size} in {time}",
     "jobs.verified": "Verified: file sizes, hashes and weight headers on the Hub match what was uploaded.",
+    "jobs.way.cache": "the Hugging Face cache",
+    "jobs.way.folder": "a folder",
     "jobs.ways": "Read via {read}. Written via {written}.",
     "jobs.open": "Open {name}",
     "jobs.saved": "Saved in {folder}",

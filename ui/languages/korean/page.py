@@ -263,6 +263,8 @@ PAGE: dict[str, Template] = {
     "jobs.left": "{time} 남음",
     "jobs.took": "{size}, {time} 걸림",
     "jobs.verified": "검증됨: 허브에 있는 파일의 크기와 해시, 가중치의 헤더가 올린 것과 같습니다.",
+    "jobs.way.cache": "Hugging Face 캐시",
+    "jobs.way.folder": "폴더",
     "jobs.ways": "읽은 방식: {read}. 쓴 방식: {written}.",
     "jobs.open": "{name} 열기",
     "jobs.saved": "{folder}에 저장했습니다",

@@ -430,9 +430,17 @@ PROBLEMS: dict[str, Text] = {
         "{tensor} 텐서에는 층마다의 부분이 있어 새 층 순서를 따를 수 없습니다.",
         "`slices:` 없이 모델을 통째로 병합하세요.",
     ),
-    "quantised": Text(
-        "{model}: 양자화된 모델({how})입니다. 양자화되지 않은 수만 병합합니다.",
+    "quantized": Text(
+        "{model}: 일반 숫자로 읽을 수 없는 방식({how})으로 양자화된 모델입니다.",
         "그것을 만든 bfloat16, float16 또는 float32 모델을 쓰세요.",
+    ),
+    "unknown-quantization": Text(
+        "{model}: 양자화된 모델({form})이지만 텐서가 그 형식과 맞지 않습니다: {error}.",
+        "그것을 만든 bfloat16, float16 또는 float32 모델을 쓰세요.",
+    ),
+    "dequantized": Text(
+        "{model}: 양자화된 모델({form})입니다. 가중치를 일반 숫자로 읽지만, 잃어버린 정밀도는 돌아오지 않습니다.",
+        "bfloat16이나 float16으로 된 같은 모델이 있으면 그것을 쓰세요.",
     ),
     "plain-weights": Text(
         "{model}: 설정에는 양자화({how})되었다고 나오지만 가중치는 양자화되지 않았습니다. 결과의 설정에서는 뺐습니다."
