@@ -67,7 +67,7 @@ DERIVED = re.compile(
     r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|\.attention\.(masked_)?bias$|position_ids$"
 )
 
-# What quantised weights have beside them, by the end of the name.
+# What quantized weights have beside them, by the end of the name.
 PACKED = re.compile(
     r"(^|[._])(scales?|scale_inv|zeros|zero_point|qweight|qzeros|g_idx|absmax|quant_map|SCB|packed|codebooks?)$"
     r"|\.quant_state\."

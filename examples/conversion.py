@@ -44,7 +44,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     digits out of the pre-tokenizer.
 
     Args:
-        gguf: the quantised file
+        gguf: the quantized file
         folder: an existing empty folder, filled here
     """
     reader = GGUFReader(gguf)

@@ -148,7 +148,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The same JSON value without the keys that say how weights are quantised: those of a result never are."""
+    """The same JSON value without the keys that say how weights are quantized: those of a result never are."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if key != "quantization_config"}
     return value
