@@ -25,6 +25,7 @@ MAKERS: dict[str, set[str]] = {
     "_error": {"adapter"},
     "_problem": {"repository"},
     "_refusal": {"file", "model"},
+    "_warn": set(),
 }
 # What functions give as values.
 GIVEN = {
@@ -38,6 +39,8 @@ PASSED_ON = {
     "checkpoints/formats/safetensors.py",
     "checkpoints/formats/torch_zip.py",
     "merging/destinations/hub.py",
+    "merging/planning/code_files.py",
+    "merging/planning/result_files.py",
     "merging/planning/result_tensors.py",
     "merging/planning/runs.py",
     "merging/planning/stacks.py",
