@@ -35,9 +35,9 @@ class ModelIndexError(ValueError):
 
 
 def line_break(card: str) -> str:
-    """The first line break of a text; a newline where it has none."""
+    """The first line break of a text; a newline where it has none, or a lone CR, at which the Hub ends no metadata."""
     found = _BREAK.search(card)
-    return found[0] if found else "\n"
+    return found[0] if found and found[0] != "\r" else "\n"
 
 
 def with_results(card: str, name: str, groups: Sequence[Mapping[str, Any]]) -> str:

@@ -237,6 +237,7 @@ def _assert_only_added(card: str, made: str) -> None:
     [
         ("", "---\nmodel-index:\n- {0}\n---\n"),
         ("body\r\n", "---\r\nmodel-index:\r\n- {0}\r\n---\r\nbody\r\n"),
+        ("---\rlicense: no\r---\rbody\r", "---\nmodel-index:\n- {0}\n---\n---\rlicense: no\r---\rbody\r"),
         ("---\n---\nbody", "---\nmodel-index:\n- {0}\n---\nbody"),
         ("---\nmodel-index:\nlicense: no\n---\n", "---\nmodel-index:\n- {0}\nlicense: no\n---\n"),
         ("---\nmodel-index: []  # none\n---\n", "---\nmodel-index:\n- {0}  # none\n---\n"),
