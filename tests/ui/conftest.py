@@ -107,7 +107,7 @@ def visit(
         lambda r: None if r.url.startswith((url, "data:", "blob:")) else visit.strangers.append(r.url),
     )
     page.set_default_timeout(PATIENCE)
-    page.add_init_script(COUNT_REQUESTS)
+    page.add_init_script(COUNT_SEARCHES)
     page.goto(f"{url}?__theme={'dark' if dark else 'light'}&{query}")
     page.get_by_role("heading", name="Alloy").wait_for()
     try:
@@ -116,22 +116,22 @@ def visit(
         context.close()
 
 
-# Counts the requests of events outside the queue, from when they are sent until their answers are drawn.
-COUNT_REQUESTS = """
-window.waitingFor = 0;
+# Counts the searches for what was typed, from when they are sent until their answers are drawn.
+COUNT_SEARCHES = """
+window.searches = 0;
 const send = window.fetch;
 window.fetch = async (...asked) => {
-  const counts = String(asked[0]?.url ?? asked[0]).includes("/run/");
-  window.waitingFor += counts;
-  const drawn = () => requestAnimationFrame(() => requestAnimationFrame(() => { window.waitingFor -= counts; }));
+  const counts = String(asked[1]?.body).includes('"input_value"');
+  window.searches += counts;
+  const drawn = () => requestAnimationFrame(() => requestAnimationFrame(() => { window.searches -= counts; }));
   try { return await send(...asked); } finally { setTimeout(drawn, 0); }
 };
 """
 
 
-def wait_for_answers(page: Page) -> None:
+def wait_for_search(page: Page) -> None:
     """Wait until everything that was typed has been answered and drawn."""
-    page.wait_for_function("window.waitingFor === 0")
+    page.wait_for_function("window.searches === 0")
 
 
 @dataclass(frozen=True)

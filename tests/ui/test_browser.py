@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.hub import Hub
-from tests.ui.conftest import Site, Visit, visit, wait_for_answers
+from tests.ui.conftest import Site, Visit, visit, wait_for_search
 from ui.host import Host
 from ui.hub.recipes import query_of
 from ui.languages.english import ENGLISH
@@ -65,7 +65,7 @@ def choose(page: Page, label: str, typed: str, option: str) -> None:
     field.click()
     field.fill("")
     field.press_sequentially(typed, delay=20)
-    wait_for_answers(page)  # Gradio gives the elements of a list other names when its choices change
+    wait_for_search(page)  # Gradio gives the elements of a list other names when its choices change
     page.get_by_role("option", name=option, exact=True).click()
     expect(field).to_have_value(option)
 
