@@ -1059,6 +1059,10 @@ PROBLEMS: dict[str, Text] = {
         "{model} has no chat template.", "Ask without it, or copy one from a parent."
     ),
     "no-task": Text("lm-eval has no task '{task}'.", "Offered first: {known:all}."),
+    "common-task": Text(
+        "{one} and {two} both contain {task}, and lm-eval asks each question once.",
+        "Ask for them one by one.",
+    ),
     "benchmark-ended": Text(
         "{model}: the benchmark ended early.",
         "A task's data may be gated or unavailable; lm-eval says: {words}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import threading
@@ -178,12 +179,20 @@ class Answers:
         manager: its index, which knows the names.
         names: what was asked for.
         metric: the score of each task to take, such as "acc" or "acc,none"; "" for the one that lm-eval lists first.
+
+    Raises:
+        EvaluationError: two groups have a task in common, which lm-eval cannot ask for both.
     """
 
     def __init__(self, manager: Any, names: Sequence[str], metric: str = "") -> None:
         self._metric = metric
         self._loaded = {name: manager.load([name]) for name in names}
         self._answered: Any = None
+        groups = [name for name, found in self._loaded.items() if name in found["groups"]]
+        for one, two in itertools.combinations(groups, 2):
+            common = sorted(self._loaded[one]["tasks"].keys() & self._loaded[two]["tasks"].keys())
+            if common:
+                raise EvaluationError(Problem("common-task", {"one": one, "two": two, "task": common[0]}))
 
     def ask(self, asking: Any, **settings: Any) -> None:
         """Ask all questions.
@@ -196,7 +205,7 @@ class Answers:
 
         # For the error of some metrics it would fork this process, whose other threads may hold locks.
         os.environ["DISABLE_MULTIPROC"] = "1"
-        tasks = [item for name, found in self._loaded.items() for item in _items(name, found)]
+        tasks = list(_items(self._loaded))
         self._answered = simple_evaluate(asking, tasks=tasks, bootstrap_iters=1000, **settings)
 
     def scores(self) -> tuple[TaskScore, ...]:
@@ -217,9 +226,17 @@ class Answers:
         return tuple(_total(name, self._answered) for name in names)
 
 
-def _items(name: str, loaded: Any) -> list[Any]:
-    """What lm-eval is asked to ask: a group, or the tasks of a name that is none."""
-    return [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
+def _items(loaded: Mapping[str, Any]) -> Iterator[Any]:
+    """What lm-eval is asked to ask: groups, and the tasks of other names that are in none of them, each once."""
+    asked: set[str] = set()
+    for name, found in loaded.items():
+        if name in found["groups"]:
+            asked |= found["tasks"].keys()
+            yield found["groups"][name]
+    for name, found in loaded.items():
+        if name not in found["groups"]:
+            yield from (task for key, task in found["tasks"].items() if key not in asked)
+            asked |= found["tasks"].keys()
 
 
 def _with_a_score(name: str, loaded: Any, answered: Any) -> Iterator[str]:

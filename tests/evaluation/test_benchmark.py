@@ -270,6 +270,36 @@ def test_names_without_a_score_of_their_own_have_those_of_their_parts(
     assert {total.name: total.questions for total in found.totals}.get("scored_group", 6) == 6
 
 
+def test_a_task_that_is_named_twice_is_asked_once(reader: LanguageModel, folder_of_kinds: Path) -> None:
+    names = ["scored_group", "tag_here", "kmmlu_here"]
+
+    found = benchmark(reader, names, folder=folder_of_kinds, few_shot=0, limit=2)
+
+    assert [(total.name, total.questions) for total in found.totals] == [
+        ("scored_group", 4),
+        ("tagged_one", 2),
+        ("tagged_two", 2),
+        ("kmmlu_here", 2),
+    ]
+    assert sorted(score.task for score in found.scores) == ["kmmlu_here", "tagged_one", "tagged_two"]
+
+
+def test_groups_with_a_common_task_are_refused_before_anything_is_asked(
+    reader: LanguageModel, folder_of_kinds: Path
+) -> None:
+    asked: list[int] = []
+
+    with pytest.raises(EvaluationError, match="plain_group and scored_group both contain kmmlu_here"):
+        benchmark(
+            reader,
+            ["plain_group", "scored_group"],
+            folder=folder_of_kinds,
+            on_progress=lambda done, _: asked.append(done),
+        )
+
+    assert asked == []
+
+
 @pytest.mark.parametrize("task", ["mcc_here", "rolling_here", "bleu_here", "middle_here", "kmmlu_here"])
 def test_a_difference_is_that_of_the_metric(
     make_model: MakeModel, folder_of_kinds: Path, tmp_path: Path, task: str

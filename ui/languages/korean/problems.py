@@ -990,6 +990,10 @@ PROBLEMS: dict[str, Text] = {
         "{model}: 채팅 템플릿이 없습니다.", "템플릿 없이 묻거나, 부모 모델에서 복사하세요."
     ),
     "no-task": Text("lm-eval에 '{task}' 과제가 없습니다.", "먼저 권하는 것: {known:all}."),
+    "common-task": Text(
+        "{one}, {two}: 둘 다 {task} 과제를 담고 있는데 lm-eval은 질문마다 한 번만 묻습니다.",
+        "하나씩 따로 물으세요.",
+    ),
     "benchmark-ended": Text(
         "{model}: 벤치마크가 중간에 끝났습니다.",
         "과제의 데이터에 승인이 필요하거나 데이터를 받을 수 없을지도 모릅니다. lm-eval의 말: {words}",
