@@ -22,6 +22,8 @@ TESTS = {
     "All arithmetic is float32": "test_arithmetic_is_float32_whatever_is_asked_for",
     "Keys that mergekit ignores": "test_what_was_meant_is_never_lost",
     "Values out of range": "test_a_value_beyond_a_limit_counts_as_the_limit",
+    "Tensors that a parent works without": "test_what_a_model_works_without_is_taken_over",
+    "Parents of one class": "test_two_generations",
     "Config, tokenizer and order": "test_the_config_is_that_of_the_first_model",
     "If a parent has an output head": "test_a_head_of_its_own_makes_the_result_untied",
     "Layer counts": "test_stacking_rebuilds_lists_that_have_an_entry_a_layer",
