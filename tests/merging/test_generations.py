@@ -65,6 +65,10 @@ MODELS: dict[str, Callable[[], hf.PreTrainedModel]] = {
 }
 
 
+# The others are tried at night.
+EVERY_RUN = ("packed experts", "prefixes and a tied head")
+
+
 def save(
     make: Callable[[], hf.PreTrainedModel], seed: int, folder: Path, *, today: bool
 ) -> hf.PreTrainedModel:
@@ -86,7 +90,10 @@ def average(folder: Path, first: str, second: str) -> Plan:
 
 @pytest.mark.parametrize("known", [True, False], ids=["by its class", "by a general rule"])
 @pytest.mark.parametrize("first", ["old", "new"])
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind in EVERY_RUN else pytest.mark.nightly) for kind in MODELS],
+)
 def test_two_generations(
     kind: str, first: str, known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
