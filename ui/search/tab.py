@@ -186,7 +186,7 @@ class SearchTab:
             **self.editor.show(recipe, memory),
             **self.show(recipe),
             self.groups: 3,
-            self.minutes: 1,
+            self.minutes: 2,
             self.texts.chosen: ["pirate", "bard"],
             self.texts.guard: "english",
             self.texts.margin: 0.05,
