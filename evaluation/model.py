@@ -365,7 +365,7 @@ class _Reading:
         self._lock.release()
 
     def allow(self, nbytes: int) -> None:
-        """Allow the time that so many bytes of weights may take."""
+        """Allow the time that weights of this size may take."""
         self._ends = time.monotonic() + SECONDS_TO_READ + nbytes / SLOWEST_DISK
 
     @property
