@@ -264,7 +264,7 @@ WEIGHT = "model.layers.0.mlp.up_proj.weight"
     [
         ({f"{WEIGHT}_scale": torch.ones(1)}, "quantized"),
         ({f"{WEIGHT}_scale_inv": torch.ones(1)}, "quantized"),
-        ({WEIGHT: torch.ones(128, 64).to(torch.float8_e4m3fn)}, "unknown-quantization"),
+        ({WEIGHT: torch.ones(128, 64).to(torch.float8_e4m3fn)}, "quantized"),
         ({WEIGHT: torch.ones(128, 64, dtype=torch.int8)}, "quantized"),
         (
             {WEIGHT: None, WEIGHT.replace("weight", "qweight"): torch.ones(16, 64, dtype=torch.int32)},
