@@ -173,7 +173,7 @@ def test_a_score_that_is_not_finite_fails_the_trial_alone(tmp_path: Path) -> Non
 
 
 def test_a_function_without_figures_is_said_before_the_first_trial(tmp_path: Path) -> None:
-    def nothing(model: FakeModel, documents: Any) -> list[float]:
+    def nothing(model: FakeModel, documents: Any = ()) -> list[float]:
         return []
 
     text = space(trials=5).text.replace(", text: text.txt", "")

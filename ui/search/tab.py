@@ -68,7 +68,8 @@ class SearchTab:
             self.use = _button("search.use", variant="primary")
             self.try_it = _button("search.try")
             self.merge_it = _button("search.merge")
-        with gr.Accordion(t("search.space"), open=False):
+        # Without a value the editor would be a box that says so, in a way that a screen reader may not.
+        with gr.Accordion(t("search.space"), open=False, visible=False) as self.space_panel:
             self.space = gr.Code(language="yaml", label=t("search.space.label"), interactive=False)
         self.job = gr.BrowserState("", storage_key="alloy-search", secret=host.browser_key)
         self.drawn = gr.State("")
@@ -119,8 +120,8 @@ class SearchTab:
         self.clock.tick(**watching, **QUIET)
         page.load(**watching, **QUIET)
         self.go.click(
-            self._start, {yaml, *self.inputs}, [self.job, self.message, self.space], show_progress_on=self.card,
-            **PLANNING,
+            self._start, {yaml, *self.inputs}, [self.job, self.message, self.space, self.space_panel],
+            show_progress_on=self.card, **PLANNING,
         ).success(**watching, **QUIET)  # fmt: skip
         self.stop.click(self._stop, self.job, None, **QUIET).then(**watching, **QUIET)
         shown = [*editor.outputs, *self.outputs, self.groups, self.minutes]
@@ -195,11 +196,12 @@ class SearchTab:
     def _start(self, given: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
         recipe, who = given[self.editor.yaml], account(self.host, oauth)
         text = space_text(recipe, self.choice(given, recipe))
+        shown: Updates = {self.space: text, self.space_panel: gr.update(visible=True)}
         try:
             job = self.searches.start(text, self.texts.documents(given), who, visitor(who, request))
         except ProblemError as error:
-            return {self.message: html(map(trouble, error.problems)), self.space: text}
-        return {self.job: job, self.message: "", self.space: text}
+            return {**shown, self.message: html(map(trouble, error.problems))}
+        return {**shown, self.job: job, self.message: ""}
 
     def _stop(self, job: str) -> None:
         self.searches.service.board.cancel(job)
