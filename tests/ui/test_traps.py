@@ -26,7 +26,7 @@ from gradio_client.utils import QueueError, Status
 from playwright.sync_api import Browser, Page, expect
 
 from checkpoints.problems import Problem
-from evaluation import EvaluationError
+from evaluation import EvaluationError, FetchedModel
 from merging import Progress, Result
 from tests.hub import Hub
 from tests.ui.conftest import visit
@@ -192,7 +192,12 @@ def test_nothing_that_looks_like_a_token_is_anywhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loaded: queue.SimpleQueue[str] = queue.SimpleQueue()
-    monkeypatch.setattr("ui.chat.tab.load_fetched", lambda model: loaded.put(model.name))
+
+    def load(model: FetchedModel) -> Iterator[None]:
+        loaded.put(model.name)
+        yield
+
+    monkeypatch.setattr("ui.chat.tab.loaded", load)
     space = open_space()
     space.gate.set()
     with visit(browser, space.url) as seen:
