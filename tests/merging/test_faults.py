@@ -407,6 +407,8 @@ def test_soak(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             hub.fault(*XORB, status=403, skip=2, times=None)
         if number % 40 == 1:  # neither way to the Hub, then
             hub.fault(*UPLOAD, status=403, times=None)
+        if number % 10 == 3:  # a parent is closed; Xet heals a closed address of weights
+            hub.fault(*FACTS, status=403, times=None)
         cancel = threading.Event()
         countdown = chance.choice((1, 2, 3)) if chance.random() < 0.1 else 10**6
 
