@@ -6,6 +6,7 @@ import json
 import threading
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -313,11 +314,16 @@ def test_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:
     run_search(made, tmp_path, on_trial=again)
 
 
-def test_time_ends_a_search(tmp_path: Path) -> None:
-    text = space(trials=50).text.replace("trials: 50", "trials: 50, minutes: 0.01")
-    made = plan(Score(), read_space(text))
-    Records(tmp_path / "trials.jsonl")
+def test_time_ends_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that moves on by a second with each score."""
+    now = [0]
+    monkeypatch.setattr("searching.run.time", SimpleNamespace(monotonic=lambda: now[0]))
 
-    result = run_search(made, tmp_path)
+    def tick(_: tuple[float, float]) -> None:
+        now[0] += 1
 
-    assert result.report.trials["ended"] < 50
+    text = space(trials=50).text.replace("trials: 50", "trials: 50, minutes: 0.5")
+
+    result = run_search(plan(Score(trap=tick), read_space(text)), tmp_path)
+
+    assert 0 < result.report.trials["ended"] < 50
