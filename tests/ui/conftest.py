@@ -155,30 +155,47 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The app as `make demo` runs it, with the real models."""
     folder = tmp_path_factory.mktemp("site")
-    log = folder / "app.log"
-    port = free_port()
-    with hub_with_models(folder=None) as (hub, token), log.open("wb") as output:
-        environment = {
-            name: value for name, value in os.environ.items() if not re.match("SPACE_|OAUTH_|HF_", name)
-        }
-        environment |= {
-            "ALLOY_DEMO": "1",
-            "ALLOY_RESULTS": str(folder / "merged"),
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "GRADIO_SERVER_PORT": str(port),
-            "GRADIO_TEMP_DIR": str(folder / "gradio"),
-            "HF_ENDPOINT": hub.endpoint,
-            "HF_HOME": str(folder / "hf"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": token,
-        }
+    with (
+        hub_with_models(folder=None) as (hub, token),
+        started(hub, folder, ALLOY_DEMO="1", HF_TOKEN=token) as (url, _),
+    ):
+        yield Site(url, hub, token, folder / "app.log")
+
+
+@contextmanager
+def started(hub: Hub, folder: Path, **variables: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The app in a process of its own, from when it answers; its output is in `app.log`.
+
+    Args:
+        hub: the Hub that it uses
+        folder: for what it writes
+        variables: more of its environment, which has no others of a Space, of a login or of the Hub
+
+    Yields:
+        its address, with a slash at the end, and its process
+    """
+    port, log = free_port(), folder / "app.log"
+    url = f"http://127.0.0.1:{port}/"
+    environment = {
+        name: value for name, value in os.environ.items() if not re.match("SPACE_|OAUTH_|HF_", name)
+    }
+    environment |= {
+        "ALLOY_RESULTS": str(folder / "merged"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(folder / "gradio"),
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        **variables,
+    }
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
         try:
-            url = f"http://127.0.0.1:{port}/"
             wait_for(process, url, log)
-            yield Site(url, hub, token, log)
+            yield url, process
         finally:
             process.terminate()
             process.wait(timeout=30)

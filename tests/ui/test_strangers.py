@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import re
 import subprocess
-import sys
-import threading
 import time
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +22,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tests import ROOT
 from tests.hub import Hub
-from tests.ui.conftest import free_port, wait_for
+from tests.ui.conftest import started
 from tests.ui.speaker import tiny_speaker
 
 # Seconds in which another visitor is answered: an idle machine takes a tenth of one.
@@ -70,56 +66,15 @@ class Space:
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    folder, port = tmp_path_factory.mktemp("space"), free_port()
-    environment = {
-        name: value for name, value in os.environ.items() if not re.match("SPACE_|OAUTH_|HF_", name)
-    }
-    with Hub() as hub, (folder / "log").open("wb") as log:
+    folder = tmp_path_factory.mktemp("space")
+    with Hub() as hub:
         for user in ("mallory", "honest"):
             hub.add_user(user)
         hub.put("honest/model", tiny_speaker(folder / "honest", 1))
-        environment |= {
-            "SPACE_ID": "you/alloy",
-            "ALLOY_DOWNLOADS": str(folder / "downloads"),
-            "ALLOY_RESULTS": str(folder / "merged"),
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "GRADIO_SERVER_PORT": str(port),
-            "GRADIO_TEMP_DIR": str(folder / "gradio"),
-            "HF_ENDPOINT": hub.endpoint,
-            "HF_HOME": str(folder / "hf"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": "hf_the_spaces_own",
-        }
-        process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log
-        )
-        try:
-            url = f"http://127.0.0.1:{port}/"
-            wait_for(process, url, folder / "log")
+        downloads = str(folder / "downloads")
+        variables = {"SPACE_ID": "you/alloy", "ALLOY_DOWNLOADS": downloads, "HF_TOKEN": "hf_the_spaces_own"}
+        with started(hub, folder, **variables) as (url, process):
             yield Space(url, hub, process, folder)
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
-
-
-@dataclass
-class Attack:
-    """A request that runs while others are served.
-
-    Attributes:
-        answer: what came of it; None while it runs
-    """
-
-    request: Callable[[], Any]
-    answer: Any = None
-    thread: threading.Thread = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        self.answer = self.request()
 
 
 def torch_zip(pickled: bytes) -> bytes:
@@ -171,34 +126,36 @@ def many_layers() -> Files:
 SLOW = pytest.mark.nightly
 PLANS = [
     pytest.param(deep_key, id="a deep key", marks=SLOW),
-    pytest.param(shared_key, id="a key that takes for ever"),
+    pytest.param(shared_key, id="a key of 2^60 steps"),
     pytest.param(wide_shape, id="integers of 4,299 digits"),
     pytest.param(long_config, id="a config of 60 MB", marks=SLOW),
     pytest.param(many_layers, id="a billion layers"),
 ]
 
 
-def serves_others(space: Space, attack: Attack) -> None:
-    """Another visitor asks for the methods again and again while an attack runs."""
-    while True:
-        began = time.monotonic()
-        assert len(space.call("methods")) > 10
-        assert time.monotonic() - began < SECONDS
-        if attack.answer is not None:
-            break
-        attack.thread.join(0.5)
+def attacked(space: Space, endpoint: str, **arguments: Any) -> Any:
+    """The answer to an attack; while it runs, another visitor asks for the methods again and again."""
+    with ThreadPoolExecutor(1) as pool:
+        attack = pool.submit(space.call, endpoint, **arguments)
+        while True:
+            began = time.monotonic()
+            assert len(space.call("methods")) > 10
+            assert time.monotonic() - began < SECONDS
+            if attack.done():
+                break
+            wait([attack], timeout=0.5)
     assert space.process.poll() is None
+    return attack.result()
 
 
 @pytest.mark.parametrize("files", PLANS)
 def test_a_plan_of_a_strangers_model_ends_alone(space: Space, files: Callable[[], Files]) -> None:
     about = space.put(f"mallory/{files.__name__}", files())
 
-    attack = Attack(lambda: space.call("plan", recipe=PLAN.format(about)))
+    answer = attacked(space, "plan", recipe=PLAN.format(about))
 
-    serves_others(space, attack)
-    assert attack.answer["ok"] is False
-    assert attack.answer["problems"][0]["code"] not in ("plan-defect", "")
+    assert answer["ok"] is False
+    assert answer["problems"][0]["code"] not in ("plan-defect", "")
     assert space.call("plan", recipe=PLAN.format("honest/model"))["ok"]
 
 
@@ -217,10 +174,9 @@ def test_a_strangers_template_ends_alone(space: Space, tmp_path: Path, kind: str
     (folder / "chat_template.jinja").write_text(TEMPLATES[kind])
     about = space.put(f"mallory/template-{kind.replace(' ', '-')}", folder)
 
-    attack = Attack(lambda: space.call("chat", model=about, message="hi", max_new_tokens=2))
+    answer = attacked(space, "chat", model=about, message="hi", max_new_tokens=2)
 
-    serves_others(space, attack)
-    assert attack.answer["ok"] is False
+    assert answer["ok"] is False
     assert space.call("chat", model="honest/model", message="hi", max_new_tokens=2)["ok"]
 
 
@@ -237,14 +193,14 @@ def test_a_strangers_patterns_end_alone(space: Space, endpoint: str) -> None:
         {"adapter_config.json": json.dumps(config).encode(), "adapter_model.safetensors": save(factors)},
     )
     about = f"honest/model+{lora}"
-    ways = {
-        "chat": lambda: space.call("chat", model=about, message="hi", max_new_tokens=2),
-        "plan": lambda: space.call("plan", recipe=PLAN.format(about)),
+    arguments = {
+        "chat": {"model": about, "message": "hi", "max_new_tokens": 2},
+        "plan": {"recipe": PLAN.format(about)},
     }
 
-    serves_others(space, attack := Attack(ways[endpoint]))
+    answer = attacked(space, endpoint, **arguments[endpoint])
 
-    assert attack.answer["ok"] is (endpoint == "chat")  # its modules are those of its tensors
+    assert answer["ok"] is (endpoint == "chat")  # its modules are those of its tensors
 
 
 def test_a_model_that_cannot_be_built_is_not_built(space: Space, tmp_path: Path) -> None:
@@ -254,13 +210,12 @@ def test_a_model_that_cannot_be_built_is_not_built(space: Space, tmp_path: Path)
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**9}))
     about = space.put("mallory/layers", folder)
 
-    attack = Attack(lambda: space.call("chat", model=about, message="hi", max_new_tokens=2))
+    answer = attacked(space, "chat", model=about, message="hi", max_new_tokens=2)
 
-    serves_others(space, attack)
-    assert "num_hidden_layers: 1000000000" in attack.answer["problems"][0]["message"]
+    assert "num_hidden_layers: 1000000000" in answer["problems"][0]["message"]
 
 
 def test_the_spaces_own_token_reaches_no_visitor(space: Space) -> None:
-    assert "hf_the_spaces_own" not in (space.folder / "log").read_text()
+    assert "hf_the_spaces_own" not in (space.folder / "app.log").read_text()
     assert space.call("plan", recipe=PLAN.format("honest/model"))["ok"]
     assert not [exchange for exchange in space.hub.log if exchange.auth]
