@@ -47,7 +47,7 @@ class BuiltModel:
 
 
 def _same_place(name: str, prefix: str) -> bool:
-    """Whether a list of modules and a prefix of tensors' names are the same, but for what stands before them."""
+    """Whether a list of modules and a prefix of tensors' names are the same, apart from what precedes them."""
     ours, theirs = f".{name}", f".{prefix.rstrip('.')}"
     return ours.endswith(theirs) or theirs.endswith(ours)
 

@@ -64,7 +64,7 @@ def render(
 
 
 def _left_open(text: str) -> str:
-    """The text up to the end of the last message, without what the template writes behind it.
+    """The text up to the end of the last message, without what the template writes after it.
 
     Raises:
         TemplateError: the template left the message out.

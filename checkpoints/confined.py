@@ -273,7 +273,7 @@ def serve() -> None:
 
 
 def end_first() -> None:
-    """Where memory is short, let the system end this process before the one that serves everybody."""
+    """Where memory is short, let the system end this process before the server."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
@@ -296,7 +296,7 @@ class _Usage:
         self._set(resource.RLIMIT_CORE, 0)
 
     def allow(self, seconds: int) -> None:
-        """Allow so many seconds of processor time from now on."""
+        """Allow this many more seconds of processor time."""
         if self._resource:
             spent = self._resource.getrusage(self._resource.RUSAGE_SELF)
             self._set(self._resource.RLIMIT_CPU, int(spent.ru_utime + spent.ru_stime) + seconds)

@@ -1,7 +1,7 @@
 """The counts in a config against the weights: whether a model of it can be built at all.
 
 A library that builds what a config says makes a module for each layer. A config that asks for a billion of them would
-keep it busy for ever; its weights, which have tensors for a few, show that it is wrong.
+keep it busy forever; its weights, which have tensors for a few, show that it is wrong.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def _parts(
     sizes: Mapping[str, int],
     shapes: Mapping[str, Sequence[int]],
 ) -> Iterator[tuple[str, list[list[Any]]]]:
-    """The parameters that a converter makes, if it only puts stored elements one behind another."""
+    """The parameters that a converter makes, if it only concatenates stored elements."""
     lists = [sources[pattern] for pattern in converter.source_patterns if pattern in sources]
     match [(type(operation).__name__, getattr(operation, "dim", None)) for operation in converter.operations]:
         case [("MergeModulelist", 0)] if len(lists) == 1:

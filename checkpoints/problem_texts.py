@@ -829,7 +829,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "models-ended": Text(
         "The process that runs models has ended: one of them took too much time or memory.",
-        "Ask again: models are loaded anew. A merge that was tried in memory has to be made again.",
+        "Ask again, and the models are reloaded. Repeat a merge that you tried in memory.",
     ),
     "trial-gone": Text(
         "This trial has ended: it was not used for a while, or others needed the memory.",
@@ -1213,7 +1213,7 @@ PROBLEMS: dict[str, Text] = {
     "no-optuna": Text("Searching needs the package optuna.", "Run `pip install 'alloy-merge[search]'`."),
     "worker-lost": Text(
         "The worker process ended without an answer {count} times while it scored {who}.",
-        "Memory may be too small for so many workers: use fewer.",
+        "There may be too little memory for this many workers. Use fewer.",
     ),
     "search-too-large": Text(
         "{workers} live {workers:model needs|models need} {needed:.1f} GB of memory; {free:.1f} GB are free.",

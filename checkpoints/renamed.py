@@ -24,7 +24,7 @@ LAYER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 @dataclass(frozen=True)
 class Assembled:
-    """A tensor that is made of others' elements, one behind another."""
+    """A tensor that is a concatenation of others' elements."""
 
     shape: Shape
     parts: tuple[Part, ...]

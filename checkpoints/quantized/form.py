@@ -73,8 +73,8 @@ class Stored:
 class QuantizedTensor(ABC):
     """A tensor whose numbers are computed from stored ones.
 
-    Its rows have as many elements as its last axis, or fewer: as many as can be computed alone. All arithmetic is in
-    float32 and by element, so the bits do not depend on how many rows are computed at once.
+    A row has the length of the last axis, or is shorter where fewer elements can be computed alone. All arithmetic is
+    in float32 and by element, so the bits do not depend on how many rows are computed at once.
 
     Args:
         stored: the model's tensors
@@ -119,7 +119,7 @@ class Form(Protocol):
         """The plain tensors, by name.
 
         Raises:
-            UnknownQuantizationError: they cannot be told.
+            UnknownQuantizationError: the stored tensors contradict the form.
         """
 
 

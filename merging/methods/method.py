@@ -67,7 +67,7 @@ class MergeMethod:
             others; a tensor of one axis is one row), under these arguments
         measure: finds out what the function has to know of the whole tensor
         elsewhere: what a method of matrices does with other tensors
-        matrices_held: bytes that a method of matrices takes for so many task vectors of a tensor's shape
+        matrices_held: bytes that a method of matrices needs, given a tensor's shape and the number of task vectors
         whole_rows: the function or `measure` needs blocks of whole rows
         sparsify: applied to each task vector before the function sees it
         ignored: parameters that recipes for mergekit carry and that change nothing, there or here

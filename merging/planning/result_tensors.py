@@ -47,7 +47,7 @@ class ResultTensors:
 
     Attributes:
         tensors: once they are laid out, in the order of the model
-        layer_sources: for each module that is built anew, where its layers come from
+        layer_sources: for each module that is built from layers, where these come from
         vocabulary: of the result; None where it stays the models' own
     """
 

@@ -423,7 +423,7 @@ class _Fixer:
         return self.fix(edited(self.text, [self._range(node, start, limit)]), "range", limit=limit)
 
     def _range(self, node: yaml.Node, start: int, end: int) -> tuple[int, int, str]:
-        """Another range; a block ends where the next line begins, and its line end, and the indent behind, are kept."""
+        """Another range. A block ends where the next line begins; its line end and the indent after it are kept."""
         text = self.text[node.start_mark.index : node.end_mark.index]
         return replaced(node, f"[{start}, {end}]{text[len(text.rstrip()) :]}")
 

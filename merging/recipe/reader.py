@@ -110,7 +110,7 @@ def read_recipe(text: str) -> Recipe:
 
 
 def read_nodes(nodes: Sequence[yaml.Node], text: str) -> Recipe:
-    """Read a recipe from YAML nodes, one a document.
+    """Read a recipe from YAML nodes, one for each document.
 
     Args:
         nodes: problems are reported at their places
@@ -207,7 +207,7 @@ class _Reader(YamlReader):
         if other := next((key for key in keys if key in OTHER_PROGRAMS and "merge_method" not in keys), None):
             self.problem("other-program", {"key": other, "program": OTHER_PROGRAMS[other]}, node)
             return None
-        # Its parameters tell what a key means that is in a wrong place.
+        # Its parameters tell what a misplaced key means.
         self.method = METHODS.get(next((str(v.value) for k, v in pairs if k.value == "merge_method"), ""))
         fields = self.mapping(node, "recipe", known=TOP_LEVEL)
         if fields is None:
