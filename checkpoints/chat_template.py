@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from checkpoints.confined import Confined, ConfinedError, LimitError
 
@@ -23,6 +23,8 @@ LONGEST_TEMPLATE, LONGEST_TEXT = 1_000_000, 20_000_000
 _OPEN = "END_OF_OPEN_MESSAGE "
 
 Message = Mapping[str, Any]
+# What follows the last message: the beginning of the next answer, nothing at all, or only what closes it.
+Ending = Literal["answer", "open", "closed"]
 
 
 class TemplateError(Exception):
@@ -34,7 +36,7 @@ class EndlessTemplateError(TemplateError):
 
 
 def render(
-    template: str, messages: Sequence[Message], special: Mapping[str, Any], begins_answer: bool = True
+    template: str, messages: Sequence[Message], special: Mapping[str, Any], ending: Ending = "answer"
 ) -> str:
     """Write a conversation, as `apply_chat_template` of transformers does.
 
@@ -42,7 +44,7 @@ def render(
         template: Jinja, as tokenizers carry it
         messages: each with a "role" and a "content"
         special: the tokens that it may name: `bos_token`, `eos_token` and such
-        begins_answer: whether the beginning of the next answer follows; else the last message is left open
+        ending: what follows the last message
 
     Raises:
         EndlessTemplateError: it exceeds its limits.
@@ -51,16 +53,21 @@ def render(
     if len(template) > LONGEST_TEMPLATE:
         raise EndlessTemplateError("it is too long")
     given = [*map(dict, messages)]
-    if not begins_answer:
+    if ending == "open":
         given[-1]["content"] += _OPEN
-    asked = {"template": template, "messages": given, "special": dict(special), "answer": begins_answer}
+    asked = {
+        "template": template,
+        "messages": given,
+        "special": dict(special),
+        "answer": ending == "answer",
+    }
     try:
         text = str(_written_apart(asked))
     except LimitError as error:
         raise EndlessTemplateError("it does not finish") from error
     except ConfinedError as error:
         raise TemplateError(str(error).removeprefix("TemplateError: ")) from error
-    return text if begins_answer else _left_open(text)
+    return _left_open(text) if ending == "open" else text
 
 
 def _left_open(text: str) -> str:

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from checkpoints.chat_template import TemplateError, render
+from checkpoints.chat_template import Ending, TemplateError, render
 from checkpoints.problems import Problem
 from evaluation.error import EvaluationError, memory_named
 from evaluation.model import LanguageModel
@@ -334,24 +334,21 @@ def _generate(
 
 
 def chat_prompt(
-    model: LanguageModel, conversation: Sequence[Mapping[str, str]], begins_answer: bool = True
+    model: LanguageModel, conversation: Sequence[Mapping[str, str]], ending: Ending = "answer"
 ) -> str:
     """A conversation as the model's chat template writes it.
 
     Args:
         model: the model
         conversation: messages, each with a "role" and a "content"
-        begins_answer: whether the beginning of the next answer follows; else the last message is the model's, and is
-            left open
+        ending: what follows the last message
 
     Raises:
         EvaluationError: the template does not take it.
     """
     tokenizer = model.tokenizer
     try:
-        return render(
-            tokenizer.get_chat_template(), conversation, tokenizer.special_tokens_map, begins_answer
-        )
+        return render(tokenizer.get_chat_template(), conversation, tokenizer.special_tokens_map, ending)
     except (TemplateError, ValueError) as error:  # ValueError: there are several, and none is the default
         values = {"model": model.name, "error": str(error)}
         raise EvaluationError(Problem("template-refuses", values)) from error

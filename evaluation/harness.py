@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from checkpoints.chat_template import Ending
 from checkpoints.problems import Problem
 from evaluation.benchmarked import MEAN, TaskScore, Total, plain
 from evaluation.chat import chat_prompt
@@ -155,12 +156,13 @@ def asked_model(
 
         def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
             turns = [message for message in chat_history if message["role"] != "system"]
+            ending: Ending = "answer" if add_generation_prompt else "open"
             try:
-                return chat_prompt(model, chat_history, add_generation_prompt)
+                return chat_prompt(model, chat_history, ending)
             except EvaluationError:
                 if len(turns) == len(chat_history):
                     raise
-            return chat_prompt(model, turns, add_generation_prompt)  # as lm-eval does
+            return chat_prompt(model, turns, ending)  # as lm-eval does
 
     asked = Asked(
         pretrained=model.network,

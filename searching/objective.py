@@ -13,6 +13,7 @@ from typing import Any
 from checkpoints.problems import Problem
 from evaluation import EvaluationError, LanguageModel, perplexity
 from evaluation.benchmark import benchmark
+from evaluation.chat import chat_prompt
 from evaluation.chat_check import check_chat
 from searching.data import Data, messages_of
 from searching.figures import Figures
@@ -151,13 +152,17 @@ def is_worse(
 
 
 def as_read(model: LanguageModel, document: str) -> str:
-    """A document as the model reads it: a conversation in the model's own form."""
+    """A document as the model reads it: a conversation in the model's own form.
+
+    Raises:
+        EvaluationError: the model's template does not take the conversation.
+    """
     messages = messages_of(document)
     if messages is None:
         return document
     if not model.has_chat_template:
         return "\n".join(message["content"] for message in messages)
-    return str(model.tokenizer.apply_chat_template(messages, tokenize=False))
+    return chat_prompt(model, messages, "closed")
 
 
 def _answers(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from checkpoints.chat_template import EndlessTemplateError, TemplateError, render
+from checkpoints.chat_template import Ending, EndlessTemplateError, TemplateError, render
 
 TALK = [
     {"role": "system", "content": "Be <brief>."},
@@ -32,22 +32,23 @@ TEMPLATES = [
 ]
 
 
-def theirs(template: str, begins_answer: bool) -> str:
+def theirs(template: str, ending: Ending) -> str:
     [[text], _] = render_jinja_template(
-        [TALK], chat_template=template, add_generation_prompt=begins_answer,
-        continue_final_message=not begins_answer, **SPECIAL,
+        [TALK], chat_template=template, add_generation_prompt=ending == "answer",
+        continue_final_message=ending == "open", **SPECIAL,
     )  # fmt: skip
     return str(text)
 
 
+@pytest.mark.parametrize("ending", ["answer", "closed"])
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_conversations_are_written_as_transformers_writes_them(template: str) -> None:
-    assert render(template, TALK, SPECIAL) == theirs(template, True)
+def test_conversations_are_written_as_transformers_writes_them(template: str, ending: Ending) -> None:
+    assert render(template, TALK, SPECIAL, ending) == theirs(template, ending)
 
 
 @pytest.mark.parametrize("template", TEMPLATES[:2])
 def test_a_last_message_is_left_open_as_transformers_does(template: str) -> None:
-    assert render(template, TALK, SPECIAL, begins_answer=False) == theirs(template, False)
+    assert render(template, TALK, SPECIAL, "open") == theirs(template, "open")
 
 
 def test_a_template_that_refuses_says_why_in_its_own_words() -> None:

@@ -69,6 +69,25 @@ def test_a_conversation_is_scored_in_the_models_own_form(model: LanguageModel) -
     assert figure(figures["text"]) == pytest.approx(plain.bits_per_byte)
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('No answers.') }}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    ],
+)
+def test_a_template_that_does_not_write_a_conversation_fails_alone(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    monkeypatch.setattr(model.tokenizer, "chat_template", template)
+    talk = as_document([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])
+    goal = Goal("talk", "text", "talk")
+
+    with pytest.raises(EvaluationError) as refused:
+        Objective((goal,), Data({"talk": made(talk)})).score(model, "search")
+    assert refused.value.problems[0].code == "template-refuses"
+
+
 def test_faulty_answers_are_counted_but_not_long_ones(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
