@@ -447,14 +447,14 @@ def test_soak(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for number in range(40, 200):
         once(number)
     hub.clear_faults()
+    # Sockets of aborted requests close a moment later; those that both ends keep for the next request come and go.
+    wait_for(lambda: held()[1] <= before[1] + 10)
     after = held()
 
     assert ends["right"] > 100
     assert ends["told"] > 10
     assert ends["cancelled"] > 5
-    # Connections that the two ends keep for the next request come and go.
     assert after[0] <= before[0] + 2
-    assert after[1] <= before[1] + 10
     assert after[2] < before[2] + 30_000_000
     assert [*(tmp_path / "temporary").iterdir()] == []
     assert {path.name for path in tmp_path.iterdir()} == {"models", "right", "temporary"}
