@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.dtypes import itemsize, promote, torch_name
 from checkpoints.formats.header import TensorHeader
+from checkpoints.view import View
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +59,7 @@ class Alignment:
         return sum(run.count for run in self.rows) + self.padding
 
 
-class AlignedCheckpoint:
+class AlignedCheckpoint(View):
     """A checkpoint with its rows in another order.
 
     Args:
@@ -68,17 +69,10 @@ class AlignedCheckpoint:
     """
 
     def __init__(self, own: Checkpoint, alignment: Alignment, models: Sequence[Checkpoint]):
-        self.own = own
+        super().__init__(own)
         self.alignment = alignment
         self.models = models
-        self.name = own.name
-        self.version = own.version
-        self.is_folder = own.is_folder
-        self.is_cached = own.is_cached
-        self.config = own.config
-        self.adapters = own.adapters
-        self.warnings = own.warnings
-        self.tensors: Mapping[str, TensorHeader] = {
+        self.tensors = {
             **own.tensors,
             **{name: self._aligned(name) for name in alignment.tensors},
         }
@@ -94,26 +88,10 @@ class AlignedCheckpoint:
     def read_by(self) -> Set[str]:
         return {way for model in self._parts() for way in model.read_by}
 
-    @property
-    def files(self) -> Mapping[str, int]:
-        return self.own.files
-
-    def read_file(self, file: str) -> bytes:
-        return self.own.read_file(file)
-
     def bytes_to_read(self, tensor: str) -> int:
         if tensor not in self.alignment.tensors:
             return self.own.bytes_to_read(tensor)
         return self.tensors[tensor].nbytes
-
-    def interrupt(self) -> None:
-        self.own.interrupt()
-
-    def close(self) -> None:
-        self.own.close()
-
-    def read_range(self, file: str, start: int, buffer: memoryview) -> None:
-        self.own.read_range(file, start, buffer)
 
     def read_into(self, tensor: str, start: int, buffer: memoryview) -> None:
         if tensor not in self.alignment.tensors:

@@ -83,7 +83,7 @@ def locate(checkpoint: Checkpoint, tensors: Collection[str]) -> LocatedCheckpoin
     names = checkpoint.tensors if adapters else tensors
     if isinstance(checkpoint, DequantizedCheckpoint):
         names = checkpoint.stored_names(names)
-        checkpoint = checkpoint.stored
+        checkpoint = checkpoint.own
     assert isinstance(checkpoint, StoredCheckpoint), "only what is stored has a location"
     headers = tuple(checkpoint.tensors[name] for name in names)
     return LocatedCheckpoint(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from checkpoints.architecture import UNKNOWN, model_class
@@ -18,6 +18,7 @@ from checkpoints.dtypes import itemsize
 from checkpoints.formats.header import TensorHeader
 from checkpoints.loading import Loading, Part, Shape, load
 from checkpoints.naming import Endings, assume_loading
+from checkpoints.view import View
 
 LAYER = re.compile(r"(?<![^.])\d+(?![^.])")
 
@@ -30,7 +31,7 @@ class Assembled:
     parts: tuple[Part, ...]
 
 
-class RenamedCheckpoint:
+class RenamedCheckpoint(View):
     """A checkpoint whose tensors have other names, and are perhaps cut in another way.
 
     Args:
@@ -39,42 +40,17 @@ class RenamedCheckpoint:
     """
 
     def __init__(self, own: Checkpoint, assembled: Mapping[str, Assembled]):
-        self.own = own
-        self.name = own.name
-        self.version = own.version
-        self.is_folder = own.is_folder
-        self.is_cached = own.is_cached
-        self.config = own.config
-        self.adapters = own.adapters
-        self.warnings = own.warnings
+        super().__init__(own)
         self.assembled = {
             name: tensor
             for name, tensor in assembled.items()
             if all(part.tensor in own.tensors for part in tensor.parts)
         }
         used = {part.tensor for tensor in assembled.values() for part in tensor.parts}
-        self.tensors: Mapping[str, TensorHeader] = {
+        self.tensors = {
             **{name: header for name, header in own.tensors.items() if name not in used},
             **{name: self._header(name, tensor) for name, tensor in self.assembled.items()},
         }
-
-    @property
-    def is_remote(self) -> bool:
-        return self.own.is_remote
-
-    @property
-    def read_by(self) -> Set[str]:
-        return self.own.read_by
-
-    @property
-    def files(self) -> Mapping[str, int]:
-        return self.own.files
-
-    def read_file(self, file: str) -> bytes:
-        return self.own.read_file(file)
-
-    def read_range(self, file: str, start: int, buffer: memoryview) -> None:
-        self.own.read_range(file, start, buffer)
 
     def read_into(self, tensor: str, start: int, buffer: memoryview) -> None:
         assembled = self.assembled.get(tensor)
@@ -104,12 +80,6 @@ class RenamedCheckpoint:
             self.own.bytes_to_read(part.tensor) * part.count // max(self.own.tensors[part.tensor].elements, 1)
             for part in self.assembled[tensor].parts
         )
-
-    def interrupt(self) -> None:
-        self.own.interrupt()
-
-    def close(self) -> None:
-        self.own.close()
 
     def _header(self, name: str, tensor: Assembled) -> TensorHeader:
         first = self.own.tensors[tensor.parts[0].tensor]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from checkpoints.problems import CheckpointError, Problem
 from checkpoints.quantized import FORMS
 from checkpoints.quantized.form import Form, QuantizedTensor, Stored, UnknownQuantizationError
 from checkpoints.stored import StoredCheckpoint
+from checkpoints.view import View
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,27 +41,25 @@ def held(pieces: int, *, elements: int, readers: int, copies: int) -> int:
     return copies * min(pieces, HELD) + readers * elements * 16
 
 
-class DequantizedCheckpoint:
+class DequantizedCheckpoint(View):
     """A quantized checkpoint as plain numbers.
 
     Args:
-        stored: as it is stored; closed with this one
+        own: as it is stored
         forms: of its quantized tensors
         quantized: these, by name
     """
 
-    adapters = ()
+    own: StoredCheckpoint
 
     def __init__(
-        self, stored: StoredCheckpoint, forms: Sequence[Form], quantized: Mapping[str, QuantizedTensor]
+        self, own: StoredCheckpoint, forms: Sequence[Form], quantized: Mapping[str, QuantizedTensor]
     ):
-        self.stored = stored
+        super().__init__(own)
         self.forms = forms
         self.quantized = quantized
-        self.name, self.version, self.files = stored.name, stored.version, stored.files
-        self.is_folder, self.is_cached, self.is_remote = stored.is_folder, stored.is_cached, stored.is_remote
-        self.tensors: Mapping[str, TensorHeader] = dict(self._headers())
-        self.config: dict[str, Any] = plain_config(stored.config)
+        self.tensors = self._headers()
+        self.config = plain_config(own.config)
         values = {"model": self.name, "form": _names(forms)}
         self.warnings = (Problem("dequantized", values, self.name),)
         self._kept = LruCache["Held"](HELD, lambda held: sum(each.nbytes for each in held))
@@ -70,7 +69,7 @@ class DequantizedCheckpoint:
         left_out = tuple(end for form in self.forms for end in form.left_out)
         plain = {
             name: header
-            for name, header in self.stored.tensors.items()
+            for name, header in self.own.tensors.items()
             if name not in used and not name.endswith(left_out)
         }
         computed = {
@@ -86,20 +85,10 @@ class DequantizedCheckpoint:
         pieces = (self.quantized[name].pieces if name in self.quantized else (name,) for name in tensors)
         return [piece for each in pieces for piece in each]
 
-    @property
-    def read_by(self) -> Set[str]:
-        return self.stored.read_by
-
-    def read_file(self, file: str) -> bytes:
-        return self.stored.read_file(file)
-
-    def read_range(self, file: str, start: int, buffer: memoryview) -> None:
-        self.stored.read_range(file, start, buffer)
-
     def read_into(self, tensor: str, start: int, buffer: memoryview) -> None:
         quantized = self.quantized.get(tensor)
         if quantized is None:
-            self.stored.read_into(tensor, start, buffer)
+            self.own.read_into(tensor, start, buffer)
             return
         import torch
 
@@ -119,19 +108,13 @@ class DequantizedCheckpoint:
         try:
             return self._kept.get(f"{name} {part}", lambda: quantized.hold(part))
         except UnknownQuantizationError as error:
-            raise damaged(self.stored, self.forms, error) from error
+            raise damaged(self.own, self.forms, error) from error
 
     def bytes_to_read(self, tensor: str) -> int:
         quantized = self.quantized.get(tensor)
         if quantized is None:
-            return self.stored.bytes_to_read(tensor)
+            return self.own.bytes_to_read(tensor)
         return quantized.stored.nbytes(quantized.pieces)
-
-    def interrupt(self) -> None:
-        self.stored.interrupt()
-
-    def close(self) -> None:
-        self.stored.close()
 
 
 def quantized_bytes(checkpoint: Checkpoint) -> int:
