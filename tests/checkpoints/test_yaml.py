@@ -37,12 +37,12 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_exceeds_a_limit_is_refused_in_time(what: str) -> None:
     text, code = REFUSED[what]
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(YamlError) as caught:
         load(text)
 
     assert caught.value.problems[0].code == code
-    assert time.process_time() - began < 5
+    assert time.thread_time() - began < 5
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from evaluation import EvaluationError, LanguageModel, load_model, perplexity, r
 from evaluation import model as model_module
 from evaluation.model import LoadedModels
 from tests.evaluation.conftest import TEXT, make_network, make_tokenizer
+from tests.forks import forked, status
 
 MakeFolder = Callable[..., Path]
 MakeModel = Callable[..., LanguageModel]
@@ -212,7 +210,7 @@ def test_what_does_not_fit_is_read_from_the_disk_when_that_is_asked(
 
 
 def test_a_fork_can_load_while_another_thread_of_the_parent_loads(make_folder: MakeFolder) -> None:
-    """As on ZeroGPU, where a GPU call is a fork. The child would wait for ever."""
+    """As on ZeroGPU, where a GPU call is a fork. The child would wait without end."""
     load_model(make_folder(), device="cpu")
     store = model_module._LOADED["cpu"]
     held, release = threading.Event(), threading.Event()
@@ -222,22 +220,18 @@ def test_a_fork_can_load_while_another_thread_of_the_parent_loads(make_folder: M
             held.set()
             release.wait()
 
+    def load() -> bool:
+        with model_module._reading, store._lock:
+            return True
+
     holder = threading.Thread(target=hold)
     holder.start()
     held.wait()
-    child = os.fork()
-    if child == 0:
-        # Whatever happens, it must not go on with the tests of its parent.
-        with suppress(BaseException):
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(20)
-            with model_module._reading, store._lock:
-                os._exit(0)
-        os._exit(1)
+    child = forked(load)
     release.set()
     holder.join()
 
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert status(child) == 0
 
 
 def drop(folder: Path, name: str) -> None:

@@ -477,11 +477,11 @@ def test_a_large_vocabulary_is_aligned_in_well_under_a_second() -> None:
     a, b = ModelReference("a"), ModelReference("b")
     tokenizers = {a: Tokenizer(a, first), b: Tokenizer(b, second)}
 
-    began = time.process_time()
+    began = time.thread_time()
     vocabulary = Vocabulary(TokenizerSection("union"), tokenizers, {a: 256_000, b: 256_100}, a)
     rows = {model: vocabulary.rows(model, {a: 0, b: 1}) for model in tokenizers}
     vocabulary.check()
-    seconds = time.process_time() - began
+    seconds = time.thread_time() - began
 
     assert rows[a] == (Rows(256_000, ((0, 0),)), Rows(9, ((1, 256_000),)))
     assert rows[b] == (Rows(256_009, ((1, 0),)),)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from merging import MergeError
+from tests.merges import wait_for
 from ui.server.plan_line import PlanLine
 
 
@@ -42,8 +43,7 @@ def test_too_many_are_refused_at_once() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.submit(plan), pool.submit(plan)
-        while line._present["ann"] < 2:
-            pass
+        wait_for(lambda: line._present["ann"] == 2)
         with pytest.raises(MergeError, match="2 plans"), line.turn("ann"):
             pass
         with line.turn("bob"):
