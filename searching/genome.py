@@ -19,7 +19,8 @@ from typing import Any
 
 import yaml
 
-from checkpoints import open_checkpoint
+from checkpoints import Token, open_checkpoint
+from checkpoints.architecture import Layout
 from checkpoints.problems import RecipeError, suggestion
 from merging.recipe.reader import read_reference
 from merging.recipe.yaml import YamlReader
@@ -56,14 +57,19 @@ def is_genome(text: str) -> bool:
     )
 
 
-def layers_of(model: str) -> int:
-    """How many layers a model has, by its config."""
-    checkpoint = open_checkpoint(read_reference(model).name, read_reference(model).revision)
+def layers_of(model: str, *, token: Token = None, allow_folders: bool = True) -> int:
+    """How many layers a model has; 0 where it has none.
+
+    Raises:
+        CheckpointError: it cannot be opened.
+    """
+    reference = read_reference(model)
+    checkpoint = open_checkpoint(reference.name, reference.revision, token=token, allow_folders=allow_folders)
     try:
-        config = checkpoint.config or {}
-        return int(config.get("num_hidden_layers") or config["text_config"]["num_hidden_layers"])
+        stack = Layout(checkpoint.tensors, checkpoint.config).main.stack
     finally:
         checkpoint.close()
+    return stack.count if stack else 0
 
 
 def space_of_genome(text: str, layers: Callable[[str], int]) -> str:
@@ -102,13 +108,20 @@ class _GenomeReader(YamlReader):
             self.problem("genome-slerp", {}, genome["merge_method"])
         if method == "slerp" and isinstance(models, list) and len(models) != 2:
             self.problem("genome-slerp-models", {"count": len(models)}, genome["models"])
+        if not isinstance(found.get("filters", []), list):
+            self.problem(
+                "not-a-list", {"name": "filters", "found": self.shown(genome["filters"])}, genome["filters"]
+            )
+        group = found.get("layer_granularity", 0)
+        if type(group) is not int:
+            values = {"name": "layer_granularity", "found": self.shown(genome["layer_granularity"]), "low": 0}
+            self.problem("search-number", values, genome["layer_granularity"])
         if "tasks" not in top:
             self.problem("no-objective", {}, node)
         if self.problems:
             return None
-        group = int(found.get("layer_granularity") or 0)
-        groups = 1
-        if group > 0 and isinstance(models, list):
+        group, groups = max(group, 0), 1
+        if group and isinstance(models, list):
             count = layers(str(models[0]))
             groups, rest = divmod(count, group)
             if rest:

@@ -155,7 +155,7 @@ class _SpaceReader(YamlReader):
         if found is None or "search" not in found:
             return
         values = self.plain(found["search"])
-        if not isinstance(values, list) or len(values) < 2 or None in values:
+        if not isinstance(values, list) or len(values) < 2 or not all(map(_is_scalar, values)):
             shown = self.shown(found["search"])
             self.problem("search-values", {"parameter": parameter, "found": shown}, found["search"])
             return
@@ -346,6 +346,10 @@ class _SpaceReader(YamlReader):
             low = 0 if name == "few_shot" else 1
             return int(self.number(node, name, low, low=low, whole=True))
         return self.text_of(node, name)
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, bool | int | float | str)
 
 
 def _is_on(axis: Axis, value: object) -> bool:

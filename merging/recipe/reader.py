@@ -203,7 +203,7 @@ class _Reader(YamlReader):
     def one(self, node: yaml.Node) -> Recipe | None:
         """The recipe of one document."""
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        keys = [key.value for key, _ in pairs]
+        keys = [key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
         if other := next((key for key in keys if key in OTHER_PROGRAMS and "merge_method" not in keys), None):
             self.problem("other-program", {"key": other, "program": OTHER_PROGRAMS[other]}, node)
             return None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from checkpoints.problems import RecipeError
+from checkpoints.problems import CheckpointError, RecipeError
 from searching import Space, read_space
 from searching.genome import layers_of
 from tests.tiny import tiny_llama
@@ -40,6 +40,10 @@ def test_tasks_become_the_objective() -> None:
         ({"models": ["a", "b"], "merge_method": "linear", "layer_granularity": 3}, "genome-layers"),
         ({"models": ["a", "b"], "merge_method": "linear", "layers": 3}, "unknown-key"),
         ({"models": ["a", "b"], "merge_method": "ties"}, "no-base"),
+        ({"models": ["a", "b"], "merge_method": "linear", "layer_granularity": "all"}, "search-number"),
+        ({"models": ["a", "b"], "merge_method": "linear", "layer_granularity": [2]}, "search-number"),
+        ({"models": ["a", "b"], "merge_method": "linear", "filters": "mlp"}, "not-a-list"),
+        ({"models": ["a", "b"], "merge_method": "linear", "filters": 3}, "not-a-list"),
     ],
 )
 def test_what_is_wrong_with_a_genome(genome: dict[str, Any], code: str) -> None:
@@ -50,7 +54,11 @@ def test_what_is_wrong_with_a_genome(genome: dict[str, Any], code: str) -> None:
 
 
 def test_layers_are_counted_by_the_config(tmp_path: Path) -> None:
-    assert layers_of(str(tiny_llama(tmp_path / "model", 0, num_hidden_layers=3))) == 3
+    folder = str(tiny_llama(tmp_path / "model", 0, num_hidden_layers=3))
+
+    assert layers_of(folder) == 3
+    with pytest.raises(CheckpointError):
+        layers_of(folder, allow_folders=False)
 
 
 GENOMES = [

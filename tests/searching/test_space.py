@@ -171,6 +171,7 @@ def test_numbers_of_the_block() -> None:
     [
         ("search: [0, 1.2], start: 0.5", "search: [0]", "search-values", (5, 53)),
         ("search: [0, 1.2], start: 0.5", "search: [1.2, 0]", "search-values", (5, 53)),
+        ("search: [0, 1.2], start: 0.5", "search: [[0], [1]]", "search-values", (5, 53)),
         ("search: [0, 1.2], start: 0.5", "search: [0, 1.2], start: 2", "search-start", (5, 70)),
         ("search: [0, 1.2], start: 0.5", "search: [0, 1.2], anchors: 1", "search-anchors", (5, 72)),
         ("search: [0, 1.2], start: 0.5", "search: [0, 1.2], step: 1", "unknown-key", (5, 63)),
@@ -194,6 +195,7 @@ def test_numbers_of_the_block() -> None:
         ("search:\n  obj", "search:\n  split: {search: 0.5}\n  obj", "", (0, 0)),
         ("search:\n  obj", "search:\n  split: {search: 0.9}\n  obj", "search-shares", (8, 10)),
         ("search:\n  obj", "other:\n  obj", "no-search-block", (1, 1)),
+        ("search:\n  obj", "? [a]\n: b\nsearch:\n  obj", "key", (7, 3)),
     ],
 )
 def test_what_is_wrong_with_a_space(old: str, new: str, code: str, place: tuple[int, int]) -> None:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,9 +111,12 @@ class SearchService:
             MergeError: it cannot be searched, or the line is full.
         """
         from searching import read_space  # imports torch
+        from searching.genome import layers_of
 
         _check_length(text, texts)
-        space = read_space(text)
+        # Of files for mergekit-evolve; the space's own text is plain.
+        layers = partial(layers_of, token=who.for_hub, allow_folders=self.host.allow_folders)
+        space = read_space(text, layers)
         start = space.recipe(space.start)
         plan = self.service.plan(start.text, None, who, visitor)
         if not plan.ok:
@@ -124,9 +128,8 @@ class SearchService:
         if limited:
             minutes = min(minutes or MAX_MINUTES, MAX_MINUTES)
         trials = min(space.settings.trials, MAX_TRIALS) if limited else space.settings.trials
-        order = SearchOrder(
-            text, texts, minutes, trials, who.for_hub, self.host.allow_folders, "cpu" if limited else "auto"
-        )
+        device = "cpu" if limited else "auto"
+        order = SearchOrder(space.text, texts, minutes, trials, who.for_hub, self.host.allow_folders, device)
 
         def work(report: Callable[[SearchState], None], cancel: threading.Event) -> SearchState:
             found = _run(order, report, cancel)
