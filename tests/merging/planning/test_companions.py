@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from merging import Plan, make_plan, read_recipe, run_plan
 from tests.hub import Hub
@@ -133,8 +133,8 @@ def test_code_beside_the_config_goes_along(tmp_path: Path) -> None:
     assert said.values["files"] == ["configuration_mine.py", "modeling_mine.py", "parts_mine.py"]
     assert {file.name for file in to.glob("*.py")} == set(said.values["files"])
     assert json.loads((to / "config.json").read_text())["auto_map"] == OWN["auto_map"]
-    loaded = AutoModelForCausalLM.from_pretrained(to, trust_remote_code=True)
-    assert type(loaded).__name__ == "Mine"
+    own = get_class_from_dynamic_module("modeling_mine.Mine", str(to))
+    own.from_pretrained(to)
 
 
 FOREIGN = {
