@@ -831,6 +831,18 @@ PROBLEMS: dict[str, Text] = {
         "The process that runs models has ended: one of them took too much time or memory.",
         "Ask again, and the models are reloaded. Repeat a merge that you tried in memory.",
     ),
+    "no-llama-cpp": Text(
+        "{model} is a GGUF file, which llama.cpp runs, and that is not installed.",
+        "pip install 'alloy-merge[llama]' (Linux and macOS).",
+    ),
+    "no-gguf": Text("{file} is no GGUF file, or it is damaged.", _DOWNLOAD_AGAIN),
+    "llama-refuses": Text(
+        "llama.cpp cannot run {model}: {words}", "Choose transformers to run it, or another model."
+    ),
+    "llama-ended": Text(
+        "llama.cpp ended while it ran {model}: it took too much time or memory, or crashed.",
+        "Ask again, and it is reloaded. If that does not help, choose transformers to run it.",
+    ),
     "trial-gone": Text(
         "This trial has ended: it was not used for a while, or others needed the memory.",
         "Press 'Try it first' again.",

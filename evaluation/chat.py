@@ -8,22 +8,11 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from queue import SimpleQueue
-from typing import Any
-
-import torch
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
-from transformers.generation.streamers import BaseStreamer
 
 from checkpoints.chat_template import Ending, TemplateError, render
 from checkpoints.problems import Problem
-from evaluation.error import EvaluationError, memory_named
-from evaluation.model import LanguageModel
+from evaluation.answering_model import AnsweringModel, GenerationSettings, Written
+from evaluation.error import EvaluationError
 
 _ROLES = ("system", "user", "assistant")
 # How the user's next line begins in the script for a model without a chat template, which would go on to write it.
@@ -31,7 +20,7 @@ _NEXT_LINE = "\nUser:"
 
 
 def reply(
-    model: LanguageModel,
+    model: AnsweringModel,
     messages: Sequence[Mapping[str, str]],
     *,
     max_new_tokens: int = 256,
@@ -70,8 +59,8 @@ def reply(
     if room < 1:
         values = {"model": model.name, "tokens": len(tokens), "context": model.context}
         raise EvaluationError(Problem("conversation-too-long", values))
-    draw = _Draw(temperature, top_p, seed)
-    return Reply(model, tokens, min(max_new_tokens, room), draw, ends, stop or threading.Event())
+    settings = GenerationSettings(min(max_new_tokens, room), temperature, top_p, seed, ends)
+    return Reply(model, tokens, settings, stop or threading.Event())
 
 
 class Reply(Iterator[str]):
@@ -92,11 +81,9 @@ class Reply(Iterator[str]):
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: AnsweringModel,
         tokens: Sequence[int],
-        max_new_tokens: int,
-        draw: _Draw,
-        ends: bool,
+        settings: GenerationSettings,
         stop: threading.Event,
     ) -> None:
         self._closed = threading.Event()
@@ -107,16 +94,14 @@ class Reply(Iterator[str]):
         self.seconds_to_first_token = 0.0
         self.finish = ""
         self._started: float | None = None
-        self._ends = set(model.network.generation_config.eos_token_id or []) if ends else set()
         self._stop = stop
-        self._written = _Decoder(model.tokenizer)
-        self._script = _ScriptEnd() if ends and not model.has_chat_template else None
-        self._inbox: SimpleQueue[_Token | BaseException | None] = SimpleQueue()
+        self._script = _ScriptEnd() if settings.ends and not model.has_chat_template else None
+        self._inbox: SimpleQueue[Written | BaseException | None] = SimpleQueue()
         # The thread knows the queue and the events but not this object, which can so be dropped while it
         # runs.
         self._thread = threading.Thread(
             target=_generate,
-            args=(model, tokens, max_new_tokens, draw, ends, (stop, self._closed), self._inbox),
+            args=(model, tokens, settings, (stop, self._closed), self._inbox),
             name="reply",
             daemon=True,
         )
@@ -157,15 +142,14 @@ class Reply(Iterator[str]):
             raise arrived
         if arrived is None:
             self.finish = "stopped" if self._stop.is_set() else "length"
-            return self._shown(self._written.rest(), last=True)
-        self.new_tokens += 1
-        self.seconds = arrived.time - self._started
-        if self.new_tokens == 1:
-            self.seconds_to_first_token = self.seconds
-        if arrived.id in self._ends:
+            return self._shown("", last=True)
+        if arrived.tokens:
+            self.seconds = arrived.time - self._started
+            self.seconds_to_first_token = self.seconds_to_first_token or self.seconds
+            self.new_tokens += arrived.tokens
+        if arrived.is_end:
             self.finish = "end"
-            return self._shown(self._written.rest(), last=True)
-        return self._shown(self._written.add(arrived.id), last=False)
+        return self._shown(arrived.text, last=arrived.is_end)
 
     def _shown(self, text: str, *, last: bool) -> str:
         if self._script is None:
@@ -190,46 +174,6 @@ def _end_all() -> None:
             thread.join()
 
 
-class _Token:
-    """A token that was written, and when."""
-
-    def __init__(self, token: int) -> None:
-        self.id = token
-        self.time = time.perf_counter()
-
-
-class _Decoder:
-    """Text from tokens that come one at a time; a piece never ends inside a character."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._tokens: list[int] = []
-        # Tokens before `_given` have been returned as text. Those from `_from` on are decoded together with the
-        # new ones, since the text of a token (a leading space, a part of a character) depends on those before it.
-        self._from = 0
-        self._given = 0
-
-    def add(self, token: int) -> str:
-        self._tokens.append(token)
-        text = self._new_text()
-        if not text or text.endswith("\N{REPLACEMENT CHARACTER}"):
-            return ""
-        self._from, self._given = self._given, len(self._tokens)
-        return text
-
-    def rest(self) -> str:
-        """What was held back, without a character that was cut in the middle."""
-        return self._new_text().rstrip("\N{REPLACEMENT CHARACTER}")
-
-    def _new_text(self) -> str:
-        given = self._decode(self._tokens[self._from : self._given])
-        return self._decode(self._tokens[self._from :])[len(given) :]
-
-    def _decode(self, tokens: list[int]) -> str:
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text)
-
-
 class _ScriptEnd:
     """Ends an answer where the model without a chat template begins to write the person's next line."""
 
@@ -252,89 +196,24 @@ class _ScriptEnd:
         return text[: len(text) - held]
 
 
-class _Draw(LogitsProcessor):
-    """Draws the next token with a generator of its own, and leaves it as the only candidate.
-
-    transformers draws from torch's global generator, which conversations at the same time would share.
-    """
-
-    def __init__(self, temperature: float, top_p: float, seed: int) -> None:
-        self._temperature = temperature
-        self._top_p = top_p
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if scores.isnan().any():
-            raise EvaluationError(Problem("nan-answer"))
-        if self._temperature == 0:
-            return scores
-        likely, order = torch.sort(
-            (scores[0].float().cpu() / self._temperature).softmax(-1), descending=True, stable=True
-        )
-        kept = likely.cumsum(-1) - likely < self._top_p
-        chosen = order[torch.multinomial(likely * kept, 1, generator=self._generator)]
-        only = torch.full_like(scores, -torch.inf)
-        only[0, chosen.to(scores.device)] = 0
-        return only
-
-
-class _Stop(StoppingCriteria):
-    def __init__(self, events: Sequence[threading.Event]) -> None:
-        self._events = events
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        set_ = any(event.is_set() for event in self._events)
-        return torch.full((len(input_ids),), set_, device=input_ids.device, dtype=torch.bool)
-
-
-class _Outbox(BaseStreamer):
-    def __init__(self, inbox: SimpleQueue[_Token | BaseException | None]) -> None:
-        self._inbox = inbox
-        self._prompt_seen = False
-
-    def put(self, value: torch.Tensor) -> None:
-        if self._prompt_seen:
-            self._inbox.put(_Token(int(value)))
-        self._prompt_seen = True
-
-    def end(self) -> None:
-        """Nothing to do: the thread reports its end itself, as it may also end by an error."""
-
-
 def _generate(
-    model: LanguageModel,
+    model: AnsweringModel,
     tokens: Sequence[int],
-    max_new_tokens: int,
-    draw: _Draw,
-    ends: bool,
+    settings: GenerationSettings,
     stops: Sequence[threading.Event],
-    inbox: SimpleQueue[_Token | BaseException | None],
+    inbox: SimpleQueue[Written | BaseException | None],
 ) -> None:
     outcome: BaseException | None = None
     try:
         if not any(event.is_set() for event in stops):
-            settings = GenerationConfig(  # type: ignore[no-untyped-call]
-                max_new_tokens=max_new_tokens,
-                min_new_tokens=None if ends else max_new_tokens,
-                do_sample=False,
-            )
-            given = torch.tensor([tokens], device=model.device)
-            with memory_named(model.name, "doing-answering"):
-                model.network.generate(
-                    given,
-                    attention_mask=torch.ones_like(given),
-                    generation_config=settings,
-                    logits_processor=LogitsProcessorList([draw]),
-                    stopping_criteria=StoppingCriteriaList([_Stop(stops)]),
-                    streamer=_Outbox(inbox),
-                )
+            model.write(tokens, settings, stops, inbox.put)
     except BaseException as error:
         outcome = error
     inbox.put(outcome)
 
 
 def chat_prompt(
-    model: LanguageModel, conversation: Sequence[Mapping[str, str]], ending: Ending = "answer"
+    model: AnsweringModel, conversation: Sequence[Mapping[str, str]], ending: Ending = "answer"
 ) -> str:
     """A conversation as the model's chat template writes it.
 
@@ -346,15 +225,14 @@ def chat_prompt(
     Raises:
         EvaluationError: the template does not take it.
     """
-    tokenizer = model.tokenizer
     try:
-        return render(tokenizer.get_chat_template(), conversation, tokenizer.special_tokens_map, ending)
+        return render(model.chat_template, conversation, model.special_tokens, ending)
     except (TemplateError, ValueError) as error:  # ValueError: there are several, and none is the default
         values = {"model": model.name, "error": str(error)}
         raise EvaluationError(Problem("template-refuses", values)) from error
 
 
-def _prompt_tokens(model: LanguageModel, messages: Sequence[Mapping[str, str]]) -> list[int]:
+def _prompt_tokens(model: AnsweringModel, messages: Sequence[Mapping[str, str]]) -> list[int]:
     if not messages:
         raise EvaluationError(Problem("empty-conversation"))
     for number, message in enumerate(messages, 1):
@@ -364,18 +242,11 @@ def _prompt_tokens(model: LanguageModel, messages: Sequence[Mapping[str, str]]) 
             raise EvaluationError(Problem("bad-message", values))
     conversation = [{"role": message["role"], "content": message["content"]} for message in messages]
     if model.has_chat_template:
-        tokens = model.tokenizer(chat_prompt(model, conversation), add_special_tokens=False)["input_ids"]
-    else:
-        lines = [
-            message["content"] + "\n"
-            if message["role"] == "system"
-            else f"{message['role'].title()}: {message['content']}"
-            for message in conversation
-        ]
-        script = "\n".join([*lines, "Assistant:"])
-        tokens = model.tokenizer(script, add_special_tokens=False)["input_ids"]
-        if model.starts_with_bos:
-            tokens = [model.tokenizer.bos_token_id, *tokens]
-    tokens = [int(token) for token in tokens]
-    model.check_tokens(tokens)
-    return tokens
+        return model.tokens(chat_prompt(model, conversation))
+    lines = [
+        message["content"] + "\n"
+        if message["role"] == "system"
+        else f"{message['role'].title()}: {message['content']}"
+        for message in conversation
+    ]
+    return model.tokens("\n".join([*lines, "Assistant:"]), begins=True)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from evaluation.answering_model import AnsweringModel
 from evaluation.chat import reply
 from evaluation.error import Cancelled
 from evaluation.faults import FAULTS, Fault, faults
-from evaluation.model import LanguageModel
 
 PROMPTS = (
     "What is the capital of Italy?",
@@ -52,11 +52,13 @@ class ChatCheck:
         model: its name.
         commit: its commit on the Hub, None for a folder.
         answers: a prompt each.
+        ran_as: number format of the weights, and the program if that is not transformers; "" if it is not known.
     """
 
     model: str
     commit: str | None
     answers: tuple[Checked, ...]
+    ran_as: str = ""
 
     @property
     def counts(self) -> dict[Fault, int]:
@@ -70,7 +72,7 @@ class ChatCheck:
 
 
 def check_chat(
-    model: LanguageModel,
+    model: AnsweringModel,
     prompts: Sequence[str] = PROMPTS,
     *,
     max_new_tokens: int = 128,
@@ -105,4 +107,4 @@ def check_chat(
         checked.append(Checked(prompt, text, faults(prompt, text, cut=answer.finish == "length")))
         if on_progress is not None:
             on_progress(number, len(prompts))
-    return ChatCheck(model.name, model.commit, tuple(checked))
+    return ChatCheck(model.name, model.commit, tuple(checked), model.runs_as)

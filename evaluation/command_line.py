@@ -27,12 +27,14 @@ from checkpoints.terminal import commands, run
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
+    from evaluation.answering_model import AnsweringModel
     from evaluation.benchmarked import Benchmarked
     from evaluation.cka import LinearCka
     from evaluation.difference import Difference
     from evaluation.model import LanguageModel
     from evaluation.paired import PairedScore
     from evaluation.perplexity import Perplexity
+    from evaluation.runtime import Runtime, WriteGguf
     from evaluation.tensor_stats import TensorStats
     from evaluation.text import Source
 
@@ -172,6 +174,27 @@ def _load(name: str, device: str, offload: Path | None) -> LanguageModel:
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return load_model(name, device=device, offload=offload)
+
+
+def _is_gguf(name: str) -> bool:
+    return name.endswith(".gguf") and Path(name).is_file()
+
+
+def _load_to_answer(name: str, device: str, offload: Path | None, runtime: Runtime) -> AnsweringModel:
+    if _is_gguf(name):
+        from evaluation.llama_model import load_gguf
+
+        return load_gguf(Path(name))
+    if offload:
+        return _load(name, device, offload)
+    from evaluation.model import fetch_model
+    from evaluation.runtime import load_to_answer
+
+    return load_to_answer(fetch_model(name), device, runtime=runtime, write_gguf=write_gguf)
+
+
+# Makes GGUF files of models, where another package can.
+write_gguf: WriteGguf | None = None
 
 
 @dataclass(frozen=True)
@@ -520,21 +543,28 @@ def _describe_benchmarks(found: Sequence[Benchmarked], pairs: Sequence[PairedSco
 
 @_command("chat")
 def chat(
-    models: Annotated[list[str], _models("Such as a merge and its parents.")],
+    models: Annotated[list[str], _models("Such as a merge and its parents. Also .gguf files.")],
     device: Device = "auto",
     as_json: AsJson = False,
     offload: Offload = None,
     new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Longest answer, in tokens.")] = 128,
+    runtime: Annotated[
+        Literal["auto", "llama.cpp", "transformers"],
+        typer.Option(
+            metavar="auto|llama.cpp|transformers",
+            help="What runs models on a processor (llama.cpp if it can).",
+        ),
+    ] = "auto",
 ) -> int:
     """Check whether models still answer well, in English and Korean."""
-    _find(*models)
+    _find(*(name for name in models if not _is_gguf(name)))
     from evaluation.as_json import as_json as in_json
     from evaluation.chat_check import check_chat
 
     cancel = _cancel_on_interrupt()
     found = []
     for name in models:
-        model = _load(name, device, offload)
+        model = _load_to_answer(name, device, offload, runtime)
         with _progress_bar(name) as show:
             found.append(check_chat(model, max_new_tokens=new_tokens, on_progress=show, cancel=cancel))
     if as_json:
@@ -542,7 +572,7 @@ def chat(
         return DONE
     for one in found:
         counted = ", ".join(f"{count} {fault}" for fault, count in one.counts.items())
-        print(f"{one.model}: of {len(one.answers)} answers {counted}")
+        print(f"{one.model} ({one.ran_as}): of {len(one.answers)} answers {counted}")
         for answer in one.answers:
             said = f" [{', '.join(answer.faults)}]" if answer.faults else ""
             print(f"  {answer.prompt}{said}\n    {' '.join(answer.answer.split())}")

@@ -32,7 +32,7 @@ _BIND, _RECURSIVE, _PRIVATE = 4096, 16384, 1 << 18
 def main() -> None:
     settings = json.load(sys.stdin)
     readable = [Path(path) for path in settings["readable"]]
-    confined_by = _confine(settings["means"], readable, Path(settings["root"]))
+    confined_by = confine(settings["means"], readable, Path(settings["root"]))
     sys.addaudithook(_refusal([os.path.realpath(path) for path in readable]))
     module, _, function = settings["call"].partition(":")
     found, error, problems = None, "", []
@@ -44,8 +44,14 @@ def main() -> None:
     print(json.dumps({"found": found, "error": error, "confined_by": confined_by, "problems": problems}))
 
 
-def _confine(means: Sequence[str], readable: Sequence[Path], root: Path) -> str:
-    """Confine this process by the first means that works; returns which."""
+def confine(means: Sequence[str], readable: Sequence[Path], root: Path) -> str:
+    """Confine this process by the first means that works; returns which.
+
+    Args:
+        means: LANDLOCK or NAMESPACE
+        readable: all that it may read
+        root: an empty folder
+    """
     ways: dict[str, Callable[[], None]] = {
         LANDLOCK: lambda: _landlock(readable),
         NAMESPACE: lambda: _namespace(readable, root),

@@ -7,12 +7,12 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -21,9 +21,12 @@ from checkpoints import Token, open_checkpoint
 from checkpoints.memory import free_memory, machine_memory
 from checkpoints.problems import CheckpointError, Problem
 from evaluation.adapter import put_on
+from evaluation.answering_model import GenerationSettings, Written
 from evaluation.downloads import DOWNLOADS
 from evaluation.error import EvaluationError, memory_named
+from evaluation.generation import generate
 from evaluation.model_files import ModelFiles, adapter_size, find_model, weight_files
+from evaluation.processor import generates_quicker
 
 # Share of a device's memory that loaded models may fill; the rest is for merging, answers and the system.
 _SHARE_OF_MEMORY = 1 / 3
@@ -88,6 +91,40 @@ class LanguageModel:
         bos = self.tokenizer.bos_token_id
         return bos is not None and list(self.tokenizer("a")["input_ids"][:1]) == [bos]
 
+    @property
+    def runs_as(self) -> str:
+        """See `AnsweringModel`."""
+        return self.dtype
+
+    @property
+    def chat_template(self) -> str:
+        """See `AnsweringModel`."""
+        return str(self.tokenizer.get_chat_template())
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """See `AnsweringModel`."""
+        found: Mapping[str, str] = self.tokenizer.special_tokens_map
+        return found
+
+    def tokens(self, text: str, *, begins: bool = False) -> list[int]:
+        """See `AnsweringModel`."""
+        found = [int(token) for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+        if begins and self.starts_with_bos:
+            found.insert(0, self.tokenizer.bos_token_id)
+        self.check_tokens(found)
+        return found
+
+    def write(
+        self,
+        tokens: Sequence[int],
+        settings: GenerationSettings,
+        stops: Sequence[threading.Event],
+        put: Callable[[Written], None],
+    ) -> None:
+        """See `AnsweringModel`."""
+        generate(self, tokens, settings, stops, put)
+
     def check_tokens(self, tokens: Sequence[int]) -> None:
         """Check that the model has an embedding for every token.
 
@@ -138,7 +175,8 @@ def load_model(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     checkpoint = find_model(name, revision=revision, token=token, allow_folders=allow_folders)
-    return _LOADED[device].get(checkpoint.identity) or load_fetched(_fetched(checkpoint), device, offload)
+    loaded: LanguageModel | None = _LOADED[device].get(checkpoint.identity)
+    return loaded or load_fetched(_fetched(checkpoint), device, offload)
 
 
 @dataclass(frozen=True)
@@ -157,6 +195,11 @@ class FetchedModel:
     identity: tuple[object, ...]
     folder: Path
     adapters: tuple[tuple[str, Path], ...] = ()
+
+    @property
+    def place(self) -> str:
+        """What `checkpoints.open_checkpoint` opens it by."""
+        return "+".join(map(str, [self.folder, *(path for _, path in self.adapters)]))
 
     @property
     def bytes(self) -> int:
@@ -189,13 +232,17 @@ def _fetched(checkpoint: ModelFiles) -> FetchedModel:
     return fetched
 
 
-def load_fetched(fetched: FetchedModel, device: str = "auto", offload: Path | None = None) -> LanguageModel:
+def load_fetched(
+    fetched: FetchedModel, device: str = "auto", offload: Path | None = None, *, to_answer: bool = False
+) -> LanguageModel:
     """Load a model whose files are on this machine, or take it from memory.
 
     Args:
         fetched: from `fetch_model`.
         device: "cpu", "cuda", or "auto" for the GPU if there is one.
         offload: as for `load_model`.
+        to_answer: whether it has to be quick rather than exact: on a processor that generates quicker in the 16-bit
+            dtype of the checkpoint, that is kept.
 
     Raises:
         EvaluationError: it cannot be read or run; the message says why, and what to do.
@@ -204,13 +251,20 @@ def load_fetched(fetched: FetchedModel, device: str = "auto", offload: Path | No
         device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = _LOADED[device]
     with _reading:
-        if model := loaded.get(fetched.identity):
-            return model
+        found: LanguageModel | None = loaded.get(fetched.identity, ANSWERS if to_answer else SCORES)
+        if found:
+            return found
         size = fetched.bytes
         _reading.allow(size)
         _check_headers(fetched)
         config = _read_config(fetched.name, fetched.folder)
         widen = device == "cpu" and _is_half(config) and 2 * size <= loaded.max_bytes
+        form = ANSWERS if to_answer and widen and generates_quicker(config.dtype) else SCORES
+        if form == SCORES:
+            found = loaded.get(fetched.identity)
+            if found:
+                return found
+        widen = widen and form == SCORES
         needed = 2 * size if widen else size
         room = loaded.make_room(needed)
         if room >= needed:
@@ -222,8 +276,29 @@ def load_fetched(fetched: FetchedModel, device: str = "auto", offload: Path | No
             model = _read(
                 fetched, config, device, widen=device == "cpu" and _is_half(config), offload=(offload, room)
             )
-        loaded.put(fetched.identity, model)
+        loaded.put(fetched.identity, model, form)
     return model
+
+
+class LoadedModel(Protocol):
+    """What the models in a device's memory have in common."""
+
+    @property
+    def name(self) -> str:
+        """How people call it."""
+
+    @property
+    def commit(self) -> str | None:
+        """The Hub's commit, None for a folder or file."""
+
+    @property
+    def bytes(self) -> int:
+        """What its weights take."""
+
+
+# A model may be in memory in several forms: for scores, which are computed in float32 where that fits; to answer in
+# transformers, in another dtype than for scores; to answer in llama.cpp.
+SCORES, ANSWERS, LLAMA = "scores", "answers", "llama.cpp"
 
 
 class LoadedModels:
@@ -237,7 +312,7 @@ class LoadedModels:
     def __init__(self, device: str, max_bytes: int | None = None) -> None:
         self._device = device
         self._max_bytes = max_bytes
-        self._models: OrderedDict[Hashable, LanguageModel] = OrderedDict()
+        self._models: OrderedDict[tuple[Hashable, str], LoadedModel] = OrderedDict()
         self._held = 0
         self._lock = threading.Lock()
 
@@ -248,24 +323,24 @@ class LoadedModels:
             self._max_bytes = int(_memory(self._device)[0] * _SHARE_OF_MEMORY)
         return self._max_bytes
 
-    def get(self, identity: Hashable) -> LanguageModel | None:
-        """The model with this identity, if it is here."""
+    def get(self, identity: Hashable, form: str = SCORES) -> Any:
+        """The model with this identity in this form, None if it is not here."""
         with self._lock:
-            if identity in self._models:
-                self._models.move_to_end(identity)
-            return self._models.get(identity)
+            if (identity, form) in self._models:
+                self._models.move_to_end((identity, form))
+            return self._models.get((identity, form))
 
-    def put(self, identity: Hashable, model: LanguageModel) -> None:
+    def put(self, identity: Hashable, model: LoadedModel, form: str = SCORES) -> None:
         """Keep a model, and evict what the same folder held before: it is gone from the disk too."""
         with self._lock:
             replaced = [
                 key
                 for key, other in self._models.items()
-                if model.commit is None and other.name == model.name
+                if model.commit is None and other.name == model.name and key[0] != identity
             ]
             for key in replaced:
                 del self._models[key]
-            self._models[identity] = model
+            self._models[identity, form] = model
         if replaced:
             gc.collect()
 
@@ -338,6 +413,11 @@ def _too_large(fetched: FetchedModel, needed: int, room: int) -> Problem:
 # What was fetched, so that the Hub is not asked for its list of files again.
 _FETCHED: dict[Hashable, FetchedModel] = {}
 _LOADED = {"cpu": LoadedModels("cpu"), "cuda": LoadedModels("cuda")}
+
+
+def loaded_models(device: str) -> LoadedModels:
+    """The models in the memory of "cpu" or "cuda"."""
+    return _LOADED[device]
 
 
 def hold_memory(size: int) -> AbstractContextManager[None]:

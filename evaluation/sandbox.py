@@ -86,7 +86,7 @@ def ask(
             folder.mkdir()
         for package in _OURS:
             (inside / "packages" / package).symlink_to(_PACKAGES / package)
-        allowed = [*_interpreter(), *(_PACKAGES / package for package in _OURS), *readable]
+        allowed = [*what_python_reads(), *readable]
         settings = {
             "call": call,
             "given": given,
@@ -104,6 +104,18 @@ def ask(
             text=True,
         )
         return _answer(process, json.dumps(settings), timeout, cancel)
+
+
+def what_python_reads() -> list[Path]:
+    """What Python, the system's libraries and our own packages in a sandbox need."""
+    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    return [
+        *map(Path, _SYSTEM),
+        *(Path(path) for path in (sys.prefix, sys.base_prefix, site.getuserbase())),
+        *_search_path(),
+        *(Path(path) for path in libraries if path),
+        *(_PACKAGES / package for package in _OURS),
+    ]
 
 
 def own_places(folder: Path) -> list[Path]:
@@ -167,17 +179,6 @@ def _search_path() -> list[Path]:
     """Where this process imports from, without the folder it was started in and that of our own packages."""
     paths = dict.fromkeys(Path(path or ".").absolute() for path in sys.path)
     return [path for path in paths if path not in (_PACKAGES, Path.cwd(), Path("/"))]
-
-
-def _interpreter() -> list[Path]:
-    """What Python and the system's libraries need."""
-    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
-    return [
-        *map(Path, _SYSTEM),
-        *(Path(path) for path in (sys.prefix, sys.base_prefix, site.getuserbase())),
-        *_search_path(),
-        *(Path(path) for path in libraries if path),
-    ]
 
 
 def _without(path: Path, closed: Sequence[Path]) -> list[Path]:

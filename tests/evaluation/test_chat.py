@@ -14,7 +14,8 @@ import torch
 from transformers import GenerationConfig
 
 from evaluation import EvaluationError, LanguageModel, reply
-from evaluation.chat import _Decoder, _ScriptEnd
+from evaluation.chat import _ScriptEnd
+from evaluation.generation import Decoder
 from tests import ROOT
 from tests.evaluation.conftest import make_network, make_tokenizer
 
@@ -210,7 +211,7 @@ def test_pieces_are_never_cut_inside_a_character(text: str) -> None:
     tokenizer = make_tokenizer()
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert len(tokens) > len(text) / 2
-    decoder = _Decoder(tokenizer)
+    decoder = Decoder(tokenizer)
 
     pieces = [decoder.add(token) for token in tokens]
 
@@ -220,7 +221,7 @@ def test_pieces_are_never_cut_inside_a_character(text: str) -> None:
 
 def test_a_character_that_was_never_finished_is_left_out() -> None:
     tokenizer = make_tokenizer()
-    decoder = _Decoder(tokenizer)
+    decoder = Decoder(tokenizer)
     tokens = tokenizer("안녕", add_special_tokens=False)["input_ids"]
 
     pieces = [decoder.add(token) for token in tokens[:-1]]

@@ -760,6 +760,19 @@ PROBLEMS: dict[str, Text] = {
         "모델을 실행하던 프로세스가 끝났습니다. 어떤 모델이 시간이나 메모리를 너무 많이 썼습니다.",
         "다시 요청하세요. 모델은 새로 불러옵니다. 메모리에서 시험하던 병합은 다시 만들어야 합니다.",
     ),
+    "no-llama-cpp": Text(
+        "{model}: llama.cpp로 실행하는 GGUF 파일인데, llama.cpp가 설치되어 있지 않습니다.",
+        "pip install 'alloy-merge[llama]' 명령으로 설치하세요 (Linux와 macOS).",
+    ),
+    "no-gguf": Text("{file} 파일은 GGUF 파일이 아니거나 손상되었습니다.", _DOWNLOAD_AGAIN),
+    "llama-refuses": Text(
+        "llama.cpp로 {model} 모델을 실행할 수 없습니다: {words}",
+        "transformers로 실행하거나 다른 모델을 고르세요.",
+    ),
+    "llama-ended": Text(
+        "{model} 모델을 실행하던 llama.cpp가 끝났습니다. 시간이나 메모리를 너무 많이 썼거나 오류가 났습니다.",
+        "다시 요청하면 모델을 새로 불러옵니다. 그래도 안 되면 transformers로 실행하세요.",
+    ),
     "trial-gone": Text(
         "이 시험은 끝났습니다. 한동안 쓰지 않았거나, 다른 사람에게 메모리가 필요했습니다.",
         "'먼저 써 보기'를 다시 누르세요.",
