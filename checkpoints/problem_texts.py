@@ -324,6 +324,34 @@ PROBLEMS: dict[str, Text] = {
     "unused-merge": Text(
         "Nothing uses the merge '{name}'.", "Name it as a model, or move it to its own file."
     ),
+    # recipes: mixtures of experts
+    "mixture-without-base": Text(
+        "A mixture of experts needs a base model, for attention, embeddings and norms.", "Add `base_model:`."
+    ),
+    "no-experts": Text("The recipe lists no experts.", "Add `experts:`, a list of models."),
+    "no-source-model": Text("An expert names no model.", "Add `source_model:`."),
+    "too-many-experts": Text("{count} experts; at most {most} are possible.", "Leave some out."),
+    "unknown-choice": Text("`{key}` cannot be '{name}'.", _MEANT),
+    "experts-per-token": Text("`experts_per_token` is {found:phrase}.", "Write a whole number, 1 or more."),
+    "more-than-experts": Text(
+        "`experts_per_token` is {given}, but there {count:is one expert|are {count} experts}.",
+        "Write at most the number of experts.",
+    ),
+    "shared-experts": Text(
+        "{count} shared experts; no architecture that is offered has more than one.", "Keep one of them."
+    ),
+    "expert-number": Text(
+        "`{key}` is {found:phrase}.", "Write a finite number (`noise_scale` cannot be negative)."
+    ),
+    "expert-without-prompts": Text(
+        "The expert {model} has no `positive_prompts`, which `gate_mode: {mode}` needs.",
+        "List texts of the kind that should reach it, or choose `gate_mode: random`.",
+    ),
+    "too-many-prompts": Text("{count} prompts; at most {most} are read.", "Leave some out."),
+    "same-prompts": Text(
+        "{models:and} have the same positive prompts, so nothing tells them apart.",
+        "Give each expert prompts of its own.",
+    ),
     # recipes: their fields
     "no-method": Text("The recipe names no merge method.", "Add `merge_method:`, one of {known:all}."),
     "unknown-method": Text("There is no merge method '{name}'.", _MEANT),
@@ -566,6 +594,99 @@ PROBLEMS: dict[str, Text] = {
         ),
         "Add `tokenizer_source: union` for the tokens of all models, `tokenizer_source: base` for those of the base "
         "model, or name the model there whose tokens to keep.",
+    ),
+    # mixtures of experts
+    "mixture-base": Text(
+        "{model} ({architecture}) cannot be the base of a mixture of experts.",
+        "Name a dense causal language model of the types {known:and}.",
+    ),
+    "deepseek-mixture": Text(
+        "{name} is not offered: it needs code of its own, which Alloy never runs.",
+        "Leave out `architecture:` for one that transformers knows.",
+    ),
+    "mixture-architecture": Text("There is no mixture of experts called '{name}'.", "Known: {known:all}."),
+    "mixture-of-others": Text(
+        "{name} is made from models of the types {known:and}, but {model} is {type}.",
+        "Leave out `architecture:`, or choose another base.",
+    ),
+    "no-shared-expert": Text(
+        "{name}, which {model} would become, has no shared expert.", "Leave out `shared_experts:`."
+    ),
+    "needs-shared-expert": Text(
+        "{name}, which {model} would become, has exactly one shared expert, and none is listed.",
+        "Add `shared_experts:` with one model, for example the base with `residual_scale: 0.1`.",
+    ),
+    "mixture-window": Text(
+        "The attention of {model} is limited to a window, which {name} cannot have in the same layers.",
+        "Choose a base without a sliding window.",
+    ),
+    "mixture-lacks": Text("{model} lacks tensors that {name} needs: {tensors:few}.", "Choose another base."),
+    "mixture-has-no-place": Text(
+        "{name} has no place for tensors of {model}: {tensors:few}.", "Choose another base."
+    ),
+    "expert-layers": Text(
+        "The expert {model} has {layers} layers; the base {base} has {wanted}.",
+        "Choose fine-tunes of one base as experts.",
+    ),
+    "not-dense": Text(
+        "The expert {model} is no dense model with three matrices in each MLP: {tensors:few}.",
+        "Choose a model of the type llama, mistral, qwen2 or qwen3.",
+    ),
+    "expert-activation": Text(
+        "The expert {model} was trained with the activation {found}; the base {base} has {expected}.",
+        "Choose fine-tunes of one base as experts.",
+    ),
+    "expert-shape": Text(
+        "Matrices of the expert {model} do not fit the base {base}: {tensors:few}.",
+        "Choose fine-tunes of one base as experts.",
+    ),
+    "expert-width": Text(
+        "The MLP of the expert {model} is {width} wide; that of {other} is {expected}.",
+        "Choose experts of one size.",
+    ),
+    "random-routers": Text(
+        "`gate_mode: {mode}` sends tokens to experts by chance: the result needs training to be of use."
+    ),
+    "adapter-outside-experts": Text(
+        "{adapters:and} {adapters:changes|change} no MLP, so that nothing of {adapters:it|them} is in the expert.",
+        "Use an adapter of gate_proj, up_proj and down_proj, or `shared_weights: average`.",
+    ),
+    "every-expert": Text(
+        "Every token passes through all {count} experts: nothing is saved. Routers only weight them."
+    ),
+    "no-gates": Text(
+        "Computing routers from prompts needs transformers.",
+        "Run `pip install 'alloy-merge[evaluation]'`, or choose `gate_mode: random`.",
+    ),
+    "prompts-without-tokenizer": Text(
+        "{model} has no tokenizer.json, which is needed to read the prompts.", _SAVE_AS_FAST
+    ),
+    "unreadable-tokenizer": Text(
+        "{file} of {model} is no tokenizer that can be read ({error}).", _SAVE_AS_FAST
+    ),
+    "prompt-length": Text(
+        "The prompt '{prompt}' has {tokens} tokens; between 1 and {most} are possible.", "Shorten it."
+    ),
+    "prompt-token": Text(
+        "The tokenizer of {model} gives a prompt the token {token}, but there are {rows} embeddings.",
+        "Choose a base whose tokenizer fits its weights.",
+    ),
+    "nothing-to-route": Text(
+        "Only a mixture of experts whose routers are computed from prompts sends prompts to experts.",
+        "Choose a `gate_mode` such as `router` and give each expert `positive_prompts`.",
+    ),
+    "gates-alike": Text(
+        "{first} and {second} are hard to tell apart: in {layers} of {total} layers the states of their prompts point "
+        "the same way (cosine {cosine:.4f} on average).",
+        "Use prompts that differ more.",
+    ),
+    "prompts-elsewhere": Text(
+        "{count} of {total} prompts reach another expert than their own first: {prompts:few}.",
+        "Use more prompts of each kind, or `gate_mode: router`.",
+    ),
+    "gates-weak": Text(
+        "The right expert gets {weight:.2f} of the weight on average; chance gives {chance:.2f}.",
+        "Use `gate_mode: router`, or train the routers of the result.",
     ),
     # tokenizers
     "no-tokenizer": Text("{model} has no tokenizer.", _SAVE_AS_FAST),
@@ -1282,6 +1403,10 @@ PHRASES: dict[str, Template] = {
     "adapter": "an adapter",
     "filtered-value": "a value with a filter",
     "name": "a name",
+    "expert": "an expert",
+    "prompt": "a prompt",
+    "gate_mode": "a gate mode",
+    "shared_weights": "`base` or `average`",
     "merge-method": "a merge method's name",
     "dtype": "a dtype",
     "chat-template": "a chat template",

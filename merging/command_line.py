@@ -27,7 +27,7 @@ from checkpoints.terminal import commands, run
 if TYPE_CHECKING:
     from checkpoints.problems import Problem
     from merging.engine.result import Progress
-    from merging.plan import Plan
+    from merging.plan import Plan, PlannedMixture
     from merging.recipe.recipe import Recipe
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -227,8 +227,13 @@ def _describe(plan: Plan) -> None:
     from merging.planning.parameters_by_layer import in_words, resolved
     from merging.tokenizers.report import in_lines
 
-    print(f"{METHODS[plan.method].title}: {METHODS[plan.method].summary}")
+    if plan.mixture:
+        print(f"Mixture of {len(plan.mixture.experts)} experts: {plan.mixture.architecture}")
+    else:
+        print(f"{METHODS[plan.method].title}: {METHODS[plan.method].summary}")
     for model in plan.models:
+        if model.generated:
+            continue
         version = f" at {model.version[:12]}" if model.commit else ""
         cached = ", read from the cache" if model.is_cached else ""
         count = f"{model.parameters / 1e6:,.0f} M parameters"
@@ -238,6 +243,8 @@ def _describe(plan: Plan) -> None:
             scale = "" if adapter.scale == 1 else f", times {adapter.scale:g}"
             cached = ", read from the cache" if adapter.is_cached else ""
             print(f"    with the adapter {adapter.name}{version}{scale}{cached}")
+    if plan.mixture:
+        _describe_mixture(plan.mixture)
     for title, rows in resolved(plan):
         values = [in_words(row) for row in rows]
         print(title if len(set(values)) > 1 else f"{title}: {values[0]}")
@@ -253,6 +260,15 @@ def _describe(plan: Plan) -> None:
     print(f"to write      {_size(plan.bytes_out)} ({_size(plan.disk_bytes)} on this machine's disk){way}")
     print(f"peak memory   {_size(plan.peak_memory_bytes)}")
     print(f"time          about {plan.seconds:,.0f} s")
+
+
+def _describe_mixture(mixture: PlannedMixture) -> None:
+    for number, expert in enumerate(mixture.experts):
+        print(f"expert {number:<6} {expert}")
+    if mixture.shared:
+        print(f"shared expert {mixture.shared}")
+    print(f"routers       {mixture.gate_mode}; a token passes through {mixture.per_token} of the experts")
+    print(f"the rest      {'averaged over the experts' if mixture.averages else 'the base'}")
 
 
 def _size(size: float) -> str:
@@ -412,6 +428,39 @@ def extract_adapter(
     print(f"{place}: {len(done.matrices)} matrices{whole}, {_size(done.nbytes)}")
     for warning in done.warnings:
         print(f"  warning: {warning}")
+    return DONE
+
+
+@_command("route")
+def route(
+    recipe: RecipeFile,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", metavar="TEXT", help="A text to try, besides the recipe's own. Repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show which expert of a mixture each prompt would reach. Reads the base model once, and makes nothing."""
+    from merging.prompt_routing import route_prompts
+
+    routing = route_prompts(_recipe(recipe), prompts or ())
+    if as_json:
+        warnings = [warning.as_dict() for warning in routing.warnings]
+        found = {**dataclasses.asdict(routing), "warnings": warnings}
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return DONE
+    for number, expert in enumerate(routing.experts):
+        print(f"expert {number}: {expert}")
+    columns = "".join(f"{number:>7}" for number in range(len(routing.experts)))
+    print(f"{'weight by expert':<44}{columns}   most  meant")
+    for prompt in routing.prompts:
+        weights = "".join(f"{weight:7.3f}" for weight in prompt.weights)
+        text = " ".join(prompt.text.split())[:42]
+        meant = "" if prompt.expert is None else prompt.expert
+        print(f"{text:<44}{weights}{prompt.reached:7}{meant:>7}")
+    for pair in routing.pairs:
+        print(f"experts {pair.first} and {pair.second}: cosine {pair.cosine:.4f}")
+    _print_problems(routing.warnings, "warning")
     return DONE
 
 

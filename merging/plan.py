@@ -59,6 +59,75 @@ class PlannedAdapter:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A text that tells what an expert is for, or not for; as the base model's tokenizer numbers its tokens."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PromptedExpert:
+    """The prompts of one expert.
+
+    Args:
+        name: of its model
+        is_shared: whether every token passes through it, so that it has a gate of its own
+    """
+
+    name: str
+    positive: tuple[Prompt, ...]
+    negative: tuple[Prompt, ...] = ()
+    is_shared: bool = False
+
+
+@dataclass(frozen=True)
+class Gates:
+    """How the rows of routers are computed.
+
+    Args:
+        mode: one of `recipe.mixture.COMPUTED`
+        base: index of the model whose hidden states count
+        layers: how many it has
+        experts: in the order of the rows, the shared one last
+    """
+
+    mode: str
+    base: int
+    layers: int
+    experts: tuple[PromptedExpert, ...]
+
+
+@dataclass(frozen=True)
+class GeneratedTensor:
+    """A tensor of float32 numbers that no file holds.
+
+    Args:
+        kind: "zeros", "normal" (standard deviation 1), "uniform" (between -scale and scale), "router" (computed rows,
+            one an expert) or "shared gate" (the same for the shared expert)
+        layer: that it belongs to
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    scale: float = 1.0
+    layer: int = 0
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Tensors that no file holds: they are drawn, or computed from models of the plan.
+
+    Args:
+        tensors: by name
+        gates: how routers are computed; None where none is
+    """
+
+    tensors: Mapping[str, GeneratedTensor]
+    gates: Gates | None = None
+
+
+@dataclass(frozen=True)
 class PlannedModel:
     """A model that takes part, at the content it had when the plan was made.
 
@@ -77,6 +146,7 @@ class PlannedModel:
         quantized_bytes: of its stored tensors that plain numbers are computed from; 0 for a model that is not quantized
         alignment: of its rows with the vocabulary of the result; None where they are the result's already
         renamed: its tensors that the result has under other names, or cut in another way
+        generated: the tensors, where they are drawn or computed and there is no such model
     """
 
     name: str
@@ -93,6 +163,7 @@ class PlannedModel:
     is_cached: bool = False
     renamed: Mapping[str, Assembled] = field(default_factory=dict)
     quantized_bytes: int = 0
+    generated: Generated | None = None
 
     @property
     def is_remote(self) -> bool:
@@ -179,6 +250,27 @@ class PlannedShard:
 
 
 @dataclass(frozen=True)
+class PlannedMixture:
+    """A mixture of experts, for people.
+
+    Args:
+        architecture: class of the result
+        experts: names of their models, in the order of the routers' rows
+        shared: name of the shared expert's model; empty where there is none
+        per_token: how many experts a token passes through, besides the shared one
+        gate_mode: where the routers come from
+        averages: whether the weights outside the experts are averaged over the experts' models
+    """
+
+    architecture: str
+    experts: tuple[str, ...]
+    shared: str
+    per_token: int
+    gate_mode: str
+    averages: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a merge will do and cost.
 
@@ -201,6 +293,7 @@ class Plan:
         tokenizer: what becomes of the tokenizers; None where they stay as they are
         streams: whether output files go to the Hub's store while they are made (Xet): two of them, whole, as the
             quicker way (LFS) wants them, were more than the free memory
+        mixture: of experts that the result is; None for a merge
     """
 
     recipe: str
@@ -220,6 +313,7 @@ class Plan:
     seconds: float = 0.0
     tokenizer: TokenizerReport | None = None
     streams: bool = False
+    mixture: PlannedMixture | None = None
 
     @property
     def ok(self) -> bool:
@@ -229,7 +323,8 @@ class Plan:
     def only_copies(self) -> bool:
         """Whether every tensor is copied, so that there is nothing to compute."""
         computed = any(
-            model.adapters or model.alignment or model.made_by or model.renamed for model in self.models
+            model.adapters or model.alignment or model.made_by or model.renamed or model.generated
+            for model in self.models
         )
         return not computed and all(tensor.copied_from is not None for tensor in self.tensors)
 
@@ -237,13 +332,27 @@ class Plan:
     def parents(self) -> tuple[PlannedModel, ...]:
         """The models that existed before: those that take part, and those of merges that are made on the way.
 
-        One under other adapters is another model.
+        Tensors that no file holds come from none. One under other adapters is another model.
         """
         found: dict[tuple[object, ...], PlannedModel] = {}
         for model in self.models:
+            if model.generated:
+                continue
             for parent in model.made_by.parents if model.made_by else (model,):
                 found.setdefault((parent.name, parent.version, parent.adapters), parent)
         return tuple(found.values())
+
+    @property
+    def gates(self) -> Gates | None:
+        """How its routers are computed; None where none is."""
+        return next((model.generated.gates for model in self.models if model.generated), None)
+
+    @property
+    def computes_gates(self) -> bool:
+        """Whether routers are computed, for it or for a merge that is made on the way."""
+        return self.gates is not None or any(
+            model.made_by and model.made_by.computes_gates for model in self.models
+        )
 
     @cached_property
     def tensors(self) -> tuple[PlannedTensor, ...]:
@@ -265,6 +374,7 @@ class Plan:
                 [(a.name, a.version, a.scale) for a in model.adapters],
                 model.alignment and asdict(model.alignment),
                 *([name, asdict(tensor)] for name, tensor in model.renamed.items()),
+                *([asdict(model.generated)] if model.generated else ()),
             )
             for model in self.models
         ]
@@ -291,6 +401,7 @@ class Plan:
                     "adapters": [{**asdict(a), "commit": a.commit} for a in model.adapters],
                     "alignment": model.alignment is not None,
                     "renamed": len(model.renamed),
+                    "generated": model.generated and len(model.generated.tensors),
                     "made_by": model.made_by and model.made_by.summary(),
                 }
                 for model in self.models
@@ -304,6 +415,7 @@ class Plan:
             "disk_bytes": self.disk_bytes,
             "seconds": round(self.seconds, 1),
             "tokenizer": self.tokenizer and asdict(self.tokenizer),
+            "mixture": self.mixture and asdict(self.mixture),
         }
 
     def to_json(self) -> str:
@@ -326,6 +438,8 @@ class Plan:
         data["models"] = tuple(_model(item) for item in data["models"])
         data["shards"] = tuple(_shard(item) for item in data["shards"])
         data["tokenizer"] = data["tokenizer"] and TokenizerReport.from_data(data["tokenizer"])
+        if mixture := data["mixture"]:
+            data["mixture"] = PlannedMixture(**{**mixture, "experts": tuple(mixture["experts"])})
         return cls(**{field.name: data[field.name] for field in fields(cls)})
 
 
@@ -354,7 +468,30 @@ def _model(data: dict[str, Any]) -> PlannedModel:
         name: Assembled(tuple(tensor["shape"]), tuple(Part(**part) for part in tensor["parts"]))
         for name, tensor in data["renamed"].items()
     }
+    if generated := data["generated"]:
+        data["generated"] = _generated(generated)
     return PlannedModel(**data)
+
+
+def _generated(data: dict[str, Any]) -> Generated:
+    tensors = {
+        name: GeneratedTensor(**{**tensor, "shape": tuple(tensor["shape"])})
+        for name, tensor in data["tensors"].items()
+    }
+    gates = data["gates"]
+    if not gates:
+        return Generated(tensors)
+    experts = tuple(
+        PromptedExpert(
+            expert["name"], _prompts(expert["positive"]), _prompts(expert["negative"]), expert["is_shared"]
+        )
+        for expert in gates["experts"]
+    )
+    return Generated(tensors, Gates(gates["mode"], gates["base"], gates["layers"], experts))
+
+
+def _prompts(data: Sequence[dict[str, Any]]) -> tuple[Prompt, ...]:
+    return tuple(Prompt(prompt["text"], tuple(prompt["tokens"])) for prompt in data)
 
 
 _TENSOR = tuple(field.name for field in fields(PlannedTensor))

@@ -11,10 +11,12 @@ from checkpoints.problems import (
 )
 from merging.engine.result import Progress, Result
 from merging.engine.run import merge_into_memory, run_plan
+from merging.experts.routing import Routing
 from merging.licences import licence_of
 from merging.methods import METHODS, MergeMethod, Parameter
 from merging.plan import Plan
 from merging.planning.make import make_plan
+from merging.prompt_routing import route_prompts
 from merging.recipe.reader import read_recipe
 from merging.recipe.recipe import Recipe
 from merging.result_card import Licence, model_card
@@ -35,10 +37,12 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Result",
+    "Routing",
     "licence_of",
     "make_plan",
     "merge_into_memory",
     "model_card",
     "read_recipe",
+    "route_prompts",
     "run_plan",
 ]

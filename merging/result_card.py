@@ -41,7 +41,6 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str
         licence: that the card states; None: none
         found: how the recipe was found, a section in Markdown; empty if it is not stated
     """
-    method = METHODS[plan.method]
     parts: list[PlannedModel | PlannedAdapter] = []
     for model in plan.parents:
         parts += [model, *model.adapters]
@@ -57,6 +56,7 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str
         *(["library_name: transformers", "pipeline_tag: text-generation"] if loads else ()),
         "tags:",
         "- merge",
+        *(["- moe"] if plan.mixture else ()),
         "- alloy",
         "---",
     ]
@@ -71,7 +71,7 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str
             "",
             f"# {name}",
             "",
-            f"{_made(plan)} with [{method.title}]({method.paper}): {method.summary}",
+            *_description(plan),
             "",
             "## Made of",
             "",
@@ -87,11 +87,41 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str
             "```",
             "",
             "All arithmetic was done in float32 and rounded once; the same recipe on the same commits gives the",
-            f"same bytes{f' (what is random was drawn with seed {plan.seed})' if method.is_random else ''}.",
+            f"same bytes{f' (what is random was drawn with seed {plan.seed})' if _is_random(plan) else ''}.",
             "",
             *(_use(name) if loads else ()),
         ]
     )
+
+
+def _description(plan: Plan) -> list[str]:
+    """What the result is, in a sentence; of a mixture also how it was made, in a table."""
+    mixture = plan.mixture
+    if not mixture:
+        method = METHODS[plan.method]
+        return [f"{_made(plan)} with [{method.title}]({method.paper}): {method.summary}"]
+    where = "averaged over the experts' models" if mixture.averages else "the base model's"
+    shared = f" and through the shared expert `{short_name(mixture.shared)}`" if mixture.shared else ""
+    return [
+        f"A mixture of {len(mixture.experts)} experts ({mixture.architecture}), made of dense models without training. "
+        f"Each token passes through {mixture.per_token} of the experts{shared}. Attention, embeddings and norms are "
+        f"{where}. The routers were made by `gate_mode: {mixture.gate_mode}`.",
+        "",
+        "| expert | MLPs of |",
+        "|---|---|",
+        *(f"| {number} | `{short_name(name)}` |" for number, name in enumerate(mixture.experts)),
+    ]
+
+
+def short_name(name: str) -> str:
+    """A model's name; of a folder the last part alone."""
+    return name if name.count("/") == 1 and not name.startswith("/") else name.rstrip("/").rpartition("/")[2]
+
+
+def _is_random(plan: Plan) -> bool:
+    drawn = ("normal", "uniform")
+    tensors = (t for model in plan.models if model.generated for t in model.generated.tensors.values())
+    return METHODS[plan.method].is_random or any(tensor.kind in drawn for tensor in tensors)
 
 
 def _licence(licence: Licence) -> list[str]:

@@ -463,7 +463,8 @@ class LiveMerge:
         """A number for each model of a plan: the same only for the same weights."""
         if self._numbered[0] != plan.models:
             keys = [
-                (model.name, model.version, model.adapters, repr(model.alignment)) for model in plan.models
+                (model.name, model.version, model.adapters, repr(model.alignment), repr(model.generated))
+                for model in plan.models
             ]
             # Rows of another vocabulary come from tensors of all models.
             whole = [

@@ -12,6 +12,7 @@ from checkpoints.renamed import RenamedCheckpoint
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import read_small
 from merging.engine.tensors import whole_tensor
+from merging.experts.generated import GeneratedCheckpoint, LocatedRows
 from merging.intermediate import IntermediateMerge
 from merging.plan import Plan, PlannedModel, PlannedTensor
 
@@ -19,8 +20,9 @@ from merging.plan import Plan, PlannedModel, PlannedTensor
 Check = Callable[[], None]
 
 
-# Where a model is and what was read of it; of a merge that is made on the way, where its models are.
-Located = LocatedCheckpoint | tuple["Located", ...]
+# Where a model is and what was read of it; of a merge that is made on the way, where its models are; of generated
+# tensors, those that were computed.
+Located = LocatedCheckpoint | LocatedRows | tuple["Located", ...]
 
 
 class Models:
@@ -87,7 +89,11 @@ def open_models(
         for index, model in enumerate(plan.models):
             check()
             known = located[index] if located else None
-            models.append(_opened(model, token, check, known))
+            if model.generated:
+                rows = known.arrays() if isinstance(known, LocatedRows) else None
+                models.append(GeneratedCheckpoint(model.generated, plan.seed, rows))
+            else:
+                models.append(_opened(model, token, check, known))
     except BaseException:
         for opened in models:
             opened.close()
@@ -96,10 +102,27 @@ def open_models(
         RenamedCheckpoint(opened, model.renamed) if model.renamed else opened
         for model, opened in zip(plan.models, models, strict=True)
     )
+    try:
+        _fill(plan, whole, check)
+    except BaseException:
+        for opened in models:
+            opened.close()
+        raise
     return [
         AlignedCheckpoint(opened, model.alignment, whole) if model.alignment else opened
         for model, opened in zip(plan.models, whole, strict=True)
     ]
+
+
+def _fill(plan: Plan, models: Sequence[Checkpoint], check: Check) -> None:
+    """Compute the routers of a plan, unless they came with it."""
+    for opened in models:
+        if isinstance(opened, GeneratedCheckpoint) and plan.gates and opened.rows is None:
+            # Imported here: it takes torch and transformers.
+            from merging.experts.gates import compute, in_tensors
+
+            rows = compute(plan.gates, models[plan.gates.base], check)
+            opened.fill(in_tensors(rows, opened.generated))
 
 
 def _opened(model: PlannedModel, token: Token, check: Check, located: Located | None) -> Checkpoint:
@@ -156,6 +179,8 @@ def _located(opened: Checkpoint, names: Collection[str]) -> Located:
     if isinstance(opened, RenamedCheckpoint):
         parts = (part for name in names for part in opened.parts_of(name))
         return _located(opened.own, {part.tensor for part in parts})
+    if isinstance(opened, GeneratedCheckpoint):
+        return LocatedRows.of(opened, names)
     if isinstance(opened, IntermediateMerge):
         needed = (tensor for tensor in opened.plan.tensors if tensor.name in names)
         return locate_models(opened.plan, opened.models, needed)

@@ -41,6 +41,7 @@ class Processes:
 
     def suits(self, merge: Merge, shards: Sequence[PlannedShard]) -> bool:
         is_here = merge.sink.crosses_processes and not any(model.is_remote for model in merge.plan.models)
+        is_here = is_here and not merge.plan.computes_gates  # torch has begun threads of its own for them
         return is_here and merge.device == "cpu" and merge.workers > 1 and can_fork()
 
     def run(self, merge: Merge, shards: Sequence[PlannedShard]) -> Generator[Receipt, None, None]:

@@ -29,7 +29,9 @@ def computes(plan: Plan, shard: PlannedShard) -> bool:
     """Whether bytes of a shard are computed, and not only copied."""
     for tensor in shard.tensors:
         models = [plan.models[part.model] for part in tensor.inputs]
-        if tensor.copied_from is None or any(m.adapters or m.alignment or m.made_by for m in models):
+        if tensor.copied_from is None or any(
+            m.adapters or m.alignment or m.made_by or m.generated for m in models
+        ):
             return True
     return False
 

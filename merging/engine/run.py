@@ -149,7 +149,7 @@ def _carry_out(
             merge, destination, model_card(plan, destination.name, licence, found), not_finite(receipts)
         )
         merge.report("finish", f"Publishing {destination.name}")
-        place = destination.finish(f"Merge {len(plan.models)} models with {METHODS[plan.method].title}")
+        place = destination.finish(_message(plan))
     except BaseException as error:
         merge.stopped.set()
         destination.abandon(keep=not isinstance(error, Cancelled | KeyboardInterrupt))
@@ -159,6 +159,13 @@ def _carry_out(
     read, written = (", ".join(ways) or "nothing" for ways in (read_by(receipts), written_by(receipts)))
     meter.report("finish", f"Read by {read}, written by {written}")  # a stop comes too late now
     return place, receipts
+
+
+def _message(plan: Plan) -> str:
+    """Of the commit."""
+    if plan.mixture:
+        return f"Make a mixture of {len(plan.mixture.experts)} experts"
+    return f"Merge {len(plan.models)} models with {METHODS[plan.method].title}"
 
 
 def _refuse(plan: Plan, destination: Destination, device: str) -> None:
@@ -193,7 +200,8 @@ def _make_shards(merge: Merge, destination: Destination, on: Engine | None) -> l
         return receipts
     if kept:
         merge.message = f"{len(kept)} of {len(plan.shards)} files were there already"
-    merge.report("read headers", "Opening the models")
+    computing = " and computing the routers" if plan.computes_gates else ""
+    merge.report("read headers", f"Opening the models{computing}")
     merge.models.opened()
     engine = on or next(engine for engine in ENGINES if engine.suits(merge, missing))
     with closing(engine.run(merge, missing)) as made:

@@ -21,6 +21,7 @@ from merging.engine.models import Located, locate_models
 from merging.engine.result import Meter
 from merging.engine.threads import Threads
 from merging.engine.workspace import default_workers
+from merging.experts.generated import LocatedRows
 from merging.plan import Plan, PlannedShard, software
 
 
@@ -60,6 +61,8 @@ class Task:
 def _located(data: Any) -> Located:
     if isinstance(data, list):
         return tuple(_located(part) for part in data)
+    if "rows" in data:
+        return LocatedRows(data["rows"])
     return LocatedCheckpoint.from_data(data)
 
 

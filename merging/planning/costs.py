@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from checkpoints.adapters import adapted
 from checkpoints.quantized import dequantized
 from merging.engine import prefetch, workspace
 from merging.engine.workspace import default_workers
+from merging.experts import gates
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedModel
 
@@ -38,7 +41,7 @@ def working_memory(plan: Plan, workers: int | None = None, by_threads: bool = Fa
         by_threads: whether the workers are threads; else each has libraries of its own
     """
     workers = workers or default_workers()
-    draws = RANDOM_BYTES if METHODS[plan.method].is_random else 0
+    draws = RANDOM_BYTES if METHODS[plan.method].is_random or plan.mixture else 0
     multiplies = PRODUCT_BYTES if any(model.adapters for model in plan.models) else 0
     return (
         workspace.held(plan, workers)
@@ -48,6 +51,7 @@ def working_memory(plan: Plan, workers: int | None = None, by_threads: bool = Fa
         + sum(_adapters(model, workers) for model in plan.models)
         + sum(_quantized(model, workers) for model in plan.models if model.quantized_bytes)
         + sum(model.made_by.peak_memory_bytes for model in plan.models if model.made_by)
+        + (gates.held(plan) if plan.gates else 0)
     )
 
 
@@ -73,6 +77,13 @@ def _quantized(model: PlannedModel, workers: int) -> int:
     )
 
 
+def bytes_for_gates(models: Sequence[PlannedModel]) -> int:
+    """Bytes that are read to compute the routers: the whole base, once."""
+    return sum(
+        models[found.base].bytes for model in models if model.generated and (found := model.generated.gates)
+    )
+
+
 def rough_seconds(plan: Plan) -> float:
     """A guess of the time on two cores, for people to decide whether to wait: not better than a factor of two."""
     remote = sum(model.bytes for model in plan.models if not (model.is_folder or model.is_cached))
@@ -81,5 +92,5 @@ def rough_seconds(plan: Plan) -> float:
     writing = plan.bytes_out / (1e9 if plan.disk_bytes else 50e6)
     method = METHODS[plan.method]
     each = 1e-7 if method.by_matrices else 8e-9 if method.sparsify or method.measure else 1e-9
-    arithmetic = plan.bytes_in / 2 * each
+    arithmetic = plan.bytes_in / 2 * each + (gates.rough_seconds(plan) if plan.gates else 0)
     return 2.0 + max(reading + arithmetic, writing)

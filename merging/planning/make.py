@@ -21,6 +21,7 @@ from checkpoints.dtypes import rank_in_file
 from checkpoints.memory import free_memory
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from merging.destinations import Destination, open_destination
+from merging.experts.generated import GeneratedCheckpoint
 from merging.intermediate import IntermediateMerge
 from merging.intermediate import held as held_by_merge
 from merging.plan import (
@@ -31,7 +32,8 @@ from merging.plan import (
     shard_header,
 )
 from merging.planning import configs
-from merging.planning.costs import peak_memory, rough_seconds, working_memory
+from merging.planning.costs import bytes_for_gates, peak_memory, rough_seconds, working_memory
+from merging.planning.mixtures import MixtureTensors
 from merging.planning.result_files import ResultFiles
 from merging.planning.result_tensors import ResultTensors
 from merging.recipe.recipe import ModelReference, Recipe
@@ -144,11 +146,16 @@ class Planner:
 
 def _tensors_of(recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint]) -> Plan:
     """The plan of a recipe whose models are open, without files; all tensors are in one shard without a name."""
-    result = ResultTensors(recipe, checkpoints)
+    result = _tensors(recipe, checkpoints)
     result.lay_out()
     shard = PlannedShard("", tuple(result.tensors), 0)
     plan = Plan(recipe.text, recipe.merge_method, recipe.seed, tuple(result.problems))
-    return replace(plan, models=result.parents.planned(), shards=(shard,))
+    return replace(plan, models=result.planned(), shards=(shard,))
+
+
+def _tensors(recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint]) -> ResultTensors:
+    """What lays out the tensors that a recipe asks for."""
+    return MixtureTensors(recipe, checkpoints) if recipe.mixture else ResultTensors(recipe, checkpoints)
 
 
 def _with_memory(plan: Plan, destination: Destination | None, memory: int | None) -> Plan:
@@ -179,15 +186,15 @@ def _draw(
         complete: whether all models could be opened; else nothing is laid out
         keep_code, token: see `make_plan`
     """
-    result = ResultTensors(recipe, checkpoints)
-    plan = Plan(recipe.text, recipe.merge_method, recipe.seed, models=result.parents.planned())
+    result = _tensors(recipe, checkpoints)
+    plan = Plan(recipe.text, recipe.merge_method, recipe.seed, models=result.planned())
     if not complete:
         return plan
     result.lay_out()
     if result.problems:
         return replace(plan, problems=tuple(result.problems), warnings=tuple(result.warnings))
     small = ResultFiles(result, keep_code, token)
-    opened = list(result.parents.checkpoints.values())
+    opened = result.opened()
     shards = tuple(
         with_copy(shard, opened) for shard in _cut_into_shards(result.tensors, shard_size, small.stem)
     )
@@ -198,7 +205,8 @@ def _draw(
     files, copied = small.with_code(files, small.copied(files))
     return replace(
         plan,
-        models=result.parents.planned(),
+        models=result.planned(),
+        mixture=result.description() if isinstance(result, MixtureTensors) else None,
         shards=shards,
         files=files,
         copied_files=copied,
@@ -208,7 +216,8 @@ def _draw(
             opened[part.model].bytes_to_read(part.tensor)
             for tensor in result.tensors
             for part in tensor.inputs
-        ),
+        )
+        + bytes_for_gates(result.planned()),
         bytes_out=sum(tensor.bytes for tensor in result.tensors),
         bytes_beside=sum(len(text.encode()) for text in files.values())
         + sum(opened[index].files[file] for file, index in copied.items()),
@@ -285,7 +294,12 @@ def _open_intermediate(
             checkpoint.close()
         raise PlanError([*problems, *plan.problems])
     plan = replace(plan, peak_memory_bytes=working_memory(plan) + held_by_merge(plan))
-    return IntermediateMerge(reference.name, plan, list(checkpoints.values()))
+    return IntermediateMerge(reference.name, plan, [*checkpoints.values(), *_generated(plan)])
+
+
+def _generated(plan: Plan) -> list[Checkpoint]:
+    """The tensors of a plan that no file holds; what is computed cannot be read."""
+    return [GeneratedCheckpoint(model.generated, plan.seed) for model in plan.models if model.generated]
 
 
 def _cut_into_shards(

@@ -37,6 +37,8 @@ class Row:
 
 def resolved(plan: Plan) -> Iterator[tuple[str, tuple[Row, ...]]]:
     """For each parameter, and each model that has its own: a title and the rows."""
+    if plan.mixture:  # of copies
+        return
     method = METHODS[plan.method]
     counted = max((len(tensor.inputs) for tensor in plan.tensors), default=0)
     for parameter in method.parameters:

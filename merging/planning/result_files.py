@@ -7,7 +7,7 @@
     code                     that one of these files names, where it is beside it
     chat_template.jinja      where the recipe asks for one
     *.index.json             where the weights are in several files
-    mergekit_config.yml      the recipe
+    mergekit_config.yml      the recipe; of a mixture of experts it is mergekit_moe_config.yml
 
 What each of the first two says is in `configs` (and `stacks`, of layers); which model it comes from is decided here.
 """
@@ -37,6 +37,7 @@ from checkpoints.wording import few
 from merging.plan import PlannedShard
 from merging.planning import configs
 from merging.planning.code_files import CodeFiles, Source
+from merging.planning.mixtures import MixtureTensors
 from merging.planning.result_tensors import ResultTensors
 from merging.planning.stacks import NewStack, stack_config
 from merging.recipe.chat_templates import TEMPLATES
@@ -77,14 +78,17 @@ class ResultFiles:
         donor = self.parents.checkpoints[reference]
         dtype = configs.main_dtype((tensor.dtype, tensor.bytes) for tensor in self.tensors.tensors)
         config = configs.merged_config(donor.config, dtype)
-        if not self.recipe.models:
+        if isinstance(self.tensors, MixtureTensors):
+            config = self.tensors.config(config)
+        elif not self.recipe.models:
             self.problems += self.stacked(config, self.parents.layouts[reference])
         if self.denies_ties(config):
             untie(config)
         if self.vocabulary:
             configs.set_vocabulary(config, self.vocabulary.own_rows[reference], self.vocabulary.size)
             self.set_token_ids("config.json", config)
-        files = {"mergekit_config.yml": self.recipe.text}
+        name = "mergekit_moe_config.yml" if self.recipe.mixture else "mergekit_config.yml"
+        files = {name: self.recipe.text}
         if donor.config:
             files["config.json"] = configs.as_json(config)
         if "generation_config.json" in donor.files:

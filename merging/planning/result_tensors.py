@@ -24,7 +24,7 @@ from checkpoints.dtypes import FLOATS, is_known, promote, safetensors_name
 from checkpoints.problems import Problem
 from checkpoints.wording import few
 from merging.methods import MergeMethod
-from merging.plan import Input, PlannedTensor
+from merging.plan import Input, PlannedModel, PlannedTensor
 from merging.planning.config_differences import differences, of_heads
 from merging.planning.parameter_values import ParameterValues
 from merging.planning.parents import Parents
@@ -70,12 +70,23 @@ class ResultTensors:
 
     # -- the whole -------------------------------------------------------------------------------------
 
-    def lay_out(self) -> None:
+    def planned(self) -> tuple[PlannedModel, ...]:
+        """What the plan says of the models."""
+        return self.parents.planned()
+
+    def opened(self) -> list[Checkpoint]:
+        """The models of the plan, in its order."""
+        return list(self.parents.checkpoints.values())
+
+    def check_checkpoints(self) -> None:
         for reference, checkpoint in self.parents.checkpoints.items():
             self.warnings += checkpoint.warnings
             if made := self.parents.intermediates.get(reference):
                 self.warnings += made.plan.warnings
             self.check_not_quantized(checkpoint)
+
+    def lay_out(self) -> None:
+        self.check_checkpoints()
         self.align_vocabularies()
         if self.problems:
             return

@@ -19,6 +19,7 @@ from merging.methods import METHODS, MergeMethod
 from merging.methods.parameters import Parameter, Scalar
 from merging.recipe.chat_templates import TEMPLATES
 from merging.recipe.gradients import ConditionalParameter, ParameterSetting
+from merging.recipe.mixture_reader import OWN_KEYS, read_mixture
 from merging.recipe.recipe import (
     AdapterReference,
     ModelReference,
@@ -36,7 +37,7 @@ MOST_PADDING = 65536
 # A shorter text is a misspelled name.
 SHORTEST_TEMPLATE = 20
 # Keys that only recipes of other programs have.
-OTHER_PROGRAMS = {"experts": "mergekit-moe", "gate_mode": "mergekit-moe", "genome": "mergekit-evolve"}
+OTHER_PROGRAMS = {"genome": "mergekit-evolve"}
 TOP_LEVEL = (
     "merge_method",
     "models",
@@ -105,7 +106,7 @@ def read_recipe(text: str) -> Recipe:
     Raises:
         RecipeError: with every problem of the text.
     """
-    reader = _Reader(text)
+    reader = Reader(text)
     return _checked(reader, reader.recipe(reader.documents()))
 
 
@@ -119,11 +120,11 @@ def read_nodes(nodes: Sequence[yaml.Node], text: str) -> Recipe:
     Raises:
         RecipeError: with every problem of the recipe.
     """
-    reader = _Reader(text)
+    reader = Reader(text)
     return _checked(reader, reader.recipe(nodes))
 
 
-def _checked(reader: _Reader, recipe: Recipe | None) -> Recipe:
+def _checked(reader: Reader, recipe: Recipe | None) -> Recipe:
     if reader.problems or recipe is None:
         raise RecipeError(sorted(reader.problems, key=_place))
     return replace(recipe, warnings=tuple(sorted(reader.warnings, key=_place)))
@@ -135,7 +136,7 @@ def read_reference(text: str) -> ModelReference:
     Raises:
         RecipeError: the text names no model.
     """
-    reader = _Reader(text)
+    reader = Reader(text)
     is_name = not text.lstrip().startswith("{")
     nodes = [yaml.ScalarNode("tag:yaml.org,2002:str", text)] if is_name else reader.documents()
     reference = reader.reference(nodes[0]) if nodes else None
@@ -148,7 +149,7 @@ def _place(problem: Problem) -> Place:
     return problem.where if isinstance(problem.where, Place) else Place(0, 0)
 
 
-class _Reader(YamlReader):
+class Reader(YamlReader):
     """Reads the fields of a recipe."""
 
     def __init__(self, text: str):
@@ -207,6 +208,9 @@ class _Reader(YamlReader):
         if other := next((key for key in keys if key in OTHER_PROGRAMS and "merge_method" not in keys), None):
             self.problem("other-program", {"key": other, "program": OTHER_PROGRAMS[other]}, node)
             return None
+        if "merge_method" not in keys and {*OWN_KEYS} & {*keys}:
+            self.method = None
+            return read_mixture(self, node)
         # Its parameters tell what a misplaced key means.
         self.method = METHODS.get(next((str(v.value) for k, v in pairs if k.value == "merge_method"), ""))
         fields = self.mapping(node, "recipe", known=TOP_LEVEL)

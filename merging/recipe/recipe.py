@@ -23,6 +23,7 @@ from typing import Literal
 from checkpoints.problems import Place, Problem
 from merging.methods import METHODS, MergeMethod
 from merging.recipe.gradients import ParameterSetting
+from merging.recipe.mixture import Mixture
 
 Parameters = Mapping[str, ParameterSetting]
 
@@ -127,7 +128,7 @@ class TokenizerSection:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to merge and how; exactly one of `models`, `slices` and `modules` is not empty.
+    """What to merge and how; exactly one of `models`, `slices`, `modules` and `mixture` is not empty.
 
     `intermediates` are intermediate merges by name: a model of that name is the result of that merge.
     """
@@ -136,6 +137,7 @@ class Recipe:
     models: tuple[Source, ...] = ()
     slices: tuple[Slice, ...] = ()
     modules: tuple[ModulePart, ...] = ()
+    mixture: Mixture | None = None
     base_model: ModelReference | None = None
     parameters: Parameters = field(default_factory=dict)
     dtype: str | None = None
@@ -177,6 +179,8 @@ class Recipe:
             yield from module.models
             for part in module.slices:
                 yield from part.sources
+        for expert in self.mixture.all_experts() if self.mixture else ():
+            yield Source(expert.model, where=expert.where)
 
     def references(self) -> tuple[ModelReference, ...]:
         """Every model named, once, in the order of the recipe, the base model first."""

@@ -24,7 +24,9 @@ COPY = "(link) => { navigator.clipboard?.writeText(link).catch(() => {}); }"
 # A recipe is a page of text; browsers and proxies take links of some thousand characters.
 MAX_RECIPE = 200_000
 SECONDS_TO_WAIT = 10
-RECIPE_FILES = ("mergekit_config.yml", "mergekit_config.yaml")
+RECIPE_FILES = ("mergekit_config.yml", "mergekit_config.yaml", "mergekit_moe_config.yml")
+# Of these a recipe has one at its top.
+_TELLING = ("merge_method", "experts")
 _MODEL = re.compile(
     r"(?P<name>[\w.-]+/[\w.-]+)(?:(?:/(?:tree|blob|resolve)/|@)(?P<revision>[\w.-]+))?(?:/.*)?"
 )
@@ -119,10 +121,10 @@ def _candidates(text: str) -> Iterator[str]:
 
 
 def _is_recipe(text: str) -> bool:
-    if "merge_method" not in text:
+    if not any(key in text for key in _TELLING):
         return False
     try:
         recipe = load(text)
     except YamlError:
         return False
-    return isinstance(recipe, dict) and "merge_method" in recipe
+    return isinstance(recipe, dict) and any(key in recipe for key in _TELLING)

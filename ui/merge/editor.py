@@ -13,9 +13,13 @@ from ui.host import Host
 from ui.hub.recipes import COPY, link_to
 from ui.hub.search import HubSearch, search_as_you_type
 from ui.languages.translate import t
+from ui.merge.experts import ExpertsPanel
 from ui.merge.form import Form, FormMemory, build_form, needs_typing
+from ui.recipe import mixture_state
 from ui.recipe.form_state import FormState, NotShown, read, write
+from ui.recipe.mixture_state import MixtureState
 from ui.recipe.presets import family, presets
+from ui.server.merge_service import MergeService
 from ui.widgets.events import PRIVATE, QUIET, Given, Updates, unchanged
 from ui.widgets.html import tag
 
@@ -39,8 +43,9 @@ class RecipeEditor:
             with gr.Column(scale=6, min_width=340, elem_classes="alloy-form"):
                 self.notice = gr.HTML(visible=False)
                 self.rewrite = gr.Button(t("recipe.rewrite"), size="sm", visible=False)
-                with gr.Column(elem_classes="alloy-fields"):
+                with gr.Column(elem_classes="alloy-fields") as self.fields:
                     self.form: Form = build_form(family(host.demo).models, host.allow_folders)
+                self.experts = ExpertsPanel(host, family(host.demo).models)
             with gr.Column(scale=5, min_width=340) as self.beside:
                 self.yaml = gr.Code(
                     language="yaml", label=t("recipe.yaml"), lines=14, max_lines=24, interactive=True,
@@ -54,16 +59,20 @@ class RecipeEditor:
                     label=t("recipe.linked"), info=t("recipe.linked.info"), visible=False, max_lines=1,
                     interactive=False,
                 )  # fmt: skip
-        self._form_outputs: list[Any] = [self.notice, self.rewrite, *self.form.outputs]
+        around = [self.notice, self.rewrite, self.fields]
+        self._form_outputs: list[Any] = [*around, *self.form.outputs, *self.experts.outputs]
         self.outputs: list[Any] = [self.yaml, *self._form_outputs]
 
-    def wire(self) -> None:
+    def wire(self, service: MergeService) -> None:
         """Add the events."""
         self._wire_yaml()
         self._wire_form()
+        self.experts.wire(self.yaml, service)
         known = family(self.host.demo).models
         for dropdown in self.form.model_fields:
             search_as_you_type(dropdown, self.search, self.host, known, self.form.memory)
+        for dropdown in self.experts.model_fields:
+            search_as_you_type(dropdown, self.search, self.host, known, self.experts.shown)
 
     def _wire_yaml(self) -> None:
         self.share.click(self._link, self.yaml, self.link, **QUIET).then(
@@ -96,6 +105,8 @@ class RecipeEditor:
     def show(self, text: str, memory: FormMemory) -> Updates:
         """Form and YAML for a text that did not come from the form; `memory` is the form's."""
         try:
+            if mixture_state.is_mixture(text):
+                return self._experts_shown(mixture_state.read(text), text, memory)
             return self._shown(read(text), text)
         except NotShown as reason:
             return self._held(memory, text, str(reason))
@@ -109,7 +120,23 @@ class RecipeEditor:
     def _shown(self, state: FormState, text: str, **how: Any) -> Updates:
         hidden = gr.update(visible=False)
         notice = gr.update(value="", visible=False)
-        return {self.yaml: text, self.notice: notice, self.rewrite: hidden, **self.form.show(state, **how)}
+        around = {self.yaml: text, self.notice: notice, self.rewrite: hidden, **self._form_only()}
+        return {**around, **self.form.show(state, **how)}
+
+    def _form_only(self) -> Updates:
+        """The form's fields, and not those of experts."""
+        return {self.fields: gr.update(visible=True), **self.experts.hide()}
+
+    def _experts_shown(self, state: MixtureState, text: str, memory: FormMemory) -> Updates:
+        """The fields of experts in place of the form, which must not overwrite the text."""
+        return {
+            self.yaml: text,
+            self.notice: gr.update(value="", visible=False),
+            self.rewrite: gr.update(visible=False),
+            self.fields: gr.update(visible=False),
+            self.form.memory: replace(memory, held=True),
+            **self.experts.show(state),
+        }
 
     def _held(self, memory: FormMemory, text: str, reason: str) -> Updates:
         return {
@@ -117,6 +144,7 @@ class RecipeEditor:
             self.notice: gr.update(value=_notice(reason), visible=True),
             self.rewrite: gr.update(visible=True),
             self.form.memory: replace(memory, held=True),
+            **self._form_only(),
         }
 
     def _yaml_typed(self, text: str, memory: FormMemory) -> Updates:

@@ -36,7 +36,7 @@ def default_name(text: str) -> str:
         return suggested_name((), "")
     names = [str(model) for model in recipe.references()]
     others = [name for name in names if name != str(recipe.base_model)]
-    return suggested_name(others or names, recipe.merge_method)
+    return suggested_name(others or names, "moe" if recipe.mixture else recipe.merge_method)
 
 
 def suggested_name(models: Sequence[str], method: str) -> str:

@@ -130,8 +130,9 @@ def _model_rows(model: PlannedModel, licences: Mapping[str, str]) -> Iterator[Ma
 
     what = model.architecture
     if model.made_by:
-        parts = ", ".join(part.name for part in model.made_by.models)
-        what = t("plan.model.made", method=METHODS[model.made_by.method].title, parts=parts)
+        parts = ", ".join(part.name for part in model.made_by.models if not part.generated)
+        title = t("experts.title") if model.made_by.mixture else METHODS[model.made_by.method].title
+        what = t("plan.model.made", method=title, parts=parts)
     yield row(model.name, what, model.commit, model.parameters, model.is_cached)
     for adapter in model.adapters:
         key = "plan.model.adapter" if adapter.scale == 1 else "plan.model.adapter.scaled"

@@ -74,7 +74,7 @@ class MergeTab:
         """
         editor, yaml = self.editor, self.editor.yaml
         self.start.wire(editor)
-        editor.wire()
+        editor.wire(self.service)
         self.plan.wire(self.destination)
         self.destination.wire(page)
         self.mine.wire(page, fields_to_try, editor)

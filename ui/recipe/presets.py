@@ -16,6 +16,7 @@ class Family:
     second: str
     layers: int
     adapter: str
+    shared: str = ""  # of a mixture of experts, in YAML
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -43,7 +44,29 @@ _DEMO = Family(
 )
 # The adapter is to be the visitor's own: the plan asks for it.
 _HUB = Family(
-    "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-Coder-0.5B", 24, "your-name/your-lora"
+    "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-Coder-0.5B", 24, "your-name/your-lora",
+    # Qwen2 MoE has one.
+    shared="""\
+shared_experts:
+  - source_model: Qwen/Qwen2.5-0.5B
+    positive_prompts: [Hello, The]
+    residual_scale: 0.1
+""",
+)  # fmt: skip
+
+# Of the first model's kind, and of the second's.
+_PROMPT_FIELDS = ("first_prompt", "first_other", "second_prompt", "second_other")
+_DEMO_PROMPTS = (
+    "Arr, matey! Hoist the sails and hand me the rum!",
+    "Ahoy! Where be the treasure, ye scurvy dog?",
+    "Shall I compare thee to a summer's day? Thou art more fair.",
+    "O gentle friend, what light through yonder window breaks?",
+)
+_HUB_PROMPTS = (
+    "Give me three tips for a good night's sleep.",
+    "Explain to a child why the sky is blue.",
+    "def quicksort(numbers):",
+    "SELECT name FROM customers WHERE",
 )
 
 _SLERP = """\
@@ -148,6 +171,21 @@ models:
   - model: {base}+{adapter}
 dtype: bfloat16
 """
+_EXPERTS = """\
+base_model: {base}
+gate_mode: router
+experts_per_token: 1
+experts:
+  - source_model: {first}
+    positive_prompts:
+      - "{first_prompt}"
+      - "{first_other}"
+  - source_model: {second}
+    positive_prompts:
+      - "{second_prompt}"
+      - "{second_other}"
+{shared}dtype: bfloat16
+"""
 # For those who write YAML: something that the form cannot show.
 _RAW = """\
 # Write or paste any recipe here.
@@ -180,6 +218,7 @@ _RECIPES = {
     "chat_vector": _CHAT_VECTOR,
     "depth": _DEPTH,
     "lora": _LORA,
+    "experts": _EXPERTS,
     "raw": _RAW,
 }
 
@@ -192,6 +231,7 @@ def family(demo: bool) -> Family:
 def presets(demo: bool) -> tuple[Preset, ...]:
     """The recipes to start from, in order of display."""
     models = family(demo)
+    prompts = dict(zip(_PROMPT_FIELDS, _DEMO_PROMPTS if demo else _HUB_PROMPTS, strict=True))
     dropped = models.layers // 4  # SOLAR dropped 8 of 32 at either side of the seam
     return tuple(
         Preset(
@@ -201,6 +241,8 @@ def presets(demo: bool) -> tuple[Preset, ...]:
                 first=models.first,
                 second=models.second,
                 adapter=models.adapter,
+                shared=models.shared,
+                **prompts,
                 layers=models.layers,
                 lower=dropped,
                 middle=models.layers // 2,

@@ -216,7 +216,6 @@ extra: 2
             "merge_method: passthrough\nmodules: {text: {models: [{model: a}], slices: []}}",
             "models-or-slices",
         ),
-        ("base_model: a\ngate_mode: random\nexperts: [{source_model: b}]", "other-program"),
         ("genome: {models: [a, b], merge_method: ties}\ntasks: []", "other-program"),
         ("merge_method: linear\nmodels: [{model: a}]", "missing-parameter"),
         ("merge_method: linear\nmodels: [{model: a, parameters: {weight: .inf}}]", "parameter-value"),

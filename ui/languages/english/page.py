@@ -92,6 +92,7 @@ PAGE: dict[str, Template] = {
     "held.name": "one of the models is written in the long form, which the form cannot show",
     "held.parameters": "the parameters are not a list of names and values",
     "held.models": "there is no list of models",
+    "held.prompts": "one of the prompts has several lines, or blanks at its ends",
     "held.many": "there are more than {most} models",
     # the numbers of a recipe
     "slider.whole": "{name}: one number for all layers",
@@ -107,6 +108,7 @@ PAGE: dict[str, Template] = {
     "preset.chat_vector": "Chat Vector",
     "preset.depth": "Depth up-scaling",
     "preset.lora": "Make my LoRA stand alone",
+    "preset.experts": "Mixture of experts",
     "preset.raw": "Raw YAML",
     # the plan
     "plan.button": "Check the plan",
@@ -165,6 +167,28 @@ PAGE: dict[str, Template] = {
     "layers.between": "{low} to {high}",
     "layers.varies": "{first} … {last}",
     # how alike the models are
+    "experts.title": "Mixture of experts",
+    "experts.about": (
+        "Each layer of the result chooses, for each token, among the MLPs of these models. The prompts tell which "
+        "texts should reach which expert."
+    ),
+    "experts.base": "Base model of the experts",
+    "experts.mode": "Routers",
+    "experts.mode.info": "`router` compares what the MLPs are given; the others are mergekit's",
+    "experts.per_token": "Experts per token",
+    "experts.model": "Expert {number}",
+    "experts.prompts": "Prompts of expert {number}",
+    "experts.prompts.info": "One a line",
+    "experts.add": "Add an expert",
+    "experts.tried": "Try a text",
+    "experts.tried.info": "Of no expert; it only appears in the table",
+    "experts.route": "Which expert gets which prompt?",
+    "experts.reading": "Reading the base model, layer by layer …",
+    "experts.table.prompt": "Prompt",
+    "experts.table.reaches": "Reaches",
+    "experts.table.meaning": (
+        "What each expert gets of a prompt's tokens, on average over layers. Chance would give {chance}."
+    ),
     "alike.heading": "How similar are the models?",
     "alike.button": "Compare models",
     "alike.info": "Reads a few rows of every matrix; nothing is merged.",

@@ -84,6 +84,7 @@ PAGE: dict[str, Template] = {
     "held.name": "한 모델의 이름이 긴 형식이라 폼으로 보일 수 없습니다",
     "held.parameters": "매개변수가 이름과 값의 목록이 아닙니다",
     "held.models": "모델 목록이 없습니다",
+    "held.prompts": "한 프롬프트가 여러 줄이거나 앞뒤에 빈칸이 있습니다",
     "held.many": "모델이 {most}개를 넘습니다",
     # the numbers of a recipe
     "slider.whole": "{name}: 모든 층에 같은 값",
@@ -99,6 +100,7 @@ PAGE: dict[str, Template] = {
     "preset.chat_vector": "Chat Vector",
     "preset.depth": "깊이 확장",
     "preset.lora": "LoRA를 독립 모델로",
+    "preset.experts": "전문가 혼합",
     "preset.raw": "YAML 직접 쓰기",
     # the plan
     "plan.button": "계획 확인",
@@ -162,6 +164,28 @@ PAGE: dict[str, Template] = {
     "layers.between": "{low} ~ {high}",
     "layers.varies": "{first} … {last}",
     # how alike the models are
+    "experts.title": "전문가 혼합",
+    "experts.about": (
+        "결과의 층마다 토큰에 맞는 전문가를 이 모델들의 MLP 가운데서 고릅니다. "
+        "프롬프트는 어떤 글이 어느 전문가에게 갈지 알려 줍니다."
+    ),
+    "experts.base": "전문가들의 베이스 모델",
+    "experts.mode": "라우터",
+    "experts.mode.info": "`router`는 MLP에 들어가는 값을 비교합니다. 나머지는 mergekit의 방식입니다",
+    "experts.per_token": "토큰당 전문가 수",
+    "experts.model": "전문가 {number}",
+    "experts.prompts": "전문가 {number}의 프롬프트",
+    "experts.prompts.info": "한 줄에 하나",
+    "experts.add": "전문가 추가",
+    "experts.tried": "글 시험하기",
+    "experts.tried.info": "어느 전문가의 것도 아니며 표에만 나옵니다",
+    "experts.route": "어느 프롬프트가 어느 전문가에게 가나요?",
+    "experts.reading": "베이스 모델을 층별로 읽는 중 …",
+    "experts.table.prompt": "프롬프트",
+    "experts.table.reaches": "가는 곳",
+    "experts.table.meaning": (
+        "프롬프트의 토큰에서 각 전문가가 받는 비중(층 평균)입니다. 무작위면 {chance}입니다."
+    ),
     "alike.heading": "모델들이 얼마나 비슷한가요?",
     "alike.button": "모델 비교",
     "alike.info": "행렬마다 몇 행만 읽습니다. 아무것도 병합하지 않습니다.",

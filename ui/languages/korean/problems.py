@@ -270,6 +270,33 @@ PROBLEMS: dict[str, Text] = {
     ),
     "circle": Text("레시피들이 서로를 돌려 씁니다: {chain}.", "그중 하나는 맨 앞에 와야 합니다."),
     "unused-merge": Text("'{name}' 병합을 쓰는 곳이 없습니다.", "모델로 쓰거나, 다른 파일로 옮기세요."),
+    # recipes: mixtures of experts
+    "mixture-without-base": Text(
+        "전문가 혼합에는 어텐션, 임베딩, 정규화 층을 가져올 베이스 모델이 필요합니다.",
+        "`base_model:`을 쓰세요.",
+    ),
+    "no-experts": Text("레시피에 전문가가 없습니다.", "`experts:`에 모델 목록을 쓰세요."),
+    "no-source-model": Text("전문가에 모델이 없습니다.", "`source_model:`을 쓰세요."),
+    "too-many-experts": Text("전문가가 {count}개입니다. {most}개까지 쓸 수 있습니다.", "몇 개를 빼세요."),
+    "unknown-choice": Text("`{key}`에 '{name}'{name:을|를} 쓸 수 없습니다.", _MEANT),
+    "experts-per-token": Text("`experts_per_token` 값이 {found:phrase}입니다.", "1 이상의 정수를 쓰세요."),
+    "more-than-experts": Text(
+        "`experts_per_token` 값은 {given}인데 전문가는 {count}개입니다.", "전문가 수 이하로 쓰세요."
+    ),
+    "shared-experts": Text(
+        "공유 전문가가 {count}개입니다. 지원하는 구조에는 하나까지만 있습니다.", "하나만 남기세요."
+    ),
+    "expert-number": Text(
+        "`{key}` 값이 {found:phrase}입니다.", "유한한 수를 쓰세요(`noise_scale`은 음수일 수 없습니다)."
+    ),
+    "expert-without-prompts": Text(
+        "전문가 {model}에 `gate_mode: {mode}`에 필요한 `positive_prompts`가 없습니다.",
+        "이 전문가에게 갈 글의 예를 쓰거나 `gate_mode: random`을 고르세요.",
+    ),
+    "too-many-prompts": Text("프롬프트가 {count}개입니다. {most}개까지 읽습니다.", "몇 개를 빼세요."),
+    "same-prompts": Text(
+        "{models:and}의 긍정 프롬프트가 같아서 서로 구별할 수 없습니다.", "전문가마다 다른 프롬프트를 쓰세요."
+    ),
     # recipes: their fields
     "no-method": Text("레시피에 병합 방법이 없습니다.", "`merge_method:`를 쓰세요: {known:all}."),
     "unknown-method": Text("'{name}' 병합 방법은 없습니다.", _MEANT),
@@ -506,6 +533,103 @@ PROBLEMS: dict[str, Text] = {
         ),
         "모든 모델의 토큰을 쓰려면 `tokenizer_source: union`, 베이스 모델의 토큰을 쓰려면 `tokenizer_source: base`, "
         "한 모델의 토큰을 쓰려면 거기에 그 모델을 쓰세요.",
+    ),
+    # mixtures of experts
+    "mixture-base": Text(
+        "{model}({architecture})은(는) 전문가 혼합의 베이스가 될 수 없습니다.",
+        "{known:and} 가운데 한 종류의 밀집 언어 모델을 쓰세요.",
+    ),
+    "deepseek-mixture": Text(
+        "{name}은(는) 지원하지 않습니다. 자체 코드가 필요한데 Alloy는 그런 코드를 실행하지 않습니다.",
+        "transformers가 아는 구조를 쓰도록 `architecture:`를 빼세요.",
+    ),
+    "mixture-architecture": Text(
+        "'{name}'이라는 전문가 혼합 구조는 없습니다.", "쓸 수 있는 것: {known:all}."
+    ),
+    "mixture-of-others": Text(
+        "{name}은(는) {known:and} 모델로 만드는데 {model}은(는) {type}입니다.",
+        "`architecture:`를 빼거나 다른 베이스를 고르세요.",
+    ),
+    "no-shared-expert": Text(
+        "{model}{model:으로|로} 만드는 {name}에는 공유 전문가가 없습니다.", "`shared_experts:`를 빼세요."
+    ),
+    "needs-shared-expert": Text(
+        "{model}{model:으로|로} 만드는 {name}에는 공유 전문가가 꼭 하나 있어야 하는데 없습니다.",
+        "`shared_experts:`에 모델 하나를 쓰세요. 예: 베이스와 `residual_scale: 0.1`.",
+    ),
+    "mixture-window": Text(
+        "{model}의 어텐션은 창 안으로 제한되는데 {name}은(는) 같은 층에 그런 창을 둘 수 없습니다.",
+        "슬라이딩 윈도가 없는 베이스를 고르세요.",
+    ),
+    "mixture-lacks": Text(
+        "{model}에 {name}에 필요한 텐서가 없습니다: {tensors:few}.", "다른 베이스를 고르세요."
+    ),
+    "mixture-has-no-place": Text(
+        "{name}에는 {model}의 텐서가 들어갈 자리가 없습니다: {tensors:few}.", "다른 베이스를 고르세요."
+    ),
+    "expert-layers": Text(
+        "전문가 {model}의 층은 {layers}개인데 베이스 {base}의 층은 {wanted}개입니다.",
+        "한 베이스를 미세 조정한 모델들을 전문가로 쓰세요.",
+    ),
+    "not-dense": Text(
+        "전문가 {model}은(는) MLP마다 행렬이 셋인 밀집 모델이 아닙니다: {tensors:few}.",
+        "llama, mistral, qwen2, qwen3 가운데 한 종류의 모델을 고르세요.",
+    ),
+    "expert-activation": Text(
+        "전문가 {model}의 활성화 함수는 {found}인데 베이스 {base}의 것은 {expected}입니다.",
+        "한 베이스를 미세 조정한 모델들을 전문가로 쓰세요.",
+    ),
+    "expert-shape": Text(
+        "전문가 {model}의 행렬이 베이스 {base}에 맞지 않습니다: {tensors:few}.",
+        "한 베이스를 미세 조정한 모델들을 전문가로 쓰세요.",
+    ),
+    "expert-width": Text(
+        "전문가 {model}의 MLP 폭은 {width}인데 {other}의 것은 {expected}입니다.",
+        "크기가 같은 전문가를 고르세요.",
+    ),
+    "random-routers": Text(
+        "`gate_mode: {mode}`에서는 토큰이 전문가에게 무작위로 갑니다. 결과를 쓰려면 학습이 필요합니다."
+    ),
+    "adapter-outside-experts": Text(
+        "{adapters:and}은(는) MLP를 바꾸지 않으므로 전문가에 아무것도 남지 않습니다.",
+        "gate_proj, up_proj, down_proj를 바꾸는 어댑터나 `shared_weights: average`를 쓰세요.",
+    ),
+    "every-expert": Text(
+        "모든 토큰이 전문가 {count}개를 다 지나므로 아끼는 계산이 없습니다. 라우터는 비중만 정합니다."
+    ),
+    "no-gates": Text(
+        "프롬프트로 라우터를 계산하려면 transformers가 필요합니다.",
+        "`pip install 'alloy-merge[evaluation]'`을 실행하거나 `gate_mode: random`을 고르세요.",
+    ),
+    "prompts-without-tokenizer": Text(
+        "{model}에 프롬프트를 읽는 데 필요한 tokenizer.json이 없습니다.", _SAVE_AS_FAST
+    ),
+    "unreadable-tokenizer": Text(
+        "{model}의 {file}을(를) 토크나이저로 읽을 수 없습니다({error}).", _SAVE_AS_FAST
+    ),
+    "prompt-length": Text(
+        "프롬프트 '{prompt}'의 토큰은 {tokens}개입니다. 1개에서 {most}개까지 쓸 수 있습니다.", "줄이세요."
+    ),
+    "prompt-token": Text(
+        "{model}의 토크나이저가 프롬프트에 토큰 {token}을(를) 주는데 임베딩은 {rows}개입니다.",
+        "토크나이저가 가중치에 맞는 베이스를 고르세요.",
+    ),
+    "nothing-to-route": Text(
+        "라우터를 프롬프트로 계산하는 전문가 혼합에서만 프롬프트가 전문가에게 갑니다.",
+        "`router` 같은 `gate_mode`를 고르고 전문가마다 `positive_prompts`를 쓰세요.",
+    ),
+    "gates-alike": Text(
+        "{first}{first:과|와} {second}{second:은|는} 구별하기 어렵습니다. {total}개 층 가운데 {layers}개에서 "
+        "두 전문가의 프롬프트 상태가 같은 방향을 가리킵니다(코사인 평균 {cosine:.4f}).",
+        "더 다른 프롬프트를 쓰세요.",
+    ),
+    "prompts-elsewhere": Text(
+        "프롬프트 {total}개 가운데 {count}개는 다른 전문가에게 먼저 갑니다: {prompts:few}.",
+        "종류마다 프롬프트를 더 쓰거나 `gate_mode: router`를 쓰세요.",
+    ),
+    "gates-weak": Text(
+        "맞는 전문가가 받는 비중은 평균 {weight:.2f}입니다. 무작위면 {chance:.2f}입니다.",
+        "`gate_mode: router`를 쓰거나 결과의 라우터를 학습시키세요.",
     ),
     # tokenizers
     "no-tokenizer": Text("{model}에 토크나이저가 없습니다.", _SAVE_AS_FAST),
