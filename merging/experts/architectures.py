@@ -113,7 +113,7 @@ class Architecture:
             config.pop("head_dim", None)
         config |= {"architectures": [self.model_class], "model_type": self.model_type}
         config.setdefault("tie_word_embeddings", is_tied)
-        config |= self.fixed | {self.count: experts, "num_experts_per_tok": per_token}
+        config |= {**self.fixed, self.count: experts, "num_experts_per_tok": per_token}
         if self.takes_window:
             return config | {"intermediate_size": width, "sliding_window": window(base)}
         config |= {"moe_intermediate_size": width, "use_sliding_window": False}
@@ -127,7 +127,8 @@ def window(config: Mapping[str, Any]) -> int | None:
     kind = config["model_type"]
     if kind == "llama" or (kind != "mistral" and not config.get("use_sliding_window")):
         return None
-    return config.get("sliding_window", 4096)
+    reach: int | None = config.get("sliding_window", 4096)
+    return reach
 
 
 _QWEN = {

@@ -271,7 +271,8 @@ def _centred(rows: Tensor) -> Tensor:
 def _unit(rows: Tensor) -> Tensor:
     """Rows of length 1; one of zeros stays."""
     lengths = rows.norm(dim=1, keepdim=True)
-    return rows / lengths.where(lengths > 0, lengths.new_ones(()))
+    found: Tensor = rows / lengths.where(lengths > 0, lengths.new_ones(()))
+    return found
 
 
 def in_tensors(rows: Sequence[LayerRows], generated: Generated) -> dict[str, NDArray[np.float32]]:

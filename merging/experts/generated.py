@@ -72,13 +72,13 @@ class GeneratedCheckpoint:
             return
         if wanted.kind in COMPUTED:
             assert self.rows is not None, "they are computed first"
-            stored = memoryview(np.ascontiguousarray(self.rows[tensor])).cast("B")
+            stored = np.ascontiguousarray(self.rows[tensor]).data.cast("B")
             buffer[:] = stored[start : start + len(buffer)]
             return
         end = start + len(buffer)
         size = CHUNK * WIDTH
         for number in range(start // size, -(-end // size)):
-            drawn = memoryview(self._chunk(tensor, wanted, number)).cast("B")
+            drawn = self._chunk(tensor, wanted, number).data.cast("B")
             low, high = max(start, number * size), min(end, (number + 1) * size)
             buffer[low - start : high - start] = drawn[low - number * size : high - number * size]
 

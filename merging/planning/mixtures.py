@@ -35,6 +35,7 @@ from merging.plan import (
     PlannedModel,
     PlannedTensor,
     PromptedExpert,
+    Value,
 )
 from merging.planning.prompts import PromptReader
 from merging.planning.result_tensors import Names, ResultTensors
@@ -328,7 +329,7 @@ class MixtureTensors(ResultTensors):
         own = self.parents.layouts[expert.model].main.stack
         assert own
         header = self.parents.checkpoints[expert.model].tensors[own.join(layer, f"{MLP}{matrix}.weight")]
-        inputs = (Input(self.parents.indices[expert.model], header.name),)
+        inputs: tuple[Input, ...] = (Input(self.parents.indices[expert.model], header.name),)
         dtype = self.output_dtype({header.stored_dtype})
         scale = expert.residual_scale if matrix == "down_proj" else 1.0
         if not expert.noise_scale and scale == 1:
@@ -340,7 +341,7 @@ class MixtureTensors(ResultTensors):
             self.generated[noise] = GeneratedTensor("normal", header.shape, 1.0, layer)
             inputs = (*inputs, Input(self.generated_index, noise))
             weights.append(scale * expert.noise_scale)
-        values = {"weight": weights, "normalize": False}
+        values: dict[str, Value] = {"weight": weights, "normalize": False}
         self.tensors.append(PlannedTensor(name, dtype, header.shape, inputs, values, None, layer))
 
     @property

@@ -160,8 +160,8 @@ def _check(reader: Reader, mixture: Mixture, fields: Mapping[str, yaml.Node]) ->
     if mixture.gate_mode in COMPUTED:
         for expert in mixture.all_experts():
             if not expert.positive_prompts:
-                values = {"model": str(expert.model), "mode": mixture.gate_mode}
-                reader.report(Problem("expert-without-prompts", values, expert.where))
+                about = {"model": str(expert.model), "mode": mixture.gate_mode}
+                reader.report(Problem("expert-without-prompts", about, expert.where))
         _same_prompts(reader, mixture, fields)
 
 

@@ -36,7 +36,7 @@ def dense(path: Path, kind: str, seed: int, **settings: Any) -> Path:
     """Save a random dense model with a tokenizer; returns the path."""
     config_class, model_class, own = CLASSES[kind]
     torch.manual_seed(seed)
-    model = model_class(config_class(**SETTINGS, **{**own, **settings}))
+    model = model_class(config_class(**{**SETTINGS, **own, **settings}))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(1.0 if "norm" in name else 0.0, 0.2)

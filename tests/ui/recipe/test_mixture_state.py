@@ -29,8 +29,7 @@ dtype: bfloat16
 def test_there_and_back_nothing_is_lost() -> None:
     state = read(TEXT)
 
-    assert state.experts[0] == ExpertEntry("a/one", "first\nsecond: of one")
-    assert state.experts[0].extra == {"noise_scale": 0.1}
+    assert state.experts[0] == ExpertEntry("a/one", "first\nsecond: of one", {"noise_scale": 0.1})
     assert state.names() == ("a/one", "a/two", "a/base")
     assert yaml.safe_load(write(state)) == yaml.safe_load(TEXT)
     assert read_recipe(write(state)) == read_recipe(TEXT)
