@@ -61,7 +61,14 @@ clean:  ## remove what builds and tools left behind; the environment stays
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .gradio
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 
-dev: $(VENV)/installed-dev $(VENV)/installed-demo
+dev: $(VENV)/installed-dev $(VENV)/installed-demo $(VENV)/installed-llama
+
+# llama.cpp, for tests of GGUF files. Without npm they say that they were not run.
+$(VENV)/installed-llama: | $(PY)
+	@if command -v npm >/dev/null 2>&1; then \
+		npm install --silent --no-save --ignore-scripts --prefix $(VENV)/llama @node-llama-cpp/linux-x64@3.22.1 \
+			&& touch $@; \
+	fi
 
 # Chromium for the browser tests: Debian's where apt and root are at hand, else Playwright's own download.
 browser: $(VENV)/installed-dev

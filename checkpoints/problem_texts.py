@@ -103,6 +103,47 @@ PROBLEMS: dict[str, Text] = {
         ("Write `{base}+{adapter}`.", "Write `BASE+{adapter}`."),
     ),
     "pickle-only": Text("{model} has its weights in pickles that are not called {file}.", _CONVERT),
+    # GGUF files that are made
+    "gguf-not-installed": Text(
+        "GGUF files need the package {package}, which is not installed.",
+        "Run `pip install 'alloy-merge[gguf]'`.",
+    ),
+    "gguf-twice": Text(
+        "The packages {package} and {converter} are both installed. Both bring a module `gguf`, and one has "
+        "overwritten the other's.",
+        "Run `pip uninstall {package}`, then `pip install --force-reinstall --no-deps {converter}`.",
+    ),
+    "gguf-no-quantizer": Text(
+        "The types {types:all} need the package libgguf, which is not installed.",
+        "Run `pip install 'alloy-merge[gguf]'`, or choose BF16, F16 or Q8_0.",
+    ),
+    "gguf-needs-importance": Text(
+        "{type} needs an importance matrix, which Alloy does not compute.", "Choose one of {known:all}."
+    ),
+    "gguf-unknown-type": Text("Alloy makes no GGUF files of type '{type}'.", _MEANT),
+    "gguf-no-type": Text("No type of GGUF file is given.", "Choose one of {known:all}."),
+    "gguf-unknown-architecture": Text(
+        "{model}: llama.cpp's converter does not know the architecture {architecture}.",
+        "Leave the GGUF files out.",
+    ),
+    "gguf-unknown-tensor": Text(
+        "{model}: llama.cpp's converter does not know the tensor {tensor}.", "Leave the GGUF files out."
+    ),
+    "gguf-unknown-pre-tokenizer": Text(
+        "{model}: llama.cpp's converter does not recognize how the tokenizer splits texts, and no model that was "
+        "merged splits them in a way that it does.",
+        "Use the tokenizer of one of the models, unchanged or with added tokens.",
+    ),
+    "gguf-cannot-convert": Text(
+        "{model}: llama.cpp's converter failed ({error}).", "Leave the GGUF files out."
+    ),
+    "gguf-limit": Text(
+        "{model}: laying out the GGUF files took more than {seconds} s of processor time or {memory:.0f} GB of memory.",
+        "Leave the GGUF files out.",
+    ),
+    "gguf-lost": Text(
+        "{name}: a GGUF file did not arrive.", "Run it again: files that arrived are not made again."
+    ),
     "gguf-only": Text(
         "{model} has GGUF files only, which are quantized for llama.cpp.",
         "Name the model they were made from.",

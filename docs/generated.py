@@ -24,7 +24,9 @@ def requirements() -> str:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     elsewhere = ("alloy-merge", "gradio", "spaces")
-    of_the_page = [one for one in extras["search"] + extras["app"] if not one.startswith(elsewhere)]
+    of_the_page = [
+        one for one in extras["search"] + extras["gguf"] + extras["app"] if not one.startswith(elsewhere)
+    ]
     wanted = project["dependencies"] + extras["evaluation"] + of_the_page
     lines = [
         "# What a Space installs. Written by `make docs` from pyproject.toml: change the list there.",

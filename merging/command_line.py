@@ -299,20 +299,50 @@ def run_recipe(
     strict: Annotated[
         bool, typer.Option("--strict", help="End with status 3 if a number of the result is infinite or NaN.")
     ] = False,
+    gguf: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPES",
+            help="Also make GGUF files of these types, such as Q4_K_M,Q8_0, in DEST-GGUF.",
+            show_default=False,
+        ),
+    ] = None,
+    only_gguf: Annotated[
+        bool, typer.Option("--only-gguf", help="With --gguf: make nothing else, and put the files in DEST.")
+    ] = False,
 ) -> int:
     """Merge. The result appears whole, in one rename or one commit, or not at all."""
-    from checkpoints.problems import PlanError
-    from merging.engine.run import run_plan
-    from merging.licences import licence_of
-
+    if only_gguf and not gguf:
+        raise typer.BadParameter("--only-gguf goes with --gguf")
     planned = _planned(
         _recipe(recipe),
-        to,
+        None if only_gguf else to,
         overwrite=overwrite,
         pull_request=pull_request,
         shard_size=shard_size,
         keep_code=keep_code,
     )
+    return _run(
+        planned,
+        to,
+        overwrite=overwrite,
+        pull_request=pull_request,
+        public=public,
+        device=device,
+        workers=workers,
+        gguf=gguf.split(",") if gguf else None,
+        only_gguf=only_gguf,
+        strict=strict,
+        as_json=as_json,
+    )
+
+
+def _run(planned: Plan, to: str, *, public: bool, strict: bool, as_json: bool, **options: Any) -> int:
+    """Run a plan with options of `run_plan`, and print what it came to; the exit status."""
+    from checkpoints.problems import PlanError
+    from merging.engine.run import run_plan
+    from merging.licences import licence_of
+
     _print_problems(planned.warnings, "warning")
     if not planned.ok:
         raise PlanError(planned.problems)
@@ -324,13 +354,10 @@ def run_recipe(
             planned,
             to,
             private=not public,
-            overwrite=overwrite,
-            pull_request=pull_request,
             licence=licence_of(planned, None),
-            device=device,
-            workers=workers,
             on_progress=show,
             cancel=cancel,
+            **options,
         )
     _print_problems(result.warnings, "warning")
     status = NOT_FINITE if strict and result.not_finite else DONE
@@ -339,6 +366,8 @@ def run_recipe(
         return status
     verified = ", verified" if result.verified else ""
     print(f"{result.url or result.location}: {_size(result.bytes_out)} in {result.seconds:.1f} s{verified}")
+    if result.gguf:
+        print(f"{result.gguf.url or result.gguf.location}: GGUF files")
     print(f"read by {', '.join(result.read_by)}, written by {', '.join(result.written_by)}")
     return status
 
@@ -375,6 +404,53 @@ def _progress_bar() -> Iterator[Callable[[Progress], None] | None]:
             bar.set_postfix_str(progress.message)
 
         yield None if bar.disable else show
+
+
+@_command("gguf")
+def make_gguf(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A folder, owner/name[@revision], or a recipe (.yaml, or - for standard input).",
+            show_default=False,
+        ),
+    ],
+    to: Destination,
+    types: Annotated[
+        str,
+        typer.Option(
+            metavar="TYPES", help="Types of the files: BF16, F16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0, Q3_K_M."
+        ),
+    ] = "Q4_K_M",
+    overwrite: Overwrite = False,
+    pull_request: PullRequest = False,
+    public: Public = False,
+    as_json: AsJson = False,
+) -> int:
+    """Make GGUF files for llama.cpp and Ollama of a model, or of a recipe's result."""
+    from merging.gguf.recipe import recipe_of
+
+    is_recipe = model == "-" or model.endswith((".yaml", ".yml"))
+    planned = _planned(
+        _recipe(model) if is_recipe else recipe_of(model),
+        None,
+        overwrite=overwrite,
+        pull_request=pull_request,
+        shard_size=None,
+        keep_code=False,
+    )
+    return _run(
+        planned,
+        to,
+        overwrite=overwrite,
+        pull_request=pull_request,
+        public=public,
+        gguf=types.split(","),
+        only_gguf=True,
+        strict=False,
+        as_json=as_json,
+    )
 
 
 @_command("extract-lora")

@@ -294,6 +294,7 @@ class Plan:
         streams: whether output files go to the Hub's store while they are made (Xet): two of them, whole, as the
             quicker way (LFS) wants them, were more than the free memory
         mixture: of experts that the result is; None for a merge
+        together: whether all output files are filled at the same time, and not one after the other
     """
 
     recipe: str
@@ -314,6 +315,7 @@ class Plan:
     tokenizer: TokenizerReport | None = None
     streams: bool = False
     mixture: PlannedMixture | None = None
+    together: bool = False
 
     @property
     def ok(self) -> bool:

@@ -36,6 +36,7 @@ FLOORS = {
         ["tokenizers"],
         ["plan"],
         ["experts", "intermediate", "destinations", "result_card", "licences"],
+        ["gguf"],
         ["engine"],
         ["planning"],
         ["lora_extraction", "prompt_routing"],

@@ -46,7 +46,7 @@ class Api:
         quick: tuple[Callable[..., Any], ...] = (self.methods, self.job, self.cancel)
         for endpoint in quick:
             api(endpoint, api_name=endpoint.__name__, concurrency_limit=4)
-        planned: tuple[Callable[..., Any], ...] = (self.plan, self.merge, self.search)
+        planned: tuple[Callable[..., Any], ...] = (self.plan, self.merge, self.gguf, self.search)
         for endpoint in planned:
             api(endpoint, api_name=endpoint.__name__, concurrency_limit=MAX_PLANS)
         slow: tuple[Callable[..., Any], ...] = (self.chat, self.perplexity)
@@ -136,6 +136,39 @@ class Api:
             return _problems(error)
         return {"ok": True, "job": job}
 
+    def gguf(
+        self,
+        model: str,
+        to: str,
+        request: gr.Request,
+        oauth: gr.OAuthToken | None,
+        types: str = "Q4_K_M",
+        private: bool = True,
+        overwrite: bool = False,
+        pull_request: bool = False,
+    ) -> dict[str, Any]:
+        """Start making GGUF files for llama.cpp and Ollama, of a model or of a recipe's result.
+
+        Args:
+            model: `owner/name` on the Hub, optionally with `@revision`; or a recipe, YAML in mergekit's language
+            to: destination, `hf://owner/name`, usually ending in -GGUF
+            types: of the files, separated by commas: BF16, F16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0, Q3_K_M
+            private: whether the new repository is private
+            overwrite: whether existing files may be replaced
+            pull_request: whether an existing repository may get a pull request
+
+        Returns:
+            job: the id to ask `/job` about; or ok false and the problems.
+        """
+        who = account(self.host, oauth)
+        ways = {"private": private, "overwrite": overwrite, "pull_request": pull_request}
+        try:
+            place, turn = destination_of(self.host, to), visitor(who, request)
+            job = self.service.gguf(model.strip(), place, types.split(","), who, turn, **ways)
+        except MergeError as error:
+            return _problems(error)
+        return {"ok": True, "job": job}
+
     def search(
         self,
         space: str,
@@ -169,7 +202,7 @@ class Api:
         """Report the state of a merge or a search.
 
         Args:
-            id: as `/merge` or `/search` returned it
+            id: as `/merge`, `/gguf` or `/search` returned it
 
         Returns:
             state (waiting, running, done, failed, cancelled), position, progress, rate, seconds_left, log,

@@ -37,6 +37,7 @@ from merging.plan import Plan
 # Seconds that a failed merge waits for the journal to take the files that arrived.
 SETTLE_SECONDS = 10.0
 WEIGHTS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json")
+GGUF = ".gguf"
 
 Operation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 
@@ -155,9 +156,10 @@ class HubDestination:
                 self._journal.branch if self._journal else None,
                 check,
                 streams=streams,
-                largest=max((shard.bytes for shard in plan.shards), default=0),
+                largest=plan.bytes_out if plan.together else max((s.bytes for s in plan.shards), default=0),
                 # Another machine may have made the plan, which has no room for two.
                 is_narrow=plan.streams and not streams,
+                together=len(plan.shards) if plan.together else 0,
                 prepare=self._make_ready,
                 keeps=lambda: self._is_kept or bool(self._admitted),
             )
@@ -229,6 +231,8 @@ class HubDestination:
         info = self._info()
         if info is None or not (self._existed or self._created or info.private == self.private):
             raise DestinationError(self._problem("destination-created"))
+        assert self._plan
+        replaced = (GGUF,) if any(s.filename.endswith(GGUF) for s in self._plan.shards) else WEIGHTS
         if self._holds_model(info) and not self._was_finished:
             self._asks = self.pull_request
             if not (self.overwrite or self._asks):
@@ -236,7 +240,7 @@ class HubDestination:
             self._operations += [
                 CommitOperationDelete(file.rfilename)
                 for file in info.siblings
-                if file.rfilename.endswith(WEIGHTS)
+                if file.rfilename.endswith(replaced)
             ]
         self._parent = info.sha
         if self._journal:
@@ -356,7 +360,8 @@ class HubDestination:
         assert self._plan
         try:
             wrong = retry(lambda: self._differing(commit, self._sent))
-            wrong = wrong or tensors_that_differ(self.repo, commit, self._token, self._plan)
+            if self._plan.tensors:
+                wrong = wrong or tensors_that_differ(self.repo, commit, self._token, self._plan)
         except (HfHubHTTPError, httpx2.HTTPError, OSError, CheckpointError):
             return False
         if wrong:

@@ -36,7 +36,8 @@ TIMEOUT = httpx2.Timeout(30, write=60, read=300)
 def held(plan: Plan) -> int:
     """Bytes of files that are under way: whole ones, or what Xet holds of them."""
     sizes = [shard.bytes for shard in plan.shards]
-    return min(xet.HELD, sum(sizes)) if plan.streams else sum(nlargest(BUFFERS, sizes))
+    count = len(sizes) if plan.together else BUFFERS
+    return min(xet.held(count), sum(sizes)) if plan.streams else sum(nlargest(count, sizes))
 
 
 def hub_api(token: Token) -> HfApi:
@@ -88,6 +89,7 @@ class HubSink:
         streams: whether files go through Xet
         largest: size of the largest file of the merge
         is_narrow: whether one file at a time is held from the start
+        together: how many files are filled at the same time; 0: they come one after the other
         prepare: called before the first byte is sent, by any thread; returns whether a pull request is asked for
         keeps: whether files that arrived are there for a later run
 
@@ -107,6 +109,7 @@ class HubSink:
         streams: bool = False,
         largest: int = 0,
         is_narrow: bool = False,
+        together: int = 0,
         prepare: Callable[[], bool] = lambda: False,
         keeps: Callable[[], bool] = lambda: True,
     ):
@@ -117,7 +120,8 @@ class HubSink:
         self._is_narrow = is_narrow
         self._prepare = prepare
         self._keeps = keeps
-        self._slots = Slots(1 if is_narrow else BUFFERS)
+        self._slots = Slots(together or (1 if is_narrow else BUFFERS))
+        self._narrow = together or 1
         self._sending = Slots(1)
         self._store = XetStore(self._write_access)
         self._giving_up = threading.Lock()
@@ -201,7 +205,7 @@ class HubSink:
                 return
             self._streams = False
             self._is_narrow = True
-            self._slots.lower(1)
+            self._slots.lower(self._narrow)
         free = free_memory()
         if self._largest > free:
             values = {"reason": str(reason), "largest": self._largest, "free": free}

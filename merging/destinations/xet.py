@@ -21,9 +21,15 @@ EARLY = 32 * 1024 * 1024
 # Pieces that hf_xet sends at a time, of all streams together, and bytes of one. Left alone it takes up to 64.
 UPLOADS = 3
 PIECE = 64 * 1024 * 1024
-# Most bytes that are held, measured with a slow store: pieces being sent, one being packed, and for each stream a full
-# one and one being filled. A fast store has less in flight.
-HELD = PIECE * (UPLOADS + 1 + 2 * STREAMS) + EARLY * STREAMS + 30_000_000
+
+
+def held(streams: int) -> int:
+    """Most bytes that are held, measured with a slow store: pieces being sent, one being packed, and for each stream a
+    full one and one being filled. A fast store has less in flight."""
+    return PIECE * (UPLOADS + 1 + 2 * streams) + EARLY * streams + 30_000_000
+
+
+HELD = held(STREAMS)
 # How long hf_xet retries a request before the shard is given up.
 SETTINGS: dict[str, Any] = {
     "client.ac_max_upload_concurrency": UPLOADS,

@@ -10,6 +10,7 @@ from typing import Any
 
 from checkpoints.problems import Problem
 from checkpoints.wording import few
+from merging.destinations import Place
 from merging.plan import Plan, PlannedShard, PlannedTensor
 
 
@@ -47,6 +48,7 @@ class Result:
         written_by: how they were written, see `Receipt`
         not_finite: how many numbers are infinite or NaN, by tensor; those without are left out. Files that the Hub
             copied from a parent are not looked into
+        gguf: where its GGUF files are, if they are in a place of their own
     """
 
     location: str
@@ -58,6 +60,7 @@ class Result:
     read_by: tuple[str, ...] = ()
     written_by: tuple[str, ...] = ()
     not_finite: Mapping[str, int] = field(default_factory=dict, hash=False)
+    gguf: Place | None = None
 
     @property
     def warnings(self) -> tuple[Problem, ...]:

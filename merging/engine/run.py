@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,10 +14,14 @@ from checkpoints.problems import Cancelled, DestinationError, MergeError, PlanEr
 from merging.destinations import Destination, Place, Receipt, open_destination
 from merging.destinations.receipt import not_finite, read_by, written_by
 from merging.engine.engine import Engine, Merge
+from merging.engine.gguf import layout_of
 from merging.engine.processes import Processes
 from merging.engine.result import Meter, Progress, Result
 from merging.engine.threads import Threads
 from merging.engine.workspace import default_workers
+from merging.gguf.destination import SUFFIX, Beside, GgufDestination, gguf_files
+from merging.gguf.quantization import check_quantizer
+from merging.gguf.types import file_types
 from merging.methods import METHODS
 from merging.plan import Plan
 from merging.result_card import Licence, model_card, with_not_finite
@@ -41,6 +45,8 @@ def run_plan(
     found: str = "",
     device: str = "auto",
     workers: int | None = None,
+    gguf: Sequence[str] | None = None,
+    only_gguf: bool = False,
     on: Engine | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
@@ -61,21 +67,36 @@ def run_plan(
         found: how the recipe was found, for the card, see `model_card`
         device: "cpu", "cuda", or "auto": the CPU, which waits for the disk and the network as well as a GPU
         workers: how many merge at a time on this machine; None: as many as suit it. The result does not depend on it
+        gguf: types of GGUF files that are made as well, such as Q4_K_M, from the same reading of the models. They go to
+            a place of their own, whose name ends in `-GGUF`
+        only_gguf: make nothing but these, at `to` itself
         on: makes the shards; None: processes or threads of this machine
         on_progress: called from the calling thread, up to about ten times a second
         cancel: set it from another thread to stop
 
     Raises:
         PlanError: the plan has problems
-        MergeError: the device is not there
+        MergeError: the device is not there, or the result cannot become a GGUF file
         CheckpointError: a model changed since the plan was made, or can no longer be read
         DestinationError: the destination cannot take the result
         Cancelled: `cancel` was set
     """
     began = time.monotonic()
-    destination = open_destination(
-        to, token=token, private=private, overwrite=overwrite, pull_request=pull_request
-    )
+
+    def opened(to: str) -> Destination:
+        return open_destination(
+            to, token=token, private=private, overwrite=overwrite, pull_request=pull_request
+        )
+
+    destination, beside = opened(to), None
+    if gguf is not None:
+        if not plan.ok:
+            raise PlanError(plan.problems)
+        second = destination if only_gguf else opened(gguf_place(to))
+        meter, card = Meter(plan, on_progress), model_card(plan, destination.name, licence, found)
+        meter.report("read headers", "Laying out the GGUF files")
+        made = _gguf(plan, second, gguf, card, token, workers or default_workers(), cancel)
+        destination = made if only_gguf else (beside := Beside(destination, made))
     place, receipts = _carry_out(
         plan, destination, token, device, workers, on, on_progress, cancel, licence, found
     )
@@ -89,7 +110,38 @@ def run_plan(
         read_by=read_by(receipts),
         written_by=written_by(receipts),
         not_finite=not_finite(receipts),
+        gguf=beside.second_place if beside else None,
     )
+
+
+def gguf_place(to: str) -> str:
+    """Where the GGUF files of a merge go that goes to `to`."""
+    return to.rstrip("/") + SUFFIX
+
+
+def _gguf(
+    plan: Plan,
+    destination: Destination,
+    types: Sequence[str],
+    card: str,
+    token: Token,
+    workers: int,
+    cancel: threading.Event | None,
+) -> GgufDestination:
+    """What makes GGUF files of a merge, for a destination.
+
+    Raises:
+        MergeError: a type cannot be made, or the model cannot become a GGUF file.
+    """
+
+    def check() -> None:
+        if cancel and cancel.is_set():
+            raise Cancelled
+
+    kinds = file_types(types)
+    check_quantizer(kinds)
+    layout = layout_of(plan, destination.name.removesuffix(SUFFIX), card, token, check)
+    return GgufDestination(destination, gguf_files(destination.name, kinds, layout), workers)
 
 
 def merge_into_memory(

@@ -22,7 +22,7 @@ from mcp.client.streamable_http import streamablehttp_client
 from merging import MergeError, Result
 from tests import ROOT
 from tests.hub import Hub
-from tests.tiny import tiny_llama
+from tests.tiny import save_sentencepiece, tiny_llama
 from tests.ui.conftest import event
 from tests.ui.speaker import tiny_speaker
 from ui.host import Host
@@ -40,7 +40,7 @@ models:
   - {model: ann/one, parameters: {weight: 1}}
   - {model: ann/two, parameters: {weight: 1}}
 """
-TOOLS = {"methods", "plan", "merge", "search", "job", "cancel", "chat", "perplexity"}
+TOOLS = {"methods", "plan", "merge", "gguf", "search", "job", "cancel", "chat", "perplexity"}
 API = ROOT / "docs" / "api.md"
 Open = Callable[..., Client]
 
@@ -206,6 +206,21 @@ def test_a_merge_by_api_lands_in_the_callers_account(open_page: Open, ann: str, 
     assert job["result"]["location"] == "hf://ann/merged"
     assert hub.repo("ann/merged").private
     assert ann not in repr(job)
+
+
+def test_gguf_files_by_api(open_page: Open, ann: str, hub: Hub, tmp_path: Path) -> None:
+    hub.put("ann/third", save_sentencepiece(tiny_llama(tmp_path / "third", 0, vocab_size=296)))
+    client = open_page(ann)
+
+    started: Any = client.predict("ann/third", "hf://ann/third-GGUF", "Q8_0,f16", api_name="/gguf")
+    job = ended(client, started["job"])
+    refused: Any = client.predict("ann/third", "hf://ann/third-GGUF", "IQ4_XS", api_name="/gguf")
+
+    assert job["state"] == "done", job["problems"]
+    assert hub.repo("ann/third-GGUF").private
+    for kind in ("Q8_0", "F16"):
+        assert hub.read("ann/third-GGUF", f"third-{kind}.gguf").startswith(b"GGUF")
+    assert refused["problems"][0]["code"] == "gguf-needs-importance"
 
 
 def test_a_merge_into_a_folder_of_a_laptop(open_page: Open, ann: str, tmp_path: Path) -> None:

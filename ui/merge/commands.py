@@ -36,8 +36,11 @@ def python(request: MergeRequest) -> str:
     text = f'"""\\\n{request.recipe}"""' if plain else repr(request.recipe)
     to = destination_elsewhere(request)
     planned = _chosen({"overwrite=True": request.overwrite, "pull_request=True": request.pull_request})
-    planning = ", ".join(["recipe", f"to={to!r}", *planned])
-    running = ", ".join(["plan", repr(to), *planned, *_chosen({"private=False": not request.private})])
+    planning = "recipe" if request.only_gguf else ", ".join(["recipe", f"to={to!r}", *planned])
+    gguf = {f"gguf={list(request.gguf)!r}": bool(request.gguf), "only_gguf=True": request.only_gguf}
+    running = ", ".join(
+        ["plan", repr(to), *planned, *_chosen({"private=False": not request.private, **gguf})]
+    )
     return (
         "from merging import make_plan, read_recipe, run_plan\n\n"
         f"recipe = read_recipe({text})\n"
@@ -56,7 +59,7 @@ def hf_job(request: MergeRequest, space_id: str) -> str:
     packed = base64.b64encode(request.recipe.encode()).decode()
     script = (
         f"git clone -q --depth 1 https://huggingface.co/spaces/{space_id} alloy && cd alloy && "
-        "uv pip install -q --system . && " + run
+        f"uv pip install -q --system .{'[gguf]' if request.gguf else ''} && " + run
     )
     minutes = max(MIN_TIMEOUT, SAFETY_FACTOR * request.seconds) / 60
     return shlex.join(
@@ -76,5 +79,7 @@ def _options(request: MergeRequest) -> list[str]:
             "--overwrite": request.overwrite,
             "--pull-request": request.pull_request,
             "--public": not request.private,
+            f"--gguf={','.join(request.gguf)}": bool(request.gguf),
+            "--only-gguf": request.only_gguf,
         }
     )

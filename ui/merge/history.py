@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from merging import MergeError, Problem, Result
+from merging.gguf.types import FILE_TYPES
 from ui.host import Host
 from ui.merge.commands import destination_elsewhere
 from ui.merge.destination import destination_of
@@ -27,6 +28,8 @@ def record(job: JobStatus) -> dict[str, Any]:
         "private": request.private,
         "overwrite": request.overwrite,
         "pull_request": request.pull_request,
+        "gguf": list(request.gguf),
+        "only_gguf": request.only_gguf,
     }
 
 
@@ -70,6 +73,8 @@ def restored(host: Host, kept: object, result: object) -> JobStatus | None:
         private=kept.get("private") is not False,
         overwrite=kept.get("overwrite") is True,
         pull_request=kept.get("pull_request") is True,
+        gguf=tuple(name for name in FILE_TYPES if name in _list(kept.get("gguf"))),
+        only_gguf=kept.get("only_gguf") is True,
     )
     title, models = str(kept.get("title", ""))[:200], kept.get("models")
     names = tuple(str(name) for name in models) if isinstance(models, list) else ()
@@ -78,6 +83,10 @@ def restored(host: Host, kept: object, result: object) -> JobStatus | None:
     if done:
         return JobStatus(state="done", result=done, elapsed=done.seconds, **what)
     return JobStatus(state="failed", problems=(Problem("restarted"),), **what)
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _result(host: Host, to: str, kept: object) -> Result | None:

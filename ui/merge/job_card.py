@@ -106,7 +106,11 @@ def _result(job: JobStatus) -> Markup | None:
         took = f"{took}. {ways}"
     verified = quiet(t("jobs.verified")) if result.verified else None
     return html(
-        _where(job, result), quiet(took), verified, problem_list(result.warnings) if result.warnings else None
+        _where(job, result),
+        _gguf(job, result),
+        quiet(took),
+        verified,
+        problem_list(result.warnings) if result.warnings else None,
     )
 
 
@@ -130,8 +134,18 @@ def _where(job: JobStatus, result: Result) -> Markup:
     return tag.p(found, class_="alloy-result")
 
 
+def _gguf(job: JobStatus, result: Result) -> Markup | None:
+    """Where the GGUF files are, if they are in a place of their own."""
+    place = result.gguf
+    if place is None or job.request.download:
+        return None
+    name = place.location.removeprefix(HUB_SCHEME)
+    words = t("jobs.gguf", types=", ".join(job.request.gguf), name=name)
+    return tag.p(link(place.url, words) if place.url else escape(words), class_="alloy-result")
+
+
 def _files(result: Result) -> Markup:
-    files = links(result.location)
+    files = links(result.location) + (links(result.gguf.location) if result.gguf else [])
     items = [tag.li(tag.a(file, href=address, download=file)) for file, address in files]
     line = tag.p(t("jobs.download" if files else "jobs.download.gone"), class_="alloy-result")
     return html(line, tag.ul(items, class_="alloy-lines"))

@@ -52,6 +52,7 @@ class MergeSlot:
                 self.chat = _button("merge.chat")
                 self.score = _button("merge.score")
                 self.alone = _button("merge.alone")
+                self.gguf = _button("merge.gguf")
                 self.reuse = _button("merge.reuse")
                 self.copy = _button("recipe.link")
             self.link = gr.Textbox(visible=False, label=t("recipe.linked"))
@@ -60,7 +61,9 @@ class MergeSlot:
     @property
     def outputs(self) -> list[Any]:
         """What `show` and `hide` may update."""
-        buttons = [self.stop, self.retry, self.chat, self.score, self.alone, self.reuse, self.copy]
+        buttons = [
+            self.stop, self.retry, self.chat, self.score, self.alone, self.gguf, self.reuse, self.copy
+        ]  # fmt: skip
         return [self.box, self.card, self.message, *buttons]
 
     def hide(self) -> Updates:
@@ -78,7 +81,7 @@ class MergeSlot:
             self.message: "",  # it may be about the result that was here before
             self.stop: gr.update(visible=job.is_live, interactive=not job.stopping),
             self.retry: gr.update(visible=job.state in ("failed", "cancelled"), interactive=True),
-            **{button: _offered(readable) for button in (self.chat, self.score, self.alone)},
+            **{button: _offered(readable) for button in (self.chat, self.score, self.alone, self.gguf)},
             **{button: _offered(again) for button in (self.reuse, self.copy)},
         }
 
@@ -272,8 +275,8 @@ def stands_alone(job: JobStatus, who: Account, *, allow_folders: bool) -> Markup
 
 
 def may_run(job: JobStatus) -> bool:
-    """Whether chat and scores can read the result: they cannot read a download."""
-    return not job.request.download
+    """Whether chat and scores can read the result: they can read no download, and no GGUF files."""
+    return not (job.request.download or job.request.only_gguf)
 
 
 def remembered(jobs: object) -> list[Any]:

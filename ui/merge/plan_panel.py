@@ -18,6 +18,7 @@ from ui.merge.destination import HUB, NO_OWNER, REFUSE, DestinationChoice
 from ui.merge.destination_panel import DestinationPanel
 from ui.merge.editor import RecipeEditor
 from ui.merge.form import FormMemory
+from ui.merge.gguf_panel import GgufPanel
 from ui.merge.layers_card import layers_card
 from ui.merge.naming import default_name, named, recipe_or_none
 from ui.merge.plan_card import Surroundings, no_plan_card, plan_card, problems_card
@@ -54,13 +55,14 @@ class PlanPanel:
                 self.alike = gr.HTML(in_each_language(_about_similarity))
             self.offered = gr.State(())  # the fixes on the buttons
 
-    def wire(self, destination: DestinationPanel) -> None:
-        """Add the events; the plan says whether the result may go to this destination."""
-        self.destination = destination
+    def wire(self, destination: DestinationPanel, gguf: GgufPanel) -> None:
+        """Add the events; the plan says whether the result may go to this destination, and how large GGUF files are."""
+        self.destination, self.gguf = destination, gguf
         yaml, memory = self.editor.yaml, self.editor.form.memory
         inputs: set[Any] = {yaml, memory, *destination.inputs}
         outputs = [
-            self.card, destination.name, self.layers, self.offered, *self.fixes, *self.editor.form.note_fields
+            self.card, destination.name, self.layers, self.offered, gguf.types, *self.fixes,
+            *self.editor.form.note_fields,
         ]  # fmt: skip
         gr.on(
             [yaml.change, *destination.changes], self._plan, inputs, outputs,
@@ -115,6 +117,7 @@ class PlanPanel:
             **self._shown(
                 plan, [*plan.problems, *problems], text, called, values[self.editor.form.memory], who
             ),
+            self.gguf.types: self.gguf.sizes(plan),
             self.destination.name: _name_field(text, choice, called, location if plan.ok else None),
         }
         if self._newest.get(page) is not mine:

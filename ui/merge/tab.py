@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from merging import MergeError
+from merging.gguf.destination import SUFFIX
 from ui.host import Host
 from ui.hub.account import account, visitor
 from ui.hub.recipes import QUERY, recipe_of
@@ -17,6 +18,7 @@ from ui.hub.search import HubSearch
 from ui.languages.translate import in_each_language, t
 from ui.merge.destination_panel import DestinationPanel
 from ui.merge.editor import RecipeEditor
+from ui.merge.gguf_panel import USUAL, GgufPanel
 from ui.merge.history import record
 from ui.merge.my_merges import MAX_REMEMBERED, MyMerges, remembered
 from ui.merge.naming import default_name
@@ -25,7 +27,7 @@ from ui.merge.plan_panel import PlanPanel
 from ui.merge.start import build_start
 from ui.merge.try_first import try_first
 from ui.server.merge_service import MergeService
-from ui.widgets.events import LONG, PLANNING, PRIVATE, QUIET, Given, Updates
+from ui.widgets.events import LONG, PLANNING, PRIVATE, QUIET, Given, Updates, unchanged
 from ui.widgets.html import html, section, status, trouble
 
 # So that a reload shows the recipe that the visitor was writing, and not the link again.
@@ -59,6 +61,7 @@ class MergeTab:
             self.go = gr.Button(t("merge.button"), variant="primary", size="lg", scale=3, min_width=200)
             self.try_first = gr.Button(t("try.button"), size="lg", scale=1, min_width=160)
         self.trying = gr.HTML(in_each_language(_about_trying))
+        self.gguf = GgufPanel()
         gr.HTML(in_each_language(lambda: section(t("jobs.heading"))))
         self.mine = MyMerges(host, service)
         self.saved_recipe = gr.BrowserState("", storage_key="alloy-recipe", secret=host.browser_key)
@@ -75,18 +78,34 @@ class MergeTab:
         editor, yaml = self.editor, self.editor.yaml
         self.start.wire(editor)
         editor.wire(self.service)
-        self.plan.wire(self.destination)
+        self.plan.wire(self.destination, self.gguf)
         self.destination.wire(page)
         self.mine.wire(page, fields_to_try, editor)
         yaml.change(lambda text: text, yaml, self.saved_recipe, trigger_mode="always_last", **QUIET)
         self.merging_it: dict[str, Any] = {
             "fn": self._merge,
-            "inputs": {yaml, self.mine.jobs, *self.destination.inputs},
+            "inputs": {yaml, self.mine.jobs, self.gguf.types, *self.destination.inputs},
             "outputs": [self.mine.jobs, self.plan.card],
             "show_progress_on": self.plan.card,
             **PLANNING,
         }
         self.go.click(**self.merging_it).success(**self.mine.watching)
+        making = {
+            self.mine.jobs,
+            self.mine.results,
+            self.gguf.types,
+            self.gguf.model,
+            *self.destination.inputs,
+        }
+        gr.on(
+            [self.gguf.go.click, self.gguf.model.submit], self._gguf_of_any, making,
+            [self.mine.jobs, self.gguf.message], show_progress_on=self.gguf.message, **PLANNING,
+        ).success(**self.mine.watching)  # fmt: skip
+        for number, slot in enumerate(self.mine.slots):
+            slot.gguf.click(
+                self._gguf_of_result(number), making, [self.mine.jobs, slot.message],
+                show_progress_on=slot.card, **PLANNING,
+            ).success(**self.mine.watching)  # fmt: skip
         self.trying_it: dict[str, Any] = {
             "fn": self._try,
             "inputs": [yaml, self.destination.name],
@@ -132,11 +151,59 @@ class MergeTab:
                 private=choice.private,
                 **choice.for_existing,
                 download=choice.is_download,
+                gguf=values[self.gguf.types],
             )
         except MergeError as error:
             return {self.plan.card: problems_card(error.problems)}
+        return self._begun(job, values)
+
+    def _begun(self, job: str, values: Given) -> Updates:
+        """Remember a job that was queued."""
         jobs = [record(self.service.job(job)), *remembered(values[self.mine.jobs])]
         return {self.mine.jobs: jobs[:MAX_REMEMBERED]}
+
+    def _gguf_of_any(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
+        try:
+            job = self._make_gguf(values[self.gguf.model].strip(), values, request, oauth)
+        except MergeError as error:
+            return {self.gguf.message: html(map(trouble, error.problems))}
+        return {**self._begun(job, values), self.gguf.message: ""}
+
+    def _gguf_of_result(self, number: int) -> Callable[..., Updates]:
+        """Makes GGUF files of the finished merge in a slot."""
+
+        def make(values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
+            finished = self.mine.at(number, values[self.mine.jobs], values[self.mine.results])
+            if finished is None:
+                return unchanged()
+            try:
+                job = self._make_gguf(finished.location, values, request, oauth)
+            except MergeError as error:
+                return {self.mine.slots[number].message: html(map(trouble, error.problems))}
+            return self._begun(job, values)
+
+        return make
+
+    def _make_gguf(self, model: str, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> str:
+        """Queue GGUF files of a model, of the ticked types; the job's id.
+
+        Raises:
+            MergeError: see `MergeService.gguf`.
+        """
+        who, choice = account(self.host, oauth), self.destination.choice(values)
+        if not who.token:
+            choice = replace(choice, owners=())
+        name = model.partition("@")[0].rstrip("/").rpartition("/")[2] + SUFFIX
+        return self.service.gguf(
+            model,
+            choice.location(self.host, name),
+            values[self.gguf.types] or [USUAL],
+            who,
+            visitor(who, request),
+            private=choice.private,
+            download=choice.is_download,
+            **choice.for_existing,
+        )
 
     def _try(
         self, text: str, name: str, request: gr.Request, oauth: gr.OAuthToken | None

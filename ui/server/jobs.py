@@ -64,6 +64,8 @@ class MergeRequest:
         download: the result is a folder of this server, for the visitor to download
         summaries: the parents and then the result, for comparison
         card: the model card that the result will have
+        gguf: types of GGUF files
+        only_gguf: whether nothing else is made
     """
 
     recipe: str = ""
@@ -75,6 +77,8 @@ class MergeRequest:
     pull_request: bool = False
     summaries: tuple[ModelSummary, ...] = ()
     card: str = ""
+    gguf: tuple[str, ...] = ()
+    only_gguf: bool = False
 
 
 @dataclass(frozen=True)

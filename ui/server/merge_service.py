@@ -13,6 +13,12 @@ from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation import EvaluationError
 from merging import MergeError, Plan, Problem, Progress, Result, model_card, run_plan
 from merging.destinations import open_destination
+from merging.engine.workspace import default_workers
+from merging.gguf.destination import estimated_memory
+from merging.gguf.layout import check_converter
+from merging.gguf.quantization import check_quantizer
+from merging.gguf.recipe import recipe_of
+from merging.gguf.types import FILE_TYPES, FileType, file_types
 from merging.licences import ModelCards, licence_of_result
 from merging.planning.confined_plan import PlanRequest, confined_plan
 from ui.host import Host
@@ -101,6 +107,8 @@ class MergeService:
         overwrite: bool,
         pull_request: bool = False,
         download: bool = False,
+        gguf: Sequence[str] = (),
+        only_gguf: bool = False,
     ) -> str:
         """Queue a merge.
 
@@ -109,15 +117,18 @@ class MergeService:
             to: destination; for a download the name alone
             visitor: whose turn in line it takes
             download: keep the result on this server for the visitor to download
+            gguf: types of GGUF files that are made as well
+            only_gguf: make nothing else
 
         Returns:
             The job's id.
 
         Raises:
-            MergeError: the plan has problems, or the line or the disk is full.
+            MergeError: the plan has problems, a type cannot be made, or the line or the disk is full.
         """
         if not plan.ok:
             raise MergeError(plan.problems)
+        kinds = makeable(gguf) if gguf else ()
         title = to.removeprefix(HUB_SCHEME)
         parents = self.cards.parents(plan, who.for_hub)
         licence = licence_of_result(parents)
@@ -126,7 +137,7 @@ class MergeService:
             values = {"size": size(plan.peak_memory_bytes), "most": size(most)}
             raise MergeError(Problem("machine-too-small", values))
         if download:
-            to = str(self.downloads.place(to, plan.bytes_out + plan.bytes_beside))
+            to = str(self.downloads.place(to, estimated_bytes(plan, kinds, only_gguf)))
         elif self.host.allow_folders:
             title = title.rpartition("/")[2]
 
@@ -134,6 +145,7 @@ class MergeService:
         request = MergeRequest(
             plan.recipe, to, private, overwrite, plan.seconds, download, pull_request,
             summaries=_summaries(plan, title), card=model_card(plan, title.rpartition("/")[2], licence, found),
+            gguf=tuple(kind.name for kind in kinds), only_gguf=only_gguf,
         )  # fmt: skip
         options = {"token": who.for_hub, "licence": licence, "found": found}
 
@@ -142,11 +154,40 @@ class MergeService:
 
         return self.board.submit(visitor, title, tuple(model.name for model in plan.parents), work, request)
 
+    def gguf(
+        self,
+        model: str,
+        to: str,
+        types: Sequence[str],
+        who: Account,
+        visitor: str,
+        *,
+        download: bool = False,
+        **options: Any,
+    ) -> str:
+        """Queue GGUF files of a model; the job's id.
+
+        Args:
+            model: a recipe's text, or as recipes name a model
+            to, download, options: see `merge`
+
+        Raises:
+            MergeError: it cannot be read or converted; and see `merge`.
+        """
+        text = model if "\n" in model else recipe_of(model).text
+        plan = self.plan(text, None, who, visitor)
+        return self.merge(plan, to, who, visitor, download=download, gguf=types, only_gguf=True, **options)
+
     def _run(self, plan: Plan, request: MergeRequest, **options: Any) -> Result:
         """Merge, with memory and disk reserved, so that visitors who chat meanwhile do not take either."""
-        nbytes = plan.bytes_out + plan.bytes_beside
+        kinds = [FILE_TYPES[name] for name in request.gguf]
+        nbytes = estimated_bytes(plan, kinds, request.only_gguf)
         room = self.downloads.reserve(Path(request.to), nbytes) if request.download else nullcontext()
-        with held_memory(plan.peak_memory_bytes), room:
+        on_hub = request.to.startswith(HUB_SCHEME)
+        with (
+            held_memory(plan.peak_memory_bytes + estimated_memory(plan, kinds, default_workers(), on_hub)),
+            room,
+        ):
             return run_plan(
                 plan,
                 request.to,
@@ -154,6 +195,8 @@ class MergeService:
                 overwrite=request.overwrite,
                 pull_request=request.pull_request,
                 device="cpu",
+                gguf=request.gguf or None,
+                only_gguf=request.only_gguf,
                 **options,
             )
 
@@ -167,7 +210,10 @@ class MergeService:
         to = job.title if request.download else request.to
         ways = {"overwrite": request.overwrite, "pull_request": request.pull_request}
         plan = self.plan(request.recipe, None if request.download else to, who, visitor, **ways)
-        return self.merge(plan, to, who, visitor, private=request.private, download=request.download, **ways)
+        return self.merge(
+            plan, to, who, visitor, private=request.private, download=request.download,
+            gguf=request.gguf, only_gguf=request.only_gguf, **ways,
+        )  # fmt: skip
 
     def job(self, job_id: str) -> JobStatus:
         """The current state of a job.
@@ -179,6 +225,25 @@ class MergeService:
         if snapshot is None:
             raise MergeError(Problem("no-job"))
         return snapshot
+
+
+def makeable(types: Sequence[str]) -> tuple[FileType, ...]:
+    """The types of GGUF files with these names.
+
+    Raises:
+        MergeError: one cannot be made, or not here.
+    """
+    kinds = file_types(types)
+    check_converter()
+    check_quantizer(kinds)
+    return kinds
+
+
+def estimated_bytes(plan: Plan, kinds: Sequence[FileType], only_gguf: bool) -> int:
+    """Bytes of a result, with GGUF files of these types."""
+    elements = sum(tensor.elements for tensor in plan.tensors)
+    own = 0 if only_gguf else plan.bytes_out + plan.bytes_beside
+    return own + sum(kind.estimated_bytes(elements) for kind in kinds)
 
 
 @contextmanager

@@ -61,6 +61,18 @@ def test_the_python_merges(folder: Path, tmp_path: Path, somewhere: dict[str, st
     assert scope["recipe"].text == recipe
 
 
+def test_gguf_files_are_made_elsewhere_as_well() -> None:
+    beside = MergeRequest(RECIPE, "hf://me/it", gguf=("Q4_K_M", "Q8_0"))
+    alone = MergeRequest(RECIPE, "hf://me/it-GGUF", gguf=("Q4_K_M",), only_gguf=True)
+
+    assert "--to hf://me/it --gguf=Q4_K_M,Q8_0\n" in command_line(beside)
+    assert "run_plan(plan, 'hf://me/it', gguf=['Q4_K_M', 'Q8_0'])" in python(beside)
+    assert "--gguf=Q4_K_M --only-gguf\n" in command_line(alone)
+    assert "make_plan(recipe)" in python(alone)
+    assert "--gguf=Q4_K_M --only-gguf" in hf_job(alone, "you/alloy")
+    assert ".[gguf] &&" in hf_job(alone, "you/alloy")
+
+
 def test_the_rented_job_takes_nothing_of_the_visitors_as_code() -> None:
     evil = "merge_method: '$(touch /tmp/x)'\n'; rm -rf /"
     words = shlex.split(hf_job(MergeRequest(evil, "hf://me/it", private=True, seconds=7200), "you/alloy"))

@@ -19,7 +19,7 @@ from ui.merge.history import id_of, record, record_of_result, restored
 from ui.server.jobs import JobBoard, JobStatus, MergeRequest
 from ui.server.merge_service import MergeService
 
-ORDER = MergeRequest("merge_method: linear\n", "hf://ann/x", private=False, overwrite=True)
+ORDER = MergeRequest("merge_method: linear\n", "hf://ann/x", private=False, overwrite=True, gguf=("Q8_0",))
 JOB = JobStatus("id", "ann/x", ("a/a",), "running", request=ORDER)
 RESULT = Result("hf://ann/x", "https://hub/ann/x", "abc", 10, 1.5, verified=True)
 

@@ -251,6 +251,18 @@ PAGE: dict[str, Template] = {
     "merge.chat": "Chat with it",
     "merge.score": "Score it",
     "merge.alone": "Does it stand alone?",
+    "merge.gguf": "Make GGUF",
+    "gguf.types": "Also make GGUF files",
+    "gguf.types.info": (
+        "For llama.cpp and Ollama, from the same reading of the models. They go to a place of their own, whose name "
+        "ends in -GGUF."
+    ),
+    "gguf.type": "{type} · {size}",
+    "gguf.any": "GGUF files of any model",
+    "gguf.any.info": "Of the types ticked above, or Q4_K_M; under the account chosen above.",
+    "gguf.model": "Model",
+    "gguf.model.info": "owner/name on the Hub, optionally with @revision.",
+    "gguf.button": "Make GGUF",
     "alone.checking": "Loading it with nothing else within reach …",
     "alone.yes": "{name} stands alone: with nothing else within reach, it answers “{answer}”.",
     "alone.no": "{name} does not stand alone. {findings}",
@@ -296,6 +308,7 @@ PAGE: dict[str, Template] = {
     "jobs.way.folder": "a folder",
     "jobs.ways": "Read via {read}. Written via {written}.",
     "jobs.open": "Open {name}",
+    "jobs.gguf": "GGUF files ({types}): {name}",
     "jobs.saved": "Saved in {folder}",
     "jobs.log": "Log",
     "jobs.log.queued": "queued",

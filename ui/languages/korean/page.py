@@ -248,6 +248,18 @@ PAGE: dict[str, Template] = {
     "merge.chat": "대화하기",
     "merge.score": "평가하기",
     "merge.alone": "독립적으로 작동하나요?",
+    "merge.gguf": "GGUF 만들기",
+    "gguf.types": "GGUF 파일도 만들기",
+    "gguf.types.info": (
+        "llama.cpp와 Ollama에서 쓰는 파일이며, 모델을 한 번 읽는 김에 함께 만듭니다. 이름이 -GGUF로 끝나는 곳에 따로 "
+        "저장됩니다."
+    ),
+    "gguf.type": "{type} · {size}",
+    "gguf.any": "아무 모델이나 GGUF 파일로",
+    "gguf.any.info": "위에서 고른 형식으로(고르지 않았으면 Q4_K_M), 위에서 고른 계정에 만듭니다.",
+    "gguf.model": "모델",
+    "gguf.model.info": "허브의 owner/name. 뒤에 @리비전을 붙일 수 있습니다.",
+    "gguf.button": "GGUF 만들기",
     "alone.checking": "다른 것에 전혀 닿지 않는 곳에서 불러오는 중 …",
     "alone.yes": "{name}: 독립된 모델입니다. 다른 것 없이 이렇게 답합니다: “{answer}”",
     "alone.no": "{name}: 독립된 모델이 아닙니다. {findings}",
@@ -291,6 +303,7 @@ PAGE: dict[str, Template] = {
     "jobs.way.folder": "폴더",
     "jobs.ways": "읽은 방식: {read}. 쓴 방식: {written}.",
     "jobs.open": "{name} 열기",
+    "jobs.gguf": "GGUF 파일({types}): {name}",
     "jobs.saved": "{folder}에 저장했습니다",
     "jobs.log": "기록",
     "jobs.log.queued": "대기열에 들어감",

@@ -91,6 +91,49 @@ PROBLEMS: dict[str, Text] = {
         ("`{base}+{adapter}`로 쓰세요.", "`베이스+{adapter}`로 쓰세요."),
     ),
     "pickle-only": Text("{model}: 가중치가 {file} 아닌 이름의 피클로만 있습니다.", _CONVERT),
+    "gguf-not-installed": Text(
+        "GGUF 파일을 만들려면 {package} 패키지가 필요한데 설치되어 있지 않습니다.",
+        "`pip install 'alloy-merge[gguf]'`를 실행하세요.",
+    ),
+    "gguf-twice": Text(
+        "{package} 패키지와 {converter} 패키지가 함께 설치되어 있습니다. 둘 다 `gguf` 모듈을 담고 있어 하나가 다른 "
+        "하나를 덮어썼습니다.",
+        "`pip uninstall {package}`를 실행한 다음 `pip install --force-reinstall --no-deps {converter}`를 실행하세요.",
+    ),
+    "gguf-no-quantizer": Text(
+        "{types:all} 형식에는 libgguf 패키지가 필요한데 설치되어 있지 않습니다.",
+        "`pip install 'alloy-merge[gguf]'`를 실행하거나 BF16, F16, Q8_0 가운데 고르세요.",
+    ),
+    "gguf-needs-importance": Text(
+        "{type}에는 중요도 행렬이 필요한데 Alloy는 이를 계산하지 않습니다.", "{known:all} 가운데 고르세요."
+    ),
+    "gguf-unknown-type": Text(
+        "Alloy는 '{type}' 형식의 GGUF 파일을 만들지 않습니다.",
+        ("혹시 '{near}'인가요?", "아는 형식: {known:all}."),
+    ),
+    "gguf-no-type": Text("GGUF 파일의 형식이 없습니다.", "{known:all} 가운데 고르세요."),
+    "gguf-unknown-architecture": Text(
+        "{model}: llama.cpp의 변환기가 {architecture} 아키텍처를 모릅니다.", "GGUF 파일을 빼세요."
+    ),
+    "gguf-unknown-tensor": Text(
+        "{model}: llama.cpp의 변환기가 텐서 {tensor}을(를) 모릅니다.", "GGUF 파일을 빼세요."
+    ),
+    "gguf-unknown-pre-tokenizer": Text(
+        "{model}: 토크나이저가 글을 나누는 방식을 llama.cpp의 변환기가 알아보지 못하며, 병합한 모델 가운데 알아볼 수 "
+        "있는 방식으로 나누는 것도 없습니다.",
+        "모델 하나의 토크나이저를 그대로, 또는 토큰만 더해서 쓰세요.",
+    ),
+    "gguf-cannot-convert": Text(
+        "{model}: llama.cpp의 변환기가 실패했습니다({error}).", "GGUF 파일을 빼세요."
+    ),
+    "gguf-limit": Text(
+        "{model}: GGUF 파일의 구성을 정하는 데 프로세서 시간 {seconds}초나 메모리 {memory:.0f} GB를 넘겼습니다.",
+        "GGUF 파일을 빼세요.",
+    ),
+    "gguf-lost": Text(
+        "{name}: GGUF 파일 하나가 도착하지 않았습니다.",
+        "다시 실행하세요. 도착한 파일은 다시 만들지 않습니다.",
+    ),
     "gguf-only": Text(
         "{model}: llama.cpp용으로 양자화된 GGUF 파일만 있습니다.", "그것을 만든 원래 모델을 쓰세요."
     ),

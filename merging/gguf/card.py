@@ -1,0 +1,52 @@
+"""The model card of GGUF files: their types and sizes, and how to run them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from merging.gguf.file import GgufFile
+
+# What the card of the model itself says of loading it with transformers, and its recipe.
+_USE = re.compile(r"\n## Use\n.*", re.DOTALL)
+
+
+def gguf_card(card: str, location: str, files: Sequence[GgufFile]) -> str:
+    """The README.md of a repository of GGUF files.
+
+    Args:
+        card: of the model that the files are made of
+        location: `owner/name` of the repository, or the name of a folder
+        files: in it
+    """
+    front, _, text = card.removeprefix("---\n").partition("\n---\n")
+    lines = [line for line in front.splitlines() if line != "library_name: transformers"]
+    lines = ["library_name: gguf", *lines]
+    if "tags:" in lines:
+        lines.insert(lines.index("tags:") + 1, "- gguf")
+    rows = [f"| `{file.filename}` | {file.kind.name} | {file.size / 1e9:.2f} GB |" for file in files]
+    best = next((file for file in files if file.kind.name == "Q4_K_M"), files[0])
+    run = [
+        "```sh",
+        f"llama-cli -hf {location}:{best.kind.name}",
+        f"ollama run hf.co/{location}:{best.kind.name}",
+        "```",
+    ]
+    local = ["```sh", f"llama-cli -m {best.filename}", "```"]
+    made = [
+        "## GGUF files",
+        "",
+        "| file | type | size |",
+        "|---|---|---|",
+        *rows,
+        "",
+        "Names, keys and vocabulary are by llama.cpp's converter, and the types by the rules of its quantizer, without",
+        "an importance matrix. The chat template is in every file.",
+        "",
+        "## Use",
+        "",
+        *(run if "/" in location else local),
+        "",
+    ]
+    body = _USE.sub("\n", text).rstrip()
+    return "\n".join(["---", *lines, "---", body, "", *made])
