@@ -128,10 +128,13 @@ class Api:
         who = account(self.host, oauth)
         try:
             place = destination_of(self.host, to)
-            ways = {"overwrite": overwrite, "pull_request": pull_request}
             turn = visitor(who, request)
-            planned = self.service.plan(recipe, place, who, turn, **ways)
-            job = self.service.merge(planned, place, who, turn, private=private, **ways)
+            planned = self.service.plan(
+                recipe, place, who, turn, overwrite=overwrite, pull_request=pull_request
+            )
+            job = self.service.merge(
+                planned, place, who, turn, private=private, overwrite=overwrite, pull_request=pull_request
+            )
         except MergeError as error:
             return _problems(error)
         return {"ok": True, "job": job}
@@ -161,7 +164,7 @@ class Api:
             job: the id to ask `/job` about; or ok false and the problems.
         """
         who = account(self.host, oauth)
-        ways = {"private": private, "overwrite": overwrite, "pull_request": pull_request}
+        ways: dict[str, Any] = {"private": private, "overwrite": overwrite, "pull_request": pull_request}
         try:
             place, turn = destination_of(self.host, to), visitor(who, request)
             job = self.service.gguf(model.strip(), place, types.split(","), who, turn, **ways)

@@ -42,7 +42,7 @@ def described(asked: dict[str, Any]) -> dict[str, Any]:
         try:
             return _converted(folder, asked["name"], asked["tensors"], parents)
         except Exception as error:  # of any kind: the converter asserts, and looks up what is not there
-            return _problem(f"{error or type(error).__name__}".replace(f"{folder}/", ""))
+            return _problem((str(error) or type(error).__name__).replace(f"{folder}/", ""))
 
 
 def _problem(text: str) -> dict[str, Any]:
@@ -127,15 +127,16 @@ def _run_no_code() -> None:
     """Let no tokenizer or config run code of its own, whatever the converter asks for."""
     import transformers
 
-    for cls in (transformers.AutoTokenizer, transformers.AutoConfig):
-        if not hasattr(cls, "from_pretrained_by_transformers"):
-            load = cls.from_pretrained
-            cls.from_pretrained_by_transformers = load
+    classes: tuple[Any, ...] = (transformers.AutoTokenizer, transformers.AutoConfig)
+    for cls in classes:
+        if hasattr(cls.from_pretrained, "runs_no_code"):
+            continue
 
-            def without_code(*arguments: Any, load: Callable[..., Any] = load, **options: Any) -> Any:
-                return load(*arguments, **{**options, "trust_remote_code": False})
+        def without_code(*arguments: Any, load: Any = cls.from_pretrained, **options: Any) -> Any:
+            return load(*arguments, **{**options, "trust_remote_code": False})
 
-            cls.from_pretrained = without_code
+        without_code.runs_no_code = True  # type: ignore[attr-defined]
+        cls.from_pretrained = without_code
 
 
 def _unpacked(hparams: Mapping[str, Any], tensors: Sequence[Any]) -> Iterator[tuple[str, Any]]:

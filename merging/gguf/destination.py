@@ -117,11 +117,10 @@ class GgufDestination:
     def finish(self, message: str) -> Place:
         assert self._made
         try:
-            receipts = self._made.finish()
+            for receipt in self._made.finish():
+                self._destination.admit(receipt)
         except LostShardError:
-            raise DestinationError(Problem("gguf-lost", {"name": self.name}, self.name)) from None
-        for receipt in receipts:
-            self._destination.admit(receipt)
+            raise DestinationError(Problem("gguf-lost", {"name": self.name})) from None
         location = getattr(self._destination, "repo", self.name)
         self._destination.write_file("README.md", gguf_card(self._card, location, self.files).encode())
         return self._destination.finish(message)

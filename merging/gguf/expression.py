@@ -81,7 +81,8 @@ class Piece:
             elif kind == "item":
                 values.append(values[rest[0]][rest[1]])
             else:
-                values.append(_done(kind, *rest, values))
+                arguments, options = rest
+                values.append(_done(kind, arguments, options, values))
         result: Tensor = values[-1].to(torch.float32).contiguous()
         if result.numel() != self.elements:
             raise ValueError(f"{result.numel()} elements instead of {self.elements}")
@@ -185,7 +186,7 @@ def _is_copy(step: Step) -> bool:
     import torch
 
     if step.kind == "aten._to_copy.default":
-        return step.options.get("dtype", torch.float32) == torch.float32
+        return bool(step.options.get("dtype", torch.float32) == torch.float32)
     return step.kind in _PLAIN
 
 

@@ -139,13 +139,11 @@ def lay_out(
         found = _described_apart(asked)
     except LimitError:
         values = {"model": name, "seconds": SECONDS, "memory": MEMORY / 1e9}
-        raise MergeError(Problem("gguf-limit", values, name)) from None
+        raise MergeError(Problem("gguf-limit", values)) from None
     except ConfinedError as error:
-        raise MergeError(
-            Problem("gguf-cannot-convert", {"model": name, "error": str(error)}, name)
-        ) from error
+        raise MergeError(Problem("gguf-cannot-convert", {"model": name, "error": str(error)})) from error
     if code := found.get("problem"):
-        raise MergeError(Problem(code, {"model": name, **found["values"]}, name))
+        raise MergeError(Problem(code, {"model": name, **found["values"]}))
     laid_out = [
         LaidOut(t["name"], tuple(t["shape"]), t["is_float32"], tuple(map(Piece.from_data, t["pieces"])))
         for t in found["tensors"]

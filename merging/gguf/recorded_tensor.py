@@ -29,8 +29,8 @@ class RecordedTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, step: Step, like: torch.Tensor) -> Self:
-        tensor: Self = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, like.shape, strides=like.stride(), dtype=like.dtype, device="cpu"
+        tensor: Self = torch.Tensor._make_wrapper_subclass(
+            cls, like.shape, strides=like.stride(), dtype=like.dtype, device=torch.device("cpu")
         )
         tensor.step, tensor.like = step, like
         return tensor
@@ -46,7 +46,7 @@ class RecordedTensor(torch.Tensor):
         return type(self).array_of(str(self.dtype).removeprefix("torch."), tuple(self.shape))
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls,
         func: Any,
         types: Sequence[type],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,20 +104,18 @@ class GgufSink:
             if given is not None:
                 use.compute(part, given)
 
-    def finish(self) -> list[Receipt]:
-        """Wait until the files have arrived.
+    def finish(self) -> Iterator[Receipt]:
+        """Wait until the files have arrived; yields a receipt for each that has.
 
         Raises:
             LostShardError: one did not.
         """
         unfinished = [name for name, tensor in self._tensors.items() if not tensor.is_done]
         assert not unfinished, f"tensors that did not come: {unfinished[:3]}"
-        receipts = []
         for output in self._outputs:
             stored = output.writer.close()
             name, size = output.file.filename, output.file.size
-            receipts.append(Receipt(name, size, stored.sha256, written_by=(stored.way,)))
-        return receipts
+            yield Receipt(name, size, stored.sha256, written_by=(stored.way,))
 
 
 class _Output:

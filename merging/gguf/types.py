@@ -98,7 +98,8 @@ def file_types(names: Iterable[str]) -> tuple[FileType, ...]:
             values = {"type": name, "known": list(FILE_TYPES)}
             problems.append(Problem("gguf-needs-importance", values, name))
         else:
-            values = {"type": name, **suggestion(name, FILE_TYPES), "known": list(FILE_TYPES)}
+            near = suggestion(name, map(str.lower, FILE_TYPES))["near"]
+            values = {"type": name, "near": near and near.upper(), "known": list(FILE_TYPES)}
             problems.append(Problem("gguf-unknown-type", values, name))
     if not found and not problems:
         problems.append(Problem("gguf-no-type", {"known": list(FILE_TYPES)}))

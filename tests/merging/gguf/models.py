@@ -32,7 +32,9 @@ MERGES = (("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁", "a"), ("i", "n"))
 def tiny(path: Path, family: str, width: int, layers: int = 9, dtype: torch.dtype = torch.bfloat16) -> Path:
     """Save a random model of a family with a SentencePiece tokenizer; returns the path."""
     torch.manual_seed(width)
-    save_sentencepiece(path, MERGES, chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
+    save_sentencepiece(
+        path, MERGES, add_bos_token=True, chat_template="{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
     settings = dict(FAMILIES[family])
     config = CONFIG_MAPPING[settings.pop("model_type")](
         vocab_size=296,

@@ -27,7 +27,7 @@ def test_a_plan_that_comes_after_a_newer_one_is_not_shown(monkeypatch: pytest.Mo
     service = MergeService(host, JobBoard())
     with gr.Blocks():
         tab = MergeTab(host, service, HubSearch())
-        tab.plan.wire(tab.destination)
+        tab.plan.wire(tab.destination, tab.gguf)
     begun, go = threading.Event(), threading.Event()
 
     def plan(recipe: str, *_: object, **__: object) -> Plan:
