@@ -1328,6 +1328,24 @@ PROBLEMS: dict[str, Text] = {
     ),
     "repeated-goal": Text("Two objectives are called '{name}'.", "Give one of them another `name:`."),
     "search-way": Text("There is no way to search called '{name}'.", _MEANT),
+    "unknown-start": Text("There is no start called '{name}'.", _MEANT),
+    "starts-of-grid": Text("A grid has no starts.", "Remove `starts:`, or choose another `by:`."),
+    "starts-without-weights": Text(
+        "`starts` weigh models; {count} {count:model has|models have} a `weight` that may change.",
+        "Give the weights of two models or more a range, or remove `starts:`.",
+    ),
+    "cocktail-without-texts": Text(
+        "`lm_cocktail` weighs models by how well they predict texts, but an objective is no text.",
+        "Use `greedy_soup`, or remove `starts:`.",
+    ),
+    "unknown-limit": Text(
+        "'{name}' is neither a number nor a model of the recipe, so it limits nothing of '{goal}'.", _MEANT
+    ),
+    "unknown-teacher": Text("'{name}' is no model of the recipe, so it cannot teach '{goal}'.", _MEANT),
+    "teacher-without-text": Text(
+        "A `teacher` predicts a text or a data set, and this objective is of the kind `{kind}`.",
+        "Write `text: FILE` or `dataset: NAME` beside `teacher:`.",
+    ),
     "search-shares": Text(
         "`search`, `choice` and `report` are shares above 0 that add up to 1; found {given:and}."
     ),
@@ -1342,7 +1360,8 @@ PROBLEMS: dict[str, Text] = {
     ),
     "limit-direction": Text("The limit of `{kind}` is `{key}`, not `{given}`."),
     "goal-limit": Text(
-        "`{key}` is a number, or relative to the base model; found {found:phrase}.", "Write `base + 0.01`."
+        "`{key}` is a number, or relative to a model; found {found:phrase}.",
+        "Write `base + 0.01`, or a parent's name in the place of `base`.",
     ),
     "genome-method": Text("mergekit-evolve has no merge method '{name}'.", _MEANT),
     "genome-models": Text("A genome has a list of two or more `models:`."),

@@ -120,6 +120,71 @@ REMARKS: dict[str, Template] = {
     "speeds": (
         "Speeds: mean ± standard deviation of {count} answers of {tokens} tokens, after one to warm up."
     ),
+    # what a search costs and can show
+    "search-trial": "A trial takes {seconds:.2f} s, {making:.3f} s of them to make the model.",
+    "search-time": "The search takes about {minutes:.1f} minutes, or less.",
+    "search-shows": "The report part mostly shows differences of {value:.4f} and more.",
+    "search-shows-nothing": "The report part has too few documents to show any difference. Give more text.",
+    "search-coarse": "Searches seldom gain more than {value:g}: give more text, or expect no verdict.",
+    # what a search found
+    "search-unfinished": "The search was not finished, so its best recipe was not judged on the report part.",
+    "search-no-winner": "No trial kept the limits. Take the plain average, or allow more.",
+    "search-guards": (
+        "On the report part the best recipe breaks a limit: {limits:and}. Take the plain average, or allow more."
+    ),
+    "search-limit": "{name} by {over:.4f}",
+    "search-short": (
+        "The report part has too few documents to tell the best recipe from the others. Take the plain average, or "
+        "give more text."
+    ),
+    "search-better": (
+        "The best recipe is better than {others:and}, on documents that the search never used (against "
+        "{other:phrase}: {difference:phrase})."
+    ),
+    "search-worse": "Take {other:phrase}: it is better than the best recipe ({difference:phrase}).",
+    "search-none": (
+        "No difference that this text can show between the best recipe and {other:phrase} ({difference:phrase}). Take "
+        "the simpler one: {other:phrase}."
+    ),
+    "search-difference": ("{value:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}", "{value:+.4f}"),
+    "search-interval": "{low:+.4f} to {high:+.4f}",
+    "search-ends": "{low} to {high}",
+    "search-how": (
+        "{trials} {trials:trial|trials} ({by}, seed {seed}), {stopped} of them stopped early and {failed} failed. "
+        "Searched on {search} {search:document|documents}, chosen on {choice}, reported on {report} others: {texts}."
+    ),
+    "search-benchmark": "Searched on {count} {count:question|questions} of {name}, so its score is no result.",
+    "search-gains": "Gain over the plain average: {gains:all}. What is lost from left to right was chance.",
+    "search-gains-so-far": "Gain over the plain average: {gains:all}.",
+    "search-gain-search": "{value:+.4f} where it searched",
+    "search-gain-choice": "{value:+.4f} where it chose",
+    "search-gain-report": "{value:+.4f} in the report",
+    "search-seeds": "With other seeds: {values}.",
+    "search-is-better": "better",
+    "search-is-worse": "worse",
+    "search-is-equal": "not clearly different",
+    "search-is-short": "too little text",
+    "search-named": "{who:phrase}",
+    "recipe-best": "the best recipe",
+    "recipe-average": "the plain average",
+    "recipe-given": "the recipe as given",
+    "recipe-cocktail": "LM-Cocktail weights",
+    "recipe-soup": "the greedy soup",
+    "recipe-parent": "{name}",
+    # headings of its report
+    "search-heading": "What the search found",
+    "search-heading-how": "How the recipe was found",
+    "search-heading-beside": "The best recipe beside others, on the report part",
+    "search-heading-numbers": "Numbers",
+    "search-heading-recipe": "Recipe",
+    "search-column-difference": "difference",
+    "search-column-interval": "95 % interval",
+    "search-column-p": "p, corrected (Holm)",
+    "search-column-verdict": "the best recipe is",
+    "search-column-five": "the best five",
+    "search-part-search": "search",
+    "search-part-choice": "choice",
+    "search-part-report": "report",
 }  # fmt: skip
 
 WORDING = Wording({**PHRASES, **REMARKS})

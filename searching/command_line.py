@@ -144,7 +144,7 @@ def _print_plan(planned: SearchPlan, measured: Measured | None) -> None:
     )
     print(f"memory: {least:.2f} GB, and {kept:.2f} GB to keep the parents' changes; {free:.2f} GB are free")
     if measured is not None:
-        print("\n".join(measured.words()))
+        print(*measured.remarks, sep="\n")
 
 
 @_command("run")
@@ -187,7 +187,7 @@ def search(
 def _print_progress(progress: Progress) -> None:
     scored = progress.scored
     if scored.who == "trial 0" and scored.part == "search" and progress.measured:
-        print("\n".join(progress.measured.words()), file=sys.stderr)
+        print(*progress.measured.remarks, sep="\n", file=sys.stderr)
     value = "failed" if scored.state == "failed" else "stopped early"
     if progress.value is not None:
         value = f"{progress.value:.4f}"

@@ -21,7 +21,7 @@ from searching.live_merge import LiveMerge
 from searching.objective import as_read
 from searching.plan import SearchPlan, suits_gradient
 from searching.records import Asked, Records, Scored
-from searching.space import Space
+from searching.space import Point, Space
 from searching.workers import LiveModel
 
 # What each unit above a limit adds to the score.
@@ -30,13 +30,19 @@ PENALTY = 10.0
 
 @dataclass(frozen=True)
 class Numbers:
-    """The axes of a space as a list of numbers, for `Derivatives`."""
+    """The axes of a space as a list of numbers, for `Derivatives`.
+
+    Args:
+        space: whose axes are all numbers
+        begin: the point where a descent begins
+    """
 
     space: Space
+    begin: Point
 
     @property
     def start(self) -> Sequence[float]:
-        return [float(axis.start) for axis in self.space.axes]
+        return [float(self.begin[axis.name]) for axis in self.space.axes]
 
     @property
     def low(self) -> Sequence[float]:
@@ -61,7 +67,8 @@ class Descent:
         plan: of the search
         records: trials that ended are not scored again
         live: that is scored
-        base: figures of the base model on the search part, which guards are relative to
+        references: figures on the search part that relative limits move with
+        begin: the point where it begins
 
     Raises:
         MergeError: there is no derivative by one of the numbers.
@@ -70,14 +77,16 @@ class Descent:
     plan: SearchPlan
     records: Records
     live: LiveModel
-    base: Figures
+    references: Figures
+    begin: Point
     numbers: Numbers = field(init=False)
     derivatives: Derivatives = field(init=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.live, LiveMerge) or not suits_gradient(self.plan):
             raise MergeError(Problem("no-gradient"))
-        self.numbers = Numbers(self.plan.space)
+        self.numbers = Numbers(self.plan.space, self.begin)
+        self.plan.scorer.objective.read_to_teachers(self.live, "search")
         self.live.update(self.numbers.recipe(self.numbers.start))
         self.derivatives = Derivatives(self.live, self.numbers)
 
@@ -101,12 +110,12 @@ class Descent:
     def loss(self, scored: Scored) -> Loss:
         """The score of a trial and its derivatives, with what broken guards add."""
         goals = self.plan.space.settings.goals
-        broken = sum(excess(scored.figures, self.base, self._guards).values())
+        broken = sum(excess(scored.figures, self.references, self._guards).values())
         return Loss(score(scored.figures, goals) + PENALTY * broken, (), np.array(scored.gradient))
 
     @property
     def _guards(self) -> list[Goal]:
-        return [goal for goal in self.plan.space.settings.goals if self.base.get(goal.name) and goal.is_guard]
+        return [goal for goal in self.plan.space.settings.goals if goal.is_guard]
 
     def _at(self, values: Sequence[float]) -> tuple[Figures, NDArray[np.float64]]:
         """Figures, one for each goal, and the gradient."""
@@ -118,9 +127,9 @@ class Descent:
             documents = self.plan.data.of(goal, "search")
             rows = self.plan.scorer.objective.rows(self.live.model, goal, documents, "search", None)
             figures[goal.name] = tuple(rows)  # type: ignore[assignment]
-        broken = excess(figures, self.base, self._guards)
+        broken = excess(figures, self.references, self._guards)
         for goal in self._guards:
-            if broken[goal.name] and goal.kind in ("text", "dataset"):
+            if broken.get(goal.name) and goal.kind in ("text", "dataset"):
                 gradient = gradient + PENALTY * self.derivatives.at(values, [self._text(goal)]).gradient
         if not (math.isfinite(loss.value) and np.isfinite(gradient).all()):
             raise EvaluationError(Problem("trial-not-finite"))
@@ -129,4 +138,5 @@ class Descent:
     def _text(self, goal: Goal) -> Text:
         documents = self.plan.data.of(goal, "search")
         texts = tuple(as_read(self.live.model, document.text) for document in documents)
-        return Text(texts, goal.weight or 1.0)
+        teacher = self.plan.scorer.objective.teachers[goal.teacher] if goal.teacher else None
+        return Text(texts, goal.weight or 1.0, teacher)

@@ -37,21 +37,24 @@ def is_finite(figures: Figures) -> bool:
     return all(math.isfinite(number) for rows in figures.values() for row in rows for number in row)
 
 
-def excess(figures: Figures, base: Figures, goals: Sequence[Goal]) -> dict[str, float]:
+def excess(figures: Figures, references: Figures, goals: Sequence[Goal]) -> dict[str, float]:
     """By how much each guard is broken, 0 where it is kept.
+
+    Guards without documents, and those whose model has no figures, are left out.
 
     Args:
         figures: of the recipe to judge
-        base: of the base model, on the same documents
+        references: of the model that each guard is relative to, on the same documents
         goals: guards among them
     """
     found = {}
     for goal in goals:
-        if goal.limit is None or goal.name not in figures:
+        known = figures.get(goal.name)
+        if goal.limit is None or not known or (goal.limit.of and not references.get(goal.name)):
             continue
         sign = -1 if goal.higher_is_better else 1
-        limit = sign * goal.limit.above(sign * figure(base[goal.name]))
-        found[goal.name] = max(figure(figures[goal.name]) - limit, 0.0)
+        limit = sign * goal.limit.above(sign * figure(references.get(goal.name, ())))
+        found[goal.name] = max(figure(known) - limit, 0.0)
     return found
 
 

@@ -13,6 +13,8 @@ GOAL_KINDS: tuple[GoalKind, ...] = ("text", "dataset", "task", "chat", "python")
 # Of these a higher figure is better; of all others a lower one.
 HIGHER_IS_BETTER = ("task", "python")
 Way = Literal["auto", "gradient", "tpe", "cmaes", "random", "grid", "qmc", "nsga2"]
+Start = Literal["lm_cocktail", "greedy_soup"]
+STARTS: tuple[Start, ...] = ("lm_cocktail", "greedy_soup")
 WAYS: tuple[Way, ...] = ("auto", "gradient", "tpe", "cmaes", "random", "grid", "qmc", "nsga2")
 
 
@@ -21,16 +23,16 @@ class Limit:
     """How bad a figure may become.
 
     Args:
-        margin: a figure, or, with `of_base`, what is added to the base model's
-        of_base: whether the limit moves with the base model's figure
+        margin: a figure, or what is added to that of a model
+        of: the model: `base`, or a parent as the recipe writes it; "" for none
     """
 
     margin: float
-    of_base: bool = False
+    of: str = ""
 
-    def above(self, base: float) -> float:
-        """The limit, given the base model's figure."""
-        return base + self.margin if self.of_base else self.margin
+    def above(self, figure: float) -> float:
+        """The limit, given the model's figure."""
+        return figure + self.margin if self.of else self.margin
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Goal:
         few_shot: solved examples before each question of a task; None for the task's own number
         metric: of a task; "" for its first
         text: the documents that a Python function is given; "" for none
+        teacher: of a text or data set: the model, as the recipe writes it, whose predictions are to be kept; the figure
+            is the divergence from these. "" for the likelihood of the text
         column, rows, split, subset: of a data set
     """
 
@@ -62,6 +66,7 @@ class Goal:
     few_shot: int | None = None
     metric: str = ""
     text: str = ""
+    teacher: str = ""
     column: str = "text"
     rows: int = 200
     split: str = "train"
@@ -74,11 +79,6 @@ class Goal:
     @property
     def higher_is_better(self) -> bool:
         return self.kind in HIGHER_IS_BETTER
-
-    @property
-    def unit(self) -> str:
-        """What its figure counts."""
-        return {"chat": "faulty answers", "task": "score", "python": "score"}.get(self.kind, "bits per byte")
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ class Settings:
         trials: the most
         minutes: the most; None for no limit
         seed: of the optimiser
+        starts: weights from a look at each parent, which the search starts from besides the recipe as it was given
     """
 
     goals: tuple[Goal, ...]
@@ -115,3 +116,4 @@ class Settings:
     trials: int = 60
     minutes: float | None = None
     seed: int = 0
+    starts: tuple[Start, ...] = ()

@@ -57,6 +57,13 @@ class Space(Protocol):
         """The recipe with these N numbers."""
 
 
+class Predictions(Protocol):
+    """What a model predicts on texts that it has read."""
+
+    def predictions(self, ids: Tensor, scored: int) -> Callable[[slice], Tensor]:
+        """The (m, vocabulary) float32 log-probabilities at any m of the last `scored` of (n + 1,) int64 tokens."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """A text that the merge is to predict well.
@@ -64,13 +71,13 @@ class Objective:
     Attributes:
         texts: documents.
         weight: how much it counts beside other objectives.
-        teacher: a model with the same tokens whose predictions are the target, by Kullback-Leibler divergence; None:
-            the text itself is, by its likelihood.
+        teacher: a model with the same tokens, or what it predicts, which is the target by Kullback-Leibler divergence;
+            None: the text itself is, by its likelihood.
     """
 
     texts: tuple[str, ...]
     weight: float = 1.0
-    teacher: LanguageModel | None = field(default=None, compare=False)
+    teacher: LanguageModel | Predictions | None = field(default=None, compare=False)
 
 
 class Loss(NamedTuple):
@@ -286,7 +293,12 @@ def hooked(weights: Sequence[Weights], take: Callable[[Weights], None]) -> Itera
 
 
 def backward(
-    model: LanguageModel, teacher: LanguageModel | None, ids: Tensor, scored: int, how: Logits, factor: float
+    model: LanguageModel,
+    teacher: LanguageModel | Predictions | None,
+    ids: Tensor,
+    scored: int,
+    how: Logits,
+    factor: float,
 ) -> float:
     """Nats of the last `scored` tokens of a text, and the backward pass of them times a factor.
 
@@ -296,10 +308,11 @@ def backward(
     """
     tokens, targets = ids[None, :-1], ids[len(ids) - scored :]
     network = model.network
-    predicted = None if teacher is None else _log_predictions(teacher, tokens, scored)
+    predicted = None if teacher is None else _predictions(teacher, ids, scored)
     if not how.plain_head:
         logits = network(input_ids=tokens, use_cache=False).logits[0, -scored:]
-        return _passed_back(_nats(logits, targets, predicted), factor)
+        whole = None if predicted is None else predicted(slice(None))
+        return _passed_back(_nats(logits, targets, whole), factor)
     head = network.get_output_embeddings()
     hidden = network.base_model(input_ids=tokens, use_cache=False).last_hidden_state[0, -scored:]
     # The gradient by the hidden states is summed here first, so that few logits live at a time.
@@ -307,7 +320,8 @@ def backward(
     total = 0.0
     for start in range(0, scored, how.at_once):
         part = slice(start, start + how.at_once)
-        nats = _nats(head(states[part]), targets[part], None if predicted is None else predicted[part])
+        some = None if predicted is None else predicted(part)
+        nats = _nats(head(states[part]), targets[part], some)
         total += _passed_back(nats, factor)
     if hidden.requires_grad:
         hidden.backward(states.grad)
@@ -330,7 +344,10 @@ def _nats(logits: Tensor, targets: Tensor, predicted: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def _log_predictions(teacher: LanguageModel, tokens: Tensor, scored: int) -> Tensor:
-    """(scored, vocabulary) float32 log-probabilities."""
-    logits = teacher.network(input_ids=tokens.to(teacher.device), use_cache=False).logits[0, -scored:]
-    return functional.log_softmax(logits.float(), dim=-1).to(tokens.device)
+def _predictions(teacher: LanguageModel | Predictions, ids: Tensor, scored: int) -> Callable[[slice], Tensor]:
+    """A teacher's log-probabilities, see `Predictions`."""
+    if not isinstance(teacher, LanguageModel):
+        return teacher.predictions(ids, scored)
+    logits = teacher.network(input_ids=ids[None, :-1].to(teacher.device), use_cache=False).logits[0, -scored:]
+    found: Tensor = functional.log_softmax(logits.float(), dim=-1).to(ids.device)
+    return found.__getitem__

@@ -64,6 +64,28 @@ class Learnt:
     stopped: Stopped
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How far and how fast a descent goes.
+
+    Attributes:
+        optimizer: Adam, or L-BFGS-B of scipy.
+        steps: the most evaluations.
+        rate: of Adam, as a share of each number's range.
+        pull: towards the start: what the mean square of the numbers' distances, as shares of their ranges, costs in
+            bits per byte.
+        patience: evaluations without a better choice score after which it ends.
+        seconds: after which no evaluation begins; None for no limit.
+    """
+
+    optimizer: Optimizer = "adam"
+    steps: int = 12
+    rate: float = 0.1
+    pull: float = 0.001
+    patience: int = 3
+    seconds: float | None = None
+
+
 class _StopError(Exception):
     """Ends an optimizer from within."""
 
@@ -76,13 +98,8 @@ def learn(
     space: Space,
     objectives: Sequence[Objective],
     choice: Sequence[Objective] = (),
+    pace: Pace = Pace(),
     *,
-    optimizer: Optimizer = "adam",
-    steps: int = 12,
-    rate: float = 0.1,
-    pull: float = 0.001,
-    patience: int = 3,
-    seconds: float | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> Learnt:
     """Learn the numbers of a space from its start; the live merge ends with the best ones.
@@ -91,14 +108,8 @@ def learn(
         live: a merge whose recipe is one of the space.
         objectives: the search texts.
         choice: texts for the decision when to stop, of which the search sees none.
-        optimizer: Adam, or L-BFGS-B of scipy.
-        steps: the most evaluations.
-        rate: of Adam, as a share of each number's range.
-        pull: towards the start: what the mean square of the numbers' distances, as shares of their ranges, costs in
-            bits per byte.
-        patience: evaluations without a better choice score after which it ends.
-        seconds: after which no evaluation begins; None for no limit.
-        on_step: called after each.
+        pace: how far and how fast it goes.
+        on_step: called after each step.
 
     Raises:
         MergeError: there is no derivative by a number of the space.
@@ -109,12 +120,7 @@ def learn(
         space,
         lambda values: derivatives.at(values, objectives),
         lambda: score(live, choice) if choice else None,
-        optimizer=optimizer,
-        steps=steps,
-        rate=rate,
-        pull=pull,
-        patience=patience,
-        seconds=seconds,
+        pace,
         on_step=on_step,
     )
     best = _best(taken)
@@ -128,13 +134,8 @@ def descend(
     space: Space,
     at: Callable[[Sequence[float]], Loss],
     judged: Callable[[], float | None],
+    pace: Pace,
     *,
-    optimizer: Optimizer = "adam",
-    steps: int = 12,
-    rate: float = 0.1,
-    pull: float = 0.001,
-    patience: int = 3,
-    seconds: float | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> tuple[list[Step], Stopped]:
     """Go downhill from the start of a space. What follows from a step depends on the losses so far alone.
@@ -143,7 +144,7 @@ def descend(
         space: the numbers.
         at: the score and its derivatives at N numbers.
         judged: the score on the choice texts at the same numbers; None without any.
-        optimizer, steps, rate, pull, patience, seconds, on_step: see `learn`.
+        pace, on_step: see `learn`.
 
     Returns:
         The steps, and what ended them.
@@ -155,25 +156,28 @@ def descend(
 
     def evaluate(place: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """The score with the pull, and its derivatives, at shares of the ranges."""
-        if len(taken) >= steps:
+        if len(taken) >= pace.steps:
             raise _StopError("steps")
-        if taken and seconds is not None and time.monotonic() - began > seconds:
+        if taken and pace.seconds is not None and time.monotonic() - began > pace.seconds:
             raise _StopError("seconds")
         values = tuple((low + width * np.clip(place, 0, 1)).tolist())
         loss = at(values)
         taken.append(Step(len(taken), values, loss.value, judged(), time.monotonic() - began))
         if on_step:
             on_step(taken[-1])
-        if len(taken) - 1 - _best(taken).number >= patience:
+        if len(taken) - 1 - _best(taken).number >= pace.patience:
             raise _StopError("choice")
         away = place - (start - low) / width
-        slope = loss.gradient * width + 2 * pull * away / len(away)
-        return loss.value + pull * float(np.mean(away**2)), slope
+        slope = loss.gradient * width + 2 * pace.pull * away / len(away)
+        return loss.value + pace.pull * float(np.mean(away**2)), slope
 
     stopped: Stopped = "steps"
     try:
         begin = (start - low) / width
-        _adam(evaluate, begin, rate) if optimizer == "adam" else _lbfgs(evaluate, begin, steps)
+        if pace.optimizer == "adam":
+            _adam(evaluate, begin, pace.rate)
+        else:
+            _lbfgs(evaluate, begin, pace.steps)
     except _StopError as stop:
         stopped = stop.why
     except Cancelled:

@@ -18,7 +18,8 @@ from evaluation.chat_check import check_chat
 from searching.data import Data, messages_of
 from searching.figures import Figures
 from searching.goals import Goal, Part, Shares
-from searching.split import Document, part_of
+from searching.split import Document, split_documents
+from searching.teachers import Teachers, divergence
 
 # A trial ends early when it is worse than the best on the same documents, at this p and not before so many documents.
 P_TO_STOP = 0.1
@@ -38,6 +39,7 @@ class Objective:
         folder: that names of files are relative to
         function: stands in for the goals of kind `python`; None to load theirs
         shares: of the parts
+        teachers: what models predict on the texts of goals that name one
     """
 
     goals: tuple[Goal, ...]
@@ -45,6 +47,24 @@ class Objective:
     folder: Path = Path()
     function: Function | None = None
     shares: Shares = field(default_factory=Shares)
+    teachers: Teachers = field(default_factory=Teachers, compare=False)
+
+    def read_to_teachers(self, live: Any, part: Part, cancel: threading.Event | None = None) -> None:
+        """Find out what the teachers predict on a part, where that is not known; the live merge may then be any of
+        them.
+
+        Args:
+            live: see `searching.workers.LiveModel`
+
+        Raises:
+            EvaluationError: one of them does not run.
+            MergeError: one of them cannot be read, or has other tensors than the merge.
+            Cancelled: `cancel` was set.
+        """
+        for goal in self.goals:
+            if goal.teacher:
+                texts = [as_read(live.model, document.text) for document in self.data.of(goal, part)]
+                self.teachers.read(live, goal.teacher, texts, cancel)
 
     def score(
         self,
@@ -97,6 +117,9 @@ class Objective:
         """A numerator and a denominator for each document."""
         texts = [document.text for document in documents]
         match goal.kind:
+            case "text" | "dataset" if goal.teacher:
+                read = [as_read(model, text) for text in texts]
+                return divergence(model, self.teachers[goal.teacher], read, cancel) if read else []
             case "text" | "dataset":
                 scored = perplexity(model, [as_read(model, text) for text in texts], cancel=cancel)
                 return [(one.nats * _BITS, float(one.bytes)) for one in scored.documents if one.bytes]
@@ -126,9 +149,8 @@ class Objective:
             raise EvaluationError(Problem("python-score-count", counts))
         if not goal.text and len(numbers) > 1:
             names = [f"{goal.name} {number}" for number in range(len(numbers))]
-            numbers = [
-                one for name, one in zip(names, numbers, strict=True) if part_of(name, self.shares) == part
-            ]
+            divided = split_documents({goal.name: names}, self.shares, alike=False)[goal.name]
+            numbers = [one for one, place in zip(numbers, divided, strict=True) if place.part == part]
         return [(-number, 1.0) for number in numbers]
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from checkpoints import Token
 from checkpoints.memory import free_memory
 from checkpoints.problems import Problem, ProblemError
+from evaluation.remark import Remark
 from merging import Plan, make_plan
 from searching.data import Data, read_data
 from searching.figures import compare
@@ -19,6 +20,7 @@ from searching.objective import Function, Objective, load_function
 from searching.optimiser import SearchError
 from searching.records import Scored
 from searching.space import Space
+from searching.teachers import Teachers
 from searching.workers import Job, LiveModel, Scorer
 
 # What a step with derivatives costs, in evaluations; measured with a model of 135 M weights.
@@ -134,11 +136,15 @@ def plan_search(
     problems += merge.problems
     free = free_memory() if memory is None else memory
     holds = held(merge)
-    needed = holds.least * workers if merge.shards else 0
+    taught = {goal.teacher for goal in space.settings.goals if goal.teacher}
+    # Of each teacher its head is kept, which is no larger than the largest tensor.
+    heads = len(taught) * 4 * max((tensor.elements for tensor in merge.tensors), default=0)
+    needed = (holds.least + heads) * workers if merge.shards else 0
     if needed > free:
         values = {"workers": workers, "needed": needed / 1e9, "free": free / 1e9}
         problems.append(Problem("search-too-large", values))
-    objective = Objective(space.settings.goals, data, folder, score, space.settings.shares)
+    recipes = {name: recipe for name, recipe in space.parents().items() if name in taught}
+    objective = Objective(space.settings.goals, data, folder, score, space.settings.shares, Teachers(recipes))
     opened = partial(
         open_live, start, token=token, allow_folders=allow_folders, device=device, memory=free // workers
     )
@@ -180,17 +186,18 @@ class Measured(NamedTuple):
     total: float
     least: float | None
 
-    def words(self) -> list[str]:
-        """The same, in sentences."""
+    @property
+    def remarks(self) -> list[Remark]:
+        """The same, and what follows from it."""
         said = [
-            f"A trial takes {self.seconds:.2f} s, {self.making:.3f} s of them to make the model.",
-            f"The search takes about {self.total / 60:.1f} minutes, or less.",
+            Remark("search-trial", {"seconds": self.seconds, "making": self.making}),
+            Remark("search-time", {"minutes": self.total / 60}),
         ]
         if self.least is None:
-            return [*said, "The report part has too few documents to show any difference. Give more text."]
-        said.append(f"The report part mostly shows differences of {self.least:.4f} and more.")
+            return [*said, Remark("search-shows-nothing")]
+        said.append(Remark("search-shows", {"value": self.least}))
         if self.least > COARSE:
-            said.append(f"Searches seldom gain more than {COARSE:g}: give more text, or expect no verdict.")
+            said.append(Remark("search-coarse", {"value": COARSE}))
         return said
 
 
@@ -226,11 +233,15 @@ def measured(plan: SearchPlan, scored: Sequence[Scored]) -> Measured:
     by_gradient = settings.by in ("auto", "gradient") and plan.workers == 1 and suits_gradient(plan)
     counts = plan.data.counts()
     parts = {part: sum(count[part] for count in counts.values()) for part in ("search", "choice", "report")}
-    others = len(plan.space.parents()) + 2
+    # Teachers are read to, and soups are scored, as the baselines are.
+    others = len(plan.space.parents()) + 2 + len({goal.teacher for goal in settings.goals if goal.teacher})
+    starts = len(settings.starts) and len(plan.space.weighted_models())
     # A descent scores each step on the choice part, and takes its derivatives.
     trials = (settings.trials * COST_OF_GRADIENT if by_gradient else settings.trials) + others
     finalists = settings.trials if by_gradient else 5
-    documents = trials * parts["search"] + finalists * parts["choice"] + (others + 1) * parts["report"]
+    documents = (
+        (trials + starts) * parts["search"] + finalists * parts["choice"] + (others + 1) * parts["report"]
+    )
     total = documents * seconds / max(parts["search"], 1) / plan.workers
     if settings.minutes is not None:
         total = min(total, settings.minutes * 60)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from checkpoints.problems import Problem
 from merging.methods.parameters import Scalar
 from searching.figures import Figures
-from searching.goals import Part
+from searching.goals import Goal, Part
 
 State = Literal["done", "stopped", "failed"]
 
@@ -43,7 +43,7 @@ class Scored:
     """A recipe's figures on one part.
 
     Args:
-        who: `trial 7`, `given`, `average`, `parent org/model`, `winner`
+        who: `trial 7`, `given`, `average`, `parent org/model`, `start lm_cocktail`, `soup 1+3` of these parents
         part: of the data
         state: "stopped" if it was worse than the best on the first documents; "failed" with a problem
         figures: by document
@@ -113,6 +113,21 @@ class Records:
             for number, asked in sorted(self.asked.items())
             if (f"trial {number}", "search") not in self.scored
         ]
+
+    def references(self, goals: Sequence[Goal], base: str, part: Part) -> Figures:
+        """The figures that relative limits move with, by goal, of models that could be scored.
+
+        Args:
+            goals: guards among them
+            base: the name of the base model
+        """
+        found = {}
+        for goal in goals:
+            if goal.limit and goal.limit.of:
+                model = base if goal.limit.of == "base" else goal.limit.of
+                scored = self.scored.get((f"parent {model}", part))
+                found[goal.name] = scored.figures.get(goal.name, ()) if scored else ()
+        return found
 
     @property
     def seconds(self) -> float:

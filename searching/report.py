@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from evaluation.as_json import as_json
 from evaluation.harness import BENCHMARKS
+from evaluation.remark import Remark
 from merging.methods.parameters import Scalar
 from searching.figures import Compared, Figures, compare, excess, figure, holm, score
 from searching.goals import PARTS, Goal, Part
+from searching.names import Phrase, named, short_name
 from searching.plan import SearchPlan
 from searching.records import Records, Scored
 
@@ -22,6 +24,7 @@ LEVEL = 0.05
 BEST = 5
 
 Verdict = Literal["better", "worse", "none", "short"]
+Say = Callable[[Remark], str]
 Ending = Literal["better", "worse", "none", "short", "guards", "no-winner", "unfinished"]
 
 
@@ -48,6 +51,11 @@ class Comparison:
     verdict: Verdict
     detectable: float | None
     by_goal: Mapping[str, tuple[float, tuple[float, float] | None]]
+
+    @property
+    def word(self) -> Remark:
+        """The verdict, for a table."""
+        return Remark(_WORDS[self.verdict])
 
 
 @dataclass(frozen=True)
@@ -94,24 +102,32 @@ class Report:
     about: Mapping[str, Any]
 
     @property
-    def verdict(self) -> str:
-        """What it comes to, in sentences."""
+    def verdict(self) -> Remark:
+        """What it comes to."""
         return _verdict(self)
+
+    @property
+    def gained(self) -> Remark:
+        """How much better than the plain average the winner scored on each part."""
+        return _gains(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         found: dict[str, Any] = json.loads(as_json(asdict(self)))
-        return {**found, "verdict": self.verdict}
+        return {**found, "verdict": str(self.verdict)}
 
-    def markdown(self) -> str:
-        """For people."""
-        return _markdown(self)
+    def markdown(self, say: Say = str) -> str:
+        """For people.
+
+        Args:
+            say: a remark in their language
+        """
+        return _markdown(self, say)
 
     def card(self) -> str:
         """The same, short, for a model card."""
-        lines = ["## How the recipe was found", "", self.verdict, ""]
-        lines += [_how(self)]
-        return "\n".join(lines) + "\n"
+        said = " ".join(map(str, _how(self)))
+        return f"## {Remark('search-heading-how')}\n\n{self.verdict}\n\n{said}\n"
 
 
 def make_report(plan: SearchPlan, records: Records, winner: str | None, *, finished: bool) -> Report:
@@ -230,17 +246,17 @@ class _Judge:
 
     def broken(self) -> dict[str, float]:
         own = self.of(self.winner, "report")
-        base = self.of(f"parent {self.plan.space.base()}", "report")
-        if own is None or base is None:
+        if own is None:
             return {}
-        known = [goal for goal in self.goals if base.figures.get(goal.name)]
-        return {name: over for name, over in excess(own.figures, base.figures, known).items() if over > 0}
+        references = self.records.references(self.goals, self.plan.space.base(), "report")
+        return {name: over for name, over in excess(own.figures, references, self.goals).items() if over > 0}
 
     def figures(self) -> dict[str, dict[str, dict[Part, float]]]:
         """Of each goal, by recipe and part, in the goal's own sense."""
         space = self.plan.space
         names = [*([self.winner] if self.winner else []), "average", "given"]
         names += [f"parent {name}" for name in space.parents()]
+        names += [who for who, part in self.records.scored if part == "search" and who.startswith("start ")]
         return {
             goal.name: {
                 who: {
@@ -337,119 +353,135 @@ def _ending(
 
 # -- words -----------------------------------------------------------------------------------------------
 
-
-def _named(who: str) -> str:
-    parent = _short(who.removeprefix("parent "))
-    return {"average": "the plain average", "given": "the recipe as it was given"}.get(who, parent)
-
-
-def _short(name: str) -> str:
-    """A name that begins with a folder of this machine, without what leads to it."""
-    return name.rpartition("/")[2] if name.startswith(("/", ".", "~")) else name
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+_WORDS = {
+    "better": "search-is-better",
+    "worse": "search-is-worse",
+    "none": "search-is-equal",
+    "short": "search-is-short",
+}
+_PARTS = ("search-part-search", "search-part-choice", "search-part-report")
+_GAINS = {"search": "search-gain-search", "choice": "search-gain-choice", "report": "search-gain-report"}
 
 
-def _figures(one: Comparison) -> str:
-    found = f"{one.difference:+.4f}"
-    if one.interval:
-        found += f", 95 % interval {one.interval[0]:+.4f} to {one.interval[1]:+.4f}"
-    return found
+def _difference(one: Comparison) -> Phrase:
+    low, high = one.interval or (None, None)
+    values = {"value": one.difference, "low": low, "high": high}
+    return Remark("search-difference", values).phrase
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: Report) -> Remark:
     by_name = {one.other: one for one in report.comparisons}
     match report.ending:
         case "unfinished":
-            return "The search is not finished, and the report part was not scored. Run it again to continue."
+            return Remark("search-unfinished")
         case "no-winner":
-            return "No trial kept the guards. Take the plain average, or allow more."
+            return Remark("search-no-winner")
         case "guards":
-            names = _listed([f"{name} by {over:.4f}" for name, over in report.broken.items()])
-            return f"On the report part the best recipe breaks a limit: {names}. Take the plain average."
+            limits = [
+                Remark("search-limit", {"name": name, "over": over}).phrase
+                for name, over in report.broken.items()
+            ]
+            return Remark("search-guards", {"limits": limits})
         case "short":
-            return (
-                "The report part has too few documents to tell the best recipe from the plain average: take the "
-                "average, or give more text."
-            )
+            return Remark("search-short")
         case "better":
             against = by_name.get("average") or report.comparisons[0]
-            others = _listed([_named(one.other) for one in report.comparisons])
-            return (
-                f"The best recipe is better than {others}, on documents that the search never used "
-                f"(against {_named(against.other)}: {_figures(against)})."
-            )
-        case "worse":
+            others = [named(one.other) for one in report.comparisons]
+            values = {"other": named(against.other), "difference": _difference(against)}
+            return Remark("search-better", {"others": others, **values})
+        case "worse" | "none":
             one = by_name[report.advice]
-            return f"{_capital(_named(one.other))} is better than the best recipe ({_figures(one)}): take it."
-    one = by_name[report.advice]
-    what = "the average" if one.other == "average" else _named(one.other)
-    return (
-        f"No difference that this text can show between the best recipe and {_named(one.other)} "
-        f"({_figures(one)}): take {what}."
-    )
+            values = {"other": named(one.other), "difference": _difference(one)}
+            return Remark("search-worse" if report.ending == "worse" else "search-none", values)
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _how(report: Report) -> str:
+def _how(report: Report) -> list[Remark]:
+    """How the recipe was found."""
     counts = {part: sum(found[part] for found in report.documents.values()) for part in PARTS}
-    trials = report.trials
-    said = (
-        f"{trials['ended']} trials ({report.about['by']}, seed {report.about['seed']}), {trials['stopped']} of them "
-        f"stopped early and {trials['failed']} failed. Searched on {counts['search']} documents, chosen on "
-        f"{counts['choice']}, reported on {counts['report']} others: {', '.join(report.documents)}."
-    )
-    for name, count in report.benchmarks.items():
-        said += f" Searched on {count} questions of {name}, so its score is no result."
+    values = {"trials": report.trials["ended"], "by": report.about["by"], "seed": report.about["seed"]}
+    ended = {"stopped": report.trials["stopped"], "failed": report.trials["failed"]}
+    of = {"search": counts["search"], "choice": counts["choice"], "report": counts["report"]}
+    said = [Remark("search-how", {**values, **ended, **of, "texts": ", ".join(report.documents)})]
+    said += [
+        Remark("search-benchmark", {"count": count, "name": name})
+        for name, count in report.benchmarks.items()
+    ]
     return said
 
 
-def _markdown(report: Report) -> str:
-    lines = ["# What the search found", "", report.verdict, "", _how(report), ""]
+def _gains(report: Report) -> Remark:
+    gains = [Remark(_GAINS[part], {"value": gain}).phrase for part, gain in report.gains.items()]
+    return Remark("search-gains" if "report" in report.gains else "search-gains-so-far", {"gains": gains})
+
+
+def _markdown(report: Report, say: Say) -> str:
+    lines = [f"# {say(Remark('search-heading'))}", "", say(report.verdict), ""]
+    lines += [" ".join(map(say, _how(report))), ""]
     if report.comparisons:
-        lines += [
-            "## The best recipe beside others, on the report part",
-            "",
-            "| | difference | 95 % interval | p, corrected (Holm) | verdict |",
-            "|---|--:|--:|--:|---|",
-        ]
-        for one in report.comparisons:
-            ends = (
-                f"{one.interval[0]:+.4f} to {one.interval[1]:+.4f}" if one.interval else "too few documents"
-            )
-            p = "" if one.adjusted is None else f"{one.adjusted:.2g}"
-            lines.append(f"| {_named(one.other)} | {one.difference:+.4f} | {ends} | {p} | {one.verdict} |")
-        known = [one.detectable for one in report.comparisons if one.detectable]
-        if known:
-            lines += ["", f"Documents like these mostly show differences of {max(known):.4f} and more."]
-        lines.append("")
+        lines += _comparisons(report, say)
     for goal, rows in report.figures.items():
-        lines += [f"## {goal}", "", "| | search | choice | report |", "|---|--:|--:|--:|"]
+        lines += [f"## {goal}", "", *_columns(say, ["", *_PARTS])]
         for who, found in rows.items():
-            values = " | ".join(f"{found[part]:.4f}" if part in found else "" for part in PARTS)
-            lines.append(f"| {'best recipe' if who == report.winner else _named(who)} | {values} |")
+            values = [f"{found[part]:.4f}" if part in found else "" for part in PARTS]
+            lines.append(_line([_called(report, who, say), *values]))
         lines.append("")
     if report.gains:
-        gains = ", ".join(f"{gain:+.4f} on the {part} part" for part, gain in report.gains.items())
-        chance = " What is lost from left to right was chance." if "report" in report.gains else ""
-        lines += [f"Gain over the plain average: {gains}.{chance}", ""]
+        lines += [say(_gains(report)), ""]
     if report.seeds:
-        lines += [
-            "With other seeds: " + ", ".join(f"{value:.4f}" for value in report.seeds.values()) + ".",
-            "",
-        ]
+        seeds = ", ".join(f"{value:.4f}" for value in report.seeds.values())
+        lines += [say(Remark("search-seeds", {"values": seeds})), ""]
     if report.spread:
-        lines += ["## Numbers", "", "| | best recipe | best five |", "|---|--:|--:|"]
-        for name, (low, high) in report.spread.items():
-            own = report.point.get(name)
-            shown = f"{own:.4g}" if isinstance(own, float) else str(own)
-            lines.append(f"| {_short(name)} | {shown} | {low:.4g} to {high:.4g} |")
-        lines.append("")
+        lines += _spread(report, say)
     if report.recipe:
-        lines += ["## Recipe", "", "```yaml", report.recipe.strip(), "```", ""]
+        heading = say(Remark("search-heading-recipe"))
+        lines += [f"## {heading}", "", "```yaml", report.recipe.strip(), "```", ""]
     return "\n".join(lines)
+
+
+def _comparisons(report: Report, say: Say) -> list[str]:
+    """The table of the winner beside others."""
+    columns = [
+        "",
+        "search-column-difference",
+        "search-column-interval",
+        "search-column-p",
+        "search-column-verdict",
+    ]
+    lines = [f"## {say(Remark('search-heading-beside'))}", "", *_columns(say, columns)]
+    for one in report.comparisons:
+        ends = say(Remark("search-is-short"))
+        if one.interval:
+            ends = say(Remark("search-interval", {"low": one.interval[0], "high": one.interval[1]}))
+        p = "" if one.adjusted is None else f"{one.adjusted:.2g}"
+        who = _called(report, one.other, say)
+        lines.append(_line([who, f"{one.difference:+.4f}", ends, p, say(one.word)]))
+    known = [one.detectable for one in report.comparisons if one.detectable]
+    if known:
+        lines += ["", say(Remark("search-shows", {"value": max(known)}))]
+    return [*lines, ""]
+
+
+def _spread(report: Report, say: Say) -> list[str]:
+    """The table of the numbers that were searched."""
+    columns = ["", "recipe-best", "search-column-five"]
+    lines = [f"## {say(Remark('search-heading-numbers'))}", "", *_columns(say, columns)]
+    for name, (low, high) in report.spread.items():
+        own = report.point.get(name)
+        shown = f"{own:.4g}" if isinstance(own, float) else str(own)
+        ends = say(Remark("search-ends", {"low": f"{low:.4g}", "high": f"{high:.4g}"}))
+        lines.append(_line([short_name(name), shown, ends]))
+    return [*lines, ""]
+
+
+def _called(report: Report, who: str, say: Say) -> str:
+    return say(Remark("search-named", {"who": named("best" if who == report.winner else who)}))
+
+
+def _columns(say: Say, codes: Sequence[str]) -> list[str]:
+    """The head of a table; figures are on the right."""
+    heads = [say(Remark(code)) if code else "" for code in codes]
+    return [_line(heads), "|---|" + "--:|" * (len(codes) - 1)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

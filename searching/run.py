@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -25,16 +26,19 @@ from searching.descent import PENALTY, Descent
 from searching.figures import Figures, excess, figure, score
 from searching.goals import Part
 from searching.gradient import Loss
-from searching.learning import descend
+from searching.learning import Pace, descend
 from searching.optimiser import Optimiser, SearchError, optimiser
 from searching.plan import Measured, SearchPlan, measured, suits_gradient
 from searching.records import Asked, Records, Scored
 from searching.report import Report, make_report
 from searching.space import Point
+from searching.starters import greedy_soup, lm_cocktail
 from searching.workers import Job, Processes, ThisProcess, Workers
 
 # How many of the best trials are scored once more, on the choice part.
 FINALISTS = 5
+# LM-Cocktail weighs models by nats per token. Bits per byte times this are that, with four bytes to a token.
+NATS_PER_TOKEN = 4 * math.log(2)
 
 
 @dataclass(frozen=True)
@@ -188,11 +192,13 @@ class _Search:
         # The recipe as it was given, the plain average, and each parent.
         self.baselines = {"given": self.space.recipe(self.space.start), "average": self.space.average()}
         self.baselines |= {f"parent {name}": one for name, one in self.space.parents().items()}
-        self.base = f"parent {self.space.base()}"
+        self.base = self.space.base()
         # Who was scored on which part with which recipe.
         self.known: dict[Hashable, str] = {}
+        # Points that a look at each parent suggests, by the names under which they were scored.
+        self.looked: dict[str, Point] = {}
         for (who, part), scored in self.records.scored.items():
-            if scored.state != "failed" and ", seed " not in who:
+            if scored.state != "failed" and (who in self.baselines or re.fullmatch(r"trial \d+", who)):
                 self.known.setdefault(_key(self.recipe_of(who), part), who)
         self._workers: Workers | None = None
         self._optimiser: Optimiser | None = None
@@ -205,6 +211,7 @@ class _Search:
             self.score_all("baselines", [Job(who, "search", one) for who, one in self.baselines.items()])
             self.check_baselines()
             if not finish and not self.is_reported:
+                self.find_starts()
                 self.trials()
             winner = self.chosen()
             self.report_part(winner)
@@ -224,6 +231,45 @@ class _Search:
         if given.problem is not None:
             raise SearchError(given.problem)
 
+    def find_starts(self) -> None:
+        """Score what a look at each parent suggests: LM-Cocktail weights, and a greedy soup."""
+        models = self.space.weighted_models()
+        alone = [self.score_of(f"parent {name}") for name in models]
+        if not any(map(math.isfinite, alone)):
+            return
+
+        def scored(who: str, weights: Sequence[float]) -> float:
+            self.looked[who] = self.space.weighted(dict(zip(models, weights, strict=True)))
+            recipe = self.recipe_of(who)
+            self.known.setdefault(_key(recipe, "search"), who)
+            self.score_all("baselines", [Job(who, "search", recipe)])
+            return self.score_of(who)
+
+        def soup(weights: Sequence[float]) -> float:
+            members = [str(number) for number, weight in enumerate(weights, 1) if weight]
+            return scored(f"soup {'+'.join(members)}", weights)
+
+        if "lm_cocktail" in self.settings.starts:
+            scored("start lm_cocktail", lm_cocktail([NATS_PER_TOKEN * score for score in alone]))
+        if "greedy_soup" in self.settings.starts:
+            scored("start greedy_soup", greedy_soup(alone, soup).weights)
+
+    def score_of(self, who: str) -> float:
+        """A score on the search part; infinite if there is none."""
+        found = self.records.scored[who, "search"]
+        return math.inf if found.state == "failed" else self.penalised(found)
+
+    def score_at(self, start: Point) -> float:
+        """The score of a point to start from."""
+        who = next((who for who, point in self.looked.items() if point == start), "given")
+        return self.score_of(who)
+
+    @property
+    def starts(self) -> list[Point]:
+        """Points to start from: the recipe as it was given, and what a look at each parent suggests."""
+        suggested = [point for who, point in self.looked.items() if who.startswith("start ")]
+        return [self.space.start, *suggested]
+
     def trials(self) -> None:
         descent = self.descent()
         if descent is None:
@@ -241,7 +287,8 @@ class _Search:
         if not isinstance(self.workers, ThisProcess):
             raise SearchError(Problem("gradient-one-worker", {"workers": self.plan.workers}))
         try:
-            return Descent(self.plan, self.records, self.workers.live, self.base_figures("search"))
+            best = min(self.starts, key=self.score_at)
+            return Descent(self.plan, self.records, self.workers.live, self.references("search"), best)
         except MergeError as error:
             if by == "gradient":
                 raise SearchError(error.problems) from error
@@ -271,7 +318,9 @@ class _Search:
             return math.inf if scored.state == "failed" else self.penalised(scored)
 
         with suppress(EvaluationError):  # a step that failed is in the records, and the last one
-            descend(descent.numbers, at, judged, steps=self.settings.trials, seconds=self.seconds_left())
+            descend(
+                descent.numbers, at, judged, Pace(steps=self.settings.trials, seconds=self.seconds_left())
+            )
 
     def seconds_left(self) -> float | None:
         """Until the time is up; None for no limit."""
@@ -318,14 +367,15 @@ class _Search:
         return made
 
     def first_point(self, number: int) -> Point | None:
-        """The first trials are the recipe as it was given and the plain average, where it is in the space."""
+        """The first trials are the recipe as it was given, the plain average where it is in the space, and what a look
+        at each parent suggests."""
         if self.settings.by == "grid":
             return None
-        first = [self.space.start]
         average = self.space.average_point()
-        if average != first[0] and self.space.holds(average):
-            first.append(average)
-        return first[number] if number < len(first) else None
+        averages = [average] if self.space.holds(average) else []
+        first = [self.space.start, *averages, *self.starts[1:]]
+        unique = [point for place, point in enumerate(first) if point not in first[:place]]
+        return unique[number] if number < len(unique) else None
 
     def job_of(self, asked: Asked) -> Job | None:
         """The job of a trial; None where the answer is known already."""
@@ -448,18 +498,17 @@ class _Search:
         return self.records.asked[int(who.removeprefix("trial "))]
 
     def recipe_of(self, who: str) -> Recipe:
-        return self.baselines.get(who) or self.space.recipe(self.asked(who).point)
+        if who in self.baselines:
+            return self.baselines[who]
+        return self.space.recipe(self.looked[who] if who in self.looked else self.asked(who).point)
 
-    def base_figures(self, part: Part) -> Figures:
-        """Those of the base model, where it could be scored; guards are relative to them."""
-        found = self.records.scored.get((self.base, part))
-        return found.figures if found else {}
+    def references(self, part: Part) -> Figures:
+        """The figures that relative limits move with."""
+        return self.records.references(self.goals, self.base, part)
 
     def broken(self, scored: Scored) -> float:
         """By how much the guards are broken, in all; 0 where nothing is known of them."""
-        base = self.base_figures(scored.part)
-        known = [goal for goal in self.goals if goal.is_guard and base.get(goal.name)]
-        return sum(excess(scored.figures, base, known).values())
+        return sum(excess(scored.figures, self.references(scored.part), self.goals).values())
 
     def keeps_guards(self, who: str, part: Part) -> bool:
         return self.broken(self.records.scored[who, part]) == 0

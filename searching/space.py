@@ -147,6 +147,29 @@ class Space:
                 point[axis.name] = 0.5
         return point
 
+    def weighted_models(self) -> tuple[str, ...]:
+        """The parents whose weights are numbers that may change."""
+        found = {axis.model for axis in self.axes if axis.parameter == "weight" and not axis.choices}
+        return tuple(name for name in self.parents() if name in found)
+
+    def weighted(self, weights: Mapping[str, float]) -> dict[str, Scalar]:
+        """The point where models have these weights, or those nearest to them in their ranges; all else as in the
+        start, with every model taking part.
+
+        Args:
+            weights: by model
+        """
+        point = _all_used(self)
+        for axis in self.axes:
+            if (
+                axis.parameter == "weight"
+                and axis.model in weights
+                and axis.low is not None
+                and axis.high is not None
+            ):
+                point[axis.name] = axis.rounded(min(max(weights[axis.model], axis.low), axis.high))
+        return point
+
     def parents(self) -> dict[str, Recipe]:
         """A recipe that is one parent alone, for each model that may take part and for the base, by its name."""
         start = self.recipe(_all_used(self))

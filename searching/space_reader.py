@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,6 +20,7 @@ from searching.goals import (
     GOAL_KINDS,
     HIGHER_IS_BETTER,
     PARTS,
+    STARTS,
     WAYS,
     Goal,
     GoalKind,
@@ -26,15 +28,22 @@ from searching.goals import (
     Part,
     Settings,
     Shares,
+    Start,
 )
 from searching.space import Axis, Marked, Space
 
 MOST_ANCHORS = 64
 _RANGE = ("filter", "search", "start", "anchors")
-_LIMIT = re.compile(r"\s*base\s*(?:([+-])\s*([0-9.eE-]+)\s*)?")
+# A model, and what is added to its figure. Names of models may have signs in them.
+_LIMITS = (
+    re.compile(r"\s*(base)\s*(?:([+-])\s*([0-9.eE-]+)\s*)?"),
+    re.compile(r"\s*(\S+)(?:\s+([+-])\s*([0-9.eE-]+))?\s*"),
+)
+_BLOCK = ("objective", "split", "by", "budget", "seed", "starts")
 _OF_TASKS = ("questions", "few_shot", "metric")
 _OF_DATASETS = ("column", "rows", "split", "subset")
-_GOAL = ("name", "weight", "at_most", "at_least", *GOAL_KINDS, *_OF_TASKS, *_OF_DATASETS)
+_OF_TEXTS = ("teacher",)
+_GOAL = ("name", "weight", "at_most", "at_least", *_OF_TEXTS, *GOAL_KINDS, *_OF_TASKS, *_OF_DATASETS)
 
 
 def read_space(text: str, layers: Callable[[str], int] = layers_of) -> Space:
@@ -50,6 +59,8 @@ def read_space(text: str, layers: Callable[[str], int] = layers_of) -> Space:
     reader = _SpaceReader(space_of_genome(text, layers) if is_genome(text) else text)
     space = reader.space()
     problems = reader.problems or (_problems_of(space) if space else ())
+    if space and not problems:
+        problems = _unknown_models(space)
     if problems or space is None:
         raise RecipeError(sorted(dict.fromkeys(problems), key=_place))
     return space
@@ -67,6 +78,30 @@ def _problems_of(space: Space) -> list[Problem]:
             space.recipe({**space.start, **values})
         except RecipeError as error:
             problems += error.problems
+    return problems
+
+
+def _unknown_models(space: Space) -> list[Problem]:
+    """What is wrong with teachers, limits and starts: they are of the recipe's models."""
+    goals, starts = space.settings.goals, space.settings.starts
+    if not starts and not any(goal.teacher or (goal.limit and goal.limit.of) for goal in goals):
+        return []
+    known = list(space.parents())
+    problems = []
+    for goal in goals:
+        of = goal.limit.of if goal.limit else ""
+        if goal.teacher not in ("", *known):
+            values = {"goal": goal.name, "name": goal.teacher, **suggestion(goal.teacher, known)}
+            problems.append(Problem("unknown-teacher", values))
+        if of not in ("", "base", *known):
+            values = {"goal": goal.name, "name": of, **suggestion(of, known)}
+            problems.append(Problem("unknown-limit", values))
+    count = len(space.weighted_models())
+    if starts and count < 2:
+        problems.append(Problem("starts-without-weights", {"count": count}))
+    likely = all(goal.kind in ("text", "dataset") for goal in goals if not goal.is_guard)
+    if "lm_cocktail" in starts and not likely:
+        problems.append(Problem("cocktail-without-texts"))
     return problems
 
 
@@ -227,7 +262,7 @@ class _SpaceReader(YamlReader):
     # -- the block -------------------------------------------------------------------------------------
 
     def settings(self, node: yaml.Node) -> Settings | None:
-        found = self.mapping(node, "search-block", known=("objective", "split", "by", "budget", "seed"))
+        found = self.mapping(node, "search-block", known=_BLOCK)
         if found is None:
             return None
         if "objective" not in found:
@@ -247,7 +282,17 @@ class _SpaceReader(YamlReader):
             self.problem("search-way", {"name": str(by), **suggestion(str(by), WAYS)}, found["by"])
         seed = int(self.number(found.get("seed"), "seed", 0, low=0, whole=True))
         shares = self.shares(found.get("split"))
-        return Settings(goals, shares, by, int(trials), minutes, seed)  # type: ignore[arg-type]
+        starts = self.sequence(found["starts"], "starts", self.start_name) if "starts" in found else ()
+        if starts and by == "grid":
+            self.problem("starts-of-grid", {}, found["starts"])
+        return Settings(goals, shares, by, int(trials), minutes, seed, starts)  # type: ignore[arg-type]
+
+    def start_name(self, node: yaml.Node) -> Start | None:
+        name = self.plain(node)
+        if name in STARTS:
+            return name
+        self.problem("unknown-start", {"name": str(name), **suggestion(str(name), STARTS)}, node)
+        return None
 
     def optional(self, node: yaml.Node | None, what: str, known: tuple[str, ...]) -> dict[str, yaml.Node]:
         return (self.mapping(node, what, known=known) or {}) if node is not None else {}
@@ -288,9 +333,10 @@ class _SpaceReader(YamlReader):
         limit = self.limit(kind, found)
         if kind == "chat" and limit is None:
             self.problem("chat-without-limit", {}, node)
-        settings = {
-            name: self.setting(name, found[name]) for name in (*_OF_TASKS, *_OF_DATASETS) if name in found
-        }
+        named = (*_OF_TASKS, *_OF_DATASETS, *_OF_TEXTS)
+        settings = {name: self.setting(name, found[name]) for name in named if name in found}
+        if "teacher" in found and kind not in ("text", "dataset"):
+            self.problem("teacher-without-text", {"kind": kind}, found["teacher"])
         name = self.text_of(found["name"], "name") if "name" in found else None
         return Goal(
             name or source.rpartition("/")[2] or kind,
@@ -331,12 +377,11 @@ class _SpaceReader(YamlReader):
         value = self.plain(found[key])
         if isinstance(value, int | float) and not isinstance(value, bool):
             return Limit(float(value))
-        match = _LIMIT.fullmatch(str(value))
+        matches = (limit.fullmatch(value) for limit in _LIMITS if isinstance(value, str))
+        match = next(filter(None, matches), None)
         if match:
-            try:
-                return Limit(float((match[1] or "+") + (match[2] or "0")), of_base=True)
-            except ValueError:
-                pass
+            with suppress(ValueError):
+                return Limit(float((match[2] or "+") + (match[3] or "0")), match[1])
         self.problem("goal-limit", {"key": key, "found": self.shown(found[key])}, found[key])
         return None
 

@@ -1,12 +1,15 @@
 """Divides documents among the parts of a search, so that what is reported was never searched on.
 
-A document's part follows from a hash of the seed and its text: adding a document moves no other one, but a near
-duplicate of it. Documents that are equal or nearly equal are in one part, also across texts.
+A hash of the seed and of a document's text draws a number, which decides the part. Of a long text the shares are bounds
+of that number: adding a document moves no other one, except a near duplicate. Of a short text chance could leave few
+documents in some part, so its documents are ordered by their numbers and cut where the shares are reached: adding one
+moves at most one other at each cut. Documents that are equal or nearly equal are in one part, also across texts.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,6 +24,8 @@ _RUN = 12
 _ALIKE = 0.7
 # Of each document, the runs with the smallest hashes; documents that share none of them are not compared.
 _SKETCH = 32
+# Texts with fewer documents than this are cut by count.
+FEW = 100
 
 
 @dataclass(frozen=True)
@@ -77,15 +82,39 @@ def split_documents(
     written = [text for _, text, _ in entries]
     groups = near_duplicates(written) if alike else [(index,) for index in range(len(written))]
     found: dict[str, list[Document]] = {name: [] for name in (*texts, *fixed)}
-    parts = [_part(group, entries, shares) for group in groups]
+    parts = _parts(groups, entries, shares)
     numbers = {index: number for number, group in enumerate(groups) for index in group}
     for index, (name, text, _) in enumerate(entries):
         found[name].append(Document(text, parts[numbers[index]], digest(text)))
     return {name: tuple(documents) for name, documents in found.items()}
 
 
-def _part(group: Sequence[int], entries: Sequence[tuple[str, str, Part | None]], shares: Shares) -> Part:
-    """The part of a group of near duplicates."""
+def _parts(
+    groups: Sequence[Sequence[int]], entries: Sequence[tuple[str, str, Part | None]], shares: Shares
+) -> list[Part]:
+    """The part of each group of near duplicates."""
+    parts = [_given(group, entries) for group in groups]
+    drawn = [min((entries[index][1] for index in group), key=digest) for group in groups]
+    by_text: dict[str, list[int]] = defaultdict(list)
+    for number, group in enumerate(groups):
+        for name in dict.fromkeys(entries[index][0] for index in group):
+            by_text[name].append(number)
+    for name, numbers in sorted(by_text.items()):
+        sizes = {
+            number: sum(entries[index][0] == name for index in groups[number])
+            for number in sorted(numbers, key=lambda number: (_drawn(drawn[number], shares.seed), number))
+        }
+        if sum(sizes.values()) < FEW:
+            _cut(sizes, parts, shares)
+    return [part or part_of(text, shares) for part, text in zip(parts, drawn, strict=True)]
+
+
+def _given(group: Sequence[int], entries: Sequence[tuple[str, str, Part | None]]) -> Part | None:
+    """The part that a group of near duplicates was given.
+
+    Raises:
+        EvaluationError: these are two.
+    """
     given = {part: index for index in group if (part := entries[index][2])}
     if len(given) > 1:
         ordered = [part for part in PARTS if part in given]
@@ -97,13 +126,46 @@ def _part(group: Sequence[int], entries: Sequence[tuple[str, str, Part | None]],
             "other": other,
         }
         raise EvaluationError(Problem("document-in-two-parts", values))
-    if given:
-        return next(iter(given))
-    return part_of(min((entries[index][1] for index in group), key=digest), shares)
+    return next(iter(given), None)
+
+
+def _cut(sizes: Mapping[int, int], parts: list[Part | None], shares: Shares) -> None:
+    """Give each group of a short text that has no part yet one, so that the shares are kept.
+
+    Args:
+        sizes: documents of each group in this text, in the order that the hash draws
+        parts: of all groups; filled in
+    """
+    counts = dict(zip(PARTS, _counts(sum(sizes.values()), shares), strict=True))
+    for number, size in sizes.items():
+        if part := parts[number]:
+            counts[part] -= size
+    free = [number for number in sizes if parts[number] is None]
+    for part in PARTS:
+        later = sum(counts[other] > 0 for other in PARTS[PARTS.index(part) + 1 :])
+        while counts[part] > 0 and len(free) > later:
+            counts[part] -= sizes[free[0]]
+            parts[free.pop(0)] = part
+    for number in free:  # all parts have their share
+        parts[number] = PARTS[-1]
+
+
+def _counts(documents: int, shares: Shares) -> tuple[int, int, int]:
+    """How many documents each part gets: one at least, if there are three.
+
+    >>> _counts(24, Shares(0.5, 0.2, 0.3))
+    (12, 5, 7)
+    """
+    first = math.floor(documents * shares.search + 0.5)
+    second = math.floor(documents * (shares.search + shares.choice) + 0.5)
+    if documents >= len(PARTS):
+        first = min(max(first, 1), documents - 2)
+        second = min(max(second, first + 1), documents - 1)
+    return first, second - first, documents - second
 
 
 def part_of(text: str, shares: Shares) -> Part:
-    """The part that a text without near duplicates is in."""
+    """The part that a document of a long text is in, if it has no near duplicates."""
     drawn = _drawn(text, shares.seed)
     if drawn < shares.search:
         return "search"

@@ -80,6 +80,8 @@ class Scorer:
         figures: Figures = {}
         making = 0.0
         try:
+            self.objective.read_to_teachers(live, job.part, cancel)
+            began = time.perf_counter()
             live.update(job.recipe)
             making = time.perf_counter() - began
             figures, whole = self.objective.score(live.model, job.part, job.best, cancel)

@@ -44,10 +44,10 @@ FLOORS = {
         ["__main__"],
     ],
     "searching": [
-        ["goals", "operands", "starters"],
+        ["goals", "names", "operands", "starters"],
         ["live_merge", "space"],
         ["genome", "gradient", "split", "figures"],
-        ["learning", "regmean", "fisher", "space_reader", "data"],
+        ["learning", "regmean", "fisher", "space_reader", "data", "teachers"],
         ["records", "objective", "optimiser"],
         ["workers"],
         ["plan"],

@@ -11,8 +11,15 @@ from evaluation.remark import Remark
 from evaluation.remark_texts import REMARKS, WORDING
 from tests.checkpoints.test_problems import FILES, made, templates
 
-# Places whose codes come from a table of verdicts; `test_difference`, `test_benchmark` and `test_footprint` say them.
-FROM_TABLES = {"evaluation/difference.py", "evaluation/paired.py", "evaluation/structure.py"}
+# Places whose codes come from a table. They are said by `test_difference`, `test_benchmark`, `test_footprint` and
+# `searching/test_report`.
+FROM_TABLES = {
+    "evaluation/difference.py",
+    "evaluation/paired.py",
+    "evaluation/structure.py",
+    "searching/names.py",
+    "searching/report.py",
+}
 
 
 def test_every_remark_has_words_and_every_word_its_value() -> None:

@@ -29,7 +29,7 @@ def test_a_score_is_the_weighted_mean_of_ratios_of_sums() -> None:
 
 
 def test_guards_count_for_nothing_in_the_score() -> None:
-    guard = Goal("guard", "text", "guard", weight=0.0, limit=Limit(0.01, of_base=True))
+    guard = Goal("guard", "text", "guard", weight=0.0, limit=Limit(0.01, of="base"))
     figures = {"text": rows(1.0), "guard": rows(2.05)}
 
     assert score(figures, [TEXT, guard]) == 1.0
@@ -38,10 +38,19 @@ def test_guards_count_for_nothing_in_the_score() -> None:
 
 
 def test_the_limit_of_a_score_is_the_least() -> None:
-    guard = Goal("guard", "task", "guard", weight=0.0, limit=Limit(-0.1, of_base=True))
+    guard = Goal("guard", "task", "guard", weight=0.0, limit=Limit(-0.1, of="base"))
 
     # Scores are negative figures: 0.5 of the base may become 0.4, and became 0.3.
     assert excess({"guard": rows(-0.3)}, {"guard": rows(-0.5)}, [guard]) == {"guard": pytest.approx(0.1)}
+
+
+def test_guards_without_a_figure_to_compare_with_break_nothing() -> None:
+    relative = Goal("guard", "text", "guard", weight=0.0, limit=Limit(0.0, of="org/math"))
+    fixed = Goal("guard", "text", "guard", weight=0.0, limit=Limit(1.0))
+
+    assert excess({"guard": rows(2.0)}, {}, [relative]) == {}
+    assert excess({"guard": ()}, {"guard": rows(1.0)}, [relative]) == {}
+    assert excess({"guard": rows(2.0)}, {}, [fixed]) == {"guard": 1.0}
 
 
 def test_one_text_is_compared_as_by_the_jackknife() -> None:

@@ -20,7 +20,7 @@ from evaluation import load_model, perplexity
 from merging import METHODS, Recipe, read_recipe
 from merging.methods.arithmetic import weighted_sum
 from searching.gradient import Derivatives, Objective, has_derivative, score
-from searching.learning import learn
+from searching.learning import Pace, learn
 from searching.live_merge import LiveMerge
 from tests.merging.methods.whole import merge_by_engine
 from tests.tiny import save_tokenizer, tiny_llama
@@ -269,17 +269,8 @@ def test_a_planted_optimum_is_found_inside_the_bounds(optimizer: Any, float32: P
     seen = []
 
     with LiveMerge(space.recipe(space.start)) as live:
-        learnt = learn(
-            live,
-            space,
-            target,
-            target,
-            optimizer=optimizer,
-            steps=25,
-            patience=25,
-            pull=0,
-            on_step=seen.append,
-        )
+        pace = Pace(optimizer, steps=25, patience=25, pull=0)
+        learnt = learn(live, space, target, target, pace, on_step=seen.append)
 
         assert learnt.values == pytest.approx((1.0, 0.0), abs=0.05)
         assert learnt.steps == tuple(seen)
@@ -294,7 +285,7 @@ def test_it_stops_when_the_choice_texts_get_worse(float32: Path) -> None:
     one, other = ([Objective(TEXTS, teacher=load_model(float32 / name))] for name in "ab")
 
     with LiveMerge(space.recipe((0.5, 0.5))) as live:
-        learnt = learn(live, space, one, other, patience=2, steps=20)
+        learnt = learn(live, space, one, other, Pace(patience=2, steps=20))
 
     assert learnt.stopped == "choice"
     assert len(learnt.steps) == 3 + [step.values for step in learnt.steps].index(learnt.values)
@@ -306,7 +297,7 @@ def test_the_pull_keeps_numbers_near_the_start(float32: Path) -> None:
     target = [Objective(TEXTS, teacher=load_model(float32 / "a"))]
 
     with LiveMerge(space.recipe(space.start)) as live:
-        free, pulled = (learn(live, space, target, steps=12, pull=pull).values for pull in (0.0, 20.0))
+        free, pulled = (learn(live, space, target, pace=Pace(pull=pull)).values for pull in (0.0, 20.0))
 
     assert np.abs(np.subtract(pulled, space.start)).max() < np.abs(np.subtract(free, space.start)).max() / 2
 

@@ -98,7 +98,7 @@ def test_faulty_answers_are_counted_but_not_long_ones(
         return ChatCheck("m", None, answers)
 
     monkeypatch.setattr(objective_module, "check_chat", check)
-    guard = Goal("chat", "chat", "", 0.0, Limit(0.0, of_base=True))
+    guard = Goal("chat", "chat", "", 0.0, Limit(0.0, of="base"))
     objective = Objective((guard,), Data({"chat": made("a", "b", "c", "d")}))
 
     assert objective.rows(model, guard, made("a", "b", "c", "d"), "search", None) == [

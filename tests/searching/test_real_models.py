@@ -10,7 +10,7 @@ import pytest
 from bench.search import Weights, parts
 from evaluation import load_model, perplexity
 from merging import make_plan, run_plan
-from searching.learning import learn
+from searching.learning import Pace, learn
 from searching.live_merge import LiveMerge
 
 pytestmark = pytest.mark.real_models
@@ -23,7 +23,7 @@ def test_learned_weights_beat_the_plain_average(tmp_path: Path) -> None:
         texts = parts(live.model.tokenizer)
         report = [list(objective.texts[:8]) for objective in texts["report"]]
         plain = [perplexity(live.model, some).documents for some in report]
-        learnt = learn(live, space, texts["search"], texts["choice"], steps=4)
+        learnt = learn(live, space, texts["search"], texts["choice"], Pace(steps=4))
         found = [perplexity(live.model, some).documents for some in report]
 
         # The mean over the three kinds of text, whose documents are paired.

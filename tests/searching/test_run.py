@@ -16,6 +16,7 @@ from evaluation import Cancelled
 from searching import Progress, SearchError, read_space, run_search
 from searching.data import Data
 from searching.records import Records
+from searching.run import check_folder
 from searching.split import Document, digest
 from tests.searching.synthetic import (
     FakeModel,
@@ -49,7 +50,7 @@ def test_an_optimum_is_found_and_reported(tmp_path: Path) -> None:
     assert [one.verdict for one in result.report.comparisons] == ["better"] * 5
     assert result.best and weights(result.best) == pytest.approx((0.9, 0.8), abs=0.25)
     assert (tmp_path / "best.yaml").read_text() == result.best.text
-    assert "better than the plain average" in result.report.verdict
+    assert "better than the plain average" in str(result.report.verdict)
     gains = result.report.gains
     assert set(gains) == {"search", "choice", "report"} and min(gains.values()) > 0.5
 
@@ -96,6 +97,23 @@ def test_worse_trials_are_stopped_early(tmp_path: Path) -> None:
     searched = sum(" search " in line for line in log.read_text().splitlines())
     assert searched < 0.67 * 80 * (30 + 3)
     assert found.report.ending == "better"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_stopping_early_saves_a_third_and_finds_the_same_winner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Points drawn at random are the same, whatever is said of those before."""
+    made = plan(Score(noise=0.01, log=tmp_path / "stopped"), space("random", 30, seed), documents(search=80))
+    found = run_search(made, tmp_path / "a")
+    monkeypatch.setattr("searching.objective.is_worse", lambda *_: False)
+    made = plan(Score(noise=0.01, log=tmp_path / "whole"), space("random", 30, seed), documents(search=80))
+    whole = run_search(made, tmp_path / "b")
+
+    stopped, all_of_them = ((tmp_path / name).read_text().count(" search ") for name in ("stopped", "whole"))
+    assert stopped < 2 / 3 * all_of_them
+    assert found.report.winner == whole.report.winner
+    assert (found.report.trials["stopped"] > 10, whole.report.trials["stopped"]) == (True, 0)
 
 
 @pytest.mark.parametrize("by", ["tpe", "cmaes", "random", "qmc", "grid", "nsga2"])
@@ -257,6 +275,29 @@ def test_guards_are_kept(tmp_path: Path) -> None:
     assert not result.report.broken and result.report.ending == "better"
 
 
+def test_a_limit_may_be_that_of_a_parent(tmp_path: Path) -> None:
+    """The guard counts the first weight. The second parent has none of it, so at most 0.3 is allowed."""
+
+    class Guarded(Score):
+        def __call__(self, model: FakeModel, documents: Any) -> list[float]:
+            assert model.recipe
+            if documents and documents[0].startswith("guard"):
+                return [-weights(model.recipe)[0]] * len(documents)
+            return super().__call__(model, documents)
+
+    more = ", {python: guard.py:score, text: guard.txt, at_least: org/korean - 0.3}"
+    both = [
+        Document(f"guard {part} {one}", part, digest(f"{part} {one}"))  # type: ignore[arg-type]
+        for part in ("search", "choice", "report")
+        for one in range(6)
+    ]
+    data = Data({**documents().documents, "guard.py:score": tuple(both)})
+
+    result = run_search(plan(Guarded(), space(trials=40, more=more), data), tmp_path)
+
+    assert result.best and weights(result.best)[0] <= 0.3
+
+
 def test_no_trial_that_keeps_the_guards(tmp_path: Path) -> None:
     more = ", {python: guard.py:score, text: guard.txt, at_least: 1000}"
     data = documents()
@@ -265,7 +306,7 @@ def test_no_trial_that_keeps_the_guards(tmp_path: Path) -> None:
     result = run_search(plan(Score(), space(trials=5, more=more), data), tmp_path)
 
     assert result.best is None and result.report.ending == "no-winner"
-    assert "No trial kept the guards" in (tmp_path / "report.md").read_text()
+    assert "No trial kept the limits" in (tmp_path / "report.md").read_text()
 
 
 def test_few_documents_in_the_report_part_say_so(tmp_path: Path) -> None:
@@ -327,3 +368,43 @@ def test_time_ends_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     result = run_search(plan(Score(trap=tick), read_space(text)), tmp_path)
 
     assert 0 < result.report.trials["ended"] < 50
+
+
+class NearMath(Score):
+    """The first model alone is best: the second makes it worse."""
+
+    def __call__(self, model: FakeModel, documents: Any) -> list[float]:
+        assert model.recipe
+        one, other = weights(model.recipe)
+        return [-((one - 0.9) ** 2) - other**2] * len(documents)
+
+
+@pytest.mark.parametrize(
+    ("score", "start"),
+    [
+        (Score(noise=0.0), {"org/math.weight": 0.5, "org/korean.weight": 0.5}),
+        (NearMath(), {"org/math.weight": 1.0, "org/korean.weight": 0.0}),
+    ],
+)
+@pytest.mark.parametrize("cut", [None, 6, 8, 10])
+def test_a_search_starts_from_a_greedy_soup(
+    tmp_path: Path, score: Score, start: dict[str, float], cut: int | None
+) -> None:
+    """Also where it was interrupted while the soup was made."""
+    text = space(trials=6).text.replace("  by:", "  starts: [greedy_soup]\n  by:")
+    made = plan(score, read_space(text))
+    run_search(made, tmp_path / "whole")
+    rows = (tmp_path / "whole" / "trials.jsonl").read_bytes().splitlines(keepends=True)
+    if cut is not None:
+        (tmp_path / "cut").mkdir()
+        check_folder(made, tmp_path / "cut")
+        (tmp_path / "cut" / "trials.jsonl").write_bytes(b"".join(rows[:cut]))
+        run_search(made, tmp_path / "cut")
+        assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+        assert report(tmp_path / "cut") == report(tmp_path / "whole")
+
+    records = Records(tmp_path / "whole" / "trials.jsonl")
+    assert start in [asked.point for asked in list(records.asked.values())[:3]]
+    soups = [one["who"] for one in lines(tmp_path / "whole") if one.get("who", "").startswith("soup")]
+    assert soups == ["soup 1+2"]
+    assert "start greedy_soup" in report(tmp_path / "whole")["figures"]["synthetic.py:score"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +15,11 @@ from evaluation import load_model, perplexity
 from merging import make_plan, read_recipe, run_plan
 from searching import measure, plan_search, read_space, run_search
 from searching.command_line import CANNOT_BE_SEARCHED, DONE, FAILED, main
+from searching.figures import figure, score
 from searching.records import Records
 from searching.run import check_folder
+from searching.starters import lm_cocktail
+from searching.teachers import Teacher, divergence
 
 WORDS = ["river", "stone", "lamp", "garden", "winter", "ladder", "copper", "violin", "harbour", "meadow"]
 
@@ -77,6 +82,88 @@ def test_a_descent_that_was_killed_continues_as_if_undisturbed(family: Path, tmp
         assert {key: one.figures for key, one in found.scored.items()} == {
             key: one.figures for key, one in whole.scored.items()
         }
+
+
+def taught(family: Path, **settings: Any) -> str:
+    """A search for what predicts like either parent on words of its own."""
+    goals = [f"{{name: like {n}, text: {n}.txt, teacher: {family / n}}}" for n in "ab"]
+    return space(family, **settings).replace("{text: words.txt}", ", ".join(goals))
+
+
+@pytest.mark.parametrize("by", ["gradient", "tpe"])
+def test_parents_teach_a_merge_without_labels(family: Path, tmp_path: Path, by: str) -> None:
+    given = {"a.txt": texts(30), "b.txt": texts(60)[30:]}
+    plan = plan_search(read_space(taught(family, by=by, trials=6)), texts=given)
+
+    result = run_search(plan, tmp_path / "search")
+
+    figures = result.report.figures
+    for name in "ab":
+        own = figures[f"like {name}"]
+        assert own[f"parent {family / name}"]["search"] == pytest.approx(0, abs=1e-3)
+        assert own[f"parent {family / 'base'}"]["report"] > 0.001
+    # The merge on disk diverges from the parents on the report part by what the report says.
+    winner = result.report.winner or ""
+    assert result.best
+    run_plan(make_plan(result.best, to=str(tmp_path / "merged")), str(tmp_path / "merged"))
+    merged = load_model(tmp_path / "merged", device="cpu")
+    for goal in plan.space.settings.goals:
+        parent = load_model(goal.teacher, device="cpu")
+        read = [document.text for document in plan.data.of(goal, "report")]
+        teacher = Teacher(parent)
+        teacher.read(parent, read)
+        found = figure(divergence(merged, teacher, read))
+        assert found == pytest.approx(figures[goal.name][winner]["report"], rel=1e-3)
+
+
+def test_a_descent_with_teachers_continues_after_a_kill(family: Path, tmp_path: Path) -> None:
+    given = {"a.txt": texts(30), "b.txt": texts(60)[30:]}
+    plan = plan_search(read_space(taught(family)), texts=given)
+    run_search(plan, tmp_path / "whole")
+    rows = (tmp_path / "whole" / "trials.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "killed").mkdir()
+    check_folder(plan, tmp_path / "killed")
+    cut = next(number for number, row in enumerate(rows) if b'"trial 1"' in row)
+    (tmp_path / "killed" / "trials.jsonl").write_bytes(b"".join(rows[:cut]))
+
+    # Another process has heard no teacher yet.
+    run_search(plan_search(read_space(taught(family)), texts=given), tmp_path / "killed")
+
+    found, whole = (Records(tmp_path / name / "trials.jsonl") for name in ("killed", "whole"))
+    assert found.asked == whole.asked
+    assert {key: one.figures for key, one in found.scored.items()} == {
+        key: one.figures for key, one in whole.scored.items()
+    }
+
+
+def test_a_descent_begins_at_the_best_start(family: Path, tmp_path: Path) -> None:
+    text = space(family, trials=2).replace("start: 0.5", "start: 0.1")
+    text = text.replace("  by:", "  starts: [lm_cocktail, greedy_soup]\n  by:")
+    plan = plan_search(read_space(text), texts=GIVEN)
+
+    run_search(plan, tmp_path)
+
+    records = Records(tmp_path / "trials.jsonl")
+    goals = plan.space.settings.goals
+    scores = {
+        who: score(one.figures, goals)
+        for (who, part), one in records.scored.items()
+        if part == "search" and (who == "given" or who.startswith("start "))
+    }
+    assert set(scores) == {"given", "start lm_cocktail", "start greedy_soup"}
+    # The weights of a cocktail: the softmax of minus both parents' losses, in nats of four bytes.
+    parents = [str(family / name) for name in "ab"]
+    losses = [score(records.scored[f"parent {name}", "search"].figures, goals) for name in parents]
+    weights = lm_cocktail([4 * math.log(2) * loss for loss in losses])
+    points = {
+        "given": plan.space.start,
+        "start lm_cocktail": plan.space.weighted(dict(zip(parents, weights, strict=True))),
+        "start greedy_soup": plan.space.weighted(dict.fromkeys(parents, 0.5)),
+    }
+    best = min(scores, key=lambda who: scores[who])
+    assert records.asked[0].point == pytest.approx(points[best], abs=1e-6)
+    first = score(records.scored["trial 0", "search"].figures, goals)
+    assert first == pytest.approx(scores[best], abs=1e-5)
 
 
 def test_a_gradient_is_taken_only_where_there_is_one(family: Path, tmp_path: Path) -> None:

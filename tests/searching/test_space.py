@@ -185,7 +185,8 @@ def test_numbers_of_the_block() -> None:
         ("text: korean.txt", "chat: true", "chat-without-limit", (8, 15)),
         ("text: korean.txt", "text: a, task: b", "goal-kind", (8, 15)),
         ("text: korean.txt", "text: a, at_least: 1", "limit-direction", (8, 35)),
-        ("text: korean.txt", "text: a, at_most: bose", "goal-limit", (8, 34)),
+        ("text: korean.txt", "text: a, at_most: base +", "goal-limit", (8, 34)),
+        ("text: korean.txt", "text: a, at_most: [1]", "goal-limit", (8, 34)),
         ("text: korean.txt", "text: a, weight: 0", "search-number", (8, 33)),
         ("text: korean.txt", "python: judge", "python-source", (8, 24)),
         ("text: korean.txt", "text: {search: a}", "parts-missing", (8, 22)),
@@ -221,3 +222,69 @@ def test_bounds_of_the_parameter_hold_at_both_ends() -> None:
         read_space(text)
 
     assert str(raised.value.problems[0].where) == "line 6, column 61"
+
+
+def test_weights_of_models_become_a_point() -> None:
+    space = read_space(SPACE)
+
+    point = space.weighted({"org/math": 0.25, "org/korean": 7.0, "org/other": 1.0})
+
+    assert space.weighted_models() == ("org/math", "org/korean")
+    assert [point[f"org/math.weight#{anchor}"] for anchor in (1, 2, 3)] == [0.25] * 3
+    assert point["org/korean.weight[self_attn]"] == 1.2  # the end of its range
+    assert point["org/math.use"] is True and space.holds(point)
+
+
+@pytest.mark.parametrize(
+    ("block", "code"),
+    [
+        ("objective: [{text: a.txt, teacher: org/moth}]", "unknown-teacher"),
+        ("objective: [{text: a.txt}, {text: b.txt, at_most: bose}]", "unknown-limit"),
+        ("objective: [{python: 'a.py:f', text: a.txt, teacher: org/math}]", "teacher-without-text"),
+        ("objective: [{text: a.txt}]\n  starts: [greedy]", "unknown-start"),
+        ("objective: [{text: a.txt}]\n  starts: greedy_soup", "not-a-list"),
+        ("objective: [{text: a.txt}]\n  starts: [greedy_soup]", "starts-without-weights"),
+        ("objective: [{text: a.txt}]\n  starts: [greedy_soup]\n  by: grid", "starts-of-grid"),
+        ("objective: [{task: kmmlu}]\n  starts: [lm_cocktail]", "cocktail-without-texts"),
+    ],
+)
+def test_what_is_wrong_with_teachers_and_starts(block: str, code: str) -> None:
+    text = SMALL.replace("objective: [{text: korean.txt}]", block)
+
+    with pytest.raises(RecipeError) as raised:
+        read_space(text)
+
+    assert code in [problem.code for problem in raised.value.problems]
+
+
+def test_teachers_and_starts_are_read() -> None:
+    text = SMALL.replace("weight: 0.25", "weight: {search: [0, 1]}").replace(
+        "{text: korean.txt}", "{text: korean.txt, teacher: org/math}, {dataset: a/b, teacher: org/base}"
+    )
+    settings = read_space(
+        text.replace("search:\n", "search:\n  starts: [lm_cocktail, greedy_soup]\n")
+    ).settings
+
+    assert [goal.teacher for goal in settings.goals] == ["org/math", "org/base"]
+    assert settings.starts == ("lm_cocktail", "greedy_soup")
+
+
+@pytest.mark.parametrize(
+    ("written", "of", "margin"),
+    [
+        ("1.5", "", 1.5),
+        ("base", "base", 0.0),
+        ("base+0.01", "base", 0.01),
+        ("base - 1e-3", "base", -0.001),
+        ("org/math", "org/math", 0.0),
+        ("org/math + 0.02", "org/math", 0.02),
+        ("org/korean -0.5", "org/korean", -0.5),
+    ],
+)
+def test_limits_are_relative_to_a_model(written: str, of: str, margin: float) -> None:
+    text = SMALL.replace("{text: korean.txt}", f"{{text: a.txt}}, {{text: b.txt, at_most: {written}}}")
+
+    limit = read_space(text).settings.goals[1].limit
+
+    assert limit and (limit.of, limit.margin) == (of, margin)
+    assert limit.above(2.0) == (2.0 + margin if of else margin)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from evaluation import EvaluationError
 from searching.data import read_data
-from searching.goals import Goal, Settings, Shares
-from searching.split import near_duplicates, part_of, split_documents
+from searching.goals import PARTS, Goal, Settings, Shares
+from searching.split import Document, near_duplicates, part_of, split_documents
 
 WORDS = [
     "river",
@@ -51,6 +52,58 @@ def test_adding_a_document_moves_no_other() -> None:
 
     assert all(after[text] == part for text, part in before.items())
     assert all(part_of(text, Shares()) == part for text, part in before.items())
+
+
+def counts_of(documents: Iterable[Document]) -> list[int]:
+    parts = [one.part for one in documents]
+    return [parts.count(part) for part in PARTS]
+
+
+@pytest.mark.parametrize("size", range(3, 99))
+def test_a_short_text_is_cut_by_count(size: int) -> None:
+    counts = counts_of(split_documents({"a": TEXTS[:size]}, Shares(0.5, 0.2, 0.3))["a"])
+
+    assert all(abs(count - size * share) <= 1 for count, share in zip(counts, (0.5, 0.2, 0.3), strict=True))
+    assert min(counts) >= 1
+
+
+def test_shares_of_a_short_text_by_hand() -> None:
+    assert counts_of(split_documents({"a": TEXTS[:24]}, Shares(0.5, 0.2, 0.3))["a"]) == [12, 5, 7]
+    assert counts_of(split_documents({"a": TEXTS[:10]}, Shares(0.2, 0.2, 0.6))["a"]) == [2, 2, 6]
+    # One for each part, and the rest where the shares say.
+    assert counts_of(split_documents({"a": TEXTS[:4]}, Shares(0.9, 0.05, 0.05))["a"]) == [2, 1, 1]
+
+
+def test_adding_a_document_to_a_short_text_moves_at_most_one_at_each_cut() -> None:
+    for size in range(3, 98):
+        before = {one.text: one.part for one in split_documents({"a": TEXTS[:size]}, Shares())["a"]}
+        after = {one.text: one.part for one in split_documents({"a": TEXTS[: size + 1]}, Shares())["a"]}
+        moved = [(before[text], after[text]) for text in before if before[text] != after[text]]
+        assert len(moved) <= 2 and len({frozenset(pair) for pair in moved}) == len(moved), size
+
+
+def test_near_duplicates_of_short_texts_are_in_one_part() -> None:
+    """Copies of a document, in its own text and in another one, go where it goes."""
+    for seed in range(20):
+        some = [*TEXTS[:12], f"{TEXTS[0]}!", TEXTS[0].upper(), f"{TEXTS[5]} x"]
+        shares = Shares(seed=seed)
+        divided = split_documents({"b": [TEXTS[5].upper(), *TEXTS[20:32]], "a": some}, shares)
+        found = {one.text: one.part for text in divided.values() for one in text}
+        assert found[TEXTS[0]] == found[f"{TEXTS[0]}!"] == found[TEXTS[0].upper()]
+        assert found[TEXTS[5]] == found[f"{TEXTS[5]} x"] == found[TEXTS[5].upper()]
+        assert min(map(min, map(counts_of, divided.values()))) >= 1
+
+
+def test_parts_of_a_short_text_do_not_follow_its_order() -> None:
+    texts = {"a": TEXTS[:15], "b": TEXTS[10:30]}
+    turned = {name: found[::-1] for name, found in reversed(texts.items())}
+    one, two = (split_documents(given, Shares()) for given in (texts, turned))
+
+    for name, found in one.items():
+        assert {d.text: d.part for d in found} == {d.text: d.part for d in two[name]}
+    assert counts_of(split_documents({"a": TEXTS[:15]}, Shares(seed=1))["a"]) == counts_of(
+        split_documents({"a": TEXTS[:15]}, Shares())["a"]
+    )
 
 
 def test_another_seed_draws_other_parts() -> None:

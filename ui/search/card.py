@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from merging.recipe.gradients import on_gradient
-from ui.languages.translate import t
+from ui.languages.translate import remark_words, t
 from ui.merge.job_card import log_of, waiting_line
 from ui.search.chart import chart, front_chart, goal_name, name_of
 from ui.server.jobs import JobStatus
@@ -110,28 +110,12 @@ def _coefficients(found: SearchState) -> Markup | None:
 
 
 def _report(report: Report) -> Markup:
-    said = [tag.p(verdict(report), class_="alloy-result")]
+    said = [tag.p(remark_words(report.verdict), class_="alloy-result")]
     if report.comparisons:
         said += [_table(report), quiet(t("search.report.meaning"))]
     if report.gains:
-        gains = ", ".join(
-            t(f"search.gain.{part}", gain=f"{gain:+.4f}") for part, gain in report.gains.items()
-        )
-        said.append(quiet(t("search.gains", gains=gains)))
+        said.append(quiet(remark_words(report.gained)))
     return html(said)
-
-
-def verdict(report: Report) -> str:
-    """What the search comes to, in a sentence."""
-    by_name = {one.other: one for one in report.comparisons}
-    against = by_name.get(report.advice) or by_name.get("average")
-    values = {
-        "others": [name_of(one.other) for one in report.comparisons],
-        "other": name_of(against.other) if against else "",
-        "difference": _difference(against) if against else "",
-        "limits": [f"{name} (+{over:.4f})" for name, over in report.broken.items()],
-    }
-    return t(f"search.verdict.{report.ending}", **values)
 
 
 def _difference(one: Comparison) -> str:
@@ -150,17 +134,15 @@ def _table(report: Report) -> Markup:
         *(column(t(key), of_figures=True) for key in keys),
     ]
     who = report.winner or ""
-    rows = [table_row(t("search.baseline.best"), _figures(report, goals, who), figure(""), figure(""))]
+    rows = [table_row(name_of("best"), _figures(report, goals, who), figure(""), figure(""))]
     rows += [_row(report, goals, one) for one in report.comparisons]
     caption = t("search.report.caption", count=sum(parts["report"] for parts in report.documents.values()))
     return scrolling(table(columns, rows, caption=caption), focusable=True)
 
 
 def _row(report: Report, goals: Sequence[str], one: Comparison) -> Markup:
-    word = t(f"search.verdict.word.{one.verdict}")
-    return table_row(
-        name_of(one.other), _figures(report, goals, one.other), figure(_difference(one)), figure(word)
-    )
+    said = figure(remark_words(one.word))
+    return table_row(name_of(one.other), _figures(report, goals, one.other), figure(_difference(one)), said)
 
 
 def _figures(report: Report, goals: Sequence[str], who: str) -> list[Markup]:
@@ -173,7 +155,7 @@ def _recipe(found: SearchState) -> Markup | None:
 
 
 def _whole_report(found: SearchState) -> Markup | None:
-    """As it is written into the folder of a search, in English."""
+    """As it is written into the folder of a search, in the visitor's language."""
     if found.report is None:
         return None
-    return folded(t("search.report.whole"), tag.pre(found.report.markdown(), lang="en"))
+    return folded(t("search.report.whole"), tag.pre(found.report.markdown(remark_words)))

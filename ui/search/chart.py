@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from ui.languages.translate import t
+from evaluation.remark import Remark
+from searching.names import named
+from ui.languages.translate import remark_words, t
 from ui.server.search_state import SearchState
 from ui.widgets.html import html, part, quiet, tag
 
@@ -23,6 +25,8 @@ LINE = 13
 FEWEST_TRIALS = 8
 MAX_NAME = 20
 
+# Texts with names of the page's own.
+KNOWN = ("english", "korean", "pirate", "bard", "own", "votes", "chats")
 Place = Callable[[float], float]
 
 
@@ -46,10 +50,10 @@ def chart(state: SearchState) -> Markup:
 
 
 def name_of(who: str) -> str:
-    """What a baseline is called."""
+    """What a recipe is called: a parent without its owner."""
     if who.startswith("parent "):
-        return who.removeprefix("parent ").rpartition("/")[2]
-    return t(f"search.baseline.{who}")
+        return who.rpartition("/")[2].removeprefix("parent ")
+    return remark_words(Remark("search-named", {"who": named(who)}))
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:
@@ -141,7 +145,7 @@ def front_chart(report: Report) -> Markup:
 def goal_name(goal: str) -> str:
     """What a goal of the tab is called; any other by its own name."""
     name, _, limit = goal.partition(", ")
-    words = t(f"search.text.{name}") if name in ("english", "korean", "pirate", "bard", "own") else name
+    words = t(f"search.text.{name}") if name in KNOWN else name
     return f"{words}, {t('search.limit')}" if limit == "limit" else words
 
 

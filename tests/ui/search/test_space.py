@@ -82,7 +82,7 @@ def test_a_guard_may_be_a_text_that_counts_as_well() -> None:
         ("english, limit", "english", True),
     ]
     limit = settings.goals[-1].limit
-    assert limit and (limit.margin, limit.of_base) == (0.02, True)
+    assert limit and (limit.margin, limit.of) == (0.02, "base")
     assert (settings.minutes, settings.by) == (3, "tpe")
 
 

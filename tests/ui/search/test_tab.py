@@ -14,6 +14,7 @@ import pytest
 
 from merging import MergeError, Result
 from searching import read_space
+from searching.data import messages_of
 from tests.hub import Hub
 from tests.tiny import save_tokenizer, tiny_llama
 from tests.ui.conftest import event
@@ -21,11 +22,11 @@ from tests.ui.test_cards import shown
 from ui.api import Api
 from ui.host import Host
 from ui.hub.account import Account
-from ui.languages.translate import speaking
+from ui.languages.translate import remark_words, speaking
 from ui.page import build_page
-from ui.search.card import search_card, verdict
+from ui.search.card import search_card
 from ui.search.chart import chart, front_chart
-from ui.search.texts import VOICES, conversations
+from ui.search.texts import MAX_ROWS, VOICES, conversations
 from ui.server.jobs import JobBoard, JobStatus
 from ui.server.merge_service import MergeService
 from ui.server.search_state import SearchState
@@ -96,7 +97,7 @@ def test_a_search_is_a_job_that_ends_with_a_recipe_and_a_report(
         "b.weight": 1,
     }
     assert "Judging on new documents" in [line for _, line in job.log]
-    assert found.to_dict()["report"]["verdict"] == found.report.verdict
+    assert found.to_dict()["report"]["verdict"] == str(found.report.verdict)
 
 
 @pytest.mark.parametrize("language", ["en", "ko"])
@@ -108,9 +109,13 @@ def test_its_card_has_a_sentence_a_table_and_a_picture(
 
     with speaking(language):
         card = shown(str(search_card(job)))
-        said = verdict(job.search.report)
+        said = remark_words(job.search.report.verdict)
+        whole = job.search.report.markdown(remark_words)
 
-    assert said in card.text
+    assert said in card.text and whole.splitlines()[0] in card.text
+    assert ("평균" in whole, "the plain average" in whole) == (
+        (True, False) if language == "ko" else (False, True)
+    )
     assert {"svg", "table", "circle"} <= set(card.names)
     assert card.names.count("circle") == len([v for v in job.search.values if v is not None])
 
@@ -317,7 +322,7 @@ def test_start_searches_the_recipe_of_the_merge_tab(page: gr.Blocks, monkeypatch
     given = {
         **values(tab, tab.editor.first_recipe),
         tab.texts.own: "One.\n\nTwo.",
-        tab.texts.dataset: "ann/rows",
+        tab.texts.dataset.name: "ann/rows",
     }
 
     started = tab._start(given, None, None)
@@ -328,6 +333,57 @@ def test_start_searches_the_recipe_of_the_merge_tab(page: gr.Blocks, monkeypatch
     goals = [(goal.kind, goal.source) for goal in read_space(text).settings.goals]
     assert goals == [("text", "english"), ("text", "own"), ("dataset", "ann/rows")]
     assert documents["own"] == ["One.", "Two."]
+
+
+def test_votes_and_chats_of_the_visitor_are_texts(page: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    tab = tab_of(page)
+    asked: list[Any] = []
+    monkeypatch.setattr(tab.searches, "start", lambda *given: asked.append(given) or "job")
+    given = values(tab, tab.editor.first_recipe)
+    given[tab.texts.chosen] = ["votes", "chats"]
+    vote = {
+        "left": "a",
+        "right": "b",
+        "message": "Hi",
+        "left_answer": "Ahoy",
+        "right_answer": "Yo",
+        "vote": "left",
+    }
+    talk = [{"role": "user", "content": "Bye"}, {"role": "assistant", "content": "Farewell"}]
+    stored = next(field for field in tab.texts.examples.inputs if isinstance(field, gr.BrowserState))
+    first, *_ = (field for field in tab.texts.examples.inputs if isinstance(field, gr.Chatbot))
+
+    for empty, words in ((stored, "no votes"), (first, "no chats")):
+        with pytest.raises(gr.Error, match=words):
+            tab._start({**given, stored: [vote], first: talk, empty: []}, None, None)
+    tab._start({**given, stored: [vote], first: talk}, None, None)
+
+    text, documents, *_ = asked[0]
+    goals = [(goal.kind, goal.source) for goal in read_space(text).settings.goals]
+    assert goals == [("text", "votes"), ("text", "chats")]
+    said = {name: [messages_of(one) for one in documents[name]] for name in ("votes", "chats")}
+    assert said == {
+        "votes": [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ahoy"}]],
+        "chats": [[{"role": "user", "content": "Bye"}, {"role": "assistant", "content": "Farewell"}]],
+    }
+
+
+def test_a_data_set_may_have_a_configuration(page: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    tab = tab_of(page)
+    asked: list[Any] = []
+    monkeypatch.setattr(tab.searches, "start", lambda *given: asked.append(given) or "job")
+    fields = tab.texts.dataset
+    given = {
+        **values(tab, tab.editor.first_recipe),
+        fields.name: "ann/rows",
+        fields.subset: "ko",
+        fields.rows: 10**6,
+    }
+
+    tab._start(given, None, None)
+
+    goal = read_space(asked[0][0]).settings.goals[1]
+    assert (goal.source, goal.subset, goal.split, goal.rows) == ("ann/rows", "ko", "train", MAX_ROWS)
 
 
 def test_what_is_wrong_is_said_on_the_tab(page: gr.Blocks) -> None:

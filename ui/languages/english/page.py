@@ -353,6 +353,8 @@ PAGE: dict[str, Template] = {
     "search.text.english": "English text",
     "search.text.korean": "Korean text",
     "search.text.own": "Your own text",
+    "search.text.votes": "My votes: answers that I preferred",
+    "search.text.chats": "My chats: answers that the Chat tab shows",
     "search.own": "Your own text",
     "search.own.info": (
         "Leave a blank line between documents: at least twenty, of a sentence or more. A .jsonl file has one a line."
@@ -384,6 +386,8 @@ PAGE: dict[str, Template] = {
     "search.space.label": "Space (YAML): this is exactly what was searched",
     "search.no_numbers": "Choose at least one number that may change.",
     "search.no_text": "Choose a text, or paste your own.",
+    "search.no_votes": "There are no votes yet. Compare two models on the Chat tab and vote for answers.",
+    "search.no_chats": "There are no chats yet. Ask models something on the Chat tab.",
     "search.empty": "No search yet. Searches run on the server: you can reload or close this page and come back.",
     "search.lost": "Your last search is gone: the server was restarted.",
     "search.waiting": "Waiting",
@@ -414,9 +418,6 @@ PAGE: dict[str, Template] = {
         "better. No "
         "trial is better in both than one on the line. The ring is the recipe that was chosen, grey dots are baselines."
     ),
-    "search.baseline.best": "the best recipe",
-    "search.baseline.given": "the recipe as given",
-    "search.baseline.average": "the plain average",
     "search.coefficients": "The best numbers by layer",
     "search.report.recipe": "Recipe",
     "search.report.difference": "Best minus this (95 %)",
@@ -428,33 +429,6 @@ PAGE: dict[str, Template] = {
     "search.report.whole": "The whole report",
     "search.recipe": "The recipe",
     "search.difference": "{value} ({low} to {high})",
-    "search.gains": "Gain over the plain average: {gains}. What is lost on the way to the report was chance.",
-    "search.gain.search": "{gain} where it searched",
-    "search.gain.choice": "{gain} where it chose",
-    "search.gain.report": "{gain} in the report",
-    "search.verdict.better": (
-        "The best recipe is better than {others:and}, on documents that the search never used. Against {other}: "
-        "{difference}."
-    ),
-    "search.verdict.worse": "Take {other}: it is better than the best recipe ({difference}).",
-    "search.verdict.none": (
-        "No difference that this text can show between the best recipe and {other} ({difference}). Take the simpler "
-        "one: "
-        "{other}."
-    ),
-    "search.verdict.short": (
-        "There are too few documents to tell the best recipe from the others. Take the plain average, or give more "
-        "text."
-    ),
-    "search.verdict.guards": (
-        "On new documents the best recipe breaks a limit: {limits:and}. Take the plain average, or allow more."
-    ),
-    "search.verdict.no-winner": "No recipe kept the limit. Take the plain average, or allow more.",
-    "search.verdict.unfinished": "The search was not finished, so the best recipe was not judged.",
-    "search.verdict.word.better": "better",
-    "search.verdict.word.worse": "worse",
-    "search.verdict.word.none": "not clearly different",
-    "search.verdict.word.short": "too little text",
     # chat
     "chat.model": "Model",
     "chat.other": "Compare with",

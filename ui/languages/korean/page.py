@@ -346,6 +346,8 @@ PAGE: dict[str, Template] = {
     "search.text.english": "영어 예문",
     "search.text.korean": "한국어 예문",
     "search.text.own": "내 글",
+    "search.text.votes": "내 투표: 더 낫다고 한 답",
+    "search.text.chats": "내 대화: 채팅 탭에 보이는 답",
     "search.own": "내 글",
     "search.own.info": (
         "문서 사이에 빈 줄을 두세요. 한 문장 이상인 문서가 스무 개는 있어야 합니다. .jsonl 파일은 줄마다 문서 "
@@ -378,6 +380,8 @@ PAGE: dict[str, Template] = {
     "search.space.label": "탐색 공간 (YAML): 정확히 이것을 탐색했습니다",
     "search.no_numbers": "바꿔도 되는 숫자를 하나 이상 고르세요.",
     "search.no_text": "글을 고르거나 내 글을 붙여 넣으세요.",
+    "search.no_votes": "아직 투표가 없습니다. 채팅 탭에서 두 모델을 견주고 나은 답에 투표하세요.",
+    "search.no_chats": "아직 대화가 없습니다. 채팅 탭에서 모델에게 물어보세요.",
     "search.empty": "아직 탐색이 없습니다. 탐색은 서버에서 하므로 페이지를 새로 고치거나 닫았다가 돌아와도 됩니다.",
     "search.lost": "지난 탐색이 사라졌습니다. 서버가 다시 시작되었습니다.",
     "search.waiting": "대기 중",
@@ -406,9 +410,6 @@ PAGE: dict[str, Template] = {
         "나은 시도는 "
         "없습니다. 고리는 고른 레시피, 회색 점은 기준선입니다."
     ),
-    "search.baseline.best": "최선의 레시피",
-    "search.baseline.given": "처음 레시피",
-    "search.baseline.average": "단순 평균",
     "search.coefficients": "층별 최선의 숫자",
     "search.report.recipe": "레시피",
     "search.report.difference": "최선과의 차이 (95 %)",
@@ -420,31 +421,6 @@ PAGE: dict[str, Template] = {
     "search.report.whole": "보고서 전체",
     "search.recipe": "레시피",
     "search.difference": "{value} ({low} ~ {high})",
-    "search.gains": "단순 평균보다 나아진 정도: {gains}. 보고까지 가며 줄어든 만큼은 우연이었습니다.",
-    "search.gain.search": "탐색한 부분 {gain}",
-    "search.gain.choice": "고른 부분 {gain}",
-    "search.gain.report": "보고한 부분 {gain}",
-    "search.verdict.better": (
-        "탐색에 쓰지 않은 문서에서 최선의 레시피가 다음보다 낫습니다: {others:and}. {other}{other:과|와}의 차이: "
-        "{difference}."
-    ),
-    "search.verdict.worse": "최선의 레시피보다 나은 것: {other} ({difference}). 그것을 쓰세요.",
-    "search.verdict.none": (
-        "이 글로는 최선의 레시피와 다음의 차이를 보일 수 없습니다: {other} ({difference}). 더 단순한 쪽을 쓰세요: "
-        "{other}."
-    ),
-    "search.verdict.short": (
-        "문서가 너무 적어 최선의 레시피와 나머지를 구별할 수 없습니다. 단순 평균을 쓰거나 글을 더 주세요."
-    ),
-    "search.verdict.guards": (
-        "새 문서에서 최선의 레시피가 제한을 넘습니다: {limits:and}. 단순 평균을 쓰거나 제한을 늦추세요."
-    ),
-    "search.verdict.no-winner": "제한을 지킨 레시피가 없습니다. 단순 평균을 쓰거나 제한을 늦추세요.",
-    "search.verdict.unfinished": "탐색이 끝나지 않아 최선의 레시피를 판정하지 않았습니다.",
-    "search.verdict.word.better": "나음",
-    "search.verdict.word.worse": "못함",
-    "search.verdict.word.none": "뚜렷한 차이 없음",
-    "search.verdict.word.short": "글이 모자람",
     # chat
     "chat.model": "모델",
     "chat.other": "비교할 모델",

@@ -1265,6 +1265,24 @@ PROBLEMS: dict[str, Text] = {
     ),
     "repeated-goal": Text("목표 둘의 이름이 모두 '{name}'입니다.", "하나에 다른 `name:`을 쓰세요."),
     "search-way": Text("'{name}' 탐색 방법은 없습니다.", _MEANT),
+    "unknown-start": Text("'{name}'이라는 시작점은 없습니다.", _MEANT),
+    "starts-of-grid": Text("격자 탐색에는 시작점이 없습니다.", "`starts:`를 빼거나 다른 `by:`를 고르세요."),
+    "starts-without-weights": Text(
+        "`starts`는 모델에 비중을 줍니다. 바뀔 수 있는 `weight`가 있는 모델은 {count}개입니다.",
+        "모델 둘 이상의 weight에 범위를 주거나 `starts:`를 빼세요.",
+    ),
+    "cocktail-without-texts": Text(
+        "`lm_cocktail`은 글을 얼마나 잘 예측하는지로 비중을 정하는데, 글이 아닌 목표가 있습니다.",
+        "`greedy_soup`을 쓰거나 `starts:`를 빼세요.",
+    ),
+    "unknown-limit": Text(
+        "'{name}'{name:은|는} 수도 레시피의 모델도 아니어서 '{goal}'의 제한이 될 수 없습니다.", _MEANT
+    ),
+    "unknown-teacher": Text("'{name}' 모델은 레시피에 없어 '{goal}'의 teacher가 될 수 없습니다.", _MEANT),
+    "teacher-without-text": Text(
+        "`teacher`는 글이나 데이터셋을 예측하는데, 이 목표의 종류는 `{kind}`입니다.",
+        "`teacher:` 옆에 `text: FILE`이나 `dataset: NAME`을 쓰세요.",
+    ),
     "search-shares": Text(
         "`search`, `choice`, `report`는 0보다 크고 합이 1인 몫이어야 하는데 {given:and}입니다."
     ),
@@ -1277,8 +1295,8 @@ PROBLEMS: dict[str, Text] = {
     "parts-missing": Text("부분별 글에는 {known:code}마다 파일이 필요한데 {given:code}만 있습니다."),
     "limit-direction": Text("`{kind}`의 한계는 `{given}`이(가) 아니라 `{key}`입니다."),
     "goal-limit": Text(
-        "`{key}` 값은 수이거나 베이스 모델에 대한 값이어야 하는데 {found:phrase}입니다.",
-        "`base + 0.01`처럼 쓰세요.",
+        "`{key}` 값은 수이거나 어떤 모델에 대한 값이어야 하는데 {found:phrase}입니다.",
+        "`base + 0.01`처럼 쓰거나, `base` 자리에 부모의 이름을 쓰세요.",
     ),
     "genome-method": Text("mergekit-evolve에 '{name}' 병합 방법은 없습니다.", _MEANT),
     "genome-models": Text("genome에는 모델이 둘 이상인 `models:` 목록이 있어야 합니다."),

@@ -116,4 +116,71 @@ REMARKS: dict[str, Template] = {
     ),
     "stands-alone": "독립적으로 작동: 다른 모델을 전혀 읽을 수 없는 프로세스에서 답했습니다({means:each}).",
     "speeds": "속도: 토큰 {tokens}개짜리 답 {count}개의 평균 ± 표준 편차(준비 삼아 한 첫 답은 뺌).",
+    # what a search costs and can show
+    "search-trial": "시도 한 번에 {seconds:.2f}초가 걸리고, 그 가운데 모델을 만드는 데 {making:.3f}초가 듭니다.",
+    "search-time": "탐색은 약 {minutes:.1f}분이나 그보다 덜 걸립니다.",
+    "search-shows": "보고 부분으로는 대개 {value:.4f} 이상의 차이가 보입니다.",
+    "search-shows-nothing": "보고 부분의 문서가 너무 적어 어떤 차이도 보일 수 없습니다. 글을 더 주세요.",
+    "search-coarse": (
+        "탐색으로 {value:g}보다 많이 나아지는 일은 드뭅니다. 글을 더 주거나, 판정이 없을 수 있음을 알아 두세요."
+    ),
+    # what a search found
+    "search-unfinished": "탐색이 끝나지 않아, 찾은 최선의 레시피를 보고 부분에서 판정하지 않았습니다.",
+    "search-no-winner": "제한을 지킨 시도가 없습니다. 단순 평균을 쓰거나 제한을 늦추세요.",
+    "search-guards": (
+        "보고 부분에서 최선의 레시피가 제한을 넘습니다: {limits:and}. 단순 평균을 쓰거나 제한을 늦추세요."
+    ),
+    "search-limit": "{name} {over:.4f}만큼",
+    "search-short": (
+        "보고 부분의 문서가 너무 적어 최선의 레시피와 나머지를 구별할 수 없습니다. 단순 평균을 쓰거나 글을 더 "
+        "주세요."
+    ),
+    "search-better": (
+        "탐색에 쓰지 않은 문서에서 최선의 레시피가 다음보다 낫습니다: {others:and} ({other:phrase} 대비: "
+        "{difference:phrase})."
+    ),
+    "search-worse": "최선의 레시피보다 나은 것: {other:phrase} ({difference:phrase}). 그것을 쓰세요.",
+    "search-none": (
+        "이 글로는 최선의 레시피와 다음의 차이를 보일 수 없습니다: {other:phrase} ({difference:phrase}). 더 단순한 "
+        "쪽을 쓰세요: {other:phrase}."
+    ),
+    "search-difference": ("{value:+.4f}, 95 % 구간 {low:+.4f}에서 {high:+.4f}", "{value:+.4f}"),
+    "search-interval": "{low:+.4f}에서 {high:+.4f}",
+    "search-ends": "{low}에서 {high}",
+    "search-how": (
+        "시도 {trials}번({by}, 시드 {seed}) 가운데 {stopped}번은 일찍 멈추고 {failed}번은 실패했습니다. 문서 "
+        "{search}개로 탐색하고 {choice}개로 골라 다른 {report}개로 보고했습니다: {texts}."
+    ),
+    "search-benchmark": "{name}의 질문 {count}개로 탐색했으므로 그 점수는 결과가 아닙니다.",
+    "search-gains": "단순 평균보다 나아진 정도: {gains:all}. 왼쪽에서 오른쪽으로 줄어든 만큼은 우연이었습니다.",
+    "search-gains-so-far": "단순 평균보다 나아진 정도: {gains:all}.",
+    "search-gain-search": "탐색 부분 {value:+.4f}",
+    "search-gain-choice": "선택 부분 {value:+.4f}",
+    "search-gain-report": "보고 부분 {value:+.4f}",
+    "search-seeds": "다른 시드로는: {values}.",
+    "search-is-better": "나음",
+    "search-is-worse": "못함",
+    "search-is-equal": "뚜렷한 차이 없음",
+    "search-is-short": "글이 모자람",
+    "search-named": "{who:phrase}",
+    "recipe-best": "최선의 레시피",
+    "recipe-average": "단순 평균",
+    "recipe-given": "처음 레시피",
+    "recipe-cocktail": "LM-Cocktail 비중",
+    "recipe-soup": "그리디 수프",
+    "recipe-parent": "{name}",
+    # headings of its report
+    "search-heading": "탐색으로 찾은 것",
+    "search-heading-how": "레시피를 찾은 방법",
+    "search-heading-beside": "보고 부분에서 최선의 레시피와 나머지",
+    "search-heading-numbers": "숫자",
+    "search-heading-recipe": "레시피",
+    "search-column-difference": "차이",
+    "search-column-interval": "95 % 구간",
+    "search-column-p": "보정한 p (Holm)",
+    "search-column-verdict": "최선의 레시피가",
+    "search-column-five": "가장 나은 다섯",
+    "search-part-search": "탐색",
+    "search-part-choice": "선택",
+    "search-part-report": "보고",
 }  # fmt: skip
