@@ -113,7 +113,7 @@ class Page:
     def _wire_search(self) -> None:
         """The recipe that a search found goes to the Merge tab; there it is tried or merged, as its buttons would."""
         search, merge = self.search, self.merge
-        search.wire(self.blocks, self.search_opened, merge.editor)
+        search.wire(self.blocks, self.search_opened, merge.editor, self.chat.examples)
         found, shown = [search.job, merge.editor.form.memory], [*merge.editor.outputs, self.tabs]
         search.use.click(self._use_found, found, shown, **QUIET)
         self.trial_of_search = search.try_it.click(self._use_found, found, shown, **QUIET).then(

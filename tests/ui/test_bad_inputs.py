@@ -159,11 +159,11 @@ def test_on_the_page(case: Case, page: gr.Blocks, tmp_path: Path) -> None:
         given = {
             panel.models: [case.model],
             panel.begun: None,
-            fields.dataset: case.dataset,
-            fields.subset: "",
-            fields.split: "test",
-            fields.column: case.column,
-            fields.rows: 100,
+            fields.dataset.name: case.dataset,
+            fields.dataset.subset: "",
+            fields.dataset.split: "test",
+            fields.dataset.column: case.column,
+            fields.dataset.rows: 100,
             **event(page, "TextFields._open")(str(tmp_path / "text.txt")),
         }
         *_, last = score(given, None, SimpleNamespace(session_hash="visitor"))

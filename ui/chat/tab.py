@@ -11,6 +11,7 @@ import gradio as gr
 
 from evaluation import EvaluationError, FetchedModel, fetch_model
 from ui.chat.answers import Message, as_shown, line_html, lines, plain, shown, streamed, trouble_card
+from ui.chat.examples import ChatExamples
 from ui.chat.preferences import PreferenceButtons
 from ui.chat.sampling import SamplingFields
 from ui.chat.tuning import Tuner
@@ -50,6 +51,7 @@ class ChatTab:
     Attributes:
         models: whose names the page may fill in; `bring` and `warm_up` want them as inputs
         conversation: of the first model
+        examples: the visitor's messages and answers
         tuner: changes the numbers of a merge in memory
         outputs: what `open_with` updates
     """
@@ -77,6 +79,7 @@ class ChatTab:
         self.tuner = Tuner(service, self.turns)
         self.settings = SamplingFields()
         self.conversation = self.sides[0].talk
+        self.examples = ChatExamples(self.preferences.stored, [side.talk for side in self.sides])
         self.outputs = [*self.models, *self._cleared(), *self.tuner.outputs]
         self._wire()
 

@@ -16,7 +16,7 @@ from ui.hub.account import account, visitor
 from ui.languages.translate import error_words, parameter_help, t
 from ui.merge.try_first import try_first
 from ui.recipe.sliders import RecipeSlider, changed_sliders, sliders_of, with_value
-from ui.server.in_memory_merges import MARK
+from ui.server.in_memory_merges import MARK, TryRequest
 from ui.server.merge_service import MergeService
 from ui.server.work import Turn, Turns
 from ui.widgets.events import LONG, QUIET, Given, Updates, unchanged
@@ -179,7 +179,7 @@ class Tuner:
         plan = self.service.plan(tuning.recipe, None, who, visitor(who, request))
         if not plan.ok:
             raise MergeError(plan.problems)
-        for job, _ in try_first(self.service.in_memory, page, name, plan, who):
+        for job, _ in try_first(self.service.in_memory, TryRequest(page, name, plan, who)):
             yield {self.line: job, **self._state(replace(tuning, merged=False))}
             if turn.forgotten.is_set():
                 yield self._forgotten()

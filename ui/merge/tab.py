@@ -26,6 +26,7 @@ from ui.merge.plan_card import problems_card
 from ui.merge.plan_panel import PlanPanel
 from ui.merge.start import build_start
 from ui.merge.try_first import try_first
+from ui.server.in_memory_merges import TryRequest
 from ui.server.merge_service import MergeService
 from ui.widgets.events import LONG, PLANNING, PRIVATE, QUIET, Given, Updates, unchanged
 from ui.widgets.html import html, section, status, trouble
@@ -214,7 +215,7 @@ class MergeTab:
         try:
             if not plan.ok:
                 raise MergeError(plan.problems)
-            for card, finished in try_first(self.service.in_memory, page, called, plan, who):
+            for card, finished in try_first(self.service.in_memory, TryRequest(page, called, plan, who)):
                 yield {self.trying: card, self.tried: finished}
         except MergeError as error:
             yield {self.trying: html(map(trouble, error.problems)), self.tried: None}

@@ -10,20 +10,17 @@ from dataclasses import replace
 import gradio as gr
 from markupsafe import Markup
 
-from merging import Cancelled, MergeError, Plan, Progress
-from ui.hub.account import Account
+from merging import Cancelled, MergeError, Progress
 from ui.languages.translate import t
 from ui.merge.job_card import job_card
 from ui.merge.my_merges import FinishedMerge
-from ui.server.in_memory_merges import TriedMerges
+from ui.server.in_memory_merges import TriedMerges, TryRequest
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobStatus
 from ui.server.work import watched
 
 
-def try_first(
-    in_memory: TriedMerges, page: str, name: str, plan: Plan, who: Account
-) -> Iterator[tuple[Markup, FinishedMerge | None]]:
+def try_first(in_memory: TriedMerges, asked: TryRequest) -> Iterator[tuple[Markup, FinishedMerge | None]]:
     """Merge into memory for a page; when the page is gone, the merge stops.
 
     Yields:
@@ -33,12 +30,12 @@ def try_first(
         MergeError: it cannot be merged or does not fit.
         gr.Error: an internal error, in words.
     """
-    in_memory.check(plan)
-    models = tuple(model.name for model in plan.parents)
-    running = JobStatus("", name, models, "running")
+    in_memory.check(asked.plan)
+    models = tuple(model.name for model in asked.plan.parents)
+    running = JobStatus("", asked.name, models, "running")
 
     def work(report: Callable[[Progress], None], cancel: threading.Event) -> str:
-        return in_memory.make(page, name, plan, who, report, cancel)
+        return in_memory.make(asked, report, cancel)
 
     yield job_card(running), None
     try:
@@ -55,5 +52,5 @@ def try_first(
     except MergeError:
         raise
     except Exception as error:
-        message = t("unexpected", error=log_unexpected(error, who.token))
+        message = t("unexpected", error=log_unexpected(error, asked.who.token))
         raise gr.Error(message, print_exception=False) from None

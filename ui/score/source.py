@@ -10,9 +10,10 @@ import gradio as gr
 
 from checkpoints.problems import Problem
 from evaluation import EvaluationError, Source
-from evaluation.text import BUNDLED, bundled_text, dataset_texts, read_text
+from evaluation.text import BUNDLED, bundled_text, dataset_texts
 from ui.host import Host
 from ui.languages.translate import error_words, problem_words, t
+from ui.widgets.documents import DatasetFields, DatasetRows, opened_file
 from ui.widgets.events import QUIET, Given, Updates
 
 MAX_CHARACTERS = 200_000
@@ -58,20 +59,8 @@ class TextFields:
                 sample.click(lambda name=name: _bundled(name), None, self.document, **QUIET)
             file = gr.UploadButton(t("score.file"), size="sm", min_width=120, file_types=["text"])
         file.upload(self._open, file, [self.document, self.opened], **QUIET)
-        with gr.Accordion(t("score.dataset"), open=False):
-            self.dataset = gr.Textbox(
-                label=t("score.dataset.name"), info=t("score.dataset.name.info"), max_lines=1
-            )
-            with gr.Row():
-                self.subset = gr.Textbox(label=t("score.dataset.subset"), max_lines=1, min_width=120)
-                self.split = gr.Textbox("test", label=t("score.dataset.split"), max_lines=1, min_width=120)
-                self.column = gr.Textbox("text", label=t("score.dataset.column"), max_lines=1, min_width=120)
-                self.rows = gr.Number(
-                    100, label=t("score.dataset.rows"), precision=0, minimum=1, maximum=10_000, min_width=120
-                )
-        self.inputs = {
-            self.document, self.opened, self.dataset, self.subset, self.split, self.column, self.rows
-        }  # fmt: skip
+        self.dataset = DatasetFields(t("score.dataset.name.info"), "test", least=1, most=10_000)
+        self.inputs = {self.document, self.opened, *self.dataset.inputs}
 
     def chosen(self, given: Given, token: str | Literal[False]) -> ChosenText:
         """The text that the fields say.
@@ -79,8 +68,8 @@ class TextFields:
         Raises:
             gr.Error: there is none, it is too long, or it cannot be had
         """
-        if (given[self.dataset] or "").strip():
-            return self._of_dataset(given, token)
+        if rows := self.dataset.chosen(given):
+            return self._of_dataset(rows, token)
         document = given[self.document] or ""
         if not document.strip():
             raise gr.Error(t("score.no_text"), print_exception=False)
@@ -90,13 +79,11 @@ class TextFields:
             raise gr.Error(message, print_exception=False)
         return _pasted(document, given[self.opened])
 
-    def _of_dataset(self, given: Given, token: str | Literal[False]) -> ChosenText:
-        name, subset = given[self.dataset].strip(), given[self.subset] or None
-        split, column = given[self.split] or "test", given[self.column] or "text"
+    def _of_dataset(self, rows: DatasetRows, token: str | Literal[False]) -> ChosenText:
         try:
             texts = list(
                 dataset_texts(
-                    name, column=column, rows=int(given[self.rows] or 100), split=split, subset=subset,
+                    rows.name, column=rows.column, rows=rows.rows, split=rows.split, subset=rows.subset,
                     token=token, allow_folders=self.host.allow_folders,
                 )
             )  # fmt: skip
@@ -104,16 +91,13 @@ class TextFields:
             raise gr.Error(error_words(error), print_exception=False) from None
         cut = _cut(texts)
         whole = sum(map(len, cut)) == sum(map(len, texts))
-        return ChosenText(tuple(cut), Source(name, name, subset, split, column), whole)
+        return ChosenText(
+            tuple(cut), Source(rows.name, rows.name, rows.subset, rows.split, rows.column), whole
+        )
 
     def _open(self, path: str) -> Updates:
-        file = path.rpartition("/")[2]
-        try:
-            content = read_text(path)
-        except EvaluationError as error:
-            # Visitors need not know where the server keeps the file.
-            raise gr.Error(error_words(error).replace(path, file), print_exception=False) from None
-        return {self.document: content, self.opened: (file, content)}
+        opened = opened_file(path)
+        return {self.document: opened[1], self.opened: opened}
 
 
 def _bundled(name: str) -> str:

@@ -19,7 +19,7 @@ from ui.recipe.presets import presets
 from ui.recipe.sliders import RecipeSlider
 from ui.search.card import lost_card, no_search_card, search_card
 from ui.search.space import SpaceChoice, label_of, moved_at_first, numbers_of, space_text, usual_range
-from ui.search.texts import SearchTexts
+from ui.search.texts import Examples, SearchTexts
 from ui.server.jobs import JobStatus
 from ui.server.searches import MAX_MINUTES, SearchService
 from ui.widgets.events import PLANNING, QUIET, Given, Updates, unchanged
@@ -102,15 +102,17 @@ class SearchTab:
         ends = [end for _, low, high in self.ranges for end in (low, high)]
         return {self.moving, self.groups, *ends, self.minutes, self.by, *self.texts.inputs}
 
-    def wire(self, page: gr.Blocks, opened: gr.Tab, editor: RecipeEditor) -> None:
+    def wire(self, page: gr.Blocks, opened: gr.Tab, editor: RecipeEditor, examples: Examples) -> None:
         """Add the events.
 
         Args:
             page: whose loading shows the search that the browser remembers
             opened: this tab
             editor: that holds the recipe
+            examples: the visitor's conversations on the Chat tab
         """
         self.editor = editor
+        self.texts.examples = examples
         yaml = editor.yaml
         # The recipe may change while this tab is open: when the page has just been loaded, and by the preset.
         changed = [opened.select, yaml.change]

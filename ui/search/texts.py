@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 
-from evaluation import EvaluationError
-from evaluation.text import BUNDLED, read_text
+from evaluation.text import BUNDLED
 from ui.host import Host
-from ui.languages.translate import error_words, t
+from ui.languages.translate import t
+from ui.widgets.documents import DatasetFields, opened_file
 from ui.widgets.events import QUIET, Given, Updates
 
 OWN = "own"
@@ -22,11 +23,28 @@ _VOICES = Path(__file__).parent / "voices"
 VOICES = tuple(sorted(path.stem for path in _VOICES.glob("*.json")))
 
 
+# Conversations of the visitor's own, from the Chat tab.
+FROM_CHAT = ("votes", "chats")
+
+
+class Examples(Protocol):
+    """Messages with answers to them, see `ui.chat.examples`."""
+
+    inputs: set[Any]
+
+    def pairs(self, given: Given) -> Mapping[str, Sequence[tuple[str, str]]]:
+        """Those of each of FROM_CHAT."""
+
+
 def conversations(voice: str) -> list[str]:
     """The conversations of a voice, as documents of a search."""
+    return documents_of_pairs(json.loads((_VOICES / f"{voice}.json").read_text("utf-8")))
+
+
+def documents_of_pairs(pairs: Iterable[Sequence[str]]) -> list[str]:
+    """Conversations of a message and an answer, as documents of a search."""
     from searching.data import as_document  # imports torch
 
-    pairs = json.loads((_VOICES / f"{voice}.json").read_text("utf-8"))
     return [
         as_document([{"role": "user", "content": asked}, {"role": "assistant", "content": answer}])
         for asked, answer in pairs
@@ -37,37 +55,26 @@ class SearchTexts:
     """The fields, made inside the page's Blocks.
 
     Attributes:
-        chosen: names of bundled texts
+        chosen: names of bundled texts, and of the visitor's conversations
         own: the visitor's text
         guard: name of the text that must not get worse
-        inputs: what `goals` and `documents` read
+        examples: the visitor's conversations, given by the page when the Chat tab is there
     """
+
+    examples: Examples
 
     def __init__(self, host: Host) -> None:
         names = [*(VOICES if host.demo else ()), *BUNDLED]
         choices = [(t(f"search.text.{name}"), name) for name in names]
+        own = [(t(f"search.text.{name}"), name) for name in FROM_CHAT]
         self.chosen = gr.CheckboxGroup(
-            choices, value=["english"], label=t("search.texts"), info=t("search.texts.info")
+            [*choices, *own], value=["english"], label=t("search.texts"), info=t("search.texts.info")
         )
         self.own = gr.Textbox(label=t("search.own"), info=t("search.own.info"), lines=3, max_lines=12)
         self.opened = gr.State(None)
         file = gr.UploadButton(t("score.file"), size="sm", file_types=["text", ".jsonl"])
         file.upload(self._open, file, [self.own, self.opened], **QUIET)
-        with gr.Accordion(t("score.dataset"), open=False):
-            self.dataset = gr.Textbox(
-                label=t("score.dataset.name"), info=t("search.dataset.info"), max_lines=1
-            )
-            with gr.Row():
-                self.split = gr.Textbox("train", label=t("score.dataset.split"), max_lines=1, min_width=110)
-                self.column = gr.Textbox("text", label=t("score.dataset.column"), max_lines=1, min_width=110)
-                self.rows = gr.Number(
-                    100,
-                    label=t("score.dataset.rows"),
-                    precision=0,
-                    minimum=10,
-                    maximum=MAX_ROWS,
-                    min_width=110,
-                )
+        self.dataset = DatasetFields(t("search.dataset.info"), "train", least=10, most=MAX_ROWS)
         with gr.Row():
             self.guard = gr.Dropdown(
                 [(t("search.guard.none"), ""), *choices], value="", label=t("search.guard"),
@@ -77,10 +84,13 @@ class SearchTexts:
                 0.01, label=t("search.margin"), info=t("search.margin.info"), minimum=0, maximum=10, step=0.01,
                 min_width=220,
             )  # fmt: skip
-        self.inputs = {
-            self.chosen, self.own, self.opened, self.dataset, self.split, self.column, self.rows, self.guard,
-            self.margin,
+        self._fields = {
+            self.chosen, self.own, self.opened, self.guard, self.margin, *self.dataset.inputs,
         }  # fmt: skip
+
+    @property
+    def inputs(self) -> set[Any]:
+        return self._fields | self.examples.inputs
 
     def goals(self, given: Given) -> list[dict[str, Any]]:
         """The texts that the recipe is judged by, as a space names them.
@@ -91,10 +101,10 @@ class SearchTexts:
         goals: list[dict[str, Any]] = [{"text": name} for name in given[self.chosen] or ()]
         if (given[self.own] or "").strip():
             goals.append({"text": OWN})
-        if name := (given[self.dataset] or "").strip():
-            rows = min(int(given[self.rows] or 100), MAX_ROWS)
-            where = {"column": given[self.column] or "text", "split": given[self.split] or "train"}
-            goals.append({"dataset": name, **where, "rows": rows})
+        if found := self.dataset.chosen(given):
+            where = {"column": found.column, "split": found.split, "rows": found.rows}
+            subset = {"subset": found.subset} if found.subset else {}
+            goals.append({"dataset": found.name, **where, **subset})
         if not goals:
             raise gr.Error(t("search.no_text"), print_exception=False)
         return goals
@@ -104,10 +114,16 @@ class SearchTexts:
 
         Raises:
             EvaluationError: a line of the visitor's file is no document
+            gr.Error: there are no votes, or no chats, and they were chosen
         """
         from searching.data import documents_of  # imports torch
 
         found = {voice: conversations(voice) for voice in VOICES}
+        for name, pairs in self.examples.pairs(given).items():
+            if name in (given[self.chosen] or ()):
+                if not pairs:
+                    raise gr.Error(t(f"search.no_{name}"), print_exception=False)
+                found[name] = documents_of_pairs(pairs)
         own = given[self.own] or ""
         if own.strip():
             opened = given[self.opened]
@@ -116,10 +132,5 @@ class SearchTexts:
         return found
 
     def _open(self, path: str) -> Updates:
-        file = path.rpartition("/")[2]
-        try:
-            content = read_text(path)
-        except EvaluationError as error:
-            # Visitors need not know where the server keeps the file.
-            raise gr.Error(error_words(error).replace(path, file), print_exception=False) from None
-        return {self.own: content, self.opened: (file, content)}
+        opened = opened_file(path)
+        return {self.own: opened[1], self.opened: opened}

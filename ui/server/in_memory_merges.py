@@ -49,6 +49,23 @@ def check(plan: Plan, most_bytes: int) -> None:
         raise MergeError(Problem("too-large", values))
 
 
+@dataclass(frozen=True)
+class TryRequest:
+    """A merge that a page asks to have in memory.
+
+    Args:
+        page: its session
+        name: what its visitor calls the merge
+        plan: without a destination and without problems
+        who: whose access to use
+    """
+
+    page: str
+    name: str
+    plan: Plan
+    who: Account
+
+
 @dataclass
 class _InMemoryMerge:
     name: str
@@ -77,20 +94,9 @@ class InMemoryMerges:
         self._merging = threading.Lock()
 
     def make(
-        self,
-        page: str,
-        name: str,
-        plan: Plan,
-        who: Account,
-        on_progress: Callable[[Progress], None],
-        cancel: threading.Event,
+        self, asked: TryRequest, on_progress: Callable[[Progress], None], cancel: threading.Event
     ) -> str:
         """Merge, and keep the result for a page instead of its last one.
-
-        Args:
-            page: the session of the page that asks
-            name: what the visitor calls it
-            plan: without a destination and without problems
 
         Returns:
             The name under which `get` finds it.
@@ -101,6 +107,7 @@ class InMemoryMerges:
         # Imported here: torch and transformers take seconds, and the page does not need them to start.
         from searching.live_merge import LiveMerge, held
 
+        page, name, plan, who = asked.page, MARK + asked.name, asked.plan, asked.who
         check(plan, self.most_bytes)
         dtype = "float32" if 2 * plan.bytes_out <= self.most_bytes else "auto"
         needed = held(plan, dtype).model
@@ -120,7 +127,7 @@ class InMemoryMerges:
                 live = LiveMerge(
                     read_recipe(plan.recipe),
                     plan,
-                    name=MARK + name,
+                    name=name,
                     token=who.for_hub,
                     allow_folders=any(model.is_folder for model in plan.parents),
                     device="cpu",
@@ -134,9 +141,9 @@ class InMemoryMerges:
                 raise MergeError(error.problems) from error
             live.cancel = None  # it is set when the page no longer follows the making
             with self._lock:
-                self._kept[page] = _InMemoryMerge(MARK + name, live, who, self._clock())
+                self._kept[page] = _InMemoryMerge(name, live, who, self._clock())
         self._make_room(0)
-        return MARK + name
+        return name
 
     def update(self, page: str, name: str, recipe: str, who: Account) -> bool:
         """Make a page's merge that of another recipe, in place.
@@ -198,9 +205,9 @@ def _kept_here() -> InMemoryMerges:
     return InMemoryMerges()
 
 
-def made(page: str, name: str, plan: Plan, who: Account) -> Iterator[Any]:
+def made(asked: TryRequest) -> Iterator[Any]:
     """Make a merge; yields its progress, and None now and then, and in the end its name."""
-    return watched(lambda report, cancel: _kept_here().make(page, name, plan, who, report, cancel))
+    return watched(lambda report, cancel: _kept_here().make(asked, report, cancel))
 
 
 def updated(page: str, name: str, recipe: str, who: Account) -> Iterator[bool]:
@@ -257,22 +264,17 @@ class TriedMerges:
         check(plan, default_bytes())
 
     def make(
-        self,
-        page: str,
-        name: str,
-        plan: Plan,
-        who: Account,
-        on_progress: Callable[[Progress], None],
-        cancel: threading.Event,
+        self, asked: TryRequest, on_progress: Callable[[Progress], None], cancel: threading.Event
     ) -> str:
         """See `InMemoryMerges.make`."""
+        page = asked.page
         self._by_page.pop(page, None)
-        with closing(MODELS.stream(made, page, name, plan, who)) as news:
+        with closing(MODELS.stream(made, asked)) as news:
             for item in news:
                 if cancel.is_set():
                     raise Cancelled
                 if isinstance(item, str):
-                    self._by_page[page] = TriedMerge(page, item, plan.recipe, MODELS.generation)
+                    self._by_page[page] = TriedMerge(page, item, asked.plan.recipe, MODELS.generation)
                     return item
                 if item is not None:
                     on_progress(item)

@@ -16,7 +16,7 @@ from tests.ui.speaker import tiny_speaker
 from ui.hub.account import Account
 from ui.languages.translate import current_language, speaking
 from ui.merge.try_first import try_first
-from ui.server.in_memory_merges import MARK, SECONDS_KEPT, InMemoryMerges, TriedMerges
+from ui.server.in_memory_merges import MARK, SECONDS_KEPT, InMemoryMerges, TriedMerges, TryRequest
 
 NOBODY = Account("nobody")
 LINEAR = """
@@ -40,7 +40,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 
 def make(in_memory: InMemoryMerges | TriedMerges, page: str, plan: Plan) -> str:
-    return in_memory.make(page, "mine", plan, NOBODY, lambda _: None, NEVER)
+    return in_memory.make(TryRequest(page, "mine", plan, NOBODY), lambda _: None, NEVER)
 
 
 def test_a_trial_has_the_weights_of_the_merge_and_answers(plan: Plan, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_refused_with_the_number(plan: Plan) -> None:
 def test_the_page_is_told_of_progress_and_of_the_end(plan: Plan) -> None:
     in_memory = TriedMerges()
 
-    told = list(try_first(in_memory, "page", "mine", plan, NOBODY))
+    told = list(try_first(in_memory, TryRequest("page", "mine", plan, NOBODY)))
 
     assert "Merging: mine" in told[0][0]
     assert told[-1][1] and told[-1][1].location == MARK + "mine"
@@ -158,7 +158,7 @@ def test_the_merge_speaks_the_visitors_language(plan: Plan, monkeypatch: pytest.
 
     monkeypatch.setattr(in_memory, "make", make)
     with speaking("ko"):
-        list(try_first(in_memory, "page", "mine", plan, NOBODY))
+        list(try_first(in_memory, TryRequest("page", "mine", plan, NOBODY)))
 
     assert spoken == ["ko"]
 
@@ -166,13 +166,13 @@ def test_the_merge_speaks_the_visitors_language(plan: Plan, monkeypatch: pytest.
 def test_a_page_that_goes_stops_its_merge(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     in_memory, stopped = TriedMerges(), threading.Event()
 
-    def make(page: str, name: str, plan: Plan, who: Account, tell: object, cancel: threading.Event) -> str:
+    def make(asked: TryRequest, tell: object, cancel: threading.Event) -> str:
         assert cancel.wait(30)
         stopped.set()
         return ""
 
     monkeypatch.setattr(in_memory, "make", make)
-    told = try_first(in_memory, "page", "mine", plan, NOBODY)
+    told = try_first(in_memory, TryRequest("page", "mine", plan, NOBODY))
     next(told)
     next(told)
     told.close()
