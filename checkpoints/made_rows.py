@@ -1,0 +1,265 @@
+"""The rows of one tensor that are approximated: which of the model's own rows make them is found once, and the rows
+themselves are made when they are read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from checkpoints.approximation import Approximation, Guided, Mean, Subword
+from checkpoints.checkpoint import Checkpoint
+from checkpoints.dtypes import torch_name
+from checkpoints.pursuit import VECTORS, Combinations, nearest, omp, pursuit_held, pursuit_operations
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+# Bytes of a table that are read at a time, and elements of rows that are made at a time.
+PART, MADE = 16 * 1024 * 1024, 256 * 1024
+# Seconds between two reports.
+PULSE = 0.1
+
+# Called with how many rows are found, and of how many.
+Report = Callable[[int, int], None]
+
+
+class Place(NamedTuple):
+    """A tensor of a model."""
+
+    model: Checkpoint
+    tensor: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.model.tensors[self.tensor].shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.model.tensors[self.tensor].nbytes
+
+
+class MadeCost(NamedTuple):
+    """What approximating rows takes.
+
+    Args:
+        held: bytes of tables, and of what the rows are made of
+        each_thread: bytes that each thread holds besides
+        operations: multiplications, roughly
+    """
+
+    held: int = 0
+    each_thread: int = 0
+    operations: float = 0.0
+
+    def with_another(self, other: MadeCost) -> MadeCost:
+        """Of two tensors, whose rows are found one after the other."""
+        return MadeCost(
+            self.held + other.held,
+            max(self.each_thread, other.each_thread),
+            self.operations + other.operations,
+        )
+
+
+class MadeRows:
+    """Rows of a tensor with a row per token.
+
+    Args:
+        own: the tensor, which has the rows that others are made of
+        approximations: of its rows
+        guides: the same tensor of the guides, by their numbers; those that have none are left out
+    """
+
+    def __init__(self, own: Place, approximations: Sequence[Approximation], guides: Mapping[int, Place]):
+        self.own = own
+        self.guides = guides
+        # Numbers of a head's bias resemble nothing, and a guide may lack the tensor.
+        self.approximations = tuple(
+            Mean(each.count, own.shape[0])
+            if isinstance(each, Guided) and (len(own.shape) < 2 or each.guide not in guides)
+            else each
+            for each in approximations
+        )
+        self._making = threading.Lock()
+        self._table: Tensor | None = None
+        self._found: list[Combinations | NDArray[np.float32]] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are read to make the rows."""
+        used = {each.guide for each in self.approximations if isinstance(each, Guided)}
+        return self.own.nbytes + sum(self.guides[guide].nbytes for guide in used)
+
+    @property
+    def cost(self) -> MadeCost:
+        """What finding and making the rows takes."""
+        found, each_thread, operations = 0, 32 * MADE, 0.0
+        for each in self.approximations:
+            if isinstance(each, Guided):
+                width, atoms = self.guides[each.guide].shape[-1], len(each.own)
+                found += 16 * each.k * each.count
+                each_thread = max(each_thread, pursuit_held(width, each.k, atoms))
+                operations += pursuit_operations(each.count, width, each.k, atoms)
+            elif isinstance(each, Subword):
+                found += 16 * max(map(len, each.pieces)) * each.count
+        return MadeCost(self.nbytes + found, each_thread, operations)
+
+    def make(self, report: Report, threads: int = 1, device: str = "cpu") -> None:
+        """Find what the rows are made of, if that is not known.
+
+        Args:
+            report: called from this thread; raises to stop
+            threads: that compute
+            device: that computes
+        """
+        with self._making:
+            if self._table is not None:
+                return
+            table = _read(self.own)
+            found: list[Combinations | NDArray[np.float32]] = []
+            for each in self.approximations:
+                if isinstance(each, Guided):
+                    found.append(_combined(each, _read(self.guides[each.guide]), report, threads, device))
+                elif isinstance(each, Subword):
+                    found.append(_averages(each))
+                else:
+                    found.append(_mean(table, each.rows))
+            self._found, self._table = found, table
+
+    def fill(self, number: int, row: int, start: int, out: memoryview) -> None:
+        """Bytes of an approximation's rows, in float32.
+
+        Args:
+            number: of the approximation
+            row: of it, that `start` counts from
+            start: offset in bytes
+        """
+        import numpy as np
+
+        self.make(lambda done, total: None)
+        table, found = self._table, self._found[number]
+        assert table is not None
+        width = table[0].numel()
+        size = 4 * width
+        step = max(MADE // width, 1)
+        done = 0
+        while done < len(out):
+            at, inside = divmod(start + done, size)
+            count = min(step, -(-(inside + len(out) - done) // size))
+            made = (
+                np.tile(found, (count, 1))
+                if isinstance(found, np.ndarray)
+                else _sums(table, found, row + at, count)
+            )
+            part = made.view(np.uint8).reshape(-1)[inside : inside + len(out) - done]
+            out[done : done + len(part)] = part.data
+            done += len(part)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread inside each operator of torch: the order of its sums must not depend on the machine's cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _read(place: Place) -> Tensor:
+    """A whole tensor, as it is stored."""
+    import torch
+
+    header = place.model.tensors[place.tensor]
+    raw = bytearray(header.nbytes)
+    for start in range(0, len(raw), PART):
+        place.model.read_into(place.tensor, start, memoryview(raw)[start : start + PART])
+    dtype = getattr(torch, torch_name(header.dtype))
+    return torch.frombuffer(raw, dtype=dtype).view(header.shape)
+
+
+def _combined(each: Guided, table: Tensor, report: Report, threads: int, device: str) -> Combinations:
+    """What the tokens of a guide are made of, as numbers of the model's own rows.
+
+    Args:
+        table: of the guide
+    """
+    import torch
+
+    table = table.to(device)
+    theirs = torch.tensor(each.theirs, device=device)
+    rule = omp if each.rule == "omp" else nearest
+
+    def gather(numbers: Tensor) -> Tensor:
+        return table.index_select(0, theirs[numbers]).float()
+
+    def part(start: int) -> Combinations:
+        tokens = torch.tensor(each.tokens[start : start + VECTORS], device=device)
+        return rule(table.index_select(0, tokens).float(), gather, len(theirs), each.k)
+
+    starts = range(0, each.count, VECTORS)
+    with _one_thread(), ThreadPoolExecutor(threads if device == "cpu" else 1) as pool:
+        futures = [pool.submit(part, start) for start in starts]
+        try:
+            _follow(futures, each.count, report)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    own = torch.tensor(each.own)
+    parts = [future.result() for future in futures]
+    atoms = torch.cat([found.atoms.cpu() for found in parts])
+    factors = torch.cat([found.factors.cpu() for found in parts])
+    return Combinations(torch.where(atoms < 0, -1, own[atoms.clamp_min(0)]), factors)
+
+
+def _follow(futures: Sequence[Future[Combinations]], count: int, report: Report) -> None:
+    """Report how many of the tokens are done, until all are."""
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, PULSE)
+        for future in done:
+            future.result()
+        report(min(VECTORS * (len(futures) - len(waiting)), count), count)
+
+
+def _averages(each: Subword) -> Combinations:
+    import torch
+
+    longest = max(map(len, each.pieces))
+    atoms = [[*own, *[-1] * (longest - len(own))] for own in each.pieces]
+    factors = [[1 / len(own)] * longest for own in each.pieces]
+    return Combinations(torch.tensor(atoms), torch.tensor(factors, dtype=torch.float64))
+
+
+def _mean(table: Tensor, rows: int) -> NDArray[np.float32]:
+    """The average of the first rows (1, d)."""
+    import numpy as np
+    import torch
+
+    flat = table.view(len(table), -1)
+    total = np.zeros(flat.shape[1])
+    step = max(PART // flat.shape[1], 1) // 4 + 1
+    for start in range(0, rows, step):
+        total += flat[start : min(start + step, rows)].to(torch.float64).numpy().sum(0)
+    return (total / rows).astype(np.float32)[None]
+
+
+def _sums(table: Tensor, found: Combinations, first: int, count: int) -> NDArray[np.float32]:
+    """Rows of combinations: (count, d). Atoms are added in their order, so that the sum is the same for any count."""
+    import torch
+
+    atoms, factors = found.atoms[first : first + count], found.factors[first : first + count]
+    flat = table.view(len(table), -1)
+    total = torch.zeros((len(atoms), flat.shape[1]), dtype=torch.float64)
+    for place in range(atoms.shape[1]):
+        [used] = torch.where(atoms[:, place] >= 0)
+        total[used] += factors[used, place, None] * flat[atoms[used, place]].double()
+    made: NDArray[np.float32] = total.float().numpy()
+    return made
