@@ -1,4 +1,4 @@
-"""A checkpoint with the rows of another vocabulary: its own, other models', averages, or zeros.
+"""A checkpoint with the rows of another vocabulary: its own, other models', averages, zeros, or approximations.
 
 Rows are gathered when they are read; nothing is stored on the way.
 """
@@ -9,13 +9,16 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING
 
+from checkpoints.approximation import Approximation, Guided
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.dtypes import itemsize, promote, torch_name
 from checkpoints.formats.header import TensorHeader
+from checkpoints.made_rows import MadeCost, MadeRows, Place
 from checkpoints.view import View
 
 if TYPE_CHECKING:
@@ -32,7 +35,8 @@ class Rows:
 
     Args:
         count: how many
-        sources: pairs of a model's number and its first row; several are averaged, none means zeros
+        sources: pairs of a model's number and its first row; several are averaged, none means zeros. The number
+            -1 - i is that of approximation i
     """
 
     count: int
@@ -48,11 +52,13 @@ class Alignment:
         padding: number of rows after them, each the average of all others
         tensors: by the model's own name of such a tensor, its name in every model, this one too; empty where a model
             has none
+        approximations: of rows that no model gives
     """
 
     rows: tuple[Rows, ...]
     padding: int
     tensors: Mapping[str, tuple[str, ...]]
+    approximations: tuple[Approximation, ...] = ()
 
     @property
     def size(self) -> int:
@@ -72,6 +78,7 @@ class AlignedCheckpoint(View):
         super().__init__(own)
         self.alignment = alignment
         self.models = models
+        self.made = {name: self._made(name) for name in alignment.tensors if alignment.approximations}
         self.tensors = {
             **own.tensors,
             **{name: self._aligned(name) for name in alignment.tensors},
@@ -91,7 +98,14 @@ class AlignedCheckpoint(View):
     def bytes_to_read(self, tensor: str) -> int:
         if tensor not in self.alignment.tensors:
             return self.own.bytes_to_read(tensor)
-        return self.tensors[tensor].nbytes
+        made = self.made.get(tensor)
+        return self.tensors[tensor].nbytes + (made.nbytes if made else 0)
+
+    @property
+    def approximating(self) -> MadeCost | None:
+        """What it takes to approximate rows; None where none is."""
+        costs = [made.cost for made in self.made.values()]
+        return reduce(MadeCost.with_another, costs) if costs else None
 
     def read_into(self, tensor: str, start: int, buffer: memoryview) -> None:
         if tensor not in self.alignment.tensors:
@@ -116,10 +130,14 @@ class AlignedCheckpoint(View):
         """The bytes of a run of rows from an offset inside it on."""
         header = self.tensors[name]
         width = header.nbytes // header.shape[0]
-        parts = [(self.models[model], self.alignment.tensors[name][model], row) for model, row in run.sources]
-        if not parts:
+        if not run.sources:
             out[:] = bytes(len(out))
             return
+        if run.sources[0][0] < 0:
+            [(number, row)] = run.sources
+            self.made[name].fill(-1 - number, row, start, out)
+            return
+        parts = [(self.models[model], self.alignment.tensors[name][model], row) for model, row in run.sources]
         if len(parts) == 1 and parts[0][0].tensors[parts[0][1]].dtype == header.dtype:
             [(model, tensor, row)] = parts
             model.read_into(tensor, row * width + start, out)
@@ -169,19 +187,33 @@ class AlignedCheckpoint(View):
                 used.add(self.models[number].tensors[names[number]].dtype)
                 stored.add(self.models[number].tensors[names[number]].stored_dtype)
         copies = len(used) == 1 and not self.alignment.padding
-        if copies and all(len(run.sources) < 2 for run in self.alignment.rows):
+        if copies and not self.made and all(len(run.sources) < 2 for run in self.alignment.rows):
             size = prod(shape) * itemsize(header.dtype)
             return replace(header, name=name, shape=shape, file="", start=0, nbytes=size)
         return TensorHeader(name, "F32", shape, "", 0, 4 * prod(shape), promote(stored))
 
+    def _made(self, name: str) -> MadeRows:
+        names = self.alignment.tensors[name]
+        own = Place(self.own, names[self.models.index(self.own)])
+        guides = {
+            number: Place(self.models[number], names[number]) for number in self._guides() if names[number]
+        }
+        return MadeRows(own, self.alignment.approximations, guides)
+
     def _parts(self) -> Iterator[Checkpoint]:
-        """The checkpoint itself, and the models that give rows."""
+        """The checkpoint itself, the models that give rows, and those that others are approximated by."""
         yield self.own
-        yield from (self.models[number] for number in self._givers())
+        yield from (self.models[number] for number in (*self._givers(), *self._guides()))
 
     def _givers(self) -> Iterator[int]:
         """The numbers of the models that give rows."""
-        yield from dict.fromkeys(model for run in self.alignment.rows for model, _ in run.sources)
+        found = dict.fromkeys(model for run in self.alignment.rows for model, _ in run.sources)
+        yield from (model for model in found if model >= 0)
+
+    def _guides(self) -> Iterator[int]:
+        yield from dict.fromkeys(
+            each.guide for each in self.alignment.approximations if isinstance(each, Guided)
+        )
 
 
 def _elements(model: Checkpoint, tensor: str, first: int, count: int) -> NDArray[np.float32]:

@@ -479,6 +479,15 @@ PROBLEMS: dict[str, Text] = {
     "pad-to-multiple-of": Text(
         "`pad_to_multiple_of` is {found:phrase}.", "Write a whole number from 1 to {most}."
     ),
+    "approximate": Text("`approximate` is {found:phrase}, which is not a rule for rows.", _MEANT),
+    "neighbours": Text(
+        "`k`, the number of tokens that an approximated row is made of, is {found:phrase}.",
+        "Write a whole number from 1 to {most}.",
+    ),
+    "k-without-neighbours": Text(
+        "`k: {k}` goes with `approximate: omp` or `approximate: nearest`.",
+        "Leave it out, or name one of these rules.",
+    ),
     "force": Text(
         "`force` must be true or false; found {found:phrase}.",
         "True gives this row to models that have the token, too.",
@@ -800,6 +809,28 @@ PROBLEMS: dict[str, Text] = {
             "The result has {rows} rows for {tokens} tokens: those of {model}, and {count} appended: {appended:few}.",
             "The result has {rows} rows for {tokens} tokens: those of {model}.",
         )
+    ),
+    "rows-of-other-width": Text(
+        "{model} has rows of {width} numbers, those of {giver} have {found}: they cannot be copied.",
+        "Let missing rows be made of the model's own: `approximate: omp` or `approximate: subword` in `tokenizer:`.",
+    ),
+    "approximated-rows": Text(
+        "{model} lacks {count} of the {tokens} tokens. Their rows are approximated: {ways:all}."
+    ),
+    "no-common-tokens": Text(
+        "{model} and {guide} have no token in common, which `approximate: {rule}` needs.",
+        "Use `approximate: subword`, which needs no other model's rows.",
+    ),
+    "tokenizer-not-run": Text(
+        "The tokenizer of {model} cannot cut the text of other tokens into pieces: {error}.", _SAVE_AS_FAST
+    ),
+    "slow-approximation": Text(
+        "Approximating the missing rows takes about {hours} hours ({minutes} minutes) on this machine's processor.",
+        "A smaller `k` is quicker, so is a GPU (`--device cuda`); `approximate: subword` takes seconds.",
+    ),
+    "digits-differ": Text(
+        "{model} splits the number 1234567 as {own}, the result as {result}. Expect it to reckon worse.",
+        "Training repairs it.",
     ),
     "zero-rows": Text("No model has rows for {tokens:few}; they are zeros."),
     "template": Text(
@@ -1509,6 +1540,8 @@ PHRASES: dict[str, Template] = {
         "{model} has {rows} rows for {tokens} tokens, {lacking} of which others lack ({alone:few})",
         "{model} has {rows} rows for {tokens} tokens",
     ),
+    # how rows are approximated
+    "approximated-by": "{count} by {rule}",
     # what is wrong with parameters
     "weights-cancel": "the weights {weights} add up to zero and cannot be normalized",
     "keep-probabilities": "the probability to keep an entry must be between 0 and 1, but {wrong:all}",

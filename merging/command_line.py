@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -369,7 +370,17 @@ def _run(planned: Plan, to: str, *, public: bool, strict: bool, as_json: bool, *
     if result.gguf:
         print(f"{result.gguf.url or result.gguf.location}: GGUF files")
     print(f"read by {', '.join(result.read_by)}, written by {', '.join(result.written_by)}")
+    if compared := _approximated(planned):
+        merged = result.location.removeprefix("hf://")
+        print(
+            f"what the new rows cost: alloy perplexity {shlex.join([merged, *compared])} (compare bits per byte)"
+        )
     return status
+
+
+def _approximated(plan: Plan) -> list[str]:
+    """The models of a plan whose rows are approximated."""
+    return [model.name for model in plan.models if model.approximating]
 
 
 def _end(*_: object) -> None:

@@ -12,10 +12,12 @@ from functools import cached_property
 from typing import Any, Self
 
 from checkpoints.aligned import Alignment, Rows
+from checkpoints.approximation import from_data as approximation_from_data
 from checkpoints.dtypes import itemsize
 from checkpoints.formats.header import TensorHeader
 from checkpoints.formats.safetensors import write_header
 from checkpoints.loading import Part
+from checkpoints.made_rows import MadeCost
 from checkpoints.problems import Problem
 from checkpoints.renamed import Assembled
 from merging.methods.parameters import Scalar
@@ -147,6 +149,7 @@ class PlannedModel:
         alignment: of its rows with the vocabulary of the result; None where they are the result's already
         renamed: its tensors that the result has under other names, or cut in another way
         generated: the tensors, where they are drawn or computed and there is no such model
+        approximating: what it takes to approximate rows of its tensors; None where no row is approximated
     """
 
     name: str
@@ -164,6 +167,7 @@ class PlannedModel:
     renamed: Mapping[str, Assembled] = field(default_factory=dict)
     quantized_bytes: int = 0
     generated: Generated | None = None
+    approximating: MadeCost | None = None
 
     @property
     def is_remote(self) -> bool:
@@ -402,6 +406,9 @@ class Plan:
                     "commit": model.commit,
                     "adapters": [{**asdict(a), "commit": a.commit} for a in model.adapters],
                     "alignment": model.alignment is not None,
+                    "approximated": sum(a.count for a in model.alignment.approximations)
+                    if model.alignment
+                    else 0,
                     "renamed": len(model.renamed),
                     "generated": model.generated and len(model.generated.tensors),
                     "made_by": model.made_by and model.made_by.summary(),
@@ -465,13 +472,15 @@ def _model(data: dict[str, Any]) -> PlannedModel:
     if alignment := data["alignment"]:
         rows = tuple(Rows(run["count"], tuple(map(tuple, run["sources"]))) for run in alignment["rows"])
         tensors = {name: tuple(names) for name, names in alignment["tensors"].items()}
-        data["alignment"] = Alignment(rows, alignment["padding"], tensors)
+        approximations = tuple(map(approximation_from_data, alignment["approximations"]))
+        data["alignment"] = Alignment(rows, alignment["padding"], tensors, approximations)
     data["renamed"] = {
         name: Assembled(tuple(tensor["shape"]), tuple(Part(**part) for part in tensor["parts"]))
         for name, tensor in data["renamed"].items()
     }
     if generated := data["generated"]:
         data["generated"] = _generated(generated)
+    data["approximating"] = data["approximating"] and MadeCost(*data["approximating"])
     return PlannedModel(**data)
 
 

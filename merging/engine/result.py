@@ -19,7 +19,7 @@ class Progress:
     """How far a merge is.
 
     Args:
-        phase: "read headers", "merge", "upload" or "finish"
+        phase: "read headers", "approximate", "merge", "upload" or "finish"
         bytes_done, bytes_total: of output weights merged
         tensors_done, tensors_total: output tensors merged
         message: what is being done, in words

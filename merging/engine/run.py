@@ -13,6 +13,7 @@ from checkpoints import Token
 from checkpoints.problems import Cancelled, DestinationError, MergeError, PlanError, Problem
 from merging.destinations import Destination, Place, Receipt, open_destination
 from merging.destinations.receipt import not_finite, read_by, written_by
+from merging.engine.approximate import approximate
 from merging.engine.engine import Engine, Merge
 from merging.engine.gguf import layout_of
 from merging.engine.processes import Processes
@@ -254,7 +255,7 @@ def _make_shards(merge: Merge, destination: Destination, on: Engine | None) -> l
         merge.message = f"{len(kept)} of {len(plan.shards)} files were there already"
     computing = " and computing the routers" if plan.computes_gates else ""
     merge.report("read headers", f"Opening the models{computing}")
-    merge.models.opened()
+    approximate(merge, merge.models.opened(), missing)
     engine = on or next(engine for engine in ENGINES if engine.suits(merge, missing))
     with closing(engine.run(merge, missing)) as made:
         for receipt in made:

@@ -16,6 +16,7 @@ from checkpoints.located import LocatedCheckpoint
 from checkpoints.problems import MergeError, Problem
 from merging.destinations import Receipt, open_sink
 from merging.destinations.receipt import ANY
+from merging.engine.approximate import approximate
 from merging.engine.engine import Merge
 from merging.engine.models import Located, locate_models
 from merging.engine.result import Meter
@@ -92,5 +93,6 @@ def make_shards(
     merge = Merge(plan, token, device, workers or default_workers(), Meter(plan, None), located=task.models)
     merge.kind.check(task.processor)
     merge.sink = open_sink(task.sink, token=token, check=merge.check)
+    approximate(merge, merge.models.opened(), plan.shards)
     with closing(merge.models), closing(Threads().run(merge, plan.shards)) as made:
         yield from made

@@ -20,6 +20,9 @@ RANDOM_BYTES = 10_000_000
 # What torch sets up when it first multiplies matrices.
 PRODUCT_BYTES = 20_000_000
 
+# Multiplications a second of a core that approximates rows, measured with `python -m bench.transplant`.
+OPERATIONS = 1e10
+
 
 def peak_memory(plan: Plan, destination: int = 0, workers: int | None = None) -> int:
     """Bytes that the process will hold at most: bounded by workers and shards, never by a model.
@@ -50,6 +53,7 @@ def working_memory(plan: Plan, workers: int | None = None, by_threads: bool = Fa
         + multiplies
         + sum(_adapters(model, workers) for model in plan.models)
         + sum(_quantized(model, workers) for model in plan.models if model.quantized_bytes)
+        + sum(_approximated(model, workers) for model in plan.models)
         + sum(model.made_by.peak_memory_bytes for model in plan.models if model.made_by)
         + (gates.held(plan) if plan.gates else 0)
     )
@@ -84,6 +88,12 @@ def bytes_for_gates(models: Sequence[PlannedModel]) -> int:
     )
 
 
+def _approximated(model: PlannedModel, workers: int) -> int:
+    """What approximating rows of a model holds."""
+    cost = model.approximating
+    return cost.held + workers * cost.each_thread if cost else 0
+
+
 def rough_seconds(plan: Plan) -> float:
     """A guess of the time on two cores, for people to decide whether to wait: not better than a factor of two."""
     remote = sum(model.bytes for model in plan.models if not (model.is_folder or model.is_cached))
@@ -93,4 +103,14 @@ def rough_seconds(plan: Plan) -> float:
     method = METHODS[plan.method]
     each = 1e-7 if method.by_matrices else 8e-9 if method.sparsify or method.measure else 1e-9
     arithmetic = plan.bytes_in / 2 * each + (gates.rough_seconds(plan) if plan.gates else 0)
-    return 2.0 + max(reading + arithmetic, writing)
+    return 2.0 + max(reading + arithmetic, writing) + approximating_seconds(plan)
+
+
+def approximating_seconds(plan: Plan) -> float:
+    """A guess of the time that approximating rows takes of it, on this machine's processor."""
+    operations = sum(
+        (model.approximating.operations if model.approximating else 0)
+        + (approximating_seconds(model.made_by) * OPERATIONS * default_workers() if model.made_by else 0)
+        for model in plan.models
+    )
+    return operations / (OPERATIONS * default_workers())

@@ -32,13 +32,21 @@ from merging.plan import (
     shard_header,
 )
 from merging.planning import configs
-from merging.planning.costs import bytes_for_gates, peak_memory, rough_seconds, working_memory
+from merging.planning.costs import (
+    approximating_seconds,
+    bytes_for_gates,
+    peak_memory,
+    rough_seconds,
+    working_memory,
+)
 from merging.planning.mixtures import MixtureTensors
 from merging.planning.result_files import ResultFiles
 from merging.planning.result_tensors import ResultTensors
 from merging.recipe.recipe import ModelReference, Recipe
 
 SHARD_SIZE = 2_000_000_000
+# Seconds of approximating rows that the plan warns of.
+LONG_APPROXIMATION = 600
 
 
 def make_plan(
@@ -96,6 +104,7 @@ def make_plan(
             plan = replace(plan, disk_bytes=destination.disk_bytes(size) if destination else size)
             plan = _with_memory(plan, destination, memory)
             plan = replace(plan, seconds=rough_seconds(plan))
+            plan = replace(plan, warnings=(*plan.warnings, *_of_long_approximation(plan)))
             if destination:
                 problems += destination.check(plan)
     finally:
@@ -156,6 +165,14 @@ def _tensors_of(recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint]
 def _tensors(recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint]) -> ResultTensors:
     """What lays out the tensors that a recipe asks for."""
     return MixtureTensors(recipe, checkpoints) if recipe.mixture else ResultTensors(recipe, checkpoints)
+
+
+def _of_long_approximation(plan: Plan) -> list[Problem]:
+    """That approximating rows takes long, and what is quicker."""
+    seconds = approximating_seconds(plan)
+    if seconds < LONG_APPROXIMATION:
+        return []
+    return [Problem("slow-approximation", {"hours": f"{seconds / 3600:.1f}", "minutes": round(seconds / 60)})]
 
 
 def _with_memory(plan: Plan, destination: Destination | None, memory: int | None) -> Plan:

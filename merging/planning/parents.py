@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from checkpoints import Alignment, AppliedAdapter, Checkpoint
+from checkpoints import AlignedCheckpoint, Alignment, AppliedAdapter, Checkpoint
 from checkpoints.architecture import Layout, Module, model_class
 from checkpoints.loading import load
 from checkpoints.quantized.dequantized import quantized_bytes
@@ -76,6 +76,7 @@ class Parents:
                 checkpoint.is_cached,
                 self.renamed.get(reference, {}),
                 quantized_bytes(self.checkpoints[reference]),
+                approximating=checkpoint.approximating if isinstance(checkpoint, AlignedCheckpoint) else None,
             )
             for reference, checkpoint in self.checkpoints.items()
         )

@@ -42,7 +42,7 @@ from merging.planning.result_tensors import ResultTensors
 from merging.planning.stacks import NewStack, stack_config
 from merging.recipe.chat_templates import TEMPLATES
 from merging.recipe.recipe import ModelReference
-from merging.tokenizers.report import TokenizerReport, chat_template, tokenizer_report
+from merging.tokenizers.report import TokenizerReport, chat_template, digits_differ, tokenizer_report
 from merging.tokenizers.tokenizer import OTHER_FORMS, TOKENIZER, special_tokens
 
 
@@ -164,9 +164,10 @@ class ResultFiles:
             return None
         start = self.parents.checkpoints[vocabulary.start.model]
         template = self.chat_template or chat_template(start)
-        found = tokenizer_report(vocabulary, self.parents.checkpoints, template)
+        found = tokenizer_report(vocabulary, self.parents.checkpoints, template, self.tensors.transplant)
         if found.trouble:
             self.warnings.append(found.trouble)
+        self.warnings += digits_differ(found)
         return found
 
     @cached_property

@@ -32,6 +32,7 @@ from merging.planning.runs import Run, Runs
 from merging.planning.spares import is_apart, is_spare
 from merging.recipe.recipe import ModelReference, Recipe
 from merging.tokenizers.alignment import align, sizes
+from merging.tokenizers.transplant import Transplant
 from merging.tokenizers.vocabulary import Vocabulary
 
 # Names of the inputs of a tensor, in the order of a run's sources; None for a model that has no such tensor.
@@ -49,6 +50,7 @@ class ResultTensors:
         tensors: once they are laid out, in the order of the model
         layer_sources: for each module that is built from layers, where these come from
         vocabulary: of the result; None where it stays the models' own
+        transplant: that approximated rows; None where the recipe asks for none
     """
 
     def __init__(self, recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint]):
@@ -56,6 +58,7 @@ class ResultTensors:
         self.method: MergeMethod = recipe.method
         self.parents = Parents(recipe, checkpoints)
         self.vocabulary: Vocabulary | None = None
+        self.transplant: Transplant | None = None
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
         self.values = ParameterValues(self.method, self.problems)
@@ -108,8 +111,11 @@ class ResultTensors:
 
     def align_vocabularies(self) -> None:
         parents = self.parents
-        aligned = align(self.recipe.tokenizer, parents.checkpoints, parents.layouts, parents.donor)
+        aligned = align(
+            self.recipe.tokenizer, parents.checkpoints, parents.layouts, parents.donor, self.recipe.merged()
+        )
         self.vocabulary = aligned.vocabulary
+        self.transplant = aligned.transplant
         parents.alignments = aligned.alignments
         parents.checkpoints = aligned.checkpoints
         self.problems += aligned.problems
@@ -392,7 +398,10 @@ class ResultTensors:
     def check_settings(self) -> None:
         """Weights that were trained under other settings than the result's config has compute something else there."""
         donor = self.parents.donor
+        merged = self.recipe.merged()
         for reference, checkpoint in self.parents.checkpoints.items():
+            if self.transplant and reference not in merged:
+                continue  # it gives no numbers
             found = differences(self.parents.checkpoints[donor].config, checkpoint.config)
             if not found:
                 continue

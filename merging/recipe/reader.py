@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
+from checkpoints.approximation import Rule
 from checkpoints.dtypes import RECIPE_DTYPES
 from checkpoints.names import is_folder, split_adapters
 from checkpoints.problems import Place, Problem, RecipeError, suggestion
@@ -34,6 +35,10 @@ from merging.recipe.recipe import (
 from merging.recipe.yaml import YamlReader, place_of
 
 MOST_PADDING = 65536
+# Keys of the tokenizer section, rules that approximate rows, and tokens that they make a row of at most.
+TOKENIZER = ("source", "tokens", "pad_to_multiple_of", "approximate", "k")
+RULES: tuple[Rule, ...] = get_args(Rule)
+MOST_NEIGHBOURS = 512
 # A shorter text is a misspelled name.
 SHORTEST_TEMPLATE = 20
 # Keys that only recipes of other programs have.
@@ -458,7 +463,7 @@ class Reader(YamlReader):
             return TokenizerSection(self.vocabulary(source)) if source else None
         if source:
             self.problem("tokenizer-or-source", {}, source)
-        fields = self.mapping(node, "tokenizer", known=("source", "tokens", "pad_to_multiple_of"))
+        fields = self.mapping(node, "tokenizer", known=TOKENIZER)
         if fields is None:
             return None
         tokens = {
@@ -471,7 +476,33 @@ class Reader(YamlReader):
             padding = fields["pad_to_multiple_of"]
             self.problem("pad-to-multiple-of", {"found": self.shown(padding), "most": MOST_PADDING}, padding)
             multiple = 1
-        return TokenizerSection(self.vocabulary(fields.get("source")), tokens, multiple)
+        rule = self.rule(fields.get("approximate"))
+        k = self.neighbours(fields.get("k"), rule)
+        return TokenizerSection(self.vocabulary(fields.get("source")), tokens, multiple, rule, k)
+
+    def rule(self, node: yaml.Node | None) -> Rule | None:
+        """How rows are approximated."""
+        value = None if node is None else self.plain(node)
+        if value is None:
+            return None
+        if value not in RULES:
+            assert node is not None
+            values = {"found": self.shown(node), **suggestion(str(value), RULES)}
+            self.problem("approximate", values, node)
+            return None
+        return value
+
+    def neighbours(self, node: yaml.Node | None, rule: Rule | None) -> int:
+        """Of how many tokens an approximated row is made."""
+        if node is None:
+            return TokenizerSection.k
+        value = self.plain(node)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_NEIGHBOURS:
+            self.problem("neighbours", {"found": self.shown(node), "most": MOST_NEIGHBOURS}, node)
+            return TokenizerSection.k
+        if rule not in ("omp", "nearest"):
+            self.problem("k-without-neighbours", {"k": value}, node)
+        return value
 
     def vocabulary(self, node: yaml.Node | None) -> ModelReference | Literal["union", "base"]:
         match None if node is None else self.plain(node):

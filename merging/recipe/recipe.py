@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from checkpoints.approximation import Rule
 from checkpoints.problems import Place, Problem
 from merging.methods import METHODS, MergeMethod
 from merging.recipe.gradients import ParameterSetting
@@ -119,11 +120,16 @@ class TokenizerSection:
         source: "union" of all models' tokens, those of the "base" model, or those of a model
         tokens: where the rows of single tokens come from; tokens that the source lacks are added
         pad_to_multiple_of: round the number of rows up to a multiple of this
+        approximate: how a model's row for a token that it lacks is made of its other rows; None: rows of other models
+            are copied
+        k: of how many tokens such a row is made, where the rule chooses them
     """
 
     source: ModelReference | Literal["union", "base"] = "union"
     tokens: Mapping[str, TokenRow] = field(default_factory=dict)
     pad_to_multiple_of: int | None = None
+    approximate: Rule | None = None
+    k: int = 64
 
 
 @dataclass(frozen=True)
@@ -182,10 +188,15 @@ class Recipe:
         for expert in self.mixture.all_experts() if self.mixture else ():
             yield Source(expert.model, where=expert.where)
 
-    def references(self) -> tuple[ModelReference, ...]:
-        """Every model named, once, in the order of the recipe, the base model first."""
+    def merged(self) -> tuple[ModelReference, ...]:
+        """The models whose tensors are merged: the sources and the bases."""
         named = [self.base_model, *(source.model for source in self.sources())]
         named += [part.base_model for part in self.all_slices()]
+        return tuple(dict.fromkeys(model for model in named if model))
+
+    def references(self) -> tuple[ModelReference, ...]:
+        """Every model named, once, in the order of the recipe, the base model first."""
+        named: list[ModelReference | None] = [*self.merged()]
         if self.tokenizer:
             named += [row.model for row in self.tokenizer.tokens.values()]
             if isinstance(self.tokenizer.source, ModelReference):

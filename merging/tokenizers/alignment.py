@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from checkpoints.problems import CheckpointError, Problem
 from checkpoints.tokenizer_files import tokenizer_files
 from merging.recipe.recipe import ModelReference, TokenizerSection
 from merging.tokenizers.tokenizer import Tokenizer, read_tokenizer
+from merging.tokenizers.transplant import Transplant, Transplanted
 from merging.tokenizers.vocabulary import Vocabulary, differences
 
 Checkpoints = Mapping[ModelReference, Checkpoint]
@@ -27,6 +28,7 @@ class Aligned(NamedTuple):
         vocabulary: of the result; None where it stays the models' own
         alignments: of the models whose rows change
         checkpoints: all models, as they are to be read
+        transplant: that approximated rows; None where the recipe asks for none
     """
 
     vocabulary: Vocabulary | None
@@ -34,10 +36,15 @@ class Aligned(NamedTuple):
     checkpoints: dict[ModelReference, Checkpoint]
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
+    transplant: Transplant | None = None
 
 
 def align(
-    section: TokenizerSection | None, checkpoints: Checkpoints, layouts: Layouts, base: ModelReference
+    section: TokenizerSection | None,
+    checkpoints: Checkpoints,
+    layouts: Layouts,
+    base: ModelReference,
+    merged: Collection[ModelReference],
 ) -> Aligned:
     """Put the rows of every model in the order that a recipe's tokenizer asks for.
 
@@ -45,6 +52,7 @@ def align(
         section: of the recipe; None leaves all as it is
         checkpoints, layouts: of every model that takes part
         base: the model whose config the result has
+        merged: the models whose tensors are merged; others only give tokens and rows
     """
     if section is None:
         return Aligned(None, {}, dict(checkpoints))
@@ -56,23 +64,53 @@ def align(
         return Aligned(None, {}, dict(checkpoints), tuple(problems), tuple(warnings))
     vocabulary = Vocabulary(section, tokenizers, rows, base)
     numbers = {model: number for number, model in enumerate(checkpoints)}
+    transplant = Transplant(vocabulary, checkpoints, numbers) if section.approximate else None
     opened = tuple(checkpoints.values())
     by_token = {model: _by_token(checkpoints[model], layouts[model]) for model in checkpoints}
-    heads = {name for names in by_token.values() for name in names if OUTPUT_HEAD.search(name)}
+    # With rows of its own making a model needs no head for the rows of models that only give tokens.
+    giving = [*merged] if transplant else [*checkpoints]
+    heads = {name for model in giving for name in by_token[model] if OUTPUT_HEAD.search(name)}
     alignments: dict[ModelReference, Alignment] = {}
     aligned = dict(checkpoints)
-    for model, checkpoint in checkpoints.items():
-        found = vocabulary.rows(model, numbers)
-        if found == (Rows(rows[model], ((numbers[model], 0),)),) and not vocabulary.padding:
+    for model in giving:
+        found = transplant.rows(model) if transplant else Transplanted(vocabulary.rows(model, numbers), ())
+        if found.rows == (Rows(rows[model], ((numbers[model], 0),)),) and not vocabulary.padding:
             continue
         names = dict.fromkeys([*by_token[model], *(head for head in heads if layouts[model].tied(head))])
         tensors = {name: _namesakes(name, model, checkpoints, layouts) for name in names}
-        alignments[model] = Alignment(found, vocabulary.padding, tensors)
-        aligned[model] = AlignedCheckpoint(checkpoint, alignments[model], opened)
+        alignment = Alignment(found.rows, vocabulary.padding, tensors, found.approximations)
+        if misfit := _of_other_width(model, alignment, checkpoints):
+            problems.append(misfit)
+            continue
+        alignments[model] = alignment
+        aligned[model] = AlignedCheckpoint(checkpoints[model], alignment, opened)
     vocabulary.check()
     problems += vocabulary.problems
     warnings += vocabulary.warnings
-    return Aligned(vocabulary, alignments, aligned, tuple(problems), tuple(warnings))
+    if transplant:
+        problems += transplant.problems
+        warnings += transplant.warnings
+    return Aligned(vocabulary, alignments, aligned, tuple(problems), tuple(warnings), transplant)
+
+
+def _of_other_width(model: ModelReference, alignment: Alignment, checkpoints: Checkpoints) -> Problem | None:
+    """That a model is to get rows of another model that are longer or shorter than its own."""
+    models = list(checkpoints)
+    own = models.index(model)
+    for run in alignment.rows:
+        for giver in (number for number, _ in run.sources if number >= 0):
+            for names in alignment.tensors.values():
+                theirs = checkpoints[models[giver]].tensors.get(names[giver])
+                ours = checkpoints[model].tensors[names[own]]
+                if theirs and theirs.shape[1:] != ours.shape[1:]:
+                    values = {
+                        "model": str(model),
+                        "giver": str(models[giver]),
+                        "width": str(ours.shape[-1]),
+                        "found": str(theirs.shape[-1]),
+                    }
+                    return Problem("rows-of-other-width", values, str(model))
+    return None
 
 
 def sizes(checkpoints: Checkpoints, layouts: Layouts) -> list[dict[str, Any]]:
@@ -125,10 +163,17 @@ def _by_token(checkpoint: Checkpoint, layout: Layout) -> list[str]:
 def _namesakes(
     name: str, model: ModelReference, checkpoints: Checkpoints, layouts: Layouts
 ) -> tuple[str, ...]:
-    """What a tensor with a row a token is called in every model; a tied head is the embedding matrix."""
+    """What a tensor with a row a token is called in every model; a tied head is the embedding matrix.
+
+    Models of other classes may give their head another name.
+    """
     if name == layouts[model].embedding:
         return tuple(layouts[other].embedding or "" for other in checkpoints)
-    return tuple(
-        name if name in checkpoints[other].tensors else layouts[other].tied(name) or ""
-        for other in checkpoints
-    )
+
+    def named(other: ModelReference) -> str:
+        if name in checkpoints[other].tensors:
+            return name
+        found = _by_token(checkpoints[other], layouts[other]) if OUTPUT_HEAD.search(name) else []
+        return layouts[other].tied(name) or next(filter(OUTPUT_HEAD.search, found), "")
+
+    return tuple(map(named, checkpoints))

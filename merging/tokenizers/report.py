@@ -13,7 +13,9 @@ from checkpoints.problem_texts import WORDING
 from checkpoints.problems import Problem
 from checkpoints.wording import few
 from merging.tokenizers.chat_preview import rendered
+from merging.tokenizers.pieces import digits
 from merging.tokenizers.tokenizer import ROLES, Tokenizer, special_tokens
+from merging.tokenizers.transplant import Transplant
 from merging.tokenizers.vocabulary import Vocabulary
 
 # How chat formats mark turns, where they do it with tokens of their own.
@@ -34,6 +36,9 @@ class TokenizerOf:
         lost: how many of its tokens the result does not have
         special: its special tokens that differ from the result's, by their role; empty where it has none there
         template: its chat template: none, the result's, or another
+        common: how many tokens of the result it has a row for, by what they stand for; None where no row is
+            approximated
+        digits: the pieces of a number of seven digits, where rows are approximated
     """
 
     name: str
@@ -43,6 +48,8 @@ class TokenizerOf:
     lost: int
     special: Mapping[str, str]
     template: Template
+    common: int | None = None
+    digits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class TokenizerReport:
         sample: a conversation by its chat template; empty without one
         trouble: what is wrong with the chat template; None if nothing is
         models: those that take part
+        digits: the pieces of a number of seven digits, where rows are approximated
     """
 
     begins_with: str
@@ -68,17 +76,22 @@ class TokenizerReport:
     sample: str
     trouble: Problem | None
     models: tuple[TokenizerOf, ...]
+    digits: tuple[str, ...] = ()
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Self:
         """From what `asdict` made of it, by way of JSON."""
-        models = tuple(TokenizerOf(**model) for model in data["models"])
+        models = tuple(TokenizerOf(**{**model, "digits": tuple(model["digits"])}) for model in data["models"])
         trouble = data["trouble"] and Problem.from_data(data["trouble"])
-        return cls(**{**data, "appended": tuple(data["appended"]), "models": models, "trouble": trouble})
+        lists = {key: tuple(data[key]) for key in ("appended", "digits")}
+        return cls(**{**data, **lists, "models": models, "trouble": trouble})
 
 
 def tokenizer_report(
-    vocabulary: Vocabulary, checkpoints: Mapping[Any, Checkpoint], template: str | None
+    vocabulary: Vocabulary,
+    checkpoints: Mapping[Any, Checkpoint],
+    template: str | None,
+    transplant: Transplant | None = None,
 ) -> TokenizerReport:
     """Compare the result's tokenizer with those of the models.
 
@@ -86,6 +99,7 @@ def tokenizer_report(
         vocabulary: of the result
         checkpoints: of the models, by reference
         template: the result's chat template
+        transplant: that approximated rows; None where none is
     """
     special = special_tokens(checkpoints[vocabulary.start.model])
     text, error = rendered(template, special) if template else ("", "")
@@ -107,6 +121,8 @@ def tokenizer_report(
             len(tokenizer.ids.keys() - vocabulary.ids.keys()),
             {role: own.get(role, "") for role in ROLES if own.get(role) != special.get(role)},
             "none" if found is None else "same" if same else "other",
+            transplant.common[tokenizer.model] if transplant else None,
+            digits(tokenizer, checkpoint) if transplant else (),
         )
 
     return TokenizerReport(
@@ -118,7 +134,21 @@ def tokenizer_report(
         text,
         trouble,
         tuple(beside(tokenizer) for tokenizer in vocabulary.tokenizers.values()),
+        digits(vocabulary.start, checkpoints[vocabulary.start.model]) if transplant else (),
     )
+
+
+def digits_differ(report: TokenizerReport) -> list[Problem]:
+    """That models split numbers in another way than the result, which their layers have not learnt to reckon with."""
+    return [
+        Problem(
+            "digits-differ",
+            {"model": model.name, "own": " ".join(model.digits), "result": " ".join(report.digits)},
+            model.name,
+        )
+        for model in report.models
+        if model.digits and report.digits and model.digits != report.digits
+    ]
 
 
 def chat_template(checkpoint: Checkpoint) -> str | None:
@@ -142,10 +172,16 @@ def in_lines(report: TokenizerReport) -> list[str]:
     more = f", and {len(report.appended)} more ({appended})" if report.appended else ""
     lines = [f"tokenizer     {report.tokens:,} tokens in {report.rows:,} rows: {report.begins_with}'s{more}"]
     lines += [f"  special     {roles}"] if roles else []
+    lines += [f"  numbers     {' '.join(report.digits)}"] * bool(report.digits)
     for model in report.models:
         told = [f"{model.tokens:,} tokens in {model.rows:,} rows"]
-        told += [f"{model.unknown:,} of the result unknown to it"] * (model.unknown > 0)
-        told += [f"{model.lost:,} lost"] * (model.lost > 0)
+        if model.common is None:
+            told += [f"{model.unknown:,} of the result unknown to it"] * (model.unknown > 0)
+            told += [f"{model.lost:,} lost"] * (model.lost > 0)
+        else:
+            share = model.common / max(report.tokens, 1)
+            told.append(f"{model.common:,} of the result's in common ({share:.0%})")
+        told += [f"numbers as {' '.join(model.digits)}"] * bool(model.digits)
         told += [f"{role} {token or 'none'}" for role, token in model.special.items()]
         told += {"none": ["no chat template"], "other": ["another chat template"], "same": []}[model.template]
         lines.append(f"  {model.name}: {', '.join(told)}")

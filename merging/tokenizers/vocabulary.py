@@ -19,8 +19,9 @@ from merging.tokenizers.tokenizer import LITERAL, Tokenizer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Rows that are no model's: zeros, and averages of several.
-ZEROS, AVERAGE = -1, -2
+# In place of a model's number, for rows that are no model's: zeros, and averages of several. Other negative numbers are
+# those of approximations, see `Rows`.
+ZEROS, AVERAGE = -(2**40), -(2**40) - 1
 
 
 class Vocabulary:
@@ -31,6 +32,9 @@ class Vocabulary:
         tokenizers: of every model that takes part, in the order of the recipe
         rows: that each model has for tokens
         base: the model that is the recipe's base, or its first
+
+    Attributes:
+        tokens: by number; empty for numbers without one
     """
 
     def __init__(
@@ -57,9 +61,9 @@ class Vocabulary:
         multiple = section.pad_to_multiple_of or 1
         self.padding = -real % multiple
         self.size = real + self.padding
-        self._tokens = [""] * real
+        self.tokens = [""] * real
         for token, number in self.ids.items():
-            self._tokens[number] = token
+            self.tokens[number] = token
         self._fallbacks: dict[int, tuple[tuple[ModelReference, int], ...]] = {}
 
     # -- tokens ----------------------------------------------------------------------------------------
@@ -124,25 +128,39 @@ class Vocabulary:
         import numpy as np
 
         own, limit = self.tokenizers[model].ids, self.own_rows[model]
-        places = np.fromiter((own.get(token, -1) for token in self._tokens), np.int64, len(self._tokens))
+        places = np.fromiter((own.get(token, -1) for token in self.tokens), np.int64, len(self.tokens))
         places[places >= limit] = -1
         forced = [self.ids[token] for token, row in self.section.tokens.items() if row.force]
         places[forced] = -1
         models = np.where(places >= 0, numbers[model], ZEROS)
         averages: dict[int, tuple[tuple[int, int], ...]] = {}
         for token in np.flatnonzero(places < 0).tolist():
-            found = tuple((numbers[source], row) for source, row in self._fallback(token))
+            found = tuple((numbers[source], row) for source, row in self.fallback(token))
             if len(found) == 1:
                 [(models[token], places[token])] = found
             elif found:
                 models[token], averages[token] = AVERAGE, found
-        return tuple(_runs(models, places, averages))
+        return tuple(runs(models, places, averages))
 
-    def _fallback(self, number: int) -> tuple[tuple[ModelReference, int], ...]:
+    def fallback(self, number: int) -> tuple[tuple[ModelReference, int], ...]:
         """The rows that a token gets in a model that does not have it."""
         if number not in self._fallbacks:
-            self._fallbacks[number] = self._find(self._tokens[number])
+            self._fallbacks[number] = self._find(self.tokens[number])
         return self._fallbacks[number]
+
+    def says(self, number: int) -> bool:
+        """Whether the recipe names the row of a token."""
+        row = self.section.tokens.get(self.tokens[number])
+        return row is not None and (row.zero or row.model is not None)
+
+    def told(self, places: NDArray[Any]) -> list[int]:
+        """The tokens that get the row that the recipe names.
+
+        Args:
+            places: of a model's own rows, by token; -1 where it has none
+        """
+        rows = ((self.ids[token], row) for token, row in self.section.tokens.items())
+        return [number for number, row in rows if self.says(number) and (row.force or places[number] < 0)]
 
     def _find(self, token: str) -> tuple[tuple[ModelReference, int], ...]:
         wanted = self.section.tokens.get(token)
@@ -173,7 +191,7 @@ class Vocabulary:
 
     def check(self) -> None:
         """Report tokens that no model has a row for; call it after `rows` for every model."""
-        empty = (self._tokens[number] for number, found in self._fallbacks.items() if not found)
+        empty = (self.tokens[number] for number, found in self._fallbacks.items() if not found)
         nowhere = [token for token in empty if token]
         unknown = [token for token in nowhere if token in self.section.tokens]
         for token in unknown:
@@ -203,7 +221,7 @@ class Vocabulary:
         return self.start.with_tokens(self.appended, checkpoint) if self.appended else {}
 
 
-def _runs(
+def runs(
     models: NDArray[Any], places: NDArray[Any], averages: Mapping[int, Sequence[tuple[int, int]]]
 ) -> Iterable[Rows]:
     """Rows that follow each other in one model, as runs.

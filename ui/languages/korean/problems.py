@@ -427,6 +427,15 @@ PROBLEMS: dict[str, Text] = {
     "pad-to-multiple-of": Text(
         "`pad_to_multiple_of` 값이 {found:phrase}입니다.", "1부터 {most}까지의 정수를 쓰세요."
     ),
+    "approximate": Text("`approximate` 값이 {found:phrase}입니다. 그런 규칙은 없습니다.", _MEANT),
+    "neighbours": Text(
+        "`k`(행 하나를 만드는 데 쓰는 토큰의 수) 값이 {found:phrase}입니다.",
+        "1부터 {most}까지의 정수를 쓰세요.",
+    ),
+    "k-without-neighbours": Text(
+        "`k: {k}`는 `approximate: omp`나 `approximate: nearest`와 함께 씁니다.",
+        "빼거나, 둘 가운데 하나를 쓰세요.",
+    ),
     "force": Text(
         "`force`는 true나 false여야 하는데 {found:phrase}이(가) 있습니다.",
         "true이면 그 토큰이 있는 모델도 이 행을 받습니다.",
@@ -741,6 +750,28 @@ PROBLEMS: dict[str, Text] = {
             "결과의 행은 {rows}개, 토큰은 {tokens}개입니다: {model}의 토큰에 {count}개를 덧붙입니다({appended:few}).",
             "결과의 행은 {rows}개, 토큰은 {tokens}개입니다: {model}의 토큰입니다.",
         )
+    ),
+    "rows-of-other-width": Text(
+        "{model}의 행은 수가 {width}개, {giver}의 행은 {found}개라 복사할 수 없습니다.",
+        "없는 행을 모델 자신의 행으로 만드세요. `tokenizer:`에 `approximate: omp`나 `approximate: subword`를 씁니다.",
+    ),
+    "approximated-rows": Text(
+        "{model}: 토큰 {tokens}개 가운데 {count}개가 없어 행을 근사합니다: {ways:all}."
+    ),
+    "no-common-tokens": Text(
+        "{model}, {guide}: 같은 토큰이 없어 `approximate: {rule}`을(를) 쓸 수 없습니다.",
+        "다른 모델의 행이 필요 없는 `approximate: subword`를 쓰세요.",
+    ),
+    "tokenizer-not-run": Text(
+        "{model}의 토크나이저로 다른 토큰의 글을 나눌 수 없습니다: {error}.", _SAVE_AS_FAST
+    ),
+    "slow-approximation": Text(
+        "없는 행을 근사하는 데 이 컴퓨터의 프로세서로 약 {hours}시간({minutes}분)이 걸립니다.",
+        "`k`가 작거나 GPU(`--device cuda`)가 있으면 빨라집니다. `approximate: subword`는 몇 초면 됩니다.",
+    ),
+    "digits-differ": Text(
+        "1234567을 {model}은(는) {own}, 결과는 {result}(으)로 나눕니다. 계산이 나빠질 수 있습니다.",
+        "학습하면 고쳐집니다.",
     ),
     "zero-rows": Text("어느 모델에도 행이 없어 0으로 채웁니다: {tokens:few}."),
     "template": Text(

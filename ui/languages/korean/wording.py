@@ -99,6 +99,7 @@ PHRASES: dict[str, Template] = {
         "{model}: 행 {rows}개, 토큰 {tokens}개, 그중 {lacking}개는 다른 모델에 없음({alone:few})",
         "{model}: 행 {rows}개, 토큰 {tokens}개",
     ),
+    "approximated-by": "{rule} {count}개",
     "weights-cancel": "비중 {weights}의 합이 0이라 정규화할 수 없습니다",
     "keep-probabilities": "값을 남길 확률은 0과 1 사이여야 합니다. {wrong:all}",
     "keep-probability": "density {density}, epsilon {epsilon}이면 {low}부터 {high}까지입니다",
