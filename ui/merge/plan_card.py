@@ -147,15 +147,25 @@ def _tokenizer(report: TokenizerReport) -> Markup:
     )
     if report.appended:
         begins += " " + t("plan.tokenizer.appended", tokens=few(report.appended))
-    figures = ("plan.tokenizer.tokens", "plan.tokenizer.unknown", "plan.tokenizer.lost")
+    if report.digits:
+        begins += " " + t("plan.tokenizer.digits", pieces=" ".join(report.digits))
+    approximates = any(model.common is not None for model in report.models)
+    # Of an approximated row it matters what tokens stand for, and not how they are spelled.
+    figures = ["plan.tokenizer.common"] if approximates else ["plan.tokenizer.unknown", "plan.tokenizer.lost"]
+    words = ["plan.tokenizer.numbers"] if approximates else []
     columns = [
         column(t("plan.model.name")),
-        *(column(t(key), of_figures=True) for key in figures),
-        *(column(t(key)) for key in ("plan.tokenizer.special", "plan.tokenizer.template")),
+        *(column(t(key), of_figures=True) for key in ("plan.tokenizer.tokens", *figures)),
+        *(column(t(key)) for key in (*words, "plan.tokenizer.special", "plan.tokenizer.template")),
     ]
     rows = []
     for model in report.models:
-        numbers = [figure(f"{number:,}") for number in (model.tokens, model.unknown, model.lost)]
+        numbers = [figure(f"{model.tokens:,}")]
+        if model.common is None:
+            numbers += [figure(f"{model.unknown:,}"), figure(f"{model.lost:,}")]
+        else:
+            share = f"{model.common / max(report.tokens, 1):.0%}"
+            numbers += [figure(f"{model.common:,} ({share})"), tag.td(" ".join(model.digits) or "–")]
         special = ", ".join(f"{role} {token or '–'}" for role, token in model.special.items()) or "–"
         template = t(f"plan.tokenizer.template.{model.template}")
         rows.append(table_row(model.name, numbers, tag.td(special), tag.td(template)))

@@ -17,6 +17,7 @@ class Family:
     layers: int
     adapter: str
     shared: str = ""  # of a mixture of experts, in YAML
+    stranger: str = ""  # a model with another tokenizer
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -52,6 +53,7 @@ shared_experts:
     positive_prompts: [Hello, The]
     residual_scale: 0.1
 """,
+    stranger="HuggingFaceTB/SmolLM2-135M-Instruct",
 )  # fmt: skip
 
 # Of the first model's kind, and of the second's.
@@ -186,6 +188,16 @@ experts:
       - "{second_other}"
 {shared}dtype: bfloat16
 """
+_TRANSPLANT = """\
+merge_method: passthrough
+models:
+  - model: {first}
+tokenizer:
+  source: {stranger}
+  approximate: omp
+  k: 64
+dtype: bfloat16
+"""
 # For those who write YAML: something that the form cannot show.
 _RAW = """\
 # Write or paste any recipe here.
@@ -219,6 +231,7 @@ _RECIPES = {
     "depth": _DEPTH,
     "lora": _LORA,
     "experts": _EXPERTS,
+    "transplant": _TRANSPLANT,
     "raw": _RAW,
 }
 
@@ -241,6 +254,7 @@ def presets(demo: bool) -> tuple[Preset, ...]:
                 first=models.first,
                 second=models.second,
                 adapter=models.adapter,
+                stranger=models.stranger,
                 shared=models.shared,
                 **prompts,
                 layers=models.layers,
@@ -250,4 +264,5 @@ def presets(demo: bool) -> tuple[Preset, ...]:
             ),
         )
         for key, text in _RECIPES.items()
+        if models.stranger or "{stranger}" not in text
     )

@@ -64,6 +64,25 @@ def test_presets_are_recipes_and_all_but_slices_are_shown(demo: bool) -> None:
             assert yaml.safe_load(write(read(preset.recipe))) == yaml.safe_load(preset.recipe)
 
 
+def test_a_transplant_is_shown_and_kept() -> None:
+    text = """
+merge_method: linear
+models:
+  - model: a/one
+    parameters: {weight: 1}
+  - model: a/two
+    parameters: {weight: 2}
+tokenizer:
+  source: a/donor
+  approximate: nearest
+  k: 8
+  pad_to_multiple_of: 64
+  tokens: {"<pad>": {source: {kind: zero}}}
+"""
+    assert yaml.safe_load(write(read(text))) == yaml.safe_load(text)
+    assert read_recipe(write(read(text))).tokenizer == read_recipe(text).tokenizer
+
+
 def test_what_the_form_does_not_show_is_kept() -> None:
     text = """
 merge_method: ties
