@@ -28,7 +28,7 @@ BENCHMARKS = {
     "kmmlu_direct": "KMMLU with the answer written out",
     "kmmlu_direct_hard": "its hard questions, with the answer written out",
     "haerae": "Korean language and culture (arXiv 2309.02706)",
-    "hellaswag": "how a scene goes on (arXiv 1905.07830)",
+    "hellaswag": "how a scene continues (arXiv 1905.07830)",
     "arc_easy": "school science (arXiv 1803.05457)",
     "arc_challenge": "school science, the hard part",
     "gsm8k": "sums in words, worked out (arXiv 2110.14168)",

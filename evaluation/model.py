@@ -483,7 +483,7 @@ def _memory(device: str) -> tuple[int, int]:
 
 
 def _check_headers(fetched: FetchedModel) -> None:
-    """Check that a model's files are whole, and that its config fits its weights: else a library might build for ever.
+    """Check that a model's files are whole, and that its config fits its weights: else a library might build forever.
 
     Raises:
         EvaluationError: they are not.

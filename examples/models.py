@@ -34,7 +34,7 @@ def model_folder(name: str) -> Path:
     """The folder of one of MODELS, built now if the cache does not hold it.
 
     A folder is complete or absent, and its name carries a digest of all that it is made from, so that a
-    new adapter or a new conversion is built anew.
+    new adapter or a new conversion is built again.
 
     Args:
         name: one of MODELS

@@ -57,7 +57,7 @@ class Held(NamedTuple):
 
     @property
     def least(self) -> int:
-        """Without any changes kept: they are then read and merged anew each time."""
+        """Without any changes kept: they are then read and merged again each time."""
         return self.model + self.working
 
 
@@ -387,7 +387,7 @@ class LiveMerge:
         return buffers
 
     def _take_over_copies(self) -> None:
-        """Build the model anew from all tensors, and take what transformers made of copies."""
+        """Rebuild the model from all tensors, and take what transformers made of copies."""
         fresh: Any = build_model(self.plan.files, {**self._tensors, **self._copies}, self._chosen)
         made = dict(fresh.named_parameters()) | dict(fresh.named_buffers())
         in_place = {tensor.data_ptr() for tensor in self._tensors.values()}

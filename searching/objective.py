@@ -21,7 +21,7 @@ from searching.goals import Goal, Part, Shares
 from searching.split import Document, split_documents
 from searching.teachers import Teachers, divergence
 
-# A trial ends early when it is worse than the best on the same documents, at this p and not before so many documents.
+# A trial ends early when it is worse than the best on the same documents at this p, after at least this many of them.
 P_TO_STOP = 0.1
 FEWEST_TO_STOP = 8
 _BITS = 1 / math.log(2)

@@ -1,4 +1,4 @@
-"""What a merged tensor is the sum of, held in memory: new coefficients make it anew, and its gradient gives theirs."""
+"""The terms of a merged tensor, held in memory: new coefficients give a new sum, and its gradient gives theirs."""
 
 from __future__ import annotations
 

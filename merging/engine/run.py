@@ -67,7 +67,7 @@ def run_plan(
         licence: that the card states, see `merging.licences.licence_of`; it is not looked up here
         found: how the recipe was found, for the card, see `model_card`
         device: "cpu", "cuda", or "auto": the CPU, which waits for the disk and the network as well as a GPU
-        workers: how many merge at a time on this machine; None: as many as suit it. The result does not depend on it
+        workers: how many merge at a time on this machine; None: the engine chooses. The result does not depend on it
         gguf: types of GGUF files that are made as well, such as Q4_K_M, from the same reading of the models. They go to
             a place of their own, whose name ends in `-GGUF`
         only_gguf: make nothing but these, at `to` itself
