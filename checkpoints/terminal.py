@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer.exceptions import TyperException
+
+if TYPE_CHECKING:
+    from checkpoints.problems import Problem
+
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(metavar="auto|cpu|cuda", help="Where models run.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def commands(help: str, *, add_completion: bool = False) -> typer.Typer:
@@ -22,6 +31,12 @@ def commands(help: str, *, add_completion: bool = False) -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
+
+
+def print_problems(problems: Iterable[Problem], kind: str = "error") -> None:
+    """Print problems or warnings to stderr, one a line."""
+    for problem in problems:
+        print(f"{kind}: {problem}", file=sys.stderr)
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str) -> int:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from checkpoints.terminal import commands, run
+from checkpoints.terminal import AsJson, Device, commands, run
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -109,10 +109,6 @@ def _models(more: str) -> Any:
 
 
 _COMPARED = _models("The first is compared with each of the others.")
-Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(metavar="auto|cpu|cuda", help="Where models run.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Offload = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Keep weights that do not fit into memory there (slow)."),

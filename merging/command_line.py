@@ -16,14 +16,14 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from checkpoints.terminal import commands, run
+from checkpoints.terminal import AsJson, commands, print_problems, run
 
 if TYPE_CHECKING:
     from checkpoints.problems import Problem
@@ -53,7 +53,7 @@ def _command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
             try:
                 return function(*arguments, **options)
             except MergeError as error:
-                _print_problems(error.problems)
+                print_problems(error.problems)
                 return CANNOT_BE_MERGED if isinstance(error, (RecipeError, PlanError)) else FAILED
             except OSError as error:
                 print(f"error: {error}", file=sys.stderr)
@@ -107,12 +107,6 @@ KeepCode = Annotated[
         help="Copy code in other repositories that the config names, as it is now. Read it first.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
-def _print_problems(problems: Iterable[Problem], kind: str = "error") -> None:
-    for problem in problems:
-        print(f"{kind}: {problem}", file=sys.stderr)
 
 
 def _recipe(path: str) -> Recipe:
@@ -192,8 +186,8 @@ def plan(
         print(json.dumps({**planned.summary(), "parameters": as_data(planned)}, indent=2, ensure_ascii=False))
     elif planned.ok:
         _describe(planned)
-    _print_problems(planned.warnings, "warning")
-    _print_problems(planned.problems)
+    print_problems(planned.warnings, "warning")
+    print_problems(planned.problems)
     return DONE if planned.ok else CANNOT_BE_MERGED
 
 
@@ -219,7 +213,7 @@ def _fix(path: str, in_place: bool, planned: Callable[[Recipe], Plan]) -> int:
         print(text, end="")
     elif text != before:
         Path(path).write_text(text, encoding="utf-8")
-    _print_problems(problems_of(text))
+    print_problems(problems_of(text))
     return CANNOT_BE_MERGED if problems_of(text) else DONE
 
 
@@ -344,7 +338,7 @@ def _run(planned: Plan, to: str, *, public: bool, strict: bool, as_json: bool, *
     from merging.engine.run import run_plan
     from merging.licences import licence_of
 
-    _print_problems(planned.warnings, "warning")
+    print_problems(planned.warnings, "warning")
     if not planned.ok:
         raise PlanError(planned.problems)
     cancel = threading.Event()
@@ -360,7 +354,7 @@ def _run(planned: Plan, to: str, *, public: bool, strict: bool, as_json: bool, *
             cancel=cancel,
             **options,
         )
-    _print_problems(result.warnings, "warning")
+    print_problems(result.warnings, "warning")
     status = NOT_FINITE if strict and result.not_finite else DONE
     if as_json:
         print(json.dumps(dataclasses.asdict(result), indent=2))
@@ -547,7 +541,7 @@ def route(
         print(f"{text:<44}{weights}{prompt.reached:7}{meant:>7}")
     for pair in routing.pairs:
         print(f"experts {pair.first} and {pair.second}: cosine {pair.cosine:.4f}")
-    _print_problems(routing.warnings, "warning")
+    print_problems(routing.warnings, "warning")
     return DONE
 
 

@@ -12,16 +12,15 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from checkpoints.terminal import commands, run
+from checkpoints.terminal import AsJson, Device, commands, print_problems, run
 
 if TYPE_CHECKING:
-    from checkpoints.problems import Problem
     from searching.plan import Measured, SearchPlan
     from searching.run import Progress
 
@@ -52,7 +51,7 @@ def _command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
                 print("error: stopped. Run it again to continue.", file=sys.stderr)
                 return FAILED
             except ProblemError as error:
-                _print_problems(error.problems)
+                print_problems(error.problems)
                 return CANNOT_BE_SEARCHED if isinstance(error, RecipeError) else FAILED
             except ModuleNotFoundError as error:
                 print(f"error: {error}. Searching needs: pip install 'alloy-merge[search]'", file=sys.stderr)
@@ -82,15 +81,6 @@ By = Annotated[
     Literal["auto", "gradient", "tpe", "cmaes", "random", "grid", "qmc", "nsga2"] | None,
     typer.Option(metavar="WAY", help="How points are chosen, instead of what the space says."),
 ]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(metavar="auto|cpu|cuda", help="Where the model runs.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
-def _print_problems(problems: Iterable[Problem], kind: str = "error") -> None:
-    for problem in problems:
-        print(f"{kind}: {problem}", file=sys.stderr)
 
 
 def _planned(path: Path, workers: int, by: str | None, device: str) -> SearchPlan:
@@ -118,14 +108,14 @@ def plan(
     from searching.plan import measure
 
     planned = _planned(space, workers, by, device)
-    _print_problems(planned.warnings, "warning")
+    print_problems(planned.warnings, "warning")
     measured = None if quick or not planned.ok else measure(planned)
     if as_json:
         figures = {} if measured is None else {"measured": measured._asdict()}
         print(json.dumps({**planned.summary(), **figures}, indent=2, ensure_ascii=False))
     else:
         _print_plan(planned, measured)
-    _print_problems(planned.problems)
+    print_problems(planned.problems)
     return DONE if planned.ok else CANNOT_BE_SEARCHED
 
 
@@ -166,9 +156,9 @@ def search(
     from searching.run import run_search
 
     planned = _planned(space, workers, by, device)
-    _print_problems(planned.warnings, "warning")
+    print_problems(planned.warnings, "warning")
     if not planned.ok:
-        _print_problems(planned.problems)
+        print_problems(planned.problems)
         return CANNOT_BE_SEARCHED
     cancel = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: cancel.set())
