@@ -75,11 +75,13 @@ class ParameterValues:
                 value = value_at(level[parameter.name], name, position)
                 if value is not None:
                     return parameter.convert(value)
-        reported = any(p.code == "no-filter-matches" and p.where == where for p in self.problems)
-        if parameter.required and not reported:
+        if parameter.required and not self._is_reported(where):
             values = {"parameter": parameter.name, "tensor": name}
             self.problems.append(Problem("no-filter-matches", values, where))
         return parameter.default
+
+    def _is_reported(self, where: Place | str) -> bool:
+        return any(p.code == "no-filter-matches" and p.where == where for p in self.problems)
 
     def arguments(self, values: Mapping[str, Value]) -> dict[str, Value]:
         return {parameter.argument: values[parameter.name] for parameter in self.method.parameters}
