@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,15 +99,17 @@ def rows(model: LanguageModel, text: str) -> list[tuple[str, int, list[tuple[str
     ]
 
 
-def measured(run: Run, repeats: int) -> tuple[float, float, float]:
-    """Medians of wall and CPU seconds, and what it returned."""
-    walls, cpus = [], []
+def measured(runs: Sequence[Run], repeats: int) -> list[tuple[float, float, float]]:
+    """For each run the medians of wall and CPU seconds, and what it returned. They take turns, after a warm-up."""
+    spent: list[list[tuple[float, float]]] = [[] for _ in runs]
+    found = [run() for run in runs]
     for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        found = run()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
-    return statistics.median(walls), statistics.median(cpus), found
+        for run, seconds in zip(runs, spent, strict=True):
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            seconds.append((time.perf_counter() - wall, time.process_time() - cpu))
+    medians = [[statistics.median(one) for one in zip(*seconds, strict=True)] for seconds in spent]
+    return [(wall, cpu, nats) for (wall, cpu), nats in zip(medians, found, strict=True)]
 
 
 def main() -> None:
@@ -126,10 +127,9 @@ def main() -> None:
     print(f"{model.name}, {model.dtype}, {torch.get_num_threads()} threads, medians of {options.repeats}")
     print("| | | tokens/s | tokens per CPU second | nats a token |\n|---|---|--:|--:|--:|")
     for title, tokens, runs in rows(model, text):
-        for who, run in runs:
-            wall, cpu, nats = measured(run, options.repeats)
-            print(f"| {title} | {who} | {tokens / wall:.0f} | {tokens / cpu:.0f} | {nats:.5f} |")
-            sys.stdout.flush()
+        times = measured([run for _, run in runs], options.repeats)
+        for (who, _), (wall, cpu, nats) in zip(runs, times, strict=True):
+            print(f"| {title} | {who} | {tokens / wall:.0f} | {tokens / cpu:.0f} | {nats:.5f} |", flush=True)
 
 
 if __name__ == "__main__":
