@@ -23,6 +23,8 @@ from searching.space import Space
 from searching.teachers import Teachers
 from searching.workers import Job, LiveModel, Scorer
 
+# How many of the best trials are scored once more, on the choice part.
+FINALISTS = 5
 # What a step with derivatives costs, in evaluations; measured with a model of 135 M weights.
 COST_OF_GRADIENT = 2.5
 
@@ -177,12 +179,14 @@ class Measured(NamedTuple):
     Args:
         seconds: of one trial, scoring and making
         making: seconds of these that make the model
+        judging: seconds of the last trial, of the choice and of the report
         total: seconds of the whole search, at most
         least: least difference of the score that the report part can show; None where it shows none
     """
 
     seconds: float
     making: float
+    judging: float
     total: float
     least: float | None
 
@@ -237,15 +241,18 @@ def measured(plan: SearchPlan, scored: Sequence[Scored]) -> Measured:
     others = len(plan.space.parents()) + 2 + len({goal.teacher for goal in settings.goals if goal.teacher})
     starts = len(settings.starts) and len(plan.space.weighted_models())
     # A descent scores each step on the choice part, and takes its derivatives.
-    trials = (settings.trials * COST_OF_GRADIENT if by_gradient else settings.trials) + others
-    finalists = settings.trials if by_gradient else 5
-    documents = (
-        (trials + starts) * parts["search"] + finalists * parts["choice"] + (others + 1) * parts["report"]
-    )
-    total = documents * seconds / max(parts["search"], 1) / plan.workers
+    trial = COST_OF_GRADIENT if by_gradient else 1.0
+    trials = settings.trials * trial + others + starts
+    reported = (others + 1) * parts["report"]
+    documents = trials * parts["search"] + reported
+    documents += (settings.trials if by_gradient else FINALISTS) * parts["choice"]
+    last = trial * parts["search"] + reported + (1 if by_gradient else FINALISTS) * parts["choice"]
+    each = seconds / max(parts["search"], 1) / plan.workers
+    total = documents * each
     if settings.minutes is not None:
         total = min(total, settings.minutes * 60)
-    return Measured(seconds, max(one.making for one in scored), total, least_difference(plan, scored))
+    making = max(one.making for one in scored)
+    return Measured(seconds, making, last * each, total, least_difference(plan, scored))
 
 
 def suits_gradient(plan: SearchPlan) -> bool:

@@ -28,15 +28,13 @@ from searching.goals import Part
 from searching.gradient import Loss
 from searching.learning import Pace, descend
 from searching.optimiser import Optimiser, SearchError, optimiser
-from searching.plan import Measured, SearchPlan, measured, suits_gradient
+from searching.plan import FINALISTS, Measured, SearchPlan, measured, suits_gradient
 from searching.records import Asked, Records, Scored
 from searching.report import Report, make_report
 from searching.space import Point
 from searching.starters import greedy_soup, lm_cocktail
 from searching.workers import Job, Processes, ThisProcess, Workers
 
-# How many of the best trials are scored once more, on the choice part.
-FINALISTS = 5
 # LM-Cocktail weighs models by nats per token. Bits per byte times this are that, with four bytes to a token.
 NATS_PER_TOKEN = 4 * math.log(2)
 
@@ -323,11 +321,12 @@ class _Search:
             )
 
     def seconds_left(self) -> float | None:
-        """Until the time is up; None for no limit."""
+        """Until no trial may begin any more, so that the best is judged when the time is up; None for no limit."""
         if self.settings.minutes is None:
             return None
         spent = self.before / self.plan.workers + time.monotonic() - self.began
-        return 60 * self.settings.minutes - spent
+        measured = self.measured()
+        return 60 * self.settings.minutes - spent - (measured.judging if measured else 0.0)
 
     def trial_jobs(self) -> Iterator[Job]:
         """Jobs of the trials, each asked for when a worker is free."""
@@ -335,7 +334,10 @@ class _Search:
         for asked in self.records.pending():
             if job := self.job_of(asked):
                 yield job
-        while len(self.records.asked) < self.settings.trials and not self.is_over():
+        # The first two were scored as baselines.
+        while len(self.records.asked) < self.settings.trials and (
+            len(self.records.asked) < 2 or not self.is_over()
+        ):
             point = self._optimiser.ask(self.first_point(len(self.records.asked)))
             if point is None:
                 return

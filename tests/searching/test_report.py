@@ -120,7 +120,7 @@ def test_recipes_have_names() -> None:
     ],
 )
 def test_what_is_measured_before_the_start_in_sentences(least: float | None, last: str) -> None:
-    said = list(map(str, Measured(2.5, 0.037, 90.0, least).remarks))
+    said = list(map(str, Measured(2.5, 0.037, 30.0, 90.0, least).remarks))
 
     assert said[:2] == [
         "A trial takes 2.50 s, 0.037 s of them to make the model.",

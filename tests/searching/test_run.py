@@ -15,7 +15,8 @@ from checkpoints.problems import CheckpointError
 from evaluation import Cancelled
 from searching import Progress, SearchError, read_space, run_search
 from searching.data import Data
-from searching.records import Records
+from searching.plan import measured
+from searching.records import Records, Scored
 from searching.run import check_folder
 from searching.split import Document, digest
 from tests.searching.synthetic import (
@@ -408,3 +409,42 @@ def test_a_search_starts_from_a_greedy_soup(
     soups = [one["who"] for one in lines(tmp_path / "whole") if one.get("who", "").startswith("soup")]
     assert soups == ["soup 1+2"]
     assert "start greedy_soup" in report(tmp_path / "whole")["figures"]["synthetic.py:score"]
+
+
+def test_the_best_is_judged_when_the_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that moves on by a second with each score, whatever is scored: of 40, the last dozen are reserved."""
+    now = [0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0])
+    monkeypatch.setattr("searching.run.time", clock)
+    monkeypatch.setattr("searching.workers.time", clock)
+
+    def tick(_: tuple[float, float]) -> None:
+        now[0] += 1
+
+    text = space("random", trials=50).text.replace("trials: 50", f"trials: 50, minutes: {40 / 60}")
+
+    result = run_search(plan(Score(trap=tick), read_space(text)), tmp_path)
+
+    assert 10 < result.report.trials["ended"] < 40 and now[0] <= 40
+    assert result.report.ending != "no-winner"
+
+
+def test_time_that_is_too_short_leaves_the_trials_that_cost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(0, 10**9, 3600))
+    monkeypatch.setattr("searching.run.time", SimpleNamespace(monotonic=lambda: next(now)))
+    text = space(trials=50).text.replace("trials: 50", "trials: 50, minutes: 1")
+
+    result = run_search(plan(Score(), read_space(text)), tmp_path)
+
+    assert result.report.trials["ended"] == 2 and result.best
+
+
+def test_what_is_left_to_do_at_the_end_by_hand() -> None:
+    """Two seconds for 20 documents: 0.1 each. A trial, five finalists on 10, and six recipes on 30 documents."""
+    done = Scored("average", "search", "done", {}, seconds=2.0)
+
+    assert measured(plan(Score(), space()), [done, done]).judging == pytest.approx(
+        0.1 * (20 + 5 * 10 + 6 * 30)
+    )

@@ -76,7 +76,7 @@ def _progress(job: JobStatus, found: SearchState) -> Markup:
     if found.best is not None and "average" in found.baselines:
         gain = round(found.baselines["average"] - found.best, 4) + 0.0  # no -0
         numbers.append(t("search.best", best=f"{found.best:.4f}", gain=f"{gain:+.4f}"))
-    if job.seconds_left is not None and found.phase == "trials":
+    if job.seconds_left and found.phase == "trials":
         numbers.append(t("search.left", time=duration(job.seconds_left)))
     if found.least is not None:
         numbers.append(t("search.least", least=f"{found.least:.4f}"))

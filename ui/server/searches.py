@@ -13,16 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gradio as gr
+
 from checkpoints import Token
+from checkpoints.problems import ProblemError
 from checkpoints.yaml import YamlError, load
 from evaluation import Cancelled as EvaluationCancelled
-from evaluation import hold_memory
+from evaluation import fetch_model, hold_memory
 from merging import Cancelled, MergeError, Problem
 from ui.hub.account import Account
+from ui.server import gpu
 from ui.server.jobs import MergeRequest
 from ui.server.model_process import MODELS
 from ui.server.search_state import SearchState
-from ui.server.work import watched
+from ui.server.work import Work, watched
 
 if TYPE_CHECKING:
     from searching import Progress, Report, SearchPlan, Space
@@ -73,6 +77,8 @@ class SearchOrder:
         token: whose access to the Hub to use
         allow_folders: whether models and texts may be files of this machine
         device: that scores, "cpu" or "auto"
+        on_gpu: whether ZeroGPU is asked first, for calls of a few seconds each
+        weights: bytes of the models
     """
 
     space: str
@@ -82,6 +88,8 @@ class SearchOrder:
     token: Token
     allow_folders: bool
     device: str
+    on_gpu: bool = False
+    weights: int = 0
 
 
 class SearchService:
@@ -129,10 +137,14 @@ class SearchService:
             minutes = min(minutes or MAX_MINUTES, MAX_MINUTES)
         trials = min(space.settings.trials, MAX_TRIALS) if limited else space.settings.trials
         device = "cpu" if limited else "auto"
-        order = SearchOrder(space.text, texts, minutes, trials, who.for_hub, self.host.allow_folders, device)
+        order = SearchOrder(
+            space.text, texts, minutes, trials, who.for_hub, self.host.allow_folders, device,
+            gpu.is_zero_gpu() and self._is_for_calls(space, who, visitor),
+            sum(model.bytes for model in plan.parents),
+        )  # fmt: skip
 
         def work(report: Callable[[SearchState], None], cancel: threading.Event) -> SearchState:
-            found = _run(order, report, cancel)
+            found = _run_in_calls(order, report, cancel) if order.on_gpu else _run(order, report, cancel)
             if found.report and found.recipe:
                 self.service.found.add(visitor, found.recipe, found.report.card())
             return found
@@ -141,6 +153,13 @@ class SearchService:
         request = MergeRequest(start.text, seconds=60 * (minutes or 0))
         title = " + ".join(name.rpartition("/")[2] for name in names)
         return self.service.board.submit(visitor, title, names, work, request, SearchState())
+
+    def _is_for_calls(self, space: Space, who: Account, visitor: str) -> bool:
+        """Whether a search can be run in calls of ZeroGPU: its process downloads nothing, and sees no token."""
+        if any(goal.kind != "text" for goal in space.settings.goals):
+            return False
+        start = space.recipe(space.start).text
+        return not who.token or self.service.plan(start, None, Account("nobody"), visitor).ok
 
 
 def _check_length(text: str, texts: Mapping[str, Sequence[str]]) -> None:
@@ -172,42 +191,150 @@ def _run(order: SearchOrder, report: Callable[[SearchState], None], cancel: thre
     return state
 
 
-def searched(order: SearchOrder) -> Generator[SearchState | None, None, None]:
-    """Search; yields what was found whenever there is more of it, None now and then, and the end at last.
+def _run_in_calls(
+    order: SearchOrder, report: Callable[[SearchState], None], cancel: threading.Event
+) -> SearchState:
+    """Run a search in calls of ZeroGPU, each of which continues the one before; on this processor once it refuses.
 
-    When it is closed, the search is stopped, and its models are freed before this returns.
+    Raises:
+        ProblemError: it cannot be run.
+        Cancelled: it was stopped; what it had found was reported.
     """
-    ended = threading.Event()
+    for name in _models(order):
+        fetch_model(name, token=order.token, allow_folders=False)
+    anonymous = replace(order, token=False)
+    seconds = gpu.seconds_of_a_call([order.weights])
+    state = SearchState()
+    with tempfile.TemporaryDirectory(prefix="alloy-search-") as folder:
+        while state.report is None:
+            if cancel.is_set():
+                raise Cancelled
+            try:
+                with closing(gpu.on_gpu(seconds, search_call, anonymous, folder, state, seconds)) as news:
+                    for _, found in news:
+                        if cancel.is_set():
+                            raise Cancelled
+                        state = _heard(found, state, report)
+            except gr.Error:  # the GPU was withdrawn; what was scored is in the folder
+                with closing(MODELS.stream(search_call, anonymous, folder, state, None, "cpu")) as news:
+                    for found in news:
+                        if cancel.is_set():
+                            raise Cancelled from None
+                        state = _heard(found, state, report)
+    return state
+
+
+def _heard(
+    found: SearchState | Failed | None, state: SearchState, report: Callable[[SearchState], None]
+) -> SearchState:
+    """The state after news of a call.
+
+    Raises:
+        MergeError: it failed.
+    """
+    if isinstance(found, Failed):
+        raise MergeError(found.problems)
+    if found is None:
+        return state
+    report(found)
+    return found
+
+
+def _models(order: SearchOrder) -> list[str]:
+    """Names of the models, with their adapters."""
+    from searching import read_space
+
+    return list(read_space(order.space).parents())
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why a call failed, as data: ZeroGPU passes on the class of an error alone."""
+
+    problems: tuple[Problem, ...]
+
+
+def search_call(
+    order: SearchOrder, folder: str, state: SearchState, seconds: int | None, device: str
+) -> Generator[SearchState | Failed | None, None, None]:
+    """One call of a search, which ends after its seconds on a GPU; on a processor it has no limit.
+
+    Args:
+        order: without a token
+        folder: of the search
+        state: after the call before
+        seconds: that were requested
+        device: "auto", or "cpu" where no GPU was to be had
+    """
+    call = gpu.Call(None if device == "cpu" else seconds)
 
     def work(report: Callable[[SearchState], None], cancel: threading.Event) -> SearchState:
+        return _Search(replace(order, device=device), Path(folder), report, state, call).run(cancel)
+
+    try:
+        yield from _until_ended(work)
+    except ProblemError as error:
+        yield Failed(error.problems)
+
+
+def searched(order: SearchOrder) -> Generator[SearchState | None, None, None]:
+    """Search; yields what was found whenever there is more of it, None now and then, and the end at last."""
+
+    def work(report: Callable[[SearchState], None], cancel: threading.Event) -> SearchState:
+        with tempfile.TemporaryDirectory(prefix="alloy-search-") as folder:
+            return _Search(order, Path(folder), report).run(cancel)
+
+    return _until_ended(work)
+
+
+def _until_ended(work: Work) -> Generator[Any, None, None]:
+    """`watched`; when it is closed, the search is stopped, and its models are freed before this returns."""
+    ended = threading.Event()
+
+    def run(report: Callable[[SearchState], None], cancel: threading.Event) -> SearchState:
         try:
-            return _Search(order, report).run(cancel)
+            found: SearchState = work(report, cancel)
+            return found
         finally:
             ended.set()
 
     try:
-        yield from watched(work)
+        yield from watched(run)
     finally:
         ended.wait()
 
 
 class _Search:
-    """One search, in a temporary folder.
+    """One search, or a part of it.
 
     Args:
         order: what to search
+        folder: for its records; one with records of the same search continues it
         report: called with its state whenever something was scored
+        state: at the beginning; None for a new search
+        call: ends it when its time is over, after something was scored
     """
 
-    def __init__(self, order: SearchOrder, report: Callable[[SearchState], None]):
+    def __init__(
+        self,
+        order: SearchOrder,
+        folder: Path,
+        report: Callable[[SearchState], None],
+        state: SearchState | None = None,
+        call: gpu.Call | None = None,
+    ):
         self.order = order
+        self.folder = folder
         self.report = report
-        self.state = SearchState()
+        self.state = state or SearchState()
+        self.call = call or gpu.Call(None)
+        self.over = False
 
     def run(self, cancel: threading.Event) -> SearchState:
+        """Search; returns the state at the end, which has no report where the time of the call was over."""
         from searching import plan_search, read_space, run_search
 
-        order = self.order
+        order, self.cancel = self.order, cancel
         space = read_space(order.space)
         settings = replace(space.settings, minutes=order.minutes, trials=order.trials)
         self.space: Space = replace(space, settings=settings)
@@ -217,9 +344,13 @@ class _Search:
         )  # fmt: skip
         self.state = replace(self.state, trials=settings.trials, layers=_layers(plan))
         self.report(self.state)
-        with tempfile.TemporaryDirectory(prefix="alloy-search-") as folder, hold_memory(plan.memory_bytes):
-            self.records = Path(folder) / "trials.jsonl"
-            found = run_search(plan, folder, on_trial=self._heard, cancel=cancel)
+        try:
+            with hold_memory(plan.memory_bytes):
+                found = run_search(plan, self.folder, on_trial=self._heard, cancel=cancel)
+        except (EvaluationCancelled, Cancelled):
+            if not self.over:
+                raise
+            return self.state
         state = self._at(found.report.point) if found.best else self.state
         return replace(
             state,
@@ -250,12 +381,15 @@ class _Search:
             least=progress.measured.least if progress.measured else state.least,
         )
         self.report(self.state)
+        if self.call.seconds_left() <= 0:
+            self.over = True
+            self.cancel.set()
 
     def _best(self, who: str) -> SearchState:
         """The state with a trial's recipe as the best."""
         from searching.records import Records
 
-        return self._at(Records(self.records).asked[int(who.removeprefix("trial "))].point)
+        return self._at(Records(self.folder / "trials.jsonl").asked[int(who.removeprefix("trial "))].point)
 
     def _at(self, point: Mapping[str, Any]) -> SearchState:
         """The state with the recipe of a point as the best."""

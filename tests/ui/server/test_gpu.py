@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from gradio_client import Client
 
 from checkpoints.problems import Problem
 from evaluation import EvaluationError, load_model, perplexity
+from searching import plan_search, read_space, run_search
 from tests import ROOT
 from tests.hub import Hub
 from tests.ui.conftest import free_port, wait_for
@@ -36,6 +39,7 @@ class Space:
     client: Client
     log: Path
     speaker: Path
+    family: Path
 
     def chat(self, model: str = "ann/speaks", **how: Any) -> dict[str, Any]:
         said: dict[str, Any] = self.client.predict(
@@ -55,6 +59,9 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
         spoilt = tiny_speaker(folder / "spoilt")
         (spoilt / "config.json").write_text('{"model_type": "nobody-knows"}')
         hub.put("ann/spoilt", spoilt)
+        base = tiny_speaker(folder / "ann" / "base")
+        for seed, name in enumerate(("base", "one", "two")):
+            hub.put(f"ann/{name}", base if not seed else tiny_speaker(folder / "ann" / name, seed, base))
         environment = {
             name: value for name, value in os.environ.items() if not re.match("SPACE|OAUTH_|HF_", name)
         }
@@ -78,7 +85,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
             wait_for(process, url, log)
             headers = {"x-ip-token": SECRET}
             client = Client(url, verbose=False, headers=headers, analytics_enabled=False)
-            yield Space(platform, client, log, speaker)
+            yield Space(platform, client, log, speaker, folder)
         finally:
             # The session that it began: its workers would outlive it.
             os.killpg(process.pid, signal.SIGKILL)
@@ -189,6 +196,67 @@ def test_a_merge_asks_for_no_gpu(space: Space) -> None:
 
     assert planned["ok"], planned
     assert space.platform.asked == []
+
+
+SPACE = """
+merge_method: task_arithmetic
+base_model: {0}ann/base
+models:
+  - {{model: {0}ann/one, parameters: {{weight: {{search: [0, 1.2], start: 0.3}}}}}}
+  - {{model: {0}ann/two, parameters: {{weight: {{search: [0, 1.2], start: 0.7}}}}}}
+search: {{objective: [{{text: own}}], by: random, budget: {{trials: 2}}}}
+"""
+OWN = [
+    f"The {thing} number {number} is {word}."
+    for number, (thing, word) in enumerate(
+        (thing, word)
+        for thing in ("lamp", "sea", "garden", "violin", "bridge")
+        for word in ("deep", "red", "old", "far")
+    )
+]
+
+
+def searched(space: Space) -> dict[str, Any]:
+    """The state of a search that has ended."""
+    started: Any = space.client.predict(SPACE.format(""), {"own": "\n\n".join(OWN)}, api_name="/search")
+    assert started["ok"], (started, space.log.read_text())
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        found: Any = space.client.predict(started["job"], api_name="/job")
+        if found["state"] not in ("waiting", "running"):
+            assert found["state"] == "done", (found, space.log.read_text()[-3000:])
+            return dict(found["search"])
+        time.sleep(0.05)
+    raise AssertionError(found)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(space: Space, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The report of the same search in one process, with names as on the Hub."""
+    text = SPACE.format(f"{space.family}/")
+    plan = plan_search(read_space(text), texts={"own": OWN}, device="cpu")
+    found = run_search(plan, tmp_path_factory.mktemp("search")).report.to_dict()
+    plain: dict[str, Any] = json.loads(json.dumps(found).replace(f"{space.family}/", ""))
+    return plain
+
+
+@pytest.mark.parametrize("calls", [pytest.param(1000, marks=pytest.mark.nightly), 2])
+def test_a_search_runs_in_calls_and_finds_the_same(
+    space: Space, undisturbed: dict[str, Any], calls: int
+) -> None:
+    """Each call continues the one before; where ZeroGPU refuses, the processor does."""
+    space.platform.refuse_after(calls=calls, left=3, wait=60)
+
+    found = searched(space)
+
+    asked = [int(one["durationSeconds"]) for one in space.platform.asked]
+    assert len(asked) == 3 if calls == 2 else len(asked) > 5
+    assert max(asked) <= gpu.SECONDS_TO_START + gpu.SECONDS_PER_CALL + 1  # and to load the models
+    assert len(found["values"]) == 2
+    for key in ("winner", "ending", "point", "trials", "documents"):
+        assert found["report"][key] == undisturbed[key], key
+    for who, parts in undisturbed["figures"]["own"].items():
+        assert found["report"]["figures"]["own"][who] == pytest.approx(parts, rel=1e-5), who
 
 
 def test_what_is_asked_for_grows_with_the_work_and_stays_below_anybodys_quota() -> None:
