@@ -67,8 +67,13 @@ def theirs(model: Path, to: Path, name: str, *types: str) -> dict[str, Path]:
     """GGUF files of a model by llama.cpp: the converter's file, and what the quantizer makes of it; by type."""
     import conversion
 
-    wide = "F32" if json.loads((model / "config.json").read_text())["dtype"] == "float32" else "BF16"
-    kinds = {"F32": gguf.LlamaFileType.ALL_F32, "BF16": gguf.LlamaFileType.MOSTLY_BF16}
+    dtype = json.loads((model / "config.json").read_text())["dtype"]
+    wide = {"float32": "F32", "float16": "F16"}.get(dtype, "BF16")
+    kinds = {
+        "F32": gguf.LlamaFileType.ALL_F32,
+        "F16": gguf.LlamaFileType.MOSTLY_F16,
+        "BF16": gguf.LlamaFileType.MOSTLY_BF16,
+    }
     hparams = conversion.ModelBase.load_hparams(model, False)
     known = conversion.get_model_class(conversion.get_model_architecture(hparams, conversion.ModelType.TEXT))
     to.mkdir()
