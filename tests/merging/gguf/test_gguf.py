@@ -18,7 +18,7 @@ from merging.__main__ import main
 from merging.destinations.folder import FolderShard
 from merging.gguf import converter, layout, quantization
 from merging.gguf.quantization import quantize
-from merging.gguf.types import FILE_TYPES, Q4_0, Q8_0
+from merging.gguf.types import FILE_TYPES, Q3_K, Q4_0, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0
 from tests.hub import Hub
 from tests.merges import files, weight_files, without_pauses
 from tests.merging.gguf.models import keys, ours, tensors, tiny
@@ -245,13 +245,16 @@ def test_no_file_that_the_converter_gets_names_code(tmp_path: Path) -> None:
     assert [json.loads(path.read_text()) for path in folder.iterdir()] == [{"a": 1}, {"a": 1}]
 
 
-@pytest.mark.parametrize("kind", [Q8_0, Q4_0])
-def test_numpy_quantizes_as_libgguf_does(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = np.random.default_rng(0).normal(size=(16, 256)).astype(np.float32)
-    right = bytes(quantize(rows, kind))
-    monkeypatch.setattr(quantization.importlib.util, "find_spec", lambda name: None)
+@pytest.mark.parametrize("kind", [Q4_0, Q5_0, Q5_1, Q8_0, Q3_K, Q4_K, Q5_K, Q6_K], ids=lambda kind: kind.name)
+def test_every_quantizer_makes_the_same_bytes(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).normal(size=(16, 512)).astype(np.float32)
+    by_llama_cpp = bytes(quantize(rows, kind))
+    monkeypatch.setattr(quantization, "_native", lambda: None)
 
-    assert bytes(quantize(rows, kind)) == right
+    assert bytes(quantize(rows, kind)) == by_llama_cpp  # by libgguf
+    if kind in quantization.SIMPLE:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        assert bytes(quantize(rows, kind)) == by_llama_cpp  # by numpy
 
 
 Run = Callable[..., int]

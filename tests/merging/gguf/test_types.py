@@ -72,6 +72,7 @@ def test_other_types_are_refused_by_name(given: list[str], code: str, said: str)
 
 def test_without_libgguf_the_simple_types_remain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("merging.gguf.quantization._native", lambda: None)
 
     check_quantizer(file_types(["BF16", "F16", "Q8_0"]))
     with pytest.raises(MergeError, match=r"Q4_K_M, Q4_0 need the package libgguf"):
