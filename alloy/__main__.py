@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,15 @@ app = commands("Merge language models, chat with the result and score it.", add_
 app.add_typer(merging.command_line.app)
 app.add_typer(evaluation.command_line.app)
 app.add_typer(searching.command_line.app, name="search")
+
+
+def _write_gguf(model: str, kind: str, folder: Path) -> Path:
+    from merging.gguf_conversion import write_gguf
+
+    return write_gguf(model, kind, folder)
+
+
+evaluation.command_line.write_gguf = _write_gguf
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

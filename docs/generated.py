@@ -25,7 +25,10 @@ def requirements() -> str:
     extras = project["optional-dependencies"]
     elsewhere = ("alloy-merge", "gradio", "spaces")
     of_the_page = [
-        one for one in extras["search"] + extras["gguf"] + extras["app"] if not one.startswith(elsewhere)
+        one
+        for extra in ("search", "gguf", "llama", "app")
+        for one in extras[extra]
+        if not one.startswith(elsewhere)
     ]
     wanted = project["dependencies"] + extras["evaluation"] + of_the_page
     lines = [

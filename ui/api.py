@@ -14,6 +14,7 @@ from gradio.events import api
 
 from checkpoints.problems import ProblemError
 from evaluation import EvaluationError, fetch_model
+from evaluation.runtime import Runtime
 from merging import MergeError, Problem
 from merging.methods import METHODS
 from ui.chat.answers import streamed
@@ -237,6 +238,7 @@ class Api:
         temperature: float = 0.7,
         max_new_tokens: int = 200,
         seed: int = 0,
+        runtime: str = "auto",
     ) -> dict[str, Any]:
         """Ask a model one question.
 
@@ -247,16 +249,19 @@ class Api:
             temperature: 0 always takes the likeliest token
             max_new_tokens: where the answer is cut, 1 to 1024
             seed: the same seed gives the same answer
+            runtime: `transformers` runs the model in transformers; `auto` on a processor in llama.cpp, which is
+                quicker, if it can
 
         Returns:
-            answer, and about: device, speed and notes; or ok false and the problems.
+            answer, and about: device, number format, runtime, speed and notes; or ok false and the problems.
         """
         talk = [[{"role": "user", "content": message}]]
         length = min(max(int(max_new_tokens), 1), MAX_NEW_TOKENS)
+        chosen: Runtime = "transformers" if runtime == "transformers" else "auto"
         token = account(self.host, oauth).for_hub
         try:
             fetched = fetch_model(model.strip(), token=token, allow_folders=self.host.allow_folders)
-            sampling = Sampling(system, temperature, max_new_tokens=length, seed=int(seed))
+            sampling = Sampling(system, temperature, max_new_tokens=length, seed=int(seed), runtime=chosen)
             *_, (run, [answer]) = streamed([fetched], talk, sampling)
         except (EvaluationError, gr.Error) as error:
             return _refused("no-answer", error)

@@ -79,7 +79,7 @@ def _add_vocabulary(writer: Any, tokenizer: Any) -> None:
     writer.add_token_list(tokens)
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_token_types([control if token in special else normal for token in tokens])
-    writer.add_token_merges(merges)
+    writer.add_token_merges(merges or ["a b"])  # llama.cpp wants one; this makes no token
     if tokenizer.bos_token_id is not None:
         writer.add_bos_token_id(tokenizer.bos_token_id)
     if tokenizer.eos_token_id is not None:

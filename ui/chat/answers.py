@@ -10,9 +10,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evaluation import EvaluationError, FetchedModel, LanguageModel, Reply, load_fetched, reply
+from evaluation import EvaluationError, FetchedModel, Reply, reply
+from evaluation.answering_model import AnsweringModel
 from evaluation.chat import chat_prompt
 from evaluation.faults import faults
+from evaluation.runtime import Runtime, load_to_answer
+from merging.gguf_conversion import write_gguf
 from ui.chat.sampling import Sampling
 from ui.languages.translate import error_words, t
 from ui.server import gpu
@@ -57,10 +60,10 @@ def answers(
     """
     speakers: list[_Speaker] = []
     try:
-        loaded: list[LanguageModel] = []
+        loaded: list[AnsweringModel] = []
         for model in models:
             yield [Answer("", t("chat.loading"))] * len(models)
-            loaded.append(load_fetched(model, device) if isinstance(model, FetchedModel) else model_of(model))
+            loaded.append(_ready(model, device, sampling.runtime))
         speakers += [_Speaker(model, talk, sampling) for model, talk in zip(loaded, talks, strict=True)]
         yield [Answer("", t("chat.thinking"))] * len(models)
         while sum(speaker.continues() for speaker in speakers):
@@ -74,10 +77,21 @@ def answers(
             speaker.reply.close()
 
 
+def _ready(model: FetchedModel | TriedMerge, device: str, runtime: Runtime) -> AnsweringModel:
+    """A model that can answer.
+
+    Raises:
+        EvaluationError: it cannot be loaded, or the merge is no longer there.
+    """
+    if isinstance(model, FetchedModel):
+        return load_to_answer(model, device, runtime=runtime, write_gguf=write_gguf)
+    return model_of(model, runtime)
+
+
 class _Speaker:
     """One of the models that answer together."""
 
-    def __init__(self, model: LanguageModel, talk: Sequence[Message], sampling: Sampling) -> None:
+    def __init__(self, model: AnsweringModel, talk: Sequence[Message], sampling: Sampling) -> None:
         system = [{"role": "system", "content": sampling.system}] if sampling.system.strip() else []
         self.model = model
         self.prompt = str(talk[-1]["content"])
@@ -110,7 +124,7 @@ class _Speaker:
         return Answer(said or t("chat.empty_answer"), line, garbage(self.prompt, said))
 
 
-def _opening(model: LanguageModel) -> str:
+def _opening(model: AnsweringModel) -> str:
     """The tag with which the model's template opens every answer's reasoning; empty if it opens none."""
     if not model.has_chat_template:
         return ""
@@ -187,9 +201,9 @@ def plain(conversation: Sequence[Message]) -> list[Message]:
     return messages
 
 
-def _line(model: LanguageModel, answer: Reply) -> str:
+def _line(model: AnsweringModel, answer: Reply) -> str:
     """Where and how fast the model runs, and what a reader should know about this answer."""
-    parts = [f"{model.device}, {model.dtype}"]
+    parts = [f"{model.device}, {model.runs_as}"]
     if answer.tokens_per_second:
         parts.append(t("chat.speed", tokens=answer.new_tokens, rate=answer.tokens_per_second))
     if not model.has_chat_template:

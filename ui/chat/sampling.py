@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from evaluation.llama_model import has_llama_cpp
 from ui.languages.translate import t
 from ui.server import gpu
 from ui.widgets.events import Given
+
+if TYPE_CHECKING:
+    from evaluation.runtime import Runtime
 
 MAX_NEW_TOKENS = 1024
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are sampled, the same for all models.
+    """How answers are generated, the same for all models.
 
     Args:
         system: the system prompt; empty for none
@@ -23,6 +28,7 @@ class Sampling:
         top_p: sample from the most likely tokens that together have this probability
         max_new_tokens: where an answer is cut
         seed: the same seed gives the same answer
+        runtime: what runs the models on a processor
     """
 
     system: str = ""
@@ -30,6 +36,7 @@ class Sampling:
     top_p: float = 0.9
     max_new_tokens: int = gpu.USUAL_ANSWER
     seed: int = 0
+    runtime: Runtime = "auto"
 
 
 class SamplingFields:
@@ -51,7 +58,17 @@ class SamplingFields:
                 self.seed = gr.Number(
                     0, label=t("chat.seed"), info=t("chat.seed.info"), precision=0, min_width=120
                 )
-        self.inputs = {self.system, self.temperature, self.top_p, self.max_new_tokens, self.seed}
+            runtimes = [(t("chat.runtime.auto"), "auto"), ("transformers", "transformers")]
+            self.runtime = gr.Dropdown(
+                runtimes,
+                value="auto",
+                label=t("chat.runtime"),
+                info=t("chat.runtime.info"),
+                visible=has_llama_cpp(),
+            )
+        self.inputs = {
+            self.system, self.temperature, self.top_p, self.max_new_tokens, self.seed, self.runtime,
+        }  # fmt: skip
 
     def sampling(self, given: Given) -> Sampling:
         """What the fields say."""
@@ -61,4 +78,5 @@ class SamplingFields:
             given[self.top_p],
             min(int(given[self.max_new_tokens]), MAX_NEW_TOKENS),
             int(given[self.seed] or 0),
+            given[self.runtime],
         )

@@ -41,16 +41,18 @@ class ChatRow(ModelRow):
     Args:
         answers: to the first of the bundled questions
         commit: of the model, None for a folder
+        ran_as: see `ChatCheck`
     """
 
     answers: tuple[Checked, ...] = ()
     commit: str | None = None
+    ran_as: str = ""
 
     @property
     def check(self) -> ChatCheck | None:
         """The result, once every question is answered."""
         whole = len(self.answers) == len(PROMPTS)
-        return ChatCheck(self.name, self.commit, self.answers) if whole else None
+        return ChatCheck(self.name, self.commit, self.answers, self.ran_as) if whole else None
 
     @property
     def ended(self) -> bool:
@@ -79,7 +81,8 @@ def chat_call(
 
 def _talk(device: str, model: FetchedModel, row: ChatRow, call: gpu.Call) -> Work:
     def talk(report: Callable[[ChatRow], None], cancel: threading.Event) -> ChatRow:
-        live, now = load_fetched(model, device), replace(row, commit=model.commit)
+        live = load_fetched(model, device)
+        now = replace(row, commit=model.commit, ran_as=live.runs_as)
         while not now.ended:
             prompt = PROMPTS[len(now.answers)]
             answered = check_chat(live, [prompt], max_new_tokens=MAX_NEW_TOKENS, cancel=cancel).answers

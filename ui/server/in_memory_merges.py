@@ -14,11 +14,18 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.memory import free_memory, machine_memory
+from checkpoints.problems import ProblemError
 from evaluation import EvaluationError, LanguageModel
+from evaluation.answering_model import AnsweringModel
+from evaluation.llama_model import LlamaModel, has_llama_cpp, load_gguf
+from evaluation.runtime import Runtime
 from merging import Cancelled, MergeError, Plan, Problem, Progress, read_recipe
+from merging.gguf_conversion import write_gguf
 from ui.hub.account import Account
 from ui.server.model_process import MODELS
 from ui.server.work import watched
@@ -72,10 +79,13 @@ class _InMemoryMerge:
     live: LiveMerge
     who: Account
     used: float
+    # The same merge in llama.cpp; None until an answer is wanted, and after each change.
+    quick: LlamaModel | None = None
+    is_refused: bool = False  # whether llama.cpp cannot run it
 
     @property
     def bytes(self) -> int:
-        return self.live.model.bytes + self.live.held_bytes
+        return self.live.model.bytes + self.live.held_bytes + (self.quick.bytes if self.quick else 0)
 
 
 class InMemoryMerges:
@@ -111,6 +121,8 @@ class InMemoryMerges:
         check(plan, self.most_bytes)
         dtype = "float32" if 2 * plan.bytes_out <= self.most_bytes else "auto"
         needed = held(plan, dtype).model
+        beside = plan.bytes_out if has_llama_cpp() else 0  # what llama.cpp runs
+        beside = beside if needed + beside <= self.most_bytes else 0
         stop = (
             threading.Event()
         )  # of the making alone: what it made can be changed when `cancel` was set afterwards
@@ -133,7 +145,7 @@ class InMemoryMerges:
                     device="cpu",
                     dtype=dtype,
                     memory=free_memory(),
-                    keep=self.most_bytes - needed,
+                    keep=self.most_bytes - needed - beside,
                     on_progress=report,
                     cancel=stop,
                 )
@@ -163,8 +175,41 @@ class InMemoryMerges:
                 if merge is None or merge.name != name or merge.who != who:
                     return False
                 merge.used = self._clock()
+            merge.quick = None
             merge.live.update(read_recipe(recipe))
         return True
+
+    def to_answer(self, page: str, name: str) -> AnsweringModel | None:
+        """The model of a page that answers quickest; None if it has none of this name, or no longer.
+
+        Where llama.cpp is installed, it runs the merge, which is merged once more for it, in the bits of its file.
+        """
+        with self._merging:
+            model = self.get(page, name)
+            with self._lock:
+                merge = self._kept.get(page)
+            if model is None or merge is None or merge.is_refused or not has_llama_cpp():
+                return model
+            if merge.quick is None:
+                try:
+                    merge.quick = self._quick(merge)
+                except ProblemError:
+                    merge.is_refused = True
+            return merge.quick or model
+
+    def _quick(self, merge: _InMemoryMerge) -> LlamaModel:
+        """A merge in llama.cpp.
+
+        Raises:
+            ProblemError: it cannot run it.
+        """
+        plan = merge.live.planner.plan(merge.live.recipe)
+        if plan.bytes_out + merge.bytes > self.most_bytes:
+            values = {"size": size(plan.bytes_out), "most": size(self.most_bytes)}
+            raise MergeError(Problem("too-large", values))
+        with TemporaryDirectory(prefix="alloy-gguf-") as folder:
+            file = write_gguf(plan, "BF16", Path(folder), token=merge.who.for_hub)
+            return load_gguf(file, name=merge.name)
 
     def get(self, page: str, name: str) -> LanguageModel | None:
         """The live model of a page; None if it has none of this name, or no longer."""
@@ -221,13 +266,19 @@ def forgotten(page: str) -> Iterator[None]:
     yield
 
 
-def model_of(merge: TriedMerge) -> LanguageModel:
-    """The model of a merge.
+def model_of(merge: TriedMerge, runtime: Runtime = "auto") -> AnsweringModel:
+    """The model of a merge, to answer; see `InMemoryMerges.to_answer`.
+
+    Args:
+        merge: as the page names it
+        runtime: "transformers" for the live model
 
     Raises:
         EvaluationError: it is no longer there.
     """
-    model = _kept_here().get(merge.page, merge.name)
+    kept = _kept_here()
+    find = kept.get if runtime == "transformers" else kept.to_answer
+    model: AnsweringModel | None = find(merge.page, merge.name)
     if model is None:
         raise EvaluationError(Problem("trial-gone"))
     return model

@@ -267,10 +267,11 @@ def held(nbytes: int) -> Iterator[None]:
 
 
 def loaded(model: FetchedModel) -> Iterator[None]:
-    """Load a model, so that whoever asks it next does not wait."""
-    from evaluation import load_fetched
+    """Load a model to answer, so that whoever asks it next does not wait."""
+    from evaluation.runtime import load_to_answer
+    from merging.gguf_conversion import write_gguf
 
-    load_fetched(model)
+    load_to_answer(model, write_gguf=write_gguf)
     yield
 
 

@@ -38,7 +38,7 @@ def test_garbage_is_told(answer: str, key: str | None) -> None:
 @pytest.fixture(autouse=True)
 def live_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a model stand for its merge in memory."""
-    monkeypatch.setattr("ui.chat.answers.model_of", lambda model: model)
+    monkeypatch.setattr("ui.chat.answers.model_of", lambda model, _: model)
 
 
 def speaker(folder: Path, template: str | None = None) -> LanguageModel:

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from evaluation import reply
-from merging import MergeError, Plan, make_plan, read_recipe, run_plan
+from evaluation.answering_model import AnsweringModel
+from evaluation.llama_model import LlamaModel
+from merging import MergeError, Plan, Problem, make_plan, read_recipe, run_plan
 from tests.ui.speaker import tiny_speaker
 from ui.hub.account import Account
 from ui.languages.translate import current_language, speaking
@@ -178,3 +180,63 @@ def test_a_page_that_goes_stops_its_merge(plan: Plan, monkeypatch: pytest.Monkey
     told.close()
 
     assert stopped.wait(30)
+
+
+def test_llama_cpp_answers_with_the_merge_and_with_each_change(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra `llama` is not installed")
+    from tests.evaluation.tiny_gguf import write_gguf as write_tiny
+
+    in_memory = InMemoryMerges(10**9)
+    name = make(in_memory, "page", plan)
+    recipes: list[str] = []
+
+    def write(changed: Plan, kind: str, folder: Path, **_: object) -> Path:
+        recipes.append(changed.recipe)
+        live = in_memory.get("page", name)
+        assert live and kind == "BF16"
+        return write_tiny(folder / "merge.gguf", live.network, live.tokenizer)
+
+    monkeypatch.setattr("ui.server.in_memory_merges.write_gguf", write)
+
+    def said(model: AnsweringModel | None) -> str:
+        assert model
+        answer = reply(model, [{"role": "user", "content": "Hi"}], max_new_tokens=10, temperature=0)
+        return "".join(answer).replace(" ", "")  # transformers puts spaces between this tokenizer's bytes
+
+    quick = in_memory.to_answer("page", name)
+    assert isinstance(quick, LlamaModel) and in_memory.to_answer("page", name) is quick
+    assert said(quick) == said(in_memory.get("page", name))
+
+    in_memory.update("page", name, plan.recipe.replace("weight: 2", "weight: 5"), NOBODY)
+    changed = in_memory.to_answer("page", name)
+    assert isinstance(changed, LlamaModel) and changed is not quick
+    assert "weight: 5" in recipes[1] and len(recipes) == 2
+    assert said(changed) == said(in_memory.get("page", name))
+
+    running = changed.server._running
+    assert running
+    del changed
+    in_memory.forget("page")
+    assert not running.is_alive
+    assert in_memory.to_answer("page", name) is None
+
+
+def test_a_merge_that_llama_cpp_cannot_run_answers_in_transformers(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra `llama` is not installed")
+    in_memory = InMemoryMerges(10**9)
+    name = make(in_memory, "page", plan)
+    tried: list[str] = []
+
+    def refuse(changed: Plan, kind: str, *_: object, **__: object) -> Path:
+        tried.append(kind)
+        raise MergeError(Problem("trial-gone"))
+
+    monkeypatch.setattr("ui.server.in_memory_merges.write_gguf", refuse)
+
+    assert in_memory.to_answer("page", name) is in_memory.get("page", name)
+    assert in_memory.to_answer("page", name) is in_memory.get("page", name)
+    assert tried == ["BF16"]
