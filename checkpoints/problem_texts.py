@@ -30,6 +30,8 @@ _SAVE_AS_FAST = (
 )
 _NO_DISK = "Make room, or merge to the Hub (`hf://owner/name`), which needs no disk space."
 _WHOLE_NUMBER = "Write a whole number, 0 or more."
+_NAME_ORIGINAL = "Name {original} instead, which has the full precision."
+_NAME_UNQUANTIZED = (_NAME_ORIGINAL, "Name the model that it was made from, in bfloat16, float16 or float32.")
 
 PROBLEMS: dict[str, Text] = {
     # models: where they are
@@ -146,7 +148,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "gguf-only": Text(
         "{model} has GGUF files only, which are quantized for llama.cpp.",
-        "Name the model they were made from.",
+        (_NAME_ORIGINAL, "Name the model they were made from."),
     ),
     "no-weights": Text("{model} has no weights that can be read.", "Name a model with model.safetensors."),
     "missing-shard": Text(
@@ -567,15 +569,15 @@ PROBLEMS: dict[str, Text] = {
     ),
     "quantized": Text(
         "{model} is quantized ({how}) in a form that cannot be read as plain numbers.",
-        "Name the model that it was made from, in bfloat16, float16 or float32.",
+        _NAME_UNQUANTIZED,
     ),
     "unknown-quantization": Text(
         "{model} is quantized ({form}), but its tensors do not fit that form: {error}.",
-        "Name the model that it was made from, in bfloat16, float16 or float32.",
+        _NAME_UNQUANTIZED,
     ),
     "dequantized": Text(
         "{model} is quantized ({form}). Its weights are read as plain numbers; the precision that it lost stays lost.",
-        "If the model exists in bfloat16 or float16, name that one instead.",
+        (_NAME_ORIGINAL, "If the model exists in bfloat16 or float16, name that one instead."),
     ),
     "plain-weights": Text(
         "The config of {model} says that it is quantized ({how}), but its weights are plain. The result's config does "

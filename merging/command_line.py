@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -199,22 +200,27 @@ def _fix(path: str, in_place: bool, planned: Callable[[Recipe], Plan]) -> int:
     from merging.recipe.reader import read_recipe
 
     @functools.cache
-    def problems_of(text: str) -> tuple[Problem, ...]:
+    def found(text: str) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+        """Problems and warnings of a recipe."""
         try:
-            return planned(read_recipe(text)).problems
+            plan = planned(read_recipe(text))
         except RecipeError as error:
-            return error.problems
+            return error.problems, ()
+        return plan.problems, plan.warnings
 
     before = _text(path)
-    text, done = mended(before, problems_of, lambda names: common_base(names, None))
+    text, done = mended(
+        before, lambda text: list(chain(*found(text))), lambda names: common_base(names, None)
+    )
     for each in done:
         print(f"fixed: {each.title}", file=sys.stderr)
     if not in_place:
         print(text, end="")
     elif text != before:
         Path(path).write_text(text, encoding="utf-8")
-    print_problems(problems_of(text))
-    return CANNOT_BE_MERGED if problems_of(text) else DONE
+    problems, _ = found(text)
+    print_problems(problems)
+    return CANNOT_BE_MERGED if problems else DONE
 
 
 def _describe(plan: Plan) -> None:

@@ -47,11 +47,13 @@ class Parent:
         name: of the model
         licence: as the Hub spells it; empty if the card states none or cannot be read
         bases: the models that it was made from
+        relation: how it was made from them, where the card states it: "quantized", "finetune", "merge", ...
     """
 
     name: str
     licence: str = ""
     bases: tuple[str, ...] = ()
+    relation: str = ""
 
 
 def strictness(licence: str) -> int:
@@ -163,7 +165,8 @@ def parent_of(name: str, card: Any) -> Parent:
     bases = card.get("base_model")
     bases = bases if isinstance(bases, list) else [bases]
     named = [base for base in bases if isinstance(base, str) and base != name]
-    return Parent(name, str(licence or "")[:60], tuple(named[:MAX_BASES]))
+    relation = str(card.get("base_model_relation") or "")[:60]
+    return Parent(name, str(licence or "")[:60], tuple(named[:MAX_BASES]), relation)
 
 
 def _cached(name: str, version: str) -> Parent | None:

@@ -23,6 +23,7 @@ from checkpoints.dtypes import FLOATS
 from checkpoints.formats.header import TensorHeader
 from checkpoints.lru_cache import LruCache
 from checkpoints.problems import Problem
+from checkpoints.quantized.original import is_original
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import Token, read_small
 from checkpoints.tokenizer_files import has_vocabulary, is_template, tokenizer_files
@@ -216,7 +217,8 @@ class AdaptedCheckpoint:
     def _warnings(self) -> Iterator[Problem]:
         trained_on, first = self.adapter.option("base_model_name_or_path"), without_adapters(self.base)
         is_id = isinstance(trained_on, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", trained_on)
-        if is_id and not first.is_folder and trained_on.lower() != first.name.lower():
+        same = str(trained_on).lower() == first.name.lower() or is_original(first.name, str(trained_on))
+        if is_id and not first.is_folder and not same:
             values = {"adapter": self.adapter.name, "trained_on": trained_on, "base": first.name}
             yield Problem("other-base", values)
         if self._grows(self._fit.embedding) and not has_vocabulary(self._own_files()):

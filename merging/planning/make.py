@@ -40,6 +40,7 @@ from merging.planning.costs import (
     working_memory,
 )
 from merging.planning.mixtures import MixtureTensors
+from merging.planning.originals import with_originals
 from merging.planning.result_files import ResultFiles
 from merging.planning.result_tensors import ResultTensors
 from merging.recipe.recipe import ModelReference, Recipe
@@ -110,7 +111,11 @@ def make_plan(
     finally:
         for checkpoint in checkpoints.values():
             checkpoint.close()
-    return replace(plan, problems=tuple(dict.fromkeys(problems)))
+    return replace(
+        plan,
+        problems=with_originals(dict.fromkeys(problems), token, allow_folders),
+        warnings=with_originals(plan.warnings, token, allow_folders),
+    )
 
 
 class Planner:

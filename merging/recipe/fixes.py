@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,7 @@ FIXES: dict[str, Template] = {
     "union": "Combine the vocabularies",
     "vocabulary": "Keep the base model's vocabulary",
     "tokenizer": "Use the vocabulary of {model}",
+    "original": "Use {original}, in full precision",
 }
 
 
@@ -87,7 +89,7 @@ def fixes(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> 
 
     Args:
         recipe: the text
-        problems: of its plan
+        problems: of its plan, and its warnings
         common_base: says which model the named ones were made from; asked only if the recipe lacks a base
     """
     try:
@@ -341,6 +343,17 @@ class _Fixer:
         spans = {replaced(node, f"{base}+{adapter}") for node in named}
         return self.fix(edited(self.text, spans), "write", word=f"{base}+{adapter}", instead=adapter)
 
+    def original(self) -> Fix | None:
+        """The model that a quantized one was made from, in its place; a revision named that one's commits."""
+        model, original = str(self.problem.values["model"]), self.problem.values.get("original")
+        named = re.compile(rf"(?<![^'\"]){re.escape(model)}(?:@[^+'\"]*)?(?=[+'\"]|$)")
+        spans = []
+        for _, node in walk(self.tree) if original else ():
+            raw = self.text[node.start_mark.index : node.end_mark.index]
+            if isinstance(node, yaml.ScalarNode) and named.search(raw):
+                spans.append(replaced(node, named.sub(lambda _: str(original), raw)))
+        return self.fix(edited(self.text, spans), "original", original=original) if spans else None
+
     def passthrough(self) -> Fix | None:
         """The method that gives a base under its adapter."""
         node = find(self.tree, ("merge_method",))
@@ -454,7 +467,9 @@ WAYS: dict[str, Callable[[_Fixer], Fix | None]] = {
     "adapter": _Fixer.with_base,
     "adapter-beside-model": _Fixer.adapter,
     "adapter-on-base": _Fixer.passthrough,
+    "dequantized": _Fixer.original,
     "filter": _Fixer.filters_apart,
+    "gguf-only": _Fixer.original,
     "layer-range": _Fixer.shorter_range,
     "layers-of-models": _Fixer.slices,
     "misplaced-key": _Fixer.moved_to_top,
@@ -464,10 +479,12 @@ WAYS: dict[str, Callable[[_Fixer], Fix | None]] = {
     "no-base": _Fixer.base,
     "not-a-mapping": _Fixer.vocabulary_source,
     "parameter-value": _Fixer.within_range,
+    "quantized": _Fixer.original,
     "revision-beside-model": _Fixer.revision,
     "shared-parameter": _Fixer.moved_up,
     "stray-filter": _Fixer.filter_applied,
     "unequal-ranges": _Fixer.equal_ranges,
     "unknown-key": _Fixer.removed,
     "unknown-parameter": _Fixer.removed,
+    "unknown-quantization": _Fixer.original,
 }

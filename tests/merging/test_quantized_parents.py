@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from merging import Plan, make_plan, read_recipe, run_plan
+from merging.__main__ import main
 from merging.engine.run import ENGINES
 from tests.hub import Hub
 from tests.merges import weight_files
@@ -111,6 +112,54 @@ def test_an_adapter_is_applied_to_its_plain_numbers(quantized: dict[str, Path], 
         run_plan(plan, str(tmp_path / f"out {form}"))
 
     assert weight_files(tmp_path / "out nf4") == weight_files(tmp_path / "out nf4 plain")
+
+
+def test_an_adapter_of_a_quantized_model_is_offered_the_original(
+    quantized: dict[str, Path],
+    folder: Path,
+    hub: Hub,
+    alice: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By `alloy plan --fix`, from the adapter alone to its full-precision base, without a complaint afterwards."""
+    hub.put("alice/big", {path.name: path.read_bytes() for path in (folder / "a").iterdir()})
+    hub.put("alice/big-bnb-4bit", {path.name: path.read_bytes() for path in quantized["nf4"].iterdir()})
+    settings = {
+        "peft_type": "LORA",
+        "r": 2,
+        "target_modules": ["up_proj"],
+        "base_model_name_or_path": "alice/big-bnb-4bit",
+    }
+    plain = load_file(folder / "a/model.safetensors")
+    name = next(name for name in plain if name.endswith("up_proj.weight"))
+    key = f"base_model.model.{name.removesuffix('.weight')}"
+    save_file(
+        {
+            f"{key}.lora_A.weight": torch.ones(2, plain[name].shape[1]),
+            f"{key}.lora_B.weight": torch.ones(plain[name].shape[0], 2),
+        },
+        tmp_path / "weights",
+    )
+    hub.put(
+        "alice/lora",
+        {
+            "adapter_config.json": json.dumps(settings).encode(),
+            "adapter_model.safetensors": (tmp_path / "weights").read_bytes(),
+        },
+    )
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("merge_method: passthrough\nmodels:\n  - model: alice/lora\n")
+
+    assert main(["plan", str(recipe), "--fix", "--in-place"]) == 0
+
+    assert recipe.read_text().endswith("model: alice/big+alice/lora\n")
+    assert "fixed: Use alice/big, in full precision" in capsys.readouterr().err
+    plan = make_plan(read_recipe(recipe.read_text()))
+    assert plan.problems == plan.warnings == ()
+    before = make_plan(read_recipe(recipe.read_text().replace("alice/big", "alice/big-bnb-4bit")))
+    [warning] = [warning for warning in before.warnings if warning.code == "dequantized"]
+    assert warning.fix == "Name alice/big instead, which has the full precision."
 
 
 def test_tensors_that_do_not_fit_their_form_are_refused(quantized: dict[str, Path], folder: Path) -> None:

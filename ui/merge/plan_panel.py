@@ -145,7 +145,8 @@ class PlanPanel:
     ) -> Updates:
         parents = self.service.cards.parents(plan, who.for_hub)
         around = Surroundings(parents, called, self.host.on_space, gpu.is_zero_gpu())
-        offered = fixes(text, problems, lambda names: common_base(names, who.for_hub))[:MAX_FIXES]
+        reported = [*problems, *plan.warnings]
+        offered = fixes(text, reported, lambda names: common_base(names, who.for_hub))[:MAX_FIXES]
         buttons: Updates = dict.fromkeys(self.fixes, gr.update(visible=False))
         for button, fix in zip(self.fixes, offered, strict=False):
             buttons[button] = gr.update(value=fix.title, visible=True)

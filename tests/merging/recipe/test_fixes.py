@@ -301,3 +301,22 @@ def test_a_whole_recipe_is_mended_at_once() -> None:
 )
 def test_what_was_meant_is_not_guessed(recipe: str) -> None:
     assert fixes(recipe, problems_of(recipe)[:1], lambda names: "") == ()
+
+
+@pytest.mark.parametrize("code", ["dequantized", "gguf-only", "quantized", "unknown-quantization"])
+def test_a_quantized_model_gives_way_to_its_original(code: str) -> None:
+    recipe = (
+        "merge_method: linear # x/big-4bit\nbase_model: 'x/big-4bit'\nmodels:\n- model: x/big-4bit@v1+me/lora:0.5\n"
+        '- {model: x/big-4bit}\n- model: x/big-4bit-chat\n- model: y/z+x/big-4bit\ntokenizer_source: "x/big-4bit"\n'
+    )
+    problem = Problem(code, {"model": "x/big-4bit", "form": "nf4", "original": "x/big"}, "x/big-4bit")
+
+    [fix] = fixes(recipe, [problem], lambda names: "")
+
+    assert fix.recipe == (
+        "merge_method: linear # x/big-4bit\nbase_model: 'x/big'\nmodels:\n- model: x/big+me/lora:0.5\n"
+        '- {model: x/big}\n- model: x/big-4bit-chat\n- model: y/z+x/big-4bit\ntokenizer_source: "x/big"\n'
+    )
+    assert fix.title == "Use x/big, in full precision"
+    unknown = Problem(code, {"model": "x/big-4bit", "form": "nf4"}, "x/big-4bit")
+    assert fixes(recipe, [unknown], lambda names: "") == ()

@@ -17,6 +17,8 @@ _SAVE_AS_FAST = (
 )
 _NO_DISK = "자리를 비우거나, 디스크가 필요 없는 허브(`hf://owner/name`)로 병합하세요."
 _WHOLE_NUMBER = "0 이상의 정수를 쓰세요."
+_NAME_ORIGINAL = "정밀도를 잃지 않은 {original}{original:을|를} 대신 쓰세요."
+_NAME_UNQUANTIZED = (_NAME_ORIGINAL, "그것을 만든 bfloat16, float16 또는 float32 모델을 쓰세요.")
 _OTHER_NAME = "다른 이름을 고르세요."
 _REPORT = "Alloy의 버그입니다. 레시피와 함께 알려 주세요."
 _ORDER_OF_LAYERS = "설정의 `{key}: {value}` 값으로는 새 층 순서를 나타낼 수 없습니다."
@@ -135,7 +137,8 @@ PROBLEMS: dict[str, Text] = {
         "다시 실행하세요. 도착한 파일은 다시 만들지 않습니다.",
     ),
     "gguf-only": Text(
-        "{model}: llama.cpp용으로 양자화된 GGUF 파일만 있습니다.", "그것을 만든 원래 모델을 쓰세요."
+        "{model}: llama.cpp용으로 양자화된 GGUF 파일만 있습니다.",
+        (_NAME_ORIGINAL, "그것을 만든 원래 모델을 쓰세요."),
     ),
     "no-weights": Text("{model}: 읽을 수 있는 가중치가 없습니다.", "model.safetensors가 있는 모델을 쓰세요."),
     "missing-shard": Text(
@@ -511,15 +514,15 @@ PROBLEMS: dict[str, Text] = {
     ),
     "quantized": Text(
         "{model}: 일반 숫자로 읽을 수 없는 방식({how})으로 양자화된 모델입니다.",
-        "그것을 만든 bfloat16, float16 또는 float32 모델을 쓰세요.",
+        _NAME_UNQUANTIZED,
     ),
     "unknown-quantization": Text(
         "{model}: 양자화된 모델({form})이지만 텐서가 그 형식과 맞지 않습니다: {error}.",
-        "그것을 만든 bfloat16, float16 또는 float32 모델을 쓰세요.",
+        _NAME_UNQUANTIZED,
     ),
     "dequantized": Text(
         "{model}: 양자화된 모델({form})입니다. 가중치를 일반 숫자로 읽지만, 잃어버린 정밀도는 돌아오지 않습니다.",
-        "bfloat16이나 float16으로 된 같은 모델이 있으면 그것을 쓰세요.",
+        (_NAME_ORIGINAL, "bfloat16이나 float16으로 된 같은 모델이 있으면 그것을 쓰세요."),
     ),
     "plain-weights": Text(
         "{model}: 설정에는 양자화({how})되었다고 나오지만 가중치는 양자화되지 않았습니다. 결과의 설정에서는 뺐습니다."

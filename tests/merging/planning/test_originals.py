@@ -1,0 +1,48 @@
+"""The model that a quantized one was made from is found, and no other is taken for it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from merging.planning.originals import find_original
+from tests.hub import Hub
+
+SIZES = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}
+QUANTIZED = SIZES | {"quantization_config": {"quant_method": "bitsandbytes"}}
+
+
+def put(hub: Hub, name: str, config: dict[str, Any] | None, card: str = "") -> None:
+    hub.add_user(name.partition("/")[0])
+    files = {"README.md": f"---\n{card}\n---\n".encode()} if card else {"notes.txt": b""}
+    if config is not None:
+        files["config.json"] = json.dumps(config).encode()
+    hub.put(name, files)
+
+
+@pytest.mark.parametrize(
+    ("config", "card", "others", "expected"),
+    [
+        (QUANTIZED, "", {"ann/big": SIZES}, "ann/big"),
+        (QUANTIZED, "", {}, ""),
+        (QUANTIZED, "", {"ann/big": QUANTIZED}, ""),
+        (QUANTIZED, "", {"ann/big": SIZES | {"hidden_size": 32}}, ""),
+        (QUANTIZED | {"_name_or_path": "eve/Big"}, "", {"eve/Big": SIZES}, "eve/Big"),
+        (QUANTIZED | {"_name_or_path": "/root/big"}, "", {}, ""),
+        (QUANTIZED, "base_model: eve/Big", {"eve/Big": SIZES}, "eve/Big"),
+        (QUANTIZED, "base_model: eve/raw", {"eve/raw": SIZES}, ""),
+        (QUANTIZED, "base_model: eve/raw\nbase_model_relation: quantized", {"eve/raw": SIZES}, "eve/raw"),
+        (QUANTIZED, "base_model: eve/raw\nbase_model_relation: finetune", {"eve/raw": SIZES}, ""),
+        (None, "", {"ann/big": SIZES}, "ann/big"),
+    ],
+)
+def test_it_is_found_by_name_config_and_card(
+    config: dict[str, Any] | None, card: str, others: dict[str, dict[str, Any]], expected: str, hub: Hub
+) -> None:
+    put(hub, "ann/big-bnb-4bit", config, card)
+    for name, other in others.items():
+        put(hub, name, other)
+
+    assert find_original("ann/big-bnb-4bit", False) == expected
