@@ -473,6 +473,29 @@ PROBLEMS: dict[str, Text] = {
     ),
     "seed": Text("`seed` is {found:phrase}.", _WHOLE_NUMBER),
     "dtype": Text("There is no dtype '{name}' for weights.", _MEANT),
+    "fp8-dtype": Text(
+        "`dtype` is also what weights without scales are stored in, so it cannot be {name}.",
+        "Write `out_dtype: {name}`.",
+    ),
+    "fp8-no-linear": Text(
+        "{dtype} is for the weights of linear layers, and none of {architecture} is known to be one.",
+        "Write `out_dtype: bfloat16`. The class has to be one that the installed transformers builds.",
+    ),
+    "fp8-not-in-files": Text(
+        "Eight-bit weights with scales go into safetensors files, not into memory, GGUF files or other merges.",
+        "Leave out `out_dtype:`, or name a 16-bit type.",
+    ),
+    "fp8-packed-experts": Text(
+        "{dtype} has a matrix for each expert, and {tensors:few} hold all experts of a layer.",
+        "Write `out_dtype: bfloat16`.",
+    ),
+    "fp8-shape": Text(
+        "{dtype} needs rows and columns that are multiples of {multiple}: {tensors:few}.",
+        (
+            "Write `out_dtype: {rows}`, with a scale for each row, or `bfloat16`.",
+            "Write `out_dtype: bfloat16`.",
+        ),
+    ),
     "chat-template": Text("'{given}' is neither the name of a chat template nor a template itself.", _MEANT),
     "tokenizer-or-source": Text(
         "A recipe has either `tokenizer` or `tokenizer_source`; this one has both.",
@@ -1529,6 +1552,7 @@ PHRASES: dict[str, Template] = {
     "list": "a list",
     # how tensors and adapters do not fit
     "shape-instead": "{name} {found} instead of {expected}",
+    "shape-of": "{name} {shape}",
     "several-dtypes": "{name} with dtypes {dtypes}",
     "misfit-shape": "{name} is {found}, the base's is {expected}",
     "misfit-dtype": "{name} holds no floating-point numbers",

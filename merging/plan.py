@@ -20,6 +20,7 @@ from checkpoints.loading import Part
 from checkpoints.made_rows import MadeCost
 from checkpoints.problems import Problem
 from checkpoints.renamed import Assembled
+from merging.fp8 import FP8
 from merging.methods.parameters import Scalar
 from merging.tokenizers.report import TokenizerReport
 
@@ -201,6 +202,8 @@ class PlannedTensor:
         parameters: the method's, by the recipe's names, resolved for this tensor; empty when it is one input as it is
         copied_from: index of the input whose bytes are the result, or None
         layer: of the output's stack, or None outside the layers
+        scales: form of its eight-bit numbers, one of `FP8`; its scales are then a tensor of the file too, right before
+            it. Empty for numbers as they are
     """
 
     name: str
@@ -210,6 +213,7 @@ class PlannedTensor:
     parameters: Mapping[str, Value]
     copied_from: int | None
     layer: int | None
+    scales: str = ""
 
     @cached_property
     def elements(self) -> int:
@@ -220,7 +224,21 @@ class PlannedTensor:
 
     @property
     def bytes(self) -> int:
-        return self.elements * itemsize(self.dtype)
+        """In the file, with its scales."""
+        return self.scale_bytes + self.elements * itemsize(self.dtype)
+
+    @property
+    def scale_bytes(self) -> int:
+        return FP8[self.scales].scale_bytes(self.shape) if self.scales else 0
+
+    def headers(self, filename: str) -> Iterator[TensorHeader]:
+        """What the header of its file says: of its scales, if it has any, and of itself."""
+        size = self.bytes - self.scale_bytes
+        if self.scales:
+            form = FP8[self.scales]
+            grid = form.grid(self.shape)
+            yield TensorHeader(self.name + form.suffix, "F32", grid, filename, 0, self.scale_bytes)
+        yield TensorHeader(self.name, self.dtype, self.shape, filename, 0, size)
 
     @property
     def is_one_input(self) -> bool:
@@ -324,6 +342,11 @@ class Plan:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether weights are eight-bit floats with scales."""
+        return any(tensor.scales for tensor in self.tensors)
 
     @property
     def only_copies(self) -> bool:
@@ -454,9 +477,7 @@ class Plan:
 
 def shard_header(shard: PlannedShard) -> bytes:
     """The first bytes of an output file."""
-    return write_header(
-        TensorHeader(t.name, t.dtype, t.shape, shard.filename, 0, t.bytes) for t in shard.tensors
-    )
+    return write_header(header for tensor in shard.tensors for header in tensor.headers(shard.filename))
 
 
 def software() -> list[str]:

@@ -166,7 +166,8 @@ class LiveMerge:
         self._lock = threading.Lock()
         self._local = threading.local()
         try:
-            self.plan = plan or self.planner.plan(recipe)
+            # In memory all weights are plain: scales are for files.
+            self.plan = plan if plan and not plan.has_scales else self.planner.plan(recipe)
             self._budget = self._admit(self.plan, dtype, memory, keep)
             is_remote = any(model.is_remote for model in self.plan.models)
             self._workers = READERS if is_remote else default_workers() if device == "cpu" else 1

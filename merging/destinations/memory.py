@@ -52,7 +52,7 @@ class MemoryDestination:
         return self
 
     def check(self, plan: Plan | None = None) -> list[Problem]:
-        return []
+        return [Problem("fp8-not-in-files")] if plan and plan.has_scales else []
 
     def begin(self, plan: Plan, check: Callable[[], None]) -> dict[str, Receipt]:
         needed = plan.bytes_out + plan.peak_memory_bytes

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from checkpoints import Token, open_checkpoint
+from checkpoints.quantized.dequantized import DequantizedCheckpoint
 from merging.destinations.receipt import Receipt
 from merging.plan import Plan
 
@@ -64,8 +65,14 @@ def tensors_that_differ(repo: str, commit: str, token: Token, plan: Plan) -> lis
     bare = "config.json" not in plan.files
     model = open_checkpoint(repo, commit, token=token, allow_folders=False, is_bare=bare)
     try:
-        there = {(tensor.name, tensor.dtype, tensor.shape, tensor.file) for tensor in model.tensors.values()}
+        stored = model.own if isinstance(model, DequantizedCheckpoint) else model
+        there = {(tensor.name, tensor.dtype, tensor.shape, tensor.file) for tensor in stored.tensors.values()}
     finally:
         model.close()
-    planned = {(t.name, t.dtype, t.shape, shard.filename) for shard in plan.shards for t in shard.tensors}
+    planned = {
+        (header.name, header.dtype, header.shape, header.file)
+        for shard in plan.shards
+        for tensor in shard.tensors
+        for header in tensor.headers(shard.filename)
+    }
     return sorted(name for name, *_ in planned ^ there)

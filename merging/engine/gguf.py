@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 
 from checkpoints import Token
 from checkpoints.formats.header import TensorHeader
-from checkpoints.problems import CheckpointError
+from checkpoints.problems import CheckpointError, MergeError, Problem
 from merging.engine.models import Models
 from merging.gguf.layout import READ, TOKENIZER_FILE, Layout, lay_out
 from merging.plan import Plan
@@ -27,9 +27,11 @@ def layout_of(plan: Plan, name: str, card: str, token: Token, check: Callable[[]
         check: raises when the work is to stop
 
     Raises:
-        MergeError: the converter is missing, or cannot convert the result.
+        MergeError: the converter is missing, or cannot convert the result; its weights have scales.
         CheckpointError: a file of a model can no longer be read.
     """
+    if plan.has_scales:
+        raise MergeError(Problem("fp8-not-in-files"))
     with closing(Models(plan, token, check)) as models:
         files = {
             file: models.read_file(index, file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from checkpoints import Checkpoint
@@ -10,7 +11,9 @@ from checkpoints.dtypes import itemsize
 from checkpoints.problems import CheckpointError, Problem
 from merging.destinations import ShardWriter
 from merging.engine.finite import count_not_finite
+from merging.engine.scaled import as_bytes, bands, rounded, rows_of_band
 from merging.engine.workspace import BLOCK, Workspace
+from merging.fp8 import FP8
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedTensor
 
@@ -76,6 +79,10 @@ def merge_tensor(
     if tensor.copied_from is not None:
         return _copy(tensor, read, writer, offset, buffers, check)
     waits = any(is_remote) and not prefetched
+    if tensor.scales:
+        plain = replace(tensor, dtype="F32", scales="")
+        numbers = computed(plan, plain, parts, read, waits, buffers.workspace, check)
+        return _with_scales(tensor, numbers, writer, offset)
     count = 0
     for start, stored in computed(plan, tensor, parts, read, waits, buffers.workspace, check):
         count += count_not_finite(stored, tensor.dtype)
@@ -101,6 +108,25 @@ def _copy(
             raise CheckpointError(Problem("not-float", values, tensor.name))
         count += count_not_finite(stored[0], tensor.dtype)
         writer.write(offset + start, stored[0])
+    return count
+
+
+def _with_scales(
+    tensor: PlannedTensor, numbers: Iterator[tuple[int, memoryview]], writer: ShardWriter, offset: int
+) -> int:
+    """Write a matrix as eight-bit floats, and its scales before it. How many of its numbers are infinite or NaN.
+
+    Args:
+        numbers: of the matrix as float32, in order, with their offsets
+    """
+    form, (_, width) = FP8[tensor.scales], tensor.shape
+    count, scales_at, at = 0, offset, offset + tensor.scale_bytes
+    for _, band in bands(numbers, rows_of_band(form, tensor.shape), width):
+        scales, eight = (as_bytes(part) for part in rounded(band, form))
+        count += count_not_finite(eight, tensor.dtype)
+        writer.write(scales_at, scales)
+        writer.write(at, eight)
+        scales_at, at = scales_at + len(scales), at + len(eight)
     return count
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from checkpoints.dtypes import itemsize, torch_name
+from merging.engine import scaled
 from merging.engine.prefetch import SLICE, held_by_a_pass, rereads, stored_bytes
+from merging.fp8 import FP8
 from merging.methods import METHODS, selection
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ def _held_for(plan: Plan, tensor: PlannedTensor, again: bool) -> int:
     # The inputs as float32, as much again in a method's temporaries, or as float64, and the output.
     blocks = block * (inputs * 4 + max(inputs, 2) * (8 if method.from_products else 4) + width)
     found = stored + (held_by_a_pass(plan, tensor) if again else 0) + blocks
+    if tensor.scales:
+        found += scaled.held(FP8[tensor.scales], tensor.shape)
     if tensor.copied_from is not None:
         return found
     if method.sparsify:

@@ -64,7 +64,7 @@ def index(shards: Sequence[PlannedShard]) -> str:
         "total_parameters": sum(tensor.elements for tensor, _ in tensors),
         "total_size": sum(tensor.bytes for tensor, _ in tensors),
     }
-    names = {tensor.name: filename for tensor, filename in tensors}
+    names = {header.name: file for tensor, file in tensors for header in tensor.headers(file)}
     return as_json({"metadata": metadata, "weight_map": dict(sorted(names.items()))})
 
 

@@ -22,6 +22,7 @@ from checkpoints.memory import free_memory
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from merging.destinations import Destination, open_destination
 from merging.experts.generated import GeneratedCheckpoint
+from merging.fp8 import FP8
 from merging.intermediate import IntermediateMerge
 from merging.intermediate import held as held_by_merge
 from merging.plan import (
@@ -43,6 +44,7 @@ from merging.planning.mixtures import MixtureTensors
 from merging.planning.originals import with_originals
 from merging.planning.result_files import ResultFiles
 from merging.planning.result_tensors import ResultTensors
+from merging.planning.scaled_tensors import scale_tensors
 from merging.recipe.recipe import ModelReference, Recipe
 
 SHARD_SIZE = 2_000_000_000
@@ -97,7 +99,10 @@ def make_plan(
     checkpoints, missing = _open_all(recipe, token, allow_folders)
     problems += missing
     try:
-        plan = _draw(recipe, checkpoints, shard_size, complete=not missing, keep_code=keep_code, token=token)
+        plan = _draw(
+            recipe, checkpoints, shard_size,
+            complete=not missing, keep_code=keep_code, token=token, scaled=True,
+        )  # fmt: skip
         problems += plan.problems
         plan = replace(plan, warnings=(*recipe.warnings, *plan.warnings))
         if not problems or plan.shards:
@@ -201,18 +206,22 @@ def _draw(
     complete: bool = True,
     keep_code: bool = False,
     token: Token = None,
+    scaled: bool = False,
 ) -> Plan:
     """The plan of a recipe whose models are open; what it costs depends on where it goes, and is left out.
 
     Args:
         complete: whether all models could be opened; else nothing is laid out
         keep_code, token: see `make_plan`
+        scaled: whether weights may be eight-bit floats with scales, if the recipe asks for it
     """
     result = _tensors(recipe, checkpoints)
     plan = Plan(recipe.text, recipe.merge_method, recipe.seed, models=result.planned())
     if not complete:
         return plan
     result.lay_out()
+    if scaled and not result.problems and recipe.out_dtype in FP8:
+        result.problems += scale_tensors(result)
     if result.problems:
         return replace(plan, problems=tuple(result.problems), warnings=tuple(result.warnings))
     small = ResultFiles(result, keep_code, token)
@@ -306,6 +315,8 @@ def _open_intermediate(
     if reference != ModelReference(reference.name):
         raise PlanError(Problem("intermediate-merge-reference", {"model": str(reference)}, str(reference)))
     wanted = recipe.intermediates[reference.name]
+    if wanted.out_dtype in FP8:
+        raise PlanError(Problem("fp8-not-in-files", where=wanted.name))
     # Draws of one merge should not be those of the next.
     seed = int.from_bytes(hashlib.sha256(f"{recipe.seed} {wanted.seed} {wanted.name}".encode()).digest()[:7])
     wanted = replace(wanted, intermediates=recipe.intermediates, seed=seed)
@@ -338,7 +349,8 @@ def _cut_into_shards(
         filled += tensor.bytes
     shards = []
     for filename, group in zip(configs.shard_names(stem, len(groups)), groups, strict=True):
-        group.sort(key=lambda tensor: (rank_in_file(tensor.dtype), tensor.name))
+        # Scales are float32, and their weights follow them.
+        group.sort(key=lambda t: (rank_in_file("F32" if t.scales else t.dtype), t.name))
         shard = PlannedShard(filename, tuple(group), 0)
         size = len(shard_header(shard)) + sum(tensor.bytes for tensor in group)
         shards.append(replace(shard, bytes=size))

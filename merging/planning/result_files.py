@@ -34,11 +34,13 @@ from checkpoints.tokenizer_files import (
     tokenizer_files,
 )
 from checkpoints.wording import few
+from merging.fp8 import FP8
 from merging.plan import PlannedShard
 from merging.planning import configs
 from merging.planning.code_files import CodeFiles, Source
 from merging.planning.mixtures import MixtureTensors
 from merging.planning.result_tensors import ResultTensors
+from merging.planning.scaled_tensors import plain_modules
 from merging.planning.stacks import NewStack, stack_config
 from merging.recipe.chat_templates import TEMPLATES
 from merging.recipe.recipe import ModelReference
@@ -76,7 +78,8 @@ class ResultFiles:
         """The files that are written, with their text."""
         reference = self.donor
         donor = self.parents.checkpoints[reference]
-        dtype = configs.main_dtype((tensor.dtype, tensor.bytes) for tensor in self.tensors.tensors)
+        plain = [tensor for tensor in self.tensors.tensors if not tensor.scales]
+        dtype = configs.main_dtype((tensor.dtype, tensor.bytes) for tensor in plain)
         config = configs.merged_config(donor.config, dtype)
         if isinstance(self.tensors, MixtureTensors):
             config = self.tensors.config(config)
@@ -87,6 +90,8 @@ class ResultFiles:
         if self.vocabulary:
             configs.set_vocabulary(config, self.vocabulary.own_rows[reference], self.vocabulary.size)
             self.set_token_ids("config.json", config)
+        if len(plain) < len(self.tensors.tensors):
+            config["quantization_config"] = FP8[str(self.recipe.out_dtype)].settings(plain_modules(plain))
         name = "mergekit_moe_config.yml" if self.recipe.mixture else "mergekit_config.yml"
         files = {name: self.recipe.text}
         if donor.config:

@@ -347,7 +347,7 @@ class ResultTensors:
         self.tensors.append(PlannedTensor(name, dtype, header.shape, inputs, {}, copied, layer))
 
     def output_dtype(self, stored: set[str]) -> str:
-        wanted = self.recipe.out_dtype or self.recipe.dtype
+        wanted = self.recipe.plain_dtype
         if not stored <= set(FLOATS):
             [dtype] = stored
             return dtype

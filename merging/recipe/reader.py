@@ -16,6 +16,7 @@ from checkpoints.approximation import Rule
 from checkpoints.dtypes import RECIPE_DTYPES
 from checkpoints.names import is_folder, split_adapters
 from checkpoints.problems import Place, Problem, RecipeError, suggestion
+from merging.fp8 import ALIASES, FP8
 from merging.methods import METHODS, MergeMethod
 from merging.methods.parameters import Parameter, Scalar
 from merging.recipe.chat_templates import TEMPLATES
@@ -231,7 +232,7 @@ class Reader(YamlReader):
             base_model=self.reference(fields.get("base_model")),
             parameters=self.parameters(fields.get("parameters"), models_own=False),
             dtype=self.dtype(fields.get("dtype")),
-            out_dtype=self.dtype(fields.get("out_dtype")),
+            out_dtype=self.dtype(fields.get("out_dtype"), (*RECIPE_DTYPES, *FP8)),
             tokenizer=self.tokenizer(fields.get("tokenizer"), fields.get("tokenizer_source")),
             chat_template=self.chat_template(fields.get("chat_template")),
             seed=self.seed(fields.get("seed")),
@@ -449,13 +450,20 @@ class Reader(YamlReader):
             return 0
         return value
 
-    def dtype(self, node: yaml.Node | None) -> str | None:
+    def dtype(self, node: yaml.Node | None, known: Sequence[str] = RECIPE_DTYPES) -> str | None:
         if node is None:
             return None
         value = self.text_of(node, "dtype")
-        if value is None or value.removeprefix("torch.") in RECIPE_DTYPES:
-            return value and value.removeprefix("torch.")
-        self.problem("dtype", {"name": value, **suggestion(value, RECIPE_DTYPES)}, node)
+        if value is None:
+            return None
+        name = value.removeprefix("torch.")
+        name = ALIASES.get(name, name)
+        if name in known:
+            return name
+        if name in FP8:
+            self.problem("fp8-dtype", {"name": name}, node)
+        else:
+            self.problem("dtype", {"name": value, **suggestion(value, known)}, node)
         return None
 
     def tokenizer(self, node: yaml.Node | None, source: yaml.Node | None) -> TokenizerSection | None:

@@ -22,6 +22,7 @@ from typing import Literal
 
 from checkpoints.approximation import Rule
 from checkpoints.problems import Place, Problem
+from merging.fp8 import FP8
 from merging.methods import METHODS, MergeMethod
 from merging.recipe.gradients import ParameterSetting
 from merging.recipe.mixture import Mixture
@@ -155,6 +156,11 @@ class Recipe:
     intermediates: Mapping[str, Recipe] = field(default_factory=dict)
     text: str = field(default="", compare=False)
     warnings: tuple[Problem, ...] = field(default=(), compare=False)  # of what was read otherwise or ignored
+
+    @property
+    def plain_dtype(self) -> str | None:
+        """What weights without scales are stored in; None: as the models have them."""
+        return self.dtype if self.out_dtype in FP8 else self.out_dtype or self.dtype
 
     @property
     def method(self) -> MergeMethod:

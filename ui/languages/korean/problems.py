@@ -423,6 +423,29 @@ PROBLEMS: dict[str, Text] = {
     ),
     "seed": Text("`seed` 값이 {found:phrase}입니다.", _WHOLE_NUMBER),
     "dtype": Text("가중치에 '{name}' dtype은 없습니다.", _MEANT),
+    "fp8-dtype": Text(
+        "`dtype`은 스케일이 없는 가중치의 형식이기도 하므로 {name}{name:이|가} 될 수 없습니다.",
+        "`out_dtype: {name}`{name:이라고|라고} 쓰세요.",
+    ),
+    "fp8-no-linear": Text(
+        "{dtype} 형식은 선형 층의 가중치에 쓰는데, {architecture}에서 선형 층의 가중치를 찾지 못했습니다.",
+        "`out_dtype: bfloat16`이라고 쓰세요. 설치된 transformers가 만들 수 있는 클래스여야 합니다.",
+    ),
+    "fp8-not-in-files": Text(
+        "스케일이 있는 8비트 가중치는 safetensors 파일에만 씁니다. 메모리, GGUF 파일, 다른 병합에는 쓸 수 없습니다.",
+        "`out_dtype:`을 빼거나 16비트 형식을 쓰세요.",
+    ),
+    "fp8-packed-experts": Text(
+        "{dtype} 형식은 전문가마다 행렬이 하나씩 있어야 하는데, {tensors:few}에는 한 층의 전문가가 모두 있습니다.",
+        "`out_dtype: bfloat16`이라고 쓰세요.",
+    ),
+    "fp8-shape": Text(
+        "{dtype} 형식에서는 행과 열의 수가 {multiple}의 배수여야 합니다: {tensors:few}.",
+        (
+            "행마다 스케일이 하나인 `out_dtype: {rows}`나 `bfloat16`을 쓰세요.",
+            "`out_dtype: bfloat16`이라고 쓰세요.",
+        ),
+    ),
     "chat-template": Text("'{given}': 채팅 템플릿의 이름도, 템플릿도 아닙니다.", _MEANT),
     "tokenizer-or-source": Text(
         "`tokenizer`와 `tokenizer_source` 가운데 하나만 쓸 수 있습니다.", "`tokenizer:` 안에 source를 쓰세요."

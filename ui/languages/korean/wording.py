@@ -86,6 +86,7 @@ PHRASES: dict[str, Template] = {
     "mapping": "`이름: 값` 모음",
     "list": "목록",
     "shape-instead": "{name} {found} (다른 모델은 {expected})",
+    "shape-of": "{name} {shape}",
     "several-dtypes": "{name}의 dtype이 여럿: {dtypes}",
     "misfit-shape": "{name}의 모양은 {found}, 베이스는 {expected}",
     "misfit-dtype": "{name}에는 부동소수점 수가 없음",
