@@ -1,4 +1,8 @@
-"""The same recipes made by mergekit-moe 0.1.5 and by us have the same tensors, within one step of the stored type."""
+"""The same recipes made by mergekit-moe 0.1.5 and by us have the same tensors.
+
+Weights are the same bytes. mergekit computes the states of prompts in the stored type, we do in float32: rows differ by
+some steps of it.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +81,10 @@ def test_tensors_are_those_of_mergekit_moe(
         wanted = right.get(name)
         if wanted is None:
             wanted = unpacked(right, name)
-        torch.testing.assert_close(tensor.float(), wanted.float(), atol=4e-3, rtol=8e-3, msg=name)
+        if name.endswith("gate.weight"):
+            torch.testing.assert_close(tensor.float(), wanted.float(), atol=1e-2, rtol=0, msg=name)
+        else:
+            assert torch.equal(tensor, wanted), name
         compared += 1
     assert compared > LAYERS * 10
 
