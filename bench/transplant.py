@@ -1,4 +1,4 @@
-"""Rows by orthogonal matching pursuit: time of a token on one core, and how well held-out rows are met.
+"""Rows by orthogonal matching pursuit: processor time of a token, and how well held-out rows are met.
 
 The guide is a noisy, nonlinear image of the model's own space, so that the right rows are known.
 
@@ -61,9 +61,9 @@ def main() -> None:
         ("omp", omp, 64, 1024),
     ):
         pursuit.FEWEST_LISTED = shortest
-        began = time.monotonic()
+        began = time.process_time()
         found = rule(guide[new], atoms.__getitem__, len(atoms), k)
-        seconds = (time.monotonic() - began) / options.tokens
+        seconds = (time.process_time() - began) / options.tokens
         used = torch.where(found.atoms[:, :, None] < 0, 0, rows[found.atoms.clamp_min(0)])
         made = (found.factors[:, :, None] * used).sum(1)
         missed = ((made - own[new]).norm() / own[new].norm()).item()

@@ -101,11 +101,11 @@ class MadeRows:
         for each in self.approximations:
             if isinstance(each, Guided):
                 width, atoms = self.guides[each.guide].shape[-1], len(each.own)
-                found += 16 * each.k * each.count
+                found += 8 * each.k * each.count
                 each_thread = max(each_thread, pursuit_held(width, each.k, atoms))
                 operations += pursuit_operations(each.count, width, each.k, atoms)
             elif isinstance(each, Subword):
-                found += 16 * max(map(len, each.pieces)) * each.count
+                found += 8 * max(map(len, each.pieces)) * each.count
         return MadeCost(self.nbytes + found, each_thread, operations)
 
     def make(self, report: Report, threads: int = 1, device: str = "cpu") -> None:
@@ -212,7 +212,7 @@ def _combined(each: Guided, table: Tensor, report: Report, threads: int, device:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    own = torch.tensor(each.own)
+    own = torch.tensor(each.own, dtype=torch.int32)
     parts = [future.result() for future in futures]
     atoms = torch.cat([found.atoms.cpu() for found in parts])
     factors = torch.cat([found.factors.cpu() for found in parts])
@@ -235,7 +235,7 @@ def _averages(each: Subword) -> Combinations:
     longest = max(map(len, each.pieces))
     atoms = [[*own, *[-1] * (longest - len(own))] for own in each.pieces]
     factors = [[1 / len(own)] * longest for own in each.pieces]
-    return Combinations(torch.tensor(atoms), torch.tensor(factors, dtype=torch.float64))
+    return Combinations(torch.tensor(atoms, dtype=torch.int32), torch.tensor(factors))
 
 
 def _mean(table: Tensor, rows: int) -> NDArray[np.float32]:
@@ -255,11 +255,15 @@ def _sums(table: Tensor, found: Combinations, first: int, count: int) -> NDArray
     """Rows of combinations: (count, d). Atoms are added in their order, so that the sum is the same for any count."""
     import torch
 
-    atoms, factors = found.atoms[first : first + count], found.factors[first : first + count]
+    atoms, factors = found.atoms[first : first + count].long(), found.factors[first : first + count]
     flat = table.view(len(table), -1)
-    total = torch.zeros((len(atoms), flat.shape[1]), dtype=torch.float64)
-    for place in range(atoms.shape[1]):
-        [used] = torch.where(atoms[:, place] >= 0)
-        total[used] += factors[used, place, None] * flat[atoms[used, place]].double()
-    made: NDArray[np.float32] = total.float().numpy()
+    total = torch.zeros((len(atoms), flat.shape[1]))
+    for numbers, own in zip(atoms.T, factors.T, strict=True):
+        if numbers.min() >= 0:
+            # Not fused: where a fused sum ends in a row would show in its bits.
+            total += flat.index_select(0, numbers).float().mul_(own[:, None])
+        else:
+            [used] = torch.where(numbers >= 0)
+            total[used] += own[used, None] * flat.index_select(0, numbers[used]).float()
+    made: NDArray[np.float32] = total.numpy()
     return made

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 VECTORS, ATOMS = 256, 8192
 # Atoms that OMP chooses from, for each atom that it takes, and at least.
 LISTED, FEWEST_LISTED = 4, 256
-# Elements of the shortlisted atoms that are gathered at a time.
+# Elements of the shortlisted atoms, or of their products, that are held at a time.
 GATHERED = 4 * 1024 * 1024
 # An atom of whose squared length the chosen ones leave no more than this is a combination of them.
 SAME = 1e-6
@@ -32,8 +32,8 @@ class Combinations(NamedTuple):
     """For each vector, atoms and their factors.
 
     Args:
-        atoms: their numbers (n, k), int64; -1 where fewer than k are needed
-        factors: float64 (n, k)
+        atoms: their numbers (n, k), int32; -1 where fewer than k are needed
+        factors: float32 (n, k)
     """
 
     atoms: Tensor
@@ -55,9 +55,9 @@ def pursuit_held(width: int, k: int, atoms: int) -> int:
 
 
 def pursuit_operations(vectors: int, width: int, k: int, atoms: int) -> float:
-    """Multiplications that combining atoms takes, roughly."""
+    """Multiplications that combining atoms takes, roughly. Those in float64 wait for memory, and count for eight."""
     size = listed(k, atoms)
-    return vectors * (width * (atoms + size * size) + size * k * k)
+    return vectors * (width * (atoms + size * size) + 8 * size * k * k)
 
 
 def omp(vectors: Tensor, gather: Gather, count: int, k: int) -> Combinations:
@@ -86,7 +86,7 @@ def omp(vectors: Tensor, gather: Gather, count: int, k: int) -> Combinations:
         own /= lengths.squeeze(2).gather(1, places)
         atoms.append(torch.where(chosen < 0, -1, names.gather(1, places)))
         factors.append(own)
-    return Combinations(torch.cat(atoms), torch.cat(factors))
+    return Combinations(torch.cat(atoms).int(), torch.cat(factors).float())
 
 
 def nearest(vectors: Tensor, gather: Gather, count: int, k: int) -> Combinations:
@@ -107,12 +107,12 @@ def nearest(vectors: Tensor, gather: Gather, count: int, k: int) -> Combinations
         own = (near * _unit(vectors[start : start + step])[:, None]).sum(2).double().clamp_min(0)
         total = own.sum(1, keepdim=True)
         factors.append(torch.where(total > 0, own / total.clamp_min(SAME), 1 / names.shape[1]))
-    return Combinations(found, torch.cat(factors))
+    return Combinations(found.int(), torch.cat(factors).float())
 
 
 def _together(width: int, size: int) -> int:
-    """Vectors whose shortlisted atoms are gathered at a time."""
-    return max(GATHERED // (size * width), 1)
+    """Vectors whose shortlisted atoms, and the products of these, are held at a time."""
+    return max(GATHERED // (size * max(width, size)), 1)
 
 
 def _unit(rows: Tensor) -> Tensor:

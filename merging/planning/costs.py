@@ -21,7 +21,7 @@ RANDOM_BYTES = 10_000_000
 PRODUCT_BYTES = 20_000_000
 
 # Multiplications a second of a core that approximates rows, measured with `python -m bench.transplant`.
-OPERATIONS = 1e10
+OPERATIONS = 1.2e10
 
 
 def peak_memory(plan: Plan, destination: int = 0, workers: int | None = None) -> int:

@@ -14,7 +14,7 @@ from checkpoints.pursuit import Combinations, nearest, omp
 def dense(found: Combinations, count: int) -> Tensor:
     """The factors of all atoms (n, count), 0 where an atom is not used."""
     factors = torch.zeros((len(found.atoms), count + 1), dtype=torch.float64)
-    return factors.scatter_add_(1, found.atoms % (count + 1), found.factors)[:, :count]
+    return factors.scatter_add_(1, found.atoms.long() % (count + 1), found.factors.double())[:, :count]
 
 
 def combined(vectors: Tensor, atoms: Tensor, k: int) -> Tensor:
