@@ -87,6 +87,7 @@ class MadeRows:
         self._making = threading.Lock()
         self._table: Tensor | None = None
         self._found: list[Combinations | NDArray[np.float32]] = []
+        self._kept: dict[int, tuple[int, NDArray[np.float32]]] = {}
 
     @property
     def nbytes(self) -> int:
@@ -97,7 +98,7 @@ class MadeRows:
     @property
     def cost(self) -> MadeCost:
         """What finding and making the rows takes."""
-        found, each_thread, operations = 0, 32 * MADE, 0.0
+        found, each_thread, operations = 4 * MADE * len(self.approximations), 16 * MADE, 0.0
         for each in self.approximations:
             if isinstance(each, Guided):
                 width, atoms = self.guides[each.guide].shape[-1], len(each.own)
@@ -141,23 +142,32 @@ class MadeRows:
         import numpy as np
 
         self.make(lambda done, total: None)
-        table, found = self._table, self._found[number]
-        assert table is not None
-        width = table[0].numel()
-        size = 4 * width
-        step = max(MADE // width, 1)
+        assert self._table is not None
+        size = 4 * self._table[0].numel()
+        step = max(MADE * 4 // size, 1)
         done = 0
         while done < len(out):
-            at, inside = divmod(start + done, size)
-            count = min(step, -(-(inside + len(out) - done) // size))
-            made = (
-                np.tile(found, (count, 1))
-                if isinstance(found, np.ndarray)
-                else _sums(table, found, row + at, count)
-            )
-            part = made.view(np.uint8).reshape(-1)[inside : inside + len(out) - done]
+            chunk, inside = divmod(row * size + start + done, step * size)
+            part = self._chunk(number, chunk, step).view(np.uint8)[inside : inside + len(out) - done]
             out[done : done + len(part)] = part.data
             done += len(part)
+
+    def _chunk(self, number: int, chunk: int, step: int) -> NDArray[np.float32]:
+        """The numbers of `step` rows of an approximation. The last ones are kept, as tokens that have rows lie between
+        them: what is read next is often in the same chunk."""
+        import numpy as np
+
+        kept = self._kept.get(number)
+        if kept and kept[0] == chunk:
+            return kept[1]
+        table, found = self._table, self._found[number]
+        assert table is not None
+        if isinstance(found, np.ndarray):
+            made = np.tile(found, (min(step, self.approximations[number].count - chunk * step), 1))
+        else:
+            made = _sums(table, found, chunk * step, step)
+        self._kept[number] = chunk, made.reshape(-1)
+        return made.reshape(-1)
 
 
 @contextmanager
