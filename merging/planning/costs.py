@@ -20,6 +20,8 @@ RANDOM_BYTES = 10_000_000
 # What torch sets up when it first multiplies matrices.
 PRODUCT_BYTES = 20_000_000
 
+# A token of a vocabulary, in the plan and in what planning leaves behind, measured with those of Qwen 3.
+TOKEN_BYTES = 1200
 # Multiplications a second of a core that approximates rows, measured with `python -m bench.transplant`.
 OPERATIONS = 1.2e10
 
@@ -54,6 +56,7 @@ def working_memory(plan: Plan, workers: int | None = None, by_threads: bool = Fa
         + sum(_adapters(model, workers) for model in plan.models)
         + sum(_quantized(model, workers) for model in plan.models if model.quantized_bytes)
         + sum(_approximated(model, workers) for model in plan.models)
+        + _vocabularies(plan)
         + sum(model.made_by.peak_memory_bytes for model in plan.models if model.made_by)
         + (gates.held(plan) if plan.gates else 0)
     )
@@ -86,6 +89,13 @@ def bytes_for_gates(models: Sequence[PlannedModel]) -> int:
     return sum(
         models[found.base].bytes for model in models if model.generated and (found := model.generated.gates)
     )
+
+
+def _vocabularies(plan: Plan) -> int:
+    """What the vocabularies hold whose tokens were compared, to approximate rows."""
+    if not plan.tokenizer or not any(model.approximating for model in plan.models):
+        return 0
+    return TOKEN_BYTES * sum(model.tokens for model in plan.tokenizer.models)
 
 
 def _approximated(model: PlannedModel, workers: int) -> int:

@@ -11,13 +11,17 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from checkpoints.approximation import Subword
 from checkpoints.problems import RecipeError
 from checkpoints.pursuit import omp
+from examples.models import BASE, model_folder
 from merging import Plan, make_plan, read_recipe, run_plan
 from merging.__main__ import main
+from tests import ROOT
 from tests.tiny import save_sentencepiece, save_tokenizer, tiny_llama
 
 PLAIN = 258  # two special tokens and the bytes
@@ -342,3 +346,46 @@ def test_the_command_line_offers_the_comparison(
     assert "in common" in shown.out
     assert main(["run", str(tmp_path / "recipe.yaml"), "--to", str(tmp_path / "out")]) == 0
     assert f"alloy perplexity {tmp_path / 'out'} {folder / 'model'}" in capsys.readouterr().out
+
+
+@pytest.mark.real_models
+def test_a_real_tokenizer_beside_one_trained_here(tmp_path: Path) -> None:
+    """A byte-level vocabulary of 49,152 tokens and one with marks: what is common, and what pieces spell."""
+    trained = Tokenizer(models.BPE(byte_fallback=True))
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    trained.decoder = decoders.Metaspace(prepend_scheme="never")
+    texts = [(ROOT / f"evaluation/texts/{name}.txt").read_text() for name in ("english", "korean")]
+    trained.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=3000, special_tokens=["<s>", "<unk>"]))
+    count = trained.get_vocab_size()
+    donor = tiny_llama(tmp_path / "donor", 0, vocab_size=count)
+    trained.save(str(donor / "tokenizer.json"))
+    text = yaml.safe_dump(
+        {
+            "merge_method": "passthrough",
+            "models": [{"model": str(model_folder(BASE))}],
+            "tokenizer": {"source": str(donor), "approximate": "subword"},
+        }
+    )
+
+    plan = make_plan(read_recipe(text))
+
+    assert plan.problems == ()
+    assert plan.tokenizer and plan.models[0].alignment
+    assert plan.tokenizer.models[0].digits == tuple("1234567")
+    real = AutoTokenizer.from_pretrained(model_folder(BASE))
+    spelled = {number: token.replace("▁", " ") for token, number in trained.get_vocab().items()}
+    token, common, cut = 0, 0, 0
+    for run in plan.models[0].alignment.rows:
+        for number in range(run.count):
+            [(model, first)] = run.sources
+            if model == 0:
+                common += 1
+                assert real.decode([first + number]) == spelled[token]
+            elif isinstance(approximation := plan.models[0].alignment.approximations[-1 - model], Subword):
+                cut += 1
+                assert real.decode(approximation.pieces[first + number]) == spelled[token]
+            token += 1
+    assert token == count
+    assert common == plan.tokenizer.models[0].common
+    assert common > 500
+    assert cut > 500
