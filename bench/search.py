@@ -155,13 +155,17 @@ class InMemory:
         from mergekit.architecture import get_architecture_info
         from mergekit.config import MergeConfiguration
         from mergekit.graph import Executor
+        from mergekit.io.tasks import SaveTensor
         from mergekit.plan import MergePlanner
 
         config = MergeConfiguration.model_validate(settings)
         shape = get_architecture_info(config, self.options)
         planner = MergePlanner(config, shape, self.options, self.model.network.config)
-        for task, tensor in Executor(planner.plan_in_memory(), torch.device("cpu")).run(quiet=True):
-            weights = self.weights.get(task.weight_info.name)
+        # Its tasks for a model in memory need an older pydantic; those that save to disk name the same tensors.
+        saved = [task for task in planner.plan_to_disk("") if isinstance(task, SaveTensor)]
+        names = {task.tensor_task: task.tensor_name for task in saved}
+        for task, tensor in Executor(list(names), torch.device("cpu")).run(quiet=True):
+            weights = self.weights.get(names[task])
             if weights is not None:
                 weights.copy_(tensor)
 
