@@ -84,6 +84,9 @@ class Page:
                 self.score = ScoreTab(host, search)
             with gr.Tab(t("page.tab.methods"), id="methods"):
                 MethodsTab()
+        # What is inside a tab is restored from the browser when the tab is first opened; these are wanted before.
+        for stored in (self.search.job, self.chat.preferences.stored):
+            stored.render()  # type: ignore[no-untyped-call]
         # The newest result is put into the other tabs' fields when they are opened, but only once, and not over one
         # that a button put there meanwhile: each tab remembers the newest result at the time its fields were filled.
         self.in_chat, self.in_score = gr.State(""), gr.State("")

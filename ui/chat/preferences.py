@@ -36,6 +36,7 @@ class PreferenceButtons:
 
     Attributes:
         row: hidden unless two models answer
+        stored: the preferences, which the page renders outside its tabs
     """
 
     def __init__(self, host: Host) -> None:
@@ -45,7 +46,7 @@ class PreferenceButtons:
             }
         self.tally = gr.HTML()
         self.download = gr.Button(t("vote.export"), size="sm", min_width=120, visible=False)
-        self.stored = gr.BrowserState([], storage_key="alloy-votes", secret=host.browser_key)
+        self.stored = gr.BrowserState([], storage_key="alloy-votes", secret=host.browser_key, render=False)
 
     def wire(self, models: Sequence[gr.Dropdown], talks: Sequence[gr.Chatbot]) -> None:
         """Add the events; `models` and `talks` are those of the left and of the right."""

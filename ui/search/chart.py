@@ -23,7 +23,7 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 130, 12, 24
 LINE = 13
 # Trials that the picture has room for from the beginning.
 FEWEST_TRIALS = 8
-MAX_NAME = 20
+MAX_NAME = 22
 
 # Texts with names of the page's own.
 KNOWN = ("english", "korean", "pirate", "bard", "own", "votes", "chats")

@@ -35,7 +35,7 @@ class SearchTab:
     """The tab: made inside the page's Blocks, and wired when the Merge tab is there.
 
     Attributes:
-        job: a state of the browser with the id of the visitor's search
+        job: a state of the browser with the id of the visitor's search, which the page renders outside its tabs
         use, try_it, merge_it: buttons for the recipe that was found, which the page wires
     """
 
@@ -71,7 +71,7 @@ class SearchTab:
         # Without a value the editor would be a box that says so, in a way that a screen reader may not.
         with gr.Accordion(t("search.space"), open=False, visible=False) as self.space_panel:
             self.space = gr.Code(language="yaml", label=t("search.space.label"), interactive=False)
-        self.job = gr.BrowserState("", storage_key="alloy-search", secret=host.browser_key)
+        self.job = gr.BrowserState("", storage_key="alloy-search", secret=host.browser_key, render=False)
         self.drawn = gr.State("")
         # The recipe that the fields are for.
         self.shown = gr.State(None)
