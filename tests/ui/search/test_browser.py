@@ -20,7 +20,7 @@ from ui.languages.english import ENGLISH
 from ui.languages.korean import KOREAN
 from ui.languages.language import Language
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.browser, pytest.mark.nightly, pytest.mark.timeout(1200)]
 
 SLOW = 600_000  # milliseconds, on a busy machine without a GPU
 # Where pictures of the tab are kept, to be looked at.
@@ -144,7 +144,6 @@ def test_its_recipe_is_used_tried_and_merged(small_site: Site, browser: Browser,
     context.close()
 
 
-@pytest.mark.nightly
 @pytest.mark.real_models
 def test_three_clicks_of_the_demo_find_a_recipe_that_is_better(site: Site, browser: Browser) -> None:
     """In two minutes, where two cores are idle: a machine with other work scores few trials in that time."""

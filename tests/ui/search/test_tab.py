@@ -288,6 +288,20 @@ def test_the_preset_fills_everything_in(page: gr.Blocks) -> None:
     assert updates.keys() <= set(wired.outputs)
 
 
+def test_what_a_browser_keeps_is_restored_when_the_page_loads(page: gr.Blocks) -> None:
+    """Gradio restores what is inside a tab only when that is opened; the first one is open."""
+    within = {}
+    for state in page.blocks.values():
+        if isinstance(state, gr.BrowserState):
+            around: Any = state
+            while around is not None and not isinstance(around, gr.Tab):
+                around = around.parent
+            within[state.storage_key] = around.id if around else None
+
+    assert {"alloy-search", "alloy-votes", "alloy-merges"} <= within.keys()
+    assert set(within.values()) <= {None, "merge"}, within
+
+
 def test_opening_the_tab_again_keeps_what_was_chosen(page: gr.Blocks) -> None:
     tab = tab_of(page)
     recipe = tab.editor.first_recipe
