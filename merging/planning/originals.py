@@ -36,9 +36,11 @@ def with_originals(problems: Iterable[Problem], token: Token, allow_folders: boo
 def _with_original(problem: Problem, token: Token, allow_folders: bool) -> Problem:
     model = str(problem.values.get("model"))
     is_folder = allow_folders and Path(model).expanduser().exists()
-    if problem.code not in QUANTIZED or is_folder or not hub_id(model):
+    # One GGUF file of a repository is called `owner/name/file.gguf`.
+    repository = "/".join(model.split("/")[:2]) if model.endswith(".gguf") else model
+    if problem.code not in QUANTIZED or is_folder or not hub_id(repository):
         return problem
-    original = find_original(model, token)
+    original = find_original(repository, token)
     return replace(problem, values={**problem.values, "original": original}) if original else problem
 
 

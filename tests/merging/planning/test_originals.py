@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from merging import make_plan, read_recipe
 from merging.planning.originals import find_original
 from tests.hub import Hub
 
@@ -46,3 +48,22 @@ def test_it_is_found_by_name_config_and_card(
         put(hub, name, other)
 
     assert find_original("ann/big-bnb-4bit", False) == expected
+
+
+@pytest.mark.parametrize("name", ["ann/big-GGUF", "ann/big-GGUF/big.Q4_K_M.gguf"])
+def test_gguf_files_name_their_original(name: str, hub: Hub) -> None:
+    put(hub, "ann/big", SIZES)
+    hub.put("ann/big-GGUF", {"big.Q4_K_M.gguf": b"GGUF", "README.md": b""})
+
+    plan = make_plan(read_recipe(f"merge_method: passthrough\nmodels: [{{model: {name}}}]\n"))
+
+    [problem] = plan.problems
+    assert (problem.code, problem.values["original"]) == ("gguf-only", "ann/big")
+
+
+def test_a_gguf_file_of_this_machine_is_named_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "big.gguf").write_bytes(b"GGUF")
+
+    plan = make_plan(read_recipe(f"merge_method: passthrough\nmodels: [{{model: {tmp_path}/big.gguf}}]\n"))
+
+    assert [problem.code for problem in plan.problems] == ["gguf-only"]
