@@ -37,7 +37,9 @@ SECONDS_KEPT, MAX_KEPT = 300, 256
 EXPANDED = ("config", "downloads", "gated", "likes", "safetensors", "tags")
 # Above this ratio of parameters two models differ in size; an extended vocabulary stays below.
 SAME_SIZE = 1.25
-QUANTIZED = ("gptq", "awq", "bitsandbytes", "4-bit", "8-bit", "compressed-tensors", "exl2", "mlx", "fp8")
+# Forms that `checkpoints.quantized` does not read, and how the Hub tags all that are common.
+UNREAD = ("exl2", "exl3", "mlx", "hqq", "aqlm", "quanto", "vptq", "spqr", "higgs")
+QUANTIZED = (*UNREAD, "gptq", "awq", "bitsandbytes", "4-bit", "8-bit", "compressed-tensors", "fp8")
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,18 @@ class HubModel:
         liked = f"♥ {self.likes}" if self.likes else ""
         return " · ".join(filter(None, [self.model_type, size, self.licence, liked]))
 
+    @property
+    def is_read_as_plain(self) -> bool:
+        """Whether it is quantized in a form that is read as plain numbers."""
+        return bool(self.quantized) and self.quantized not in UNREAD and self.weights != {"gguf"}
+
     def is_relative(self, first: HubModel) -> bool:
         """Whether both come from one base, or one from the other."""
         return bool({self.name, *self.bases} & {first.name, *first.bases})
 
     def hindrance(self, first: HubModel | None) -> str:
         """Why it cannot be merged with the first model; empty if no reason is known."""
-        if self.quantized:
+        if self.quantized in UNREAD:
             return t("search.quantized", how=self.quantized)
         if self.weights == {"gguf"}:
             return t("search.gguf")
@@ -118,6 +125,7 @@ class HubModel:
             t("search.gated") if self.gated else "",
             t("search.adapter") if self.is_adapter else "",
             t("search.pickle") if self.weights == {"pytorch"} else "",
+            t("search.dequantized", how=self.quantized) if self.is_read_as_plain else "",
         ]
         return ", ".join(filter(None, notes))
 
@@ -137,8 +145,8 @@ class HubSearch:
         self._kept: OrderedDict[tuple[str, int], tuple[float, list[HubModel]]] = OrderedDict()
 
     def __call__(self, query: str, who: Account, first: HubModel | None = None) -> list[HubModel]:
-        """Models whose name contains the query: relatives of the first model, then the most downloaded, then those that
-        do not fit; empty if the Hub does not answer.
+        """Models whose name contains the query: relatives of the first model, then the most downloaded, then quantized
+        ones, then those that do not fit; empty if the Hub does not answer.
 
         It calls the search endpoint directly: `HfApi.list_models` retries a failed request for over twenty seconds, and
         by then the visitor has typed on.
@@ -153,6 +161,8 @@ class HubSearch:
 
         def place(model: HubModel) -> int:
             if model.hindrance(first):
+                return 3
+            if model.is_read_as_plain:
                 return 2
             return 0 if first and model.is_relative(first) else 1
 

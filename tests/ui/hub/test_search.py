@@ -49,6 +49,7 @@ def family(hub: Hub) -> Hub:
     put(hub, "bob/tiny-qwen", config='{"model_type": "qwen2"}', model_safetensors=weights)
     quantized = '{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}'
     put(hub, "bob/tiny-gptq", config=quantized, model_safetensors=weights)
+    put(hub, "bob/tiny-hqq", config=quantized.replace("gptq", "hqq"), model_safetensors=weights)
     put(hub, "bob/tiny-gguf", tiny_gguf=b"GGUF")
     put(hub, "bob/tiny-old", pytorch_model_bin=b"PK")
     put(
@@ -73,7 +74,8 @@ def test_relatives_come_first_and_what_does_not_fit_last(family: Hub) -> None:
 
     assert set(names(found[:4])) == {"bob/tiny-base", "bob/tiny-chat", "bob/tiny-code", "bob/tiny-lora"}
     assert names(found[4:5]) == ["bob/tiny-old"]
-    assert set(names(found[5:])) == {"bob/tiny-large", "bob/tiny-qwen", "bob/tiny-gptq", "bob/tiny-gguf"}
+    assert names(found[5:6]) == ["bob/tiny-gptq"]
+    assert set(names(found[6:])) == {"bob/tiny-large", "bob/tiny-qwen", "bob/tiny-hqq", "bob/tiny-gguf"}
     assert names(search("tiny", NOBODY))[0] != "bob/tiny-base"  # by downloads alone
 
 
@@ -91,7 +93,8 @@ def test_each_is_described_with_what_stands_in_its_way(family: Hub) -> None:
         "old": ["llama · pickle files only: read without being run", True],
         "large": ["llama · 3 k · does not match 1 k: different size", False],
         "qwen": ["qwen2 · 1 k · does not match llama: different architecture", False],
-        "gptq": ["llama · 1 k · quantized (gptq): cannot be merged", False],
+        "gptq": ["llama · 1 k · quantized (gptq): its original merges better", True],
+        "hqq": ["llama · 1 k · quantized (hqq): cannot be merged", False],
         "gguf": ["llama · GGUF only: cannot be merged", False],
     }
 

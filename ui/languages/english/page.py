@@ -60,6 +60,7 @@ PAGE: dict[str, Template] = {
     "recipe.model.folder": "Type to search the Hub, or paste a model's name or a folder.",
     "search.about": "About the models",
     "search.quantized": "quantized ({how}): cannot be merged",
+    "search.dequantized": "quantized ({how}): its original merges better",
     "search.gguf": "GGUF only: cannot be merged",
     "search.architecture": "does not match {other}: different architecture",
     "search.size": "does not match {other}: different size",

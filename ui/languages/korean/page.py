@@ -53,6 +53,7 @@ PAGE: dict[str, Template] = {
     "recipe.model.folder": "입력하면 허브에서 찾습니다. 이름이나 폴더를 붙여 넣어도 됩니다.",
     "search.about": "모델 정보",
     "search.quantized": "양자화됨({how}): 병합할 수 없음",
+    "search.dequantized": "양자화됨({how}): 원래 모델이 병합에 더 좋음",
     "search.gguf": "GGUF뿐: 병합할 수 없음",
     "search.architecture": "{other}{other:과|와} 구조가 다름",
     "search.size": "{other}{other:과|와} 크기가 다름",
