@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Hashable
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from checkpoints import open_checkpoint
-from checkpoints.problems import Problem, ProblemError
+from checkpoints.problems import DestinationError, Problem, ProblemError
 from evaluation.answering_model import AnsweringModel
 from evaluation.error import EvaluationError
 from evaluation.llama_model import LlamaModel, has_llama_cpp, load_gguf
@@ -65,27 +65,32 @@ def load_to_answer(
         except ProblemError as error:
             if is_asked:
                 raise EvaluationError(error.problems) from error
-            _REFUSED.add(fetched.identity)
+            if not _may_pass(error):
+                _REFUSED.add(fetched.identity)
     return load_fetched(fetched, device, to_answer=True)
 
 
 # What llama.cpp could not run, so that it is not tried at each question.
 _REFUSED: set[Hashable] = set()
-_writing = threading.Lock()
+# Each model is written once; several may be written at the same time.
+_WRITING: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
+
+
+def _may_pass(error: ProblemError) -> bool:
+    """Whether the same may work later: there was no room, or a process ended."""
+    passing = {"memory-in-use", "llama-ended"}
+    return isinstance(error, DestinationError) or any(one.code in passing for one in error.problems)
 
 
 def _in_llama_cpp(fetched: FetchedModel, write_gguf: WriteGguf) -> LlamaModel:
     loaded = loaded_models("cpu")
-    with _writing:
+    with _WRITING[fetched.identity]:
         found: LlamaModel | None = loaded.get(fetched.identity, LLAMA)
         if found:
             return found
         kind, size = _type_of(fetched, loaded.max_bytes)
-        room = min(loaded.make_room(size), shutil.disk_usage(tempfile.gettempdir()).free)
-        if room < size:
-            values = {"model": fetched.name, "needed": size / 1e9, "free": room / 1e9}
-            raise EvaluationError(Problem("model-too-large", values))
-        with tempfile.TemporaryDirectory(prefix="alloy-gguf-") as folder:
+        loaded.make_room(size)
+        with loaded.hold(size), tempfile.TemporaryDirectory(prefix="alloy-gguf-") as folder:
             file = write_gguf(fetched.place, kind, Path(folder))
             model = load_gguf(file, name=fetched.name, commit=fetched.commit)
         loaded.put(fetched.identity, model, LLAMA)

@@ -225,6 +225,7 @@ def test_the_process_is_confined(make_pair: Callable[..., Pair]) -> None:
     assert ((place / "root/.").stat().st_ino != Path("/").stat().st_ino) == (means == NAMESPACE)
     variables = (place / "environ").read_text()
     assert "HF_" not in variables
+    assert "OMP_WAIT_POLICY=PASSIVE" in variables
     assert process_of(model).net_connections("inet") == []
 
 

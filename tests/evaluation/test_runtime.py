@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 
 import evaluation.model as model_module
-from checkpoints.problems import Problem
+from checkpoints.problems import DestinationError, Problem
 from evaluation import EvaluationError, FetchedModel, LanguageModel, fetch_model, load_fetched, reply
 from evaluation.llama_model import LlamaModel
 from evaluation.model import LoadedModels
@@ -168,5 +171,35 @@ def test_a_model_for_which_there_is_no_room_in_any_type_is_refused(
     pytest.importorskip("xllamacpp", reason="the extra `llama` is not installed")
     monkeypatch.setattr(model_module, "_memory", lambda _: (30_000, 10_000))
 
-    with pytest.raises(EvaluationError, match="needs"):
+    with pytest.raises(EvaluationError, match="free"):
         load_to_answer(half, "cpu", write_gguf=Writer(), runtime="llama.cpp")
+
+
+def test_models_are_written_at_the_same_time_and_each_once(make_folder: MakeFolder) -> None:
+    """A large model keeps no visitor of another waiting."""
+    pytest.importorskip("xllamacpp", reason="the extra `llama` is not installed")
+    networks = [make_network(seed, max_position_embeddings=512) for seed in (1, 2)]
+    fetched = [fetch_model(make_folder(network, name=f"m{n}")) for n, network in enumerate(networks)]
+    together = threading.Barrier(2, timeout=60)
+    write = Writer()
+
+    def write_together(*arguments: Any) -> Path:
+        together.wait()
+        return write(*arguments)
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(load_to_answer, one, "cpu", write_gguf=write_together) for one in fetched * 2]
+        first, second, *again = [one.result() for one in asked]
+
+    assert again == [first, second] and first is not second
+    assert len(write.kinds) == 2
+
+
+def test_what_may_pass_is_tried_again(half: FetchedModel) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra `llama` is not installed")
+    write = Writer(DestinationError(Problem("no-gguf", {"file": "x"})))
+
+    load_to_answer(half, "cpu", write_gguf=write)
+    load_to_answer(half, "cpu", write_gguf=write)
+
+    assert len(write.kinds) == 2
