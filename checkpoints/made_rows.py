@@ -120,11 +120,16 @@ class MadeRows:
         with self._making:
             if self._table is not None:
                 return
-            table = _read(self.own)
+            total = sum(each.count for each in self.approximations)
+
+            def read(place: Place) -> Tensor:
+                return _read(place, lambda: report(0, total))
+
+            table = read(self.own)
             found: list[Combinations | NDArray[np.float32]] = []
             for each in self.approximations:
                 if isinstance(each, Guided):
-                    found.append(_combined(each, _read(self.guides[each.guide]), report, threads, device))
+                    found.append(_combined(each, read(self.guides[each.guide]), report, threads, device))
                 elif isinstance(each, Subword):
                     found.append(_averages(each))
                 else:
@@ -183,13 +188,18 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _read(place: Place) -> Tensor:
-    """A whole tensor, as it is stored."""
+def _read(place: Place, check: Callable[[], None]) -> Tensor:
+    """A whole tensor, as it is stored.
+
+    Args:
+        check: called before each part; raises to stop
+    """
     import torch
 
     header = place.model.tensors[place.tensor]
     raw = bytearray(header.nbytes)
     for start in range(0, len(raw), PART):
+        check()
         place.model.read_into(place.tensor, start, memoryview(raw)[start : start + PART])
     dtype = getattr(torch, torch_name(header.dtype))
     return torch.frombuffer(raw, dtype=dtype).view(header.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from checkpoints.approximation import Subword
 from checkpoints.problems import RecipeError
 from checkpoints.pursuit import omp
 from examples.models import BASE, model_folder
-from merging import Plan, make_plan, read_recipe, run_plan
+from merging import Cancelled, Plan, Progress, make_plan, read_recipe, run_plan
 from merging.__main__ import main
 from tests import ROOT
+from tests.hub import Hub
 from tests.tiny import save_sentencepiece, save_tokenizer, tiny_llama
 
 PLAIN = 258  # two special tokens and the bytes
@@ -204,6 +206,36 @@ def test_the_same_bits_for_any_workers_and_blocks(
     one, three = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "three"))
     assert one.keys() == three.keys()
     assert all(torch.equal(one[name], three[name]) for name in one)
+
+
+def test_from_the_hub_the_bits_are_the_same(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    token = hub.add_user("mover")
+    for name in ("untied", "donor"):
+        hub.put(f"mover/{name}", folder / name)
+    local = recipe(folder, "untied", approximate="omp", k=4)
+    plan = make_plan(read_recipe(local.replace(str(folder), "mover")), str(tmp_path / "remote"), token=token)
+
+    run_plan(plan, str(tmp_path / "remote"), token=token)
+    merge(local, tmp_path / "local")
+
+    remote, here = (load_file(tmp_path / name / "model.safetensors") for name in ("remote", "local"))
+    assert all(torch.equal(remote[name], here[name]) for name in here)
+
+
+def test_a_stop_while_rows_are_approximated_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    plan = make_plan(read_recipe(recipe(folder, "untied", approximate="omp")), str(tmp_path / "out"))
+    cancel, messages = threading.Event(), []
+
+    def watch(progress: Progress) -> None:
+        messages.append(progress.message)
+        if progress.phase == "approximate":
+            cancel.set()
+
+    with pytest.raises(Cancelled):
+        run_plan(plan, str(tmp_path / "out"), on_progress=watch, cancel=cancel)
+
+    assert "Approximating rows of" in messages[-1]
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_tokenizer_of_the_model_itself_changes_nothing(folder: Path, tmp_path: Path) -> None:
