@@ -10,7 +10,12 @@ import pytest
 import torch
 from compressed_tensors.quantization import QuantizationConfig
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, FineGrainedFP8Config
+from transformers import (
+    AutoModelForCausalLM,
+    FineGrainedFP8Config,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from checkpoints import open_checkpoint
 from merging import MergeError, Plan, make_plan, merge_into_memory, read_recipe, run_plan
@@ -114,6 +119,29 @@ def test_transformers_reads_it(form: str, parents: list[Path], tmp_path: Path) -
     with torch.no_grad():
         found, expected = model(tokens).logits, exact(tokens).logits
     assert (found - expected).norm() < 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_experts_have_scales_and_routers_have_none(form: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {**SIZES, "num_attention_heads": 4, "head_dim": 32, "vocab_size": 256}
+    experts = {"moe_intermediate_size": 128, "num_experts": 4, "num_experts_per_tok": 2}
+    Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, **experts)).save_pretrained(tmp_path / "model")
+    plan = make_plan(read_recipe(recipe([tmp_path / "model"], out_dtype=form)))
+    assert plan.problems == ()
+
+    run_plan(plan, str(tmp_path / "out"))
+
+    scaled = {tensor.name for tensor in plan.tensors if tensor.scales}
+    assert len([name for name in scaled if ".mlp.experts." in name]) == 2 * 4 * 3
+    assert not [name for name in scaled if name.endswith("mlp.gate.weight")]
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32).state_dict()
+        for name in ("model", "out")
+    )
+    name = "model.layers.1.mlp.experts.gate_up_proj"
+    assert 0 < (after[name] - before[name]).norm() < 0.04 * before[name].norm()
+    assert after["model.layers.1.mlp.gate.weight"].equal(before["model.layers.1.mlp.gate.weight"])
 
 
 def test_shards_and_the_hub_hold_the_scales(
