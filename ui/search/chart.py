@@ -12,7 +12,7 @@ from evaluation.remark import Remark
 from searching.names import named
 from ui.languages.translate import remark_words, t
 from ui.server.search_state import SearchState
-from ui.widgets.html import html, part, quiet, tag
+from ui.widgets.html import html, part, quiet, scrolling, tag
 
 if TYPE_CHECKING:
     from searching import Report
@@ -46,7 +46,7 @@ def chart(state: SearchState) -> Markup:
     picture = tag.svg(
         shapes, class_="alloy-trials", role="img", aria_label=_label(state), viewBox=f"0 0 {WIDTH} {HEIGHT}"
     )
-    return html(picture, quiet(t("search.chart.legend")))
+    return html(scrolling(picture, focusable=True), quiet(t("search.chart.legend")))
 
 
 def name_of(who: str) -> str:
@@ -139,7 +139,7 @@ def front_chart(report: Report) -> Markup:
         shapes, class_="alloy-trials", role="img", aria_label=label, viewBox=f"0 0 {WIDTH} {HEIGHT}"
     )
     legend = t("search.front.legend", one=goal_name(one), other=goal_name(other))
-    return html(part(t("search.front")), picture, quiet(legend))
+    return html(part(t("search.front")), scrolling(picture, focusable=True), quiet(legend))
 
 
 def goal_name(goal: str) -> str:

@@ -258,7 +258,7 @@ footer { gap: 1rem; }
 .dark .alloy-demo .model { fill: var(--neutral-300); }
 .alloy-demo .path { fill: none; stroke: var(--primary-500); stroke-width: 2; opacity: .7; }
 .alloy-demo .result { fill: var(--primary-600); stroke: white; stroke-width: 1.5; }
-.alloy-trials { display: block; width: 100%; max-width: 620px; height: auto; margin-top: .8rem; }
+.alloy-trials { display: block; width: 100%; min-width: 440px; max-width: 620px; height: auto; margin-top: .8rem; }
 .alloy-trials text { font-size: 10px; fill: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 .alloy-trials path { fill: none; stroke: var(--neutral-400); }
 .alloy-trials .baseline { stroke-dasharray: 4 3; }

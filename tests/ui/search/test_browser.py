@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,30 @@ def sound(page: Page) -> None:
     is_dark = page.evaluate("document.body.classList.contains('dark')")
     found = Axe().run(page, options=COLOURS if is_dark else RULES).response["violations"]
     assert not found, [(it["id"], [node["html"][:200] for node in it["nodes"]]) for it in found]
+
+
+@contextmanager
+def returned(
+    browser: Browser,
+    site: Site,
+    state: str,
+    *,
+    width: int = 1280,
+    theme: str = "light",
+    locale: str = "en-US",
+) -> Iterator[Page]:
+    """A visitor who comes back."""
+    context = browser.new_context(
+        storage_state=state, viewport={"width": width, "height": 900}, locale=locale
+    )
+    page = context.new_page()
+    page.set_default_timeout(SLOW)
+    page.goto(f"{site.url}?__theme={theme}")
+    page.get_by_role("heading", name="Alloy").wait_for()
+    try:
+        yield page
+    finally:
+        context.close()
 
 
 def open_search(page: Page) -> None:
@@ -98,50 +123,39 @@ def test_what_was_found_can_be_read(
     small_site: Site, browser: Browser, found: str, width: int, theme: str, language: Language
 ) -> None:
     locale = {"en": "en-US", "ko": "ko-KR"}[language.tag]
-    context = browser.new_context(
-        storage_state=found, viewport={"width": width, "height": 900}, locale=locale
-    )
-    page = context.new_page()
-    page.goto(f"{small_site.url}?__theme={theme}")
-    page.get_by_role("heading", name="Alloy").wait_for()
-    page.get_by_role("tab", name=str(language.page["page.tab.search"])).click()
-    expect(page.locator("h2", has_text=str(language.page["search.done"]))).to_be_visible()
-    picture(page, f"done-{width}-{theme}-{language.tag}")
-    expect(page.locator(".alloy-trials")).to_have_count(2)  # the trials, and where two texts pull apart
-    sound(page)
-    context.close()
+    with returned(browser, small_site, found, width=width, theme=theme, locale=locale) as page:
+        page.get_by_role("tab", name=str(language.page["page.tab.search"])).click()
+        expect(page.locator("h2", has_text=str(language.page["search.done"]))).to_be_visible()
+        picture(page, f"done-{width}-{theme}-{language.tag}")
+        expect(page.locator(".alloy-trials")).to_have_count(2)  # trials, and where two texts pull apart
+        sound(page)
 
 
 def test_its_recipe_is_used_tried_and_merged(small_site: Site, browser: Browser, found: str) -> None:
-    context = browser.new_context(
-        storage_state=found, viewport={"width": 1280, "height": 900}, locale="en-US"
-    )
-    page = context.new_page()
-    page.goto(small_site.url)
-    open_search(page)
-    page.locator("summary", has_text="The recipe").click()
-    best = yaml.safe_load(page.locator("details[open] pre").first.inner_text())
-    assert {len(model["parameters"]["weight"]) for model in best["models"]} == {3}
+    with returned(browser, small_site, found) as page:
+        open_search(page)
+        page.locator("summary", has_text="The recipe").click()
+        best = yaml.safe_load(page.locator("details[open] pre").first.inner_text())
+        assert {len(model["parameters"]["weight"]) for model in best["models"]} == {3}
 
-    page.get_by_role("button", name="Use this recipe").click()
-    expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
-    assert recipe(page) == best
+        page.get_by_role("button", name="Use this recipe").click()
+        expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
+        assert recipe(page) == best
 
-    open_search(page)
-    page.get_by_role("button", name="Try it", exact=True).click()
-    expect(page.get_by_label("Model", exact=True)).to_have_value(re.compile("^try: "), timeout=SLOW)
-    page.get_by_label("Your message").fill("What is the capital of Italy?")
-    page.get_by_role("button", name="Send").click()
-    expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+/s")).first).to_be_visible(timeout=SLOW)
+        open_search(page)
+        page.get_by_role("button", name="Try it", exact=True).click()
+        expect(page.get_by_label("Model", exact=True)).to_have_value(re.compile("^try: "), timeout=SLOW)
+        page.get_by_label("Your message").fill("What is the capital of Italy?")
+        page.get_by_role("button", name="Send").click()
+        expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+/s")).first).to_be_visible(timeout=SLOW)
 
-    open_search(page)
-    page.get_by_role("button", name="Merge it").click()
-    expect(page.get_by_role("heading", name=re.compile("^Done: "))).to_be_visible(timeout=SLOW)
-    link = page.get_by_role("link", name=re.compile("^Open demo/")).get_attribute("href") or ""
-    card = small_site.hub.read(link.removeprefix(f"{small_site.hub.endpoint}/"), "README.md").decode()
-    assert "How the recipe was found" in card and "trials (gradient, seed 0)" in card
-    picture(page, "merged")
-    context.close()
+        open_search(page)
+        page.get_by_role("button", name="Merge it").click()
+        expect(page.get_by_role("heading", name=re.compile("^Done: "))).to_be_visible(timeout=SLOW)
+        link = page.get_by_role("link", name=re.compile("^Open demo/")).get_attribute("href") or ""
+        card = small_site.hub.read(link.removeprefix(f"{small_site.hub.endpoint}/"), "README.md").decode()
+        assert "How the recipe was found" in card and "trials (gradient, seed 0)" in card
+        picture(page, "merged")
 
 
 @pytest.mark.real_models
