@@ -79,10 +79,13 @@ def test_the_gate_of_a_shared_expert_is_not_compared_with_the_others() -> None:
 
 
 def test_prompts_that_say_the_same_give_rows_of_zeros() -> None:
-    same = [[1.0, 2], [0.1, 0.3]]
+    """The mean of seven equal numbers is not always that number."""
+    prompts = [Prompt(str(number), (4, 5)) for number in range(7)]
+    same = [[1.0, 2], [1.23, 1.23]]
 
-    rows = by_hand(experts((A,), (B,), (C,)), "router", same, same, same)
+    rows = by_hand(experts(*((prompt,) for prompt in prompts)), "router", *[same] * 7)
 
+    assert (rows.means - rows.means.mean(0)).any()
     assert not rows.rows.any()
 
 
