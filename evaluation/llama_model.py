@@ -40,6 +40,8 @@ SECONDS_IDLE = 900
 # Seconds between two looks at whether an answer that waits for its turn is still wanted.
 SECONDS_TO_LOOK = 0.1
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from evaluation.llama_server import serve; serve()"
+# llama.cpp calls Q4_K_M "Q4_K - Medium".
+_SIZE = re.compile(r" - ([SML])\w+$")
 # Threads that wait for each other yield the processor: on two cores with a load of 15, the demo's model then wrote 49
 # tokens per second instead of 1.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -161,7 +163,7 @@ def load_gguf(path: Path, *, name: str | None = None, commit: str | None = None)
     return LlamaModel(
         name,
         commit,
-        f"{found['model_ftype']}, llama.cpp",
+        _SIZE.sub(r"_\1", found["model_ftype"]) + ", llama.cpp",
         path.stat().st_size,
         context,
         special,
