@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from checkpoints.problems import Problem
-from checkpoints.yaml import compose
+from checkpoints.yaml import documents
 from merging import RecipeError, read_recipe
 from merging.recipe.fixes import MOST_FIXES, fixes, mended
 from merging.recipe.reader import read_reference
@@ -49,7 +49,7 @@ def check(text: str) -> None:
     for fix in fixes(text, problems, lambda names: "the/base"):
         assert fix.title
         assert fix.recipe != text
-        assert compose(fix.recipe)
+        assert documents(fix.recipe).nodes
     better, done = mended(text, problems_of, lambda names: "")
     assert len(done) < MOST_FIXES
     if done:
