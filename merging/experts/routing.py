@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from checkpoints import Checkpoint
 from checkpoints.problems import Problem
@@ -90,12 +90,17 @@ class Routing:
         found = []
         for pair in self.pairs:
             if pair.cosine > ALIKE:
-                values = {"first": self.experts[pair.first], "second": self.experts[pair.second]}
-                values |= {"cosine": pair.cosine, "layers": pair.layers, "total": self.layers}  # type: ignore[dict-item]
+                values: dict[str, Any] = {
+                    "first": self.experts[pair.first],
+                    "second": self.experts[pair.second],
+                    "cosine": pair.cosine,
+                    "layers": pair.layers,
+                    "total": self.layers,
+                }
                 found.append(Problem("gates-alike", values))
         own = [prompt for prompt in self.prompts if prompt.expert is not None]
         if lost := [prompt.text[:SHOWN] for prompt in own if prompt.reached != prompt.expert]:
-            values = {"count": len(lost), "total": len(own), "prompts": few(lost)}  # type: ignore[dict-item]
+            values = {"count": len(lost), "total": len(own), "prompts": few(lost)}
             found.append(Problem("prompts-elsewhere", values))
         chance = 1 / len(self.experts)
         if len(self.experts) > 1 and self.right_weight < LEAST_GAIN * chance:

@@ -248,8 +248,12 @@ class MixtureTensors(ResultTensors):
         for expert in known[1:]:
             first, width = known[0].model, self.widths[expert.model]
             if width != self.widths[first]:
-                values = {"model": str(expert.model), "width": width}
-                values |= {"other": str(first), "expected": self.widths[first]}
+                values = {
+                    "model": str(expert.model),
+                    "width": width,
+                    "other": str(first),
+                    "expected": self.widths[first],
+                }
                 self.problems.append(Problem("expert-width", values, expert.where))
 
     def check_places(self) -> None:

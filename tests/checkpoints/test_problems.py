@@ -39,6 +39,8 @@ PASSED_ON = {
     "checkpoints/formats/safetensors.py",
     "checkpoints/formats/torch_zip.py",
     "merging/destinations/hub.py",
+    "merging/gguf/converter.py",
+    "merging/gguf/layout.py",
     "merging/planning/code_files.py",
     "merging/planning/result_files.py",
     "merging/planning/result_tensors.py",
