@@ -17,7 +17,7 @@ from merging import Cancelled, Plan, Problem, Routing
 from merging.recipe.mixture import GATE_MODES
 from ui.host import Host
 from ui.hub.account import account, visitor
-from ui.languages.translate import t
+from ui.languages.translate import in_each_language, t
 from ui.recipe.mixture_state import MAX_EXPERTS, MOST_PER_TOKEN, ExpertEntry, MixtureState, write
 from ui.server.internal_error import log_unexpected
 from ui.server.merge_service import MergeService
@@ -62,7 +62,7 @@ class ExpertsPanel:
     def __init__(self, host: Host, known: tuple[str, ...]) -> None:
         self.host = host
         with gr.Column(visible=False, elem_classes="alloy-fields") as self.column:
-            gr.HTML(quiet(t("experts.about")))
+            gr.HTML(in_each_language(lambda: quiet(t("experts.about"))))
             self.base = self._model(known, t("experts.base"))
             with gr.Row():
                 self.mode = gr.Dropdown(
