@@ -35,6 +35,7 @@ settings.register_profile("default", max_examples=3, derandomize=True)
 settings.register_profile("nightly", max_examples=60)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes a night, unless it is asked for by its mark."""
     if "nightly" not in config.option.markexpr:
