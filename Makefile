@@ -17,7 +17,7 @@ demo: $(VENV)/installed-demo  ## the app with small real models on a Hub of its 
 	$(PY) -m examples.demo
 
 test: dev browser  ## all tests, with a browser and the package index
-	$(PY) -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(PY) -m pytest --numprocesses 2 --no-loadscope-reorder $(ARGS)
 
 quick: dev  ## recipes, methods and plans, in half a minute
 	$(PY) -m pytest -q -m "$(FAST)" $(QUICK) $(ARGS)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,7 @@ from hypothesis import settings
 from tests.hub import Hub
 from tests.merges import without_pauses
 
+PAGE = "tests/ui/"
 HUB = Hub().start()
 HF_HOME = tempfile.TemporaryDirectory(prefix="alloy-tests-", ignore_cleanup_errors=True)
 
@@ -35,23 +37,25 @@ settings.register_profile("default", max_examples=3, derandomize=True)
 settings.register_profile("nightly", max_examples=60)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes a night, unless it is asked for by its mark."""
     if "nightly" not in config.option.markexpr:
         long = [item for item in items if item.get_closest_marker("nightly")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
-    # Two processes share the tests by file, since fixtures are made once a file; what uses the site of the demo stays
-    # together, and begins first, since it takes longest.
-    items.sort(key=lambda item: "site" not in _fixtures(item))
-    for item in items:
-        group = "site" if "site" in _fixtures(item) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not item.nodeid.startswith(PAGE))  # they take longest
 
 
-def _fixtures(item: pytest.Item) -> Sequence[str]:
-    return getattr(item, "fixturenames", ())
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all tests of the page to one process, since they share the demo's site; others go by file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return PAGE if nodeid.startswith(PAGE) else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
