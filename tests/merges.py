@@ -126,7 +126,7 @@ def _run(arguments: list[str], token: str, told: Connection, streams: bool) -> N
 
         constants.HF_HUB_DISABLE_XET = False
         make.free_memory = lambda: 0
-        xet.HELD = 0
+        xet.held = lambda streams: 0
     sys.exit(main(["run", *arguments]))
 
 

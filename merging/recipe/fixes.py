@@ -301,7 +301,12 @@ class _Fixer:
         if self.method is None or not names:
             return None
         base = (self.common_base(names) if self.method.base == "subtracted" else "") or names[0]
-        return self.with_line("merge_method", line("base_model", base), "base", model=base)
+        written = line("base_model", base)
+        for key, value in self.tree.value:
+            if key.value == "base_model":  # which is empty, or no name
+                span = (key.start_mark.index, end_of(value), written)
+                return self.fix(edited(self.text, [span]), "base", model=base)
+        return self.with_line("merge_method", written, "base", model=base)
 
     def vocabularies(self) -> Iterator[Fix]:
         """The ways to one vocabulary: of all models, the base's, or that of another model that has one of its own."""

@@ -320,3 +320,15 @@ def test_a_quantized_model_gives_way_to_its_original(code: str) -> None:
     assert fix.title == "Use x/big, in full precision"
     unknown = Problem(code, {"model": "x/big-4bit", "form": "nf4"}, "x/big-4bit")
     assert fixes(recipe, [unknown], lambda names: "") == ()
+
+
+@pytest.mark.parametrize("written", ["", " ~", " []", "\n- a\n- b", " {x: 1}"])
+def test_a_base_takes_the_place_of_what_is_no_name(written: str) -> None:
+    """A second `base_model` beside the first would mend nothing, again and again."""
+    models = "models:\n- {model: a/b, parameters: {weight: 1}}\n- {model: c/d, parameters: {weight: 1}}\n"
+    text = f"merge_method: ties\nbase_model:{written}\n{models}"
+
+    better, done = mended(text, problems_of, lambda names: "the/base")
+
+    assert [fix.code for fix in done] == ["base"]
+    assert better == f"merge_method: ties\nbase_model: the/base\n{models}"
