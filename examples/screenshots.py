@@ -48,7 +48,7 @@ def walk(page: Page, language: str) -> Iterator[str]:
     click("chat.send")
     page.get_by_role("button", name=said["vote.left"]).wait_for()
     page.wait_for_function("document.querySelectorAll('[data-testid=bot]').length == 2")
-    page.locator(".alloy-method:visible", has_text=re.compile(r"(cpu|cuda), \w+ · \d")).nth(1).wait_for()
+    page.locator(".alloy-method:visible", has_text=re.compile(r"(cpu|cuda), .+ · \d")).nth(1).wait_for()
     page.wait_for_function(ENDED, polling=3000)
     yield "chat"
     click("page.tab.score", "tab")
