@@ -4,15 +4,15 @@ themselves are made when they are read."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from checkpoints.approximation import Approximation, Guided, Mean, Subword
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.dtypes import torch_name
 from checkpoints.pursuit import VECTORS, Combinations, nearest, omp, pursuit_held, pursuit_operations
+from checkpoints.torch_threads import one_torch_thread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,19 +175,6 @@ class MadeRows:
         return made.reshape(-1)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread inside each operator of torch: the order of its sums must not depend on the machine's cores."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _read(place: Place, check: Callable[[], None]) -> Tensor:
     """A whole tensor, as it is stored.
 
@@ -225,7 +212,7 @@ def _combined(each: Guided, table: Tensor, report: Report, threads: int, device:
         return rule(table.index_select(0, tokens).float(), gather, len(theirs), each.k)
 
     starts = range(0, each.count, VECTORS)
-    with _one_thread(), ThreadPoolExecutor(threads if device == "cpu" else 1) as pool:
+    with one_torch_thread(), ThreadPoolExecutor(threads if device == "cpu" else 1) as pool:
         futures = [pool.submit(part, start) for start in starts]
         try:
             _follow(futures, each.count, report)

@@ -20,6 +20,7 @@ from checkpoints import Checkpoint, Token
 from checkpoints.dtypes import itemsize, torch_name
 from checkpoints.memory import free_memory
 from checkpoints.problems import Cancelled, DestinationError, MergeError, Problem
+from checkpoints.torch_threads import one_torch_thread
 from checkpoints.wording import few
 from evaluation import LanguageModel
 from evaluation.model import language_model, read_tokenizer
@@ -27,7 +28,6 @@ from merging import METHODS, Plan, Progress, Recipe
 from merging.destinations.destination import Stored
 from merging.destinations.memory import build_model
 from merging.engine.blocks import Inputs
-from merging.engine.local import one_torch_thread
 from merging.engine.models import Models
 from merging.engine.prefetch import READERS
 from merging.engine.tensors import Buffers, merge_tensor

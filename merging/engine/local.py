@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from checkpoints.problems import Cancelled
@@ -118,20 +117,6 @@ def join_soon(threads: Sequence[threading.Thread]) -> None:
     deadline = time.monotonic() + STOP_SECONDS
     for thread in threads:
         thread.join(max(deadline - time.monotonic(), 0))
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """One thread inside each torch operator: workers take tensors, and threads inside operators would only
-    wait for each other."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def keep_heap() -> None:

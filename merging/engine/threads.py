@@ -10,10 +10,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from checkpoints import Checkpoint
+from checkpoints.torch_threads import one_torch_thread
 from merging.destinations import Receipt, ShardWriter
 from merging.engine import prefetch
 from merging.engine.engine import Merge
-from merging.engine.local import join_soon, keep_heap, make_in_order, one_torch_thread
+from merging.engine.local import join_soon, keep_heap, make_in_order
 from merging.engine.prefetch import READERS, Origin, Prefetch, TensorReader, is_prefetched, rereads, windows
 from merging.engine.processor import processor_of
 from merging.engine.shard import Merged
