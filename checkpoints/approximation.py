@@ -1,4 +1,4 @@
-"""What stands in for rows that a model does not have: for each token, which of the model's own rows make its row.
+"""How to make the rows that a model lacks: for each token, which of the model's own rows make its row.
 
 Every rule makes a row of rows of the same model, so that the result is in the space that the model's layers know.
 """

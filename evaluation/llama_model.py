@@ -29,7 +29,7 @@ from evaluation.sandbox import what_python_reads
 
 # The most tokens of a conversation; its keys and values are allocated when the model is loaded.
 MOST_CONTEXT = 8192
-# Bytes that a process may allocate besides twice its file: llama.cpp arranges some weights anew for the processor.
+# Bytes that a process may allocate besides twice its file: llama.cpp rearranges some weights for the processor.
 BESIDE_WEIGHTS = 4 << 30
 # Seconds to load: to start, and bytes per second of the slowest disk.
 SECONDS_TO_START, SLOWEST_DISK = 60.0, 20_000_000
@@ -284,7 +284,7 @@ class _Running:
             pass_fds=[file],
             start_new_session=True,
         )  # fmt: skip
-        self._complaints: list[str] = []
+        self._complaint = ""
         # Without connections that are kept: the server ends them after a few seconds.
         limits = httpx2.Limits(max_keepalive_connections=0)
         transport = httpx2.HTTPTransport(uds=socket, verify=False, limits=limits)
@@ -313,16 +313,16 @@ class _Running:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _listen(self) -> None:
-        """Keep the last of what it says goes wrong."""
+        """Keep the first complaint, from which later ones follow; read on, so that the process does not block."""
         assert self._process.stderr
         for line in self._process.stderr:
-            self._complaints.append(_TIME.sub("", line.decode("utf-8", "replace").strip()))
+            self._complaint = self._complaint or _TIME.sub("", line.decode("utf-8", "replace").strip())[:300]
 
     @property
     def _words(self) -> str:
-        """llama.cpp's first complaint: later ones follow from it."""
+        """llama.cpp's first complaint, once the process has ended."""
         self._listener.join(SECONDS_TO_START)
-        return next(iter(self._complaints), "")[:300]
+        return self._complaint
 
 
 def threads() -> int:

@@ -75,7 +75,7 @@ class Teacher:
 
 
 class Teachers:
-    """Teachers by name, read to when their predictions on a text are first needed. Another process reads anew.
+    """Teachers by name, loaded when their predictions on a text are first needed, in each process.
 
     Args:
         recipes: of the models

@@ -18,7 +18,7 @@ def original_name(name: str) -> str:
 
 
 def is_original(name: str, quantized: str) -> bool:
-    """Whether two ids on the Hub name a model and a quantized copy of it, whoever owns them."""
+    """Whether two ids on the Hub name a model and a quantized copy of it, of any owners."""
     original = original_name(quantized)
     return original != quantized and _model(name) == _model(original)
 

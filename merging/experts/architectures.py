@@ -100,7 +100,7 @@ class Architecture:
         Args:
             base: the dense model's
             experts: how many
-            per_token: of which a token passes through so many
+            per_token: how many experts each token passes through
             width: of an expert
             shared_width: of the shared expert; None without one
             is_tied: whether the head reads the embedding

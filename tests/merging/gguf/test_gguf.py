@@ -185,7 +185,7 @@ def test_they_stream_to_the_hub_where_memory_is_short(
 
 def test_what_cannot_be_converted_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "model", 0, vocab_size=300)
-    save_tokenizer(model)  # nobody's pre-tokenizer
+    save_tokenizer(model)  # with a pre-tokenizer that llama.cpp does not know
     plan = make_plan(read_recipe(f"merge_method: passthrough\nmodels: [{{model: {model}}}]"))
 
     with pytest.raises(MergeError, match="does not recognize how the tokenizer splits texts"):
