@@ -37,8 +37,8 @@ class Written:
     time: float = field(default_factory=time.perf_counter)
 
 
-class AnsweringModel(Protocol):
-    """A model that answers. `LanguageModel` runs in transformers, `LlamaModel` in llama.cpp."""
+class LoadedModel(Protocol):
+    """What the models in a device's memory have in common."""
 
     @property
     def name(self) -> str:
@@ -47,6 +47,14 @@ class AnsweringModel(Protocol):
     @property
     def commit(self) -> str | None:
         """The Hub's commit, None for a folder or file."""
+
+    @property
+    def bytes(self) -> int:
+        """What its weights take."""
+
+
+class AnsweringModel(LoadedModel, Protocol):
+    """A model that answers. `LanguageModel` runs in transformers, `LlamaModel` in llama.cpp."""
 
     @property
     def device(self) -> str:

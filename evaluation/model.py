@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -21,7 +21,7 @@ from checkpoints import Token, open_checkpoint
 from checkpoints.memory import free_memory, machine_memory
 from checkpoints.problems import CheckpointError, Problem
 from evaluation.adapter import put_on
-from evaluation.answering_model import GenerationSettings, Written
+from evaluation.answering_model import GenerationSettings, LoadedModel, Written
 from evaluation.downloads import DOWNLOADS
 from evaluation.error import EvaluationError, memory_named
 from evaluation.generation import generate
@@ -278,22 +278,6 @@ def load_fetched(
             )
         loaded.put(fetched.identity, model, form)
     return model
-
-
-class LoadedModel(Protocol):
-    """What the models in a device's memory have in common."""
-
-    @property
-    def name(self) -> str:
-        """How people call it."""
-
-    @property
-    def commit(self) -> str | None:
-        """The Hub's commit, None for a folder or file."""
-
-    @property
-    def bytes(self) -> int:
-        """What its weights take."""
 
 
 # A model may be in memory in several forms: for scores, which are computed in float32 where that fits; to answer in
