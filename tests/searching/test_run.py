@@ -251,26 +251,31 @@ def test_a_stopped_search_leaves_a_report_without_the_report_part(tmp_path: Path
     assert finished.report.trials["ended"] == 4 and finished.report.ending in ("better", "none", "worse")
 
 
-def test_guards_are_kept(tmp_path: Path) -> None:
-    """What the guard counts grows with the first weight, and may grow by 0.7 of it: the optimum is out of reach."""
+class Guarded(Score):
+    """A score whose documents of a guard count the first weight."""
 
-    class Guarded(Score):
-        def __call__(self, model: FakeModel, documents: Any) -> list[float]:
-            assert model.recipe
-            if documents and documents[0].startswith("guard"):
-                return [-weights(model.recipe)[0]] * len(documents)
-            return super().__call__(model, documents)
+    def __call__(self, model: FakeModel, documents: Any) -> list[float]:
+        assert model.recipe
+        if documents and documents[0].startswith("guard"):
+            return [-weights(model.recipe)[0]] * len(documents)
+        return super().__call__(model, documents)
 
-    more = ", {python: guard.py:score, text: guard.txt, at_least: base - 0.7}"
-    guarded = space(trials=40, more=more)
+
+def guarded_documents() -> Data:
     both = [
         Document(f"guard {part} {one}", part, digest(f"{part} {one}"))  # type: ignore[arg-type]
         for part in ("search", "choice", "report")
         for one in range(6)
     ]
-    data = Data({**documents().documents, "guard.py:score": tuple(both)})
+    return Data({**documents().documents, "guard.py:score": tuple(both)})
 
-    result = run_search(plan(Guarded(), guarded, data), tmp_path)
+
+def test_guards_are_kept(tmp_path: Path) -> None:
+    """What the guard counts grows with the first weight, and may grow by 0.7 of it: the optimum is out of reach."""
+    more = ", {python: guard.py:score, text: guard.txt, at_least: base - 0.7}"
+    guarded = space(trials=40, more=more)
+
+    result = run_search(plan(Guarded(), guarded, guarded_documents()), tmp_path)
 
     assert result.best and 0.4 < weights(result.best)[0] <= 0.7
     assert not result.report.broken and result.report.ending == "better"
@@ -278,23 +283,9 @@ def test_guards_are_kept(tmp_path: Path) -> None:
 
 def test_a_limit_may_be_that_of_a_parent(tmp_path: Path) -> None:
     """The guard counts the first weight. The second parent has none of it, so at most 0.3 is allowed."""
-
-    class Guarded(Score):
-        def __call__(self, model: FakeModel, documents: Any) -> list[float]:
-            assert model.recipe
-            if documents and documents[0].startswith("guard"):
-                return [-weights(model.recipe)[0]] * len(documents)
-            return super().__call__(model, documents)
-
     more = ", {python: guard.py:score, text: guard.txt, at_least: org/korean - 0.3}"
-    both = [
-        Document(f"guard {part} {one}", part, digest(f"{part} {one}"))  # type: ignore[arg-type]
-        for part in ("search", "choice", "report")
-        for one in range(6)
-    ]
-    data = Data({**documents().documents, "guard.py:score": tuple(both)})
 
-    result = run_search(plan(Guarded(), space(trials=40, more=more), data), tmp_path)
+    result = run_search(plan(Guarded(), space(trials=40, more=more), guarded_documents()), tmp_path)
 
     assert result.best and weights(result.best)[0] <= 0.3
 
