@@ -278,6 +278,9 @@ def test_an_answer_is_stopped_and_a_wrong_model_is_told(site: Site, browser: Bro
         page = seen.page
         until_recipe(page, "merge_method", "slerp")
         page.get_by_role("tab", name="Chat").click()
+        page.get_by_role("button", name="Settings").first.click()
+        # Long enough that the answer is still being written when Stop arrives.
+        page.get_by_label("number input for Maximum answer length, in tokens").fill("1024")
         message, answer = page.get_by_label("Your message"), page.get_by_test_id("bot")
         message.fill("Tell me a very long story about the sea.")
         message.press("Enter")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 from markupsafe import Markup
@@ -23,6 +25,9 @@ from ui.server.in_memory_merges import TriedMerge, model_of
 from ui.widgets.html import alert, html, tag
 
 Message = dict[str, Any]
+# Seconds between two updates of an answer on the page. An update for each token of a quick model keeps the browser so
+# busy that it does not react to Stop.
+SECONDS_BETWEEN_UPDATES = 0.1
 _TAGS = "think|thinking|thought|reasoning"
 _REASONING = re.compile(
     rf"\s*<(?P<tag>{_TAGS})>(?P<reasoning>.*?)(?:(?P<end></(?P=tag)>)(?P<rest>.*)|\Z)", re.DOTALL
@@ -66,8 +71,11 @@ def answers(
             loaded.append(_ready(model, device, sampling.runtime))
         speakers += [_Speaker(model, talk, sampling) for model, talk in zip(loaded, talks, strict=True)]
         yield [Answer("", t("chat.thinking"))] * len(models)
+        updated = -math.inf
         while sum(speaker.continues() for speaker in speakers):
-            yield [speaker.answer() for speaker in speakers]
+            if monotonic() - updated >= SECONDS_BETWEEN_UPDATES:
+                updated = monotonic()
+                yield [speaker.answer() for speaker in speakers]
         if all(speaker.fault for speaker in speakers):
             faults = (problem for speaker in speakers if speaker.fault for problem in speaker.fault.problems)
             raise EvaluationError(dict.fromkeys(faults))

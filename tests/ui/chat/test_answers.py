@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,19 @@ def test_a_model_of_nan_is_told_and_the_other_goes_on(tmp_path: Path) -> None:
     assert "4 tokens" in second.line and "NaN" not in second.warning
     with pytest.raises(EvaluationError, match="NaN"):
         list(answers([broken], [QUESTION], sampling, "cpu"))
+
+
+def test_a_quick_model_updates_the_page_ten_times_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(step=0.025)  # seconds; one is read at each piece, another at each update
+    monkeypatch.setattr("ui.chat.answers.monotonic", clock.__next__)
+    model = speaker(tmp_path / "model")
+
+    seen = [one.text for (one,) in answers([model], [QUESTION], Sampling(max_new_tokens=40), "cpu")]
+
+    pieces = [text for text in dict.fromkeys(seen) if text]
+    assert 2 < len(pieces) <= 40 / 4 + 2, pieces
 
 
 def test_reasoning_that_the_template_opens_is_reasoning(tmp_path: Path) -> None:
