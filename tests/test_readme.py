@@ -12,6 +12,7 @@ from tests import ROOT
 from tests.tiny import tiny_llama
 
 README = ROOT / "README.md"
+KOREAN = ROOT / "README.ko.md"
 
 
 def front_matter() -> dict[str, object]:
@@ -47,6 +48,26 @@ def test_a_space_installs_neither_gradio_nor_spaces_by_us() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(README.read_text().splitlines()) <= 150
+
+
+def skeleton(page: Path) -> dict[str, list[str]]:
+    """What a translation shares with its original: levels of headings, code without comments, terms and links."""
+    text = re.sub(r"\A---\n.*?\n---\n", "", page.read_text(), flags=re.DOTALL)
+    code = re.findall(r"```.*?```|^    .*?$", text, re.DOTALL | re.MULTILINE)
+    return {
+        "headings": re.findall(r"^#+(?= )", text, re.MULTILINE),
+        "code": [re.sub(r"\s*# .*", "", piece) for piece in code],
+        "terms": re.findall(r"`[^`\n]+`", text),
+        "links": re.findall(r"\]\(([^)]+)\)", text)[1:],  # after the link to the other language
+    }
+
+
+def test_the_korean_front_page_is_in_step() -> None:
+    english, korean = skeleton(README), skeleton(KOREAN)
+
+    assert len(english["headings"]) > 5 and len(english["code"]) > 10
+    for what, expected in english.items():
+        assert sorted(korean[what]) == sorted(expected), what
 
 
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

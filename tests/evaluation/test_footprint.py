@@ -1,4 +1,4 @@
-"""The seed's table: structure from headers, speed and memory from a process that can reach no other model."""
+"""The table of a model card: structure from headers, speed and memory from a process that can reach no other model."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from searching.live_merge import LiveMerge
 from tests.merging.methods.whole import merge_by_engine
 from tests.tiny import save_tokenizer, tiny_llama
 
-TEXTS = ("A merge of two models is a model.", "Two 모델", "The seed's author stopped.")
+TEXTS = ("A merge of two models is a model.", "Two 모델", "The author stopped early.")
 DISTANCE = 1e-3
 
 

@@ -1,4 +1,4 @@
-"""How alike the models of a recipe are, before anything is merged: from a few rows of every matrix."""
+"""How similar the models of a recipe are, before anything is merged: from a few rows of every matrix."""
 
 from __future__ import annotations
 

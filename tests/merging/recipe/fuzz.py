@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from merging.methods import METHODS
 from merging.recipe.reader import TOP_LEVEL
-from tests.merging.recipe.test_recipe import SEED
+from tests.merging.recipe.test_recipe import GRADIENT_SLERP
 from tests.merging.recipe.test_wild_kinds import KINDS
 
 PARAMETERS = sorted({p.name for method in METHODS.values() for p in method.parameters})
@@ -65,7 +65,7 @@ SNIPPETS = [
     ),
     *("%", "\t", "\x00"),
 ]
-SEEDS = [SEED, *(kind.text for kind in KINDS.values())]
+SEEDS = [GRADIENT_SLERP, *(kind.text for kind in KINDS.values())]
 
 keys = st.sampled_from(KEYS) | st.sampled_from(PARAMETERS) | st.text(max_size=4)
 scalars = (

@@ -14,7 +14,7 @@ from merging.recipe.gradients import ConditionalParameter, on_gradient, value_at
 from merging.recipe.recipe import AdapterReference, ModelReference, Source
 from merging.recipe.yaml import MOST_PROBLEMS
 
-SEED = """\
+GRADIENT_SLERP = """\
 slices:
   - sources:
       - model: org/first
@@ -41,8 +41,8 @@ def problems(text: str) -> list[tuple[str, str]]:
     return [(problem.code, problem.where) for problem in caught.value.problems]
 
 
-def test_the_seed_recipe_reads_in_full() -> None:
-    recipe = read_recipe(SEED)
+def test_a_slerp_with_gradients_reads_in_full() -> None:
+    recipe = read_recipe(GRADIENT_SLERP)
 
     assert recipe.merge_method == "slerp"
     assert recipe.base_model == ModelReference("org/first")
@@ -56,7 +56,7 @@ def test_the_seed_recipe_reads_in_full() -> None:
         ConditionalParameter(0.5),
     )
     assert recipe.references() == (ModelReference("org/first"), ModelReference("org/second", "v1.0"))
-    assert recipe.text == SEED
+    assert recipe.text == GRADIENT_SLERP
 
 
 def test_json_is_a_recipe_too() -> None:

@@ -1,5 +1,5 @@
-"""The kinds of recipes that mergekit's own examples are, and the seed's, at the depth of the models that they name:
-each plans, runs, loads and gives what mergekit gives."""
+"""The kinds of recipes that mergekit's own examples are, and a published SLERP, at the depth of the models that they
+name: each plans, runs, loads and gives what mergekit gives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from merging import make_plan, read_recipe, run_plan
-from tests.merging.recipe.test_recipe import SEED
+from tests.merging.recipe.test_recipe import GRADIENT_SLERP
 from tests.merging.test_against_mergekit import chosen_among_equals, mergekit, tensors
 from tests.tiny import tiny_llama
 
@@ -26,7 +26,7 @@ NARROW: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 KINDS = {
-    "seed": SEED,
+    "a SLERP with gradients": GRADIENT_SLERP,
     "a soup of three whose weights do not add up to one": """
 merge_method: linear
 models:

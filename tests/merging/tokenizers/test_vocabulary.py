@@ -29,7 +29,7 @@ from tests.tiny import save_tokenizer, tiny_llama
 
 PLAIN = 258  # two special tokens and the bytes
 EMBEDDING = "model.embed_tokens.weight"
-# The words of a language that the base splits into bytes: the seed's case, a model trained on with a grown vocabulary.
+# The words of a language that the base splits into bytes: a model trained on with a grown vocabulary, for Chat Vector.
 GROWN = [("a", "b"), ("ab", "c"), ("x", "y")]
 CHAT = ["<|im_start|>", "<|im_end|>"]
 

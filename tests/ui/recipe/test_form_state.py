@@ -23,7 +23,7 @@ from ui.recipe.form_state import (
 )
 from ui.recipe.presets import presets
 
-SEED = """
+GRADIENT_SLERP = """
 merge_method: slerp
 base_model: a/first
 models:
@@ -40,13 +40,13 @@ dtype: float16
 """
 
 
-def test_the_seeds_recipe_is_shown_and_written_back() -> None:
-    state = read(SEED)
+def test_a_slerp_with_gradients_is_shown_and_written_back() -> None:
+    state = read(GRADIENT_SLERP)
 
     assert [model.name for model in state.models] == ["a/first", "b/second"]  # the base comes first
     rest, attention, mlp = split_by_tensor(state.settings["t"])
     assert (rest, attention, mlp) == (0.5, [0, 0.5, 0.3, 0.7, 1], [1, 0.5, 0.7, 0.3, 0])
-    assert read_recipe(write(state)).parameters == read_recipe(SEED).parameters
+    assert read_recipe(write(state)).parameters == read_recipe(GRADIENT_SLERP).parameters
     assert read(write(state)) == state
 
 
