@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ import merging.command_line
 import searching.command_line
 from alloy import __version__
 from checkpoints.terminal import commands, run
+
+if TYPE_CHECKING:
+    from evaluation.influence import Cut
 
 app = commands("Merge language models, chat with the result and score it.", add_completion=True)
 app.add_typer(merging.command_line.app)
@@ -28,7 +31,14 @@ def _write_gguf(model: str, kind: str, folder: Path) -> Path:
     return write_gguf(model, kind, folder)
 
 
+def _cut_recipe(model: str, cut: Cut) -> str:
+    from merging.shaping import cut_recipe
+
+    return cut_recipe(model, cut.dropped)
+
+
 evaluation.command_line.write_gguf = _write_gguf
+evaluation.command_line.cut_recipe = _cut_recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -617,6 +617,24 @@ PROBLEMS: dict[str, Text] = {
         "{model} has no {module}, which {donor} has.",
         "Say with `modules:` which models each part is made of.",
     ),
+    "no-layers": Text("{model} has no stack of layers.", "Name a language model."),
+    "layer-numbers": Text(
+        (
+            "{model} has no layers {given:all}: its {count} layers are 0 to {last}.",
+            "No layer of {model} is named.",
+        ),
+        "Write numbers or ranges, such as `12-15,20`.",
+    ),
+    "no-layer-left": Text("All {count} layers of {model} are left out.", "Keep one or more of them."),
+    "no-silent-copies": Text(
+        "{model} ({kind}): a silent copy needs layers that add what two known matrices write, as those of Llama, Qwen, "
+        "Phi, GPT-2 and Gemma do. '{name}' is not known.",
+        "Make plain copies (`--plain`), and train the result.",
+    ),
+    "silent-by-number": Text(
+        "{model}: its config sets '{key}', so a layer computes something else when a copy is put before it.",
+        "Make plain copies (`--plain`), and train the result.",
+    ),
     "layer-range": Text(
         "{model} has {layers} layers, 0 to {last}; the recipe takes {from} to {to}.",
         "End the range at {layers} at most.",
@@ -1161,6 +1179,27 @@ PROBLEMS: dict[str, Text] = {
         "{model}: its tokenizer does not say where tokens are in a text.", _SAVE_AS_FAST
     ),
     "empty-text": Text("There is no text.", "Give one of at least a few sentences."),
+    "few-tokens": Text(
+        "The text has {count} {count:token|tokens}, and {least} are needed to measure layers.",
+        "Give a longer text.",
+    ),
+    "drop-range": Text(
+        "drop={drop}: {model} can lose 1 to {most} layers. Its first and its last layer always remain.",
+    ),
+    "try-range": Text("count={count}: expected at least one cut to try."),
+    "no-layer-stack": Text(
+        "{model}: its layers were not found. {kind} has no single list of as many layers as its config says.",
+        "Choose a language model whose layers follow each other, such as a Llama, Qwen, Phi, GPT-2 or Gemma.",
+    ),
+    "layers-on-disk": Text(
+        "{model} is partly on disk, and its layers can only be measured in memory.",
+        "Leave out `--offload`, or use a machine with more memory.",
+    ),
+    "cut-kinds": Text(
+        "{model}: no cut of {drop} {drop:layer|layers} is possible. Its layers are of several kinds, and '{key}' of "
+        "the config could not say which kind each remaining layer is.",
+        "Leave out another number of layers, such as whole periods of the pattern.",
+    ),
     "too-few-answers": Text(
         "repeats={repeats}, new_tokens={new_tokens}: at least 1 and 2 are expected.",
     ),

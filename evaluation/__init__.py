@@ -12,4 +12,4 @@ from checkpoints.lazy import offer
 if TYPE_CHECKING:
     from evaluation.public import *  # noqa: F403
 
-offer(__name__, functions=["difference", "perplexity"])
+offer(__name__, functions=["difference", "influence", "perplexity"])

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from evaluation.benchmarked import Benchmarked
     from evaluation.cka import LinearCka
     from evaluation.difference import Difference
+    from evaluation.influence import Cut, Influence, Trials
     from evaluation.model import LanguageModel
     from evaluation.paired import PairedScore
     from evaluation.perplexity import Perplexity
@@ -191,6 +192,8 @@ def _load_to_answer(name: str, device: str, offload: Path | None, runtime: Runti
 
 # Makes GGUF files of models, where another package can.
 write_gguf: WriteGguf | None = None
+# Writes the recipe of a model without some layers, where another package can.
+cut_recipe: Callable[[str, Cut], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -436,6 +439,75 @@ def weights(
         )
         _draw({"states": one.by_layer})
     return DONE
+
+
+@_command("influence")
+def influence(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A folder, or owner/name[@revision] on the Hub.", show_default=False
+        ),
+    ],
+    drop: Annotated[int, typer.Option(min=1, metavar="N", help="How many layers to leave out.")] = 4,
+    tries: Annotated[
+        int, typer.Option("--try", min=1, metavar="N", help="How many cuts to score by perplexity.")
+    ] = 5,
+    tokens: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many tokens to measure layers on.")
+    ] = 4096,
+    text: Text = None,
+    dataset: Dataset = None,
+    column: Column = "text",
+    rows: Rows = 100,
+    split: Split = "test",
+    subset: Subset = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the recipe of the best cut there, not to standard output."),
+    ] = None,
+) -> int:
+    """Measure which layers matter, and what the model predicts without those that matter least."""
+    wanted = _TextOptions(text, dataset, column, rows, split, subset)
+    _find(model)
+    texts = wanted.read()
+    from evaluation.as_json import as_json as in_json
+    from evaluation.influence import candidates, try_cuts
+    from evaluation.influence import influence as measure
+
+    cancel = _cancel_on_interrupt()
+    loaded = _load(model, device, None)
+    with _progress_bar(f"{model}: layers") as show:
+        found = measure(loaded, texts, tokens=tokens, on_progress=show, cancel=cancel)
+    cuts = candidates(loaded, found, drop, tries)
+    with _progress_bar(f"{model}: cuts") as show:
+        trials = try_cuts(loaded, texts, cuts, on_progress=show, cancel=cancel)
+    written = cut_recipe(model, trials.best.cut) if cut_recipe else None
+    if recipe and written:
+        recipe.write_text(written, encoding="utf-8")
+    if as_json:
+        print(in_json({"influence": found.to_dict(), "trials": trials.to_dict(), "recipe": written}))
+        return DONE
+    _describe_trials(found, trials)
+    if written and not recipe:
+        print(f"\n{written}", end="")
+    return DONE
+
+
+def _describe_trials(found: Influence, trials: Trials) -> None:
+    print(f"Influence of each of {found.layers} layers on {found.tokens:,} tokens; a column a layer")
+    _draw({"influence": found.by_layer})
+    print("\nleft out            chosen by   score  perplexity  bits/byte more (95 % interval)")
+    print(f"{'nothing':18}  {'':9}  {'':6}  {trials.whole.perplexity:10,.2f}")
+    for trial in trials.tried:
+        apart = trial.difference
+        interval = "" if apart.interval is None else " ({:+.4f} to {:+.4f})".format(*apart.interval)
+        print(
+            f"{trial.cut.name:18}  {trial.cut.by:9}  {trial.cut.score:6.3f}  {trial.perplexity.perplexity:10,.2f}"
+            f"  {apart.bits_per_byte:+.4f}{interval}"
+        )
 
 
 def _alike(name: str, parents: Sequence[str], activations: str) -> list[LinearCka]:

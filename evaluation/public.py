@@ -5,6 +5,7 @@ from evaluation.chat import Reply, reply
 from evaluation.difference import Difference, difference, interval
 from evaluation.error import Cancelled, EvaluationError, OtherSliceError
 from evaluation.independence import Independence, check_independence
+from evaluation.influence import Cut, Influence, Trial, Trials, candidates, influence, try_cuts
 from evaluation.model import (
     FetchedModel,
     LanguageModel,
@@ -18,24 +19,30 @@ from evaluation.text import Source
 
 __all__ = [
     "Cancelled",
+    "Cut",
     "Difference",
     "DocumentScore",
     "EvaluationError",
     "FetchedModel",
     "Independence",
+    "Influence",
     "LanguageModel",
     "OtherSliceError",
     "Perplexity",
     "Reply",
     "Source",
+    "Trial",
+    "Trials",
     "Unfinished",
     "WrittenCard",
     "benchmark_results",
+    "candidates",
     "card_with",
     "check_independence",
     "difference",
     "fetch_model",
     "hold_memory",
+    "influence",
     "interval",
     "load_fetched",
     "load_model",
@@ -43,5 +50,6 @@ __all__ = [
     "perplexity_results",
     "perplexity_slice",
     "reply",
+    "try_cuts",
     "write_card",
 ]

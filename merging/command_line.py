@@ -518,6 +518,68 @@ def extract_adapter(
     return DONE
 
 
+Shaped = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A folder, or owner/name[@revision].", show_default=False)
+]
+
+
+def _layer_numbers(text: str) -> list[int]:
+    """Numbers and ranges, the last layer included: `12-15,20`."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
+        if not match:
+            raise typer.BadParameter(f"'{text}' is not a list of layers such as 12-15,20")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return found
+
+
+@_command("cut")
+def cut(
+    model: Shaped,
+    layers: Annotated[
+        str,
+        typer.Option(
+            metavar="LAYERS",
+            help="To leave out, such as 12-15,20; the first layer is 0. `alloy influence` tries the best ones.",
+            show_default=False,
+        ),
+    ],
+) -> int:
+    """Print the recipe of a model without some layers, which `alloy run` and mergekit read."""
+    from merging.shaping import cut_recipe
+
+    print(cut_recipe(model, _layer_numbers(layers)), end="")
+    return DONE
+
+
+@_command("stack")
+def stack(
+    model: Shaped,
+    layers: Annotated[
+        str,
+        typer.Option(
+            metavar="LAYERS",
+            help="To repeat, such as 12-15,20; the first layer is 0.",
+            show_default=False,
+        ),
+    ],
+    plain: Annotated[
+        bool,
+        typer.Option(
+            "--plain",
+            help="Copy layers as they are. Without this, copies add nothing until they are trained, and the "
+            "model predicts what its parent does.",
+        ),
+    ] = False,
+) -> int:
+    """Print the recipe of a model with some layers repeated (depth up-scaling), which `alloy run` and mergekit read."""
+    from merging.shaping import stack_recipe
+
+    print(stack_recipe(model, _layer_numbers(layers), silent=not plain), end="")
+    return DONE
+
+
 @_command("route")
 def route(
     recipe: RecipeFile,

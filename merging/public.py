@@ -20,6 +20,7 @@ from merging.prompt_routing import route_prompts
 from merging.recipe.reader import read_recipe
 from merging.recipe.recipe import Recipe
 from merging.result_card import Licence, model_card
+from merging.shaping import cut_recipe, stack_recipe
 
 __all__ = [
     "METHODS",
@@ -38,6 +39,7 @@ __all__ = [
     "RecipeError",
     "Result",
     "Routing",
+    "cut_recipe",
     "licence_of",
     "make_plan",
     "merge_into_memory",
@@ -45,4 +47,5 @@ __all__ = [
     "read_recipe",
     "route_prompts",
     "run_plan",
+    "stack_recipe",
 ]

@@ -39,7 +39,7 @@ FLOORS = {
         ["gguf"],
         ["engine"],
         ["planning"],
-        ["lora_extraction", "gguf_conversion", "prompt_routing"],
+        ["lora_extraction", "gguf_conversion", "prompt_routing", "shaping"],
         ["public", "__init__", "command_line"],
         ["__main__"],
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from merging.shaping import stacked
 from ui.languages.translate import t
 
 
@@ -156,7 +157,9 @@ models:
   - model: {first}
 dtype: bfloat16
 """
+# SOLAR's way, and LLaMA Pro's.
 _DEPTH = """\
+# Layers as they are, twice: worse than its parent until it is trained. Silent copies start at the parent instead.
 merge_method: passthrough
 slices:
   - sources:
@@ -166,6 +169,10 @@ slices:
       - model: {first}
         layer_range: [{lower}, {layers}]
 dtype: bfloat16
+"""
+_SILENT_DEPTH = """\
+# A silent copy behind every fourth layer: it adds nothing, as what it writes is times zero. So the taller model
+# predicts exactly what its parent does, and training starts from there.
 """
 _LORA = """\
 merge_method: passthrough
@@ -229,6 +236,7 @@ _RECIPES = {
     "stock": _STOCK,
     "chat_vector": _CHAT_VECTOR,
     "depth": _DEPTH,
+    "silent_depth": _SILENT_DEPTH + "{silent_stack}",
     "lora": _LORA,
     "experts": _EXPERTS,
     "transplant": _TRANSPLANT,
@@ -256,6 +264,9 @@ def presets(demo: bool) -> tuple[Preset, ...]:
                 adapter=models.adapter,
                 stranger=models.stranger,
                 shared=models.shared,
+                silent_stack=stacked(
+                    models.first, models.layers, range(3, models.layers, 4), ("o_proj", "down_proj")
+                ),
                 **prompts,
                 layers=models.layers,
                 lower=dropped,

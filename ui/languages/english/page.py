@@ -108,6 +108,7 @@ PAGE: dict[str, Template] = {
     "preset.stock": "Model Stock",
     "preset.chat_vector": "Chat Vector",
     "preset.depth": "Depth up-scaling",
+    "preset.silent_depth": "Depth up-scaling, silent copies",
     "preset.lora": "Make my LoRA stand alone",
     "preset.experts": "Mixture of experts",
     "preset.transplant": "Transplant a tokenizer",

@@ -100,6 +100,7 @@ PAGE: dict[str, Template] = {
     "preset.stock": "Model Stock",
     "preset.chat_vector": "Chat Vector",
     "preset.depth": "깊이 확장",
+    "preset.silent_depth": "깊이 확장(조용한 복사본)",
     "preset.lora": "LoRA를 독립 모델로",
     "preset.experts": "전문가 혼합",
     "preset.transplant": "토크나이저 이식",

@@ -561,6 +561,24 @@ PROBLEMS: dict[str, Text] = {
         "{donor}에 있는 {module} 모듈이 {model}에 없습니다.",
         "`modules:`로 부분마다 어느 모델로 만들지 쓰세요.",
     ),
+    "no-layers": Text("{model}에는 쌓인 층이 없습니다.", "언어 모델을 쓰세요."),
+    "layer-numbers": Text(
+        (
+            "{model}에는 층 {given:all}이(가) 없습니다. 층 {count}개의 번호는 0부터 {last}까지입니다.",
+            "{model}의 층을 고르지 않았습니다.",
+        ),
+        "`12-15,20`처럼 번호나 범위를 쓰세요.",
+    ),
+    "no-layer-left": Text("{model}의 층 {count}개를 모두 뺐습니다.", "하나 이상 남기세요."),
+    "no-silent-copies": Text(
+        "{model} ({kind}): 조용한 복사본을 만들려면 Llama, Qwen, Phi, GPT-2, Gemma처럼 층이 더하는 값을 정해진 두 "
+        "행렬이 써야 합니다. '{name}' 텐서는 알려져 있지 않습니다.",
+        "그대로 복사하고(`--plain`) 결과를 학습시키세요.",
+    ),
+    "silent-by-number": Text(
+        "{model}: config의 '{key}' 때문에, 앞에 복사본이 들어가면 층의 계산이 달라집니다.",
+        "그대로 복사하고(`--plain`) 결과를 학습시키세요.",
+    ),
     "layer-range": Text(
         "{model}: 층이 {layers}개(0~{last})인데 레시피는 {from}~{to}층을 씁니다.",
         "범위를 {layers} 이하에서 끝내세요.",
@@ -1093,6 +1111,26 @@ PROBLEMS: dict[str, Text] = {
     ),
     "no-token-offsets": Text("{model}: 토크나이저가 글에서 토큰의 위치를 알려 주지 않습니다.", _SAVE_AS_FAST),
     "empty-text": Text("글이 없습니다.", "적어도 몇 문장을 주세요."),
+    "few-tokens": Text(
+        "글이 토큰 {count}개뿐인데, 층을 재려면 {least}개가 필요합니다.", "더 긴 글을 주세요."
+    ),
+    "drop-range": Text(
+        "drop={drop}: {model}에서는 층을 1개에서 {most}개까지 뺄 수 있습니다. 첫 층과 마지막 층은 항상 남습니다."
+    ),
+    "try-range": Text("count={count}: 시험할 방법이 하나 이상이어야 합니다."),
+    "no-layer-stack": Text(
+        "{model}: 층을 찾지 못했습니다. {kind}에는 config에 적힌 수만큼의 층이 든 목록이 하나로 정해지지 않습니다.",
+        "Llama, Qwen, Phi, GPT-2, Gemma처럼 층이 차례로 이어지는 언어 모델을 고르세요.",
+    ),
+    "layers-on-disk": Text(
+        "{model}: 일부가 디스크에 있습니다. 층은 메모리에서만 잴 수 있습니다.",
+        "`--offload`를 빼거나 메모리가 더 큰 기계를 쓰세요.",
+    ),
+    "cut-kinds": Text(
+        "{model}: 층 {drop}개를 뺄 방법이 없습니다. 층의 종류가 여럿이고, 남은 층의 종류를 config의 '{key}' 값으로 "
+        "나타낼 수 없습니다.",
+        "패턴의 주기 전체처럼 다른 개수를 빼 보세요.",
+    ),
     "too-few-answers": Text("repeats={repeats}, new_tokens={new_tokens}: 각각 1과 2 이상이어야 합니다."),
     "generation-settings": Text(
         "max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}: 각각 1 이상, 0 이상, 0보다 크고 "
