@@ -40,12 +40,14 @@ class Visit:
     Attributes:
         clicks: and presses of a key that stand for one
         seen: seconds since the page was asked for, by what was there then
+        ran_as: the device, number format and program of the model that answered
     """
 
     page: Page
     began: float = field(default_factory=time.monotonic)
     clicks: int = 0
     seen: dict[str, float] = field(default_factory=dict)
+    ran_as: str = ""
 
     def click(self, what: Locator) -> None:
         what.click()
@@ -88,6 +90,8 @@ class Visit:
             "[...document.querySelectorAll('[data-testid=bot]')].some(it => it.innerText.trim())"
         )
         self.mark("first words")
+        line = self.page.locator(".alloy-method", has_text="cpu, ").locator("visible=true").first
+        self.ran_as = line.inner_text().partition(" · ")[0]
 
 
 def visit(browser: Browser, url: str, pasted: bool = False, warm: bool = True) -> Visit:
@@ -125,7 +129,7 @@ def main() -> None:
             waited = one.seen["first words"] - one.seen["sent"]
             seen = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in one.seen.items())
             print(
-                f"{way}: {seen}; {one.clicks} clicks; from sending to the first words {waited:.1f} s",
+                f"{way}: {seen}; {one.clicks} clicks; from sending to the first words {waited:.2f} s ({one.ran_as})",
                 flush=True,
             )
         browser.close()

@@ -70,6 +70,11 @@ def render(
     return _left_open(text) if ending == "open" else text
 
 
+def warm_up() -> None:
+    """Start a process for the first conversation."""
+    render("", [], {})
+
+
 def _left_open(text: str) -> str:
     """The text up to the end of the last message, without what the template writes after it.
 

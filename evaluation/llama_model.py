@@ -188,6 +188,7 @@ class LlamaServer:
         self._context = context
         self._lock = threading.Lock()
         self._running: _Running | None = None
+        self._end: Callable[[], object] = lambda: None  # ends the process that runs, once
 
     def ask(self, path: str, content: Mapping[str, Any] | None = None) -> Any:
         """The answer to a question, as JSON.
@@ -218,8 +219,7 @@ class LlamaServer:
     def close(self) -> None:
         """End the process, if there is one."""
         with self._lock:
-            if self._running:
-                self._running.close()
+            self._end()
 
     @contextmanager
     def _response(
@@ -247,8 +247,9 @@ class LlamaServer:
     def _started(self) -> _Running:
         with self._lock:
             if self._running is None or not self._running.is_alive:
+                self._end()
                 self._running = _Running(self._name, self._file.fileno(), self._size, self._context)
-                weakref.finalize(self, self._running.close)
+                self._end = weakref.finalize(self, self._running.close)
             return self._running
 
 

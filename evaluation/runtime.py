@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import tempfile
 import threading
-from collections import defaultdict
+from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import torch
 
 from checkpoints import open_checkpoint
-from checkpoints.problems import DestinationError, Problem, ProblemError
+from checkpoints.problems import Cancelled, DestinationError, Problem, ProblemError
 from evaluation.answering_model import AnsweringModel
 from evaluation.error import EvaluationError
 from evaluation.llama_model import LlamaModel, has_llama_cpp, load_gguf
@@ -52,6 +53,7 @@ def load_to_answer(
 
     Raises:
         EvaluationError: it cannot be read or run; the message says why, and what to do.
+        Cancelled: `write_gguf` raised it.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,18 +64,27 @@ def load_to_answer(
     if can_run and write_gguf and (is_asked or fetched.identity not in _REFUSED):
         try:
             return _in_llama_cpp(fetched, write_gguf)
+        except Cancelled:
+            raise
         except ProblemError as error:
             if is_asked:
                 raise EvaluationError(error.problems) from error
             if not _may_pass(error):
-                _REFUSED.add(fetched.identity)
+                _REFUSED.append(fetched.identity)
     return load_fetched(fetched, device, to_answer=True)
 
 
-# What llama.cpp could not run, so that it is not tried at each question.
-_REFUSED: set[Hashable] = set()
-# Each model is written once; several may be written at the same time.
-_WRITING: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
+# The latest models that llama.cpp could not run, so that they are not tried at each question.
+_REFUSED: deque[Hashable] = deque(maxlen=256)
+# Each model is written once; several may be written at the same time. A lock is kept as long as it is used.
+_WRITING: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
+_CHOOSING = threading.Lock()
+
+
+def _writing(model: Hashable) -> threading.Lock:
+    """What is held by whoever writes this model."""
+    with _CHOOSING:
+        return _WRITING.setdefault(model, threading.Lock())
 
 
 def _may_pass(error: ProblemError) -> bool:
@@ -84,7 +95,7 @@ def _may_pass(error: ProblemError) -> bool:
 
 def _in_llama_cpp(fetched: FetchedModel, write_gguf: WriteGguf) -> LlamaModel:
     loaded = loaded_models("cpu")
-    with _WRITING[fetched.identity]:
+    with _writing(fetched.identity):
         found: LlamaModel | None = loaded.get(fetched.identity, LLAMA)
         if found:
             return found

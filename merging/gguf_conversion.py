@@ -10,6 +10,15 @@ from checkpoints.problems import PlanError
 from merging.plan import Plan
 
 
+def warm_up() -> None:
+    """Import what a conversion takes, so that the first one does not wait for it."""
+    import merging.engine.run
+    import merging.gguf.layout
+    import merging.planning.make
+
+    merging.gguf.layout.warm_up()
+
+
 def write_gguf(
     model: str | Plan,
     kind: str,

@@ -32,7 +32,7 @@ from ui.search.tab import SearchTab
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
 from ui.server.searches import SearchService
-from ui.widgets.events import PRIVATE, QUIET, UNSEEN, Updates, unchanged
+from ui.widgets.events import PRIVATE, QUIET, UNSEEN, Given, Updates, unchanged
 from ui.widgets.html import tag
 from ui.widgets.theme import CSS, theme
 
@@ -99,7 +99,7 @@ class Page:
         merge.wire(self.blocks, [*self.chat.models, self.score.models])
         self.chat_opened.select(
             self._open_chat, [latest, self.chat.conversation, self.in_chat], self.chat_outputs, **QUIET
-        )
+        ).then(self._warm_up_latest, {latest, *self.chat.models}, None, concurrency_id="model", **UNSEEN)
         self.score_opened.select(self._open_score, [latest, self.in_score], self.score_outputs, **QUIET)
         self._wire_search()
         for trial in (merge.trial, self.trial_of_search):
@@ -158,6 +158,11 @@ class Page:
         if latest is None or conversation or latest.location == shown:
             return unchanged()
         return self._to_chat(latest, latest, request)
+
+    def _warm_up_latest(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> None:
+        """Load the page's newest merge, which has just been put into the Chat tab's fields."""
+        if given[self.merge.mine.latest] is not None:
+            self.chat.warm_up(given, oauth, request)
 
     def _open_score(self, latest: FinishedMerge | None, shown: str, request: gr.Request) -> Updates:
         if latest is None or latest.location == shown:

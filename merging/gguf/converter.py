@@ -25,6 +25,17 @@ SPLITTING = ("normalizer", "pre_tokenizer")
 PACKED = re.compile(r"(.*)\.mlp\.experts\.(gate_up_proj|down_proj)$")
 
 
+def ready(_: None) -> None:
+    """Import what takes a conversion most of its time."""
+    import conversion
+    from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401
+
+    import merging.gguf.recorded_tensor  # noqa: F401
+
+    AutoConfig.for_model("llama")
+    conversion.get_model_class("LlamaForCausalLM")
+
+
 def described(asked: dict[str, Any]) -> dict[str, Any]:
     """The fields of a `Layout`, as JSON has them; or a problem's code and values.
 

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from checkpoints.confined import Confined, ConfinedError, LimitError
@@ -154,4 +155,12 @@ def lay_out(
     return Layout(keys, found["key_count"], tuple(laid_out), Shape(**found["shape"]), software)
 
 
+def warm_up() -> None:
+    """Start the process of the converter, with its libraries, if it is installed."""
+    with suppress(MergeError, ConfinedError):
+        check_converter()
+        _ready_apart(None)
+
+
 _described_apart = Confined("merging.gguf.converter", "described", seconds=SECONDS, memory=MEMORY)
+_ready_apart = _described_apart.beside("merging.gguf.converter", "ready")

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import evaluation.model as model_module
-from checkpoints.problems import DestinationError, Problem
-from evaluation import EvaluationError, FetchedModel, LanguageModel, fetch_model, load_fetched, reply
+from checkpoints.problems import Cancelled, DestinationError, Problem
+from evaluation import EvaluationError, FetchedModel, LanguageModel, fetch_model, load_fetched, reply, runtime
 from evaluation.llama_model import LlamaModel
 from evaluation.model import LoadedModels
 from evaluation.processor import bytes_per_second, generates_quicker
@@ -128,6 +128,27 @@ def test_what_llama_cpp_cannot_run_is_run_by_transformers(half: FetchedModel) ->
     assert len(write.kinds) == 1
     with pytest.raises(EvaluationError, match="no GGUF file"):
         load_to_answer(half, "cpu", write_gguf=write, runtime="llama.cpp")
+
+
+def test_what_is_remembered_of_models_is_bounded(half: FetchedModel) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra `llama` is not installed")
+    write = Writer(EvaluationError(Problem("no-gguf", {"file": "x"})))
+    for number in range(300):
+        runtime._REFUSED.append(number)
+
+    assert isinstance(load_to_answer(half, "cpu", write_gguf=write), LanguageModel)
+    gc.collect()
+
+    assert len(runtime._REFUSED) == 256 and half.identity in runtime._REFUSED
+    assert not runtime._WRITING
+
+
+def test_a_conversion_that_was_stopped_is_no_reason_to_refuse(half: FetchedModel) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra `llama` is not installed")
+    with pytest.raises(Cancelled):
+        load_to_answer(half, "cpu", write_gguf=Writer(Cancelled()))
+
+    assert isinstance(load_to_answer(half, "cpu", write_gguf=Writer()), LlamaModel)
 
 
 def test_without_llama_cpp_it_is_named(half: FetchedModel, monkeypatch: pytest.MonkeyPatch) -> None:

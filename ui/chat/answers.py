@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -22,6 +24,7 @@ from ui.chat.sampling import Sampling
 from ui.languages.translate import error_words, t
 from ui.server import gpu
 from ui.server.in_memory_merges import TriedMerge, model_of
+from ui.server.work import watched
 from ui.widgets.html import alert, html, tag
 
 Message = dict[str, Any]
@@ -67,8 +70,10 @@ def answers(
     try:
         loaded: list[AnsweringModel] = []
         for model in models:
-            yield [Answer("", t("chat.loading"))] * len(models)
-            loaded.append(_ready(model, device, sampling.runtime))
+            with closing(_loading(model, device, sampling.runtime)) as loading:
+                while (found := next(loading)) is None:
+                    yield [Answer("", t("chat.loading"))] * len(models)
+            loaded.append(found)
         speakers += [_Speaker(model, talk, sampling) for model, talk in zip(loaded, talks, strict=True)]
         yield [Answer("", t("chat.thinking"))] * len(models)
         updated = -math.inf
@@ -85,15 +90,29 @@ def answers(
             speaker.reply.close()
 
 
-def _ready(model: FetchedModel | TriedMerge, device: str, runtime: Runtime) -> AnsweringModel:
-    """A model that can answer.
+def loaded(model: FetchedModel) -> Iterator[None]:
+    """Load a model, so that whoever asks it next does not wait; yields now and then. Closing it stops the work."""
+    with closing(_loading(model)) as loading:
+        while next(loading) is None:
+            yield
+
+
+def _loading(
+    model: FetchedModel | TriedMerge, device: str = "auto", runtime: Runtime = "auto"
+) -> Generator[AnsweringModel | None]:
+    """Load a model; yields None now and then, and in the end the model. Closing it stops the work.
 
     Raises:
         EvaluationError: it cannot be loaded, or the merge is no longer there.
     """
-    if isinstance(model, FetchedModel):
-        return load_to_answer(model, device, runtime=runtime, write_gguf=write_gguf)
-    return model_of(model, runtime)
+
+    def load(_: object, cancel: threading.Event) -> AnsweringModel:
+        if isinstance(model, FetchedModel):
+            write = partial(write_gguf, cancel=cancel)
+            return load_to_answer(model, device, runtime=runtime, write_gguf=write)
+        return model_of(model, runtime, cancel)
+
+    return watched(load)
 
 
 class _Speaker:

@@ -10,7 +10,7 @@ from itertools import zip_longest
 import gradio as gr
 
 from evaluation import EvaluationError, FetchedModel, fetch_model
-from ui.chat.answers import Message, as_shown, line_html, lines, plain, shown, streamed, trouble_card
+from ui.chat.answers import Message, as_shown, line_html, lines, loaded, plain, shown, streamed, trouble_card
 from ui.chat.examples import ChatExamples
 from ui.chat.preferences import PreferenceButtons
 from ui.chat.sampling import SamplingFields
@@ -23,7 +23,7 @@ from ui.recipe.presets import family
 from ui.server import gpu
 from ui.server.in_memory_merges import MARK, TriedMerge
 from ui.server.merge_service import MergeService
-from ui.server.model_process import MODELS, loaded
+from ui.server.model_process import MODELS
 from ui.server.work import Turn, Turns
 from ui.widgets.events import LONG, NETWORK, QUIET, Given, Updates
 
@@ -115,12 +115,16 @@ class ChatTab:
         for _ in self._fetched(given, oauth):
             pass
 
-    def warm_up(self, given: Given, oauth: gr.OAuthToken | None) -> None:
+    def warm_up(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> None:
         """Load the models while the visitor is still typing; ZeroGPU loads them itself."""
-        if not gpu.is_zero_gpu():
+        if gpu.is_zero_gpu():
+            return
+        with self.turns.of(request) as turn:
             for model in self._fetched(given, oauth):
-                with suppress(EvaluationError):
-                    list(MODELS.stream(loaded, model))
+                with suppress(EvaluationError), closing(MODELS.stream(loaded, model)) as loading:
+                    for _ in loading:
+                        if turn.stopped.is_set() or turn.forgotten.is_set():
+                            return
 
     def _fetch(self, given: Given, oauth: gr.OAuthToken | None) -> None:
         """Fetch the models before the GPU is asked for: the visitor's pass to ZeroGPU comes with the browser's event

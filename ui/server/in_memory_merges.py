@@ -179,10 +179,13 @@ class InMemoryMerges:
             merge.live.update(read_recipe(recipe))
         return True
 
-    def to_answer(self, page: str, name: str) -> AnsweringModel | None:
+    def to_answer(self, page: str, name: str, cancel: threading.Event) -> AnsweringModel | None:
         """The model of a page that answers quickest; None if it has none of this name, or no longer.
 
         Where llama.cpp is installed, it runs the merge, which is merged once more for it, in the bits of its file.
+
+        Raises:
+            Cancelled: `cancel` was set meanwhile.
         """
         with self._merging:
             model = self.get(page, name)
@@ -192,12 +195,14 @@ class InMemoryMerges:
                 return model
             if merge.quick is None:
                 try:
-                    merge.quick = self._quick(merge)
+                    merge.quick = self._quick(merge, cancel)
+                except Cancelled:
+                    raise
                 except ProblemError:
                     merge.is_refused = True
             return merge.quick or model
 
-    def _quick(self, merge: _InMemoryMerge) -> LlamaModel:
+    def _quick(self, merge: _InMemoryMerge, cancel: threading.Event) -> LlamaModel:
         """A merge in llama.cpp.
 
         Raises:
@@ -208,7 +213,7 @@ class InMemoryMerges:
             values = {"size": size(plan.bytes_out), "most": size(self.most_bytes)}
             raise MergeError(Problem("too-large", values))
         with TemporaryDirectory(prefix="alloy-gguf-") as folder:
-            file = write_gguf(plan, "BF16", Path(folder), token=merge.who.for_hub)
+            file = write_gguf(plan, "BF16", Path(folder), token=merge.who.for_hub, cancel=cancel)
             return load_gguf(file, name=merge.name)
 
     def get(self, page: str, name: str) -> LanguageModel | None:
@@ -266,19 +271,21 @@ def forgotten(page: str) -> Iterator[None]:
     yield
 
 
-def model_of(merge: TriedMerge, runtime: Runtime = "auto") -> AnsweringModel:
+def model_of(merge: TriedMerge, runtime: Runtime, cancel: threading.Event) -> AnsweringModel:
     """The model of a merge, to answer; see `InMemoryMerges.to_answer`.
 
     Args:
         merge: as the page names it
         runtime: "transformers" for the live model
+        cancel: set it from another thread to stop
 
     Raises:
         EvaluationError: it is no longer there.
+        Cancelled: `cancel` was set.
     """
-    kept = _kept_here()
-    find = kept.get if runtime == "transformers" else kept.to_answer
-    model: AnsweringModel | None = find(merge.page, merge.name)
+    kept, found = _kept_here(), (merge.page, merge.name)
+    model: AnsweringModel | None
+    model = kept.get(*found) if runtime == "transformers" else kept.to_answer(*found, cancel)
     if model is None:
         raise EvaluationError(Problem("trial-gone"))
     return model

@@ -21,14 +21,11 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
 from io import BytesIO
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from checkpoints.confined import HUB_VARIABLES, PASSED, ROOT, end_first
 from checkpoints.problems import Problem, ProblemError
 from evaluation.error import Cancelled, EvaluationError
-
-if TYPE_CHECKING:
-    from evaluation import FetchedModel
 from ui.languages.translate import current_language, speaking
 from ui.server.internal_error import log_unexpected
 
@@ -107,6 +104,11 @@ class ModelProcess:
     def warm_up(self) -> None:
         """Start the process, so that the first visitor does not wait for its imports."""
         self._running_process()
+        threading.Thread(target=self._get_ready, name="warm up", daemon=True).start()
+
+    def _get_ready(self) -> None:
+        with suppress(EvaluationError):  # it has ended, and is started again when it is needed
+            list(self.stream(ready))
 
     def close(self) -> None:
         """End the process, if there is one."""
@@ -266,12 +268,19 @@ def held(nbytes: int) -> Iterator[None]:
         yield
 
 
-def loaded(model: FetchedModel) -> Iterator[None]:
-    """Load a model to answer, so that whoever asks it next does not wait."""
-    from evaluation.runtime import load_to_answer
-    from merging.gguf_conversion import write_gguf
+def ready() -> Iterator[None]:
+    """Import and measure what loading the first model to answer takes."""
+    import torch
 
-    load_to_answer(model, write_gguf=write_gguf)
+    from checkpoints import chat_template
+    from evaluation.llama_model import has_llama_cpp
+    from evaluation.processor import bytes_per_second
+    from merging import gguf_conversion
+
+    chat_template.warm_up()
+    if has_llama_cpp() and not torch.cuda.is_available():
+        gguf_conversion.warm_up()
+        bytes_per_second()
     yield
 
 

@@ -82,25 +82,27 @@ class Turns:
     updates, and then marks the fields as failed."""
 
     def __init__(self) -> None:
-        self._by_page: dict[str, Turn] = {}
+        self._running: set[tuple[str, Turn]] = set()
 
     @contextmanager
     def of(self, request: gr.Request) -> Iterator[Turn]:
         """A turn of this page, for the duration of the context."""
-        page = str(request.session_hash)
-        turn = self._by_page[page] = Turn()
+        one = str(request.session_hash), Turn()
+        self._running.add(one)
         try:
-            yield turn
+            yield one[1]
         finally:
-            if self._by_page.get(page) is turn:
-                del self._by_page[page]
+            self._running.discard(one)
 
     def stop(self, request: gr.Request) -> None:
         """Stop the work of this page: what a Stop button does."""
-        if turn := self._by_page.get(str(request.session_hash)):
+        for turn in self._of_page(request):
             turn.stopped.set()
 
     def forget(self, request: gr.Request) -> None:
         """Stop it, and discard what it made."""
-        if turn := self._by_page.get(str(request.session_hash)):
+        for turn in self._of_page(request):
             turn.forgotten.set()
+
+    def _of_page(self, request: gr.Request) -> list[Turn]:
+        return [turn for page, turn in self._running.copy() if page == str(request.session_hash)]

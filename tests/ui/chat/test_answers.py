@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from evaluation import EvaluationError, LanguageModel, load_model
+from checkpoints.problems import Cancelled
+from evaluation import EvaluationError, LanguageModel, fetch_model, load_model
 from tests.ui.speaker import tiny_speaker
-from ui.chat.answers import answers, garbage, plain, shown, warned
+from ui.chat.answers import answers, garbage, loaded, plain, shown, warned
 from ui.chat.sampling import Sampling
 from ui.languages.english import ENGLISH
 
@@ -39,13 +42,35 @@ def test_garbage_is_told(answer: str, key: str | None) -> None:
 @pytest.fixture(autouse=True)
 def live_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a model stand for its merge in memory."""
-    monkeypatch.setattr("ui.chat.answers.model_of", lambda model, _: model)
+    monkeypatch.setattr("ui.chat.answers.model_of", lambda model, *_: model)
 
 
 def speaker(folder: Path, template: str | None = None) -> LanguageModel:
     model = load_model(tiny_speaker(folder))
     model.tokenizer.chat_template = template
     return model
+
+
+@pytest.mark.parametrize("is_asked", [True, False], ids=["asked", "warmed up"])
+def test_closing_stops_the_conversion(
+    is_asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = threading.Event()
+
+    def convert(*_: Any, write_gguf: Any, **__: Any) -> None:
+        if write_gguf.keywords["cancel"].wait(60):
+            stopped.set()
+            raise Cancelled
+
+    monkeypatch.setattr("ui.chat.answers.load_to_answer", convert)
+    model = fetch_model(tiny_speaker(tmp_path))
+    loading: Any = answers([model], [QUESTION], Sampling(), "cpu") if is_asked else loaded(model)
+
+    next(loading)
+    assert not stopped.is_set()
+    loading.close()
+
+    assert stopped.wait(60)
 
 
 def test_a_model_of_nan_is_told_and_the_other_goes_on(tmp_path: Path) -> None:

@@ -373,6 +373,17 @@ def test_a_page_stops_its_own_work_alone() -> None:
     turns.stop(one)  # nothing runs
 
 
+def test_stop_ends_everything_that_a_page_runs() -> None:
+    turns, page = Turns(), gr.Request(session_hash="one")
+    page.session_hash = "one"
+
+    with turns.of(page) as warming_up, turns.of(page) as answering:
+        turns.stop(page)
+        assert warming_up.stopped.is_set() and answering.stopped.is_set()
+        turns.forget(page)
+        assert warming_up.forgotten.is_set() and answering.forgotten.is_set()
+
+
 @pytest.fixture
 def page_of_a_laptop(
     family: dict[str, Path], tasks: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -205,12 +205,12 @@ def test_llama_cpp_answers_with_the_merge_and_with_each_change(
         answer = reply(model, [{"role": "user", "content": "Hi"}], max_new_tokens=10, temperature=0)
         return "".join(answer).replace(" ", "")  # transformers puts spaces between this tokenizer's bytes
 
-    quick = in_memory.to_answer("page", name)
-    assert isinstance(quick, LlamaModel) and in_memory.to_answer("page", name) is quick
+    quick = in_memory.to_answer("page", name, threading.Event())
+    assert isinstance(quick, LlamaModel) and in_memory.to_answer("page", name, threading.Event()) is quick
     assert said(quick) == said(in_memory.get("page", name))
 
     in_memory.update("page", name, plan.recipe.replace("weight: 2", "weight: 5"), NOBODY)
-    changed = in_memory.to_answer("page", name)
+    changed = in_memory.to_answer("page", name, threading.Event())
     assert isinstance(changed, LlamaModel) and changed is not quick
     assert "weight: 5" in recipes[1] and len(recipes) == 2
     assert said(changed) == said(in_memory.get("page", name))
@@ -220,7 +220,7 @@ def test_llama_cpp_answers_with_the_merge_and_with_each_change(
     del changed
     in_memory.forget("page")
     assert not running.is_alive
-    assert in_memory.to_answer("page", name) is None
+    assert in_memory.to_answer("page", name, threading.Event()) is None
 
 
 def test_a_merge_that_llama_cpp_cannot_run_answers_in_transformers(
@@ -237,6 +237,6 @@ def test_a_merge_that_llama_cpp_cannot_run_answers_in_transformers(
 
     monkeypatch.setattr("ui.server.in_memory_merges.write_gguf", refuse)
 
-    assert in_memory.to_answer("page", name) is in_memory.get("page", name)
-    assert in_memory.to_answer("page", name) is in_memory.get("page", name)
+    assert in_memory.to_answer("page", name, threading.Event()) is in_memory.get("page", name)
+    assert in_memory.to_answer("page", name, threading.Event()) is in_memory.get("page", name)
     assert tried == ["BF16"]
