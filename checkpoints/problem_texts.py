@@ -150,6 +150,22 @@ PROBLEMS: dict[str, Text] = {
         "{model} has GGUF files only, which are quantized for llama.cpp.",
         (_NAME_ORIGINAL, "Name the model they were made from."),
     ),
+    # GGUF files that are read
+    "damaged-gguf": Text(
+        "{file} is no GGUF file that can be read, or it is damaged: {error}.", _DOWNLOAD_AGAIN
+    ),
+    "several-gguf": Text(
+        "{model} has several models in GGUF files: {files:few}.",
+        "Name one of them. The largest, which lost least, is `{model}/{file}`.",
+    ),
+    "gguf-not-understood": Text(
+        "{model}: {file} cannot be read as a model of transformers: {error}.",
+        (_NAME_ORIGINAL, "Name the model that it was made from."),
+    ),
+    "gguf-tokenizer": Text(
+        "{model}: its tokenizer cannot be rebuilt from its GGUF file, which calls it {kind}.",
+        "Take the tokenizer of another model: `tokenizer: {{source: MODEL}}`.",
+    ),
     "no-weights": Text("{model} has no weights that can be read.", "Name a model with model.safetensors."),
     "missing-shard": Text(
         "{index} of {model} names {file}, which is missing.",

@@ -13,6 +13,8 @@ from checkpoints.formats.format import Format
 from checkpoints.formats.header import TensorHeader
 from checkpoints.formats.safetensors import MAX_HEADER
 from checkpoints.formats.torch_zip import TORCH_ZIP
+from checkpoints.gguf.files import models as gguf_models
+from checkpoints.gguf.model import read_gguf_model
 from checkpoints.json_value import parse_json
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.repository import MAX_CONFIG, Repository, read_small
@@ -29,15 +31,22 @@ class StoredCheckpoint:
         repository: its files; closed with it
         config: the content of config.json
         tensors: the headers of its weights
+        warnings: see `Checkpoint.warnings`
     """
 
     adapters = ()
-    warnings = ()
 
-    def __init__(self, repository: Repository, config: dict[str, Any], tensors: Mapping[str, TensorHeader]):
+    def __init__(
+        self,
+        repository: Repository,
+        config: dict[str, Any],
+        tensors: Mapping[str, TensorHeader],
+        warnings: tuple[Problem, ...] = (),
+    ):
         self.repository = repository
         self.config = config
         self.tensors = tensors
+        self.warnings = warnings
         self.name = repository.name
         self.version = repository.version
         self.is_folder = repository.is_folder
@@ -78,6 +87,11 @@ def read_headers(repository: Repository, is_bare: bool = False) -> StoredCheckpo
     Raises:
         CheckpointError: there are no weights that can be read or no config, or a file is damaged.
     """
+    if is_gguf(repository):
+        model = read_gguf_model(repository)
+        config = _config(model.repository, is_bare=False)
+        check_counts(repository.name, config, len(model.tensors))
+        return StoredCheckpoint(model.repository, config, model.tensors, model.warnings)
     config = _config(repository, is_bare)
     files = _weight_files(repository, is_bare)
     tensors: dict[str, TensorHeader] = {}
@@ -93,6 +107,11 @@ def read_headers(repository: Repository, is_bare: bool = False) -> StoredCheckpo
             raise
     check_counts(repository.name, config, len(tensors))
     return StoredCheckpoint(repository, config, without_ties(tensors, config))
+
+
+def is_gguf(repository: Repository) -> bool:
+    """Whether a model is in GGUF files, and in no others that can be read."""
+    return bool(gguf_models(repository.files)) and not any(_files_of(repository, form) for form in FORMATS)
 
 
 def _check_limits(repository: Repository, tensors: int, nbytes: int) -> None:
@@ -117,8 +136,6 @@ def _config(repository: Repository, is_bare: bool) -> dict[str, Any]:
             return {}
         if "adapter_config.json" in repository.files:
             raise CheckpointError(_lone_adapter(repository))
-        if any(file.endswith(".gguf") for file in repository.files):
-            raise CheckpointError(Problem("gguf-only", {"model": name}, name))
         raise CheckpointError(Problem("no-config", {"model": name}, name))
     config = _read_json(repository, "config.json")
     if not isinstance(config, dict):
@@ -141,8 +158,6 @@ def _weight_files(repository: Repository, is_bare: bool) -> list[str]:
         return list(files)
     if any(map(TORCH_ZIP.includes, files)):
         raise CheckpointError(Problem("pickle-only", {"model": name, "file": TORCH_ZIP.model}, name))
-    if any(file.endswith(".gguf") for file in files):
-        raise CheckpointError(Problem("gguf-only", {"model": name}, name))
     raise CheckpointError(Problem("no-weights", {"model": name}, name))
 
 

@@ -8,8 +8,11 @@ from checkpoints.quantized.compressed import INTEGERS, PACKED
 from checkpoints.quantized.form import Form
 from checkpoints.quantized.fp4 import FP4
 from checkpoints.quantized.fp8 import FP8
+from checkpoints.quantized.gguf import GGUF
 from checkpoints.quantized.gptq import GPTQ
 from checkpoints.quantized.mxfp4 import MXFP4
 
 # A model may mix them. Each sees what those before it left.
-FORMS: tuple[Form, ...] = (PACKED, FP4, MXFP4, BITS_AND_BYTES, BITS_AND_BYTES_INT8, GPTQ, AWQ, INTEGERS, FP8)
+FORMS: tuple[Form, ...] = (
+    GGUF, PACKED, FP4, MXFP4, BITS_AND_BYTES, BITS_AND_BYTES_INT8, GPTQ, AWQ, INTEGERS, FP8
+)  # fmt: skip

@@ -61,7 +61,9 @@ class DequantizedCheckpoint(View):
         self.tensors = self._headers()
         self.config = plain_config(own.config)
         values = {"model": self.name, "form": _names(forms)}
-        self.warnings = (Problem("dequantized", values, self.name),)
+        lost = (Problem("dequantized", values, self.name),)
+        is_rounded = any(tensor.is_rounded for tensor in quantized.values())
+        self.warnings = (*own.warnings, *(lost if is_rounded else ()))
         self._kept = LruCache["Held"](HELD, lambda held: sum(each.nbytes for each in held))
 
     def _headers(self) -> dict[str, TensorHeader]:
@@ -83,7 +85,7 @@ class DequantizedCheckpoint(View):
     def stored_names(self, tensors: Iterable[str]) -> list[str]:
         """The stored tensors that these are, or are computed from."""
         pieces = (self.quantized[name].pieces if name in self.quantized else (name,) for name in tensors)
-        return [piece for each in pieces for piece in each]
+        return list(dict.fromkeys(piece for each in pieces for piece in each))
 
     def read_into(self, tensor: str, start: int, buffer: memoryview) -> None:
         quantized = self.quantized.get(tensor)
@@ -112,9 +114,7 @@ class DequantizedCheckpoint(View):
 
     def bytes_to_read(self, tensor: str) -> int:
         quantized = self.quantized.get(tensor)
-        if quantized is None:
-            return self.own.bytes_to_read(tensor)
-        return quantized.stored.nbytes(quantized.pieces)
+        return self.own.bytes_to_read(tensor) if quantized is None else quantized.nbytes
 
 
 def quantized_bytes(checkpoint: Checkpoint) -> int:

@@ -81,7 +81,12 @@ class QuantizedTensor(ABC):
         shape: of the plain tensor
         pieces: names of the stored tensors that it consists of
         dtype: by safetensors' name, that the plain tensor had
+
+    Attributes:
+        is_rounded: whether precision was lost
     """
+
+    is_rounded = True
 
     def __init__(self, stored: Stored, shape: tuple[int, ...], pieces: tuple[str, ...], dtype: str = ""):
         self.stored = stored
@@ -93,6 +98,11 @@ class QuantizedTensor(ABC):
     def width(self) -> int:
         """Elements of a row."""
         return self.shape[-1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are fetched to read it once."""
+        return self.stored.nbytes(self.pieces)
 
     @property
     def part_rows(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
+from checkpoints.gguf.files import belongs
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.open_files import OpenFiles
 from checkpoints.repositories.repository import Location
@@ -17,7 +18,7 @@ class Folder:
 
     Args:
         path: of the folder
-        only: the one file of it that counts
+        only: the one file of it that counts, with the other parts of the same model
     """
 
     is_folder = True
@@ -30,7 +31,7 @@ class Folder:
         stamps = {}
         # One level down is enough for a model and its chat templates.
         for entry in chain(path.glob("[!.]*"), path.glob("[!.]*/*")):
-            if entry.is_file() and only in (None, entry.relative_to(path).as_posix()):
+            if entry.is_file() and (only is None or belongs(only, entry.relative_to(path).as_posix())):
                 status = entry.stat()
                 stamps[entry.relative_to(path).as_posix()] = (status.st_size, status.st_mtime_ns)
         self.files: Mapping[str, int] = {name: size for name, (size, _) in stamps.items()}

@@ -1,10 +1,14 @@
-"""A folder inside a repository on the Hub, or one file of it: `owner/name/unet`, `owner/name/vae/model.safetensors`."""
+"""A folder inside a repository on the Hub, or one file of it: `owner/name/unet`, `owner/name/vae/model.safetensors`.
+
+A file that is a part of a model comes with the other parts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
 from dataclasses import replace
 
+from checkpoints.gguf.files import belongs
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.repository import Location, Repository
 
@@ -27,7 +31,7 @@ class Subfolder:
         self.files = {
             file.removeprefix(self.prefix): size
             for file, size in whole.files.items()
-            if file == place or file.startswith(f"{place}/")
+            if belongs(place, file) or file.startswith(f"{place}/")
         }
         if not self.files:
             folders = sorted({file.partition("/")[0] for file in whole.files if "/" in file})

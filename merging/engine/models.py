@@ -62,7 +62,9 @@ class Models:
         where = model.commit or model.revision
         with closing(open_repository(model.name, where, self._token, model.is_folder)) as repository:
             _same_version(model.name, model.version, repository.version)
-            return read_small(repository, file)
+            if file in repository.files:
+                return read_small(repository, file)
+        return self.opened()[index].read_file(file)  # one that its GGUF files describe
 
     def read_by(self) -> tuple[str, ...]:
         """How their weights were read so far."""

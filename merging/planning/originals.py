@@ -18,7 +18,7 @@ from merging.licences import on_hub
 
 CONFIG = "config.json"
 # The problems of a quantized model.
-QUANTIZED = ("dequantized", "gguf-only", "quantized", "unknown-quantization")
+QUANTIZED = ("dequantized", "gguf-not-understood", "quantized", "unknown-quantization")
 # What a model and its quantized copy have in common in their configs.
 SAME = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 

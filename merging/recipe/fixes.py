@@ -59,6 +59,7 @@ FIXES: dict[str, Template] = {
     "vocabulary": "Keep the base model's vocabulary",
     "tokenizer": "Use the vocabulary of {model}",
     "original": "Use {original}, in full precision",
+    "gguf": "Use {file}",
 }
 
 
@@ -351,13 +352,28 @@ class _Fixer:
     def original(self) -> Fix | None:
         """The model that a quantized one was made from, in its place; a revision named that one's commits."""
         model, original = str(self.problem.values["model"]), self.problem.values.get("original")
-        named = re.compile(rf"(?<![^'\"]){re.escape(model)}(?:@[^+'\"]*)?(?=[+'\"]|$)")
+        return (
+            self.renamed(model, lambda _: str(original), "original", original=original) if original else None
+        )
+
+    def renamed(self, model: str, name: Callable[[str], str], code: str, **values: Any) -> Fix | None:
+        """Another name wherever a model is named.
+
+        Args:
+            name: makes it, given what stood behind the model's name: its revision with an "@" before it, or nothing
+        """
+        named = re.compile(rf"(?<![^'\"]){re.escape(model)}(@[^+'\"]*)?(?=[+'\"]|$)")
         spans = []
-        for _, node in walk(self.tree) if original else ():
+        for _, node in walk(self.tree):
             raw = self.text[node.start_mark.index : node.end_mark.index]
             if isinstance(node, yaml.ScalarNode) and named.search(raw):
-                spans.append(replaced(node, named.sub(lambda _: str(original), raw)))
-        return self.fix(edited(self.text, spans), "original", original=original) if spans else None
+                spans.append(replaced(node, named.sub(lambda match: name(match[1] or ""), raw)))
+        return self.fix(edited(self.text, spans), code, **values) if spans else None
+
+    def gguf_file(self) -> Fix | None:
+        """The largest of a repository's GGUF models, in the repository's place."""
+        model, file = str(self.problem.values["model"]), str(self.problem.values["file"])
+        return self.renamed(model, lambda revision: f"{model}/{file}{revision}", "gguf", file=file)
 
     def passthrough(self) -> Fix | None:
         """The method that gives a base under its adapter."""
@@ -474,7 +490,7 @@ WAYS: dict[str, Callable[[_Fixer], Fix | None]] = {
     "adapter-on-base": _Fixer.passthrough,
     "dequantized": _Fixer.original,
     "filter": _Fixer.filters_apart,
-    "gguf-only": _Fixer.original,
+    "gguf-not-understood": _Fixer.original,
     "layer-range": _Fixer.shorter_range,
     "layers-of-models": _Fixer.slices,
     "misplaced-key": _Fixer.moved_to_top,
@@ -486,6 +502,7 @@ WAYS: dict[str, Callable[[_Fixer], Fix | None]] = {
     "parameter-value": _Fixer.within_range,
     "quantized": _Fixer.original,
     "revision-beside-model": _Fixer.revision,
+    "several-gguf": _Fixer.gguf_file,
     "shared-parameter": _Fixer.moved_up,
     "stray-filter": _Fixer.filter_applied,
     "unequal-ranges": _Fixer.equal_ranges,

@@ -14,7 +14,7 @@ from merging import make_plan, run_plan
 from merging.gguf.recipe import recipe_of
 from merging.gguf.types import FILE_TYPES
 from tests import llama_cpp
-from tests.tiny import save_sentencepiece
+from tests.tiny import save_sentencepiece, save_tokenizer
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama"},
@@ -22,20 +22,49 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {"model_type": "qwen2"},
     "qwen3": {"model_type": "qwen3", "head_dim": 64},
     "gemma": {"model_type": "gemma", "head_dim": 64},
-    "gemma2": {"model_type": "gemma2", "head_dim": 64, "sliding_window": 64},
+    "gemma2": {"model_type": "gemma2", "head_dim": 64, "sliding_window": 64, "query_pre_attn_scalar": 64},
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "head_dim": 64,
+        "sliding_window": 64,
+        "query_pre_attn_scalar": 64,
+    },
+    "granite": {"model_type": "granite", "attention_multiplier": 0.5, "logits_scaling": 3.0},
+    "smollm3": {"model_type": "smollm3"},
     "mixtral": {"model_type": "mixtral", "num_local_experts": 4},
     "mixtral-of-8": {"model_type": "mixtral", "num_local_experts": 8},
+}
+# Families whose tokenizers the converter expects to be of bytes.
+OF_BYTES: dict[str, dict[str, Any]] = {
+    "olmo2": {"model_type": "olmo2"},
+    "qwen2-moe": {
+        "model_type": "qwen2_moe",
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 64,
+    },
+    "qwen3-moe": {
+        "model_type": "qwen3_moe",
+        "head_dim": 64,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 64,
+        "norm_topk_prob": True,
+    },
 }
 MERGES = (("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁", "a"), ("i", "n"))
 
 
 def tiny(path: Path, family: str, width: int, layers: int = 9, dtype: torch.dtype = torch.bfloat16) -> Path:
-    """Save a random model of a family with a SentencePiece tokenizer; returns the path."""
+    """Save a random model of a family with its kind of tokenizer; returns the path."""
     torch.manual_seed(width)
-    save_sentencepiece(
-        path, MERGES, add_bos_token=True, chat_template="{% for m in messages %}{{ m.content }}{% endfor %}"
-    )
-    settings = dict(FAMILIES[family])
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    if family in OF_BYTES:
+        save_tokenizer(path, [("t", "h"), ("th", "e"), ("1", "2")], ["<think>"], template)
+    else:
+        kind = "GemmaTokenizer" if family.startswith("gemma") else "LlamaTokenizer"
+        save_sentencepiece(path, MERGES, tokenizer_class=kind, add_bos_token=True, chat_template=template)
+    settings = dict({**FAMILIES, **OF_BYTES}[family])
     config = CONFIG_MAPPING[settings.pop("model_type")](
         vocab_size=296,
         hidden_size=width,
@@ -44,8 +73,8 @@ def tiny(path: Path, family: str, width: int, layers: int = 9, dtype: torch.dtyp
         num_attention_heads=width // 64,
         num_key_value_heads=1 if width == 256 else 3,
         max_position_embeddings=512,
-        bos_token_id=1,
-        eos_token_id=2,
+        bos_token_id=0 if family in OF_BYTES else 1,
+        eos_token_id=1 if family in OF_BYTES else 2,
         pad_token_id=None,
         **settings,
     )

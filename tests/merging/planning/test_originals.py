@@ -10,6 +10,7 @@ import pytest
 
 from merging import make_plan, read_recipe
 from merging.planning.originals import find_original
+from tests.checkpoints.gguf.written import write_gguf
 from tests.hub import Hub
 
 SIZES = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}
@@ -51,14 +52,15 @@ def test_it_is_found_by_name_config_and_card(
 
 
 @pytest.mark.parametrize("name", ["ann/big-GGUF", "ann/big-GGUF/big.Q4_K_M.gguf"])
-def test_gguf_files_name_their_original(name: str, hub: Hub) -> None:
+def test_gguf_files_name_their_original(name: str, hub: Hub, tmp_path: Path) -> None:
     put(hub, "ann/big", SIZES)
-    hub.put("ann/big-GGUF", {"big.Q4_K_M.gguf": b"GGUF", "README.md": b""})
+    content = write_gguf(tmp_path / "x.gguf", {}, {}, architecture="unheard-of").read_bytes()
+    hub.put("ann/big-GGUF", {"big.Q4_K_M.gguf": content, "README.md": b""})
 
     plan = make_plan(read_recipe(f"merge_method: passthrough\nmodels: [{{model: {name}}}]\n"))
 
     [problem] = plan.problems
-    assert (problem.code, problem.values["original"]) == ("gguf-only", "ann/big")
+    assert (problem.code, problem.values["original"]) == ("gguf-not-understood", "ann/big")
 
 
 def test_a_gguf_file_of_this_machine_is_named_as_what_it_is(tmp_path: Path) -> None:
@@ -66,4 +68,4 @@ def test_a_gguf_file_of_this_machine_is_named_as_what_it_is(tmp_path: Path) -> N
 
     plan = make_plan(read_recipe(f"merge_method: passthrough\nmodels: [{{model: {tmp_path}/big.gguf}}]\n"))
 
-    assert [problem.code for problem in plan.problems] == ["gguf-only"]
+    assert [problem.code for problem in plan.problems] == ["damaged-gguf"]

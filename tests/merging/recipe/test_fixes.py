@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from checkpoints.problems import Place
+from checkpoints.wording import few
 from merging import MergeError, Problem, make_plan, read_recipe
 from merging.recipe.fixes import fixes, mended
 from tests.tiny import save_tokenizer, tiny_llama
@@ -303,7 +304,7 @@ def test_what_was_meant_is_not_guessed(recipe: str) -> None:
     assert fixes(recipe, problems_of(recipe)[:1], lambda names: "") == ()
 
 
-@pytest.mark.parametrize("code", ["dequantized", "gguf-only", "quantized", "unknown-quantization"])
+@pytest.mark.parametrize("code", ["dequantized", "gguf-not-understood", "quantized", "unknown-quantization"])
 def test_a_quantized_model_gives_way_to_its_original(code: str) -> None:
     recipe = (
         "merge_method: linear # x/big-4bit\nbase_model: 'x/big-4bit'\nmodels:\n- model: x/big-4bit@v1+me/lora:0.5\n"
@@ -320,6 +321,19 @@ def test_a_quantized_model_gives_way_to_its_original(code: str) -> None:
     assert fix.title == "Use x/big, in full precision"
     unknown = Problem(code, {"model": "x/big-4bit", "form": "nf4"}, "x/big-4bit")
     assert fixes(recipe, [unknown], lambda names: "") == ()
+
+
+def test_of_several_gguf_files_the_largest_is_offered() -> None:
+    recipe = "merge_method: linear\nbase_model: x/big-GGUF\nmodels:\n- model: x/big-GGUF@v1+me/lora\n"
+    values = {"model": "x/big-GGUF", "files": few(["a.gguf", "b.gguf"]), "file": "BF16/b.gguf"}
+
+    [fix] = fixes(recipe, [Problem("several-gguf", values, "x/big-GGUF")], lambda names: "")
+
+    assert fix.recipe == (
+        "merge_method: linear\nbase_model: x/big-GGUF/BF16/b.gguf\nmodels:\n"
+        "- model: x/big-GGUF/BF16/b.gguf@v1+me/lora\n"
+    )
+    assert fix.title == "Use BF16/b.gguf"
 
 
 @pytest.mark.parametrize("written", ["", " ~", " []", "\n- a\n- b", " {x: 1}"])

@@ -157,6 +157,7 @@ PAGE: dict[str, Template] = {
     "fix.union": "어휘 합치기",
     "fix.vocabulary": "베이스 모델의 어휘 유지",
     "fix.tokenizer": "{model}의 어휘 사용",
+    "fix.gguf": "{file} 사용",
     "fix.original": "양자화되지 않은 {original} 사용",
     # what each layer gets
     "layers.heading": "층마다 받는 값",

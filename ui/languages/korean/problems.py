@@ -94,7 +94,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "pickle-only": Text("{model}: 가중치가 {file} 아닌 이름의 피클로만 있습니다.", _CONVERT),
     "gguf-not-installed": Text(
-        "GGUF 파일을 만들려면 {package} 패키지가 필요한데 설치되어 있지 않습니다.",
+        "GGUF 파일에는 {package} 패키지가 필요한데 설치되어 있지 않습니다.",
         "`pip install 'alloy-merge[gguf]'`를 실행하세요.",
     ),
     "gguf-twice": Text(
@@ -139,6 +139,21 @@ PROBLEMS: dict[str, Text] = {
     "gguf-only": Text(
         "{model}: llama.cpp용으로 양자화된 GGUF 파일만 있습니다.",
         (_NAME_ORIGINAL, "그것을 만든 원래 모델을 쓰세요."),
+    ),
+    "damaged-gguf": Text(
+        "{file}: 읽을 수 있는 GGUF 파일이 아니거나 손상되었습니다({error}).", _DOWNLOAD_AGAIN
+    ),
+    "several-gguf": Text(
+        "{model}: GGUF 파일로 된 모델이 여럿입니다. {files:few}.",
+        "그 가운데 하나를 쓰세요. 정밀도를 가장 적게 잃은 가장 큰 것은 `{model}/{file}`입니다.",
+    ),
+    "gguf-not-understood": Text(
+        "{model}: {file} 파일을 transformers 모델로 읽을 수 없습니다({error}).",
+        (_NAME_ORIGINAL, "그것을 만든 원래 모델을 쓰세요."),
+    ),
+    "gguf-tokenizer": Text(
+        "{model}: GGUF 파일의 토크나이저({kind})를 되살릴 수 없습니다.",
+        "다른 모델의 토크나이저를 쓰세요. `tokenizer: {{source: 모델}}`.",
     ),
     "no-weights": Text("{model}: 읽을 수 있는 가중치가 없습니다.", "model.safetensors가 있는 모델을 쓰세요."),
     "missing-shard": Text(
