@@ -6,6 +6,11 @@ import os
 import re
 
 MAX_ADAPTERS = 16
+# What addresses in object stores begin with: those of S3, Google Cloud Storage and Azure.
+STORE_SCHEMES = ("s3://", "gs://", "az://")
+# A bucket and a path, and nothing that could be a credential: no user, no query.
+_STORE_ADDRESS = re.compile(r"(?:s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]*(?:/(?!\.)[\w.=~!()*'-]+)+")
+_LONGEST_ADDRESS = 500
 
 
 def hub_id(name: str) -> bool:
@@ -14,6 +19,16 @@ def hub_id(name: str) -> bool:
     return (
         len(name) <= 96 + 1 + 96 and re.fullmatch(f"{part}(/{part})?", name) is not None and ".." not in name
     )
+
+
+def is_in_store(name: str) -> bool:
+    """Whether a name is meant as an address in an object store."""
+    return name.startswith(STORE_SCHEMES)
+
+
+def is_store_address(name: str) -> bool:
+    """Whether a name has the form of an address in an object store: `s3://bucket/path`."""
+    return len(name) <= _LONGEST_ADDRESS and _STORE_ADDRESS.fullmatch(name) is not None
 
 
 def is_folder(text: str) -> bool:

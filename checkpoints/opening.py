@@ -23,10 +23,11 @@ def open_checkpoint(
     A quantized model is seen as plain numbers where its form is known.
 
     Args:
-        name: a folder, `owner/name`, or a place in one of them: `owner/name/folder`, a file of weights
+        name: a folder, `owner/name`, an address in an object store, or a place in one of them: `owner/name/folder`, a
+            file of weights
         revision: of a Hub model: branch, tag or commit; None for its main branch
         token: whose access to use
-        allow_folders: False on a server whose visitors must not read its disk
+        allow_folders: False on a server whose visitors must not read its disk, nor object stores with its credentials
         is_bare: whether it may be weights without a config; a file of weights may
 
     Raises:

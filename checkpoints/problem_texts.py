@@ -88,6 +88,23 @@ PROBLEMS: dict[str, Text] = {
     "unknown-format": Text(
         "{file} is in no format that can be read ({known:all}).", "Name a file of weights."
     ),
+    "store-refused": Text(
+        "Addresses that begin with {scheme} cannot be used on this server.",
+        "Use a model on the Hub, or run Alloy on a machine of your own.",
+    ),
+    "store-address": Text(
+        "What begins with {scheme} here is not an address in an object store.",
+        "Write {scheme}bucket/path. Credentials belong in the environment, not into the address.",
+    ),
+    "stores-not-installed": Text(
+        "Addresses that begin with {scheme} need the package obstore, which is not installed.",
+        "Run `pip install 'alloy-merge[stores]'`.",
+    ),
+    "store-unreadable": Text(
+        "{address} cannot be read ({reason}).",
+        "Check the bucket's name, and the credentials, region and endpoint in the environment.",
+    ),
+    "not-in-store": Text("There is nothing at {address}.", "Check the spelling."),
     # models: what is in them
     "large-file": Text(
         "{file} has {size} bytes; a file beside the weights is expected to be small.",
@@ -1017,6 +1034,16 @@ PROBLEMS: dict[str, Text] = {
         "The Hub's store did not take the result ({reason}). To send it another way, a file of {largest:,} bytes "
         "must fit into memory, of which {free:,} bytes are free.",
         "Run the same merge again later, or with smaller files (`--shard-size`).",
+    ),
+    "store-push-failed": Text(
+        "{address} cannot be written to ({reason}).",
+        "Check the bucket's name, and the credentials, region and endpoint in the environment. Run the same merge "
+        "again: it continues from the last finished shard.",
+    ),
+    "store-cannot-replace": Text(
+        "{file} will have {size:,} bytes. To replace a model, S3 has to copy each file, and it copies up to {most:,} "
+        "bytes.",
+        "Merge to an address where nothing is, or use a smaller shard size.",
     ),
     "not-what-was-sent": Text(
         "{repository} does not hold what was sent: {files:few}.",

@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder, or a repository on the Hub at one commit."""
+"""Where a model's files are: a folder, an object store, or a repository on the Hub at one commit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,15 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from checkpoints import Token
-from checkpoints.names import hub_id, is_folder, split_adapters
+from checkpoints.names import hub_id, is_folder, is_in_store, split_adapters
 from checkpoints.problems import CheckpointError, Problem
+from checkpoints.repositories import open_repository
 from checkpoints.repositories.cache import cached_commit, snapshot_folder
 from checkpoints.repositories.hub_errors import hub_errors
-from checkpoints.repositories.repository import HUB_SCHEME, MAX_CONFIG, current_token
+from checkpoints.repositories.repository import HUB_SCHEME, MAX_CONFIG, Repository, current_token, read_small
 from evaluation.downloads import DOWNLOADS
 from evaluation.error import EvaluationError
+from evaluation.store_downloads import fetch_from_store
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -40,9 +42,9 @@ class ModelFiles:
     """The files of one model, found but not yet read.
 
     Attributes:
-        name: how people call it: "owner/name", or the folder.
-        place: what `checkpoints.open_checkpoint` opens it by: the folder, or "owner/name".
-        commit: the Hub's commit, None for a folder.
+        name: how people call it: "owner/name", the folder, or the address.
+        place: what `checkpoints.open_checkpoint` opens it by: the folder, "owner/name", or the address in a store.
+        commit: the Hub's commit, None elsewhere.
         identity: equal for two models only if their files are the same.
         fetch: downloads the files unless they are on this machine, and returns their folder; raises
             `EvaluationError` if they cannot be read.
@@ -64,8 +66,8 @@ def find_model(
     """Find a model, and for one on the Hub check that this token may read it.
 
     Args:
-        name: a folder, or "owner/name" on the Hub, with or without "hf://" before and "@revision" after it; each
-            "+" is followed by an adapter, which is named in the same way.
+        name: a folder, an address in an object store, or "owner/name" on the Hub, with or without "hf://" before and
+            "@revision" after it; each "+" is followed by an adapter, which is named in the same way.
         revision: branch, tag or commit on the Hub, of the base if there are adapters.
         token: a token or a function that returns one; None for this machine's login, False for none.
         allow_folders: whether `name` may be a folder of this machine.
@@ -100,6 +102,8 @@ def _find(text: str, config: str, revision: str | None, token: Token, allow_fold
         if revision is not None:
             raise EvaluationError(Problem("folder-revision", {"model": text, "revision": revision}))
         return _in_folder(text, Path(text).expanduser(), config)
+    if is_in_store(text):
+        return _in_store(text, config, revision, allow_folders)
     repo, _, at = text.removeprefix(HUB_SCHEME).partition("@")
     if not hub_id(repo):
         code = "no-folder-or-model-id" if allow_folders else "no-model-id"
@@ -120,6 +124,32 @@ def _in_folder(name: str, folder: Path, config: str) -> ModelFiles:
     # A folder has no commit. Sizes and times tell a model from the one that was merged over it.
     stamps = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
     return ModelFiles(name, str(folder), None, (str(folder), stamps), lambda: folder)
+
+
+def _in_store(name: str, config: str, revision: str | None, allow_folders: bool) -> ModelFiles:
+    with as_evaluation_error(), closing(open_repository(name, revision, None, allow_folders)) as found:
+        if config not in found.files:
+            raise EvaluationError(_lacks(name, config, is_adapter=ADAPTER in found.files))
+        version = found.version
+
+    def fetch() -> Path:
+        with as_evaluation_error(), closing(open_repository(name, None, None, allow_folders)) as repository:
+            if repository.version != version:
+                raise CheckpointError(Problem("model-changed", {"model": name}, name))
+            return fetch_from_store(repository, _wanted(repository, config))
+
+    return ModelFiles(name, name, None, (name, version), fetch)
+
+
+def _wanted(repository: Repository, config: str) -> list[str]:
+    """The files of a model or an adapter in an object store that evaluation needs."""
+    small = [file for file in repository.files if _SMALL_FILE.fullmatch(file)]
+    if config == ADAPTER:
+        return [*small, *({ADAPTER_WEIGHTS} & repository.files.keys())]
+    index = None
+    if INDEX in repository.files:
+        index = read_small(repository, INDEX, MAX_CONFIG).decode(errors="replace")
+    return sorted({*small, *weight_names(repository.name, repository.files, index)})
 
 
 def _lacks(name: str, config: str, *, is_adapter: bool = False) -> Problem:

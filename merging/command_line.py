@@ -86,7 +86,10 @@ RecipeFile = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe in YAML; - for standard input.", show_default=False)
 ]
 Destination = Annotated[
-    str, typer.Option("--to", metavar="DEST", help="A folder, or hf://owner/name.", show_default=False)
+    str,
+    typer.Option(
+        "--to", metavar="DEST", help="A folder, hf://owner/name, or s3://bucket/path.", show_default=False
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the model at DEST.")]
 PullRequest = Annotated[
@@ -145,7 +148,8 @@ def _planned(
 def plan(
     recipe: RecipeFile,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="DEST", help="A folder, or hf://owner/name.")
+        str | None,
+        typer.Option("--to", metavar="DEST", help="A folder, hf://owner/name, or s3://bucket/path."),
     ] = None,
     overwrite: Overwrite = False,
     pull_request: PullRequest = False,

@@ -33,6 +33,7 @@ from checkpoints.architecture import (
 )
 from checkpoints.dtypes import FLOATS, rank_in_file, safetensors_name
 from checkpoints.loading import load
+from checkpoints.names import STORE_SCHEMES, is_in_store
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from checkpoints.renamed import RenamedCheckpoint, in_names_of
 from checkpoints.tokenizer_files import tokenizer_files
@@ -163,7 +164,9 @@ def extract_lora(
                 offset += len(part)
             stored = writer.close()
             destination.admit(Receipt(shard.filename, shard.bytes, stored.sha256))
-            for file, text in work.files(destination.name, to.startswith(HUB_SCHEME)).items():
+            for file, text in work.files(
+                destination.name, to.startswith((HUB_SCHEME, *STORE_SCHEMES))
+            ).items():
                 destination.write_file(file, text)
             place = destination.finish(f"Extract a LoRA adapter of {opened[1].name}")
         except BaseException:
@@ -171,6 +174,10 @@ def extract_lora(
             raise
         whole = tuple(dict.fromkeys(work.whole.values()))
         return Extraction(place, tuple(work.matrices), whole, shard.bytes, tuple(work.warnings()))
+
+
+def _is_on_hub(model: Checkpoint) -> bool:
+    return not (model.is_folder or is_in_store(model.name))
 
 
 def _open_finetune(finetune: str | Recipe, token: Token, allow_folders: bool) -> Checkpoint:
@@ -576,7 +583,7 @@ class _Extraction:
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": name,
-            "revision": None if base.is_folder else base.version,
+            "revision": base.version if _is_on_hub(base) else None,
             "inference_mode": True,
             "r": most,
             "lora_alpha": most,
@@ -605,7 +612,7 @@ class _Extraction:
     def _card(self, name: str) -> str:
         base, finetune = map(without_adapters, (self.base, self.finetune))
         front = ["---", "library_name: peft", "tags:", "- lora", "- alloy"]
-        if not base.is_folder:
+        if _is_on_hub(base):
             front += [f"base_model: {base.name}", "base_model_relation: adapter"]
         rows = [f"| `{m.module}` | {m.rank} | {m.captured:.4f} | {m.error:.4f} |" for m in self.matrices]
         source, origin = (m.name.rpartition("/")[2] if m.is_folder else m.name for m in (finetune, base))

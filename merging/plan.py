@@ -18,6 +18,7 @@ from checkpoints.formats.header import TensorHeader
 from checkpoints.formats.safetensors import write_header
 from checkpoints.loading import Part
 from checkpoints.made_rows import MadeCost
+from checkpoints.names import is_in_store
 from checkpoints.problems import Problem
 from checkpoints.renamed import Assembled
 from merging.fp8 import FP8
@@ -57,8 +58,8 @@ class PlannedAdapter:
 
     @property
     def commit(self) -> str | None:
-        """The commit on the Hub; None for a folder."""
-        return None if self.is_folder else self.version
+        """The commit on the Hub; None for a folder and in an object store."""
+        return None if self.is_folder or is_in_store(self.name) else self.version
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class PlannedModel:
     Args:
         name: as the recipe names it, without the revision
         revision: as the recipe names it
-        version: the commit on the Hub, or a fingerprint of the folder; the run refuses any other
+        version: the commit on the Hub, or a fingerprint of the files elsewhere; the run refuses any other
         is_folder: whether it is a folder on this machine
         architecture: the model class
         parameters: number of elements of all its tensors
@@ -180,8 +181,9 @@ class PlannedModel:
 
     @property
     def commit(self) -> str | None:
-        """The commit on the Hub; None for a folder, and for what is made on the way."""
-        return None if self.is_folder or self.made_by else self.version
+        """The commit on the Hub; None for a folder, in an object store, and for what is made on the way."""
+        is_elsewhere = self.is_folder or self.made_by or is_in_store(self.name)
+        return None if is_elsewhere else self.version
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str
     parts: list[PlannedModel | PlannedAdapter] = []
     for model in plan.parents:
         parts += [model, *model.adapters]
-    on_hub = list(dict.fromkeys(_repository(part) for part in parts if not part.is_folder))
+    on_hub = list(dict.fromkeys(_repository(part) for part in parts if part.commit))
     front = ["---"]
     if on_hub:
         front += ["base_model:", *(f"- {part}" for part in on_hub), "base_model_relation: merge"]
@@ -194,6 +194,8 @@ def _made(plan: Plan) -> str:
 def _row(part: PlannedModel | PlannedAdapter, what: str = "") -> str:
     if part.is_folder:
         return f"| {what}`{part.name.rstrip('/').rpartition('/')[2]}` (a folder) | |"
+    if part.commit is None:
+        return f"| {what}`{part.name}` | |"
     return f"| {what}[{part.name}](https://huggingface.co/{_repository(part)}) | `{part.version}` |"
 
 

@@ -14,6 +14,9 @@ from hypothesis import settings
 
 from tests.hub import Hub
 from tests.merges import without_pauses
+from tests.s3 import bucket, s3_endpoint
+
+__all__ = ["bucket", "s3_endpoint"]
 
 PAGE = "tests/ui/"
 HUB = Hub().start()

@@ -1,10 +1,10 @@
-"""Where a model's files are: a folder or the Hub, or a place inside one of them."""
+"""Where a model's files are: a folder, the Hub or an object store, or a place inside one of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from checkpoints.names import hub_id
+from checkpoints.names import STORE_SCHEMES, hub_id, is_in_store
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.folder import Folder
 from checkpoints.repositories.repository import Location, Repository, Token
@@ -13,6 +13,8 @@ from checkpoints.repositories.subfolder import Subfolder
 
 def open_repository(name: str, revision: str | None, token: Token, allow_folders: bool) -> Repository:
     """The files behind a name; see `open_checkpoint`."""
+    if is_in_store(name):
+        return _open_store(name, revision, allow_folders)
     path = Path(name).expanduser()
     if allow_folders and path.is_dir():
         return Folder(path)
@@ -30,13 +32,29 @@ def open_repository(name: str, revision: str | None, token: Token, allow_folders
     return Subfolder(repository, place) if place else repository
 
 
+def _open_store(name: str, revision: str | None, allow_folders: bool) -> Repository:
+    """A model in an object store. It is read with this machine's credentials, as folders are: not for strangers.
+
+    Raises:
+        CheckpointError: this is not allowed, or there is no such model.
+    """
+    from checkpoints.repositories.store import StoreRepository
+
+    scheme = next(scheme for scheme in STORE_SCHEMES if name.startswith(scheme))
+    if not allow_folders:
+        raise CheckpointError(Problem("store-refused", {"scheme": scheme}, scheme))
+    if revision is not None:
+        raise CheckpointError(Problem("store-address", {"scheme": scheme}, scheme))
+    return StoreRepository(name)
+
+
 def open_location(location: Location, token: Token) -> Repository:
     """Open what `Repository.location` described, without asking the Hub.
 
     Raises:
-        CheckpointError: it is a folder that changed, or is not on this machine.
+        CheckpointError: it is a folder or in an object store and changed, or is not there.
     """
-    if location.is_folder:
+    if location.is_folder or is_in_store(location.name):
         repository = open_repository(location.name, None, token, allow_folders=True)
         if repository.version != location.version:
             repository.close()

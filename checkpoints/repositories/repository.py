@@ -1,4 +1,4 @@
-"""Where a model's files come from: a folder, or a repository on the Hub, read by ranges."""
+"""Where a model's files come from: a folder, or a repository on the Hub or in an object store, read by ranges."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Location:
     """Where files are, as data: with it a repository is opened without asking the Hub anything.
 
     Args:
-        name: a folder, or `owner/name`
+        name: a folder, `owner/name`, or an address in an object store
         version: see `Repository.version`
         is_folder: whether it is a folder on this machine
         files: sizes in bytes by path in the whole repository
@@ -55,11 +55,11 @@ class Repository(Protocol):
 
     @property
     def version(self) -> str:
-        """Identifies the content of the files: a commit on the Hub, a fingerprint of a folder."""
+        """Identifies the content of the files: a commit on the Hub, else a fingerprint."""
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder on this machine, and not a model on the Hub."""
+        """Whether it is a folder on this machine."""
 
     @property
     def files(self) -> Mapping[str, int]:
@@ -67,7 +67,7 @@ class Repository(Protocol):
 
     @property
     def read_by(self) -> Set[str]:
-        """How bytes were read so far: "folder", or for a model on the Hub "HTTP", "Xet" or "cache"."""
+        """How bytes were read so far: "folder", over a network "HTTP" or "Xet", and "cache"."""
 
     def is_local(self, file: str) -> bool:
         """Whether a file is read from this machine's disk, so that there is no network to wait for."""

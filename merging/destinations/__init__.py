@@ -1,11 +1,13 @@
-"""Where a merge goes: a folder, or a repository on the Hub."""
+"""Where a merge goes: a folder, a repository on the Hub, or an object store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from checkpoints.names import STORE_SCHEMES
 from checkpoints.problems import DestinationError, Problem
 from checkpoints.repositories.repository import HUB_SCHEME, Token
 from merging.destinations.destination import (
@@ -48,6 +50,18 @@ def _hub_sink(data: Mapping[str, object], token: Token, check: Callable[[], None
     return HubSink.from_data(data, token, check)
 
 
+def _store(scheme: str, place: str, options: Options) -> Destination:
+    from merging.destinations.store import StoreDestination
+
+    return StoreDestination(scheme + place, options)
+
+
+def _store_sink(data: Mapping[str, object], token: Token, check: Callable[[], None]) -> Sink:
+    from merging.destinations.store_sink import StoreSink
+
+    return StoreSink.from_data(data, check)
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of destination.
@@ -64,6 +78,7 @@ class Kind:
 # By the scheme of their addresses; a folder's has none.
 DESTINATIONS = {
     HUB_SCHEME: Kind(_hub, _hub_sink),
+    **{scheme: Kind(partial(_store, scheme), _store_sink) for scheme in STORE_SCHEMES},
     "": Kind(
         lambda place, options: FolderDestination(Path(place), overwrite=options.overwrite),
         lambda data, token, check: FolderSink(Path(str(data["folder"]))),
@@ -80,15 +95,18 @@ def open_destination(
     pull_request: bool = False,
     allow_folders: bool = True,
 ) -> Destination:
-    """The destination that a text names: `hf://owner/name`, or a folder.
+    """The destination that a text names: `hf://owner/name`, an address in an object store, or a folder.
 
     Args:
+        allow_folders: False on a server whose visitors must not write to its disk, nor to stores with its credentials
         pull_request: whether what a repository holds is left, and a pull request opened; a folder has no such thing
 
     Raises:
         DestinationError: the text names none.
     """
     scheme = next(scheme for scheme in DESTINATIONS if to.startswith(scheme))
+    if scheme in STORE_SCHEMES and not allow_folders:
+        raise DestinationError(Problem("store-refused", {"scheme": scheme}, scheme))
     if not scheme and not (to.strip() and allow_folders):
         raise DestinationError(Problem("destination-name", {"given": to}, to))
     options = Options(token, private, overwrite, pull_request)

@@ -15,6 +15,15 @@ from checkpoints.repositories.repository import Token
 from merging.destinations.receipt import Receipt
 from merging.plan import Plan
 
+# Files of weights that a new result replaces: those of a model, or GGUF files.
+WEIGHTS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json")
+GGUF = ".gguf"
+
+
+def replaced_suffixes(plan: Plan) -> tuple[str, ...]:
+    """What the names of files end with that the result of a plan replaces."""
+    return (GGUF,) if any(shard.filename.endswith(GGUF) for shard in plan.shards) else WEIGHTS
+
 
 @dataclass(frozen=True)
 class Options:
@@ -31,7 +40,8 @@ class Place:
     """Where a finished result can be found.
 
     Args:
-        location: a folder, or `hf://owner/name`, with @revision behind where it is a pull request
+        location: a folder, an address in an object store, or `hf://owner/name`, with @revision behind where it is a
+            pull request
         url: its page on the Hub, if it has one
         commit: on the Hub, if it is there
         verified: whether it was read back from there and found to be what was sent

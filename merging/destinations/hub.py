@@ -27,7 +27,7 @@ from checkpoints.repositories.xet import XetReader
 from checkpoints.wording import few
 from merging.destinations import hub_sink
 from merging.destinations.background import Background
-from merging.destinations.destination import Options, Place
+from merging.destinations.destination import Options, Place, replaced_suffixes
 from merging.destinations.hub_sink import HubSink, hub_api, hub_failures
 from merging.destinations.journal import Journal
 from merging.destinations.readback import Sent, files_that_differ, tensors_that_differ
@@ -36,8 +36,6 @@ from merging.plan import Plan
 
 # Seconds that a failed merge waits for the journal to take the files that arrived.
 SETTLE_SECONDS = 10.0
-WEIGHTS = (".safetensors", ".bin", ".safetensors.index.json", ".bin.index.json")
-GGUF = ".gguf"
 
 Operation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 
@@ -232,7 +230,7 @@ class HubDestination:
         if info is None or not (self._existed or self._created or info.private == self.private):
             raise DestinationError(self._problem("destination-created"))
         assert self._plan
-        replaced = (GGUF,) if any(s.filename.endswith(GGUF) for s in self._plan.shards) else WEIGHTS
+        replaced = replaced_suffixes(self._plan)
         if self._holds_model(info) and not self._was_finished:
             self._asks = self.pull_request
             if not (self.overwrite or self._asks):

@@ -23,6 +23,7 @@ from checkpoints.repositories.retry import retry
 from merging.destinations import xet
 from merging.destinations.background import Slots
 from merging.destinations.destination import LostShardError, Stored
+from merging.destinations.held_shard import HeldShard
 from merging.destinations.xet import STREAMS, XetLostError, XetShard, XetStore
 from merging.plan import Plan
 
@@ -145,7 +146,7 @@ class HubSink:
         options = {name: data[name] for name in ("streams", "largest", "is_narrow")}
         return cls(data["repo"], token, data["branch"], check, **options)
 
-    def open_shard(self, filename: str, size: int) -> HubShard | XetShard:
+    def open_shard(self, filename: str, size: int) -> HeldShard | XetShard:
         with self._failures():
             self._slots.take(self._check)
             if self._streams:
@@ -154,7 +155,7 @@ class HubSink:
                     return self._store.open(self._check, self._arrived)
                 except XetLostError as error:
                     self._give_up_xet(error)
-        return HubShard(size, self._check, lambda content: self._send(filename, content))
+        return HeldShard(size, self._check, lambda content: self._send(filename, content))
 
     def stop(self) -> None:
         """End what goes through Xet, at once."""
@@ -248,40 +249,3 @@ class HubSink:
                 time.sleep(2**attempt)
             else:
                 return
-
-
-class HubShard:
-    """A shard that is filled in memory.
-
-    Args:
-        size: in bytes
-        check: raises when the run is to stop
-        full: sends the content when it is complete
-    """
-
-    def __init__(self, size: int, check: Callable[[], None], full: Callable[[io.BytesIO], Stored]):
-        self._full = full
-        self._content = _Stoppable(check)
-        self._content.seek(size - 1)
-        self._content.write(b"\0")
-        self._view = self._content.getbuffer()
-
-    def write(self, offset: int, data: memoryview) -> None:
-        self._view[offset : offset + len(data)] = data
-
-    def close(self) -> Stored:
-        self._view.release()
-        self._content.seek(0)
-        return self._full(self._content)
-
-
-class _Stoppable(io.BytesIO):
-    """Bytes whose reader, the upload, ends when the run is to stop."""
-
-    def __init__(self, check: Callable[[], None]):
-        super().__init__()
-        self._check = check
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._check()
-        return super().read(size)

@@ -19,9 +19,9 @@ class Receipt:
         filename: of the plan's shard
         size: in bytes
         sha256: of its content; None where that would have to be read again: in a folder and in memory
-        read_by: how its inputs were read: "folder", and from the Hub "HTTP", "Xet" or the local "cache"
-        written_by: how it was written: "folder", "memory", and to the Hub "LFS", "Xet", "copy" (by the Hub itself) or
-            "an earlier run"
+        read_by: how its inputs were read: "folder", over a network "HTTP" or "Xet", or the Hub's local "cache"
+        written_by: how it was written: "folder", "memory", "object store", to the Hub "LFS", "Xet" or "copy" (by the
+            Hub itself), or by "an earlier run"
         seconds: that it took
         processor: the kind of processor that computed it, see `processor_kind`, or ANY
         not_finite: how many numbers are infinite or NaN, by tensor; those without are left out

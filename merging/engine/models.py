@@ -60,7 +60,7 @@ class Models:
         if self._opened is not None or model.made_by or model.adapters:
             return self.opened()[index].read_file(file)
         where = model.commit or model.revision
-        with closing(open_repository(model.name, where, self._token, model.is_folder)) as repository:
+        with closing(open_repository(model.name, where, self._token, model.commit is None)) as repository:
             _same_version(model.name, model.version, repository.version)
             if file in repository.files:
                 return read_small(repository, file)
@@ -134,12 +134,12 @@ def _opened(model: PlannedModel, token: Token, check: Check, located: Located | 
     if isinstance(located, LocatedCheckpoint):
         return open_located(located, token)
     opened: Checkpoint = open_checkpoint(
-        model.name, model.commit or model.revision, token=token, allow_folders=model.is_folder
+        model.name, model.commit or model.revision, token=token, allow_folders=model.commit is None
     )
     try:
         for adapter in model.adapters:
             where, scale = (adapter.name, adapter.commit or adapter.revision), adapter.scale
-            opened = open_adapter(opened, *where, scale, token=token, allow_folders=adapter.is_folder)
+            opened = open_adapter(opened, *where, scale, token=token, allow_folders=adapter.commit is None)
         planned = [(model.name, model.version), *((a.name, a.version) for a in model.adapters)]
         found = [opened.version, *(adapter.version for adapter in opened.adapters)]
         for (name, version), now in zip(planned, found, strict=True):

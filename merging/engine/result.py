@@ -38,13 +38,13 @@ class Result:
     """A finished merge.
 
     Args:
-        location: a folder, or `hf://owner/name`
+        location: a folder, `hf://owner/name`, or an address in an object store
         url: its page on the Hub, if it has one
         commit: on the Hub, if it is there
         bytes_out: size of its weights
         seconds: that the merge took
-        verified: whether the Hub was asked afterwards what it holds, and that is what was sent
-        read_by: how weights were read: "folder", and from the Hub "HTTP", "Xet" or the local "cache"
+        verified: whether the Hub or the store was asked afterwards what it holds, and that is what was sent
+        read_by: how weights were read, see `Receipt`
         written_by: how they were written, see `Receipt`
         not_finite: how many numbers are infinite or NaN, by tensor; those without are left out. Files that the Hub
             copied from a parent are not looked into

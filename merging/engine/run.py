@@ -59,7 +59,7 @@ def run_plan(
 
     Args:
         plan: from `make_plan`, without problems
-        to: a folder, or `hf://owner/name`
+        to: a folder, `hf://owner/name`, or an address in an object store such as `s3://bucket/path`
         token: whose access to the Hub to use; None: the machine's own login, False: none
         private: whether a repository that is created is private
         overwrite: whether a model at the destination may be replaced

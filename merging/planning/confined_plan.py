@@ -6,7 +6,9 @@ takes too much time or memory ends that process, and the plan says so. The plan 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoints.confined import HUB_VARIABLES, Confined, ConfinedError, LimitError
@@ -27,6 +29,7 @@ class PlanRequest:
         recipe: the text
         token: False: anonymous
         memory: bytes that are free for the merge
+        environment: variables by which object stores are reached; empty on a server for strangers
     """
 
     recipe: str
@@ -36,6 +39,7 @@ class PlanRequest:
     pull_request: bool
     allow_folders: bool
     memory: int
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def confined_plan(request: PlanRequest) -> Plan:
@@ -62,6 +66,7 @@ def planned(request: dict[str, Any]) -> dict[str, Any]:
     from merging.recipe.reader import read_recipe
 
     text = request.pop("recipe")
+    os.environ.update(request.pop("environment"))
     try:
         plan = make_plan(read_recipe(text), **request)
     except MergeError as error:

@@ -19,6 +19,7 @@ from checkpoints import (
 )
 from checkpoints.dtypes import rank_in_file
 from checkpoints.memory import free_memory
+from checkpoints.names import is_in_store
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from merging.destinations import Destination, open_destination
 from merging.experts.generated import GeneratedCheckpoint
@@ -375,7 +376,8 @@ def with_copy(shard: PlannedShard, models: Sequence[Checkpoint]) -> PlannedShard
         return shard
     [source] = sources
     model = models[source.model]
-    if model.is_folder or model.files.get(source.filename) != shard.bytes:
+    is_on_hub = not (model.is_folder or is_in_store(model.name))
+    if not is_on_hub or model.files.get(source.filename) != shard.bytes:
         return shard
     # Tensors in the same places may still follow a header that was written in another way.
     written = bytearray(len(header))

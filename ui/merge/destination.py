@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from checkpoints.names import is_in_store, is_store_address
 from checkpoints.repositories.repository import HUB_SCHEME
 from merging import MergeError, Problem
 from ui.host import Host
@@ -69,14 +70,21 @@ class DestinationChoice:
 
 
 def destination_of(host: Host, text: str) -> str:
-    """The destination that an API caller wrote: `hf://owner/name`, or a bare name of a folder on a laptop.
+    """The destination that an API caller wrote: `hf://owner/name`; on a laptop also a bare name of a folder, or an
+    address in an object store.
 
     Raises:
-        MergeError: it is neither.
+        MergeError: it is none of them.
     """
+    if is_in_store(text) and not (host.allow_folders and is_store_address(text)):
+        scheme = text.partition("://")[0] + "://"
+        code = "store-address" if host.allow_folders else "store-refused"
+        raise MergeError(Problem(code, {"scheme": scheme}))
     owner, slash, name = text.removeprefix(HUB_SCHEME).partition("/")
     if text.startswith(HUB_SCHEME) and slash and _is_name(owner):
         _check_name(name)
+        return text
+    if is_in_store(text):
         return text
     if host.allow_folders and _is_name(text):
         return str(host.results / text)

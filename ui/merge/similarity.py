@@ -61,7 +61,7 @@ def similarity(plan: Plan, base: str | None, who: Account, allow_folders: bool) 
         EvaluationError: a model cannot be read so, or there is nothing to compare.
     """
     names = dict.fromkeys(
-        model.name if model.is_folder else f"{model.name}@{model.version}" for model in plan.parents
+        model.name if model.commit is None else f"{model.name}@{model.version}" for model in plan.parents
     )
     if len(names) < 2:
         raise EvaluationError(Problem("one-model"))

@@ -141,7 +141,7 @@ class InMemoryMerges:
                     plan,
                     name=name,
                     token=who.for_hub,
-                    allow_folders=any(model.is_folder for model in plan.parents),
+                    allow_folders=any(model.commit is None for model in plan.parents),
                     device="cpu",
                     dtype=dtype,
                     memory=free_memory(),

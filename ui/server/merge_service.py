@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.memory import free_memory, machine_memory
+from checkpoints.names import STORE_SCHEMES
+from checkpoints.object_store import store_environment
 from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation import EvaluationError
 from merging import MergeError, Plan, Problem, Progress, Result, model_card, run_plan
@@ -80,8 +82,9 @@ class MergeService:
         """
         allow_folders = self.host.allow_folders
         request = PlanRequest(
-            recipe, to, who.for_hub, overwrite, pull_request, allow_folders, memory=free_memory()
-        )
+            recipe, to, who.for_hub, overwrite, pull_request, allow_folders, memory=free_memory(),
+            environment=store_environment() if allow_folders else {},
+        )  # fmt: skip
         try:
             with self._line.turn(visitor):
                 return confined_plan(request)
@@ -183,9 +186,9 @@ class MergeService:
         kinds = [FILE_TYPES[name] for name in request.gguf]
         nbytes = estimated_bytes(plan, kinds, request.only_gguf)
         room = self.downloads.reserve(Path(request.to), nbytes) if request.download else nullcontext()
-        on_hub = request.to.startswith(HUB_SCHEME)
+        is_held = request.to.startswith((HUB_SCHEME, *STORE_SCHEMES))
         with (
-            held_memory(plan.peak_memory_bytes + estimated_memory(plan, kinds, default_workers(), on_hub)),
+            held_memory(plan.peak_memory_bytes + estimated_memory(plan, kinds, default_workers(), is_held)),
             room,
         ):
             return run_plan(

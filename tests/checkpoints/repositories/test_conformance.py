@@ -18,9 +18,11 @@ from checkpoints.repositories import open_location, open_repository
 from checkpoints.repositories.folder import Folder
 from checkpoints.repositories.hub import HubRepository
 from checkpoints.repositories.repository import Repository
+from checkpoints.repositories.store import StoreRepository
 from checkpoints.repositories.subfolder import Subfolder
 from tests.hub import Hub
 from tests.merges import without_pauses
+from tests.s3 import Bucket
 
 CONTENT = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 1000, "deep/file.txt": b"deep"}
 
@@ -70,11 +72,21 @@ def make_cached(hub: Hub, token: str) -> Make:
     return make
 
 
+@pytest.fixture
+def make_in_store(bucket: Bucket) -> Make:
+    def make(content: dict[str, bytes]) -> Repository:
+        bucket.put(content, "models/model")
+        return open_repository(f"{bucket.address}/models/model", None, None, True)
+
+    return make
+
+
 KINDS = {
     "make_folder": Folder,
     "make_on_hub": HubRepository,
     "make_cached": HubRepository,
     "make_subfolder": Subfolder,
+    "make_in_store": StoreRepository,
 }
 
 

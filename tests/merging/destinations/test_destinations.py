@@ -6,8 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import obstore
 import pytest
+from obstore.store import MemoryStore
 
+from checkpoints.names import STORE_SCHEMES
+from checkpoints.object_store import connect
 from merging import DestinationError, Plan, make_plan, read_recipe
 from merging.destinations import DESTINATIONS, HUB_SCHEME, open_destination, open_sink
 from merging.destinations.memory import MemoryDestination
@@ -23,18 +27,56 @@ KINDS = {
     "Hub, a repository that is there": (HUB_SCHEME, "LFS"),
     "Hub, one file": (HUB_SCHEME, "LFS"),
     "Hub, streaming": (HUB_SCHEME, "Xet"),
+    "S3": ("s3://", "object store"),
+    "S3, one file": ("s3://", "object store"),
+    "Google Cloud": ("gs://", "object store"),
+    "Azure": ("az://", "object store"),
 }
+# What is no server but obstore's store in memory.
+IN_MEMORY = {"Google Cloud", "Azure"}
+
+
+def in_store(request: pytest.FixtureRequest, scheme: str, plan: Plan, right: dict[str, bytes]) -> Case:
+    """A place in an object store."""
+    kind = request.getfixturevalue("kind")
+    if kind in IN_MEMORY:
+        address, memory = f"{scheme}bucket/out", MemoryStore()
+        request.getfixturevalue("monkeypatch").setattr("checkpoints.object_store.connect", lambda _: memory)
+    else:
+        address = f"{request.getfixturevalue('bucket').address}/models/out"
+
+    def everything() -> dict[str, bytes]:
+        store = connect(address) if kind not in IN_MEMORY else memory
+        found = [entry["path"] for chunk in obstore.list(store) for entry in chunk]
+        return {path: bytes(obstore.get(store, path).bytes()) for path in found}
+
+    def shown() -> dict[str, bytes] | None:
+        """Without its config, nothing takes it for a model."""
+        found = {name: data for name, data in everything().items() if not name.startswith(".")}
+        return found if "config.json" in found else None
+
+    small = {name: text.encode() for name, text in plan.files.items()}
+    return Case(
+        lambda over: open_destination(address, overwrite=over),
+        shown,
+        lambda: {*everything()},
+        plan,
+        {shard.filename: right[shard.filename] for shard in plan.shards},
+        small,
+    )
 
 
 @pytest.fixture
 def case(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Case:
     """The destination of the parameter `kind`, and a merge to it."""
     kind = request.getfixturevalue("kind")
-    size = 10**9 if kind == "Hub, one file" else SIZE
+    size = 10**9 if kind.endswith("one file") else SIZE
     merged(ties(folder), tmp_path / "right", size)
     plan = make_plan(read_recipe(ties(folder)), shard_size=size)
     small = {name: text.encode() for name, text in plan.files.items()}
     shards = {shard.filename: weight_files(tmp_path / "right")[shard.filename] for shard in plan.shards}
+    if (scheme := KINDS[kind][0]) in STORE_SCHEMES:
+        return in_store(request, scheme, plan, weight_files(tmp_path / "right"))
     if kind == "folder":
         to = tmp_path / "place" / "out"
 
@@ -88,10 +130,19 @@ def test_every_registered_destination_is_tested() -> None:
 
 
 def test_a_place_that_is_none(folder: Path) -> None:
-    for to, allow_folders in (("", True), ("  ", True), ("some/folder", False)):
+    for to, allow_folders, code in (
+        ("", True, "destination-name"),
+        ("  ", True, "destination-name"),
+        ("some/folder", False, "destination-name"),
+        ("s3://bucket/model", False, "store-refused"),
+        ("s3://bucket", True, "store-address"),
+        ("gs://key:secret@bucket/model", True, "store-address"),
+        ("az://bucket/model?sig=secret", True, "store-address"),
+    ):
         with pytest.raises(DestinationError) as caught:
             open_destination(to, allow_folders=allow_folders)
-        assert [problem.code for problem in caught.value.problems] == ["destination-name"]
+        assert [problem.code for problem in caught.value.problems] == [code]
+        assert "secret" not in str(caught.value)
 
 
 def test_memory_takes_files_in_any_order_and_is_no_place_for_workers_elsewhere(folder: Path) -> None:

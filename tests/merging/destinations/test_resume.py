@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from merging import Cancelled, DestinationError, Plan, Progress, make_plan, read_recipe, run_plan
-from merging.destinations.hub_sink import HubShard
+from merging.destinations.held_shard import HeldShard
 from merging.engine.prefetch import GAP
 from tests.hub import Hub
 from tests.merges import Run, cancelled_at, merged, ties, wait_for, weight_files, weights
@@ -251,7 +251,7 @@ def test_an_upload_ends_in_the_middle_of_a_shard() -> None:
         if cancel.is_set():
             raise Cancelled
 
-    HubShard(100_000, check, sending.append).close()
+    HeldShard(100_000, check, sending.append).close()
     assert len(sending[0].read(65_536)) == 65_536
     cancel.set()
     with pytest.raises(Cancelled):

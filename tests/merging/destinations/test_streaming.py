@@ -16,7 +16,7 @@ import yaml
 from bench.models import Size
 from bench.scale import hollow
 from merging import Cancelled, DestinationError, Plan, Progress, make_plan, read_recipe, run_plan
-from merging.destinations.hub_sink import _Stoppable
+from merging.destinations.held_shard import Stoppable
 from merging.destinations.xet import EARLY, HELD, SETTINGS, UPLOADS, XetLostError, XetShard
 from merging.planning.costs import peak_memory
 from tests.hub import Hub
@@ -152,7 +152,7 @@ def test_in_place_of_xet_one_shard_at_a_time_is_held(
     """The plan estimated the memory of a way that holds none; and then it failed, or another machine has no Xet."""
     held: list[int] = [0]
 
-    class Counted(_Stoppable):
+    class Counted(Stoppable):
         def __init__(self, check: Any) -> None:
             super().__init__(check)
             held.append(held[-1] + 1)
@@ -162,7 +162,7 @@ def test_in_place_of_xet_one_shard_at_a_time_is_held(
                 held.append(held[-1] - 1)
             super().close()
 
-    monkeypatch.setattr("merging.destinations.hub_sink._Stoppable", Counted)
+    monkeypatch.setattr("merging.destinations.held_shard.Stoppable", Counted)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", skip is None)
     hub.fault(*XORB, status=403, skip=skip or 0, times=None)
 

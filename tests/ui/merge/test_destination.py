@@ -105,3 +105,16 @@ def test_a_suggested_name_that_is_taken_is_numbered_and_a_written_one_stays() ->
 def test_suggested_names_are_allowed(models: list[str], name: str) -> None:
     assert suggested_name(models, "task_arithmetic") == name
     assert place(LAPTOP, HUB, "you", name, ["you"])
+
+
+def test_object_stores_are_for_laptops() -> None:
+    """Strangers would use the server's own credentials."""
+    assert destination_of(LAPTOP, "s3://bucket/merged") == "s3://bucket/merged"
+    for host, text, code in (
+        (SPACE, "s3://bucket/merged", "store-refused"),
+        (SPACE, "gs://key:secret@bucket/merged", "store-refused"),
+        (LAPTOP, "az://bucket", "store-address"),
+    ):
+        with pytest.raises(MergeError) as caught:
+            destination_of(host, text)
+        assert [problem.code for problem in caught.value.problems] == [code]

@@ -881,6 +881,32 @@ PROBLEMS: dict[str, Text] = {
         "병합하던 프로세스가 강제로 종료되었습니다({signal}).",
         "메모리가 부족할 수 있습니다. `--workers`를 줄여 보세요.",
     ),
+    "store-refused": Text(
+        "이 서버에서는 {scheme}로 시작하는 주소를 쓸 수 없습니다.",
+        "허브의 모델을 쓰거나, Alloy를 자신의 컴퓨터에서 실행하세요.",
+    ),
+    "store-address": Text(
+        "{scheme}로 시작하지만 객체 저장소의 주소가 아닙니다.",
+        "{scheme}bucket/path 형식으로 쓰세요. 자격 증명은 주소가 아니라 환경 변수에 두세요.",
+    ),
+    "stores-not-installed": Text(
+        "{scheme}로 시작하는 주소에는 obstore 패키지가 필요한데 설치되어 있지 않습니다.",
+        "`pip install 'alloy-merge[stores]'`를 실행하세요.",
+    ),
+    "store-unreadable": Text(
+        "{address}: 읽을 수 없습니다({reason}).",
+        "버킷 이름과 환경 변수의 자격 증명, 리전, 엔드포인트를 확인하세요.",
+    ),
+    "not-in-store": Text("{address}: 아무것도 없습니다.", "철자를 확인하세요."),
+    "store-push-failed": Text(
+        "{address}: 쓸 수 없습니다({reason}).",
+        "버킷 이름과 환경 변수의 자격 증명, 리전, 엔드포인트를 확인하세요. 같은 병합을 다시 실행하면 마지막으로 끝난 "
+        "샤드부터 이어집니다.",
+    ),
+    "store-cannot-replace": Text(
+        "{file}: {size:,}바이트입니다. 모델을 바꾸려면 S3가 파일을 복사해야 하는데 {most:,}바이트까지만 복사합니다.",
+        "비어 있는 주소로 병합하거나, 샤드 크기를 줄이세요.",
+    ),
     # destinations
     "destination-name": Text("'{given}': 저장할 곳이 아닙니다.", "`hf://owner/name`으로 쓰세요."),
     "repository-id": Text("'{given}': 저장소 id가 아닙니다.", "`hf://owner/name`으로 쓰세요."),
