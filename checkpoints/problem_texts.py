@@ -41,7 +41,10 @@ PROBLEMS: dict[str, Text] = {
     "no-model-id": Text("'{given}' is not a model's id.", "Write `owner/name`."),
     "model-not-found": Text(
         "{model} was not found on {host}, or this login has no access to it.",
-        "Check the spelling. If the model is private, sign in with an account that may read it.",
+        (
+            "Did you mean {similar}?",
+            "Check the spelling. If the model is private, sign in with an account that may read it.",
+        ),
     ),
     "no-revision": Text(
         "{model} has no revision '{revision}'.", "Name one of its branches, tags or commits."

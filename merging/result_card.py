@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from checkpoints.repositories.repository import HUB_SCHEME
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedAdapter, PlannedModel
 
@@ -37,7 +39,7 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str
 
     Args:
         plan: that made it
-        name: of the result, without its owner
+        name: what transformers loads the result by: `owner/name` on the Hub, else the name of its folder
         licence: that the card states; None: none
         found: how the recipe was found, a section in Markdown; empty if it is not stated
     """
@@ -69,7 +71,7 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str
         [
             *front,
             "",
-            f"# {name}",
+            f"# {name.rpartition('/')[2]}",
             "",
             *_description(plan),
             "",
@@ -161,6 +163,11 @@ def with_not_finite(card: str, counts: Mapping[str, int]) -> str:
     return card.replace(f"\n{RECIPE}\n", "\n" + "\n".join(section) + "\n", 1)
 
 
+def loaded_as(to: str) -> str:
+    """What transformers loads a result at `to` by: `owner/name` on the Hub, else the name of its folder."""
+    return to.removeprefix(HUB_SCHEME) if to.startswith(HUB_SCHEME) else Path(to).name
+
+
 def _use(name: str) -> list[str]:
     return [
         "## Use",
@@ -168,7 +175,7 @@ def _use(name: str) -> list[str]:
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
-        f'name = "{name}"  # or owner/name on the Hub',
+        f'name = "{name}"' + ("" if "/" in name else "  # the folder; owner/name if it is on the Hub"),
         "tokenizer = AutoTokenizer.from_pretrained(name)",
         "model = AutoModelForCausalLM.from_pretrained(name)",
         'messages = [{"role": "user", "content": "What can you do?"}]',

@@ -58,8 +58,7 @@ class Api:
         """List the merge methods with their parameters.
 
         Returns:
-            For each: name, title, meaning, paper, formula, whether mergekit 0.1.5 has it, whether it needs a base
-            model, and its parameters.
+            For each: name, title, summary, paper, formula, in_mergekit, needs_base, and its parameters.
         """
         return [
             {
@@ -93,8 +92,7 @@ class Api:
             pull_request: whether an existing model may get a pull request
 
         Returns:
-            ok, problems, warnings, models, tensors, shards, bytes_in, bytes_out, peak_memory_bytes,
-            disk_bytes, seconds.
+            ok, problems, warnings, models, tensors, shards, bytes_in, bytes_out, memory, disk_bytes, seconds.
         """
         try:
             place = destination_of(self.host, to) if to else None
@@ -189,8 +187,7 @@ class Api:
                 ends in .jsonl the lines
 
         Returns:
-            job: the id to ask `/job` about, whose `search` then has the recipe and the report; or ok false and the
-            problems.
+            job: the id to ask `/job` about, whose `search` has recipe and report; or ok false and the problems.
         """
         from searching.data import documents_of  # imports torch
 
@@ -209,9 +206,7 @@ class Api:
             id: as `/merge`, `/gguf` or `/search` returned it
 
         Returns:
-            state (waiting, running, done, failed, cancelled), position, progress, rate, seconds_left, log,
-            problems, result; and of a search, search: scores of the trials and baselines, the best recipe, and in
-            the end the report.
+            state, position, progress, rate, seconds_left, log, problems, result; of a search also its scores.
         """
         try:
             return _status(self.service.job(id))

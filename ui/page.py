@@ -130,7 +130,10 @@ class Page:
         recipe = self.search.recipe(job)
         if not recipe:
             return unchanged()
-        return {**self.merge.editor.show(recipe, memory), self.tabs: gr.Tabs(selected="merge")}
+        return {
+            **self.merge.editor.show(recipe, memory, t("undo.found")),
+            self.tabs: gr.Tabs(selected="merge"),
+        }
 
     def _wire_slot(self, number: int, slot: MergeSlot) -> None:
         mine, models = self.merge.mine, {*self.chat.models}
@@ -194,7 +197,10 @@ class Page:
         changed = use_values(tuning, recipe)
         if changed is None:
             return unchanged()
-        return {**self.merge.editor.show(changed, memory), self.tabs: gr.Tabs(selected="merge")}
+        return {
+            **self.merge.editor.show(changed, memory, t("undo.values")),
+            self.tabs: gr.Tabs(selected="merge"),
+        }
 
 
 def build_page(host: Host) -> gr.Blocks:

@@ -25,7 +25,7 @@ from merging.gguf.quantization import check_quantizer
 from merging.gguf.types import file_types
 from merging.methods import METHODS
 from merging.plan import Plan
-from merging.result_card import Licence, model_card, with_not_finite
+from merging.result_card import Licence, loaded_as, model_card, with_not_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -94,12 +94,12 @@ def run_plan(
         if not plan.ok:
             raise PlanError(plan.problems)
         second = destination if only_gguf else opened(gguf_place(to))
-        meter, card = Meter(plan, on_progress), model_card(plan, destination.name, licence, found)
+        meter, card = Meter(plan, on_progress), model_card(plan, loaded_as(to), licence, found)
         meter.report("read headers", "Laying out the GGUF files")
         made = _gguf(plan, second, gguf, card, token, workers or default_workers(), cancel)
         destination = made if only_gguf else (beside := Beside(destination, made))
     place, receipts = _carry_out(
-        plan, destination, token, device, workers, on, on_progress, cancel, licence, found
+        plan, destination, token, device, workers, on, on_progress, cancel, licence, found, loaded_as(to)
     )
     return Result(
         place.location,
@@ -190,6 +190,7 @@ def _carry_out(
     cancel: threading.Event | None,
     licence: Licence | None = None,
     found: str = "",
+    name: str = "",
 ) -> tuple[Place, list[Receipt]]:
     """Where the result is, and the receipts of its shards."""
     _refuse(plan, destination, device)
@@ -199,7 +200,10 @@ def _carry_out(
     try:
         receipts = _make_shards(merge, destination, on)
         _write_files(
-            merge, destination, model_card(plan, destination.name, licence, found), not_finite(receipts)
+            merge,
+            destination,
+            model_card(plan, name or destination.name, licence, found),
+            not_finite(receipts),
         )
         merge.report("finish", f"Publishing {destination.name}")
         place = destination.finish(_message(plan))

@@ -46,6 +46,7 @@ from merging.planning.originals import with_originals
 from merging.planning.result_files import ResultFiles
 from merging.planning.result_tensors import ResultTensors
 from merging.planning.scaled_tensors import scale_tensors
+from merging.planning.similar_names import with_similar_names
 from merging.recipe.recipe import ModelReference, Recipe
 
 SHARD_SIZE = 2_000_000_000
@@ -119,7 +120,7 @@ def make_plan(
             checkpoint.close()
     return replace(
         plan,
-        problems=with_originals(dict.fromkeys(problems), token, allow_folders),
+        problems=with_similar_names(with_originals(dict.fromkeys(problems), token, allow_folders), token),
         warnings=with_originals(plan.warnings, token, allow_folders),
     )
 

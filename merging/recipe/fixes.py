@@ -13,8 +13,8 @@ import yaml
 from checkpoints.problem_texts import WORDING
 from checkpoints.problems import Place, Problem
 from checkpoints.wording import Template
-from checkpoints.yaml import YamlError, documents
-from merging.methods import METHODS
+from checkpoints.yaml import YamlError, documents, plain
+from merging.methods import METHODS, MergeMethod
 from merging.methods.parameters import Parameter
 from merging.recipe.edits import (
     Path,
@@ -35,6 +35,7 @@ from merging.recipe.edits import (
     value_at,
     walk,
 )
+from merging.recipe.patch import patched
 
 # Says which model the named ones were made from; empty if that is unknown.
 CommonBase = Callable[[Sequence[str]], str]
@@ -60,6 +61,10 @@ FIXES: dict[str, Template] = {
     "tokenizer": "Use the vocabulary of {model}",
     "original": "Use {original}, in full precision",
     "gguf": "Use {file}",
+    "method": "Use {title}",
+    "drop": "Leave out {model}",
+    "tabs": "Replace tabs by spaces",
+    "colons": "Put a space after each colon",
 }
 
 
@@ -96,7 +101,7 @@ def fixes(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> 
     try:
         trees = documents(recipe).nodes
     except YamlError:
-        return ()
+        return tuple(fix for fix in _of_text(recipe) if _is_yaml(fix.recipe))
     found: dict[str, Fix] = {}
     for problem in problems:
         tree = _document(trees, problem.where)
@@ -106,6 +111,22 @@ def fixes(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> 
             if fix.recipe != recipe and _is_yaml(fix.recipe):
                 found.setdefault(fix.recipe, fix)
     return tuple(found.values())
+
+
+def _of_text(text: str) -> Iterator[Fix]:
+    """Edits of a text that is not YAML: what people type by mistake, and YAML does not allow."""
+    lines = text.split("\n")
+    indents = [re.match(r"[ \t]*", line) for line in lines]
+    spaced = [
+        line[: indent.end()].replace("\t", "  ") + line[indent.end() :]
+        for line, indent in zip(lines, indents, strict=True)
+        if indent
+    ]
+    if spaced != lines:
+        yield Fix("tabs", {}, "\n".join(spaced))
+    apart = [re.sub(r"^([ -]*\w+):(?=[^\s/])", r"\1: ", line) for line in lines]
+    if apart != lines:
+        yield Fix("colons", {}, "\n".join(apart))
 
 
 def _document(trees: Sequence[yaml.Node], where: Place | str) -> yaml.MappingNode | None:
@@ -140,7 +161,9 @@ def mended(
     seen = {recipe}
     while len(done) < MOST_FIXES:
         offered = fixes(recipe, problems_of(recipe), common_base)
-        fix = next((fix for fix in offered if not fix.is_choice and fix.recipe not in seen), None)
+        sure = [fix for fix in offered if not fix.is_choice and fix.recipe not in seen]
+        # What is misspelt is there: it is not to be added because it seems to be missing.
+        fix = next((fix for fix in sure if fix.code == "write"), sure[0] if sure else None)
         if fix is None:
             break
         recipe = fix.recipe
@@ -167,8 +190,9 @@ class _Fixer:
         self.method = METHODS.get(read_name(tree, "merge_method"))
 
     def fixes(self) -> Iterator[Fix]:
-        if self.problem.code == "vocabulary":
-            yield from self.vocabularies()
+        several = SEVERAL_WAYS.get(self.problem.code)
+        if several:
+            yield from several(self)
             return
         nodes = nodes_at(self.tree, self.problem.where)
         near = self.problem.values.get("near")
@@ -330,6 +354,24 @@ class _Fixer:
             if span:
                 yield Fix(code, values, edited(self.text, [span]), is_choice=True)
 
+    def fewer_models(self) -> Iterator[Fix]:
+        """The ways out of too many models: a method that takes them all, or without the last one."""
+        names, given = self.names(), plain(self.tree)
+        if not names or self.method is None or self.method.max_models == 1:
+            return
+        if self.problem.values["given"] <= self.problem.values["wanted"]:
+            return
+        method = _for_several(self.method)
+        yield Fix(
+            "method", {"title": method.title}, patched(self.text, _under(method, given)), is_choice=True
+        )
+        base = read_name(self.tree, "base_model")
+        place = max((i for i, name in enumerate(names) if name != base), default=None)
+        if place is not None and len(names) == len(given["models"]):
+            fewer = [entry for i, entry in enumerate(given["models"]) if i != place]
+            text = patched(self.text, given | {"models": fewer})
+            yield Fix("drop", {"model": names[place]}, text, is_choice=True)
+
     def with_line(self, after: str, line: str, code: str, **values: Any) -> Fix | None:
         span = top_line(self.text, self.tree, after, line)
         return self.fix(edited(self.text, [span]), code, **values) if span else None
@@ -356,13 +398,27 @@ class _Fixer:
             self.renamed(model, lambda _: str(original), "original", original=original) if original else None
         )
 
-    def renamed(self, model: str, name: Callable[[str], str], code: str, **values: Any) -> Fix | None:
+    def similar(self) -> Fix | None:
+        """The model that was meant by a name that the Hub does not have, which may be an adapter's."""
+        model, similar = str(self.problem.values["model"]), self.problem.values.get("similar")
+        return (
+            self.renamed(
+                model, lambda rest: f"{similar}{rest}", "write", "+", word=similar, instead=model[:40]
+            )
+            if similar
+            else None
+        )
+
+    def renamed(
+        self, model: str, name: Callable[[str], str], code: str, before: str = "", **values: Any
+    ) -> Fix | None:
         """Another name wherever a model is named.
 
         Args:
             name: makes it, given what stood behind the model's name: its revision with an "@" before it, or nothing
+            before: what may be before the name, besides a quote
         """
-        named = re.compile(rf"(?<![^'\"]){re.escape(model)}(@[^+'\"]*)?(?=[+'\"]|$)")
+        named = re.compile(rf"(?<![^'\"{before}]){re.escape(model)}(@[^+'\"]*)?(?=[+:'\"]|$)")
         spans = []
         for _, node in walk(self.tree):
             raw = self.text[node.start_mark.index : node.end_mark.index]
@@ -408,6 +464,8 @@ class _Fixer:
         except (IndexError, TypeError, ValueError):
             return None
         nearest = parameter.nearest(value) if parameter and math.isfinite(value) else None
+        if parameter and (parameter.low, parameter.high) == (0, 1) and 10 <= value <= 100:
+            nearest = value / 100  # a percentage
         return None if nearest is None else self.rewritten(nodes[-1], f"{nearest:g}")
 
     def _parameter_on(self, path: Path) -> Parameter | None:
@@ -483,6 +541,31 @@ def _ranges(part: yaml.Node | None) -> list[tuple[yaml.Node, int, int]]:
     return found
 
 
+def _for_several(method: MergeMethod) -> MergeMethod:
+    """The method for any number of models that is most like one for a few: it has the other's name in its own."""
+    several = [other for other in METHODS.values() if other.max_models is None and other.base != "subtracted"]
+    return next((other for other in several if method.name in other.name), METHODS["linear"])
+
+
+def _under(method: MergeMethod, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's data under another method: parameters that it lacks are left out, those that it needs are added."""
+    given = recipe.get("parameters")
+    kept = {name: value for name, value in given.items() if method.parameter(str(name))} if given else {}
+    needed = {p.name: p.initial for p in method.parameters if p.required}
+    changed = {**recipe, "merge_method": method.name, "parameters": {**needed, **kept}}
+    left_out = {"parameters"} if not changed["parameters"] else set()
+    if not method.takes_base:
+        left_out.add("base_model")
+    return {key: value for key, value in changed.items() if key not in left_out}
+
+
+# By the code of a problem: ways between which there is a choice.
+SEVERAL_WAYS: dict[str, Callable[[_Fixer], Iterator[Fix]]] = {
+    "number-of-models": _Fixer.fewer_models,
+    "too-many-models": _Fixer.fewer_models,
+    "vocabulary": _Fixer.vocabularies,
+}
+
 # By the code of a problem.
 WAYS: dict[str, Callable[[_Fixer], Fix | None]] = {
     "adapter": _Fixer.with_base,
@@ -496,6 +579,7 @@ WAYS: dict[str, Callable[[_Fixer], Fix | None]] = {
     "misplaced-key": _Fixer.moved_to_top,
     "misplaced-parameter": _Fixer.moved_into_parameters,
     "missing-parameter": _Fixer.parameter,
+    "model-not-found": _Fixer.similar,
     "models-or-slices": _Fixer.one_list,
     "no-base": _Fixer.base,
     "not-a-mapping": _Fixer.vocabulary_source,

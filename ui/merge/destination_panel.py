@@ -21,7 +21,7 @@ from ui.merge.destination import (
 )
 from ui.server import gpu
 from ui.widgets.events import QUIET, Given, Updates
-from ui.widgets.html import note, section
+from ui.widgets.html import note, prose, section
 
 
 class DestinationPanel:
@@ -116,7 +116,7 @@ class DestinationPanel:
         on_hub, owners = kind == HUB, list(identity.owners)
         return {
             self.identity: identity,
-            self.whose: note(" ".join(filter(None, [line, gpu.quota(who.token)]))),
+            self.whose: note(prose(" ".join(filter(None, [line, gpu.quota(who.token)])))),
             self.kind: kind,
             self.owner: gr.update(choices=owners, value=identity.name or None, visible=on_hub),
             self.private: gr.update(visible=on_hub),

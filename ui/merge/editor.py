@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 from markupsafe import Markup
 
+from merging.licences import common_base
 from ui.host import Host
+from ui.hub.account import account
 from ui.hub.recipes import COPY, link_to
 from ui.hub.search import HubSearch, search_as_you_type
 from ui.languages.translate import t
 from ui.merge.experts import ExpertsPanel
 from ui.merge.form import Form, FormMemory, build_form, needs_typing
 from ui.recipe import mixture_state
-from ui.recipe.form_state import FormState, NotShown, read, write
+from ui.recipe.form_state import FormState, NotShown, OtherMethods, read, rewritten, write
 from ui.recipe.mixture_state import MixtureState
 from ui.recipe.presets import family, presets
 from ui.server.merge_service import MergeService
 from ui.widgets.events import PRIVATE, QUIET, Given, Updates, unchanged
-from ui.widgets.html import tag
+from ui.widgets.html import status, tag
 
 
 class RecipeEditor:
@@ -47,6 +51,9 @@ class RecipeEditor:
                     self.form: Form = build_form(family(host.demo).models, host.allow_folders)
                 self.experts = ExpertsPanel(host, family(host.demo).models)
             with gr.Column(scale=5, min_width=340) as self.beside:
+                with gr.Row(elem_classes="alloy-undo"):
+                    self.said = gr.HTML(visible=False)
+                    self.undo = gr.Button(t("recipe.undo"), size="sm", visible=False, scale=0, min_width=80)
                 self.yaml = gr.Code(
                     language="yaml", label=t("recipe.yaml"), lines=14, max_lines=24, interactive=True,
                     elem_classes="alloy-yaml", buttons=["copy", "download"],
@@ -59,7 +66,7 @@ class RecipeEditor:
                     label=t("recipe.linked"), info=t("recipe.linked.info"), visible=False, max_lines=1,
                     interactive=False,
                 )  # fmt: skip
-        around = [self.notice, self.rewrite, self.fields]
+        around = [self.notice, self.rewrite, self.fields, self.said, self.undo]
         self._form_outputs: list[Any] = [*around, *self.form.outputs, *self.experts.outputs]
         self.outputs: list[Any] = [self.yaml, *self._form_outputs]
 
@@ -67,7 +74,7 @@ class RecipeEditor:
         """Add the events."""
         self._wire_yaml()
         self._wire_form()
-        self.experts.wire(self.yaml, service)
+        self.experts.wire(self.yaml, self.form.memory, service)
         known = family(self.host.demo).models
         for dropdown in self.form.model_fields:
             search_as_you_type(dropdown, self.search, self.host, known, self.form.memory)
@@ -83,15 +90,16 @@ class RecipeEditor:
         typed = [self.yaml, self.form.memory]
         self.yaml.input(self._yaml_typed, typed, self._form_outputs, trigger_mode="always_last", **QUIET)
         self.rewrite.click(self._rewrite, self.form.memory, self.outputs, **QUIET)
+        self.undo.click(self._undo, self.form.memory, self.outputs, **QUIET)
 
     def _wire_form(self) -> None:
-        form, fields = self.form, self.form.inputs
+        form, fields = self.form, {*self.form.inputs, self.yaml}
         form.method.input(self._method_chosen, fields, self.outputs, **QUIET)
         form.typed.input(self._typing_switched, fields, self.outputs, **QUIET)
         form.add.click(self._row_added, fields, self.outputs, **QUIET)
         for index, row in enumerate(form.rows):
             row.remove.click(self._remover(index), fields, self.outputs, **QUIET)
-        written = [form.memory, self.yaml]
+        written = [form.memory, self.yaml, self.said, self.undo]
         elsewhere = (form.method, form.typed, *form.text_fields)
         changed = [component.input for component in form.values if component not in elsewhere]
         gr.on(changed, self._field_changed, fields, written, trigger_mode="always_last", **QUIET)
@@ -102,20 +110,48 @@ class RecipeEditor:
 
     # -- text to form ------------------------------------------------------------------------------
 
-    def show(self, text: str, memory: FormMemory) -> Updates:
-        """Form and YAML for a text that did not come from the form; `memory` is the form's."""
+    def show(self, text: str, memory: FormMemory, said: str = "") -> Updates:
+        """Form and YAML for a text that did not come from the form.
+
+        Args:
+            text: the recipe
+            memory: the form's
+            said: what was done, in a line with a button that undoes it; empty for what needs no word
+        """
+        text = as_shown(text)
         try:
             if mixture_state.is_mixture(text):
-                return self._experts_shown(mixture_state.read(text), text, memory)
-            return self._shown(read(text), text)
+                shown = self._experts_shown(mixture_state.read(text), text, memory)
+            else:
+                shown = self._shown(read(text), text)
         except NotShown as reason:
-            return self._held(memory, text, str(reason))
+            shown = self._held(memory, text, str(reason))
+        return self._remembered(shown, memory, text, said)
 
-    def opening(self, text: str) -> Updates:
-        """Form and YAML for a page that opens; its empty fields get something that works if the form cannot show it."""
+    def opening(self, text: str, before: str = "", said: str = "") -> Updates:
+        """Form and YAML for a page that opens; its empty fields get something that works if the form cannot show it.
+
+        Args:
+            text: the recipe
+            before: the visitor's own, that this one takes the place of
+            said: see `show`
+        """
         start = read(self.first_recipe)
-        shown = self.show(text, FormMemory(start))
+        shown = self.show(text, FormMemory(start, text=as_shown(before)), said)
         return {**self.form.show(start), **shown} if shown[self.form.memory].held else shown
+
+    def _remembered(self, shown: Updates, memory: FormMemory, text: str, said: str) -> Updates:
+        """With what the next rewriting of the text has to know, and with the line about this one."""
+        undo = memory.text if said and memory.text != text else ""
+        now = replace(shown[self.form.memory], others=memory.others, text=text, undo=undo)
+        return {**shown, self.form.memory: now, **self._said(said if undo else "")}
+
+    def _said(self, words: str) -> Updates:
+        """The line about what was rewritten, with its button; none without words."""
+        return {
+            self.said: gr.update(value=status(words) if words else "", visible=bool(words)),
+            self.undo: gr.update(visible=bool(words)),
+        }
 
     def _shown(self, state: FormState, text: str, **how: Any) -> Updates:
         hidden = gr.update(visible=False)
@@ -153,7 +189,10 @@ class RecipeEditor:
         return shown
 
     def _rewrite(self, memory: FormMemory) -> Updates:
-        return self._shown(memory.state, write(memory.state))
+        return self.show(write(memory.state), memory, t("undo.form"))
+
+    def _undo(self, memory: FormMemory) -> Updates:
+        return self.show(memory.undo, memory) if memory.undo else unchanged()
 
     def _link(self, text: str, request: gr.Request) -> Any:
         """A link that holds the recipe, to the page as the visitor sees it."""
@@ -164,19 +203,28 @@ class RecipeEditor:
 
     # -- form to text ------------------------------------------------------------------------------
 
-    def _form_changed(self, values: Given, state: FormState) -> Updates:
-        if values[self.form.memory].held:
+    def _form_changed(
+        self, values: Given, state: FormState, said: str = "", others: OtherMethods | None = None
+    ) -> Updates:
+        """Form and YAML for a state that the form is to have; `others` as `for_method` returns it."""
+        memory: FormMemory = values[self.form.memory]
+        if memory.held:
             return unchanged()
         typed = bool(values[self.form.typed]) or needs_typing(state)
-        return self._shown(state, write(state), typed=typed, values=values)
+        before = values[self.yaml]
+        text = as_shown(rewritten(before, state))
+        memory = replace(memory, text=as_shown(before), others=others or memory.others)
+        shown = self._shown(state, text, typed=typed, values=values)
+        return self._remembered(shown, memory, text, said or _lost(before, text))
 
     def _field_changed(self, values: Given) -> Updates:
         memory: FormMemory = values[self.form.memory]
         if memory.held:
             return unchanged()
-        state = self.form.collect(values)
-        now = replace(memory, state=state, texts=self.form.texts(values))
-        return {self.form.memory: now, self.yaml: write(state)}
+        state, before = self.form.collect(values), values[self.yaml]
+        text = as_shown(rewritten(before, state))
+        now = replace(memory, state=state, texts=self.form.texts(values), text=as_shown(before))
+        return self._remembered({self.form.memory: now, self.yaml: text}, now, text, _lost(before, text))
 
     def _text_watcher(self, text: gr.Textbox) -> Callable[[Given], Updates]:
         def changed(values: Given) -> Updates:
@@ -184,8 +232,14 @@ class RecipeEditor:
 
         return changed
 
-    def _method_chosen(self, values: Given) -> Updates:
-        return self._form_changed(values, self.form.after_method(values))
+    def _method_chosen(self, values: Given, oauth: gr.OAuthToken | None) -> Updates:
+        token = account(self.host, oauth).for_hub
+        state, others = self.form.after_method(values, lambda names: common_base(names, token))
+        said = t("undo.method", method=state.merge_method.title)
+        if others.spare:
+            names = [model.name for model in others.spare]
+            said = t("undo.method.spare", method=state.merge_method.title, names=names)
+        return self._form_changed(values, state, said, others)
 
     def _typing_switched(self, values: Given) -> Updates:
         state = self.form.after_typing_switch(values)
@@ -198,9 +252,25 @@ class RecipeEditor:
 
     def _remover(self, index: int) -> Callable[[Given], Updates]:
         def remove(values: Given) -> Updates:
-            return self._form_changed(values, self.form.without_row(index, values))
+            name = str(values[self.form.rows[index].model] or "")
+            said = t("undo.removed", name=name) if name else ""
+            return self._form_changed(values, self.form.without_row(index, values), said)
 
         return remove
+
+
+def as_shown(text: str) -> str:
+    """A text as the editor shows it: Gradio strips what it is sent, which must not leave the other lines indented."""
+    return textwrap.dedent(text).strip()
+
+
+def _lost(before: str, after: str) -> str:
+    """That comments were lost, in words, or nothing."""
+    return t("undo.comments") if len(_comments(after)) < len(_comments(before)) else ""
+
+
+def _comments(text: str) -> Sequence[str]:
+    return re.findall(r"(?:^|\s)#.*", text)
 
 
 def _notice(reason: str) -> Markup:

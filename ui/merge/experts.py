@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -18,7 +18,7 @@ from merging.recipe.mixture import GATE_MODES
 from ui.host import Host
 from ui.hub.account import account, visitor
 from ui.languages.translate import in_each_language, t
-from ui.recipe.mixture_state import MAX_EXPERTS, MOST_PER_TOKEN, ExpertEntry, MixtureState, write
+from ui.recipe.mixture_state import MAX_EXPERTS, MOST_PER_TOKEN, ExpertEntry, MixtureState, rewritten, write
 from ui.server.internal_error import log_unexpected
 from ui.server.merge_service import MergeService
 from ui.server.model_process import MODELS
@@ -104,11 +104,11 @@ class ExpertsPanel:
     def outputs(self) -> list[Any]:
         return [self.column, self.shown, self.add, *(row.group for row in self.rows), *self.values]
 
-    def wire(self, yaml: gr.Code, service: MergeService) -> None:
-        """Add the events; the fields write into this text."""
-        self.yaml = yaml
-        fields = {self.shown, *self.values}
-        written = [self.shown, yaml]
+    def wire(self, yaml: gr.Code, memory: gr.State, service: MergeService) -> None:
+        """Add the events; the fields write into this text, which the editor's memory knows."""
+        self.yaml, self.memory = yaml, memory
+        fields = {self.shown, yaml, memory, *self.values}
+        written = [self.shown, yaml, memory]
         for component in self.values:
             component.change(self._changed, fields, written, trigger_mode="always_last", **QUIET)
         self.add.click(self._added, fields, self.outputs, **QUIET)
@@ -159,7 +159,12 @@ class ExpertsPanel:
         state = self.collect(values)
         if before is None or write(state) == write(before):
             return unchanged()
-        return {self.shown: state, self.yaml: write(state)}
+        text = rewritten(values[self.yaml], state)
+        return {
+            self.shown: state,
+            self.yaml: text,
+            self.memory: replace(values[self.memory], text=text.strip()),
+        }
 
     def _added(self, values: Given) -> Updates:
         state = self.collect(values)

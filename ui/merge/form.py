@@ -20,11 +20,13 @@ from checkpoints.yaml import YamlError, compose
 from merging import Problem
 from merging.methods import METHODS, MergeMethod, Parameter
 from merging.recipe.edits import place_of, read_name
+from merging.recipe.fixes import CommonBase
 from ui.languages.translate import method_summary, parameter_help, t
 from ui.recipe.form_state import (
     MAX_MODELS,
     FormState,
     ModelEntry,
+    OtherMethods,
     Setting,
     by_tensor,
     field_setting,
@@ -48,12 +50,18 @@ class FormMemory:
         rows: how many model rows are visible
         held: the YAML cannot be shown in the form, which must not overwrite it
         texts: by a text field's id, its text when it was last shown or collected; a field that is not here is unknown
+        others: what the form held under the methods that were chosen before
+        text: the YAML as it was last shown, typed or written
+        undo: the YAML before the page rewrote it; empty if there is nothing to undo
     """
 
     state: FormState
     rows: int = 2
     held: bool = False
     texts: Mapping[int, str | None] = field(default_factory=dict)
+    others: OtherMethods = field(default_factory=OtherMethods)
+    text: str = ""
+    undo: str = ""
 
     def names(self) -> tuple[str, ...]:
         """The models chosen so far, the base last."""
@@ -351,10 +359,11 @@ class Form:
                 left[component] = {key: part for key, part in update.items() if key != "value"}
         return left
 
-    def after_method(self, values: Given) -> FormState:
-        """The state after another method was chosen."""
-        before = values[self.memory].state.merge_method
-        return for_method(self.collect(values, before), METHODS[values[self.method]])
+    def after_method(self, values: Given, common_base: CommonBase) -> tuple[FormState, OtherMethods]:
+        """The state after another method was chosen, see `for_method`."""
+        memory: FormMemory = values[self.memory]
+        before = self.collect(values, memory.state.merge_method)
+        return for_method(before, METHODS[values[self.method]], common_base, memory.others)
 
     def after_typing_switch(self, values: Given) -> FormState:
         """The state before the switch, which says how to read the fields, was flipped."""
@@ -388,8 +397,11 @@ def build_form(known: Sequence[str], allow_folders: bool) -> Form:
     notes[BASE] = gr.HTML(visible=False)
     rows = [_model_row(number, known, info) for number in range(MAX_MODELS)]
     add = gr.Button(t("recipe.add"), size="sm")
+    shared_parameters = _union(lambda p: not p.per_model)
     with gr.Row():
-        shared = {_key(p): _field(p) for p in _union(lambda p: not p.per_model)}
+        shared = {_key(p): _field(p) for p in shared_parameters if p.kind != "bool"}
+    # Not in the row: beside other fields Gradio squeezes a checkbox into one syllable a line.
+    shared |= {_key(p): _field(p) for p in shared_parameters if p.kind == "bool"}
     notes[PARAMETERS] = gr.HTML(visible=False)
     typed = gr.Checkbox(label=t("recipe.typed"), info=t("recipe.typed.info"))
     dtypes = [(t("recipe.dtype.stored"), ""), *((name, name) for name in RECIPE_DTYPES)]

@@ -83,14 +83,17 @@ def waiting_line(job: JobStatus) -> Markup:
 def _progress(job: JobStatus) -> Markup:
     progress = job.progress
     share = progress.bytes_done / progress.bytes_total if progress and progress.bytes_total else 0.0
-    numbers = [t(f"jobs.phase.{progress.phase}") if progress else t("jobs.phase.start")]
+    # When the last tensor is made, files are still being sent, closed and verified.
+    is_made = share >= 1 and progress is not None and progress.phase == "merge"
+    phase = "finish" if is_made else progress.phase if progress else "start"
+    numbers = [t(f"jobs.phase.{phase}")]
     if progress and progress.tensors_total:
         numbers.append(t("jobs.tensors", done=progress.tensors_done, total=progress.tensors_total))
     if progress and progress.bytes_total:
         numbers.append(t("jobs.bytes", done=size(progress.bytes_done), total=size(progress.bytes_total)))
     if job.rate:
         numbers.append(t("jobs.rate", rate=size(job.rate)))
-    if job.seconds_left is not None:
+    if job.seconds_left is not None and not is_made:
         numbers.append(t("jobs.left", time=duration(job.seconds_left)))
     filled = bar(round(100 * min(share, 1.0)), t("jobs.progress", title=job.title))
     return html(filled, tag.div(map(tag.span, numbers), class_="alloy-numbers"))

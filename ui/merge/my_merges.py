@@ -18,6 +18,7 @@ from ui.hub.account import Account, account, visitor
 from ui.hub.recipes import COPY, link_to
 from ui.languages.translate import error_words, in_each_language, remark_words, t
 from ui.merge.editor import RecipeEditor
+from ui.merge.editor_script import SHOW_EDITOR
 from ui.merge.form import FormMemory
 from ui.merge.history import id_of, record, record_of_result, restored
 from ui.merge.job_card import job_card, lost_card, no_merges_card
@@ -143,7 +144,9 @@ class MyMerges:
             self._retrier(number), known, [self.jobs, self.message], show_progress_on=slot.card, **PLANNING
         ).then(**self.watching)
         slot.alone.click(self._checker(number), known, slot.message, concurrency_limit=2, **LONG)
-        slot.reuse.click(self._reuser(number, editor), [*known, editor.form.memory], editor.outputs, **QUIET)
+        slot.reuse.click(
+            self._reuser(number, editor), [*known, editor.form.memory], editor.outputs, **QUIET
+        ).then(None, None, None, js=SHOW_EDITOR, **PRIVATE)
 
     def _watch(
         self, jobs: object, results: object, latest: FinishedMerge | None, drawn: Sequence[str]
@@ -241,7 +244,9 @@ class MyMerges:
     def _reuser(self, number: int, editor: RecipeEditor) -> Callable[..., Updates]:
         def reuse(jobs: object, results: object, memory: FormMemory) -> Updates:
             job = self._job(number, jobs, results)
-            return editor.show(job.request.recipe, memory) if job else unchanged()
+            if job is None:
+                return unchanged()
+            return editor.show(job.request.recipe, memory, t("undo.preset", name=job.title))
 
         return reuse
 

@@ -23,13 +23,13 @@ from ui.merge.layers_card import layers_card
 from ui.merge.naming import default_name, named, recipe_or_none
 from ui.merge.plan_card import Surroundings, no_plan_card, plan_card, problems_card
 from ui.merge.similarity import similarity
-from ui.recipe.quick_fixes import Fix, fixes
+from ui.recipe.quick_fixes import Fix, fix_all, fixes
 from ui.server import gpu
 from ui.server.merge_service import MergeService
 from ui.widgets.events import PLANNING, QUIET, UNSEEN, Given, Updates, unchanged
-from ui.widgets.html import html, status, trouble
+from ui.widgets.html import html, quiet, status, trouble
 
-MAX_FIXES = 3
+MAX_FIXES = 4
 
 
 class PlanPanel:
@@ -45,7 +45,8 @@ class PlanPanel:
         self.editor = editor
         self._newest: dict[str, object] = {}  # by page: the plan that was asked for last
         with editor.beside:
-            self.card = gr.HTML(in_each_language(no_plan_card))
+            gr.HTML(in_each_language(lambda: quiet(t("plan.checking"))), elem_classes="alloy-checking")
+            self.card = gr.HTML(in_each_language(no_plan_card), elem_classes="alloy-plan")
             with gr.Row(elem_classes="alloy-fixes"):
                 self.fixes = [gr.Button(visible=False, size="sm", min_width=160) for _ in range(MAX_FIXES)]
             with gr.Accordion(t("layers.heading"), open=False):
@@ -66,7 +67,7 @@ class PlanPanel:
         ]  # fmt: skip
         gr.on(
             [yaml.change, *destination.changes], self._plan, inputs, outputs,
-            trigger_mode="always_last", show_progress="hidden", **PLANNING,
+            trigger_mode="always_last", show_progress="minimal", show_progress_on=self.card, **PLANNING,
         )  # fmt: skip
         self.editor.check.click(self._plan, inputs, outputs, show_progress_on=self.card, **PLANNING)
         for number, button in enumerate(self.fixes):
@@ -146,7 +147,11 @@ class PlanPanel:
         parents = self.service.cards.parents(plan, who.for_hub)
         around = Surroundings(parents, called, self.host.on_space, gpu.is_zero_gpu())
         reported = [*problems, *plan.warnings]
-        offered = fixes(text, reported, lambda names: common_base(names, who.for_hub))[:MAX_FIXES]
+
+        def base_of(names: Sequence[str]) -> str:
+            return common_base(names, who.for_hub)
+
+        offered = (*fix_all(text, reported, base_of), *fixes(text, reported, base_of))[:MAX_FIXES]
         buttons: Updates = dict.fromkeys(self.fixes, gr.update(visible=False))
         for button, fix in zip(self.fixes, offered, strict=False):
             buttons[button] = gr.update(value=fix.title, visible=True)
@@ -159,12 +164,13 @@ class PlanPanel:
         }
 
     def _fixer(self, number: int) -> Callable[..., Updates]:
-        def fix(offered: Sequence[Fix], memory: FormMemory) -> Updates:
+        def mend(offered: Sequence[Fix], memory: FormMemory) -> Updates:
             if number >= len(offered):
                 return unchanged()
-            return self.editor.show(offered[number].recipe, memory)
+            fix = offered[number]
+            return self.editor.show(fix.recipe, memory, t("undo.fix", done=fix.title))
 
-        return fix
+        return mend
 
     def _compare(self, text: str, request: gr.Request, oauth: gr.OAuthToken | None) -> Iterator[str]:
         who = account(self.host, oauth)

@@ -15,7 +15,7 @@ from ui.hub.recipes import MAX_RECIPE, find_recipe, recipe_in
 from ui.languages.translate import in_each_language, t
 from ui.merge.editor import RecipeEditor
 from ui.merge.form import FormMemory
-from ui.recipe.presets import presets
+from ui.recipe.presets import Preset, presets
 from ui.widgets.events import NETWORK, QUIET, Updates
 from ui.widgets.html import status, tag, trouble
 
@@ -37,15 +37,15 @@ class Start:
         memory, outputs = editor.form.memory, [self.message, *editor.outputs]
         for preset in presets(self.host.demo):
             button = self.buttons[preset.key]
-            button.click(self._starter(preset.recipe), memory, editor.outputs, **QUIET)
+            button.click(self._starter(preset), memory, editor.outputs, **QUIET)
         gr.on(
             [self.open.click, self.source.submit], self._from_source, [self.source, memory], outputs,
             show_progress="hidden", **NETWORK,
         )  # fmt: skip
         self.file.upload(self._from_file, [self.file, memory], outputs, **QUIET)
 
-    def _starter(self, recipe: str) -> Callable[[FormMemory], Updates]:
-        return lambda memory: self.editor.show(recipe, memory)
+    def _starter(self, preset: Preset) -> Callable[[FormMemory], Updates]:
+        return lambda memory: self.editor.show(preset.recipe, memory, t("undo.preset", name=preset.title))
 
     def _from_source(self, source: str, memory: FormMemory, oauth: gr.OAuthToken | None) -> Updates:
         try:
@@ -53,13 +53,14 @@ class Start:
         except MergeError as error:
             return {self.message: trouble(error.problems[0])}
         line = t("recipe.opened", name=name) if name else t("recipe.opened.file")
-        return {self.message: status(line), **self.editor.show(text, memory)}
+        return {self.message: status(line), **self.editor.show(text, memory, line)}
 
     def _from_file(self, content: bytes | None, memory: FormMemory) -> Updates:
         text = recipe_in((content or b"")[:MAX_RECIPE].decode(errors="replace"))
         if text is None:
             return {self.message: trouble(Problem("file-without-recipe"))}
-        return {self.message: status(t("recipe.opened.file")), **self.editor.show(text, memory)}
+        line = t("recipe.opened.file")
+        return {self.message: status(line), **self.editor.show(text, memory, line)}
 
 
 def build_start(host: Host) -> Start:

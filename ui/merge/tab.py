@@ -18,6 +18,7 @@ from ui.hub.search import HubSearch
 from ui.languages.translate import in_each_language, t
 from ui.merge.destination_panel import DestinationPanel
 from ui.merge.editor import RecipeEditor
+from ui.merge.editor_script import MEND_EDITORS
 from ui.merge.gguf_panel import USUAL, GgufPanel
 from ui.merge.history import record
 from ui.merge.my_merges import MAX_REMEMBERED, MyMerges, remembered
@@ -86,7 +87,7 @@ class MergeTab:
         self.merging_it: dict[str, Any] = {
             "fn": self._merge,
             "inputs": {yaml, self.mine.jobs, self.gguf.types, *self.destination.inputs},
-            "outputs": [self.mine.jobs, self.plan.card],
+            "outputs": [self.mine.jobs, self.plan.card, self.trying],
             "show_progress_on": self.plan.card,
             **PLANNING,
         }
@@ -119,6 +120,7 @@ class MergeTab:
         page.load(self._restore, remembered, [self.opened_link, *editor.outputs], **QUIET).then(
             None, None, None, js=FORGET_QUERY, **PRIVATE
         )
+        page.load(None, None, None, js=MEND_EDITORS, **PRIVATE)
 
     def _restore(self, saved: str, opened: str, request: gr.Request) -> Updates:
         """The recipe to begin with: of the link that was opened, else what the visitor wrote, else one that works.
@@ -129,7 +131,8 @@ class MergeTab:
         asked = str(dict(request.query_params).get(QUERY, ""))
         linked = recipe_of(asked) if asked and not (saved and asked == opened) else None
         text = linked or saved or self.editor.first_recipe
-        return {self.opened_link: asked, **self.editor.opening(text)}
+        said = t("undo.link") if linked else ""
+        return {self.opened_link: asked, **self.editor.opening(text, saved or self.editor.first_recipe, said)}
 
     def _merge(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
         text, who = values[self.editor.yaml], account(self.host, oauth)
@@ -155,8 +158,9 @@ class MergeTab:
                 gguf=values[self.gguf.types],
             )
         except MergeError as error:
-            return {self.plan.card: problems_card(error.problems)}
-        return self._begun(job, values)
+            here = problems_card(error.problems)
+            return {self.plan.card: here, self.trying: here}
+        return {**self._begun(job, values), self.trying: _about_trying()}
 
     def _begun(self, job: str, values: Given) -> Updates:
         """Remember a job that was queued."""

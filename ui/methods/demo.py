@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from checkpoints.problems import PlanError
 from merging import MergeMethod, Parameter, make_plan, read_recipe, run_plan
-from ui.recipe.form_state import dump
+from merging.recipe.dump import dump
 
 Point = tuple[float, float]
 BASE = "base"

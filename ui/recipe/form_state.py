@@ -7,15 +7,17 @@ only the YAML counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from typing import Any
-
-import yaml
 
 from checkpoints.dtypes import RECIPE_DTYPES
 from checkpoints.yaml import YamlError, load
 from merging.methods import METHODS, MergeMethod, Parameter
+from merging.recipe.dump import dump, on_one_line
+from merging.recipe.fixes import CommonBase
+from merging.recipe.patch import patched, same
 from ui.languages.translate import t
 
 MAX_MODELS = 6
@@ -83,6 +85,142 @@ def write(state: FormState) -> str:
     if state.dtype:
         recipe["dtype"] = state.dtype
     return dump(recipe | dict(state.extra))
+
+
+def rewritten(text: str, state: FormState) -> str:
+    """A text that says the state: as few edits as possible of one that the form can show, else a text of its own.
+
+    Comments, the order of keys and models, indentation, defaults that are written out and keys without a field stay.
+    """
+    try:
+        changed = patched(text, _with_state(_top_level(text), read(text), state))
+        return changed if same(_meaning(read(changed)), _meaning(state)) else write(state)
+    except NotShown:
+        return write(state)
+
+
+def _meaning(state: FormState) -> dict[str, Any]:
+    """What a state says, whether or not defaults are written out."""
+    models = [
+        {"model": model.name, "settings": _telling(state.merge_method, model.settings)}
+        for model in state.models
+        if model.name
+    ]
+    settings = _telling(state.merge_method, state.settings)
+    about = {"method": state.method, "base": state.base, "dtype": state.dtype, "extra": dict(state.extra)}
+    return {**about, "models": models, "settings": settings}
+
+
+def _telling(method: MergeMethod, settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """The settings that differ from their defaults."""
+    return {name: value for name, value in settings.items() if not same(value, _default(method, name))}
+
+
+def _default(method: MergeMethod, name: str) -> Setting:
+    parameter = method.parameter(name)
+    return parameter.default if parameter else None
+
+
+def _with_state(recipe: dict[str, Any], before: FormState, after: FormState) -> dict[str, Any]:
+    """A recipe's data, which `before` was read from, changed to what another state says."""
+    method, rows = after.merge_method, [model for model in after.models if model.name]
+    wanted = recipe | {"merge_method": after.method}
+    for key in before.extra.keys() - after.extra.keys():
+        del wanted[key]
+    wanted |= {key: value for key, value in after.extra.items() if not same(value, before.extra.get(key))}
+    base = rows[0].name if method.base == "first" and rows else after.base
+    if method.takes_base and base:
+        beginning = {"merge_method": after.method, "base_model": base}
+        wanted = wanted | beginning if "base_model" in wanted else beginning | wanted
+    elif "base_model" not in after.extra:
+        wanted.pop("base_model", None)
+    if after.dtype != before.dtype:
+        wanted["dtype"] = after.dtype
+        if not after.dtype:
+            del wanted["dtype"]
+    wanted["models"] = _entries(recipe, before, after, rows)
+    shared = dict(_mapping(recipe.get("parameters")))
+    own = {name for name in shared if _is_own(before.merge_method, name)}
+    for name in own if after.method != before.method else ():
+        if not _is_own(method, name):
+            del shared[name]
+    kept = {name: value for name, value in shared.items() if name in own}
+    rest = {name: value for name, value in shared.items() if name not in own}
+    return _with_parameters(wanted, kept | _changed(rest, rest, after.settings, before, method))
+
+
+def _entries(
+    recipe: Mapping[str, Any], before: FormState, after: FormState, rows: Sequence[ModelEntry]
+) -> list[Any]:
+    """The list of models: a row's entry stays at its place, whichever order the form shows them in."""
+    shared = _mapping(recipe.get("parameters"))
+    for_all = {name: value for name, value in shared.items() if _is_own(before.merge_method, name)}
+    for_all_after = {name: value for name, value in for_all.items() if _is_own(after.merge_method, name)}
+    given = _list(recipe.get("models"))
+    free = list(range(len(given)))
+    places = []
+    for row in before.models:
+        place = next(place for place in free if _model(given[place], for_all) == row)
+        free.remove(place)
+        places.append(place)
+    # What is left is the base, listed among the models.
+    found: list[tuple[int, int, Any]] = (
+        [(place, 0, given[place]) for place in free] if after.base == before.base else []
+    )
+    at, names = -1, [row.name for row in before.models]
+    steps = SequenceMatcher(None, names, [row.name for row in rows], autojunk=False).get_opcodes()
+    for _, first, last, new_first, new_last in steps:
+        for number, row in enumerate(rows[new_first:new_last]):
+            is_new = first + number >= last
+            entry: dict[str, Any] = {"model": row.name}
+            held: Mapping[str, Setting] = for_all_after
+            if not is_new:
+                at = places[first + number]
+                entry = given[at] if names[first + number] == row.name else given[at] | entry
+                held = before.models[first + number].settings
+            own = _changed(_mapping(entry.get("parameters")), held, row.settings, before, after.merge_method)
+            found.append((at, len(found) if is_new else -1, _with_parameters(entry, own)))
+    return [entry for *_, entry in sorted(found, key=lambda item: item[:2])]
+
+
+def _with_parameters(owner: Mapping[str, Any], parameters: Mapping[str, Setting]) -> dict[str, Any]:
+    """A recipe, or an entry of it, with other parameters; none are left out."""
+    if parameters:
+        return {**owner, "parameters": dict(parameters)}
+    return {key: value for key, value in owner.items() if key != "parameters"}
+
+
+def _changed(
+    written: Mapping[str, Setting],
+    held: Mapping[str, Setting],
+    wanted: Mapping[str, Setting],
+    before: FormState,
+    method: MergeMethod,
+) -> dict[str, Setting]:
+    """The parameters of one place in the recipe.
+
+    Args:
+        written: what is written there
+        held: what holds there, whether it is written there or for all models
+        wanted: what shall hold there; a default may be left out
+        before: the state that was read
+        method: the one that is wanted
+    """
+    stays = method.name == before.method
+    result = dict(written)
+    for name in dict.fromkeys([*written, *held, *wanted]):
+        default = _default(method, name)
+        value, old = wanted.get(name, default), held.get(name, default if stays else None)
+        if name not in wanted and (default is None or not stays):
+            result.pop(name, None)
+        elif not same(value, old):
+            result[name] = value
+    return result
+
+
+def _is_own(method: MergeMethod, name: str) -> bool:
+    parameter = method.parameter(name)
+    return parameter is not None and parameter.per_model
 
 
 def read(text: str) -> FormState:
@@ -157,39 +295,79 @@ def _check_choices(shared: Mapping[str, Setting], method: MergeMethod) -> None:
             raise NotShown(t("held.choice", name=parameter.name))
 
 
-def for_method(state: FormState, method: MergeMethod) -> FormState:
+@dataclass(frozen=True)
+class OtherMethods:
+    """What the form held under the methods that were chosen before, so that it comes back with them.
+
+    Args:
+        states: by method, as the form was when another one was chosen
+        spare: models for which the chosen method has no place
+    """
+
+    states: Mapping[str, FormState] = field(default_factory=dict)
+    spare: tuple[ModelEntry, ...] = ()
+
+
+def for_method(
+    state: FormState,
+    method: MergeMethod,
+    common_base: CommonBase = lambda names: "",
+    others: OtherMethods | None = None,
+) -> tuple[FormState, OtherMethods]:
     """The state under another method: models stay, and so do settings that the method accepts.
 
     Required settings that are missing start in the middle of their range.
+
+    Args:
+        common_base: says which model the named ones were made from; asked only if the method subtracts a base and the
+            state has none
+        others: what the form held under other methods
+
+    Returns:
+        The state, and what the form held under other methods from now on.
     """
-    models = [
-        ModelEntry(model.name, {k: v for k, v in model.settings.items() if _takes(method, k, v, True)})
-        for model in state.models
-    ]
-    base = state.base
-    if method.base == "first" and base and not any(model.name == base for model in models):
-        models.insert(0, ModelEntry(base))
-    if method.base == "subtracted" and not base and models:
-        base, models = models[0].name, models[1:]
-    if method.max_models is not None:
-        models = models[: method.max_models]
+    others = others or OtherMethods()
+    before = others.states.get(method.name)
+    names, base = [model.name for model in state.models], state.base
+    models = [*state.models, *(model for model in others.spare if model.name not in names)]
+    if method.may_subtract:
+        base = base or (before.base if before else "")
+        if method.base == "subtracted" and not base:
+            base = common_base([model.name for model in models if model.name])
+        if base != state.base:
+            models = [model for model in models if model.name != base]
+    else:
+        # A base that nothing is subtracted from is a model like the others; those that have enough do without it.
+        if base and sum(bool(model.name) for model in models) < min(2, method.max_models or 2):
+            models.insert(0, ModelEntry(base))
+        base = ""
+    most = method.max_models or len(models)
+    models, spare = models[:most], models[most:]
     while len(models) < method.min_models:
         models.append(ModelEntry())
-    models = [ModelEntry(model.name, _required(method, True) | dict(model.settings)) for model in models]
-    settings = _required(method, False) | {
-        k: v for k, v in state.settings.items() if _takes(method, k, v, False)
-    }
+    held = {model.name: model.settings for model in before.models} if before else {}
+    rows = tuple(_row_for(method, model, held.get(model.name, {})) for model in models)
+    remembered = before.settings if before else {}
+    settings = {**_required(method, False), **remembered, **_taken(method, state.settings, False)}
     extra = {key: value for key, value in state.extra.items() if key != "base_model"}
-    kept_base = base if method.may_subtract else ""
-    return FormState(method.name, tuple(models), kept_base, settings, state.dtype, extra)
+    now = FormState(method.name, rows, base, settings, state.dtype, extra)
+    return now, OtherMethods({**others.states, state.method: state}, tuple(spare))
+
+
+def _row_for(method: MergeMethod, model: ModelEntry, remembered: Mapping[str, Setting]) -> ModelEntry:
+    settings = {**_required(method, True), **remembered, **_taken(method, model.settings, True)}
+    return ModelEntry(model.name, settings)
+
+
+def _taken(method: MergeMethod, settings: Mapping[str, Setting], per_model: bool) -> dict[str, Setting]:
+    return {name: value for name, value in settings.items() if _takes(method, name, value, per_model)}
 
 
 def field_text(setting: Setting) -> str:
     """A setting on one line, as a text field shows it: `0.5`, `[0, 0.5, 1]`, `[{filter: mlp, value: 1}]`."""
     if setting is None or setting == "":
         return ""
-    text = yaml.dump(setting, Dumper=_Dumper, default_flow_style=True, width=10_000, allow_unicode=True)
-    return text.removesuffix("...\n").strip()
+    return on_one_line(setting)
 
 
 def field_setting(text: str) -> Setting:
@@ -242,29 +420,6 @@ def is_plain(parameter: Parameter, setting: Setting) -> bool:
     if not isinstance(setting, int | float) or parameter.low is None or parameter.high is None:
         return False
     return parameter.low <= setting <= parameter.high
-
-
-def dump(recipe: Mapping[str, Any]) -> str:
-    """A recipe as YAML: keys in the given order, gradients and short filters on one line."""
-    return yaml.dump(dict(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Indents lists under their key, and writes lists of plain values on one line."""
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
-def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
-    plain = not any(isinstance(value, dict | list) for value in values)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=plain or None)
-
-
-_Dumper.add_representer(list, _represent_list)
 
 
 def _required(method: MergeMethod, per_model: bool) -> dict[str, Setting]:

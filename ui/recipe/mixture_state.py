@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoints.yaml import YamlError, load
+from merging.recipe.dump import dump
 from merging.recipe.mixture import GATE_MODES
+from merging.recipe.patch import patched
 from ui.languages.translate import t
-from ui.recipe.form_state import NotShown, dump
+from ui.recipe.form_state import NotShown
 
 MAX_EXPERTS = 6
 MOST_PER_TOKEN = 8
 RECOMMENDED = "router"
+# Of a recipe that says neither.
+DEFAULT_MODE, DEFAULT_PER_TOKEN = "hidden", 2
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,10 @@ def read(text: str) -> MixtureState:
         NotShown: the fields cannot show it.
     """
     recipe = dict(load(text))
-    mode, per_token = recipe.pop("gate_mode", "hidden"), recipe.pop("experts_per_token", 2)
+    mode, per_token = (
+        recipe.pop("gate_mode", DEFAULT_MODE),
+        recipe.pop("experts_per_token", DEFAULT_PER_TOKEN),
+    )
     if mode not in GATE_MODES:
         raise NotShown(t("held.choice", name="gate_mode"))
     if type(per_token) is not int or not 1 <= per_token <= MOST_PER_TOKEN:
@@ -107,6 +114,19 @@ def write(state: MixtureState) -> str:
     recipe |= {"gate_mode": state.mode, "experts_per_token": state.per_token}
     recipe["experts"] = [_written(expert) for expert in state.experts if expert.model]
     return dump(recipe | dict(state.extra))
+
+
+def rewritten(text: str, state: MixtureState) -> str:
+    """A text that says the state, by as few edits as possible of one that the fields can show."""
+    try:
+        before = read(text) if is_mixture(text) else None
+    except NotShown:
+        before = None
+    wanted = load(write(state))
+    given = load(text) if before else {}
+    defaults = {"gate_mode": DEFAULT_MODE, "experts_per_token": DEFAULT_PER_TOKEN}
+    unsaid = {key for key, default in defaults.items() if key not in given and wanted[key] == default}
+    return patched(text, {key: value for key, value in wanted.items() if key not in unsaid})
 
 
 def _written(expert: ExpertEntry) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import yaml
 
 from checkpoints.yaml import YamlError, compose, load
 from merging import METHODS, MergeMethod, Parameter
+from merging.recipe.dump import dump
 from merging.recipe.edits import end_of
 from ui.languages.translate import t
-from ui.recipe.form_state import dump
 
 RecipePath = tuple[str | int, ...]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoints.yaml import load
+from merging.recipe.dump import dump
 from ui.languages.translate import t
-from ui.recipe.form_state import dump
 from ui.recipe.sliders import RecipeSlider, sliders_of, with_entry
 
 # What is worth trying, where that is less than the parameter allows.

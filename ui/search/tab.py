@@ -186,7 +186,7 @@ class SearchTab:
         arithmetic = next(one for one in presets(self.host.demo) if one.key == "task_arithmetic").recipe
         recipe = arithmetic.replace("weight: 0.7", "weight: 0.5")
         return {
-            **self.editor.show(recipe, memory),
+            **self.editor.show(recipe, memory, t("undo.preset", name=t("search.preset"))),
             **self.show(recipe),
             self.groups: 3,
             self.minutes: 2,

@@ -23,6 +23,7 @@ from merging.gguf.recipe import recipe_of
 from merging.gguf.types import FILE_TYPES, FileType, file_types
 from merging.licences import ModelCards, licence_of_result
 from merging.planning.confined_plan import PlanRequest, confined_plan
+from merging.result_card import loaded_as
 from ui.host import Host
 from ui.hub.account import Account
 from ui.server.downloads import ResultDownloads
@@ -147,7 +148,7 @@ class MergeService:
         found = self.found.card(visitor, plan.recipe)
         request = MergeRequest(
             plan.recipe, to, private, overwrite, plan.seconds, download, pull_request,
-            summaries=_summaries(plan, title), card=model_card(plan, title.rpartition("/")[2], licence, found),
+            summaries=_summaries(plan, title), card=model_card(plan, loaded_as(to), licence, found),
             gguf=tuple(kind.name for kind in kinds), only_gguf=only_gguf,
         )  # fmt: skip
         options = {"token": who.for_hub, "licence": licence, "found": found}

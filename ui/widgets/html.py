@@ -177,7 +177,13 @@ def _problem(problem: Problem) -> Markup:
 def sentences(problem: Problem) -> Markup:
     """What is wrong and what to do, in the visitor's language."""
     message, fix = problem_words(problem)
-    return html(message, [" ", tag.b(fix, class_="fix")] if fix else None)
+    return html(prose(message), [" ", tag.b(prose(fix), class_="fix")] if fix else None)
+
+
+def prose(words: str) -> Markup:
+    """A sentence, in which what is between backticks is code."""
+    parts = re.split(r"`([^`\n]+)`", words)
+    return html(tag.code(part) if number % 2 else part for number, part in enumerate(parts))
 
 
 def trouble(problem: Problem) -> Markup:

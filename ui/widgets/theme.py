@@ -206,6 +206,17 @@ footer { gap: 1rem; }
 .alloy-held { border-left: 3px solid var(--primary-500); padding: .5rem .8rem; background: var(--block-background-fill);
   border-radius: 0 var(--radius-lg) var(--radius-lg) 0; }
 .alloy-form:has(.alloy-held) .alloy-fields { opacity: .6; pointer-events: none; }
+.alloy-undo { align-items: center; gap: .6rem; }
+.alloy-undo:not(:has(button)) { display: none; }
+.alloy-undo > .block { flex: 1; min-width: 0; }
+.alloy-checking { visibility: hidden; height: 0; min-height: 0; overflow: visible; z-index: 1; text-align: right;
+  margin-bottom: calc(-1 * var(--layout-gap)); padding: .9rem 1rem 0 !important; }
+.alloy-plan > :is(.wrap, [data-testid=status-tracker]) { display: none !important; }
+.alloy-plan .html-container.pending { opacity: 1; }
+.alloy-checking:has(+ .alloy-plan .html-container.pending) { animation: alloy-checking 0s .3s forwards; }
+.alloy-plan .html-container.pending { animation: alloy-dimmed 0s .3s forwards; }
+@keyframes alloy-checking { to { visibility: visible; } }
+@keyframes alloy-dimmed { to { opacity: .45; } }
 .alloy-method { padding: 0 .2rem; color: var(--body-text-color-subdued); font-size: .92rem; }
 .alloy-formula { font-family: "STIX Two Math", "Cambria Math", "DejaVu Serif", Georgia, serif;
   overflow-wrap: anywhere; }

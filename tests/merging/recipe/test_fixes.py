@@ -346,3 +346,68 @@ def test_a_base_takes_the_place_of_what_is_no_name(written: str) -> None:
 
     assert [fix.code for fix in done] == ["base"]
     assert better == f"merge_method: ties\nbase_model: the/base\n{models}"
+
+
+THREE = """\
+merge_method: slerp  # along the arc
+base_model: x/a
+models:
+  - model: x/a
+  - model: x/b
+  - model: x/c  # too many
+parameters: {t: 0.5}
+"""
+
+
+def test_too_many_models_leave_a_choice() -> None:
+    [problem] = problems_of(THREE)
+
+    other, fewer = fixes(THREE, [problem], lambda names: "")
+
+    assert other.is_choice and fewer.is_choice
+    assert (other.title, fewer.title) == ("Use Multi-SLERP", "Leave out x/c")
+    assert problems_of(other.recipe) == problems_of(fewer.recipe) == ()
+    assert "merge_method: multislerp  # along the arc" in other.recipe
+    assert fewer.recipe == THREE.replace("  - model: x/c  # too many\n", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "after"),
+    [
+        (
+            "merge_method: linear\nmodels:\n\t- model: a/b\n",
+            "Replace tabs by spaces",
+            "models:\n  - model: a/b",
+        ),
+        ("merge_method:linear\nmodels: []\n", "Put a space after each colon", "merge_method: linear\nmodels"),
+    ],
+)
+def test_what_is_no_yaml_by_a_slip_is_mended(text: str, title: str, after: str) -> None:
+    [fix] = fixes(text, problems_of(text), lambda names: "")
+
+    assert fix.title == title and after in fix.recipe
+
+
+def test_a_percentage_is_a_share() -> None:
+    text = (
+        "merge_method: ties\nbase_model: x/a\nmodels:\n  - model: x/b\n"
+        "    parameters: {weight: 1, density: 50}\n"
+    )
+
+    [fix] = fixes(text, problems_of(text), lambda names: "")
+
+    assert fix.recipe == text.replace("50", "0.5")
+
+
+def test_a_misspelt_name_of_a_model_is_replaced_wherever_it_is_named() -> None:
+    text = (
+        "merge_method: slerp\nbase_model: x/moddel@v1\nmodels: [{model: x/moddel@v1}, {model: x/moddel-2}]\n"
+    )
+    problem = Problem(
+        "model-not-found", {"model": "x/moddel", "host": "h", "similar": "x/model"}, Place(2, 13)
+    )
+
+    [fix] = fixes(text, [problem], lambda names: "")
+
+    assert fix.recipe == text.replace("x/moddel@v1", "x/model@v1")
+    assert problem.fix == "Did you mean x/model?"

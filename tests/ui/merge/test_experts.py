@@ -10,7 +10,9 @@ import pytest
 from merging.experts.routing import Pair, RoutedPrompt, Routing
 from ui.host import Host
 from ui.merge.experts import ExpertsPanel, routing_card
-from ui.recipe.mixture_state import MAX_EXPERTS, ExpertEntry, MixtureState, read
+from ui.merge.form import FormMemory
+from ui.recipe.form_state import FormState
+from ui.recipe.mixture_state import MAX_EXPERTS, ExpertEntry, MixtureState, read, write
 
 STATE = MixtureState(
     "a/base",
@@ -27,8 +29,9 @@ class Panel:
     def __init__(self, state: MixtureState) -> None:
         with gr.Blocks():
             self.panel = ExpertsPanel(Host.from_environment({"ALLOY_DEMO": "1"}), ("a/known",))
-            self.panel.yaml = gr.Code()
+            self.panel.yaml, self.panel.memory = gr.Code(), gr.State()
         self.values: dict[Any, Any] = {component: component.value for component in self.panel.values}
+        self.values |= {self.panel.yaml: write(state), self.panel.memory: FormMemory(FormState("linear"))}
         self.apply(self.panel.show(state))
 
     def apply(self, updates: dict[Any, Any]) -> None:

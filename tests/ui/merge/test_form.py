@@ -72,7 +72,10 @@ def test_a_recipe_survives_the_form(page: Page, preset: Any) -> None:
 @pytest.mark.parametrize("typed", [False, True])
 def test_every_parameter_has_a_field_that_writes_it(page: Page, name: str, typed: bool) -> None:
     method = METHODS[name]
-    page.show(for_method(FormState("linear", (ModelEntry("a/a"), ModelEntry("b/b"))), method), typed=typed)
+    state, _ = for_method(
+        FormState("linear", (ModelEntry("a/a"), ModelEntry("b/b"))), method, lambda _: "c/c"
+    )
+    page.show(state, typed=typed)
     wanted: dict[str, Any] = {}
     for parameter in method.parameters:
         fields = page.form.rows[0].fields if parameter.per_model else None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import yaml
 from hypothesis import given
@@ -18,6 +21,7 @@ from ui.recipe.form_state import (
     field_text,
     for_method,
     read,
+    rewritten,
     split_by_tensor,
     write,
 )
@@ -144,18 +148,222 @@ def test_rows_without_a_model_are_left_out() -> None:
     assert yaml.safe_load(write(state))["models"] == [{"model": "a/a", "parameters": {"weight": 1.0}}]
 
 
+def base_of(names: object) -> str:
+    """What a stub of the Hub says that all models were made from."""
+    return "c/base"
+
+
 @pytest.mark.parametrize("before", METHODS)
 @pytest.mark.parametrize("after", METHODS)
 def test_changing_the_method_keeps_the_models_and_gives_a_readable_recipe(before: str, after: str) -> None:
     start = FormState("linear", (ModelEntry("a/a", {"weight": 1.0}), ModelEntry("b/b", {"weight": 1.0})))
 
-    state = for_method(for_method(start, METHODS[before]), METHODS[after])
+    middle, others = for_method(start, METHODS[before], base_of)
+    state, others = for_method(middle, METHODS[after], base_of, others)
 
-    assert set(state.names()) <= {"a/a", "b/b"}
-    assert state.names()
+    most = METHODS[after].max_models or 2
+    assert [model.name for model in state.models][:2] == ["a/a", "b/b"][:most]
+    assert [model.name for model in others.spare] == ["a/a", "b/b"][most:]
+    assert state.base == ("c/base" if METHODS[after].base == "subtracted" else state.base)
     filled = [model.name or "c/c" for model in state.models]
     models = tuple(ModelEntry(name, model.settings) for name, model in zip(filled, state.models, strict=True))
-    read_recipe(write(FormState(after, models, state.base, state.settings)))
+    full = FormState(after, models, state.base, state.settings)
+    read_recipe(write(full))
+    assert rewritten(write(start), full) and read(rewritten(write(start), full)) == read(write(full))
+
+
+@pytest.mark.parametrize("between", METHODS)
+def test_curves_come_back_with_their_method(between: str) -> None:
+    start = read(SEED)
+
+    middle, others = for_method(start, METHODS[between], base_of)
+    back, _ = for_method(middle, METHODS["slerp"], base_of, others)
+
+    assert (back.models, back.settings) == (start.models, start.settings)
+
+
+def test_an_ancestor_among_the_models_becomes_their_base() -> None:
+    start = FormState("linear", tuple(ModelEntry(name, {"weight": 1.0}) for name in ("c/base", "a/a", "b/b")))
+
+    state, _ = for_method(start, METHODS["ties"], base_of)
+
+    assert (state.base, [model.name for model in state.models]) == ("c/base", ["a/a", "b/b"])
+
+
+def test_a_base_without_a_second_model_becomes_one() -> None:
+    ties = read("merge_method: ties\nbase_model: c/base\nmodels: [{model: a/a, parameters: {weight: 1}}]")
+
+    state, _ = for_method(ties, METHODS["slerp"], base_of)
+
+    assert [model.name for model in state.models] == ["c/base", "a/a"]
+
+
+COMMENTED = """\
+# Mine.
+merge_method: ties   # by sign
+models:
+  # the sailor
+  - model: a/one  # arr
+    parameters:
+      weight: 1.0 # whole
+      density: [1, 0.5]
+  - {model: a/two, parameters: {weight: 0.3, density: 0.2}}
+base_model: 'a/base'
+parameters:
+    normalize: true  # as always
+    int8_mask: true
+x-note: |
+  two
+  lines
+dtype: float16
+# the end
+"""
+
+
+def with_setting(state: FormState, row: int, name: str, value: object) -> FormState:
+    """The state after a slider of a row was moved."""
+    models = list(state.models)
+    models[row] = ModelEntry(models[row].name, {**models[row].settings, name: value})
+    return replace(state, models=tuple(models))
+
+
+@pytest.mark.parametrize(
+    ("change", "before", "after"),
+    [
+        (lambda s: s, "", ""),
+        (lambda s: with_setting(s, 0, "weight", 0.7), "weight: 1.0 #", "weight: 0.7 #"),
+        (lambda s: with_setting(s, 1, "density", [0, 1]), "density: 0.2}", "density: [0, 1]}"),
+        (lambda s: with_setting(s, 0, "density", 0.9), "density: [1, 0.5]", "density: 0.9"),
+        (lambda s: replace(s, base="a/other"), "'a/base'", "a/other"),
+        (lambda s: replace(s, dtype=""), "dtype: float16\n", ""),
+        (lambda s: replace(s, settings={"int8_mask": True}), "", ""),  # the default, written out or not
+        (
+            lambda s: replace(s, settings={**s.settings, "normalize": False}),
+            "normalize: true  #",
+            "normalize: false  #",
+        ),
+        (
+            lambda s: replace(s, settings={**s.settings, "lambda": 0.5}),
+            "_mask: true\n",
+            "_mask: true\n    lambda: 0.5\n",
+        ),
+        (
+            lambda s: replace(s, models=s.models[:1]),
+            "  - {model: a/two, parameters: {weight: 0.3, density: 0.2}}\n",
+            "",
+        ),
+        (
+            lambda s: replace(s, models=(*s.models, ModelEntry("a/three", {"weight": 2}))),
+            "density: 0.2}}\n",
+            "density: 0.2}}\n  - model: a/three\n    parameters:\n      weight: 2\n",
+        ),
+    ],
+)
+def test_a_change_in_the_form_leaves_the_rest_of_the_text_alone(change: Any, before: str, after: str) -> None:
+    changed = rewritten(COMMENTED, change(read(COMMENTED)))
+
+    assert changed == COMMENTED.replace(before, after, 1)
+
+
+LISTED = """\
+merge_method: slerp
+models:
+- model: b/second  # giver
+- model: a/first   # receiver
+base_model: a/first
+parameters: {t: 0.5}
+"""
+
+
+def test_models_stay_in_the_order_of_the_text() -> None:
+    state = read(LISTED)
+    renamed = replace(state, models=(ModelEntry("c/third"), state.models[1]))
+
+    assert rewritten(LISTED, renamed) == LISTED.replace("a/first", "c/third")
+
+
+def test_a_base_that_is_listed_among_the_models_stays_there() -> None:
+    models = "models:\n- model: a/base\n- model: a/x\n  parameters: {weight: 1}\n"
+    text = f"merge_method: task_arithmetic\nbase_model: a/base\n{models}"
+    state = read(text)
+
+    assert rewritten(text, with_setting(state, 0, "weight", 0.5)) == text.replace("weight: 1", "weight: 0.5")
+    assert [
+        entry["model"] for entry in yaml.safe_load(rewritten(text, replace(state, base="b/b")))["models"]
+    ] == ["a/x"]
+
+
+def test_a_parameter_for_all_models_is_changed_for_one() -> None:
+    text = "merge_method: linear\nmodels: [{model: a/a}, {model: b/b}] # two\nparameters: {weight: 1}\n"
+
+    changed = rewritten(text, with_setting(read(text), 1, "weight", 0.5))
+
+    assert "# two" in changed
+    assert [model.settings for model in read(changed).models] == [{"weight": 1}, {"weight": 0.5}]
+
+
+@st.composite
+def commented_recipes(draw: st.DrawFn) -> str:
+    """Recipes that the form can show, with comments, blank lines and indentation of all kinds."""
+    method = METHODS[
+        draw(st.sampled_from(["linear", "ties", "slerp", "task_arithmetic", "dare_ties", "nuslerp"]))
+    ]
+    step = " " * draw(st.integers(1, 4))
+    comment = st.sampled_from(["", "", "  # why", " # a: b", " #"])
+
+    def parameters(per_model: bool, indent: str) -> list[str]:
+        lines = []
+        for parameter in method.parameters:
+            if parameter.per_model == per_model and parameter.kind == "number" and draw(st.booleans()):
+                value = draw(st.sampled_from(["0.5", "1", "1.0", "[0, 0.25, 1]", "[ 1,0 ]"]))
+                lines.append(f"{indent}{step}{parameter.name}: {value}{draw(comment)}")
+        return [f"{indent}parameters:{draw(comment)}", *lines] if lines else []
+
+    count = 2 if method.max_models == 2 else draw(st.integers(1, 4))
+    names = [f"a/m{number}" for number in range(count)]
+    dash = draw(st.sampled_from(["", "  "]))
+    models = [f"models:{draw(comment)}"]
+    for name in names:
+        models += [f"{dash}- model: {name}{draw(comment)}", *parameters(True, f"{dash}  ")]
+        models += draw(st.sampled_from([[], ["# between"], [""]]))
+    parts = [[f"merge_method: {method.name}{draw(comment)}"], models, parameters(False, "")]
+    if method.needs_base:
+        base = names[-1] if method.base == "first" else "a/base"
+        parts.append([f"base_model: {base}{draw(comment)}"])
+    parts.append(draw(st.sampled_from([[], ["dtype: float16"], ["tokenizer_source: union # both"]])))
+    return "\n".join(line for part in draw(st.permutations(parts)) for line in part) + "\n"
+
+
+def comments(text: str) -> list[str]:
+    return [line.partition("#")[2] for line in text.splitlines() if "#" in line]
+
+
+@given(text=commented_recipes(), data=st.data())
+def test_form_to_text_and_back_loses_nothing(text: str, data: st.DataObject) -> None:
+    state = read(text)
+    assert rewritten(text, state) == text
+
+    row = data.draw(st.integers(0, len(state.models) - 1))
+    own = [p.name for p in state.merge_method.parameters if p.per_model and p.kind == "number"]
+    what = data.draw(st.sampled_from(["value", "name", "new", "dtype"] if own else ["name", "dtype"]))
+    if what == "value":
+        value = data.draw(st.sampled_from([0.75, [0, 1], [{"filter": "mlp", "value": 1}, {"value": 0.5}]]))
+        changed = with_setting(state, row, data.draw(st.sampled_from(own)), value)
+    elif what == "name":
+        models = list(state.models)
+        models[row] = replace(models[row], name="b/other")
+        changed = replace(state, models=tuple(models))
+    elif what == "new":
+        changed = replace(state, models=(*state.models, ModelEntry("b/new", {own[0]: 0.5})))
+    else:
+        changed = replace(state, dtype="bfloat16")
+    after = rewritten(text, changed)
+
+    assert read(after) == changed
+    assert comments(after) == comments(text)
+    assert [line.lstrip() for line in after.splitlines() if line.startswith("#")] == [
+        line.lstrip() for line in text.splitlines() if line.startswith("#")
+    ]
 
 
 SCALARS = st.one_of(st.booleans(), st.integers(-3, 3), st.floats(-2, 2).map(lambda x: round(x, 4)))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from checkpoints.problems import Place, Problem
+from merging import MergeError, read_recipe
 from ui.languages.translate import speaking
 from ui.merge.form import BASE, METHOD, PARAMETERS, spot_of
 from ui.recipe.form_state import ModelEntry, read
-from ui.recipe.quick_fixes import fixes
+from ui.recipe.quick_fixes import fix_all, fixes
 
 
 def test_a_problem_belongs_to_a_field() -> None:
@@ -42,3 +43,37 @@ def test_a_button_speaks_the_visitors_language() -> None:
     assert english.recipe == korean.recipe == recipe.replace("a/b, revision: v1", "a/b@v1")
     assert english.title == "Change 'a/b' to 'a/b@v1'"
     assert korean.title == "'a/b' 대신 'a/b@v1'"
+
+
+SLIPS = """\
+merge_metod: tiess
+base_model: x/base
+models:
+  - model: x/a
+    parameters: {wieght: 1, density: 2}
+  - model: x/b
+    parameters: {wieght: 1, density: 2}
+"""
+
+
+def problems_of(text: str) -> tuple[Problem, ...]:
+    try:
+        return read_recipe(text).warnings
+    except MergeError as error:
+        return error.problems
+
+
+def test_one_button_mends_all_that_the_first_mistake_hides() -> None:
+    [button] = fix_all(SLIPS, problems_of(SLIPS), lambda names: "")
+
+    assert button.title == "Fix all 6"
+    assert problems_of(button.recipe) == ()
+    assert fix_all(button.recipe, (), lambda names: "") == ()
+
+
+def test_buttons_of_the_same_words_name_their_lines() -> None:
+    text = SLIPS.replace("merge_metod: tiess", "merge_method: ties").replace("wieght", "weight")
+
+    titles = [fix.title for fix in fixes(text, problems_of(text), lambda names: "")]
+
+    assert titles == ["Change '2' to '1' (line 5)", "Change '2' to '1' (line 7)"]

@@ -81,6 +81,18 @@ PAGE: dict[str, Template] = {
     "recipe.yaml": "Recipe (YAML): this is exactly what runs",
     "recipe.held": "The form is paused: {reason}. Edit the YAML; it is what runs.",
     "recipe.rewrite": "Discard the YAML and go back to the form",
+    # what the page did to the recipe
+    "recipe.undo": "Undo",
+    "undo.preset": "{name}: recipe loaded.",
+    "undo.link": "The recipe of the link you opened is shown.",
+    "undo.fix": "Done: {done}.",
+    "undo.form": "The YAML was written from the form again.",
+    "undo.method": "The recipe now uses {method}.",
+    "undo.method.spare": "The recipe now uses {method}, which has no room for {names:and}.",
+    "undo.removed": "{name} was removed.",
+    "undo.comments": "Comments were lost, as the new values took their place.",
+    "undo.values": "The values you tuned are in the recipe.",
+    "undo.found": "The recipe that the search found is shown.",
     # why the form waits: ends of the sentence above
     "held.yaml": "this is not valid YAML yet",
     "held.empty": "this is not a recipe yet",
@@ -115,6 +127,7 @@ PAGE: dict[str, Template] = {
     "preset.raw": "Raw YAML",
     # the plan
     "plan.button": "Check the plan",
+    "plan.checking": "Checking …",
     "plan.waiting": "The plan appears here: what will be made, or what is wrong. Only headers are read, no weights.",
     "plan.good": "Ready to merge",
     "plan.bad": "{count} {count:problem|problems} to fix",
@@ -158,6 +171,8 @@ PAGE: dict[str, Template] = {
     "plan.lineage": "Lineage",
     "lineage.label": "{result} is made from {parents}",
     **{f"fix.{code}": words for code, words in FIXES.items()},
+    "fix.line": "{done} (line {line})",
+    "fix.all": "Fix all {count}",
     # what each layer gets
     "layers.heading": "What each layer gets",
     "layers.waiting": "The picture appears once the plan has no problems.",

@@ -31,7 +31,10 @@ PROBLEMS: dict[str, Text] = {
     "no-model-id": Text("'{given}': 모델 id가 아닙니다.", "`owner/name`으로 쓰세요."),
     "model-not-found": Text(
         "{host}에서 {model} 모델을 찾을 수 없거나, 이 로그인으로는 볼 수 없습니다.",
-        "철자를 확인하세요. 비공개 모델이면 볼 수 있는 계정으로 로그인하세요.",
+        (
+            "혹시 {similar} 모델인가요?",
+            "철자를 확인하세요. 비공개 모델이면 볼 수 있는 계정으로 로그인하세요.",
+        ),
     ),
     "no-revision": Text(
         "{model}에 '{revision}' 리비전이 없습니다.", "브랜치, 태그, 커밋 가운데 하나를 쓰세요."

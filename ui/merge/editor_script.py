@@ -1,0 +1,29 @@
+"""What the page's editors of code lack, in the browser."""
+
+from __future__ import annotations
+
+# Gradio's editor of code keeps Tab to itself, so that the keyboard cannot leave it, and its name is no visitor's word.
+# A form that is paused is not only grey: nothing in it can be reached. The editor counts the heights of its lines
+# before the fonts have come, and again when the window changes.
+MEND_EDITORS = """() => {
+  if (window.alloyEditors) return;
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Tab" && event.target.closest?.(".cm-content")) event.stopImmediatePropagation();
+  }, true);
+  const mend = () => {
+    for (const editor of document.querySelectorAll(".cm-content[aria-label='Code input container']")) {
+      const label = editor.closest(".block")?.querySelector("label")?.textContent.trim();
+      if (label) editor.setAttribute("aria-label", label);
+    }
+    for (const form of document.querySelectorAll(".alloy-form")) {
+      const paused = form.querySelector(".alloy-held") !== null;
+      for (const fields of form.querySelectorAll(".alloy-fields")) fields.inert = paused;
+    }
+  };
+  window.alloyEditors = new MutationObserver(mend);
+  window.alloyEditors.observe(document.body, {childList: true, subtree: true});
+  mend();
+  document.fonts?.ready.then(() => window.dispatchEvent(new Event("resize")));
+}"""
+# Brings the line about what the page did to the recipe into view.
+SHOW_EDITOR = """() => document.querySelector(".alloy-undo")?.scrollIntoView({block: "center"})"""
