@@ -174,7 +174,7 @@ def test_changing_the_method_keeps_the_models_and_gives_a_readable_recipe(before
 
 @pytest.mark.parametrize("between", METHODS)
 def test_curves_come_back_with_their_method(between: str) -> None:
-    start = read(SEED)
+    start = read(GRADIENT_SLERP)
 
     middle, others = for_method(start, METHODS[between], base_of)
     back, _ = for_method(middle, METHODS["slerp"], base_of, others)
