@@ -1121,6 +1121,9 @@ PROBLEMS: dict[str, Text] = {
     "llama-refuses": Text(
         "llama.cpp cannot run {model}: {words}", "Choose transformers to run it, or another model."
     ),
+    "other-vocabulary": Text(
+        "{file} has {count} tokens and {model} has {other}.", "Name the model that the file was made of."
+    ),
     "llama-ended": Text(
         "llama.cpp ended while it ran {model}: it took too much time or memory, or crashed.",
         "Ask again, and it is reloaded. If that does not help, choose transformers to run it.",

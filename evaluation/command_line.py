@@ -331,6 +331,59 @@ def _scored(
     return scores, [difference(scores[0], other, texts) for other in scores[1:]]
 
 
+@_command("divergence")
+def divergence(
+    files: Annotated[
+        Path,
+        typer.Argument(metavar="FILES", help="A GGUF file, or a folder of them.", show_default=False),
+    ],
+    original: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="What it was made of: a folder, or owner/name on the Hub.",
+            show_default=False,
+        ),
+    ],
+    as_json: AsJson = False,
+    text: Text = None,
+    dataset: Dataset = None,
+    column: Column = "text",
+    rows: Rows = 100,
+    split: Split = "test",
+    subset: Subset = None,
+    tokens: Annotated[int, typer.Option(min=32, metavar="N", help="Tokens to read at most.")] = 4096,
+    card: Annotated[
+        str | None,
+        typer.Option(metavar="PLACE", help="Write the table into the model card of a folder or repository."),
+    ] = None,
+) -> int:
+    """Measure how far GGUF files are from their original, in llama.cpp."""
+    found = sorted(files.glob("*.gguf")) if files.is_dir() else [files]
+    if not found or not all(file.is_file() for file in found):
+        raise typer.BadParameter(f"{files} is no GGUF file and no folder with some.")
+    wanted = _TextOptions(text, dataset, column, rows, split, subset)
+    _find(original)
+    texts, cancel = wanted.read(), _cancel_on_interrupt()
+    from evaluation.as_json import as_json as in_json
+    from evaluation.divergence import divergence, markdown
+
+    model = _load(original, "cpu", None)
+    measured = []
+    for file in found:
+        with _progress_bar(file.name) as show:
+            measured.append(
+                divergence(file, model, texts, most_tokens=tokens, on_progress=show, cancel=cancel)
+            )
+    section = markdown(measured, wanted.source().name)
+    print(in_json({"files": [one.to_dict() for one in measured]}) if as_json else section)
+    if card:
+        from evaluation.card import write_card
+
+        print(f"Written: {write_card(card, [], markdown=section).url}", file=sys.stderr)
+    return DONE
+
+
 @_command("compare")
 def compare(
     models: Annotated[list[str], _models("The merge first, then its parents.")],

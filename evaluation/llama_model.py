@@ -39,7 +39,7 @@ SECONDS_OF_SILENCE, SECONDS_PER_TOKEN = 60.0, 0.5
 SECONDS_IDLE = 900
 # Seconds between two looks at whether an answer that waits for its turn is still wanted.
 SECONDS_TO_LOOK = 0.1
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from evaluation.llama_server import serve; serve()"
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from {module} import serve; serve()"
 # llama.cpp calls Q4_K_M "Q4_K - Medium".
 _SIZE = re.compile(r" - ([SML])\w+$")
 # Threads that wait for each other yield the processor: on two cores with a load of 15, the demo's model then wrote 49
@@ -172,6 +172,35 @@ def load_gguf(path: Path, *, name: str | None = None, commit: str | None = None)
     )
 
 
+def gguf_process(module: str, file: int, given: Mapping[str, Any], stderr: int) -> subprocess.Popen[bytes]:
+    """A process over a GGUF file; what it may read and allocate is limited to what that takes.
+
+    Args:
+        module: whose function `serve` it runs, on JSON with `given`, the file's path, limits and threads
+        file: a descriptor of the file
+        given: what else it is to know
+        stderr: as for `Popen`
+    """
+    size = os.fstat(file).st_size
+    asked = {
+        **given,
+        "file": f"/dev/fd/{file}",
+        "threads": threads(),
+        "memory": 2 * size + BESIDE_WEIGHTS,
+        "readable": [str(path) for path in what_python_reads() if path.exists()],
+    }
+    command = [sys.executable, "-I", "-c", _START.format(module=module), json.dumps(asked)]
+    return subprocess.Popen(
+        [*command, json.dumps([str(ROOT), *sys.path])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env=_ENVIRONMENT | {name: os.environ[name] for name in PASSED if name in os.environ},
+        pass_fds=[file],
+        start_new_session=True,
+    )
+
+
 class LlamaServer:
     """The process that runs a model. It is started at the first question, and again when it has ended.
 
@@ -263,28 +292,8 @@ class _Running:
     def __init__(self, name: str, file: int, size: int, context: int) -> None:
         self._folder = tempfile.mkdtemp(prefix="alloy-llama-")
         socket = f"{self._folder}/llama.sock"
-        opened = f"/dev/fd/{file}"
-        self._process = subprocess.Popen(
-            [
-                sys.executable, "-I", "-c", _START,
-                json.dumps({
-                    "file": opened,
-                    "socket": socket,
-                    "context": context,
-                    "threads": threads(),
-                    "idle": SECONDS_IDLE,
-                    "memory": 2 * size + BESIDE_WEIGHTS,
-                    "readable": [str(path) for path in what_python_reads() if path.exists()],
-                }),
-                json.dumps([str(ROOT), *sys.path]),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_ENVIRONMENT | {name: os.environ[name] for name in PASSED if name in os.environ},
-            pass_fds=[file],
-            start_new_session=True,
-        )  # fmt: skip
+        given = {"socket": socket, "context": context, "idle": SECONDS_IDLE}
+        self._process = gguf_process("evaluation.llama_server", file, given, stderr=subprocess.PIPE)
         self._complaint = ""
         # Without connections that are kept: the server ends them after a few seconds.
         limits = httpx2.Limits(max_keepalive_connections=0)

@@ -28,8 +28,8 @@ def serve() -> None:
     given = json.loads(sys.argv[1])
     memory, readable, folder = given.pop("memory"), given.pop("readable"), Path(given["socket"]).parent
     end_first()
-    _limit(memory)
-    _confine([*map(Path, readable)], Path(given["file"]), folder)
+    limit(memory)
+    confine_to([*map(Path, readable)], Path(given["file"]), folder)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what llama.cpp prints is no answer
     try:
@@ -75,7 +75,7 @@ def _server(file: str, socket: str, context: int, threads: int, idle: int) -> An
     return xllamacpp.Server(settings)
 
 
-def _confine(readable: Sequence[Path], file: Path, folder: Path) -> None:
+def confine_to(readable: Sequence[Path], file: Path, folder: Path) -> None:
     """Let this process read its file, which is open, and what Python needs; where the system can."""
     root = folder / "root"
     root.mkdir()
@@ -83,7 +83,7 @@ def _confine(readable: Sequence[Path], file: Path, folder: Path) -> None:
         confine([NAMESPACE], [*readable, folder], root)
 
 
-def _limit(memory: int) -> None:
+def limit(memory: int) -> None:
     """Allow this many bytes of memory besides the file's own, where the system can."""
     try:
         import resource

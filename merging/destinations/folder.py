@@ -13,6 +13,7 @@ from pathlib import Path
 from checkpoints.problems import DestinationError, Problem
 from merging.destinations.destination import Place, Stored
 from merging.destinations.receipt import Receipt
+from merging.destinations.written_parts import WrittenParts
 from merging.plan import Plan
 
 # What an interrupted run may leave; the next run to the same place removes it.
@@ -20,7 +21,11 @@ SUFFIX = ".merging"
 
 
 class FolderDestination:
-    """Writes into `.NAME.merging` beside the folder; a run that ends early leaves the folder itself untouched."""
+    """Writes into `.NAME.merging` beside the folder; a run that ends early leaves the folder itself untouched.
+
+    Of files that are written together it notes the parts that are whole: a run of the same plan continues one that was
+    killed.
+    """
 
     can_stream = False
 
@@ -66,8 +71,14 @@ class FolderDestination:
             problem = Problem("destination-busy", {"path": str(self.path)}, str(self.path))
             raise DestinationError(problem) from None
         self._lock = lock
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir()
+        parts = WrittenParts(self.partial, plan.fingerprint) if plan.together else None
+        done = parts.read() if parts else frozenset()
+        if not done:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.partial.mkdir()
+            if parts:
+                parts.begin()
+        self.sink = FolderSink(self.partial, parts, done)
         return {}
 
     def admit(self, receipt: Receipt) -> None:
@@ -80,6 +91,8 @@ class FolderDestination:
             path.write_bytes(data)
 
     def finish(self, message: str) -> Place:
+        if self.sink.parts:
+            self.sink.parts.remove()
         replaced = self.partial.with_suffix(".replaced")
         shutil.rmtree(replaced, ignore_errors=True)
         if self.path.exists():
@@ -127,15 +140,23 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 class FolderSink:
-    """Writes output files into a folder that exists."""
+    """Writes output files into a folder that exists.
+
+    Args:
+        folder: gets the files
+        parts: notes the parts of the files that are whole, if they have parts
+        done: parts that an earlier run wrote, into files that are there
+    """
 
     crosses_processes = True
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, parts: WrittenParts | None = None, done: frozenset[str] = frozenset()):
         self.folder = folder
+        self.parts = parts
+        self.done = done
 
     def open_shard(self, filename: str, size: int) -> FolderShard:
-        return FolderShard(self.folder / filename, size)
+        return FolderShard(self.folder / filename, size, continues=bool(self.done))
 
     def to_data(self) -> dict[str, object]:
         return {"scheme": "", "folder": str(self.folder)}
@@ -148,9 +169,9 @@ class FolderShard:
     it, and never while one still writes to its number.
     """
 
-    def __init__(self, path: Path, size: int):
+    def __init__(self, path: Path, size: int, *, continues: bool = False):
         self._path = path
-        self._file = path.open("wb", buffering=0)
+        self._file = path.open("r+b" if continues else "wb", buffering=0)
         with no_room(path):
             _reserve(self._file.fileno(), size)
 

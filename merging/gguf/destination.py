@@ -103,9 +103,8 @@ class GgufDestination:
         missing = [file for file in self.files if file.filename not in kept]
         self._made = GgufSink(plan, missing, self._destination.sink, own.streams)
         self._made.begin()
-        if missing:
-            return {}
-        return {shard.filename: Receipt(shard.filename, shard.bytes) for shard in plan.shards}
+        whole = [shard for shard in plan.shards if not self._made.needs(shard)]
+        return {shard.filename: Receipt(shard.filename, shard.bytes) for shard in whole}
 
     def admit(self, receipt: Receipt) -> None:
         """The shards themselves are nowhere."""
@@ -163,7 +162,7 @@ class Beside:
         second = self._second.sink
         assert isinstance(second, GgufSink)
         self._kept = frozenset(kept)
-        if done:
+        if len(done) == len(plan.shards):
             self._sink = self._first.sink
             return kept
         self._sink = Tee(self._first.sink, second, self._kept)

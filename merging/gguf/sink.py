@@ -16,6 +16,7 @@ import numpy as np
 
 from checkpoints.dtypes import itemsize, torch_name
 from merging.destinations import Receipt, ShardWriter, Sink, Stored
+from merging.destinations.written_parts import WrittenParts
 from merging.gguf.file import GgufFile, Placed
 from merging.gguf.layout import LaidOut
 from merging.gguf.quantization import quantize
@@ -60,9 +61,14 @@ class GgufSink:
         ]
         if not self._files:
             return
+        # A folder notes what of the files is whole.
+        done: frozenset[str] = getattr(self._sink, "done", frozenset())
+        parts: WrittenParts | None = getattr(self._sink, "parts", None)
         for number, laid_out in enumerate(self._files[0].layout.tensors):
+            if laid_out.name in done:
+                continue
             places = [(output, output.file.places[number]) for output in self._outputs]
-            tensor = _Tensor(laid_out, places, self._in_order)
+            tensor = _Tensor(laid_out, places, self._in_order, parts)
             self._tensors[laid_out.name] = tensor
             for part, piece in enumerate(laid_out.pieces):
                 for name in piece.inputs:
@@ -75,6 +81,10 @@ class GgufSink:
 
     def to_data(self) -> None:
         return None
+
+    def needs(self, shard: PlannedShard) -> bool:
+        """Whether a file needs a tensor of a shard; known after `begin`."""
+        return any(tensor.name in self._uses for tensor in shard.tensors)
 
     def reader(self, tensor: PlannedTensor) -> _Reader | None:
         """What takes the bytes of a tensor of the model; None where no file needs them, or has them already."""
@@ -134,10 +144,18 @@ class _Tensor:
         laid_out: the tensor
         places: in each file
         in_order: whether a file wants its bytes in their order
+        parts: notes it when it is whole, if there is one
     """
 
-    def __init__(self, laid_out: LaidOut, places: Sequence[tuple[_Output, Placed]], in_order: bool):
+    def __init__(
+        self,
+        laid_out: LaidOut,
+        places: Sequence[tuple[_Output, Placed]],
+        in_order: bool,
+        parts: WrittenParts | None,
+    ):
         self.laid_out = laid_out
+        self._parts = parts
         self._places = places
         self._lock = threading.Lock()
         self._starts = [0]
@@ -197,6 +215,8 @@ class _Tensor:
             if placed.padding:
                 output.writer.write(placed.offset + placed.bytes, memoryview(bytes(placed.padding)))
         self._held = None
+        if self._parts:
+            self._parts.note(self.laid_out.name, sum(placed.bytes for _, placed in self._places))
 
 
 class _Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from checkpoints.problems import DestinationError, MergeError
 from checkpoints.stored import StoredCheckpoint
 from merging import Plan, make_plan, read_recipe, run_plan
 from merging.__main__ import main
-from merging.destinations.folder import FolderShard
+from merging.destinations.folder import FolderDestination, FolderShard
+from merging.destinations.written_parts import WrittenParts
 from merging.gguf import converter, layout, quantization
 from merging.gguf.quantization import quantize
 from merging.gguf.types import FILE_TYPES, Q3_K, Q4_0, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0
@@ -164,6 +166,64 @@ def test_a_run_that_failed_continues_with_the_files_that_are_missing(
     for kind in types:
         (tmp_path / "there.gguf").write_bytes(hub.read("alice/out-GGUF", f"out-{kind}.gguf"))
         assert tensors(tmp_path / "there.gguf") == tensors(tmp_path / "out-GGUF" / f"out-{kind}.gguf")
+
+
+@pytest.mark.parametrize("types", [["Q8_0"], ["Q4_K_M", "BF16"]])
+def test_a_run_to_a_folder_that_was_killed_continues_with_the_tensors_that_are_missing(
+    types: list[str], parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, place = planned(parents), tmp_path / "out-GGUF"
+    assert len(plan.shards) > 2
+    done: list[str] = []
+    note = WrittenParts.note
+
+    def noted(self: WrittenParts, part: str, nbytes: int) -> None:
+        note(self, part, nbytes)
+        done.append(part)
+        if len(done) == 10:
+            raise RuntimeError("killed")
+
+    def released(self: FolderDestination, *, keep: bool) -> None:
+        """What the system does for a process that was killed: its lock is gone, its files stay."""
+        assert self._lock is not None
+        os.close(self._lock)
+
+    monkeypatch.setattr("merging.destinations.written_parts.BYTES", 1)
+    with monkeypatch.context() as killed:
+        killed.setattr(WrittenParts, "note", noted)
+        killed.setattr(FolderDestination, "abandon", released)
+        with pytest.raises(RuntimeError, match="killed"):
+            run_plan(plan, str(place), gguf=types, only_gguf=True, workers=1)
+    assert not place.exists()
+    again: list[str] = []
+    monkeypatch.setattr(WrittenParts, "note", lambda self, part, _: again.append(part))
+
+    run_plan(plan, str(place), gguf=types, only_gguf=True, workers=1)
+
+    assert len(again) > 10 and not {*again} & {*done}
+    right = tmp_path / "right-GGUF"
+    run_plan(plan, str(right), gguf=types, only_gguf=True)
+    for kind in types:
+        assert tensors(place / f"out-{kind}.gguf") == tensors(right / f"right-{kind}.gguf")
+    assert {path.name for path in place.iterdir()} == {"README.md", *(f"out-{kind}.gguf" for kind in types)}
+
+
+def test_what_was_killed_is_not_continued_by_another_merge(
+    parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / ".out-GGUF.merging"
+    left.mkdir()
+    parts = WrittenParts(left, "another merge")
+    parts.begin()
+    monkeypatch.setattr("merging.destinations.written_parts.BYTES", 1)
+    parts.note("token_embd.weight", 10)
+    assert parts.read() == {"token_embd.weight"}
+
+    run_plan(planned(parents), str(tmp_path / "out-GGUF"), gguf=["BF16"], only_gguf=True)
+
+    run_plan(planned(parents), str(tmp_path / "right-GGUF"), gguf=["BF16"], only_gguf=True)
+    made = tensors(tmp_path / "out-GGUF" / "out-BF16.gguf")
+    assert made == tensors(tmp_path / "right-GGUF" / "right-BF16.gguf")
 
 
 def test_they_stream_to_the_hub_where_memory_is_short(

@@ -1055,6 +1055,9 @@ PROBLEMS: dict[str, Text] = {
         "llama.cpp로 {model} 모델을 실행할 수 없습니다: {words}",
         "transformers로 실행하거나 다른 모델을 고르세요.",
     ),
+    "other-vocabulary": Text(
+        "토큰 수가 {file}에는 {count}개, {model}에는 {other}개입니다.", "그 파일을 만든 모델을 적으세요."
+    ),
     "llama-ended": Text(
         "{model} 모델을 실행하던 llama.cpp가 끝났습니다. 시간이나 메모리를 너무 많이 썼거나 오류가 났습니다.",
         "다시 요청하면 모델을 새로 불러옵니다. 그래도 안 되면 transformers로 실행하세요.",
