@@ -100,7 +100,12 @@ class HubModel:
     @property
     def is_read_as_plain(self) -> bool:
         """Whether it is quantized in a form that is read as plain numbers."""
-        return bool(self.quantized) and self.quantized not in UNREAD and self.weights != {"gguf"}
+        return self.quantized not in UNREAD and (bool(self.quantized) or self.is_gguf)
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether its weights are in GGUF files only."""
+        return self.weights == {"gguf"}
 
     def is_relative(self, first: HubModel) -> bool:
         """Whether both come from one base, or one from the other."""
@@ -110,8 +115,6 @@ class HubModel:
         """Why it cannot be merged with the first model; empty if no reason is known."""
         if self.quantized in UNREAD:
             return t("search.quantized", how=self.quantized)
-        if self.weights == {"gguf"}:
-            return t("search.gguf")
         if first is None or self.is_adapter:
             return ""
         if self.model_type and first.model_type and self.model_type != first.model_type:
@@ -125,7 +128,9 @@ class HubModel:
             t("search.gated") if self.gated else "",
             t("search.adapter") if self.is_adapter else "",
             t("search.pickle") if self.weights == {"pytorch"} else "",
-            t("search.dequantized", how=self.quantized) if self.is_read_as_plain else "",
+            t("search.dequantized", how="GGUF" if self.is_gguf else self.quantized)
+            if self.is_read_as_plain
+            else "",
         ]
         return ", ".join(filter(None, notes))
 

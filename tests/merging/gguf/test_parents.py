@@ -10,12 +10,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
 from checkpoints import Checkpoint, open_checkpoint
 from checkpoints.gguf.architectures import ARCHITECTURES
 from merging import make_plan, read_recipe, run_plan
+from merging.__main__ import main
 from tests.merging.gguf.models import FAMILIES, OF_BYTES, ours, theirs, tiny
 
 TEXT = "a the inn, then 12"
@@ -196,3 +197,25 @@ def test_a_quantized_file_is_merged_as_its_numbers(kind: str, tmp_path: Path) ->
     name = "model.layers.0.mlp.down_proj.weight"
     expected = (weights(plain)[name].float() + 3 * torch.from_numpy(np.array(truth))) / 4
     assert torch.allclose(weights(tmp_path / "out")[name], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_what_a_file_was_tuned_by_is_extracted(tmp_path: Path) -> None:
+    """The base is plain, and the fine-tune a file in bfloat16."""
+    base = tiny(tmp_path / "base", "llama", 256, layers=1)
+    tuned = tiny(tmp_path / "tuned", "llama", 256, layers=1)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    changed = weights(base)
+    changed[name] = (
+        changed[name].float() + torch.outer(torch.arange(256.0), torch.ones(256)) / 64
+    ).bfloat16()
+    save_file(changed, tuned / "model.safetensors", metadata={"format": "pt"})
+    file = written(tuned, "llama")
+
+    main(["extract-lora", str(file), "--base", str(base), "--to", str(tmp_path / "lora"), "--rank", "4"])
+
+    adapter = load_file(tmp_path / "lora/adapter_model.safetensors")
+    [a], [b] = ([tensor for key, tensor in adapter.items() if f"lora_{part}" in key] for part in "AB")
+    scale = json.loads((tmp_path / "lora/adapter_config.json").read_text())
+    found = b.float() @ a.float() * scale["lora_alpha"] / scale["r"]
+    expected = changed[name].float() - weights(base)[name].float()
+    assert torch.allclose(found, expected, atol=0.05)

@@ -74,8 +74,8 @@ def test_relatives_come_first_and_what_does_not_fit_last(family: Hub) -> None:
 
     assert set(names(found[:4])) == {"bob/tiny-base", "bob/tiny-chat", "bob/tiny-code", "bob/tiny-lora"}
     assert names(found[4:5]) == ["bob/tiny-old"]
-    assert names(found[5:6]) == ["bob/tiny-gptq"]
-    assert set(names(found[6:])) == {"bob/tiny-large", "bob/tiny-qwen", "bob/tiny-hqq", "bob/tiny-gguf"}
+    assert set(names(found[5:7])) == {"bob/tiny-gptq", "bob/tiny-gguf"}
+    assert set(names(found[7:])) == {"bob/tiny-large", "bob/tiny-qwen", "bob/tiny-hqq"}
     assert names(search("tiny", NOBODY))[0] != "bob/tiny-base"  # by downloads alone
 
 
@@ -95,7 +95,7 @@ def test_each_is_described_with_what_stands_in_its_way(family: Hub) -> None:
         "qwen": ["qwen2 · 1 k · does not match llama: different architecture", False],
         "gptq": ["llama · 1 k · quantized (gptq): its original merges better", True],
         "hqq": ["llama · 1 k · quantized (hqq): cannot be merged", False],
-        "gguf": ["llama · GGUF only: cannot be merged", False],
+        "gguf": ["llama · quantized (GGUF): its original merges better", True],
     }
 
 

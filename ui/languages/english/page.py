@@ -61,7 +61,6 @@ PAGE: dict[str, Template] = {
     "search.about": "About the models",
     "search.quantized": "quantized ({how}): cannot be merged",
     "search.dequantized": "quantized ({how}): its original merges better",
-    "search.gguf": "GGUF only: cannot be merged",
     "search.architecture": "does not match {other}: different architecture",
     "search.size": "does not match {other}: different size",
     "search.gated": "gated: accept its terms on its page first",

@@ -54,7 +54,6 @@ PAGE: dict[str, Template] = {
     "search.about": "모델 정보",
     "search.quantized": "양자화됨({how}): 병합할 수 없음",
     "search.dequantized": "양자화됨({how}): 원래 모델이 병합에 더 좋음",
-    "search.gguf": "GGUF뿐: 병합할 수 없음",
     "search.architecture": "{other}{other:과|와} 구조가 다름",
     "search.size": "{other}{other:과|와} 크기가 다름",
     "search.gated": "승인 필요: 먼저 모델 페이지에서 조건에 동의하세요",
