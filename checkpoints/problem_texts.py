@@ -679,6 +679,10 @@ PROBLEMS: dict[str, Text] = {
         "The models have different numbers of layers ({given:all}) and cannot be merged whole.",
         "Use `slices:` to say which layers belong together.",
     ),
+    "gives-back": Text(
+        "The result is {model} again: with these values, {title} takes nothing from any other model.",
+        "Change the values, or name another model.",
+    ),
     "roles": Text(
         "{second} has another vocabulary than {base}, so {base} was not its base.",
         "Name the receiving model first, then the giving one: {second}, then {first}?",

@@ -41,6 +41,7 @@ from merging.planning.costs import (
     rough_seconds,
     working_memory,
 )
+from merging.planning.given_back import gives_back
 from merging.planning.mixtures import MixtureTensors
 from merging.planning.originals import with_originals
 from merging.planning.result_files import ResultFiles
@@ -108,6 +109,7 @@ def make_plan(
         problems += plan.problems
         plan = replace(plan, warnings=(*recipe.warnings, *plan.warnings))
         if not problems or plan.shards:
+            plan = replace(plan, warnings=(*plan.warnings, *gives_back(recipe, plan)))
             size = plan.bytes_out + plan.bytes_beside
             plan = replace(plan, disk_bytes=destination.disk_bytes(size) if destination else size)
             plan = _with_memory(plan, destination, memory)

@@ -15,7 +15,8 @@ from ui.chat.sampling import Sampling, SamplingFields
 from ui.hub.account import account, visitor
 from ui.languages.translate import error_words, parameter_help, t
 from ui.merge.try_first import try_first
-from ui.recipe.sliders import RecipeSlider, changed_sliders, sliders_of, with_value
+from ui.recipe.curves import changed_values, curve_sliders, tuned
+from ui.recipe.sliders import RecipeSlider
 from ui.server.in_memory_merges import MARK, TryRequest
 from ui.server.merge_service import MergeService
 from ui.server.work import Turn, Turns
@@ -49,7 +50,7 @@ class Tuning:
     @property
     def values(self) -> str:
         """The values that were changed so far, in words."""
-        changed = changed_sliders(self.first, self.recipe)
+        changed = changed_values(self.first, self.recipe)
         return ", ".join(f"{slider.label} = {slider.value:g}" for slider in changed) or t("tune.first")
 
     def with_answer(self, message: str, values: str, answer: str) -> Tuning:
@@ -86,7 +87,7 @@ class Tuner:
     def begin(self, name: str | None, page: str) -> Updates:
         """Updates of `outputs`: a slider if the model is a merge in memory of the page whose recipe has numbers."""
         recipe = self.service.in_memory.recipe(page, name or "")
-        found = sliders_of(recipe)
+        found = curve_sliders(recipe)
         if not name or not found:
             return {self.box: gr.update(visible=False), self.answers: "", self.state: None}
         first = found[0]
@@ -129,7 +130,7 @@ class Tuner:
         if tuning is None:
             yield unchanged()
             return
-        page, menu = str(request.session_hash), _menu(sliders_of(tuning.recipe), given[self.which])
+        page, menu = str(request.session_hash), _menu(curve_sliders(tuning.recipe), given[self.which])
         talk, question = _up_to_the_question(talk)
         with self.turns.of(request) as turn:
             try:
@@ -157,11 +158,14 @@ class Tuner:
             return None
         before, question = _up_to_the_question(talk)
         answer = _prose(talk[len(before) :])
-        now = replace(tuning, recipe=with_value(tuning.recipe, slider, given[self.value]))
+        now = replace(tuning, recipe=tuned(tuning.recipe, slider, given[self.value], tuning.first))
         if now.recipe == tuning.recipe and tuning.merged and (answer or not question):
             return None
         if question and answer and tuning.merged:
-            return now.with_answer(question, tuning.values, answer)
+            values = tuning.values
+            if tuning.recipe == tuning.first:
+                values = t("tune.first.value", value=f"{slider.label} = {slider.value:g}")
+            return now.with_answer(question, values, answer)
         return now
 
     def _merge(
@@ -231,11 +235,11 @@ def with_values(recipe: str, tuning: Tuning) -> str | None:
     """
     if recipe == tuning.first:
         return tuning.recipe
-    for change in changed_sliders(tuning.first, tuning.recipe):
+    for change in changed_values(tuning.first, tuning.recipe):
         slider = slider_at(recipe, change.key)
         if slider is None or slider.parameter != change.parameter:
             return None
-        recipe = with_value(recipe, slider, change.value)
+        recipe = tuned(recipe, slider, change.value, tuning.first)
     return recipe
 
 
@@ -250,7 +254,7 @@ def use_values(tuning: Tuning | None, recipe: str) -> str | None:
 
 
 def slider_at(recipe: str, key: str) -> RecipeSlider | None:
-    return next((slider for slider in sliders_of(recipe) if slider.key == key), None)
+    return next((slider for slider in curve_sliders(recipe) if slider.key == key), None)
 
 
 def _menu(found: Sequence[RecipeSlider], chosen: str) -> Any:

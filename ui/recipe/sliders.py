@@ -31,6 +31,7 @@ class RecipeSlider:
         parameter: as the method declares it
         label: for people
         value: now; if the recipe gives several numbers, their mean
+        is_curve: it moves several numbers as a whole, and keeps their shape
     """
 
     place: RecipePath
@@ -38,11 +39,12 @@ class RecipeSlider:
     parameter: Parameter
     label: str
     value: float
+    is_curve: bool = False
 
     @property
     def key(self) -> str:
         """Its key in a menu."""
-        return "/".join(map(str, self.place))
+        return "/".join(map(str, (*self.place, "~") if self.is_curve else self.place))
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -65,7 +67,7 @@ def sliders_of(recipe: str) -> tuple[RecipeSlider, ...]:
     defaults = [
         RecipeSlider(("parameters", p.name), method, p, p.name, float(p.default))
         for p in method.parameters
-        if _is_number(p) and p.default is not None and p.name not in named
+        if is_number(p) and p.default is not None and p.name not in named
     ]
     return tuple({slider.key: slider for slider in (*given, *defaults)}.values())
 
@@ -104,7 +106,7 @@ def _given(node: Any, method: MergeMethod, place: RecipePath, owner: str) -> Ite
             yield from _given(part, method, (*place, str(key)), owner)
             continue
         for parameter in method.parameters:
-            if isinstance(part, dict) and parameter.name in part and _is_number(parameter):
+            if isinstance(part, dict) and parameter.name in part and is_number(parameter):
                 here = (*place, key, parameter.name)
                 label = t("methods.of", name=parameter.name, model=owner) if owner else parameter.name
                 yield from _sliders(part[parameter.name], method, parameter, here, label)
@@ -116,7 +118,7 @@ def _sliders(
     if _is_one(setting):
         yield RecipeSlider(place, method, parameter, label, float(setting))
         return
-    numbers = list(_numbers(setting))
+    numbers = list(numbers_of(setting))
     if not numbers:
         return
     yield RecipeSlider(
@@ -134,15 +136,17 @@ def _sliders(
             yield RecipeSlider((*place, number, "value"), method, parameter, name, float(choice["value"]))
 
 
-def _numbers(setting: Any) -> Iterator[float]:
+def numbers_of(setting: Any) -> Iterator[float]:
+    """The numbers of a setting: of a gradient, and of the values of filters."""
     if _is_one(setting):
         yield float(setting)
     elif isinstance(setting, list):
         for part in setting:
-            yield from _numbers(part.get("value") if isinstance(part, dict) else part)
+            yield from numbers_of(part.get("value") if isinstance(part, dict) else part)
 
 
-def _is_number(parameter: Parameter) -> bool:
+def is_number(parameter: Parameter) -> bool:
+    """Whether a parameter has a slider of numbers."""
     return parameter.kind in ("number", "integer") and parameter.low is not None
 
 

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from merging import METHODS
+from ui.recipe.curves import changed_values, curve_sliders, tuned
 from ui.recipe.presets import presets
-from ui.recipe.sliders import RecipeSlider, changed_sliders, sliders_of, with_value
+from ui.recipe.sliders import RecipeSlider, sliders_of, with_value
 
 GRADIENT = """\
 merge_method: slerp  # along the arc
@@ -106,14 +107,47 @@ def test_a_text_that_cannot_be_edited_in_place_says_the_same_anew() -> None:
 )
 def test_what_was_turned_is_the_difference(preset: object) -> None:
     recipe = preset.recipe  # type: ignore[attr-defined]
-    found = sliders_of(recipe)
+    found = curve_sliders(recipe)
     numbers = [p for p in METHODS[yaml.safe_load(recipe)["merge_method"]].parameters if p.kind == "number"]
     assert bool(found) is bool(numbers)
-    assert changed_sliders(recipe, recipe) == ()
+    assert changed_values(recipe, recipe) == ()
     for slider in found:
-        changed = with_value(recipe, slider, 0.15)
-        assert [(it.key, it.value) for it in changed_sliders(recipe, changed)] == [(slider.key, 0.15)]
-        assert with_value(changed, at(changed, slider.key), 0.15) == changed
+        changed = tuned(recipe, slider, 0.15, recipe)
+        assert [(it.key, it.value) for it in changed_values(recipe, changed)] == [(slider.key, 0.15)]
+        assert tuned(changed, curve_at(changed, slider.key), 0.15, recipe) == changed
+
+
+CURVE = """\
+merge_method: slerp
+base_model: a/x
+models: [{model: a/x}, {model: a/y}]
+parameters:
+  t: [0, 0.5, 1] # up
+"""
+
+
+def curve_at(recipe: str, key: str) -> RecipeSlider:
+    return next(slider for slider in curve_sliders(recipe) if slider.key == key)
+
+
+def test_a_curve_moves_as_a_whole_and_comes_back() -> None:
+    slider = curve_sliders(CURVE)[0]
+    assert (slider.label, slider.value) == ("t: mean of the curve, which keeps its shape", 0.5)
+
+    # By 0.3; what would be above 1 is cut off: 0.3 and 0.8 and 1 have the mean 0.7.
+    higher = tuned(CURVE, slider, 0.7, CURVE)
+
+    assert higher == CURVE.replace("[0, 0.5, 1]", "[0.3, 0.8, 1]")
+    highest = tuned(higher, curve_sliders(higher)[0], 1.0, CURVE)
+    back = tuned(highest, curve_sliders(highest)[0], 0.5, CURVE)
+    assert yaml.safe_load(back) == yaml.safe_load(CURVE) and "# up" in back
+
+
+def test_one_number_in_place_of_a_curve_says_so() -> None:
+    labels = {slider.key: slider.label for slider in curve_sliders(CURVE)}
+
+    assert labels["parameters/t"] == "t: one number for all layers, in place of the curve"
+    assert len(sliders_of(CURVE)) == 1  # a search has its own curves
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "- 1", "merge_method: none", "a: 1\n---\nb: 2\n"])

@@ -108,6 +108,8 @@ PAGE: dict[str, Template] = {
     "held.many": "there are more than {most} models",
     # the numbers of a recipe
     "slider.whole": "{name}: one number for all layers",
+    "slider.curve": "{name}: mean of the curve, which keeps its shape",
+    "slider.replaces": "{name}, in place of the curve",
     "slider.filter": "{name}: {tensors}",
     "slider.slice": "slice {number}",
     # presets
@@ -683,6 +685,7 @@ PAGE: dict[str, Template] = {
     "tune.value": "Value",
     "tune.again": "Merge and answer again",
     "tune.use": "Use in the recipe",
+    "tune.first.value": "as tried first ({value})",
     "tune.first": "as first tried",
     "tune.ask": "Merged with {values}. Now ask it something.",
     "tune.heard": "Answers to “{message}”, by the merged values",

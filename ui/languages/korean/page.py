@@ -99,6 +99,8 @@ PAGE: dict[str, Template] = {
     "held.many": "모델이 {most}개를 넘습니다",
     # the numbers of a recipe
     "slider.whole": "{name}: 모든 층에 같은 값",
+    "slider.curve": "{name}: 곡선의 평균(모양은 그대로)",
+    "slider.replaces": "{name}(곡선 대신)",
     "slider.filter": "{name}: {tensors}",
     "slider.slice": "슬라이스 {number}",
     # presets
@@ -670,6 +672,7 @@ PAGE: dict[str, Template] = {
     "tune.value": "값",
     "tune.again": "다시 병합하고 답하기",
     "tune.use": "레시피에 쓰기",
+    "tune.first.value": "처음 시도한 대로({value})",
     "tune.first": "처음 써 본 그대로",
     "tune.ask": "병합한 값: {values}. 이제 물어보세요.",
     "tune.heard": "“{message}”에 대한 답, 병합한 값별로",
