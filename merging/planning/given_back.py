@@ -45,4 +45,4 @@ def adds_one_whole(method: MergeMethod, values: Mapping[str, Any]) -> bool:
         return False
     whole = values.get("density", [1.0]) == [1.0]
     weight = 1.0 if values.get("normalize") and weights[0] > 0 else weights[0]
-    return whole and weight * values.get("lambda", 1.0) == 1.0
+    return bool(whole and weight * values.get("lambda", 1.0) == 1.0)

@@ -8,8 +8,9 @@ from typing import TypeGuard
 from markupsafe import Markup
 
 from merging import Plan, Recipe
-from merging.planning.parameters_by_layer import Copy, Row, Value, resolved, short_name
+from merging.planning.parameters_by_layer import Copy, Row, Value, resolved
 from ui.languages.translate import t
+from ui.merge.staircase import staircase
 from ui.widgets.html import breakable, html, part, quiet, tag
 
 
@@ -17,26 +18,13 @@ def layers_card(plan: Plan, recipe: Recipe | None) -> Markup:
     """The picture of a good plan, or the line that says why there is none."""
     if not plan.tensors or recipe is None:
         return quiet(t("layers.waiting"))
-    return html(_stack(recipe), (_picture(title, rows) for title, rows in resolved(plan)))
-
-
-def _stack(recipe: Recipe) -> Markup:
-    """Which layers of which model the layers of the result are, in words: whether the end counts is asked often."""
-    if not recipe.slices:
-        return quiet(t("layers.whole"))
-    lines, below = [], 0
-    for piece in recipe.slices:
-        ranges = [source.layer_range or (0, 0) for source in piece.sources]
-        length = ranges[0][1] - ranges[0][0]
-        if not length:
-            continue
-        sources = t("layers.and").join(
-            t("layers.source", first=start, last=end - 1, model=short_name(source.model.name))
-            for source, (start, end) in zip(piece.sources, ranges, strict=True)
-        )
-        lines.append(t("layers.slice", first=below, last=below + length - 1, sources=sources))
-        below += length
-    return html(quiet(t("layers.slices")), tag.ul(map(tag.li, lines), class_="alloy-lines"))
+    # Copies of whole layers are in the staircase.
+    pictures = (
+        _picture(title, rows)
+        for title, rows in resolved(plan)
+        if not recipe.slices or not all(isinstance(cell, Copy) for row in rows for cell in row.cells)
+    )
+    return html(staircase(recipe) if recipe.slices else quiet(t("layers.whole")), pictures)
 
 
 def _picture(title: str, rows: Sequence[Row]) -> Markup:

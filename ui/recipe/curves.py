@@ -88,7 +88,8 @@ def shifted(curve: list[Any], slider: RecipeSlider, mean: float) -> list[Any]:
         else:
             most = by
     by = (least + most) / 2
-    return _each(curve, lambda number: round(moved(number, by), 6))
+    found: list[Any] = _each(curve, lambda number: round(moved(number, by), 6))
+    return found
 
 
 def _each(setting: Any, change: Any) -> Any:

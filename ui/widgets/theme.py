@@ -249,6 +249,15 @@ footer { gap: 1rem; }
   .alloy-layers > .kind { grid-column: 1 / -1; text-align: left; margin-top: .2rem; }
   .alloy-layers > :has(+ .axis) { display: none; }
 }
+.alloy-stairs { display: block; width: 100%; height: 9rem; margin: .4rem 0; background: var(--neutral-100);
+  border-radius: 3px; }
+.dark .alloy-stairs { background: var(--neutral-800); }
+.alloy-legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; }
+.alloy-legend i { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .4rem; }
+.alloy-stairs .m0 { fill: #c76d2f; } .alloy-stairs .m1 { fill: #3f7fa6; } .alloy-stairs .m2 { fill: #2f8f4e; }
+.alloy-stairs .m3 { fill: #8a8580; }
+.alloy-legend .m0 { background: #c76d2f; } .alloy-legend .m1 { background: #3f7fa6; }
+.alloy-legend .m2 { background: #2f8f4e; } .alloy-legend .m3 { background: #8a8580; }
 .alloy-lineage { display: block; width: 100%; min-width: 280px; height: auto; }
 .alloy-lineage text { font-size: 12.5px; fill: var(--body-text-color); }
 .alloy-lineage rect { fill: var(--block-background-fill); stroke: var(--neutral-400); }

@@ -140,3 +140,14 @@ def test_the_drawing_shows_long_names_in_lines() -> None:
     assert lines == [
         "SmolLM2-135M-", "Instruct", "abcdefgh-", "abcdefgh-", "abcdefgh-…", "x" * 13, "x" * 13, "x" * 4
     ]  # fmt: skip
+
+
+def test_a_parent_of_a_parent_is_beside_it_and_owners_tell_names_apart() -> None:
+    drawn = lineage(
+        [Parent("ann/Base"), Parent("ann/Tuned", bases=("ann/Base",)), Parent("eve/Base")], "merged"
+    )
+
+    tags = shown(drawn)
+    assert tags.names.count("rect") == 4
+    assert tags.names.count("path") == 4  # three to the result, one between parents
+    assert re.findall("<tspan[^>]*>([^<]*)<", drawn) == ["ann/", "Base", "Tuned", "eve/", "Base", "merged"]

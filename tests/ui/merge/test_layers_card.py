@@ -81,3 +81,18 @@ def test_it_is_read_aloud_and_never_markup(folder: Path) -> None:
 
 def test_without_a_plan_there_is_no_picture() -> None:
     assert "once the plan has no problems" in layers_card(Plan("", ""), None)
+
+
+def test_slices_are_a_staircase(folder: Path) -> None:
+    many = "".join(
+        f"  - sources: [{{{{model: {{0}}/a, layer_range: [{n}, {n + 1}]}}}}]\n" for n in (0, 1, 2, 1, 2, 3)
+    )
+    plan = plan_of(f"merge_method: passthrough\nslices:\n{many}", folder)
+
+    tags = shown(layers_card(plan, read_recipe(plan.recipe)))
+
+    steps = [value for name, value in tags.attributes if name == "y"]
+    assert steps == ["3", "2", "1", "2", "1", "0"]  # from above
+    assert tags.names.count("svg") == 1  # and no strips of copies
+    assert "Layer 3 of the result: layer 1 of a" in tags.text
+    assert "The 6 slices in words" in tags.text
