@@ -1567,6 +1567,22 @@ PROBLEMS: dict[str, Text] = {
     "gradient-one-worker": Text(
         "A search by gradient runs in one process, not in {workers}.", "Leave out `--workers`."
     ),
+    "storage-way": Text(
+        "Machines cannot share a search by {by}: each of its points follows from those before.",
+        "Choose `by: tpe`, or leave out `--storage`.",
+    ),
+    "storage-url": Text(
+        "What was given as storage is no URL of a database.",
+        "Write it as SQLAlchemy does, for example `postgresql://user:password@host/name`.",
+    ),
+    "storage-failed": Text(
+        "The database {url} could not be used: {error}",
+        "What was scored is in the folder. Run it again to continue when the database answers.",
+    ),
+    "no-shared-search": Text(
+        "The database has no search of this space, with these parents and texts.",
+        "Start it on the first machine with `alloy search run --storage`.",
+    ),
     "search-in-use": Text(
         "Another process is searching in {folder}.", "Wait for it, or name another folder."
     ),

@@ -81,6 +81,15 @@ By = Annotated[
     Literal["auto", "gradient", "tpe", "cmaes", "random", "grid", "qmc", "nsga2"] | None,
     typer.Option(metavar="WAY", help="How points are chosen, instead of what the space says."),
 ]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        envvar="ALLOY_STORAGE",
+        show_default=False,
+        help="A database for a search on several machines, such as `postgresql://user:password@host/name`.",
+    ),
+]
 
 
 def _planned(path: Path, workers: int, by: str | None, device: str) -> SearchPlan:
@@ -150,6 +159,7 @@ def search(
         bool,
         typer.Option("--finish", help="Score no further trial: choose among those that ended, and report."),
     ] = False,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> int:
     """Search, or continue a search. Ctrl-C keeps what was scored."""
@@ -160,9 +170,9 @@ def search(
     if not planned.ok:
         print_problems(planned.problems)
         return CANNOT_BE_SEARCHED
-    cancel = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: cancel.set())
-    found = run_search(planned, to, finish=finish, on_trial=_print_progress, cancel=cancel)
+    found = run_search(
+        planned, to, finish=finish, storage=storage, on_trial=_print_progress, cancel=_cancelled_by_ctrl_c()
+    )
     if as_json:
         print(json.dumps(found.report.to_dict(), indent=2, ensure_ascii=False))
         return DONE
@@ -172,6 +182,39 @@ def search(
         + (f", the recipe in {to / 'best.yaml'}." if found.best else ".")
     )
     return DONE
+
+
+@_command("join")
+def join(
+    space: SpaceFile,
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FOLDER", help="For this machine's records.", show_default=False)
+    ],
+    storage: Storage = None,
+    workers: Workers = 1,
+    by: By = None,
+    device: Device = "auto",
+) -> int:
+    """Score trials of a search that another machine runs with the same space and `--storage`."""
+    from searching.run import join_search
+
+    if storage is None:
+        raise typer.BadParameter("name the database of the search", param_hint="--storage")
+    planned = _planned(space, workers, by, device)
+    print_problems(planned.warnings, "warning")
+    if not planned.ok:
+        print_problems(planned.problems)
+        return CANNOT_BE_SEARCHED
+    count = join_search(planned, to, storage, on_trial=_print_progress, cancel=_cancelled_by_ctrl_c())
+    print(f"Trials scored here: {count}. The machine that began the search reports.")
+    return DONE
+
+
+def _cancelled_by_ctrl_c() -> threading.Event:
+    """An event that Ctrl-C sets."""
+    cancel = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: cancel.set())
+    return cancel
 
 
 def _print_progress(progress: Progress) -> None:

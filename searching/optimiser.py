@@ -98,9 +98,15 @@ class OptunaOptimiser:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = _sampler(way, space.settings.seed)
-        self._study = optuna.create_study(directions=["minimize"] * count, sampler=sampler)
         self._failed = optuna.trial.TrialState.FAIL
         self._trials: list[Any] = []
+        self._study = self._opened(count, sampler)
+
+    def _opened(self, objectives: int, sampler: Any) -> Any:
+        """The study."""
+        import optuna
+
+        return optuna.create_study(directions=["minimize"] * objectives, sampler=sampler)
 
     def ask(self, point: Point | None = None) -> Point | None:
         if point is not None:

@@ -3,7 +3,7 @@
 from searching.optimiser import SearchError
 from searching.plan import Measured, SearchPlan, measure, plan_search
 from searching.report import Comparison, Report
-from searching.run import Progress, SearchResult, run_search
+from searching.run import Progress, SearchResult, join_search, run_search
 from searching.space import Axis, Space
 from searching.space_reader import read_space
 
@@ -17,6 +17,7 @@ __all__ = [
     "SearchPlan",
     "SearchResult",
     "Space",
+    "join_search",
     "measure",
     "plan_search",
     "read_space",

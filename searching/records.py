@@ -31,11 +31,15 @@ class Asked:
         ask: the number of the trial
         after: how many trials were told before
         point: the values
+        shared: its number in a study that machines share; None in any other search
+        elsewhere: whether another machine scored it
     """
 
     ask: int
     after: int
     point: Mapping[str, Scalar]
+    shared: int | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,11 +87,11 @@ class Records:
             with path.open("r+b") as file:
                 file.truncate(len(kept))
         for line in kept.splitlines():
-            self._enter(_from_json(json.loads(line)))
+            self._enter(from_data(json.loads(line)))
 
     def add(self, record: Asked | Scored) -> None:
         """Write a line, to the disk."""
-        line = json.dumps(_to_json(record), ensure_ascii=False)
+        line = json.dumps(to_data(record), ensure_ascii=False)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
@@ -134,16 +138,25 @@ class Records:
         """Spent on all that is here."""
         return sum(scored.seconds for scored in self.scored.values())
 
+    @property
+    def seconds_here(self) -> float:
+        """The same without what other machines scored."""
+        others = (f"trial {asked.ask}" for asked in self.asked.values() if asked.elsewhere)
+        return self.seconds - sum(self.scored[who, "search"].seconds for who in others)
 
-def _to_json(record: Asked | Scored) -> dict[str, Any]:
+
+def to_data(record: Asked | Scored) -> dict[str, Any]:
+    """A record, ready for JSON."""
     found = asdict(record)
     if isinstance(record, Scored):
         found["seconds"], found["making"] = round(record.seconds, 4), round(record.making, 4)
-        return {key: value for key, value in found.items() if value not in (None, ())}
-    return found
+    return {
+        key: value for key, value in found.items() if value is not None and value != () and value is not False
+    }
 
 
-def _from_json(line: Mapping[str, Any]) -> Asked | Scored:
+def from_data(line: Mapping[str, Any]) -> Asked | Scored:
+    """The record that `to_data` wrote."""
     if "ask" in line:
         return Asked(**line)
     figures: Mapping[str, Sequence[Sequence[float]]] = line["figures"]

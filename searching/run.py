@@ -5,13 +5,14 @@ Everything that was scored is in the folder's records, and nothing in them is sc
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from searching.optimiser import Optimiser, SearchError, optimiser
 from searching.plan import FINALISTS, Measured, SearchPlan, measured, suits_gradient
 from searching.records import Asked, Records, Scored
 from searching.report import Report, make_report
+from searching.shared_study import SharedStudy, Storage
 from searching.space import Point
 from searching.starters import greedy_soup, lm_cocktail
 from searching.workers import Job, Processes, ThisProcess, Workers
@@ -86,6 +88,7 @@ def run_search(
     folder: str | Path,
     *,
     finish: bool = False,
+    storage: str | None = None,
     on_trial: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> SearchResult:
@@ -95,30 +98,74 @@ def run_search(
         plan: from `plan_search`, without problems
         folder: for the records and the result; one that holds an unfinished search of the same plan continues it
         finish: score no further trial: choose among those that have ended, and report
+        storage: URL of a database whose study other machines may join, see `join_search`; None for a search of this
+            machine alone
         on_trial: called after each recipe that was scored
         cancel: set it from another thread to stop; what was scored is kept, and a report without the report part is
             written
 
     Raises:
-        SearchError: the plan has problems, the folder holds another search, or another process uses it.
+        SearchError: the plan has problems, the folder holds another search, another process uses it, or the database
+            cannot be used.
         MergeError: the parents can no longer be read.
         Cancelled: `cancel` was set.
     """
+    shared = Storage(storage) if storage else None
+    with _opened(plan, Path(folder), shared, on_trial, cancel) as search:
+        return search.run(finish=finish)
+
+
+def join_search(
+    plan: SearchPlan,
+    folder: str | Path,
+    storage: str,
+    *,
+    on_trial: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> int:
+    """Score trials of a search that another machine began with `run_search`, until that takes no more.
+
+    The machine that began it gets their figures, chooses among all and writes the report.
+
+    Args:
+        plan: of the same space, parents and data
+        folder: for the records of this machine
+        storage: URL of the database
+        on_trial, cancel: see `run_search`
+
+    Returns:
+        How many trials were scored here.
+
+    Raises:
+        SearchError, MergeError, Cancelled: see `run_search`; or there is no such search in the database.
+    """
+    with _opened(plan, Path(folder), Storage(storage, joins=True), on_trial, cancel) as search:
+        return search.join()
+
+
+@contextmanager
+def _opened(
+    plan: SearchPlan,
+    folder: Path,
+    storage: Storage | None,
+    on_trial: Callable[[Progress], None] | None,
+    cancel: threading.Event | None,
+) -> Iterator[_Search]:
+    """A search that no other process runs in the same folder."""
     if not plan.ok:
         raise SearchError(plan.problems)
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place / ".lock")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
     try:
         with lock.acquire(timeout=0):
-            check_folder(plan, place)
-            search = _Search(plan, place, on_trial, cancel or threading.Event())
+            check_folder(plan, folder)
+            search = _Search(plan, folder, storage, on_trial, cancel or threading.Event())
             try:
-                return search.run(finish=finish)
+                yield search
             finally:
                 search.close()
     except Timeout:
-        raise SearchError(Problem("search-in-use", {"folder": str(place)})) from None
+        raise SearchError(Problem("search-in-use", {"folder": str(folder)})) from None
 
 
 def check_folder(plan: SearchPlan, folder: Path) -> None:
@@ -127,23 +174,28 @@ def check_folder(plan: SearchPlan, folder: Path) -> None:
     Raises:
         SearchError: the space, the parents or the data are others.
     """
-    held = {
-        "space.yaml": plan.space.text,
-        "parents.json": json.dumps(plan.parents, indent=2, ensure_ascii=False),
-        "data.json": json.dumps(plan.data.to_dict(), ensure_ascii=False),
-    }
-    there = {name: folder / name for name in held}
+    texts = _identity(plan)
+    there = {name: folder / name for name in texts}
     if not (folder / "trials.jsonl").exists():
-        for name, text in held.items():
+        for name, text in texts.items():
             there[name].write_text(text, encoding="utf-8")
         (folder / "trials.jsonl").touch()
         return
-    for name, text in held.items():
+    for name, text in texts.items():
         before = there[name].read_text(encoding="utf-8") if there[name].exists() else ""
         if before != text:
             what, changed = _changed(name, before, text)
             values = {"what": what, "names": changed, "folder": str(folder)}
             raise SearchError(Problem("other-search", values))
+
+
+def _identity(plan: SearchPlan) -> dict[str, str]:
+    """What a search is of, as texts by the name of their file."""
+    return {
+        "space.yaml": plan.space.text,
+        "parents.json": json.dumps(plan.parents, indent=2, ensure_ascii=False),
+        "data.json": json.dumps(plan.data.to_dict(), ensure_ascii=False),
+    }
 
 
 def _changed(name: str, before: str, now: str) -> tuple[str, list[str]]:
@@ -166,6 +218,7 @@ class _Search:
     Args:
         plan: what to search
         folder: for the records
+        storage: of a study that machines share; None for one of this process
         on_trial: called after each recipe that was scored
         cancel: stops it
     """
@@ -174,6 +227,7 @@ class _Search:
         self,
         plan: SearchPlan,
         folder: Path,
+        storage: Storage | None,
         on_trial: Callable[[Progress], None] | None,
         cancel: threading.Event,
     ):
@@ -182,11 +236,12 @@ class _Search:
         self.settings = plan.space.settings
         self.goals = self.settings.goals
         self.folder = folder
+        self.storage = storage
         self.records = Records(folder / "trials.jsonl")
         self.on_trial = on_trial
         self.cancel = cancel
         self.began = time.monotonic()
-        self.before = self.records.seconds
+        self.before = self.records.seconds_here
         # The recipe as it was given, the plain average, and each parent.
         self.baselines = {"given": self.space.recipe(self.space.start), "average": self.space.average()}
         self.baselines |= {f"parent {name}": one for name, one in self.space.parents().items()}
@@ -200,6 +255,7 @@ class _Search:
                 self.known.setdefault(_key(self.recipe_of(who), part), who)
         self._workers: Workers | None = None
         self._optimiser: Optimiser | None = None
+        self._study = None if storage is None else self.shared_study(storage)
         self.told = 0
 
     # -- phases ----------------------------------------------------------------------------------------
@@ -208,15 +264,32 @@ class _Search:
         try:
             self.score_all("baselines", [Job(who, "search", one) for who, one in self.baselines.items()])
             self.check_baselines()
-            if not finish and not self.is_reported:
-                self.find_starts()
-                self.trials()
+            if not self.is_reported:
+                if not finish:
+                    self.find_starts()
+                    self.trials()
+                self.end_study()
             winner = self.chosen()
             self.report_part(winner)
         except (Cancelled, MergeCancelled, KeyboardInterrupt):
             self.write(make_report(self.plan, self.records, self.chosen_so_far(), finished=False))
             raise
         return self.write(make_report(self.plan, self.records, winner, finished=True))
+
+    def end_study(self) -> None:
+        """Let no other machine begin a trial, and take over what they have scored."""
+        if self._study is not None:
+            self._study.end()
+            if self._optimiser is None:
+                self._study.match(self.records)
+            self.take_over()
+
+    def join(self) -> int:
+        """Score trials of a search that another machine began; returns how many."""
+        self.score_all("baselines", [Job(who, "search", one) for who, one in self.baselines.items()])
+        self.check_baselines()
+        self.trials()
+        return sum(not asked.elsewhere for asked, _ in self.records.trials())
 
     @property
     def is_reported(self) -> bool:
@@ -278,9 +351,8 @@ class _Search:
     def descent(self) -> Descent | None:
         """The descent of a search by gradient; None for another, and where "auto" finds no derivative."""
         by = self.settings.by
-        if by not in ("auto", "gradient") or (
-            by == "auto" and (self.plan.workers > 1 or not suits_gradient(self.plan))
-        ):
+        alone = self.plan.workers == 1 and self._study is None
+        if by not in ("auto", "gradient") or (by == "auto" and not (alone and suits_gradient(self.plan))):
             return None
         if not isinstance(self.workers, ThisProcess):
             raise SearchError(Problem("gradient-one-worker", {"workers": self.plan.workers}))
@@ -334,20 +406,48 @@ class _Search:
         for asked in self.records.pending():
             if job := self.job_of(asked):
                 yield job
-        # The first two were scored as baselines.
-        while len(self.records.asked) < self.settings.trials and (
-            len(self.records.asked) < 2 or not self.is_over()
-        ):
+        while self.wants_more():
             point = self._optimiser.ask(self.first_point(len(self.records.asked)))
             if point is None:
                 return
-            asked = Asked(len(self.records.asked), self.told, point)
+            number = self._study.number if self._study else None
+            asked = Asked(len(self.records.asked), self.told, point, number)
             self.records.add(asked)
             if job := self.job_of(asked):
                 yield job
 
+    def wants_more(self) -> bool:
+        """Whether another trial may begin, after what other machines have scored meanwhile."""
+        self.take_over()
+        # The first two were scored as baselines.
+        few = len(self.records.asked) < 2
+        if len(self.records.asked) < self.settings.trials and (few or not self.is_over()):
+            return self._study is None or not self._study.is_ended
+        return False
+
+    def take_over(self) -> None:
+        """Add to the records what other machines have scored."""
+        if self._study is None:
+            return
+        for asked, scored in self._study.elsewhere(len(self.records.asked)):
+            self.records.add(asked)
+            self.records.add(scored)
+            self.known.setdefault(_key(self.recipe_of(scored.who), "search"), scored.who)
+            self.told += 1
+            if self.on_trial:
+                self.on_trial(self.progress("trials", scored))
+
+    def shared_study(self, storage: Storage) -> SharedStudy:
+        """The study of this search in a database; another space, parent or text has another study."""
+        whole = "\n".join(_identity(self.plan).values())
+        name = f"alloy-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+        return SharedStudy(self.space, self.settings.by, storage, name)
+
     def rebuilt(self) -> Optimiser:
         """The optimiser, after all that was asked of it and told to it."""
+        if self._study is not None:
+            self._study.match(self.records)
+            return self._study
         exact = self.repeated(exact=True)
         return exact or self.repeated(exact=False)  # type: ignore[return-value]
 
@@ -371,7 +471,7 @@ class _Search:
     def first_point(self, number: int) -> Point | None:
         """The first trials are the recipe as it was given, the plain average where it is in the space, and what a look
         at each parent suggests."""
-        if self.settings.by == "grid":
+        if self.settings.by == "grid" or (self.storage and self.storage.joins):
             return None
         average = self.space.average_point()
         averages = [average] if self.space.holds(average) else []
@@ -475,6 +575,8 @@ class _Search:
         if is_trial:
             scored = replace(scored, told=self.values(scored))
         self.records.add(scored)
+        if self._study and is_trial:
+            self._study.publish(self.asked(scored.who).ask, scored)
         if self._optimiser and is_trial:
             self._optimiser.tell(self.asked(scored.who).ask, scored.told)
             self.told += 1

@@ -114,3 +114,9 @@ def test_numbers_are_named_with_their_model() -> None:
         names = [label_of(ARITHMETIC, number) for number in numbers_of(ARITHMETIC).values()]
 
     assert names == ["weight of one", "weight of two", "lambda"]
+
+
+def test_half_of_the_documents_are_reported_on() -> None:
+    shares = read_space(space_text(ARITHMETIC, choice_for(ARITHMETIC))).settings.shares
+
+    assert (shares.search, shares.choice, shares.report) == (0.35, 0.15, 0.5)

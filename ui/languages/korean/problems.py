@@ -1497,6 +1497,22 @@ PROBLEMS: dict[str, Text] = {
     "gradient-one-worker": Text(
         "기울기로 찾을 때는 프로세스를 {workers}개가 아니라 하나만 씁니다.", "`--workers`를 빼세요."
     ),
+    "storage-way": Text(
+        "{by} 방식에서는 점마다 앞의 점에 이어지므로 여러 컴퓨터가 나누어 탐색할 수 없습니다.",
+        "`by: tpe`를 고르거나 `--storage`를 빼세요.",
+    ),
+    "storage-url": Text(
+        "저장소로 준 값이 데이터베이스 URL이 아닙니다.",
+        "SQLAlchemy 형식으로 쓰세요. 예: `postgresql://user:password@host/name`",
+    ),
+    "storage-failed": Text(
+        "데이터베이스 {url}에서 오류가 났습니다: {error}",
+        "지금까지의 점수는 폴더에 있습니다. 데이터베이스가 응답하면 다시 실행해 계속하세요.",
+    ),
+    "no-shared-search": Text(
+        "데이터베이스에 이 공간, 모델, 텍스트로 시작한 탐색이 없습니다.",
+        "첫 컴퓨터에서 `alloy search run --storage`로 시작하세요.",
+    ),
     "search-in-use": Text(
         "다른 프로세스가 {folder} 폴더에서 탐색하고 있습니다.", "기다리거나 다른 폴더를 쓰세요."
     ),
