@@ -110,18 +110,18 @@ def markdown(found: Sequence[Divergence], source: str) -> str:
         for one in found
     ]
     first = found[0]
-    return "\n".join([
-        "### Divergence from the original",
-        "",
-        f"llama.cpp beside transformers in float32 ({first.other}, perplexity {first.other_perplexity:.2f}), after "
-        f"{first.tokens:,} tokens of {source}: mean Kullback-Leibler divergence in nats a token, and how often both "
-        "hold the same token for the likeliest.",
-        "",
-        "| file | divergence | same top token | perplexity |",
-        "|---|--:|--:|--:|",
-        *rows,
-        "",
-    ])  # fmt: skip
+    said = (
+        f"llama.cpp beside transformers in float32 ({_name(first.other)}, perplexity {first.other_perplexity:.2f}), "
+        f"after {first.tokens:,} tokens of {source}: mean Kullback-Leibler divergence in nats a token, and how often "
+        "both hold the same token for the likeliest."
+    )
+    head = ["| file | divergence | same top token | perplexity |", "|---|--:|--:|--:|"]
+    return "\n".join(["### Divergence from the original", "", said, "", *head, *rows, ""])
+
+
+def _name(model: str) -> str:
+    """What a card calls a model: a folder by its last name."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def _interval(one: Divergence) -> str:

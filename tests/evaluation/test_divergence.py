@@ -99,7 +99,9 @@ def test_the_command_measures_a_folder_and_writes_the_card(
     assert status == 0
     found = json.loads(capsys.readouterr().out)["files"]
     assert [one["file"] for one in found] == ["a.gguf", "b.gguf"] and found[0]["kl"] < 1e-4
-    assert "| `b.gguf` | 0.0000" in (files / "README.md").read_text()
+    card = (files / "README.md").read_text()
+    assert "| `b.gguf` | 0.0000" in card and "(original, perplexity" in card
+    assert str(folder) not in card
 
 
 def test_the_table_names_what_was_read() -> None:

@@ -6,9 +6,12 @@ It comes back from the browser, where the visitor may have written anything, so 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from merging import MergeError, Problem, Result
+from merging.destinations import Place
+from merging.engine.run import gguf_place
 from merging.gguf.types import FILE_TYPES
 from ui.host import Host
 from ui.merge.commands import destination_elsewhere
@@ -42,6 +45,7 @@ def record_of_result(result: Result) -> dict[str, Any]:
         "bytes": result.bytes_out,
         "seconds": result.seconds,
         "verified": result.verified,
+        "gguf": asdict(result.gguf) if result.gguf else None,
     }
 
 
@@ -100,4 +104,20 @@ def _result(host: Host, to: str, kept: object) -> Result | None:
     except (KeyError, TypeError, ValueError):
         return None
     url, commit = str(kept.get("url", "")), str(kept.get("commit", ""))
-    return Result(location, url or None, commit or None, size, seconds, kept.get("verified") is True)
+    return Result(
+        location,
+        url or None,
+        commit or None,
+        size,
+        seconds,
+        kept.get("verified") is True,
+        gguf=_gguf_place(to, kept.get("gguf")),
+    )
+
+
+def _gguf_place(to: str, kept: object) -> Place | None:
+    """Where the GGUF files of a result are."""
+    if not isinstance(kept, Mapping) or str(kept.get("location")).partition("@")[0] != gguf_place(to):
+        return None
+    url, commit = str(kept.get("url") or ""), str(kept.get("commit") or "")
+    return Place(str(kept["location"]), url or None, commit or None, kept.get("verified") is True)

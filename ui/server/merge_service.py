@@ -137,8 +137,9 @@ class MergeService:
         parents = self.cards.parents(plan, who.for_hub)
         licence = licence_of_result(parents)
         most = machine_memory()
-        if plan.peak_memory_bytes > most:
-            values = {"size": size(plan.peak_memory_bytes), "most": size(most)}
+        needed = peak_memory(plan, kinds, to)
+        if needed > most:
+            values = {"size": size(needed), "most": size(most)}
             raise MergeError(Problem("machine-too-small", values))
         if download:
             to = str(self.downloads.place(to, estimated_bytes(plan, kinds, only_gguf)))
@@ -187,11 +188,7 @@ class MergeService:
         kinds = [FILE_TYPES[name] for name in request.gguf]
         nbytes = estimated_bytes(plan, kinds, request.only_gguf)
         room = self.downloads.reserve(Path(request.to), nbytes) if request.download else nullcontext()
-        is_held = request.to.startswith((HUB_SCHEME, *STORE_SCHEMES))
-        with (
-            held_memory(plan.peak_memory_bytes + estimated_memory(plan, kinds, default_workers(), is_held)),
-            room,
-        ):
+        with held_memory(peak_memory(plan, kinds, request.to)), room:
             return run_plan(
                 plan,
                 request.to,
@@ -248,6 +245,12 @@ def estimated_bytes(plan: Plan, kinds: Sequence[FileType], only_gguf: bool) -> i
     elements = sum(tensor.elements for tensor in plan.tensors)
     own = 0 if only_gguf else plan.bytes_out + plan.bytes_beside
     return own + sum(kind.estimated_bytes(elements) for kind in kinds)
+
+
+def peak_memory(plan: Plan, kinds: Sequence[FileType], to: str) -> int:
+    """Bytes of memory that a merge takes at most, with GGUF files of these types."""
+    is_held = to.startswith((HUB_SCHEME, *STORE_SCHEMES))
+    return plan.peak_memory_bytes + estimated_memory(plan, kinds, default_workers(), is_held)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from checkpoints.problems import DestinationError, MergeError
 from checkpoints.stored import StoredCheckpoint
@@ -23,7 +26,7 @@ from merging.gguf.quantization import quantize
 from merging.gguf.types import FILE_TYPES, Q3_K, Q4_0, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0
 from tests.hub import Hub
 from tests.merges import files, weight_files, without_pauses
-from tests.merging.gguf.models import keys, ours, tensors, tiny
+from tests.merging.gguf.models import OF_BYTES, keys, ours, tensors, tiny
 from tests.tiny import save_tokenizer, tiny_llama
 
 
@@ -166,6 +169,39 @@ def test_a_run_that_failed_continues_with_the_files_that_are_missing(
     for kind in types:
         (tmp_path / "there.gguf").write_bytes(hub.read("alice/out-GGUF", f"out-{kind}.gguf"))
         assert tensors(tmp_path / "there.gguf") == tensors(tmp_path / "out-GGUF" / f"out-{kind}.gguf")
+
+
+def convert_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convert in this process, where the converter has a name for every tokenizer."""
+    import conversion
+
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(conversion.ModelBase, "index_tensors", conversion.ModelBase.index_tensors)
+    monkeypatch.setattr(conversion.TextModel, "get_vocab_base_pre", lambda *_: "gpt-2")
+    monkeypatch.setattr(converter, "_run_no_code", lambda: None)
+    monkeypatch.setattr(layout, "_described_apart", converter.described)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen2-moe", "qwen3-moe"])
+def test_packed_experts_make_the_files_of_experts_one_by_one(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers 5 holds the experts of a layer in one tensor, and may save them so."""
+    if family in OF_BYTES:
+        convert_here(monkeypatch)
+    single = tiny(tmp_path / "single", family, 256, 2)
+    packed = shutil.copytree(single, tmp_path / "packed")
+    network = AutoModelForCausalLM.from_pretrained(single, dtype="auto")
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    assert any(name.endswith("mlp.experts.gate_up_proj") for name in state)
+    save_file(state, packed / "model.safetensors", {"format": "pt"})
+    assert "model.layers.0.mlp.experts.gate_up_proj" not in load_file(single / "model.safetensors")
+
+    made = {folder: ours(folder, tmp_path / f"{folder.name}-GGUF", "Q4_K_M") for folder in (single, packed)}
+
+    one, other = (made[folder] / f"{folder.name}-Q4_K_M.gguf" for folder in (single, packed))
+    assert tensors(other) == tensors(one)
 
 
 @pytest.mark.parametrize("types", [["Q8_0"], ["Q4_K_M", "BF16"]])

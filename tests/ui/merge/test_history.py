@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from merging import Plan, Result, make_plan, read_recipe
+from merging.destinations import Place
 from merging.planning.confined_plan import PlanRequest
 from tests.hub import Hub
 from tests.ui.merge.test_destination import LAPTOP, SPACE
@@ -21,7 +22,8 @@ from ui.server.merge_service import MergeService
 
 ORDER = MergeRequest("merge_method: linear\n", "hf://ann/x", private=False, overwrite=True, gguf=("Q8_0",))
 JOB = JobStatus("id", "ann/x", ("a/a",), "running", request=ORDER)
-RESULT = Result("hf://ann/x", "https://hub/ann/x", "abc", 10, 1.5, verified=True)
+FILES = Place("hf://ann/x-GGUF", "https://hub/ann/x-GGUF", "def", verified=True)
+RESULT = Result("hf://ann/x", "https://hub/ann/x", "abc", 10, 1.5, verified=True, gguf=FILES)
 
 
 def through_the_browser(value: Any) -> Any:
@@ -62,6 +64,14 @@ def test_a_folder_comes_back_on_a_laptop_alone() -> None:
 def test_what_a_visitor_wrote_into_the_storage_is_not_believed(kept: object) -> None:
     assert restored(SPACE, kept, None) is None
     assert isinstance(id_of(kept), str)
+
+
+@pytest.mark.parametrize("gguf", [None, "x", {}, {"location": "hf://eve/x-GGUF"}, {"location": 3}])
+def test_gguf_files_elsewhere_are_none_of_the_result(gguf: object) -> None:
+    back = restored(SPACE, record(JOB), {**record_of_result(RESULT), "gguf": gguf})
+
+    assert back and back.result
+    assert back.result.gguf is None
 
 
 @pytest.mark.parametrize(
