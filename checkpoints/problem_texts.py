@@ -1432,6 +1432,14 @@ PROBLEMS: dict[str, Text] = {
         "Expected tokenizer.json and tokenizer_config.json (or the files of an older kind) beside the weights: copy"
         " them from a parent. transformers says: {words}",
     ),
+    "tokenizer-limit": Text(
+        "The tokenizer of {model} takes more than {seconds:.0f} seconds or {memory:.0f} GB of memory.",
+        "Its files may be damaged, or made to keep a server busy. Choose another model.",
+    ),
+    "tokenizer-fails": Text(
+        "The tokenizer of {model} fails on this text. It says: {words}",
+        "Its files may be damaged: copy those of a parent.",
+    ),
     "empty-tokenizer": Text(
         "{model} has no tokenizer, or an empty one.",
         "Expected tokenizer.json beside the weights: copy it from a parent.",

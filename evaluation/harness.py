@@ -129,6 +129,9 @@ def asked_model(
     class Asked(HFLM):  # type: ignore[misc]
         done = total = 0
 
+        def _create_tokenizer(self, *args: Any, **settings: Any) -> None:
+            self.tokenizer = model.tokenizer  # which may be none of transformers' own classes
+
         def _counted(self, rows: int) -> None:
             if cancel is not None and cancel.is_set():
                 raise Cancelled
@@ -166,7 +169,6 @@ def asked_model(
 
     asked = Asked(
         pretrained=model.network,
-        tokenizer=model.tokenizer,
         max_length=model.context,
         batch_size=batch_size,
     )

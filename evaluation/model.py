@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from checkpoints import Token, open_checkpoint
 from checkpoints.memory import free_memory, machine_memory
@@ -27,6 +27,7 @@ from evaluation.error import EvaluationError, memory_named
 from evaluation.generation import generate
 from evaluation.model_files import ModelFiles, adapter_size, find_model, weight_files
 from evaluation.processor import generates_quicker
+from evaluation.tokenizer import read_tokenizer
 
 # Share of a device's memory that loaded models may fill; the rest is for merging, answers and the system.
 _SHARE_OF_MEMORY = 1 / 3
@@ -46,7 +47,7 @@ class LanguageModel:
         name: "owner/name" on the Hub, or the folder; with adapters "base+adapter".
         commit: the commit on the Hub (with adapters those of all parts, joined by "+"), None for a folder.
         network: the transformers model.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; see `evaluation.tokenizer`.
         device: "cpu" or "cuda".
         stored_dtype: what the checkpoint holds, such as "bfloat16".
         bytes: what the weights take in memory.
@@ -260,21 +261,31 @@ def load_fetched(
         config = _read_config(fetched.name, fetched.folder)
         widen = device == "cpu" and _is_half(config) and 2 * size <= loaded.max_bytes
         form = ANSWERS if to_answer and widen and generates_quicker(config.dtype) else SCORES
-        if form == SCORES:
-            found = loaded.get(fetched.identity)
-            if found:
-                return found
+        found = loaded.get(fetched.identity, form)
+        if found:
+            return found
+    tokenizer = _tokenizer(fetched)  # others do not wait for it
+    with _reading:
+        found = loaded.get(fetched.identity, form)
+        if found:
+            return found
+        _reading.allow(size)
         widen = widen and form == SCORES
         needed = 2 * size if widen else size
         room = loaded.make_room(needed)
         if room >= needed:
-            model = _read(fetched, config, device, widen=widen)
+            model = _read(fetched, config, tokenizer, device, widen=widen)
         elif offload is None or fetched.adapters:
             raise EvaluationError(_too_large(fetched, needed, room))
         else:
             # The disk has room for float32.
             model = _read(
-                fetched, config, device, widen=device == "cpu" and _is_half(config), offload=(offload, room)
+                fetched,
+                config,
+                tokenizer,
+                device,
+                widen=device == "cpu" and _is_half(config),
+                offload=(offload, room),
             )
         loaded.put(fetched.identity, model, form)
     return model
@@ -497,18 +508,30 @@ def _is_half(config: Any) -> bool:
     return config.dtype in (torch.bfloat16, torch.float16) and not hasattr(config, "quantization_config")
 
 
+def _tokenizer(fetched: FetchedModel) -> Any:
+    """A model's tokenizer, or that of its last adapter which has its own."""
+    name, folder = fetched.name, fetched.folder
+    tokenizer = read_tokenizer(name, folder, folder)
+    for _, path in fetched.adapters:
+        if any((path / file).is_file() for file in _VOCABULARIES):
+            own = read_tokenizer(name, path, folder)
+            own.chat_template = own.chat_template or tokenizer.chat_template
+            tokenizer = own
+    return tokenizer
+
+
 def _read(
-    fetched: FetchedModel, config: Any, device: str, *, widen: bool, offload: tuple[Path, int] | None = None
+    fetched: FetchedModel,
+    config: Any,
+    tokenizer: Any,
+    device: str,
+    *,
+    widen: bool,
+    offload: tuple[Path, int] | None = None,
 ) -> LanguageModel:
     """Read a model; `offload` is a folder for what does not fit into the bytes given beside it."""
     name, folder = fetched.name, fetched.folder
     stored = str(config.dtype or torch.float32).removeprefix("torch.")
-    tokenizer = read_tokenizer(name, folder, config)
-    for _, path in fetched.adapters:
-        if any((path / file).is_file() for file in _VOCABULARIES):
-            own = read_tokenizer(name, path, config)
-            own.chat_template = own.chat_template or tokenizer.chat_template
-            tokenizer = own
     try:
         with memory_named(name, "doing-loading"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -579,25 +602,6 @@ def _spread(device: str, folder: Path, room: int) -> dict[str, Any]:
     # What does not fit on a GPU goes to the machine's memory first.
     memory = {0: room, "cpu": free_memory()} if device == "cuda" else {"cpu": room}
     return {"device_map": "auto", "max_memory": memory, "offload_folder": str(folder)}
-
-
-def read_tokenizer(name: str, folder: Path, config: Any) -> Any:
-    """The tokenizer in a folder.
-
-    Raises:
-        EvaluationError: there is none, or it makes no tokens.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, config=config, local_files_only=True, trust_remote_code=False
-        )
-        works = len(tokenizer("a b")["input_ids"]) > 0
-    except Exception as error:
-        values = {"model": name, "words": _first_words(error)}
-        raise EvaluationError(Problem("tokenizer-unusable", values)) from error
-    if not works:
-        raise EvaluationError(Problem("empty-tokenizer", {"model": name}))
-    return tokenizer
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
@@ -23,7 +24,8 @@ from checkpoints.problems import Cancelled, DestinationError, MergeError, Proble
 from checkpoints.torch_threads import one_torch_thread
 from checkpoints.wording import few
 from evaluation import LanguageModel
-from evaluation.model import language_model, read_tokenizer
+from evaluation.model import language_model
+from evaluation.tokenizer import read_tokenizer
 from merging import METHODS, Plan, Progress, Recipe
 from merging.destinations.destination import Stored
 from merging.destinations.memory import build_model
@@ -297,12 +299,13 @@ class LiveMerge:
         self._chosen = chosen
 
     def _language_model(self, name: str) -> LanguageModel:
-        with tempfile.TemporaryDirectory(prefix="alloy-live-") as place:
-            folder = Path(place)
-            for file, text in self._small_files():
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                (folder / file).write_bytes(text)
-            tokenizer = read_tokenizer(name, folder, self._network.config)
+        place = tempfile.TemporaryDirectory(prefix="alloy-live-")
+        folder = Path(place.name)
+        for file, text in self._small_files():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_bytes(text)
+        tokenizer = read_tokenizer(name, folder, folder)
+        weakref.finalize(tokenizer, place.cleanup)
         stored = torch_name(main_dtype((tensor.dtype, tensor.bytes) for tensor in self.plan.tensors))
         return language_model(name, self._network, tokenizer, device=self.device, stored_dtype=stored)
 

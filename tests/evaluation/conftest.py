@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -103,3 +105,30 @@ def make_model(make_folder: MakeFolder) -> Callable[..., LanguageModel]:
 def model(make_model: Callable[..., LanguageModel]) -> LanguageModel:
     """A tiny Llama that knows a chat template and whose tokenizer adds no BOS."""
     return make_model()
+
+
+@pytest.fixture
+def kmmlu(tmp_path: Path) -> Path:
+    """A folder with lm-eval's task `kmmlu_accounting`, its data in the folder `data` there."""
+    for split, count in (("test", 12), ("dev", 5)):
+        rows = [
+            {
+                "question": f"{i} 더하기 {i}는?",
+                "A": "1",
+                "B": str(2 * i),
+                "C": "3",
+                "D": "4",
+                "answer": 1 + i % 4,
+            }
+            for i in range(count)
+        ]
+        path = tmp_path / "kmmlu" / "data" / f"{split}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+    import lm_eval.tasks  # here: it takes seconds
+
+    own = Path(lm_eval.tasks.__file__).parent / "kmmlu" / "default" / "kmmlu_accounting.yaml"
+    changed = {"dataset_path": str(path.parent), "dataset_name": "default", "fewshot_split": "validation"}
+    task = yaml.safe_dump({"include": str(own), "task": "kmmlu_here", **changed})
+    (tmp_path / "kmmlu" / "kmmlu_here.yaml").write_text(task)
+    return tmp_path / "kmmlu"

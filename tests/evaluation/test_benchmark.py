@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lm_eval.tasks
 import numpy as np
 import pytest
 import torch
@@ -27,31 +26,6 @@ from evaluation.paired import paired
 from tests.evaluation.conftest import make_network, make_tokenizer
 
 MakeModel = Callable[..., LanguageModel]
-
-
-@pytest.fixture
-def kmmlu(tmp_path: Path) -> Path:
-    """A folder with lm-eval's task `kmmlu_accounting`, its data in the folder `data` there."""
-    for split, count in (("test", 12), ("dev", 5)):
-        rows = [
-            {
-                "question": f"{i} 더하기 {i}는?",
-                "A": "1",
-                "B": str(2 * i),
-                "C": "3",
-                "D": "4",
-                "answer": 1 + i % 4,
-            }
-            for i in range(count)
-        ]
-        path = tmp_path / "kmmlu" / "data" / f"{split}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(json.dumps(row) for row in rows))
-    own = Path(lm_eval.tasks.__file__).parent / "kmmlu" / "default" / "kmmlu_accounting.yaml"
-    changed = {"dataset_path": str(path.parent), "dataset_name": "default", "fewshot_split": "validation"}
-    task = yaml.safe_dump({"include": str(own), "task": "kmmlu_here", **changed})
-    (tmp_path / "kmmlu" / "kmmlu_here.yaml").write_text(task)
-    return tmp_path / "kmmlu"
 
 
 @pytest.fixture

@@ -133,13 +133,23 @@ PLANS = [
 ]
 
 
-def attacked(space: Space, endpoint: str, **arguments: Any) -> Any:
-    """The answer to an attack; while it runs, another visitor asks for the methods again and again."""
+def lists_methods(space: Space) -> None:
+    assert len(space.call("methods")) > 10
+
+
+def chats(space: Space) -> None:
+    assert space.call("chat", model="honest/model", message="hi", max_new_tokens=2)["ok"]
+
+
+def attacked(
+    space: Space, endpoint: str, meanwhile: Callable[[Space], None] = lists_methods, **arguments: Any
+) -> Any:
+    """The answer to an attack; while it runs, another visitor asks for something again and again."""
     with ThreadPoolExecutor(1) as pool:
         attack = pool.submit(space.call, endpoint, **arguments)
         while True:
             began = time.monotonic()
-            assert len(space.call("methods")) > 10
+            meanwhile(space)
             assert time.monotonic() - began < SECONDS
             if attack.done():
                 break
@@ -178,6 +188,22 @@ def test_a_strangers_template_ends_alone(space: Space, tmp_path: Path, kind: str
 
     assert answer["ok"] is False
     assert space.call("chat", model="honest/model", message="hi", max_new_tokens=2)["ok"]
+
+
+def test_a_strangers_tokenizer_ends_alone(space: Space, tmp_path: Path) -> None:
+    folder = tiny_speaker(tmp_path / "model", 4)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    # A thousand letters of one, ten times over.
+    step = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [step] * 10}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    about = space.put("mallory/tokenizer", folder)
+    chats(space)  # it is loaded then
+
+    answer = attacked(space, "chat", chats, model=about, message="a b", max_new_tokens=2)
+
+    [problem] = answer["problems"]
+    assert "tokenizer" in problem["message"] and "GB of memory" in problem["message"]
 
 
 @pytest.mark.parametrize("endpoint", ["chat", pytest.param("plan", marks=SLOW)])

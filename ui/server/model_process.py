@@ -287,11 +287,13 @@ def ready() -> Iterator[None]:
 def serve() -> None:
     """Run calls until the process that asks ends."""
     from evaluation.model import is_overdue
+    from evaluation.tokenizer import keep_apart
 
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
     end_first()
+    keep_apart()
     sending = threading.Lock()
     calls: dict[int, queue.SimpleQueue[str]] = {}
 

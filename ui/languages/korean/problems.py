@@ -1368,6 +1368,14 @@ PROBLEMS: dict[str, Text] = {
         "가중치 옆에 tokenizer.json과 tokenizer_config.json(또는 예전 형식의 파일)이 있어야 합니다. 부모 모델에서 "
         "복사하세요. transformers의 말: {words}",
     ),
+    "tokenizer-limit": Text(
+        "{model}의 토크나이저가 {seconds:.0f}초 또는 메모리 {memory:.0f} GB보다 많이 필요합니다.",
+        "파일이 손상되었거나 서버를 붙잡아 두려고 만든 것일 수 있습니다. 다른 모델을 선택하세요.",
+    ),
+    "tokenizer-fails": Text(
+        "{model}의 토크나이저가 이 글을 처리하지 못합니다. 토크나이저의 말: {words}",
+        "파일이 손상되었을 수 있습니다. 부모 모델의 파일을 복사하세요.",
+    ),
     "empty-tokenizer": Text(
         "{model}: 토크나이저가 없거나 비어 있습니다.",
         "가중치 옆에 tokenizer.json이 있어야 합니다. 부모 모델에서 복사하세요.",
