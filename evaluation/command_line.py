@@ -436,7 +436,9 @@ def weights(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A folder, or owner/name[@revision] on the Hub.", show_default=False
+            metavar="MODEL",
+            help="A folder, or owner/name[@revision] on the Hub. Also a .gguf file.",
+            show_default=False,
         ),
     ],
     against: Annotated[
@@ -459,9 +461,10 @@ def weights(
 ) -> int:
     """Inspect the weights without running the model."""
     parents = against or []
-    _find(model, *parents, *([base] if base else []))
     from evaluation.as_json import as_json as in_json
-    from evaluation.weights import inspect_weights, open_weights
+    from evaluation.weights import inspect_weights, is_gguf_file, open_weights
+
+    _find(*(name for name in (model, *parents, *([base] if base else [])) if not is_gguf_file(name)))
 
     with _progress_bar(model) as show:
         found = inspect_weights(

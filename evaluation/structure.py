@@ -62,9 +62,11 @@ def structure_of(checkpoint: Checkpoint, name: str) -> Structure:
         name: how people call it.
     """
     files = {header.file for header in checkpoint.tensors.values()}
-    return Structure(
-        name, checkpoint.tensors, checkpoint.config, sum(checkpoint.files[file] for file in files)
-    )
+    if "" in files:  # tensors that are computed
+        nbytes = sum(map(checkpoint.bytes_to_read, checkpoint.tensors))
+    else:
+        nbytes = sum(checkpoint.files[file] for file in files)
+    return Structure(name, checkpoint.tensors, checkpoint.config, nbytes)
 
 
 def read_structure(name: str, folder: Path) -> Structure:

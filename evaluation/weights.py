@@ -21,6 +21,7 @@ from checkpoints import Checkpoint, TensorHeader, Token, open_checkpoint
 from checkpoints.architecture import DERIVED, EMBEDDING, OUTPUT_HEAD
 from checkpoints.dtypes import FLOATS, is_known, torch_name
 from checkpoints.problems import Problem
+from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation.doctor import diagnosis, findings
 from evaluation.error import Cancelled, EvaluationError
 from evaluation.model_files import as_evaluation_error, find_model
@@ -69,19 +70,29 @@ def open_weights(name: str | Path, *, token: Token = None, allow_folders: bool =
     """Open a checkpoint for reading parts of it; only headers are read until more is asked for.
 
     Args:
-        name: a folder, or "owner/name" on the Hub, with or without "@revision".
+        name: a folder, or "owner/name" on the Hub, with or without "@revision"; or a GGUF file in one of them.
         token: a token or what gives one; None for the machine's own login, False for none at all.
         allow_folders: whether `name` may be a folder of this machine.
 
     Raises:
         EvaluationError: there is no such model, or it cannot be read.
     """
+    if is_gguf_file(name):
+        file, _, revision = str(name).removeprefix(HUB_SCHEME).partition("@")
+        with as_evaluation_error():
+            opened = open_checkpoint(file, revision or None, token=token, allow_folders=allow_folders)
+        return Weights(structure_of(opened, file), opened)
     found = find_model(name, token=token, allow_folders=allow_folders)
     if found.adapters:
         raise EvaluationError(Problem("no-own-weights", {"model": str(name)}))
     with as_evaluation_error():
         opened = open_checkpoint(found.place, found.commit, token=token, allow_folders=allow_folders)
     return Weights(structure_of(opened, found.name), opened)
+
+
+def is_gguf_file(name: str | Path) -> bool:
+    """Whether a name is that of a GGUF file, and not of a folder or a repository."""
+    return str(name).partition("@")[0].endswith(".gguf")
 
 
 @dataclass(frozen=True)

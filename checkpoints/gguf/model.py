@@ -13,9 +13,10 @@ from checkpoints.gguf.architectures import FREQUENCIES
 from checkpoints.gguf.blocks import check_installed
 from checkpoints.gguf.config import ConfigError, config_of, find_architecture
 from checkpoints.gguf.files import models, parts
-from checkpoints.gguf.header import GgufHeader, read_gguf
+from checkpoints.gguf.header import GgufHeader, Value, read_gguf
 from checkpoints.gguf.tokenizer import splitting_of, tokenizer_documents
 from checkpoints.json_value import parse_json
+from checkpoints.names import hub_id
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.repository import MAX_CONFIG, Location, Repository, read_bytes, read_small
 from checkpoints.tokenizer_files import has_vocabulary
@@ -31,6 +32,8 @@ SAME = (
     "intermediate_size",
     "vocab_size",
 )
+# Models that a file may name as its bases.
+MAX_BASES = 8
 # Bytes of the frequencies' factors: no head is wider than 2048.
 MAX_FACTORS = 4096
 
@@ -112,6 +115,7 @@ def read_gguf_model(repository: Repository) -> GgufModel:
         "model_type": architecture.model_type,
         "heads": config["num_attention_heads"],
         "kv_heads": config["num_key_value_heads"],
+        "made_from": _made_from(whole.metadata),
     }
     described = {
         CONFIG: {**_beside(repository, config), "quantization_config": settings},
@@ -188,6 +192,13 @@ def _beside(repository: Repository, config: dict[str, Any]) -> dict[str, Any]:
         return config
     is_same = isinstance(found, dict) and all(found.get(key) == config[key] for key in SAME)
     return {**found, "tie_word_embeddings": config["tie_word_embeddings"]} if is_same else config
+
+
+def _made_from(metadata: Mapping[str, Value]) -> list[str]:
+    """The ids on the Hub of the models that the file says it was made from; what they were tuned from among them."""
+    urls = (metadata.get(f"general.base_model.{number}.repo_url") for number in range(MAX_BASES))
+    named = (url.removeprefix("https://huggingface.co/") for url in urls if isinstance(url, str))
+    return [name for name in named if hub_id(name)]
 
 
 def _generation(header: GgufHeader) -> dict[str, Any]:

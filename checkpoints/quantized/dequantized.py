@@ -61,6 +61,8 @@ class DequantizedCheckpoint(View):
         self.tensors = self._headers()
         self.config = plain_config(own.config)
         values = {"model": self.name, "form": _names(forms)}
+        if made_from := quantization_settings(own.config).get("made_from"):
+            values["made_from"] = made_from
         lost = (Problem("dequantized", values, self.name),)
         is_rounded = any(tensor.is_rounded for tensor in quantized.values())
         self.warnings = (*own.warnings, *(lost if is_rounded else ()))

