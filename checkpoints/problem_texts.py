@@ -959,6 +959,22 @@ PROBLEMS: dict[str, Text] = {
         "differ.",
         "Install the same versions on all machines.",
     ),
+    "one-part": Text(
+        "A merge to {place} that makes a single file cannot be made in parts.",
+        "Use `alloy run`, or a smaller shard size.",
+    ),
+    "receipt-without-file": Text(
+        "{place} does not have {file} with {size:,} bytes, as its receipt says.",
+        "Make that part again, or leave its receipt out: the last run then makes the file.",
+    ),
+    "no-receipt": Text(
+        "Line {line} of the receipts is not a receipt.",
+        "Give it only what `alloy part` prints on standard output.",
+    ),
+    "other-merge": Text(
+        "Line {line} of the receipts belongs to another merge.",
+        "Use the recipe, the shard size, the models and the versions of torch and numpy that the merge was begun with.",
+    ),
     "killed": Text(
         "A process that merged was killed ({signal}).",
         "The machine may be short of memory: try fewer `--workers`.",

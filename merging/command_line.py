@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -28,6 +29,7 @@ from checkpoints.terminal import AsJson, commands, print_problems, run
 
 if TYPE_CHECKING:
     from checkpoints.problems import Problem
+    from merging.destinations import Receipt
     from merging.engine.result import Progress
     from merging.plan import Plan, PlannedMixture
     from merging.recipe.recipe import Recipe
@@ -103,6 +105,12 @@ ShardSize = Annotated[
 ]
 Public = Annotated[
     bool, typer.Option("--public", help="Make a new repository public; without this it is private.")
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(metavar="auto|cpu|cuda", help="Where the arithmetic runs.")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="How many tensors are merged at the same time.")
 ]
 KeepCode = Annotated[
     bool,
@@ -294,13 +302,8 @@ def run_recipe(
     keep_code: KeepCode = False,
     as_json: AsJson = False,
     public: Public = False,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(metavar="auto|cpu|cuda", help="Where the arithmetic runs."),
-    ] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="How many tensors are merged at the same time.")
-    ] = None,
+    device: Device = "auto",
+    workers: Workers = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="End with status 3 if a number of the result is infinite or NaN.")
     ] = False,
@@ -315,10 +318,24 @@ def run_recipe(
     only_gguf: Annotated[
         bool, typer.Option("--only-gguf", help="With --gguf: make nothing else, and put the files in DEST.")
     ] = False,
+    progress: Annotated[
+        Literal["bar", "jsonl"],
+        typer.Option(metavar="bar|jsonl", help="Progress on stderr: a bar on a terminal, or lines of JSON."),
+    ] = "bar",
+    receipts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="What `alloy part` printed, of all parts; - for standard input.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> int:
     """Merge. The result appears whole, in one rename or one commit, or not at all."""
     if only_gguf and not gguf:
         raise typer.BadParameter("--only-gguf goes with --gguf")
+    if receipts and (gguf or receipts == recipe == "-"):
+        raise typer.BadParameter("--receipts goes with a recipe in a file, and without --gguf")
     planned = _planned(
         _recipe(recipe),
         None if only_gguf else to,
@@ -339,10 +356,83 @@ def run_recipe(
         only_gguf=only_gguf,
         strict=strict,
         as_json=as_json,
+        progress=progress,
+        receipts=_receipts(receipts, planned) if receipts else (),
     )
 
 
-def _run(planned: Plan, to: str, *, public: bool, strict: bool, as_json: bool, **options: Any) -> int:
+def _receipts(path: str, planned: Plan) -> list[Receipt]:
+    from merging.engine.work import read_receipts
+
+    return read_receipts(_text(path).splitlines(), planned) if planned.ok else []
+
+
+@_command("begin")
+def begin(
+    recipe: RecipeFile,
+    to: Destination,
+    work: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where the work is written to.", show_default=False)
+    ],
+    overwrite: Overwrite = False,
+    pull_request: PullRequest = False,
+    shard_size: ShardSize = None,
+    keep_code: KeepCode = False,
+    public: Public = False,
+) -> int:
+    """Begin a merge whose parts are made by other processes or machines (`alloy part`), and finished by `alloy run`."""
+    from merging.engine.work import begin_work
+
+    for_existing = {"overwrite": overwrite, "pull_request": pull_request}
+    planned = _planned(_recipe(recipe), to, **for_existing, shard_size=shard_size, keep_code=keep_code)
+    print_problems(planned.warnings, "warning")
+    begun = begin_work(planned, to, private=not public, **for_existing)
+    work.write_text(begun.to_json(), encoding="utf-8")
+    print(f"{work}: {len(begun.task.plan.shards)} of {len(planned.shards)} files are to be made")
+    return DONE
+
+
+def _part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise typer.BadParameter(f"'{text}' is not a part such as 3/16")
+    return int(match[1]), int(match[2])
+
+
+@_command("part")
+def make_part(
+    work: Annotated[
+        str, typer.Argument(metavar="WORK", help="What `alloy begin` wrote.", show_default=False)
+    ],
+    part: Annotated[
+        Any,
+        typer.Option(parser=_part, metavar="I/N", help="Which part of how many, from 1.", show_default=False),
+    ],
+    device: Device = "auto",
+    workers: Workers = None,
+) -> int:
+    """Make one part of a merge. Prints a receipt for each file, as a line of JSON, and publishes nothing."""
+    from merging.engine.task import make_shards
+    from merging.engine.work import Work, receipt_line
+
+    begun = Work.from_json(_text(work))
+    task = begun.part(*part)
+    signal.signal(signal.SIGTERM, _end)
+    for receipt in make_shards(task, device="cpu" if device == "auto" else device, workers=workers):
+        print(receipt_line(begun.merge, receipt), flush=True)
+    return DONE
+
+
+def _run(
+    planned: Plan,
+    to: str,
+    *,
+    public: bool,
+    strict: bool,
+    as_json: bool,
+    progress: str = "bar",
+    **options: Any,
+) -> int:
     """Run a plan with options of `run_plan`, and print what it came to; the exit status."""
     from checkpoints.problems import PlanError
     from merging.engine.run import run_plan
@@ -354,7 +444,7 @@ def _run(planned: Plan, to: str, *, public: bool, strict: bool, as_json: bool, *
     cancel = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: cancel.set())
     signal.signal(signal.SIGTERM, _end)
-    with _progress_bar() as show:
+    with _json_lines() if progress == "jsonl" else _progress_bar() as show:
         result = run_plan(
             planned,
             to,
@@ -390,6 +480,20 @@ def _approximated(plan: Plan) -> list[str]:
 def _end(*_: object) -> None:
     """End a merge when the machine shuts down. Unlike Ctrl-C this keeps the finished shards."""
     sys.exit("error: The merge was stopped from outside. Run it again to continue.")
+
+
+@contextmanager
+def _json_lines() -> Iterator[Callable[[Progress], None]]:
+    """Lines of JSON on stderr: one a second at most, and one for each new phase."""
+    phase, due = "", 0.0
+
+    def show(progress: Progress) -> None:
+        nonlocal phase, due
+        if progress.phase != phase or time.monotonic() >= due:
+            phase, due = progress.phase, time.monotonic() + 1
+            print(json.dumps(dataclasses.asdict(progress)), file=sys.stderr, flush=True)
+
+    yield show
 
 
 @contextmanager

@@ -6,18 +6,21 @@ import errno
 import fcntl
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from checkpoints.problems import DestinationError, Problem
 from merging.destinations.destination import Place, Stored
-from merging.destinations.receipt import Receipt
+from merging.destinations.receipt import Receipt, no_file
 from merging.destinations.written_parts import WrittenParts
 from merging.plan import Plan
 
-# What an interrupted run may leave; the next run to the same place removes it.
+# What an interrupted run may leave; the next run to the same place removes it, unless it is one of the same plan.
 SUFFIX = ".merging"
+# The file in it that names the plan.
+MERGE = ".merge"
 
 
 class FolderDestination:
@@ -35,7 +38,10 @@ class FolderDestination:
         self.partial = self.path.with_name(f".{self.name}{SUFFIX}")
         self.overwrite = overwrite
         self.sink = FolderSink(self.partial)
-        self._lock: int | None = None
+        self._lock: weakref.finalize[..., FolderDestination] | None = (
+            None  # closes it, at the latest with this object
+        )
+        self._was_begun = False  # whether another run of the same plan has written here
 
     def held(self, plan: Plan) -> int:
         return 0
@@ -70,19 +76,25 @@ class FolderDestination:
             os.close(lock)
             problem = Problem("destination-busy", {"path": str(self.path)}, str(self.path))
             raise DestinationError(problem) from None
-        self._lock = lock
+        self._lock = weakref.finalize(self, os.close, lock)
         parts = WrittenParts(self.partial, plan.fingerprint) if plan.together else None
         done = parts.read() if parts else frozenset()
-        if not done:
+        merge = self.partial / MERGE
+        self._was_begun = not parts and merge.is_file() and merge.read_text() == plan.fingerprint
+        if not (done or self._was_begun):
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir()
             if parts:
                 parts.begin()
+            else:
+                merge.write_text(plan.fingerprint)
         self.sink = FolderSink(self.partial, parts, done)
         return {}
 
     def admit(self, receipt: Receipt) -> None:
-        pass  # its file is in place
+        path = self.partial / receipt.filename
+        if not path.is_file() or path.stat().st_size != receipt.size:
+            raise DestinationError(no_file(receipt, str(self.path)))
 
     def write_file(self, filename: str, data: bytes) -> None:
         path = self.partial / filename
@@ -93,6 +105,7 @@ class FolderDestination:
     def finish(self, message: str) -> Place:
         if self.sink.parts:
             self.sink.parts.remove()
+        (self.partial / MERGE).unlink(missing_ok=True)
         replaced = self.partial.with_suffix(".replaced")
         shutil.rmtree(replaced, ignore_errors=True)
         if self.path.exists():
@@ -104,13 +117,14 @@ class FolderDestination:
 
     def abandon(self, *, keep: bool) -> None:
         if self._lock is not None:
-            shutil.rmtree(self.partial, ignore_errors=True)
+            if not (keep and self._was_begun):
+                shutil.rmtree(self.partial, ignore_errors=True)
             self._release()
 
     def _release(self) -> None:
         if self._lock is not None:
             self.partial.with_suffix(".lock").unlink(missing_ok=True)
-            os.close(self._lock)
+            self._lock()
             self._lock = None
 
 

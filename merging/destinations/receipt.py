@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Self
 
+from checkpoints.problems import Problem
+
 # The processor of a file whose bytes depend on none: everything in it is copied.
 ANY = "any"
 
@@ -59,3 +61,10 @@ def written_by(receipts: Iterable[Receipt]) -> tuple[str, ...]:
 def not_finite(receipts: Iterable[Receipt]) -> dict[str, int]:
     """How many numbers are infinite or NaN, by tensor, of several files."""
     return {tensor: count for receipt in receipts for tensor, count in sorted(receipt.not_finite.items())}
+
+
+def no_file(receipt: Receipt, place: str) -> Problem:
+    """That the file of a receipt is not there, or not whole."""
+    return Problem(
+        "receipt-without-file", {"file": receipt.filename, "size": receipt.size, "place": place}, place
+    )

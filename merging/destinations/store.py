@@ -16,7 +16,7 @@ from checkpoints.object_store import Entry, ObjectStoreError
 from checkpoints.problems import DestinationError, Problem
 from checkpoints.wording import few
 from merging.destinations.destination import Options, Place, replaced_suffixes
-from merging.destinations.receipt import Receipt
+from merging.destinations.receipt import Receipt, no_file
 from merging.destinations.store_sink import StoreSink, held, open_store, push_failed
 from merging.plan import Plan
 
@@ -105,12 +105,21 @@ class StoreDestination:
     def admit(self, receipt: Receipt) -> None:
         assert self._plan
         with self._failures():
-            entry = self._store.entry(self._folder + receipt.filename)
-            if entry.size != receipt.size:
-                raise self._not_what_was_sent([receipt.filename])
+            entry = self._arrived_entry(receipt)
             note = json.dumps({"etag": entry.etag, "receipt": receipt.to_json()})
             self._store.put(_receipt_path(self._plan, receipt.filename), note.encode())
         self._arrived[receipt.filename] = entry
+
+    def _arrived_entry(self, receipt: Receipt) -> Entry:
+        """The file of a receipt, as it is in the store."""
+        try:
+            entry = self._store.entry(self._folder + receipt.filename)
+            if entry.size == receipt.size:
+                return entry
+        except ObjectStoreError as error:
+            if not error.is_missing:
+                raise
+        raise DestinationError(no_file(receipt, self.address))
 
     def write_file(self, filename: str, data: bytes) -> None:
         self._small[filename] = data

@@ -49,6 +49,7 @@ def run_plan(
     gguf: Sequence[str] | None = None,
     only_gguf: bool = False,
     on: Engine | None = None,
+    receipts: Sequence[Receipt] = (),
     on_progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Result:
@@ -72,6 +73,7 @@ def run_plan(
             a place of their own, whose name ends in `-GGUF`
         only_gguf: make nothing but these, at `to` itself
         on: makes the shards; None: processes or threads of this machine
+        receipts: of shards that were made elsewhere for this plan and destination, see `begin_work`; not with `gguf`
         on_progress: called from the calling thread, up to about ten times a second
         cancel: set it from another thread to stop
 
@@ -83,6 +85,7 @@ def run_plan(
         Cancelled: `cancel` was set
     """
     began = time.monotonic()
+    assert not (receipts and gguf), "GGUF files need all tensors, and those of receipts are not seen here"
 
     def opened(to: str) -> Destination:
         return open_destination(
@@ -98,8 +101,19 @@ def run_plan(
         meter.report("read headers", "Laying out the GGUF files")
         made = _gguf(plan, second, gguf, card, token, workers or default_workers(), cancel)
         destination = made if only_gguf else (beside := Beside(destination, made))
-    place, receipts = _carry_out(
-        plan, destination, token, device, workers, on, on_progress, cancel, licence, found, loaded_as(to)
+    place, all_receipts = _carry_out(
+        plan,
+        destination,
+        token,
+        device,
+        workers,
+        on,
+        on_progress,
+        cancel,
+        licence,
+        found,
+        loaded_as(to),
+        receipts,
     )
     return Result(
         place.location,
@@ -108,9 +122,9 @@ def run_plan(
         plan.bytes_out,
         seconds=time.monotonic() - began,
         verified=place.verified,
-        read_by=read_by(receipts),
-        written_by=written_by(receipts),
-        not_finite=not_finite(receipts),
+        read_by=read_by(all_receipts),
+        written_by=written_by(all_receipts),
+        not_finite=not_finite(all_receipts),
         gguf=beside.second_place if beside else None,
     )
 
@@ -191,6 +205,7 @@ def _carry_out(
     licence: Licence | None = None,
     found: str = "",
     name: str = "",
+    made_elsewhere: Sequence[Receipt] = (),
 ) -> tuple[Place, list[Receipt]]:
     """Where the result is, and the receipts of its shards."""
     _refuse(plan, destination, device)
@@ -198,7 +213,7 @@ def _carry_out(
     meter = Meter(plan, on_progress)
     merge = Merge(plan, token, device, workers or default_workers(), meter, cancel)
     try:
-        receipts = _make_shards(merge, destination, on)
+        receipts = _make_shards(merge, destination, on, made_elsewhere)
         _write_files(
             merge,
             destination,
@@ -242,21 +257,28 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _make_shards(merge: Merge, destination: Destination, on: Engine | None) -> list[Receipt]:
-    """The receipts of all shards, those of an earlier run among them. Opens models only if there is one to make."""
+def _make_shards(
+    merge: Merge, destination: Destination, on: Engine | None, made_elsewhere: Sequence[Receipt]
+) -> list[Receipt]:
+    """The receipts of all shards, those of an earlier run and of other machines among them. Opens models only if there
+    is one to make."""
     plan = merge.plan
-    kept = destination.begin(plan, merge.check)
+    kept = dict(destination.begin(plan, merge.check))
     merge.sink = destination.sink
-    missing = [shard for shard in plan.shards if shard.filename not in kept]
-    receipts = [kept[shard.filename] for shard in plan.shards if shard.filename in kept]
+    arrived = {receipt.filename: receipt for receipt in made_elsewhere if receipt.filename not in kept}
+    there = kept | arrived
+    missing = [shard for shard in plan.shards if shard.filename not in there]
+    receipts = [there[shard.filename] for shard in plan.shards if shard.filename in there]
     for shard in plan.shards:
-        if shard.filename in kept:
+        if shard.filename in there:
             merge.meter.finished(shard)
-            merge.kind.check(kept[shard.filename].processor)
+            merge.kind.check(there[shard.filename].processor)
+        if shard.filename in arrived:
+            destination.admit(arrived[shard.filename])
     if not missing:
         return receipts
-    if kept:
-        merge.message = f"{len(kept)} of {len(plan.shards)} files were there already"
+    if there:
+        merge.message = f"{len(there)} of {len(plan.shards)} files were there already"
     computing = " and computing the routers" if plan.computes_gates else ""
     merge.report("read headers", f"Opening the models{computing}")
     approximate(merge, merge.models.opened(), missing)
