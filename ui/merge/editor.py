@@ -142,7 +142,7 @@ class RecipeEditor:
 
     def _remembered(self, shown: Updates, memory: FormMemory, text: str, said: str) -> Updates:
         """With what the next rewriting of the text has to know, and with the line about this one."""
-        undo = memory.text if said and memory.text != text else ""
+        undo = memory.text if said and memory.text.strip() != text.strip() else ""
         now = replace(shown[self.form.memory], others=memory.others, text=text, undo=undo)
         return {**shown, self.form.memory: now, **self._said(said if undo else "")}
 
@@ -261,7 +261,7 @@ class RecipeEditor:
 
 def as_shown(text: str) -> str:
     """A text as the editor shows it: Gradio strips what it is sent, which must not leave the other lines indented."""
-    return textwrap.dedent(text).strip()
+    return textwrap.dedent(text).lstrip()
 
 
 def _lost(before: str, after: str) -> str:

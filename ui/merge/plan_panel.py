@@ -14,18 +14,18 @@ from merging.licences import common_base
 from ui.host import Host
 from ui.hub.account import Account, account, visitor
 from ui.languages.translate import in_each_language, t
-from ui.merge.destination import HUB, NO_OWNER, REFUSE, DestinationChoice
+from ui.merge.destination import HUB, NO_OWNER, REFUSE, REVISION, DestinationChoice
 from ui.merge.destination_panel import DestinationPanel
 from ui.merge.editor import RecipeEditor
 from ui.merge.form import FormMemory
 from ui.merge.gguf_panel import GgufPanel
 from ui.merge.layers_card import layers_card
-from ui.merge.naming import default_name, named, recipe_or_none
+from ui.merge.naming import default_name, named, numbered, recipe_or_none
 from ui.merge.plan_card import Surroundings, no_plan_card, plan_card, problems_card
 from ui.merge.similarity import similarity
 from ui.recipe.quick_fixes import Fix, fix_all, fixes
 from ui.server import gpu
-from ui.server.merge_service import MergeService
+from ui.server.merge_service import MergeService, exists
 from ui.widgets.events import PLANNING, QUIET, UNSEEN, Given, Updates, unchanged
 from ui.widgets.html import html, quiet, status, trouble
 
@@ -71,7 +71,10 @@ class PlanPanel:
         )  # fmt: skip
         self.editor.check.click(self._plan, inputs, outputs, show_progress_on=self.card, **PLANNING)
         for number, button in enumerate(self.fixes):
-            button.click(self._fixer(number), [self.offered, memory], self.editor.outputs, **QUIET)
+            button.click(
+                self._fixer(number), [self.offered, memory],
+                [*self.editor.outputs, destination.name, destination.existing], **QUIET,
+            ).then(self._plan, inputs, outputs, show_progress="hidden", **PLANNING)  # fmt: skip
         self.compare.click(
             self._compare, yaml, self.alike, concurrency_limit=2, trigger_mode="once", **UNSEEN
         )
@@ -114,9 +117,16 @@ class PlanPanel:
             lambda name: self.plan(text, choice, who, turn, self._location(choice, name)[0]),
         )
         location, problems = self._location(choice, called)
+        other_names = self._other_names(text, choice, who) if choice.name and exists(plan.problems) else ()
         updates = {
             **self._shown(
-                plan, [*plan.problems, *problems], text, called, values[self.editor.form.memory], who
+                plan,
+                [*plan.problems, *problems],
+                text,
+                called,
+                values[self.editor.form.memory],
+                who,
+                other_names,
             ),
             self.gguf.types: self.gguf.sizes(plan),
             self.destination.name: _name_field(text, choice, called, location if plan.ok else None),
@@ -143,6 +153,7 @@ class PlanPanel:
         called: str,
         memory: FormMemory,
         who: Account,
+        other_names: Sequence[Fix],
     ) -> Updates:
         parents = self.service.cards.parents(plan, who.for_hub)
         around = Surroundings(parents, called, self.host.on_space, gpu.is_zero_gpu())
@@ -151,7 +162,8 @@ class PlanPanel:
         def base_of(names: Sequence[str]) -> str:
             return common_base(names, who.for_hub)
 
-        offered = (*fix_all(text, reported, base_of), *fixes(text, reported, base_of))[:MAX_FIXES]
+        of_recipe = (*fix_all(text, reported, base_of), *fixes(text, reported, base_of))
+        offered = (*other_names, *of_recipe)[:MAX_FIXES]
         buttons: Updates = dict.fromkeys(self.fixes, gr.update(visible=False))
         for button, fix in zip(self.fixes, offered, strict=False):
             buttons[button] = gr.update(value=fix.title, visible=True)
@@ -163,11 +175,24 @@ class PlanPanel:
             **self.editor.form.note_updates(memory.state, text, problems),
         }
 
+    def _other_names(self, text: str, choice: DestinationChoice, who: Account) -> tuple[Fix, ...]:
+        """What can be done about a chosen name that is taken: another one, or a new commit of the model there."""
+        names = numbered(choice.name.strip())
+        free = next(
+            (name for name in names if not self.service.is_taken(choice.location(self.host, name), who)), ""
+        )
+        another = (Fix(t("fix.name", name=free), text, name=free),) if free else ()
+        return (*another, Fix(t("fix.replace"), text, existing=REVISION))
+
     def _fixer(self, number: int) -> Callable[..., Updates]:
         def mend(offered: Sequence[Fix], memory: FormMemory) -> Updates:
             if number >= len(offered):
                 return unchanged()
             fix = offered[number]
+            if fix.name:
+                return {self.destination.name: fix.name}
+            if fix.existing:
+                return {self.destination.existing: fix.existing}
             return self.editor.show(fix.recipe, memory, t("undo.fix", done=fix.title))
 
         return mend

@@ -16,10 +16,19 @@ from ui.languages.translate import t
 
 @dataclass(frozen=True)
 class Fix:
-    """A button's title, and the recipe after it was pressed."""
+    """What a button does.
+
+    Args:
+        title: of the button
+        recipe: after it was pressed
+        name: for the result, instead of one that is taken; empty: it stays
+        existing: what may happen to an existing model; empty: that stays
+    """
 
     title: str
     recipe: str
+    name: str = ""
+    existing: str = ""
 
 
 def fixes(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> tuple[Fix, ...]:

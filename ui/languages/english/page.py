@@ -173,6 +173,8 @@ PAGE: dict[str, Template] = {
     "lineage.label": "{result} is made from {parents}",
     **{f"fix.{code}": words for code, words in FIXES.items()},
     "fix.line": "{done} (line {line})",
+    "fix.name": "Call it {name}",
+    "fix.replace": "Replace the existing model",
     "fix.all": "Fix all {count}",
     # what each layer gets
     "layers.heading": "What each layer gets",

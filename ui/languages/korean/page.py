@@ -176,6 +176,8 @@ PAGE: dict[str, Template] = {
     "fix.tabs": "탭을 빈칸으로 바꾸기",
     "fix.colons": "쌍점 뒤에 빈칸 넣기",
     "fix.line": "{done} ({line}번째 줄)",
+    "fix.name": "새 이름: {name}",
+    "fix.replace": "있는 모델을 바꾸기",
     "fix.all": "{count}가지 모두 고치기",
     "fix.original": "양자화되지 않은 {original} 사용",
     # what each layer gets
