@@ -1,5 +1,5 @@
-"""The command `alloy`, also `python -m alloy`: everything that `merging`, `evaluation` and `searching` can
-do, and the page."""
+"""The command `alloy`, also `python -m alloy`: everything that `merging`, `evaluation`, `searching` and `healing`
+can do, and the page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import evaluation.command_line
+import healing.command_line
 import merging.command_line
 import searching.command_line
 from alloy import __version__
@@ -23,6 +24,7 @@ app = commands("Merge language models, chat with the result and score it.", add_
 app.add_typer(merging.command_line.app)
 app.add_typer(evaluation.command_line.app)
 app.add_typer(searching.command_line.app, name="search")
+app.add_typer(healing.command_line.app, name="heal")
 
 
 def _write_gguf(model: str, kind: str, folder: Path) -> Path:

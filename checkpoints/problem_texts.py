@@ -1626,6 +1626,82 @@ PROBLEMS: dict[str, Text] = {
     "out-of-memory": Text(
         "{model}: out of memory while {doing:phrase}.", "Try a shorter text or a smaller model."
     ),
+    # healing
+    "no-training": Text(
+        "The last document of a chain that trains has a `train:` key, and a recipe is before it.",
+        "Write the recipe, `---`, and then `train: distillation` with `datasets:`.",
+    ),
+    "training-kind": Text("`train: {given}` is not known here.", "Known: {known:all}."),
+    "training-number": Text(
+        (
+            "`{name}` is {found}, and a {whole} from {least} on is expected.",
+            "`{name}` is {found}, and a number from {least} on is expected.",
+            "`{name}` is {found}, and a number above 0 is expected.",
+        )
+    ),
+    "no-training-data": Text(
+        "No text to train on is named.",
+        "Write `datasets: [{{path: FILE}}]` with a .txt or .jsonl file, `python-topics`, or a data set's id.",
+    ),
+    "training-text-short": Text(
+        (
+            "The texts to train on have {tokens:,} tokens, and one sequence has {length:,}.",
+            "The texts to train on have {bytes:,} bytes, which is too little for a sequence of {length:,} tokens.",
+        ),
+        "Give longer texts, or lower `max_length`.",
+    ),
+    "trained-on-judged": Text(
+        "The model would be judged on what it was trained on: {texts:all}.",
+        "Leave it out of `datasets:`, or name other texts under `evaluate:`.",
+    ),
+    "trained-on-benchmark": Text(
+        "{name} is a benchmark: a model that was trained on it can no longer be judged by it.",
+        "Name another data set.",
+    ),
+    "no-teacher": Text(
+        "The model is made of {parents:all}, and no teacher is named.",
+        "Write `teacher:` with the model that it is to predict like.",
+    ),
+    "teacher-vocabulary": Text(
+        "{teacher} has {rows:,} rows of tokens and the model has {own:,}, or its tokenizer changes: their predictions "
+        "cannot be compared.",
+        "Name a teacher with the same tokenizer.",
+    ),
+    "teacher-not-widened": Text(
+        "{teacher} does not fit into memory in float32, in which models are trained on a processor.",
+        "Use a machine with more memory, or a GPU.",
+    ),
+    "no-layer-pairs": Text(
+        "No layer of the model is one of {teacher}'s, so hidden states cannot be compared.",
+        "Leave out `hidden_states:`, or name a parent as teacher.",
+    ),
+    "rank-too-large": Text(
+        "`lora_r` is {rank}, and {tensor} has no more than {most} rows or columns.",
+        "Lower it to {most} or less.",
+    ),
+    "training-too-large": Text(
+        "Training takes about {needed:.1f} GB of memory; {free:.1f} GB are free.",
+        "Lower `max_length` or `per_device_train_batch_size`, or use a larger machine.",
+    ),
+    "loss-not-finite": Text(
+        "The loss is not finite at step {step} (learning rate {rate:.2g}).",
+        "Lower `learning_rate`, and start anew in another work folder.",
+    ),
+    "other-training": Text(
+        "{file} is the state of another run: its model, texts or arguments differ.",
+        "Name another work folder, or delete this one.",
+    ),
+    "no-room-for-state": Text(
+        "There is no room on the disk of {folder}.", "Make room, and run it again to continue."
+    ),
+    "adapter-folder-exists": Text("{folder} exists.", "Name a new folder for the adapter."),
+    "not-healed": Text(
+        (
+            "The model did not heal. It was written to {written}, because `--keep` was given.",
+            "The model did not heal, and was not written.",
+        ),
+        "Train on more text or for more steps. `--keep` writes such a result.",
+    ),
 }
 
 PHRASES: dict[str, Template] = {
@@ -1714,6 +1790,8 @@ PHRASES: dict[str, Template] = {
     "doing-reading": "reading a text",
     "doing-applying": "merging it into its base",
     "doing-scoring": "scoring",
+    "doing-training": "training",
+    "whole-number": "whole number",
 }
 
 WORDING = Wording(PHRASES)

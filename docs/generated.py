@@ -116,15 +116,15 @@ COMMANDS_PAGE = """# Command line
 Written by `make docs` from the commands' declarations. `alloy COMMAND --help` prints the same.
 
 `pip install .` installs `alloy`. In a clone without installation, `python -m alloy` is the same command.
-`python -m merging` has the commands that merge (`plan`, `run`, `extract-lora`, `methods`), and `python -m evaluation`
-those that judge (`perplexity`, `compare`, `weights`, `benchmark`, `chat`, `independent`). `python -m searching` is
-`alloy search`.
+`python -m merging` has the commands that merge (`plan`, `run`, `extract-lora`, `cut`, `stack`, `methods`), and
+`python -m evaluation` those that judge (`perplexity`, `compare`, `weights`, `influence`, `benchmark`, `chat`,
+`independent`). `python -m searching` is `alloy search`, and `python -m healing` is `alloy heal`.
 
 | exit status | meaning |
 |--:|---|
 | 0 | done |
 | 2 | the recipe, space, model or text cannot be merged, searched or judged, or an argument is wrong: stderr says why |
-| 3 | `run --strict`: the result is there, and has numbers that are infinite or NaN |
+| 3 | `run --strict`: the result has numbers that are infinite or NaN; `heal run`: it did not heal, and is not written |
 | 1 | anything else, such as a lost connection or a stop |
 
 Results go to stdout, and problems, warnings and progress to stderr. With `--json` stdout is one JSON document.

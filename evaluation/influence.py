@@ -167,7 +167,7 @@ def influence(
     total = sum(map(len, windows))
     if total < _FEWEST_TOKENS:
         raise EvaluationError(Problem("few-tokens", {"count": total, "least": _FEWEST_TOKENS}))
-    watched = _copy_of(model)
+    watched = own_copy(model)
     layers = layer_stack(watched)[1]
     cosines = torch.zeros(len(layers) + 1, len(layers) + 1, dtype=torch.float64)
     angles = torch.zeros_like(cosines)
@@ -288,7 +288,7 @@ def without_layers(model: LanguageModel, dropped: Sequence[int]) -> LanguageMode
     Raises:
         EvaluationError: the layers cannot be found, or the config cannot say of what kind those are that remain.
     """
-    cut = _copy_of(model)
+    cut = own_copy(model)
     holder, layers = layer_stack(cut)
     kept = [number for number in range(len(layers)) if number not in dropped]
     written, conflicts = _restacked(model, kept)
@@ -333,9 +333,9 @@ def layer_stack(model: LanguageModel) -> tuple[str, Sequence[Any]]:
     return outer[0], found
 
 
-def _copy_of(model: LanguageModel) -> LanguageModel:
+def own_copy(model: LanguageModel) -> LanguageModel:
     """The same model in modules of its own, which may be changed: loaded models are shared. Its weights are the same
-    tensors."""
+    tensors, and stay as they are."""
     weights = chain(model.network.parameters(), model.network.buffers())
     network = copy.deepcopy(model.network, {id(weight): weight for weight in weights})
     return replace(model, network=network)

@@ -11,6 +11,7 @@ import pytest
 
 from docs.generated import PAGES
 from docs.links import DOCUMENTS, broken
+from healing import read_training
 from merging import read_recipe
 from tests import ROOT
 from tests.test_imports import FLOORS
@@ -33,7 +34,8 @@ def test_a_generated_page_is_current(name: str) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_reads(recipe: str) -> None:
-    assert read_recipe(recipe).merge_method
+    read = read_training(recipe).recipe if "\ntrain: " in recipe else read_recipe(recipe)
+    assert read.merge_method
 
 
 def test_recipes_are_found() -> None:

@@ -1,4 +1,4 @@
-"""The direction of imports: {app, alloy} -> ui -> searching -> {merging, evaluation} -> checkpoints.
+"""The direction of imports: {app, alloy} -> ui -> {searching, healing} -> {merging, evaluation} -> checkpoints.
 
 Inside merging and ui, downwards.
 """
@@ -19,9 +19,10 @@ from tests.tiny import tiny_llama
 # Which of our own packages, and which of the two interface libraries, a part may import.
 MAY_IMPORT = {
     "app.py": {"ui", "gradio", "spaces"},
-    "alloy": {"alloy", "ui", "searching", "merging", "evaluation", "checkpoints"},
-    "ui": {"ui", "searching", "merging", "evaluation", "checkpoints", "gradio", "spaces"},
+    "alloy": {"alloy", "ui", "searching", "healing", "merging", "evaluation", "checkpoints"},
+    "ui": {"ui", "searching", "healing", "merging", "evaluation", "checkpoints", "gradio", "spaces"},
     "searching": {"searching", "merging", "evaluation", "checkpoints"},
+    "healing": {"healing", "merging", "evaluation", "checkpoints"},
     "merging": {"merging", "checkpoints"},
     "evaluation": {"evaluation", "checkpoints"},
     "checkpoints": {"checkpoints"},
@@ -52,6 +53,14 @@ FLOORS = {
         ["workers"],
         ["plan"],
         ["descent", "report"],
+        ["run"],
+        ["public", "__init__", "command_line"],
+        ["__main__"],
+    ],
+    "healing": [
+        ["settings", "losses"],
+        ["data"],
+        ["plan", "training"],
         ["run"],
         ["public", "__init__", "command_line"],
         ["__main__"],
@@ -131,7 +140,7 @@ def test_a_plan_waits_for_neither_torch_nor_transformers(tmp_path: Path) -> None
     assert not {"torch", "transformers"} & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["alloy", "merging", "evaluation", "searching"])
+@pytest.mark.parametrize("module", ["alloy", "merging", "evaluation", "searching", "healing"])
 @pytest.mark.parametrize(
     "arguments", ["--help", "run --help", "perplexity --help", "weights one --sample none"]
 )
@@ -164,7 +173,7 @@ def test_help_and_wrong_arguments_wait_for_no_library(module: str, arguments: st
     assert not slow & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("package", ["checkpoints", "evaluation", "merging", "searching"])
+@pytest.mark.parametrize("package", ["checkpoints", "evaluation", "merging", "searching", "healing"])
 def test_public_names_win_over_rooms_of_the_same_name(package: str) -> None:
     code = f"""
 import importlib, pathlib, {package}

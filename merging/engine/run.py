@@ -44,6 +44,7 @@ def run_plan(
     pull_request: bool = False,
     licence: Licence | None = None,
     found: str = "",
+    made_of: Plan | None = None,
     device: str = "auto",
     workers: int | None = None,
     gguf: Sequence[str] | None = None,
@@ -67,6 +68,7 @@ def run_plan(
         pull_request: whether a pull request is opened if the repository holds a model
         licence: that the card states, see `merging.licences.licence_of`; it is not looked up here
         found: how the recipe was found, for the card, see `model_card`
+        made_of: the plan whose recipe and parents the card shows, if this merge only ends what that one began
         device: "cpu", "cuda", or "auto": the CPU, which waits for the disk and the network as well as a GPU
         workers: how many merge at a time on this machine; None: the engine chooses. The result does not depend on it
         gguf: types of GGUF files that are made as well, such as Q4_K_M, from the same reading of the models. They go to
@@ -114,6 +116,7 @@ def run_plan(
         found,
         loaded_as(to),
         receipts,
+        made_of,
     )
     return Result(
         place.location,
@@ -206,6 +209,7 @@ def _carry_out(
     found: str = "",
     name: str = "",
     made_elsewhere: Sequence[Receipt] = (),
+    made_of: Plan | None = None,
 ) -> tuple[Place, list[Receipt]]:
     """Where the result is, and the receipts of its shards."""
     _refuse(plan, destination, device)
@@ -217,7 +221,7 @@ def _carry_out(
         _write_files(
             merge,
             destination,
-            model_card(plan, name or destination.name, licence, found),
+            model_card(made_of or plan, name or destination.name, licence, found),
             not_finite(receipts),
         )
         merge.report("finish", f"Publishing {destination.name}")

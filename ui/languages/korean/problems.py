@@ -1555,4 +1555,79 @@ PROBLEMS: dict[str, Text] = {
     "out-of-memory": Text(
         "{model}: {doing:phrase} 동안 메모리가 부족했습니다.", "더 짧은 글이나 더 작은 모델로 해 보세요."
     ),
+    # healing
+    "no-training": Text(
+        "학습하는 체인의 마지막 문서에는 `train:` 키가 있고 그 앞에 레시피가 있어야 합니다.",
+        "레시피, `---`, 그리고 `datasets:`가 있는 `train: distillation`을 차례로 쓰세요.",
+    ),
+    "training-kind": Text("`train: {given}`: 여기서는 모르는 학습입니다.", "아는 것: {known:all}."),
+    "training-number": Text(
+        (
+            "`{name}` 값이 {found}인데, {least} 이상의 {whole}여야 합니다.",
+            "`{name}` 값이 {found}인데, {least} 이상의 수여야 합니다.",
+            "`{name}` 값이 {found}인데, 0보다 큰 수여야 합니다.",
+        )
+    ),
+    "no-training-data": Text(
+        "학습할 글을 고르지 않았습니다.",
+        "`datasets: [{{path: FILE}}]`에 .txt나 .jsonl 파일, `python-topics`, 데이터셋 id 가운데 하나를 쓰세요.",
+    ),
+    "training-text-short": Text(
+        (
+            "학습할 글이 토큰 {tokens:,}개인데 한 줄이 {length:,}개입니다.",
+            "학습할 글이 {bytes:,}바이트뿐이라 토큰 {length:,}개인 한 줄에도 모자랍니다.",
+        ),
+        "더 긴 글을 주거나 `max_length`를 줄이세요.",
+    ),
+    "trained-on-judged": Text(
+        "학습한 글로 모델을 평가하게 됩니다: {texts:all}.",
+        "`datasets:`에서 빼거나 `evaluate:`에 다른 글을 쓰세요.",
+    ),
+    "trained-on-benchmark": Text(
+        "{name}: 벤치마크입니다. 이것으로 학습한 모델은 더는 이것으로 평가할 수 없습니다.",
+        "다른 데이터셋을 쓰세요.",
+    ),
+    "no-teacher": Text(
+        "이 모델은 {parents:all}로 만드는데 교사 모델이 정해지지 않았습니다.",
+        "따라 할 모델을 `teacher:`에 쓰세요.",
+    ),
+    "teacher-vocabulary": Text(
+        "{teacher}의 토큰은 {rows:,}행인데 이 모델은 {own:,}행이거나 토크나이저가 바뀝니다. 예측을 비교할 수 없습니다.",
+        "토크나이저가 같은 모델을 교사로 쓰세요.",
+    ),
+    "teacher-not-widened": Text(
+        "{teacher}: float32로는 메모리에 들어가지 않습니다. 프로세서에서는 float32로 학습합니다.",
+        "메모리가 더 큰 기계나 GPU를 쓰세요.",
+    ),
+    "no-layer-pairs": Text(
+        "이 모델의 층 가운데 {teacher}에서 온 것이 없어 은닉 상태를 비교할 수 없습니다.",
+        "`hidden_states:`를 빼거나 부모를 교사로 쓰세요.",
+    ),
+    "rank-too-large": Text(
+        "`lora_r` 값이 {rank}인데, {tensor} 텐서의 행이나 열은 {most}개뿐입니다.",
+        "{most} 이하로 낮추세요.",
+    ),
+    "training-too-large": Text(
+        "학습에는 메모리가 약 {needed:.1f} GB 필요한데 {free:.1f} GB가 비어 있습니다.",
+        "`max_length`나 `per_device_train_batch_size`를 줄이거나 더 큰 기계를 쓰세요.",
+    ),
+    "loss-not-finite": Text(
+        "{step}번째 걸음에서 손실이 유한하지 않습니다(학습률 {rate:.2g}).",
+        "`learning_rate`를 낮추고 다른 작업 폴더에서 새로 시작하세요.",
+    ),
+    "other-training": Text(
+        "{file}: 다른 학습의 상태입니다. 모델이나 글, 인자가 다릅니다.",
+        "다른 작업 폴더를 쓰거나 이 폴더를 지우세요.",
+    ),
+    "no-room-for-state": Text(
+        "{folder}의 디스크에 자리가 없습니다.", "자리를 만들고 다시 실행하면 이어집니다."
+    ),
+    "adapter-folder-exists": Text("{folder} 폴더가 이미 있습니다.", "어댑터를 둘 새 폴더를 쓰세요."),
+    "not-healed": Text(
+        (
+            "모델이 회복되지 않았지만 `--keep`을 주었으므로 {written}에 저장했습니다.",
+            "모델이 회복되지 않아 저장하지 않았습니다.",
+        ),
+        "더 많은 글이나 걸음으로 학습하세요. `--keep`을 주면 이런 결과도 저장합니다.",
+    ),
 }

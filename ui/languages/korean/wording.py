@@ -112,6 +112,8 @@ PHRASES: dict[str, Template] = {
     "doing-reading": "글을 읽는",
     "doing-applying": "베이스에 합치는",
     "doing-scoring": "채점하는",
+    "doing-training": "학습하는",
+    "whole-number": "정수",
 }
 
 WORDING = KoreanWording({**PHRASES, **REMARKS})

@@ -1,0 +1,180 @@
+"""The commands that heal: `python -m healing`, and `alloy heal`.
+
+Exit status: 0 when it is done; 2 when the chain cannot be read or trained (the problems are on stderr); 3 when the
+model did not heal and was not written; 1 for anything else. Rooms are imported by the command that needs them, so that
+help and wrong arguments are quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from checkpoints.terminal import AsJson, Device, commands, print_problems, run
+
+if TYPE_CHECKING:
+    from healing.plan import HealPlan
+    from healing.run import Healed
+    from healing.training import Step
+
+DONE, FAILED, CANNOT_BE_TRAINED, NOT_HEALED = 0, 1, 2, 3
+
+app = commands("Heal what was cut, stacked or merged, by training.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    return run(app, arguments, name="python -m healing")
+
+
+def _command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Make a function a command, which prints its problems and ends with their exit status."""
+
+    def register(function: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(function)
+        def run_command(*arguments: Any, **options: Any) -> int:
+            from checkpoints.problems import Cancelled as MergeCancelled
+            from checkpoints.problems import PlanError, ProblemError, RecipeError
+
+            try:
+                from evaluation.error import Cancelled
+
+                return function(*arguments, **options)
+            except (Cancelled, MergeCancelled, KeyboardInterrupt):
+                print("error: stopped. Nothing was left behind.", file=sys.stderr)
+                return FAILED
+            except ProblemError as error:
+                print_problems(error.problems)
+                return CANNOT_BE_TRAINED if isinstance(error, (RecipeError, PlanError)) else FAILED
+            except ModuleNotFoundError as error:
+                print(
+                    f"error: {error}. Healing needs: pip install 'alloy-merge[evaluation]'", file=sys.stderr
+                )
+                return FAILED
+            except OSError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return FAILED
+
+        return app.command(name)(run_command)
+
+    return register
+
+
+ChainFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CHAIN", help="A recipe and a document with `train:` behind it, in YAML.", show_default=False
+    ),
+]
+
+
+def _planned(chain: Path) -> HealPlan:
+    from healing.plan import plan_training
+
+    planned = plan_training(chain.read_text(encoding="utf-8"), folder=chain.parent)
+    print_problems(planned.warnings, "warning")
+    return planned
+
+
+@_command("plan")
+def plan(chain: ChainFile, as_json: AsJson = False) -> int:
+    """Show what a training run would do and cost, and every problem with it. Loads no weights."""
+    planned = _planned(chain)
+    if as_json:
+        print(json.dumps(planned.summary(), indent=2, ensure_ascii=False))
+    elif planned.ok:
+        _describe(planned)
+    print_problems(planned.problems)
+    return DONE if planned.ok else CANNOT_BE_TRAINED
+
+
+def _describe(planned: HealPlan) -> None:
+    given = planned.training.arguments
+    print(f"teacher       {planned.teacher}")
+    print(f"layers        {len(planned.pairs)} of the teacher's remain")
+    print(f"text          {sum(len(text.encode()) for text in planned.documents):,} bytes to train on")
+    print(f"judged on     {len(planned.judged)} documents that are not trained on")
+    print(f"steps         {given.max_steps:,}, {given.tokens:,} tokens")
+    print(
+        f"peak memory   about {planned.memory_bytes / 1e9:.1f} GB; {planned.free_bytes / 1e9:.1f} GB are free"
+    )
+    print(f"time          about {planned.seconds / 60:.1f} minutes on this processor, and the judging")
+
+
+@_command("run")
+def heal(
+    chain: ChainFile,
+    to: Annotated[
+        str, typer.Option("--to", metavar="DEST", help="A folder, or hf://owner/name.", show_default=False)
+    ],
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="For the state, from which a run that died continues (DEST.training). Removed at the end.",
+        ),
+    ] = None,
+    adapter_only: Annotated[
+        bool, typer.Option("--adapter-only", help="Write the adapter alone, to the folder DEST.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Write the result even if it did not heal.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make a new repository public; without this it is private.")
+    ] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> int:
+    """Train, judge, and write the result if it healed. A run that died continues; Ctrl-C leaves nothing behind."""
+    from transformers.utils import logging
+
+    from checkpoints.problems import Problem
+    from evaluation.as_json import as_json as in_json
+    from healing.run import run_training
+
+    if work is None and to.startswith("hf://"):
+        raise typer.BadParameter("--work is needed where DEST is on the Hub")
+    planned = _planned(chain)
+    if not planned.ok:
+        print_problems(planned.problems)
+        return CANNOT_BE_TRAINED
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    cancel = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: cancel.set())
+    healed = run_training(
+        planned,
+        to,
+        work=work or Path(f"{to.rstrip('/')}.training"),
+        adapter_only=adapter_only,
+        keep=keep,
+        private=not public,
+        device=device,
+        on_step=_print_step,
+        cancel=cancel,
+    )
+    if as_json:
+        print(in_json(healed.to_dict()))
+    else:
+        _print_result(healed)
+    if healed.judgement.healed:
+        return DONE
+    print_problems([Problem("not-healed", {"written": to if keep else None})])
+    return DONE if keep else NOT_HEALED
+
+
+def _print_step(step: Step) -> None:
+    print(f"step {step.number} of {step.of}: loss {step.loss:.4f}", file=sys.stderr, flush=True)
+
+
+def _print_result(healed: Healed) -> None:
+    print(healed.judgement.to_markdown(), end="")
+    written = healed.adapter or (healed.result and (healed.result.url or healed.result.location))
+    if written:
+        print(f"{written}: trained in {healed.seconds:.1f} s")

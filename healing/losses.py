@@ -1,0 +1,64 @@
+"""What a student is trained by: the divergence of its predictions from a teacher's, and of its hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+Head = Callable[[Tensor], Tensor]
+
+
+def divergence(
+    student: Tensor,
+    teacher: Tensor,
+    student_head: Head,
+    teacher_head: Head,
+    *,
+    temperature: float = 1.0,
+    at_once: int = 256,
+) -> Tensor:
+    """The mean Kullback-Leibler divergence of the student's predictions from the teacher's, in nats.
+
+    Logits exist for `at_once` positions at a time, and are computed again for the gradient. With a temperature T, both
+    logits are divided by it and the divergence is multiplied by its square, so that gradients keep their size.
+
+    Args:
+        student: (n, width) states before the student's head.
+        teacher: (n, width of the teacher) states before the teacher's head.
+        student_head, teacher_head: make (m, vocabulary) logits of (m, width) states.
+        temperature: T.
+        at_once: positions.
+    """
+    parts = zip(torch.split(student, at_once), torch.split(teacher, at_once), strict=True)
+    sums = [
+        checkpoint(_summed, *part, student_head, teacher_head, temperature, use_reentrant=False)
+        for part in parts
+    ]
+    return torch.stack(sums).sum() / len(student)
+
+
+def _summed(
+    student: Tensor, teacher: Tensor, student_head: Head, teacher_head: Head, temperature: float
+) -> Tensor:
+    with torch.no_grad():
+        target = functional.log_softmax(teacher_head(teacher).float() / temperature, dim=-1)
+    made = functional.log_softmax(student_head(student).float() / temperature, dim=-1)
+    summed = functional.kl_div(made, target, reduction="sum", log_target=True)
+    return summed * temperature**2
+
+
+def states_apart(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """The mean of 1 minus the cosine over pairs of hidden states and their positions.
+
+    Args:
+        student: (batch, n, width) of each pair.
+        teacher: the same shapes.
+    """
+    pairs = zip(student, teacher, strict=True)
+    return torch.stack(
+        [1 - functional.cosine_similarity(a.float(), b.float(), dim=-1).mean() for a, b in pairs]
+    ).mean()

@@ -1,0 +1,19 @@
+"""What `from healing import ...` offers."""
+
+from healing.plan import HealPlan, plan_training
+from healing.run import Healed, Judgement, run_training
+from healing.settings import Arguments, Dataset, Training, read_training
+from healing.training import Step
+
+__all__ = [
+    "Arguments",
+    "Dataset",
+    "HealPlan",
+    "Healed",
+    "Judgement",
+    "Step",
+    "Training",
+    "plan_training",
+    "read_training",
+    "run_training",
+]

@@ -1,0 +1,46 @@
+"""A tiny model with a tokenizer, and a chain that cuts and heals it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from merging import cut_recipe
+from tests.evaluation.conftest import make_network, make_tokenizer
+
+ARGUMENTS = (
+    "{max_steps: 6, learning_rate: 0.003, per_device_train_batch_size: 2, max_length: 32, lora_r: 4, lora_alpha: 8, "
+    "warmup_steps: 1, save_steps: 1}"
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These models are so small that threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of five layers with a tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "parent"
+    make_network(num_hidden_layers=5).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def chain(parent: Path, tmp_path: Path) -> str:
+    """A cut of two layers, and its training on a text that is beside it."""
+    text = "".join(
+        f"Sentence {number} tells of {number % 7} ships and {number % 5} harbours.\n" for number in range(200)
+    )
+    (tmp_path / "text.txt").write_text(text)
+    training = f"train: distillation\ndatasets: [{{path: text.txt}}]\narguments: {ARGUMENTS}\n"
+    return cut_recipe(str(parent), [2, 3]) + "---\n" + training + "evaluate: {texts: english}\n"

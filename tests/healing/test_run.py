@@ -1,0 +1,227 @@
+"""Training runs of tiny models: what they leave behind, and that a killed one continues with the same bits."""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from evaluation import Cancelled, EvaluationError, load_model, perplexity
+from evaluation.text import bundled_text
+from healing import HealPlan, plan_training, run_training, training
+from healing.command_line import DONE, NOT_HEALED, main
+from healing.run import in_memory, result_plan, save_adapter, under_adapter
+from healing.training import STATE, Trainer, learning_rate, trained
+from merging import merge_into_memory
+from tests import ROOT
+
+
+@pytest.fixture
+def plan(chain: str, tmp_path: Path) -> HealPlan:
+    found = plan_training(chain, folder=tmp_path)
+    assert found.ok
+    return found
+
+
+def trainer_of(plan: HealPlan, state: Path, parent: Path) -> tuple[Trainer, Any]:
+    teacher = load_model(parent, device="cpu")
+    student = in_memory("student", plan.merge, teacher)
+    network = under_adapter(student, plan)
+    given = plan.training
+    return Trainer(
+        student, teacher, plan.pairs, given.hidden_states, given.arguments, plan.key, state
+    ), network
+
+
+def adapter_of(chain: str, folder: Path, to: Path) -> dict[str, torch.Tensor]:
+    run_training(
+        plan_training(chain, folder=folder), str(to), work=to.parent / "work", adapter_only=True, keep=True
+    )
+    return load_file(to / "adapter_model.safetensors")
+
+
+def test_a_run_is_judged_on_what_is_written(plan: HealPlan, tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    found = run_training(
+        plan,
+        str(tmp_path / "out"),
+        work=tmp_path / "work",
+        keep=True,
+        on_step=lambda step: steps.append(step.number),
+    )
+
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert len(found.losses) == 6
+    again = perplexity(load_model(tmp_path / "out", device="cpu"), bundled_text("english"))
+    assert again.nll_nats == found.judgement.after.nll_nats
+    assert found.judgement.before.nll_nats != again.nll_nats
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "train: distillation" in card
+    assert "## Training" in card
+    assert str(tmp_path / "work") not in card
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_engine_merges_the_adapter_as_peft_does(plan: HealPlan, tmp_path: Path, parent: Path) -> None:
+    trainer, network = trainer_of(plan, tmp_path / STATE, parent)
+    with torch.no_grad():
+        for weight in trained(trainer.student.network).values():
+            weight.copy_(0.1 * torch.randn_like(weight))
+    save_adapter(network, tmp_path / "adapter", str(parent))
+
+    ours = merge_into_memory(result_plan(plan, tmp_path, None)).state_dict()
+
+    theirs = network.merge_and_unload().state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name].float(), tensor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "killed_after", [3, *(pytest.param(step, marks=pytest.mark.nightly) for step in (1, 2, 4, 5))]
+)
+def test_a_killed_run_continues_with_the_same_bits(killed_after: int, chain: str, tmp_path: Path) -> None:
+    whole = adapter_of(chain, tmp_path, tmp_path / "whole" / "adapter")
+    (tmp_path / "heal.yaml").write_text(chain)
+    code = (
+        "import os, signal, sys, torch\n"
+        "torch.set_num_threads(1)\n"
+        "from pathlib import Path\n"
+        "from healing import plan_training, run_training\n"
+        "text, folder, to, after = sys.argv[1:]\n"
+        "def on_step(step):\n"
+        "    if step.number == int(after): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "plan = plan_training(Path(text).read_text(), folder=Path(folder))\n"
+        "run_training(plan, to, work=Path(to).parent / 'work', adapter_only=True, keep=True, on_step=on_step)\n"
+    )
+    to = tmp_path / "again" / "adapter"
+    arguments = [str(tmp_path / "heal.yaml"), str(tmp_path), str(to), str(killed_after)]
+
+    died = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, check=False)
+
+    assert died.returncode == -signal.SIGKILL
+    assert not to.exists()
+    assert (to.parent / "work" / STATE).exists()
+    (to.parent / "work" / "state.part").write_bytes(b"half written")
+    continued = adapter_of(chain, tmp_path, to)
+    assert continued.keys() == whole.keys()
+    assert all(torch.equal(continued[name], tensor) for name, tensor in whole.items())
+
+
+def test_hidden_states_are_learned_too(chain: str, tmp_path: Path, parent: Path) -> None:
+    plain = plan_training(chain, folder=tmp_path)
+    plan = plan_training(f"{chain}hidden_states: 1.0\n", folder=tmp_path)
+    ids = torch.arange(2, 34)[None]
+
+    trainer, _ = trainer_of(plan, tmp_path / STATE, parent)
+    found = trainer.loss(ids)
+    alone = trainer_of(plain, tmp_path / STATE, parent)[0].loss(ids)
+
+    with torch.no_grad():
+        ours = trainer.student.network(ids, output_hidden_states=True).hidden_states
+        theirs = trainer.teacher.network(ids, output_hidden_states=True).hidden_states
+    # The states of the last layers are given behind the final norm there, so only the others are compared so.
+    first = [1 - torch.cosine_similarity(ours[n], theirs[n], dim=-1).mean() for n in (1, 2)]
+    assert all(float(one) == pytest.approx(0, abs=1e-6) for one in first)
+    assert float(found.detach()) > float(alone.detach())
+    found.backward()
+    assert any(weight.grad.any() for weight in trained(trainer.student.network).values())  # type: ignore[union-attr]
+
+
+def test_a_student_like_its_teacher_has_no_loss(
+    plan: HealPlan, chain: str, tmp_path: Path, parent: Path
+) -> None:
+    whole = f"merge_method: passthrough\nmodels: [{{model: {parent}}}]\n---{chain.partition('---')[2]}"
+
+    trainer, _ = trainer_of(plan_training(whole, folder=tmp_path), tmp_path / STATE, parent)
+
+    assert float(trainer.loss(torch.arange(2, 34)[None]).detach()) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_loss_of_what_is_read_falls(plan: HealPlan, tmp_path: Path, parent: Path) -> None:
+    trainer, _ = trainer_of(plan, tmp_path / STATE, parent)
+
+    trainer.train(torch.arange(2, 66).reshape(2, 32))  # each step reads both sequences
+
+    assert trainer.losses == sorted(trainer.losses, reverse=True)
+    assert trainer.losses[-1] < 0.9 * trainer.losses[0]
+
+
+def test_a_cancelled_run_leaves_nothing(plan: HealPlan, tmp_path: Path) -> None:
+    cancel = threading.Event()
+
+    with pytest.raises(Cancelled):
+        run_training(
+            plan, str(tmp_path / "out"), work=tmp_path / "work", on_step=lambda _: cancel.set(), cancel=cancel
+        )
+
+    assert not (tmp_path / "work").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_runs_state_is_not_continued(
+    chain: str, plan: HealPlan, tmp_path: Path, parent: Path
+) -> None:
+    sequences = torch.arange(2, 66).reshape(2, 32)
+    trainer_of(plan, tmp_path / STATE, parent)[0].train(sequences)
+    other = plan_training(chain.replace("0.003", "0.004"), folder=tmp_path)
+
+    with pytest.raises(EvaluationError, match="the state of another run"):
+        trainer_of(other, tmp_path / STATE, parent)[0].train(sequences)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(plan: HealPlan, tmp_path: Path, parent: Path) -> None:
+    trainer, _ = trainer_of(plan, tmp_path / STATE, parent)
+    with torch.no_grad():
+        next(iter(trained(trainer.student.network).values())).fill_(torch.inf)
+
+    with pytest.raises(EvaluationError, match="not finite at step 1"):
+        trainer.train(torch.arange(2, 66).reshape(2, 32))
+
+
+def test_a_full_disk_is_said(
+    plan: HealPlan, tmp_path: Path, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training, "save_file", full)
+
+    with pytest.raises(EvaluationError, match="no room on the disk"):
+        trainer_of(plan, tmp_path / STATE, parent)[0].train(torch.arange(2, 66).reshape(2, 32))
+
+
+def test_the_rate_grows_and_falls(plan: HealPlan) -> None:
+    rates = [learning_rate(plan.training.arguments, step) for step in range(6)]
+
+    assert rates[0] == max(rates) == 0.003
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] > 0.003 / 20
+
+
+def test_what_did_not_heal_is_not_written(
+    chain: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "heal.yaml"
+    path.write_text(chain.replace("texts: english", "texts: english, stop_above: 0.0001"))
+    command = ["run", str(path), "--to", str(tmp_path / "out"), "--json"]
+
+    assert main(command) == NOT_HEALED
+    out, err = capsys.readouterr()
+    assert not json.loads(out)["healed"]
+    assert json.loads(out)["written"] is None
+    assert "was not written" in err
+    assert not (tmp_path / "out").exists()
+    assert main([*command[:-1], "--keep"]) == DONE
+    assert "| after |" in capsys.readouterr().out
+    assert (tmp_path / "out" / "config.json").exists()
