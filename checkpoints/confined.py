@@ -8,6 +8,7 @@ that exceeds a limit dies alone, and the next call starts another.
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -258,7 +259,7 @@ def serve() -> None:
     usage, process = _Usage(limits["memory"]), psutil.Process()
     with suppress(Exception):  # reported by the first call
         importlib.import_module(limits["module"])
-    for line in sys.stdin.buffer:
+    for count, line in enumerate(sys.stdin.buffer):
         usage.allow(limits["seconds"])
         try:
             name, argument = json.loads(line)
@@ -270,6 +271,9 @@ def serve() -> None:
             written = json.dumps({"error": f"{type(error).__name__}: {error}"[:500], "trace": trace})
         answers.write(f'{written[:-1]}, "held": {process.memory_info().rss}}}\n'.encode())
         answers.flush()
+        if count == 0:  # what the work has imported stays: do not look through it again and again
+            gc.collect()
+            gc.freeze()
 
 
 def end_first() -> None:

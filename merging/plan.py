@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -461,8 +461,11 @@ class Plan:
 
     def to_data(self) -> dict[str, Any]:
         """The plan as JSON can write it."""
-        # The long part without `asdict`, which takes longer than planning.
-        return {**asdict(replace(self, shards=())), "shards": [_shard_data(shard) for shard in self.shards]}
+        # The long parts without `asdict`, which takes longer than planning.
+        data = asdict(replace(self, shards=(), models=tuple(replace(m, made_by=None) for m in self.models)))
+        for model, of_model in zip(self.models, data["models"], strict=True):
+            of_model["made_by"] = model.made_by and model.made_by.to_data()
+        return {**data, "shards": [_shard_data(shard) for shard in self.shards]}
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Self:
@@ -528,25 +531,42 @@ def _prompts(data: Sequence[dict[str, Any]]) -> tuple[Prompt, ...]:
     return tuple(Prompt(prompt["text"], tuple(prompt["tokens"])) for prompt in data)
 
 
-_TENSOR = tuple(field.name for field in fields(PlannedTensor))
-
-
 def _shard_data(shard: PlannedShard) -> dict[str, Any]:
-    tensors = [
-        {**{name: getattr(tensor, name) for name in _TENSOR}, "inputs": [*map(vars, tensor.inputs)]}
-        for tensor in shard.tensors
-    ]
     source = shard.copy_of and vars(shard.copy_of)
+    tensors = list(_rows(shard.tensors))
     return {"filename": shard.filename, "tensors": tensors, "bytes": shard.bytes, "copy_of": source}
+
+
+def _rows(tensors: Iterable[PlannedTensor]) -> Iterator[list[Any]]:
+    """Tensors as short lists of their fields.
+
+    An input is the number of its model alone where it has the tensor's name, and parameters are None where they are
+    those of the tensor before.
+    """
+    before = ""
+    for tensor in tensors:
+        parameters = repr(tensor.parameters)
+        yield [
+            tensor.name,
+            tensor.dtype,
+            tensor.shape,
+            [one.model if one.tensor == tensor.name else (one.model, one.tensor) for one in tensor.inputs],
+            None if parameters == before else tensor.parameters,
+            tensor.copied_from,
+            tensor.layer,
+            tensor.scales,
+        ]
+        before = parameters
 
 
 def _shard(data: dict[str, Any]) -> PlannedShard:
     source = SourceFile(**data["copy_of"]) if data["copy_of"] else None
-    tensors = tuple(_tensor(item) for item in data["tensors"])
-    return PlannedShard(data["filename"], tensors, data["bytes"], source)
+    return PlannedShard(data["filename"], tuple(_tensors(data["tensors"])), data["bytes"], source)
 
 
-def _tensor(data: dict[str, Any]) -> PlannedTensor:
-    data["shape"] = tuple(data["shape"])
-    data["inputs"] = tuple(Input(**item) for item in data["inputs"])
-    return PlannedTensor(**data)
+def _tensors(rows: Iterable[Sequence[Any]]) -> Iterator[PlannedTensor]:
+    parameters: Mapping[str, Value] = {}
+    for name, dtype, shape, given, changed, copied_from, layer, scales in rows:
+        parameters = parameters if changed is None else changed
+        inputs = tuple(Input(one, name) if isinstance(one, int) else Input(*one) for one in given)
+        yield PlannedTensor(name, dtype, tuple(shape), inputs, parameters, copied_from, layer, scales)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from checkpoints import Token
@@ -45,13 +45,14 @@ class Task:
     processor: str = ANY
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        data = {**asdict(replace(self, plan=Plan("", ""))), "plan": self.plan.to_data()}
+        return json.dumps(data, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         data = json.loads(text)
         return cls(
-            Plan.from_json(json.dumps(data["plan"])),
+            Plan.from_data(data["plan"]),
             tuple(_located(part) for part in data["models"]),
             data["sink"],
             tuple(data["software"]),

@@ -10,7 +10,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from merging import make_plan, read_recipe
+from merging import Plan, make_plan, read_recipe
+from merging.plan import Input
 from tests.merges import merged, ties
 
 
@@ -23,6 +24,25 @@ def test_a_fingerprint_depends_on_what_is_in_which_file(folder: Path) -> None:
     [shard] = whole.shards
     other = replace(whole, shards=(replace(shard, filename="other.safetensors"),))
     assert other.fingerprint != whole.fingerprint
+
+
+def test_a_plan_as_data_repeats_no_names_and_no_parameters_and_keeps_them_all(folder: Path) -> None:
+    plan = make_plan(read_recipe(ties(folder)), shard_size=60_000)
+    [shard, *others] = plan.shards
+    first, second, third, *rest = shard.tensors
+    odd = [
+        replace(first, parameters={"weight": [1, 0.5]}),
+        replace(second, parameters={"weight": [1.0, 0.5]}),
+        replace(third, parameters={"weight": [True, 0.5]}, inputs=(Input(0, "other"), *third.inputs)),
+    ]
+    plan = replace(plan, shards=(replace(shard, tensors=(*odd, *rest)), *others))
+
+    text = plan.to_json()
+    again = Plan.from_json(text)
+
+    assert again == plan
+    assert again.fingerprint == plan.fingerprint
+    assert {text.count(f'"{tensor.name}"') for other in others for tensor in other.tensors} == {1}
 
 
 def test_random_draws_depend_on_the_seed_and_on_the_name_of_the_tensor(tmp_path: Path) -> None:
