@@ -66,8 +66,11 @@ class Operands:
                 block.add_(_as_float(term[part], spare), alpha=coefficient)
             if self.base is not None:
                 block.add_(_as_float(self.base[part], spare))
-            if dtype != torch.float32 or block is not target:
-                target.copy_(block.to(dtype))
+            if dtype != torch.float32:
+                (rounded,) = buffers.rows(1, len(target), dtype)
+                target.copy_(rounded.copy_(block))
+            elif block is not target:
+                target.copy_(block)
 
     def dots(self, gradient: Tensor, buffers: Workspace) -> NDArray[np.float64]:
         """The dot product of each term with the gradient of the sum.
