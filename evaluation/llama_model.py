@@ -27,8 +27,9 @@ from evaluation.error import EvaluationError
 from evaluation.gguf_metadata import gguf_metadata
 from evaluation.sandbox import what_python_reads
 
-# The most tokens of a conversation; its keys and values are allocated when the model is loaded.
-MOST_CONTEXT = 8192
+# The most tokens of a conversation, and the most bytes of their keys and values, which are allocated when the model is
+# loaded: 2 GiB are 4096 tokens of a model of 7 B whose heads share none.
+MOST_CONTEXT, MOST_CACHE = 8192, 2 << 30
 # Bytes that a process may allocate besides twice its file: llama.cpp rearranges some weights for the processor.
 BESIDE_WEIGHTS = 4 << 30
 # Seconds to load: to start, and bytes per second of the slowest disk.
@@ -152,8 +153,7 @@ def load_gguf(path: Path, *, name: str | None = None, commit: str | None = None)
         raise EvaluationError(Problem("no-llama-cpp", {"model": name}))
     try:
         metadata = gguf_metadata(path)
-        trained = metadata.get(f"{metadata.get('general.architecture')}.context_length")
-        context = min(trained, MOST_CONTEXT) if isinstance(trained, int) else MOST_CONTEXT
+        context = _context(metadata)
         server = LlamaServer(name, path, context)
     except OSError as error:
         raise EvaluationError(Problem("no-gguf", {"file": str(path)})) from error
@@ -199,6 +199,21 @@ def gguf_process(module: str, file: int, given: Mapping[str, Any], stderr: int) 
         pass_fds=[file],
         start_new_session=True,
     )
+
+
+def _context(metadata: Mapping[str, object]) -> int:
+    """How many tokens a conversation may have, by what the file says of the model."""
+
+    def count(key: str) -> int:
+        found = metadata.get(f"{metadata.get('general.architecture')}.{key}")
+        return found if isinstance(found, int) else 0
+
+    heads = count("attention.head_count")
+    width = count("attention.key_length") or count("embedding_length") // max(heads, 1)
+    # Keys and values, in float16.
+    size = 2 * 2 * count("block_count") * (count("attention.head_count_kv") or heads) * width
+    fitting = max(MOST_CACHE // size // 256, 1) * 256 if size else MOST_CONTEXT
+    return min(count("context_length") or MOST_CONTEXT, MOST_CONTEXT, fitting)
 
 
 class LlamaServer:

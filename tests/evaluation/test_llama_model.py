@@ -27,7 +27,7 @@ from evaluation.__main__ import CANNOT_BE_JUDGED, DONE, main
 from evaluation.answering_model import GenerationSettings
 from evaluation.confine import LANDLOCK, NAMESPACE
 from evaluation.gguf_metadata import gguf_metadata
-from evaluation.llama_model import LlamaModel, _request, load_gguf
+from evaluation.llama_model import LlamaModel, _context, _request, load_gguf
 from evaluation.sandbox import ask
 from tests import ROOT
 from tests.evaluation.conftest import make_network, make_tokenizer
@@ -280,6 +280,35 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
         load_gguf(path)
     with pytest.raises(EvaluationError, match="no GGUF file"):
         load_gguf(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("stated", "tokens"),
+    [
+        ({"block_count": 32, "embedding_length": 4096, "attention.head_count": 32}, 4096),  # 512 KB a token
+        (
+            {
+                "block_count": 32,
+                "embedding_length": 4096,
+                "attention.head_count": 32,
+                "attention.head_count_kv": 8,
+            },
+            8192,
+        ),
+        (
+            {"block_count": 99, "embedding_length": 99999, "attention.head_count": 1, "context_length": 8000},
+            256,
+        ),
+        ({"context_length": 2048}, 2048),
+        ({}, 8192),
+    ],
+)
+def test_a_conversation_has_as_many_tokens_as_memory_is_meant_for(
+    stated: dict[str, int], tokens: int
+) -> None:
+    metadata = {"general.architecture": "llama", **{f"llama.{key}": value for key, value in stated.items()}}
+
+    assert _context(metadata) == tokens
 
 
 def test_nan_is_refused(tmp_path: Path) -> None:
