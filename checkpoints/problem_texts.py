@@ -1405,6 +1405,10 @@ PROBLEMS: dict[str, Text] = {
         "{model}: the benchmark ended early.",
         "A task's data may be gated or unavailable; lm-eval says: {words}",
     ),
+    "questions-out-of-reach": Text(
+        "The questions of {tasks:and} could not be fetched: the Hub is out of reach.",
+        "Check the connection and try again. Questions that were fetched once are read from the cache.",
+    ),
     "no-questions": Text(
         "The questions are unavailable.", "A task's data may be gated or unavailable; lm-eval says: {words}"
     ),

@@ -37,6 +37,12 @@ BENCHMARKS = {
 # Their folders in lm-eval. Its index of everything takes most of a minute.
 _OFFERED = ("kmmlu", "haerae", "hellaswag", "arc", "gsm8k", "ifeval")
 
+# What libraries raise where there is no connection, by the names of its classes: each library has its own.
+OUT_OF_REACH = (
+    "ConnectionError", "ConnectError", "ConnectTimeout", "LocalEntryNotFoundError", "MaxRetryError",
+    "OfflineModeIsEnabled", "ProxyError",
+)  # fmt: skip
+
 
 def manager_of(tasks: Sequence[str], folder: Path | None) -> Any:
     """lm-eval's index that knows these tasks.
@@ -89,7 +95,20 @@ def fetch_questions(tasks: Sequence[str], folder: Path | None = None) -> None:
     try:
         _tasks_known(folder, everything=False).load(list(tasks))
     except Exception as error:
-        raise EvaluationError(Problem("no-questions", {"words": words_of(error)})) from error
+        raise EvaluationError(_unavailable(tasks, error)) from error
+
+
+def _unavailable(tasks: Sequence[str], error: Exception) -> Problem:
+    """Why questions cannot be had: in plain words where the Hub is out of reach, else in lm-eval's."""
+    if any(type(one).__name__ in OUT_OF_REACH for one in _causes(error)):
+        return Problem("questions-out-of-reach", {"tasks": list(tasks)})
+    return Problem("no-questions", {"words": words_of(error)})
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def question_counts(tasks: Sequence[str], folder: Path | None = None) -> dict[str, int]:
@@ -107,7 +126,7 @@ def question_counts(tasks: Sequence[str], folder: Path | None = None) -> dict[st
         found = manager.load(list(tasks))["tasks"]
         return {name: len(task.eval_docs) for name, task in found.items()}
     except Exception as error:
-        raise EvaluationError(Problem("no-questions", {"words": words_of(error)})) from error
+        raise EvaluationError(_unavailable(tasks, error)) from error
 
 
 def aggregation(name: str) -> Callable[[list[Any]], float] | None:
