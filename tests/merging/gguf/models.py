@@ -55,7 +55,14 @@ OF_BYTES: dict[str, dict[str, Any]] = {
 MERGES = (("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁", "a"), ("i", "n"))
 
 
-def tiny(path: Path, family: str, width: int, layers: int = 9, dtype: torch.dtype = torch.bfloat16) -> Path:
+def tiny(
+    path: Path,
+    family: str,
+    width: int,
+    layers: int = 9,
+    dtype: torch.dtype = torch.bfloat16,
+    vocab_size: int = 296,
+) -> Path:
     """Save a random model of a family with its kind of tokenizer; returns the path."""
     torch.manual_seed(width)
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -66,7 +73,7 @@ def tiny(path: Path, family: str, width: int, layers: int = 9, dtype: torch.dtyp
         save_sentencepiece(path, MERGES, tokenizer_class=kind, add_bos_token=True, chat_template=template)
     settings = dict({**FAMILIES, **OF_BYTES}[family])
     config = CONFIG_MAPPING[settings.pop("model_type")](
-        vocab_size=296,
+        vocab_size=vocab_size,
         hidden_size=width,
         intermediate_size=256 if width % 256 else 320,
         num_hidden_layers=layers,
@@ -119,9 +126,15 @@ def theirs(model: Path, to: Path, name: str, *types: str) -> dict[str, Path]:
 def tensors(file: Path) -> dict[str, tuple[str, list[int], bytes]]:
     """Type, shape and bytes of the tensors of a file, by name."""
     return {
-        t.name: (t.tensor_type.name, [int(size) for size in t.shape], t.data.tobytes())
+        # llama.cpp's quantizer leaves out last axes of one entry, which its converter writes.
+        t.name: (t.tensor_type.name, without_last_ones(t.shape.tolist()), t.data.tobytes())
         for t in gguf.GGUFReader(file).tensors
     }
+
+
+def without_last_ones(shape: list[int]) -> list[int]:
+    """A shape, whose first axis is the last one of the numbers, without axes of one entry at its end."""
+    return without_last_ones(shape[:-1]) if len(shape) > 1 and shape[-1] == 1 else shape
 
 
 def keys(file: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from examples.models import BASE, model_folder
 from merging import make_plan, read_recipe, run_plan
 from merging.gguf.types import FILE_TYPES
 from tests import llama_cpp
-from tests.merging.gguf.models import FAMILIES, keys, ours, tensors, theirs, tiny
+from tests.merging.gguf.models import FAMILIES, OF_BYTES, keys, ours, tensors, theirs, tiny
 from tests.tiny import tiny_llama
 
 TEXTS = ("the cat and a thin hat", "in 1024 or 3,14", "안녕하세요 세계", "a thin hat</s>", "éß\n\t☃")
@@ -50,6 +51,19 @@ def same(model: Path, tmp_path: Path, *types: str) -> None:
 def test_every_byte_is_llama_cpps(family: str, width: int, layers: int, tmp_path: Path) -> None:
     model = tiny(tmp_path / "model", family, width, layers)
     same(model, tmp_path, *FILE_TYPES)
+
+
+@llama_cpp.needs_llama_cpp
+@pytest.mark.nightly
+@pytest.mark.real_models
+@pytest.mark.parametrize("family", OF_BYTES)
+def test_families_of_byte_level_tokens_are_llama_cpps(family: str, tmp_path: Path) -> None:
+    """Mixtures of experts among them; the tokenizer is SmolLM2's, which the converter knows."""
+    model = tiny(tmp_path / "model", family, 256, 2, vocab_size=49152)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(model_folder(BASE) / name, model / name)
+
+    same(model, tmp_path, "BF16", "Q8_0", "Q4_K_M")
 
 
 @llama_cpp.needs_llama_cpp
