@@ -11,6 +11,7 @@ import yaml
 
 from bench.models import Size
 from bench.scale import from_hub, hollow
+from checkpoints.names import STORE_SCHEMES
 from merging import Plan, make_plan, read_recipe
 from merging.destinations import DESTINATIONS, HUB_SCHEME, open_destination
 from merging.destinations.hub_sink import BUFFERS
@@ -21,7 +22,11 @@ from merging.planning.costs import HUB_CLIENT_BYTES, PROCESS_BYTES, peak_memory
 from tests import ROOT
 
 # Where a plan of each scheme goes.
-PLACES = {HUB_SCHEME: "hf://alice/out", "": "/nowhere/out"}
+PLACES = {
+    HUB_SCHEME: "hf://alice/out",
+    "": "/nowhere/out",
+    **{scheme: f"{scheme}bucket/out" for scheme in STORE_SCHEMES},
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,10 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 @pytest.mark.parametrize("scheme", DESTINATIONS)
 @pytest.mark.parametrize("streams", [False, True])
-def test_what_the_destination_holds_is_in_the_sum(scheme: str, streams: bool, plan: Plan) -> None:
+def test_what_the_destination_holds_is_in_the_sum(
+    scheme: str, streams: bool, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("checkpoints.object_store.connect", lambda _: None)  # nothing is asked of it
     plan = replace(from_hub(plan), streams=streams)
     held = open_destination(PLACES[scheme]).held(plan)
 
