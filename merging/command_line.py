@@ -100,7 +100,10 @@ PullRequest = Annotated[
 ShardSize = Annotated[
     int | None,
     typer.Option(
-        parser=_bytes, metavar="SIZE", help="Size limit of an output file (2GB).", show_default=False
+        parser=_bytes,
+        metavar="SIZE",
+        help="Size limit of an output file (2GB, or a hundredth of the result if that is more).",
+        show_default=False,
     ),
 ]
 Public = Annotated[
@@ -140,14 +143,14 @@ def _planned(
     shard_size: int | None,
     keep_code: bool,
 ) -> Plan:
-    from merging.planning.make import SHARD_SIZE, make_plan
+    from merging.planning.make import make_plan
 
     return make_plan(
         recipe,
         to,
         overwrite=overwrite,
         pull_request=pull_request,
-        shard_size=shard_size or SHARD_SIZE,
+        shard_size=shard_size,
         keep_code=keep_code,
     )
 

@@ -51,6 +51,8 @@ from merging.planning.similar_names import with_similar_names
 from merging.recipe.recipe import ModelReference, Recipe
 
 SHARD_SIZE = 2_000_000_000
+# Files of a large result, about: the Hub advises up to a hundred large files in a commit.
+FILES = 100
 # Seconds of approximating rows that the plan warns of.
 LONG_APPROXIMATION = 600
 
@@ -62,7 +64,7 @@ def make_plan(
     token: Token = None,
     overwrite: bool = False,
     pull_request: bool = False,
-    shard_size: int = SHARD_SIZE,
+    shard_size: int | None = None,
     allow_folders: bool = True,
     memory: int | None = None,
     keep_code: bool = False,
@@ -78,7 +80,8 @@ def make_plan(
         token: whose access to the Hub to use; None: the machine's own login, False: anonymous
         overwrite: whether a model at the destination may be replaced
         pull_request: whether a pull request is opened where there is a model at the destination
-        shard_size: largest output file, in bytes; a larger tensor has a file for itself
+        shard_size: largest output file, in bytes; a larger tensor has a file for itself. None: 2 GB, or a hundredth of
+            the result where that is more
         allow_folders: whether models may be folders of this machine
         memory: bytes that are free for the merge; None: as many as this machine or container has free
         keep_code: copy code in other repositories that a config names, as it is now; else the result does not name it
@@ -205,7 +208,7 @@ def _with_memory(plan: Plan, destination: Destination | None, memory: int | None
 def _draw(
     recipe: Recipe,
     checkpoints: Mapping[ModelReference, Checkpoint],
-    shard_size: int,
+    shard_size: int | None,
     *,
     complete: bool = True,
     keep_code: bool = False,
@@ -230,6 +233,8 @@ def _draw(
         return replace(plan, problems=tuple(result.problems), warnings=tuple(result.warnings))
     small = ResultFiles(result, keep_code, token)
     opened = result.opened()
+    bytes_out = sum(tensor.bytes for tensor in result.tensors)
+    shard_size = shard_size or max(SHARD_SIZE, bytes_out // FILES)
     shards = tuple(
         with_copy(shard, opened) for shard in _cut_into_shards(result.tensors, shard_size, small.stem)
     )
@@ -253,7 +258,7 @@ def _draw(
             for part in tensor.inputs
         )
         + bytes_for_gates(result.planned()),
-        bytes_out=sum(tensor.bytes for tensor in result.tensors),
+        bytes_out=bytes_out,
         bytes_beside=sum(len(text.encode()) for text in files.values())
         + sum(opened[index].files[file] for file, index in copied.items()),
     )

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from checkpoints.problems import Place
 from merging import Plan, make_plan, read_recipe, run_plan
+from merging.planning import make
 from tests.tiny import save_tokenizer, tiny_llama
 
 
@@ -377,6 +378,21 @@ def test_stacking_rebuilds_lists_that_have_an_entry_a_layer(folder: Path, tmp_pa
     assert written["layer_types"] == ["w", "x", "y", "y", "z"]
     assert written["eos_token_id"] == [1, 2, 3, 4]
     assert plan.models[0].layers == 4
+
+
+def test_a_large_result_has_larger_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """About a hundred, as the Hub advises for a commit; here about three. What is asked for is kept."""
+    monkeypatch.setattr(make, "SHARD_SIZE", 1000)
+    monkeypatch.setattr(make, "FILES", 3)
+    text = linear(folder / "a", folder / "b")
+
+    large, asked = (plan_of(text, **size) for size in ({}, {"shard_size": 60_000}))
+
+    assert max(shard.bytes for shard in large.shards) > 60_000
+    assert 3 <= len(large.shards) <= 4
+    assert len(asked.shards) == 6
+    monkeypatch.setattr(make, "SHARD_SIZE", 10**9)
+    assert len(plan_of(text).shards) == 1
 
 
 def test_shards_are_filled_in_the_order_of_the_model(folder: Path) -> None:
