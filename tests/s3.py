@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
+import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import obstore
@@ -40,42 +41,31 @@ class Bucket:
         return {path: bytes(obstore.get(store, path).bytes()) for path in found}
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def _answers(endpoint: str) -> bool:
-    try:
-        with urlopen(endpoint, timeout=5):
-            return True
-    except (URLError, OSError):
-        return False
-
-
-def _started(endpoint: str, *options: str) -> subprocess.Popen[bytes] | None:
-    """The server, once it answers; None where it cannot be started."""
-    port = endpoint.rpartition(":")[2]
+def _started(*options: str) -> tuple[subprocess.Popen[str], str] | None:
+    """The server and its address, once it listens; None where it cannot be started."""
     command = [uv.find_uv_bin(), "tool", "run", *options, "--python", sys.executable, "--from", MOTO]
     server = subprocess.Popen(
-        [*command, "moto_server", "-H", "127.0.0.1", "-p", port],
+        [*command, "moto_server", "-H", "127.0.0.1", "-p", "0"],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
     )
-    while server.poll() is None:
-        if _answers(endpoint):
-            return server
+    assert server.stderr
+    for line in server.stderr:
+        if listens := re.search(r"Running on (http://127\.0\.0\.1:\d+)", line):
+            # Its log is read on, so that it does not block.
+            threading.Thread(target=deque, args=(server.stderr, 0), daemon=True).start()
+            return server, listens[1]
     return None
 
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The address of a server: from uv's cache, else from the package index."""
-    endpoint = f"http://127.0.0.1:{_free_port()}"
-    server = _started(endpoint, "--offline") or _started(endpoint)
-    assert server, f"uv cannot run {MOTO}: it is not in its cache, and the package index cannot be reached"
+    started = _started("--offline") or _started()
+    assert started, f"uv cannot run {MOTO}: it is not in its cache, and the package index cannot be reached"
+    server, endpoint = started
     yield endpoint
     os.killpg(server.pid, signal.SIGTERM)
     server.wait()
