@@ -16,8 +16,10 @@ _SIMPLE = {"weight", "normalize", "lambda", "density", "rescale", "rescale_norm"
 
 
 def gives_back(recipe: Recipe, plan: Plan) -> list[Problem]:
-    """A warning if the result is one of the recipe's models, whole and alone."""
+    """A warning if the result is one of the recipe's models, whole and alone, though it names several."""
     method = METHODS.get(plan.method)
+    if len(plan.models) < 2:
+        return []
     if method is None or method.max_models == 1 or recipe.slices or recipe.modules or recipe.mixture:
         return []
     sources = {_source(method, tensor) for tensor in plan.tensors}

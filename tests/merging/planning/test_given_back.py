@@ -47,7 +47,8 @@ SLERP = (
         (f"merge_method: dare_linear\n{OF_A.format(0, 1)}", "base"),
         (SLERP.format(1), "b"),
         (SLERP.format("[1, 0]"), ""),
-        ("merge_method: linear\nmodels: [{{model: {a}, parameters: {{weight: 1}}}}]", "a"),
+        # One model alone may be meant to get another type, or files of another size.
+        ("merge_method: linear\nmodels: [{{model: {a}, parameters: {{weight: 1}}}}]", ""),
         ("merge_method: passthrough\nmodels: [{{model: {a}}}]", ""),  # that is what it is for
     ],
 )
