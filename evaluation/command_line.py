@@ -461,10 +461,11 @@ def weights(
 ) -> int:
     """Inspect the weights without running the model."""
     parents = against or []
-    from evaluation.as_json import as_json as in_json
-    from evaluation.weights import inspect_weights, is_gguf_file, open_weights
+    from evaluation.model_files import is_gguf_file
 
     _find(*(name for name in (model, *parents, *([base] if base else [])) if not is_gguf_file(name)))
+    from evaluation.as_json import as_json as in_json
+    from evaluation.weights import inspect_weights, open_weights
 
     with _progress_bar(model) as show:
         found = inspect_weights(

@@ -60,6 +60,11 @@ class ModelFiles:
     adapters: tuple[ModelFiles, ...] = ()
 
 
+def is_gguf_file(name: str | Path) -> bool:
+    """Whether a name is that of a GGUF file, and not of a folder or a repository."""
+    return str(name).partition("@")[0].endswith(".gguf")
+
+
 def find_model(
     name: str | Path, *, revision: str | None = None, token: Token = None, allow_folders: bool = True
 ) -> ModelFiles:

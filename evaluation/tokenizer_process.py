@@ -7,10 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-# transformers reads tokenizers without torch, in half of the time and memory.
-sys.modules["torch"] = None  # type: ignore[assignment]
-
-from evaluation.tokenizer import opened  # noqa: E402
+from evaluation.tokenizer import opened
 
 # Tokenizers that a process keeps.
 KEPT = 8
@@ -51,4 +48,6 @@ def _attributes(tokenizer: Any) -> Mapping[str, Any]:
 
 @lru_cache(maxsize=KEPT)
 def _kept(folder: str, model: str, _content: str) -> Any:
+    # transformers reads tokenizers without torch, in half of the time and memory.
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     return opened(folder, model)

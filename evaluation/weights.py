@@ -24,7 +24,7 @@ from checkpoints.problems import Problem
 from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation.doctor import diagnosis, findings
 from evaluation.error import Cancelled, EvaluationError
-from evaluation.model_files import as_evaluation_error, find_model
+from evaluation.model_files import as_evaluation_error, find_model, is_gguf_file
 from evaluation.remark import Remark
 from evaluation.spectra import Spectrum, empty_matrix, overlap, spectrum
 from evaluation.structure import Structure, structure_of
@@ -88,11 +88,6 @@ def open_weights(name: str | Path, *, token: Token = None, allow_folders: bool =
     with as_evaluation_error():
         opened = open_checkpoint(found.place, found.commit, token=token, allow_folders=allow_folders)
     return Weights(structure_of(opened, found.name), opened)
-
-
-def is_gguf_file(name: str | Path) -> bool:
-    """Whether a name is that of a GGUF file, and not of a folder or a repository."""
-    return str(name).partition("@")[0].endswith(".gguf")
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def test_no_secret_is_asked_for() -> None:
     read = re.compile(r"""environ\w*(?:\.get\(|\.setdefault\(|\[)"([A-Z_]+)"(?!\] = )""")
     modules = [
         path
-        for folder in ("alloy", "checkpoints", "ui", "searching", "merging", "evaluation")
+        for folder in ("alloy", "checkpoints", "ui", "searching", "healing", "merging", "evaluation")
         for path in (ROOT / folder).rglob("*.py")
     ]
 

@@ -50,7 +50,7 @@ FLOORS = {
         ["genome", "gradient", "split", "figures"],
         ["learning", "regmean", "fisher", "space_reader", "data", "teachers"],
         ["records", "objective", "optimiser"],
-        ["workers"],
+        ["workers", "shared_study"],
         ["plan"],
         ["descent", "report"],
         ["run"],

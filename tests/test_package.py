@@ -22,7 +22,7 @@ from tests.test_duplicating import requirements
 from tests.test_readme import front_matter
 from tests.tiny import tiny_llama
 
-PACKAGES = ("alloy", "checkpoints", "evaluation", "merging", "searching", "ui")
+PACKAGES = ("alloy", "checkpoints", "evaluation", "healing", "merging", "searching", "ui")
 # Dependencies of lm-eval that are published as source alone. Each must build to a wheel of plain Python.
 SOURCE_ONLY = ("rouge-score", "sqlitedict", "word2number")
 PLATFORMS = (

@@ -54,7 +54,7 @@ PASSED_ON = {
 }
 FILES = [
     path
-    for folder in ("checkpoints", "merging", "evaluation", "searching", "ui")
+    for folder in ("checkpoints", "merging", "evaluation", "searching", "healing", "ui")
     for path in (ROOT / folder).rglob("*.py")
 ]
 

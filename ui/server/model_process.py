@@ -45,7 +45,7 @@ PULSE, MOST_SILENT = 2.0, 30.0
 # Seconds in which it has to start: importing the libraries takes its time.
 MOST_STARTING = 300.0
 # What may be made of the bytes that it sends, besides records and errors of our own packages.
-OURS = ("checkpoints", "evaluation", "merging", "searching", "ui")
+OURS = ("checkpoints", "evaluation", "healing", "merging", "searching", "ui")
 PLAIN = {
     ("builtins", "set"), ("builtins", "frozenset"), ("builtins", "complex"), ("builtins", "bytearray"),
     ("collections", "Counter"), ("collections", "OrderedDict"), ("markupsafe", "Markup"), ("numpy", "ndarray"),
