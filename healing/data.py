@@ -142,7 +142,9 @@ def windows(model: LanguageModel, texts: Sequence[str], length: int) -> Tensor:
     ]
     count = len(stream) // length
     if not count:
-        raise EvaluationError(Problem("training-text-short", {"tokens": len(stream), "length": length}))
+        size = sum(len(text.encode()) for text in texts)
+        values = {"tokens": len(stream), "bytes": size, "length": length}
+        raise EvaluationError(Problem("training-text-short", values))
     return torch.tensor(stream[: count * length]).reshape(count, length)
 
 

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from evaluation import LanguageModel, load_model
 
 TEXT = (
-    "A merge of two language models is a model. The second author stopped because the disk was full, "
+    "A merge of two language models is a model. The blog's author stopped because the disk was full, "
     "and so the weights are never stored on the way. 두 언어 모델을 합치면 모델이 됩니다. 안녕하세요, 반갑습니다. "
     "What can go wrong later is found here, in seconds, all problems at once, each with the fix.\n"
 )
