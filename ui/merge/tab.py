@@ -83,7 +83,8 @@ class MergeTab:
         self.plan.wire(self.destination, self.gguf)
         self.destination.wire(page)
         self.mine.wire(page, fields_to_try, editor)
-        yaml.change(lambda text: text, yaml, self.saved_recipe, trigger_mode="always_last", **QUIET)
+        # In the browser: by way of the server, a page that is reloaded right after a change would lose it.
+        yaml.change(None, yaml, self.saved_recipe, js="(text) => text", **PRIVATE)
         self.merging_it: dict[str, Any] = {
             "fn": self._merge,
             "inputs": {yaml, self.mine.jobs, self.gguf.types, *self.destination.inputs},
