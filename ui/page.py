@@ -32,7 +32,7 @@ from ui.search.tab import SearchTab
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
 from ui.server.searches import SearchService
-from ui.widgets.events import PRIVATE, QUIET, UNSEEN, Given, Updates, unchanged
+from ui.widgets.events import PRIVATE, QUIET, UNSEEN, Updates, unchanged
 from ui.widgets.html import tag
 from ui.widgets.theme import CSS, theme
 
@@ -90,6 +90,9 @@ class Page:
         # The newest result is put into the other tabs' fields when they are opened, but only once, and not over one
         # that a button put there meanwhile: each tab remembers the newest result at the time its fields were filled.
         self.in_chat, self.in_score = gr.State(""), gr.State("")
+        # The merge that is made ready for the Chat tab. Only its change takes a place in the line for models: nobody
+        # waits behind a place of their own that does nothing.
+        self.warm = gr.State("")
         self.chat_outputs = [*self.chat.outputs, self.in_chat]
         self.score_outputs = [self.score.models, self.in_score]
 
@@ -99,7 +102,8 @@ class Page:
         merge.wire(self.blocks, [*self.chat.models, self.score.models])
         self.chat_opened.select(
             self._open_chat, [latest, self.chat.conversation, self.in_chat], self.chat_outputs, **QUIET
-        ).then(self._warm_up_latest, {latest, *self.chat.models}, None, concurrency_id="model", **UNSEEN)
+        ).then(self._newest_in_chat, [latest, self.chat.models[0]], self.warm, **UNSEEN)
+        self.warm.change(self.chat.warm_up, {*self.chat.models}, None, concurrency_id="model", **UNSEEN)
         self.score_opened.select(self._open_score, [latest, self.in_score], self.score_outputs, **QUIET)
         self._wire_search()
         for trial in (merge.trial, self.trial_of_search):
@@ -162,10 +166,9 @@ class Page:
             return unchanged()
         return self._to_chat(latest, latest, request)
 
-    def _warm_up_latest(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> None:
-        """Load the page's newest merge, which has just been put into the Chat tab's fields."""
-        if given[self.merge.mine.latest] is not None:
-            self.chat.warm_up(given, oauth, request)
+    def _newest_in_chat(self, latest: FinishedMerge | None, model: str | None) -> Any:
+        """The page's newest merge, if the Chat tab's first field holds it."""
+        return latest.location if latest and latest.location == model else gr.skip()
 
     def _open_score(self, latest: FinishedMerge | None, shown: str, request: gr.Request) -> Updates:
         if latest is None or latest.location == shown:
