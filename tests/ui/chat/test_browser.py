@@ -41,7 +41,7 @@ def test_a_value_of_a_trial_is_turned_and_taken_into_the_recipe(site: Site, brow
         value.fill("0")
         value.press("Tab")
 
-        row = page.get_by_role("row", name="weight of SmolLM2-135M-Pirate = 0")
+        row = page.get_by_role("row", name=re.compile(r"^weight of SmolLM2-135M-Pirate = 0 "))
         expect(row).to_be_visible(timeout=SLOW)
         first = page.get_by_role("row", name="as first tried").get_by_role("cell").inner_text()
         expect(row.get_by_role("cell")).not_to_have_text(first)  # of the bard alone

@@ -692,7 +692,7 @@ PAGE: dict[str, Template] = {
     "tune.value": "Value",
     "tune.again": "Merge and answer again",
     "tune.use": "Use in the recipe",
-    "tune.first.value": "as tried first ({value})",
+    "tune.first.value": "as first tried ({value})",
     "tune.first": "as first tried",
     "tune.ask": "Merged with {values}. Now ask it something.",
     "tune.heard": "Answers to “{message}”, by the merged values",

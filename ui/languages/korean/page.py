@@ -679,7 +679,7 @@ PAGE: dict[str, Template] = {
     "tune.value": "값",
     "tune.again": "다시 병합하고 답하기",
     "tune.use": "레시피에 쓰기",
-    "tune.first.value": "처음 시도한 대로({value})",
+    "tune.first.value": "처음 써 본 그대로({value})",
     "tune.first": "처음 써 본 그대로",
     "tune.ask": "병합한 값: {values}. 이제 물어보세요.",
     "tune.heard": "“{message}”에 대한 답, 병합한 값별로",
