@@ -185,12 +185,8 @@ def test_a_merge_outlives_its_tab_and_the_way_back_leads_to_it(
         expect(page.get_by_text("Signed in as ann")).to_be_visible()
 
 
-def test_nothing_that_looks_like_a_token_is_anywhere(
-    open_space: Callable[..., Space],
-    browser: Browser,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def watch_loading(monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQueue[str]:
+    """The names of the models that are loaded before anything is sent, none of which really is."""
     loaded: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def load(model: FetchedModel) -> Iterator[None]:
@@ -198,6 +194,36 @@ def test_nothing_that_looks_like_a_token_is_anywhere(
         yield
 
     monkeypatch.setattr("ui.chat.tab.loaded", load)
+    return loaded
+
+
+def test_a_finished_merge_is_made_ready_when_the_chat_tab_is_opened(
+    open_space: Callable[..., Space], browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = watch_loading(monkeypatch)
+    space = open_space()
+    space.gate.set()
+    with visit(browser, space.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        sign_in(page)
+        merge(page, "mine", "(Merging|Done)")
+        expect(page.get_by_role("heading", name="Done: ann/mine")).to_be_visible()
+
+        page.get_by_role("tab", name="Chat").click()
+
+        expect(page.get_by_label("Model", exact=True)).to_have_value("ann/mine")
+        assert loaded.get(timeout=60) == "ann/mine"
+        quiet(seen)
+
+
+def test_nothing_that_looks_like_a_token_is_anywhere(
+    open_space: Callable[..., Space],
+    browser: Browser,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded = watch_loading(monkeypatch)
     space = open_space()
     space.gate.set()
     with visit(browser, space.url) as seen:
