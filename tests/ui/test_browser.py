@@ -356,7 +356,9 @@ def test_faults_stand_on_their_fields_and_buttons_mend_them(site: Site, browser:
         # The model's own card on the Hub says what it was made from.
         page.get_by_role("button", name=f"Add base model {FIRST}").click()
         until_recipe(page, "base_model", FIRST)
-        expect(page.locator(".alloy-model .alloy-trouble").filter(has_text="needs weight for")).to_be_visible()
+        expect(
+            page.locator(".alloy-model .alloy-trouble").filter(has_text="needs weight for")
+        ).to_be_visible()
         page.get_by_role("button", name="Add weight: 1.0").click()
         until_recipe(page, "parameters", {"weight": 1.0})
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
