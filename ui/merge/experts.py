@@ -23,7 +23,7 @@ from ui.server.internal_error import log_unexpected
 from ui.server.merge_service import MergeService
 from ui.server.model_process import MODELS
 from ui.server.work import watched
-from ui.widgets.events import LONG, PRIVATE, QUIET, Given, Updates, unchanged
+from ui.widgets.events import LONG, QUIET, Given, Updates, unchanged
 from ui.widgets.html import (
     column,
     figure,
@@ -115,8 +115,6 @@ class ExpertsPanel:
         self.route.click(
             self._router(service), [yaml, self.tried], self.routing, show_progress_on=self.routing, **LONG
         )
-        # In the browser: the answer of a server that has much to do would also remove what was asked for meanwhile.
-        yaml.change(None, None, self.routing, js="() => ''", **PRIVATE)
 
     # -- between fields and state ----------------------------------------------------------------------
 
