@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import signal
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
 if TYPE_CHECKING:
@@ -31,6 +35,50 @@ def commands(help: str, *, add_completion: bool = False) -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
+
+
+# Prints what a command raised, whose options are the second argument; returns the exit status, or None for what is
+# another's.
+Report = Callable[[BaseException, Mapping[str, Any]], int | None]
+Command = Callable[..., int]
+
+
+def command(
+    name: str, *, app: typer.Typer, report: Report, cls: type[TyperCommand] | None = None
+) -> Callable[[Command], Command]:
+    """Make a function a command, which prints what it raises and ends with an exit status.
+
+    Args:
+        name: of the command
+        app: the commands
+        report: prints errors of this front end; those of the system are printed here
+        cls: how its arguments are read, if not as usual
+    """
+
+    def register(function: Command) -> Command:
+        @functools.wraps(function)
+        def run_command(*arguments: Any, **options: Any) -> int:
+            try:
+                return function(*arguments, **options)
+            except (Exception, KeyboardInterrupt) as error:
+                status = report(error, options)
+                if status is not None:
+                    return status
+                if not isinstance(error, OSError):
+                    raise
+                print(f"error: {error}", file=sys.stderr)
+                return 1
+
+        return app.command(name, cls=cls)(run_command)
+
+    return register
+
+
+def cancel_on_interrupt() -> threading.Event:
+    """An event that Ctrl-C sets."""
+    cancel = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: cancel.set())
+    return cancel
 
 
 def print_problems(problems: Iterable[Problem], kind: str = "error") -> None:

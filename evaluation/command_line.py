@@ -7,9 +7,7 @@ arguments are quick.
 
 from __future__ import annotations
 
-import functools
 import shutil
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from checkpoints.terminal import AsJson, Device, commands, run
+from checkpoints.terminal import AsJson, Device, cancel_on_interrupt, command, commands, run
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -67,38 +65,26 @@ class _Lists(TyperCommand):
         return super().parse_args(ctx, given)
 
 
-def _command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Make a function a command, which says what cannot be judged and ends with the status for it."""
+def _report(error: BaseException, options: Mapping[str, Any]) -> int | None:
+    from evaluation.as_json import as_json
+    from evaluation.error import Cancelled, EvaluationError
 
-    def register(function: Callable[..., int]) -> Callable[..., int]:
-        @functools.wraps(function)
-        def run_command(*arguments: Any, **options: Any) -> int:
-            from evaluation.as_json import as_json
-            from evaluation.error import Cancelled, EvaluationError
+    if isinstance(error, EvaluationError):
+        if options["as_json"]:
+            problem = {"code": "cannot-be-judged", "message": str(error)}
+            print(as_json({"ok": False, "problems": [problem]}))
+        print(f"error: {error}", file=sys.stderr)
+        return CANNOT_BE_JUDGED
+    if isinstance(error, Cancelled):
+        print("error: stopped.", file=sys.stderr)
+        return FAILED
+    if isinstance(error, ModuleNotFoundError):
+        print(f"error: {error}. Judging needs: pip install 'alloy-merge[evaluation]'", file=sys.stderr)
+        return FAILED
+    return None
 
-            try:
-                return function(*arguments, **options)
-            except EvaluationError as error:
-                if options["as_json"]:
-                    problem = {"code": "cannot-be-judged", "message": str(error)}
-                    print(as_json({"ok": False, "problems": [problem]}))
-                print(f"error: {error}", file=sys.stderr)
-                return CANNOT_BE_JUDGED
-            except Cancelled:
-                print("error: stopped.", file=sys.stderr)
-                return FAILED
-            except ModuleNotFoundError as error:
-                print(
-                    f"error: {error}. Judging needs: pip install 'alloy-merge[evaluation]'", file=sys.stderr
-                )
-                return FAILED
-            except OSError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return FAILED
 
-        return app.command(name, cls=_Lists)(run_command)
-
-    return register
+_command = partial(command, app=app, report=_report, cls=_Lists)
 
 
 def _models(more: str) -> Any:
@@ -258,12 +244,6 @@ def _write_card(model: str, card: str, results: Sequence[EvalResult], markdown: 
     print(f"{'Proposed' if pull_request else 'Written'}: {written.url}", file=sys.stderr)
 
 
-def _cancel_on_interrupt() -> threading.Event:
-    cancel = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: cancel.set())
-    return cancel
-
-
 @_command("perplexity")
 def perplexity(
     models: Annotated[list[str], _COMPARED],
@@ -296,7 +276,7 @@ def perplexity(
     from evaluation.card import perplexity_results
 
     scores, differences = _scored(
-        models, texts, device, offload, _cancel_on_interrupt(), context=context, stride=stride, bos=bos
+        models, texts, device, offload, cancel_on_interrupt(), context=context, stride=stride, bos=bos
     )
     if as_json:
         found: dict[str, Any] = {
@@ -364,7 +344,7 @@ def divergence(
         raise typer.BadParameter(f"{files} is no GGUF file and no folder with some.")
     wanted = _TextOptions(text, dataset, column, rows, split, subset)
     _find(original)
-    texts, cancel = wanted.read(), _cancel_on_interrupt()
+    texts, cancel = wanted.read(), cancel_on_interrupt()
     from evaluation.as_json import as_json as in_json
     from evaluation.divergence import divergence, markdown
 
@@ -409,7 +389,7 @@ def compare(
     from evaluation.footprint import footprint
     from evaluation.report import Report
 
-    cancel = _cancel_on_interrupt()
+    cancel = cancel_on_interrupt()
     prints = [
         footprint(
             name,
@@ -474,7 +454,7 @@ def weights(
             base=open_weights(base) if base else None,
             sample=None if whole else sample,
             on_progress=show,
-            cancel=_cancel_on_interrupt(),
+            cancel=cancel_on_interrupt(),
         )
     alike = _alike(model, parents, activations) if activations else []
     if as_json:
@@ -534,7 +514,7 @@ def influence(
     from evaluation.influence import candidates, try_cuts
     from evaluation.influence import influence as measure
 
-    cancel = _cancel_on_interrupt()
+    cancel = cancel_on_interrupt()
     loaded = _load(model, device, None)
     with _progress_bar(f"{model}: layers") as show:
         found = measure(loaded, texts, tokens=tokens, on_progress=show, cancel=cancel)
@@ -616,7 +596,7 @@ def benchmark(
     from evaluation.card import benchmark_results
     from evaluation.paired import paired
 
-    cancel = _cancel_on_interrupt()
+    cancel = cancel_on_interrupt()
     found = []
     for name in models:
         model = _load(name, device, offload)
@@ -686,7 +666,7 @@ def chat(
     from evaluation.as_json import as_json as in_json
     from evaluation.chat_check import check_chat
 
-    cancel = _cancel_on_interrupt()
+    cancel = cancel_on_interrupt()
     found = []
     for name in models:
         model = _load_to_answer(name, device, offload, runtime)

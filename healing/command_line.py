@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import functools
 import json
-import signal
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from checkpoints.terminal import AsJson, Device, commands, print_problems, run
+from checkpoints.terminal import AsJson, Device, cancel_on_interrupt, command, commands, print_problems, run
 
 if TYPE_CHECKING:
     from healing.plan import HealPlan
@@ -35,37 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(app, arguments, name="python -m healing")
 
 
-def _command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Make a function a command, which prints its problems and ends with their exit status."""
+def _report(error: BaseException, _: Mapping[str, Any]) -> int | None:
+    from checkpoints.problems import Cancelled as MergeCancelled
+    from checkpoints.problems import PlanError, ProblemError, RecipeError
+    from evaluation.error import Cancelled
 
-    def register(function: Callable[..., int]) -> Callable[..., int]:
-        @functools.wraps(function)
-        def run_command(*arguments: Any, **options: Any) -> int:
-            from checkpoints.problems import Cancelled as MergeCancelled
-            from checkpoints.problems import PlanError, ProblemError, RecipeError
+    if isinstance(error, (Cancelled, MergeCancelled, KeyboardInterrupt)):
+        print("error: stopped. Nothing was left behind.", file=sys.stderr)
+        return FAILED
+    if isinstance(error, ProblemError):
+        print_problems(error.problems)
+        return CANNOT_BE_TRAINED if isinstance(error, (RecipeError, PlanError)) else FAILED
+    if isinstance(error, ModuleNotFoundError):
+        print(f"error: {error}. Healing needs: pip install 'alloy-merge[evaluation]'", file=sys.stderr)
+        return FAILED
+    return None
 
-            try:
-                from evaluation.error import Cancelled
 
-                return function(*arguments, **options)
-            except (Cancelled, MergeCancelled, KeyboardInterrupt):
-                print("error: stopped. Nothing was left behind.", file=sys.stderr)
-                return FAILED
-            except ProblemError as error:
-                print_problems(error.problems)
-                return CANNOT_BE_TRAINED if isinstance(error, (RecipeError, PlanError)) else FAILED
-            except ModuleNotFoundError as error:
-                print(
-                    f"error: {error}. Healing needs: pip install 'alloy-merge[evaluation]'", file=sys.stderr
-                )
-                return FAILED
-            except OSError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return FAILED
-
-        return app.command(name)(run_command)
-
-    return register
+_command = functools.partial(command, app=app, report=_report)
 
 
 ChainFile = Annotated[
@@ -146,8 +131,6 @@ def heal(
         print_problems(planned.problems)
         return CANNOT_BE_TRAINED
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    cancel = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: cancel.set())
     healed = run_training(
         planned,
         to,
@@ -157,7 +140,7 @@ def heal(
         private=not public,
         device=device,
         on_step=_print_step,
-        cancel=cancel,
+        cancel=cancel_on_interrupt(),
     )
     if as_json:
         print(in_json(healed.to_dict()))

@@ -15,9 +15,8 @@ import shlex
 import shutil
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from checkpoints.terminal import AsJson, commands, print_problems, run
+from checkpoints.terminal import AsJson, cancel_on_interrupt, command, commands, print_problems, run
 
 if TYPE_CHECKING:
     from checkpoints.problems import Problem
@@ -45,26 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(app, arguments, name="python -m merging")
 
 
-def _command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Make a function a command, which prints its problems and ends with their exit status."""
+def _report(error: BaseException, _: Mapping[str, Any]) -> int | None:
+    from checkpoints.problems import MergeError, PlanError, RecipeError
 
-    def register(function: Callable[..., int]) -> Callable[..., int]:
-        @functools.wraps(function)
-        def run_command(*arguments: Any, **options: Any) -> int:
-            from checkpoints.problems import MergeError, PlanError, RecipeError
+    if not isinstance(error, MergeError):
+        return None
+    print_problems(error.problems)
+    return CANNOT_BE_MERGED if isinstance(error, (RecipeError, PlanError)) else FAILED
 
-            try:
-                return function(*arguments, **options)
-            except MergeError as error:
-                print_problems(error.problems)
-                return CANNOT_BE_MERGED if isinstance(error, (RecipeError, PlanError)) else FAILED
-            except OSError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return FAILED
 
-        return app.command(name)(run_command)
-
-    return register
+_command = functools.partial(command, app=app, report=_report)
 
 
 def _bytes(text: str) -> int:
@@ -444,8 +433,7 @@ def _run(
     print_problems(planned.warnings, "warning")
     if not planned.ok:
         raise PlanError(planned.problems)
-    cancel = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: cancel.set())
+    cancel = cancel_on_interrupt()
     signal.signal(signal.SIGTERM, _end)
     with _json_lines() if progress == "jsonl" else _progress_bar() as show:
         result = run_plan(

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import functools
 import json
-import signal
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from checkpoints.terminal import AsJson, Device, commands, print_problems, run
+from checkpoints.terminal import AsJson, Device, cancel_on_interrupt, command, commands, print_problems, run
 
 if TYPE_CHECKING:
     from searching.plan import Measured, SearchPlan
@@ -34,35 +32,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(app, arguments, name="python -m searching")
 
 
-def _command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Make a function a command, which prints its problems and ends with their exit status."""
+def _report(error: BaseException, _: Mapping[str, Any]) -> int | None:
+    from checkpoints.problems import Cancelled as MergeCancelled
+    from checkpoints.problems import ProblemError, RecipeError
+    from evaluation.error import Cancelled
 
-    def register(function: Callable[..., int]) -> Callable[..., int]:
-        @functools.wraps(function)
-        def run_command(*arguments: Any, **options: Any) -> int:
-            from checkpoints.problems import Cancelled as MergeCancelled
-            from checkpoints.problems import ProblemError, RecipeError
+    if isinstance(error, (Cancelled, MergeCancelled, KeyboardInterrupt)):
+        print("error: stopped. Run it again to continue.", file=sys.stderr)
+        return FAILED
+    if isinstance(error, ProblemError):
+        print_problems(error.problems)
+        return CANNOT_BE_SEARCHED if isinstance(error, RecipeError) else FAILED
+    if isinstance(error, ModuleNotFoundError):
+        print(f"error: {error}. Searching needs: pip install 'alloy-merge[search]'", file=sys.stderr)
+        return FAILED
+    return None
 
-            try:
-                from evaluation.error import Cancelled
 
-                return function(*arguments, **options)
-            except (Cancelled, MergeCancelled, KeyboardInterrupt):
-                print("error: stopped. Run it again to continue.", file=sys.stderr)
-                return FAILED
-            except ProblemError as error:
-                print_problems(error.problems)
-                return CANNOT_BE_SEARCHED if isinstance(error, RecipeError) else FAILED
-            except ModuleNotFoundError as error:
-                print(f"error: {error}. Searching needs: pip install 'alloy-merge[search]'", file=sys.stderr)
-                return FAILED
-            except OSError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return FAILED
-
-        return app.command(name)(run_command)
-
-    return register
+_command = functools.partial(command, app=app, report=_report)
 
 
 SpaceFile = Annotated[
@@ -171,7 +158,7 @@ def search(
         print_problems(planned.problems)
         return CANNOT_BE_SEARCHED
     found = run_search(
-        planned, to, finish=finish, storage=storage, on_trial=_print_progress, cancel=_cancelled_by_ctrl_c()
+        planned, to, finish=finish, storage=storage, on_trial=_print_progress, cancel=cancel_on_interrupt()
     )
     if as_json:
         print(json.dumps(found.report.to_dict(), indent=2, ensure_ascii=False))
@@ -205,16 +192,9 @@ def join(
     if not planned.ok:
         print_problems(planned.problems)
         return CANNOT_BE_SEARCHED
-    count = join_search(planned, to, storage, on_trial=_print_progress, cancel=_cancelled_by_ctrl_c())
+    count = join_search(planned, to, storage, on_trial=_print_progress, cancel=cancel_on_interrupt())
     print(f"Trials scored here: {count}. The machine that began the search reports.")
     return DONE
-
-
-def _cancelled_by_ctrl_c() -> threading.Event:
-    """An event that Ctrl-C sets."""
-    cancel = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: cancel.set())
-    return cancel
 
 
 def _print_progress(progress: Progress) -> None:
