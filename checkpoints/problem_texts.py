@@ -1689,7 +1689,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "loss-not-finite": Text(
         "The loss is not finite at step {step} (learning rate {rate:.2g}).",
-        "Lower `learning_rate`, and start anew in another work folder.",
+        "Lower `learning_rate`, and start again in another work folder.",
     ),
     "other-training": Text(
         "{file} is the state of another run: its model, texts or arguments differ.",
@@ -1697,6 +1697,10 @@ PROBLEMS: dict[str, Text] = {
     ),
     "no-room-for-state": Text(
         "There is no room on the disk of {folder}.", "Make room, and run it again to continue."
+    ),
+    "work-folder-taken": Text(
+        "{folder} holds files that are not from a training run, and it would be removed at the end.",
+        "Name a new or empty work folder.",
     ),
     "adapter-folder-exists": Text("{folder} exists.", "Name a new folder for the adapter."),
     "not-healed": Text(

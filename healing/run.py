@@ -22,7 +22,7 @@ from evaluation.influence import own_copy
 from evaluation.model import language_model
 from healing.data import windows
 from healing.plan import HealPlan
-from healing.training import STATE, Step, Trainer, room_named
+from healing.training import STATE, Step, Trainer, half_written, room_named
 from merging import Plan, Result, licence_of, make_plan, merge_into_memory, read_recipe, run_plan
 
 # What the trained model is called in results, and the model before the training.
@@ -145,6 +145,7 @@ def run_training(
         raise EvaluationError(Problem("adapter-folder-exists", {"folder": to}))
     with room_named(work):
         work.mkdir(parents=True, exist_ok=True)
+    check_ours(work)
     try:
         return _healed(
             plan, to, work, adapter_only=adapter_only, keep=keep, token=token, private=private, device=device,
@@ -153,6 +154,17 @@ def run_training(
     except (Cancelled, MergeCancelled, KeyboardInterrupt):
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def check_ours(work: Path) -> None:
+    """Check that a work folder, which is removed at the end, is empty or has the state of a training run.
+
+    Raises:
+        EvaluationError: it has something else.
+    """
+    state = work / STATE
+    if not state.exists() and any(path != half_written(state) for path in work.iterdir()):
+        raise EvaluationError(Problem("work-folder-taken", {"folder": str(work)}))
 
 
 def _healed(

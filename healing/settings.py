@@ -64,7 +64,7 @@ class Arguments:
         warmup_steps: see `learning_rate`
         max_grad_norm: longer gradients are shortened to this length
         temperature: both models' logits are divided by it
-        save_steps: after so many steps the state is stored
+        save_steps: the state is stored every `save_steps` steps
         seed: of the adapter's first values, and of the order of sequences
     """
 

@@ -162,13 +162,18 @@ class Trainer:
         for name, weight in weights.items():
             tensors |= {f"{key}/{name}": optimizer.state[weight][key] for key in _MOMENTS}
         about = {"key": self.key, "losses": json.dumps(self.losses)}
-        beside = self.state.with_suffix(".part")
+        beside = half_written(self.state)
         with room_named(self.state.parent):
             save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, beside, about)
             beside.replace(self.state)
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def half_written(state: Path) -> Path:
+    """Where a state is written before it is renamed."""
+    return state.with_suffix(".part")
 
 
 @contextmanager

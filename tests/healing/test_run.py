@@ -169,6 +169,18 @@ def test_a_cancelled_run_leaves_nothing(plan: HealPlan, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_with_files_of_others_is_not_used(plan: HealPlan, tmp_path: Path) -> None:
+    mine = tmp_path / "work" / "thesis.txt"
+    mine.parent.mkdir()
+    mine.write_text("years of work")
+
+    with pytest.raises(EvaluationError) as caught:
+        run_training(plan, str(tmp_path / "out"), work=mine.parent)
+
+    assert [problem.code for problem in caught.value.problems] == ["work-folder-taken"]
+    assert mine.read_text() == "years of work"
+
+
 def test_another_runs_state_is_not_continued(
     chain: str, plan: HealPlan, tmp_path: Path, parent: Path
 ) -> None:

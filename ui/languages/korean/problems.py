@@ -1626,6 +1626,10 @@ PROBLEMS: dict[str, Text] = {
     "no-room-for-state": Text(
         "{folder}의 디스크에 자리가 없습니다.", "자리를 만들고 다시 실행하면 이어집니다."
     ),
+    "work-folder-taken": Text(
+        "{folder} 폴더에 학습과 관계없는 파일이 있습니다. 작업 폴더는 끝나면 삭제됩니다.",
+        "새 폴더나 빈 폴더를 작업 폴더로 쓰세요.",
+    ),
     "adapter-folder-exists": Text("{folder} 폴더가 이미 있습니다.", "어댑터를 둘 새 폴더를 쓰세요."),
     "not-healed": Text(
         (
