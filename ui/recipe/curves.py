@@ -9,8 +9,8 @@ from checkpoints.yaml import YamlError, load
 from merging.recipe.patch import patched, same
 from ui.languages.translate import t
 from ui.recipe.sliders import (
-    RecipePath,
     RecipeSlider,
+    entry_at,
     is_number,
     numbers_of,
     sliders_of,
@@ -29,7 +29,7 @@ def curve_sliders(recipe: str) -> tuple[RecipeSlider, ...]:
     curves = [
         replace(slider, label=t("slider.curve", name=_name(slider)), is_curve=True)
         for slider in found
-        if is_number(slider.parameter) and isinstance(_at(data, slider.place), list)
+        if is_number(slider.parameter) and isinstance(entry_at(data, slider.place), list)
     ]
     places = {curve.place for curve in curves}
     named = (
@@ -48,7 +48,7 @@ def tuned(recipe: str, slider: RecipeSlider, value: float, first: str) -> str:
     if not slider.is_curve:
         return with_value(recipe, slider, value)
     data = _data(recipe)
-    now, before = _at(data, slider.place), _at(_data(first), slider.place)
+    now, before = entry_at(data, slider.place), entry_at(_data(first), slider.place)
     curve = before if isinstance(before, list) and same(now, shifted(before, slider, slider.value)) else now
     return patched(recipe, with_entry(data, slider.place, shifted(curve, slider, value)))
 
@@ -59,7 +59,7 @@ def changed_values(first: str, recipe: str) -> tuple[RecipeSlider, ...]:
     known = {slider.key: slider.value for slider in curve_sliders(first)}
     found: list[RecipeSlider] = []
     for slider in curve_sliders(recipe):
-        old, new = _at(before, slider.place), _at(after, slider.place)
+        old, new = entry_at(before, slider.place), entry_at(after, slider.place)
         if any(one.is_curve and one.place == slider.place[: len(one.place)] for one in found):
             continue
         if slider.is_curve:
@@ -111,12 +111,3 @@ def _data(recipe: str) -> Any:
         return load(recipe)
     except YamlError:
         return None
-
-
-def _at(data: Any, place: RecipePath) -> Any:
-    for step in place:
-        try:
-            data = data[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return data

@@ -86,8 +86,12 @@ def with_value(recipe: str, slider: RecipeSlider, value: float) -> str:
 def changed_sliders(before: str, after: str) -> tuple[RecipeSlider, ...]:
     """The sliders of the second recipe whose value differs from the first; values by layer are not compared."""
     old, new = _data(before), _data(after)
-    known = {slider.key: slider.value for slider in sliders_of(before) if not _is_several(old, slider.place)}
-    single = (slider for slider in sliders_of(after) if not _is_several(new, slider.place))
+    known = {
+        slider.key: slider.value
+        for slider in sliders_of(before)
+        if not isinstance(entry_at(old, slider.place), list)
+    }
+    single = (slider for slider in sliders_of(after) if not isinstance(entry_at(new, slider.place), list))
     return tuple(slider for slider in single if known.get(slider.key) != slider.value)
 
 
@@ -154,13 +158,14 @@ def _is_one(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_several(data: Any, place: RecipePath) -> bool:
+def entry_at(data: Any, place: RecipePath) -> Any:
+    """What is at a place of a recipe's data; None where there is nothing."""
     for step in place:
         try:
             data = data[step]
         except (KeyError, IndexError, TypeError):
-            return False
-    return isinstance(data, list)
+            return None
+    return data
 
 
 def _data(recipe: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from checkpoints.yaml import load
 from merging.recipe.dump import dump
 from ui.languages.translate import t
-from ui.recipe.sliders import RecipeSlider, sliders_of, with_entry
+from ui.recipe.sliders import RecipeSlider, entry_at, sliders_of, with_entry
 
 # What is worth trying, where that is less than the parameter allows.
 USUAL = {"weight": (0.0, 1.2), "density": (0.1, 1.0)}
@@ -52,7 +52,7 @@ def numbers_of(recipe: str) -> dict[str, RecipeSlider]:
 
 def label_of(recipe: str, number: RecipeSlider) -> str:
     """A number's name, with the model's that it belongs to."""
-    owner = _at(load(recipe), number.place[:-2])
+    owner = entry_at(load(recipe), number.place[:-2])
     model = owner.get("model") if isinstance(owner, Mapping) else None
     name = number.parameter.name
     return t("methods.of", name=name, model=model.rpartition("/")[2]) if isinstance(model, str) else name
@@ -83,7 +83,7 @@ def space_text(recipe: str, choice: SpaceChoice) -> str:
         if key in choice.moving:
             low, high = choice.ranges[number.parameter.name]
             groups = choice.groups if number.parameter.kind == "number" else 1
-            ranged = _ranged(_at(data, number.place), low, high, groups, number.value)
+            ranged = _ranged(entry_at(data, number.place), low, high, groups, number.value)
             data = with_entry(data, number.place, ranged)
     goals = list(map(dict, choice.goals))
     if choice.guard:
@@ -93,16 +93,6 @@ def space_text(recipe: str, choice: SpaceChoice) -> str:
     budget = {"trials": TRIALS, "minutes": choice.minutes}
     settings = {"objective": goals, "split": SPLIT, "by": choice.by, "budget": budget}
     return dump({**data, "search": settings})
-
-
-def _at(data: Any, place: Sequence[str | int]) -> Any:
-    """What is at a place of plain data; None where there is nothing."""
-    for step in place:
-        try:
-            data = data[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return data
 
 
 def _ranged(value: Any, low: float, high: float, groups: int, default: float) -> Any:
