@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from merging import cut_recipe
-from tests.evaluation.conftest import make_network, make_tokenizer
+from tests.evaluation.conftest import make_network, make_tokenizer, one_thread
+
+__all__ = ["one_thread"]
 
 ARGUMENTS = (
     "{max_steps: 6, learning_rate: 0.003, per_device_train_batch_size: 2, max_length: 32, lora_r: 4, lora_alpha: 8, "
     "warmup_steps: 1, save_steps: 1}"
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These models are so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
+from tests.evaluation.conftest import one_thread
 from tests.tiny import save_tokenizer, tiny_llama
+
+__all__ = ["one_thread"]
 
 
 @pytest.fixture(scope="session")
@@ -19,12 +20,3 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate("ab", 1):
         save_tokenizer(tiny_llama(folder / name, seed, base, vocab_size=258))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These models are so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
