@@ -82,7 +82,7 @@ _CHOOSING = threading.Lock()
 
 
 def _writing(model: Hashable) -> threading.Lock:
-    """What is held by whoever writes this model."""
+    """The lock that is held while a model is written."""
     with _CHOOSING:
         return _WRITING.setdefault(model, threading.Lock())
 

@@ -1,4 +1,4 @@
-"""A model's tokenizer: in this process, or, in a server, where its death is nobody else's.
+"""A model's tokenizer: in this process or, on a server, in one whose crash affects nothing else.
 
 The files of a tokenizer are strangers' programs: patterns, replacements that feed each other, tables of any size. Their
 author decides what a short text costs. So a server runs them in processes with limits of time and memory.

@@ -103,7 +103,7 @@ class _Source:
         return self._buffer[at : at + count]
 
     def _fill(self, count: int) -> None:
-        """Hold at least so many bytes from the position on."""
+        """Hold at least `count` bytes from the position on."""
         _expect(self.position + count <= self.size, "the file ends in its header")
         _expect(self.position + count <= MAX_HEADER, f"a header of more than {MAX_HEADER} bytes")
         left = self._buffer[self.position - self._begin :]

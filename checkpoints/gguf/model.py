@@ -183,7 +183,7 @@ def _factors(repository: Repository, tensors: Mapping[str, TensorHeader]) -> lis
 
 
 def _beside(repository: Repository, config: dict[str, Any]) -> dict[str, Any]:
-    """The config that lies beside the files, which says more, if it is of the same model."""
+    """The config beside the files, which says more, if it is of the same model."""
     if CONFIG not in repository.files:
         return config
     try:

@@ -1,7 +1,7 @@
 """A recipe's text made to say other data, by as few edits as possible.
 
 Comments, the order of keys, quotes and indentation stay wherever the data stays. What cannot be edited in place (an
-alias stands for two places) is written anew from the data, as the last resort.
+alias stands for two places) is rewritten from the data, as a last resort.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def patched(text: str, wanted: Mapping[str, Any]) -> str:
     """The text after the edits that make it say `wanted`.
 
     Args:
-        text: one YAML document, a mapping; anything else is written anew
+        text: one YAML document, a mapping; anything else is rewritten
         wanted: plain data
     """
     try:
@@ -49,7 +49,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other) or (one != one and other != other)
 
 
-class _NotInPlace(Exception):  # noqa: N818 (it is no error: the text is written anew)
+class _NotInPlace(Exception):  # noqa: N818 (it is no error: the text is rewritten)
     """An edit that cannot be made in place."""
 
 
