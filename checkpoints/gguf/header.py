@@ -27,7 +27,7 @@ PLAIN = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q"
 TEXT, LIST = 8, 9
 ALIGNMENT = "general.alignment"
 # Limits that no model reaches: keys, tensors, bytes of a text, entries of all lists of a file, axes.
-MAX_KEYS, MAX_TENSORS, MAX_TEXT, MAX_ENTRIES, MAX_AXES = 10_000, 200_000, 4_000_000, 4_000_000, 4
+MAX_KEYS, MAX_TENSORS, MAX_TEXT, MAX_ENTRIES, MAX_AXES = 10_000, 200_000, 2_000_000, 4_000_000, 4
 # Bytes that are read at once. The vocabulary makes most headers 2 to 12 MB long.
 FIRST, NEXT = 1 << 20, 4 << 20
 
@@ -64,12 +64,7 @@ def read_gguf(file: str, size: int, read: ReadBytes) -> GgufHeader:
     """
     source = _Source(size, read)
     try:
-        magic, version, tensors, keys = source.unpack("4sIQQ")
-        _expect(magic == MAGIC, "it does not begin with GGUF")
-        _expect(version in VERSIONS, f"version {version} of the format, and 2 and 3 are read")
-        _expect(keys <= MAX_KEYS, f"{keys} keys")
-        _expect(tensors <= MAX_TENSORS, f"{tensors} tensors")
-        metadata = dict(_key(source) for _ in range(keys))
+        tensors, metadata = _beginning(source)
         entries = [_entry(source) for _ in range(tensors)]
         alignment = metadata.get(ALIGNMENT, 32)
         is_power = type(alignment) is int and 0 < alignment <= 1 << 20 and alignment & (alignment - 1) == 0
@@ -81,6 +76,28 @@ def read_gguf(file: str, size: int, read: ReadBytes) -> GgufHeader:
     except _DamageError as error:
         raise CheckpointError(Problem("damaged-gguf", {"file": file, "error": str(error)}, file)) from None
     return GgufHeader(metadata, found)
+
+
+def read_metadata(file: str, size: int, read: ReadBytes) -> Mapping[str, Value]:
+    """The keys of a file's header with their values; its tensors are not looked at. Arguments as for `read_gguf`.
+
+    Raises:
+        CheckpointError: it is no GGUF file, is damaged, or exceeds a limit.
+    """
+    try:
+        return _beginning(_Source(size, read))[1]
+    except _DamageError as error:
+        raise CheckpointError(Problem("damaged-gguf", {"file": file, "error": str(error)}, file)) from None
+
+
+def _beginning(source: _Source) -> tuple[int, dict[str, Value]]:
+    """How many tensors there are, and the keys."""
+    magic, version, tensors, keys = source.unpack("4sIQQ")
+    _expect(magic == MAGIC, "it does not begin with GGUF")
+    _expect(version in VERSIONS, f"version {version} of the format, and 2 and 3 are read")
+    _expect(keys <= MAX_KEYS, f"{keys} keys")
+    _expect(tensors <= MAX_TENSORS, f"{tensors} tensors")
+    return tensors, dict(_key(source) for _ in range(keys))
 
 
 class _Source:
