@@ -44,13 +44,20 @@ class Task:
     software: tuple[str, ...]
     processor: str = ANY
 
+    def to_data(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {**asdict(replace(self, plan=Plan("", ""))), "plan": self.plan.to_data()}
+
     def to_json(self) -> str:
-        data = {**asdict(replace(self, plan=Plan("", ""))), "plan": self.plan.to_data()}
-        return json.dumps(data, ensure_ascii=False)
+        return json.dumps(self.to_data(), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        data = json.loads(text)
+        return cls.from_data(json.loads(text))
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_data`."""
         return cls(
             Plan.from_data(data["plan"]),
             tuple(_located(part) for part in data["models"]),

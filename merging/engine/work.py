@@ -34,12 +34,12 @@ class Work:
     task: Task
 
     def to_json(self) -> str:
-        return json.dumps({"merge": self.merge, "task": json.loads(self.task.to_json())}, ensure_ascii=False)
+        return json.dumps({"merge": self.merge, "task": self.task.to_data()}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         data = json.loads(text)
-        return cls(data["merge"], Task.from_json(json.dumps(data["task"])))
+        return cls(data["merge"], Task.from_data(data["task"]))
 
     def part(self, number: int, count: int) -> Task:
         """One of `count` parts, from 1 on: shards that follow each other. It is empty if there are fewer shards."""
