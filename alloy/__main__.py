@@ -3,10 +3,11 @@ can do, and the page."""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,6 +40,15 @@ def _cut_recipe(model: str, cut: Cut) -> str:
     return cut_recipe(model, cut.dropped)
 
 
+def _carry_out(text: str, path: str, to: str | None, given: Mapping[str, Any]) -> int | None:
+    if not re.search(r"^(train|gguf):", text, re.MULTILINE):
+        return None  # pipelines need torch, and recipes do not
+    from alloy.pipeline_command import carry_out
+
+    return carry_out(text, path, to, given)
+
+
+merging.command_line.carry_out = _carry_out
 evaluation.command_line.write_gguf = _write_gguf
 evaluation.command_line.cut_recipe = _cut_recipe
 

@@ -1669,7 +1669,7 @@ PROBLEMS: dict[str, Text] = {
     "teacher-vocabulary": Text(
         "{teacher} has {rows:,} rows of tokens and the model has {own:,}, or its tokenizer changes: their predictions "
         "cannot be compared.",
-        "Name a teacher with the same tokenizer.",
+        "Name a teacher with the same tokenizer, or write `train: gold`, which compares across tokenizers.",
     ),
     "teacher-not-widened": Text(
         "{teacher} does not fit into memory in float32, in which models are trained on a processor.",
@@ -1703,6 +1703,75 @@ PROBLEMS: dict[str, Text] = {
         "Name a new or empty work folder.",
     ),
     "adapter-folder-exists": Text("{folder} exists.", "Name a new folder for the adapter."),
+    "only-distillation": Text(
+        "`{name}` goes with `train: distillation`, and this is `train: {kind}`.", "Leave it out."
+    ),
+    "stored-without-states": Text(
+        "`top_k` stores predictions alone, and `hidden_states` compares hidden states.",
+        "Leave out one of them. Hidden states need a teacher that runs beside the student.",
+    ),
+    "training-weights": Text("`weights: {given}` is not known.", "Known: {known:all}."),
+    "training-switch": Text("`{name}` is {found}, and true or false is expected."),
+    "not-a-row": Text(
+        "Row {line} of {name} is not {wanted:phrase}.",
+        "See docs/heal.md for the columns of each kind of training.",
+    ),
+    "rows-of-two-forms": Text(
+        "Some rows have the columns {one:and}, others {other:and}.", "Give rows of one form."
+    ),
+    "rows-too-short": Text(
+        "None of the {rows:,} rows has tokens to learn from.", "Give longer rows, or raise `max_length`."
+    ),
+    "rows-without-template": Text(
+        "The rows are conversations, and the model has no chat template to write them with.",
+        "Give rows with `text`, or with plain `prompt` and answers, or set `chat_template:` in the recipe.",
+    ),
+    "nothing-held-out": Text(
+        "None of the {rows:,} rows can be held out to judge on: there are fewer than ten, or all are alike.",
+        "Give more rows, or name texts under `evaluate:`.",
+    ),
+    "no-trl": Text("`train: {kind}` needs TRL.", "Run `pip install 'alloy-merge[healing]'`."),
+    "trl-refused": Text("TRL refuses the rows or the arguments: {words}"),
+    "no-copies": Text(
+        "`weights: copies` trains the silent copies of a stack, and this model has none.",
+        "Use `alloy stack`, or leave out `weights:`.",
+    ),
+    "nothing-to-imitate": Text(
+        "With silent copies the model predicts exactly what {teacher} does, so there is nothing to learn from it.",
+        "Write `train: sft` with texts, or name another teacher.",
+    ),
+    "state-not-private": Text(
+        "{repository} is public, and the state of the training would be readable there.",
+        "Make it private, name another repository, or keep the state in a folder with `--work`.",
+    ),
+    "state-not-stored": Text(
+        "The state of the training could not be kept in {repository}: {error}.",
+        "Run it again to continue, or keep the state in a folder with `--work`.",
+    ),
+    "adapter-only-lora": Text(
+        "`--adapter-only` writes a LoRA, and `weights: {weights}` trains whole tensors.",
+        "Leave out one of them.",
+    ),
+    # pipelines
+    "not-only-recipes": Text(
+        "This document (`{key}:`) is a stage of a pipeline, and only recipes are read here.",
+        "Run the whole file with `alloy run`.",
+    ),
+    "stage-key": Text(
+        "A document of a pipeline is a recipe, or begins with `train:` or `gguf:`.",
+        "Known keys: {known:all}.",
+    ),
+    "no-stage-before": Text("`{key}:` has no recipe before it.", "Write the recipe above it."),
+    "stage-name": Text(
+        "Later documents need the result of this one, and it has no `name:`.", "Give it a name."
+    ),
+    "stage-name-repeated": Text("Two documents are called {name}.", "Rename one of them."),
+    "last-stage-gguf": Text("`gguf:` is followed by another document.", "Put it last."),
+    "stage-unused": Text("No later document uses {name}, and it is not the last.", "Use it, or remove it."),
+    "other-pipeline": Text(
+        "{folder} holds the work of another pipeline.",
+        "Name another folder with `--work`, or delete this one.",
+    ),
     "not-healed": Text(
         (
             "The model did not heal. It was written to {written}, because `--keep` was given.",
@@ -1800,6 +1869,9 @@ PHRASES: dict[str, Template] = {
     "doing-scoring": "scoring",
     "doing-training": "training",
     "whole-number": "whole number",
+    "rows-texts": "a text: a string, or a row with `text`, `messages`, or `prompt` and `completion`",
+    "rows-conversations": "a conversation: a row with `messages`, or `prompt` and `completion`",
+    "rows-preferences": "a preference: a row with `prompt`, `chosen` and `rejected`, or a vote of the Chat tab",
 }
 
 WORDING = Wording(PHRASES)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -112,32 +113,58 @@ def dataset_texts(
     Raises:
         EvaluationError: raised while iterating; there is no such data set, split or column, or access is denied
     """
+    documents = 0
+    found = dataset_rows(
+        name, rows=None, split=split, subset=subset, token=token, allow_folders=allow_folders
+    )
     if rows < 1:
         raise EvaluationError(Problem("rows-range", {"rows": rows}))
-    if not allow_folders and not _ON_HUB.fullmatch(name):
-        raise EvaluationError(Problem("dataset-not-on-hub", {"name": name}))
-    rows_found = _rows(name, split, subset, current_token(token))
-    documents = 0
-    try:
-        for row in rows_found:
-            if column not in row:
-                values = {"name": name, "column": column, "known": list(map(str, row))}
-                raise EvaluationError(Problem("no-column", values))
-            if not isinstance(row[column], str):
-                values = {"name": name, "column": column, "kind": type(row[column]).__name__}
-                raise EvaluationError(Problem("column-not-text", values))
-            if row[column].strip():
-                yield row[column]
-                documents += 1
-            if documents == rows:
-                return
-    except EvaluationError:
-        raise
-    except Exception as error:
-        # Any error while reading somebody else's data is about that data.
-        raise _unreadable(name, error) from error
+    for row in found:
+        if column not in row:
+            values = {"name": name, "column": column, "known": list(map(str, row))}
+            raise EvaluationError(Problem("no-column", values))
+        if not isinstance(row[column], str):
+            values = {"name": name, "column": column, "kind": type(row[column]).__name__}
+            raise EvaluationError(Problem("column-not-text", values))
+        if row[column].strip():
+            yield row[column]
+            documents += 1
+        if documents == rows:
+            return
     if not documents:
         raise EvaluationError(Problem("empty-column", {"name": name, "column": column, "split": split}))
+
+
+def dataset_rows(
+    name: str,
+    *,
+    rows: int | None,
+    split: str = "train",
+    subset: str | None = None,
+    token: Token = None,
+    allow_folders: bool = True,
+) -> Iterator[Mapping[Any, Any]]:
+    """Stream the first rows of a data set, with all their columns; nothing is stored.
+
+    Args:
+        name, split, subset, token, allow_folders: see `dataset_texts`
+        rows: maximum number of rows; None: all
+
+    Raises:
+        EvaluationError: raised while iterating; there is no such data set or split, or access is denied
+    """
+    if not allow_folders and not _ON_HUB.fullmatch(name):
+        raise EvaluationError(Problem("dataset-not-on-hub", {"name": name}))
+    found = islice(_rows(name, split, subset, current_token(token)), rows)
+    while True:
+        try:
+            row = next(found, None)
+        except Exception as error:
+            # Any error while reading somebody else's data is about that data.
+            raise _unreadable(name, error) from error
+        if row is None:
+            return
+        yield row
 
 
 def _rows(name: str, split: str, subset: str | None, token: Any) -> Iterator[dict[Any, Any]]:

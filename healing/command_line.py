@@ -61,37 +61,66 @@ ChainFile = Annotated[
 ]
 
 
-def _planned(chain: Path) -> HealPlan:
+def _planned(chain: Path, to: str | None, device: str) -> HealPlan:
     from healing.plan import plan_training
 
-    planned = plan_training(chain.read_text(encoding="utf-8"), folder=chain.parent)
+    text = chain.read_text(encoding="utf-8")
+    planned = plan_training(text, folder=chain.parent, to=to, device=device)
     print_problems(planned.warnings, "warning")
     return planned
 
 
 @_command("plan")
-def plan(chain: ChainFile, as_json: AsJson = False) -> int:
+def plan(
+    chain: ChainFile,
+    device: Device = "auto",
+    as_trl: Annotated[
+        bool,
+        typer.Option("--as-trl", help="Print the YAML for `trl sft` or `trl dpo --config` instead."),
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
     """Show what a training run would do and cost, and every problem with it. Loads no weights."""
-    planned = _planned(chain)
+    planned = _planned(chain, None, device)
+    if as_trl and planned.ok:
+        from healing.as_trl import as_trl_config
+
+        print(as_trl_config(planned.training), end="")
+        return DONE
     if as_json:
         print(json.dumps(planned.summary(), indent=2, ensure_ascii=False))
     elif planned.ok:
-        _describe(planned)
+        describe(planned)
     print_problems(planned.problems)
     return DONE if planned.ok else CANNOT_BE_TRAINED
 
 
-def _describe(planned: HealPlan) -> None:
-    given = planned.training.arguments
-    print(f"teacher       {planned.teacher}")
-    print(f"layers        {len(planned.pairs)} of the teacher's remain")
-    print(f"text          {sum(len(text.encode()) for text in planned.documents):,} bytes to train on")
-    print(f"judged on     {len(planned.judged)} documents that are not trained on")
-    print(f"steps         {given.max_steps:,}, {given.tokens:,} tokens")
+def describe(planned: HealPlan) -> None:
+    """Print what a training run will do."""
+    given, kind = planned.training.arguments, planned.training.kind
+    trained = {
+        "lora": "a LoRA",
+        "copies": f"the silent copies ({len(planned.copies)} layers)",
+        "all": "all weights",
+    }
+    print(f"train         {kind.name}: {trained[planned.weights]}")
+    if planned.imitates:
+        print(f"teacher       {planned.teacher}")
+        print(f"layers        {len(planned.pairs)} of the teacher's remain")
     print(
-        f"peak memory   about {planned.memory_bytes / 1e9:.1f} GB; {planned.free_bytes / 1e9:.1f} GB are free"
+        f"rows          {len(planned.rows):,}: {sum(len(text.encode()) for text in planned.documents):,} bytes to "
+        "train on"
     )
-    print(f"time          about {planned.seconds / 60:.1f} minutes on this processor, and the judging")
+    for name, licence in planned.licences.items():
+        print(f"licence       {name}: {licence}")
+    pairs = f" and {len(planned.judged_pairs)} pairs of answers" if planned.judged_pairs else ""
+    print(f"judged on     {len(planned.judged)} documents{pairs} that are not trained on")
+    print(f"steps         {given.max_steps:,}, up to {given.tokens:,} tokens")
+    on = "on the GPU" if planned.device == "cuda" else "on this processor"
+    print(
+        f"peak memory   about {planned.memory_bytes / 1e9:.1f} GB {on}; {planned.free_bytes / 1e9:.1f} GB are free"
+    )
+    print(f"time          about {planned.seconds / 60:.1f} minutes {on}, and the judging")
 
 
 @_command("run")
@@ -104,7 +133,8 @@ def heal(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="For the state, from which a run that died continues (DEST.training). Removed at the end.",
+            help="For the state, from which a run that died continues, until its end: by default DEST.training, or for "
+            "a result on the Hub a branch of its repository.",
         ),
     ] = None,
     adapter_only: Annotated[
@@ -124,9 +154,7 @@ def heal(
     from evaluation.as_json import as_json as in_json
     from healing.run import run_training
 
-    if work is None and to.startswith("hf://"):
-        raise typer.BadParameter("--work is needed where DEST is on the Hub")
-    planned = _planned(chain)
+    planned = _planned(chain, None if adapter_only else to, device)
     if not planned.ok:
         print_problems(planned.problems)
         return CANNOT_BE_TRAINED
@@ -134,12 +162,11 @@ def heal(
     healed = run_training(
         planned,
         to,
-        work=work or Path(f"{to.rstrip('/')}.training"),
+        work=work,
         adapter_only=adapter_only,
         keep=keep,
         private=not public,
-        device=device,
-        on_step=_print_step,
+        on_step=print_step,
         cancel=cancel_on_interrupt(),
     )
     if as_json:
@@ -152,7 +179,7 @@ def heal(
     return DONE if keep else NOT_HEALED
 
 
-def _print_step(step: Step) -> None:
+def print_step(step: Step) -> None:
     print(f"step {step.number} of {step.of}: loss {step.loss:.4f}", file=sys.stderr, flush=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from torch import Tensor
 from checkpoints import Token
 from checkpoints.problems import Problem
 from evaluation import EvaluationError, LanguageModel
-from evaluation.text import BUNDLED, bundled_text, dataset_texts, read_text
-from healing.settings import Dataset
+from evaluation.text import BUNDLED, bundled_text, dataset_rows, read_text
+from healing.settings import Dataset, Kind
 
 # The manual that comes with every Python: 79 topics, in English, under the PSF licence.
 PYTHON_TOPICS = "python-topics"
@@ -26,70 +26,150 @@ _BENCHMARK = re.compile(
     r"k?mmlu|haerae|hellaswag|winogrande|\barc\b|ai2_arc|gsm8k|humaneval|truthfulqa|ifeval|kobest|piqa|boolq|\bbbh\b",
     re.IGNORECASE,
 )
+# Of so many rows one is held out.
+_KEPT = 10
 # Runs of this many words are compared, and a judged document that shares this much of them was trained on.
 _RUN = 8
 _SEEN = 0.3
 
 
-def read_documents(
-    datasets: Sequence[Dataset], folder: Path, token: Token = None, *, allow_folders: bool = True
-) -> list[str]:
-    """The documents of all data sets, in order.
+Row = Mapping[str, Any]
+# The forms of rows, by the columns that tell them, and as TRL knows them.
+_FORMS = (
+    ("prompt", "chosen", "rejected"),
+    ("chosen", "rejected"),
+    ("prompt", "completion"),
+    ("messages",),
+    ("text",),
+)
+# A vote of the Chat tab, as it is downloaded there.
+_VOTE = {"message", "left_answer", "right_answer", "vote"}
+
+
+def read_rows(
+    datasets: Sequence[Dataset],
+    kind: Kind,
+    folder: Path,
+    token: Token = None,
+    *,
+    allow_folders: bool = True,
+) -> list[Row]:
+    """The rows of all data sets, in order: each has the columns of one of TRL's forms, and no other.
+
+    A row is a text, a conversation (`messages`), a prompt with its completion, or a prompt with a chosen and a rejected
+    answer. Votes of the Chat tab become the latter; ties are left out.
 
     Args:
         datasets: where they are.
+        kind: of training; tells what rows it can use.
         folder: that names of files are relative to.
         token: whose access to the Hub to use.
         allow_folders: whether they may be files of this machine.
 
     Raises:
-        EvaluationError: one cannot be read, or is a benchmark.
+        EvaluationError: one cannot be read, is a benchmark, or has rows of another form.
     """
-    return [text for dataset in datasets for text in _read(dataset, folder, token, allow_folders)]
+    found = [row for dataset in datasets for row in _read(dataset, kind, folder, token, allow_folders)]
+    forms = sorted({tuple(row) for row in found})
+    if kind.by_trl and len(forms) > 1:
+        values = {"one": list(forms[0]), "other": list(forms[1])}
+        raise EvaluationError(Problem("rows-of-two-forms", values))
+    return found
 
 
-def _read(dataset: Dataset, folder: Path, token: Token, allow_folders: bool) -> Sequence[str]:
+def _read(dataset: Dataset, kind: Kind, folder: Path, token: Token, allow_folders: bool) -> Iterator[Row]:
     path = dataset.path
+    if path in BUNDLED:
+        raise EvaluationError(Problem("trained-on-judged", {"texts": [path]}, dataset.where))
     if path == PYTHON_TOPICS:
         from pydoc_data.topics import topics
 
-        return list(topics.values())
-    if path in BUNDLED:
-        raise EvaluationError(Problem("trained-on-judged", {"texts": [path]}, dataset.where))
-    if allow_folders and path.endswith((".txt", ".md", ".jsonl")):
-        content = read_text(folder / path)
-        return list(_lines(path, content)) if path.endswith(".jsonl") else [content]
-    if _BENCHMARK.search(path):
+        rows: Iterable[Any] = topics.values()
+    elif allow_folders and path.endswith((".txt", ".md")):
+        rows = [read_text(folder / path)]
+    elif allow_folders and path.endswith(".jsonl"):
+        rows = _lines(path, read_text(folder / path))
+    elif _BENCHMARK.search(path):
         raise EvaluationError(Problem("trained-on-benchmark", {"name": path}, dataset.where))
-    return list(
-        dataset_texts(
-            path, column=dataset.column, rows=dataset.rows, split=dataset.split, subset=dataset.name,
-            token=token, allow_folders=allow_folders,
-        )
-    )  # fmt: skip
+    else:
+        rows = dataset_rows(
+            path, rows=dataset.rows, split=dataset.split, subset=dataset.name, token=token,
+            allow_folders=allow_folders,
+        )  # fmt: skip
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, Mapping) and row.keys() >= _VOTE and row["vote"] == "tie":
+            continue
+        formed = _formed(row, dataset.column, kind)
+        if formed is None:
+            values = {"name": path, "line": number, "wanted": {"phrase": f"rows-{kind.rows}"}}
+            raise EvaluationError(Problem("not-a-row", values, dataset.where))
+        yield formed
 
 
-def _lines(name: str, content: str) -> Iterator[str]:
-    """A document from each line of JSON: its `text`, or the contents of its `messages`, one after the other."""
+def _lines(name: str, content: str) -> Iterator[Any]:
+    """What each line of JSON holds."""
     for number, line in enumerate(content.splitlines(), 1):
         if line.strip():
-            text = _text_of(line)
-            if not text:
-                raise EvaluationError(Problem("not-a-document", {"name": name, "line": number}))
-            yield text
+            try:
+                yield json.loads(line)
+            except ValueError:
+                raise EvaluationError(Problem("not-a-document", {"name": name, "line": number})) from None
 
 
-def _text_of(line: str) -> str | None:
-    try:
-        found: Any = json.loads(line)
-    except ValueError:
+def _formed(row: Any, column: str, kind: Kind) -> Row | None:
+    """A row with the columns of one form alone; None if it has none that the kind of training can use."""
+    if isinstance(row, str):
+        row = {"text": row}
+    if not isinstance(row, Mapping):
         return None
-    if isinstance(found, dict) and isinstance(messages := found.get("messages"), list):
-        contents = [one.get("content") if isinstance(one, dict) else None for one in messages]
-        texts = [one for one in contents if isinstance(one, str)]
-        return "\n\n".join(texts) if texts and len(texts) == len(contents) else None
-    text = found.get("text") if isinstance(found, dict) else found
-    return text if isinstance(text, str) and text.strip() else None
+    if row.keys() >= _VOTE:
+        row = preference(row)
+    if column != "text" and column in row:
+        row = {"text": row[column]}
+    form = next((form for form in _FORMS if row.keys() >= set(form)), None)
+    if form is None or ("rejected" in form) != (kind.rows == "preferences"):
+        return None
+    if form == ("text",) and kind.rows == "conversations":
+        return None
+    found = {name: row[name] for name in form}
+    return found if all(_said(value) for value in found.values()) else None
+
+
+def _said(value: Any) -> bool:
+    """Whether a column holds text: a string, or messages of `role` and `content`."""
+    if isinstance(value, list):
+        return bool(value) and all(
+            isinstance(one, Mapping)
+            and isinstance(one.get("role"), str)
+            and isinstance(one.get("content"), str)
+            for one in value
+        )
+    return isinstance(value, str) and bool(value.strip())
+
+
+def preference(vote: Mapping[str, Any]) -> Row:
+    """A vote of the Chat tab, which is no tie, in the columns that DPO is trained on."""
+    better, worse = ("left", "right") if vote["vote"] == "left" else ("right", "left")
+    return {
+        "prompt": [{"role": "user", "content": vote["message"]}],
+        "chosen": [{"role": "assistant", "content": vote[f"{better}_answer"]}],
+        "rejected": [{"role": "assistant", "content": vote[f"{worse}_answer"]}],
+    }
+
+
+def document_of(row: Row) -> str:
+    """What a row says, as one text; of two answers the chosen one."""
+    parts: list[str] = []
+    for value in (value for name, value in row.items() if name != "rejected"):
+        parts += [one["content"] for one in value] if isinstance(value, list) else [value]
+    return "\n\n".join(parts)
+
+
+def held_out(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows to train on, and every tenth, which is not."""
+    return [row for number, row in enumerate(rows) if number % _KEPT != _KEPT - 1], list(
+        rows[_KEPT - 1 :: _KEPT]
+    )
 
 
 def judged_documents(names: Sequence[str], folder: Path) -> list[str]:
@@ -105,22 +185,34 @@ def judged_documents(names: Sequence[str], folder: Path) -> list[str]:
     ]
 
 
+def not_seen(rows: Sequence[Row], trained: Sequence[Row]) -> list[Row]:
+    """The rows that are not among those to train on, whole or in large part."""
+    texts = [document_of(row) for row in rows]
+    seen = _seen(texts, [document_of(row) for row in trained])
+    return [row for row, was_seen in zip(rows, seen, strict=True) if not was_seen]
+
+
 def check_apart(trained: Sequence[str], judged: Sequence[str]) -> None:
     """Check that no judged document is among those to train on, whole or in large part.
 
     Raises:
         EvaluationError: one is; names its beginning.
     """
-    runs = [_runs(text) for text in judged]
-    wanted = set().union(*runs)
-    seen = {run for text in trained for run in _runs(text) if run in wanted}
     found = [
         " ".join(text.split())[:60]
-        for text, own in zip(judged, runs, strict=True)
-        if own and len(own & seen) >= _SEEN * len(own)
+        for text, was_seen in zip(judged, _seen(judged, trained), strict=True)
+        if was_seen
     ]
     if found:
         raise EvaluationError(Problem("trained-on-judged", {"texts": found[:3]}))
+
+
+def _seen(texts: Sequence[str], trained: Sequence[str]) -> list[bool]:
+    """Of each text whether it is among those to train on."""
+    runs = [_runs(text) for text in texts]
+    wanted = set().union(*runs)
+    there = {run for text in trained for run in _runs(text) if run in wanted}
+    return [bool(own) and len(own & there) >= _SEEN * len(own) for own in runs]
 
 
 def _runs(text: str) -> set[tuple[str, ...]]:
@@ -148,21 +240,20 @@ def windows(model: LanguageModel, texts: Sequence[str], length: int) -> Tensor:
     return torch.tensor(stream[: count * length]).reshape(count, length)
 
 
-def batch(windows: Tensor, step: int, size: int, seed: int) -> Tensor:
-    """(size, length) int64: the sequences of a step. Each pass over the text has an order of its own.
+def places(count: int, step: int, size: int, seed: int) -> list[int]:
+    """Numbers of the sequences or rows of a step. Each pass over all of them has an order of its own.
 
     Args:
-        windows: (n, length).
+        count: of all.
         step: from 0 on.
         size: sequences a step.
         seed: of the order.
     """
-    count = len(windows)
-    places = range(step * size, (step + 1) * size)
+    wanted = range(step * size, (step + 1) * size)
     orders = {
-        place // count: np.random.default_rng([seed, place // count]).permutation(count) for place in places
+        place // count: np.random.default_rng([seed, place // count]).permutation(count) for place in wanted
     }
-    return windows[[int(orders[place // count][place % count]) for place in places]]
+    return [int(orders[place // count][place % count]) for place in wanted]
 
 
 def digest(texts: Sequence[str]) -> str:

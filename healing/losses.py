@@ -10,6 +10,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]
+# Is added to what the tokens that are not named have together: rounded, that may be nothing.
+_LEAST_REST = 1e-9
 
 
 def divergence(
@@ -49,6 +51,37 @@ def _summed(
     made = functional.log_softmax(student_head(student).float() / temperature, dim=-1)
     summed = functional.kl_div(made, target, reduction="sum", log_target=True)
     return summed * temperature**2
+
+
+def top_divergence(
+    student: Tensor,
+    tokens: Tensor,
+    likely: Tensor,
+    student_head: Head,
+    *,
+    temperature: float = 1.0,
+    at_once: int = 256,
+) -> Tensor:
+    """The same from a teacher of which the likeliest tokens are known, and that all others together have the rest.
+
+    Args:
+        student: (n, width) states before the student's head.
+        tokens: (n, k) int64, the teacher's likeliest tokens.
+        likely: (n, k) float32, their log-probabilities at this temperature.
+        student_head, temperature, at_once: see `divergence`.
+    """
+    parts = zip(*(torch.split(one, at_once) for one in (student, tokens, likely)), strict=True)
+    sums = [checkpoint(_top_summed, *part, student_head, temperature, use_reentrant=False) for part in parts]
+    return torch.stack(sums).sum() / len(student)
+
+
+def _top_summed(
+    student: Tensor, tokens: Tensor, likely: Tensor, student_head: Head, temperature: float
+) -> Tensor:
+    made = functional.log_softmax(student_head(student).float() / temperature, dim=-1).gather(-1, tokens)
+    rest, own_rest = (_LEAST_REST + (1 - one.exp().sum(-1)).clamp(min=0) for one in (likely, made))
+    of_tokens = (likely.exp() * (likely - made)).sum()
+    return (of_tokens + (rest * (rest.log() - own_rest.log())).sum()) * temperature**2
 
 
 def states_apart(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

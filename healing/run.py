@@ -1,12 +1,13 @@
-"""A training run from its plan to a judged model: the adapter is merged by the engine, as any other."""
+"""A training run from its plan to a judged model: what was trained is merged by the engine, as any other adapter."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,31 @@ from typing import Any
 import torch
 
 from checkpoints import Token
+from checkpoints.dtypes import torch_name
 from checkpoints.problems import Cancelled as MergeCancelled
 from checkpoints.problems import PlanError, Problem
+from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation import Cancelled, Difference, LanguageModel, Perplexity, difference, load_model, perplexity
 from evaluation.error import EvaluationError, memory_named
 from evaluation.influence import own_copy
 from evaluation.model import language_model
-from healing.data import windows
+from evaluation.tokenizer import read_tokenizer
+from healing.branch import Branch
+from healing.data import places, windows
+from healing.distillation import Distillation
 from healing.plan import HealPlan
-from healing.training import STATE, Step, Trainer, half_written, room_named
+from healing.preferences import Preferred, margins, preferred
+from healing.stored_teacher import store
+from healing.training import Objective, State, Step, Trainer, room_named
+from healing.trl_loss import trl_loss
+from healing.weights import prepare, save
 from merging import Plan, Result, licence_of, make_plan, merge_into_memory, read_recipe, run_plan
 
 # What the trained model is called in results, and the model before the training.
 AFTER, BEFORE = "after", "before"
-# In the work folder.
-_STUDENT, _ADAPTER = "student", "adapter"
+# In the work folder: of which run it is, the model to train, the state, what was trained.
+_RUN, _STUDENT, STATE, _ADAPTER = "run.json", "student", "state.safetensors", "adapter"
+_TEACHER, _TRL = "teacher.safetensors", "trl"
 
 
 @dataclass(frozen=True)
@@ -36,24 +47,32 @@ class Judgement:
     """A model before and after the training, and its teacher, on texts that training never saw.
 
     Attributes:
-        before, after, teacher: perplexities.
+        before, after: perplexities.
         gain: after against before.
-        gap: after against the teacher.
-        stop_above: the ratio of perplexities, after by teacher, above which a result is not written; None: any.
+        teacher: the perplexity of the teacher, or of the only parent; None where there is none to compare with.
+        gap: after against that.
+        stop_above: the ratio of perplexities, after by teacher (or before, where there is none), above which a result
+            is not written; None: any.
+        preferred: how the models judge pairs of answers, after a training on preferences.
     """
 
     before: Perplexity
     after: Perplexity
-    teacher: Perplexity
     gain: Difference
-    gap: Difference
+    teacher: Perplexity | None = None
+    gap: Difference | None = None
     stop_above: float | None = None
+    preferred: Preferred | None = None
 
     @property
     def healed(self) -> bool:
         """Whether the model is better than before, by the whole interval, and near enough to its teacher."""
-        near = self.stop_above is None or self.after.perplexity <= self.stop_above * self.teacher.perplexity
-        return self.gain.verdict == "better" and near
+        near = self.stop_above is None or self.after.perplexity <= self.stop_above * self._aim.perplexity
+        return near and (self.preferred.is_better if self.preferred else self.gain.verdict == "better")
+
+    @property
+    def _aim(self) -> Perplexity:
+        return self.teacher or self.before
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -61,17 +80,29 @@ class Judgement:
             "healed": self.healed,
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
-            "teacher": self.teacher.to_dict(),
+            "teacher": self.teacher and self.teacher.to_dict(),
             "gain": self.gain.to_dict(),
-            "gap": self.gap.to_dict(),
+            "gap": self.gap and self.gap.to_dict(),
+            "preferred": self.preferred and self.preferred.to_dict(),
         }
 
+    @property
+    def rows(self) -> list[tuple[str, Perplexity]]:
+        """Names and scores, for a table."""
+        found = [(BEFORE, self.before), (AFTER, self.after)]
+        return [*found, ("teacher", self.teacher)] if self.teacher else found
+
+    @property
+    def words(self) -> list[str]:
+        """The differences, in sentences."""
+        gap = [self.gap.words] if self.gap else []
+        return [*([self.preferred.words] if self.preferred else []), self.gain.words, *gap]
+
     def to_markdown(self) -> str:
-        """A table and the two differences in words, for the card."""
-        rows = [("before", self.before), ("after", self.after), ("teacher", self.teacher)]
+        """A table and the differences in words, for the card."""
         lines = ["| | perplexity | bits per byte |", "|---|--:|--:|"]
-        lines += [f"| {name} | {one.perplexity:.2f} | {one.bits_per_byte:.4f} |" for name, one in rows]
-        return "\n".join([*lines, "", self.gain.words, self.gap.words, ""])
+        lines += [f"| {name} | {one.perplexity:.2f} | {one.bits_per_byte:.4f} |" for name, one in self.rows]
+        return "\n".join([*lines, "", *self.words, ""])
 
 
 @dataclass(frozen=True)
@@ -103,35 +134,46 @@ class Healed:
         }
 
 
-def run_training(
-    plan: HealPlan,
-    to: str,
-    *,
-    work: Path,
-    adapter_only: bool = False,
-    keep: bool = False,
-    token: Token = None,
-    private: bool = True,
-    device: str = "auto",
-    on_step: Callable[[Step], None] | None = None,
-    cancel: threading.Event | None = None,
-) -> Healed:
-    """Train, judge, and write the result if it healed.
-
-    A run that died is repeated with the same plan and folder, and continues with the same bits. One that was cancelled
-    leaves nothing behind.
+@dataclass(frozen=True)
+class Options:
+    """How a training run is carried out.
 
     Args:
-        plan: from `plan_training`, without problems.
-        to: a folder, or `hf://owner/name`; of the adapter, a folder.
-        work: a folder for the state and the adapter on the way; it is removed at the end.
         adapter_only: write the adapter, and not the model it is merged into.
         keep: write the result even if it did not heal.
         token: whose access to the Hub to use.
         private: whether a repository that is created is private.
-        device: "cpu", "cuda" or "auto".
+        gguf: types of GGUF files that are made of the result as well, see `merging.run_plan`.
+        found: what led to the student, for the card, in Markdown.
+        story: the text that the card shows as the recipe; None: the chain.
         on_step: called after each step.
         cancel: set it from another thread to stop.
+    """
+
+    adapter_only: bool = False
+    keep: bool = False
+    token: Token = None
+    private: bool = True
+    gguf: Sequence[str] | None = None
+    found: str = ""
+    story: str | None = None
+    on_step: Callable[[Step], None] | None = None
+    cancel: threading.Event | None = None
+
+
+def run_training(plan: HealPlan, to: str, *, work: Path | None = None, **options: Any) -> Healed:
+    """Train, judge, and write the result if it healed.
+
+    A run that died is repeated with the same plan and continues with the same bits: from the work folder, or, if the
+    result goes to the Hub and no folder is named, from a branch of that repository, on any machine. One that was
+    cancelled leaves nothing behind.
+
+    Args:
+        plan: from `plan_training`, without problems.
+        to: a folder, or `hf://owner/name`; of an adapter, a folder.
+        work: a folder for the state and the adapter on the way; it is removed at the end. None: beside the result, or
+            for a result on the Hub, a branch there.
+        options: see `Options`.
 
     Raises:
         PlanError: the plan has problems.
@@ -141,168 +183,221 @@ def run_training(
     """
     if not plan.ok:
         raise PlanError(plan.problems)
-    if adapter_only and Path(to).exists():
+    given = Options(**options)
+    if given.adapter_only and plan.weights != "lora":
+        raise EvaluationError(Problem("adapter-only-lora", {"weights": plan.weights}))
+    if given.adapter_only and Path(to).exists():
         raise EvaluationError(Problem("adapter-folder-exists", {"folder": to}))
-    with room_named(work):
-        work.mkdir(parents=True, exist_ok=True)
-    check_ours(work)
+    repo = to.removeprefix(HUB_SCHEME).partition("@")[0]
+    on_hub = work is None and to.startswith(HUB_SCHEME)
+    folder = work or (
+        Path(tempfile.gettempdir()) / f"alloy-heal-{plan.key[:16]}"
+        if on_hub
+        else Path(f"{to.rstrip('/')}.training")
+    )
+    with room_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    check_ours(folder, plan.key)
+    state = Branch(folder / STATE, repo, plan.key, given.token) if on_hub else State(folder / STATE)
     try:
-        return _healed(
-            plan, to, work, adapter_only=adapter_only, keep=keep, token=token, private=private, device=device,
-            on_step=on_step, cancel=cancel,
-        )  # fmt: skip
+        if isinstance(state, Branch):
+            state.open()
+        healed = _Run(plan, to, folder, state, given).healed()
     except (Cancelled, MergeCancelled, KeyboardInterrupt):
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(state, Branch):
+            state.close(cancelled=True)
         raise
-
-
-def check_ours(work: Path) -> None:
-    """Check that a work folder, which is removed at the end, is empty or has the state of a training run.
-
-    Raises:
-        EvaluationError: it has something else.
-    """
-    state = work / STATE
-    if not state.exists() and any(path != half_written(state) for path in work.iterdir()):
-        raise EvaluationError(Problem("work-folder-taken", {"folder": str(work)}))
-
-
-def _healed(
-    plan: HealPlan,
-    to: str,
-    work: Path,
-    *,
-    adapter_only: bool,
-    keep: bool,
-    token: Token,
-    private: bool,
-    device: str,
-    on_step: Callable[[Step], None] | None,
-    cancel: threading.Event | None,
-) -> Healed:
-    training = plan.training
-    teacher = own_copy(load_model(plan.teacher, token=token, device=device))
-    if teacher.dtype != "float32" and teacher.device == "cpu":
-        raise EvaluationError(Problem("teacher-not-widened", {"teacher": plan.teacher}))
-    student = in_memory(BEFORE, plan.merge, teacher, token)
-    scores = {
-        BEFORE: perplexity(student, plan.judged, cancel=cancel),
-        "teacher": perplexity(teacher, plan.judged, cancel=cancel),
-    }
-    network = under_adapter(student, plan)
-    trainer = Trainer(
-        student, teacher, plan.pairs, training.hidden_states, training.arguments, plan.key, work / STATE
-    )
-    began = time.monotonic()
-    sequences = windows(teacher, plan.documents, training.arguments.max_length)
-    trainer.train(sequences, on_step, cancel)
-    seconds = time.monotonic() - began
-    with room_named(work):
-        save_adapter(network, work / _ADAPTER, plan.teacher)
-    del network, student, trainer.student
-    merged = result_plan(plan, work, None if adapter_only else to, token, cancel)
-    scores[AFTER] = perplexity(in_memory(AFTER, merged, teacher, token), plan.judged, cancel=cancel)
-    judgement = Judgement(
-        scores[BEFORE],
-        scores[AFTER],
-        scores["teacher"],
-        difference(scores[AFTER], scores[BEFORE], plan.judged),
-        difference(scores[AFTER], scores["teacher"], plan.judged),
-        training.stop_above,
-    )
-    healed = Healed(judgement, tuple(trainer.losses), seconds)
-    if judgement.healed or keep:
-        healed = _written(healed, plan, merged, to, work, adapter_only, token, private, cancel)
-    shutil.rmtree(work)
+    if isinstance(state, Branch):
+        if healed.result and not given.private:
+            state.publish()
+        state.close(cancelled=healed.result is None)
+    shutil.rmtree(folder)
     return healed
 
 
-def _written(
-    healed: Healed,
-    plan: HealPlan,
-    merged: Plan,
-    to: str,
-    work: Path,
-    adapter_only: bool,
-    token: Token,
-    private: bool,
-    cancel: threading.Event | None,
-) -> Healed:
-    if adapter_only:
-        shutil.move(work / _ADAPTER, to)
-        return replace(healed, adapter=Path(to))
-    found = f"## Training\n\n{healed.judgement.to_markdown()}"
-    result = run_plan(
-        merged,
-        to,
-        token=token,
-        private=private,
-        licence=licence_of(plan.merge, token),
-        found=found,
-        made_of=replace(plan.merge, recipe=plan.training.text),
-        cancel=cancel,
+def check_ours(work: Path, key: str) -> None:
+    """Check that a work folder, which is removed at the end, is empty or of the same training run, and mark it.
+
+    Raises:
+        EvaluationError: it has something else, or the state of another run.
+    """
+    mark = work / _RUN
+    if not mark.exists():
+        if any(work.iterdir()):
+            raise EvaluationError(Problem("work-folder-taken", {"folder": str(work)}))
+        mark.write_text(json.dumps({"key": key}), encoding="utf-8")
+    elif json.loads(mark.read_text(encoding="utf-8")).get("key") != key:
+        raise EvaluationError(Problem("other-training", {"file": str(work)}))
+
+
+@dataclass
+class _Run:
+    """One training run.
+
+    Args:
+        plan, to: see `run_training`
+        work: the work folder
+        state: where it continues from
+        given: options
+    """
+
+    plan: HealPlan
+    to: str
+    work: Path
+    state: State
+    given: Options
+
+    def healed(self) -> Healed:
+        plan, training = self.plan, self.plan.training
+        student = self.student()
+        teacher = self.teacher(student)
+        scores = {BEFORE: self.score(student)}
+        if teacher:
+            scores["teacher"] = self.score(teacher)
+        before = self.margins(student)
+        network = prepare(student, plan)
+        objective = self.objective(student, network, teacher if plan.imitates else None)
+        del teacher
+        trainer = Trainer(student.name, network, objective, training.arguments, plan.key, self.state)
+        began = time.monotonic()
+        trainer.train(self.given.on_step, self.given.cancel)
+        seconds = time.monotonic() - began
+        with room_named(self.work):
+            save(network, self.work / _ADAPTER, plan.teacher or str(self.work / _STUDENT))
+        tokenizer, device, dtype = student.tokenizer, student.device, student.dtype
+        del network, student, objective, trainer.network, trainer.objective
+        merged = result_plan(plan, self.work, None if self.given.adapter_only else self.to, self.given.token)
+        after = in_memory(AFTER, merged, tokenizer, device, dtype, self.given.token)
+        scores[AFTER] = self.score(after)
+        compared = "teacher" in scores
+        judgement = Judgement(
+            scores[BEFORE],
+            scores[AFTER],
+            difference(scores[AFTER], scores[BEFORE], plan.judged),
+            scores.get("teacher"),
+            difference(scores[AFTER], scores["teacher"], plan.judged) if compared else None,
+            training.stop_above,
+            preferred(before, self.margins(after)) if before else None,
+        )
+        del after
+        healed = Healed(judgement, tuple(trainer.losses), seconds)
+        return self.written(healed, merged) if judgement.healed or self.given.keep else healed
+
+    def student(self) -> LanguageModel:
+        """The model to train, which is written into the work folder unless it is there."""
+        folder = self.work.resolve() / _STUDENT
+        if not folder.exists():
+            run_plan(self.plan.merge, str(folder), token=self.given.token, cancel=self.given.cancel)
+        device = self.plan.device
+        dtype = "float32" if device == "cpu" else stored_dtype(self.plan.merge)
+        tokenizer = read_tokenizer(BEFORE, folder, folder)
+        return in_memory(BEFORE, self.plan.merge, tokenizer, device, dtype, self.given.token)
+
+    def teacher(self, student: LanguageModel) -> LanguageModel | None:
+        """The teacher, or what the result is compared with."""
+        name, token = self.plan.teacher, self.given.token
+        if not name:
+            return None
+        if self.plan.teacher_merge:
+            how = student.tokenizer, student.device, student.dtype
+            return in_memory(name, self.plan.teacher_merge, *how, token)
+        teacher = own_copy(load_model(name, token=token, device=self.plan.device))
+        if teacher.dtype != "float32" and teacher.device == "cpu":
+            raise EvaluationError(Problem("teacher-not-widened", {"teacher": name}))
+        return teacher
+
+    def objective(self, student: LanguageModel, network: Any, teacher: LanguageModel | None) -> Objective:
+        """What is made small."""
+        plan, training = self.plan, self.plan.training
+        if training.kind.by_trl:
+            return trl_loss(training, student, network, plan.rows, self.work / _TRL, teacher)
+        assert teacher
+        given, temperature = training.arguments, training.loss.get("temperature", 1.0)
+        sequences = windows(student, plan.documents, given.max_length)
+        taught: Any = teacher
+        if training.top_k:
+            size = given.per_device_train_batch_size
+            steps = (places(len(sequences), step, size, given.seed) for step in range(given.max_steps))
+            wanted = list(dict.fromkeys(number for chosen in steps for number in chosen))
+            taught = store(
+                teacher, sequences, wanted, training.top_k, temperature, self.work / _TEACHER, plan.key,
+                self.given.cancel,
+            )  # fmt: skip
+        return Distillation(student, taught, sequences, plan.pairs, training.hidden_states, temperature)
+
+    def score(self, model: LanguageModel) -> Perplexity:
+        return perplexity(model, self.plan.judged, cancel=self.given.cancel)
+
+    def margins(self, model: LanguageModel) -> list[float]:
+        length = self.plan.training.arguments.max_length
+        return margins(model, self.plan.judged_pairs, length, self.given.cancel)
+
+    def written(self, healed: Healed, merged: Plan) -> Healed:
+        plan, given = self.plan, self.given
+        if given.adapter_only:
+            shutil.move(self.work / _ADAPTER, self.to)
+            return replace(healed, adapter=Path(self.to))
+        result = run_plan(
+            merged,
+            self.to,
+            token=given.token,
+            private=given.private or isinstance(self.state, Branch),
+            licence=licence_of(plan.merge, given.token),
+            found=f"{given.found}\n\n{training_section(plan, healed)}".strip(),
+            made_of=replace(plan.merge, recipe=given.story or plan.training.text),
+            gguf=given.gguf,
+            cancel=given.cancel,
+        )
+        return replace(healed, result=result)
+
+
+def training_section(plan: HealPlan, healed: Healed) -> str:
+    """What the card says of a training: what was trained on what, and the judgement."""
+    training = plan.training
+    data = ", ".join(f"`{name}` (licence: {licence})" for name, licence in plan.licences.items())
+    said = (
+        f"`{training.kind.name}`, {training.arguments.max_steps} steps in {healed.seconds:.0f} s, on {data}. "
+        f"Judged on {len(plan.judged)} documents that were not trained on."
     )
-    return replace(healed, result=result)
+    return f"## Training\n\n{said}\n\n{healed.judgement.to_markdown()}"
 
 
-def in_memory(name: str, merge: Plan, teacher: LanguageModel, token: Token = None) -> LanguageModel:
-    """The result of a merge as a model in the number format and on the device of its teacher, whose tokenizer it has.
+def stored_dtype(merge: Plan) -> str:
+    """The number format of the largest tensor of a result, as torch calls it."""
+    largest = max(merge.tensors, key=lambda tensor: tensor.bytes)
+    return torch_name(largest.dtype)
+
+
+def in_memory(
+    name: str, merge: Plan, tokenizer: Any, device: str, dtype: str, token: Token = None
+) -> LanguageModel:
+    """The result of a merge as a model.
+
+    Args:
+        name: that it gets.
+        merge: its plan.
+        tokenizer: that it shares with another model.
+        device, dtype: where it runs, and its number format.
+        token: whose access to the Hub to use.
 
     Raises:
         MergeError, EvaluationError: it cannot be made, or does not run.
     """
     made: Any = merge_into_memory(merge, token=token)
+    stored = str(made.dtype).removeprefix("torch.")
     with memory_named(name, "doing-loading"):
-        network = made.to(device=teacher.device, dtype=getattr(torch, teacher.dtype))
-    return language_model(
-        name,
-        network,
-        teacher.tokenizer,
-        device=teacher.device,
-        stored_dtype=str(made.dtype).removeprefix("torch."),
-    )
+        network = made.to(device=device, dtype=getattr(torch, dtype))
+    return language_model(name, network, tokenizer, device=device, stored_dtype=stored)
 
 
-def under_adapter(student: LanguageModel, plan: HealPlan) -> Any:
-    """Put a new LoRA on every linear layer but the head, and return PEFT's view of the student."""
-    import peft
-
-    given = plan.training.arguments
-    config = peft.LoraConfig(
-        r=given.lora_r, lora_alpha=given.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(given.seed)
-        return peft.get_peft_model(student.network, config)
-
-
-def save_adapter(network: Any, folder: Path, base: str) -> None:
-    """Write an adapter as PEFT does.
-
-    Args:
-        network: under PEFT.
-        folder: that is written.
-        base: name of the model that the student was made of: a model in memory has none.
-    """
-    network.peft_config["default"].base_model_name_or_path = base
-    network.save_pretrained(str(folder), save_embedding_layers=False)
-
-
-def result_plan(
-    plan: HealPlan,
-    work: Path,
-    to: str | None,
-    token: Token = None,
-    cancel: threading.Event | None = None,
-) -> Plan:
-    """The plan of the merge of the student, which is written into the work folder unless it is there, and its adapter.
+def result_plan(plan: HealPlan, work: Path, to: str | None, token: Token = None) -> Plan:
+    """The plan of the merge of the student in the work folder and what was trained.
 
     Raises:
-        MergeError: one of them cannot be merged.
+        MergeError: it cannot be merged.
     """
     student = work.resolve() / _STUDENT
-    if not student.exists():
-        run_plan(plan.merge, str(student), token=token, cancel=cancel)
     adapted = {"model": str(student), "adapters": [{"model": str(student.with_name(_ADAPTER))}]}
     recipe = {"merge_method": "passthrough", "models": [{"model": adapted}]}
     merged = make_plan(read_recipe(json.dumps(recipe)), to, token=token)

@@ -8,14 +8,14 @@
     arguments: {max_steps: 400, learning_rate: 2.0e-4}
     evaluate: {texts: english}
 
-Arguments have the names that TRL and transformers give them.
+Arguments have the names that TRL and transformers give them. A `name:` lets later documents use the result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -24,21 +24,56 @@ from merging.recipe.reader import read_nodes
 from merging.recipe.recipe import Recipe
 from merging.recipe.yaml import YamlReader
 
-_KEYS = ("train", "teacher", "datasets", "arguments", "hidden_states", "evaluate")
+_KEYS = ("train", "name", "teacher", "datasets", "arguments", "weights", "hidden_states", "top_k", "evaluate")
 _DATASET = ("path", "name", "split", "column", "rows")
 _EVALUATE = ("texts", "stop_above")
-# Kinds of training that are there.
-KINDS = ("distillation",)
+# Rows that were kept apart from training, as a text to judge on.
+HELD_OUT = "held-out"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of training.
+
+    Args:
+        name: as `train:` says it
+        imitates: whether a teacher is imitated
+        rows: what its data sets hold: texts (or conversations), conversations, or preferences
+        by_trl: whether TRL prepares the rows and computes the loss
+        loss: names and types of arguments that only this kind has, as TRL calls them
+    """
+
+    name: str
+    imitates: bool
+    rows: Literal["texts", "conversations", "preferences"]
+    by_trl: bool
+    loss: Mapping[str, type]
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("distillation", True, "texts", False, {"temperature": float}),
+        Kind("gold", True, "conversations", True, {"temperature": float, "uld_use_hybrid_loss": bool}),
+        Kind("sft", False, "texts", True, {"completion_only_loss": bool, "assistant_only_loss": bool}),
+        Kind("dpo", False, "preferences", True, {"beta": float, "loss_type": str, "label_smoothing": float}),
+        Kind("orpo", False, "preferences", True, {"beta": float}),
+    )
+}
+# What is trained: a LoRA on every linear layer but the head, the silent copies of a stack, or everything.
+Weights = Literal["lora", "copies", "all"]
+WEIGHTS: tuple[Weights, ...] = ("lora", "copies", "all")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A text to train on.
+    """Rows to train on.
 
     Args:
         path: a file (.txt, .jsonl), "python-topics" for the manual that comes with Python, or "owner/name" on the Hub
         name: configuration of a data set on the Hub
-        split, column, rows: of that
+        split, rows: of that
+        column: that holds the text, where a row has no `messages`, `prompt` or `chosen`
         where: its place in the text
     """
 
@@ -52,18 +87,17 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Numbers of a training run.
+    """Numbers of a training run, for every kind.
 
     Args:
-        max_steps: how often the adapter is updated
+        max_steps: how often the weights are updated
         learning_rate: the highest; it grows over `warmup_steps`, and falls to a twentieth at the end
-        per_device_train_batch_size: sequences a step
+        per_device_train_batch_size: sequences, rows or pairs a step
         max_length: tokens in a sequence
         lora_r: rank of the adapter
         lora_alpha: its change is scaled by this divided by the rank
         warmup_steps: see `learning_rate`
         max_grad_norm: longer gradients are shortened to this length
-        temperature: both models' logits are divided by it
         save_steps: the state is stored every `save_steps` steps
         seed: of the adapter's first values, and of the order of sequences
     """
@@ -76,18 +110,17 @@ class Arguments:
     lora_alpha: int = 32
     warmup_steps: int = 20
     max_grad_norm: float = 1.0
-    temperature: float = 1.0
     save_steps: int = 10
     seed: int = 0
 
     @property
     def tokens(self) -> int:
-        """Read by the whole run."""
+        """Read by the whole run, at most."""
         return self.max_steps * self.per_device_train_batch_size * self.max_length
 
 
-# The least value of each argument that may not be 0.
-_FROM_ZERO = ("warmup_steps", "seed")
+# Arguments that may be 0.
+_FROM_ZERO = ("warmup_steps", "seed", "label_smoothing")
 
 
 @dataclass(frozen=True)
@@ -98,21 +131,32 @@ class Training:
         recipe: of the model to train
         recipe_text: its YAML
         text: of the whole chain
-        teacher: model that is imitated; None: the only parent
-        datasets: texts to train on
+        kind: how
+        datasets: rows to train on
+        name: by which later documents of a chain use the result; empty where none does
         arguments: numbers
+        loss: arguments of this kind alone, as they are given
+        weights: what is trained; None: copies of a silent stack, else a LoRA
+        teacher: model that is imitated; None: the only parent
         hidden_states: weight of the cosine distance of hidden states beside the divergence of predictions
-        texts: names of the bundled texts, or files, to judge on
+        top_k: predictions of the teacher that are stored for each token before training, and the sum of the rest; 0
+            for a teacher that runs beside the student
+        texts: names of the bundled texts, files, or `HELD_OUT`, to judge on
         stop_above: a result is not written if its perplexity divided by the teacher's is above this
     """
 
     recipe: Recipe
     recipe_text: str
     text: str
+    kind: Kind
     datasets: tuple[Dataset, ...]
+    name: str = ""
     arguments: Arguments = Arguments()
+    loss: Mapping[str, Any] = field(default_factory=dict)
+    weights: Weights | None = None
     teacher: str | None = None
     hidden_states: float = 0.0
+    top_k: int = 0
     texts: tuple[str, ...] = ("english", "korean")
     stop_above: float | None = None
 
@@ -128,7 +172,7 @@ def read_training(text: str) -> Training:
     if not nodes or reader.problems:
         raise RecipeError(reader.problems)
     *before, last = nodes
-    if not _trains(last) or not before or any(map(_trains, before)):
+    if not is_training(last) or not before or any(map(is_training, before)):
         raise RecipeError(Problem("no-training", {}, Place(last.start_mark.line + 1, 1)))
     found = reader.training(last)
     if reader.problems:
@@ -139,7 +183,8 @@ def read_training(text: str) -> Training:
     return Training(read_nodes(before, recipe_text), recipe_text, text, **found)
 
 
-def _trains(node: yaml.Node) -> bool:
+def is_training(node: yaml.Node) -> bool:
+    """Whether a document is one of training."""
     return isinstance(node, yaml.MappingNode) and any(key.value == "train" for key, _ in node.value)
 
 
@@ -148,23 +193,46 @@ class _Reader(YamlReader):
 
     def training(self, node: yaml.Node) -> Mapping[str, Any]:
         given = self.mapping(node, "`train`", _KEYS) or {}
-        kind = self.text_of(given["train"], "`train`") if "train" in given else None
-        if kind not in KINDS:
-            self.problem(
-                "training-kind", {"given": str(kind), "known": list(KINDS)}, given.get("train", node)
-            )
-        found: dict[str, Any] = {"datasets": self.sequence(given.get("datasets"), "datasets", self.dataset)}
+        name = self.text_of(given["train"], "`train`") if "train" in given else None
+        kind = KINDS.get(name or "")
+        if kind is None:
+            values = {"given": str(name), "known": list(KINDS)}
+            self.problem("training-kind", values, given.get("train", node))
+            return {}
+        found: dict[str, Any] = {"kind": kind}
+        found["datasets"] = self.sequence(given.get("datasets"), "datasets", self.dataset)
         if not found["datasets"] and not self.problems:
             self.problem("no-training-data", {}, node)
-        if "teacher" in given:
-            found["teacher"] = self.text_of(given["teacher"], "`teacher`")
+        for key in ("teacher", "name"):
+            if key in given:
+                found[key] = self.text_of(given[key], f"`{key}`")
         if "arguments" in given:
-            found["arguments"] = self.arguments(given["arguments"])
-        if "hidden_states" in given:
-            found["hidden_states"] = self.number(given["hidden_states"], "hidden_states", float, 0)
+            found |= self.arguments(given["arguments"], kind)
+        if "weights" in given:
+            found["weights"] = self.weights(given["weights"])
+        found |= self.of_distillation(given, kind)
+        found.setdefault("texts", Training.texts if kind.imitates else (HELD_OUT,))
         if "evaluate" in given:
             found |= self.evaluate(given["evaluate"])
         return found
+
+    def of_distillation(self, given: Mapping[str, yaml.Node], kind: Kind) -> dict[str, Any]:
+        """The keys that only a teacher beside the student, or its stored predictions, have a use for."""
+        found: dict[str, Any] = {}
+        for key, type_ in (("hidden_states", float), ("top_k", int)):
+            if key in given and kind.name != "distillation":
+                self.problem("only-distillation", {"name": key, "kind": kind.name}, given[key])
+            elif key in given:
+                found[key] = self.number(given[key], key, type_, 0)
+        if found.get("hidden_states") and found.get("top_k"):
+            self.problem("stored-without-states", {}, given["top_k"])
+        return found
+
+    def weights(self, node: yaml.Node) -> str:
+        found = self.text_of(node, "`weights`")
+        if found not in WEIGHTS:
+            self.problem("training-weights", {"given": str(found), "known": list(WEIGHTS)}, node)
+        return str(found)
 
     def dataset(self, node: yaml.Node) -> Dataset | None:
         given = self.mapping(node, "`datasets`", _DATASET) or {}
@@ -178,14 +246,27 @@ class _Reader(YamlReader):
         mark = node.start_mark
         return Dataset(**read, where=Place(mark.line + 1, mark.column + 1))
 
-    def arguments(self, node: yaml.Node) -> Arguments:
+    def arguments(self, node: yaml.Node, kind: Kind) -> dict[str, Any]:
         kinds = {one.name: type(one.default) for one in fields(Arguments)}
-        given = self.mapping(node, "`arguments`", tuple(kinds)) or {}
-        read: dict[str, Any] = {
-            key: self.number(value, key, kinds[key], 0 if key in _FROM_ZERO else None)
-            for key, value in given.items()
+        given = self.mapping(node, "`arguments`", (*kinds, *kind.loss)) or {}
+        read = {
+            key: self.argument(value, key, kinds.get(key) or kind.loss[key]) for key, value in given.items()
         }
-        return Arguments(**read)
+        common = {key: value for key, value in read.items() if key in kinds}
+        return {
+            "arguments": Arguments(**common),
+            "loss": {key: value for key, value in read.items() if key not in kinds},
+        }
+
+    def argument(self, node: yaml.Node, name: str, kind: type) -> Any:
+        if kind is bool:
+            value = self.plain(node)
+            if not isinstance(value, bool):
+                self.problem("training-switch", {"name": name, "found": self.shown(node)}, node)
+            return value
+        if kind is str:
+            return self.text_of(node, f"`{name}`")
+        return self.number(node, name, kind, 0 if name in _FROM_ZERO else None)
 
     def evaluate(self, node: yaml.Node) -> dict[str, Any]:
         given = self.mapping(node, "`evaluate`", _EVALUATE) or {}

@@ -38,6 +38,10 @@ DONE, FAILED, CANNOT_BE_MERGED, NOT_FINITE = 0, 1, 2, 3
 
 app = commands("Merge language models.")
 
+# Plans or runs a text whose documents say more than a merge; None for recipes alone. `alloy` sets it: such a pipeline
+# also trains and searches. Arguments: the text, its path, the destination (None to plan it), the command's options.
+carry_out: Callable[[str, str, str | None, Mapping[str, Any]], int | None] | None = None
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
@@ -114,9 +118,13 @@ KeepCode = Annotated[
 
 
 def _recipe(path: str) -> Recipe:
+    return _read(_text(path))
+
+
+def _read(text: str) -> Recipe:
     from merging.recipe.reader import read_recipe
 
-    return read_recipe(_text(path))
+    return read_recipe(text)
 
 
 def _text(path: str) -> str:
@@ -180,8 +188,12 @@ def plan(
         raise typer.BadParameter("--in-place goes with --fix and a file")
     if fix:
         return _fix(recipe, in_place, planned_to)
+    text = _text(recipe)
+    status = carry_out(text, recipe, None, {"to": to, "as_json": as_json}) if carry_out else None
+    if status is not None:
+        return status
     try:
-        read = _recipe(recipe)
+        read = _read(text)
     except RecipeError as error:
         if as_json:
             print(json.dumps(Plan("", "", problems=error.problems).summary(), indent=2))
@@ -322,14 +334,27 @@ def run_recipe(
             show_default=False,
         ),
     ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Of a pipeline: for what its stages leave until its end."),
+    ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Of a pipeline: continue with a training's result that did not heal."),
+    ] = False,
 ) -> int:
-    """Merge. The result appears whole, in one rename or one commit, or not at all."""
+    """Merge, or carry out a pipeline. The result appears whole, in one rename or one commit, or not at all."""
     if only_gguf and not gguf:
         raise typer.BadParameter("--only-gguf goes with --gguf")
     if receipts and (gguf or receipts == recipe == "-"):
         raise typer.BadParameter("--receipts goes with a recipe in a file, and without --gguf")
+    text = _text(recipe)
+    given = {"public": public, "device": device, "as_json": as_json, "work": work, "keep": keep}
+    status = carry_out(text, recipe, to, given) if carry_out else None
+    if status is not None:
+        return status
     planned = _planned(
-        _recipe(recipe),
+        _read(text),
         None if only_gguf else to,
         overwrite=overwrite,
         pull_request=pull_request,

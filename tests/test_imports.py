@@ -59,8 +59,11 @@ FLOORS = {
     ],
     "healing": [
         ["settings", "losses"],
-        ["data"],
+        ["data", "as_trl"],
+        ["licences"],
         ["plan", "training"],
+        ["branch", "preferences", "stored_teacher", "trl_loss", "weights"],
+        ["distillation"],
         ["run"],
         ["public", "__init__", "command_line"],
         ["__main__"],

@@ -44,6 +44,8 @@ MOST_NEIGHBOURS = 512
 SHORTEST_TEMPLATE = 20
 # Keys that only recipes of other programs have.
 OTHER_PROGRAMS = {"genome": "mergekit-evolve"}
+# Keys of the documents of a pipeline that are no recipes.
+STAGES = ("train", "gguf")
 TOP_LEVEL = (
     "merge_method",
     "models",
@@ -165,6 +167,8 @@ class Reader(YamlReader):
     def recipe(self, documents: Sequence[yaml.Node]) -> Recipe | None:
         """The one recipe of the documents; or of several, the last in the chain, with the others as its
         intermediates."""
+        if any(self.is_stage(node) for node in documents):
+            return None
         read = [(node, self.one(node)) for node in documents]
         if len(read) == 1:
             return read[0][1]
@@ -185,6 +189,15 @@ class Reader(YamlReader):
         intermediates = {name: recipe for name, recipe in intermediates.items() if recipe is not last}
         self.check_chain(last, intermediates, {recipe.name: node for node, recipe in read if recipe})
         return replace(last, intermediates=intermediates)
+
+    def is_stage(self, node: yaml.Node) -> bool:
+        """Report a document that is a stage of a pipeline, and no recipe."""
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        keys = [key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
+        found = next((key for key in keys if key in STAGES and "merge_method" not in keys), None)
+        if found:
+            self.problem("not-only-recipes", {"key": found}, node)
+        return found is not None
 
     def check_chain(
         self, last: Recipe, intermediates: Mapping[str, Recipe], nodes: Mapping[str, yaml.Node]

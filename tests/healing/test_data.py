@@ -6,12 +6,27 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from evaluation import EvaluationError, load_model
 from evaluation.text import bundled_text
 from healing import Dataset
-from healing.data import PYTHON_TOPICS, batch, check_apart, judged_documents, read_documents, windows
+from healing.data import (
+    PYTHON_TOPICS,
+    Row,
+    check_apart,
+    document_of,
+    held_out,
+    judged_documents,
+    not_seen,
+    places,
+    read_rows,
+    windows,
+)
+from healing.settings import KINDS
+
+
+def read_documents(datasets: list[Dataset], folder: Path) -> list[str]:
+    return [document_of(row) for row in read_rows(datasets, KINDS["distillation"], folder)]
 
 
 def test_files_are_documents(tmp_path: Path) -> None:
@@ -35,7 +50,7 @@ def test_files_are_documents(tmp_path: Path) -> None:
 def test_a_line_that_is_no_document_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(f'{{"text": "One."}}\n{line}\n')
 
-    with pytest.raises(EvaluationError, match=r"Line 2 of a\.jsonl"):
+    with pytest.raises(EvaluationError, match=r"(Line|Row) 2 of a\.jsonl"):
         read_documents([Dataset("a.jsonl")], tmp_path)
 
 
@@ -70,12 +85,76 @@ def test_sequences_hold_all_texts_with_ends_between(parent: Path) -> None:
 
 
 def test_each_pass_reads_everything_once_in_another_order() -> None:
-    sequences = torch.arange(7)[:, None]
-
-    steps = [batch(sequences, step, 2, seed=3).flatten().tolist() for step in range(7)]
+    steps = [places(7, step, 2, seed=3) for step in range(7)]
 
     read = [number for step in steps for number in step]
     assert sorted(read[:7]) == sorted(read[7:]) == list(range(7))
     assert read[:7] != read[7:]
-    assert batch(sequences, 3, 2, seed=3).flatten().tolist() == steps[3]
-    assert [batch(sequences, step, 2, seed=4).flatten().tolist() for step in range(7)] != steps
+    assert places(7, 3, 2, seed=3) == steps[3]
+    assert [places(7, step, 2, seed=4) for step in range(7)] != steps
+
+
+VOTE = {
+    "left": "a",
+    "right": "b",
+    "message": "Hi?",
+    "left_answer": "Ho.",
+    "right_answer": "No.",
+    "vote": "right",
+}
+
+
+def test_votes_of_the_chat_are_preferences(tmp_path: Path) -> None:
+    votes = [VOTE, {**VOTE, "vote": "tie"}, {**VOTE, "vote": "left"}]
+    (tmp_path / "votes.jsonl").write_text("\n".join(map(json.dumps, votes)))
+
+    first, second = read_rows([Dataset("votes.jsonl")], KINDS["dpo"], tmp_path)
+
+    assert first == {
+        "prompt": [{"role": "user", "content": "Hi?"}],
+        "chosen": [{"role": "assistant", "content": "No."}],
+        "rejected": [{"role": "assistant", "content": "Ho."}],
+    }
+    assert second["chosen"] == first["rejected"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "is_read"),
+    [
+        ("sft", {"text": "One.", "id": 3}, True),
+        ("sft", {"prompt": "One?", "completion": "Two."}, True),
+        ("sft", {"prompt": "One?", "chosen": "Two.", "rejected": "Three."}, False),
+        ("dpo", {"prompt": "One?", "chosen": "Two.", "rejected": "Three."}, True),
+        ("dpo", {"prompt": "One?", "chosen": "Two.", "rejected": ""}, False),
+        ("orpo", {"text": "One."}, False),
+        ("gold", {"text": "One."}, False),
+        ("gold", {"messages": [{"role": "user", "content": "Hi"}]}, True),
+    ],
+)
+def test_each_kind_has_its_rows(kind: str, row: Row, is_read: bool, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+
+    if is_read:
+        [found] = read_rows([Dataset("a.jsonl")], KINDS[kind], tmp_path)
+        assert found == {name: value for name, value in row.items() if name != "id"}
+        return
+    with pytest.raises(EvaluationError, match=r"Row 1 of a\.jsonl is not a"):
+        read_rows([Dataset("a.jsonl")], KINDS[kind], tmp_path)
+
+
+def test_rows_of_two_forms_are_refused(tmp_path: Path) -> None:
+    rows = [{"text": "One."}, {"prompt": "One?", "completion": "Two."}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    with pytest.raises(EvaluationError, match="prompt and completion"):
+        read_rows([Dataset("a.jsonl")], KINDS["sft"], tmp_path)
+
+
+def test_every_tenth_row_is_held_out_unless_it_is_trained_on() -> None:
+    rows: list[Row] = [{"text": f"Row {number}. " + f"word{number} " * 9} for number in range(25)]
+    trained, kept = held_out(rows)
+
+    assert kept == [rows[9], rows[19]]
+    assert len(trained) == 23
+    assert not_seen(kept, trained) == kept
+    assert not_seen(kept, [*trained, rows[19]]) == [rows[9]]

@@ -31,7 +31,7 @@ def test_a_plan_knows_layers_tokens_and_costs(chain: str, tmp_path: Path, parent
 
 
 @given(runs=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 5)), min_size=1, max_size=4))
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 def test_pairs_name_the_last_layer_made_of_each(runs: list[tuple[int, int]], parent: Path) -> None:
     ranges = [[first, min(first + count, 5)] for first, count in runs]
     slices = [{"sources": [{"model": str(parent), "layer_range": one}]} for one in ranges]
@@ -112,7 +112,7 @@ def test_the_command_shows_the_plan(chain: str, tmp_path: Path, capsys: pytest.C
     path.write_text(chain)
 
     assert main(["plan", str(path)]) == DONE
-    assert "steps         6, 384 tokens" in capsys.readouterr().out
+    assert "steps         6, up to 384 tokens" in capsys.readouterr().out
     assert main(["plan", str(path), "--json"]) == DONE
     assert json.loads(capsys.readouterr().out)["ok"]
     path.write_text(chain.replace("train: distillation", "train: magic"))

@@ -15,13 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evaluation import Cancelled, EvaluationError, load_model, perplexity
+from evaluation import Cancelled, EvaluationError, LanguageModel, load_model, perplexity
 from evaluation.text import bundled_text
 from healing import HealPlan, plan_training, run_training, training
 from healing.command_line import DONE, NOT_HEALED, main
-from healing.run import in_memory, result_plan, save_adapter, under_adapter
-from healing.training import STATE, Trainer, learning_rate, trained
-from merging import merge_into_memory
+from healing.distillation import Distillation
+from healing.run import STATE, in_memory, result_plan
+from healing.training import State, Trainer, learning_rate, trained
+from healing.weights import prepare, save
+from merging import merge_into_memory, run_plan
 from tests import ROOT
 
 
@@ -32,14 +34,17 @@ def plan(chain: str, tmp_path: Path) -> HealPlan:
     return found
 
 
-def trainer_of(plan: HealPlan, state: Path, parent: Path) -> tuple[Trainer, Any]:
+def trainer_of(
+    plan: HealPlan, state: Path, parent: Path, windows: torch.Tensor | None = None
+) -> tuple[Trainer, Distillation]:
+    """A trainer of the plan's student, on (n, length) sequences."""
     teacher = load_model(parent, device="cpu")
-    student = in_memory("student", plan.merge, teacher)
-    network = under_adapter(student, plan)
+    student = in_memory("student", plan.merge, teacher.tokenizer, "cpu", "float32")
+    network = prepare(student, plan)
     given = plan.training
-    return Trainer(
-        student, teacher, plan.pairs, given.hidden_states, given.arguments, plan.key, state
-    ), network
+    sequences = torch.arange(2, 66).reshape(2, 32) if windows is None else windows
+    loss = Distillation(student, teacher, sequences, plan.pairs, given.hidden_states)
+    return Trainer("student", network, loss, given.arguments, plan.key, State(state)), loss
 
 
 def adapter_of(chain: str, folder: Path, to: Path) -> dict[str, torch.Tensor]:
@@ -73,11 +78,13 @@ def test_a_run_is_judged_on_what_is_written(plan: HealPlan, tmp_path: Path) -> N
 
 
 def test_the_engine_merges_the_adapter_as_peft_does(plan: HealPlan, tmp_path: Path, parent: Path) -> None:
-    trainer, network = trainer_of(plan, tmp_path / STATE, parent)
+    trainer, _ = trainer_of(plan, tmp_path / STATE, parent)
+    network = trainer.network
     with torch.no_grad():
-        for weight in trained(trainer.student.network).values():
+        for weight in trained(network).values():
             weight.copy_(0.1 * torch.randn_like(weight))
-    save_adapter(network, tmp_path / "adapter", str(parent))
+    save(network, tmp_path / "adapter", str(parent))
+    run_plan(plan.merge, str(tmp_path / "student"))
 
     ours = merge_into_memory(result_plan(plan, tmp_path, None)).state_dict()
 
@@ -123,19 +130,20 @@ def test_hidden_states_are_learned_too(chain: str, tmp_path: Path, parent: Path)
     plan = plan_training(f"{chain}hidden_states: 1.0\n", folder=tmp_path)
     ids = torch.arange(2, 34)[None]
 
-    trainer, _ = trainer_of(plan, tmp_path / STATE, parent)
-    found = trainer.loss(ids)
-    alone = trainer_of(plain, tmp_path / STATE, parent)[0].loss(ids)
+    _, loss = trainer_of(plan, tmp_path / STATE, parent, ids)
+    found = loss.loss([0])
+    alone = trainer_of(plain, tmp_path / STATE, parent, ids)[1].loss([0])
 
+    assert isinstance(loss.teacher, LanguageModel)
     with torch.no_grad():
-        ours = trainer.student.network(ids, output_hidden_states=True).hidden_states
-        theirs = trainer.teacher.network(ids, output_hidden_states=True).hidden_states
+        ours = loss.student.network(ids, output_hidden_states=True).hidden_states
+        theirs = loss.teacher.network(ids, output_hidden_states=True).hidden_states
     # The states of the last layers are given behind the final norm there, so only the others are compared so.
     first = [1 - torch.cosine_similarity(ours[n], theirs[n], dim=-1).mean() for n in (1, 2)]
     assert all(float(one) == pytest.approx(0, abs=1e-6) for one in first)
     assert float(found.detach()) > float(alone.detach())
     found.backward()
-    assert any(weight.grad.any() for weight in trained(trainer.student.network).values())  # type: ignore[union-attr]
+    assert any(weight.grad.any() for weight in trained(loss.student.network).values())  # type: ignore[union-attr]
 
 
 def test_a_student_like_its_teacher_has_no_loss(
@@ -143,15 +151,15 @@ def test_a_student_like_its_teacher_has_no_loss(
 ) -> None:
     whole = f"merge_method: passthrough\nmodels: [{{model: {parent}}}]\n---{chain.partition('---')[2]}"
 
-    trainer, _ = trainer_of(plan_training(whole, folder=tmp_path), tmp_path / STATE, parent)
+    _, loss = trainer_of(plan_training(whole, folder=tmp_path), tmp_path / STATE, parent)
 
-    assert float(trainer.loss(torch.arange(2, 34)[None]).detach()) == pytest.approx(0, abs=1e-6)
+    assert float(loss.loss([0]).detach()) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_loss_of_what_is_read_falls(plan: HealPlan, tmp_path: Path, parent: Path) -> None:
     trainer, _ = trainer_of(plan, tmp_path / STATE, parent)
 
-    trainer.train(torch.arange(2, 66).reshape(2, 32))  # each step reads both sequences
+    trainer.train()  # each step reads both sequences
 
     assert trainer.losses == sorted(trainer.losses, reverse=True)
     assert trainer.losses[-1] < 0.9 * trainer.losses[0]
@@ -184,21 +192,20 @@ def test_a_folder_with_files_of_others_is_not_used(plan: HealPlan, tmp_path: Pat
 def test_another_runs_state_is_not_continued(
     chain: str, plan: HealPlan, tmp_path: Path, parent: Path
 ) -> None:
-    sequences = torch.arange(2, 66).reshape(2, 32)
-    trainer_of(plan, tmp_path / STATE, parent)[0].train(sequences)
+    trainer_of(plan, tmp_path / STATE, parent)[0].train()
     other = plan_training(chain.replace("0.003", "0.004"), folder=tmp_path)
 
     with pytest.raises(EvaluationError, match="the state of another run"):
-        trainer_of(other, tmp_path / STATE, parent)[0].train(sequences)
+        trainer_of(other, tmp_path / STATE, parent)[0].train()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(plan: HealPlan, tmp_path: Path, parent: Path) -> None:
     trainer, _ = trainer_of(plan, tmp_path / STATE, parent)
     with torch.no_grad():
-        next(iter(trained(trainer.student.network).values())).fill_(torch.inf)
+        next(iter(trained(trainer.network).values())).fill_(torch.inf)
 
     with pytest.raises(EvaluationError, match="not finite at step 1"):
-        trainer.train(torch.arange(2, 66).reshape(2, 32))
+        trainer.train()
 
 
 def test_a_full_disk_is_said(
@@ -210,7 +217,7 @@ def test_a_full_disk_is_said(
     monkeypatch.setattr(training, "save_file", full)
 
     with pytest.raises(EvaluationError, match="no room on the disk"):
-        trainer_of(plan, tmp_path / STATE, parent)[0].train(torch.arange(2, 66).reshape(2, 32))
+        trainer_of(plan, tmp_path / STATE, parent)[0].train()
 
 
 def test_the_rate_grows_and_falls(plan: HealPlan) -> None:

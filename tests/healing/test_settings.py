@@ -54,7 +54,7 @@ def test_a_chain_before_it_is_a_chain() -> None:
         (RECIPE, "no-training", 1),
         ("train: distillation", "no-training", 1),
         (f"train: distillation\n---\n{RECIPE}", "no-training", 3),
-        (f"{RECIPE}---\ntrain: sft\ndatasets: [{{path: a}}]", "training-kind", 4),
+        (f"{RECIPE}---\ntrain: magic\ndatasets: [{{path: a}}]", "training-kind", 4),
         (f"{RECIPE}---\ntrain: distillation", "no-training-data", 4),
         (f"{RECIPE}---\ntrain: distillation\ndatasets: [{{rows: 3}}]", "no-training-data", 5),
         (f"{RECIPE}---\ntrain: distillation\ndatasets: []", "not-a-list", 5),

@@ -1597,7 +1597,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "teacher-vocabulary": Text(
         "{teacher}의 토큰은 {rows:,}행인데 이 모델은 {own:,}행이거나 토크나이저가 바뀝니다. 예측을 비교할 수 없습니다.",
-        "토크나이저가 같은 모델을 교사로 쓰세요.",
+        "토크나이저가 같은 모델을 교사로 쓰거나, 토크나이저가 달라도 비교하는 `train: gold`를 쓰세요.",
     ),
     "teacher-not-widened": Text(
         "{teacher}: float32로는 메모리에 들어가지 않습니다. 프로세서에서는 float32로 학습합니다.",
@@ -1631,6 +1631,74 @@ PROBLEMS: dict[str, Text] = {
         "새 폴더나 빈 폴더를 작업 폴더로 쓰세요.",
     ),
     "adapter-folder-exists": Text("{folder} 폴더가 이미 있습니다.", "어댑터를 둘 새 폴더를 쓰세요."),
+    "only-distillation": Text(
+        "`{name}`: `train: distillation`에만 쓰는데, 이 학습은 `train: {kind}`입니다.", "빼세요."
+    ),
+    "stored-without-states": Text(
+        "`top_k`는 예측만 저장하는데 `hidden_states`는 은닉 상태를 비교합니다.",
+        "둘 가운데 하나를 빼세요. 은닉 상태를 비교하려면 교사 모델이 학생 모델 옆에서 돌아야 합니다.",
+    ),
+    "training-weights": Text("`weights: {given}`: 모르는 값입니다.", "아는 것: {known:all}."),
+    "training-switch": Text("`{name}` 값이 {found}인데, true나 false여야 합니다."),
+    "not-a-row": Text(
+        "{name} 데이터의 {line}번째 행에 있어야 할 것이 없습니다: {wanted:phrase}.",
+        "학습 종류마다 필요한 열은 docs/heal.md에 있습니다.",
+    ),
+    "rows-of-two-forms": Text(
+        "어떤 행의 열은 {one:and}, 다른 행의 열은 {other:and}입니다.", "한 가지 형식의 행만 주세요."
+    ),
+    "rows-too-short": Text(
+        "{rows:,}개 행 가운데 배울 토큰이 있는 행이 없습니다.", "더 긴 행을 주거나 `max_length`를 늘리세요."
+    ),
+    "rows-without-template": Text(
+        "행이 대화인데 모델에 대화 템플릿이 없습니다.",
+        "`text`가 있는 행이나 글로 된 `prompt`와 답을 주거나, 레시피에 `chat_template:`을 쓰세요.",
+    ),
+    "nothing-held-out": Text(
+        "{rows:,}개 행에서 평가할 행을 떼어 둘 수 없습니다. 열 개가 안 되거나 모두 비슷합니다.",
+        "행을 더 주거나 `evaluate:`에 글을 쓰세요.",
+    ),
+    "no-trl": Text(
+        "`train: {kind}`에는 TRL이 필요합니다.", "`pip install 'alloy-merge[healing]'`을 실행하세요."
+    ),
+    "trl-refused": Text("TRL이 행이나 인자를 거절했습니다: {words}"),
+    "no-copies": Text(
+        "`weights: copies`는 쌓은 모델의 조용한 사본을 학습하는데, 이 모델에는 그런 층이 없습니다.",
+        "`alloy stack`을 쓰거나 `weights:`를 빼세요.",
+    ),
+    "nothing-to-imitate": Text(
+        "조용한 사본만 더한 모델은 {teacher}: 이 모델과 똑같이 예측하므로 배울 것이 없습니다.",
+        "글로 `train: sft`를 하거나 다른 교사 모델을 쓰세요.",
+    ),
+    "state-not-private": Text(
+        "{repository}: 공개 저장소라서 학습 상태가 누구에게나 보입니다.",
+        "비공개로 바꾸거나, 다른 저장소를 쓰거나, `--work`로 폴더에 상태를 두세요.",
+    ),
+    "state-not-stored": Text(
+        "학습 상태를 {repository} 저장소에 둘 수 없었습니다: {error}.",
+        "다시 실행하면 이어집니다. `--work`로 폴더에 둘 수도 있습니다.",
+    ),
+    "adapter-only-lora": Text(
+        "`--adapter-only`는 LoRA를 저장하는데 `weights: {weights}`는 텐서를 통째로 학습합니다.",
+        "둘 가운데 하나를 빼세요.",
+    ),
+    # pipelines
+    "not-only-recipes": Text(
+        "이 문서(`{key}:`)는 파이프라인의 한 단계인데 여기서는 레시피만 읽습니다.",
+        "파일 전체를 `alloy run`으로 실행하세요.",
+    ),
+    "stage-key": Text(
+        "파이프라인의 문서는 레시피이거나 `train:` 또는 `gguf:`로 시작합니다.", "아는 키: {known:all}."
+    ),
+    "no-stage-before": Text("`{key}:` 앞에 레시피가 없습니다.", "그 위에 레시피를 쓰세요."),
+    "stage-name": Text("뒤의 문서가 이 문서의 결과를 쓰는데 `name:`이 없습니다.", "이름을 주세요."),
+    "stage-name-repeated": Text("두 문서의 이름이 {name}입니다.", "하나의 이름을 바꾸세요."),
+    "last-stage-gguf": Text("`gguf:` 뒤에 다른 문서가 있습니다.", "맨 뒤에 두세요."),
+    "stage-unused": Text("{name}: 마지막이 아닌데 뒤의 문서가 쓰지 않습니다.", "쓰거나 지우세요."),
+    "other-pipeline": Text(
+        "{folder} 폴더에 다른 파이프라인의 작업이 있습니다.",
+        "`--work`로 다른 폴더를 쓰거나 이 폴더를 지우세요.",
+    ),
     "not-healed": Text(
         (
             "모델이 회복되지 않았지만 `--keep`을 주었으므로 {written}에 저장했습니다.",

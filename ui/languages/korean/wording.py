@@ -114,6 +114,9 @@ PHRASES: dict[str, Template] = {
     "doing-scoring": "채점하는",
     "doing-training": "학습하는",
     "whole-number": "정수",
+    "rows-texts": "글(문자열, `text`, `messages`, 또는 `prompt`와 `completion`)",
+    "rows-conversations": "대화(`messages`, 또는 `prompt`와 `completion`)",
+    "rows-preferences": "선호(`prompt`, `chosen`, `rejected`, 또는 채팅 탭의 투표)",
 }
 
 WORDING = KoreanWording({**PHRASES, **REMARKS})
