@@ -2,21 +2,23 @@
 
 Each trial makes a merge with other weights and scores it. Ours rewrites a live model. Beside it mergekit's own planner
 and executor make the tensors in memory, which are copied into a loaded model: mergekit-evolve's steps without a disk.
-And a merge goes to disk and is loaded with `from_pretrained`. Then numbers are learned by exact derivatives, and chosen
-by TPE, by CMA-ES and at random in the same CPU time; all are judged on texts that none of them saw.
+And a merge goes to disk and is loaded with `from_pretrained`. Then weights are learned by exact derivatives, and chosen
+by TPE, by CMA-ES and at random in the same CPU time: a few for each voice, and one for each layer. All of them are
+judged on texts that neither they nor the models' training used.
 
-python -m bench.search [--repeats 5] [--anchors 3] [--steps 6] [--seeds 1]
+python -m bench.search [--repeats 5] [--anchors 3 30] [--steps 6] [--seeds 1]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,18 +28,28 @@ import yaml
 
 from evaluation import LanguageModel, load_model, perplexity
 from evaluation.text import bundled_text
-from examples.models import BASE, TEXTS, VOICES, model_folder
+from examples.models import BASE, VOICES, model_folder
 from merging import Recipe, read_recipe
-from searching.goals import Way
+from searching.data import as_document
+from searching.figures import Compared, Figures, compare
+from searching.goals import Goal, Part, Way
 from searching.gradient import Objective, score
 from searching.learning import Pace, learn
 from searching.live_merge import LiveMerge
+from searching.objective import as_read
 from searching.optimiser import optimiser
+from searching.plan import FINALISTS
 from searching.space import Space
 from searching.space_reader import read_space
 
 HIGHEST = 1.2
 WAYS: tuple[Way, ...] = ("tpe", "cmaes", "random")
+SPOKEN = ("pirate", "bard")
+GOALS = tuple(Goal(name, "text", name) for name in (*SPOKEN, "english"))
+# Documents of each part: conversations in each voice, and paragraphs of English.
+TALKS: dict[Part, slice] = {"search": slice(0, 4), "choice": slice(4, 8), "report": slice(8, 24)}
+PARAGRAPHS: dict[Part, slice] = {"search": slice(0, 3), "choice": slice(3, 5), "report": slice(5, 12)}
+_CONVERSATIONS = Path(__file__).parents[1] / "ui/search/voices"
 # Tokens of the text that a trial is scored on, about.
 TOKENS = 440
 
@@ -66,9 +78,10 @@ class Weights:
 
     def settings(self, values: Sequence[float]) -> dict[str, Any]:
         """A recipe, as both programs read it."""
+        halves = values[: self.anchors], values[self.anchors :]
         models = [
             {"model": str(model_folder(VOICES[voice])), "parameters": {"weight": list(own)}}
-            for voice, own in (("pirate", values[: self.anchors]), ("bard", values[self.anchors :]))
+            for voice, own in zip(SPOKEN, halves, strict=True)
         ]
         base = str(model_folder(BASE))
         return {"merge_method": "task_arithmetic", "base_model": base, "models": models, "dtype": "bfloat16"}
@@ -89,21 +102,30 @@ class Weights:
         return [source.uniform(0, HIGHEST) for _ in self.low]
 
 
-def parts(tokenizer: Any) -> dict[str, list[Objective]]:
-    """Chats of two voices and plain English, in three parts that share no text."""
-    places = {"search": slice(0, 3), "choice": slice(3, 6), "report": slice(6, 18)}
-    found: dict[str, list[Objective]] = {}
-    for part, place in places.items():
-        found[part] = [Objective(_chats(voice, place, tokenizer)) for voice in ("pirate", "bard")]
-        found[part].append(Objective(tuple(bundled_text("english")[place])))
+def parts(model: LanguageModel) -> dict[Part, list[Objective]]:
+    """Conversations in two voices and plain English, which no voice was trained on, in parts that share no text."""
+    found: dict[Part, list[Objective]] = {}
+    for part, place in TALKS.items():
+        found[part] = [Objective(_conversations(voice, place, model)) for voice in SPOKEN]
+        found[part].append(Objective(tuple(bundled_text("english")[PARAGRAPHS[part]])))
     return found
 
 
-def _chats(voice: str, place: slice, tokenizer: Any) -> tuple[str, ...]:
-    pairs = json.loads((TEXTS / f"{voice}.json").read_text("utf-8"))["pairs"][place]
+def _conversations(voice: str, place: slice, model: LanguageModel) -> tuple[str, ...]:
+    pairs = json.loads((_CONVERSATIONS / f"{voice}.json").read_text("utf-8"))[place]
     roles = ("user", "assistant")
     talks = [[{"role": r, "content": c} for r, c in zip(roles, pair, strict=True)] for pair in pairs]
-    return tuple(tokenizer.apply_chat_template(talk, tokenize=False) for talk in talks)
+    return tuple(as_read(model, as_document(talk)) for talk in talks)
+
+
+def figures(model: LanguageModel, objectives: Sequence[Objective]) -> Figures:
+    """Bits and bytes of each document."""
+    return {
+        goal.name: tuple(
+            (one.nats / math.log(2), float(one.bytes)) for one in perplexity(model, own.texts).documents
+        )
+        for goal, own in zip(GOALS, objectives, strict=True)
+    }
 
 
 @dataclass(frozen=True)
@@ -210,58 +232,82 @@ def _tokens(model: LanguageModel) -> list[str]:
     return chosen
 
 
-def found_by(space: Weights, steps: int, seeds: int) -> list[tuple[str, float, float, float]]:
-    """For each way to choose numbers: CPU seconds, and bits per byte on the search texts and on the report texts."""
+@dataclass(frozen=True)
+class Found:
+    """What one way found.
+
+    Attributes:
+        name: the way, and what it had time for
+        cpu: seconds
+        search: bits per byte on the search texts
+        report: on the report texts
+        beside: compared with the plain average, on the report texts
+    """
+
+    name: str
+    cpu: float
+    search: float
+    report: float
+    beside: Compared
+
+
+def found_by(space: Weights, steps: int, seeds: int) -> list[Found]:
+    """What each way to choose numbers finds; the first is the plain average."""
     with LiveMerge(space.recipe(space.start)) as live:
-        texts = parts(live.model.tokenizer)
+        texts = parts(live.model)
+        plain = figures(live.model, texts["report"])
 
-        def row(name: str, cpu: float, values: Sequence[float]) -> tuple[str, float, float, float]:
+        def judged(name: str, cpu: float, values: Sequence[float]) -> Found:
             live.update(space.recipe(values))
-            return name, cpu, score(live, texts["search"]), score(live, texts["report"])
+            beside = compare(figures(live.model, texts["report"]), plain, GOALS)
+            return Found(name, cpu, score(live, texts["search"]), score(live, texts["report"]), beside)
 
-        rows = [row("plain average", 0.0, space.start)]
+        found = [judged("plain average", 0.0, space.start)]
         began = time.process_time()
         learnt = learn(live, space, texts["search"], texts["choice"], Pace(steps=steps))
         budget = time.process_time() - began
-        rows.append(row(f"derivatives, {len(learnt.steps)} steps", budget, learnt.values))
+        found.append(judged(f"derivatives, {len(learnt.steps)} steps", budget, learnt.values))
         for way in WAYS:
             for seed in range(seeds):
-                rows.append(row(*_by_trials(live, texts["search"], space, way, seed, budget)))
-        return rows
+                found.append(judged(*_by_trials(live, texts, space, way, seed, budget)))
+        return found
 
 
 def _by_trials(
-    live: LiveMerge, texts: Sequence[Objective], space: Weights, way: Way, seed: int, budget: float
+    live: LiveMerge,
+    texts: Mapping[Part, Sequence[Objective]],
+    space: Weights,
+    way: Way,
+    seed: int,
+    budget: float,
 ) -> tuple[str, float, Sequence[float]]:
-    """A sampler in this many CPU seconds: its name, what it took, and its best numbers; it begins at the start."""
+    """A sampler in this many CPU seconds: its name, what it took, and its numbers.
+
+    It begins at the start. Of the best on the search texts it takes the best on the choice texts, which is not counted.
+    """
     named = space.space(seed)
     sampler = optimiser(named, way, 1000)
-    best, count = (float("inf"), tuple(space.start)), 0
+    scored: list[tuple[float, Sequence[float]]] = []
     began = time.process_time()
     while time.process_time() - began < budget:
-        point = sampler.ask(named.start if not count else None)
+        point = sampler.ask(None if scored else named.start)
         assert point is not None
         values = [float(point[axis.name]) for axis in named.axes]
         live.update(space.recipe(values))
-        found = score(live, texts)
-        sampler.tell(count, [found])
-        best = min(best, (found, tuple(values)))
-        count += 1
-    return f"{way}, {count} trials", time.process_time() - began, best[1]
+        scored.append((score(live, texts["search"]), values))
+        sampler.tell(len(scored) - 1, [scored[-1][0]])
+    spent = time.process_time() - began
+
+    def on_choice(values: Sequence[float]) -> float:
+        live.update(space.recipe(values))
+        return score(live, texts["choice"])
+
+    finalists = [values for _, values in sorted(scored)[:FINALISTS]]
+    return f"{way}, {len(scored)} trials", spent, min(finalists, key=on_choice)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=5, help="trials that are measured")
-    parser.add_argument("--anchors", type=int, default=3, help="numbers of each voice")
-    parser.add_argument("--steps", type=int, default=6, help="of learning")
-    parser.add_argument("--seeds", type=int, default=1, help="of each sampler")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    space = Weights(arguments.anchors)
-    times = trials(space, arguments.repeats)
+def print_trials(space: Weights, repeats: int) -> None:
+    times = trials(space, repeats)
     print(f"\n{'a trial':28} {'wall s':>8} {'CPU s':>8}")
     for name, each in times.items():
         wall, one_cpu = (statistics.median(getattr(one, kind) for one in each) for kind in ("wall", "cpu"))
@@ -272,11 +318,36 @@ def main() -> None:
         f"CPU: {cpu[ON_DISK] / ours:.0f} times less than by disk, {cpu[IN_MEMORY] / ours:.0f} times less than in "
         f"memory; {100 * ours / cpu['scored']:.1f} % of scoring"
     )
-    print(f"\n{2 * space.anchors} numbers {'CPU s':>20} {'search':>8} {'report':>8}   bits per byte")
-    plain, *rows = found_by(space, arguments.steps, arguments.seeds)
-    for name, seconds, search, report in (plain, *rows):
-        gain = plain[3] - report
-        print(f"{name:24} {seconds:6.1f} {search:8.4f} {report:8.4f}  gain {gain:+.4f}")
+
+
+def print_found(space: Weights, steps: int, seeds: int) -> None:
+    print(
+        f"\n{f'{2 * space.anchors} weights':24} {'CPU s':>6} {'search':>8} {'report':>8}  bits per byte",
+        flush=True,
+    )
+    for one in found_by(space, steps, seeds):
+        print(f"{one.name:24} {one.cpu:6.1f} {one.search:8.4f} {one.report:8.4f}", end="")
+        if interval := one.beside.interval:
+            print(
+                f"  gain {-one.beside.difference:+.4f} ({-interval[1]:+.4f} to {-interval[0]:+.4f})", end=""
+            )
+        print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="trials that are measured; 0 for none")
+    parser.add_argument("--anchors", type=int, nargs="*", default=[3, 30], help="weights of each voice")
+    parser.add_argument("--steps", type=int, default=6, help="of learning")
+    parser.add_argument("--seeds", type=int, default=1, help="of each sampler")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.repeats:
+        print_trials(Weights(3), arguments.repeats)
+    for anchors in arguments.anchors:
+        print_found(Weights(anchors), arguments.steps, arguments.seeds)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from evaluation import LanguageModel
 from evaluation.error import memory_named
 from evaluation.perplexity import Logits, Work
-from searching.gradient import backward, hooked
+from searching.gradient import Passage, backward, hooked
 from searching.live_merge import LiveMerge
 
 # Added to the information, so that what no model depends on is averaged plainly.
@@ -79,9 +79,9 @@ def information(live: LiveMerge, model: LanguageModel, texts: Sequence[str]) -> 
     with hooked(list(named.values()), take):
         for window in windows:
             live.check()
-            ids = work.tokens_of(window).long().to(model.device)
+            one = Passage(work.tokens_of(window).long().to(model.device), window.scored, 1.0)
             with memory_named(model.name, "doing-scoring"):
-                backward(model, None, ids, window.scored, how, 1.0)
+                backward(model, None, [one], how)
             for name, gradient in gradients.items():
                 sums[name].addcmul_(gradient.float(), gradient.float(), value=1 / len(windows))
             gradients.clear()

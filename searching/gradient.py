@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -227,13 +227,16 @@ def _passed(live: LiveMerge, objective: Objective, share: float) -> float:
     unit = 1 / (math.log(2) * sum(work.documents[number].bytes for number in work.order))
     how = Logits.of(model)
     nats = 0.0
-    for window in chain.from_iterable(work.batches):
+    for batch in work.batches:
         live.check()
-        times = work.order.count(window.document)
-        ids = work.tokens_of(window).long().to(model.device)
+        counts = [work.order.count(window.document) for window in batch]
+        passages = [
+            Passage(work.tokens_of(window).long().to(model.device), window.scored, count * share * unit)
+            for window, count in zip(batch, counts, strict=True)
+        ]
         with memory_named(model.name, "doing-scoring"):
-            found = backward(model, objective.teacher, ids, window.scored, how, times * share * unit)
-        nats += times * found
+            found = backward(model, objective.teacher, passages, how)
+        nats += sum(count * own for count, own in zip(counts, found, strict=True))
     return nats * unit
 
 
@@ -292,60 +295,99 @@ def hooked(weights: Sequence[Weights], take: Callable[[Weights], None]) -> Itera
             one.grad = None
 
 
+class Passage(NamedTuple):
+    """A text to predict.
+
+    Args:
+        ids: (n + 1,) int64 tokens
+        scored: how many of the last ones count
+        factor: of their nats in the value whose derivatives are taken
+    """
+
+    ids: Tensor
+    scored: int
+    factor: float
+
+    @property
+    def targets(self) -> Tensor:
+        """(scored,) int64"""
+        return self.ids[len(self.ids) - self.scored :]
+
+
 def backward(
     model: LanguageModel,
     teacher: LanguageModel | Predictions | None,
-    ids: Tensor,
-    scored: int,
+    passages: Sequence[Passage],
     how: Logits,
-    factor: float,
-) -> float:
-    """Nats of the last `scored` tokens of a text, and the backward pass of them times a factor.
+) -> list[float]:
+    """Nats of passages that go through the model together, and one backward pass of their sum by factors.
 
     Args:
-        ids: (n + 1,) int64
+        teacher: see `Objective`
+        passages: of similar length
         how: logits are made in little memory; those of a model without a plain head all at once
     """
-    tokens, targets = ids[None, :-1], ids[len(ids) - scored :]
     network = model.network
-    predicted = None if teacher is None else _predictions(teacher, ids, scored)
-    if not how.plain_head:
-        logits = network(input_ids=tokens, use_cache=False).logits[0, -scored:]
-        whole = None if predicted is None else predicted(slice(None))
-        return _passed_back(_nats(logits, targets, whole), factor)
-    head = network.get_output_embeddings()
-    hidden = network.base_model(input_ids=tokens, use_cache=False).last_hidden_state[0, -scored:]
-    # The gradient by the hidden states is summed here first, so that few logits live at a time.
-    states = hidden.detach().requires_grad_()
-    total = 0.0
-    for start in range(0, scored, how.at_once):
+    width = max(len(one.ids) for one in passages) - 1
+    # Padding is to the right, where a causal model cannot look.
+    tokens = torch.stack([functional.pad(one.ids[:-1], (0, width + 1 - len(one.ids))) for one in passages])
+    if how.plain_head:
+        rows = network.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+    else:
+        rows = network(input_ids=tokens, use_cache=False).logits
+    made = torch.cat(
+        [row[len(p.ids) - 1 - p.scored : len(p.ids) - 1] for row, p in zip(rows, passages, strict=True)]
+    )
+    targets = torch.cat([one.targets for one in passages])
+    factors = torch.cat([made.new_full((one.scored,), one.factor, dtype=torch.float32) for one in passages])
+    predicted = None if teacher is None else _predictions(teacher, passages)
+    # The gradient by these rows is summed here first, so that few logits live at a time.
+    leaf = made.detach().requires_grad_(made.requires_grad)
+    nats = []
+    for start in range(0, len(leaf), how.at_once):
         part = slice(start, start + how.at_once)
-        some = None if predicted is None else predicted(part)
-        nats = _nats(head(states[part]), targets[part], some)
-        total += _passed_back(nats, factor)
-    if hidden.requires_grad:
-        hidden.backward(states.grad)
-    return total
-
-
-def _passed_back(nats: Tensor, factor: float) -> float:
-    """The value, after a backward pass where derivatives are asked for."""
-    if nats.requires_grad:
-        (nats * factor).backward()  # type: ignore[no-untyped-call]
-    return nats.item()
+        logits = network.get_output_embeddings()(leaf[part]) if how.plain_head else leaf[part]
+        found = _nats(logits, targets[part], None if predicted is None else predicted(part))
+        if found.requires_grad:
+            (found * factors[part]).sum().backward()  # type: ignore[no-untyped-call]
+        nats.append(found.detach())
+    if made.requires_grad:
+        made.backward(leaf.grad)  # type: ignore[no-untyped-call]
+    each = torch.split(torch.cat(nats), [one.scored for one in passages])
+    return [own.sum(dtype=torch.float64).item() for own in each]
 
 
 def _nats(logits: Tensor, targets: Tensor, predicted: Tensor | None) -> Tensor:
-    """Summed negative log-likelihood of (n,) targets under (n, vocabulary) logits; or divergence from predictions."""
+    """(n,) negative log-likelihoods of (n,) targets under (n, vocabulary) logits; or divergences from predictions."""
     if predicted is None:
-        return functional.cross_entropy(logits.float(), targets, reduction="sum")
+        return functional.cross_entropy(logits.float(), targets, reduction="none")
     found = functional.log_softmax(logits.float(), dim=-1)
-    return functional.kl_div(found, predicted, reduction="sum", log_target=True)
+    return functional.kl_div(found, predicted, reduction="none", log_target=True).sum(-1)
 
 
 @torch.no_grad()
-def _predictions(teacher: LanguageModel | Predictions, ids: Tensor, scored: int) -> Callable[[slice], Tensor]:
+def _predictions(
+    teacher: LanguageModel | Predictions, passages: Sequence[Passage]
+) -> Callable[[slice], Tensor]:
+    """The (m, vocabulary) log-probabilities at any m of all scored tokens of passages."""
+    of_each = [_predictions_of(teacher, one) for one in passages]
+    ends = list(accumulate(one.scored for one in passages))
+
+    def of(part: slice) -> Tensor:
+        found = []
+        for predicted, end, one in zip(of_each, ends, passages, strict=True):
+            begin = end - one.scored
+            first, last = max(part.start, begin), min(part.stop, end)
+            if first < last:
+                found.append(predicted(slice(first - begin, last - begin)))
+        return torch.cat(found)
+
+    return of
+
+
+def _predictions_of(teacher: LanguageModel | Predictions, passage: Passage) -> Callable[[slice], Tensor]:
     """A teacher's log-probabilities, see `Predictions`."""
+    ids, scored, _ = passage
     if not isinstance(teacher, LanguageModel):
         return teacher.predictions(ids, scored)
     logits = teacher.network(input_ids=ids[None, :-1].to(teacher.device), use_cache=False).logits[0, -scored:]

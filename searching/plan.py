@@ -237,8 +237,11 @@ def measured(plan: SearchPlan, scored: Sequence[Scored]) -> Measured:
     by_gradient = settings.by in ("auto", "gradient") and plan.workers == 1 and suits_gradient(plan)
     counts = plan.data.counts()
     parts = {part: sum(count[part] for count in counts.values()) for part in ("search", "choice", "report")}
-    # Teachers are read to, and soups are scored, as the baselines are.
-    others = len(plan.space.parents()) + 2 + len({goal.teacher for goal in settings.goals if goal.teacher})
+    # The recipe as it was given may be the plain average. Teachers are read to, and soups are scored, as baselines are.
+    averages = 1 if plan.space.recipe(plan.space.start) == plan.space.average() else 2
+    others = (
+        len(plan.space.parents()) + averages + len({goal.teacher for goal in settings.goals if goal.teacher})
+    )
     starts = len(settings.starts) and len(plan.space.weighted_models())
     # A descent scores each step on the choice part, and takes its derivatives.
     trial = COST_OF_GRADIENT if by_gradient else 1.0

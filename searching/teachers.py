@@ -21,7 +21,7 @@ from evaluation import Cancelled, LanguageModel
 from evaluation.error import memory_named
 from evaluation.perplexity import Logits, Work
 from merging import Recipe
-from searching.gradient import backward
+from searching.gradient import Passage, backward
 
 _BITS = 1 / math.log(2)
 
@@ -134,7 +134,8 @@ def divergence(
     how = Logits.of(model)
     for document, ids, scored in _windows(work, cancel):
         with memory_named(model.name, "doing-scoring"):
-            nats[document] += backward(model, teacher, ids.to(model.device), scored, how, 1.0)
+            [found] = backward(model, teacher, [Passage(ids.to(model.device), scored, 1.0)], how)
+        nats[document] += found
     rows = [(nats[number] * _BITS, float(work.documents[number].bytes)) for number in work.order]
     return [row for row in rows if row[1]]
 

@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 
 from checkpoints.problems import MergeError
 from evaluation import load_model, perplexity
+from evaluation.perplexity import Logits
 from merging import METHODS, Recipe, read_recipe
 from merging.methods.arithmetic import weighted_sum
 from searching.gradient import Derivatives, Objective, has_derivative, score
@@ -201,6 +203,29 @@ def test_the_target_may_be_what_a_parent_predicts(float32: Path) -> None:
         )
         live.update(space.recipe((1.0, 0.0)))  # the first parent itself, but for rounding
         assert score(live, objectives[:1]) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_texts_that_go_through_the_model_together_count_as_each_alone(
+    float32: Path, taught: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where logits are made for a few tokens at a time, across the ends of texts."""
+    space = spaces(float32)["task_arithmetic"]
+    objective = Objective(TEXTS, teacher=load_model(float32 / "a") if taught else None)
+
+    with LiveMerge(space.recipe(space.start)) as live:
+        derivatives = Derivatives(live, space)
+        found = [derivatives.at(space.start, [objective])]
+        for how in (Logits(True, 5), Logits(False, 7)):
+            monkeypatch.setattr("searching.gradient.Logits.of", lambda _, how=how: how)
+            found.append(derivatives.at(space.start, [objective]))
+        monkeypatch.undo()
+        monkeypatch.setattr(import_module("evaluation.perplexity"), "_BATCH_TOKENS", {"cpu": 1})
+        alone = derivatives.at(space.start, [objective])
+
+    for together in found:
+        assert together.value == pytest.approx(alone.value, rel=1e-5)
+        assert together.gradient == pytest.approx(alone.gradient, rel=1e-4)
 
 
 def test_there_is_no_derivative_by_a_density(float32: Path) -> None:

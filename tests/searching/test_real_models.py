@@ -20,7 +20,7 @@ def test_learned_weights_beat_the_plain_average(tmp_path: Path) -> None:
     space = Weights(anchors=3)
 
     with LiveMerge(space.recipe(space.start)) as live:
-        texts = parts(live.model.tokenizer)
+        texts = parts(live.model)
         report = [list(objective.texts[:8]) for objective in texts["report"]]
         plain = [perplexity(live.model, some).documents for some in report]
         learnt = learn(live, space, texts["search"], texts["choice"], Pace(steps=4))

@@ -26,7 +26,7 @@ FEWEST_TRIALS = 8
 MAX_NAME = 22
 
 # Texts with names of the page's own.
-KNOWN = ("english", "korean", "pirate", "bard", "own", "votes", "chats")
+KNOWN = ("english", "korean", "pirate", "bard", "own", "votes", "chats", "chat")
 Place = Callable[[float], float]
 
 

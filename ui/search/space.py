@@ -15,6 +15,8 @@ from ui.recipe.sliders import RecipeSlider, entry_at, sliders_of, with_entry
 USUAL = {"weight": (0.0, 1.2), "density": (0.1, 1.0)}
 # The most steps or trials; the minutes mostly end it before.
 TRIALS = 60
+# The guard that is no text: the share of faulty answers in a chat.
+CHAT = "chat"
 # Shares of the documents. A search of minutes has few trials, whose best is nearly as good on unseen documents; what is
 # short is time to score, and documents that can show a difference.
 SPLIT = {"search": 0.35, "choice": 0.15, "report": 0.5}
@@ -29,8 +31,8 @@ class SpaceChoice:
         ranges: lowest and highest value by parameter
         groups: of layers, each with a number of its own; 1: one number for all layers
         goals: texts that the recipe is judged by, as a space names them
-        guard: name of the text that must not get worse; empty for none
-        margin: how much worse than the base model it may get, in bits per byte
+        guard: name of the text that must not get worse, or CHAT; empty for none
+        margin: how much worse than the base model a text may get, in bits per byte
         minutes: that the trials take at most
         by: how points are chosen
     """
@@ -86,7 +88,9 @@ def space_text(recipe: str, choice: SpaceChoice) -> str:
             ranged = _ranged(entry_at(data, number.place), low, high, groups, number.value)
             data = with_entry(data, number.place, ranged)
     goals = list(map(dict, choice.goals))
-    if choice.guard:
+    if choice.guard == CHAT:
+        goals.append({"chat": True, "at_most": "base"})
+    elif choice.guard:
         is_goal = {"text": choice.guard} in goals
         named = {"name": f"{choice.guard}, limit"} if is_goal else {}
         goals.append({"text": choice.guard, **named, "at_most": f"base + {choice.margin:g}"})

@@ -12,6 +12,7 @@ import gradio as gr
 from evaluation.text import BUNDLED
 from ui.host import Host
 from ui.languages.translate import t
+from ui.search.space import CHAT
 from ui.widgets.documents import DatasetFields, opened_file
 from ui.widgets.events import QUIET, Given, Updates
 
@@ -57,7 +58,7 @@ class SearchTexts:
     Attributes:
         chosen: names of bundled texts, and of the visitor's conversations
         own: the visitor's text
-        guard: name of the text that must not get worse
+        guard: what must not get worse, see `SpaceChoice`
         examples: the visitor's conversations, given by the page when the Chat tab is there
     """
 
@@ -77,8 +78,8 @@ class SearchTexts:
         self.dataset = DatasetFields(t("search.dataset.info"), "train", least=10, most=MAX_ROWS)
         with gr.Row():
             self.guard = gr.Dropdown(
-                [(t("search.guard.none"), ""), *choices], value="", label=t("search.guard"),
-                info=t("search.guard.info"), min_width=220,
+                [(t("search.guard.none"), ""), *choices, (t("search.guard.chat"), CHAT)], value="",
+                label=t("search.guard"), info=t("search.guard.info"), min_width=220,
             )  # fmt: skip
             self.margin = gr.Number(
                 0.01, label=t("search.margin"), info=t("search.margin.info"), minimum=0, maximum=10, step=0.01,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from searching import read_space
+from searching.goals import Limit
 from ui.languages.translate import speaking
 from ui.recipe.presets import presets
-from ui.search.space import SpaceChoice, label_of, moved_at_first, numbers_of, space_text, usual_range
+from ui.search.space import CHAT, SpaceChoice, label_of, moved_at_first, numbers_of, space_text, usual_range
 
 ARITHMETIC = """
 merge_method: task_arithmetic
@@ -84,6 +85,13 @@ def test_a_guard_may_be_a_text_that_counts_as_well() -> None:
     limit = settings.goals[-1].limit
     assert limit and (limit.margin, limit.of) == (0.02, "base")
     assert (settings.minutes, settings.by) == (3, "tpe")
+
+
+def test_a_guard_may_be_the_answers_in_a_chat() -> None:
+    space = read_space(space_text(ARITHMETIC, choice_for(ARITHMETIC, guard=CHAT, margin=0.02)))
+
+    *_, guard = space.settings.goals
+    assert (guard.kind, guard.source, guard.limit) == ("chat", "", Limit(0.0, "base"))
 
 
 def test_a_start_outside_of_the_range_moves_inside() -> None:

@@ -385,6 +385,7 @@ PAGE: dict[str, Template] = {
     "search.text.own": "Your own text",
     "search.text.votes": "My votes: answers that I preferred",
     "search.text.chats": "My chats: answers that the Chat tab shows",
+    "search.text.chat": "Faulty chat answers (share)",
     "search.own": "Your own text",
     "search.own.info": (
         "Leave a blank line between documents: at least twenty, of a sentence or more. A .jsonl file has one a line."
@@ -393,9 +394,10 @@ PAGE: dict[str, Template] = {
     "search.guard": "What must not get worse",
     "search.guard.info": "A recipe that gets worse at it is never chosen.",
     "search.guard.none": "no limit",
+    "search.guard.chat": "Chat answers: no more empty, repeating or wrong-language ones",
     "search.limit": "limit",
     "search.margin": "Slack",
-    "search.margin.info": "Bits per byte by which it may be worse than the base model.",
+    "search.margin.info": "Bits per byte by which a text may be worse than for the base model.",
     "search.minutes": "Minutes",
     "search.minutes.info": "By estimate: trials end early enough to judge the best recipe in this time.",
     "search.by": "How numbers are chosen",
@@ -407,6 +409,7 @@ PAGE: dict[str, Template] = {
     "search.by.random": "At random",
     "search.by.grid": "Grid",
     "search.by.qmc": "Quasi-Monte Carlo",
+    "search.by.nsga2": "NSGA-II: all trade-offs between texts",
     "search.button": "Search",
     "search.stop": "Stop this search",
     "search.use": "Use this recipe",

@@ -383,6 +383,7 @@ PAGE: dict[str, Template] = {
     "search.text.own": "내 글",
     "search.text.votes": "내 투표: 더 낫다고 한 답",
     "search.text.chats": "내 대화: 채팅 탭에 보이는 답",
+    "search.text.chat": "잘못된 채팅 답 (비율)",
     "search.own": "내 글",
     "search.own.info": (
         "문서 사이에 빈 줄을 두세요. 한 문장 이상인 문서가 스무 개는 있어야 합니다. .jsonl 파일은 줄마다 문서 "
@@ -392,9 +393,10 @@ PAGE: dict[str, Template] = {
     "search.guard": "나빠지면 안 되는 것",
     "search.guard.info": "이것이 나빠지는 레시피는 고르지 않습니다.",
     "search.guard.none": "제한 없음",
+    "search.guard.chat": "채팅 답: 비거나 되풀이되거나 다른 언어인 답이 늘지 않게",
     "search.limit": "제한",
     "search.margin": "여유",
-    "search.margin.info": "베이스 모델보다 나빠져도 되는 정도 (바이트당 비트).",
+    "search.margin.info": "글이 베이스 모델보다 나빠져도 되는 정도 (바이트당 비트).",
     "search.minutes": "시간 (분)",
     "search.minutes.info": "이 시간 안에 최선의 레시피까지 판정하도록 시도를 미리 끝냅니다 (어림값).",
     "search.by": "숫자를 고르는 방법",
@@ -406,6 +408,7 @@ PAGE: dict[str, Template] = {
     "search.by.random": "무작위",
     "search.by.grid": "격자",
     "search.by.qmc": "준몬테카를로",
+    "search.by.nsga2": "NSGA-II: 글 사이의 모든 절충",
     "search.button": "탐색",
     "search.stop": "이 탐색 멈추기",
     "search.use": "이 레시피 쓰기",
