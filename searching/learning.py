@@ -177,7 +177,7 @@ def descend(
         if pace.optimizer == "adam":
             _adam(evaluate, begin, pace.rate)
         else:
-            _lbfgs(evaluate, begin, pace.steps)
+            _lbfgs(evaluate, begin, pace.rate, pace.steps)
     except _StopError as stop:
         stopped = stop.why
     except Cancelled:
@@ -205,8 +205,17 @@ def _adam(evaluate: _Evaluate, begin: NDArray[np.float64], rate: float) -> None:
         at.clamp_(0, 1)
 
 
-def _lbfgs(evaluate: _Evaluate, begin: NDArray[np.float64], steps: int) -> None:
+def _lbfgs(evaluate: _Evaluate, begin: NDArray[np.float64], first: float, steps: int) -> None:
+    """Steps until one of them raises, or none is better; of the first one the longest part is `first`."""
     from scipy.optimize import minimize
 
+    at_begin = evaluate(begin)
+    # The first step is as long as the gradient, which knows nothing of the ranges yet.
+    scale = first / (float(np.abs(at_begin[1]).max()) or 1.0)
+
+    def scaled(place: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        value, slope = at_begin if np.array_equal(place, begin) else evaluate(place)
+        return scale * value, scale * slope
+
     bounds = [(0.0, 1.0)] * len(begin)
-    minimize(evaluate, begin, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxfun": steps})
+    minimize(scaled, begin, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxfun": steps})
