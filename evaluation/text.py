@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from checkpoints import Token
+from checkpoints.confined import HUB_VARIABLES, Confined, ConfinedError, LimitError
 from checkpoints.problems import Problem
 from checkpoints.repositories.repository import current_token
 from evaluation.error import EvaluationError
 
 _ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _FOLDER = Path(__file__).parent / "texts"
+# Seconds of processor time, seconds of waiting (for the Hub too), and bytes of memory, to read a stranger's data set.
+SECONDS, WAIT, MEMORY = 60, 120, 4 << 30
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def dataset_texts(
 ) -> Iterator[str]:
     """Stream the first rows of a data set, one document per row; nothing is stored.
 
-    Rows without text are skipped.
+    Rows without text are skipped. On a server for strangers the rows are read in a process of their own: the author of
+    a data set decides what a row costs.
 
     Args:
         name: "owner/name" on the Hub, or a folder
@@ -108,18 +112,56 @@ def dataset_texts(
         split: such as "test"
         subset: its configuration; None if it has only one
         token: a token or a function that returns one; None for this machine's login, False for none
-        allow_folders: whether `name` may be a folder of this machine
+        allow_folders: whether `name` may be a folder of this machine; False on a server for strangers
 
     Raises:
-        EvaluationError: raised while iterating; there is no such data set, split or column, or access is denied
+        EvaluationError: raised while iterating; there is no such data set, split or column, access is denied, or a
+            server's limits are exceeded
     """
-    documents = 0
-    found = dataset_rows(
-        name, rows=None, split=split, subset=subset, token=token, allow_folders=allow_folders
-    )
     if rows < 1:
         raise EvaluationError(Problem("rows-range", {"rows": rows}))
-    for row in found:
+    asked = (name, column, rows, split, subset, current_token(token))
+    if allow_folders:
+        yield from _documents(*asked)
+        return
+    _check_on_hub(name)
+    try:
+        found = _read_apart(asked)
+    except LimitError:
+        values = {"name": name, "seconds": SECONDS, "memory": MEMORY / 1e9}
+        raise EvaluationError(Problem("dataset-limit", values)) from None
+    except ConfinedError as error:
+        raise _unreadable(name, error) from error
+    if problems := found["problems"]:
+        raise EvaluationError(map(Problem.from_data, problems))
+    yield from found["texts"]
+
+
+def read(asked: Sequence[Any]) -> dict[str, Any]:
+    """The documents of a data set, or the problems, for the process that reads those of strangers."""
+    try:
+        return {"texts": list(_documents(*asked)), "problems": []}
+    except EvaluationError as error:
+        return {"problems": [asdict(problem) for problem in error.problems]}
+
+
+_read_apart = Confined(
+    __name__, read.__name__, seconds=SECONDS, wait=WAIT, memory=MEMORY,
+    variables=(*HUB_VARIABLES, "HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE"),
+)  # fmt: skip
+
+
+def _check_on_hub(name: str) -> None:
+    if not _ON_HUB.fullmatch(name):
+        raise EvaluationError(Problem("dataset-not-on-hub", {"name": name}))
+
+
+def _documents(
+    name: str, column: str, rows: int, split: str, subset: str | None, token: str | bool | None
+) -> Iterator[str]:
+    """The first documents of a data set; see `dataset_texts`."""
+    documents = 0
+    for row in dataset_rows(name, rows=None, split=split, subset=subset, token=token):
         if column not in row:
             values = {"name": name, "column": column, "known": list(map(str, row))}
             raise EvaluationError(Problem("no-column", values))
@@ -153,8 +195,8 @@ def dataset_rows(
     Raises:
         EvaluationError: raised while iterating; there is no such data set or split, or access is denied
     """
-    if not allow_folders and not _ON_HUB.fullmatch(name):
-        raise EvaluationError(Problem("dataset-not-on-hub", {"name": name}))
+    if not allow_folders:
+        _check_on_hub(name)
     found = islice(_rows(name, split, subset, current_token(token)), rows)
     while True:
         try:

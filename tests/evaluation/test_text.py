@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evaluation import EvaluationError
+from checkpoints.confined import Confined
+from evaluation import EvaluationError, text
 from evaluation.text import BUNDLED, bundled_text, dataset_texts, read_text
 
 
@@ -93,3 +95,21 @@ def test_a_gated_data_set_wants_its_terms_accepted(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(EvaluationError, match=r"a/b cannot be read\. It is gated: accept its terms"):
         list(dataset_texts("a/b"))
+
+
+def test_on_a_server_a_data_set_is_read_in_a_process_of_its_own(
+    dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text, "_ON_HUB", re.compile(".*"))  # so that a folder can stand for one on the Hub
+    monkeypatch.setattr(text, "_documents", None)  # of this process
+
+    found = dataset_texts(dataset, column="body", rows=4, allow_folders=False)
+
+    assert list(found) == ["Document 1", "Document 2", "Document 4", "Document 5"]
+    with pytest.raises(EvaluationError, match="no column 'text'"):
+        list(dataset_texts(dataset, allow_folders=False))
+    monkeypatch.setattr(
+        text, "_read_apart", Confined(text.__name__, "read", seconds=1, memory=1 << 30, wait=0.01)
+    )
+    with pytest.raises(EvaluationError, match=r"takes more than 60 seconds or 4 GB"):
+        list(dataset_texts(dataset, allow_folders=False))
