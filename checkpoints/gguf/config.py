@@ -34,6 +34,7 @@ WITHOUT_MEANING = {"vocab_size", "tensor_data_layout", "attention.causal"}
 DTYPES = {0: "float32", 1: "float16", 32: "bfloat16"}
 # llama.cpp's, where a file states none.
 ROPE_THETA = 10000.0
+LARGEST_FLOAT = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]  # of float32
 # Llama 3's rotary embedding: how much lower and higher frequencies are scaled, and the length of the first training.
 LOW_FREQUENCIES, HIGH_FREQUENCIES, FIRST_LENGTH = 1.0, 4.0, 8192
 # Gemma 2 and 3 of 27 billion parameters, by their layers: they scale queries by their width over their heads.
@@ -80,9 +81,11 @@ def config_of(header: GgufHeader, factors: list[float] | None) -> dict[str, Any]
     given = _settings(header.metadata, architecture.name)
     missing = [key for key in REQUIRED if key not in given]
     _expect(not missing, f"{architecture.name}.{missing[:1]} is missing")
+    broken = [key for key, value in given.items() if isinstance(value, float) and not math.isfinite(value)]
+    _expect(not broken, f"{architecture.name}.{_shown(broken[:1])} is no number")
     known = {*architecture.settings, *WITHOUT_MEANING, "attention.value_length", "rope.dimension_count"}
     unknown = [key for key in given if key not in known and not key.startswith("rope.scaling.")]
-    _expect(not unknown, f"Alloy does not know what {architecture.name}.{unknown[:1]} means")
+    _expect(not unknown, f"Alloy does not know what {architecture.name}.{_shown(unknown[:1])} means")
     config: dict[str, Any] = {
         "architectures": [architecture.model_class],
         "model_type": architecture.model_type,
@@ -93,9 +96,12 @@ def config_of(header: GgufHeader, factors: list[float] | None) -> dict[str, Any]
     config.setdefault("num_key_value_heads", heads)
     for key in WHOLE:
         _expect(type(config[key]) is int and config[key] > 0, f"{key} is {_shown(config[key])}")
+    for key in sorted(architecture.settings.keys() & given.keys()):
+        _expect(type(given[key]) in (int, float), f"{key} is {_shown(given[key])}")
     size = given.get(
         "attention.key_length", given.get("rope.dimension_count", config["hidden_size"] // heads)
     )
+    _expect(type(size) is int and 0 < size <= config["hidden_size"] * heads, f"heads of {_shown(size)} rows")
     if size != config["hidden_size"] // heads:
         config["head_dim"] = size
     config.setdefault("rope_theta", ROPE_THETA)
@@ -130,7 +136,7 @@ def _settings(metadata: Mapping[str, Value], name: str) -> dict[str, Any]:
 
 def _shortest(number: float) -> float:
     """The number with the fewest digits that is the same in float32: 1e-05 for 9.999999747378752e-06."""
-    if not math.isfinite(number):
+    if not abs(number) <= LARGEST_FLOAT:
         return number
     same = struct.pack("<f", number)
     shortest = (float(f"{number:.{digits}g}") for digits in range(1, 10))
@@ -178,7 +184,8 @@ def _scaling(
         named |= {f"yarn_{key}": key for key in ("beta_fast", "beta_slow")}
     unknown = [key for key in keys if key not in {*named, "finetuned"}]
     _expect(
-        kind in ("linear", "yarn") and not unknown, f"a rotary embedding scaled by {_shown(kind)} {unknown}"
+        kind in ("linear", "yarn") and not unknown,
+        f"a rotary embedding scaled by {_shown(kind)} {_shown(unknown)}",
     )
     return {"rope_type": kind, **{named[key]: value for key, value in keys.items() if key in named}}
 

@@ -68,7 +68,7 @@ def read_gguf(file: str, size: int, read: ReadBytes) -> GgufHeader:
         entries = [_entry(source) for _ in range(tensors)]
         alignment = metadata.get(ALIGNMENT, 32)
         is_power = type(alignment) is int and 0 < alignment <= 1 << 20 and alignment & (alignment - 1) == 0
-        _expect(is_power, f"an alignment of {alignment!r}")
+        _expect(is_power, f"an alignment of {shown(str(alignment))}")
         assert isinstance(alignment, int)
         start = -(-source.position // alignment) * alignment
         found = {entry.name: _placed(entry, file, start, size) for entry in entries}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from checkpoints.formats.header import TensorHeader
 from checkpoints.gguf.architectures import FREQUENCIES, OUTSIDE, Architecture, architecture_of
 from checkpoints.gguf.blocks import FLOATS, BlockType, named_type, numbers
+from checkpoints.gguf.header import MAX_TENSORS
 from checkpoints.quantized.form import QuantizedTensor, Stored, expect, number
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def _plain(
     if match["expert"]:
         yield whole.format(match["expert"]), _GgufTensor(stored, name, shape)
     elif "{}" in inside:
-        expect(len(shape) == 3, name, f"{list(shape)} is not (experts, rows, width)")
+        is_stack = len(shape) == 3 and shape[0] <= MAX_TENSORS
+        expect(is_stack, name, f"{list(shape)} is not (experts, rows, width)")
         for expert in range(shape[0]):
             yield whole.format(expert), _GgufTensor(stored, name, shape[1:], first=expert * shape[1])
     elif called == "ffn_gate_inp_shexp" and len(shape) == 1:

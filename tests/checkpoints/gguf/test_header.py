@@ -107,7 +107,7 @@ def test_any_bytes_are_refused_or_read(content: bytes) -> None:
             assert [problem.code for problem in error.problems] == ["damaged-gguf"]
 
 
-SETTINGS = (*LLAMA, "rope.freq_base", "attention.head_count_kv", "rope.scaling.type")
+SETTINGS = (*LLAMA, "rope.freq_base", "attention.head_count_kv", "attention.key_length", "rope.scaling.type")
 OF_TOKENIZERS = ("model", "pre", "tokens", "scores", "token_type", "merges", "bos_token_id")
 KEYS = (
     *(f"llama.{key}" for key in SETTINGS),
@@ -116,11 +116,17 @@ KEYS = (
 )
 WORDS = st.text("ab ▁<é", max_size=3)
 VALUES = st.one_of(
-    st.integers(-(2**31), 2**31 - 1), st.floats(width=32), WORDS, st.booleans(),
+    st.integers(-(2**31), 2**31 - 1), st.floats(width=32), WORDS, st.booleans(), st.floats().map(np.float64),
+    st.integers(0, 2**64 - 1).map(np.uint64),
     st.lists(st.integers(0, 9), min_size=1, max_size=3), st.lists(WORDS, min_size=1, max_size=9),
 )  # fmt: skip
 
 
+@example(changes={"llama.rope.freq_base": np.float64(1e300)}, factors=[1.0])
+@example(
+    changes={"llama.attention.key_length": [1], "llama.attention.head_count": np.uint64(2**62)}, factors=[1.0]
+)
+@example(changes={"llama.attention.layer_norm_rms_epsilon": float("nan")}, factors=[1.0])
 @given(
     changes=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4),
     factors=st.lists(st.floats(width=32), min_size=1, max_size=40),

@@ -42,6 +42,10 @@ def write_gguf(
                 writer.add_bool(key, value)
             case int():
                 writer.add_int32(key, value)
+            case np.float64():
+                writer.add_float64(key, float(value))
+            case np.uint64():
+                writer.add_uint64(key, int(value))
             case float():
                 writer.add_float32(key, value)
             case str():
