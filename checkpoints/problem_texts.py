@@ -120,6 +120,10 @@ PROBLEMS: dict[str, Text] = {
         "config.json of {model} says {key}: {count}, and its weights have {tensors} {tensors:tensor|tensors}.",
         "Repair the model's config.",
     ),
+    "frequencies-beyond-weights": Text(
+        "config.json of {model} asks for {count} rotary frequencies, and the keys of its weights have {rows} rows.",
+        "Repair the model's config.",
+    ),
     "adapter": Text(
         "{adapter} is an adapter, not a whole model.",
         ("Write `{base}+{adapter}`.", "Write `BASE+{adapter}`."),
@@ -1163,6 +1167,7 @@ PROBLEMS: dict[str, Text] = {
         "The merge failed inside Alloy: {error}",
         "This is a bug in Alloy. Please report it with the recipe. Nothing was left behind.",
     ),
+    "argument": Text("`{name}` is {given}.", "{words}."),
     "defect": Text("Something failed inside Alloy: {error}", "This is a bug in Alloy. Please report it."),
     "one-model": Text("There is only one model, and nothing to compare it with.", "Add a model."),
     "no-job": Text(
@@ -1362,6 +1367,10 @@ PROBLEMS: dict[str, Text] = {
         "Check its name, its split and its configuration; private and gated data sets need a sign-in. datasets says:"
         " {words}",
     ),
+    "dataset-limit": Text(
+        "{name}: reading the data set takes more than {seconds:.0f} seconds or {memory:.0f} GB of memory.",
+        "Take fewer rows, or another data set.",
+    ),
     # judging: perplexity and differences
     "context-range": Text("context={context}: expected 1 to {most}, which is what {model} can read."),
     "stride-range": Text("stride={stride}: expected 1 to the context, {context}."),
@@ -1396,6 +1405,7 @@ PROBLEMS: dict[str, Text] = {
     "no-template-to-ask-with": Text(
         "{model} has no chat template.", "Ask without it, or copy one from a parent."
     ),
+    "task-not-offered": Text("The task '{task}' is not asked on this server.", "Choose among {known:all}."),
     "no-task": Text("lm-eval has no task '{task}'.", "Offered first: {known:all}."),
     "common-task": Text(
         "{one} and {two} both contain {task}, and lm-eval asks each question once.",

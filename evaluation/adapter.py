@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 
 from checkpoints.adapters.adapter import OTHER_PART, PART, check_pattern
+from checkpoints.json_value import parse_json
 from checkpoints.problems import Problem
 from evaluation.error import EvaluationError, memory_named
 from evaluation.model_files import ADAPTER, ADAPTER_WEIGHTS
@@ -35,7 +35,7 @@ def put_on(network: Any, name: str, folder: Path) -> Any:
     from peft import PeftConfig, PeftModel  # takes a second, and most models have no adapter
 
     try:
-        options = json.loads((folder / ADAPTER).read_text("utf-8"))
+        options = parse_json((folder / ADAPTER).read_bytes())
         kind, trained_on = options["peft_type"], options.get("base_model_name_or_path")
     except (ValueError, TypeError, KeyError, AttributeError):
         raise EvaluationError(Problem("damaged-adapter", {"model": name, "file": ADAPTER})) from None

@@ -6,13 +6,13 @@ So the model is loaded by a process that reaches no network and no other model's
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from checkpoints import Token
+from checkpoints.json_value import parse_json
 from checkpoints.problems import Problem
 from evaluation.error import EvaluationError
 from evaluation.model_files import ADAPTER, CONFIG, find_model, weight_files
@@ -110,7 +110,7 @@ def _ties(folder: Path, parents: Collection[str]) -> Iterator[Remark]:
         path = folder / file
         if path.exists():
             try:
-                yield from _named(json.loads(path.read_text("utf-8")), file, set(parents))
+                yield from _named(parse_json(path.read_bytes()), file, set(parents))
             except ValueError:
                 yield Remark("not-json", {"file": file})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from checkpoints import Token
+from checkpoints.json_value import parse_json
 from checkpoints.names import hub_id, is_folder, is_in_store, split_adapters
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories import open_repository
@@ -283,8 +283,8 @@ def weight_names(name: str, files: Mapping[str, int], index: str | None) -> list
             Problem("no-safetensors", {"model": name, "files": others[:3], "file": WEIGHTS})
         )
     try:
-        names = sorted(set(json.loads(index)["weight_map"].values()))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        names = sorted(set(parse_json(index.encode())["weight_map"].values()))
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise EvaluationError(Problem("damaged-index", {"model": name, "file": INDEX})) from None
     # transformers would load any other kind, pickles too.
     others = [file for file in names if not str(file).endswith(".safetensors")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import Any
 
 from checkpoints import Checkpoint, TensorHeader, open_checkpoint
 from checkpoints.dtypes import is_known, torch_name
+from checkpoints.json_value import parse_json
 from evaluation.model_files import ADAPTER, CONFIG, as_evaluation_error
 from evaluation.remark import Remark
 
@@ -174,7 +174,7 @@ def same_weights_other_numbers(structures: Sequence[Structure]) -> Remark | None
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from checkpoints import Token
+from checkpoints.json_value import parse_json
 from checkpoints.problems import Problem
 from evaluation import EvaluationError, LanguageModel
 from evaluation.text import BUNDLED, bundled_text, dataset_rows, read_text
@@ -111,7 +112,7 @@ def _lines(name: str, content: str) -> Iterator[Any]:
     for number, line in enumerate(content.splitlines(), 1):
         if line.strip():
             try:
-                yield json.loads(line)
+                yield parse_json(line.encode())
             except ValueError:
                 raise EvaluationError(Problem("not-a-document", {"name": name, "line": number})) from None
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import Token
+from checkpoints.json_value import parse_json
 from checkpoints.problems import Problem
 from evaluation import EvaluationError
 from evaluation.chat_check import PROMPTS
-from evaluation.harness import question_counts
+from evaluation.harness import BENCHMARKS, question_counts
 from evaluation.jackknife import FEWEST_UNITS
 from evaluation.text import BUNDLED, bundled_text, dataset_texts, read_text
 from searching.goals import PARTS, Goal, Part, Settings
@@ -145,6 +146,9 @@ class _Reader:
             case "chat":
                 return self.text(goal.source) if goal.source else PROMPTS
             case "task":
+                if not self.allow_folders and goal.source not in BENCHMARKS:
+                    values = {"task": goal.source, "known": list(BENCHMARKS)}
+                    raise EvaluationError(Problem("task-not-offered", values))
                 return _questions(goal)
             case "python":
                 if not self.allow_folders:
@@ -189,7 +193,7 @@ def documents_of(name: str, content: str) -> Sequence[str]:
 def _of_line(name: str, number: int, line: str) -> str:
     """A document from a line of JSON: a text, a `text`, or `messages`."""
     try:
-        found = json.loads(line)
+        found = parse_json(line.encode())
     except ValueError:
         found = None
     if isinstance(found, dict):
@@ -215,8 +219,11 @@ def messages_of(document: str) -> list[dict[str, str]] | None:
     """The messages of a document that is a conversation; None for any other."""
     if not document.startswith(_CONVERSATION):
         return None
-    found: list[dict[str, str]] = json.loads(document)
-    return found
+    try:
+        found = parse_json(document.encode())
+    except ValueError:
+        return None
+    return found if isinstance(found, list) and all(map(_is_message, found)) else None
 
 
 def _questions(goal: Goal) -> list[str]:

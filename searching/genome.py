@@ -22,6 +22,7 @@ import yaml
 from checkpoints import Token, open_checkpoint
 from checkpoints.architecture import Layout
 from checkpoints.problems import RecipeError, suggestion
+from checkpoints.yaml import plain
 from merging.recipe.reader import read_reference
 from merging.recipe.yaml import YamlReader
 
@@ -134,9 +135,7 @@ class _GenomeReader(YamlReader):
 
     def value(self, node: yaml.Node) -> Any:
         """Any plain value, a mapping among them."""
-        return (
-            yaml.safe_load(yaml.serialize(node)) if isinstance(node, yaml.MappingNode) else self.plain(node)
-        )
+        return plain(node) if isinstance(node, yaml.MappingNode) else self.plain(node)
 
     def task(self, node: yaml.Node, top: Mapping[str, yaml.Node]) -> dict[str, Any] | None:
         fields = self.mapping(node, "genome-task", known=_TASK)

@@ -21,6 +21,7 @@ from checkpoints.architecture import model_class, untie
 from checkpoints.checkpoint import Checkpoint, read_json
 from checkpoints.dtypes import FLOATS
 from checkpoints.formats.header import TensorHeader
+from checkpoints.json_value import parse_json
 from checkpoints.lru_cache import LruCache
 from checkpoints.problems import Problem
 from checkpoints.quantized.original import is_original
@@ -108,7 +109,7 @@ class AdaptedCheckpoint:
         if TOKENIZER_CONFIG not in self.adapter.repository.files:
             return {}
         try:
-            found = json.loads(read_small(self.adapter.repository, TOKENIZER_CONFIG))
+            found = parse_json(read_small(self.adapter.repository, TOKENIZER_CONFIG))
         except ValueError:
             return {}  # reported when the file itself is read
         return found if isinstance(found, dict) else {}

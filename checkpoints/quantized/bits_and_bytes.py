@@ -8,13 +8,13 @@ Eight bits: `W` int8, and `SCB`, the largest magnitude of each row.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.dtypes import FLOATS, safetensors_name
+from checkpoints.json_value import parse_json
 from checkpoints.quantized.form import QuantizedTensor, Stored, expect, number
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class _FourBits:
 def _read_state(stored: Stored, name: str) -> dict[str, Any]:
     expect(stored.headers[name].nbytes <= LONGEST_STATE, name, "it is too long")
     try:
-        found = json.loads(bytes(stored.whole(name).tolist()))
+        found = parse_json(bytes(stored.whole(name).tolist()))
     except ValueError:
         found = None
     expect(isinstance(found, dict), name, "it is not JSON")

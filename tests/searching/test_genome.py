@@ -161,3 +161,12 @@ def test_slerp_of_two_models_is_symmetrical() -> None:
 
     assert [axis.name for axis in space.axes] == ["t", "t (2)"]
     assert str(recipe.base_model) == "org/a" and len(recipe.slices) == 2
+
+
+def test_values_are_read_within_limits() -> None:
+    """As everywhere else: PyYAML's own loader fails on long numbers and on days that there are none of."""
+    for value in ("1" * 5000, "2001-99-99"):
+        written = text({"models": [{"model": 0}, "b"], "merge_method": "linear"}).replace("0", value)
+
+        with pytest.raises(RecipeError):
+            read_space(written)

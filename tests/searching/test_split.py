@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evaluation import EvaluationError
-from searching.data import read_data
+from searching.data import messages_of, read_data
 from searching.goals import PARTS, Goal, Settings, Shares
 from searching.split import Document, near_duplicates, part_of, split_documents
 
@@ -186,6 +186,7 @@ def test_files_are_read_as_documents(tmp_path: Path) -> None:
     [
         ("a.jsonl", '{"text": "one"}\nnot json', "not-a-document"),
         ("a.jsonl", '{"words": "one"}', "not-a-document"),
+        ("a.jsonl", "[" * 100_000, "not-a-document"),
         ("a.txt", "", "empty-file"),
         ("a.txt", "Only one paragraph.", "text-too-small"),
         ("a.txt", "\n\n".join(TEXTS[:9]), "text-too-small"),
@@ -208,6 +209,8 @@ def test_files_and_functions_of_this_machine_can_be_refused(tmp_path: Path) -> N
         with pytest.raises(EvaluationError):
             read_data(settings(goal), folder=tmp_path, allow_folders=False)
 
+    with pytest.raises(EvaluationError, match="'pile' is not asked on this server"):
+        read_data(settings(Goal("a", "task", "pile")), allow_folders=False)
     given = read_data(settings(Goal("a", "text", "a.txt")), texts={"a.txt": TEXTS}, allow_folders=False)
     assert len(given.documents["a"]) == 400
 
@@ -220,3 +223,10 @@ def test_the_order_of_documents_does_not_follow_the_file() -> None:
 
     assert one == two
     assert [document.text for document in one] != sorted(document.text for document in one)
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"role"', '[{"role": 1}]', '[{"role": ' + "[" * 9999, '[{"role": 7, "content": "x"}]']
+)
+def test_a_text_that_only_begins_like_a_conversation_is_a_text(text: str) -> None:
+    assert messages_of(text) is None

@@ -91,6 +91,10 @@ PROBLEMS: dict[str, Text] = {
         "{model}의 config.json에는 {key}: {count}인데 가중치의 텐서는 {tensors}개입니다.",
         "모델의 설정을 고치세요.",
     ),
+    "frequencies-beyond-weights": Text(
+        "{model}의 config.json은 회전 주파수 {count}개를 요구하는데 가중치의 키는 {rows}행입니다.",
+        "모델의 설정을 고치세요.",
+    ),
     "adapter": Text(
         "{adapter}: 모델 전체가 아니라 어댑터입니다.",
         ("`{base}+{adapter}`로 쓰세요.", "`베이스+{adapter}`로 쓰세요."),
@@ -1093,6 +1097,7 @@ PROBLEMS: dict[str, Text] = {
     "job-defect": Text(
         "병합하다가 Alloy 안에서 문제가 생겼습니다: {error}", f"{_REPORT} 남은 것은 없습니다."
     ),
+    "argument": Text("`{name}`: {given}.", "{words}."),
     "defect": Text("Alloy 안에서 문제가 생겼습니다: {error}", "Alloy의 버그입니다. 알려 주세요."),
     "one-model": Text("모델이 하나뿐이라 비교할 것이 없습니다.", "모델을 더하세요."),
     "no-job": Text(
@@ -1292,6 +1297,10 @@ PROBLEMS: dict[str, Text] = {
         "이름, 분할(split), 구성(configuration)을 확인하세요. 비공개이거나 승인이 필요하면 로그인해야 합니다. "
         "datasets의 말: {words}",
     ),
+    "dataset-limit": Text(
+        "데이터 세트 {name}: 읽는 데 {seconds:.0f}초 또는 메모리 {memory:.0f} GB보다 많이 필요합니다.",
+        "행 수를 줄이거나 다른 데이터 세트를 선택하세요.",
+    ),
     # judging: perplexity and differences
     "context-range": Text(
         "context={context}: 1에서 {most} 사이여야 합니다. {model}: 그만큼 읽을 수 있습니다."
@@ -1328,6 +1337,7 @@ PROBLEMS: dict[str, Text] = {
     "no-template-to-ask-with": Text(
         "{model}: 채팅 템플릿이 없습니다.", "템플릿 없이 묻거나, 부모 모델에서 복사하세요."
     ),
+    "task-not-offered": Text("이 서버에서는 '{task}' 과제를 묻지 않습니다.", "{known:all} 가운데 고르세요."),
     "no-task": Text("lm-eval에 '{task}' 과제가 없습니다.", "먼저 권하는 것: {known:all}."),
     "common-task": Text(
         "{one}, {two}: 둘 다 {task} 과제를 담고 있는데 lm-eval은 질문마다 한 번만 묻습니다.",
