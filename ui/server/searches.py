@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from checkpoints.yaml import YamlError, load
 from evaluation import Cancelled as EvaluationCancelled
 from evaluation import fetch_model, hold_memory
 from merging import Cancelled, MergeError, Problem
+from merging.gguf.recipe import recipe_of
 from ui.hub.account import Account
 from ui.server import gpu
 from ui.server.jobs import MergeRequest
@@ -119,11 +119,16 @@ class SearchService:
             MergeError: it cannot be searched, or the line is full.
         """
         from searching import read_space  # imports torch
-        from searching.genome import layers_of
 
         _check_length(text, texts)
-        # Of files for mergekit-evolve; the space's own text is plain.
-        layers = partial(layers_of, token=who.for_hub, allow_folders=self.host.allow_folders)
+
+        def layers(model: str) -> int:
+            """How many layers a model has, for files for mergekit-evolve; a stranger's model is not opened here."""
+            plan = self.service.plan(recipe_of(model).text, None, who, visitor)
+            if not plan.ok:
+                raise MergeError(plan.problems)
+            return plan.parents[0].layers
+
         space = read_space(text, layers)
         start = space.recipe(space.start)
         plan = self.service.plan(start.text, None, who, visitor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from checkpoints.problems import ProblemError
 from merging import MergeError, Result
 from searching import read_space
 from searching.data import messages_of
@@ -458,3 +460,20 @@ def test_a_card_in_each_state_can_be_read() -> None:
 
     assert "best 0.9000 (+0.1000 below the plain average)" in running and "65 s of trials left" in running
     assert "number 2 in the queue" in waiting
+
+
+def test_a_strangers_model_is_not_opened_where_the_page_is_served(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file for mergekit-evolve with groups of layers asks how many there are."""
+    monkeypatch.setattr("searching.genome.open_checkpoint", None)
+    genome = {"models": [f"{family}/a", f"{family}/b"], "merge_method": "linear", "layer_granularity": 3}
+    text = json.dumps({"genome": genome, "tasks": [{"name": "kmmlu"}]})
+
+    with pytest.raises(ProblemError) as raised:
+        service_of(tmp_path).start(text, {}, WHO, "me")
+
+    assert raised.value.problems[0].code == "genome-layers"
+    assert raised.value.problems[0].values["layers"] == 4
+    with pytest.raises(ProblemError, match="neither a folder here nor"):
+        service_of(tmp_path).start(text.replace(f"{family}/a", "./nothing"), {}, WHO, "me")
