@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import Checkpoint
-from checkpoints.architecture import Layout
+from checkpoints.architecture import Layout, Stack
 from checkpoints.dtypes import itemsize, torch_name
+from checkpoints.problems import CheckpointError, Problem
 from merging.plan import Gates, Generated, Plan, Prompt, PromptedExpert
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ LIBRARY_BYTES = 450_000_000
 # Numbers that a processor multiplies per second and token, as a guess.
 MULTIPLICATIONS = 2e10
 
+# What each layer calls the matrix that makes keys.
+KEYS = "self_attn.k_proj.weight"
 # The length of a difference, as a share of what it is the difference of, that says no more than rounding.
 NOISE = 1e-5
 
@@ -94,7 +97,7 @@ def states(base: Checkpoint, prompts: Sequence[Prompt], check: Check) -> Iterato
         check: called between steps; raises to stop
 
     Raises:
-        CheckpointError: a tensor cannot be read.
+        CheckpointError: a tensor cannot be read, or the config does not fit the tensors.
     """
     import torch
 
@@ -106,6 +109,7 @@ def states(base: Checkpoint, prompts: Sequence[Prompt], check: Check) -> Iterato
     config = {key: value for key, value in base.config.items() if key != "layer_types"}
     model = meta_model({**config, "num_hidden_layers": 1, "dtype": "float32"}).requires_grad_(False).eval()
     [layer] = model.model.layers  # all layers are of one kind, and each takes its turn
+    _check_frequencies(model.model.rotary_emb.inv_freq.numel(), base, stack)
     rotary = type(model.model.rotary_emb)(config=model.config)
     batches = _batches(prompts)
     table = _rows(base, layout.embedding, {token for prompt in prompts for token in prompt.tokens})
@@ -133,6 +137,18 @@ def states(base: Checkpoint, prompts: Sequence[Prompt], check: Check) -> Iterato
                 entering[index], inputs[index] = before[row, :length], given[row, :length]
         layer.to("meta")
         yield LayerStates(number, entering, inputs)
+
+
+def _check_frequencies(count: int, base: Checkpoint, stack: Stack) -> None:
+    """Check that a config asks for no more frequencies than the keys have rows, before memory is taken for them.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    rows = base.tensors[stack.join(0, KEYS)].shape[0]
+    if count > rows:
+        values = {"model": base.name, "count": count, "rows": rows}
+        raise CheckpointError(Problem("frequencies-beyond-weights", values, base.name))
 
 
 def _batches(prompts: Sequence[Prompt]) -> list[list[int]]:

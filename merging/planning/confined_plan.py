@@ -49,7 +49,7 @@ def confined_plan(request: PlanRequest) -> Plan:
         ConfinedError: a defect of Alloy, with its traceback as a note.
     """
     try:
-        return Plan.from_data(_planned_apart(vars(request)))
+        return Plan.from_data(PLANNED(vars(request)))
     except LimitError:
         values = {"seconds": SECONDS, "memory": MEMORY / 1e9}
         return Plan(request.recipe, method="", problems=(Problem("plan-limit", values),))
@@ -57,7 +57,7 @@ def confined_plan(request: PlanRequest) -> Plan:
 
 def warm_up() -> None:
     """Start a process for the first plan."""
-    _planned_apart.warm_up()
+    PLANNED.warm_up()
 
 
 def planned(request: dict[str, Any]) -> dict[str, Any]:
@@ -74,9 +74,9 @@ def planned(request: dict[str, Any]) -> dict[str, Any]:
     return plan.to_data()
 
 
-_planned_apart = Confined(
+PLANNED = Confined(
     __name__, planned.__name__, seconds=SECONDS, wait=WAIT, memory=MEMORY, workers=WORKERS,
     variables=HUB_VARIABLES,
 )  # fmt: skip
 
-__all__ = ["ConfinedError", "PlanRequest", "confined_plan", "warm_up"]
+__all__ = ["PLANNED", "ConfinedError", "PlanRequest", "confined_plan", "warm_up"]

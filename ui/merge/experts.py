@@ -14,6 +14,8 @@ from markupsafe import Markup
 from checkpoints import Token
 from checkpoints.problems import ProblemError
 from merging import Cancelled, Plan, Problem, Routing
+from merging.plan import Prompt
+from merging.prompt_routing import read_prompts_apart, route_planned
 from merging.recipe.mixture import GATE_MODES
 from ui.host import Host
 from ui.hub.account import account, visitor
@@ -185,8 +187,9 @@ class ExpertsPanel:
                 yield html(map(trouble, plan.problems))
                 return
             yield status(t("experts.reading"))
-            prompts = [tried.strip()] if tried.strip() else []
+            texts = [tried.strip()] if tried.strip() else []
             try:
+                prompts = read_prompts_apart(plan, texts, who.for_hub) if texts else []
                 with closing(MODELS.stream(routed, plan, prompts, who.for_hub)) as reading:
                     for news in reading:
                         yield (
@@ -201,9 +204,8 @@ class ExpertsPanel:
         return find_out
 
 
-def routed(plan: Plan, prompts: list[str], token: Token) -> Iterator[Routing | None]:
+def routed(plan: Plan, prompts: list[Prompt], token: Token) -> Iterator[Routing | None]:
     """Find out where prompts go, in the process that runs models; yields the answer in the end."""
-    from merging.prompt_routing import route_planned
 
     def find_out(_: Callable[[Any], None], cancel: threading.Event) -> Routing:
         def check() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ import transformers as hf
 from safetensors.torch import load_file
 
 from checkpoints import open_checkpoint
-from checkpoints.problems import CheckpointError
+from checkpoints.problems import CheckpointError, PlanError
 from merging import Cancelled, make_plan, read_recipe, route_prompts
 from merging.experts import gates
 from merging.experts.gates import LayerStates, prompts_of, rows_of, states
 from merging.experts.generated import LocatedRows
 from merging.plan import Gates, Prompt, PromptedExpert
+from merging.prompt_routing import read_prompts, read_prompts_apart
 from tests.merges import weight_files
 from tests.merging.engine.elsewhere import Elsewhere
 from tests.merging.experts.dense import LAYERS, dense, loaded, made, recipe
@@ -322,3 +324,24 @@ def test_a_base_that_cannot_be_read_is_a_problem(models: Path, tmp_path: Path) -
     with pytest.raises(CheckpointError):
         run_plan(plan, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_tried_prompts_are_the_same_in_a_process_of_their_own(models: Path, tmp_path: Path) -> None:
+    base = dense(tmp_path / "base", "llama", 1)
+    plan = make_plan(read_recipe(recipe(base, [base, base], gate_mode="router")))
+
+    assert read_prompts_apart(plan, ["one", "two"], False) == read_prompts(plan, ["one", "two"])
+    with pytest.raises(PlanError, match="tokens"):
+        read_prompts_apart(plan, ["x" * 3000], False)
+
+
+def test_a_config_cannot_take_memory_that_the_weights_do_not_justify(models: Path, tmp_path: Path) -> None:
+    base = dense(tmp_path / "base", "llama", 1)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"head_dim": 8 * 10**11}))
+
+    with (
+        open_checkpoint_of(base) as opened,
+        pytest.raises(CheckpointError, match="400000000000 rotary frequencies"),
+    ):
+        list(states(opened, [A], lambda: None))

@@ -64,7 +64,7 @@ def test_a_plan_that_takes_too_much_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     def planned(_: object) -> None:
         raise LimitError("it exceeded its limit of time or memory")
 
-    monkeypatch.setattr(module, "_planned_apart", planned)
+    monkeypatch.setattr(module, "PLANNED", planned)
 
     found = confined_plan(replace(REQUEST, recipe="merge_method: linear"))
 
