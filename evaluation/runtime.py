@@ -21,6 +21,7 @@ from evaluation.error import EvaluationError
 from evaluation.llama_model import LlamaModel, has_llama_cpp, load_gguf
 from evaluation.model import LLAMA, FetchedModel, load_fetched, loaded_models
 from evaluation.processor import bytes_per_second
+from evaluation.tokenizer import check_tokenizer
 
 Runtime = Literal["auto", "llama.cpp", "transformers"]
 # Writes a model, named as `open_checkpoint` does, as a GGUF file of a type, such as "Q8_0", into a folder, and returns
@@ -67,7 +68,7 @@ def load_to_answer(
         except Cancelled:
             raise
         except ProblemError as error:
-            if is_asked:
+            if is_asked or any(one.code == "tokenizer-limit" for one in error.problems):
                 raise EvaluationError(error.problems) from error
             if not _may_pass(error):
                 _REFUSED.append(fetched.identity)
@@ -99,6 +100,9 @@ def _in_llama_cpp(fetched: FetchedModel, write_gguf: WriteGguf) -> LlamaModel:
         found: LlamaModel | None = loaded.get(fetched.identity, LLAMA)
         if found:
             return found
+        check_tokenizer(
+            fetched.name, fetched.folder, fetched.folder
+        )  # the converter would run it for minutes
         kind, size = _type_of(fetched, loaded.max_bytes)
         loaded.make_room(size)
         with loaded.hold(size), tempfile.TemporaryDirectory(prefix="alloy-gguf-") as folder:

@@ -32,6 +32,13 @@ def keep_apart() -> None:
     _answered_apart.warm_up()
 
 
+def check_tokenizer(name: str, folder: Path, model: Path) -> None:
+    """On a server, refuse a tokenizer that cannot be used before other programs run it. Arguments and errors as for
+    `read_tokenizer`."""
+    if _is_apart:
+        read_tokenizer(name, folder, model)
+
+
 def read_tokenizer(name: str, folder: Path, model: Path) -> Any:
     """The tokenizer in a folder.
 

@@ -224,3 +224,20 @@ def test_what_may_pass_is_tried_again(half: FetchedModel) -> None:
     load_to_answer(half, "cpu", write_gguf=write)
 
     assert len(write.kinds) == 2
+
+
+def test_on_a_server_nothing_is_written_of_a_model_whose_tokenizer_is_too_costly(
+    half: FetchedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra `llama` is not installed")
+    values = {"model": half.name, "seconds": 60, "memory": 2.0}
+
+    def refuse(*_: object) -> None:
+        raise EvaluationError(Problem("tokenizer-limit", values))
+
+    write = Writer()
+    monkeypatch.setattr(runtime, "check_tokenizer", refuse)
+
+    with pytest.raises(EvaluationError, match="more than 60 seconds"):
+        load_to_answer(half, "cpu", write_gguf=write)
+    assert not write.kinds
