@@ -5,12 +5,15 @@ Callers give their token as `Client(url, oauth_token=...)`, never as an argument
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
+from functools import wraps
+from typing import Any, get_args, get_type_hints
 
 import gradio as gr
 from gradio.events import api
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from checkpoints.problems import ProblemError
 from evaluation import EvaluationError, fetch_model
@@ -23,6 +26,7 @@ from ui.hub.account import account, visitor
 from ui.merge.destination import destination_of
 from ui.score.reading import scored
 from ui.score.source import MAX_CHARACTERS
+from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobStatus
 from ui.server.merge_service import MergeService
 from ui.server.searches import SearchService
@@ -46,13 +50,13 @@ class Api:
         """Add the endpoints to the Blocks that are being built."""
         quick: tuple[Callable[..., Any], ...] = (self.methods, self.job, self.cancel)
         for endpoint in quick:
-            api(endpoint, api_name=endpoint.__name__, concurrency_limit=4)
+            api(in_words(endpoint), api_name=endpoint.__name__, concurrency_limit=4)
         planned: tuple[Callable[..., Any], ...] = (self.plan, self.merge, self.gguf, self.search)
         for endpoint in planned:
-            api(endpoint, api_name=endpoint.__name__, concurrency_limit=MAX_PLANS)
+            api(in_words(endpoint), api_name=endpoint.__name__, concurrency_limit=MAX_PLANS)
         slow: tuple[Callable[..., Any], ...] = (self.chat, self.perplexity)
         for endpoint in slow:
-            api(endpoint, api_name=endpoint.__name__, concurrency_id="model", concurrency_limit=2)
+            api(in_words(endpoint), api_name=endpoint.__name__, concurrency_id="model", concurrency_limit=2)
 
     def methods(self) -> list[dict[str, Any]]:
         """List the merge methods with their parameters.
@@ -251,12 +255,12 @@ class Api:
             answer, and about: device, number format, runtime, speed and notes; or ok false and the problems.
         """
         talk = [[{"role": "user", "content": message}]]
-        length = min(max(int(max_new_tokens), 1), MAX_NEW_TOKENS)
+        length = min(max(max_new_tokens, 1), MAX_NEW_TOKENS)
         chosen: Runtime = "transformers" if runtime == "transformers" else "auto"
         token = account(self.host, oauth).for_hub
         try:
             fetched = fetch_model(model.strip(), token=token, allow_folders=self.host.allow_folders)
-            sampling = Sampling(system, temperature, max_new_tokens=length, seed=int(seed), runtime=chosen)
+            sampling = Sampling(system, temperature, max_new_tokens=length, seed=seed % 2**63, runtime=chosen)
             *_, (run, [answer]) = streamed([fetched], talk, sampling)
         except (EvaluationError, gr.Error) as error:
             return _refused("no-answer", error)
@@ -287,6 +291,37 @@ class Api:
         figures = {name: getattr(row.score, name) for name in ("perplexity", "bits_per_byte", "tokens")}
         seconds = round(row.score.seconds, 3)
         return {"ok": True, "model": row.name, **figures, "seconds": seconds, "about": run.line}
+
+
+def in_words(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """The endpoint, whose arguments have their types, and whose errors are problems: Gradio answers others without a
+    word."""
+    signature = inspect.signature(endpoint)
+    hints = get_type_hints(endpoint)
+    is_plain = ConfigDict(allow_inf_nan=False)
+    adapters = {
+        name: TypeAdapter(hints[name], config=is_plain)
+        for name in signature.parameters
+        if not {gr.Request, gr.OAuthToken} & {hints[name], *get_args(hints[name])}
+    }
+
+    @wraps(endpoint)
+    def answered(*given: Any, **named: Any) -> Any:
+        bound = signature.bind(*given, **named)
+        for name in adapters.keys() & bound.arguments.keys():
+            value = bound.arguments[name]
+            try:
+                bound.arguments[name] = adapters[name].validate_python(value)
+            except ValidationError as error:
+                values = {"name": name, "given": repr(value)[:60], "words": error.errors()[0]["msg"]}
+                return _problems(MergeError(Problem("argument", values)))
+        try:
+            return endpoint(*bound.args, **bound.kwargs)
+        except Exception as error:
+            tokens = [one.token for one in (*given, *named.values()) if isinstance(one, gr.OAuthToken)]
+            return _problems(MergeError(Problem("defect", {"error": log_unexpected(error, *tokens)})))
+
+    return answered
 
 
 def _problems(error: ProblemError) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from tests.hub import Hub
 from tests.tiny import save_sentencepiece, tiny_llama
 from tests.ui.conftest import event
 from tests.ui.speaker import tiny_speaker
+from ui.api import in_words
 from ui.host import Host
 from ui.hub.account import Account
 from ui.languages.translate import Translated
@@ -382,3 +383,41 @@ def test_who_has_no_account_takes_files_home(ann: str, hub: Hub, tmp_path: Path)
     assert done.result
     assert Path(done.result.location).is_relative_to(tmp_path / "downloads")
     assert {name for name, _ in links(done.result.location)} >= {"model.safetensors", "config.json"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"count": "many"}, "`count` is 'many'."),
+        ({"count": 7.5}, "`count` is 7.5."),
+        ({"share": float("nan")}, "`share` is nan."),
+        ({"texts": ["a"]}, "`texts` is ['a']."),
+        ({"texts": {"a": None}}, "`texts` is {'a': None}."),
+        ({"count": -1}, "-1 is too few hf_"),
+    ],
+)
+def test_whatever_an_endpoint_is_given_it_answers_in_words(given: dict[str, Any], words: str) -> None:
+    def endpoint(
+        request: gr.Request,
+        oauth: gr.OAuthToken | None,
+        count: int = 1,
+        share: float = 0.5,
+        texts: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        if count < 0:
+            raise ValueError(f"{count} is too few {oauth and oauth.token}")
+        return {"ok": True, "count": count, "share": share, "texts": texts}
+
+    token = gr.OAuthToken(token="hf_secret", scope="", expires_at=0)
+
+    answer = in_words(endpoint)(gr.Request(), token, **given)
+
+    assert answer["ok"] is False
+    message = answer["problems"][0]["message"]
+    assert words.removesuffix(" hf_") in message and "secret" not in message
+    assert in_words(endpoint)(gr.Request(), None, 3.0, 1) == {
+        "ok": True,
+        "count": 3,
+        "share": 1.0,
+        "texts": None,
+    }
