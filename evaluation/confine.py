@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ _BIND, _RECURSIVE, _PRIVATE = 4096, 16384, 1 << 18
 
 def main() -> None:
     settings = json.load(sys.stdin)
+    with suppress(OSError):  # where memory is short, the system is to end this process before the server
+        Path("/proc/self/oom_score_adj").write_text("1000")
     readable = [Path(path) for path in settings["readable"]]
     confined_by = confine(settings["means"], readable, Path(settings["root"]))
     sys.addaudithook(_refusal([os.path.realpath(path) for path in readable]))
