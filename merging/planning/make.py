@@ -223,12 +223,14 @@ def _draw(
         scaled: whether weights may be eight-bit floats with scales, if the recipe asks for it
     """
     result = _tensors(recipe, checkpoints)
-    plan = Plan(recipe.text, recipe.merge_method, recipe.seed, models=result.planned())
+    if complete:
+        result.lay_out()
+        if scaled and not result.problems and recipe.out_dtype in FP8:
+            result.problems += scale_tensors(result)
+    models = result.planned()
+    plan = Plan(recipe.text, recipe.merge_method, recipe.seed, models=models)
     if not complete:
         return plan
-    result.lay_out()
-    if scaled and not result.problems and recipe.out_dtype in FP8:
-        result.problems += scale_tensors(result)
     if result.problems:
         return replace(plan, problems=tuple(result.problems), warnings=tuple(result.warnings))
     small = ResultFiles(result, keep_code, token)
@@ -245,7 +247,6 @@ def _draw(
     files, copied = small.with_code(files, small.copied(files))
     return replace(
         plan,
-        models=result.planned(),
         mixture=result.description() if isinstance(result, MixtureTensors) else None,
         shards=shards,
         files=files,
@@ -257,7 +258,7 @@ def _draw(
             for tensor in result.tensors
             for part in tensor.inputs
         )
-        + bytes_for_gates(result.planned()),
+        + bytes_for_gates(models),
         bytes_out=bytes_out,
         bytes_beside=sum(len(text.encode()) for text in files.values())
         + sum(opened[index].files[file] for file, index in copied.items()),
@@ -368,12 +369,12 @@ def _cut_into_shards(
 
 def with_copy(shard: PlannedShard, models: Sequence[Checkpoint]) -> PlannedShard:
     """The shard, with the file of a parent on the Hub that has its very bytes, if there is one."""
+    if any(tensor.copied_from is None or len(tensor.inputs) > 1 for tensor in shard.tensors):
+        return shard  # one is computed, or has to be compared with other models'
     header = shard_header(shard)
     offset = len(header)
     sources = set()
     for tensor in shard.tensors:
-        if tensor.copied_from is None or len(tensor.inputs) > 1:
-            return shard  # it is computed, or has to be compared with other models'
         [part] = tensor.inputs
         stored = models[part.model].tensors[part.tensor]
         if (stored.name, stored.start) != (tensor.name, offset):
