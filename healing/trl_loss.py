@@ -154,6 +154,7 @@ def _gold(network: Any, common: Mapping[str, Any], arguments: Mapping[str, Any],
         "use_uld_loss": True,
         "teacher_tokenizer_name_or_path": str(folder),
         "lmbda": 0.0,  # the rows as they are, and no answers of the student
+        "max_completion_length": arguments["max_length"] // 2,
         **arguments,
     }
     return GOLDTrainer(network, teacher.network, GOLDConfig(**given), **common)
