@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,8 @@ from ui.hub.recipes import COPY, link_to
 from ui.hub.search import HubSearch, search_as_you_type
 from ui.languages.translate import t
 from ui.merge.experts import ExpertsPanel
-from ui.merge.form import Form, FormMemory, build_form, needs_typing
+from ui.merge.form import Form, FormMemory, as_shown, build_form, needs_typing
+from ui.merge.versions import MOST_TRIES, next_try
 from ui.recipe import mixture_state
 from ui.recipe.form_state import FormState, NotShown, OtherMethods, read, rewritten, write
 from ui.recipe.mixture_state import MixtureState
@@ -67,14 +67,16 @@ class RecipeEditor:
                     interactive=False,
                 )  # fmt: skip
         around = [self.notice, self.rewrite, self.fields, self.said, self.undo]
-        self._form_outputs: list[Any] = [*around, *self.form.outputs, *self.experts.outputs]
+        # The version comes last: the browser sets the fields in this order, and sends events in between.
+        numbers = [self.form.again, self.form.version]
+        self._form_outputs: list[Any] = [*around, *self.form.outputs, *self.experts.outputs, *numbers]
         self.outputs: list[Any] = [self.yaml, *self._form_outputs]
 
     def wire(self, service: MergeService) -> None:
         """Add the events."""
         self._wire_yaml()
         self._wire_form()
-        self.experts.wire(self.yaml, self.form.memory, service)
+        self.experts.wire(self.yaml, self.form, service)
         known = family(self.host.demo).models
         for dropdown in self.form.model_fields:
             search_as_you_type(dropdown, self.search, self.host, known, self.form.memory)
@@ -94,12 +96,14 @@ class RecipeEditor:
 
     def _wire_form(self) -> None:
         form, fields = self.form, {*self.form.inputs, self.yaml}
-        form.method.input(self._method_chosen, fields, self.outputs, **QUIET)
-        form.typed.input(self._typing_switched, fields, self.outputs, **QUIET)
+        gr.on(
+            [form.method.input, form.typed.input, form.again.change], self._form_changed, fields, self.outputs,
+            trigger_mode="always_last", **QUIET,
+        )  # fmt: skip
         form.add.click(self._row_added, fields, self.outputs, **QUIET)
         for index, row in enumerate(form.rows):
             row.remove.click(self._remover(index), fields, self.outputs, **QUIET)
-        written = [form.memory, self.yaml, self.said, self.undo]
+        written = [form.memory, self.yaml, self.said, self.undo, form.again, form.version]
         elsewhere = (form.method, form.typed, *form.text_fields)
         changed = [component.input for component in form.values if component not in elsewhere]
         gr.on(changed, self._field_changed, fields, written, trigger_mode="always_last", **QUIET)
@@ -119,14 +123,18 @@ class RecipeEditor:
             said: what was done, in a line with a button that undoes it; empty for what needs no word
         """
         text = as_shown(text)
+        remembered = self._remembered(self._showing(text, memory), memory, text, said)
+        assert remembered is not None  # made from no other version
+        return remembered
+
+    def _showing(self, text: str, memory: FormMemory) -> Updates:
+        """The fields for a text: those of the form or of experts, or why there are none."""
         try:
             if mixture_state.is_mixture(text):
-                shown = self._experts_shown(mixture_state.read(text), text, memory)
-            else:
-                shown = self._shown(read(text), text)
+                return self._experts_shown(mixture_state.read(text), text, memory)
+            return self._shown(read(text), text)
         except NotShown as reason:
-            shown = self._held(memory, text, str(reason))
-        return self._remembered(shown, memory, text, said)
+            return self._held(memory, text, str(reason))
 
     def opening(self, text: str, before: str = "", said: str = "") -> Updates:
         """Form and YAML for a page that opens; its empty fields get something that works if the form cannot show it.
@@ -140,11 +148,31 @@ class RecipeEditor:
         shown = self.show(text, FormMemory(start, text=as_shown(before)), said)
         return {**self.form.show(start), **shown} if shown[self.form.memory].held else shown
 
-    def _remembered(self, shown: Updates, memory: FormMemory, text: str, said: str) -> Updates:
-        """With what the next rewriting of the text has to know, and with the line about this one."""
+    def _remembered(
+        self, shown: Updates, memory: FormMemory, text: str, said: str, after: int | None = None
+    ) -> Updates | None:
+        """With what the next rewriting of the text has to know, and with the line about this one.
+
+        Args:
+            after: the version that this is made from; None: from none
+
+        Returns:
+            The updates; None if another text was written since.
+        """
+        version = memory.versions.next(after)
+        if version is None:
+            return None
         undo = memory.text if said and memory.text.strip() != text.strip() else ""
-        now = replace(shown[self.form.memory], others=memory.others, text=text, undo=undo)
-        return {**shown, self.form.memory: now, **self._said(said if undo else "")}
+        now = replace(
+            shown[self.form.memory], others=memory.others, text=text, undo=undo, version=version,
+            versions=memory.versions,
+        )  # fmt: skip
+        return {
+            **shown,
+            self.form.memory: now,
+            self.form.version: version,
+            **self._said(said if undo else ""),
+        }
 
     def _said(self, words: str) -> Updates:
         """The line about what was rewritten, with its button; none without words."""
@@ -184,7 +212,10 @@ class RecipeEditor:
         }
 
     def _yaml_typed(self, text: str, memory: FormMemory) -> Updates:
-        shown = self.show(text, memory)
+        text = as_shown(text)
+        shown = self._remembered(self._showing(text, memory), memory, text, "", memory.version)
+        if shown is None:
+            return unchanged()
         del shown[self.yaml]  # the visitor types there
         return shown
 
@@ -203,28 +234,70 @@ class RecipeEditor:
 
     # -- form to text ------------------------------------------------------------------------------
 
-    def _form_changed(
+    def _late(self, values: Given) -> Updates | None:
+        """The answer to an event whose fields do not show the recipe as it was last written or typed: to send them
+        again. None for one whose fields do.
+        """
+        memory: FormMemory = values[self.form.memory]
+        if memory.held:
+            return unchanged()
+        if self.form.is_current(values, values[self.yaml]):
+            return None
+        return self._asked_again(values)
+
+    def _asked_again(self, values: Given) -> Updates:
+        """Ask the browser to send the fields again; an answer that never arrived is given once more."""
+        memory: FormMemory = values[self.form.memory]
+        tries = next_try(values[self.form.again])
+        if tries % MOST_TRIES:
+            return {self.form.again: tries}
+        # Of a text that was typed the answer is lost, or else the text that was written is.
+        was_typed = values[self.form.version] == memory.version or not memory.text
+        return {**self.show(values[self.yaml] if was_typed else memory.text, memory), self.form.again: tries}
+
+    def _form_changed(self, values: Given, oauth: gr.OAuthToken | None) -> Updates:
+        """Follow the fields, whichever of them changed.
+
+        The browser sends some changes twice, and this is called for those again that came too early.
+        """
+        memory: FormMemory = values[self.form.memory]
+        late = self._late(values)
+        if late is not None:
+            return late
+        if values[self.form.method] != memory.state.method:
+            return self._method_chosen(values, oauth)
+        if bool(values[self.form.typed]) != memory.typed:
+            return self._typing_switched(values)
+        return self._field_changed(values)
+
+    def _state_changed(
         self, values: Given, state: FormState, said: str = "", others: OtherMethods | None = None
     ) -> Updates:
         """Form and YAML for a state that the form is to have; `others` as `for_method` returns it."""
         memory: FormMemory = values[self.form.memory]
-        if memory.held:
-            return unchanged()
         typed = bool(values[self.form.typed]) or needs_typing(state)
         before = values[self.yaml]
         text = as_shown(rewritten(before, state))
-        memory = replace(memory, text=as_shown(before), others=others or memory.others)
+        now = replace(memory, text=as_shown(before), others=others or memory.others)
         shown = self._shown(state, text, typed=typed, values=values)
-        return self._remembered(shown, memory, text, said or _lost(before, text))
+        written = self._remembered(shown, now, text, said or _lost(before, text), memory.version)
+        return self._asked_again(values) if written is None else written
 
     def _field_changed(self, values: Given) -> Updates:
         memory: FormMemory = values[self.form.memory]
-        if memory.held:
-            return unchanged()
+        late = self._late(values)
+        if late is not None:
+            return late
+        if (values[self.form.method], bool(values[self.form.typed])) != (memory.state.method, memory.typed):
+            return self._asked_again(values)  # these are on their way, and show other fields
         state, before = self.form.collect(values), values[self.yaml]
         text = as_shown(rewritten(before, state))
+        if text.strip() == memory.text.strip():
+            return unchanged()  # leaving a field counts as a change, too
         now = replace(memory, state=state, texts=self.form.texts(values), text=as_shown(before))
-        return self._remembered({self.form.memory: now, self.yaml: text}, now, text, _lost(before, text))
+        shown: Updates = {self.form.memory: now, self.yaml: text}
+        written = self._remembered(shown, now, text, _lost(before, text), memory.version)
+        return self._asked_again(values) if written is None else written
 
     def _text_watcher(self, text: gr.Textbox) -> Callable[[Given], Updates]:
         def changed(values: Given) -> Updates:
@@ -239,29 +312,28 @@ class RecipeEditor:
         if others.spare:
             names = [model.name for model in others.spare]
             said = t("undo.method.spare", method=state.merge_method.title, names=names)
-        return self._form_changed(values, state, said, others)
+        return self._state_changed(values, state, said, others)
 
     def _typing_switched(self, values: Given) -> Updates:
         state = self.form.after_typing_switch(values)
         if not values[self.form.typed] and needs_typing(state):
             gr.Info(t("recipe.typed.needed"))
-        return self._form_changed(values, state)
+        return self._state_changed(values, state)
 
     def _row_added(self, values: Given) -> Updates:
-        return self._form_changed(values, self.form.with_row(values))
+        late = self._late(values)
+        return self._state_changed(values, self.form.with_row(values)) if late is None else late
 
     def _remover(self, index: int) -> Callable[[Given], Updates]:
         def remove(values: Given) -> Updates:
+            late = self._late(values)
+            if late is not None:
+                return late
             name = str(values[self.form.rows[index].model] or "")
             said = t("undo.removed", name=name) if name else ""
-            return self._form_changed(values, self.form.without_row(index, values), said)
+            return self._state_changed(values, self.form.without_row(index, values), said)
 
         return remove
-
-
-def as_shown(text: str) -> str:
-    """A text as the editor shows it: Gradio strips what it is sent, which must not leave the other lines indented."""
-    return textwrap.dedent(text).lstrip()
 
 
 def _lost(before: str, after: str) -> str:

@@ -20,6 +20,8 @@ from merging.recipe.mixture import GATE_MODES
 from ui.host import Host
 from ui.hub.account import account, visitor
 from ui.languages.translate import in_each_language, t
+from ui.merge.form import Form, FormMemory
+from ui.merge.versions import MOST_TRIES, next_try
 from ui.recipe.mixture_state import MAX_EXPERTS, MOST_PER_TOKEN, ExpertEntry, MixtureState, rewritten, write
 from ui.server.internal_error import log_unexpected
 from ui.server.merge_service import MergeService
@@ -106,12 +108,12 @@ class ExpertsPanel:
     def outputs(self) -> list[Any]:
         return [self.column, self.shown, self.add, *(row.group for row in self.rows), *self.values]
 
-    def wire(self, yaml: gr.Code, memory: gr.State, service: MergeService) -> None:
-        """Add the events; the fields write into this text, which the editor's memory knows."""
-        self.yaml, self.memory = yaml, memory
-        fields = {self.shown, yaml, memory, *self.values}
-        written = [self.shown, yaml, memory]
-        for component in self.values:
+    def wire(self, yaml: gr.Code, form: Form, service: MergeService) -> None:
+        """Add the events; the fields write into this text, which the form's memory knows."""
+        self.yaml, self.form = yaml, form
+        fields = {self.shown, yaml, form.memory, form.again, form.version, *self.values}
+        written = [*self.outputs, yaml, form.memory, form.again, form.version]
+        for component in (*self.values, form.again):
             component.change(self._changed, fields, written, trigger_mode="always_last", **QUIET)
         self.add.click(self._added, fields, self.outputs, **QUIET)
         self.route.click(
@@ -160,12 +162,25 @@ class ExpertsPanel:
         state = self.collect(values)
         if before is None or write(state) == write(before):
             return unchanged()
+        memory: FormMemory = values[self.form.memory]
+        is_current = self.form.is_current(values, values[self.yaml])
+        version = memory.versions.next(memory.version) if is_current else None
+        if version is None:
+            return self._asked_again(values, before)
         text = rewritten(values[self.yaml], state)
         return {
             self.shown: state,
             self.yaml: text,
-            self.memory: replace(values[self.memory], text=text.strip()),
+            self.form.memory: replace(memory, text=text.strip(), version=version),
+            self.form.version: version,
         }
+
+    def _asked_again(self, values: Given, before: MixtureState) -> Updates:
+        """Ask the browser to send the fields again; an answer that never arrived is given once more."""
+        tries = next_try(values[self.form.again])
+        version = values[self.form.memory].version
+        lost = {**self.show(before), self.form.version: version} if tries % MOST_TRIES == 0 else {}
+        return {**lost, self.form.again: tries}
 
     def _added(self, values: Given) -> Updates:
         state = self.collect(values)

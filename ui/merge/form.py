@@ -6,6 +6,7 @@ Gradio's fields are made once, for every parameter of every method, and shown or
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +23,7 @@ from merging.methods import METHODS, MergeMethod, Parameter
 from merging.recipe.edits import place_of, read_name
 from merging.recipe.fixes import CommonBase
 from ui.languages.translate import method_summary, parameter_help, t
+from ui.merge.versions import Versions
 from ui.recipe.form_state import (
     MAX_MODELS,
     FormState,
@@ -53,6 +55,9 @@ class FormMemory:
         others: what the form held under the methods that were chosen before
         text: the YAML as it was last shown, typed or written
         undo: the YAML before the page rewrote it; empty if there is nothing to undo
+        typed: whether the fields show values to type, not sliders
+        version: number of the answer that wrote the YAML last
+        versions: that this page's answers are numbered by
     """
 
     state: FormState
@@ -62,6 +67,9 @@ class FormMemory:
     others: OtherMethods = field(default_factory=OtherMethods)
     text: str = ""
     undo: str = ""
+    typed: bool = False
+    version: int = 0
+    versions: Versions = field(default_factory=Versions)
 
     def names(self) -> tuple[str, ...]:
         """The models chosen so far, the base last."""
@@ -202,6 +210,8 @@ class Form:
     notes: dict[
         str, gr.HTML
     ]  # for problems, below the field that causes them; those of the rows are in the rows
+    version: gr.Number  # in the browser: of the memory whose values the fields show
+    again: gr.Number  # in the browser: how often it was asked to send the fields again
     memory: gr.State = field(default_factory=lambda: gr.State(FormMemory(FormState(next(iter(METHODS))))))
 
     @property
@@ -217,7 +227,7 @@ class Form:
     @property
     def inputs(self) -> set[Any]:
         """What `collect` needs the values of."""
-        return {self.memory, *self.values}
+        return {self.memory, self.version, self.again, *self.values}
 
     @property
     def outputs(self) -> list[Any]:
@@ -254,6 +264,11 @@ class Form:
             note: gr.update(value=_note(found.get(spot, ())), visible=spot in found)
             for spot, note in self._notes.items()
         }
+
+    def is_current(self, values: Given, text: str) -> bool:
+        """Whether an event's fields show the recipe as it was last written or typed; `text` is in the editor."""
+        memory: FormMemory = values[self.memory]
+        return values[self.version] == memory.version and as_shown(text).strip() == memory.text.strip()
 
     def texts(self, values: Given) -> dict[int, str]:
         """The text in each text field, by the field's id."""
@@ -344,7 +359,7 @@ class Form:
             setting = state.settings.get(key[0], shared and shared.initial)
             updates |= widget.show(method, shared, setting, typed)
         texts = {text._id: updates[text].get("value") for text in self.text_fields}
-        updates[self.memory] = FormMemory(state, count, texts=texts)
+        updates[self.memory] = FormMemory(state, count, texts=texts, typed=typed)
         return updates if values is None else self._without_known(updates, values)
 
     def _without_known(self, updates: Updates, values: Given) -> Updates:
@@ -381,6 +396,11 @@ class Form:
         return replace(state, models=(*state.models, ModelEntry()))
 
 
+def as_shown(text: str) -> str:
+    """A text as the editor shows it: Gradio strips what it is sent, which must not leave the other lines indented."""
+    return textwrap.dedent(text).lstrip()
+
+
 def build_form(known: Sequence[str], allow_folders: bool) -> Form:
     """Make the form's fields where the page is being built.
 
@@ -407,7 +427,10 @@ def build_form(known: Sequence[str], allow_folders: bool) -> Form:
     dtypes = [(t("recipe.dtype.stored"), ""), *((name, name) for name in RECIPE_DTYPES)]
     dtype = gr.Dropdown(dtypes, value="", label=t("recipe.dtype"))
     notes[DTYPE] = gr.HTML(visible=False)
-    return Form(method, about, base, rows, add, typed, shared, dtype, notes)
+    version, again = (
+        gr.Number(0, label=t(key), visible=False, precision=0) for key in ("recipe.version", "recipe.again")
+    )
+    return Form(method, about, base, rows, add, typed, shared, dtype, notes, version, again)
 
 
 def _model_row(number: int, known: Sequence[str], info: str) -> ModelFields:

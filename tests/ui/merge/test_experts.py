@@ -10,7 +10,7 @@ import pytest
 from merging.experts.routing import Pair, RoutedPrompt, Routing
 from ui.host import Host
 from ui.merge.experts import ExpertsPanel, routing_card
-from ui.merge.form import FormMemory
+from ui.merge.form import FormMemory, build_form
 from ui.recipe.form_state import FormState
 from ui.recipe.mixture_state import MAX_EXPERTS, ExpertEntry, MixtureState, read, write
 
@@ -29,9 +29,11 @@ class Panel:
     def __init__(self, state: MixtureState) -> None:
         with gr.Blocks():
             self.panel = ExpertsPanel(Host.from_environment({"ALLOY_DEMO": "1"}), ("a/known",))
-            self.panel.yaml, self.panel.memory = gr.Code(), gr.State()
+            self.panel.yaml, self.panel.form = gr.Code(), build_form(["a/known"], allow_folders=True)
         self.values: dict[Any, Any] = {component: component.value for component in self.panel.values}
-        self.values |= {self.panel.yaml: write(state), self.panel.memory: FormMemory(FormState("linear"))}
+        form, text = self.panel.form, write(state)
+        memory = FormMemory(FormState("linear"), text=text)
+        self.values |= {self.panel.yaml: text, form.memory: memory, form.version: 0, form.again: 0}
         self.apply(self.panel.show(state))
 
     def apply(self, updates: dict[Any, Any]) -> None:

@@ -13,6 +13,8 @@ from merging.recipe.fixes import FIXES
 PAGE: dict[str, Template] = {
     # the page
     "page.title": "Alloy",
+    "page.title.running": "{percent} % · Alloy",
+    "page.title.waiting": "Waiting · Alloy",
     "page.subtitle": (
         "Merge language models in the browser: mix the weights of models that share a base into a new model. No "
         "training, no GPU, minutes instead of days."
@@ -79,6 +81,8 @@ PAGE: dict[str, Template] = {
     "recipe.dtype.stored": "same as the models",
     "recipe.yaml": "Recipe (YAML): this is exactly what runs",
     "recipe.held": "The form is paused: {reason}. Edit the YAML; it is what runs.",
+    "recipe.version": "Version of the recipe",
+    "recipe.again": "Times that the form was asked for again",
     "recipe.rewrite": "Discard the YAML and go back to the form",
     # what the page did to the recipe
     "recipe.undo": "Undo",
@@ -132,6 +136,9 @@ PAGE: dict[str, Template] = {
     "plan.waiting": "The plan appears here: what will be made, or what is wrong. Only headers are read, no weights.",
     "plan.good": "Ready to merge",
     "plan.bad": "{count} {count:problem|problems} to fix",
+    "plan.no_examples": (
+        "{host} does not have the models of Alloy's examples. Choose models that it has, or paste a recipe of your own."
+    ),
     "plan.warnings": "Worth knowing",
     "problem.place": "line {line}, column {column}",
     "plan.where.laptop": "Runs on this machine's CPU: a merge is limited by reading and writing, not by arithmetic.",
@@ -210,7 +217,7 @@ PAGE: dict[str, Template] = {
     "experts.prompts.info": "One a line",
     "experts.add": "Add an expert",
     "experts.tried": "Try a text",
-    "experts.tried.info": "Of no expert; it only appears in the table",
+    "experts.tried.info": "Belongs to no expert; shown only in the table",
     "experts.route": "Which expert gets which prompt?",
     "experts.reading": "Reading the base model, layer by layer …",
     "experts.table.prompt": "Prompt",
@@ -283,21 +290,22 @@ PAGE: dict[str, Template] = {
     "merge.gguf": "Make GGUF",
     "gguf.types": "Also make GGUF files",
     "gguf.types.info": (
-        "For llama.cpp and Ollama, from the same reading of the models. They go to a place of their own, whose name "
+        "For llama.cpp and Ollama, made while the models are being read. They are saved separately, under a name that "
         "ends in -GGUF."
     ),
     "gguf.type": "{type} · {size}",
     "gguf.any": "GGUF files of any model",
-    "gguf.any.info": "Of the types ticked above, or Q4_K_M; under the account chosen above.",
+    "gguf.any.info": "In the types ticked above (Q4_K_M if none), under the account chosen above.",
     "gguf.model": "Model",
     "gguf.model.info": "owner/name on the Hub, optionally with @revision.",
     "gguf.button": "Make GGUF",
-    "alone.checking": "Loading it with nothing else within reach …",
-    "alone.yes": "{name} stands alone: with nothing else within reach, it answers “{answer}”.",
+    "alone.checking": "Loading it with no access to other models …",
+    "alone.yes": "{name} stands alone: with no access to other models, it answers “{answer}”.",
     "alone.no": "{name} does not stand alone. {findings}",
     "alone.memory": (
         "The weights of {name} need {size}, and {free} of memory is free here. Check it on a larger machine."
     ),
+    "jobs.title": "Title of the browser tab",
     "jobs.heading": "Your merges",
     "jobs.empty": "Nothing merged yet. Merges run on the server: you can reload or close this page and come back.",
     "jobs.waiting": "Waiting",
@@ -435,7 +443,7 @@ PAGE: dict[str, Template] = {
     "search.trials": "{count} {count:trial|trials}",
     "search.best": "best {best} ({gain} below the plain average)",
     "search.left": "up to {time} of trials left",
-    "search.least": "differences of {least} and more will show",
+    "search.least": "can detect differences of {least} or more",
     "search.chart.trials": "trials",
     "search.chart.legend": (
         "Bits per byte on the part that is searched on; lower is better. Dots are trials, the line is the best so "
@@ -559,7 +567,7 @@ PAGE: dict[str, Template] = {
     "score.picture": "Where {model} differs from {other}, token by token",
     "score.picture.better": "{model} better",
     "score.picture.worse": "{model} worse",
-    "score.picture.scale": "the darker, the more bits; point at a piece for its number",
+    "score.picture.scale": "darker means more bits; hover over a token for its number",
     "score.picture.cut": "The first {count} of {total} characters.",
     "score.picture.bits": "{bits} bits",
     "score.benchmarks": "Run benchmarks",
@@ -571,6 +579,8 @@ PAGE: dict[str, Template] = {
         "File size, structure, memory, time to load and to answer, and whether each model answers without the "
         "others."
     ),
+    "score.compare.reads": "Read the text above, too, for its perplexity",
+    "score.compare.reading": "{name} reads the text: {share} % …",
     "score.compare.caption": "Each model in its own process, on this machine's CPU",
     "score.compare.working": "Measuring {name} …",
     # benchmarks
@@ -753,6 +763,7 @@ PAGE: dict[str, Template] = {
     "methods.legend.random": "{count} random draws, computed by the code that merges models.",
     "methods.legend.way": "The line traces the result as {name} goes from {low} to {high}.",
     # anywhere
+    "common.complete": "Done",
     "unexpected": "Something failed inside Alloy: {error}",
     # units
     "unit.second": "{value} s",

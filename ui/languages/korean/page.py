@@ -7,11 +7,13 @@ from checkpoints.wording import Template
 PAGE: dict[str, Template] = {
     # the page
     "page.title": "Alloy",
+    "page.title.running": "{percent} % · Alloy",
+    "page.title.waiting": "대기 중 · Alloy",
     "page.subtitle": (
         "브라우저에서 언어 모델을 병합합니다. 같은 베이스에서 나온 모델들의 가중치를 섞어 새 모델을 만듭니다. 학습도 "
         "GPU도 필요 없고, 며칠이 아니라 몇 분이면 됩니다."
     ),
-    "page.busy": "지금 서버가 바쁩니다. 쓴 것은 그대로 있으니 잠시 뒤에 다시 해 보세요.",
+    "page.busy": "지금 서버가 바쁩니다. 입력한 내용은 그대로 있으니 잠시 뒤에 다시 시도하세요.",
     "page.tab.merge": "병합",
     "page.tab.search": "탐색",
     "page.tab.chat": "대화",
@@ -37,7 +39,7 @@ PAGE: dict[str, Template] = {
     "recipe.source": "병합된 모델의 이름, 허브 페이지 주소, 또는 레시피 링크",
     "recipe.source.placeholder": "owner/merged-model",
     "recipe.open": "열기",
-    "recipe.file": "또는 YAML 파일이나 README.md를 놓으세요",
+    "recipe.file": "또는 YAML 파일이나 README.md를 끌어다 놓으세요",
     "recipe.opened": "{name}의 레시피를 열었습니다.",
     "recipe.opened.file": "파일의 레시피를 열었습니다.",
     "recipe.link": "링크 복사",
@@ -72,6 +74,8 @@ PAGE: dict[str, Template] = {
     "recipe.dtype.stored": "모델과 같게",
     "recipe.yaml": "레시피(YAML): 이 글이 그대로 실행됩니다",
     "recipe.held": "폼이 멈췄습니다: {reason}. YAML을 고치세요. 실행되는 것은 YAML입니다.",
+    "recipe.version": "레시피 버전",
+    "recipe.again": "폼을 다시 보내 달라고 한 횟수",
     "recipe.rewrite": "YAML을 버리고 폼으로 돌아가기",
     "recipe.undo": "되돌리기",
     "undo.preset": "레시피를 불러왔습니다: {name}.",
@@ -123,6 +127,10 @@ PAGE: dict[str, Template] = {
     "plan.waiting": "여기에 계획이 나타납니다. 만들어질 것, 또는 잘못된 것. 가중치 없이 헤더만 읽습니다.",
     "plan.good": "병합할 준비가 됐습니다",
     "plan.bad": "고칠 문제 {count}개",
+    "plan.no_examples": (
+        "Alloy 예시에 쓰인 모델이 이 허브에 없습니다({host}). 허브에 있는 모델을 고르거나 가지고 있는 레시피를 붙여 "
+        "넣으세요."
+    ),
     "plan.warnings": "알아 둘 것",
     "problem.place": "{line}행 {column}열",
     "plan.where.laptop": "이 컴퓨터의 CPU에서 실행됩니다. 병합의 속도는 계산이 아니라 읽기와 쓰기가 정합니다.",
@@ -137,7 +145,7 @@ PAGE: dict[str, Template] = {
     "plan.tokenizer.lost": "사라지는 토큰",
     "plan.tokenizer.common": "같은 토큰",
     "plan.tokenizer.numbers": "1234567을 나누는 법",
-    "plan.tokenizer.digits": "1234567을 {pieces}(으)로 나눕니다.",
+    "plan.tokenizer.digits": "1234567을 나누면: {pieces}.",
     "plan.tokenizer.special": "서로 다른 특수 토큰",
     "plan.tokenizer.template": "채팅 템플릿",
     "plan.tokenizer.template.none": "없음",
@@ -146,7 +154,7 @@ PAGE: dict[str, Template] = {
     "plan.tokenizer.sample": "결과의 템플릿으로 쓴 대화:",
     "plan.licence": "라이선스",
     "plan.licence.none": "표시 없음",
-    "plan.licence.free": "자유로운 라이선스입니다. 저작권 고지를 유지하세요.",
+    "plan.licence.free": "허용적 라이선스입니다. 저작권 고지를 유지하세요.",
     "plan.licence.share": "가장 엄격한 라이선스는 {licence} ({name})입니다. 결과를 같은 조건으로 공유하세요.",
     "plan.licence.own": (
         "가장 엄격한 라이선스는 {licence} ({name})이고, 따로 정한 조건이 있습니다. 공개하기 전에 읽어 보세요."
@@ -158,6 +166,7 @@ PAGE: dict[str, Template] = {
     "fix.write": "'{instead}' 대신 '{word}'",
     "fix.base": "베이스 모델로 {model} 추가",
     "fix.parameter": "{name}: {value} 추가",
+    "fix.set": "{name}: {value} 설정",
     "fix.ranges": "모두 {count}개 층씩",
     "fix.range": "{limit}에서 끝내기",
     "fix.remove": "'{name}' 지우기",
@@ -271,7 +280,7 @@ PAGE: dict[str, Template] = {
     "destination.existing": "같은 모델이 이미 있으면",
     "destination.existing.info": "여기서 따로 고르지 않으면 이미 있는 것은 바꾸지 않습니다.",
     "destination.refuse": "병합하지 않고 알리기",
-    "destination.revision": "바꾸기 (새 커밋. 전의 것은 기록에 남습니다)",
+    "destination.revision": "교체하기 (새 커밋으로 올리고, 이전 것은 기록에 남습니다)",
     "destination.pull_request": "풀 리퀘스트 열기",
     "destination.free": "{name}: 쓸 수 있는 이름입니다.",
     # jobs
@@ -294,10 +303,11 @@ PAGE: dict[str, Template] = {
     "gguf.model": "모델",
     "gguf.model.info": "허브의 owner/name. 뒤에 @리비전을 붙일 수 있습니다.",
     "gguf.button": "GGUF 만들기",
-    "alone.checking": "다른 것에 전혀 닿지 않는 곳에서 불러오는 중 …",
-    "alone.yes": "{name}: 독립된 모델입니다. 다른 것 없이 이렇게 답합니다: “{answer}”",
+    "alone.checking": "다른 모델에 접근하지 못하게 한 채 불러오는 중 …",
+    "alone.yes": "{name}: 독립된 모델입니다. 다른 모델에 접근하지 않고 이렇게 답합니다: “{answer}”",
     "alone.no": "{name}: 독립된 모델이 아닙니다. {findings}",
     "alone.memory": "{name}: 가중치에 {size}가 필요한데 남은 메모리는 {free}입니다. 더 큰 컴퓨터에서 확인하세요.",
+    "jobs.title": "브라우저 탭 제목",
     "jobs.heading": "내 병합",
     "jobs.empty": "아직 병합한 것이 없습니다. 병합은 서버에서 실행되니 이 페이지를 닫았다가 돌아와도 됩니다.",
     "jobs.waiting": "대기 중",
@@ -382,7 +392,7 @@ PAGE: dict[str, Template] = {
     "search.text.korean": "한국어 예문",
     "search.text.own": "내 글",
     "search.text.votes": "내 투표: 더 낫다고 한 답",
-    "search.text.chats": "내 대화: 채팅 탭에 보이는 답",
+    "search.text.chats": "내 대화: 대화 탭에 보이는 답",
     "search.text.chat": "잘못된 채팅 답 (비율)",
     "search.own": "내 글",
     "search.own.info": (
@@ -418,8 +428,8 @@ PAGE: dict[str, Template] = {
     "search.space.label": "탐색 공간 (YAML): 정확히 이것을 탐색했습니다",
     "search.no_numbers": "바꿔도 되는 숫자를 하나 이상 고르세요.",
     "search.no_text": "글을 고르거나 내 글을 붙여 넣으세요.",
-    "search.no_votes": "아직 투표가 없습니다. 채팅 탭에서 두 모델을 견주고 나은 답에 투표하세요.",
-    "search.no_chats": "아직 대화가 없습니다. 채팅 탭에서 모델에게 물어보세요.",
+    "search.no_votes": "아직 투표가 없습니다. 대화 탭에서 두 모델을 견주고 나은 답에 투표하세요.",
+    "search.no_chats": "아직 대화가 없습니다. 대화 탭에서 모델에게 물어보세요.",
     "search.empty": "아직 탐색이 없습니다. 탐색은 서버에서 하므로 페이지를 새로 고치거나 닫았다가 돌아와도 됩니다.",
     "search.lost": "지난 탐색이 사라졌습니다. 서버가 다시 시작되었습니다.",
     "search.waiting": "대기 중",
@@ -563,6 +573,8 @@ PAGE: dict[str, Template] = {
     "score.compare.info": (
         "파일 크기, 구조, 메모리, 불러오고 답하는 시간, 그리고 다른 모델이 없어도 답하는지를 모델마다 잽니다."
     ),
+    "score.compare.reads": "위의 글도 읽어 퍼플렉시티 재기",
+    "score.compare.reading": "글을 읽는 중: {name}, {share} % …",
     "score.compare.caption": "모델마다 따로 된 프로세스에서, 이 컴퓨터의 CPU로",
     "score.compare.working": "{name} 재는 중 …",
     # benchmarks
@@ -596,7 +608,7 @@ PAGE: dict[str, Template] = {
     "benchmark.answered": "{total}개 중 {done}개 답함",
     "benchmark.caption": "질문 {count}개의 점수와 표준 오차. 높을수록 좋습니다",
     "benchmark.caption.waiting": "모델이 질문에 모두 답하면 점수가 나옵니다",
-    "benchmark.how.said": "lm-eval {version}이 물었습니다. 답은 남겨 두므로 같은 질문을 두 번 하지 않습니다.",
+    "benchmark.how.said": "lm-eval {version} 사용. 답을 저장해 두므로 같은 질문을 두 번 하지 않습니다.",
     "benchmark.parts": "{model}의 과제 {count}개",
     "benchmark.task": "과제",
     "benchmark.score": "점수",
@@ -734,6 +746,7 @@ PAGE: dict[str, Template] = {
     "methods.legend.random": "무작위로 {count}번 뽑은 결과입니다. 실제 모델을 병합하는 코드가 계산했습니다.",
     "methods.legend.way": "선은 {name} 값이 {low}에서 {high}까지 갈 때 결과가 지나는 길입니다.",
     # anywhere
+    "common.complete": "끝났습니다",
     "unexpected": "Alloy 안에서 문제가 생겼습니다: {error}",
     # units
     "unit.second": "{value}초",
