@@ -596,7 +596,7 @@ PROBLEMS: dict[str, Text] = {
         "No filter of `{parameter}` matches {tensor}.",
         "Add a last entry without a filter: `- value: ...`.",
     ),
-    "parameters": Text("{title}, {tensor}: {wrong:phrase}.", "Change {parameters:code} there."),
+    "parameters": Text("{title}, {tensor}: {wrong:phrase}.", "Change {parameters:code}."),
     # recipes: whether the models fit
     "intermediate-merge-reference": Text(
         "{model} names a merge of this text, with a revision, an adapter or another architecture.",

@@ -51,11 +51,12 @@ class ParameterValues:
         wrong = self.method.check(self.arguments(values))
         if wrong:
             # Once for each slice: along a gradient every layer has numbers of its own.
-            if not any(p.code == "parameters" and p.where == run.where for p in self.problems):
+            where = run.where or run.sources[run.subtracts].where
+            if not any(p.code == "parameters" and p.where == where for p in self.problems):
                 names = [parameter.name for parameter in self.method.parameters if parameter.per_model]
                 said = {"method": self.method.name, "title": self.method.title, "tensor": name}
                 self.problems.append(
-                    Problem("parameters", {**said, "wrong": wrong, "parameters": names}, run.where)
+                    Problem("parameters", {**said, "wrong": wrong, "parameters": names}, where)
                 )
             return None
         return values

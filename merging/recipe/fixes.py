@@ -47,6 +47,7 @@ FIXES: dict[str, Template] = {
     "write": "Change '{instead}' to '{word}'",
     "base": "Add base model {model}",
     "parameter": "Add {name}: {value}",
+    "set": "Set {name}: {value}",
     "ranges": "Take {count} {count:layer|layers} from each",
     "range": "End the range at {limit}",
     "remove": "Remove '{name}'",
@@ -354,12 +355,15 @@ class _Fixer:
             if span:
                 yield Fix(code, values, edited(self.text, [span]), is_choice=True)
 
-    def fewer_models(self) -> Iterator[Fix]:
-        """The ways out of too many models: a method that takes them all, or without the last one."""
+    def other_number(self) -> Iterator[Fix]:
+        """The ways out of too many models: a method that takes them all, or without the last one; out of a single model
+        beside a base: a method that blends the two.
+        """
         names, given = self.names(), plain(self.tree)
         if not names or self.method is None or self.method.max_models == 1:
             return
         if self.problem.values["given"] <= self.problem.values["wanted"]:
+            yield from self.with_base_as_model(names, given)
             return
         method = _for_several(self.method)
         yield Fix(
@@ -371,6 +375,16 @@ class _Fixer:
             fewer = [entry for i, entry in enumerate(given["models"]) if i != place]
             text = patched(self.text, given | {"models": fewer})
             yield Fix("drop", {"model": names[place]}, text, is_choice=True)
+
+    def with_base_as_model(self, names: list[str], given: Mapping[str, Any]) -> Iterator[Fix]:
+        """The one model and the base that would have been subtracted from it, halfway between them."""
+        base, slerp = read_name(self.tree, "base_model"), METHODS["slerp"]
+        fine_tuned = [name for name in names if name != base]
+        if self.method is None or self.method.base != "subtracted" or not base or len(fine_tuned) != 1:
+            return
+        models = [{"model": base}, {"model": fine_tuned[0]}]
+        text = patched(self.text, {**_under(slerp, given), "models": models})
+        yield Fix("method", {"title": slerp.title}, text, is_choice=True)
 
     def with_line(self, after: str, line: str, code: str, **values: Any) -> Fix | None:
         span = top_line(self.text, self.tree, after, line)
@@ -453,6 +467,18 @@ class _Fixer:
         start = given.value[0][0].start_mark
         span = start.index, start.index, f"{entry}\n{' ' * start.column}"
         return self.fix(edited(self.text, [span]), "parameter", **values)
+
+    def unnormalized(self) -> Fix | None:
+        """Weights that add up to zero, taken as they are: a change that is taken off again is a usual use of them."""
+        wrong, given = self.problem.values["wrong"], plain(self.tree)
+        is_cancelled = isinstance(wrong, Mapping) and wrong.get("phrase") == "weights-cancel"
+        parameters = given.get("parameters") or {}
+        if not is_cancelled or not self.method or self.method.base != "subtracted" or "slices" in given:
+            return None
+        if not isinstance(parameters, Mapping):
+            return None
+        text = patched(self.text, given | {"parameters": {**parameters, "normalize": False}})
+        return self.fix(text, "set", name="normalize", value="false")
 
     def within_range(self) -> Fix | None:
         """The nearest value that the parameter can have."""
@@ -561,8 +587,9 @@ def _under(method: MergeMethod, recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 # By the code of a problem: ways between which there is a choice.
 SEVERAL_WAYS: dict[str, Callable[[_Fixer], Iterator[Fix]]] = {
-    "number-of-models": _Fixer.fewer_models,
-    "too-many-models": _Fixer.fewer_models,
+    "number-of-models": _Fixer.other_number,
+    "too-few-models": _Fixer.other_number,
+    "too-many-models": _Fixer.other_number,
     "vocabulary": _Fixer.vocabularies,
 }
 
@@ -584,6 +611,7 @@ WAYS: dict[str, Callable[[_Fixer], Fix | None]] = {
     "no-base": _Fixer.base,
     "not-a-mapping": _Fixer.vocabulary_source,
     "parameter-value": _Fixer.within_range,
+    "parameters": _Fixer.unnormalized,
     "quantized": _Fixer.original,
     "revision-beside-model": _Fixer.revision,
     "several-gguf": _Fixer.gguf_file,

@@ -411,3 +411,46 @@ def test_a_misspelt_name_of_a_model_is_replaced_wherever_it_is_named() -> None:
 
     assert fix.recipe == text.replace("x/moddel@v1", "x/model@v1")
     assert problem.fix == "Did you mean x/model?"
+
+
+ALONE = """\
+merge_method: model_stock  # of one
+base_model: x/base
+models:
+  - model: x/tuned
+"""
+
+
+def test_a_method_for_several_leaves_the_base_and_the_one_model_to_blend() -> None:
+    [problem] = problems_of(ALONE)
+
+    [fix] = fixes(ALONE, [problem], lambda names: "")
+
+    assert fix.title == "Use SLERP" and fix.is_choice
+    assert problems_of(fix.recipe) == ()
+    recipe = read_recipe(fix.recipe)
+    assert [str(model) for model in recipe.references()] == ["x/base", "x/tuned"]
+    assert "# of one" in fix.recipe
+
+
+@pytest.mark.parametrize(
+    ("parameters", "after"),
+    [
+        ("", "parameters:\n  normalize: false\n"),
+        ("parameters: {normalize: true, lambda: 0.5}\n", "parameters: {normalize: false, lambda: 0.5}"),
+    ],
+)
+def test_weights_that_cancel_are_taken_as_they_are(parameters: str, after: str) -> None:
+    models = "".join(
+        f"  - model: x/{name}\n    parameters: {{weight: {weight}}}\n"
+        for name, weight in (("a", 1), ("b", -1))
+    )
+    text = f"merge_method: ties\nbase_model: x/base\nmodels:\n{models}{parameters}"
+    wrong = {"phrase": "weights-cancel", "weights": [1.0, -1.0]}
+    values = {"method": "ties", "title": "TIES", "tensor": "t", "parameters": ["weight"], "wrong": wrong}
+
+    [fix] = fixes(text, [Problem("parameters", values, Place(4, 5))], lambda names: "")
+
+    assert fix.title == "Set normalize: false"
+    assert after in fix.recipe
+    assert fixes(text.replace("ties", "linear"), [Problem("parameters", values)], lambda names: "") == ()

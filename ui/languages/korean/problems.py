@@ -531,7 +531,7 @@ PROBLEMS: dict[str, Text] = {
         "{tensor} 텐서에 맞는 `{parameter}`의 filter가 없습니다.",
         "맨 끝에 filter 없는 항목을 쓰세요: `- value: ...`.",
     ),
-    "parameters": Text("{title}, {tensor}: {wrong:phrase}.", "그곳의 {parameters:code} 값을 바꾸세요."),
+    "parameters": Text("{title}, {tensor}: {wrong:phrase}.", "{parameters:code} 값을 바꾸세요."),
     # recipes: whether the models fit
     "intermediate-merge-reference": Text(
         "{model}: 이 글에 있는 병합에 리비전, 어댑터, 다른 구조를 붙였습니다.",
