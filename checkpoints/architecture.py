@@ -173,6 +173,8 @@ class Layout:
 
     @cached_property
     def names_by_module(self) -> Mapping[str, Sequence[str]]:
+        if len(self.modules) == 1:
+            return dict.fromkeys(self.modules, self.names)
         found: dict[str, list[str]] = {module: [] for module in self.modules}
         for name in self.names:
             found[self.module_of(name).name].append(name)

@@ -38,7 +38,7 @@ class Parents:
         self.indices = {reference: index for index, reference in enumerate(checkpoints)}
         self.layouts = {r: Layout(c.tensors, c.config) for r, c in self.checkpoints.items()}
         self.alignments: dict[ModelReference, Alignment] = {}
-        self._names_by_layer: dict[tuple[ModelReference, str], Mapping[int, list[str]]] = {}
+        self._names: dict[tuple[ModelReference, str], tuple[Mapping[int, list[str]], list[str]]] = {}
         self._shapes_in_layers: dict[str, Mapping[str, set[tuple[int, ...]]]] = {}
 
     @cached_property
@@ -90,15 +90,24 @@ class Parents:
 
     def layer_names(self, reference: ModelReference, module: Module) -> Mapping[int, list[str]]:
         """The names of a model's tensors, by layer of a module."""
+        return self._divided(reference, module)[0]
+
+    def outside_names(self, reference: ModelReference, module: Module) -> Sequence[str]:
+        """The names of a model's tensors that belong to no layer of a module."""
+        return self._divided(reference, module)[1]
+
+    def _divided(
+        self, reference: ModelReference, module: Module
+    ) -> tuple[Mapping[int, list[str]], list[str]]:
         key = reference, module.name
-        if key not in self._names_by_layer:
+        if key not in self._names:
             by_layer: dict[int, list[str]] = defaultdict(list)
+            outside: list[str] = []
             for name in self.layouts[reference].names_by_module[module.name]:
                 place = module.stack.split(name) if module.stack else None
-                if place:
-                    by_layer[place[0]].append(name)
-            self._names_by_layer[key] = by_layer
-        return self._names_by_layer[key]
+                (by_layer[place[0]] if place else outside).append(name)
+            self._names[key] = by_layer, outside
+        return self._names[key]
 
     def shapes_in_layers(self, module: Module) -> Mapping[str, set[tuple[int, ...]]]:
         """The shapes that the donor's layers have, by the part of the name after the layer's number."""

@@ -205,8 +205,7 @@ class ResultTensors:
         """The tensors of a model that belong to no layer: by their name in the result, their own."""
         return {
             self.outside_name(name, module.stack, run.module.stack, count): name
-            for name in self.parents.layouts[model].names_by_module[module.name]
-            if not (module.stack and module.stack.split(name))
+            for name in self.parents.outside_names(model, module)
         }
 
     def is_spare(self, run: Run, name: str, named: Sequence[Mapping[str, str]], own: Names) -> bool:
