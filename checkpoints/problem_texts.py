@@ -983,6 +983,36 @@ PROBLEMS: dict[str, Text] = {
         "A process that merged was killed ({signal}).",
         "The machine may be short of memory: try fewer `--workers`.",
     ),
+    "nothing-to-hand-out": Text(
+        "A result that is a single file on the Hub cannot be made by other machines.",
+        "Leave out `--on`, or choose a smaller shard size.",
+    ),
+    # clusters
+    "ray-not-installed": Text(
+        "Ray is not installed.", "Run `pip install 'alloy-merge[ray]'`, here and on all machines."
+    ),
+    "cluster-unreachable": Text(
+        "The Ray cluster at {address} does not answer ({reason}).",
+        "Check RAY_ADDRESS. Without it, the cluster of this machine is used, or a new one that is this machine alone.",
+    ),
+    "machine-without-alloy": Text(
+        "A machine of the cluster has no module {module}.",
+        "Install the same version of Alloy on all machines.",
+    ),
+    "machine-lost": Text(
+        "{work}: the process or machine that had this work died {times} times.",
+        "What arrived is kept: repeat the command. If it happens again, look into the cluster's logs.",
+    ),
+    "machine-out-of-memory": Text(
+        "{work}: {memory:.1f} GB of memory were not enough, and no machine of the cluster has more to give.",
+        "Use machines with more memory, a smaller shard size, or Xet (`pip install hf_xet`), which holds no whole "
+        "file.",
+    ),
+    "larger-than-machines": Text(
+        "{work} takes {cpus} processors and {memory:.1f} GB of memory, and the largest machine of the cluster has "
+        "{most} and {largest:.1f} GB.",
+        "Use larger machines, a smaller shard size, or Xet (`pip install hf_xet`), which holds no whole file.",
+    ),
     # destinations
     "destination-name": Text("'{given}' is not a destination.", "Write `hf://owner/name`."),
     "repository-id": Text("'{given}' is not the id of a repository.", "Write `hf://owner/name`."),
@@ -1177,6 +1207,26 @@ PROBLEMS: dict[str, Text] = {
         "The server was restarted before this merge ended.",
         "Nothing on the Hub is lost: 'Try again' adds the missing files. If the merge had ended, it says that the "
         "model exists.",
+    ),
+    "rented-elsewhere": Text(
+        "A merge on a rented machine goes to the Hub.", "Choose the Hub as the destination."
+    ),
+    "rented-refused": Text(
+        "Your sign-in may not rent machines (the Hub answered {status}).",
+        "Sign in again if this Space asks for the permission `jobs`, use a token with write access, or copy the "
+        "command for a rented machine.",
+    ),
+    "rented-unpaid": Text(
+        "The Hub rents machines to accounts with a positive balance only (it answered {status}).",
+        "Add credit in the billing settings of your account.",
+    ),
+    "rented-hub": Text("The Hub did not take the job (it answered {status}).", "Try again later."),
+    "rented-failed": Text(
+        (
+            "The rented machine failed: {reason}.",
+            "The rented machine failed.",
+        ),
+        "Its log is at {url}. 'Try again' on another machine continues from the files that are on the Hub.",
     ),
     "no-memory": Text(
         "The merge needs {size} of memory, which is not free right now.",

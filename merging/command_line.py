@@ -29,6 +29,7 @@ from checkpoints.terminal import AsJson, cancel_on_interrupt, command, commands,
 if TYPE_CHECKING:
     from checkpoints.problems import Problem
     from merging.destinations import Receipt
+    from merging.engine.engine import Engine
     from merging.engine.result import Progress
     from merging.plan import Plan, PlannedMixture
     from merging.recipe.recipe import Recipe
@@ -48,12 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(app, arguments, name="python -m merging")
 
 
-def _report(error: BaseException, _: Mapping[str, Any]) -> int | None:
+def _report(error: BaseException, options: Mapping[str, Any]) -> int | None:
     from checkpoints.problems import MergeError, PlanError, RecipeError
 
     if not isinstance(error, MergeError):
         return None
     print_problems(error.problems)
+    if options.get("progress") == "jsonl":
+        problems = [problem.as_dict() for problem in error.problems]
+        print(json.dumps({"phase": "failed", "problems": problems}), file=sys.stderr, flush=True)
     return CANNOT_BE_MERGED if isinstance(error, (RecipeError, PlanError)) else FAILED
 
 
@@ -342,10 +346,20 @@ def run_recipe(
         bool,
         typer.Option("--keep", help="Of a pipeline: continue with a training's result that did not heal."),
     ] = False,
+    on: Annotated[
+        Literal["ray"] | None,
+        typer.Option(
+            metavar="ray",
+            help="Make the files on a Ray cluster: of RAY_ADDRESS, of this machine, or a new one.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> int:
     """Merge, or carry out a pipeline. The result appears whole, in one rename or one commit, or not at all."""
     if only_gguf and not gguf:
         raise typer.BadParameter("--only-gguf goes with --gguf")
+    if on and gguf:
+        raise typer.BadParameter("--on goes without --gguf")
     if receipts and (gguf or receipts == recipe == "-"):
         raise typer.BadParameter("--receipts goes with a recipe in a file, and without --gguf")
     text = _text(recipe)
@@ -375,7 +389,17 @@ def run_recipe(
         as_json=as_json,
         progress=progress,
         receipts=_receipts(receipts, planned) if receipts else (),
+        on=_engine(on),
     )
+
+
+def _engine(name: str | None) -> Engine | None:
+    """The engine of an option; None: the one that suits this machine."""
+    if name is None:
+        return None
+    from merging.engine.cluster import RayEngine
+
+    return RayEngine()
 
 
 def _receipts(path: str, planned: Plan) -> list[Receipt]:
@@ -470,6 +494,9 @@ def _run(
             cancel=cancel,
             **options,
         )
+    if progress == "jsonl":
+        done = {"phase": "done", "result": dataclasses.asdict(result)}
+        print(json.dumps(done), file=sys.stderr, flush=True)
     print_problems(result.warnings, "warning")
     status = NOT_FINITE if strict and result.not_finite else DONE
     if as_json:

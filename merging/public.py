@@ -9,6 +9,7 @@ from checkpoints.problems import (
     Problem,
     RecipeError,
 )
+from merging.engine.cluster import RayEngine
 from merging.engine.result import Progress, Result
 from merging.engine.run import merge_into_memory, run_plan
 from merging.experts.routing import Routing
@@ -35,6 +36,7 @@ __all__ = [
     "PlanError",
     "Problem",
     "Progress",
+    "RayEngine",
     "Recipe",
     "RecipeError",
     "Result",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
 from checkpoints import Token
@@ -33,6 +33,7 @@ class Merge:
 
     Attributes:
         sink: takes the shards
+        held: bytes that the destination holds while a plan is run, see `Destination.held`
         models: the plan's, opened when they are first asked for
         kind: of processor that computes its files
         stopped: set when a part of it failed, so that the others end as well
@@ -56,11 +57,17 @@ class Merge:
         self.meter = meter
         self.models = Models(plan, token, self.check, located)
         self.sink: Sink
+        self.held: Callable[[Plan], int] = lambda plan: 0
         self.kind = OneKind()
         self.stopped = threading.Event()
         self.message = ""
         self._cancelled = cancelled or threading.Event()
         self._due = 0.0
+
+    def memory(self, shards: Sequence[PlannedShard]) -> int:
+        """Bytes that making some of the shards takes at most, in a process of its own."""
+        plan = self.plan
+        return plan.peak_memory_bytes - self.held(plan) + self.held(plan.cut(shards))
 
     def check(self) -> None:
         """Raise where work is to stop; for workers."""

@@ -74,7 +74,7 @@ def run_plan(
         gguf: types of GGUF files that are made as well, such as Q4_K_M, from the same reading of the models. They go to
             a place of their own, whose name ends in `-GGUF`
         only_gguf: make nothing but these, at `to` itself
-        on: makes the shards; None: processes or threads of this machine
+        on: makes the shards, such as `RayEngine()`; None: processes or threads of this machine
         receipts: of shards that were made elsewhere for this plan and destination, see `begin_work`; not with `gguf`
         on_progress: called from the calling thread, up to about ten times a second
         cancel: set it from another thread to stop
@@ -268,7 +268,7 @@ def _make_shards(
     is one to make."""
     plan = merge.plan
     kept = dict(destination.begin(plan, merge.check))
-    merge.sink = destination.sink
+    merge.sink, merge.held = destination.sink, destination.held
     arrived = {receipt.filename: receipt for receipt in made_elsewhere if receipt.filename not in kept}
     there = kept | arrived
     missing = [shard for shard in plan.shards if shard.filename not in there]

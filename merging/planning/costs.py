@@ -104,8 +104,8 @@ def _approximated(model: PlannedModel, workers: int) -> int:
     return cost.held + workers * cost.each_thread if cost else 0
 
 
-def rough_seconds(plan: Plan) -> float:
-    """A guess of the time on two cores, for people to decide whether to wait: not better than a factor of two."""
+def rough_seconds(plan: Plan, cores: int = 2) -> float:
+    """A guess of the time on some cores, for people to decide whether to wait: not better than a factor of two."""
     remote = sum(model.bytes for model in plan.models if not (model.is_folder or model.is_cached))
     share = remote / max(sum(model.bytes for model in plan.models), 1)
     reading = plan.bytes_in * (share / 50e6 + (1 - share) / 2e9)
@@ -113,7 +113,7 @@ def rough_seconds(plan: Plan) -> float:
     method = METHODS[plan.method]
     each = 1e-7 if method.by_matrices else 8e-9 if method.sparsify or method.measure else 1e-9
     arithmetic = plan.bytes_in / 2 * each + (gates.rough_seconds(plan) if plan.gates else 0)
-    return 2.0 + max(reading + arithmetic, writing) + approximating_seconds(plan)
+    return 2.0 + max(reading + 2 * arithmetic / cores, writing) + approximating_seconds(plan)
 
 
 def approximating_seconds(plan: Plan) -> float:

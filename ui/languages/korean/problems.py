@@ -931,6 +931,36 @@ PROBLEMS: dict[str, Text] = {
         "{file}: {size:,}바이트입니다. 모델을 바꾸려면 S3가 파일을 복사해야 하는데 {most:,}바이트까지만 복사합니다.",
         "비어 있는 주소로 병합하거나, 샤드 크기를 줄이세요.",
     ),
+    "nothing-to-hand-out": Text(
+        "Hub에 파일 하나로 만드는 결과는 다른 컴퓨터에서 만들 수 없습니다.",
+        "`--on`을 빼거나, 샤드 크기를 줄이세요.",
+    ),
+    # clusters
+    "ray-not-installed": Text(
+        "Ray가 설치되어 있지 않습니다.",
+        "이 컴퓨터와 모든 컴퓨터에서 `pip install 'alloy-merge[ray]'`를 실행하세요.",
+    ),
+    "cluster-unreachable": Text(
+        "{address}의 Ray 클러스터가 응답하지 않습니다({reason}).",
+        "RAY_ADDRESS를 확인하세요. 없으면 이 컴퓨터의 클러스터를 쓰거나, 이 컴퓨터만으로 새로 만듭니다.",
+    ),
+    "machine-without-alloy": Text(
+        "클러스터의 한 컴퓨터에 {module} 모듈이 없습니다.", "모든 컴퓨터에 같은 버전의 Alloy를 설치하세요."
+    ),
+    "machine-lost": Text(
+        "{work}: 이 작업을 맡은 프로세스나 컴퓨터가 {times}번 멈췄습니다.",
+        "도착한 파일은 남아 있으니 명령을 다시 실행하세요. 또 멈추면 클러스터의 로그를 살펴보세요.",
+    ),
+    "machine-out-of-memory": Text(
+        "{work}: 메모리 {memory:.1f} GB로는 부족했고, 클러스터에 더 큰 컴퓨터가 없습니다.",
+        "메모리가 더 큰 컴퓨터를 쓰거나, 샤드 크기를 줄이거나, 파일을 통째로 들고 있지 않는 "
+        "Xet(`pip install hf_xet`)을 쓰세요.",
+    ),
+    "larger-than-machines": Text(
+        "{work}: 프로세서 {cpus}개와 메모리 {memory:.1f} GB가 필요한데, 클러스터에서 가장 큰 컴퓨터는 {most}개와 "
+        "{largest:.1f} GB입니다.",
+        "더 큰 컴퓨터를 쓰거나, 샤드 크기를 줄이거나, 파일을 통째로 들고 있지 않는 Xet(`pip install hf_xet`)을 쓰세요.",
+    ),
     # destinations
     "destination-name": Text("'{given}': 저장할 곳이 아닙니다.", "`hf://owner/name`으로 쓰세요."),
     "repository-id": Text("'{given}': 저장소 id가 아닙니다.", "`hf://owner/name`으로 쓰세요."),
@@ -1107,6 +1137,24 @@ PROBLEMS: dict[str, Text] = {
         "이 병합이 끝나기 전에 서버가 다시 시작되었습니다.",
         "허브에 있는 것은 그대로입니다. '다시 시도'를 누르면 없는 파일만 더합니다. 이미 끝났다면 모델이 있다고 "
         "나옵니다.",
+    ),
+    "rented-elsewhere": Text("빌린 컴퓨터에서 하는 병합의 대상은 Hub입니다.", "대상을 Hub로 고르세요."),
+    "rented-refused": Text(
+        "이 로그인으로는 컴퓨터를 빌릴 수 없습니다(Hub의 응답: {status}).",
+        "이 Space가 `jobs` 권한을 요청한다면 다시 로그인하거나, 쓰기 권한이 있는 토큰을 쓰거나, 빌린 컴퓨터용 명령을 "
+        "복사하세요.",
+    ),
+    "rented-unpaid": Text(
+        "Hub는 잔액이 있는 계정에만 컴퓨터를 빌려줍니다(Hub의 응답: {status}).",
+        "계정의 결제 설정에서 크레딧을 충전하세요.",
+    ),
+    "rented-hub": Text("Hub가 작업을 받지 않았습니다(응답: {status}).", "나중에 다시 시도하세요."),
+    "rented-failed": Text(
+        (
+            "빌린 컴퓨터에서 실패했습니다: {reason}.",
+            "빌린 컴퓨터에서 실패했습니다.",
+        ),
+        "로그는 {url}에 있습니다. 다른 컴퓨터에서 '다시 시도'하면 Hub에 있는 파일부터 이어 합니다.",
     ),
     "no-memory": Text(
         "병합에 메모리 {size}가 필요한데 지금은 그만큼 남아 있지 않습니다.",
