@@ -1611,7 +1611,8 @@ PROBLEMS: dict[str, Text] = {
         "Choose a `layer_granularity` that divides them.",
     ),
     "text-too-small": Text(
-        "'{name}' has {count} {count:document|documents}, {there} of them in the {part} part, which needs {needed}.",
+        "{names:and} {names:has|have} {count} {count:document|documents}, {there} of them in the {part} part, which "
+        "needs {needed}.",
         "Give more text, cut it into more documents (paragraphs, or lines of a .jsonl file), or change `split:`.",
     ),
     "document-in-two-parts": Text(
@@ -1627,6 +1628,9 @@ PROBLEMS: dict[str, Text] = {
     ),
     "no-python-function": Text("{function} cannot be loaded. Python says: {error}"),
     "python-score": Text("{function} failed. Python says: {error}"),
+    "python-score-numbers": Text(
+        "{function} returned {found}.", "Expected a number, or a list with one number for each document."
+    ),
     "python-score-count": Text(
         "{function} returned {count} {count:number|numbers} for {documents} documents.",
         "Expected one number for each document.",

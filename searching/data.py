@@ -111,15 +111,16 @@ def _check_sizes(data: Data, settings: Settings) -> None:
     for goal in known:
         for part in ("search", "choice"):
             if not counts[goal.name][part]:
-                raise EvaluationError(_too_small(goal, counts[goal.name], part, 1))
+                raise EvaluationError(_too_small([goal], counts[goal.name], part, 1))
     report = sum(counts[goal.name]["report"] for goal in known)
     if known and report < FEWEST_UNITS:
-        raise EvaluationError(_too_small(known[0], counts[known[0].name], "report", FEWEST_UNITS))
+        whole: dict[Part, int] = {part: sum(counts[goal.name][part] for goal in known) for part in PARTS}
+        raise EvaluationError(_too_small(known, whole, "report", FEWEST_UNITS))
 
 
-def _too_small(goal: Goal, counts: Mapping[Part, int], part: Part, needed: int) -> Problem:
+def _too_small(goals: Sequence[Goal], counts: Mapping[Part, int], part: Part, needed: int) -> Problem:
     values = {
-        "name": goal.name,
+        "names": [goal.name for goal in goals],
         "count": sum(counts.values()),
         "part": part,
         "there": counts[part],

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.problems import MergeError, Problem
+from checkpoints.problems import Problem
 from evaluation import EvaluationError
 from merging import Recipe
 from searching.figures import Figures, excess, score
@@ -19,7 +19,7 @@ from searching.gradient import Derivatives, Loss
 from searching.gradient import Objective as Text
 from searching.live_merge import LiveMerge
 from searching.objective import as_read
-from searching.plan import SearchPlan, suits_gradient
+from searching.plan import SearchPlan
 from searching.records import Asked, Records, Scored
 from searching.space import Point, Space
 from searching.workers import LiveModel
@@ -83,8 +83,7 @@ class Descent:
     derivatives: Derivatives = field(init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.live, LiveMerge) or not suits_gradient(self.plan):
-            raise MergeError(Problem("no-gradient"))
+        assert isinstance(self.live, LiveMerge)
         self.numbers = Numbers(self.plan.space, self.begin)
         self.plan.scorer.objective.read_to_teachers(self.live, "search")
         self.live.update(self.numbers.recipe(self.numbers.start))

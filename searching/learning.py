@@ -21,6 +21,8 @@ from searching.live_merge import LiveMerge
 
 Optimizer = Literal["adam", "lbfgs"]
 Stopped = Literal["steps", "choice", "seconds", "cancelled"]
+# Length of a step of Adam, as a share of the one before. Few steps are affordable: the first have to lead far.
+SHORTER = 0.85
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Pace:
     Attributes:
         optimizer: Adam, or L-BFGS-B of scipy.
         steps: the most evaluations.
-        rate: of Adam, as a share of each number's range.
+        rate: of the first step, as a share of each number's range; Adam's next ones are shorter and shorter.
         pull: towards the start: what the mean square of the numbers' distances, as shares of their ranges, costs in
             bits per byte.
         patience: evaluations without a better choice score after which it ends.
@@ -80,7 +82,7 @@ class Pace:
 
     optimizer: Optimizer = "adam"
     steps: int = 12
-    rate: float = 0.1
+    rate: float = 0.2
     pull: float = 0.001
     patience: int = 3
     seconds: float | None = None
@@ -198,10 +200,12 @@ def _adam(evaluate: _Evaluate, begin: NDArray[np.float64], rate: float) -> None:
     """Steps until one of them raises."""
     at = torch.from_numpy(begin.copy())
     adam = torch.optim.Adam([at], lr=rate, betas=(0.8, 0.95))  # few steps: short memories
+    shorter = torch.optim.lr_scheduler.ExponentialLR(adam, SHORTER)
     while True:
         _, gradient = evaluate(at.numpy())
         at.grad = torch.from_numpy(gradient)
         adam.step()
+        shorter.step()
         at.clamp_(0, 1)
 
 

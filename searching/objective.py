@@ -138,12 +138,14 @@ class Objective:
         function = self.function or load_function(goal.source, self.folder)
         try:
             found = function(model, list(texts)) if goal.text else function(model)
-            if isinstance(found, Mapping):
-                found = [number for numbers in found.values() for number in numbers]
-            numbers = [float(found)] if isinstance(found, int | float) else [float(one) for one in found]
         except Exception as error:
             values = {"function": goal.source, "error": f"{type(error).__name__}: {error}"[:300]}
             raise EvaluationError(Problem("python-score", values)) from error
+        try:
+            numbers = _numbers(found)
+        except (TypeError, ValueError) as error:
+            values = {"function": goal.source, "found": repr(found)[:80]}
+            raise EvaluationError(Problem("python-score-numbers", values)) from error
         if goal.text and len(numbers) != len(texts):
             counts = {"function": goal.source, "count": len(numbers), "documents": len(texts)}
             raise EvaluationError(Problem("python-score-count", counts))
@@ -152,6 +154,13 @@ class Objective:
             divided = split_documents({goal.name: names}, self.shares, alike=False)[goal.name]
             numbers = [one for one, place in zip(numbers, divided, strict=True) if place.part == part]
         return [(-number, 1.0) for number in numbers]
+
+
+def _numbers(found: Any) -> list[float]:
+    """A number, a list of numbers, or lists by name, as one list."""
+    if isinstance(found, Mapping):
+        return [float(number) for numbers in found.values() for number in numbers]
+    return [float(found)] if isinstance(found, int | float) else [float(one) for one in found]
 
 
 def is_worse(

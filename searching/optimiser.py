@@ -10,6 +10,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from checkpoints.problems import Problem, ProblemError
@@ -32,6 +33,16 @@ class Optimiser(Protocol):
         """Report the scores of the point that was asked for under a number, from 0 on; none if it failed."""
 
 
+def what_prevents(space: Space, way: Way) -> Problem | None:
+    """Why points of a space cannot be chosen in a way, if so; not whether there are derivatives."""
+    numbers = [axis for axis in space.axes if not axis.choices]
+    if way == "cmaes" and len(numbers) < 2:
+        return Problem("cmaes-few-numbers", {"count": len(numbers)})
+    if way not in ("grid", "gradient") and find_spec("optuna") is None:
+        return Problem("no-optuna")
+    return None
+
+
 def optimiser(space: Space, way: Way, trials: int) -> Optimiser:
     """The optimiser of a way to search.
 
@@ -43,12 +54,9 @@ def optimiser(space: Space, way: Way, trials: int) -> Optimiser:
     Raises:
         SearchError: Optuna is not installed, or the way does not suit the space.
     """
-    if way == "grid":
-        return Grid(space, trials)
-    numbers = [axis for axis in space.axes if not axis.choices]
-    if way == "cmaes" and len(numbers) < 2:
-        raise SearchError(Problem("cmaes-few-numbers", {"count": len(numbers)}))
-    return OptunaOptimiser(space, way)
+    if problem := what_prevents(space, way):
+        raise SearchError(problem)
+    return Grid(space, trials) if way == "grid" else OptunaOptimiser(space, way)
 
 
 class Grid:
@@ -88,10 +96,8 @@ class OptunaOptimiser:
     """
 
     def __init__(self, space: Space, way: Way):
-        try:
-            import optuna
-        except ImportError:
-            raise SearchError(Problem("no-optuna")) from None
+        import optuna
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
         count = sum(not goal.is_guard for goal in space.settings.goals) if way == "nsga2" else 1

@@ -12,12 +12,13 @@ from checkpoints import Token
 from checkpoints.memory import free_memory
 from checkpoints.problems import Problem, ProblemError
 from evaluation.remark import Remark
-from merging import Plan, make_plan
+from merging import METHODS, Plan, make_plan
 from searching.data import Data, read_data
 from searching.figures import compare
+from searching.gradient import has_derivative
 from searching.live_merge import LiveMerge, held
 from searching.objective import Function, Objective, load_function
-from searching.optimiser import SearchError
+from searching.optimiser import SearchError, what_prevents
 from searching.records import Scored
 from searching.space import Space
 from searching.teachers import Teachers
@@ -136,6 +137,7 @@ def plan_search(
     start = space.recipe(space.start)
     merge = make_plan(start, token=token, allow_folders=allow_folders, memory=memory)
     problems += merge.problems
+    problems += _what_prevents(space, merge, workers)
     free = free_memory() if memory is None else memory
     holds = held(merge)
     taught = {goal.teacher for goal in space.settings.goals if goal.teacher}
@@ -162,6 +164,30 @@ def plan_search(
         holds.kept * workers,
         free,
     )
+
+
+def _what_prevents(space: Space, merge: Plan, workers: int) -> list[Problem]:
+    """Why points cannot be chosen in the way that a space asks for."""
+    way = space.settings.by
+    if way != "gradient":
+        found = what_prevents(space, way)
+        return [found] if found else []
+    if workers > 1:
+        return [Problem("gradient-one-worker", {"workers": workers})]
+    if not has_gradient(space):
+        return [Problem("no-gradient")]
+    merged = next((tensor for tensor in merge.tensors if len(tensor.inputs) > 1), None)
+    if merged is None:
+        return []
+    method = METHODS[merge.method]
+    arguments = {one.argument: merged.parameters.get(one.name) for one in method.parameters}
+    names = dict.fromkeys(axis.parameter for axis in space.axes)
+    searched = [one for one in method.parameters if one.name in names]
+    return [
+        Problem("no-derivative", {"method": method.name, "parameter": one.name})
+        for one in searched
+        if not has_derivative(method, one, arguments)
+    ]
 
 
 def open_live(recipe: Any, **settings: Any) -> LiveModel:
@@ -234,7 +260,7 @@ def measured(plan: SearchPlan, scored: Sequence[Scored]) -> Measured:
     """
     seconds = max(one.seconds for one in scored)
     settings = plan.space.settings
-    by_gradient = settings.by in ("auto", "gradient") and plan.workers == 1 and suits_gradient(plan)
+    by_gradient = settings.by in ("auto", "gradient") and plan.workers == 1 and has_gradient(plan.space)
     counts = plan.data.counts()
     parts = {part: sum(count[part] for count in counts.values()) for part in ("search", "choice", "report")}
     # The recipe as it was given may be the plain average. Teachers are read to, and soups are scored, as baselines are.
@@ -258,10 +284,10 @@ def measured(plan: SearchPlan, scored: Sequence[Scored]) -> Measured:
     return Measured(seconds, making, last * each, total, least_difference(plan, scored))
 
 
-def suits_gradient(plan: SearchPlan) -> bool:
+def has_gradient(space: Space) -> bool:
     """Whether the score is a likelihood, and every axis a number."""
-    counted = [goal for goal in plan.space.settings.goals if not goal.is_guard]
-    numbers = all(not axis.choices and not axis.integer for axis in plan.space.axes)
+    counted = [goal for goal in space.settings.goals if not goal.is_guard]
+    numbers = all(not axis.choices and not axis.integer for axis in space.axes)
     return numbers and all(goal.kind in ("text", "dataset") for goal in counted)
 
 

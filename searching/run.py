@@ -29,7 +29,7 @@ from searching.goals import Part
 from searching.gradient import Loss
 from searching.learning import Pace, descend
 from searching.optimiser import Optimiser, SearchError, optimiser
-from searching.plan import FINALISTS, Measured, SearchPlan, measured, suits_gradient
+from searching.plan import FINALISTS, Measured, SearchPlan, has_gradient, measured
 from searching.records import Asked, Records, Scored
 from searching.report import Report, make_report
 from searching.shared_study import SharedStudy, Storage
@@ -262,8 +262,7 @@ class _Search:
 
     def run(self, *, finish: bool) -> SearchResult:
         try:
-            self.score_all("baselines", [Job(who, "search", one) for who, one in self.baselines.items()])
-            self.check_baselines()
+            self.score_baselines()
             if not self.is_reported:
                 if not finish:
                     self.find_starts()
@@ -286,8 +285,7 @@ class _Search:
 
     def join(self) -> int:
         """Score trials of a search that another machine began; returns how many."""
-        self.score_all("baselines", [Job(who, "search", one) for who, one in self.baselines.items()])
-        self.check_baselines()
+        self.score_baselines()
         self.trials()
         return sum(not asked.elsewhere for asked, _ in self.records.trials())
 
@@ -296,11 +294,13 @@ class _Search:
         """Whether the report part has been used: then no trial may follow."""
         return any(part == "report" for _, part in self.records.scored)
 
-    def check_baselines(self) -> None:
-        """Raise what failed for the recipe as it was given: no trial would do better."""
-        given = self.records.scored["given", "search"]
-        if given.problem is not None:
-            raise SearchError(given.problem)
+    def score_baselines(self) -> None:
+        """Score the recipe as it was given, and raise what failed: nothing else would do better; then the others."""
+        first, *others = (Job(who, "search", one) for who, one in self.baselines.items())
+        self.score_all("baselines", [first])
+        if problem := self.records.scored[first.who, "search"].problem:
+            raise SearchError(problem)
+        self.score_all("baselines", others)
 
     def find_starts(self) -> None:
         """Score what a look at each parent suggests: LM-Cocktail weights, and a greedy soup."""
@@ -352,10 +352,9 @@ class _Search:
         """The descent of a search by gradient; None for another, and where "auto" finds no derivative."""
         by = self.settings.by
         alone = self.plan.workers == 1 and self._study is None
-        if by not in ("auto", "gradient") or (by == "auto" and not (alone and suits_gradient(self.plan))):
+        if by not in ("auto", "gradient") or (by == "auto" and not (alone and has_gradient(self.space))):
             return None
-        if not isinstance(self.workers, ThisProcess):
-            raise SearchError(Problem("gradient-one-worker", {"workers": self.plan.workers}))
+        assert isinstance(self.workers, ThisProcess)  # see `plan_search`
         try:
             best = min(self.starts, key=self.score_at)
             return Descent(self.plan, self.records, self.workers.live, self.references("search"), best)

@@ -71,14 +71,20 @@ def _place(problem: Problem) -> Place:
 
 
 def _problems_of(space: Space) -> list[Problem]:
-    """What is wrong with the recipes of the space: at the start, at both ends of each range, at each choice."""
+    """What is wrong with the recipes of the space: at both ends of each range and at each choice, or at the start."""
     problems: list[Problem] = []
-    for values in ({}, *_corners(space)):
-        try:
-            space.recipe({**space.start, **values})
-        except RecipeError as error:
-            problems += error.problems
-    return problems
+    for values in _corners(space):
+        problems += _problems_at(space, values)
+    return problems or _problems_at(space, {})
+
+
+def _problems_at(space: Space, values: Mapping[str, Scalar]) -> Sequence[Problem]:
+    """What is wrong with the recipe at the start, but for these values."""
+    try:
+        space.recipe({**space.start, **values})
+    except RecipeError as error:
+        return error.problems
+    return ()
 
 
 def _unknown_models(space: Space) -> list[Problem]:

@@ -28,6 +28,9 @@ def alone(model):
 def number(model):
     return 7
 
+def word(model, documents):
+    return "good"
+
 def wrong(model, documents):
     return [1.0]
 """
@@ -156,6 +159,8 @@ def test_python_functions(model: LanguageModel, tmp_path: Path) -> None:
     assert figures("number", "") == figures("number", "", "report") == ((-7.0, 1.0),)
     with pytest.raises(EvaluationError, match=r"returned 1 number for 2 documents"):
         figures("wrong", "prompts.txt")
+    with pytest.raises(EvaluationError, match=r"word returned 'good'\. Expected a number"):
+        figures("word", "prompts.txt")
     with pytest.raises(EvaluationError, match="cannot be loaded"):
         load_function("judge.py:nothing", tmp_path)
 

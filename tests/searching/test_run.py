@@ -201,6 +201,7 @@ def test_a_function_without_figures_is_said_before_the_first_trial(tmp_path: Pat
 
     with pytest.raises(SearchError, match="not a finite number"):
         run_search(made, tmp_path)
+    assert [one["who"] for one in lines(tmp_path)] == ["given"]  # nothing else would do better
 
 
 def test_a_parent_that_is_lost_stops_the_search_and_loses_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from checkpoints.problems import RecipeError
 from evaluation import load_model, perplexity
 from merging import make_plan, read_recipe, run_plan
-from searching import measure, plan_search, read_space, run_search
+from searching import SearchError, measure, plan_search, read_space, run_search
 from searching.command_line import CANNOT_BE_SEARCHED, DONE, FAILED, main
 from searching.figures import figure, score
 from searching.records import Records
@@ -192,6 +192,33 @@ def test_models_that_do_not_fit_are_refused_with_both_numbers(family: Path) -> N
     found = next(problem for problem in plan.problems if problem.code == "search-too-large")
     assert found.values["free"] == 0.1 and found.values["needed"] > 0.3
     assert "3 live models need" in found.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "workers", "said"),
+    [
+        ({"task_arithmetic": "ties"}, 1, "no derivative by 'weight' of ties"),
+        ({"task_arithmetic": "dare_linear", "weight: {search: [0, 1.2]": "weight: 1, density: {search: [0, 1]"}, 1,
+         "no derivative by 'density' of dare_linear"),
+        ({"{text: words.txt}": "{python: judge.py:score, text: words.txt}"}, 1, "every objective a text"),
+        ({}, 2, "in one process, not in 2"),
+        ({"by: gradient": "by: cmaes", ", anchors: 2": "", "{search: [0, 1.2], start: 0.5}}}\ndtype": "1}}\ndtype"}, 1,
+         "needs two numbers or more; the space has 1"),
+    ],
+)  # fmt: skip
+def test_a_way_that_does_not_suit_the_space_is_refused_before_anything_is_scored(
+    family: Path, tmp_path: Path, changes: dict[str, str], workers: int, said: str
+) -> None:
+    text = space(family)
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    plan = plan_search(read_space(text), texts=GIVEN, score=lambda model, documents: [], workers=workers)
+
+    assert said in " ".join(problem.message for problem in plan.problems)
+    with pytest.raises(SearchError, match=said):
+        run_search(plan, tmp_path / "search")
+    assert not (tmp_path / "search").exists()
 
 
 def test_the_command_searches_and_reports(

@@ -1538,7 +1538,7 @@ PROBLEMS: dict[str, Text] = {
         "나누어떨어지는 `layer_granularity`를 고르세요.",
     ),
     "text-too-small": Text(
-        "'{name}': 문서 {count}개 가운데 {there}개가 {part} 부분에 있는데 {needed}개가 필요합니다.",
+        "{names:and}: 문서 {count}개 가운데 {there}개가 {part} 부분에 있는데 {needed}개가 필요합니다.",
         "글을 더 주거나, 더 많은 문서(문단 또는 .jsonl 파일의 줄)로 나누거나, `split:`을 바꾸세요.",
     ),
     "document-in-two-parts": Text(
@@ -1554,6 +1554,10 @@ PROBLEMS: dict[str, Text] = {
     ),
     "no-python-function": Text("{function}: 불러올 수 없습니다. 파이썬의 메시지: {error}"),
     "python-score": Text("{function}: 실패했습니다. 파이썬의 메시지: {error}"),
+    "python-score-numbers": Text(
+        "{function}: {found}을(를) 돌려주었습니다.",
+        "수 하나, 또는 문서마다 수가 하나씩 있는 목록이어야 합니다.",
+    ),
     "python-score-count": Text(
         "{function}: 문서 {documents}개에 대해 수 {count}개를 돌려주었습니다.",
         "문서마다 수가 하나씩 있어야 합니다.",
