@@ -240,7 +240,8 @@ class _Search:
         self.records = Records(folder / "trials.jsonl")
         self.on_trial = on_trial
         self.cancel = cancel
-        self.began = time.monotonic()
+        # When the first recipe began to be scored: until then models are loaded.
+        self.began: float | None = None
         self.before = self.records.seconds_here
         # The recipe as it was given, the plain average, and each parent.
         self.baselines = {"given": self.space.recipe(self.space.start), "average": self.space.average()}
@@ -395,7 +396,8 @@ class _Search:
         """Until no trial may begin any more, so that the best is judged when the time is up; None for no limit."""
         if self.settings.minutes is None:
             return None
-        spent = self.before / self.plan.workers + time.monotonic() - self.began
+        here = time.monotonic() - self.began if self.began is not None else 0.0
+        spent = self.before / self.plan.workers + here
         measured = self.measured()
         return 60 * self.settings.minutes - spent - (measured.judging if measured else 0.0)
 
@@ -570,6 +572,8 @@ class _Search:
 
     def enter(self, phase: str, scored: Scored) -> None:
         """Record what was scored, and tell the optimiser and the caller."""
+        if self.began is None and scored.seconds:
+            self.began = time.monotonic() - scored.seconds
         is_trial = self._optimiser is not None and scored.part == "search" and scored.who.startswith("trial ")
         if is_trial:
             scored = replace(scored, told=self.values(scored))

@@ -421,6 +421,27 @@ def test_the_best_is_judged_when_the_time_is_up(tmp_path: Path, monkeypatch: pyt
     assert result.report.ending != "no-winner"
 
 
+def test_loading_the_models_takes_none_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that moves on by an hour while they are loaded, and by a second with each score."""
+    now = [0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0])
+    monkeypatch.setattr("searching.run.time", clock)
+    monkeypatch.setattr("searching.workers.time", clock)
+
+    def tick(_: tuple[float, float]) -> None:
+        now[0] += 1
+
+    def load() -> FakeModel:
+        now[0] += 3600
+        return FakeModel()
+
+    text = space("random", trials=50).text.replace("trials: 50", f"trials: 50, minutes: {40 / 60}")
+
+    result = run_search(plan(Score(trap=tick), read_space(text), open=load), tmp_path)
+
+    assert 10 < result.report.trials["ended"] < 40 and now[0] <= 3600 + 40
+
+
 def test_time_that_is_too_short_leaves_the_trials_that_cost_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
