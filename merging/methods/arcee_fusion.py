@@ -48,7 +48,8 @@ def _measure(blocks: Blocks) -> _Importance:
 
     divergences = torch.cat([_divergence(pair, blocks.row) for _, pair in blocks])
     importance = _Importance(divergences, blocks.row, 0.0)
-    changes = Derived(blocks, lambda pair, start: importance.of(pair, start))
+    # A model's infinities and NaN are not among those that are ordered; the run counts and reports them.
+    changes = Derived(blocks, lambda pair, start: importance.of(pair, start).nan_to_num_(0.0, 0.0))
     places = [blocks.size - int(share * (blocks.size - 1)) for share in (0.25, 0.5, 0.75)]
     first, middle, third = (cut.threshold for cut in cuts(changes, [places])[0])
     return importance._replace(threshold=middle + 1.5 * (third - first))

@@ -42,14 +42,19 @@ def decompose(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The singular vectors and values of an m x n matrix of rank r, the largest first.
 
     Returns:
-        m x r left vectors, r values, n x r right vectors; float32. None where the values vanish.
+        m x r left vectors, r values, n x r right vectors; float32. None where the values vanish; one of NaN where the
+        matrix holds infinities or NaN.
     """
     import torch
 
     if matrix.shape[0] > matrix.shape[1]:
         left, values, right = decompose(matrix.T)
         return right, values, left
-    squares, vectors = torch.linalg.eigh(gram(matrix.T))
+    products = gram(matrix.T)
+    if not products.isfinite().all():
+        nothing = matrix.new_full((1, 1), torch.nan)
+        return nothing.expand(matrix.shape[0], 1), nothing[0], nothing.expand(matrix.shape[1], 1)
+    squares, vectors = torch.linalg.eigh(products)
     values = squares.clamp_(min=0).sqrt_().flip(0)
     counts = (values > SMALLEST_SHARE * values[0]) & (values > 0)
     values = values[counts].float()
@@ -71,9 +76,11 @@ def gram(matrix: Tensor) -> Tensor:
 
 def inverse_root(products: Tensor) -> Tensor:
     """The inverse square root of the Gram matrix of unit vectors, in float64; what they share but for float32's
-    rounding counts once."""
+    rounding counts once. NaN where the products are not finite."""
     import torch
 
+    if not products.isfinite().all():
+        return torch.full_like(products, torch.nan)
     squares, vectors = torch.linalg.eigh(products)
     counts = squares > SMALLEST_SHARE * squares[-1]
     kept = vectors[:, counts]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from merging.destinations.receipt import Receipt, not_finite
 from merging.engine.engine import Engine
 from merging.engine.finite import EXPONENTS, count_not_finite
 from merging.engine.threads import Threads
+from merging.methods import METHODS, MergeMethod
 from merging.plan import Plan
 from merging.result_card import with_not_finite
 from tests.merging.engine.elsewhere import Elsewhere
@@ -127,3 +131,31 @@ def test_a_card_lists_the_worst_first_and_not_all() -> None:
     assert "| 10 more tensors | |" in card
     assert card.count("## Numbers") == 1
     assert card.endswith("```\n")
+
+
+def of_any_method(method: MergeMethod, models: Sequence[str], base: str) -> dict[str, Any]:
+    """A recipe of a method with the least that it needs."""
+    given = {p.name: 0.5 for p in method.parameters if p.required}
+    each = {name: given.pop(name) for name in [*given] if method.parameter(name).per_model}  # type: ignore[union-attr]
+    named = models[: method.max_models]
+    entries = [{"model": model, **({"parameters": each} if each else {})} for model in named]
+    recipe = {"merge_method": method.name, "models": entries, "parameters": given, "dtype": "float32"}
+    return recipe | ({"base_model": base if method.may_subtract else named[-1]} if method.takes_base else {})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_method_hides_them(name: str, models: dict[str, str], tmp_path: Path) -> None:
+    """A parent's infinities and NaN in a matrix are in the result, or have made others, and are reported."""
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(models["sound"], spoilt)
+    tensors = load_file(spoilt / "model.safetensors")
+    matrix = "model.layers.1.mlp.up_proj.weight"
+    tensors[matrix][0, 0], tensors[matrix][1, 1] = float("nan"), float("inf")
+    save_file(tensors, spoilt / "model.safetensors", metadata={"format": "pt"})
+    recipe = of_any_method(METHODS[name], [str(spoilt), models["large"]], models["sound"])
+    plan = make_plan(read_recipe(yaml.safe_dump(recipe)), str(tmp_path / "out"))
+    assert not plan.problems
+
+    found = run_plan(plan, str(tmp_path / "out"), workers=1).not_finite
+
+    assert found.keys() == {matrix}
