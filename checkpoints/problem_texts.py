@@ -1836,6 +1836,11 @@ PROBLEMS: dict[str, Text] = {
         "{folder} holds the work of another pipeline.",
         "Name another folder with `--work`, or delete this one.",
     ),
+    "training-too-long": Text(
+        "{steps:,} steps would take about {minutes:.0f} minutes; this server allows {most:,} steps and "
+        "{most_minutes:.0f} minutes.",
+        "Lower `max_steps`, or run it on your own machine with `alloy heal run`.",
+    ),
     "not-healed": Text(
         (
             "The model did not heal. It was written to {written}, because `--keep` was given.",

@@ -172,12 +172,19 @@ def held_out(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     )
 
 
-def judged_documents(names: Sequence[str], folder: Path) -> list[str]:
+def judged_documents(names: Sequence[str], folder: Path, *, allow_folders: bool = True) -> list[str]:
     """The documents to judge on: bundled texts, and files of which each is one document.
 
+    Args:
+        names: of them.
+        folder: that names of files are relative to.
+        allow_folders: whether they may be files of this machine.
+
     Raises:
-        EvaluationError: one cannot be read.
+        EvaluationError: one cannot be read, or may not be.
     """
+    if not allow_folders and (own := [name for name in names if name not in BUNDLED]):
+        raise EvaluationError(Problem("no-bundled-text", {"name": own[0], "known": BUNDLED}))
     return [
         text
         for name in names

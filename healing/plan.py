@@ -214,7 +214,8 @@ def _rows(
         if not kept:
             raise EvaluationError(Problem("nothing-held-out", {"rows": len(rows)}))
     trained = [document_of(row) for row in rows]
-    judged = judged_documents([name for name in training.texts if name != HELD_OUT], folder)
+    names = [name for name in training.texts if name != HELD_OUT]
+    judged = judged_documents(names, folder, allow_folders=allow_folders)
     check_apart(trained, judged)
     length = training.arguments.max_length
     size = sum(len(one.encode()) for one in trained)

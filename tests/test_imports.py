@@ -73,6 +73,7 @@ FLOORS = {
         ["recipe", "widgets"],
         ["hub"],
         ["server"],
+        ["heal"],
         ["merge", "methods"],
         ["chat", "score", "search"],
         ["api"],

@@ -26,6 +26,7 @@ from ui.hub.account import account, visitor
 from ui.merge.destination import destination_of
 from ui.score.reading import scored
 from ui.score.source import MAX_CHARACTERS
+from ui.server.heals import HealService
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobStatus
 from ui.server.merge_service import MergeService
@@ -39,11 +40,13 @@ class Api:
     Args:
         service: answers them
         searches: answers those about searches
+        heals: answers those about layers and training
     """
 
-    def __init__(self, service: MergeService, searches: SearchService) -> None:
+    def __init__(self, service: MergeService, searches: SearchService, heals: HealService) -> None:
         self.service = service
         self.searches = searches
+        self.heals = heals
         self.host = service.host
 
     def add(self) -> None:
@@ -51,10 +54,10 @@ class Api:
         quick: tuple[Callable[..., Any], ...] = (self.methods, self.job, self.cancel)
         for endpoint in quick:
             api(in_words(endpoint), api_name=endpoint.__name__, concurrency_limit=4)
-        planned: tuple[Callable[..., Any], ...] = (self.plan, self.merge, self.gguf, self.search)
+        planned: tuple[Callable[..., Any], ...] = (self.plan, self.merge, self.gguf, self.search, self.heal)
         for endpoint in planned:
             api(in_words(endpoint), api_name=endpoint.__name__, concurrency_limit=MAX_PLANS)
-        slow: tuple[Callable[..., Any], ...] = (self.chat, self.perplexity)
+        slow: tuple[Callable[..., Any], ...] = (self.chat, self.perplexity, self.influence)
         for endpoint in slow:
             api(in_words(endpoint), api_name=endpoint.__name__, concurrency_id="model", concurrency_limit=2)
 
@@ -203,14 +206,70 @@ class Api:
             return _problems(error)
         return {"ok": True, "job": job}
 
-    def job(self, id: str) -> dict[str, Any]:
-        """Report the state of a merge or a search.
+    def influence(
+        self, model: str, oauth: gr.OAuthToken | None, drop: int = 4, tries: int = 3
+    ) -> dict[str, Any]:
+        """Measure which layers of a model matter, and try the best cuts on a bundled English text.
 
         Args:
-            id: as `/merge`, `/gguf` or `/search` returned it
+            model: `owner/name` on the Hub, optionally with `@revision`
+            drop: how many layers to leave out, 1 to 12
+            tries: how many cuts to try, 1 to 5
 
         Returns:
-            state, position, progress, rate, seconds_left, log, problems, result; of a search also its scores.
+            by_layer: the influence of each layer; perplexity of the whole model; tried: cuts, the best first, each
+            with perplexity, the interval of what it costs in bits per byte, and its recipe; or ok false and the
+            problems.
+        """
+        who = account(self.host, oauth)
+        drop, tries = min(max(drop, 1), 12), min(max(tries, 1), 5)
+        try:
+            *_, found = self.heals.layers(model.strip(), drop, tries, who)
+        except ProblemError as error:
+            return _problems(error)
+        assert found
+        tried = [asdict(one) for one in found.tried]
+        return {"ok": True, "by_layer": found.by_layer, "perplexity": found.whole, "tried": tried}
+
+    def heal(
+        self,
+        chain: str,
+        to: str,
+        request: gr.Request,
+        oauth: gr.OAuthToken | None,
+        private: bool = True,
+        keep: bool = False,
+    ) -> dict[str, Any]:
+        """Start training a model that was cut, stacked or merged, so that it predicts what its parent does.
+
+        Args:
+            chain: YAML of a recipe, `---`, and a document such as `train: distillation` with `datasets` and
+                `arguments`
+            to: destination, `hf://owner/name`
+            private: whether the new repository is private
+            keep: whether a result that did not heal is kept too
+
+        Returns:
+            job: the id to ask `/job` about, whose `heal` has the losses and the scores before and after; or ok false
+            and the problems.
+        """
+        who = account(self.host, oauth)
+        try:
+            place = destination_of(self.host, to)
+            job = self.heals.start(chain, place, who, visitor(who, request), private=private, keep=keep)
+        except ProblemError as error:
+            return _problems(error)
+        return {"ok": True, "job": job}
+
+    def job(self, id: str) -> dict[str, Any]:
+        """Report the state of a merge, a search or a training.
+
+        Args:
+            id: as `/merge`, `/gguf`, `/search` or `/heal` returned it
+
+        Returns:
+            state, position, progress, rate, seconds_left, log, problems, result; of a search also its scores, of a
+            training its losses and scores.
         """
         try:
             return _status(self.service.job(id))
@@ -337,7 +396,8 @@ def _refused(code: str, error: EvaluationError | gr.Error) -> dict[str, Any]:
 
 def _status(job: JobStatus) -> dict[str, Any]:
     """A job as plain data."""
-    data = asdict(replace(job, search=None))
+    data = asdict(replace(job, search=None, heal=None))
+    data["heal"] = job.heal.to_dict() if job.heal else None
     data["search"] = job.search.to_dict() if job.search else None
     data["problems"] = [problem.as_dict() for problem in job.problems]
     del data["request"]  # it names the folder of a download

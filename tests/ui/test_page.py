@@ -41,7 +41,19 @@ models:
   - {model: ann/one, parameters: {weight: 1}}
   - {model: ann/two, parameters: {weight: 1}}
 """
-TOOLS = {"methods", "plan", "merge", "gguf", "search", "job", "cancel", "chat", "perplexity"}
+TOOLS = {
+    "methods",
+    "plan",
+    "merge",
+    "gguf",
+    "search",
+    "job",
+    "cancel",
+    "chat",
+    "perplexity",
+    "influence",
+    "heal",
+}
 API = ROOT / "docs" / "api.md"
 Open = Callable[..., Client]
 

@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 from checkpoints.repositories.repository import HUB_SCHEME
 from merging import Result
 from merging.result_card import with_not_finite
+from ui.heal.card import heal_progress, healed
 from ui.hub.recipes import query_of
 from ui.languages.translate import t
 from ui.merge.commands import command_line, hf_job, python
@@ -61,9 +62,9 @@ def _state(job: JobStatus) -> Content:
         case "waiting":
             return waiting_line(job)
         case "running":
-            return _progress(job)
+            return heal_progress(job.title, job.heal) if job.heal else _progress(job)
         case "done":
-            return _result(job)
+            return [healed(job.heal) if job.heal else None, _result(job)]
         case "failed":
             return problem_list(job.problems)
         case "cancelled":

@@ -54,6 +54,7 @@ class MergeSlot:
                 self.score = _button("merge.score")
                 self.alone = _button("merge.alone")
                 self.gguf = _button("merge.gguf")
+                self.heal = _button("heal.button")
                 self.reuse = _button("merge.reuse")
                 self.copy = _button("recipe.link")
             self.link = gr.Textbox(visible=False, label=t("recipe.linked"))
@@ -63,7 +64,7 @@ class MergeSlot:
     def outputs(self) -> list[Any]:
         """What `show` and `hide` may update."""
         buttons = [
-            self.stop, self.retry, self.chat, self.score, self.alone, self.gguf, self.reuse, self.copy
+            self.stop, self.retry, self.chat, self.score, self.alone, self.gguf, self.heal, self.reuse, self.copy
         ]  # fmt: skip
         return [self.box, self.card, self.message, *buttons]
 
@@ -81,7 +82,10 @@ class MergeSlot:
             self.card: card,
             self.message: "",  # it may be about the result that was here before
             self.stop: gr.update(visible=job.is_live, interactive=not job.stopping),
-            self.retry: gr.update(visible=job.state in ("failed", "cancelled"), interactive=True),
+            self.retry: gr.update(
+                visible=job.state in ("failed", "cancelled") and job.heal is None, interactive=True
+            ),
+            self.heal: _offered(readable and job.heal is None and may_heal(job)),
             **{button: _offered(readable) for button in (self.chat, self.score, self.alone, self.gguf)},
             **{button: _offered(again) for button in (self.reuse, self.copy)},
         }
@@ -189,27 +193,28 @@ class MyMerges:
 
     def at(self, number: int, jobs: object, results: object) -> FinishedMerge | None:
         """The finished merge in a slot."""
-        job = self._job(number, jobs, results)
+        job = self.job(number, jobs, results)
         return self.finished(job) if job and job.result else None
 
     def finished(self, job: JobStatus) -> FinishedMerge:
         assert job.result
         return FinishedMerge(job.result.location.removeprefix(HUB_SCHEME), job.models)
 
-    def _job(self, number: int, jobs: object, results: object) -> JobStatus | None:
+    def job(self, number: int, jobs: object, results: object) -> JobStatus | None:
+        """The job in a slot."""
         here = [job for job in self._found(jobs, results) if job is not None]
         return here[number] if number < len(here) else None
 
     def _stopper(self, number: int) -> Callable[..., None]:
         def stop(jobs: object, results: object) -> None:
-            if job := self._job(number, jobs, results):
+            if job := self.job(number, jobs, results):
                 self.service.board.cancel(job.id)
 
         return stop
 
     def _retrier(self, number: int) -> Callable[..., Updates]:
         def retry(jobs: object, results: object, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
-            job = self._job(number, jobs, results)
+            job = self.job(number, jobs, results)
             if job is None:
                 return {self.message: ""}
             who = account(self.host, oauth)
@@ -225,7 +230,7 @@ class MyMerges:
 
     def _linker(self, number: int, slot: MergeSlot) -> Callable[..., Updates]:
         def copy(jobs: object, results: object, request: gr.Request) -> Updates:
-            job = self._job(number, jobs, results)
+            job = self.job(number, jobs, results)
             if job is None:
                 return {slot.link: "", slot.message: ""}
             link = link_to(self.host, job.request.recipe, request)
@@ -235,7 +240,7 @@ class MyMerges:
 
     def _checker(self, number: int) -> Callable[..., Iterator[str]]:
         def check(jobs: object, results: object, oauth: gr.OAuthToken | None) -> Iterator[str]:
-            if job := self._job(number, jobs, results):
+            if job := self.job(number, jobs, results):
                 yield status(t("alone.checking"))
                 yield stands_alone(job, account(self.host, oauth), allow_folders=self.host.allow_folders)
 
@@ -243,7 +248,7 @@ class MyMerges:
 
     def _reuser(self, number: int, editor: RecipeEditor) -> Callable[..., Updates]:
         def reuse(jobs: object, results: object, memory: FormMemory) -> Updates:
-            job = self._job(number, jobs, results)
+            job = self.job(number, jobs, results)
             if job is None:
                 return unchanged()
             return editor.show(job.request.recipe, memory, t("undo.preset", name=job.title))
@@ -277,6 +282,11 @@ def stands_alone(job: JobStatus, who: Account, *, allow_folders: bool) -> Markup
     if found.ok:
         return status(t("alone.yes", name=name, answer=found.answer.strip()))
     return alert(t("alone.no", name=name, findings=" ".join(map(remark_words, found.findings))))
+
+
+def may_heal(job: JobStatus) -> bool:
+    """Whether a result is one parent with other layers, which training brings nearer to that parent."""
+    return len(job.models) == 1 and "slices:" in job.request.recipe
 
 
 def may_run(job: JobStatus) -> bool:

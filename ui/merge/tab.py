@@ -9,8 +9,10 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
+from checkpoints.problems import ProblemError
 from merging import MergeError
 from merging.gguf.destination import SUFFIX
+from ui.heal.panel import HealPanel
 from ui.host import Host
 from ui.hub.account import account, visitor
 from ui.hub.recipes import QUERY, recipe_of
@@ -27,6 +29,7 @@ from ui.merge.plan_card import problems_card
 from ui.merge.plan_panel import PlanPanel
 from ui.merge.start import build_start
 from ui.merge.try_first import try_first
+from ui.server.heals import HealService, chain_of
 from ui.server.in_memory_merges import TryRequest
 from ui.server.merge_service import MergeService
 from ui.widgets.events import LONG, PLANNING, PRIVATE, QUIET, Given, Updates, unchanged
@@ -52,12 +55,14 @@ class MergeTab:
         trying_it, merging_it: keyword arguments of an event that tries, or merges, the recipe that the tab shows
     """
 
-    def __init__(self, host: Host, service: MergeService, search: HubSearch) -> None:
+    def __init__(self, host: Host, service: MergeService, search: HubSearch, heals: HealService) -> None:
         self.host = host
         self.service = service
         self.start = build_start(host)
         self.editor = RecipeEditor(host, search)
         self.plan = PlanPanel(service, self.editor)
+        with self.editor.beside:
+            self.heal = HealPanel(host, heals)
         self.destination = DestinationPanel(host)
         with gr.Row(elem_classes="alloy-go"):
             self.go = gr.Button(t("merge.button"), variant="primary", size="lg", scale=3, min_width=200)
@@ -81,6 +86,7 @@ class MergeTab:
         self.start.wire(editor)
         editor.wire(self.service)
         self.plan.wire(self.destination, self.gguf)
+        self.heal.wire(editor)
         self.destination.wire(page)
         self.mine.wire(page, fields_to_try, editor)
         # In the browser: by way of the server, a page that is reloaded right after a change would lose it.
@@ -107,6 +113,18 @@ class MergeTab:
         for number, slot in enumerate(self.mine.slots):
             slot.gguf.click(
                 self._gguf_of_result(number), making, [self.mine.jobs, slot.message],
+                show_progress_on=slot.card, **PLANNING,
+            ).success(**self.mine.watching)  # fmt: skip
+        healing = {
+            yaml, self.heal.steps, self.heal.data, self.mine.jobs, self.mine.results, *self.destination.inputs
+        }  # fmt: skip
+        self.heal.go.click(
+            self._heal_recipe, healing, [self.mine.jobs, self.heal.message],
+            show_progress_on=self.heal.message, **PLANNING,
+        ).success(**self.mine.watching)  # fmt: skip
+        for number, slot in enumerate(self.mine.slots):
+            slot.heal.click(
+                self._heal_result(number), healing, [self.mine.jobs, slot.message],
                 show_progress_on=slot.card, **PLANNING,
             ).success(**self.mine.watching)  # fmt: skip
         self.trying_it: dict[str, Any] = {
@@ -189,6 +207,53 @@ class MergeTab:
             return self._begun(job, values)
 
         return make
+
+    def _heal_recipe(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
+        try:
+            job = self._healed(
+                self.heal.chain(values), default_name(values[self.editor.yaml]), values, request, oauth
+            )
+        except ProblemError as error:
+            return {self.heal.message: html(map(trouble, error.problems))}
+        return {**self._begun(job, values), self.heal.message: ""}
+
+    def _heal_result(self, number: int) -> Callable[..., Updates]:
+        """Heals the finished merge in a slot: its recipe, since the teacher is its parent."""
+
+        def heal(values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
+            job = self.mine.job(number, values[self.mine.jobs], values[self.mine.results])
+            if job is None:
+                return unchanged()
+            chain = chain_of(
+                job.request.recipe, datasets=[str(values[self.heal.data])], steps=int(values[self.heal.steps])
+            )
+            try:
+                begun = self._healed(chain, job.title.rpartition("/")[2], values, request, oauth)
+            except ProblemError as error:
+                return {self.mine.slots[number].message: html(map(trouble, error.problems))}
+            return self._begun(begun, values)
+
+        return heal
+
+    def _healed(
+        self, chain: str, name: str, values: Given, request: gr.Request, oauth: gr.OAuthToken | None
+    ) -> str:
+        """Queue a training; the job's id.
+
+        Raises:
+            ProblemError: see `HealService.start`.
+        """
+        who, choice = account(self.host, oauth), self.destination.choice(values)
+        if not who.token:
+            choice = replace(choice, owners=())
+        return self.heal.heals.start(
+            chain,
+            choice.location(self.host, f"{name}-healed"),
+            who,
+            visitor(who, request),
+            private=choice.private,
+            download=choice.is_download,
+        )
 
     def _make_gguf(self, model: str, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> str:
         """Queue GGUF files of a model, of the ticked types; the job's id.

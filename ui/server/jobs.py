@@ -19,6 +19,7 @@ from typing import Literal
 from checkpoints.problems import ProblemError
 from merging import Cancelled, MergeError, Problem, Progress, Result
 from ui.languages.translate import t
+from ui.server.heal_state import HealState
 from ui.server.internal_error import log_unexpected, redact_problem
 from ui.server.search_state import SearchState
 
@@ -29,9 +30,10 @@ MAX_FINISHED = 100
 RATE_WINDOW = 10.0
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
-# A merge reports its progress and returns a result; a search does both with its state.
+# A merge reports its progress and returns a result; a search or a training does both with its state.
 MergeWork = Callable[[Callable[[Progress], None], threading.Event], Result]
 SearchWork = Callable[[Callable[[SearchState], None], threading.Event], SearchState]
+HealWork = Callable[[Callable[[HealState], None], threading.Event], HealState]
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ class JobStatus:
         stopping: it was asked to stop and still runs
         seconds_to_wait: until it begins, by the plans of the jobs before it
         request: what the visitor asked for
-        search: of a search, what it has found so far; None of a merge
+        search: of a search, what it has found so far
+        heal: of a training, how far it is
     """
 
     id: str
@@ -113,6 +116,7 @@ class JobStatus:
     seconds_to_wait: float = 0.0
     request: MergeRequest = MergeRequest()
     search: SearchState | None = None
+    heal: HealState | None = None
 
     @property
     def is_live(self) -> bool:
@@ -125,7 +129,7 @@ class _Job:
     visitor: str
     title: str
     models: tuple[str, ...]
-    work: MergeWork | SearchWork | None
+    work: MergeWork | SearchWork | HealWork | None
     request: MergeRequest
     asked: float
     context: Context
@@ -139,6 +143,7 @@ class _Job:
     problems: tuple[Problem, ...] = ()
     result: Result | None = None
     search: SearchState | None = None
+    heal: HealState | None = None
 
 
 class JobBoard:
@@ -157,9 +162,9 @@ class JobBoard:
         visitor: str,
         title: str,
         models: tuple[str, ...],
-        work: MergeWork | SearchWork,
+        work: MergeWork | SearchWork | HealWork,
         request: MergeRequest = MergeRequest(),
-        search: SearchState | None = None,
+        state: SearchState | HealState | None = None,
     ) -> str:
         """Queue work.
 
@@ -169,7 +174,7 @@ class JobBoard:
             models: its inputs, for a later comparison with the result
             work: called with a progress callback and an event that cancels it
             request: what the work does, to show it and to repeat it
-            search: of a search, the state that it begins with
+            state: that a search or a training begins with
 
         Returns:
             The job's id.
@@ -186,7 +191,10 @@ class JobBoard:
                 raise MergeError(Problem("busy", {"count": len(live)}))
             asked, context = self._clock(), copy_context()
             job = _Job(secrets.token_urlsafe(24), visitor, title, models, work, request, asked, context)
-            job.search = search
+            if isinstance(state, HealState):
+                job.heal = state
+            else:
+                job.search = state
             job.log.append((0.0, t("jobs.log.queued")))
             self._jobs[job.id] = job
             self._forget_old()
@@ -223,6 +231,7 @@ class JobBoard:
                 seconds_to_wait=self._wait(before) if line else 0.0,
                 request=job.request,
                 search=job.search,
+                heal=job.heal,
             )
 
     def cancel(self, job_id: str) -> bool:
@@ -270,9 +279,9 @@ class JobBoard:
         self._served = {visitor: turn for visitor, turn in self._served.items() if visitor in present}
 
     def _rate(self, job: _Job) -> tuple[float, float | None]:
-        """Bytes per second over RATE_WINDOW, and the seconds left at that rate; or those left of a search."""
-        if job.state == "running" and job.search:
-            return 0.0, job.search.seconds_left
+        """Bytes per second over RATE_WINDOW, and the seconds left at that rate; or those left of other work."""
+        if job.state == "running" and (own := job.search or job.heal):
+            return 0.0, own.seconds_left
         if job.state != "running" or job.progress is None or len(job.measured) < 2:
             return 0.0, None
         (start, first), (end, last) = job.measured[0], job.measured[-1]
@@ -299,8 +308,13 @@ class JobBoard:
             job.context.copy().run(self._run, job)
 
     def _run(self, job: _Job) -> None:
-        def watch(progress: Progress | SearchState) -> None:
+        def watch(progress: Progress | SearchState | HealState) -> None:
             with self._lock:
+                if isinstance(progress, HealState):
+                    if job.heal is not None and job.heal.phase != progress.phase:
+                        job.log.append((self._clock() - job.asked, t(f"jobs.phase.{progress.phase}")))
+                    job.heal = progress
+                    return
                 if isinstance(progress, SearchState):
                     if job.search is not None and job.search.phase != progress.phase:
                         job.log.append((self._clock() - job.asked, t(f"jobs.phase.{progress.phase}")))
@@ -330,7 +344,10 @@ class JobBoard:
                 self._end(job, "failed", t("jobs.log.failed"))
         else:
             with self._lock:
-                if isinstance(result, SearchState):
+                if isinstance(result, HealState):
+                    job.heal, job.result = result, result.result
+                    self._end(job, "done", t("jobs.log.healed" if result.healed else "jobs.log.not_healed"))
+                elif isinstance(result, SearchState):
                     job.search = result
                     self._end(job, "done", t("jobs.log.searched"))
                 else:

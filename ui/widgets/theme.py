@@ -281,6 +281,7 @@ footer { gap: 1rem; }
 .alloy-trials { display: block; width: 100%; min-width: 440px; max-width: 620px; height: auto; margin-top: .8rem; }
 .alloy-trials text { font-size: 10px; fill: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 .alloy-trials path { fill: none; stroke: var(--neutral-400); }
+.alloy-trials .layer { fill: var(--neutral-400); } .alloy-trials .dropped { fill: var(--primary-600); }
 .alloy-trials .baseline { stroke-dasharray: 4 3; }
 .alloy-trials .best { stroke: var(--primary-600); stroke-width: 2; }
 .alloy-trials .trial { fill: var(--primary-600); stroke: var(--block-background-fill); }

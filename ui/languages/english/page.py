@@ -225,6 +225,58 @@ PAGE: dict[str, Template] = {
     "experts.table.meaning": (
         "What each expert gets of a prompt's tokens, on average over layers. Chance would give {chance}."
     ),
+    # cutting and healing
+    "heal.heading": "Which layers matter? Cut and heal",
+    "heal.meaning": (
+        "For a recipe of one model. Measuring shows how much each layer changes what passes through it, and tries the "
+        "best cuts. A model that was cut or stacked predicts worse; training it to predict what its parent does "
+        "repairs part of that."
+    ),
+    "heal.drop": "Layers to leave out",
+    "heal.tries": "Cuts to try",
+    "heal.measure": "Measure layers",
+    "heal.measuring": "Measuring the layers of {model} …",
+    "heal.one_parent": "The recipe has several models, or none. Layers are measured of a recipe with one.",
+    "heal.trying": "Trying cuts …",
+    "heal.layers": "Influence of the layers of {model}",
+    "heal.layers.label": "Influence of each layer of {model}: {values}",
+    "heal.layer": "Layer {number}: {value}",
+    "heal.influence": "influence (square root)",
+    "heal.left_out": "Left out",
+    "heal.nothing": "nothing",
+    "heal.perplexity": "Perplexity",
+    "heal.cost": "Bits per byte more (95 % interval)",
+    "heal.bits": "Bits per byte",
+    "heal.tried.caption": "Cuts that were tried, on the bundled English text. Lower is better.",
+    "heal.tried.meaning": "The best of several on one text: judge the cut on another text, too.",
+    "heal.use": "Leave out {layers}",
+    "undo.cut": "The recipe now leaves out the layers {layers}.",
+    "heal.steps": "Training steps",
+    "heal.steps.info": "Each reads 128 tokens. 60 steps of the demo's small model take minutes of two cores.",
+    "heal.data": "Text to train on",
+    "heal.data.info": "Or a data set on the Hub, as owner/name. Never what you judge by.",
+    "heal.data.topics": "Python's manual (English, PSF licence)",
+    "heal.plan": "How long will it take?",
+    "heal.planned": (
+        "{tokens} tokens, about {minutes} min and {memory} GB of memory on this machine, at no price; judged on "
+        "{documents} documents before and after. Licence of the text: {licences}."
+    ),
+    "heal.button": "Heal it",
+    "heal.step": "Step {number} of {of}",
+    "heal.loss": "Loss {loss}",
+    "heal.steps.axis": "steps",
+    "heal.curve.label": "Loss of {count} steps, from {first} to {last}",
+    "heal.healed": "It predicts better than before, by the whole interval.",
+    "heal.kept": "It did not heal, and was kept as you asked.",
+    "heal.not_healed": "It did not heal, so it was not kept. Train for more steps, or on more text.",
+    "heal.model": "Model",
+    "heal.before": "before",
+    "heal.after": "after",
+    "heal.teacher": "its parent",
+    "jobs.phase.training": "Training",
+    "jobs.phase.judged": "Judging",
+    "jobs.log.healed": "Done: it healed",
+    "jobs.log.not_healed": "Done: it did not heal",
     "alike.heading": "How similar are the models?",
     "alike.button": "Compare models",
     "alike.info": "Reads a few rows of every matrix; nothing is merged.",

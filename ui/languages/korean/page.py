@@ -229,6 +229,58 @@ PAGE: dict[str, Template] = {
     "experts.table.meaning": (
         "프롬프트의 토큰에서 각 전문가가 받는 비중(층 평균)입니다. 무작위면 {chance}입니다."
     ),
+    # cutting and healing
+    "heal.heading": "어떤 층이 중요한가요? 층 빼기와 회복",
+    "heal.meaning": (
+        "모델이 하나인 레시피에 씁니다. 측정하면 층마다 지나가는 값을 얼마나 바꾸는지 보여 주고, "
+        "가장 나은 층 빼기를 시험합니다. 층을 빼거나 쌓은 모델은 예측이 나빠집니다. "
+        "부모처럼 예측하도록 학습하면 그 일부가 회복됩니다."
+    ),
+    "heal.drop": "뺄 층의 수",
+    "heal.tries": "시험할 방법의 수",
+    "heal.measure": "층 측정",
+    "heal.measuring": "{model}의 층을 측정하는 중 …",
+    "heal.one_parent": "레시피에 모델이 여럿이거나 없습니다. 모델이 하나인 레시피의 층만 측정합니다.",
+    "heal.trying": "층을 빼 보는 중 …",
+    "heal.layers": "층의 영향: {model}",
+    "heal.layers.label": "{model}의 층마다 영향: {values}",
+    "heal.layer": "{number}번 층: {value}",
+    "heal.influence": "영향 (제곱근)",
+    "heal.left_out": "뺀 층",
+    "heal.nothing": "없음",
+    "heal.perplexity": "퍼플렉시티",
+    "heal.cost": "늘어난 바이트당 비트 (95 % 구간)",
+    "heal.bits": "바이트당 비트",
+    "heal.tried.caption": "내장 영어 글로 시험한 층 빼기. 낮을수록 좋습니다.",
+    "heal.tried.meaning": "한 글에서 여럿 가운데 가장 나은 것입니다. 다른 글로도 평가하세요.",
+    "heal.use": "{layers} 빼기",
+    "undo.cut": "이제 레시피가 {layers} 층을 뺍니다.",
+    "heal.steps": "학습 걸음 수",
+    "heal.steps.info": "걸음마다 토큰 128개를 읽습니다. 데모의 작은 모델은 60걸음에 코어 두 개로 몇 분 걸립니다.",
+    "heal.data": "학습할 글",
+    "heal.data.info": "또는 Hub의 데이터셋(owner/name). 평가할 글은 쓰지 마세요.",
+    "heal.data.topics": "파이썬 설명서 (영어, PSF 라이선스)",
+    "heal.plan": "얼마나 걸리나요?",
+    "heal.planned": (
+        "토큰 {tokens}개, 이 기계에서 약 {minutes}분, 메모리 {memory} GB, 무료. "
+        "앞뒤로 문서 {documents}개에서 평가합니다. 글의 라이선스: {licences}."
+    ),
+    "heal.button": "회복하기",
+    "heal.step": "{of}걸음 중 {number}",
+    "heal.loss": "손실 {loss}",
+    "heal.steps.axis": "걸음",
+    "heal.curve.label": "{count}걸음의 손실, {first}에서 {last}까지",
+    "heal.healed": "구간 전체로 보아 전보다 예측이 나아졌습니다.",
+    "heal.kept": "회복되지 않았지만 요청대로 저장했습니다.",
+    "heal.not_healed": "회복되지 않아 저장하지 않았습니다. 더 많은 걸음이나 글로 학습하세요.",
+    "heal.model": "모델",
+    "heal.before": "학습 전",
+    "heal.after": "학습 후",
+    "heal.teacher": "부모",
+    "jobs.phase.training": "학습하는 중",
+    "jobs.phase.judged": "평가하는 중",
+    "jobs.log.healed": "끝: 회복됨",
+    "jobs.log.not_healed": "끝: 회복되지 않음",
     "alike.heading": "모델들이 얼마나 비슷한가요?",
     "alike.button": "모델 비교",
     "alike.info": "행렬마다 몇 행만 읽습니다. 아무것도 병합하지 않습니다.",

@@ -1761,6 +1761,10 @@ PROBLEMS: dict[str, Text] = {
         "{folder} 폴더에 다른 파이프라인의 작업이 있습니다.",
         "`--work`로 다른 폴더를 쓰거나 이 폴더를 지우세요.",
     ),
+    "training-too-long": Text(
+        "{steps:,}걸음이면 약 {minutes:.0f}분 걸립니다. 이 서버에서는 {most:,}걸음, {most_minutes:.0f}분까지입니다.",
+        "`max_steps`를 줄이거나 자기 기계에서 `alloy heal run`으로 실행하세요.",
+    ),
     "not-healed": Text(
         (
             "모델이 회복되지 않았지만 `--keep`을 주었으므로 {written}에 저장했습니다.",
