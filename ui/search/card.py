@@ -74,8 +74,9 @@ def _progress(job: JobStatus, found: SearchState) -> Markup:
     if found.values:
         numbers.append(t("search.trials", count=len(found.values)))
     if found.best is not None and "average" in found.baselines:
-        gain = round(found.baselines["average"] - found.best, 4) + 0.0  # no -0
-        numbers.append(t("search.best", best=f"{found.best:.4f}", gain=f"{gain:+.4f}"))
+        gain = found.baselines["average"] - found.best
+        key = "search.best" if gain >= 0.00005 else "search.best.none"
+        numbers.append(t(key, best=f"{found.best:.4f}", gain=f"{gain:.4f}"))
     if job.seconds_left and found.phase == "trials":
         numbers.append(t("search.left", time=duration(job.seconds_left)))
     if found.least is not None:

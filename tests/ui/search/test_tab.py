@@ -458,7 +458,13 @@ def test_a_card_in_each_state_can_be_read() -> None:
             str(search_card(replace(job, state="waiting", position=2, search=SearchState())))
         ).text
 
-    assert "best 0.9000 (+0.1000 below the plain average)" in running and "65 s of trials left" in running
+    with speaking("en"):
+        worse = shown(
+            str(search_card(replace(job, search=SearchState("trials", 9, (1.1,), {"average": 1.0}))))
+        ).text
+
+    assert "best 0.9000 (0.1000 below the plain average)" in running and "65 s of trials left" in running
+    assert "best 1.1000 (not below the plain average yet)" in worse
     assert "number 2 in the queue" in waiting
 
 

@@ -494,6 +494,7 @@ PAGE: dict[str, Template] = {
     "search.cancelled.nothing": "No recipe was scored before it was stopped.",
     "search.trials": "{count} {count:trial|trials}",
     "search.best": "best {best} ({gain} below the plain average)",
+    "search.best.none": "best {best} (not below the plain average yet)",
     "search.left": "up to {time} of trials left",
     "search.least": "can detect differences of {least} or more",
     "search.chart.trials": "trials",
