@@ -71,11 +71,17 @@ def _place(problem: Problem) -> Place:
 
 
 def _problems_of(space: Space) -> list[Problem]:
-    """What is wrong with the recipes of the space: at both ends of each range and at each choice, or at the start."""
-    problems: list[Problem] = []
-    for values in _corners(space):
-        problems += _problems_at(space, values)
-    return problems or _problems_at(space, {})
+    """What is wrong with the recipes of the space: at both ends of each range and at each choice, and at the start.
+
+    Where the ends of a range are wrong, the start in it says nothing more.
+    """
+    own: list[Problem] = []
+    others = [*_problems_at(space, {})]
+    for place, values in _corners(space):
+        for problem in _problems_at(space, values):
+            (own if problem.where == place else others).append(problem)
+    places = {problem.where for problem in own}
+    return own + [problem for problem in others if problem.where not in places]
 
 
 def _problems_at(space: Space, values: Mapping[str, Scalar]) -> Sequence[Problem]:
@@ -111,15 +117,18 @@ def _unknown_models(space: Space) -> list[Problem]:
     return problems
 
 
-def _corners(space: Space) -> list[dict[str, Scalar]]:
-    found: list[dict[str, Scalar]] = []
+def _corners(space: Space) -> list[tuple[Place, dict[str, Scalar]]]:
+    """The place of each range or choice, with one of its ends or values."""
+    found: list[tuple[Place, dict[str, Scalar]]] = []
     for marked in space.marked:
+        mark = marked.node.start_mark
+        place = Place(mark.line + 1, mark.column + 1)
         axes = [axis for axis in space.axes if axis.name in marked.axes]
         if axes[0].parameter == "use":  # which models take part is decided point by point
-            found.append({axes[0].name: True})
+            found.append((place, {axes[0].name: True}))
             continue
         ends = axes[0].choices or tuple(end for end in (axes[0].low, axes[0].high) if end is not None)
-        found += [{axis.name: axis.rounded(end) for axis in axes} for end in ends]
+        found += [(place, {axis.name: axis.rounded(end) for axis in axes}) for end in ends]
     return found
 
 

@@ -215,14 +215,14 @@ def test_what_is_wrong_with_a_space(old: str, new: str, code: str, place: tuple[
 
 def test_bounds_of_the_parameter_hold_at_both_ends() -> None:
     text = SMALL.replace("task_arithmetic", "ties").replace(
-        "weight: 0.25", "weight: 0.25, density: {search: [0.5, 1.5]}"
+        "weight: 0.25", "weight: {search: [0, 1]}, density: {search: [0.5, 1.7]}"
     )
 
     with pytest.raises(RecipeError, match="must be a number from 0 to 1") as raised:
         read_space(text)
 
     [problem] = raised.value.problems  # and none of the middle, which nobody wrote
-    assert (str(problem.where), problem.values["found"]) == ("line 6, column 61", "'1.5'")
+    assert (str(problem.where), problem.values["found"]) == ("line 6, column 73", "'1.7'")
 
 
 def test_weights_of_models_become_a_point() -> None:
