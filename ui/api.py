@@ -40,13 +40,12 @@ class Api:
     Args:
         service: answers them
         searches: answers those about searches
-        heals: answers those about layers and training
     """
 
-    def __init__(self, service: MergeService, searches: SearchService, heals: HealService) -> None:
+    def __init__(self, service: MergeService, searches: SearchService) -> None:
         self.service = service
         self.searches = searches
-        self.heals = heals
+        self.heals = HealService(service)
         self.host = service.host
 
     def add(self) -> None:

@@ -29,7 +29,6 @@ from ui.merge.tab import MergeTab
 from ui.methods.tab import MethodsTab
 from ui.score.tab import ScoreTab
 from ui.search.tab import SearchTab
-from ui.server.heals import HealService
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
 from ui.server.searches import SearchService
@@ -69,7 +68,6 @@ class Page:
         self.blocks = blocks
         self.service = MergeService(host, JobBoard())
         self.searches = SearchService(self.service)
-        self.heals = HealService(self.service)
         with gr.Row(equal_height=False):
             gr.HTML(in_each_language(_head))
             if host.sign_in:
@@ -77,7 +75,7 @@ class Page:
         search = HubSearch()
         with gr.Tabs() as self.tabs:
             with gr.Tab(t("page.tab.merge"), id="merge"):
-                self.merge = MergeTab(host, self.service, search, self.heals)
+                self.merge = MergeTab(host, self.service, search)
             with gr.Tab(t("page.tab.search"), id="search") as self.search_opened:
                 self.search = SearchTab(host, self.searches)
             with gr.Tab(t("page.tab.chat"), id="chat") as self.chat_opened:
@@ -217,7 +215,7 @@ def build_page(host: Host) -> gr.Blocks:
     with blocks:
         page = Page(host, blocks)
         page.wire()
-        Api(page.service, page.searches, page.heals).add()
+        Api(page.service, page.searches).add()
     return blocks
 
 

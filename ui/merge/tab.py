@@ -55,14 +55,14 @@ class MergeTab:
         trying_it, merging_it: keyword arguments of an event that tries, or merges, the recipe that the tab shows
     """
 
-    def __init__(self, host: Host, service: MergeService, search: HubSearch, heals: HealService) -> None:
+    def __init__(self, host: Host, service: MergeService, search: HubSearch) -> None:
         self.host = host
         self.service = service
         self.start = build_start(host)
         self.editor = RecipeEditor(host, search)
         self.plan = PlanPanel(service, self.editor)
         with self.editor.beside:
-            self.heal = HealPanel(host, heals)
+            self.heal = HealPanel(host, HealService(service))
         self.destination = DestinationPanel(host)
         with gr.Row(elem_classes="alloy-go"):
             self.go = gr.Button(t("merge.button"), variant="primary", size="lg", scale=3, min_width=200)

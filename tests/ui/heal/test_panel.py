@@ -168,7 +168,7 @@ def test_the_panel_measures_takes_over_a_cut_and_plans(parent: Path, tmp_path: P
 
 
 def test_the_api_measures_and_heals(heals: HealService, parent: Path, tmp_path: Path) -> None:
-    api = Api(heals.service, SearchService(heals.service), heals)
+    api = Api(heals.service, SearchService(heals.service))
 
     found = api.influence(str(parent), None, drop=1, tries=1)
     wrong = api.influence("/nowhere", None)
