@@ -73,7 +73,7 @@ FLOORS = {
         ["recipe", "widgets"],
         ["hub"],
         ["server"],
-        ["heal"],
+        ["heal", "rented"],
         ["merge", "methods"],
         ["chat", "score", "search"],
         ["api"],

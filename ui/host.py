@@ -21,6 +21,7 @@ class Host:
         downloads: folder for results that visitors without an account download, each for an hour
         benchmarks: cache of the answers to benchmarks
         tasks: folder of further benchmarks, in the YAML of lm-eval; None for none
+        rents: the page may rent machines with its visitor's sign-in; on a Space that takes the permission `jobs`
         browser_key: encrypts what the page keeps in the browser (recipe and job ids, never a token)
     """
 
@@ -32,6 +33,7 @@ class Host:
     downloads: Path = Path(tempfile.gettempdir()) / "alloy-downloads"
     benchmarks: Path = Path(tempfile.gettempdir()) / "alloy-benchmarks"
     tasks: Path | None = None
+    rents: bool = False
 
     @property
     def on_space(self) -> bool:
@@ -59,4 +61,6 @@ class Host:
                 environment.get("ALLOY_BENCHMARKS") or Path(tempfile.gettempdir(), "alloy-benchmarks")
             ),
             tasks=Path(environment["ALLOY_TASKS"]) if environment.get("ALLOY_TASKS") else None,
+            rents=environment.get("ALLOY_JOBS") == "1"
+            or not {"SPACE_ID", "OAUTH_CLIENT_ID", "ALLOY_DEMO"} & environment.keys(),
         )

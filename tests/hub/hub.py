@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from tests.hub.faults import Fault, Faults
 from tests.hub.links import Links
 from tests.hub.log import Log
+from tests.hub.rented import RentedJobs
 from tests.hub.repo import Entry, Repo, is_lfs
 from tests.hub.server import FILE_HOST, HOST, Server
 from tests.hub.store import Store
@@ -34,6 +35,7 @@ class Hub:
         part_size: bytes above which an upload goes in parts, and the size of a part.
         page_size: the most entries in one answer of search, tree and history.
         xet: what large files can also be read and written through, see ``Xet``.
+        rented: jobs on rented hardware, which run here.
         quotas: what a user's tokens may know of the ZeroGPU quota, as the Hub answers it; nothing at first.
         open_pages: whether a browser without a login sees the pages of private models too, as in the demo.
     """
@@ -43,6 +45,7 @@ class Hub:
         self.log = Log()
         self.faults = Faults()
         self.uploads: dict[tuple[str, str], PartedUpload] = {}
+        self.rented = RentedJobs()
         self._set_defaults()
         self._server = Server(self, port)
         self.endpoint = f"http://{HOST}:{self._server.port}"
@@ -55,6 +58,8 @@ class Hub:
         self.open_pages = False
         self.xet = Xet()
         self.quotas: dict[str, dict[str, Any]] = {}
+        self.rented.stop()
+        self.rented = RentedJobs()
 
     def start(self) -> Hub:
         """Begin to answer."""

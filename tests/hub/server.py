@@ -15,6 +15,7 @@ import uvicorn
 
 from tests.hub import (  # noqa: F401  (they register)
     routes_files,
+    routes_jobs,
     routes_models,
     routes_pages,
     routes_repos,

@@ -51,20 +51,23 @@ def python(request: MergeRequest) -> str:
     )
 
 
-def hf_job(request: MergeRequest, space_id: str) -> str:
-    """A command that rents a machine on Hugging Face, which installs this Space's Alloy and runs the merge.
+def hf_job(request: MergeRequest, space_id: str, flavor: str = FLAVOR) -> str:
+    """A command that rents a machine on Hugging Face, which installs this Space's Alloy and runs the merge. If it is
+    lost, another one continues.
 
     The recipe is passed as base64 in the environment: nothing that a visitor wrote becomes part of the shell command.
     """
     run = " ".join(['echo "$RECIPE" | base64 -d | alloy run - --to "$TO"', *_options(request)])
     packed = base64.b64encode(request.recipe.encode()).decode()
     script = (
-        f"git clone -q --depth 1 https://huggingface.co/spaces/{space_id} alloy && cd alloy && "
-        f"uv pip install -q --system .{'[gguf]' if request.gguf else ''} && " + run
+        "uv pip install -q --system huggingface_hub && "
+        f"hf download {space_id} --repo-type space --local-dir alloy > /dev/null && cd alloy && "
+        f"uv pip install -q --system --torch-backend cpu .{'[gguf]' if request.gguf else ''} && " + run
     )
     minutes = max(MIN_TIMEOUT, SAFETY_FACTOR * request.seconds) / 60
     return shlex.join(
-        ["hf", "jobs", "run", "--flavor", FLAVOR, "--timeout", f"{minutes:.0f}m", "--secrets", "HF_TOKEN",
+        ["hf", "jobs", "run", "--flavor", flavor, "--attempts", "2", "--timeout", f"{minutes:.0f}m",
+         "--secrets", "HF_TOKEN",
          "--env", f"TO={destination_elsewhere(request)}", "--env", f"RECIPE={packed}", IMAGE, "bash", "-c", script]
     )  # fmt: skip
 

@@ -5,9 +5,12 @@ It comes back from the browser, where the visitor may have written anything, so 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
+
+from huggingface_hub import constants
 
 from merging import MergeError, Problem, Result
 from merging.destinations import Place
@@ -16,7 +19,7 @@ from merging.gguf.types import FILE_TYPES
 from ui.host import Host
 from ui.merge.commands import destination_elsewhere
 from ui.merge.destination import destination_of
-from ui.server.jobs import JobStatus, MergeRequest
+from ui.server.jobs import JobStatus, MergeRequest, Rented
 
 
 def record(job: JobStatus) -> dict[str, Any]:
@@ -33,6 +36,7 @@ def record(job: JobStatus) -> dict[str, Any]:
         "pull_request": request.pull_request,
         "gguf": list(request.gguf),
         "only_gguf": request.only_gguf,
+        "rented": asdict(request.rented) if request.rented else None,
     }
 
 
@@ -79,6 +83,7 @@ def restored(host: Host, kept: object, result: object) -> JobStatus | None:
         pull_request=kept.get("pull_request") is True,
         gguf=tuple(name for name in FILE_TYPES if name in _list(kept.get("gguf"))),
         only_gguf=kept.get("only_gguf") is True,
+        rented=_rented(kept.get("rented")),
     )
     title, models = str(kept.get("title", ""))[:200], kept.get("models")
     names = tuple(str(name) for name in models) if isinstance(models, list) else ()
@@ -87,6 +92,23 @@ def restored(host: Host, kept: object, result: object) -> JobStatus | None:
     if done:
         return JobStatus(state="done", result=done, elapsed=done.seconds, **what)
     return JobStatus(state="failed", problems=(Problem("restarted"),), **what)
+
+
+def is_lost(job: JobStatus) -> bool:
+    """Whether a job ran on a rented machine when the server that followed it was restarted."""
+    return bool(job.request.rented) and [problem.code for problem in job.problems] == ["restarted"]
+
+
+def _rented(kept: object) -> Rented | None:
+    """The rented machine of a merge. Whoever makes one up sees what their own sign-in may see."""
+    if not isinstance(kept, Mapping):
+        return None
+    namespace, job, flavor = (str(kept.get(name, "")) for name in ("namespace", "id", "flavor"))
+    if not all(re.fullmatch(r"[A-Za-z0-9_.-]{1,96}", text) for text in (namespace, job, flavor)):
+        return None
+    weights = kept.get("weights")
+    url = f"{constants.ENDPOINT}/jobs/{namespace}/{job}"
+    return Rented(namespace, job, flavor, url, weights if isinstance(weights, int) else 0)
 
 
 def _list(value: object) -> list[Any]:

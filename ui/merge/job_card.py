@@ -54,7 +54,7 @@ def job_card(job: JobStatus, space_id: str = "") -> Markup:
     state = t("jobs.stopping") if job.stopping else t(f"jobs.{job.state}")
     # While a job runs its card is drawn again every second, which would fold the details up again.
     details = None if job.is_live else [_compared(job), _card(job), _elsewhere(job, space_id), log_of(job)]
-    return card([heading(f"{state}: {job.title}"), _state(job), details], _MOODS[job.state])
+    return card([heading(f"{state}: {job.title}"), _rented(job), _state(job), details], _MOODS[job.state])
 
 
 def _state(job: JobStatus) -> Content:
@@ -68,7 +68,13 @@ def _state(job: JobStatus) -> Content:
         case "failed":
             return problem_list(job.problems)
         case "cancelled":
-            return quiet(t("jobs.cancelled.detail"))
+            return quiet(t("rent.cancelled" if job.request.rented else "jobs.cancelled.detail"))
+
+
+def _rented(job: JobStatus) -> Markup | None:
+    """The machine that a job runs on, if it is not this one."""
+    rented = job.request.rented
+    return tag.p(link(rented.url, t("rent.on", machine=rented.flavor))) if rented else None
 
 
 def waiting_line(job: JobStatus) -> Markup:

@@ -20,9 +20,10 @@ from ui.languages.translate import error_words, in_each_language, remark_words, 
 from ui.merge.editor import RecipeEditor
 from ui.merge.editor_script import SHOW_EDITOR
 from ui.merge.form import FormMemory
-from ui.merge.history import id_of, record, record_of_result, restored
+from ui.merge.history import id_of, is_lost, record, record_of_result, restored
 from ui.merge.job_card import job_card, lost_card, no_merges_card
 from ui.recipe.presets import family
+from ui.rented.merge import begin_again, found_again
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobStatus
 from ui.server.merge_service import MergeService
@@ -153,9 +154,15 @@ class MyMerges:
         ).then(None, None, None, js=SHOW_EDITOR, **PRIVATE)
 
     def _watch(
-        self, jobs: object, results: object, latest: FinishedMerge | None, drawn: Sequence[str]
+        self,
+        jobs: object,
+        results: object,
+        latest: FinishedMerge | None,
+        drawn: Sequence[str],
+        request: gr.Request,
+        oauth: gr.OAuthToken | None,
     ) -> Updates:
-        found = self._found(jobs, results)
+        found = self._followed(self._found(jobs, results), request, oauth)
         here = [job for job in found if job is not None]
         cards = [job_card(job, self.host.space_id) for job in here]
         updates: Updates = {}
@@ -191,6 +198,16 @@ class MyMerges:
             for kept in remembered(jobs)
         ]
 
+    def _followed(
+        self, found: list[JobStatus | None], request: gr.Request, oauth: gr.OAuthToken | None
+    ) -> list[JobStatus | None]:
+        """The same; merges on rented machines that an earlier server began are followed again."""
+        if not any(job and is_lost(job) for job in found):
+            return found
+        who = account(self.host, oauth)
+        turn = visitor(who, request)
+        return [found_again(self.service, job, who, turn) if job and is_lost(job) else job for job in found]
+
     def at(self, number: int, jobs: object, results: object) -> FinishedMerge | None:
         """The finished merge in a slot."""
         job = self.job(number, jobs, results)
@@ -219,7 +236,8 @@ class MyMerges:
                 return {self.message: ""}
             who = account(self.host, oauth)
             try:
-                again = self.service.again(job, who, visitor(who, request))
+                begin = begin_again if job.request.rented else MergeService.again
+                again = begin(self.service, job, who, visitor(who, request))
             except MergeError as error:
                 return {self.message: html(map(trouble, error.problems))}
             begun = record(self.service.job(again))

@@ -24,6 +24,7 @@ from ui.merge.naming import default_name, named, numbered, recipe_or_none
 from ui.merge.plan_card import Surroundings, no_plan_card, plan_card, problems_card
 from ui.merge.similarity import similarity
 from ui.recipe.quick_fixes import Fix, fix_all, fixes
+from ui.rented.panel import RentPanel, needs_of
 from ui.server import gpu
 from ui.server.merge_service import MergeService, exists
 from ui.widgets.events import PLANNING, QUIET, UNSEEN, Given, Updates, unchanged
@@ -56,13 +57,14 @@ class PlanPanel:
                 self.alike = gr.HTML(in_each_language(_about_similarity))
             self.offered = gr.State(())  # the fixes on the buttons
 
-    def wire(self, destination: DestinationPanel, gguf: GgufPanel) -> None:
-        """Add the events; the plan says whether the result may go to this destination, and how large GGUF files are."""
-        self.destination, self.gguf = destination, gguf
+    def wire(self, destination: DestinationPanel, gguf: GgufPanel, rented: RentPanel) -> None:
+        """Add the events; the plan says whether the result may go to this destination, how large GGUF files are, and
+        what a rented machine would need."""
+        self.destination, self.gguf, self.rented = destination, gguf, rented
         yaml, memory = self.editor.yaml, self.editor.form.memory
         inputs: set[Any] = {yaml, memory, *destination.inputs}
         outputs = [
-            self.card, destination.name, self.layers, self.offered, gguf.types, *self.fixes,
+            self.card, destination.name, self.layers, self.offered, gguf.types, rented.needs, *self.fixes,
             *self.editor.form.note_fields,
         ]  # fmt: skip
         gr.on(
@@ -129,6 +131,7 @@ class PlanPanel:
                 other_names,
             ),
             self.gguf.types: self.gguf.sizes(plan),
+            self.rented.needs: needs_of(plan),
             self.destination.name: _name_field(text, choice, called, location if plan.ok else None),
         }
         if self._newest.get(page) is not mine:

@@ -10,14 +10,16 @@ import gradio as gr
 from gradio.events import Dependency
 
 from checkpoints.problems import ProblemError
-from merging import MergeError
+from merging import MergeError, Plan, Problem
 from merging.gguf.destination import SUFFIX
 from ui.heal.panel import HealPanel
 from ui.host import Host
-from ui.hub.account import account, visitor
+from ui.hub.account import Account, account, visitor
 from ui.hub.recipes import QUERY, recipe_of
 from ui.hub.search import HubSearch
 from ui.languages.translate import in_each_language, t
+from ui.merge.commands import hf_job
+from ui.merge.destination import PULL_REQUEST, REVISION, DestinationChoice
 from ui.merge.destination_panel import DestinationPanel
 from ui.merge.editor import RecipeEditor
 from ui.merge.editor_script import MEND_EDITORS
@@ -29,10 +31,14 @@ from ui.merge.plan_card import problems_card
 from ui.merge.plan_panel import PlanPanel
 from ui.merge.start import build_start
 from ui.merge.try_first import try_first
+from ui.rented.machines import Needs
+from ui.rented.merge import begin
+from ui.rented.panel import RentPanel
 from ui.server.heals import HealService, chain_of
 from ui.server.in_memory_merges import TryRequest
+from ui.server.jobs import MergeRequest
 from ui.server.merge_service import MergeService
-from ui.widgets.events import LONG, PLANNING, PRIVATE, QUIET, Given, Updates, unchanged
+from ui.widgets.events import LONG, NETWORK, PLANNING, PRIVATE, QUIET, Given, Updates, unchanged
 from ui.widgets.html import html, section, status, trouble
 
 # So that a reload shows the recipe that the visitor was writing, and not the link again.
@@ -69,6 +75,7 @@ class MergeTab:
             self.try_first = gr.Button(t("try.button"), size="lg", scale=1, min_width=160)
         self.trying = gr.HTML(in_each_language(_about_trying))
         self.gguf = GgufPanel()
+        self.rented = RentPanel(host)
         gr.HTML(in_each_language(lambda: section(t("jobs.heading"))))
         self.mine = MyMerges(host, service)
         self.saved_recipe = gr.BrowserState("", storage_key="alloy-recipe", secret=host.browser_key)
@@ -85,7 +92,7 @@ class MergeTab:
         editor, yaml = self.editor, self.editor.yaml
         self.start.wire(editor)
         editor.wire(self.service)
-        self.plan.wire(self.destination, self.gguf)
+        self.plan.wire(self.destination, self.gguf, self.rented)
         self.heal.wire(editor)
         self.destination.wire(page)
         self.mine.wire(page, fields_to_try, editor)
@@ -99,6 +106,7 @@ class MergeTab:
             **PLANNING,
         }
         self.go.click(**self.merging_it).success(**self.mine.watching)
+        self._wire_rented()
         making = {
             self.mine.jobs,
             self.mine.results,
@@ -141,6 +149,67 @@ class MergeTab:
         )
         page.load(None, None, None, js=MEND_EDITORS, **PRIVATE)
 
+    def _wire_rented(self) -> None:
+        rented, choice = self.rented, {*self.destination.inputs}
+        rented.needs.change(
+            self._offer, rented.needs, rented.outputs, **{**NETWORK, "show_progress": "hidden"}
+        )
+        asked = {self.editor.yaml, self.mine.jobs, self.gguf.types, rented.needs, rented.machine, *choice}
+        rented.go.click(
+            self._rent, asked, [self.mine.jobs, rented.message], show_progress_on=rented.message, **PLANNING
+        ).success(**self.mine.watching)
+        rented.machine.change(self._command, asked, rented.command, **QUIET)
+
+    def _offer(self, needs: Needs | None, oauth: gr.OAuthToken | None) -> Updates:
+        return self.rented.show(needs, account(self.host, oauth))
+
+    def _rent(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
+        who, needs = account(self.host, oauth), values[self.rented.needs]
+        offer = self.rented.offer(needs, values[self.rented.machine], who) if needs else None
+        try:
+            if offer is None:
+                raise MergeError(Problem("rented-hub", {"status": 404}))
+            choice, called, plan = self._named(values, who, visitor(who, request))
+            job = begin(
+                self.service,
+                plan,
+                choice.location(self.host, called),
+                who,
+                visitor(who, request),
+                offer.machine.name,
+                offer.seconds,
+                private=choice.private,
+                gguf=values[self.gguf.types],
+                **choice.for_existing,
+            )
+        except MergeError as error:
+            return {self.rented.message: html(map(trouble, error.problems))}
+        return {**self._begun(job, values), self.rented.message: ""}
+
+    def _command(self, values: Given, oauth: gr.OAuthToken | None) -> Any:
+        """The command that rents the chosen machine, where the page may not; empty where that is not possible."""
+        needs, choice = values[self.rented.needs], self.destination.choice(values)
+        if self.host.rents or not needs or not self.host.space_id or not choice.owner:
+            return gr.update(visible=False)
+        offer = self.rented.offer(needs, values[self.rented.machine], account(self.host, oauth))
+        if offer is None:
+            return gr.update(visible=False)
+        text = values[self.editor.yaml]
+        try:
+            to = choice.location(self.host, choice.name or default_name(text))
+        except MergeError:
+            return gr.update(visible=False)
+        request = MergeRequest(
+            text,
+            to,
+            choice.private,
+            overwrite=choice.existing == REVISION,
+            pull_request=choice.existing == PULL_REQUEST,
+            seconds=offer.seconds,
+            gguf=tuple(values[self.gguf.types]),
+        )
+        return gr.update(value=hf_job(request, self.host.space_id, offer.machine.name), visible=True)
+
     def _restore(self, saved: str, opened: str, request: gr.Request) -> Updates:
         """The recipe to begin with: of the link that was opened, else what the visitor wrote, else one that works.
 
@@ -154,18 +223,10 @@ class MergeTab:
         return {self.opened_link: asked, **self.editor.opening(text, saved or self.editor.first_recipe, said)}
 
     def _merge(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
-        text, who = values[self.editor.yaml], account(self.host, oauth)
+        who = account(self.host, oauth)
         turn = visitor(who, request)
-        choice = self.destination.choice(values)
-        if not who.token:
-            choice = replace(choice, owners=())
         try:
-            called, plan = self.plan.named(
-                text,
-                choice,
-                who,
-                lambda name: self.plan.plan(text, choice, who, turn, choice.location(self.host, name)),
-            )
+            choice, called, plan = self._named(values, who, turn)
             job = self.service.merge(
                 plan,
                 choice.location(self.host, called),
@@ -180,6 +241,21 @@ class MergeTab:
             here = problems_card(error.problems)
             return {self.plan.card: here, self.trying: here}
         return {**self._begun(job, values), self.trying: _about_trying()}
+
+    def _named(self, values: Given, who: Account, turn: str) -> tuple[DestinationChoice, str, Plan]:
+        """The destination, the result's name there, and the plan.
+
+        Raises:
+            MergeError: the destination cannot be used.
+        """
+        text, choice = values[self.editor.yaml], self.destination.choice(values)
+        if not who.token:
+            choice = replace(choice, owners=())
+
+        def planned(name: str) -> Plan:
+            return self.plan.plan(text, choice, who, turn, choice.location(self.host, name))
+
+        return choice, *self.plan.named(text, choice, who, planned)
 
     def _begun(self, job: str, values: Given) -> Updates:
         """Remember a job that was queued."""

@@ -26,12 +26,15 @@ from ui.server.search_state import SearchState
 MAX_JOBS = 32
 MAX_JOBS_OF_A_VISITOR = 3
 MAX_FINISHED = 100
+# Rented machines that are followed at a time: of a visitor, and of all.
+MAX_RENTED_OF_A_VISITOR, MAX_RENTED = 6, 64
 # Seconds over which the rate is averaged: long enough to be steady, short enough to be current.
 RATE_WINDOW = 10.0
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
-# A merge reports its progress and returns a result; a search or a training does both with its state.
-MergeWork = Callable[[Callable[[Progress], None], threading.Event], Result]
+# A merge reports its progress, or lines of a log, and returns a result; a search or a training does both with its
+# state.
+MergeWork = Callable[[Callable[[Progress | str], None], threading.Event], Result]
 SearchWork = Callable[[Callable[[SearchState], None], threading.Event], SearchState]
 HealWork = Callable[[Callable[[HealState], None], threading.Event], HealState]
 
@@ -53,6 +56,25 @@ class ModelSummary:
 
 
 @dataclass(frozen=True)
+class Rented:
+    """A merge on a rented machine.
+
+    Args:
+        namespace: the account that pays
+        id: of the Hub's job
+        flavor: the Hub's name of the machine
+        url: the job's page on the Hub
+        weights: bytes of all weight files of the result; 0 where only GGUF files are made
+    """
+
+    namespace: str
+    id: str
+    flavor: str
+    url: str
+    weights: int
+
+
+@dataclass(frozen=True)
 class MergeRequest:
     """What a visitor asked for, complete enough to ask for it again.
 
@@ -68,6 +90,7 @@ class MergeRequest:
         card: the model card that the result will have
         gguf: types of GGUF files
         only_gguf: whether nothing else is made
+        rented: the machine, if it is not this one
     """
 
     recipe: str = ""
@@ -81,6 +104,7 @@ class MergeRequest:
     card: str = ""
     gguf: tuple[str, ...] = ()
     only_gguf: bool = False
+    rented: Rented | None = None
 
 
 @dataclass(frozen=True)
@@ -165,8 +189,9 @@ class JobBoard:
         work: MergeWork | SearchWork | HealWork,
         request: MergeRequest = MergeRequest(),
         state: SearchState | HealState | None = None,
+        job_id: str = "",
     ) -> str:
-        """Queue work.
+        """Queue work. What runs on a rented machine begins at once.
 
         Args:
             visitor: whose turn it takes; never shown
@@ -175,6 +200,7 @@ class JobBoard:
             work: called with a progress callback and an event that cancels it
             request: what the work does, to show it and to repeat it
             state: that a search or a training begins with
+            job_id: of a job that an earlier server had; one that is known is left as it is
 
         Returns:
             The job's id.
@@ -183,14 +209,12 @@ class JobBoard:
             MergeError: the line, or this visitor's share of it, is full.
         """
         with self._lock:
-            live = [job for job in self._jobs.values() if job.state in ("waiting", "running")]
-            own = sum(job.visitor == visitor for job in live)
-            if own >= MAX_JOBS_OF_A_VISITOR:
-                raise MergeError(Problem("too-many-jobs", {"count": own}))
-            if len(live) >= MAX_JOBS:
-                raise MergeError(Problem("busy", {"count": len(live)}))
+            if job_id in self._jobs:
+                return job_id
+            self._check_room(visitor, is_rented=request.rented is not None)
             asked, context = self._clock(), copy_context()
-            job = _Job(secrets.token_urlsafe(24), visitor, title, models, work, request, asked, context)
+            name = job_id or secrets.token_urlsafe(24)
+            job = _Job(name, visitor, title, models, work, request, asked, context)
             if isinstance(state, HealState):
                 job.heal = state
             else:
@@ -198,11 +222,24 @@ class JobBoard:
             job.log.append((0.0, t("jobs.log.queued")))
             self._jobs[job.id] = job
             self._forget_old()
+            if request.rented:
+                self._begin(job)
+                threading.Thread(target=self._in_context, args=(job,), name="rented", daemon=True).start()
+                return job.id
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run_all, name="merges", daemon=True)
                 self._thread.start()
             self._lock.notify_all()
             return job.id
+
+    def check_room_for_rented(self, visitor: str) -> None:
+        """Refuse one more rented machine before it costs anything.
+
+        Raises:
+            MergeError: this visitor, or all together, have too many.
+        """
+        with self._lock:
+            self._check_room(visitor, is_rented=True)
 
     def status(self, job_id: str) -> JobStatus | None:
         """The current state of a job; None if there is no such job, or no longer."""
@@ -245,7 +282,22 @@ class JobBoard:
                 self._end(job, "cancelled", t("jobs.log.cancelled"))
             return True
 
-    # -- the line (every method below except _run_all and _run is called with the lock held) -------------
+    # -- the line (every method below except the last three is called with the lock held) -------------
+
+    def _check_room(self, visitor: str, *, is_rented: bool) -> None:
+        live = [
+            job
+            for job in self._jobs.values()
+            if job.state in ("waiting", "running") and (job.request.rented is not None) == is_rented
+        ]
+        most_own, most = (
+            (MAX_RENTED_OF_A_VISITOR, MAX_RENTED) if is_rented else (MAX_JOBS_OF_A_VISITOR, MAX_JOBS)
+        )
+        own = sum(job.visitor == visitor for job in live)
+        if own >= most_own:
+            raise MergeError(Problem("too-many-jobs", {"count": own}))
+        if len(live) >= most:
+            raise MergeError(Problem("busy", {"count": len(live)}))
 
     def _line(self) -> list[_Job]:
         """Waiting jobs in the order in which they will run: visitors take turns, each in their own order."""
@@ -264,7 +316,7 @@ class JobBoard:
         """Seconds until the job behind these begins."""
         seconds = sum(job.request.seconds for job in before)
         for job in self._jobs.values():
-            if job.state == "running":
+            if job.state == "running" and not job.request.rented:
                 _, left = self._rate(job)
                 seconds += (
                     max(job.request.seconds - (self._clock() - job.began), 0.0) if left is None else left
@@ -302,14 +354,23 @@ class JobBoard:
                 job = line[0]
                 self._turn += 1
                 self._served[job.visitor] = self._turn
-                job.state, job.began = "running", self._clock()
-                job.log.append((job.began - job.asked, job.context.run(t, "jobs.log.started")))
-            # In the context of the request that submitted it, which holds the visitor's language.
-            job.context.copy().run(self._run, job)
+                self._begin(job)
+            self._in_context(job)
+
+    def _begin(self, job: _Job) -> None:
+        job.state, job.began = "running", self._clock()
+        job.log.append((job.began - job.asked, job.context.run(t, "jobs.log.started")))
+
+    def _in_context(self, job: _Job) -> None:
+        """Run a job in the context of the request that submitted it, which holds the visitor's language."""
+        job.context.copy().run(self._run, job)
 
     def _run(self, job: _Job) -> None:
-        def watch(progress: Progress | SearchState | HealState) -> None:
+        def watch(progress: Progress | SearchState | HealState | str) -> None:
             with self._lock:
+                if isinstance(progress, str):
+                    job.log.append((self._clock() - job.asked, progress))
+                    return
                 if isinstance(progress, HealState):
                     if job.heal is not None and job.heal.phase != progress.phase:
                         job.log.append((self._clock() - job.asked, t(f"jobs.phase.{progress.phase}")))

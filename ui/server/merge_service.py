@@ -134,8 +134,6 @@ class MergeService:
             raise MergeError(plan.problems)
         kinds = makeable(gguf) if gguf else ()
         title = to.removeprefix(HUB_SCHEME)
-        parents = self.cards.parents(plan, who.for_hub)
-        licence = licence_of_result(parents)
         most = machine_memory()
         needed = peak_memory(plan, kinds, to)
         if needed > most:
@@ -146,6 +144,7 @@ class MergeService:
         elif self.host.allow_folders:
             title = title.rpartition("/")[2]
 
+        licence = licence_of_result(self.cards.parents(plan, who.for_hub))
         found = self.found.card(visitor, plan.recipe)
         request = MergeRequest(
             plan.recipe, to, private, overwrite, plan.seconds, download, pull_request,
@@ -158,6 +157,33 @@ class MergeService:
             return self._run(plan, request, on_progress=on_progress, cancel=cancel, **options)
 
         return self.board.submit(visitor, title, tuple(model.name for model in plan.parents), work, request)
+
+    def request_elsewhere(
+        self,
+        plan: Plan,
+        to: str,
+        who: Account,
+        *,
+        private: bool,
+        overwrite: bool,
+        pull_request: bool = False,
+        gguf: Sequence[str] = (),
+    ) -> MergeRequest:
+        """What a visitor asks another machine for. It looks up the licence there, for the card.
+
+        Raises:
+            MergeError: the plan has problems, or a type of GGUF file cannot be made.
+        """
+        if not plan.ok:
+            raise MergeError(plan.problems)
+        kinds = file_types(gguf) if gguf else ()
+        title = to.removeprefix(HUB_SCHEME)
+        licence = licence_of_result(self.cards.parents(plan, who.for_hub))
+        return MergeRequest(
+            plan.recipe, to, private, overwrite, plan.seconds, False, pull_request,
+            summaries=_summaries(plan, title), card=model_card(plan, loaded_as(to), licence),
+            gguf=tuple(kind.name for kind in kinds),
+        )  # fmt: skip
 
     def gguf(
         self,

@@ -358,6 +358,28 @@ PAGE: dict[str, Template] = {
         "The weights of {name} need {size}, and {free} of memory is free here. Check it on a larger machine."
     ),
     "jobs.title": "Title of the browser tab",
+    "rent.heading": "On a rented machine",
+    "rent.about": "Once there is a plan, this lists the machines that Hugging Face rents out, and what each costs.",
+    "rent.info": (
+        "The merge runs on the machine, and goes to the Hub from there. Your account pays by the minute, until the "
+        "merge ends. You can close this page."
+    ),
+    "rent.estimate": (
+        "Times are good to a factor of two. A machine is stopped after four times the estimate, but not before an hour."
+    ),
+    "rent.machine": "Machine",
+    "rent.cpus": "Processors",
+    "rent.hour": "An hour",
+    "rent.cost": "Cost",
+    "rent.choice": "{machine}, about {dollars}",
+    "rent.button": "Rent it and merge",
+    "rent.too_large": "The merge needs {size} of memory, more than any machine that can be rented.",
+    "rent.unknown": "The Hub does not say which machines there are.",
+    "rent.on": "On a rented machine: {machine}",
+    "rent.cancelled": (
+        "The machine was stopped. Files that had arrived are kept in a branch of the repository: 'Try again' continues "
+        "from them."
+    ),
     "jobs.heading": "Your merges",
     "jobs.empty": "Nothing merged yet. Merges run on the server: you can reload or close this page and come back.",
     "jobs.waiting": "Waiting",

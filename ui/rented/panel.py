@@ -1,0 +1,153 @@
+"""The offer to merge on a rented machine: what each would cost, and the button."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+import httpx2
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from markupsafe import Markup
+
+from checkpoints.memory import machine_memory
+from merging import Plan
+from ui.host import Host
+from ui.hub.account import Account
+from ui.languages.translate import in_each_language, t
+from ui.rented.machines import Machine, Needs, Offer, machines, offers
+from ui.widgets.events import Updates
+from ui.widgets.html import (
+    column,
+    count,
+    duration,
+    figure,
+    html,
+    quiet,
+    scrolling,
+    size,
+    status,
+    table,
+    table_row,
+    tag,
+)
+
+# Seconds for which the Hub's list of machines is kept.
+KEPT_SECONDS = 600.0
+
+
+class RentPanel:
+    """The offers, made inside the page's Blocks, folded until a merge does not fit on this machine.
+
+    Attributes:
+        needs: what the shown plan takes, or None
+        machine: the chosen one's name
+        go: rents it
+        command: what rents it from a shell, where this page may not
+        message: what went wrong
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._kept: tuple[float, list[Machine]] = (float("-inf"), [])
+        self._lock = threading.Lock()
+        self.needs = gr.State(None)
+        with gr.Accordion(t("rent.heading"), open=False) as self.box:
+            self.offers = gr.HTML(in_each_language(_about))
+            self.machine = gr.Radio([], label=t("rent.machine"), visible=False)
+            self.go = gr.Button(t("rent.button"), visible=False)
+            self.command = gr.Code(label=t("jobs.rented"), language="shell", visible=False, wrap_lines=True)
+            self.message = gr.HTML()
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `show` may update."""
+        return [self.box, self.offers, self.machine, self.go, self.command, self.message]
+
+    def show(self, needs: Needs | None, who: Account) -> Updates:
+        """Offer machines for a plan."""
+        nothing: Updates = {
+            self.message: "",
+            self.go: _hidden(),
+            self.machine: _hidden(),
+            self.command: _hidden(),
+        }
+        if needs is None:
+            return {self.offers: _about(), **nothing}
+        there = self.there(who)
+        found = offers(needs, there)
+        if not found:
+            words = t("rent.too_large", size=size(needs.memory)) if there else t("rent.unknown")
+            return {self.offers: status(words), **nothing}
+        names = [(_title(offer), offer.machine.name) for offer in found]
+        return {
+            **nothing,
+            self.box: gr.update(open=True) if needs.memory > machine_memory() else gr.update(),
+            self.offers: html(quiet(t("rent.info")), _table(found), quiet(t("rent.estimate"))),
+            self.machine: gr.update(choices=names, value=names[0][1], visible=True),
+            self.go: gr.update(visible=self.host.rents),
+        }
+
+    def offer(self, needs: Needs, name: str, who: Account) -> Offer | None:
+        """The offer of a machine for a plan, if it still stands."""
+        return next((offer for offer in offers(needs, self.there(who)) if offer.machine.name == name), None)
+
+    def there(self, who: Account) -> list[Machine]:
+        """The machines that the Hub rents out; none if it does not say."""
+        with self._lock:
+            when, kept = self._kept
+            if time.monotonic() - when < KEPT_SECONDS:
+                return kept
+            try:
+                kept = machines(HfApi(token=who.for_hub))
+            except (HfHubHTTPError, httpx2.HTTPError, OSError, KeyError, TypeError):
+                return []
+            self._kept = (time.monotonic(), kept)
+            return kept
+
+
+def needs_of(plan: Plan) -> Needs | None:
+    """What a plan takes; None of one with problems."""
+    return Needs.of(plan) if plan.ok else None
+
+
+def _title(offer: Offer) -> str:
+    return t("rent.choice", machine=offer.machine.title, dollars=_dollars(offer.dollars))
+
+
+def _dollars(amount: float) -> str:
+    return f"${amount:.2f}" if amount >= 0.01 else "< $0.01"
+
+
+def _table(found: Sequence[Offer]) -> Markup:
+    columns = [
+        column(t("rent.machine")),
+        column(t("rent.cpus"), of_figures=True),
+        column(t("plan.memory"), of_figures=True),
+        column(t("rent.hour"), of_figures=True),
+        column(t("plan.time"), of_figures=True),
+        column(t("rent.cost"), of_figures=True),
+    ]
+    rows = [
+        table_row(
+            [offer.machine.title, tag.small(tag.code(offer.machine.name))],
+            figure(count(offer.machine.cpus)),
+            figure(size(offer.machine.memory)),
+            figure(_dollars(60 * offer.machine.dollars)),
+            figure(duration(offer.seconds)),
+            figure(_dollars(offer.dollars)),
+        )
+        for offer in found
+    ]
+    return scrolling(table(columns, rows), focusable=True)
+
+
+def _hidden() -> Any:
+    return gr.update(visible=False)
+
+
+def _about() -> str:
+    return status(t("rent.about"))
