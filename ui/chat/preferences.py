@@ -30,6 +30,24 @@ DOWNLOAD = """(votes) => {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }"""
 
+# The same as preferences for DPO: a prompt with the chosen and the rejected answer. Ties say nothing there.
+DOWNLOAD_FOR_DPO = """(votes) => {
+  const said = (role, content) => [{role, content}];
+  const lines = votes.filter((vote) => vote.vote !== "tie").map((vote) => {
+    const [better, worse] = vote.vote === "left" ? ["left", "right"] : ["right", "left"];
+    return JSON.stringify({
+      prompt: said("user", vote.message),
+      chosen: said("assistant", vote[`${better}_answer`]),
+      rejected: said("assistant", vote[`${worse}_answer`]),
+    }) + "\\n";
+  });
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob(lines, {type: "application/jsonl"}));
+  link.download = "preferences.jsonl";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}"""
+
 
 class PreferenceButtons:
     """The buttons below two conversations; made inside the page's Blocks.
@@ -46,6 +64,7 @@ class PreferenceButtons:
             }
         self.tally = gr.HTML()
         self.download = gr.Button(t("vote.export"), size="sm", min_width=120, visible=False)
+        self.for_dpo = gr.Button(t("vote.export.dpo"), size="sm", min_width=120, visible=False)
         self.stored = gr.BrowserState([], storage_key="alloy-votes", secret=host.browser_key, render=False)
 
     def wire(self, models: Sequence[gr.Dropdown], talks: Sequence[gr.Chatbot]) -> None:
@@ -55,8 +74,9 @@ class PreferenceButtons:
                 self._prefer(choice, models, talks), {self.stored, *models, *talks}, [self.stored, self.tally], **QUIET
             )  # fmt: skip
         # This event also fires when the page loads and the browser has some stored.
-        self.stored.change(self._offer, self.stored, self.download, **QUIET)
+        self.stored.change(self._offer, self.stored, [self.download, self.for_dpo], **QUIET)
         self.download.click(None, self.stored, None, js=DOWNLOAD, **PRIVATE)
+        self.for_dpo.click(None, self.stored, None, js=DOWNLOAD_FOR_DPO, **PRIVATE)
 
     def _prefer(
         self, choice: Choice, models: Sequence[gr.Dropdown], talks: Sequence[gr.Chatbot]
@@ -71,8 +91,13 @@ class PreferenceButtons:
 
         return prefer
 
-    def _offer(self, stored: object) -> Any:
-        return gr.update(visible=bool(stored_preferences(stored)))
+    def _offer(self, stored: object) -> Updates:
+        found = stored_preferences(stored)
+        decided = any(one["vote"] != "tie" for one in found)
+        return {
+            self.download: gr.update(visible=bool(found)),
+            self.for_dpo: gr.update(visible=decided),
+        }
 
 
 def with_preference(

@@ -589,6 +589,7 @@ PAGE: dict[str, Template] = {
     "vote.tie": "Tie",
     "vote.right": "Right is better",
     "vote.export": "Download my votes",
+    "vote.export.dpo": "Download for DPO",
     "vote.none": "There are not yet two answers to the same message.",
     "vote.tally": "Your votes: {one}: {first}, {two}: {second}, ties: {ties}. They stay in this browser.",
     # score

@@ -587,6 +587,7 @@ PAGE: dict[str, Template] = {
     "vote.tie": "무승부",
     "vote.right": "오른쪽이 낫다",
     "vote.export": "내 투표 내려받기",
+    "vote.export.dpo": "DPO용으로 내려받기",
     "vote.none": "같은 메시지에 대한 두 답이 아직 없습니다.",
     "vote.tally": "내 투표: {one}: {first}, {two}: {second}, 무승부: {ties}. 이 브라우저에만 남습니다.",
     # score
