@@ -169,6 +169,8 @@ def plan_search(
 def _what_prevents(space: Space, merge: Plan, workers: int) -> list[Problem]:
     """Why points cannot be chosen in the way that a space asks for."""
     way = space.settings.by
+    if way == "auto" and workers == 1 and has_gradient(space):
+        return []  # mostly by gradient, and else by TPE
     if way != "gradient":
         found = what_prevents(space, way)
         return [found] if found else []

@@ -221,6 +221,19 @@ def test_a_way_that_does_not_suit_the_space_is_refused_before_anything_is_scored
     assert not (tmp_path / "search").exists()
 
 
+@pytest.mark.parametrize(
+    ("by", "lacks"), [("tpe", True), ("gradient", False), ("auto", False), ("grid", False)]
+)
+def test_optuna_is_missed_only_where_it_is_needed(
+    family: Path, by: str, lacks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("searching.optimiser.find_spec", lambda name: None)
+
+    plan = plan_search(read_space(space(family, by)), texts=GIVEN)
+
+    assert [problem.code for problem in plan.problems] == (["no-optuna"] if lacks else [])
+
+
 def test_the_command_searches_and_reports(
     family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
