@@ -88,12 +88,10 @@ def space_text(recipe: str, choice: SpaceChoice) -> str:
             ranged = _ranged(entry_at(data, number.place), low, high, groups, number.value)
             data = with_entry(data, number.place, ranged)
     goals = list(map(dict, choice.goals))
-    if choice.guard == CHAT:
-        goals.append({"chat": True, "at_most": "base"})
-    elif choice.guard:
-        is_goal = {"text": choice.guard} in goals
-        named = {"name": f"{choice.guard}, limit"} if is_goal else {}
-        goals.append({"text": choice.guard, **named, "at_most": f"base + {choice.margin:g}"})
+    if choice.guard:
+        judged = {"chat": True} if choice.guard == CHAT else {"text": choice.guard}
+        limit = "base" if choice.guard == CHAT else f"base + {choice.margin:g}"
+        goals.append({**judged, "name": f"{choice.guard}, limit", "at_most": limit})
     budget = {"trials": TRIALS, "minutes": choice.minutes}
     settings = {"objective": goals, "split": SPLIT, "by": choice.by, "budget": budget}
     return dump({**data, "search": settings})

@@ -117,6 +117,8 @@ class SearchTab:
         # The recipe may change while this tab is open: when the page has just been loaded, and by the preset.
         changed = [opened.select, yaml.change]
         gr.on(changed, self._opened, [yaml, self.shown], self.outputs, trigger_mode="always_last", **QUIET)
+        rows = [row for row, _, _ in self.ranges]
+        self.moving.input(self._moved, [yaml, self.moving], rows, trigger_mode="always_last", **QUIET)
         outputs = [self.card, self.clock, self.drawn, self.stop, self.use, self.try_it, self.merge_it]
         watching: dict[str, Any] = {"fn": self._watch, "inputs": [self.job, self.drawn], "outputs": outputs}
         self.clock.tick(**watching, **QUIET)
@@ -142,14 +144,21 @@ class SearchTab:
             self.shown: recipe,
         }
         names = list(_by_parameter(numbers))
-        for place, (row, low, high) in enumerate(self.ranges):
-            updates[row] = gr.update(visible=place < len(names))
+        updates |= self._rows(numbers, moved_at_first(numbers))
+        for place, (_, low, high) in enumerate(self.ranges):
             if place < len(names):
                 name = names[place]
                 ends = usual_range(_by_parameter(numbers)[name])
                 updates[low] = gr.update(value=ends[0], label=t("search.low.of", name=name))
                 updates[high] = gr.update(value=ends[1], label=t("search.high.of", name=name))
         return updates
+
+    def _rows(self, numbers: dict[str, RecipeSlider], moving: Sequence[str]) -> Updates:
+        """Ranges are shown of numbers that may change."""
+        changing = {numbers[key].parameter.name for key in moving if key in numbers}
+        shown = [name in changing for name in _by_parameter(numbers)]
+        shown += [False] * (MOST_PARAMETERS - len(shown))
+        return {row: gr.update(visible=one) for (row, _, _), one in zip(self.ranges, shown, strict=True)}
 
     def choice(self, given: Given, recipe: str) -> SpaceChoice:
         """What the fields say.
@@ -180,6 +189,9 @@ class SearchTab:
 
     def _opened(self, recipe: str, shown: str | None) -> Updates:
         return unchanged() if recipe == shown else self.show(recipe)
+
+    def _moved(self, recipe: str, moving: Sequence[str] | None) -> Updates:
+        return self._rows(numbers_of(recipe), moving or ())
 
     def _preset(self, memory: FormMemory) -> Updates:
         """The demo's two voices, with plain English as a limit."""

@@ -320,6 +320,20 @@ def values(tab: Any, recipe: str, **chosen: Any) -> dict[Any, Any]:
     return {**given, tab.editor.yaml: recipe, **{getattr(tab, name): value for name, value in chosen.items()}}
 
 
+def test_ranges_are_shown_of_numbers_that_may_change(page: gr.Blocks) -> None:
+    tab = tab_of(page)
+    memory = tab.editor.opening(tab.editor.first_recipe)[tab.editor.form.memory]
+    updates = tab._preset(memory)
+    recipe, (*weights, factor) = updates[tab.editor.yaml], [key for _, key in updates[tab.moving]["choices"]]
+
+    rows = [row for row, _, _ in tab.ranges]
+    for made in (updates, tab._moved(recipe, weights)):
+        assert [made[row]["visible"] for row in rows] == [True, *[False] * (len(rows) - 1)]
+    both, nothing = tab._moved(recipe, [*weights, factor]), tab._moved(recipe, None)
+    assert [both[row]["visible"] for row in rows][:3] == [True, True, False]
+    assert not any(nothing[row]["visible"] for row in rows)
+
+
 def test_start_needs_a_number_and_a_text(page: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
     tab = tab_of(page)
     recipe = tab.editor.first_recipe
