@@ -18,7 +18,7 @@ class Text(NamedTuple):
     fix: Template = ""
 
 
-_MEANT = ("Did you mean '{near}'?", "Known: {known:all}.")
+_MEANT = ("Did you mean '{near}'?", "Known: {known:plain}.")
 _DOWNLOAD_AGAIN = "Download or upload it again."
 _CONVERT = "Convert it at https://huggingface.co/spaces/safetensors/convert first."
 _MERGE_WITH_PEFT = "Merge it into its base with PEFT (`PeftModel.merge_and_unload`), and name the result."

@@ -3,6 +3,7 @@
     {name}                     a value
     {count:layer|layers}       the form that fits a value: here singular or plural
     {names:all}                a list: a, b, c
+    {names:plain}              the same of names that are no phrases, whatever they are
     {names:and}                a list: a, b and c
     {names:code}               the same, each in backticks
     {names:few}                what `few` made of a list: a, b, c and 7 more
@@ -69,6 +70,8 @@ class Wording(string.Formatter):
                 return ", ".join(map(self.phrase, value))
             case "each":
                 return "; ".join(map(self.phrase, value))
+            case "plain":
+                return ", ".join(map(str, value))
             case "and":
                 return self._listed([self.phrase(item) for item in value])
             case "code":

@@ -37,9 +37,11 @@ MOST_PROMPTS = 256
 
 def read_mixture(reader: Reader, node: yaml.Node) -> Recipe | None:
     """The recipe of one document that describes a mixture of experts; None if it is no mapping."""
-    fields = reader.mapping(node, "recipe", known=TOP_LEVEL)
+    fields = reader.mapping(node, "recipe", known=TOP_LEVEL, ignored=("merge_method",))
     if fields is None:
         return None
+    if "merge_method" in fields:  # as some write who have seen merges: experts are not merged
+        reader.warn("ignored-key", {"name": "merge_method", "what": "recipe"}, fields["merge_method"])
     if "base_model" not in fields:
         reader.problem("mixture-without-base", {}, node)
     if "experts" not in fields:
@@ -109,7 +111,10 @@ class _Experts:
             reader.problem("no-source-model", {}, node)
             return None
         model = reader.reference(fields["source_model"])
+        before = len(reader.problems)
         prompts = [self._prompts(fields, key) for key in ("positive_prompts", "negative_prompts")]
+        if len(reader.problems) > before:
+            prompts[0] = prompts[0] or ("?",)  # what is wrong with them is reported, and none is missing
         scales = [self._number(fields, "noise_scale", 0.0), self._number(fields, "residual_scale", 1.0)]
         return Expert(model, prompts[0], prompts[1], scales[0], scales[1], place_of(node)) if model else None
 

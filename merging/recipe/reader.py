@@ -227,11 +227,12 @@ class Reader(YamlReader):
         if other := next((key for key in keys if key in OTHER_PROGRAMS and "merge_method" not in keys), None):
             self.problem("other-program", {"key": other, "program": OTHER_PROGRAMS[other]}, node)
             return None
-        if "merge_method" not in keys and {*OWN_KEYS} & {*keys}:
-            self.method = None
-            return read_mixture(self, node)
         # Its parameters tell what a misplaced key means.
         self.method = METHODS.get(next((str(v.value) for k, v in pairs if k.value == "merge_method"), ""))
+        is_merge = {"models", "slices", "modules"} & {*keys} and "merge_method" in keys
+        if {*OWN_KEYS} & {*keys} and not (self.method or is_merge):
+            self.method = None
+            return read_mixture(self, node)
         fields = self.mapping(node, "recipe", known=TOP_LEVEL)
         if fields is None:
             return None
@@ -344,7 +345,7 @@ class Reader(YamlReader):
             self.problem("unknown-key", values, key)
         elif parameter:
             self.problem("misplaced-parameter", {"name": name, "what": what}, key)
-        elif name in FOR_ALL and what != "recipe":
+        elif RENAMED.get(name, name) in FOR_ALL and what != "recipe":
             self.problem("misplaced-key", {"name": name, "what": what}, key)
         elif name == "filter" and "parameters" in known:
             self.problem("stray-filter", {}, key)
@@ -673,7 +674,7 @@ class Reader(YamlReader):
             if name.value in method.ignored:
                 continue
             parameter = method.parameter(name.value)
-            if parameter is None and name.value in FOR_ALL:
+            if parameter is None and RENAMED.get(name.value, name.value) in FOR_ALL:
                 self.problem("misplaced-key", {"name": name.value, "what": "`parameters`"}, name)
             elif parameter is None and name.value == "filter":
                 self.problem("stray-filter", {}, name)

@@ -99,6 +99,17 @@ KINDS = {
         wrong="misplaced-key",
         kept="# quant\n  parameters: {density: 0.6, weight: 0.4}\ndtype: bfloat16\n",
     ),
+    "a seed among the parameters": Kind(
+        "merge_method: dare_ties\nbase_model: base\nparameters:\n  normalize: true\n  random_seed: 145\n"
+        "models:\n- {model: a, parameters: {density: 0.6, weight: 0.4}}\n",
+        wrong="misplaced-key",
+        kept="weight: 0.4}}\nseed: 145\n",
+    ),
+    "experts with a method that is none": Kind(
+        "merge_method: moe\nbase_model: base\ngate_mode: cheap_embed\nexperts:\n"
+        "- {source_model: a, positive_prompts: [As a doctor]}\n- {source_model: b, positive_prompts: [in verse]}\n",
+        warned="ignored-key",
+    ),
     "an earlier revision in a stack": Kind(
         "slices:\n- sources:\n  - model: a\n    revision: dpo-v0\n    layer_range: [0, 24]\n"
         "- sources:\n  - model: a\n    layer_range: [8, 32]\nmerge_method: passthrough\n",

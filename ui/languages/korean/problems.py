@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from checkpoints.problem_texts import Text
 
-_MEANT = ("'{near}'{near:을|를} 뜻하셨나요?", "쓸 수 있는 것: {known:all}.")
+_MEANT = ("'{near}'{near:을|를} 뜻하셨나요?", "쓸 수 있는 것: {known:plain}.")
 _DOWNLOAD_AGAIN = "다시 내려받거나 올리세요."
 _CONVERT = "먼저 https://huggingface.co/spaces/safetensors/convert 에서 변환하세요."
 _UNREAD = "{file}: 실행하지 않고는 읽을 수 없습니다. "
