@@ -18,7 +18,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -251,7 +251,7 @@ class Found:
     beside: Compared
 
 
-def found_by(space: Weights, steps: int, seeds: int) -> list[Found]:
+def found_by(space: Weights, steps: int, seeds: int) -> Iterator[Found]:
     """What each way to choose numbers finds; the first is the plain average."""
     with LiveMerge(space.recipe(space.start)) as live:
         texts = parts(live.model)
@@ -262,15 +262,14 @@ def found_by(space: Weights, steps: int, seeds: int) -> list[Found]:
             beside = compare(figures(live.model, texts["report"]), plain, GOALS)
             return Found(name, cpu, score(live, texts["search"]), score(live, texts["report"]), beside)
 
-        found = [judged("plain average", 0.0, space.start)]
+        yield judged("plain average", 0.0, space.start)
         began = time.process_time()
         learnt = learn(live, space, texts["search"], texts["choice"], Pace(steps=steps))
         budget = time.process_time() - began
-        found.append(judged(f"derivatives, {len(learnt.steps)} steps", budget, learnt.values))
+        yield judged(f"derivatives, {len(learnt.steps)} steps", budget, learnt.values)
         for way in WAYS:
             for seed in range(seeds):
-                found.append(judged(*_by_trials(live, texts, space, way, seed, budget)))
-        return found
+                yield judged(*_by_trials(live, texts, space, way, seed, budget))
 
 
 def _by_trials(
@@ -331,7 +330,7 @@ def print_found(space: Weights, steps: int, seeds: int) -> None:
             print(
                 f"  gain {-one.beside.difference:+.4f} ({-interval[1]:+.4f} to {-interval[0]:+.4f})", end=""
             )
-        print()
+        print(flush=True)
 
 
 def main() -> None:
