@@ -73,7 +73,7 @@ FLOORS = {
         ["recipe", "widgets"],
         ["hub"],
         ["server"],
-        ["heal", "rented"],
+        ["heal", "job_tray", "rented"],
         ["merge", "methods"],
         ["chat", "score", "search"],
         ["api"],

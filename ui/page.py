@@ -21,6 +21,7 @@ from ui.chat.tab import ChatTab
 from ui.chat.tuning import Tuning, use_values
 from ui.host import Host
 from ui.hub.search import HubSearch
+from ui.job_tray import JobTray
 from ui.languages.registry import LANGUAGES
 from ui.languages.translate import in_each_language, speaking, spoken, t, translated
 from ui.merge.form import FormMemory
@@ -32,7 +33,7 @@ from ui.search.tab import SearchTab
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
 from ui.server.searches import SearchService
-from ui.widgets.events import PRIVATE, QUIET, UNSEEN, Updates, unchanged
+from ui.widgets.events import PRIVATE, QUIET, UNSEEN, Updates, detail, unchanged
 from ui.widgets.html import tag
 from ui.widgets.theme import CSS, theme
 
@@ -70,6 +71,7 @@ class Page:
         self.searches = SearchService(self.service)
         with gr.Row(equal_height=False):
             gr.HTML(in_each_language(_head))
+            self.tray = JobTray()
             if host.sign_in:
                 _sign_in(blocks)
         search = HubSearch()
@@ -99,7 +101,9 @@ class Page:
     def wire(self) -> None:
         """Add the events."""
         merge, latest = self.merge, self.merge.mine.latest
-        merge.wire(self.blocks, [*self.chat.models, self.score.models])
+        merge.wire(self.blocks, [*self.chat.models, self.score.models], self.tray.merges)
+        for line in (self.tray.merges, self.tray.search):
+            line.click(_asked_for, None, self.tabs, **QUIET)
         self.chat_opened.select(
             self._open_chat, [latest, self.chat.conversation, self.in_chat], self.chat_outputs, **QUIET
         ).then(self._newest_in_chat, [latest, self.chat.models[0]], self.warm, **UNSEEN)
@@ -120,7 +124,7 @@ class Page:
     def _wire_search(self) -> None:
         """The recipe that a search found goes to the Merge tab; there it is tried or merged, as its buttons would."""
         search, merge = self.search, self.merge
-        search.wire(self.blocks, self.search_opened, merge.editor, self.chat.examples)
+        search.wire(self.blocks, self.search_opened, merge.editor, self.chat.examples, self.tray.search)
         found, shown = [search.job, merge.editor.form.memory], [*merge.editor.outputs, self.tabs]
         search.use.click(self._use_found, found, shown, **QUIET)
         self.trial_of_search = search.try_it.click(self._use_found, found, shown, **QUIET).then(
@@ -222,6 +226,12 @@ def build_page(host: Host) -> gr.Blocks:
 def _head() -> Markup:
     words = tag.div(tag.h1(t("page.title")), tag.p(t("page.subtitle")))
     return tag.header(_MARK, words, class_="alloy-head")
+
+
+def _asked_for(line: gr.EventData) -> Any:
+    """The tab that shows the job of a line."""
+    tab = detail(line, "tab")
+    return gr.Tabs(selected=tab) if tab in ("merge", "search") else gr.skip()
 
 
 def _location(latest: FinishedMerge | None) -> str:

@@ -217,7 +217,7 @@ def test_the_yaml_is_what_runs(site: Site, browser: Browser) -> None:
         expect(page.get_by_text("The form is paused")).to_be_visible()
         expect(page.get_by_text("Did you mean 'task_arithmetic'?").first).to_be_visible()
 
-        page.get_by_role("button", name="Depth up-scaling", exact=True).click()
+        page.get_by_role("button", name="Raw YAML").click()
         expect(page.get_by_text("built from slices of layers")).to_be_visible()
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
 
@@ -304,7 +304,6 @@ def test_an_answer_is_stopped_and_a_wrong_model_is_told(site: Site, browser: Bro
 @pytest.mark.real_models
 def test_a_phone_shows_everything_without_scrolling_sideways(site: Site, browser: Browser) -> None:
     with visit(browser, site.url, width=390, dark=True) as seen:
-        until_recipe(seen.page, "merge_method", "slerp")
         expect(seen.page.get_by_role("heading", name="Ready to merge")).to_be_visible()
         for tab in ("Merge", "Search", "Chat", "Score", "Methods"):
             seen.page.get_by_role("tab", name=tab).click()
@@ -468,7 +467,7 @@ def test_a_merge_is_started_by_the_keyboard_alone(site: Site, browser: Browser) 
         until_recipe(page, "merge_method", "slerp")
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
         page.get_by_role("tab", name="Merge").focus()
-        for _ in range(80):
+        for _ in range(120):
             if page.evaluate("document.activeElement.closest('.cm-editor') !== null"):
                 page.keyboard.press("Escape")  # in a text of code, Tab alone is a character
             page.keyboard.press("Tab")

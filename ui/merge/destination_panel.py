@@ -22,6 +22,7 @@ from ui.merge.destination import (
 from ui.server import gpu
 from ui.widgets.events import QUIET, Given, Updates
 from ui.widgets.html import note, prose, section
+from ui.widgets.phone_fold import folded_on_phones
 
 
 class DestinationPanel:
@@ -29,6 +30,7 @@ class DestinationPanel:
 
     Attributes:
         name: of the new model
+        details: the column of the fields
         inputs: what `choice` needs the values of
     """
 
@@ -36,7 +38,7 @@ class DestinationPanel:
         self.host = host
         gr.HTML(in_each_language(lambda: section(t("destination.heading"))))
         self.whose = gr.HTML()
-        with gr.Group():
+        with folded_on_phones(lambda: t("destination.fold")) as self.details, gr.Group():
             with gr.Row():
                 self.kind = gr.Radio(
                     [(t("destination.hub"), HUB), self._files()],

@@ -15,17 +15,20 @@ from ui.host import Host
 from ui.hub.account import account
 from ui.hub.recipes import COPY, link_to
 from ui.hub.search import HubSearch, search_as_you_type
-from ui.languages.translate import t
-from ui.merge.experts import ExpertsPanel
+from ui.languages.translate import in_each_language, t
+from ui.merge.curve_editor import curves_picture, with_move
+from ui.merge.depth_form import DepthForm
+from ui.merge.experts import ExpertsForm
 from ui.merge.form import Form, FormMemory, as_shown, build_form, needs_typing
+from ui.merge.lora_form import LoraForm
+from ui.merge.special_form import SpecialForm
 from ui.merge.versions import MOST_TRIES, next_try
-from ui.recipe import mixture_state
 from ui.recipe.form_state import FormState, NotShown, OtherMethods, read, rewritten, write
-from ui.recipe.mixture_state import MixtureState
 from ui.recipe.presets import family, presets
 from ui.server.merge_service import MergeService
 from ui.widgets.events import PRIVATE, QUIET, Given, Updates, unchanged
 from ui.widgets.html import status, tag
+from ui.widgets.phone_fold import folded_on_phones
 
 
 class RecipeEditor:
@@ -34,6 +37,8 @@ class RecipeEditor:
     Attributes:
         yaml: the text
         form: its fields
+        experts: the fields of a mixture of experts
+        specials: all fields that take the form's place
         check: a button below the text, which `PlanPanel` wires
         beside: the column of the text, for what belongs below it
         outputs: what `show` may update
@@ -49,39 +54,60 @@ class RecipeEditor:
                 self.rewrite = gr.Button(t("recipe.rewrite"), size="sm", visible=False)
                 with gr.Column(elem_classes="alloy-fields") as self.fields:
                     self.form: Form = build_form(family(host.demo).models, host.allow_folders)
-                self.experts = ExpertsPanel(host, family(host.demo).models)
+                known = family(host.demo).models
+                self.experts = ExpertsForm(host, known)
+                others = LoraForm(known, family(host.demo).adapter), DepthForm(known)
+                self.specials: tuple[SpecialForm[Any], ...] = (self.experts, *others)
             with gr.Column(scale=5, min_width=340) as self.beside:
                 with gr.Row(elem_classes="alloy-undo"):
                     self.said = gr.HTML(visible=False)
                     self.undo = gr.Button(t("recipe.undo"), size="sm", visible=False, scale=0, min_width=80)
-                self.yaml = gr.Code(
-                    language="yaml", label=t("recipe.yaml"), lines=14, max_lines=24, interactive=True,
-                    elem_classes="alloy-yaml", buttons=["copy", "download"],
-                )  # fmt: skip
-                with gr.Row():
-                    self.check = gr.Button(t("plan.button"), size="sm", min_width=120)
-                    self.share = gr.Button(t("recipe.link"), size="sm", min_width=120)
-                # Without a copy button inside: the label would belong to that.
-                self.link = gr.Textbox(
-                    label=t("recipe.linked"), info=t("recipe.linked.info"), visible=False, max_lines=1,
-                    interactive=False,
-                )  # fmt: skip
+                with folded_on_phones(lambda: t("recipe.fold")):
+                    self.yaml = gr.Code(
+                        language="yaml", label=t("recipe.yaml"), lines=14, max_lines=24, interactive=True,
+                        elem_classes="alloy-yaml", buttons=["copy", "download"],
+                    )  # fmt: skip
+                    with gr.Row():
+                        self.check = gr.Button(t("plan.button"), size="sm", min_width=120)
+                        self.share = gr.Button(t("recipe.link"), size="sm", min_width=120)
+                    # Without a copy button inside: the label would belong to that.
+                    self.link = gr.Textbox(
+                        label=t("recipe.linked"), info=t("recipe.linked.info"), visible=False, max_lines=1,
+                        interactive=False,
+                    )  # fmt: skip
         around = [self.notice, self.rewrite, self.fields, self.said, self.undo]
         # The version comes last: the browser sets the fields in this order, and sends events in between.
         numbers = [self.form.again, self.form.version]
-        self._form_outputs: list[Any] = [*around, *self.form.outputs, *self.experts.outputs, *numbers]
+        parts = [part for special in self.specials for part in special.outputs]
+        self._form_outputs: list[Any] = [*around, *self.form.outputs, *parts, *numbers]
         self.outputs: list[Any] = [self.yaml, *self._form_outputs]
+        self._begin()
+
+    def _begin(self) -> None:
+        """Build the first recipe into the form, so that the page is drawn with the form that it keeps.
+
+        The text comes when the page has loaded: it is then that a plan is made.
+        """
+        for component, update in self.opening(self.first_recipe).items():
+            if component is self.yaml:
+                continue
+            changes = update if isinstance(update, dict) else {"value": update}
+            for name, value in changes.items():
+                if name != "__type__":
+                    setattr(component, name, value)
+        self.form.curves.value = in_each_language(lambda: curves_picture(self.first_recipe))
 
     def wire(self, service: MergeService) -> None:
         """Add the events."""
         self._wire_yaml()
         self._wire_form()
-        self.experts.wire(self.yaml, self.form, service)
         known = family(self.host.demo).models
         for dropdown in self.form.model_fields:
             search_as_you_type(dropdown, self.search, self.host, known, self.form.memory)
-        for dropdown in self.experts.model_fields:
-            search_as_you_type(dropdown, self.search, self.host, known, self.experts.shown)
+        for special in self.specials:
+            special.wire(self.yaml, self.form, service)
+            for dropdown in special.model_fields:
+                search_as_you_type(dropdown, self.search, self.host, known, special.shown)
 
     def _wire_yaml(self) -> None:
         self.share.click(self._link, self.yaml, self.link, **QUIET).then(
@@ -93,6 +119,10 @@ class RecipeEditor:
         self.yaml.input(self._yaml_typed, typed, self._form_outputs, trigger_mode="always_last", **QUIET)
         self.rewrite.click(self._rewrite, self.form.memory, self.outputs, **QUIET)
         self.undo.click(self._undo, self.form.memory, self.outputs, **QUIET)
+
+        drawn = self.form.curves
+        self.yaml.change(curves_picture, self.yaml, drawn, trigger_mode="always_last", **QUIET)
+        drawn.release(self._drawn, typed, self.outputs, trigger_mode="always_last", **QUIET)
 
     def _wire_form(self) -> None:
         form, fields = self.form, {*self.form.inputs, self.yaml}
@@ -128,11 +158,12 @@ class RecipeEditor:
         return remembered
 
     def _showing(self, text: str, memory: FormMemory) -> Updates:
-        """The fields for a text: those of the form or of experts, or why there are none."""
+        """The fields for a text: those of the form or special ones, or why there are none."""
         try:
-            if mixture_state.is_mixture(text):
-                return self._experts_shown(mixture_state.read(text), text, memory)
-            return self._shown(read(text), text)
+            special, state = self._special(text)
+            if special is None:
+                return self._shown(read(text), text)
+            return self._special_shown(special, state, text, memory)
         except NotShown as reason:
             return self._held(memory, text, str(reason))
 
@@ -187,19 +218,33 @@ class RecipeEditor:
         around = {self.yaml: text, self.notice: notice, self.rewrite: hidden, **self._form_only()}
         return {**around, **self.form.show(state, **how)}
 
-    def _form_only(self) -> Updates:
-        """The form's fields, and not those of experts."""
-        return {self.fields: gr.update(visible=True), **self.experts.hide()}
+    def _special(self, text: str) -> tuple[SpecialForm[Any] | None, Any]:
+        """The fields for a text of a special kind, and what they would hold; None for the form.
 
-    def _experts_shown(self, state: MixtureState, text: str, memory: FormMemory) -> Updates:
-        """The fields of experts in place of the form, which must not overwrite the text."""
+        Raises:
+            NotShown: see `SpecialForm.read`.
+        """
+        for special in self.specials:
+            state = special.read(text)
+            if state is not None:
+                return special, state
+        return None, None
+
+    def _form_only(self) -> Updates:
+        """The form's fields, and no special ones."""
+        hidden = {part: update for special in self.specials for part, update in special.hide().items()}
+        return {self.fields: gr.update(visible=True), **hidden}
+
+    def _special_shown(self, special: SpecialForm[Any], state: Any, text: str, memory: FormMemory) -> Updates:
+        """Special fields in place of the form, which must not overwrite the text."""
         return {
             self.yaml: text,
             self.notice: gr.update(value="", visible=False),
             self.rewrite: gr.update(visible=False),
-            self.fields: gr.update(visible=False),
             self.form.memory: replace(memory, held=True),
-            **self.experts.show(state),
+            **self._form_only(),
+            self.fields: gr.update(visible=False),
+            **special.show(state),
         }
 
     def _held(self, memory: FormMemory, text: str, reason: str) -> Updates:
@@ -224,6 +269,15 @@ class RecipeEditor:
 
     def _undo(self, memory: FormMemory) -> Updates:
         return self.show(memory.undo, memory) if memory.undo else unchanged()
+
+    def _drawn(self, text: str, memory: FormMemory, moved: gr.EventData) -> Updates:
+        changed = with_move(text, moved)
+        if changed is None:
+            return unchanged()
+        said = _lost(text, changed)
+        changed = as_shown(changed)
+        shown = self._remembered(self._showing(changed, memory), memory, changed, said, memory.version)
+        return unchanged() if shown is None else shown
 
     def _link(self, text: str, request: gr.Request) -> Any:
         """A link that holds the recipe, to the page as the visitor sees it."""

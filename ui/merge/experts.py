@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -20,14 +20,15 @@ from merging.recipe.mixture import GATE_MODES
 from ui.host import Host
 from ui.hub.account import account, visitor
 from ui.languages.translate import in_each_language, t
-from ui.merge.form import Form, FormMemory
-from ui.merge.versions import MOST_TRIES, next_try
-from ui.recipe.mixture_state import MAX_EXPERTS, MOST_PER_TOKEN, ExpertEntry, MixtureState, rewritten, write
+from ui.merge.form import Form
+from ui.merge.special_form import SpecialForm
+from ui.recipe import mixture_state
+from ui.recipe.mixture_state import MAX_EXPERTS, MOST_PER_TOKEN, ExpertEntry, MixtureState
 from ui.server.internal_error import log_unexpected
 from ui.server.merge_service import MergeService
 from ui.server.model_process import MODELS
 from ui.server.work import watched
-from ui.widgets.events import LONG, QUIET, Given, Updates, unchanged
+from ui.widgets.events import LONG, QUIET, Given, Updates
 from ui.widgets.html import (
     column,
     figure,
@@ -54,14 +55,8 @@ class ExpertFields:
     prompts: gr.Textbox
 
 
-class ExpertsPanel:
-    """The fields, which write the YAML as the form does, and are shown in its place.
-
-    Attributes:
-        column: around all of them
-        shown: a state with the `MixtureState` that they hold, as last shown or collected; None while they are hidden
-        outputs: what `show` and `hide` update
-    """
+class ExpertsForm(SpecialForm[MixtureState]):
+    """The fields, made inside the page's Blocks."""
 
     def __init__(self, host: Host, known: tuple[str, ...]) -> None:
         self.host = host
@@ -109,12 +104,8 @@ class ExpertsPanel:
         return [self.column, self.shown, self.add, *(row.group for row in self.rows), *self.values]
 
     def wire(self, yaml: gr.Code, form: Form, service: MergeService) -> None:
-        """Add the events; the fields write into this text, which the form's memory knows."""
-        self.yaml, self.form = yaml, form
-        fields = {self.shown, yaml, form.memory, form.again, form.version, *self.values}
-        written = [*self.outputs, yaml, form.memory, form.again, form.version]
-        for component in (*self.values, form.again):
-            component.change(self._changed, fields, written, trigger_mode="always_last", **QUIET)
+        super().wire(yaml, form, service)
+        fields = {self.shown, yaml, form.memory, *self.values}
         self.add.click(self._added, fields, self.outputs, **QUIET)
         self.route.click(
             self._router(service), [yaml, self.tried], self.routing, show_progress_on=self.routing, **LONG
@@ -140,9 +131,6 @@ class ExpertsPanel:
             updates[row.prompts] = entry.prompts
         return updates
 
-    def hide(self) -> Updates:
-        return {self.column: gr.update(visible=False), self.shown: None}
-
     def collect(self, values: Given) -> MixtureState:
         """The state that the fields hold."""
         before: MixtureState = values[self.shown] or MixtureState()
@@ -156,31 +144,14 @@ class ExpertsPanel:
         base, mode = str(values[self.base] or "").strip(), str(values[self.mode])
         return MixtureState(base, mode, int(values[self.per_token]), tuple(experts), before.extra)
 
-    def _changed(self, values: Given) -> Updates:
-        """Write what was typed; what `show` put into the fields is there already, and a hidden panel holds nothing."""
-        before: MixtureState | None = values[self.shown]
-        state = self.collect(values)
-        if before is None or write(state) == write(before):
-            return unchanged()
-        memory: FormMemory = values[self.form.memory]
-        is_current = self.form.is_current(values, values[self.yaml])
-        version = memory.versions.next(memory.version) if is_current else None
-        if version is None:
-            return self._asked_again(values, before)
-        text = rewritten(values[self.yaml], state)
-        return {
-            self.shown: state,
-            self.yaml: text,
-            self.form.memory: replace(memory, text=text.strip(), version=version),
-            self.form.version: version,
-        }
+    def read(self, text: str) -> MixtureState | None:
+        return mixture_state.read(text) if mixture_state.is_mixture(text) else None
 
-    def _asked_again(self, values: Given, before: MixtureState) -> Updates:
-        """Ask the browser to send the fields again; an answer that never arrived is given once more."""
-        tries = next_try(values[self.form.again])
-        version = values[self.form.memory].version
-        lost = {**self.show(before), self.form.version: version} if tries % MOST_TRIES == 0 else {}
-        return {**lost, self.form.again: tries}
+    def rewritten(self, text: str, state: MixtureState) -> str:
+        return mixture_state.rewritten(text, state)
+
+    def same(self, one: MixtureState, other: MixtureState) -> bool:
+        return mixture_state.write(one) == mixture_state.write(other)
 
     def _added(self, values: Given) -> Updates:
         state = self.collect(values)

@@ -22,7 +22,8 @@ from merging import Problem
 from merging.methods import METHODS, MergeMethod, Parameter
 from merging.recipe.edits import place_of, read_name
 from merging.recipe.fixes import CommonBase
-from ui.languages.translate import method_summary, parameter_help, t
+from ui.languages.translate import in_each_language, method_summary, parameter_help, t
+from ui.merge.curve_editor import curve_editor
 from ui.merge.versions import Versions
 from ui.recipe.form_state import (
     MAX_MODELS,
@@ -41,6 +42,10 @@ from ui.widgets.events import Given, Updates
 from ui.widgets.html import html, link, sentences, tag
 
 METHOD, BASE, PARAMETERS, DTYPE = "method", "base", "parameters", "dtype"
+# What a model is for under a method whose models differ, by the number of its row; others are numbered.
+_ROLES = {("chat_vector", 0): "role.target", ("chat_vector", 1): "role.giver"}
+# What a value says of a model.
+_HINTS = {("slerp", 0): "role.at_zero", ("slerp", 1): "role.at_one"}
 
 
 @dataclass(frozen=True)
@@ -158,13 +163,14 @@ Field = _Number | _Plain
 
 @dataclass(frozen=True)
 class ModelFields:
-    """The fields of one model."""
+    """The fields of one model; `info` is said below its name where the method has nothing better to say."""
 
     group: gr.Group
     model: gr.Dropdown
     remove: gr.Button
     fields: dict[str, _Number]
     note: gr.HTML
+    info: str | None
 
     @property
     def values(self) -> list[Component]:
@@ -181,11 +187,13 @@ class ModelFields:
         removable: bool,
     ) -> Updates:
         is_base = number == 0 and method.base == "first"
-        label = t("recipe.model.base" if is_base else "recipe.model", number=number + 1)
+        role, hint = _ROLES.get((method.name, number)), _HINTS.get((method.name, number))
+        usual = "recipe.model.base" if is_base else "recipe.model"
+        label = t(role) if role else t(usual, number=number + 1)
         updates: Updates = {
             self.group: gr.update(visible=visible),
             self.remove: gr.update(visible=removable),
-            self.model: gr.update(value=entry.name or None, label=label),
+            self.model: gr.update(value=entry.name or None, label=label, info=t(hint) if hint else self.info),
         }
         own = {parameter.name: parameter for parameter in method.parameters if parameter.per_model}
         for name, number_field in self.fields.items():
@@ -204,6 +212,7 @@ class Form:
     base: gr.Dropdown
     rows: list[ModelFields]
     add: gr.Button
+    curves: gr.HTML  # what is drawn there is written into the recipe, and not collected
     typed: gr.Checkbox
     fields: dict[tuple[str, str], Field]
     dtype: gr.Dropdown
@@ -344,7 +353,7 @@ class Form:
         count = min(max(len(state.models), least), MAX_MODELS)
         most = min(MAX_MODELS, method.max_models or MAX_MODELS)
         updates: Updates = {
-            self.about: method_text(method),
+            self.about: in_each_language(lambda: method_text(method)),
             self.add: gr.update(visible=count < most),
             self.method: method.name,
             self.base: gr.update(value=state.base or None, visible=method.may_subtract),
@@ -423,6 +432,7 @@ def build_form(known: Sequence[str], allow_folders: bool) -> Form:
     # Not in the row: beside other fields Gradio squeezes a checkbox into one syllable a line.
     shared |= {_key(p): _field(p) for p in shared_parameters if p.kind == "bool"}
     notes[PARAMETERS] = gr.HTML(visible=False)
+    curves = curve_editor()
     typed = gr.Checkbox(label=t("recipe.typed"), info=t("recipe.typed.info"))
     dtypes = [(t("recipe.dtype.stored"), ""), *((name, name) for name in RECIPE_DTYPES)]
     dtype = gr.Dropdown(dtypes, value="", label=t("recipe.dtype"))
@@ -430,7 +440,7 @@ def build_form(known: Sequence[str], allow_folders: bool) -> Form:
     version, again = (
         gr.Number(0, label=t(key), visible=False, precision=0) for key in ("recipe.version", "recipe.again")
     )
-    return Form(method, about, base, rows, add, typed, shared, dtype, notes, version, again)
+    return Form(method, about, base, rows, add, curves, typed, shared, dtype, notes, version, again)
 
 
 def _model_row(number: int, known: Sequence[str], info: str) -> ModelFields:
@@ -442,7 +452,7 @@ def _model_row(number: int, known: Sequence[str], info: str) -> ModelFields:
         with gr.Row():
             fields = {p.name: _number(p, texts=1) for p in _union(lambda p: p.per_model)}
         note = gr.HTML(visible=False)
-    return ModelFields(group, model, remove, fields, note)
+    return ModelFields(group, model, remove, fields, note, info if number == 0 else None)
 
 
 def _model_field(known: Sequence[str], label: str, info: str | None) -> gr.Dropdown:

@@ -102,7 +102,7 @@ def _progress(job: JobStatus) -> Markup:
         numbers.append(t("jobs.rate", rate=size(job.rate)))
     if job.seconds_left is not None and not is_made:
         numbers.append(t("jobs.left", time=duration(job.seconds_left)))
-    filled = bar(round(100 * min(share, 1.0)), t("jobs.progress", title=job.title))
+    filled = bar(job.percent, t("jobs.progress", title=job.title))
     return html(filled, tag.div(map(tag.span, numbers), class_="alloy-numbers"))
 
 

@@ -16,6 +16,7 @@ from merging import MergeError
 from ui.host import Host
 from ui.hub.account import Account, account, visitor
 from ui.hub.recipes import COPY, link_to
+from ui.job_tray import tray_lines
 from ui.languages.translate import error_words, in_each_language, remark_words, t
 from ui.merge.editor import RecipeEditor
 from ui.merge.editor_script import SHOW_EDITOR
@@ -51,7 +52,7 @@ class MergeSlot:
             with gr.Row(elem_classes="alloy-actions"):
                 self.stop = _button("merge.cancel", variant="stop")
                 self.retry = _button("merge.retry")
-                self.chat = _button("merge.chat")
+                self.chat = _button("merge.chat", variant="primary")
                 self.score = _button("merge.score")
                 self.alone = _button("merge.alone")
                 self.gguf = _button("merge.gguf")
@@ -117,19 +118,22 @@ class MyMerges:
         self.latest = gr.State(None)
         self.clock = gr.Timer(1.0, active=False)
 
-    def wire(self, page: gr.Blocks, fields_to_try: Sequence[gr.Dropdown], editor: RecipeEditor) -> None:
+    def wire(
+        self, page: gr.Blocks, fields_to_try: Sequence[gr.Dropdown], editor: RecipeEditor, tray: gr.HTML
+    ) -> None:
         """Add the events.
 
         Args:
             page: whose loading shows what the browser remembers
             fields_to_try: of the other tabs, that offer the newest result and its parents
             editor: that a merge's recipe can be put into
+            tray: says in a line each what waits or runs
         """
-        self.fields_to_try = fields_to_try
+        self.fields_to_try, self.tray = fields_to_try, tray
         # The models' fields are among the outputs because Gradio notifies nothing of a state that an event without
         # queue changed.
         outputs = [
-            self.empty, self.clock, self.latest, self.drawn, self.results,
+            self.empty, self.clock, self.latest, self.drawn, self.results, tray,
             *(part for slot in self.slots for part in slot.outputs), *fields_to_try,
         ]  # fmt: skip
         inputs = [self.jobs, self.results, self.latest, self.drawn]
@@ -178,6 +182,7 @@ class MyMerges:
         )
         updates[self.clock] = gr.update(active=any(job.is_live for job in here))
         updates[self.drawn] = tuple(cards)
+        updates[self.tray] = tray_lines(here, "merge")
         kept = {
             job.id: record_of_result(job.result) for job in here if job.result and not job.request.download
         }

@@ -14,6 +14,7 @@ from merging.licences import common_base
 from ui.host import Host
 from ui.hub.account import Account, account, visitor
 from ui.languages.translate import in_each_language, t
+from ui.merge.action_bar import ActionBar, plan_line, problems_line
 from ui.merge.destination import HUB, NO_OWNER, REFUSE, REVISION, DestinationChoice
 from ui.merge.destination_panel import DestinationPanel
 from ui.merge.editor import RecipeEditor
@@ -57,14 +58,20 @@ class PlanPanel:
                 self.alike = gr.HTML(in_each_language(_about_similarity))
             self.offered = gr.State(())  # the fixes on the buttons
 
-    def wire(self, destination: DestinationPanel, gguf: GgufPanel, rented: RentPanel) -> None:
-        """Add the events; the plan says whether the result may go to this destination, how large GGUF files are, and
-        what a rented machine would need."""
-        self.destination, self.gguf, self.rented = destination, gguf, rented
+    def wire(self, destination: DestinationPanel, gguf: GgufPanel, rented: RentPanel, bar: ActionBar) -> None:
+        """Add the events.
+
+        Args:
+            destination: the plan says whether the result may go there
+            gguf: the plan says how large its files are
+            rented: the plan says what a rented machine would need
+            bar: says the plan in a line
+        """
+        self.destination, self.gguf, self.rented, self.bar = destination, gguf, rented, bar
         yaml, memory = self.editor.yaml, self.editor.form.memory
         inputs: set[Any] = {yaml, memory, *destination.inputs}
         outputs = [
-            self.card, destination.name, self.layers, self.offered, gguf.types, rented.needs, *self.fixes,
+            self.card, bar.state, destination.name, self.layers, self.offered, gguf.types, rented.needs, *self.fixes,
             *self.editor.form.note_fields,
         ]  # fmt: skip
         gr.on(
@@ -120,10 +127,12 @@ class PlanPanel:
         )
         location, problems = self._location(choice, called)
         other_names = self._other_names(text, choice, who) if choice.name and exists(plan.problems) else ()
+        reported = [*plan.problems, *problems]
         updates = {
+            self.bar.state: problems_line(reported) if reported else plan_line(plan, choice, location),
             **self._shown(
                 plan,
-                [*plan.problems, *problems],
+                reported,
                 text,
                 called,
                 values[self.editor.form.memory],

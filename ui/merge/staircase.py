@@ -51,6 +51,14 @@ def stairs_of(recipe: Recipe) -> list[Stair]:
 
 def staircase(recipe: Recipe) -> Markup:
     """The picture, and the same in words."""
+    lines = _lines(stairs_of(recipe))
+    listed = tag.ul(map(tag.li, lines), class_="alloy-lines")
+    words = listed if len(lines) < FEW else folded(t("layers.list", count=len(lines)), listed)
+    return html(stairs_picture(recipe), words, quiet(t("layers.slices")))
+
+
+def stairs_picture(recipe: Recipe) -> Markup:
+    """The picture alone, with what its colours and directions mean."""
     stairs = stairs_of(recipe)
     models = list(dict.fromkeys(stair.model for stair in stairs))
     colours = {model: f"m{number % COLOURS}" for number, model in enumerate(models)}
@@ -69,11 +77,7 @@ def staircase(recipe: Recipe) -> Markup:
         preserveAspectRatio="none",
     )  # fmt: skip
     legend = [tag.span(tag.i(class_=colours[model]), short_name(model)) for model in models]
-    lines = _lines(stairs)
-    listed = tag.ul(map(tag.li, lines), class_="alloy-lines")
-    words = listed if len(lines) < FEW else folded(t("layers.list", count=len(lines)), listed)
-    about = quiet(t("layers.stairs.legend"))
-    return html(drawing, tag.p(legend, class_="alloy-legend"), about, words, quiet(t("layers.slices")))
+    return html(drawing, tag.p(legend, class_="alloy-legend"), quiet(t("layers.stairs.legend")))
 
 
 def _lines(stairs: Sequence[Stair]) -> list[str]:

@@ -18,6 +18,7 @@ from ui.hub.account import Account, account, visitor
 from ui.hub.recipes import QUERY, recipe_of
 from ui.hub.search import HubSearch
 from ui.languages.translate import in_each_language, t
+from ui.merge.action_bar import SHOW_BEGUN, ActionBar
 from ui.merge.commands import hf_job
 from ui.merge.destination import PULL_REQUEST, REVISION, DestinationChoice
 from ui.merge.destination_panel import DestinationPanel
@@ -39,7 +40,7 @@ from ui.server.in_memory_merges import TryRequest
 from ui.server.jobs import MergeRequest
 from ui.server.merge_service import MergeService
 from ui.widgets.events import LONG, NETWORK, PLANNING, PRIVATE, QUIET, Given, Updates, unchanged
-from ui.widgets.html import html, section, status, trouble
+from ui.widgets.html import html, note, section, trouble
 
 # So that a reload shows the recipe that the visitor was writing, and not the link again.
 FORGET_QUERY = """() => {
@@ -70,42 +71,46 @@ class MergeTab:
         with self.editor.beside:
             self.heal = HealPanel(host, HealService(service))
         self.destination = DestinationPanel(host)
-        with gr.Row(elem_classes="alloy-go"):
-            self.go = gr.Button(t("merge.button"), variant="primary", size="lg", scale=3, min_width=200)
-            self.try_first = gr.Button(t("try.button"), size="lg", scale=1, min_width=160)
-        self.trying = gr.HTML(in_each_language(_about_trying))
-        self.gguf = GgufPanel()
-        self.rented = RentPanel(host)
-        gr.HTML(in_each_language(lambda: section(t("jobs.heading"))))
+        with self.destination.details:
+            self.gguf = GgufPanel()
+            self.rented = RentPanel(host)
+        self.bar = ActionBar()
+        gr.HTML(in_each_language(lambda: note(t("try.info"))))
+        gr.HTML(in_each_language(lambda: section(t("jobs.heading"))), elem_classes="alloy-merges")
         self.mine = MyMerges(host, service)
         self.saved_recipe = gr.BrowserState("", storage_key="alloy-recipe", secret=host.browser_key)
         self.opened_link = gr.BrowserState("", storage_key="alloy-link", secret=host.browser_key)
         self.tried = gr.State(None)
 
-    def wire(self, page: gr.Blocks, fields_to_try: Sequence[gr.Dropdown]) -> None:
+    def wire(self, page: gr.Blocks, fields_to_try: Sequence[gr.Dropdown], tray: gr.HTML) -> None:
         """Add the events.
 
         Args:
             page: whose loading restores what the browser remembers
             fields_to_try: of the other tabs, that offer the newest result and its parents
+            tray: see `MyMerges.wire`
         """
         editor, yaml = self.editor, self.editor.yaml
         self.start.wire(editor)
         editor.wire(self.service)
-        self.plan.wire(self.destination, self.gguf, self.rented)
+        self.plan.wire(self.destination, self.gguf, self.rented, self.bar)
         self.heal.wire(editor)
         self.destination.wire(page)
-        self.mine.wire(page, fields_to_try, editor)
+        self.mine.wire(page, fields_to_try, editor, tray)
         # In the browser: by way of the server, a page that is reloaded right after a change would lose it.
         yaml.change(None, yaml, self.saved_recipe, js="(text) => text", **PRIVATE)
         self.merging_it: dict[str, Any] = {
             "fn": self._merge,
             "inputs": {yaml, self.mine.jobs, self.gguf.types, *self.destination.inputs},
-            "outputs": [self.mine.jobs, self.plan.card, self.trying],
+            "outputs": [self.mine.jobs, self.plan.card, self.bar.said],
             "show_progress_on": self.plan.card,
             **PLANNING,
         }
-        self.go.click(**self.merging_it).success(**self.mine.watching)
+        self.bar.go.click(**self.merging_it).success(**self.mine.watching).then(
+            None, None, None, js=SHOW_BEGUN, **PRIVATE
+        )
+        # What was said of another recipe holds no longer.
+        yaml.change(None, None, self.bar.said, js="() => ''", **PRIVATE)
         self._wire_rented()
         making = {
             self.mine.jobs,
@@ -138,11 +143,11 @@ class MergeTab:
         self.trying_it: dict[str, Any] = {
             "fn": self._try,
             "inputs": [yaml, self.destination.name],
-            "outputs": [self.trying, self.tried],
+            "outputs": [self.bar.said, self.tried],
             "concurrency_limit": 2,
             **LONG,
         }
-        self.trial: Dependency = self.try_first.click(**self.trying_it)
+        self.trial: Dependency = self.bar.try_first.click(**self.trying_it)
         remembered = [self.saved_recipe, self.opened_link]
         page.load(self._restore, remembered, [self.opened_link, *editor.outputs], **QUIET).then(
             None, None, None, js=FORGET_QUERY, **PRIVATE
@@ -239,8 +244,8 @@ class MergeTab:
             )
         except MergeError as error:
             here = problems_card(error.problems)
-            return {self.plan.card: here, self.trying: here}
-        return {**self._begun(job, values), self.trying: _about_trying()}
+            return {self.plan.card: here, self.bar.said: here}
+        return {**self._begun(job, values), self.bar.said: ""}
 
     def _named(self, values: Given, who: Account, turn: str) -> tuple[DestinationChoice, str, Plan]:
         """The destination, the result's name there, and the plan.
@@ -362,12 +367,8 @@ class MergeTab:
             if not plan.ok:
                 raise MergeError(plan.problems)
             for card, finished in try_first(self.service.in_memory, TryRequest(page, called, plan, who)):
-                yield {self.trying: card, self.tried: finished}
+                yield {self.bar.said: card, self.tried: finished}
         except MergeError as error:
-            yield {self.trying: html(map(trouble, error.problems)), self.tried: None}
+            yield {self.bar.said: html(map(trouble, error.problems)), self.tried: None}
         else:
-            yield {self.trying: _about_trying()}
-
-
-def _about_trying() -> Any:
-    return status(t("try.info"))
+            yield {self.bar.said: ""}

@@ -81,16 +81,8 @@ def _progress(job: JobStatus, found: SearchState) -> Markup:
         numbers.append(t("search.left", time=duration(job.seconds_left)))
     if found.least is not None:
         numbers.append(t("search.least", least=f"{found.least:.4f}"))
-    filled = bar(_percent(job), t("jobs.progress", title=job.title))
+    filled = bar(job.percent, t("jobs.progress", title=job.title))
     return html(filled, tag.div(map(tag.span, numbers), class_="alloy-numbers"))
-
-
-def _percent(job: JobStatus) -> int:
-    """By the time that it has spent of all that it will take; the rest is for the choice and the report."""
-    left = job.seconds_left
-    if left is None or not job.elapsed:
-        return 0
-    return min(round(100 * job.elapsed / (1.15 * (job.elapsed + left))), 99)
 
 
 def _coefficients(found: SearchState) -> Markup | None:

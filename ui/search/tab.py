@@ -12,6 +12,7 @@ from checkpoints.yaml import load
 from merging import METHODS
 from ui.host import Host
 from ui.hub.account import account, visitor
+from ui.job_tray import tray_lines
 from ui.languages.translate import in_each_language, t
 from ui.merge.editor import RecipeEditor
 from ui.merge.form import FormMemory
@@ -102,7 +103,9 @@ class SearchTab:
         ends = [end for _, low, high in self.ranges for end in (low, high)]
         return {self.moving, self.groups, *ends, self.minutes, self.by, *self.texts.inputs}
 
-    def wire(self, page: gr.Blocks, opened: gr.Tab, editor: RecipeEditor, examples: Examples) -> None:
+    def wire(
+        self, page: gr.Blocks, opened: gr.Tab, editor: RecipeEditor, examples: Examples, tray: gr.HTML
+    ) -> None:
         """Add the events.
 
         Args:
@@ -110,8 +113,9 @@ class SearchTab:
             opened: this tab
             editor: that holds the recipe
             examples: the visitor's conversations on the Chat tab
+            tray: says in a line what the search does
         """
-        self.editor = editor
+        self.editor, self.tray = editor, tray
         self.texts.examples = examples
         yaml = editor.yaml
         # The recipe may change while this tab is open: when the page has just been loaded, and by the preset.
@@ -119,7 +123,7 @@ class SearchTab:
         gr.on(changed, self._opened, [yaml, self.shown], self.outputs, trigger_mode="always_last", **QUIET)
         rows = [row for row, _, _ in self.ranges]
         self.moving.input(self._moved, [yaml, self.moving], rows, trigger_mode="always_last", **QUIET)
-        outputs = [self.card, self.clock, self.drawn, self.stop, self.use, self.try_it, self.merge_it]
+        outputs = [self.card, tray, self.clock, self.drawn, self.stop, self.use, self.try_it, self.merge_it]
         watching: dict[str, Any] = {"fn": self._watch, "inputs": [self.job, self.drawn], "outputs": outputs}
         self.clock.tick(**watching, **QUIET)
         page.load(**watching, **QUIET)
@@ -228,6 +232,7 @@ class SearchTab:
         buttons = gr.update(visible=there)
         updates: Updates = {
             self.clock: gr.update(active=live),
+            self.tray: tray_lines([found] if found else [], "search"),
             self.stop: gr.update(visible=live, interactive=not (found and found.stopping)),
             **dict.fromkeys((self.use, self.try_it, self.merge_it), buttons),
         }

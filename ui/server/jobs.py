@@ -146,6 +146,18 @@ class JobStatus:
     def is_live(self) -> bool:
         return self.state in ("waiting", "running")
 
+    @property
+    def percent(self) -> int:
+        """How much of it is done, from 0 to 100: of a merge by bytes, of a search by the time that it may take."""
+        if self.search is not None:
+            if self.seconds_left is None or not self.elapsed:
+                return 0
+            # The rest is for the choice and the report.
+            return min(round(100 * self.elapsed / (1.15 * (self.elapsed + self.seconds_left))), 99)
+        if self.progress is None or not self.progress.bytes_total:
+            return 0
+        return round(100 * min(self.progress.bytes_done / self.progress.bytes_total, 1.0))
+
 
 @dataclass
 class _Job:

@@ -32,6 +32,12 @@ PLANNING: dict[str, Any] = {"concurrency_limit": MAX_PLANS, **PRIVATE}
 LONG: dict[str, Any] = {"concurrency_id": "model", "trigger_mode": "once", **UNSEEN}
 
 
+def detail(event: gr.EventData, name: str) -> Any:
+    """What a script of the page said with an event; None if it did not, or a stranger sent something else."""
+    said = event._data
+    return said.get(name) if isinstance(said, dict) else None
+
+
 def unchanged() -> Updates:
     """For a handler that changes nothing after all."""
     return {**gr.skip()}

@@ -128,6 +128,33 @@ footer > .divider { display: none; }
 footer { gap: 1rem; }
 .alloy-votes button { white-space: nowrap; padding-left: .3rem; padding-right: .3rem; }
 .alloy-section { font-size: 1.1rem; font-weight: 650; margin: 1rem 0 0; }
+.alloy-tray { flex: 0 1 22rem; align-items: flex-end; gap: .2rem; min-width: 0 !important; }
+.alloy-tray:not(:has(button)) { display: none; }
+.alloy-tray button { display: block; max-width: 100%; padding: .3rem .8rem; border: 1px solid var(--block-border-color);
+  border-radius: 2rem; background: var(--block-background-fill); color: var(--body-text-color); cursor: pointer;
+  font-size: .85rem; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; margin: .15rem 0 0 auto; }
+.alloy-wishes { display: grid; grid-template-columns: repeat(3, 1fr); gap: .6rem; margin-top: .5rem; }
+.alloy-wishes button { margin: 0 !important; display: flex; gap: .9rem; align-items: center; text-align: left;
+  padding: .7rem .9rem;
+  border: 1px solid var(--block-border-color); border-radius: var(--radius-lg);
+  background: var(--block-background-fill); color: var(--body-text-color); cursor: pointer; }
+.alloy-wishes button:hover { border-color: var(--primary-500); }
+.alloy-wishes svg { width: 4.5rem; height: 2.5rem; flex: none; }
+.alloy-wishes button > span { display: flex; font-weight: 400; flex-direction: column; min-width: 0; font-size: .88rem;
+  line-height: 1.35; }
+.alloy-wishes b { font-size: .98rem; font-weight: 650; }
+.alloy-wishes span > span, .alloy-wishes small { color: var(--body-text-color-subdued); }
+.alloy-wishes small { font-size: .76rem; margin-top: .15rem; }
+.alloy-wishes .bronze { fill: #c76d2f; } .alloy-wishes .steel { fill: #8a8580; } .alloy-wishes .light { fill: #eab080; }
+.alloy-wishes .line { fill: none; stroke: var(--body-text-color); stroke-width: 2; stroke-linecap: round; }
+.alloy-wishes text { font-size: 15px; font-weight: 700; text-anchor: middle; fill: white; }
+@media (max-width: 900px) { .alloy-wishes { grid-template-columns: repeat(2, 1fr); } }
+@media (max-width: 640px) {
+  .alloy-wishes { grid-template-columns: 1fr; gap: .4rem; }
+  .alloy-wishes button { padding: .45rem .7rem; }
+  .alloy-wishes svg { width: 3.6rem; height: 2rem; }
+  .alloy-presets { flex-wrap: nowrap !important; overflow-x: auto; padding: 3px; }
+}
 .alloy-presets { align-items: center; gap: .45rem; }
 .alloy-presets > .block { flex: none; width: auto; min-width: 0; font-weight: 600; padding-right: .3rem; }
 .alloy-presets button { flex: none; width: auto; padding: .3rem .9rem; border-radius: 2rem; white-space: nowrap; }
@@ -217,6 +244,44 @@ footer { gap: 1rem; }
 .alloy-plan .html-container.pending { animation: alloy-dimmed 0s .3s forwards; }
 @keyframes alloy-checking { to { visibility: visible; } }
 @keyframes alloy-dimmed { to { opacity: .45; } }
+:is(button, a, summary, input, textarea, select, [tabindex], .cm-content):focus-visible {
+  outline: 2px solid var(--primary-500) !important; outline-offset: 2px; }
+.alloy-fold { display: none; }
+@media (max-width: 640px) {
+  .alloy-fold { display: block; }
+  .alloy-fold button { width: 100%; padding: .6rem .9rem; border: 1px solid var(--block-border-color); text-align: left;
+    border-radius: var(--radius-lg); background: var(--block-background-fill); color: var(--body-text-color);
+    font-weight: 600; cursor: pointer; }
+  .alloy-fold button::before { content: "▸"; display: inline-block; width: 1.2rem; }
+  .alloy-fold button[aria-expanded=true]::before { content: "▾"; }
+  .alloy-fold:has([aria-expanded=false]) + .alloy-folded { display: none; }
+}
+@media (prefers-reduced-motion: reduce) {
+  *, ::before, ::after { animation-duration: 0s !important; transition: none !important;
+    scroll-behavior: auto !important; }
+}
+html { scroll-padding: 1rem 0 6rem; }
+.gradio-container { overflow: clip !important; }
+.alloy-go { position: sticky; bottom: 0; z-index: 20; padding: .6rem .8rem; gap: .5rem;
+  border: 1px solid var(--block-border-color); border-radius: var(--radius-lg) var(--radius-lg) 0 0;
+  background: var(--block-background-fill); box-shadow: 0 -4px 14px rgb(0 0 0 / 8%); }
+.alloy-go > .row { align-items: center; gap: .6rem; }
+.alloy-go .alloy-said { max-height: 45vh; overflow: auto; }
+.alloy-go .alloy-said:not(:has(*)) { display: none; }
+.alloy-state { flex: 1 1 0; min-width: 0; font-size: .92rem; }
+.alloy-state p { margin: 0 !important; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.alloy-state p > span + span::before, .alloy-state b + span::before { content: "·"; margin: 0 .45rem;
+  color: var(--body-text-color-subdued); }
+.alloy-jump { display: block; width: 100%; padding: .2rem; border: 0; background: none; color: inherit;
+  text-align: left;
+  cursor: pointer; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; border-radius: var(--radius-sm); }
+.alloy-go button[aria-disabled=true] { opacity: .5; }
+.gradio-container:has(.alloy-plan .html-container.pending) .alloy-state { animation: alloy-dimmed 0s .3s forwards; }
+@media (max-width: 640px) {
+  .alloy-go { padding: .45rem .6rem; gap: .3rem; }
+  .alloy-state { flex: 1 0 100%; }
+  .alloy-go > .row > button { flex: 1 1 0 !important; min-width: 0 !important; white-space: nowrap; }
+}
 .alloy-method { padding: 0 .2rem; color: var(--body-text-color-subdued); font-size: .92rem; }
 .alloy-formula { font-family: "STIX Two Math", "Cambria Math", "DejaVu Serif", Georgia, serif;
   overflow-wrap: anywhere; }
@@ -266,6 +331,37 @@ footer { gap: 1rem; }
 .alloy-lineage path { fill: none; stroke: var(--neutral-400); stroke-width: 1.5; }
 .alloy-actions { margin-top: -.6rem; gap: .5rem; }
 .alloy-actions > button { flex: none; width: auto; padding-left: .9rem; padding-right: .9rem; white-space: nowrap; }
+.alloy-curves details { border: 1px solid var(--block-border-color); border-radius: var(--radius-lg);
+  padding: .6rem .9rem; background: var(--block-background-fill); }
+.alloy-curves summary { font-weight: 600; cursor: pointer; }
+.alloy-curves p { margin: .3rem 0 .5rem; font-size: .88rem; }
+.alloy-choices { display: flex; flex-wrap: wrap; gap: .35rem; margin: .35rem 0; }
+.alloy-choices button { padding: .2rem .7rem; border: 1px solid var(--neutral-300); border-radius: 2rem;
+  font-size: .85rem;
+  background: var(--button-secondary-background-fill); color: var(--body-text-color); cursor: pointer; }
+.dark .alloy-choices button { border-color: var(--neutral-700); }
+.alloy-choices button[aria-pressed=true] { border-color: var(--primary-600); color: var(--primary-700);
+  font-weight: 650; }
+.dark .alloy-choices button[aria-pressed=true] { border-color: var(--primary-400); color: var(--primary-300); }
+.alloy-curves [hidden] { display: none; }
+.alloy-curves svg { display: block; width: 100%; max-width: 34rem; height: auto; margin: 0 auto; overflow: visible;
+  user-select: none; }
+.alloy-curves .axis { font-size: 10px; fill: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
+.alloy-curves .ruler { stroke: var(--neutral-200); stroke-width: 1; }
+.dark .alloy-curves .ruler { stroke: var(--neutral-700); }
+.alloy-curves [data-line] path { fill: none; stroke: var(--neutral-400); stroke-width: 1.5; }
+.alloy-curves [data-line].chosen path { stroke: var(--primary-600); stroke-width: 2.5; }
+.dark .alloy-curves [data-line].chosen path { stroke: var(--primary-400); }
+.alloy-curves .line-attention path { stroke-dasharray: 6 3; } .alloy-curves .line-mlp path { stroke-dasharray: 2 3; }
+.alloy-curves [data-line]:not(.chosen) [role=slider] { display: none; }
+.alloy-curves [role=slider] { cursor: ns-resize; touch-action: none; }
+.alloy-curves [role=slider] circle { fill: var(--primary-600); stroke: var(--block-background-fill); stroke-width: 2; }
+.dark .alloy-curves [role=slider] circle { fill: var(--primary-400); }
+.alloy-curves [role=slider] .reach { fill: transparent; stroke: none; }
+.alloy-curves [role=slider]:focus { outline: none; }
+.alloy-curves [role=slider]:focus-visible .reach { stroke: var(--primary-500); stroke-width: 2; }
+.alloy-curves [role=slider] text { font-size: 10px; fill: var(--body-text-color); visibility: hidden; }
+.alloy-curves [role=slider]:is(:hover, :focus) text { visibility: visible; }
 .alloy-demo { width: 100%; max-width: 460px; display: block; margin: 0 auto; background: var(--block-background-fill);
   border: 1px solid var(--block-border-color); border-radius: var(--radius-lg); }
 .alloy-sliders .block:has([type=checkbox]) { min-width: 140px !important; }

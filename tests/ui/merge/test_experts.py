@@ -9,7 +9,7 @@ import pytest
 
 from merging.experts.routing import Pair, RoutedPrompt, Routing
 from ui.host import Host
-from ui.merge.experts import ExpertsPanel, routing_card
+from ui.merge.experts import ExpertsForm, routing_card
 from ui.merge.form import FormMemory, build_form
 from ui.recipe.form_state import FormState
 from ui.recipe.mixture_state import MAX_EXPERTS, ExpertEntry, MixtureState, read, write
@@ -28,7 +28,7 @@ class Panel:
 
     def __init__(self, state: MixtureState) -> None:
         with gr.Blocks():
-            self.panel = ExpertsPanel(Host.from_environment({"ALLOY_DEMO": "1"}), ("a/known",))
+            self.panel = ExpertsForm(Host.from_environment({"ALLOY_DEMO": "1"}), ("a/known",))
             self.panel.yaml, self.panel.form = gr.Code(), build_form(["a/known"], allow_folders=True)
         self.values: dict[Any, Any] = {component: component.value for component in self.panel.values}
         form, text = self.panel.form, write(state)

@@ -28,7 +28,7 @@ def test_a_plan_that_comes_after_a_newer_one_is_not_shown(monkeypatch: pytest.Mo
     service = MergeService(host, JobBoard())
     with gr.Blocks():
         tab = MergeTab(host, service, HubSearch())
-        tab.plan.wire(tab.destination, tab.gguf)
+        tab.plan.wire(tab.destination, tab.gguf, tab.rented, tab.bar)
     begun, go = threading.Event(), threading.Event()
 
     def plan(recipe: str, *_: object, **__: object) -> Plan:
@@ -71,7 +71,7 @@ def test_a_name_that_is_taken_has_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_
     service = MergeService(host, JobBoard())
     with gr.Blocks():
         tab = MergeTab(host, service, HubSearch())
-        tab.plan.wire(tab.destination, tab.gguf)
+        tab.plan.wire(tab.destination, tab.gguf, tab.rented, tab.bar)
     taken = Problem("destination-exists", {"repository": "ann/name"})
     monkeypatch.setattr(service, "plan", lambda *_, **__: Plan("", "linear", problems=(taken,)))
     monkeypatch.setattr(service, "is_taken", lambda place, who: place.endswith("-2"))
