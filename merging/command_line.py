@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from checkpoints.problems import Problem
     from merging.destinations import Receipt
     from merging.engine.engine import Engine
-    from merging.engine.result import Progress
+    from merging.engine.result import Progress, Result
     from merging.plan import Plan, PlannedMixture
     from merging.recipe.recipe import Recipe
 
@@ -302,8 +302,23 @@ def _size(size: float) -> str:
 
 @_command("run")
 def run_recipe(
-    recipe: RecipeFile,
-    to: Destination,
+    recipes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE...",
+            help="A recipe in YAML; - for standard input. Several share what they read.",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="DEST",
+            help="A folder, hf://owner/name, or s3://bucket/path. Of several recipes, {name} is the file's name.",
+            show_default=False,
+        ),
+    ],
     overwrite: Overwrite = False,
     pull_request: PullRequest = False,
     shard_size: ShardSize = None,
@@ -360,8 +375,27 @@ def run_recipe(
         raise typer.BadParameter("--only-gguf goes with --gguf")
     if on and gguf:
         raise typer.BadParameter("--on goes without --gguf")
-    if receipts and (gguf or receipts == recipe == "-"):
-        raise typer.BadParameter("--receipts goes with a recipe in a file, and without --gguf")
+    recipe, *others = recipes
+    if receipts and (gguf or others or receipts == recipe == "-"):
+        raise typer.BadParameter("--receipts goes with one recipe in a file, and without --gguf")
+    if others:
+        for_existing = {"overwrite": overwrite, "pull_request": pull_request}
+        return _run_several(
+            _places(recipes, to),
+            {**for_existing, "shard_size": shard_size, "keep_code": keep_code},
+            {
+                **for_existing,
+                "private": not public,
+                "device": device,
+                "workers": workers,
+                "gguf": gguf.split(",") if gguf else None,
+                "only_gguf": only_gguf,
+            },
+            on=on,
+            strict=strict,
+            as_json=as_json,
+            progress=progress,
+        )
     text = _text(recipe)
     given = {"public": public, "device": device, "as_json": as_json, "work": work, "keep": keep}
     status = carry_out(text, recipe, to, given) if carry_out else None
@@ -391,6 +425,68 @@ def run_recipe(
         receipts=_receipts(receipts, planned) if receipts else (),
         on=_engine(on),
     )
+
+
+def _places(recipes: Sequence[str], to: str) -> dict[str, str]:
+    """The destinations of several recipes, by their files."""
+    names = [Path(recipe).stem for recipe in recipes]
+    if "-" in recipes or "{name}" not in to or len(set(names)) < len(names):
+        raise typer.BadParameter("several recipes need files of different names, and {name} in --to")
+    return {recipe: to.replace("{name}", name) for recipe, name in zip(recipes, names, strict=True)}
+
+
+def _run_several(
+    places: Mapping[str, str],
+    planning: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    on: str | None,
+    strict: bool,
+    as_json: bool,
+    progress: str,
+) -> int:
+    """Run several recipes together, and print what each came to; the worst exit status. One that has problems keeps
+    none of them from beginning: all are planned first."""
+    from checkpoints.problems import MergeError, PlanError
+    from merging.engine.run import run_plan
+    from merging.engine.several import run_plans
+
+    plans = {
+        recipe: _planned(_recipe(recipe), None if options["only_gguf"] else to, **planning)
+        for recipe, to in places.items()
+    }
+    for recipe, planned in plans.items():
+        print_problems(planned.warnings, f"{recipe}: warning")
+    if problems := [problem for planned in plans.values() for problem in planned.problems]:
+        raise PlanError(problems)
+    cancel = cancel_on_interrupt()
+    signal.signal(signal.SIGTERM, _end)
+    results: list[Result | MergeError] = []
+    with _json_lines() if progress == "jsonl" else _progress_bar() as show:
+        if on:
+            for recipe, planned in plans.items():
+                try:
+                    engine = _engine(on)
+                    watch: dict[str, Any] = {"on_progress": show, "cancel": cancel}
+                    results.append(run_plan(planned, places[recipe], on=engine, **watch, **options))
+                except MergeError as error:
+                    results.append(error)
+        else:
+            merges = [(planned, places[recipe]) for recipe, planned in plans.items()]
+            results = run_plans(merges, on_progress=show, cancel=cancel, **options)
+    status = DONE
+    for recipe, result in zip(places, results, strict=True):
+        if isinstance(result, MergeError):
+            print_problems(result.problems, f"{recipe}: error")
+            status = FAILED
+            continue
+        print_problems(result.warnings, f"{recipe}: warning")
+        if strict and result.not_finite:
+            status = max(status, NOT_FINITE) if status != FAILED else status
+        size = f"{_size(result.bytes_out)} in {result.seconds:.1f} s"
+        line = json.dumps({"recipe": recipe, **dataclasses.asdict(result)}) if as_json else ""
+        print(line or f"{result.url or result.location}: {size}{', verified' if result.verified else ''}")
+    return status
 
 
 def _engine(name: str | None) -> Engine | None:

@@ -12,6 +12,7 @@ from checkpoints.problems import (
 from merging.engine.cluster import RayEngine
 from merging.engine.result import Progress, Result
 from merging.engine.run import merge_into_memory, run_plan
+from merging.engine.several import run_plans
 from merging.experts.routing import Routing
 from merging.licences import licence_of
 from merging.methods import METHODS, MergeMethod, Parameter
@@ -49,5 +50,6 @@ __all__ = [
     "read_recipe",
     "route_prompts",
     "run_plan",
+    "run_plans",
     "stack_recipe",
 ]

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from checkpoints import Checkpoint
+from checkpoints.lru_cache import LruCache
 from checkpoints.torch_threads import one_torch_thread
 from merging.destinations import Receipt, ShardWriter
 from merging.engine import prefetch
@@ -19,16 +20,23 @@ from merging.engine.prefetch import READERS, Origin, Prefetch, TensorReader, is_
 from merging.engine.processor import processor_of
 from merging.engine.shard import Merged
 from merging.engine.tensors import Buffers, Check, merge_tensor
-from merging.plan import Input, Plan, PlannedShard, PlannedTensor
+from merging.plan import Input, Plan, PlannedModel, PlannedShard, PlannedTensor
 
 if TYPE_CHECKING:
     from checkpoints import TensorHeader
 
 
 class Threads:
-    """The engine of threads."""
+    """The engine of threads.
+
+    Args:
+        reads: keeps what is read over a network, for other merges that read the same
+    """
 
     name = "threads"
+
+    def __init__(self, reads: LruCache[bytes] | None = None):
+        self._reads = reads
 
     def suits(self, merge: Merge, shards: Sequence[PlannedShard]) -> bool:
         return True
@@ -38,7 +46,7 @@ class Threads:
         keep_heap()
         with (
             nullcontext() if merge.plan.only_copies else one_torch_thread(),
-            ThreadPool(merge.plan, models, merge.device, merge.workers, merge.check) as pool,
+            ThreadPool(merge.plan, models, merge.device, merge.workers, merge.check, self._reads) as pool,
         ):
             yield from make_in_order(merge, shards, pool)
 
@@ -61,10 +69,20 @@ class ThreadPool:
         device: that computes
         workers: how many threads
         check: raises when the work is to stop
+        reads: see `Threads`
     """
 
-    def __init__(self, plan: Plan, models: Sequence[Checkpoint], device: str, workers: int, check: Check):
+    def __init__(
+        self,
+        plan: Plan,
+        models: Sequence[Checkpoint],
+        device: str,
+        workers: int,
+        check: Check,
+        reads: LruCache[bytes] | None = None,
+    ):
         self._plan = plan
+        self._shared = reads
         self._models = models
         self._device = device
         self._check = check
@@ -152,7 +170,22 @@ class ThreadPool:
 
     def _read(self, origin: Origin, start: int, buffer: memoryview) -> None:
         model = self._models[origin.model]
-        if origin.file:
+        if origin.file and self._shared is not None and _is_plain(self._plan.models[origin.model]):
+            planned = self._plan.models[origin.model]
+            key = f"{planned.name}@{planned.version}/{origin.file}:{start}+{len(buffer)}"
+            buffer[:] = self._shared.get(key, lambda: _range(model, origin.file, start, len(buffer)))
+        elif origin.file:
             model.read_range(origin.file, start, buffer)
         else:
             model.read_into(origin.tensor, start, buffer)
+
+
+def _is_plain(model: PlannedModel) -> bool:
+    """Whether the ranges of a model's files are those of the repository of its name."""
+    return not (model.adapters or model.made_by or model.generated)
+
+
+def _range(model: Checkpoint, file: str, start: int, length: int) -> bytes:
+    found = bytearray(length)
+    model.read_range(file, start, memoryview(found))
+    return bytes(found)
