@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -177,6 +177,48 @@ def heal(
         return DONE
     print_problems([Problem("not-healed", {"written": to if keep else None})])
     return DONE if keep else NOT_HEALED
+
+
+@_command("evolve")
+def evolve_instructions(
+    instructions: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Instructions, one a line.", show_default=False)
+    ],
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="The model that writes them.", show_default=False)
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="For lines of JSON.", show_default=False)],
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="How often each is evolved.")] = 2,
+    language: Annotated[
+        Literal["english", "korean"], typer.Option(metavar="english|korean", help="Of the prompts.")
+    ] = "english",
+    provider: Annotated[
+        bool, typer.Option("--provider", help="Ask an Inference Provider, and load nothing here.")
+    ] = False,
+    device: Device = "auto",
+) -> int:
+    """Make instructions with answers of instructions (Evol-Instruct), for `train: sft`."""
+    from healing.instructions import ask_loaded, ask_provider, evolve, licence_of_model
+
+    sources = [line.strip() for line in instructions.read_text(encoding="utf-8").splitlines() if line.strip()]
+    ask = ask_provider(model) if provider else ask_loaded(model, device=device)
+    licence = licence_of_model(model)
+    failures: list[str] = []
+    made = evolve(
+        sources,
+        ask,
+        rounds=rounds,
+        language=language,
+        on_failure=lambda _, why: failures.append(why),
+    )
+    count = 0
+    with to.open("w", encoding="utf-8") as file:
+        for one in made:
+            file.write(one.to_line(model, licence) + "\n")
+            file.flush()
+            count += 1
+    print(f"{to}: {count} instructions by {model} (licence: {licence}); {len(failures)} failed")
+    return DONE
 
 
 def print_step(step: Step) -> None:

@@ -61,7 +61,7 @@ FLOORS = {
         ["settings", "losses"],
         ["data", "as_trl"],
         ["licences"],
-        ["plan", "training"],
+        ["plan", "training", "instructions"],
         ["branch", "preferences", "stored_teacher", "trl_loss", "weights"],
         ["distillation"],
         ["run"],
