@@ -35,7 +35,7 @@ def test_a_plan_that_comes_after_a_newer_one_is_not_shown(monkeypatch: pytest.Mo
         if recipe == "old":
             begun.set()
             assert go.wait(30)
-        return Plan(recipe=recipe, method="")
+        return Plan(recipe=recipe, method="linear")
 
     monkeypatch.setattr(service, "plan", plan)
     request: Any = SimpleNamespace(session_hash="page", headers={}, client=None)
