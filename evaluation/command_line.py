@@ -114,6 +114,14 @@ Column = Annotated[str, typer.Option(help="The data set's column that holds the 
 Rows = Annotated[int, typer.Option(min=1, metavar="N", help="How many of the data set's rows to read.")]
 Split = Annotated[str, typer.Option(help="The data set's split.")]
 Subset = Annotated[str | None, typer.Option(help="The data set's configuration, if it has several.")]
+On = Annotated[
+    Literal["ray"] | None,
+    typer.Option(
+        metavar="ray",
+        help="Score each model on a machine of a Ray cluster: of RAY_ADDRESS, of this machine, or a new one.",
+        show_default=False,
+    ),
+]
 Card = Annotated[
     Literal["commit", "pull-request"] | None,
     typer.Option(
@@ -267,6 +275,7 @@ def perplexity(
     bos: Annotated[
         bool | None, typer.Option("--bos/--no-bos", help="BOS before each document (the tokenizer's rule).")
     ] = None,
+    on: On = None,
 ) -> int:
     """Measure how well models predict a text, with 95 % intervals of the differences."""
     wanted = _TextOptions(text, dataset, column, rows, split, subset)
@@ -276,7 +285,7 @@ def perplexity(
     from evaluation.card import perplexity_results
 
     scores, differences = _scored(
-        models, texts, device, offload, cancel_on_interrupt(), context=context, stride=stride, bos=bos
+        models, texts, device, offload, cancel_on_interrupt(), on, context=context, stride=stride, bos=bos
     )
     if as_json:
         found: dict[str, Any] = {
@@ -297,18 +306,32 @@ def _scored(
     device: str,
     offload: Path | None,
     cancel: threading.Event,
+    on: str | None = None,
     **settings: Any,
 ) -> tuple[list[Perplexity], list[Difference]]:
     """Every model's score, and the first against each of the others."""
     from evaluation.difference import difference
     from evaluation.perplexity import perplexity
 
-    scores: list[Perplexity] = []
+    if on:
+        scores = _scored_elsewhere(models, texts, cancel, **settings)
+        return scores, [difference(scores[0], other, texts) for other in scores[1:]]
+    scores = []
     for name in models:
         model = _load(name, device, offload)
         with _progress_bar(name) as show:
             scores.append(perplexity(model, texts, on_progress=show, cancel=cancel, **settings))
     return scores, [difference(scores[0], other, texts) for other in scores[1:]]
+
+
+def _scored_elsewhere(
+    models: Sequence[str], texts: Sequence[str], cancel: threading.Event, **settings: Any
+) -> list[Perplexity]:
+    from checkpoints.ray_cluster import RayCluster
+    from evaluation.elsewhere import perplexities_elsewhere, weight_bytes
+
+    sizes = {name: weight_bytes(name) for name in models}
+    return perplexities_elsewhere(RayCluster(), sizes, texts, cancel=cancel, **settings)
 
 
 @_command("divergence")
@@ -379,8 +402,12 @@ def compare(
     card: Card = None,
     repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Timed answers.")] = 5,
     new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens of each answer.")] = 32,
+    on: On = None,
 ) -> int:
-    """Show size, structure, independence, speed, memory and perplexity side by side."""
+    """Show size, structure, independence, speed, memory and perplexity side by side.
+
+    With --on, perplexities are computed there; speed and memory are those of this machine.
+    """
     wanted = _TextOptions(text, dataset, column, rows, split, subset)
     _find(*models)
     texts = wanted.read()
@@ -402,7 +429,7 @@ def compare(
         )
         for name in models
     ]
-    scores, differences = _scored(models, texts, device, offload, cancel)
+    scores, differences = _scored(models, texts, device, offload, cancel, on)
     report = Report(tuple(prints), tuple(scores), tuple(differences))
     print(in_json(report.to_dict()) if as_json else report.to_markdown())
     if card:
