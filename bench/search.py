@@ -326,7 +326,7 @@ def print_found(space: Weights, steps: int, seeds: int) -> None:
     )
     for one in found_by(space, steps, seeds):
         print(f"{one.name:24} {one.cpu:6.1f} {one.search:8.4f} {one.report:8.4f}", end="")
-        if interval := one.beside.interval:
+        if one.cpu and (interval := one.beside.interval):
             print(
                 f"  gain {-one.beside.difference:+.4f} ({-interval[1]:+.4f} to {-interval[0]:+.4f})", end=""
             )
