@@ -8,7 +8,7 @@ FAST   := not browser and not real_models and not oracle and not package
 
 QUICK  := tests/merging/recipe tests/merging/methods/test_by_hand.py tests/merging/planning/test_planning.py
 
-.PHONY: help demo test quick check run install docs bench nightly differential languages lock format clean browser dev
+.PHONY: help demo smoke test quick check run install docs bench nightly differential languages lock format clean browser dev
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*  ## (.*)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -49,6 +49,9 @@ nightly: differential  ## what takes hours: several hundred generated recipes, e
 
 differential: dev  ## several hundred generated recipes beside mergekit
 	$(PY) -m pytest tests/merging/test_differential.py --hypothesis-profile=nightly $(ARGS)
+
+smoke: dev  ## two small merges on the real Hub, with your login; deletes what it made
+	$(PY) -m examples.smoke $(ARGS)
 
 languages: dev  ## how complete each language of the page is
 	$(PY) -m ui.languages
