@@ -338,6 +338,9 @@ class _Run:
         if given.adapter_only:
             shutil.move(self.work / _ADAPTER, self.to)
             return replace(healed, adapter=Path(self.to))
+        story = given.story or plan.training.text
+        # Its own recipe names the work folder.
+        merged = replace(merged, files={**merged.files, "mergekit_config.yml": story})
         result = run_plan(
             merged,
             self.to,
@@ -345,7 +348,7 @@ class _Run:
             private=given.private or isinstance(self.state, Branch),
             licence=licence_of(plan.merge, given.token),
             found=f"{given.found}\n\n{training_section(plan, healed)}".strip(),
-            made_of=replace(plan.merge, recipe=given.story or plan.training.text),
+            made_of=replace(plan.merge, recipe=story),
             gguf=given.gguf,
             cancel=given.cancel,
         )

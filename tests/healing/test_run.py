@@ -74,6 +74,7 @@ def test_a_run_is_judged_on_what_is_written(plan: HealPlan, tmp_path: Path) -> N
     assert "train: distillation" in card
     assert "## Training" in card
     assert str(tmp_path / "work") not in card
+    assert (tmp_path / "out" / "mergekit_config.yml").read_text() == plan.training.text
     assert not (tmp_path / "work").exists()
 
 
