@@ -193,7 +193,9 @@ class ModelFields:
         updates: Updates = {
             self.group: gr.update(visible=visible),
             self.remove: gr.update(visible=removable),
-            self.model: gr.update(value=entry.name or None, label=label, info=t(hint) if hint else self.info),
+            self.model: gr.update(
+                value=entry.name or None, label=label, info=t(hint) if hint else self.info or ""
+            ),
         }
         own = {parameter.name: parameter for parameter in method.parameters if parameter.per_model}
         for name, number_field in self.fields.items():

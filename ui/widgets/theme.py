@@ -336,7 +336,8 @@ html { scroll-padding: 1rem 0 6rem; }
 .alloy-curves summary { font-weight: 600; cursor: pointer; }
 .alloy-curves p { margin: .3rem 0 .5rem; font-size: .88rem; }
 .alloy-choices { display: flex; flex-wrap: wrap; gap: .35rem; margin: .35rem 0; }
-.alloy-choices button { padding: .2rem .7rem; border: 1px solid var(--neutral-300); border-radius: 2rem;
+.alloy-choices button { padding: .2rem .7rem; font-weight: 400; border: 1px solid var(--neutral-300);
+  border-radius: 2rem;
   font-size: .85rem;
   background: var(--button-secondary-background-fill); color: var(--body-text-color); cursor: pointer; }
 .dark .alloy-choices button { border-color: var(--neutral-700); }
