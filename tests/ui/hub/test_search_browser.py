@@ -33,3 +33,27 @@ def test_a_list_says_what_each_model_is(site: Site, browser: Browser) -> None:
         expect(field).to_have_value(FIRST)
         until_recipe(page, "models", [{"model": SECOND}, {"model": FIRST}])
         quiet(seen)
+
+
+def test_a_word_that_was_typed_to_search_is_no_model(site: Site, browser: Browser) -> None:
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        field = page.get_by_label("Model 2", exact=True)
+        before = field.input_value()
+        field.click()
+        field.fill("")
+        field.press_sequentially("korean", delay=20)
+        field.press("Tab")
+        expect(field).to_have_value(before)
+        until_recipe(page, "models", [{"model": SECOND}, {"model": before}])
+
+        # Enter says that it is meant, and so does a name with an owner.
+        field.fill("korean")
+        field.press("Enter")
+        until_recipe(page, "models", [{"model": SECOND}, {"model": "korean"}])
+        field.click()
+        field.fill("ann/korean")
+        field.press("Tab")
+        until_recipe(page, "models", [{"model": SECOND}, {"model": "ann/korean"}])
+        quiet(seen)
