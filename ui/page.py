@@ -24,10 +24,12 @@ from ui.hub.search import HubSearch
 from ui.job_tray import JobTray
 from ui.languages.registry import LANGUAGES
 from ui.languages.translate import in_each_language, speaking, spoken, t, translated
+from ui.merge.editor_script import SHOW_EDITOR
 from ui.merge.form import FormMemory
 from ui.merge.my_merges import FinishedMerge, MergeSlot
 from ui.merge.tab import MergeTab
 from ui.methods.tab import MethodsTab
+from ui.score.source import readers_sample
 from ui.score.tab import ScoreTab
 from ui.search.tab import SearchTab
 from ui.server.jobs import JobBoard
@@ -59,6 +61,10 @@ _SET_LANGUAGE = """() => {
 
 # Bytes of a file that a visitor uploads (a recipe, a text to score), and the seconds after which it is deleted.
 MAX_UPLOAD, SECONDS_OF_AN_UPLOAD = 20_000_000, 3600
+
+
+# Brings the top of a tab that the page itself opens into view.
+SHOW_TAB = """() => document.querySelector("[role=tablist]")?.scrollIntoView({block: "start"})"""
 
 
 class Page:
@@ -109,15 +115,18 @@ class Page:
         ).then(self._newest_in_chat, [latest, self.chat.models[0]], self.warm, **UNSEEN)
         self.warm.change(self.chat.warm_up, {*self.chat.models}, None, concurrency_id="model", **UNSEEN)
         self.score_opened.select(self._open_score, [latest, self.in_score], self.score_outputs, **QUIET)
+        self.blocks.load(readers_sample, None, self.score.document, **QUIET)
         self._wire_search()
         for trial in (merge.trial, self.trial_of_search):
             trial.success(
                 self._chat_with_trial, [merge.tried, latest], [*self.chat_outputs, self.tabs], **QUIET
-            )
+            ).then(None, None, None, js=SHOW_TAB, **PRIVATE)
         self.blocks.unload(self._left)
         tuner, editor = self.chat.tuner, merge.editor
         tuned = [tuner.state, editor.yaml, editor.form.memory]
-        tuner.use.click(self._use_values, tuned, [*editor.outputs, self.tabs], **QUIET)
+        tuner.use.click(self._use_values, tuned, [*editor.outputs, self.tabs], **QUIET).then(
+            None, None, None, js=SHOW_EDITOR, **PRIVATE
+        )
         for number, slot in enumerate(merge.mine.slots):
             self._wire_slot(number, slot)
 
@@ -126,7 +135,9 @@ class Page:
         search, merge = self.search, self.merge
         search.wire(self.blocks, self.search_opened, merge.editor, self.chat.examples, self.tray.search)
         found, shown = [search.job, merge.editor.form.memory], [*merge.editor.outputs, self.tabs]
-        search.use.click(self._use_found, found, shown, **QUIET)
+        search.use.click(self._use_found, found, shown, **QUIET).then(
+            None, None, None, js=SHOW_EDITOR, **PRIVATE
+        )
         self.trial_of_search = search.try_it.click(self._use_found, found, shown, **QUIET).then(
             **merge.trying_it
         )
@@ -148,12 +159,12 @@ class Page:
         known = [mine.jobs, mine.results, mine.latest]
         slot.chat.click(self._opener(number, self._to_chat), known, self.chat_outputs, **QUIET).then(
             lambda: gr.Tabs(selected="chat"), None, self.tabs, **QUIET
-        ).then(self.chat.bring, models, None, concurrency_limit=4, **UNSEEN).then(
-            self.chat.warm_up, models, None, concurrency_id="model", **UNSEEN
-        )
+        ).then(None, None, None, js=SHOW_TAB, **PRIVATE).then(
+            self.chat.bring, models, None, concurrency_limit=4, **UNSEEN
+        ).then(self.chat.warm_up, models, None, concurrency_id="model", **UNSEEN)
         slot.score.click(self._opener(number, self._to_score), known, self.score_outputs, **QUIET).then(
             lambda: gr.Tabs(selected="score"), None, self.tabs, **QUIET
-        )
+        ).then(None, None, None, js=SHOW_TAB, **PRIVATE)
 
     def _to_chat(self, shown: FinishedMerge, latest: FinishedMerge | None, request: gr.Request) -> Updates:
         names = shown.location, next(iter(shown.models), None)

@@ -26,6 +26,7 @@ from ui.server.merge_service import MergeService
 from ui.server.model_process import MODELS
 from ui.server.work import Turn, Turns
 from ui.widgets.events import LONG, NETWORK, QUIET, Given, Updates
+from ui.widgets.stop_button import stop_button, stops_during
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class ChatTab:
         )
         with gr.Row():
             self.send = gr.Button(t("chat.send"), variant="primary", scale=2, min_width=90)
-            self.stop = gr.Button(t("chat.stop"), min_width=90)
+            self.stop = stop_button(t("chat.stop"), min_width=90)
             self.clear = gr.Button(t("chat.clear"), min_width=90)
         self.tuner = Tuner(service, self.turns)
         self.settings = SamplingFields()
@@ -85,9 +86,9 @@ class ChatTab:
 
     def _wire(self) -> None:
         models, talks = {*self.models}, [side.talk for side in self.sides]
-        gr.on(
-            [self.send.click, self.prompt.submit], self._fetch, models, None, show_progress="hidden", **NETWORK
-        ).then(
+        asked = [self.send.click, self.prompt.submit]
+        ready = gr.on(asked, self._fetch, models, None, show_progress="hidden", **NETWORK)
+        answered = ready.then(
             self._talk,
             {self.prompt, *models, *talks, *self.settings.inputs},
             [self.prompt, *talks, *(side.line for side in self.sides)],
@@ -95,7 +96,8 @@ class ChatTab:
             show_progress_on=self.conversation,
             # Unlike the other long events, this one shows visitors who wait their place in line.
             **(LONG | {"show_progress": "minimal"}),
-        )  # fmt: skip
+        )
+        stops_during(self.stop, asked, ready, answered)
         self.stop.click(self.turns.stop, None, None, **QUIET)
         self.preferences.wire(self.models[:2], talks[:2])
         # A conversation belongs to the models that answered in it: another model starts a new one. (`change` would also
@@ -103,7 +105,7 @@ class ChatTab:
         gr.on(
             [self.clear.click, *(field.input for field in self.models)], self._clear, models, self.outputs, **QUIET
         )  # fmt: skip
-        self.tuner.wire(self.sides[0].talk, self.sides[0].line, self.settings)
+        self.tuner.wire(self.sides[0].talk, self.sides[0].line, self.settings, self.stop)
 
     def open_with(self, names: Sequence[str | None], request: gr.Request) -> Updates:
         """Updates of `outputs` for new conversations with up to three models; whatever is being answered ends."""

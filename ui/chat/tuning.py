@@ -22,6 +22,7 @@ from ui.server.merge_service import MergeService
 from ui.server.work import Turn, Turns
 from ui.widgets.events import LONG, QUIET, Given, Updates, unchanged
 from ui.widgets.html import card, quiet, table, table_row, tag
+from ui.widgets.stop_button import stops_during
 
 MAX_ANSWERS = 6  # side by side, the newest last
 MAX_CHARACTERS = 600  # of an answer or a question
@@ -99,25 +100,28 @@ class Tuner:
             self.state: Tuning(name, recipe, recipe),
         }
 
-    def wire(self, talk: gr.Chatbot, line: gr.HTML, settings: SamplingFields) -> None:
+    def wire(self, talk: gr.Chatbot, line: gr.HTML, settings: SamplingFields, stop: gr.Button) -> None:
         """Add the events.
 
         Args:
             talk: the conversation with the merge
             line: what is said below it
             settings: how its answers are sampled
+            stop: the button that stops an answer
         """
         self.talk, self.line, self.settings = talk, line, settings
         self.which.input(self._choose, [self.which, self.state], self.value, **QUIET)
         # A slider fires when the pointer lets go of it, and for a typed value; with arrow keys there is the button.
-        gr.on(
-            [self.value.release, self.again.click],
+        asked = [self.value.release, self.again.click]
+        answered = gr.on(
+            asked,
             self._tune,
             {self.which, self.value, self.state, talk, *settings.inputs},
             [talk, line, self.answers, self.state, self.which],
             concurrency_limit=2,
             **LONG,
         )
+        stops_during(stop, asked, answered)
 
     def _choose(self, which: str, tuning: Tuning | None) -> Any:
         found = slider_at(tuning.recipe, which) if tuning else None

@@ -183,4 +183,8 @@ def translated(page: gr.Blocks) -> gr.I18n:
                 setattr(block, name, marked(getattr(block, name)))
         if isinstance(choices := getattr(block, "choices", None), list):
             choices[:] = [(marked(said), value) for said, value in choices]
+    for name, table in tables.items():
+        with speaking(name):
+            # Gradio's page says this to screen readers, and has no words for it.
+            table["common.complete"] = str(t("common.complete"))
     return gr.I18n(**tables)

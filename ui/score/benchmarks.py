@@ -34,6 +34,7 @@ from ui.server import gpu
 from ui.server.work import Work
 from ui.widgets.events import LONG, NETWORK, Given, Updates
 from ui.widgets.html import card, column, figure, folded, note, scrolling, table, table_row, tag
+from ui.widgets.stop_button import stops_during
 
 USUAL_QUESTIONS = 10
 MAX_EXAMPLES = 25
@@ -135,12 +136,12 @@ class BenchmarksPanel:
         self.own = tasks_in(host.tasks) if host.tasks else []
         gr.HTML(in_each_language(lambda: note(t("benchmark.meaning"))))
         self._fields()
-        go, self.turns = go_and_stop(t("benchmark.button"))
+        go, stop, self.turns = go_and_stop(t("benchmark.button"))
         self.table, self.found = gr.HTML(), gr.State(None)
         inputs: set[Block] = {models, self.tasks, self.limit, self.few_shot, self.template}
-        self.ended = go.click(
-            self._fetch, inputs, None, show_progress="hidden", trigger_mode="once", **NETWORK
-        ).success(self._ask, inputs, [self.table, self.found], **LONG)
+        ready = go.click(self._fetch, inputs, None, show_progress="hidden", trigger_mode="once", **NETWORK)
+        self.ended = ready.success(self._ask, inputs, [self.table, self.found], **LONG)
+        stops_during(stop, [go.click], ready, self.ended)
 
     def _fields(self) -> None:
         with gr.Row():

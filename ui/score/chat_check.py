@@ -30,6 +30,7 @@ from ui.server import gpu
 from ui.server.work import Work
 from ui.widgets.events import LONG, NETWORK, Updates
 from ui.widgets.html import card, column, figure, folded, html, note, scrolling, table, table_row, tag
+from ui.widgets.stop_button import stops_during
 
 MAX_NEW_TOKENS = 128
 
@@ -104,11 +105,13 @@ class ChatPanel:
             lambda: note(t("check.meaning", count=len(PROMPTS), tokens=MAX_NEW_TOKENS))
         )
         gr.HTML(meaning)
-        go, self.turns = go_and_stop(t("check.button"))
+        go, stop, self.turns = go_and_stop(t("check.button"))
         self.table, self.found = gr.HTML(), gr.State(None)
-        self.ended = go.click(
+        ready = go.click(
             ready_for_gpu(host), models, None, show_progress="hidden", trigger_mode="once", **NETWORK
-        ).success(self._check, models, [self.table, self.found], **LONG)
+        )
+        self.ended = ready.success(self._check, models, [self.table, self.found], **LONG)
+        stops_during(stop, [go.click], ready, self.ended)
 
     def _check(self, given: list[str], oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
         names = names_in(given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,14 @@ from evaluation.report import Report
 from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import error_words, in_each_language, label, remark_words, t
-from ui.score.panel import go_and_stop, names_in
-from ui.score.text import Scored
+from ui.score.panel import fetched, go_and_stop, names_in, ready_for_gpu
+from ui.score.reading import scored
+from ui.score.text import Scored, TextPanel
 from ui.server.model_process import MODELS
-from ui.server.work import watched
-from ui.widgets.events import LONG, Updates
+from ui.server.work import Turn, watched
+from ui.widgets.events import LONG, NETWORK, Given, Updates
 from ui.widgets.html import card, column, figure, note, scrolling, table, table_row, tag
+from ui.widgets.stop_button import stops_during
 
 
 @dataclass(frozen=True)
@@ -41,23 +43,28 @@ class Measured:
 class SizesPanel:
     """Measures sizes and speeds; made inside the page's Blocks. A `Panel` that finds a `Measured`."""
 
-    def __init__(self, host: Host, models: gr.Dropdown, scored: gr.State) -> None:
-        """`scored` may hold a `Scored`, whose perplexities are added to the table."""
-        self.host = host
+    def __init__(self, host: Host, models: gr.Dropdown, text: TextPanel) -> None:
+        """`text` is what the models read for their perplexities, unless it has them already."""
+        self.host, self.models, self.text = host, models, text
         gr.HTML(in_each_language(lambda: note(t("score.compare.info"))))
-        go, self.turns = go_and_stop(t("score.compare"))
+        self.reads = gr.Checkbox(True, label=t("score.compare.reads"))
+        go, stop, self.turns = go_and_stop(t("score.compare"))
         self.table, self.found = gr.HTML(), gr.State(None)
-        self.ended = go.click(self._measure, [models, scored], [self.table, self.found], **LONG)
+        inputs = {models, self.reads, text.found, *text.fields.inputs}
+        ready = go.click(
+            ready_for_gpu(host), models, None, show_progress="hidden", trigger_mode="once", **NETWORK
+        )
+        self.ended = ready.success(self._measure, inputs, [self.table, self.found], **LONG)
+        stops_during(stop, [go.click], ready, self.ended)
 
-    def _measure(
-        self, given: list[str], scored: Scored | None, oauth: gr.OAuthToken | None, request: gr.Request
-    ) -> Iterator[Updates]:
-        names, token = names_in(given), account(self.host, oauth).for_hub
+    def _measure(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
+        names, token = names_in(given[self.models]), account(self.host, oauth).for_hub
         prints: list[Footprint] = []
         with self.turns.of(request) as turn:
             try:
+                scores = yield from self._scores(given, names, token, turn)
                 for name in names:
-                    so_far = _report(prints, scored)
+                    so_far = _report(prints, scores)
                     working = report_card(so_far, t("score.compare.working", name=name))
                     asked = (name, self._others(name, names), token, self.host.allow_folders)
                     with closing(MODELS.stream(measured, *asked)) as measuring:
@@ -71,9 +78,30 @@ class SizesPanel:
                                 prints.append(found)
             except EvaluationError as error:
                 raise gr.Error(error_words(error), print_exception=False) from None
-        report = _report(prints, scored)
+        report = _report(prints, scores)
         assert report is not None
         yield {self.table: report_card(report), self.found: Measured(tuple(names), report)}
+
+    def _scores(
+        self, given: Given, names: Sequence[str], token: str | Literal[False], turn: Turn
+    ) -> Generator[Updates, None, tuple[Perplexity, ...]]:
+        """Each model's perplexity on the text above, if that is wanted; those that are known are not asked again."""
+        if not given[self.reads]:
+            return ()
+        texts = self.text.fields.chosen(given, token).texts
+        before: Scored | None = given[self.text.found]
+        known = {score.model: score for score in before.scores} if before and before.texts == texts else {}
+        if all(name in known for name in names):
+            return tuple(known[name] for name in names)
+        models = fetched(names, token, self.host.allow_folders)
+        with closing(scored(models, texts, turn=turn)) as stream:
+            for _, rows in stream:
+                reading = next((row for row in rows if not row.ended), rows[-1])
+                working = t(
+                    "score.compare.reading", name=reading.name, share=round(100 * (reading.done or 0))
+                )
+                yield {self.table: report_card(None, working), self.found: None}
+        return tuple(row.score for row in rows if row.score)
 
     def _others(self, name: str, names: Sequence[str]) -> list[str]:
         """The folders of the other models, which are out of reach while one is measured."""
@@ -98,11 +126,11 @@ def measured(
     )
 
 
-def _report(prints: Sequence[Footprint], scored: Scored | None) -> Report | None:
+def _report(prints: Sequence[Footprint], scores: Sequence[Perplexity]) -> Report | None:
     """The table of what was measured, with perplexities if they are known for all of these models."""
     if not prints:
         return None
-    by_name: dict[str, Perplexity] = {score.model: score for score in scored.scores} if scored else {}
+    by_name = {score.model: score for score in scores}
     known = tuple(by_name[one.name] for one in prints if one.name in by_name)
     return Report(tuple(prints), known if len(known) == len(prints) else ())
 

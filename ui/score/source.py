@@ -12,11 +12,12 @@ from checkpoints.problems import Problem
 from evaluation import EvaluationError, Source
 from evaluation.text import BUNDLED, bundled_text, dataset_texts
 from ui.host import Host
-from ui.languages.translate import error_words, problem_words, t
+from ui.languages.translate import current_language, error_words, problem_words, t
 from ui.widgets.documents import DatasetFields, DatasetRows, opened_file
 from ui.widgets.events import QUIET, Given, Updates
 
 MAX_CHARACTERS = 200_000
+_IN_LANGUAGE = {"ko": "korean"}  # bundled texts, by the tag of a language of the page
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,11 @@ class TextFields:
     def _open(self, path: str) -> Updates:
         opened = opened_file(path)
         return {self.document: opened[1], self.opened: opened}
+
+
+def readers_sample() -> str:
+    """The bundled text in the visitor's language, or else in English."""
+    return _bundled(_IN_LANGUAGE.get(current_language() or "", BUNDLED[0]))
 
 
 def _bundled(name: str) -> str:

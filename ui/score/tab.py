@@ -22,6 +22,7 @@ class ScoreTab:
 
     Attributes:
         models: whose names the page may fill in
+        document: the text that they read
     """
 
     def __init__(self, host: Host, search: HubSearch) -> None:
@@ -32,6 +33,7 @@ class ScoreTab:
         )  # fmt: skip
         search_as_you_type(self.models, search, host, known)
         text = TextPanel(host, self.models)
+        self.document = text.fields.document
         with gr.Accordion(t("score.benchmarks"), open=False):
             benchmarks = BenchmarksPanel(host, self.models)
         with gr.Accordion(t("score.chat"), open=False):
@@ -39,5 +41,5 @@ class ScoreTab:
         with gr.Accordion(t("score.weights"), open=False):
             weights = WeightsPanel(host, self.models, search, text.fields.document)
         with gr.Accordion(t("score.sizes"), open=False):
-            sizes = SizesPanel(host, self.models, text.found)
+            sizes = SizesPanel(host, self.models, text)
         ReportPanel(host, [text, benchmarks, chat, weights, sizes])

@@ -22,6 +22,7 @@ from ui.score.token_picture import token_picture
 from ui.server import gpu
 from ui.widgets.events import LONG, NETWORK, Given, Updates
 from ui.widgets.html import note
+from ui.widgets.stop_button import stops_during
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,19 @@ class TextPanel:
         self.host, self.models = host, models
         gr.HTML(in_each_language(lambda: note(t("score.meaning"))))
         self.fields = TextFields(host)
-        go, self.turns = go_and_stop(t("score.button"), variant="primary")
+        go, stop, self.turns = go_and_stop(t("score.button"), variant="primary")
         self.table, self.pictures = gr.HTML(), gr.HTML()
         self.found, self.begun = gr.State(None), gr.State(None)
-        self.ended = go.click(
+        ready = go.click(
             ready_for_gpu(host), models, None, show_progress="hidden", trigger_mode="once", **NETWORK
-        ).success(
+        )
+        self.ended = ready.success(
             self._score,
             {models, self.begun, *self.fields.inputs},
             [self.table, self.pictures, self.found, self.begun],
             **LONG,
         )
+        stops_during(stop, [go.click], ready, self.ended)
 
     def _score(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
         names, token = names_in(given[self.models]), account(self.host, oauth).for_hub

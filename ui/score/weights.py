@@ -29,6 +29,7 @@ from ui.server.work import Turn, watched
 from ui.widgets.events import LONG, QUIET, Given, Updates
 from ui.widgets.heat_map import heat_map
 from ui.widgets.html import card, heading, html, note, status, tag
+from ui.widgets.stop_button import stops_during
 
 # Entries of a tensor that are read, and from how many places: each place is a request to the Hub.
 QUICK, SLOW, ALL = "quick", "slow", "all"
@@ -168,7 +169,7 @@ class WeightsPanel:
         self.host, self.models, self.document = host, models, document
         gr.HTML(in_each_language(lambda: note(t("weights.meaning"))))
         self._fields(search)
-        go, self.turns = go_and_stop(t("weights.button"))
+        go, stop, self.turns = go_and_stop(t("weights.button"))
         self.verdict = gr.HTML()
         with gr.Row(visible=False) as self.choice:
             self.signal = gr.Dropdown([], label=t("weights.signal"), min_width=240)
@@ -180,6 +181,7 @@ class WeightsPanel:
             [self.verdict, self.choice, self.signal, self.against, self.picture, self.found],
             **LONG,
         )
+        stops_during(stop, [go.click], self.ended)
         self.signal.input(self._choose, [self.found, self.signal], [self.against, self.picture], **QUIET)
         self.against.input(self._draw, [self.found, self.signal, self.against], self.picture, **QUIET)
 

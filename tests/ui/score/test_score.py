@@ -420,6 +420,8 @@ def test_a_merge_is_judged_and_its_card_written(page_of_a_laptop: str, browser: 
             models.fill(name)
             models.press("Enter")
         models.press("Escape")
+        idle = page.get_by_role("button", name="Stop", exact=True, disabled=True)
+        expect(idle).to_have_count(1)
 
         page.get_by_role("button", name="Run benchmarks").click()
         page.get_by_role("button", name="Run", exact=True).click()
@@ -444,6 +446,13 @@ def test_a_merge_is_judged_and_its_card_written(page_of_a_laptop: str, browser: 
         page.get_by_role("option", name="Share of weights that the parents change").click()
         expect(page.get_by_role("heading", name="directions: ann/a and ann/b")).to_be_visible()
 
+        page.get_by_role("button", name="Compare size and speed").click()
+        page.get_by_role("button", name="Measure", exact=True).click()
+        measured = page.get_by_role("row", name=re.compile("^perplexity"))
+        expect(measured.get_by_role("cell")).to_have_text([re.compile(r"\d")] * 3)
+        expect(idle).to_have_count(5)
+        assert "common." not in page.locator("body").text_content()
+
         expect(page.get_by_role("heading", name="Results for ann/merge")).to_be_visible()
         page.get_by_role("button", name="Copy or download").click()
         with page.expect_download() as taken:
@@ -453,6 +462,7 @@ def test_a_merge_is_judged_and_its_card_written(page_of_a_laptop: str, browser: 
             "benchmarks",
             "chat",
             "weights",
+            "sizes",
         }
         grave = [
             it for it in Axe().run(page).response["violations"] if it["impact"] in ("serious", "critical")

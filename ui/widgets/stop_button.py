@@ -1,0 +1,31 @@
+"""A button that stops work, and can be pressed only while there is some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+from gradio.events import Dependency
+
+from ui.widgets.events import PRIVATE
+
+_SET = "() => ({{__type__: 'update', interactive: {}}})"
+
+
+def stop_button(label: str, **looks: Any) -> gr.Button:
+    """The button, which waits for work; `looks` are Gradio's."""
+    return gr.Button(label, interactive=False, **looks)
+
+
+def stops_during(stop: gr.Button, begins: list[Callable[..., Dependency]], *steps: Dependency) -> None:
+    """Let a button be pressed from when work begins until it ends.
+
+    Args:
+        stop: the button
+        begins: the events that begin the work
+        steps: of the work; after the last one, or one that failed, there is none
+    """
+    gr.on(begins, None, None, stop, js=_SET.format("true"), **PRIVATE)
+    for end in (steps[-1].then, *(step.failure for step in steps)):
+        end(None, None, stop, js=_SET.format("false"), **PRIVATE)
