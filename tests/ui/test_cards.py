@@ -357,3 +357,8 @@ def test_numbers_as_people_say_them() -> None:
 def test_long_names_are_broken_between_their_words() -> None:
     assert breakable("post_attention_layernorm, mlp.up") == "post_<wbr>attention_<wbr>layernorm, mlp.<wbr>up"
     assert "<script" not in breakable("_<script>._")
+
+
+def test_no_time_is_left_of_a_moment() -> None:
+    assert "left" in shown(job_card(JOB)).text
+    assert "left" not in shown(job_card(replace(JOB, seconds_left=0.4))).text

@@ -100,7 +100,7 @@ def _progress(job: JobStatus) -> Markup:
         numbers.append(t("jobs.bytes", done=size(progress.bytes_done), total=size(progress.bytes_total)))
     if job.rate:
         numbers.append(t("jobs.rate", rate=size(job.rate)))
-    if job.seconds_left is not None and not is_made:
+    if job.seconds_left is not None and job.seconds_left >= 1 and not is_made:
         numbers.append(t("jobs.left", time=duration(job.seconds_left)))
     filled = bar(job.percent, t("jobs.progress", title=job.title))
     return html(filled, tag.div(map(tag.span, numbers), class_="alloy-numbers"))

@@ -58,9 +58,10 @@ def no_plan_card() -> Markup:
     return card(quiet(t("plan.waiting")))
 
 
-def problems_card(problems: Sequence[Problem]) -> Markup:
-    """Every problem of a plan."""
-    return card([heading(t("plan.bad", count=len(problems)), 2), problem_list(problems)], "bad")
+def problems_card(problems: Sequence[Problem], said: str = "") -> Markup:
+    """Every problem of a plan, below what is to be said of them together."""
+    about = tag.p(said) if said else None
+    return card([heading(t("plan.bad", count=len(problems)), 2), about, problem_list(problems)], "bad")
 
 
 def plan_card(plan: Plan, around: Surroundings | None = None) -> Markup:

@@ -24,6 +24,7 @@ from ui.merge.layers_card import layers_card
 from ui.merge.naming import default_name, named, numbered, recipe_or_none
 from ui.merge.plan_card import Surroundings, no_plan_card, plan_card, problems_card
 from ui.merge.similarity import similarity
+from ui.recipe.presets import family
 from ui.recipe.quick_fixes import Fix, fix_all, fixes
 from ui.rented.panel import RentPanel, needs_of
 from ui.server import gpu
@@ -180,12 +181,22 @@ class PlanPanel:
         for button, fix in zip(self.fixes, offered, strict=False):
             buttons[button] = gr.update(value=fix.title, visible=True)
         return {
-            self.card: problems_card(problems) if problems else plan_card(plan, around),
+            self.card: problems_card(problems, self._lacking(problems))
+            if problems
+            else plan_card(plan, around),
             self.layers: layers_card(plan, recipe_or_none(text) if plan.ok else None),
             self.offered: offered,
             **buttons,
             **self.editor.form.note_updates(memory.state, text, problems),
         }
+
+    def _lacking(self, problems: Sequence[Problem]) -> str:
+        """That the Hub has none of the models that the page's recipes name, which is no fault of the recipe's."""
+        lacking = [problem.values for problem in problems if problem.code == "model-not-found"]
+        examples = {str(values["model"]).partition("@")[0] for values in lacking}
+        if not examples or not examples <= {*family(self.host.demo).models}:
+            return ""
+        return t("plan.no_examples", host=lacking[0]["host"])
 
     def _other_names(self, text: str, choice: DestinationChoice, who: Account) -> tuple[Fix, ...]:
         """What can be done about a chosen name that is taken: another one, or a new commit of the model there."""

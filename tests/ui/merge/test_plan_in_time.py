@@ -19,6 +19,7 @@ from ui.merge.destination import DOWNLOAD, HUB, REFUSE, REVISION
 from ui.merge.form import FormMemory
 from ui.merge.tab import MergeTab
 from ui.recipe.form_state import read
+from ui.recipe.presets import family
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
 
@@ -93,3 +94,16 @@ def test_a_name_that_is_taken_has_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_
     memory = values[tab.editor.form.memory]
     assert tab.plan._fixer(0)(offered, memory) == {tab.destination.name: "name-3"}
     assert tab.plan._fixer(1)(offered, memory) == {tab.destination.existing: REVISION}
+
+
+def test_a_hub_without_the_models_of_the_examples_is_said_to_lack_them(tmp_path: Path) -> None:
+    service = MergeService(Host.from_environment({"ALLOY_RESULTS": str(tmp_path)}), JobBoard())
+    with gr.Blocks():
+        panel = MergeTab(service.host, service, HubSearch()).plan
+    base, first, *_ = family(False).models
+
+    def said(*names: str) -> str:
+        return panel._lacking([Problem("model-not-found", {"model": n, "host": "hub.test"}) for n in names])
+
+    assert said(base, first).startswith("hub.test does not have the models")
+    assert said(base, "ann/own") == said() == ""

@@ -13,8 +13,6 @@ from merging.recipe.fixes import FIXES
 PAGE: dict[str, Template] = {
     # the page
     "page.title": "Alloy",
-    "page.title.running": "{percent} % · Alloy",
-    "page.title.waiting": "Waiting · Alloy",
     "page.subtitle": (
         "Merge language models in the browser: mix the weights of models that share a base into a new model. No "
         "training, no GPU, minutes instead of days."
@@ -414,7 +412,6 @@ PAGE: dict[str, Template] = {
     "alone.memory": (
         "The weights of {name} need {size}, and {free} of memory is free here. Check it on a larger machine."
     ),
-    "jobs.title": "Title of the browser tab",
     "rent.heading": "On a rented machine",
     "rent.about": "Once there is a plan, this lists the machines that Hugging Face rents out, and what each costs.",
     "rent.info": (

@@ -7,8 +7,6 @@ from checkpoints.wording import Template
 PAGE: dict[str, Template] = {
     # the page
     "page.title": "Alloy",
-    "page.title.running": "{percent} % · Alloy",
-    "page.title.waiting": "대기 중 · Alloy",
     "page.subtitle": (
         "브라우저에서 언어 모델을 병합합니다. 같은 베이스에서 나온 모델들의 가중치를 섞어 새 모델을 만듭니다. 학습도 "
         "GPU도 필요 없고, 며칠이 아니라 몇 분이면 됩니다."
@@ -413,7 +411,6 @@ PAGE: dict[str, Template] = {
     "alone.yes": "{name}: 독립된 모델입니다. 다른 모델에 접근하지 않고 이렇게 답합니다: “{answer}”",
     "alone.no": "{name}: 독립된 모델이 아닙니다. {findings}",
     "alone.memory": "{name}: 가중치에 {size}가 필요한데 남은 메모리는 {free}입니다. 더 큰 컴퓨터에서 확인하세요.",
-    "jobs.title": "브라우저 탭 제목",
     "rent.heading": "빌린 컴퓨터에서",
     "rent.about": "계획이 만들어지면 Hugging Face가 빌려주는 컴퓨터와 각각의 비용이 여기에 나옵니다.",
     "rent.info": (
