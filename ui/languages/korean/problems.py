@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from checkpoints.problem_texts import Text
 
-_MEANT = ("'{near}'{near:을|를} 뜻하셨나요?", "쓸 수 있는 것: {known:plain}.")
+_MEANT = ("혹시 '{near}'인가요?", "쓸 수 있는 것: {known:plain}.")
 _DOWNLOAD_AGAIN = "다시 내려받거나 올리세요."
 _CONVERT = "먼저 https://huggingface.co/spaces/safetensors/convert 에서 변환하세요."
 _UNREAD = "{file}: 실행하지 않고는 읽을 수 없습니다. "
@@ -17,7 +17,7 @@ _SAVE_AS_FAST = (
 )
 _NO_DISK = "자리를 비우거나, 디스크가 필요 없는 허브(`hf://owner/name`)로 병합하세요."
 _WHOLE_NUMBER = "0 이상의 정수를 쓰세요."
-_NAME_ORIGINAL = "정밀도를 잃지 않은 {original}{original:을|를} 대신 쓰세요."
+_NAME_ORIGINAL = "대신 정밀도를 잃지 않은 모델을 쓰세요: {original}."
 _NAME_UNQUANTIZED = (_NAME_ORIGINAL, "그것을 만든 bfloat16, float16 또는 float32 모델을 쓰세요.")
 _OTHER_NAME = "다른 이름을 고르세요."
 _REPORT = "Alloy의 버그입니다. 레시피와 함께 알려 주세요."
@@ -125,7 +125,7 @@ PROBLEMS: dict[str, Text] = {
         "{model}: llama.cpp의 변환기가 {architecture} 아키텍처를 모릅니다.", "GGUF 파일을 빼세요."
     ),
     "gguf-unknown-tensor": Text(
-        "{model}: llama.cpp의 변환기가 텐서 {tensor}을(를) 모릅니다.", "GGUF 파일을 빼세요."
+        "{model}: llama.cpp의 변환기가 모르는 텐서가 있습니다: {tensor}.", "GGUF 파일을 빼세요."
     ),
     "gguf-unknown-pre-tokenizer": Text(
         "{model}: 토크나이저가 글을 나누는 방식을 llama.cpp의 변환기가 알아보지 못하며, 병합한 모델 가운데 알아볼 수 "
@@ -294,21 +294,19 @@ PROBLEMS: dict[str, Text] = {
     "too-long": Text("글이 {count:,}자입니다. {most:,}자까지 읽습니다.", "레시피는 한 쪽 분량의 글입니다."),
     "too-many-values": Text("별칭(alias)을 펼치면 값이 {most:,}개를 넘습니다.", "별칭을 줄이세요."),
     "too-deep": Text("{most}단계보다 깊이 중첩되어 있습니다.", "그 앞에서 괄호를 닫으세요."),
-    "endless-alias": Text("별칭 '*{name}'이(가) 자기 자신 안에 있습니다.", "값을 그대로 쓰세요."),
-    "yaml-tag": Text("태그 '{tag}'은(는) 읽지 않습니다.", "태그 없이 값을 쓰세요."),
+    "endless-alias": Text("자기 자신 안에 있는 별칭입니다: '*{name}'.", "값을 그대로 쓰세요."),
+    "yaml-tag": Text("YAML 태그는 읽지 않습니다: '{tag}'.", "태그 없이 값을 쓰세요."),
     "yaml": Text("YAML이 아닙니다: {error}.", "그 자리의 들여쓰기, 쌍점, 괄호를 확인하세요."),
     "empty": Text("레시피가 비어 있습니다.", "`merge_method:`와 `models:`로 시작하세요."),
     "not-a-mapping": Text(
-        "여기에는 {what:phrase}(`key: value` 줄들)이(가) 와야 하는데 {found:phrase}이(가) 있습니다.",
+        "여기에 올 것은 {what:phrase}(`key: value` 줄들)인데, 있는 것은 {found:phrase}입니다.",
         ("쓸 수 있는 키: {known:all}.", "한 줄에 `이름: 값` 하나씩 쓰세요."),
     ),
     "not-a-list": Text(
-        "`{name}`에는 항목이 하나 이상인 목록이 와야 하는데 {found:phrase}이(가) 있습니다.",
+        "`{name}`에는 항목이 하나 이상인 목록이 와야 하는데, 있는 것은 {found:phrase}입니다.",
         "항목마다 앞에 줄표(-)를 쓰세요.",
     ),
-    "not-text": Text(
-        "여기에는 {what:phrase}이(가) 와야 하는데 {found:phrase}이(가) 있습니다.", "글자로 쓰세요."
-    ),
+    "not-text": Text("여기에 올 것은 {what:phrase}인데, 있는 것은 {found:phrase}입니다.", "글자로 쓰세요."),
     "key": Text("키는 낱말이어야 합니다."),
     "repeated-key": Text("'{name}' 키가 두 번 있습니다: {what:phrase}.", "하나만 남기세요."),
     "unknown-key": Text("모르는 키 '{name}'입니다: {what:phrase}.", _MEANT),
@@ -326,7 +324,7 @@ PROBLEMS: dict[str, Text] = {
         "`model` 옆의 `revision`은 무시됩니다.", "`model: owner/name@revision`으로 쓰세요."
     ),
     "adapter-beside-model": Text(
-        "`model` 옆의 `{name}`은(는) 무시됩니다.", "`model: owner/name+owner/adapter`로 쓰세요."
+        "`model` 옆에 쓴 항목은 무시됩니다: `{name}`.", "`model: owner/name+owner/adapter`로 쓰세요."
     ),
     "other-program": Text(
         "`{key}` 키가 있으므로 {program} 레시피입니다. 하는 일이 다릅니다.",
@@ -346,7 +344,7 @@ PROBLEMS: dict[str, Text] = {
     "no-experts": Text("레시피에 전문가가 없습니다.", "`experts:`에 모델 목록을 쓰세요."),
     "no-source-model": Text("전문가에 모델이 없습니다.", "`source_model:`을 쓰세요."),
     "too-many-experts": Text("전문가가 {count}개입니다. {most}개까지 쓸 수 있습니다.", "몇 개를 빼세요."),
-    "unknown-choice": Text("`{key}`에 '{name}'{name:을|를} 쓸 수 없습니다.", _MEANT),
+    "unknown-choice": Text("`{key}`에 쓸 수 없는 값입니다: '{name}'.", _MEANT),
     "experts-per-token": Text("`experts_per_token` 값이 {found:phrase}입니다.", "1 이상의 정수를 쓰세요."),
     "more-than-experts": Text(
         "`experts_per_token` 값은 {given}인데 전문가는 {count}개입니다.", "전문가 수 이하로 쓰세요."
@@ -369,7 +367,7 @@ PROBLEMS: dict[str, Text] = {
     "no-method": Text("레시피에 병합 방법이 없습니다.", "`merge_method:`를 쓰세요: {known:all}."),
     "unknown-method": Text("'{name}' 병합 방법은 없습니다.", _MEANT),
     "models-or-slices": Text(
-        "{what:phrase}: {known:code} 가운데 하나만 쓸 수 있는데 {given:code}이(가) 있습니다.",
+        "{what:phrase}: {known:code} 가운데 하나만 쓸 수 있는데 여럿이 있습니다: {given:code}.",
         "하나만 남기세요.",
     ),
     "no-models": Text("{what:phrase}: 모델이 없습니다.", "`models:` 목록을 쓰세요(층을 고르려면 `slices:`)."),
@@ -387,7 +385,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "several-adapters": Text("'{given}': 어댑터가 둘 이상입니다.", "`adapters:` 아래에 하나씩 따로 쓰세요."),
     "scale": Text(
-        "`scale`은 숫자여야 하는데 {found:phrase}이(가) 있습니다.",
+        "`scale`은 숫자여야 하는데, 있는 것은 {found:phrase}입니다.",
         "1은 학습된 그대로, 0.5는 절반만 적용합니다.",
     ),
     "no-base": Text(
@@ -398,7 +396,7 @@ PROBLEMS: dict[str, Text] = {
         "슬라이스에, 또는 모두를 위해 레시피에 `base_model:`을 쓰세요.",
     ),
     "base-not-in-slice": Text(
-        "베이스 모델 {base}{base:이|가} 이 슬라이스의 sources에 없습니다.",
+        "이 슬라이스의 sources에 베이스 모델이 없습니다: {base}.",
         "주는 층과 함께 sources에 넣으세요.",
     ),
     "adapter-on-base": Text(
@@ -437,7 +435,7 @@ PROBLEMS: dict[str, Text] = {
         "`layer_range: [start, end]`를 쓰세요. 첫 층은 0이고 end는 들어가지 않습니다.",
     ),
     "not-a-layer-range": Text(
-        "층의 범위는 0 <= start <= end인 [start, end]여야 하는데 {found:phrase}이(가) 있습니다.",
+        "층의 범위는 0 <= start <= end인 [start, end]여야 하는데, 있는 것은 {found:phrase}입니다.",
         "end는 들어가지 않습니다. [0, 8]은 0층부터 7층까지입니다.",
     ),
     "unequal-ranges": Text(
@@ -446,8 +444,8 @@ PROBLEMS: dict[str, Text] = {
     "seed": Text("`seed` 값이 {found:phrase}입니다.", _WHOLE_NUMBER),
     "dtype": Text("가중치에 '{name}' dtype은 없습니다.", _MEANT),
     "fp8-dtype": Text(
-        "`dtype`은 스케일이 없는 가중치의 형식이기도 하므로 {name}{name:이|가} 될 수 없습니다.",
-        "`out_dtype: {name}`{name:이라고|라고} 쓰세요.",
+        "`dtype`은 스케일이 없는 가중치의 형식이기도 하므로 쓸 수 없는 값입니다: {name}.",
+        "이렇게 쓰세요: `out_dtype: {name}`.",
     ),
     "fp8-no-linear": Text(
         "{dtype} 형식은 선형 층의 가중치에 쓰는데, {architecture}에서 선형 층의 가중치를 찾지 못했습니다.",
@@ -485,7 +483,7 @@ PROBLEMS: dict[str, Text] = {
         "빼거나, 둘 가운데 하나를 쓰세요.",
     ),
     "force": Text(
-        "`force`는 true나 false여야 하는데 {found:phrase}이(가) 있습니다.",
+        "`force`는 true나 false여야 하는데, 있는 것은 {found:phrase}입니다.",
         "true이면 그 토큰이 있는 모델도 이 행을 받습니다.",
     ),
     "token-kind": Text("토큰의 source에 '{name}' 종류는 없습니다.", "쓸 수 있는 것: {known:all}."),
@@ -498,17 +496,17 @@ PROBLEMS: dict[str, Text] = {
     "unknown-parameter": Text("{title} ({method}) 방법에는 '{name}' 매개변수가 없습니다.", _MEANT),
     "ignored-parameter": Text(
         "{title} ({method}) 방법에는 '{name}' 매개변수가 없어 무시합니다.",
-        ("'{near}'{near:을|를} 뜻하셨나요?", "지우거나, 이 매개변수가 있는 방법을 고르세요."),
+        ("혹시 '{near}'인가요?", "지우거나, 이 매개변수가 있는 방법을 고르세요."),
     ),
     "clamped-value": Text(
-        "{title} 방법의 `{parameter}` 값이 {found:phrase}입니다. {used}{used:을|를} 씁니다. 그 너머는 차이가 없습니다."
+        "{title} 방법의 `{parameter}` 값이 {found:phrase}입니다. 그 너머는 차이가 없어 다음 값을 씁니다: {used}."
     ),
     "stray-filter": Text(
         "여기 있는 `filter`는 무시됩니다. 값에 붙는 키입니다.",
         "`PARAMETER: [{{filter: ..., value: ...}}]`처럼 쓰세요.",
     ),
     "filter": Text(
-        "`filter`는 텐서 이름의 일부여야 하는데 {found:phrase}이(가) 있습니다.",
+        "`filter`는 텐서 이름의 일부여야 하는데, 있는 것은 {found:phrase}입니다.",
         "이름마다 항목을 따로 쓰세요.",
     ),
     "missing-parameter": Text(
@@ -523,7 +521,7 @@ PROBLEMS: dict[str, Text] = {
         "레시피(또는 슬라이스)의 `parameters:`로 옮기세요.",
     ),
     "parameter-value": Text(
-        "`{parameter}` 값은 {expected}{expected:이어야|여야} 하는데 {found:phrase}이(가) 있습니다.",
+        "`{parameter}` 값으로 올 것은 {expected}인데, 있는 것은 {found:phrase}입니다.",
         "정하는 것: {help}.",
     ),
     "no-value": Text("이 filter에 `value`가 없습니다.", "`value:`를 쓰세요."),
@@ -586,7 +584,7 @@ PROBLEMS: dict[str, Text] = {
     "no-layers": Text("{model}에는 쌓인 층이 없습니다.", "언어 모델을 쓰세요."),
     "layer-numbers": Text(
         (
-            "{model}에는 층 {given:all}이(가) 없습니다. 층 {count}개의 번호는 0부터 {last}까지입니다.",
+            "{model}에 없는 층입니다: {given:all}. 층 {count}개의 번호는 0부터 {last}까지입니다.",
             "{model}의 층을 고르지 않았습니다.",
         ),
         "`12-15,20`처럼 번호나 범위를 쓰세요.",
@@ -614,7 +612,7 @@ PROBLEMS: dict[str, Text] = {
         "값을 바꾸거나 다른 모델을 쓰세요.",
     ),
     "roles": Text(
-        "{second}의 어휘가 {base}{base:과|와} 다르므로, {base}{base:은|는} 그 베이스가 아닙니다.",
+        "{base}: {second}의 베이스가 아닙니다. 어휘가 서로 다릅니다.",
         "받는 모델을 먼저, 주는 모델을 다음에 쓰세요: {second}, {first} 순서인가요?",
     ),
     "duplicate-tensor": Text(
@@ -629,7 +627,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "other-heads": Text(
         "{model}의 층이 {donor}의 설정으로 실행되어 헤드가 다르게 나뉩니다({settings:all}).",
-        "`base_model`에 {model}{model:을|를} 쓰거나, 모든 층을 같은 베이스의 모델에서 가져오세요.",
+        "`base_model`을 바꾸거나({model}), 모든 층을 같은 베이스의 모델에서 가져오세요.",
     ),
     "derived-tensor": Text(
         "모든 모델에 있지는 않은 텐서입니다: {tensors:few}. 불러올 때 계산되므로 결과에는 넣지 않습니다."
@@ -658,29 +656,29 @@ PROBLEMS: dict[str, Text] = {
     ),
     # mixtures of experts
     "mixture-base": Text(
-        "{model}({architecture})은(는) 전문가 혼합의 베이스가 될 수 없습니다.",
+        "{model}({architecture}): 전문가 혼합의 베이스가 될 수 없습니다.",
         "{known:and} 가운데 한 종류의 밀집 언어 모델을 쓰세요.",
     ),
     "deepseek-mixture": Text(
-        "{name}은(는) 지원하지 않습니다. 자체 코드가 필요한데 Alloy는 그런 코드를 실행하지 않습니다.",
+        "{name}: 지원하지 않는 구조입니다. 자체 코드가 필요한데 Alloy는 그런 코드를 실행하지 않습니다.",
         "transformers가 아는 구조를 쓰도록 `architecture:`를 빼세요.",
     ),
     "mixture-architecture": Text(
         "'{name}'이라는 전문가 혼합 구조는 없습니다.", "쓸 수 있는 것: {known:all}."
     ),
     "mixture-of-others": Text(
-        "{name}은(는) {known:and} 모델로 만드는데 {model}은(는) {type}입니다.",
+        "{name} 구조의 재료는 {known:and} 모델인데, {model}의 종류는 {type}입니다.",
         "`architecture:`를 빼거나 다른 베이스를 고르세요.",
     ),
     "no-shared-expert": Text(
-        "{model}{model:으로|로} 만드는 {name}에는 공유 전문가가 없습니다.", "`shared_experts:`를 빼세요."
+        "{model} 모델로 만드는 {name}에는 공유 전문가가 없습니다.", "`shared_experts:`를 빼세요."
     ),
     "needs-shared-expert": Text(
-        "{model}{model:으로|로} 만드는 {name}에는 공유 전문가가 꼭 하나 있어야 하는데 없습니다.",
+        "{model} 모델로 만드는 {name}에는 공유 전문가가 꼭 하나 있어야 하는데 없습니다.",
         "`shared_experts:`에 모델 하나를 쓰세요. 예: 베이스와 `residual_scale: 0.1`.",
     ),
     "mixture-window": Text(
-        "{model}의 어텐션은 창 안으로 제한되는데 {name}은(는) 같은 층에 그런 창을 둘 수 없습니다.",
+        "{model}의 어텐션은 창 안으로 제한되는데, {name} 구조는 같은 층에 그런 창을 둘 수 없습니다.",
         "슬라이딩 윈도가 없는 베이스를 고르세요.",
     ),
     "mixture-lacks": Text(
@@ -694,7 +692,7 @@ PROBLEMS: dict[str, Text] = {
         "한 베이스를 미세 조정한 모델들을 전문가로 쓰세요.",
     ),
     "not-dense": Text(
-        "전문가 {model}은(는) MLP마다 행렬이 셋인 밀집 모델이 아닙니다: {tensors:few}.",
+        "전문가 {model}: MLP마다 행렬이 셋인 밀집 모델이 아닙니다({tensors:few}).",
         "llama, mistral, qwen2, qwen3 가운데 한 종류의 모델을 고르세요.",
     ),
     "expert-activation": Text(
@@ -713,7 +711,7 @@ PROBLEMS: dict[str, Text] = {
         "`gate_mode: {mode}`에서는 토큰이 전문가에게 무작위로 갑니다. 결과를 쓰려면 학습이 필요합니다."
     ),
     "adapter-outside-experts": Text(
-        "{adapters:and}은(는) MLP를 바꾸지 않으므로 전문가에 아무것도 남지 않습니다.",
+        "{adapters:and}: MLP를 바꾸지 않으므로 전문가에 아무것도 남지 않습니다.",
         "gate_proj, up_proj, down_proj를 바꾸는 어댑터나 `shared_weights: average`를 쓰세요.",
     ),
     "every-expert": Text(
@@ -727,13 +725,13 @@ PROBLEMS: dict[str, Text] = {
         "{model}에 프롬프트를 읽는 데 필요한 tokenizer.json이 없습니다.", _SAVE_AS_FAST
     ),
     "unreadable-tokenizer": Text(
-        "{model}의 {file}을(를) 토크나이저로 읽을 수 없습니다({error}).", _SAVE_AS_FAST
+        "{model}: 토크나이저 파일 {file} 읽기에 실패했습니다({error}).", _SAVE_AS_FAST
     ),
     "prompt-length": Text(
         "프롬프트 '{prompt}'의 토큰은 {tokens}개입니다. 1개에서 {most}개까지 쓸 수 있습니다.", "줄이세요."
     ),
     "prompt-token": Text(
-        "{model}의 토크나이저가 프롬프트에 토큰 {token}을(를) 주는데 임베딩은 {rows}개입니다.",
+        "{model}의 토크나이저가 프롬프트에 {token}번 토큰을 주는데 임베딩은 {rows}개입니다.",
         "토크나이저가 가중치에 맞는 베이스를 고르세요.",
     ),
     "nothing-to-route": Text(
@@ -741,7 +739,7 @@ PROBLEMS: dict[str, Text] = {
         "`router` 같은 `gate_mode`를 고르고 전문가마다 `positive_prompts`를 쓰세요.",
     ),
     "gates-alike": Text(
-        "{first}{first:과|와} {second}{second:은|는} 구별하기 어렵습니다. {total}개 층 가운데 {layers}개에서 "
+        "{first}, {second}: 구별하기 어렵습니다. {total}개 층 가운데 {layers}개에서 "
         "두 전문가의 프롬프트 상태가 같은 방향을 가리킵니다(코사인 평균 {cosine:.4f}).",
         "더 다른 프롬프트를 쓰세요.",
     ),
@@ -829,7 +827,7 @@ PROBLEMS: dict[str, Text] = {
         "{model}: 토큰 {tokens}개 가운데 {count}개가 없어 행을 근사합니다: {ways:all}."
     ),
     "no-common-tokens": Text(
-        "{model}, {guide}: 같은 토큰이 없어 `approximate: {rule}`을(를) 쓸 수 없습니다.",
+        "{model}, {guide}: 같은 토큰이 없어 `approximate: {rule}` 방식을 쓸 수 없습니다.",
         "다른 모델의 행이 필요 없는 `approximate: subword`를 쓰세요.",
     ),
     "tokenizer-not-run": Text(
@@ -840,7 +838,7 @@ PROBLEMS: dict[str, Text] = {
         "`k`가 작거나 GPU(`--device cuda`)가 있으면 빨라집니다. `approximate: subword`는 몇 초면 됩니다.",
     ),
     "digits-differ": Text(
-        "1234567을 {model}은(는) {own}, 결과는 {result}(으)로 나눕니다. 계산이 나빠질 수 있습니다.",
+        "1234567을 나누는 방식이 다릅니다. {model}: {own}, 결과: {result}. 계산이 나빠질 수 있습니다.",
         "학습하면 고쳐집니다.",
     ),
     "zero-rows": Text("어느 모델에도 행이 없어 0으로 채웁니다: {tokens:few}."),
@@ -1043,7 +1041,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     # extracting adapters
     "no-difference": Text(
-        "{model}: {base}{base:과|와} 숫자가 같아 뽑아낼 것이 없습니다.", "다른 모델을 쓰세요."
+        "{model}: 베이스({base})와 숫자가 같아 뽑아낼 것이 없습니다.", "다른 모델을 쓰세요."
     ),
     "packed-expert": Text(
         "{tensor}: 바뀌었지만, 불러올 때 전문가들이 한데 묶이므로 PEFT에 따로 둘 자리가 없습니다.",
@@ -1055,7 +1053,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "left-out-tensor": Text("{base}에 없는 {model}의 텐서는 어댑터에 넣지 않았습니다: {tensors:few}."),
     "not-its-base": Text(
-        "{model}: {base}{base:을|를} 파인튜닝한 모델이 아닙니다. 맞지 않는 것: {tensors:few}.",
+        "{model}: 베이스({base})를 파인튜닝한 모델이 아닙니다. 맞지 않는 것: {tensors:few}.",
         "그 베이스를 쓰세요.",
     ),
     # the page: recipes
@@ -1481,7 +1479,7 @@ PROBLEMS: dict[str, Text] = {
         "'{parameter}'의 `search`는 작은 수부터 쓴 두 수이거나 선택지 목록이어야 하는데 {found:phrase}입니다."
     ),
     "search-switch": Text(
-        "'{parameter}'{parameter:은|는} 켜고 끄는 값이라 `search`는 `[0, 1]`이어야 하는데 {found:phrase}입니다."
+        "'{parameter}': 켜고 끄는 값이라 `search`는 `[0, 1]`이어야 하는데 {found:phrase}입니다."
     ),
     "search-anchors": Text("`anchors`는 2부터 {most}까지의 정수여야 하는데 {found:phrase}입니다."),
     "search-start": Text(
@@ -1505,7 +1503,7 @@ PROBLEMS: dict[str, Text] = {
         "`greedy_soup`을 쓰거나 `starts:`를 빼세요.",
     ),
     "unknown-limit": Text(
-        "'{name}'{name:은|는} 수도 레시피의 모델도 아니어서 '{goal}'의 제한이 될 수 없습니다.", _MEANT
+        "'{name}': 숫자도 레시피의 모델도 아니어서 '{goal}'의 제한으로 쓸 수 없습니다.", _MEANT
     ),
     "unknown-teacher": Text("'{name}' 모델은 레시피에 없어 '{goal}'의 teacher가 될 수 없습니다.", _MEANT),
     "teacher-without-text": Text(
@@ -1522,7 +1520,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "python-source": Text("'{given}': 파이썬 함수의 이름이 아닙니다.", "`file.py:function`으로 쓰세요."),
     "parts-missing": Text("부분별 글에는 {known:code}마다 파일이 필요한데 {given:code}만 있습니다."),
-    "limit-direction": Text("`{kind}`의 한계는 `{given}`이(가) 아니라 `{key}`입니다."),
+    "limit-direction": Text("`{kind}`의 한계로 쓸 것은 `{key}`입니다(지금은 `{given}`)."),
     "goal-limit": Text(
         "`{key}` 값은 수이거나 어떤 모델에 대한 값이어야 하는데 {found:phrase}입니다.",
         "`base + 0.01`처럼 쓰거나, `base` 자리에 부모의 이름을 쓰세요.",

@@ -91,10 +91,10 @@ PHRASES: dict[str, Template] = {
     "misfit-shape": "{name}의 모양은 {found}, 베이스는 {expected}",
     "misfit-dtype": "{name}에는 부동소수점 수가 없음",
     "misfit-rows": "{name}의 행은 모양이 {found}인데 {expected}의 토큰 {count}개를 위한 것",
-    "misfit-factors": "{name}은(는) 입력 {inputs}, 출력 {outputs}인데 베이스는 {expected}",
+    "misfit-factors": "{name}의 입력과 출력은 {inputs}, {outputs}인데 베이스는 {expected}",
     "misfit-magnitudes": "{name}의 크기 벡터가 출력 수({outputs})와 다름",
-    "misfit-bias": "{name}이(가) 더하는 편향은 {count}개",
-    "misfit-product": "{name}의 곱이 베이스의 모양 {expected}이(가) 아님",
+    "misfit-bias": "{name}: 더하는 편향 {count}개",
+    "misfit-product": "{name}의 곱이 베이스의 모양과 다름(베이스: {expected})",
     "misfit-ia3": "{name}의 계수는 {count}개, 베이스는 {expected}",
     "vocabulary-size": (
         "{model}: 행 {rows}개, 토큰 {tokens}개, 그중 {lacking}개는 다른 모델에 없음({alone:few})",
