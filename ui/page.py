@@ -20,7 +20,7 @@ from ui.chat.answers import Message
 from ui.chat.tab import ChatTab
 from ui.chat.tuning import Tuning, use_values
 from ui.host import Host
-from ui.hub.search import HubSearch
+from ui.hub.search import KEEP_NAMES, HubSearch
 from ui.job_tray import JobTray
 from ui.languages.registry import LANGUAGES
 from ui.languages.translate import in_each_language, speaking, spoken, t, translated
@@ -115,6 +115,7 @@ class Page:
         ).then(self._newest_in_chat, [latest, self.chat.models[0]], self.warm, **UNSEEN)
         self.warm.change(self.chat.warm_up, {*self.chat.models}, None, concurrency_id="model", **UNSEEN)
         self.score_opened.select(self._open_score, [latest, self.in_score], self.score_outputs, **QUIET)
+        self.blocks.load(None, None, None, js=KEEP_NAMES, **PRIVATE)
         self.blocks.load(readers_sample, None, self.score.document, **QUIET)
         self._wire_search()
         for trial in (merge.trial, self.trial_of_search):

@@ -12,7 +12,7 @@ import gradio as gr
 from evaluation import EvaluationError, FetchedModel, fetch_model
 from ui.chat.answers import Message, as_shown, line_html, lines, loaded, plain, shown, streamed, trouble_card
 from ui.chat.examples import ChatExamples
-from ui.chat.preferences import PreferenceButtons
+from ui.chat.preferences import PreferenceButtons, last_answers
 from ui.chat.sampling import SamplingFields
 from ui.chat.tuning import Tuner
 from ui.host import Host
@@ -25,8 +25,11 @@ from ui.server.in_memory_merges import MARK, TriedMerge
 from ui.server.merge_service import MergeService
 from ui.server.model_process import MODELS
 from ui.server.work import Turn, Turns
-from ui.widgets.events import LONG, NETWORK, QUIET, Given, Updates
+from ui.widgets.events import LONG, NETWORK, PRIVATE, QUIET, Given, Updates
 from ui.widgets.stop_button import stop_button, stops_during
+
+HIDE = "() => ({__type__: 'update', visible: false})"
+SUGGESTED = (1, 2, 3)  # messages to begin with, by the end of their key
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,21 @@ class ChatTab:
             with gr.Column(visible=False, min_width=280) as self.third_model:
                 third = _model_field(host, search, "chat.third", "chat.third.info")
         self.models = (first, second, third)
+        self.tuner = Tuner(service, self.turns)
         with gr.Row(equal_height=True):
             self.sides = [_side(field, known[0] if field is first else None) for field in self.models]
         self.preferences = PreferenceButtons(host)
-        self.prompt = gr.Textbox(
-            label=t("chat.prompt"), placeholder=t("chat.prompt.placeholder"), lines=1, max_lines=6
-        )
-        with gr.Row():
-            self.send = gr.Button(t("chat.send"), variant="primary", scale=2, min_width=90)
-            self.stop = stop_button(t("chat.stop"), min_width=90)
-            self.clear = gr.Button(t("chat.clear"), min_width=90)
-        self.tuner = Tuner(service, self.turns)
+        with gr.Column(elem_classes="alloy-composer"):
+            with gr.Row(elem_classes="alloy-suggested"):
+                self.suggested = [gr.Button(t(f"chat.suggested.{n}"), size="sm") for n in SUGGESTED]
+            self.prompt = gr.Textbox(
+                label=t("chat.prompt"), placeholder=t("chat.prompt.placeholder"), lines=1, max_lines=6
+            )
+            with gr.Row():
+                self.send = gr.Button(t("chat.send"), variant="primary", scale=2, min_width=90)
+                self.stop = stop_button(t("chat.stop"), min_width=90)
+                self.clear = gr.Button(t("chat.clear"), min_width=90)
+        self.tuner.answers.render()  # type: ignore[no-untyped-call]
         self.settings = SamplingFields()
         self.conversation = self.sides[0].talk
         self.examples = ChatExamples(self.preferences.stored, [side.talk for side in self.sides])
@@ -98,6 +105,10 @@ class ChatTab:
             **(LONG | {"show_progress": "minimal"}),
         )
         stops_during(self.stop, asked, ready, answered)
+        answered.then(self._offer_votes, {*models, *talks}, self.preferences.row, **QUIET)
+        gr.on(asked, None, None, self.preferences.row, js=HIDE, **PRIVATE)
+        for number, button in zip(SUGGESTED, self.suggested, strict=True):
+            button.click(lambda n=number: t(f"chat.suggested.{n}"), None, self.prompt, **QUIET)
         self.stop.click(self.turns.stop, None, None, **QUIET)
         self.preferences.wire(self.models[:2], talks[:2])
         # A conversation belongs to the models that answered in it: another model starts a new one. (`change` would also
@@ -152,17 +163,23 @@ class ChatTab:
     def _cleared(self, names: Sequence[str] = ()) -> Updates:
         """Empty conversations with these models.
 
-        The field for a third model is shown once there is a second; preferences are between two.
+        The field for a third model is shown once there is a second; preferences wait for two answers.
         """
         updates: Updates = {
             self.third_model: gr.update(visible=len(names) > 1),
-            self.preferences.row: gr.update(visible=len(names) == 2),
+            self.preferences.row: gr.update(visible=False),
         }
         for place, (side, name) in enumerate(zip_longest(self.sides, names)):
             updates[side.talk] = gr.update(value=[], label=_label(name))
             updates[side.column] = gr.update(visible=place == 0 or name is not None)
             updates[side.line] = ""
         return updates
+
+    def _offer_votes(self, given: Given) -> Updates:
+        """The buttons of preferences, once two models have answered the same message."""
+        talks = [plain(given[side.talk]) for side in self.sides[:2]]
+        answered = len(self._names(given)) == 2 and last_answers(talks[0], talks[1]) is not None
+        return {self.preferences.row: gr.update(visible=answered)}
 
     def _talk(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
         with self.turns.of(request) as turn:

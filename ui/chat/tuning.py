@@ -81,7 +81,8 @@ class Tuner:
             with gr.Row():
                 self.again = gr.Button(t("tune.again"), size="sm", min_width=220, scale=0)
                 self.use = gr.Button(t("tune.use"), size="sm", min_width=220, scale=0)
-            self.answers = gr.HTML()
+        # Below the conversations, where the page renders it; the slider is above them.
+        self.answers = gr.HTML(render=False)
         self.state = gr.State(None)
         self.outputs = [self.box, self.which, self.value, self.answers, self.state]
 

@@ -223,39 +223,19 @@ class HubSearch:
 # names under the mouse change, and a click chooses another model. So names that do not match are hidden before the
 # browser draws them or takes a click. If the list is longer than what Gradio draws of it, a match may be behind that:
 # then a key that types nothing makes Gradio filter.
-#
-# Gradio takes what stands in a field for a model's name as soon as the field is left. A word that was typed to search
-# for one, and is no name, is put back to the name before; Enter, a pasted text and a choice from the list count.
 KEEP_FILTERED = """() => {
-  const before = (window.alloyNames ??= new WeakMap());
-  const entered = document.activeElement;
-  if (entered?.getAttribute("role") === "combobox") before.set(entered, entered.value);
   if (window.alloyFilters) return;
   const typing = new WeakSet();
-  const options = (field) =>
-    [...(document.getElementById(field.getAttribute("aria-controls"))?.querySelectorAll("[role=option]") ?? [])];
-  document.addEventListener("keydown", (event) => { if (event.key === "Enter") before.delete(event.target); }, true);
-  document.addEventListener("paste", (event) => before.delete(event.target), true);
-  document.addEventListener("mousedown", (event) => {
-    if (event.target.closest?.("[role=option]")) before.delete(document.activeElement);
-  }, true);
-  document.addEventListener("blur", (event) => {
-    const field = event.target, name = before.get(field), word = field.value?.trim();
-    before.delete(field);
-    if (name === undefined || !word || word === name || /[/\\\\.~+]/.test(word)) return;
-    if (options(field).some((option) => option.getAttribute("aria-label") === word)) return;
-    field.value = name;
-    field.dispatchEvent(new Event("input", {bubbles: true}));
-  }, true);
   const filter = () => {
     const field = document.activeElement;
     if (field?.getAttribute("role") !== "combobox") return;
-    const listed = options(field), typed = typing.has(field) ? field.value.toLowerCase() : "";
-    for (const option of listed) {
+    const options = document.getElementById(field.getAttribute("aria-controls"))?.querySelectorAll("[role=option]");
+    const typed = typing.has(field) ? field.value.toLowerCase() : "";
+    for (const option of options ?? []) {
       const matches = option.getAttribute("aria-label").toLowerCase().includes(typed);
       option.style.display = matches ? "" : "none";
     }
-    const isCut = typed && listed.length < Number(listed[0]?.getAttribute("aria-setsize") ?? 0);
+    const isCut = typed && options?.length < Number(options?.[0]?.getAttribute("aria-setsize") ?? 0);
     if (isCut) field.dispatchEvent(new KeyboardEvent("keydown", {key: "Unidentified", bubbles: true}));
   };
   document.addEventListener("input", (event) => { typing.add(event.target); filter(); });
@@ -264,6 +244,31 @@ KEEP_FILTERED = """() => {
   window.alloyFilters.observe(document.body, {childList: true, subtree: true, attributeFilter: ["aria-label"]});
 }"""
 
+
+# Gradio takes what stands in a field for a model's name as soon as the field is left. A word that was typed to search
+# for one, and is no name, is put back to the name before; Enter, a pasted text and a choice from the list count.
+KEEP_NAMES = """() => {
+  if (window.alloyNames) return;
+  const before = (window.alloyNames = new WeakMap());
+  const listed = (field, word) =>
+    [...(document.getElementById(field.getAttribute("aria-controls"))?.querySelectorAll("[role=option]") ?? [])]
+      .some((option) => option.getAttribute("aria-label") === word);
+  document.addEventListener("focusin", ({target}) => {
+    if (target.closest(".alloy-search") && target.getAttribute("role") === "combobox") before.set(target, target.value);
+  }, true);
+  document.addEventListener("keydown", (event) => { if (event.key === "Enter") before.delete(event.target); }, true);
+  document.addEventListener("paste", (event) => before.delete(event.target), true);
+  document.addEventListener("mousedown", (event) => {
+    if (event.target.closest?.("[role=option]")) before.delete(document.activeElement);
+  }, true);
+  document.addEventListener("blur", ({target}) => {
+    const name = before.get(target), word = target.value?.trim();
+    before.delete(target);
+    if (name === undefined || !word || word === name || /[/\\\\.~+]/.test(word) || listed(target, word)) return;
+    target.value = name;
+    target.dispatchEvent(new Event("input", {bubbles: true}));
+  }, true);
+}"""
 
 # Shows what the Hub says about a model below its name in an open list. Gradio redraws the list while it is open, and
 # knows only the options' names.
@@ -294,6 +299,7 @@ def search_as_you_type(
             None: anything fits
     """
     about = gr.Textbox(visible=False, label=t("search.about"))
+    dropdown.elem_classes = [*dropdown.elem_classes, "alloy-search"]
 
     def offer(
         field: gr.Dropdown, chosen: ChosenModels | None, key: gr.KeyUpData, oauth: gr.OAuthToken | None

@@ -18,7 +18,7 @@ MIN_TOKENS = 1000
 def score_table(
     rows: Sequence[TextRow], length: int, differences: Sequence[Difference] = (), notes: Sequence[str] = ()
 ) -> Markup:
-    """The rows as a table, their differences in words, and the warnings that the numbers call for.
+    """The differences of the rows in words, the rows as a table, and the warnings that the numbers call for.
 
     Args:
         rows: a model each
@@ -35,8 +35,9 @@ def score_table(
     caption = t("score.caption", count=len(rows), bytes=size(length))
     verdicts = [" ".join(map(remark_words, found.remarks)) for found in differences]
     # A difference says by itself that its tokenizers differ.
-    said = [*verdicts, *notes, *_warnings(scores, same_tokens or bool(differences))]
-    return card([scrolling(table(columns, body, caption=caption, style="alloy-scores")), map(tag.p, said)])
+    said = [*notes, *_warnings(scores, same_tokens or bool(differences))]
+    shown = scrolling(table(columns, body, caption=caption, style="alloy-scores"))
+    return card([map(tag.p, verdicts), shown, map(tag.p, said)])
 
 
 def _row(row: TextRow, best: float | None, same_tokens: bool) -> Markup:

@@ -285,6 +285,10 @@ html { scroll-padding: 1rem 0 6rem; }
 .alloy-method { padding: 0 .2rem; color: var(--body-text-color-subdued); font-size: .92rem; }
 .alloy-formula { font-family: "STIX Two Math", "Cambria Math", "DejaVu Serif", Georgia, serif;
   overflow-wrap: anywhere; }
+.alloy-composer { position: sticky; bottom: 0; z-index: 10; padding: .5rem 0; gap: .5rem;
+  background: var(--body-background-fill); }
+.alloy-suggested { gap: .4rem; flex-wrap: wrap; }
+.alloy-suggested button { flex: none; width: auto; padding: .25rem .8rem; border-radius: 2rem; font-weight: 500; }
 .alloy-talk label { max-width: calc(100% - 3rem); background: var(--block-background-fill); }
 .alloy-yaml label { max-width: calc(100% - 5rem); }
 :is(.alloy-talk, .alloy-yaml) label { display: block; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }

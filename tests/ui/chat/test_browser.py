@@ -73,9 +73,19 @@ def test_two_answers_are_voted_on_and_a_third_model_joins(
         other.press("Enter")
         page.get_by_role("button", name="Settings").first.click()
         page.get_by_label("number input for Maximum answer length, in tokens").fill("16")
+        page.get_by_role("button", name="Who are you?").click()
+        expect(page.get_by_label("Your message")).to_have_value("Who are you?")
+        expect(page.get_by_label("Your message")).to_be_in_viewport()
+        right, stop = (
+            page.get_by_role("button", name="Right is better"),
+            page.get_by_role("button", name="Stop"),
+        )
+        expect(right).to_be_hidden()
+        expect(stop).to_be_disabled()
         ask(page, "Hello!")
         expect(page.get_by_text(SPEED)).to_have_count(2, timeout=SLOW)
-        page.get_by_role("button", name="Right is better").click()
+        right.click()
+        expect(stop).to_be_disabled()
 
         with page.expect_download() as taken:
             page.get_by_role("button", name="Download my votes").click()

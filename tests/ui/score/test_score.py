@@ -38,6 +38,7 @@ from ui.server import gpu
 from ui.server.work import Turns, watched
 
 TEXT = "The weights of models that grew from one base can be mixed. " * 60
+SLOW = 300_000  # milliseconds, on a busy machine
 QUERY = "model.layers.1.self_attn.q_proj.weight"
 
 
@@ -449,7 +450,7 @@ def test_a_merge_is_judged_and_its_card_written(page_of_a_laptop: str, browser: 
         page.get_by_role("button", name="Compare size and speed").click()
         page.get_by_role("button", name="Measure", exact=True).click()
         measured = page.get_by_role("row", name=re.compile("^perplexity"))
-        expect(measured.get_by_role("cell")).to_have_text([re.compile(r"\d")] * 3)
+        expect(measured.get_by_role("cell")).to_have_text([re.compile(r"\d")] * 3, timeout=SLOW)
         expect(idle).to_have_count(5)
         assert "common." not in page.locator("body").text_content()
 
