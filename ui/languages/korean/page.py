@@ -99,7 +99,7 @@ PAGE: dict[str, Template] = {
     "recipe.add": "모델 추가",
     "recipe.remove": "빼기",
     "recipe.typed": "값을 직접 입력",
-    "recipe.typed.info": "[0, 0.5, 1]처럼 층마다 다른 값이나, 슬라이더를 벗어나는 값을 쓸 때.",
+    "recipe.typed.info": "[0, 0.5, 1]처럼 레이어마다 다른 값이나, 슬라이더를 벗어나는 값을 쓸 때.",
     "recipe.typed.needed": "슬라이더로 보일 수 없는 값이 있습니다. 먼저 숫자 하나로 바꾸세요.",
     "recipe.rest": "{name}: 나머지",
     "recipe.attention": "{name}: 어텐션",
@@ -138,7 +138,7 @@ PAGE: dict[str, Template] = {
     "held.yaml": "아직 올바른 YAML이 아닙니다",
     "held.empty": "아직 레시피가 아닙니다",
     "held.method": "Alloy가 모르는 병합 방법입니다",
-    "held.slices": "층 조각(slices)으로 된 레시피는 폼으로 보일 수 없습니다",
+    "held.slices": "레이어 조각(slices)으로 된 레시피는 폼으로 보일 수 없습니다",
     "held.base": "베이스 모델이 두 모델 가운데 하나가 아닙니다",
     "held.dtype": "'{dtype}' 데이터 형식은 없습니다",
     "held.choice": "`{name}`의 이 값은 폼으로 보일 수 없습니다",
@@ -149,13 +149,13 @@ PAGE: dict[str, Template] = {
     "held.prompts": "한 프롬프트가 여러 줄이거나 앞뒤에 빈칸이 있습니다",
     "held.many": "모델이 {most}개를 넘습니다",
     # the numbers of a recipe
-    "slider.whole": "{name}: 모든 층에 같은 값",
+    "slider.whole": "{name}: 모든 레이어에 같은 값",
     "slider.curve": "{name}: 곡선의 평균(모양은 그대로)",
     "slider.replaces": "{name}(곡선 대신)",
     "slider.filter": "{name}: {tensors}",
     "slider.slice": "슬라이스 {number}",
     # presets
-    "preset.slerp": "층별 SLERP",
+    "preset.slerp": "레이어별 SLERP",
     "preset.linear": "단순 평균",
     "preset.task_arithmetic": "태스크 산술",
     "preset.ties": "TIES 병합",
@@ -214,7 +214,7 @@ PAGE: dict[str, Template] = {
     "fix.base": "베이스 모델로 {model} 추가",
     "fix.parameter": "{name}: {value} 추가",
     "fix.set": "{name}: {value} 설정",
-    "fix.ranges": "모두 {count}개 층씩",
+    "fix.ranges": "모두 레이어 {count}개씩",
     "fix.range": "{limit}에서 끝내기",
     "fix.remove": "'{name}' 지우기",
     "fix.move": "모든 모델에 적용: '{name}'",
@@ -237,26 +237,26 @@ PAGE: dict[str, Template] = {
     "fix.all": "{count}가지 모두 고치기",
     "fix.original": "양자화되지 않은 {original} 사용",
     # what each layer gets
-    "layers.heading": "층마다 받는 값",
+    "layers.heading": "레이어마다 받는 값",
     "layers.waiting": "계획에 문제가 없으면 그림이 나타납니다.",
-    "layers.whole": "모델들의 모든 층을 처음부터 끝까지, 같은 자리의 층끼리 병합합니다.",
-    "layers.slices": "layer_range: [a, b]에서 첫 층은 0이고 b는 들어가지 않습니다:",
-    "layers.slice": "결과의 {first}~{last}층: {sources}",
-    "layers.source": "{model}의 {first}~{last}층",
-    "layers.slice.one": "결과의 {first}층: {sources}",
-    "layers.source.one": "{model}의 {first}층",
-    "layers.stairs": "결과의 각 층이 어느 모델의 몇째 층인지",
-    "layers.stairs.legend": "오른쪽으로 결과의 층, 위로 원래 모델의 층입니다.",
+    "layers.whole": "모델들의 모든 레이어를 처음부터 끝까지, 같은 자리의 레이어끼리 병합합니다.",
+    "layers.slices": "layer_range: [a, b]에서 첫 레이어는 0이고 b는 들어가지 않습니다:",
+    "layers.slice": "결과의 레이어 {first}~{last}: {sources}",
+    "layers.source": "{model}의 레이어 {first}~{last}",
+    "layers.slice.one": "결과의 레이어 {first}: {sources}",
+    "layers.source.one": "{model}의 레이어 {first}",
+    "layers.stairs": "결과의 각 레이어가 어느 모델의 몇 번째 레이어인지",
+    "layers.stairs.legend": "오른쪽으로 결과의 레이어, 위로 원래 모델의 레이어입니다.",
     "layers.list": "슬라이스 {count}개를 글로 보기",
     "layers.and": " + ",
-    "layers.axis": "{number}층",
+    "layers.axis": "레이어 {number}",
     "layers.copy": "{model} 그대로",
     "layers.between": "{low} ~ {high}",
     "layers.varies": "{first} … {last}",
     # how alike the models are
     "experts.title": "전문가 혼합",
     "experts.about": (
-        "결과의 층마다 토큰에 맞는 전문가를 이 모델들의 MLP 가운데서 고릅니다. "
+        "결과의 레이어마다 토큰에 맞는 전문가를 이 모델들의 MLP 가운데서 고릅니다. "
         "프롬프트는 어떤 글이 어느 전문가에게 갈지 알려 줍니다."
     ),
     "experts.base": "전문가들의 베이스 모델",
@@ -270,11 +270,11 @@ PAGE: dict[str, Template] = {
     "experts.tried": "글 시험하기",
     "experts.tried.info": "어느 전문가의 것도 아니며 표에만 나옵니다",
     "experts.route": "어느 프롬프트가 어느 전문가에게 가나요?",
-    "experts.reading": "베이스 모델을 층별로 읽는 중 …",
+    "experts.reading": "베이스 모델을 레이어별로 읽는 중 …",
     "experts.table.prompt": "프롬프트",
     "experts.table.reaches": "가는 곳",
     "experts.table.meaning": (
-        "프롬프트의 토큰에서 각 전문가가 받는 비중(층 평균)입니다. 무작위면 {chance}입니다."
+        "프롬프트의 토큰에서 각 전문가가 받는 비중(레이어 평균)입니다. 무작위면 {chance}입니다."
     ),
     # cutting and healing
     "heal.heading": "어떤 층이 중요한가요? 층 빼기와 회복",
@@ -501,8 +501,8 @@ PAGE: dict[str, Template] = {
     "search.recipe.none": "병합 탭의 레시피에는 탐색으로 바꿀 숫자가 없습니다.",
     "search.numbers": "바꿔도 되는 숫자",
     "search.numbers.info": "나머지는 레시피에 적힌 그대로 둡니다.",
-    "search.groups": "층 묶음",
-    "search.groups.info": "숫자마다 첫 층부터 마지막 층까지 이만큼의 값을 두고, 그 사이는 그러데이션으로 잇습니다.",
+    "search.groups": "레이어 묶음",
+    "search.groups.info": "숫자마다 첫 레이어부터 마지막 레이어까지 이만큼의 값을 두고, 사이는 그래디언트로 잇습니다.",
     "search.low": "최솟값",
     "search.high": "최댓값",
     "search.low.of": "{name}: 최솟값",
@@ -552,7 +552,7 @@ PAGE: dict[str, Template] = {
     "search.space.label": "탐색 공간 (YAML): 정확히 이것을 탐색했습니다",
     "search.no_numbers": "바꿔도 되는 숫자를 하나 이상 고르세요.",
     "search.no_text": "글을 고르거나 내 글을 붙여 넣으세요.",
-    "search.no_votes": "아직 투표가 없습니다. 대화 탭에서 두 모델을 견주고 나은 답에 투표하세요.",
+    "search.no_votes": "아직 투표가 없습니다. 대화 탭에서 두 모델을 비교하고 나은 답에 투표하세요.",
     "search.no_chats": "아직 대화가 없습니다. 대화 탭에서 모델에게 물어보세요.",
     "search.empty": "아직 탐색이 없습니다. 탐색은 서버에서 하므로 페이지를 새로 고치거나 닫았다가 돌아와도 됩니다.",
     "search.lost": "지난 탐색이 사라졌습니다. 서버가 다시 시작되었습니다.",
@@ -583,7 +583,7 @@ PAGE: dict[str, Template] = {
         "나은 시도는 "
         "없습니다. 고리는 고른 레시피, 회색 점은 기준선입니다."
     ),
-    "search.coefficients": "층별 최선의 숫자",
+    "search.coefficients": "레이어별 최선의 값",
     "search.report.recipe": "레시피",
     "search.report.difference": "최선과의 차이 (95 %)",
     "search.report.verdict": "최선의 레시피가",
@@ -669,7 +669,7 @@ PAGE: dict[str, Template] = {
     "score.caption": "모델 {count}개, 글 {bytes}의 점수. 낮을수록 좋습니다",
     "score.short": "토큰이 {tokens}개뿐이라 몇 퍼센트의 차이는 아무 뜻이 없습니다. 한 쪽 이상 붙여 넣으세요.",
     "score.tokenizers": (
-        "모델마다 글을 다른 토큰으로 나누므로 퍼플렉시티를 서로 견줄 수 없습니다. 바이트당 비트를 견주세요."
+        "모델마다 글을 다른 토큰으로 나누므로 퍼플렉시티를 서로 비교할 수 없습니다. 바이트당 비트를 비교하세요."
     ),
     "score.too_many": "모델은 {most}개까지 고를 수 있습니다.",
     "score.where": "실행한 곳: {where}.",
@@ -721,7 +721,7 @@ PAGE: dict[str, Template] = {
     "check.fault.wrong_language": "다른 언어",
     "check.answers": "{model}의 답",
     "benchmark.meaning": (
-        "답이 알려진 질문을 lm-eval이 위의 모든 모델에 묻습니다. 첫 모델을 나머지 각각과 같은 질문으로 견줍니다."
+        "답이 알려진 질문을 lm-eval이 위의 모든 모델에 묻습니다. 첫 모델을 나머지 각각과 같은 질문으로 비교합니다."
     ),
     "benchmark.tasks": "벤치마크",
     "benchmark.tasks.info": "KMMLU와 HAE-RAE는 과목마다 하나의 과제입니다.",
@@ -749,13 +749,13 @@ PAGE: dict[str, Template] = {
     ),
     "weights.more": "베이스 모델과 옵션",
     "weights.base": "베이스 모델",
-    "weights.base.info": "나머지가 파인튜닝되기 전의 모델. 적으면 그 변화끼리도 견줍니다.",
+    "weights.base.info": "나머지가 파인튜닝되기 전의 모델. 적으면 그 변화끼리도 비교합니다.",
     "weights.amount": "읽는 양",
     "weights.amount.quick": "텐서마다 표본만",
     "weights.amount.slow": "텐서마다 백만 개",
     "weights.amount.all": "모두",
     "weights.activations": "모델도 실행하기",
-    "weights.activations.info": "위의 글로 실행해 층마다 상태를 견줍니다 (선형 CKA).",
+    "weights.activations.info": "위의 글로 실행해 레이어마다 상태를 비교합니다 (선형 CKA).",
     "weights.activations.working": "모델 실행 중 …",
     "weights.button": "살펴보기",
     "weights.opening": "헤더 읽는 중 …",
@@ -774,12 +774,12 @@ PAGE: dict[str, Template] = {
     "weights.signal.spoilt": "NaN과 Inf",
     "weights.against": "비교 대상",
     "weights.pair": ", ",
-    "weights.cka": "글의 {count}곳에서 층마다 잰 상태의 선형 CKA",
+    "weights.cka": "글의 {count}곳에서 레이어마다 잰 상태의 선형 CKA",
     "weights.sound": "{model}: 멀쩡해 보입니다",
     "weights.sound.so_far": "{model}: 읽은 부분은 멀쩡해 보입니다",
     "weights.unsound": "{model}: 잘못된 것이 있습니다",
     "weights.duplicates": "똑같은 텐서: {names}.",
-    "weights.lacking": "{model}에 이름과 모양이 같은 텐서가 없어 견주지 못한 것: {count}개.",
+    "weights.lacking": "{model}에 이름과 모양이 같은 텐서가 없어 비교하지 못한 것: {count}개.",
     "weights.share": "표본만 읽음: 가장 큰 텐서의 {share}.",
     # results to take home
     "home.heading": "{model}의 결과",

@@ -21,7 +21,7 @@ _NAME_ORIGINAL = "대신 정밀도를 잃지 않은 모델을 쓰세요: {origin
 _NAME_UNQUANTIZED = (_NAME_ORIGINAL, "그것을 만든 bfloat16, float16 또는 float32 모델을 쓰세요.")
 _OTHER_NAME = "다른 이름을 고르세요."
 _REPORT = "Alloy의 버그입니다. 레시피와 함께 알려 주세요."
-_ORDER_OF_LAYERS = "설정의 `{key}: {value}` 값으로는 새 층 순서를 나타낼 수 없습니다."
+_ORDER_OF_LAYERS = "설정의 `{key}: {value}` 값으로는 새 레이어 순서를 나타낼 수 없습니다."
 
 PROBLEMS: dict[str, Text] = {
     # models: where they are
@@ -338,7 +338,7 @@ PROBLEMS: dict[str, Text] = {
     "unused-merge": Text("'{name}' 병합을 쓰는 곳이 없습니다.", "모델로 쓰거나, 다른 파일로 옮기세요."),
     # recipes: mixtures of experts
     "mixture-without-base": Text(
-        "전문가 혼합에는 어텐션, 임베딩, 정규화 층을 가져올 베이스 모델이 필요합니다.",
+        "전문가 혼합에는 어텐션, 임베딩, 정규화 레이어를 가져올 베이스 모델이 필요합니다.",
         "`base_model:`을 쓰세요.",
     ),
     "no-experts": Text("레시피에 전문가가 없습니다.", "`experts:`에 모델 목록을 쓰세요."),
@@ -370,7 +370,9 @@ PROBLEMS: dict[str, Text] = {
         "{what:phrase}: {known:code} 가운데 하나만 쓸 수 있는데 여럿이 있습니다: {given:code}.",
         "하나만 남기세요.",
     ),
-    "no-models": Text("{what:phrase}: 모델이 없습니다.", "`models:` 목록을 쓰세요(층을 고르려면 `slices:`)."),
+    "no-models": Text(
+        "{what:phrase}: 모델이 없습니다.", "`models:` 목록을 쓰세요(레이어를 고르려면 `slices:`)."
+    ),
     "no-modules": Text(
         "`modules`에 모듈이 없습니다.", "`이름:`을 쓰고 그 아래에 `models:`나 `slices:`를 쓰세요."
     ),
@@ -397,7 +399,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "base-not-in-slice": Text(
         "이 슬라이스의 sources에 베이스 모델이 없습니다: {base}.",
-        "주는 층과 함께 sources에 넣으세요.",
+        "주는 레이어와 함께 sources에 넣으세요.",
     ),
     "adapter-on-base": Text(
         "{title} 방법은 모델이 베이스에서 바꾼 것을 병합하는데, 베이스 자신({base})만 있습니다.",
@@ -426,20 +428,20 @@ PROBLEMS: dict[str, Text] = {
         "모델을 빼세요.",
     ),
     "layers-of-models": Text(
-        "`models:`는 모델의 모든 층을 씁니다. mergekit은 이 범위를 무시합니다.",
+        "`models:`는 모델의 모든 레이어를 씁니다. mergekit은 이 범위를 무시합니다.",
         "이 항목들을 `sources:`로 하는 `slices:`를 쓰거나, 범위를 지우세요.",
     ),
     "no-sources": Text("이 슬라이스에 `sources`가 없습니다.", "`sources:` 목록을 쓰세요."),
     "no-layer-range": Text(
-        "슬라이스의 source에는 어느 층을 줄지 써야 합니다.",
-        "`layer_range: [start, end]`를 쓰세요. 첫 층은 0이고 end는 들어가지 않습니다.",
+        "슬라이스의 source에는 어느 레이어를 줄지 써야 합니다.",
+        "`layer_range: [start, end]`를 쓰세요. 첫 레이어는 0이고 end는 들어가지 않습니다.",
     ),
     "not-a-layer-range": Text(
-        "층의 범위는 0 <= start <= end인 [start, end]여야 하는데, 있는 것은 {found:phrase}입니다.",
-        "end는 들어가지 않습니다. [0, 8]은 0층부터 7층까지입니다.",
+        "레이어의 범위는 0 <= start <= end인 [start, end]여야 하는데, 있는 것은 {found:phrase}입니다.",
+        "end는 들어가지 않습니다. [0, 8]은 레이어 0부터 7까지입니다.",
     ),
     "unequal-ranges": Text(
-        "슬라이스의 source들은 층의 수가 같아야 하는데 {given:all}입니다.", "범위의 길이를 같게 하세요."
+        "슬라이스의 source들은 레이어의 수가 같아야 하는데 {given:all}입니다.", "범위의 길이를 같게 하세요."
     ),
     "seed": Text("`seed` 값이 {found:phrase}입니다.", _WHOLE_NUMBER),
     "dtype": Text("가중치에 '{name}' dtype은 없습니다.", _MEANT),
@@ -448,7 +450,7 @@ PROBLEMS: dict[str, Text] = {
         "이렇게 쓰세요: `out_dtype: {name}`.",
     ),
     "fp8-no-linear": Text(
-        "{dtype} 형식은 선형 층의 가중치에 쓰는데, {architecture}에서 선형 층의 가중치를 찾지 못했습니다.",
+        "{dtype} 형식은 선형 레이어의 가중치에 쓰는데, {architecture}에서 선형 레이어의 가중치를 찾지 못했습니다.",
         "`out_dtype: bfloat16`이라고 쓰세요. 설치된 transformers가 만들 수 있는 클래스여야 합니다.",
     ),
     "fp8-not-in-files": Text(
@@ -456,7 +458,7 @@ PROBLEMS: dict[str, Text] = {
         "`out_dtype:`을 빼거나 16비트 형식을 쓰세요.",
     ),
     "fp8-packed-experts": Text(
-        "{dtype} 형식은 전문가마다 행렬이 하나씩 있어야 하는데, {tensors:few}에는 한 층의 전문가가 모두 있습니다.",
+        "{dtype} 형식은 전문가마다 행렬이 하나씩 있어야 하는데, {tensors:few}에는 한 레이어의 전문가가 모두 있습니다.",
         "`out_dtype: bfloat16`이라고 쓰세요.",
     ),
     "fp8-shape": Text(
@@ -535,24 +537,24 @@ PROBLEMS: dict[str, Text] = {
         "{model}: 이 글에 있는 병합에 리비전, 어댑터, 다른 구조를 붙였습니다.",
         "그 병합 안의 모델에 쓰거나, 먼저 병합하세요.",
     ),
-    "empty-result": Text("이 레시피의 결과에는 텐서가 없습니다.", "슬라이스에 층을 넣으세요."),
+    "empty-result": Text("이 레시피의 결과에는 텐서가 없습니다.", "슬라이스에 레이어를 넣으세요."),
     "empty-slice": Text(
-        "이 슬라이스에 층이 없습니다.", "범위의 끝을 시작보다 크게 하거나, 슬라이스를 지우세요."
+        "이 슬라이스에 레이어가 없습니다.", "범위의 끝을 시작보다 크게 하거나, 슬라이스를 지우세요."
     ),
     "layer-pattern": Text(
-        _ORDER_OF_LAYERS, "층의 순서를 지키거나, 층마다 종류가 설정에 적힌 모델을 병합하세요."
+        _ORDER_OF_LAYERS, "레이어의 순서를 지키거나, 레이어마다 종류가 설정에 적힌 모델을 병합하세요."
     ),
     "layer-period": Text(
-        _ORDER_OF_LAYERS, "슬라이스마다 {value}의 배수에서 시작해 {value}층 단위로 통째로 쓰세요."
+        _ORDER_OF_LAYERS, "슬라이스마다 {value}의 배수에서 시작해 레이어 {value}개 단위로 통째로 쓰세요."
     ),
-    "first-layers": Text(_ORDER_OF_LAYERS, "맨 앞의 층들은 첫 슬라이스의 맨 앞에서만 쓰세요."),
-    "last-layers": Text(_ORDER_OF_LAYERS, "맨 뒤의 층들은 마지막 슬라이스의 맨 뒤에서만 쓰세요."),
+    "first-layers": Text(_ORDER_OF_LAYERS, "맨 앞의 레이어들은 첫 슬라이스의 맨 앞에서만 쓰세요."),
+    "last-layers": Text(_ORDER_OF_LAYERS, "맨 뒤의 레이어들은 마지막 슬라이스의 맨 뒤에서만 쓰세요."),
     "layer-kinds": Text(
-        "결과의 설정대로라면 {layer}층은 원래와 다른 종류의 층이 됩니다.",
-        "층의 순서를 지키거나, 슬라이스마다 주기를 통째로 쓰세요.",
+        "결과의 설정대로라면 레이어 {layer}번은 원래와 다른 종류의 레이어가 됩니다.",
+        "레이어의 순서를 지키거나, 슬라이스마다 주기를 통째로 쓰세요.",
     ),
     "table-of-layers": Text(
-        "{tensor} 텐서에는 층마다의 부분이 있어 새 층 순서를 따를 수 없습니다.",
+        "{tensor} 텐서에는 레이어마다의 부분이 있어 새 레이어 순서를 따를 수 없습니다.",
         "`slices:` 없이 모델을 통째로 병합하세요.",
     ),
     "quantized": Text(
@@ -571,7 +573,7 @@ PROBLEMS: dict[str, Text] = {
         "{model}: 설정에는 양자화({how})되었다고 나오지만 가중치는 양자화되지 않았습니다. 결과의 설정에서는 뺐습니다."
     ),
     "several-stacks": Text(
-        "{model}: 층의 묶음이 여럿({stacks:and})인데 `slices`는 하나만 말합니다.",
+        "{model}: 레이어의 묶음이 여럿({stacks:and})인데 `slices`는 하나만 말합니다.",
         "`modules:`를 쓰고, 묶음 이름마다 그 아래에 `slices:`나 `models:`를 쓰세요.",
     ),
     "unknown-module": Text("{model}에 '{name}' 모듈이 없습니다.", "있는 모듈: {known:all}."),
@@ -581,31 +583,31 @@ PROBLEMS: dict[str, Text] = {
         "{donor}에 있는 {module} 모듈이 {model}에 없습니다.",
         "`modules:`로 부분마다 어느 모델로 만들지 쓰세요.",
     ),
-    "no-layers": Text("{model}에는 쌓인 층이 없습니다.", "언어 모델을 쓰세요."),
+    "no-layers": Text("{model}에는 쌓인 레이어가 없습니다.", "언어 모델을 쓰세요."),
     "layer-numbers": Text(
         (
-            "{model}에 없는 층입니다: {given:all}. 층 {count}개의 번호는 0부터 {last}까지입니다.",
-            "{model}의 층을 고르지 않았습니다.",
+            "{model}에 없는 레이어입니다: {given:all}. 레이어 {count}개의 번호는 0부터 {last}까지입니다.",
+            "{model}의 레이어를 고르지 않았습니다.",
         ),
         "`12-15,20`처럼 번호나 범위를 쓰세요.",
     ),
-    "no-layer-left": Text("{model}의 층 {count}개를 모두 뺐습니다.", "하나 이상 남기세요."),
+    "no-layer-left": Text("{model}의 레이어 {count}개를 모두 뺐습니다.", "하나 이상 남기세요."),
     "no-silent-copies": Text(
-        "{model} ({kind}): 조용한 복사본을 만들려면 Llama, Qwen, Phi, GPT-2, Gemma처럼 층이 더하는 값을 정해진 두 "
+        "{model} ({kind}): 조용한 복사본을 만들려면 Llama, Qwen, Phi, GPT-2, Gemma처럼 레이어가 더하는 값을 정해진 두 "
         "행렬이 써야 합니다. '{name}' 텐서는 알려져 있지 않습니다.",
         "그대로 복사하고(`--plain`) 결과를 학습시키세요.",
     ),
     "silent-by-number": Text(
-        "{model}: config의 '{key}' 때문에, 앞에 복사본이 들어가면 층의 계산이 달라집니다.",
+        "{model}: config의 '{key}' 때문에, 앞에 복사본이 들어가면 레이어의 계산이 달라집니다.",
         "그대로 복사하고(`--plain`) 결과를 학습시키세요.",
     ),
     "layer-range": Text(
-        "{model}: 층이 {layers}개(0~{last})인데 레시피는 {from}~{to}층을 씁니다.",
+        "{model}: 레이어가 {layers}개(0~{last})인데 레시피는 레이어 {from}~{to} 구간을 씁니다.",
         "범위를 {layers} 이하에서 끝내세요.",
     ),
     "unequal-layers": Text(
-        "모델들의 층 수가 서로 달라({given:all}) 통째로 병합할 수 없습니다.",
-        "`slices:`로 어느 층끼리 병합할지 쓰세요.",
+        "모델들의 레이어 수가 서로 달라({given:all}) 통째로 병합할 수 없습니다.",
+        "`slices:`로 어느 레이어끼리 병합할지 쓰세요.",
     ),
     "gives-back": Text(
         "결과는 {model} 모델 그대로입니다. 이 값으로 {title} 병합을 하면 다른 모델에서 아무것도 가져오지 않습니다.",
@@ -619,15 +621,15 @@ PROBLEMS: dict[str, Text] = {
         "결과에 이름이 같은 텐서가 둘 생깁니다: {tensors:few}.", "`slices:` 없이 모델을 통째로 병합하세요."
     ),
     "moved-tensor": Text(
-        "마지막 층 다음 번호의 텐서가 {count}개 있습니다({tensors:few}). 새 마지막 층의 다음에 둡니다."
+        "마지막 레이어 다음 번호의 텐서가 {count}개 있습니다({tensors:few}). 새 마지막 레이어의 다음에 둡니다."
     ),
     "settings-differ": Text(
         "{model}, {donor}: 텐서에 나타나지 않는 설정이 서로 다릅니다({settings:all}). 결과는 {donor}의 것을 씁니다.",
         "한 베이스를 파인튜닝한 모델끼리 병합하거나, 결과가 제대로 답하는지 확인하세요.",
     ),
     "other-heads": Text(
-        "{model}의 층이 {donor}의 설정으로 실행되어 헤드가 다르게 나뉩니다({settings:all}).",
-        "`base_model`을 바꾸거나({model}), 모든 층을 같은 베이스의 모델에서 가져오세요.",
+        "{model}의 레이어가 {donor}의 설정으로 실행되어 헤드가 다르게 나뉩니다({settings:all}).",
+        "`base_model`을 바꾸거나({model}), 모든 레이어를 같은 베이스의 모델에서 가져오세요.",
     ),
     "derived-tensor": Text(
         "모든 모델에 있지는 않은 텐서입니다: {tensors:few}. 불러올 때 계산되므로 결과에는 넣지 않습니다."
@@ -678,7 +680,7 @@ PROBLEMS: dict[str, Text] = {
         "`shared_experts:`에 모델 하나를 쓰세요. 예: 베이스와 `residual_scale: 0.1`.",
     ),
     "mixture-window": Text(
-        "{model}의 어텐션은 창 안으로 제한되는데, {name} 구조는 같은 층에 그런 창을 둘 수 없습니다.",
+        "{model}의 어텐션은 창 안으로 제한되는데, {name} 구조는 같은 레이어에 그런 창을 둘 수 없습니다.",
         "슬라이딩 윈도가 없는 베이스를 고르세요.",
     ),
     "mixture-lacks": Text(
@@ -688,7 +690,7 @@ PROBLEMS: dict[str, Text] = {
         "{name}에는 {model}의 텐서가 들어갈 자리가 없습니다: {tensors:few}.", "다른 베이스를 고르세요."
     ),
     "expert-layers": Text(
-        "전문가 {model}의 층은 {layers}개인데 베이스 {base}의 층은 {wanted}개입니다.",
+        "전문가 {model}의 레이어는 {layers}개인데 베이스 {base}의 레이어는 {wanted}개입니다.",
         "한 베이스를 미세 조정한 모델들을 전문가로 쓰세요.",
     ),
     "not-dense": Text(
@@ -739,7 +741,7 @@ PROBLEMS: dict[str, Text] = {
         "`router` 같은 `gate_mode`를 고르고 전문가마다 `positive_prompts`를 쓰세요.",
     ),
     "gates-alike": Text(
-        "{first}, {second}: 구별하기 어렵습니다. {total}개 층 가운데 {layers}개에서 "
+        "{first}, {second}: 구별하기 어렵습니다. 레이어 {total}개 가운데 {layers}개에서 "
         "두 전문가의 프롬프트 상태가 같은 방향을 가리킵니다(코사인 평균 {cosine:.4f}).",
         "더 다른 프롬프트를 쓰세요.",
     ),
@@ -1227,22 +1229,24 @@ PROBLEMS: dict[str, Text] = {
     "no-token-offsets": Text("{model}: 토크나이저가 글에서 토큰의 위치를 알려 주지 않습니다.", _SAVE_AS_FAST),
     "empty-text": Text("글이 없습니다.", "적어도 몇 문장을 주세요."),
     "few-tokens": Text(
-        "글이 토큰 {count}개뿐인데, 층을 재려면 {least}개가 필요합니다.", "더 긴 글을 주세요."
+        "글이 토큰 {count}개뿐인데, 레이어를 재려면 {least}개가 필요합니다.", "더 긴 글을 주세요."
     ),
     "drop-range": Text(
-        "drop={drop}: {model}에서는 층을 1개에서 {most}개까지 뺄 수 있습니다. 첫 층과 마지막 층은 항상 남습니다."
+        "drop={drop}: {model}에서는 레이어를 1개에서 {most}개까지 뺄 수 있습니다. 처음과 마지막은 항상 남습니다."
     ),
     "try-range": Text("count={count}: 시험할 방법이 하나 이상이어야 합니다."),
     "no-layer-stack": Text(
-        "{model}: 층을 찾지 못했습니다. {kind}에는 config에 적힌 수만큼의 층이 든 목록이 하나로 정해지지 않습니다.",
-        "Llama, Qwen, Phi, GPT-2, Gemma처럼 층이 차례로 이어지는 언어 모델을 고르세요.",
+        "{model}: 레이어를 찾지 못했습니다. {kind}에는 config에 적힌 수만큼의 레이어가 든 목록이 하나로 정해지지 "
+        "않습니다.",
+        "Llama, Qwen, Phi, GPT-2, Gemma처럼 레이어가 차례로 이어지는 언어 모델을 고르세요.",
     ),
     "layers-on-disk": Text(
-        "{model}: 일부가 디스크에 있습니다. 층은 메모리에서만 잴 수 있습니다.",
+        "{model}: 일부가 디스크에 있습니다. 레이어는 메모리에서만 잴 수 있습니다.",
         "`--offload`를 빼거나 메모리가 더 큰 기계를 쓰세요.",
     ),
     "cut-kinds": Text(
-        "{model}: 층 {drop}개를 뺄 방법이 없습니다. 층의 종류가 여럿이고, 남은 층의 종류를 config의 '{key}' 값으로 "
+        "{model}: 레이어 {drop}개를 뺄 방법이 없습니다. 레이어의 종류가 여럿이고, 남은 레이어의 종류를 config의 "
+        "'{key}' 값으로 "
         "나타낼 수 없습니다.",
         "패턴의 주기 전체처럼 다른 개수를 빼 보세요.",
     ),
@@ -1532,7 +1536,7 @@ PROBLEMS: dict[str, Text] = {
         "모델 {count}개의 SLERP는 레시피 하나로 쓸 수 없습니다.", "모델을 둘만 쓰거나 다른 방법을 고르세요."
     ),
     "genome-layers": Text(
-        "층 {layers}개는 {group}개씩 나누어떨어지지 않습니다.",
+        "레이어 {layers}개는 {group}개씩 나누어떨어지지 않습니다.",
         "나누어떨어지는 `layer_granularity`를 고르세요.",
     ),
     "text-too-small": Text(
@@ -1664,7 +1668,7 @@ PROBLEMS: dict[str, Text] = {
         "메모리가 더 큰 기계나 GPU를 쓰세요.",
     ),
     "no-layer-pairs": Text(
-        "이 모델의 층 가운데 {teacher}에서 온 것이 없어 은닉 상태를 비교할 수 없습니다.",
+        "이 모델의 레이어 가운데 {teacher}에서 온 것이 없어 은닉 상태를 비교할 수 없습니다.",
         "`hidden_states:`를 빼거나 부모를 교사로 쓰세요.",
     ),
     "rank-too-large": Text(
@@ -1723,7 +1727,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "trl-refused": Text("TRL이 행이나 인자를 거절했습니다: {words}"),
     "no-copies": Text(
-        "`weights: copies`는 쌓은 모델의 조용한 사본을 학습하는데, 이 모델에는 그런 층이 없습니다.",
+        "`weights: copies`는 쌓은 모델의 조용한 사본을 학습하는데, 이 모델에는 그런 레이어가 없습니다.",
         "`alloy stack`을 쓰거나 `weights:`를 빼세요.",
     ),
     "nothing-to-imitate": Text(

@@ -6,7 +6,7 @@ from checkpoints.wording import Template
 
 _BITS = "(바이트당 {value:+.4f}비트, 95 % 구간 {low:+.4f}에서 {high:+.4f})"
 _SCORE = "(질문 {count:,}개에서 {value:+.3f}, 95 % 구간 {low:+.3f}에서 {high:+.3f})"
-_AS_CONFIGURED = "NaN이나 Inf, 0으로만 된 행이 없고, 층과 어휘와 head가 config.json대로입니다."
+_AS_CONFIGURED = "NaN이나 Inf, 0으로만 된 행이 없고, 레이어와 어휘와 head가 config.json대로입니다."
 
 REMARKS: dict[str, Template] = {
     # how two models predict a text
@@ -32,14 +32,14 @@ REMARKS: dict[str, Template] = {
         "글까지 말하려면 문서를 {least}개 이상 쓰세요."
     ),
     "difference-tokenizers": (
-        "토크나이저가 서로 다르므로 바이트당 비트를 견주세요. 다른 토큰으로 잰 퍼플렉시티는 서로 견줄 수 "
+        "토크나이저가 서로 다르므로 바이트당 비트를 비교하세요. 다른 토큰으로 잰 퍼플렉시티는 서로 비교할 수 "
         "없습니다."
     ),
     # how two models score on a benchmark
     "score-higher": f"{{model}}: {{other}}보다 점수가 높습니다 {_SCORE}.",
     "score-lower": f"{{model}}: {{other}}보다 점수가 낮습니다 {_SCORE}.",
     "score-none": f"{{model}}, {{other}}: 이 질문들로 보일 수 있는 차이가 없습니다 {_SCORE}.",
-    "score-few": "{model}, {other}: 견주기에는 질문 {count}개가 너무 적습니다. {least}개 이상 물으세요.",
+    "score-few": "{model}, {other}: 비교하기에는 질문 {count}개가 너무 적습니다. {least}개 이상 물으세요.",
     "metric-higher": f"{{model}}: {{metric}} 값이 {{other}}보다 높습니다 {_SCORE}.",
     "metric-higher-better": f"{{model}}: {{metric}} 값이 {{other}}보다 높습니다(높을수록 좋음) {_SCORE}.",
     "metric-higher-worse": f"{{model}}: {{metric}} 값이 {{other}}보다 높습니다(낮을수록 좋음) {_SCORE}.",
@@ -52,7 +52,7 @@ REMARKS: dict[str, Template] = {
     ),
     "score-detectable": "이만한 질문 수로는 대개 {value:.3f} 이상의 차이가 보입니다.",
     "score-more": "이런 질문이 {count:,}개쯤 더 있으면 {value:.2g}의 차이를 보일 수 있습니다.",
-    "score-left-out": "질문별 평균이 아니어서 여기서 견주지 않은 값: {metrics:all}.",
+    "score-left-out": "질문별 평균이 아니어서 여기서 비교하지 않은 값: {metrics:all}.",
     # what a model's weights look like
     "weights-spoilt": (
         "텐서 {count}개에 NaN이나 Inf가 있습니다. 이를테면 {first}(NaN {nan}개, Inf {inf}개). 이 모델은 "
@@ -63,7 +63,7 @@ REMARKS: dict[str, Template] = {
         'head가 버려집니다. "tie_word_embeddings"를 false로 바꾸세요.'
     ),
     "weights-vocabulary": "config.json의 vocab_size는 {stated}인데 임베딩의 행은 {rows}개입니다.",
-    "weights-layers": "config.json의 층 수는 {stated}인데 가중치에는 {found}개가 있습니다.",
+    "weights-layers": "config.json의 레이어 수는 {stated}인데 가중치에는 {found}개가 있습니다.",
     "weights-zero-rows": "0으로만 된 행이 {count}개 있습니다. 그 가운데 {most}개는 {tensor}에 있습니다.",
     "weights-unchanged": "모든 텐서가 {parent}의 것과 같습니다. 병합된 것이 없습니다.",
     "weights-unchanged-so-far": "읽은 데까지는 모든 텐서가 {parent}의 것과 같습니다. 병합된 것이 없습니다.",
