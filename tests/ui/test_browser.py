@@ -412,7 +412,10 @@ def test_a_merge_is_tried_before_it_is_saved(site: Site, browser: Browser) -> No
 
 @pytest.mark.real_models
 @pytest.mark.parametrize("locale", ["en-US", "ko-KR"])
-def test_nobody_is_shut_out(site: Site, browser: Browser, locale: str) -> None:
+@pytest.mark.parametrize(
+    "widths", [(390, 1280), pytest.param((430, 640, 768, 900), marks=pytest.mark.nightly)]
+)
+def test_nobody_is_shut_out(site: Site, browser: Browser, locale: str, widths: tuple[int, ...]) -> None:
     with visit(browser, site.url, locale=locale) as seen:
         page = seen.page
         # Colours that fade in would be measured on their way.
@@ -428,7 +431,7 @@ def test_nobody_is_shut_out(site: Site, browser: Browser, locale: str) -> None:
                 folded.click()
             for dark in (False, True):
                 page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
-                for width in (390, 1280):
+                for width in widths:
                     page.set_viewport_size({"width": width, "height": 900})
                     # The dark differs from the light in its colours alone.
                     found = Axe().run(page, options=COLOURS if dark else RULES).response["violations"]
