@@ -26,7 +26,7 @@ from ui.server.merge_service import MergeService
 from ui.server.model_process import MODELS
 from ui.server.work import Turn, Turns
 from ui.widgets.events import LONG, NETWORK, PRIVATE, QUIET, Given, Updates
-from ui.widgets.stop_button import stop_button, stops_during
+from ui.widgets.stop_button import stop_button, stops_from, stops_until
 
 HIDE = "() => ({__type__: 'update', visible: false})"
 SUGGESTED = (1, 2, 3)  # messages to begin with, by the end of their key
@@ -94,6 +94,7 @@ class ChatTab:
     def _wire(self) -> None:
         models, talks = {*self.models}, [side.talk for side in self.sides]
         asked = [self.send.click, self.prompt.submit]
+        stops_from(self.stop, asked)
         ready = gr.on(asked, self._fetch, models, None, show_progress="hidden", **NETWORK)
         answered = ready.then(
             self._talk,
@@ -104,7 +105,7 @@ class ChatTab:
             # Unlike the other long events, this one shows visitors who wait their place in line.
             **(LONG | {"show_progress": "minimal"}),
         )
-        stops_during(self.stop, asked, ready, answered)
+        stops_until(self.stop, ready, answered)
         answered.then(self._offer_votes, {*models, *talks}, self.preferences.row, **QUIET)
         gr.on(asked, None, None, self.preferences.row, js=HIDE, **PRIVATE)
         for number, button in zip(SUGGESTED, self.suggested, strict=True):

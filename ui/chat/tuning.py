@@ -22,7 +22,7 @@ from ui.server.merge_service import MergeService
 from ui.server.work import Turn, Turns
 from ui.widgets.events import LONG, QUIET, Given, Updates, unchanged
 from ui.widgets.html import card, quiet, table, table_row, tag
-from ui.widgets.stop_button import stops_during
+from ui.widgets.stop_button import stops_from, stops_until
 
 MAX_ANSWERS = 6  # side by side, the newest last
 MAX_CHARACTERS = 600  # of an answer or a question
@@ -114,6 +114,7 @@ class Tuner:
         self.which.input(self._choose, [self.which, self.state], self.value, **QUIET)
         # A slider fires when the pointer lets go of it, and for a typed value; with arrow keys there is the button.
         asked = [self.value.release, self.again.click]
+        stops_from(stop, asked)
         answered = gr.on(
             asked,
             self._tune,
@@ -122,7 +123,7 @@ class Tuner:
             concurrency_limit=2,
             **LONG,
         )
-        stops_during(stop, asked, answered)
+        stops_until(stop, answered)
 
     def _choose(self, which: str, tuning: Tuning | None) -> Any:
         found = slider_at(tuning.recipe, which) if tuning else None

@@ -34,7 +34,7 @@ from ui.server import gpu
 from ui.server.work import Work
 from ui.widgets.events import LONG, NETWORK, Given, Updates
 from ui.widgets.html import card, column, figure, folded, note, scrolling, table, table_row, tag
-from ui.widgets.stop_button import stops_during
+from ui.widgets.stop_button import stops_until
 
 USUAL_QUESTIONS = 10
 MAX_EXAMPLES = 25
@@ -141,7 +141,7 @@ class BenchmarksPanel:
         inputs: set[Block] = {models, self.tasks, self.limit, self.few_shot, self.template}
         ready = go.click(self._fetch, inputs, None, show_progress="hidden", trigger_mode="once", **NETWORK)
         self.ended = ready.success(self._ask, inputs, [self.table, self.found], **LONG)
-        stops_during(stop, [go.click], ready, self.ended)
+        stops_until(stop, ready, self.ended)
 
     def _fields(self) -> None:
         with gr.Row():

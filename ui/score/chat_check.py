@@ -30,7 +30,7 @@ from ui.server import gpu
 from ui.server.work import Work
 from ui.widgets.events import LONG, NETWORK, Updates
 from ui.widgets.html import card, column, figure, folded, html, note, scrolling, table, table_row, tag
-from ui.widgets.stop_button import stops_during
+from ui.widgets.stop_button import stops_until
 
 MAX_NEW_TOKENS = 128
 
@@ -111,7 +111,7 @@ class ChatPanel:
             ready_for_gpu(host), models, None, show_progress="hidden", trigger_mode="once", **NETWORK
         )
         self.ended = ready.success(self._check, models, [self.table, self.found], **LONG)
-        stops_during(stop, [go.click], ready, self.ended)
+        stops_until(stop, ready, self.ended)
 
     def _check(self, given: list[str], oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
         names = names_in(given)

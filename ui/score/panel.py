@@ -20,7 +20,7 @@ from ui.server.internal_error import log_unexpected
 from ui.server.work import Turn, Turns, Work, watched
 from ui.widgets.events import QUIET
 from ui.widgets.html import bar, table_row, tag
-from ui.widgets.stop_button import stop_button
+from ui.widgets.stop_button import stop_button, stops_from
 
 MAX_MODELS = 6
 
@@ -41,12 +41,13 @@ def go_and_stop(label: str, **looks: Any) -> tuple[gr.Button, gr.Button, Turns]:
     """The row of buttons that start and stop a panel's work; `looks` are for the first.
 
     Returns:
-        The two buttons, see `stops_during`, and the turns that the work has to take, which the second one stops.
+        The two buttons, see `stops_until`, and the turns that the work has to take, which the second one stops.
     """
     with gr.Row():
         go = gr.Button(label, scale=3, **looks)
         stop = stop_button(t("score.stop"), scale=1, min_width=90)
     turns = Turns()
+    stops_from(stop, [go.click])
     stop.click(turns.stop, None, None, **QUIET)
     return go, stop, turns
 

@@ -24,7 +24,7 @@ from ui.server.model_process import MODELS
 from ui.server.work import Turn, watched
 from ui.widgets.events import LONG, NETWORK, Given, Updates
 from ui.widgets.html import card, column, figure, note, scrolling, table, table_row, tag
-from ui.widgets.stop_button import stops_during
+from ui.widgets.stop_button import stops_until
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SizesPanel:
             ready_for_gpu(host), models, None, show_progress="hidden", trigger_mode="once", **NETWORK
         )
         self.ended = ready.success(self._measure, inputs, [self.table, self.found], **LONG)
-        stops_during(stop, [go.click], ready, self.ended)
+        stops_until(stop, ready, self.ended)
 
     def _measure(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
         names, token = names_in(given[self.models]), account(self.host, oauth).for_hub

@@ -22,7 +22,7 @@ from ui.score.token_picture import token_picture
 from ui.server import gpu
 from ui.widgets.events import LONG, NETWORK, Given, Updates
 from ui.widgets.html import note
-from ui.widgets.stop_button import stops_during
+from ui.widgets.stop_button import stops_until
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class TextPanel:
             [self.table, self.pictures, self.found, self.begun],
             **LONG,
         )
-        stops_during(stop, [go.click], ready, self.ended)
+        stops_until(stop, ready, self.ended)
 
     def _score(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
         names, token = names_in(given[self.models]), account(self.host, oauth).for_hub

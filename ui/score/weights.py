@@ -29,7 +29,7 @@ from ui.server.work import Turn, watched
 from ui.widgets.events import LONG, QUIET, Given, Updates
 from ui.widgets.heat_map import heat_map
 from ui.widgets.html import card, heading, html, note, status, tag
-from ui.widgets.stop_button import stops_during
+from ui.widgets.stop_button import stops_until
 
 # Entries of a tensor that are read, and from how many places: each place is a request to the Hub.
 QUICK, SLOW, ALL = "quick", "slow", "all"
@@ -181,7 +181,7 @@ class WeightsPanel:
             [self.verdict, self.choice, self.signal, self.against, self.picture, self.found],
             **LONG,
         )
-        stops_during(stop, [go.click], self.ended)
+        stops_until(stop, self.ended)
         self.signal.input(self._choose, [self.found, self.signal], [self.against, self.picture], **QUIET)
         self.against.input(self._draw, [self.found, self.signal, self.against], self.picture, **QUIET)
 

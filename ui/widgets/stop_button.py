@@ -18,14 +18,17 @@ def stop_button(label: str, **looks: Any) -> gr.Button:
     return gr.Button(label, interactive=False, **looks)
 
 
-def stops_during(stop: gr.Button, begins: list[Callable[..., Dependency]], *steps: Dependency) -> None:
-    """Let a button be pressed from when work begins until it ends.
+def stops_from(stop: gr.Button, begins: list[Callable[..., Dependency]]) -> None:
+    """Let a button be pressed when work begins.
 
     Args:
         stop: the button
-        begins: the events that begin the work
-        steps: of the work; after the last one, or one that failed, there is none
+        begins: the events that begin the work; to be wired before it, as Gradio takes an event's listeners in turn
     """
     gr.on(begins, None, None, stop, js=_SET.format("true"), **PRIVATE)
+
+
+def stops_until(stop: gr.Button, *steps: Dependency) -> None:
+    """Let a button no longer be pressed when the last step of the work has ended, or one of them has failed."""
     for end in (steps[-1].then, *(step.failure for step in steps)):
         end(None, None, stop, js=_SET.format("false"), **PRIVATE)
