@@ -100,7 +100,7 @@ def test_a_translation_can_be_filled_in(tag: str) -> None:
             specs = re.findall(r"\{(\w+)(?:![rs])?:([^}]*)\}", template)
             values: dict[str, object] = dict.fromkeys(placeholders(template), 3)
             values |= {name: few for name, spec in specs if spec == "few"}
-            values |= {name: ["a"] for name, spec in specs if spec in ("all", "and", "code", "each")}
+            values |= {name: ["a"] for name, spec in specs if spec in ("all", "and", "code", "each", "plain")}
             values |= {name: "x" for name, spec in specs if spec == "phrase"}
             assert wording.sentence(template, values)
 

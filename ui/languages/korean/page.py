@@ -277,31 +277,31 @@ PAGE: dict[str, Template] = {
         "프롬프트의 토큰에서 각 전문가가 받는 비중(레이어 평균)입니다. 무작위면 {chance}입니다."
     ),
     # cutting and healing
-    "heal.heading": "어떤 층이 중요한가요? 층 빼기와 회복",
+    "heal.heading": "어떤 레이어가 중요한가요? 레이어 빼기와 회복",
     "heal.meaning": (
-        "모델이 하나인 레시피에 씁니다. 측정하면 층마다 지나가는 값을 얼마나 바꾸는지 보여 주고, "
-        "가장 나은 층 빼기를 시험합니다. 층을 빼거나 쌓은 모델은 예측이 나빠집니다. "
+        "모델이 하나인 레시피에 씁니다. 측정하면 레이어마다 지나가는 값을 얼마나 바꾸는지 보여 주고, "
+        "가장 나은 레이어 빼기를 시험합니다. 레이어를 빼거나 쌓은 모델은 예측이 나빠집니다. "
         "부모처럼 예측하도록 학습하면 그 일부가 회복됩니다."
     ),
-    "heal.drop": "뺄 층의 수",
+    "heal.drop": "뺄 레이어의 수",
     "heal.tries": "시험할 방법의 수",
-    "heal.measure": "층 측정",
-    "heal.measuring": "{model}의 층을 측정하는 중 …",
-    "heal.one_parent": "레시피에 모델이 여럿이거나 없습니다. 모델이 하나인 레시피의 층만 측정합니다.",
-    "heal.trying": "층을 빼 보는 중 …",
-    "heal.layers": "층의 영향: {model}",
-    "heal.layers.label": "{model}의 층마다 영향: {values}",
-    "heal.layer": "{number}번 층: {value}",
+    "heal.measure": "레이어 측정",
+    "heal.measuring": "{model}의 레이어를 측정하는 중 …",
+    "heal.one_parent": "레시피에 모델이 여럿이거나 없습니다. 모델이 하나인 레시피의 레이어만 측정합니다.",
+    "heal.trying": "레이어를 빼 보는 중 …",
+    "heal.layers": "레이어의 영향: {model}",
+    "heal.layers.label": "{model}의 레이어마다 영향: {values}",
+    "heal.layer": "{number}번 레이어: {value}",
     "heal.influence": "영향 (제곱근)",
-    "heal.left_out": "뺀 층",
+    "heal.left_out": "뺀 레이어",
     "heal.nothing": "없음",
     "heal.perplexity": "퍼플렉시티",
     "heal.cost": "늘어난 바이트당 비트 (95 % 구간)",
     "heal.bits": "바이트당 비트",
-    "heal.tried.caption": "내장 영어 글로 시험한 층 빼기. 낮을수록 좋습니다.",
+    "heal.tried.caption": "내장 영어 글로 시험한 레이어 빼기. 낮을수록 좋습니다.",
     "heal.tried.meaning": "한 글에서 여럿 가운데 가장 나은 것입니다. 다른 글로도 평가하세요.",
     "heal.use": "{layers} 빼기",
-    "undo.cut": "이제 레시피가 {layers} 층을 뺍니다.",
+    "undo.cut": "레시피에서 뺀 레이어: {layers}.",
     "heal.steps": "학습 걸음 수",
     "heal.steps.info": "걸음마다 토큰 128개를 읽습니다. 데모의 작은 모델은 60걸음에 코어 두 개로 몇 분 걸립니다.",
     "heal.data": "학습할 글",
