@@ -210,6 +210,11 @@ def check_size(call: Call, machines: list[Machine]) -> None:
     """
     if machines and not any(m.cpus >= call.cpus and m.memory >= call.memory for m in machines):
         largest = max(machines, key=lambda machine: (machine.memory, machine.cpus))
-        values = {"work": call.label, "cpus": call.cpus, "memory": call.memory / 1e9}
-        values |= {"largest": largest.memory / 1e9, "most": max(machine.cpus for machine in machines)}
+        values = {
+            "work": call.label,
+            "cpus": call.cpus,
+            "memory": call.memory / 1e9,
+            "largest": largest.memory / 1e9,
+            "most": max(machine.cpus for machine in machines),
+        }
         raise ClusterError(Problem("larger-than-machines", values))

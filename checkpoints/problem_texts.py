@@ -1821,10 +1821,6 @@ PROBLEMS: dict[str, Text] = {
         "This document (`{key}:`) is a stage of a pipeline, and only recipes are read here.",
         "Run the whole file with `alloy run`.",
     ),
-    "stage-key": Text(
-        "A document of a pipeline is a recipe, or begins with `train:` or `gguf:`.",
-        "Known keys: {known:all}.",
-    ),
     "no-stage-before": Text("`{key}:` has no recipe before it.", "Write the recipe above it."),
     "stage-name": Text(
         "Later documents need the result of this one, and it has no `name:`.", "Give it a name."

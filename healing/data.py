@@ -43,6 +43,7 @@ _FORMS = (
     ("text",),
 )
 # A vote of the Chat tab, as it is downloaded there.
+_WANTED = {"texts": "rows-texts", "conversations": "rows-conversations", "preferences": "rows-preferences"}
 _VOTE = {"message", "left_answer", "right_answer", "vote"}
 
 
@@ -101,7 +102,7 @@ def _read(dataset: Dataset, kind: Kind, folder: Path, token: Token, allow_folder
             continue
         formed = _formed(row, dataset.column, kind)
         if formed is None:
-            values = {"name": path, "line": number, "wanted": {"phrase": f"rows-{kind.rows}"}}
+            values = {"name": path, "line": number, "wanted": {"phrase": _WANTED[kind.rows]}}
             raise EvaluationError(Problem("not-a-row", values, dataset.where))
         yield formed
 

@@ -1751,9 +1751,6 @@ PROBLEMS: dict[str, Text] = {
         "이 문서(`{key}:`)는 파이프라인의 한 단계인데 여기서는 레시피만 읽습니다.",
         "파일 전체를 `alloy run`으로 실행하세요.",
     ),
-    "stage-key": Text(
-        "파이프라인의 문서는 레시피이거나 `train:` 또는 `gguf:`로 시작합니다.", "아는 키: {known:all}."
-    ),
     "no-stage-before": Text("`{key}:` 앞에 레시피가 없습니다.", "그 위에 레시피를 쓰세요."),
     "stage-name": Text("뒤의 문서가 이 문서의 결과를 쓰는데 `name:`이 없습니다.", "이름을 주세요."),
     "stage-name-repeated": Text("두 문서의 이름이 {name}입니다.", "하나의 이름을 바꾸세요."),
