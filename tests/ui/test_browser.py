@@ -397,7 +397,7 @@ def test_a_merge_is_tried_before_it_is_saved(site: Site, browser: Browser) -> No
         message.fill("Hello!")
         message.press("Enter")
         expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+/s"))).to_have_count(2, timeout=SLOW)
-        page.get_by_role("button", name="Stop").click()
+        expect(page.get_by_role("button", name="Stop")).to_be_disabled()  # both answers have ended
         with visit(browser, site.url) as other:  # the other's page does not hold it
             other.page.get_by_role("tab", name="Chat").click()
             field = other.page.get_by_label("Model", exact=True)
@@ -532,7 +532,9 @@ def test_signing_in_keeps_the_draft(signed_in_site: str, browser: Browser) -> No
         # The plan is there, and none on its way that would take the place of what the merge says.
         name = page.get_by_label("Name of the new model")
         expect(name).to_have_attribute("placeholder", re.compile("linear"))
-        page.get_by_role("button", name="Merge", exact=True).click()
+        refused = page.get_by_role("button", name="Merge", exact=True)
+        expect(refused).to_be_disabled()
+        refused.press("Enter")
         expect(page.get_by_text("there is no account to save to").first).to_be_visible()
 
         page.get_by_role("button", name="Sign in with Hugging Face").click()

@@ -301,7 +301,7 @@ class MergeTab:
     def _heal_result(self, number: int) -> Callable[..., Updates]:
         """Heals the finished merge in a slot: its recipe, since the teacher is its parent."""
 
-        def heal(values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
+        def heal_it(values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
             job = self.mine.job(number, values[self.mine.jobs], values[self.mine.results])
             if job is None:
                 return unchanged()
@@ -314,7 +314,7 @@ class MergeTab:
                 return {self.mine.slots[number].message: html(map(trouble, error.problems))}
             return self._begun(begun, values)
 
-        return heal
+        return heal_it
 
     def _healed(
         self, chain: str, name: str, values: Given, request: gr.Request, oauth: gr.OAuthToken | None

@@ -196,8 +196,9 @@ def test_the_commands(
 
     assert files(tmp_path / "out") == right
     progress = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
-    assert progress[-1]["phase"] == "finish"
-    assert progress[-1]["bytes_done"] == progress[-1]["bytes_total"] > 0
+    assert [line["phase"] for line in progress[-2:]] == ["finish", "done"]
+    assert progress[-2]["bytes_done"] == progress[-2]["bytes_total"] > 0
+    assert progress[-1]["result"]["location"] == str(tmp_path / "out")
 
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b", "-1/2"])
