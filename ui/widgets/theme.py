@@ -262,7 +262,7 @@ footer { gap: 1rem; }
 }
 html { scroll-padding: 1rem 0 6rem; }
 .gradio-container { overflow: clip !important; }
-.alloy-go { position: sticky; bottom: 0; z-index: 20; padding: .6rem .8rem; gap: .5rem;
+.alloy-go { position: sticky; bottom: 0; z-index: var(--layer-5, 50); padding: .6rem .8rem; gap: .5rem;
   border: 1px solid var(--block-border-color); border-radius: var(--radius-lg) var(--radius-lg) 0 0;
   background: var(--block-background-fill); box-shadow: 0 -4px 14px rgb(0 0 0 / 8%); }
 .alloy-go > .row { align-items: center; gap: .6rem; }
@@ -285,7 +285,7 @@ html { scroll-padding: 1rem 0 6rem; }
 .alloy-method { padding: 0 .2rem; color: var(--body-text-color-subdued); font-size: .92rem; }
 .alloy-formula { font-family: "STIX Two Math", "Cambria Math", "DejaVu Serif", Georgia, serif;
   overflow-wrap: anywhere; }
-.alloy-composer { position: sticky; bottom: 0; z-index: 10; padding: .5rem 0; gap: .5rem;
+.alloy-composer { position: sticky; bottom: 0; z-index: var(--layer-5, 50); padding: .5rem 0; gap: .5rem;
   background: var(--body-background-fill); }
 .alloy-suggested { gap: .4rem; flex-wrap: wrap; }
 .alloy-suggested button { flex: none; width: auto; padding: .25rem .8rem; border-radius: 2rem; font-weight: 500; }
