@@ -12,11 +12,12 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from huggingface_hub import HfApi
 
+from checkpoints.problems import Cancelled
 from merging import MergeError, Plan
 from tests import ROOT
 from tests.hub import Hub
@@ -286,7 +287,12 @@ def test_rented_machines_take_no_place_in_the_line(
     assert [problem.code for problem in caught.value.problems] == ["too-many-jobs"]
     assert len(hub.rented.jobs) == 6
     ran = threading.Event()
-    service.board.submit("alice", "x", (), lambda report, cancel: ran.set())  # type: ignore[arg-type, return-value]
+
+    def run(report: object, cancel: threading.Event) -> NoReturn:
+        ran.set()
+        raise Cancelled
+
+    service.board.submit("alice", "x", (), run)
     assert ran.wait(10)
     for job in jobs:
         service.board.cancel(job)
