@@ -388,7 +388,7 @@ def run_pipeline(
         plan: from `plan_pipeline`, without problems
         to: a folder, `hf://owner/name`, or an address in an object store
         work: a folder for what stages leave; removed at the end. None: beside the result
-        keep: go on with a training's result even if it did not heal
+        keep: continue with a training's result even if it did not heal
         private: whether a repository that is created is private
         on_stage: called with the number of a stage, from 1 on, before it
         on_step: called after each step of a training

@@ -202,7 +202,7 @@ def dataset_rows(
         try:
             row = next(found, None)
         except Exception as error:
-            # Any error while reading somebody else's data is about that data.
+            # Whatever fails while a data set is read is the data set's fault.
             raise _unreadable(name, error) from error
         if row is None:
             return

@@ -1,4 +1,4 @@
-"""A merge by the real Hub, for whoever has an account: `make smoke`, or `python -m examples.smoke`.
+"""A merge on the real Hub, for anyone with an account: `make smoke`, or `python -m examples.smoke`.
 
 It merges two small public models into private repositories of the login's own, by LFS and by Xet, scores the results,
 deletes what it made, and prints a report. It needs a login with write access, and costs nothing.

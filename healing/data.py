@@ -26,7 +26,7 @@ _BENCHMARK = re.compile(
     r"k?mmlu|haerae|hellaswag|winogrande|\barc\b|ai2_arc|gsm8k|humaneval|truthfulqa|ifeval|kobest|piqa|boolq|\bbbh\b",
     re.IGNORECASE,
 )
-# Of so many rows one is held out.
+# One row in this many is held out.
 _KEPT = 10
 # Runs of this many words are compared, and a judged document that shares this much of them was trained on.
 _RUN = 8

@@ -35,12 +35,21 @@ def divergence(
         temperature: T.
         at_once: positions.
     """
-    parts = zip(torch.split(student, at_once), torch.split(teacher, at_once), strict=True)
-    sums = [
-        checkpoint(_summed, *part, student_head, teacher_head, temperature, use_reentrant=False)
-        for part in parts
-    ]
-    return torch.stack(sums).sum() / len(student)
+    return _mean(_summed, (student, teacher), (student_head, teacher_head, temperature), at_once)
+
+
+def _mean(
+    summed: Callable[..., Tensor], rows: Sequence[Tensor], others: Sequence[object], at_once: int
+) -> Tensor:
+    """The mean over n positions of what a function sums, called with `at_once` positions at a time.
+
+    Args:
+        summed: called with parts of the rows, and the others.
+        rows: (n, ...) each.
+    """
+    parts = zip(*(torch.split(one, at_once) for one in rows), strict=True)
+    sums = [checkpoint(summed, *part, *others, use_reentrant=False) for part in parts]
+    return torch.stack(sums).sum() / len(rows[0])
 
 
 def _summed(
@@ -70,9 +79,7 @@ def top_divergence(
         likely: (n, k) float32, their log-probabilities at this temperature.
         student_head, temperature, at_once: see `divergence`.
     """
-    parts = zip(*(torch.split(one, at_once) for one in (student, tokens, likely)), strict=True)
-    sums = [checkpoint(_top_summed, *part, student_head, temperature, use_reentrant=False) for part in parts]
-    return torch.stack(sums).sum() / len(student)
+    return _mean(_top_summed, (student, tokens, likely), (student_head, temperature), at_once)
 
 
 def _top_summed(

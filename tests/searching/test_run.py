@@ -403,12 +403,18 @@ def test_a_search_starts_from_a_greedy_soup(
     assert "start greedy_soup" in report(tmp_path / "whole")["figures"]["synthetic.py:score"]
 
 
-def test_the_best_is_judged_when_the_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that moves on by a second with each score, whatever is scored: of 40, the last dozen are reserved."""
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the clock of searches says, in seconds: it moves when the one number is changed."""
     now = [0]
     clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0])
     monkeypatch.setattr("searching.run.time", clock)
     monkeypatch.setattr("searching.workers.time", clock)
+    return now
+
+
+def test_the_best_is_judged_when_the_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that moves on by a second with each score, whatever is scored: of 40, the last dozen are reserved."""
+    now = stopped_clock(monkeypatch)
 
     def tick(_: tuple[float, float]) -> None:
         now[0] += 1
@@ -423,10 +429,7 @@ def test_the_best_is_judged_when_the_time_is_up(tmp_path: Path, monkeypatch: pyt
 
 def test_loading_the_models_takes_none_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that moves on by an hour while they are loaded, and by a second with each score."""
-    now = [0]
-    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0])
-    monkeypatch.setattr("searching.run.time", clock)
-    monkeypatch.setattr("searching.workers.time", clock)
+    now = stopped_clock(monkeypatch)
 
     def tick(_: tuple[float, float]) -> None:
         now[0] += 1

@@ -26,6 +26,8 @@ from examples.demo import hub_with_models
 from tests import ROOT
 from tests.hub import Hub
 from ui.server import model_process
+from ui.server.jobs import JobStatus
+from ui.server.merge_service import MergeService
 from ui.server.model_process import ModelProcess, _Data
 
 SYSTEM_CHROMIUM = Path("/usr/bin/chromium")
@@ -227,3 +229,14 @@ def wait_for(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         else:
             return
     raise AssertionError(f"The app did not start:\n{log.read_text()[-4000:]}")
+
+
+def until_ended(service: MergeService, job: str, *, seconds: float = 120) -> JobStatus:
+    """Wait for the end of a job."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = service.job(job)
+        if not found.is_live:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(found)

@@ -23,7 +23,7 @@ from merging import MergeError, Result
 from tests import ROOT
 from tests.hub import Hub
 from tests.tiny import save_sentencepiece, tiny_llama
-from tests.ui.conftest import event
+from tests.ui.conftest import event, until_ended
 from tests.ui.speaker import tiny_speaker
 from ui.api import in_words
 from ui.host import Host
@@ -94,16 +94,6 @@ def ended(client: Client, job: str) -> dict[str, Any]:
             return state
         time.sleep(0.1)
     raise AssertionError(state)
-
-
-def until_ended(service: MergeService, job: str) -> JobStatus:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        found = service.job(job)
-        if not found.is_live:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(found)
 
 
 def test_the_api_is_small_and_the_rest_is_private(open_page: Open) -> None:
@@ -350,13 +340,13 @@ def test_a_failed_merge_goes_on_where_it_stood(ann: str, hub: Hub, tmp_path: Pat
     plan = service.plan(LINEAR, "hf://ann/again", who, "")
     hub.put("ann/again", {"config.json": b"{}"})  # somebody was faster
     job = service.merge(plan, "hf://ann/again", who, "ann", private=True, overwrite=False)
-    failed = until_ended(service, job)
+    failed = until_ended(service, job, seconds=60)
     assert failed.state == "failed"
     with pytest.raises(MergeError):
         service.again(failed, who, "ann")
     hub.store.repos.pop("ann/again")
 
-    again = until_ended(service, service.again(failed, who, "ann"))
+    again = until_ended(service, service.again(failed, who, "ann"), seconds=60)
 
     assert (again.state, again.request.recipe) == ("done", LINEAR)
     assert hub.repo("ann/again").private
@@ -389,7 +379,9 @@ def test_who_has_no_account_takes_files_home(ann: str, hub: Hub, tmp_path: Path)
     plan = service.plan(recipe, None, who, "")
 
     done = until_ended(
-        service, service.merge(plan, "mine", who, "", private=True, overwrite=False, download=True)
+        service,
+        service.merge(plan, "mine", who, "", private=True, overwrite=False, download=True),
+        seconds=60,
     )
 
     assert done.result

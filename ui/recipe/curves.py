@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from checkpoints.yaml import YamlError, load
 from merging.recipe.patch import patched, same
 from ui.languages.translate import t
 from ui.recipe.sliders import (
@@ -13,6 +12,7 @@ from ui.recipe.sliders import (
     entry_at,
     is_number,
     numbers_of,
+    recipe_data,
     sliders_of,
     with_entry,
     with_value,
@@ -25,7 +25,7 @@ STEPS = 60
 def curve_sliders(recipe: str) -> tuple[RecipeSlider, ...]:
     """A slider for the mean of each curve, then those of `sliders_of`, where one number takes the place of a curve."""
     found = sliders_of(recipe)
-    data = _data(recipe)
+    data = recipe_data(recipe)
     curves = [
         replace(slider, label=t("slider.curve", name=_name(slider)), is_curve=True)
         for slider in found
@@ -47,15 +47,15 @@ def tuned(recipe: str, slider: RecipeSlider, value: float, first: str) -> str:
     """
     if not slider.is_curve:
         return with_value(recipe, slider, value)
-    data = _data(recipe)
-    now, before = entry_at(data, slider.place), entry_at(_data(first), slider.place)
+    data = recipe_data(recipe)
+    now, before = entry_at(data, slider.place), entry_at(recipe_data(first), slider.place)
     curve = before if isinstance(before, list) and same(now, shifted(before, slider, slider.value)) else now
     return patched(recipe, with_entry(data, slider.place, shifted(curve, slider, value)))
 
 
 def changed_values(first: str, recipe: str) -> tuple[RecipeSlider, ...]:
     """The sliders of the second recipe whose value differs from the first: a curve that moved as a whole is one."""
-    before, after = _data(first), _data(recipe)
+    before, after = recipe_data(first), recipe_data(recipe)
     known = {slider.key: slider.value for slider in curve_sliders(first)}
     found: list[RecipeSlider] = []
     for slider in curve_sliders(recipe):
@@ -104,10 +104,3 @@ def _each(setting: Any, change: Any) -> Any:
 def _name(slider: RecipeSlider) -> str:
     """The parameter's name, of a model or a slice if it is one's own."""
     return slider.label.partition(": ")[0]
-
-
-def _data(recipe: str) -> Any:
-    try:
-        return load(recipe)
-    except YamlError:
-        return None

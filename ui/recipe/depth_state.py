@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from checkpoints.yaml import YamlError, load
 from merging.recipe.patch import patched
+from ui.recipe.sliders import recipe_data
 
 METHOD = "passthrough"
 
@@ -45,10 +45,7 @@ def read(text: str) -> DepthState | None:
 
     The model is taken to end where the second slice does.
     """
-    try:
-        recipe = load(text)
-    except YamlError:
-        return None
+    recipe = recipe_data(text)
     if not isinstance(recipe, dict) or recipe.get("merge_method") != METHOD:
         return None
     match recipe.get("slices"):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoints.names import split_adapters
-from checkpoints.yaml import YamlError, load
 from merging.recipe.patch import patched
+from ui.recipe.sliders import recipe_data
 
 METHOD = "passthrough"
 MOST_SCALE = 2.0
@@ -37,10 +37,7 @@ class LoraState:
 
 def read(text: str) -> LoraState | None:
     """The state of a recipe of one model under one adapter and nothing else; None for any other text."""
-    try:
-        recipe = load(text)
-    except YamlError:
-        return None
+    recipe = recipe_data(text)
     if not isinstance(recipe, dict) or recipe.get("merge_method") != METHOD:
         return None
     match recipe.get("models"):

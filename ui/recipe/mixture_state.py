@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from checkpoints.yaml import YamlError, load
+from checkpoints.yaml import load
 from merging.recipe.dump import dump
 from merging.recipe.mixture import GATE_MODES
 from merging.recipe.patch import patched
 from ui.languages.translate import t
 from ui.recipe.form_state import NotShown
+from ui.recipe.sliders import recipe_data
 
 MAX_EXPERTS = 6
 MOST_PER_TOKEN = 8
@@ -60,10 +61,7 @@ class MixtureState:
 
 def is_mixture(text: str) -> bool:
     """Whether a text describes a mixture of experts, if perhaps with mistakes."""
-    try:
-        recipe = load(text)
-    except YamlError:
-        return False
+    recipe = recipe_data(text)
     return isinstance(recipe, dict) and "experts" in recipe and "merge_method" not in recipe
 
 

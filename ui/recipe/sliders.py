@@ -58,7 +58,7 @@ def sliders_of(recipe: str) -> tuple[RecipeSlider, ...]:
 
     Values by layer or by tensor get one slider for all, and one for each that is a single number.
     """
-    data = _data(recipe)
+    data = recipe_data(recipe)
     method = METHODS.get(str(data.get("merge_method"))) if isinstance(data, dict) else None
     if method is None:
         return ()
@@ -75,17 +75,17 @@ def sliders_of(recipe: str) -> tuple[RecipeSlider, ...]:
 def with_value(recipe: str, slider: RecipeSlider, value: float) -> str:
     """The recipe with another value at a slider."""
     written: Any = round(value) if slider.parameter.kind == "integer" else round(value, 6)
-    data = _data(recipe)
+    data = recipe_data(recipe)
     wanted = with_entry(data, slider.place, written)
     if wanted == data:
         return recipe
     edited = _edited(recipe, slider.place, str(written))
-    return edited if edited is not None and _data(edited) == wanted else dump(wanted)
+    return edited if edited is not None and recipe_data(edited) == wanted else dump(wanted)
 
 
 def changed_sliders(before: str, after: str) -> tuple[RecipeSlider, ...]:
     """The sliders of the second recipe whose value differs from the first; values by layer are not compared."""
-    old, new = _data(before), _data(after)
+    old, new = recipe_data(before), recipe_data(after)
     known = {
         slider.key: slider.value
         for slider in sliders_of(before)
@@ -168,7 +168,8 @@ def entry_at(data: Any, place: RecipePath) -> Any:
     return data
 
 
-def _data(recipe: str) -> Any:
+def recipe_data(recipe: str) -> Any:
+    """What a recipe's text says, as plain data; None if it is no YAML."""
     try:
         return load(recipe)
     except YamlError:

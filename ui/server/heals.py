@@ -6,21 +6,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints import Token
 from checkpoints.problems import PlanError
-from evaluation import Cancelled as EvaluationCancelled
 from evaluation import hold_memory
-from merging import Cancelled, MergeError, Problem
+from merging import MergeError, Problem
 from ui.hub.account import Account
 from ui.server.heal_state import HealState
 from ui.server.jobs import MergeRequest
 from ui.server.model_process import MODELS
-from ui.server.work import watched
+from ui.server.work import followed, watched
 
 if TYPE_CHECKING:
     from healing import HealPlan, Step
@@ -240,18 +239,7 @@ def _run(
         ProblemError: it cannot be trained.
         Cancelled: it was stopped.
     """
-    state = HealState()
-    try:
-        with closing(MODELS.stream(trained, order, memory)) as news:
-            for found in news:
-                if cancel.is_set():
-                    raise Cancelled
-                if found is not None:
-                    state = found
-                    report(state)
-    except EvaluationCancelled:
-        raise Cancelled from None
-    return state
+    return followed(MODELS.stream(trained, order, memory), HealState(), report, cancel)
 
 
 def trained(order: HealOrder, memory: int) -> Generator[HealState | None, None, None]:

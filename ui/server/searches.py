@@ -26,7 +26,7 @@ from ui.server import gpu
 from ui.server.jobs import MergeRequest
 from ui.server.model_process import MODELS
 from ui.server.search_state import SearchState
-from ui.server.work import Work, watched
+from ui.server.work import Work, followed, watched
 
 if TYPE_CHECKING:
     from searching import Progress, Report, SearchPlan, Space
@@ -182,18 +182,7 @@ def _run(order: SearchOrder, report: Callable[[SearchState], None], cancel: thre
         ProblemError: it cannot be run.
         Cancelled: it was stopped; what it had found was reported.
     """
-    state = SearchState()
-    try:
-        with closing(MODELS.stream(searched, order)) as news:
-            for found in news:
-                if cancel.is_set():
-                    raise Cancelled
-                if found is not None:
-                    state = found
-                    report(state)
-    except EvaluationCancelled:
-        raise Cancelled from None
-    return state
+    return followed(MODELS.stream(searched, order), SearchState(), report, cancel)
 
 
 def _run_in_calls(

@@ -7,11 +7,16 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
+
+from checkpoints.problems import Cancelled
+from evaluation import Cancelled as EvaluationCancelled
+
+State = TypeVar("State")
 
 HEARTBEAT = 0.5  # seconds until a closed page, or a press of Stop, is noticed
 
@@ -67,6 +72,38 @@ def watched(work: Work, *, seconds: float | None = None) -> Generator[Any, None,
                 yield report
     finally:
         cancel.set()
+
+
+def followed(
+    news: Generator[Any, None, None],
+    state: State,
+    report: Callable[[State], None],
+    cancel: threading.Event,
+) -> State:
+    """Report each state of a job that another process runs, and close what yields them when the job is cancelled.
+
+    Args:
+        news: yields states, and None now and then
+        state: before the first of them
+
+    Returns:
+        The last state.
+
+    Raises:
+        ProblemError: the work raised it.
+        Cancelled: it was stopped.
+    """
+    try:
+        with closing(news):
+            for found in news:
+                if cancel.is_set():
+                    raise Cancelled
+                if found is not None:
+                    state = found
+                    report(state)
+    except EvaluationCancelled:
+        raise Cancelled from None
+    return state
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class FakeCluster:
     Attributes:
         calls: that were submitted, with their tokens
         under_way: the machine's number, the call and its lines, of each that runs
-        cancelled: whether it was told to end all calls
+        cancelled: whether all calls have been cancelled
         machine: number of the machine whose call is being run
     """
 

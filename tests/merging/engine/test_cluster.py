@@ -160,7 +160,7 @@ def test_what_is_lost_is_made_again(
 
 
 def always(loss: Loss, after: int) -> Fate:
-    """Every call is lost, once so many lines were given."""
+    """Loses every call after a given number of lines."""
     return lambda call, line, lines: loss if lines >= after else None
 
 

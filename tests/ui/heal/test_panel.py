@@ -14,8 +14,7 @@ from checkpoints.problems import PlanError, ProblemError
 from evaluation.remark import Remark
 from healing import plan_training
 from merging import Result, cut_recipe
-from tests.evaluation.conftest import make_network, make_tokenizer
-from tests.ui.conftest import event
+from tests.ui.conftest import event, until_ended
 from ui.api import Api
 from ui.heal.card import layers_found_card, loss_curve
 from ui.heal.panel import parent_of
@@ -34,14 +33,6 @@ WHO = Account("nobody")
 REQUEST: Any = SimpleNamespace(headers={}, client=SimpleNamespace(host="127.0.0.1"))
 
 
-@pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "parent"
-    make_network(num_hidden_layers=5).save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def heals(tmp_path: Path) -> HealService:
     return service_of(tmp_path)
@@ -50,16 +41,6 @@ def heals(tmp_path: Path) -> HealService:
 def service_of(tmp_path: Path, **environment: str) -> HealService:
     host = Host.from_environment({"ALLOY_RESULTS": str(tmp_path / "results"), **environment})
     return HealService(MergeService(host, JobBoard()))
-
-
-def ended(heals: HealService, job: str) -> JobStatus:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        found = heals.service.job(job)
-        if not found.is_live:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(found)
 
 
 def short(parent: Path, steps: int = 2) -> str:
@@ -82,7 +63,7 @@ def test_layers_are_measured_and_the_best_cut_is_a_recipe(heals: HealService, pa
 def test_a_cut_is_healed_as_a_job(heals: HealService, parent: Path, tmp_path: Path) -> None:
     to = str(tmp_path / "results" / "healed")
 
-    job = ended(heals, heals.start(short(parent), to, WHO, "me", keep=True))
+    job = until_ended(heals.service, heals.start(short(parent), to, WHO, "me", keep=True))
 
     assert job.state == "done", job.problems
     assert job.heal
@@ -105,7 +86,7 @@ def test_a_stopped_training_leaves_nothing(heals: HealService, parent: Path, tmp
 
     assert heals.service.board.cancel(id)
 
-    assert ended(heals, id).state == "cancelled"
+    assert until_ended(heals.service, id).state == "cancelled"
     assert not to.exists()
 
 
@@ -181,7 +162,7 @@ def test_the_api_measures_and_heals(heals: HealService, parent: Path, tmp_path: 
     assert wrong["problems"]
     assert not bad["ok"]
     job = heals.start(short(parent), str(tmp_path / "results" / "api"), WHO, "me", keep=True)
-    ended(heals, job)
+    until_ended(heals.service, job)
     status = api.job(job)
     assert status["state"] == "done"
     assert set(status["heal"]["scores"]) == {"before", "after", "teacher"}

@@ -19,7 +19,7 @@ from searching import read_space
 from searching.data import messages_of
 from tests.hub import Hub
 from tests.tiny import save_tokenizer, tiny_llama
-from tests.ui.conftest import event
+from tests.ui.conftest import event, until_ended
 from tests.ui.test_cards import shown
 from ui.api import Api
 from ui.host import Host
@@ -66,22 +66,12 @@ def service_of(tmp_path: Path, **environment: str) -> SearchService:
     return SearchService(MergeService(host, JobBoard()))
 
 
-def ended(searches: SearchService, job: str) -> JobStatus:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        found = searches.service.job(job)
-        if not found.is_live:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(found)
-
-
 @pytest.fixture(scope="module")
 def searched(family: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchService, JobStatus]:
     """A search that ended."""
     searches = service_of(tmp_path_factory.mktemp("searched"))
     job = searches.start(SPACE.format(family, 3), {"own": OWN}, WHO, "me")
-    return searches, ended(searches, job)
+    return searches, until_ended(searches.service, job)
 
 
 def test_a_search_is_a_job_that_ends_with_a_recipe_and_a_report(
@@ -132,7 +122,7 @@ def test_a_merge_of_the_recipe_says_on_its_card_how_it_was_found(
         to = str(tmp_path / visitor)
         plan = service.plan(recipe, to, WHO, visitor)
         merge = service.merge(plan, to, WHO, visitor, private=True, overwrite=False)
-        done = ended(searches, merge)
+        done = until_ended(searches.service, merge)
         assert isinstance(done.result, Result), done.problems
         for card in (done.request.card, (tmp_path / visitor / "README.md").read_text()):
             assert (job.search.report.card().strip() in card) == is_theirs
@@ -150,7 +140,7 @@ def test_a_search_that_is_stopped_keeps_its_best_recipe(
         time.sleep(0.02)
 
     assert searches.service.board.cancel(job)
-    stopped = ended(searches, job)
+    stopped = until_ended(searches.service, job)
     assert not list(Path(tempfile.gettempdir()).glob("alloy-search-*"))
 
     assert stopped.state == "cancelled"
@@ -181,7 +171,7 @@ def test_what_cannot_be_searched_is_refused_at_once(
 def test_too_little_text_ends_in_words(family: Path, tmp_path: Path) -> None:
     searches = service_of(tmp_path)
 
-    job = ended(searches, searches.start(SPACE.format(family, 3), {"own": OWN[:4]}, WHO, "me"))
+    job = until_ended(searches.service, searches.start(SPACE.format(family, 3), {"own": OWN[:4]}, WHO, "me"))
 
     assert (job.state, [problem.code for problem in job.problems]) == ("failed", ["text-too-small"])
     assert "text-too-small" not in shown(str(search_card(job))).text
@@ -200,10 +190,10 @@ def test_strangers_search_no_files_of_the_server_and_not_for_hours(
     monkeypatch.setattr("ui.server.searches._run", lambda order, *_: orders.append(order) or SearchState())
     space = SPACE.format("ann", 100_000)
 
-    ended(searches, searches.start(space, {"own": OWN}, WHO, "me"))
+    until_ended(searches.service, searches.start(space, {"own": OWN}, WHO, "me"))
     monkeypatch.undo()
     named = space.replace("text: own", f"text: {secret}").replace("100000", "2")
-    refused = ended(searches, searches.start(named, {}, WHO, "me"))
+    refused = until_ended(searches.service, searches.start(named, {}, WHO, "me"))
     with pytest.raises(MergeError):
         searches.start(SPACE.format(family, 2), {"own": OWN}, WHO, "me")
 
@@ -450,7 +440,7 @@ def test_the_api_searches(family: Path, tmp_path: Path) -> None:
     api = Api(searches.service, searches)
 
     started = api.search(SPACE.format(family, 2), REQUEST, None, {"own": "\n\n".join(OWN)})
-    ended(searches, started["job"])
+    until_ended(searches.service, started["job"])
     state = api.job(started["job"])
     refused = api.search("nothing", REQUEST, None)
 
