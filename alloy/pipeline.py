@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from checkpoints.names import is_in_store
+from checkpoints.names import is_address
 from checkpoints.problems import Cancelled as MergeCancelled
 from checkpoints.problems import PlanError, Problem, RecipeError
 from checkpoints.repositories.repository import HUB_SCHEME
@@ -415,7 +415,7 @@ def run_pipeline(
 
 
 def _work(pipeline: Pipeline, to: str) -> Path:
-    if to.startswith(HUB_SCHEME) or is_in_store(to):
+    if to.startswith(HUB_SCHEME) or is_address(to):
         return Path(tempfile.gettempdir()) / f"alloy-pipeline-{pipeline.key[:16]}"
     return Path(f"{to.rstrip('/')}.pipeline")
 

@@ -99,6 +99,10 @@ PROBLEMS: dict[str, Text] = {
         "What begins with {scheme} here is not an address in an object store.",
         "Write {scheme}bucket/path. Credentials belong in the environment, not into the address.",
     ),
+    "bucket-address": Text(
+        "'{given}' is not an address in a bucket of the Hub.",
+        "Write `hf://buckets/owner/name`, and a folder behind it. Buckets have no revisions.",
+    ),
     "stores-not-installed": Text(
         "Addresses that begin with {scheme} need the package obstore, which is not installed.",
         "Run `pip install 'alloy-merge[stores]'`.",
@@ -1096,6 +1100,15 @@ PROBLEMS: dict[str, Text] = {
         "{address} cannot be written to ({reason}).",
         "Check the bucket's name, and the credentials, region and endpoint in the environment. Run the same merge "
         "again: it continues from the last finished shard.",
+    ),
+    "bucket-push-failed": Text(
+        "{address} cannot be written to ({reason}).",
+        "Check that the login may write there, and run the same merge again: it continues from the last finished "
+        "shard.",
+    ),
+    "bucket-public": Text(
+        "The bucket {bucket} is public: anyone can read what is written there.",
+        "Choose a private bucket, or make the result public (`--public`).",
     ),
     "store-cannot-replace": Text(
         "{file} will have {size:,} bytes. To replace a model, S3 has to copy each file, and it copies up to {most:,} "

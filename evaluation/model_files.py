@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder, an object store, or a repository on the Hub at one commit."""
+"""Where a model's files are: a folder, an object store, a bucket, or a repository on the Hub at one commit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from checkpoints import Token
 from checkpoints.json_value import parse_json
-from checkpoints.names import hub_id, is_folder, is_in_store, split_adapters
+from checkpoints.names import hub_id, is_address, is_folder, split_adapters
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.cache import cached_commit, snapshot_folder
@@ -43,7 +43,8 @@ class ModelFiles:
 
     Attributes:
         name: how people call it: "owner/name", the folder, or the address.
-        place: what `checkpoints.open_checkpoint` opens it by: the folder, "owner/name", or the address in a store.
+        place: what `checkpoints.open_checkpoint` opens it by: the folder, "owner/name", or the address in a store
+            or a bucket.
         commit: the Hub's commit, None elsewhere.
         identity: equal for two models only if their files are the same.
         fetch: downloads the files unless they are on this machine, and returns their folder; raises
@@ -71,8 +72,8 @@ def find_model(
     """Find a model, and for one on the Hub check that this token may read it.
 
     Args:
-        name: a folder, an address in an object store, or "owner/name" on the Hub, with or without "hf://" before and
-            "@revision" after it; each "+" is followed by an adapter, which is named in the same way.
+        name: a folder, an address in an object store or a bucket, or "owner/name" on the Hub, with or without "hf://"
+            before and "@revision" after it; each "+" is followed by an adapter, which is named in the same way.
         revision: branch, tag or commit on the Hub, of the base if there are adapters.
         token: a token or a function that returns one; None for this machine's login, False for none.
         allow_folders: whether `name` may be a folder of this machine.
@@ -107,8 +108,8 @@ def _find(text: str, config: str, revision: str | None, token: Token, allow_fold
         if revision is not None:
             raise EvaluationError(Problem("folder-revision", {"model": text, "revision": revision}))
         return _in_folder(text, Path(text).expanduser(), config)
-    if is_in_store(text):
-        return _in_store(text, config, revision, allow_folders)
+    if is_address(text):
+        return _at_address(text, config, revision, token, allow_folders)
     repo, _, at = text.removeprefix(HUB_SCHEME).partition("@")
     if not hub_id(repo):
         code = "no-folder-or-model-id" if allow_folders else "no-model-id"
@@ -131,14 +132,17 @@ def _in_folder(name: str, folder: Path, config: str) -> ModelFiles:
     return ModelFiles(name, str(folder), None, (str(folder), stamps), lambda: folder)
 
 
-def _in_store(name: str, config: str, revision: str | None, allow_folders: bool) -> ModelFiles:
-    with as_evaluation_error(), closing(open_repository(name, revision, None, allow_folders)) as found:
+def _at_address(
+    name: str, config: str, revision: str | None, token: Token, allow_folders: bool
+) -> ModelFiles:
+    """Find one in an object store or a bucket."""
+    with as_evaluation_error(), closing(open_repository(name, revision, token, allow_folders)) as found:
         if config not in found.files:
             raise EvaluationError(_lacks(name, config, is_adapter=ADAPTER in found.files))
         version = found.version
 
     def fetch() -> Path:
-        with as_evaluation_error(), closing(open_repository(name, None, None, allow_folders)) as repository:
+        with as_evaluation_error(), closing(open_repository(name, None, token, allow_folders)) as repository:
             if repository.version != version:
                 raise CheckpointError(Problem("model-changed", {"model": name}, name))
             return fetch_from_store(repository, _wanted(repository, config))
@@ -147,7 +151,7 @@ def _in_store(name: str, config: str, revision: str | None, allow_folders: bool)
 
 
 def _wanted(repository: Repository, config: str) -> list[str]:
-    """The files of a model or an adapter in an object store that evaluation needs."""
+    """The files of a model or an adapter in an object store or a bucket that evaluation needs."""
     small = [file for file in repository.files if _SMALL_FILE.fullmatch(file)]
     if config == ADAPTER:
         return [*small, *({ADAPTER_WEIGHTS} & repository.files.keys())]

@@ -1,4 +1,4 @@
-"""Models from object stores on this machine's disk: a folder for each version, in the Hugging Face home."""
+"""Models from object stores and buckets on this machine's disk: a folder for each version, in the Hugging Face home."""
 
 from __future__ import annotations
 

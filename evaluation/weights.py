@@ -20,6 +20,7 @@ import torch
 from checkpoints import Checkpoint, TensorHeader, Token, open_checkpoint
 from checkpoints.architecture import DERIVED, EMBEDDING, OUTPUT_HEAD
 from checkpoints.dtypes import FLOATS, is_known, torch_name
+from checkpoints.names import is_address
 from checkpoints.problems import Problem
 from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation.doctor import diagnosis, findings
@@ -78,7 +79,8 @@ def open_weights(name: str | Path, *, token: Token = None, allow_folders: bool =
         EvaluationError: there is no such model, or it cannot be read.
     """
     if is_gguf_file(name):
-        file, _, revision = str(name).removeprefix(HUB_SCHEME).partition("@")
+        named = str(name) if is_address(str(name)) else str(name).removeprefix(HUB_SCHEME)
+        file, _, revision = named.partition("@")
         with as_evaluation_error():
             opened = open_checkpoint(file, revision or None, token=token, allow_folders=allow_folders)
         return Weights(structure_of(opened, file), opened)

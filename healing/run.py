@@ -16,6 +16,7 @@ import torch
 
 from checkpoints import Token
 from checkpoints.dtypes import torch_name
+from checkpoints.names import is_address
 from checkpoints.problems import Cancelled as MergeCancelled
 from checkpoints.problems import PlanError, Problem
 from checkpoints.repositories.repository import HUB_SCHEME
@@ -189,10 +190,10 @@ def run_training(plan: HealPlan, to: str, *, work: Path | None = None, **options
     if given.adapter_only and Path(to).exists():
         raise EvaluationError(Problem("adapter-folder-exists", {"folder": to}))
     repo = to.removeprefix(HUB_SCHEME).partition("@")[0]
-    on_hub = work is None and to.startswith(HUB_SCHEME)
+    on_hub = work is None and to.startswith(HUB_SCHEME) and not is_address(to)
     folder = work or (
         Path(tempfile.gettempdir()) / f"alloy-heal-{plan.key[:16]}"
-        if on_hub
+        if on_hub or is_address(to)
         else Path(f"{to.rstrip('/')}.training")
     )
     with room_named(folder):

@@ -87,7 +87,10 @@ RecipeFile = Annotated[
 Destination = Annotated[
     str,
     typer.Option(
-        "--to", metavar="DEST", help="A folder, hf://owner/name, or s3://bucket/path.", show_default=False
+        "--to",
+        metavar="DEST",
+        help="A folder, hf://owner/name, hf://buckets/owner/name, or s3://bucket/path.",
+        show_default=False,
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the model at DEST.")]
@@ -161,7 +164,11 @@ def plan(
     recipe: RecipeFile,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="DEST", help="A folder, hf://owner/name, or s3://bucket/path."),
+        typer.Option(
+            "--to",
+            metavar="DEST",
+            help="A folder, hf://owner/name, hf://buckets/owner/name, or s3://bucket/path.",
+        ),
     ] = None,
     overwrite: Overwrite = False,
     pull_request: PullRequest = False,
@@ -315,7 +322,8 @@ def run_recipe(
         typer.Option(
             "--to",
             metavar="DEST",
-            help="A folder, hf://owner/name, or s3://bucket/path. Of several recipes, {name} is the file's name.",
+            help="A folder, hf://owner/name, hf://buckets/owner/name, or s3://bucket/path. Of several recipes, {name} "
+            "is the file's name.",
             show_default=False,
         ),
     ],

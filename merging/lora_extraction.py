@@ -33,7 +33,7 @@ from checkpoints.architecture import (
 )
 from checkpoints.dtypes import FLOATS, rank_in_file, safetensors_name
 from checkpoints.loading import load
-from checkpoints.names import STORE_SCHEMES, is_in_store
+from checkpoints.names import STORE_SCHEMES, is_address
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from checkpoints.renamed import RenamedCheckpoint, in_names_of
 from checkpoints.tokenizer_files import tokenizer_files
@@ -177,7 +177,7 @@ def extract_lora(
 
 
 def _is_on_hub(model: Checkpoint) -> bool:
-    return not (model.is_folder or is_in_store(model.name))
+    return not (model.is_folder or is_address(model.name))
 
 
 def _open_finetune(finetune: str | Recipe, token: Token, allow_folders: bool) -> Checkpoint:

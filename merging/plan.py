@@ -18,7 +18,7 @@ from checkpoints.formats.header import TensorHeader
 from checkpoints.formats.safetensors import write_header
 from checkpoints.loading import Part
 from checkpoints.made_rows import MadeCost
-from checkpoints.names import is_in_store
+from checkpoints.names import is_address
 from checkpoints.problems import Problem
 from checkpoints.renamed import Assembled
 from merging.fp8 import FP8
@@ -58,8 +58,8 @@ class PlannedAdapter:
 
     @property
     def commit(self) -> str | None:
-        """The commit on the Hub; None for a folder and in an object store."""
-        return None if self.is_folder or is_in_store(self.name) else self.version
+        """The commit on the Hub; None for a folder, in an object store and in a bucket."""
+        return None if self.is_folder or is_address(self.name) else self.version
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,8 @@ class PlannedModel:
 
     @property
     def commit(self) -> str | None:
-        """The commit on the Hub; None for a folder, in an object store, and for what is made on the way."""
-        is_elsewhere = self.is_folder or self.made_by or is_in_store(self.name)
+        """The commit on the Hub; None for a folder, in an object store or a bucket, and for what is made on the way."""
+        is_elsewhere = self.is_folder or self.made_by or is_address(self.name)
         return None if is_elsewhere else self.version
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpoints.names import is_in_bucket
 from checkpoints.repositories.repository import HUB_SCHEME
 from merging.methods import METHODS
 from merging.plan import Plan, PlannedAdapter, PlannedModel
@@ -165,7 +166,8 @@ def with_not_finite(card: str, counts: Mapping[str, int]) -> str:
 
 def loaded_as(to: str) -> str:
     """What transformers loads a result at `to` by: `owner/name` on the Hub, else the name of its folder."""
-    return to.removeprefix(HUB_SCHEME) if to.startswith(HUB_SCHEME) else Path(to).name
+    is_on_hub = to.startswith(HUB_SCHEME) and not is_in_bucket(to)
+    return to.removeprefix(HUB_SCHEME) if is_on_hub else Path(to).name
 
 
 def _use(name: str) -> list[str]:

@@ -1,10 +1,10 @@
-"""Where a model's files are: a folder, the Hub or an object store, or a place inside one of them."""
+"""Where a model's files are: a folder, the Hub, a bucket or an object store, or a place inside one of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from checkpoints.names import STORE_SCHEMES, hub_id, is_in_store
+from checkpoints.names import STORE_SCHEMES, hub_id, is_address, is_in_bucket, is_in_store
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.folder import Folder
 from checkpoints.repositories.repository import Location, Repository, Token
@@ -15,6 +15,8 @@ def open_repository(name: str, revision: str | None, token: Token, allow_folders
     """The files behind a name; see `open_checkpoint`."""
     if is_in_store(name):
         return _open_store(name, revision, allow_folders)
+    if is_in_bucket(name):
+        return _open_bucket(name, revision, token)
     path = Path(name).expanduser()
     if allow_folders and path.is_dir():
         return Folder(path)
@@ -48,13 +50,26 @@ def _open_store(name: str, revision: str | None, allow_folders: bool) -> Reposit
     return StoreRepository(name)
 
 
+def _open_bucket(name: str, revision: str | None, token: Token) -> Repository:
+    """A model in a bucket of the Hub, which strangers may name too: it is read with their own token.
+
+    Raises:
+        CheckpointError: the address is none, or there is no such model.
+    """
+    from checkpoints.repositories.bucket import BucketRepository
+
+    if revision is not None:
+        raise CheckpointError(Problem("bucket-address", {"given": f"{name}@{revision}"}, name))
+    return BucketRepository(name, token)
+
+
 def open_location(location: Location, token: Token) -> Repository:
     """Open what `Repository.location` described, without asking the Hub.
 
     Raises:
-        CheckpointError: it is a folder or in an object store and changed, or is not there.
+        CheckpointError: it is a folder or in an object store or a bucket and changed, or is not there.
     """
-    if location.is_folder or is_in_store(location.name):
+    if location.is_folder or is_address(location.name):
         repository = open_repository(location.name, None, token, allow_folders=True)
         if repository.version != location.version:
             repository.close()

@@ -18,6 +18,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -118,7 +119,7 @@ class HubRepository:
         self._lock = threading.Lock()
         self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._interrupted = threading.Event()
-        self._cached = cached_files(name, version, files)
+        self._cached = self._find_cached()
         self._open = OpenFiles()
         self._admitting = threading.Lock()
         self._is_admitted = token is None
@@ -128,6 +129,10 @@ class HubRepository:
         self._failures = 0
         self.read_by: set[str] = set()
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def _find_cached(self) -> dict[str, Path]:
+        """The files that are in the cache."""
+        return cached_files(self.name, self.version, self.files)
 
     def is_local(self, file: str) -> bool:
         return file in self._cached
@@ -238,13 +243,19 @@ class HubRepository:
 
     def _ask_for_xet(self) -> Mapping[str, Any]:
         """Access to Xet for a while: the Hub gives a token of its own for that."""
-        url = f"{constants.ENDPOINT}/api/models/{self.name}/xet-read-token/{quote(self.version, safe='')}"
+        url = self._xet_token_url()
         response = self._client.get(
             url, headers=self._headers(url), extensions={"trace": self._remember_stream}
         )
         response.raise_for_status()
         access: Mapping[str, Any] = response.json()
         return access
+
+    def _xet_token_url(self) -> str:
+        return f"{constants.ENDPOINT}/api/models/{self.name}/xet-read-token/{quote(self.version, safe='')}"
+
+    def _file_url(self, file: str) -> str:
+        return f"{constants.ENDPOINT}/{self.name}/resolve/{quote(self.version, safe='')}/{quote(file)}"
 
     def _pause(self, seconds: float) -> None:
         self._interrupted.wait(seconds)
@@ -291,7 +302,7 @@ class HubRepository:
             return link
 
     def _ask_for_link(self, file: str) -> str:
-        url = f"{constants.ENDPOINT}/{self.name}/resolve/{quote(self.version, safe='')}/{quote(file)}"
+        url = self._file_url(file)
         for _ in range(5):
             response = self._client.head(
                 url, headers=self._headers(url), extensions={"trace": self._remember_stream}
@@ -299,13 +310,18 @@ class HubRepository:
             if response.status_code not in REDIRECTS:
                 response.raise_for_status()
                 return url
-            if "X-Xet-Hash" in response.headers and self._xet.is_available():
-                self._xet_hashes[file] = response.headers["X-Xet-Hash"]
+            if "X-Xet-Hash" in response.headers:
+                self._found_xet(file, response.headers["X-Xet-Hash"])
             url = urljoin(url, response.headers["Location"])
             if not self._on_hub(url):
                 # A signed link is made for GET; asking it for HEAD may fail.
                 return url
         raise httpx2.TooManyRedirects("too many redirects", request=response.request)
+
+    def _found_xet(self, file: str, xet_hash: str) -> None:
+        """Remember by which hash Xet has a file."""
+        if self._xet.is_available():
+            self._xet_hashes[file] = xet_hash
 
     def _forget(self, file: str, link: str) -> None:
         with self._lock:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx2
 from huggingface_hub import constants
 from huggingface_hub.errors import (
+    BucketNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -25,7 +26,7 @@ def hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
     """Raise what goes wrong while the Hub is asked for a model as a `CheckpointError` that names the model.
 
     Args:
-        name: `owner/name`
+        name: `owner/name`, or an address in a bucket
         revision: that was asked for
     """
     at = f"{name}@{revision}" if revision else name
@@ -37,7 +38,7 @@ def hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
         raise gated(name) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(Problem("no-revision", {"model": name, "revision": revision}, at)) from error
-    except RepositoryNotFoundError as error:
+    except (RepositoryNotFoundError, BucketNotFoundError) as error:
         host = urlsplit(constants.ENDPOINT).netloc
         raise CheckpointError(Problem("model-not-found", {"model": name, "host": host}, at)) from error
     except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Where a model's files come from: a folder, or a repository on the Hub or in an object store, read by ranges."""
+"""Where a model's files come from: a folder, the Hub, a bucket or an object store, read by ranges."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Location:
     """Where files are, as data: with it a repository is opened without asking the Hub anything.
 
     Args:
-        name: a folder, `owner/name`, or an address in an object store
+        name: a folder, `owner/name`, or an address in an object store or a bucket
         version: see `Repository.version`
         is_folder: whether it is a folder on this machine
         files: sizes in bytes by path in the whole repository

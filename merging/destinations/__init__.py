@@ -1,4 +1,4 @@
-"""Where a merge goes: a folder, a repository on the Hub, or an object store."""
+"""Where a merge goes: a folder, a repository or a bucket on the Hub, or an object store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from checkpoints.names import STORE_SCHEMES
+from checkpoints.names import BUCKET_SCHEME, STORE_SCHEMES
 from checkpoints.problems import DestinationError, Problem
 from checkpoints.repositories.repository import HUB_SCHEME, Token
 from merging.destinations.destination import (
@@ -50,6 +50,18 @@ def _hub_sink(data: Mapping[str, object], token: Token, check: Callable[[], None
     return HubSink.from_data(data, token, check)
 
 
+def _bucket(place: str, options: Options) -> Destination:
+    from merging.destinations.bucket import BucketDestination
+
+    return BucketDestination(BUCKET_SCHEME + place, options)
+
+
+def _bucket_sink(data: Mapping[str, object], token: Token, check: Callable[[], None]) -> Sink:
+    from merging.destinations.bucket_sink import BucketSink
+
+    return BucketSink.from_data(data, token, check)
+
+
 def _store(scheme: str, place: str, options: Options) -> Destination:
     from merging.destinations.store import StoreDestination
 
@@ -75,8 +87,9 @@ class Kind:
     open_sink: Callable[[Mapping[str, object], Token, Callable[[], None]], Sink]
 
 
-# By the scheme of their addresses; a folder's has none.
+# By the scheme of their addresses, of which the first that fits counts; a folder's has none.
 DESTINATIONS = {
+    BUCKET_SCHEME: Kind(_bucket, _bucket_sink),
     HUB_SCHEME: Kind(_hub, _hub_sink),
     **{scheme: Kind(partial(_store, scheme), _store_sink) for scheme in STORE_SCHEMES},
     "": Kind(
@@ -95,7 +108,8 @@ def open_destination(
     pull_request: bool = False,
     allow_folders: bool = True,
 ) -> Destination:
-    """The destination that a text names: `hf://owner/name`, an address in an object store, or a folder.
+    """The destination that a text names: `hf://owner/name`, an address in a bucket or an object store, or a
+    folder.
 
     Args:
         allow_folders: False on a server whose visitors must not write to its disk, nor to stores with its credentials

@@ -40,8 +40,8 @@ class Place:
     """Where a finished result can be found.
 
     Args:
-        location: a folder, an address in an object store, or `hf://owner/name`, with @revision behind where it is a
-            pull request
+        location: a folder, an address in an object store or a bucket, or `hf://owner/name`, with @revision behind
+            where it is a pull request
         url: its page on the Hub, if it has one
         commit: on the Hub, if it is there
         verified: whether it was read back from there and found to be what was sent
@@ -88,6 +88,10 @@ class Sink(Protocol):
     @property
     def crosses_processes(self) -> bool:
         """Whether several processes of this machine can write to one file."""
+
+    @property
+    def in_order(self) -> bool:
+        """Whether it wants the bytes of a file in their order, and makes early ones wait."""
 
     def open_shard(self, filename: str, size: int) -> ShardWriter:
         """Begin an output file of `size` bytes; may wait until there is room for it.

@@ -163,6 +163,7 @@ class FolderSink:
     """
 
     crosses_processes = True
+    in_order = False
 
     def __init__(self, folder: Path, parts: WrittenParts | None = None, done: frozenset[str] = frozenset()):
         self.folder = folder

@@ -17,15 +17,16 @@ from huggingface_hub import (
     HfApi,
     constants,
 )
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from checkpoints.names import hub_id
 from checkpoints.problems import Cancelled, CheckpointError, DestinationError, Problem
-from checkpoints.repositories.repository import HUB_SCHEME, current_token
+from checkpoints.repositories.repository import HUB_SCHEME
 from checkpoints.repositories.retry import retry
 from checkpoints.repositories.xet import XetReader
 from checkpoints.wording import few
 from merging.destinations import hub_sink
+from merging.destinations.account import account_problem
 from merging.destinations.background import Background
 from merging.destinations.destination import Options, Place, replaced_suffixes
 from merging.destinations.hub_sink import HubSink, hub_api, hub_failures
@@ -92,21 +93,8 @@ class HubDestination:
 
     def check(self, plan: Plan | None = None) -> list[Problem]:
         owner = self.repo.partition("/")[0]
-        no_login = self._problem("no-login")
-        if current_token(self._token) is False:
-            return [no_login]
-        try:
-            account = retry(lambda: self._api().whoami())
-        except (LocalTokenNotFoundError, HfHubHTTPError) as error:
-            status = getattr(getattr(error, "response", None), "status_code", 401)
-            if status not in (401, 403):
-                return [self._problem("hub-status", status=status)]
-            return [no_login]
-        except (httpx2.HTTPError, OSError) as error:
-            return [self._problem("hub-silent", error=type(error).__name__)]
-        owners = [account["name"], *(org["name"] for org in account.get("orgs", ()))]
-        if owner.lower() not in [name.lower() for name in owners]:
-            return [self._problem("not-yours", account=account["name"], owner=owner, owners=owners)]
+        if problem := account_problem(owner, self.repo, HUB_SCHEME + self.repo, self._token):
+            return [problem]
         with self._failures():
             info = self._info()
             holds_other = info is not None and self._holds_model(info)

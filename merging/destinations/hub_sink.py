@@ -128,6 +128,10 @@ class HubSink:
         self._giving_up = threading.Lock()
         self.operations: list[CommitOperationAdd] = []
 
+    @property
+    def in_order(self) -> bool:
+        return self._streams
+
     def to_data(self) -> dict[str, object] | None:
         if self._branch is None:
             return None
@@ -186,7 +190,7 @@ class HubSink:
         """Wait until a file has arrived that was sent while it was made."""
         try:
             with self._failures():
-                _, sha256 = shard.finish()
+                sha256 = shard.finish().sha256
         except XetLostError as error:
             self._check()
             self._give_up_xet(error)

@@ -33,6 +33,7 @@ class MemoryDestination:
     name = "merged"
     can_stream = False
     crosses_processes = False
+    in_order = False
 
     def __init__(self, free: int | None = None) -> None:
         self._free = free

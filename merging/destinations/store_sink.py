@@ -42,11 +42,11 @@ def open_store(address: str) -> ObjectStore:
     try:
         return ObjectStore(address)
     except ObjectStoreError as error:
-        raise push_failed(address, error) from None
+        raise push_failed(address, error.reason) from None
 
 
-def push_failed(address: str, error: ObjectStoreError) -> DestinationError:
-    values = {"address": address, "reason": error.reason}
+def push_failed(address: str, reason: str) -> DestinationError:
+    values = {"address": address, "reason": reason}
     return DestinationError(Problem("store-push-failed", values, address))
 
 
@@ -61,6 +61,7 @@ class StoreSink:
     """
 
     crosses_processes = False
+    in_order = False
 
     def __init__(self, address: str, folder: str, check: Callable[[], None], together: int = 0):
         self._address, self._folder, self._check = address, folder, check
@@ -92,7 +93,7 @@ class StoreSink:
             self._store.upload(self._folder + filename, content, size)
         except ObjectStoreError as error:
             self._check()  # what ended the upload may be that the run is to stop
-            raise push_failed(self._address, error) from None
+            raise push_failed(self._address, error.reason) from None
         finally:
             content.close()
             self._slots.give_back()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from merging.destinations.destination import Stored
@@ -40,12 +40,20 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+class Arrived(NamedTuple):
+    """A file that Xet has: its size in bytes, the sha256 of its content, and Xet's own name of that."""
+
+    size: int
+    sha256: str
+    xet_hash: str
+
+
 class XetLostError(Exception):
     """Xet does not take a shard; says why. What it got of it is of no use."""
 
 
 class XetStore:
-    """Takes shards for one revision of a repository.
+    """Takes files for one revision of a repository, or for a bucket.
 
     Args:
         ask: gets the Hub's answer to a request for write access: casUrl, accessToken, exp; and the address and the
@@ -71,18 +79,12 @@ class XetStore:
         """
         import hf_xet
 
-        access, url, headers = self._ask()
         try:
-            self._session = self._session or hf_xet.XetSession(hf_xet.XetConfig().with_config(SETTINGS))
-            upload = self._session.new_upload_commit(
-                endpoint=access["casUrl"],
-                token=access["accessToken"],
-                token_expiry_unix_secs=int(access["exp"]),
-                token_refresh_url=url,
-                token_refresh_headers=headers,
-            )
+            upload = self._begin()
             stream = upload.start_upload_stream(sha256=hf_xet.COMPUTE_SHA256)
-        except Exception as error:  # hf_xet's are of many kinds, here and below, and none says what to do
+        except XetLostError:
+            raise
+        except Exception as error:
             raise XetLostError(f"Xet: {type(error).__name__}") from error
         shard = XetShard(upload, stream, check, full)
         with self._lock:
@@ -90,6 +92,46 @@ class XetStore:
             if self._stopped:
                 shard.abort()
         return shard
+
+    def _begin(self) -> Any:
+        """hf_xet's upload of one or more files."""
+        import hf_xet
+
+        access, url, headers = self._ask()
+        try:
+            self._session = self._session or hf_xet.XetSession(hf_xet.XetConfig().with_config(SETTINGS))
+            return self._session.new_upload_commit(
+                endpoint=access["casUrl"],
+                token=access["accessToken"],
+                token_expiry_unix_secs=int(access["exp"]),
+                token_refresh_url=url,
+                token_refresh_headers=headers,
+            )
+        except Exception as error:  # hf_xet's are of many kinds, here and elsewhere, and none says what to do
+            raise XetLostError(f"Xet: {type(error).__name__}") from error
+
+    def send(self, contents: Mapping[str, bytes]) -> dict[str, Arrived]:
+        """Upload small files together, and wait until they have arrived.
+
+        Args:
+            contents: by name
+
+        Raises:
+            XetLostError: they have not.
+        """
+        import hf_xet
+
+        upload = self._begin()
+        try:
+            sent = {
+                name: upload.start_upload_bytes(data, sha256=hf_xet.COMPUTE_SHA256)
+                for name, data in contents.items()
+            }
+            upload.wait_to_finish()
+            infos = {name: handle.result().xet_info for name, handle in sent.items()}
+        except Exception as error:
+            raise XetLostError(f"Xet: {type(error).__name__}") from error
+        return {name: Arrived(info.file_size, info.sha256, info.hash) for name, info in infos.items()}
 
     def stop(self) -> None:
         """End all that is under way, at once; who waits for it meets an `XetLostError`."""
@@ -154,11 +196,8 @@ class XetShard:
     def close(self) -> Stored:
         return self._full(self)
 
-    def finish(self) -> tuple[int, str]:
+    def finish(self) -> Arrived:
         """Wait until the store has all of it; a commit may then name it.
-
-        Returns:
-            Its size in bytes, and the sha256 of its content.
 
         Raises:
             XetLostError: it has not.
@@ -175,7 +214,7 @@ class XetShard:
         sent = self._next, self._digest.hexdigest()
         if (info.file_size, info.sha256) != sent:
             raise XetLostError("Xet got other bytes than were made")
-        return sent
+        return Arrived(*sent, info.hash)
 
     def abort(self) -> None:
         """End it, at once, from any thread."""

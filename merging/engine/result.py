@@ -38,7 +38,7 @@ class Result:
     """A finished merge.
 
     Args:
-        location: a folder, `hf://owner/name`, or an address in an object store
+        location: a folder, `hf://owner/name`, or an address in an object store or a bucket
         url: its page on the Hub, if it has one
         commit: on the Hub, if it is there
         bytes_out: size of its weights

@@ -101,7 +101,7 @@ class GgufDestination:
         own = self.plan_of(plan)
         kept = self._destination.begin(own, check)
         missing = [file for file in self.files if file.filename not in kept]
-        self._made = GgufSink(plan, missing, self._destination.sink, own.streams)
+        self._made = GgufSink(plan, missing, self._destination.sink)
         self._made.begin()
         whole = [shard for shard in plan.shards if not self._made.needs(shard)]
         return {shard.filename: Receipt(shard.filename, shard.bytes) for shard in whole}

@@ -35,14 +35,14 @@ class GgufSink:
     Args:
         plan: whose shards come, each at least once
         files: to be made, of one layout
-        sink: that takes them
-        in_order: whether `sink` wants the bytes of a file in their order: each tensor of several pieces is then held
+        sink: that takes them; where it wants the bytes of a file in their order, each tensor of several pieces is held
             until it is whole
     """
 
     crosses_processes = False
+    in_order = False
 
-    def __init__(self, plan: Plan, files: Sequence[GgufFile], sink: Sink, in_order: bool):
+    def __init__(self, plan: Plan, files: Sequence[GgufFile], sink: Sink):
         self._plan = plan
         self._files = files
         self._sink = sink
@@ -50,7 +50,7 @@ class GgufSink:
         self._outputs: list[_Output] = []
         self._tensors: dict[str, _Tensor] = {}
         self._uses: defaultdict[str, list[tuple[_Tensor, int]]] = defaultdict(list)
-        self._in_order = in_order
+        self._in_order = sink.in_order
         self._lock = threading.Lock()
         self._whole: set[str] = set()  # tensors of the model that have come
 
@@ -315,6 +315,7 @@ class Tee:
     """
 
     crosses_processes = False
+    in_order = False
 
     def __init__(self, first: Sink, second: GgufSink, kept: frozenset[str]):
         self._first = first

@@ -19,7 +19,7 @@ from checkpoints import (
 )
 from checkpoints.dtypes import rank_in_file
 from checkpoints.memory import free_memory
-from checkpoints.names import is_in_store
+from checkpoints.names import is_address
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from merging.destinations import Destination, open_destination
 from merging.experts.generated import GeneratedCheckpoint
@@ -385,7 +385,7 @@ def with_copy(shard: PlannedShard, models: Sequence[Checkpoint]) -> PlannedShard
         return shard
     [source] = sources
     model = models[source.model]
-    is_on_hub = not (model.is_folder or is_in_store(model.name))
+    is_on_hub = not (model.is_folder or is_address(model.name))
     if not is_on_hub or model.files.get(source.filename) != shard.bytes:
         return shard
     # Tensors in the same places may still follow a header that was written in another way.

@@ -38,6 +38,7 @@ PASSED_ON = {
     "checkpoints/adapters/adapter.py",
     "checkpoints/formats/safetensors.py",
     "checkpoints/formats/torch_zip.py",
+    "merging/destinations/account.py",
     "merging/destinations/hub.py",
     "merging/gguf/converter.py",
     "merging/gguf/layout.py",

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from tests.hub.bucket import Bucket
 from tests.hub.faults import Fault, Faults
 from tests.hub.links import Links
 from tests.hub.log import Log
@@ -168,6 +169,29 @@ class Hub:
     def read(self, repo_id: str, path: str, revision: str = "main") -> bytes:
         """The content of a file."""
         return self.store.blobs.read(self.repo(repo_id).files(revision)[path].sha256)
+
+    def put_in_bucket(self, bucket_id: str, files: Mapping[str, bytes], *, private: bool = False) -> None:
+        """Add files to a bucket, made if need be, without a request.
+
+        Args:
+            bucket_id: ``owner/name``; the owner has to be a user or an organization.
+            files: content by path in the bucket.
+            private: set when the bucket is made here.
+        """
+        with self.store.lock:
+            bucket = self.store.buckets.setdefault(bucket_id, Bucket(bucket_id, private))
+            for path, content in files.items():
+                sha256 = self.store.blobs.add(io.BytesIO(content))
+                bucket.add(path, sha256, sha256, len(content))
+            self.store.save()
+
+    def bucket_files(self, bucket_id: str) -> dict[str, bytes] | None:
+        """The content of a bucket's files by path; None if there is no such bucket."""
+        with self.store.lock:
+            bucket = self.store.buckets.get(bucket_id)
+            if bucket is None:
+                return None
+            return {path: self.store.blobs.read(file.sha256) for path, file in bucket.files.items()}
 
     def grant(self, repo_id: str, user: str) -> None:
         """Let a user through a repository's gate."""

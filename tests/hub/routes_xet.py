@@ -13,6 +13,9 @@ from tests.hub.xet import XORB, Grant, chunks, files, packed, reconstruction
 if TYPE_CHECKING:
     from tests.hub.hub import Hub
 
+# Before the ids of buckets, in grants.
+BUCKETS = "buckets/"
+
 
 @route("GET", "/api/models/{repo}/xet-write-token/{rev}")
 def xet_write_token(hub: Hub, request: Request, repo: str, rev: str) -> Reply:
@@ -30,6 +33,18 @@ def xet_read_token(hub: Hub, request: Request, repo: str, rev: str) -> Reply:
     return access(hub, Grant(repo, writes=False), hub.xet.url)
 
 
+@route("GET", "/api/buckets/{repo}/xet-write-token")
+def xet_write_token_of_a_bucket(hub: Hub, request: Request, repo: str) -> Reply:
+    hub.store.writable_bucket(repo, request.viewer)
+    return access(hub, Grant(f"{BUCKETS}{repo}", writes=True), "")
+
+
+@route("GET", "/api/buckets/{repo}/xet-read-token")
+def xet_read_token_of_a_bucket(hub: Hub, request: Request, repo: str) -> Reply:
+    hub.store.readable_bucket(repo, request.viewer)
+    return access(hub, Grant(f"{BUCKETS}{repo}", writes=False), hub.xet.url)
+
+
 def access(hub: Hub, grant: Grant, url: str) -> Reply:
     """A new token and the store that it is for, in the answer's body and headers."""
     token = f"xet_{secrets.token_hex(8)}"
@@ -43,16 +58,16 @@ def access(hub: Hub, grant: Grant, url: str) -> Reply:
 @route("GET", "/xet/{name}/v1/reconstructions/{hash}", xet=True)
 def get_reconstruction(hub: Hub, request: Request, name: str, hash: str) -> Reply:
     """How a file, or a range of it, is put together."""
-    repo = granted(hub, request, name, writes=False)
-    if hash not in hub.store.repos[repo].objects:
-        raise RefusalError(404, f"{repo} has no file {hash}")
-    size = hub.store.blobs.size(hash)
+    sha256 = hub.xet.names.get(hash, hash)
+    if sha256 not in granted(hub, request, name, writes=False):
+        raise RefusalError(404, f"There is no file {hash}")
+    size = hub.store.blobs.size(sha256)
     start, end = span(request, size) or (0, size)
 
     def link(number: int) -> str:
-        return hub.links.make("GET", hub.file_endpoint, f"/xorbs/{hash}/{number}")
+        return hub.links.make("GET", hub.file_endpoint, f"/xorbs/{sha256}/{number}")
 
-    return Reply.json(reconstruction(hash, size, start, end, link))
+    return Reply.json(reconstruction(sha256, size, start, end, link))
 
 
 @route("GET", "/xorbs/{oid}/{number}", cdn=True)
@@ -77,26 +92,30 @@ def put_xorb(hub: Hub, request: Request, name: str, hash: str) -> Reply:
 
 @route("POST", "/xet/{name}/v1/shards", xet=True)
 def put_shard(hub: Hub, request: Request, name: str) -> Reply:
-    """Files become known, to the repository that the token is for, when all of their pieces are there."""
-    repo = granted(hub, request, name, writes=True)
+    """Files become known, to the model or bucket that the token is for, when all of their pieces are there."""
+    objects = granted(hub, request, name, writes=True)
     for file in files(request.body):
         missing = [term.xorb for term in file.terms if term.xorb not in hub.xet.xorbs]
         if missing:
             raise RefusalError(400, f"There is no xorb {missing[0]}")
         parts = (piece for term in file.terms for piece in hub.xet.xorbs[term.xorb][term.start : term.end])
-        if hub.store.blobs.add(io.BytesIO(b"".join(parts))) != file.sha256:
+        sha256 = hub.store.blobs.add(io.BytesIO(b"".join(parts)))
+        if sha256 != (file.sha256 or sha256):  # for buckets, the client leaves it out
             raise RefusalError(400, f"The sha256 of {file.hash} is not {file.sha256}")
-        hub.store.repos[repo].objects.add(file.sha256)
+        hub.xet.names[file.hash] = sha256
+        objects.add(sha256)
     return Reply.json({"result": 1})
 
 
-def granted(hub: Hub, request: Request, name: str, *, writes: bool) -> str:
-    """The repository that the request's token lets its bearer read, or write to, at this store."""
+def granted(hub: Hub, request: Request, name: str, *, writes: bool) -> set[str]:
+    """The sha256 of the files that the request's token lets its bearer read, or add to, at this store."""
     grant = hub.xet.tokens.get(request.headers.get("authorization", "").removeprefix("Bearer "))
     if grant is None or name != hub.xet.name:
         raise RefusalError(401, "Unauthorized")
     if writes and not grant.writes:
         raise RefusalError(403, "This token may only read")
-    if grant.repo not in hub.store.repos:
-        raise RefusalError(404, "The repository was deleted meanwhile")
-    return grant.repo
+    is_bucket = grant.repo.startswith(BUCKETS)
+    holder = (hub.store.buckets if is_bucket else hub.store.repos).get(grant.repo.removeprefix(BUCKETS))
+    if holder is None:
+        raise RefusalError(404, "What the token is for was deleted meanwhile")
+    return holder.objects

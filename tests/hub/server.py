@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from tests.hub import (  # noqa: F401  (they register)
+    routes_buckets,
     routes_files,
     routes_jobs,
     routes_models,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.hub.blobs import Blobs
+from tests.hub.bucket import Bucket
 from tests.hub.repo import GIT_ATTRIBUTES, Commit, Entry, Repo
 from tests.hub.request import RefusalError
 
@@ -44,20 +45,27 @@ class Store:
         self.orgs: set[str] = set()
         self.tokens: dict[str, Token] = {}
         self.repos: dict[str, Repo] = {}
+        self.buckets: dict[str, Bucket] = {}
         if self._index is not None and self._index.exists():
             data = json.loads(self._index.read_text())
             self.users, self.orgs = data["users"], set(data["orgs"])
             self.repos = {repo["id"]: Repo.from_json(repo) for repo in data["repos"]}
+            self.buckets = {one["id"]: Bucket.from_json(one) for one in data.get("buckets", ())}
 
     def clear(self) -> None:
         """Forget everything."""
         self.blobs.drop_all_but(set())
-        self.users, self.orgs, self.tokens, self.repos = {}, set(), {}, {}
+        self.users, self.orgs, self.tokens, self.repos, self.buckets = {}, set(), {}, {}, {}
 
     def save(self) -> None:
         """Write the index, where there is a folder. It never holds a token."""
         if self._index is not None:
-            index = {"users": self.users, "orgs": self.orgs, "repos": list(self.repos.values())}
+            index = {
+                "users": self.users,
+                "orgs": self.orgs,
+                "repos": list(self.repos.values()),
+                "buckets": list(self.buckets.values()),
+            }
             fresh = self._index.with_suffix(".new")
             fresh.write_text(
                 json.dumps(index, default=lambda it: sorted(it) if isinstance(it, set) else vars(it))
@@ -90,7 +98,15 @@ class Store:
 
     def delete(self, repo_id: str) -> None:
         del self.repos[repo_id]
-        self.blobs.drop_all_but(set().union(*(repo.blobs() for repo in self.repos.values())))
+        self._drop_unused()
+
+    def delete_bucket(self, bucket_id: str) -> None:
+        del self.buckets[bucket_id]
+        self._drop_unused()
+
+    def _drop_unused(self) -> None:
+        repos = (repo.blobs() for repo in self.repos.values())
+        self.blobs.drop_all_but(set().union(*repos, *(bucket.objects for bucket in self.buckets.values())))
 
     def role(self, viewer: Token | None, namespace: str) -> str | None:
         """What a viewer may do in a namespace: None, ``read`` or ``write`` (``admin`` counts as that)."""
@@ -114,6 +130,19 @@ class Store:
         repo = self.readable(repo_id, viewer)
         self.require_write(viewer, repo.owner, f"You have no write access to {repo_id}")
         return repo
+
+    def readable_bucket(self, bucket_id: str, viewer: Token | None) -> Bucket:
+        """The bucket, or the Hub's refusal: a private one looks like a missing one."""
+        bucket = self.buckets.get(bucket_id)
+        if bucket is None or (bucket.private and self.role(viewer, bucket.owner) is None):
+            raise RefusalError(401 if viewer is None else 404, "Bucket not found", "RepoNotFound")
+        return bucket
+
+    def writable_bucket(self, bucket_id: str, viewer: Token | None) -> Bucket:
+        """The bucket, if the viewer may change it, or the Hub's refusal."""
+        bucket = self.readable_bucket(bucket_id, viewer)
+        self.require_write(viewer, bucket.owner, f"You have no write access to {bucket_id}")
+        return bucket
 
     def require_write(self, viewer: Token | None, namespace: str, refusal: str) -> str:
         """The user's name, if their token may change things in ``namespace``."""

@@ -22,6 +22,8 @@ from huggingface_hub import (
     snapshot_download,
 )
 from huggingface_hub.errors import (
+    BucketBatchError,
+    BucketNotFoundError,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -658,3 +660,44 @@ def test_a_model_has_a_page_for_people(hub: Hub) -> None:
     assert "config.json" in page.text
     assert "license: mit" not in page.text
     assert "<script>" not in page.text
+
+
+def test_buckets(hub: Hub, api: HfApi, bob: HfApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    assert api.create_bucket("alice/files", private=True).bucket_id == "alice/files"
+    with pytest.raises(HfHubHTTPError, match="409"):
+        api.create_bucket("alice/files")
+    with pytest.raises(HfHubHTTPError, match="403"):
+        bob.create_bucket("alice/other")
+
+    api.batch_bucket_files("alice/files", add=[(BIG, "a/big.bin"), (b"{}", "a/config.json"), (b"", "empty")])
+    [big] = api.get_bucket_paths_info("alice/files", ["a/big.bin"])
+    copy = ("bucket", "alice/files", big.xet_hash, "b/copy.bin")
+    api.batch_bucket_files("alice/files", copy=[copy], delete=["a/config.json"])
+    with pytest.raises(BucketBatchError, match="There is no such file"):
+        api.batch_bucket_files("alice/files", delete=["a/config.json"])
+
+    listed = {
+        it.path: it.size for it in api.list_bucket_tree("alice/files", recursive=True) if it.type == "file"
+    }
+    assert listed == {"a/big.bin": len(BIG), "b/copy.bin": len(BIG), "empty": 0}
+    assert [it.path for it in api.list_bucket_tree("alice/files", prefix="b/", recursive=True)] == [
+        "b/copy.bin",
+        "b",
+    ]
+    assert api.bucket_info("alice/files").total_files == 3
+    with pytest.raises(BucketNotFoundError):
+        bob.bucket_info("alice/files")
+    api.download_bucket_files("alice/files", [("b/copy.bin", tmp_path / "copy")])
+    assert (tmp_path / "copy").read_bytes() == BIG
+    api.delete_bucket("alice/files")
+    assert hub.bucket_files("alice/files") is None
+
+
+def test_buckets_are_kept_between_starts(tmp_path: Path) -> None:
+    with Hub(tmp_path) as first:
+        first.add_user("alice")
+        first.put_in_bucket("alice/files", {"a": b"1"}, private=True)
+    with Hub(tmp_path) as again:
+        assert again.bucket_files("alice/files") == {"a": b"1"}
+        assert again.store.buckets["alice/files"].private

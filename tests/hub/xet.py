@@ -2,7 +2,7 @@
 
 A file is a list of terms: chunks of xorbs, one after the other. What was uploaded is kept as whole files. A file is
 read as xorbs that are cut from it, of a fixed size, so every large file of the Hub can be read however it came. Xet's
-name of a file is its sha256 here; clients take it as it is.
+name of a file is its sha256 here; clients take it as it is. Buckets keep the name that the client sends.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class XetFile(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """What a token lets its bearer do."""
+    """What a token lets its bearer do, with a model or a bucket."""
 
     repo: str
     writes: bool
@@ -59,6 +59,7 @@ class Xet:
         tokens: those that were given out
         ttl: seconds for which a new token works
         xorbs: the pieces that were uploaded: the content of their chunks, by name
+        names: the sha256 of files that were uploaded, by Xet's own name of them
     """
 
     url: str = ""
@@ -66,6 +67,7 @@ class Xet:
     tokens: dict[str, Grant] = field(default_factory=dict)
     ttl: int = 3600
     xorbs: dict[str, list[bytes]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
 
 
 def reconstruction(

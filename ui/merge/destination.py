@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from checkpoints.names import is_in_store, is_store_address
+from checkpoints.names import bucket_place, is_in_bucket, is_in_store, is_store_address
 from checkpoints.repositories.repository import HUB_SCHEME
 from merging import MergeError, Problem
 from ui.host import Host
@@ -70,8 +70,8 @@ class DestinationChoice:
 
 
 def destination_of(host: Host, text: str) -> str:
-    """The destination that an API caller wrote: `hf://owner/name`; on a laptop also a bare name of a folder, or an
-    address in an object store.
+    """The destination that an API caller wrote: `hf://owner/name`, or an address in a bucket; on a laptop also a bare
+    name of a folder, or an address in an object store.
 
     Raises:
         MergeError: it is none of them.
@@ -80,6 +80,10 @@ def destination_of(host: Host, text: str) -> str:
         scheme = text.partition("://")[0] + "://"
         code = "store-address" if host.allow_folders else "store-refused"
         raise MergeError(Problem(code, {"scheme": scheme}))
+    if is_in_bucket(text):
+        if bucket_place(text) is None:
+            raise MergeError(Problem("bucket-address", {"given": text[:120]}))
+        return text
     owner, slash, name = text.removeprefix(HUB_SCHEME).partition("/")
     if text.startswith(HUB_SCHEME) and slash and _is_name(owner):
         _check_name(name)

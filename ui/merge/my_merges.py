@@ -10,7 +10,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from checkpoints.memory import free_memory
-from checkpoints.repositories.repository import HUB_SCHEME
+from checkpoints.names import model_name
 from evaluation import EvaluationError, check_independence
 from merging import MergeError
 from ui.host import Host
@@ -220,7 +220,7 @@ class MyMerges:
 
     def finished(self, job: JobStatus) -> FinishedMerge:
         assert job.result
-        return FinishedMerge(job.result.location.removeprefix(HUB_SCHEME), job.models)
+        return FinishedMerge(model_name(job.result.location), job.models)
 
     def job(self, number: int, jobs: object, results: object) -> JobStatus | None:
         """The job in a slot."""
@@ -290,7 +290,7 @@ def _offered(visible: bool) -> Any:
 def stands_alone(job: JobStatus, who: Account, *, allow_folders: bool) -> Markup:
     """Whether a finished merge needs nothing but itself, as a line on the page."""
     assert job.result
-    name = job.result.location.removeprefix(HUB_SCHEME)
+    name = model_name(job.result.location)
     free = free_memory()
     if job.result.bytes_out > free:
         return alert(t("alone.memory", name=name, size=size(job.result.bytes_out), free=size(free)))

@@ -20,7 +20,9 @@ import httpx2
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
+from checkpoints.names import bucket_place
 from checkpoints.problem_texts import PROBLEMS
+from checkpoints.repositories.bucket import bucket_entries
 from checkpoints.repositories.repository import HUB_SCHEME
 from merging import Cancelled, MergeError, Plan, Problem, Progress, Result
 from merging.destinations import Place
@@ -263,14 +265,13 @@ class _Watch:
         name, _, revision = location.removeprefix(HUB_SCHEME).partition("@")
         commit = str(found.get("commit") or "") or None
         with _failures():
-            info = self._api.model_info(name, revision=commit or revision or None, files_metadata=True)
-        siblings = info.siblings or ()
-        size = sum(file.size or 0 for file in siblings if file.rfilename.endswith(".safetensors"))
+            commit, sizes = self._there(name, commit or revision or None)
+        size = sum(nbytes for file, nbytes in sizes.items() if file.endswith(".safetensors"))
         gguf = found.get("gguf")
         return Result(
             location,
             str(found.get("url") or f"{constants.ENDPOINT}/{name}"),
-            commit or info.sha,
+            commit,
             int(found.get("bytes_out") or size),
             float(found.get("seconds") or seconds),
             verified=size == self._rented.weights > 0,
@@ -278,6 +279,14 @@ class _Watch:
             written_by=tuple(map(str, found.get("written_by", ()))),
             gguf=_place(gguf) if isinstance(gguf, dict) else None,
         )
+
+    def _there(self, name: str, revision: str | None) -> tuple[str | None, dict[str, int]]:
+        """The commit and the files of the result, with their sizes; a bucket has no commits."""
+        if place := bucket_place(self._to):
+            entries = bucket_entries(*place, self._api.token)
+            return None, {path: entry.size for path, entry in entries.items()}
+        info = self._api.model_info(name, revision=revision, files_metadata=True)
+        return info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()}
 
 
 def _new(before: list[str], now: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from huggingface_hub import snapshot_download
 import checkpoints.repositories
 from checkpoints.problems import CheckpointError
 from checkpoints.repositories import open_location, open_repository
+from checkpoints.repositories.bucket import BucketRepository
 from checkpoints.repositories.folder import Folder
 from checkpoints.repositories.hub import HubRepository
 from checkpoints.repositories.repository import Repository
@@ -81,12 +82,23 @@ def make_in_store(bucket: Bucket) -> Make:
     return make
 
 
+@pytest.fixture
+def make_in_bucket(hub: Hub, token: str) -> Make:
+    def make(content: dict[str, bytes]) -> Repository:
+        files = {f"models/model/{name}": data for name, data in content.items()}
+        hub.put_in_bucket("alice/work", {"models/model-2/config.json": b"{}", **files}, private=True)
+        return open_repository("hf://buckets/alice/work/models/model", None, token, False)
+
+    return make
+
+
 KINDS = {
     "make_folder": Folder,
     "make_on_hub": HubRepository,
     "make_cached": HubRepository,
     "make_subfolder": Subfolder,
     "make_in_store": StoreRepository,
+    "make_in_bucket": BucketRepository,
 }
 
 

@@ -10,7 +10,7 @@ import obstore
 import pytest
 from obstore.store import MemoryStore
 
-from checkpoints.names import STORE_SCHEMES
+from checkpoints.names import BUCKET_SCHEME, STORE_SCHEMES
 from checkpoints.object_store import connect
 from merging import DestinationError, Plan, make_plan, read_recipe
 from merging.destinations import DESTINATIONS, HUB_SCHEME, open_destination, open_sink
@@ -27,6 +27,8 @@ KINDS = {
     "Hub, a repository that is there": (HUB_SCHEME, "LFS"),
     "Hub, one file": (HUB_SCHEME, "LFS"),
     "Hub, streaming": (HUB_SCHEME, "Xet"),
+    "bucket": (BUCKET_SCHEME, "Xet"),
+    "bucket, one file": (BUCKET_SCHEME, "Xet"),
     "S3": ("s3://", "object store"),
     "S3, one file": ("s3://", "object store"),
     "Google Cloud": ("gs://", "object store"),
@@ -66,6 +68,31 @@ def in_store(request: pytest.FixtureRequest, scheme: str, plan: Plan, right: dic
     )
 
 
+def in_bucket(request: pytest.FixtureRequest, plan: Plan, right: dict[str, bytes]) -> Case:
+    """A folder of a bucket; nothing is there in the other kind."""
+    hub: Hub = request.getfixturevalue("hub")
+    token: str = request.getfixturevalue("alice")
+    if request.getfixturevalue("kind") == "bucket":
+        hub.put_in_bucket("alice/work", {"models/out-2/config.json": b"{}"}, private=True)
+
+    def everything() -> dict[str, bytes]:
+        found = hub.bucket_files("alice/work") or {}
+        return {path.removeprefix("models/out/"): data for path, data in found.items() if "/out/" in path}
+
+    def shown() -> dict[str, bytes]:
+        return {name: data for name, data in everything().items() if not name.startswith(".")}
+
+    return Case(
+        lambda over: open_destination("hf://buckets/alice/work/models/out", token=token, overwrite=over),
+        shown,
+        lambda: {*everything(), *hub.store.buckets},
+        plan,
+        {shard.filename: right[shard.filename] for shard in plan.shards},
+        {name: text.encode() for name, text in plan.files.items()},
+        token,
+    )
+
+
 @pytest.fixture
 def case(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Case:
     """The destination of the parameter `kind`, and a merge to it."""
@@ -77,6 +104,8 @@ def case(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Case:
     shards = {shard.filename: weight_files(tmp_path / "right")[shard.filename] for shard in plan.shards}
     if (scheme := KINDS[kind][0]) in STORE_SCHEMES:
         return in_store(request, scheme, plan, weight_files(tmp_path / "right"))
+    if scheme == BUCKET_SCHEME:
+        return in_bucket(request, plan, weight_files(tmp_path / "right"))
     if kind == "folder":
         to = tmp_path / "place" / "out"
 
@@ -138,6 +167,8 @@ def test_a_place_that_is_none(folder: Path) -> None:
         ("s3://bucket", True, "store-address"),
         ("gs://key:secret@bucket/model", True, "store-address"),
         ("az://bucket/model?sig=secret", True, "store-address"),
+        ("hf://buckets/owner", True, "bucket-address"),
+        ("hf://buckets/owner/name/../other", False, "bucket-address"),
     ):
         with pytest.raises(DestinationError) as caught:
             open_destination(to, allow_folders=allow_folders)

@@ -278,6 +278,19 @@ def test_they_stream_to_the_hub_where_memory_is_short(
         assert tensors(tmp_path / "there.gguf") == tensors(tmp_path / "out-GGUF" / f"out-{kind}.gguf")
 
 
+def test_a_bucket_takes_them_in_order(
+    hub: Hub, parents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, to = on_hub(hub, parents, monkeypatch), "hf://buckets/alice/ggufs/out-GGUF"
+    run_plan(planned(parents), str(tmp_path / "out-GGUF"), gguf=["Q8_0"], only_gguf=True)
+
+    run_plan(planned("alice", token=token), to, token=token, gguf=["Q8_0"], only_gguf=True)
+
+    there = (hub.bucket_files("alice/ggufs") or {})["out-GGUF/out-Q8_0.gguf"]
+    (tmp_path / "there.gguf").write_bytes(there)
+    assert tensors(tmp_path / "there.gguf") == tensors(tmp_path / "out-GGUF" / "out-Q8_0.gguf")
+
+
 def test_what_cannot_be_converted_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "model", 0, vocab_size=300)
     save_tokenizer(model)  # with a pre-tokenizer that llama.cpp does not know

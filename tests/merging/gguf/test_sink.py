@@ -87,7 +87,7 @@ def plan() -> Plan:
 def test_tensors_arrive_in_their_places(cut: int, in_order: bool, times: int) -> None:
     kept, merge = InMemory(in_order), plan()
     files = [GgufFile(f"{name}.gguf", FILE_TYPES[name], LAYOUT) for name in ("F16", "Q8_0")]
-    sink = GgufSink(merge, files, kept, in_order)
+    sink = GgufSink(merge, files, kept)
     sink.begin()
     [shard] = merge.shards
     raw = {"a": A.numpy().tobytes(), "b": B.view(torch.uint8).numpy().tobytes(), "c": C.numpy().tobytes()}

@@ -11,7 +11,7 @@ import yaml
 
 from bench.models import Size
 from bench.scale import from_hub, hollow
-from checkpoints.names import STORE_SCHEMES
+from checkpoints.names import BUCKET_SCHEME, STORE_SCHEMES
 from merging import Plan, make_plan, read_recipe
 from merging.destinations import DESTINATIONS, HUB_SCHEME, open_destination
 from merging.destinations.hub_sink import BUFFERS
@@ -24,6 +24,7 @@ from tests import ROOT
 # Where a plan of each scheme goes.
 PLACES = {
     HUB_SCHEME: "hf://alice/out",
+    BUCKET_SCHEME: "hf://buckets/alice/work/out",
     "": "/nowhere/out",
     **{scheme: f"{scheme}bucket/out" for scheme in STORE_SCHEMES},
 }

@@ -110,8 +110,11 @@ def test_suggested_names_are_allowed(models: list[str], name: str) -> None:
 def test_object_stores_are_for_laptops() -> None:
     """Strangers would use the server's own credentials."""
     assert destination_of(LAPTOP, "s3://bucket/merged") == "s3://bucket/merged"
+    for host in (LAPTOP, SPACE):
+        assert destination_of(host, "hf://buckets/alice/work/merged") == "hf://buckets/alice/work/merged"
     for host, text, code in (
         (SPACE, "s3://bucket/merged", "store-refused"),
+        (SPACE, "hf://buckets/alice", "bucket-address"),
         (SPACE, "gs://key:secret@bucket/merged", "store-refused"),
         (LAPTOP, "az://bucket", "store-address"),
     ):

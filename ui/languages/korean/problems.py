@@ -913,6 +913,18 @@ PROBLEMS: dict[str, Text] = {
         "{scheme}로 시작하지만 객체 저장소의 주소가 아닙니다.",
         "{scheme}bucket/path 형식으로 쓰세요. 자격 증명은 주소가 아니라 환경 변수에 두세요.",
     ),
+    "bucket-address": Text(
+        "'{given}': Hub 버킷의 주소가 아닙니다.",
+        "`hf://buckets/owner/name` 형식으로 쓰고, 폴더는 그 뒤에 쓰세요. 버킷에는 리비전이 없습니다.",
+    ),
+    "bucket-push-failed": Text(
+        "{address}: 쓸 수 없습니다({reason}).",
+        "로그인한 계정에 쓰기 권한이 있는지 확인하고 같은 병합을 다시 실행하세요. 마지막으로 끝난 샤드부터 이어집니다.",
+    ),
+    "bucket-public": Text(
+        "{bucket}: 공개 버킷이라 여기에 쓴 내용은 누구나 읽을 수 있습니다.",
+        "비공개 버킷을 고르거나 결과를 공개로 설정하세요(`--public`).",
+    ),
     "stores-not-installed": Text(
         "{scheme}로 시작하는 주소에는 obstore 패키지가 필요한데 설치되어 있지 않습니다.",
         "`pip install 'alloy-merge[stores]'`를 실행하세요.",
