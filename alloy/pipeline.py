@@ -32,8 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from checkpoints.names import is_address
-from checkpoints.problems import Cancelled as MergeCancelled
-from checkpoints.problems import PlanError, Problem, RecipeError
+from checkpoints.problems import Cancelled, PlanError, Problem, RecipeError
 from checkpoints.repositories.repository import HUB_SCHEME
 from checkpoints.yaml import parts
 from merging.recipe.yaml import YamlReader, place_of
@@ -399,14 +398,12 @@ def run_pipeline(
         ProblemError: a stage failed.
         Cancelled: `cancel` was set.
     """
-    from evaluation import Cancelled
-
     if not plan.ok:
         raise PlanError(plan.problems)
     run = _Run(plan, to, work or _work(plan.pipeline, to), keep, private, on_step, cancel)
     try:
         done = run.done(on_stage)
-    except (Cancelled, MergeCancelled, KeyboardInterrupt):
+    except (Cancelled, KeyboardInterrupt):
         shutil.rmtree(run.work, ignore_errors=True)
         raise
     if done.result:

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alloy.pipeline import Document, PipelinePlan, described, plan_pipeline, read_pipeline, run_pipeline
-from checkpoints.problems import Cancelled as MergeCancelled
-from checkpoints.problems import Problem, ProblemError
+from checkpoints.problems import Problem
 from checkpoints.terminal import cancel_on_interrupt, print_problems
-from evaluation import Cancelled
-from healing.command_line import DONE, FAILED, NOT_HEALED, print_step
+from healing.command_line import DONE, NOT_HEALED, print_step
 from merging.command_line import CANNOT_BE_MERGED
 
 if TYPE_CHECKING:
@@ -29,23 +27,19 @@ def carry_out(text: str, path: str, to: str | None, given: Mapping[str, Any]) ->
         path: of its file, "-" for standard input
         to: where the result goes; None to plan it
         given: options of the command
+
+    Raises:
+        ProblemError: it cannot be read or carried out, or was cancelled.
     """
-    try:
-        pipeline = read_pipeline(text)
-        if pipeline is None:
-            return None
-        folder = Path() if path == "-" else Path(path).parent
-        goes_to = to or given.get("to")
-        planned = plan_pipeline(pipeline, goes_to, folder=folder, device=given.get("device", "auto"))
-        if to is None or not planned.ok:
-            return _show(planned, as_json=given["as_json"])
-        return _run(planned, to, given)
-    except (Cancelled, MergeCancelled):
-        print("error: stopped. Nothing was left behind.", file=sys.stderr)
-        return FAILED
-    except ProblemError as error:
-        print_problems(error.problems)
-        return CANNOT_BE_MERGED
+    pipeline = read_pipeline(text)
+    if pipeline is None:
+        return None
+    folder = Path() if path == "-" else Path(path).parent
+    goes_to = to or given.get("to")
+    planned = plan_pipeline(pipeline, goes_to, folder=folder, device=given.get("device", "auto"))
+    if to is None or not planned.ok:
+        return _show(planned, as_json=given["as_json"])
+    return _run(planned, to, given)
 
 
 def _show(planned: PipelinePlan, *, as_json: bool) -> int:

@@ -11,10 +11,11 @@ from checkpoints.adapters.adapted import AdaptedCheckpoint
 from checkpoints.adapters.adapter import Adapter
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.formats.header import TensorHeader
-from checkpoints.quantized.dequantized import DequantizedCheckpoint, dequantized
 from checkpoints.repositories import open_location
 from checkpoints.repositories.repository import Location, Token
 from checkpoints.stored import StoredCheckpoint
+from checkpoints.view import View
+from checkpoints.views import viewed
 
 Headers = tuple[TensorHeader, ...]
 
@@ -80,9 +81,9 @@ def locate(checkpoint: Checkpoint, tensors: Collection[str]) -> LocatedCheckpoin
     while isinstance(checkpoint, AdaptedCheckpoint):
         adapters.append(_located_adapter(checkpoint.adapter))
         checkpoint = checkpoint.base
-    names = checkpoint.tensors if adapters else tensors
-    if isinstance(checkpoint, DequantizedCheckpoint):
-        names = checkpoint.stored_names(names)
+    names: Collection[str] = checkpoint.tensors if adapters else tensors
+    while isinstance(checkpoint, View):
+        names = checkpoint.own_names(names)
         checkpoint = checkpoint.own
     assert isinstance(checkpoint, StoredCheckpoint), "only what is stored has a location"
     headers = tuple(checkpoint.tensors[name] for name in names)
@@ -113,7 +114,7 @@ def open_located(located: LocatedCheckpoint, token: Token) -> Checkpoint:
     """
     repository = open_location(located.location, token)
     tensors = {header.name: header for header in located.tensors}
-    opened = dequantized(StoredCheckpoint(repository, dict(located.config), tensors))
+    opened = viewed(StoredCheckpoint(repository, dict(located.config), tensors))
     try:
         for part in located.adapters:
             headers = {header.name: header for header in part.tensors}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.formats import format_of
-from checkpoints.quantized.dequantized import dequantized
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import Token
 from checkpoints.stored import read_headers
+from checkpoints.views import viewed
 
 
 def open_checkpoint(
@@ -35,7 +35,7 @@ def open_checkpoint(
     """
     repository = open_repository(name, revision, token, allow_folders)
     try:
-        return dequantized(read_headers(repository, is_bare or format_of(name) is not None))
+        return viewed(read_headers(repository, is_bare or format_of(name) is not None))
     except BaseException:
         repository.close()
         raise

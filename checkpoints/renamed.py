@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from checkpoints.architecture import UNKNOWN, model_class
@@ -68,10 +68,10 @@ class RenamedCheckpoint(View):
                 )
             begin = end
 
-    def parts_of(self, tensor: str) -> tuple[Part, ...]:
-        """What a tensor is made of, by the checkpoint's own names."""
-        assembled = self.assembled.get(tensor)
-        return assembled.parts if assembled else (Part(tensor, 0, self.tensors[tensor].elements),)
+    def own_names(self, tensors: Collection[str]) -> list[str]:
+        parts = (self.assembled[name].parts if name in self.assembled else () for name in tensors)
+        kept = [name for name in tensors if name not in self.assembled]
+        return list(dict.fromkeys([*kept, *(part.tensor for each in parts for part in each)]))
 
     def bytes_to_read(self, tensor: str) -> int:
         if tensor not in self.assembled:

@@ -37,6 +37,8 @@ def commands(help: str, *, add_completion: bool = False) -> typer.Typer:
     )
 
 
+FAILED, REFUSED = 1, 2
+
 # Prints what a command raised, whose options are the second argument; returns the exit status, or None for what is
 # another's.
 Report = Callable[[BaseException, Mapping[str, Any]], int | None]
@@ -72,6 +74,34 @@ def command(
         return app.command(name, cls=cls)(run_command)
 
     return register
+
+
+def reporter(doing: str, extra: str, stopped: str = "") -> Report:
+    """Prints the errors of a front end.
+
+    The status is REFUSED where a recipe or what belongs to it cannot be used, else FAILED.
+
+    Args:
+        doing: what libraries are needed for, such as "Searching"
+        extra: of the package, which has them
+        stopped: what a user who stopped it should know
+    """
+
+    def report(error: BaseException, _: Mapping[str, Any]) -> int | None:
+        from checkpoints.problems import Cancelled, PlanError, ProblemError, RecipeError
+
+        if isinstance(error, (Cancelled, KeyboardInterrupt)):
+            print(f"error: stopped. {stopped}".rstrip(), file=sys.stderr)
+            return FAILED
+        if isinstance(error, ProblemError):
+            print_problems(error.problems)
+            return REFUSED if isinstance(error, (RecipeError, PlanError)) else FAILED
+        if isinstance(error, ModuleNotFoundError):
+            print(f"error: {error}. {doing} needs: pip install 'alloy-merge[{extra}]'", file=sys.stderr)
+            return FAILED
+        return None
+
+    return report
 
 
 def cancel_on_interrupt() -> threading.Event:

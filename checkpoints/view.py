@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.formats.header import TensorHeader
@@ -25,6 +25,10 @@ class View:
         self.adapters = own.adapters
         self.warnings = own.warnings
         self.tensors: Mapping[str, TensorHeader] = own.tensors
+
+    def own_names(self, tensors: Collection[str]) -> Collection[str]:
+        """The checkpoint's own names of the tensors that these are, or are computed from."""
+        return tensors
 
     @property
     def is_remote(self) -> bool:

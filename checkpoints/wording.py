@@ -92,3 +92,12 @@ class Wording(string.Formatter):
         if len(names) < 2:
             return "".join(names)
         return ", ".join(names[:-1]) + self.conjunction + names[-1]
+
+
+def size_in_words(size: float) -> str:
+    """Bytes as people say them: 513 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -2,9 +2,9 @@
 
 import sys
 
-from evaluation.command_line import CANNOT_BE_JUDGED, DONE, FAILED, main
+from evaluation.command_line import CANNOT_BE_JUDGED, DONE, main
 
-__all__ = ["CANNOT_BE_JUDGED", "DONE", "FAILED", "main"]
+__all__ = ["CANNOT_BE_JUDGED", "DONE", "main"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,9 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from checkpoints.problems import Problem
+from checkpoints.problems import Cancelled, Problem
 from evaluation.benchmarked import Benchmarked
-from evaluation.error import Cancelled, EvaluationError, memory_named, words_of
+from evaluation.error import EvaluationError, memory_named, words_of
 from evaluation.harness import Answers, asked_model, manager_of
 from evaluation.model import LanguageModel
 

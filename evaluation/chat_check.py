@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from checkpoints.problems import Cancelled
 from evaluation.answering_model import AnsweringModel
 from evaluation.chat import reply
-from evaluation.error import Cancelled
 from evaluation.faults import FAULTS, Fault, faults
 
 PROMPTS = (

@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from checkpoints.terminal import AsJson, Device, cancel_on_interrupt, command, commands, run
+from checkpoints.terminal import (
+    REFUSED,
+    AsJson,
+    Device,
+    cancel_on_interrupt,
+    command,
+    commands,
+    reporter,
+    run,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -38,7 +47,7 @@ if TYPE_CHECKING:
     from evaluation.text import Source
 
 _SHADES = "·▁▂▃▄▅▆▇█"
-DONE, FAILED, CANNOT_BE_JUDGED = 0, 1, 2
+DONE, CANNOT_BE_JUDGED = 0, REFUSED
 
 app = commands("Judge language models.")
 
@@ -65,23 +74,20 @@ class _Lists(TyperCommand):
         return super().parse_args(ctx, given)
 
 
+_report_other = reporter("Judging", "evaluation")
+
+
 def _report(error: BaseException, options: Mapping[str, Any]) -> int | None:
     from evaluation.as_json import as_json
-    from evaluation.error import Cancelled, EvaluationError
+    from evaluation.error import EvaluationError
 
-    if isinstance(error, EvaluationError):
-        if options["as_json"]:
-            problem = {"code": "cannot-be-judged", "message": str(error)}
-            print(as_json({"ok": False, "problems": [problem]}))
-        print(f"error: {error}", file=sys.stderr)
-        return CANNOT_BE_JUDGED
-    if isinstance(error, Cancelled):
-        print("error: stopped.", file=sys.stderr)
-        return FAILED
-    if isinstance(error, ModuleNotFoundError):
-        print(f"error: {error}. Judging needs: pip install 'alloy-merge[evaluation]'", file=sys.stderr)
-        return FAILED
-    return None
+    if not isinstance(error, EvaluationError):
+        return _report_other(error, options)
+    if options["as_json"]:
+        problem = {"code": "cannot-be-judged", "message": str(error)}
+        print(as_json({"ok": False, "problems": [problem]}))
+    print(f"error: {error}", file=sys.stderr)
+    return CANNOT_BE_JUDGED
 
 
 _command = partial(command, app=app, report=_report, cls=_Lists)

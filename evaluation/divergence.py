@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from checkpoints.problems import Problem
-from evaluation.error import Cancelled, EvaluationError
+from checkpoints.problems import Cancelled, Problem
+from evaluation.error import EvaluationError
 from evaluation.jackknife import estimate_ratio
 from evaluation.llama_model import gguf_process, has_llama_cpp
 from evaluation.model import LanguageModel

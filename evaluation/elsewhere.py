@@ -15,7 +15,8 @@ import numpy as np
 
 from checkpoints import Token, open_checkpoint
 from checkpoints.cluster import Call, Calls, Cluster, ClusterError, check_size
-from evaluation.error import Cancelled, EvaluationError
+from checkpoints.problems import Cancelled
+from evaluation.error import EvaluationError
 from evaluation.model_files import as_evaluation_error, find_model
 from evaluation.perplexity import DocumentScore, Perplexity
 

@@ -19,10 +19,6 @@ class OtherSliceError(EvaluationError):
     """What was begun belongs to another model, text or setting, or was computed in another number format."""
 
 
-class Cancelled(Exception):  # noqa: N818 (nothing went wrong)
-    """The caller's cancel event ended the work."""
-
-
 def words_of(error: Exception) -> str:
     """What another library says is wrong, on one line of up to 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

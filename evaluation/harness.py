@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from checkpoints.chat_template import Ending
-from checkpoints.problems import Problem
+from checkpoints.problems import Cancelled, Problem
 from evaluation.benchmarked import MEAN, TaskScore, Total, plain
 from evaluation.chat import chat_prompt
-from evaluation.error import Cancelled, EvaluationError, words_of
+from evaluation.error import EvaluationError, words_of
 from evaluation.model import LanguageModel
 
 # Offered first; any other task of lm-eval can be named too.

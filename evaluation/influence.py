@@ -18,9 +18,9 @@ from torch import Tensor
 
 from checkpoints.architecture import ROLES
 from checkpoints.layer_kinds import restacked
-from checkpoints.problems import Problem
+from checkpoints.problems import Cancelled, Problem
 from evaluation.difference import Difference, difference
-from evaluation.error import Cancelled, EvaluationError, memory_named
+from evaluation.error import EvaluationError, memory_named
 from evaluation.model import LanguageModel
 from evaluation.perplexity import Perplexity, perplexity
 

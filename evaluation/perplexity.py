@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from checkpoints.problems import Problem
-from evaluation.error import Cancelled, EvaluationError, OtherSliceError, memory_named
+from checkpoints.problems import Cancelled, Problem
+from evaluation.error import EvaluationError, OtherSliceError, memory_named
 from evaluation.model import LanguageModel
 
 # Longer windows cost more per token (attention grows with them) and seldom change which model is better.

@@ -1,9 +1,10 @@
 """What `from evaluation import ...` offers."""
 
+from checkpoints.problems import Cancelled
 from evaluation.card import WrittenCard, benchmark_results, card_with, perplexity_results, write_card
 from evaluation.chat import Reply, reply
 from evaluation.difference import Difference, difference, interval
-from evaluation.error import Cancelled, EvaluationError, OtherSliceError
+from evaluation.error import EvaluationError, OtherSliceError
 from evaluation.independence import Independence, check_independence
 from evaluation.influence import Cut, Influence, Trial, Trials, candidates, influence, try_cuts
 from evaluation.model import (

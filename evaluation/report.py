@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoints.problems import Problem
+from checkpoints.wording import size_in_words
 from evaluation.benchmarked import Benchmarked, with_error
 from evaluation.chat_check import ChatCheck
 from evaluation.cka import LinearCka
@@ -71,17 +72,17 @@ class Report:
         """
         prints = self.footprints
         shown = [
-            ["files", *(_bytes(one.structure.file_bytes) for one in prints)],
+            ["files", *(size_in_words(one.structure.file_bytes) for one in prints)],
             ["stored", *("/".join(one.structure.dtypes) for one in prints)],
             ["weights", *(f"{one.structure.parameters / 1e6:,.1f} M" for one in prints)],
             ["tensors", *(str(len(one.structure.tensors)) for one in prints)],
             ["alone", *(_alone(one, say) for one in prints)],
             ["device", *(_where(one, say) for one in prints)],
             ["loading", *(f"{one.load_seconds:.2f} s" if one.device else "-" for one in prints)],
-            ["memory", *(_bytes(one.host_bytes) if one.device else "-" for one in prints)],
+            ["memory", *(size_in_words(one.host_bytes) if one.device else "-" for one in prints)],
         ]
         if any(one.device_bytes for one in prints):
-            shown.append(["gpu_memory", *(_bytes(one.device_bytes or 0) for one in prints)])
+            shown.append(["gpu_memory", *(size_in_words(one.device_bytes or 0) for one in prints)])
         shown += [
             ["first_token", *(_spread(one.first_token_seconds, 1000, 0) for one in prints)],
             ["speed", *(_spread(one.tokens_per_second, 1, 2) for one in prints)],
@@ -232,24 +233,17 @@ def _compared(here: Structure, there: Structure) -> Remark:
 
 def _markdown(table: Sequence[Sequence[str]], remarks: Sequence[Remark | str]) -> str:
     head, *rows = [[_cell(cell) for cell in row] for row in table]
-    lines = [_line(head), _line(["---", *["--:"] * (len(head) - 1)]), *map(_line, rows)]
+    lines = [markdown_row(head), markdown_row(["---", *["--:"] * (len(head) - 1)]), *map(markdown_row, rows)]
     return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks)]) + "\n"
 
 
-def _line(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """A row of a table."""
     return f"| {' | '.join(cells)} |"
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 def _alone(one: Footprint, say: Callable[[Remark | Problem], str]) -> str:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.confined import PASSED
-from checkpoints.problems import Problem
+from checkpoints.problems import Cancelled, Problem
 from evaluation.confine import LANDLOCK, NAMESPACE, PYTHON
-from evaluation.error import Cancelled
 from evaluation.remark import Remark
 
 _PACKAGES = Path(__file__).parents[1]

@@ -21,10 +21,10 @@ from checkpoints import Checkpoint, TensorHeader, Token, open_checkpoint
 from checkpoints.architecture import DERIVED, EMBEDDING, OUTPUT_HEAD
 from checkpoints.dtypes import FLOATS, is_known, torch_name
 from checkpoints.names import is_address
-from checkpoints.problems import Problem
+from checkpoints.problems import Cancelled, Problem
 from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation.doctor import diagnosis, findings
-from evaluation.error import Cancelled, EvaluationError
+from evaluation.error import EvaluationError
 from evaluation.model_files import as_evaluation_error, find_model, is_gguf_file
 from evaluation.remark import Remark
 from evaluation.spectra import Spectrum, empty_matrix, overlap, spectrum

@@ -10,20 +10,30 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from checkpoints.terminal import AsJson, Device, cancel_on_interrupt, command, commands, print_problems, run
+from checkpoints.terminal import (
+    REFUSED,
+    AsJson,
+    Device,
+    cancel_on_interrupt,
+    command,
+    commands,
+    print_problems,
+    reporter,
+    run,
+)
 
 if TYPE_CHECKING:
     from healing.plan import HealPlan
     from healing.run import Healed
     from healing.training import Step
 
-DONE, FAILED, CANNOT_BE_TRAINED, NOT_HEALED = 0, 1, 2, 3
+DONE, CANNOT_BE_TRAINED, NOT_HEALED = 0, REFUSED, 3
 
 app = commands("Heal what was cut, stacked or merged, by training.")
 
@@ -33,23 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(app, arguments, name="python -m healing")
 
 
-def _report(error: BaseException, _: Mapping[str, Any]) -> int | None:
-    from checkpoints.problems import Cancelled as MergeCancelled
-    from checkpoints.problems import PlanError, ProblemError, RecipeError
-    from evaluation.error import Cancelled
-
-    if isinstance(error, (Cancelled, MergeCancelled, KeyboardInterrupt)):
-        print("error: stopped. Nothing was left behind.", file=sys.stderr)
-        return FAILED
-    if isinstance(error, ProblemError):
-        print_problems(error.problems)
-        return CANNOT_BE_TRAINED if isinstance(error, (RecipeError, PlanError)) else FAILED
-    if isinstance(error, ModuleNotFoundError):
-        print(f"error: {error}. Healing needs: pip install 'alloy-merge[evaluation]'", file=sys.stderr)
-        return FAILED
-    return None
-
-
+_report = reporter("Healing", "evaluation", "Nothing was left behind.")
 _command = functools.partial(command, app=app, report=_report)
 
 

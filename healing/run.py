@@ -17,10 +17,9 @@ import torch
 from checkpoints import Token
 from checkpoints.dtypes import torch_name
 from checkpoints.names import is_address
-from checkpoints.problems import Cancelled as MergeCancelled
-from checkpoints.problems import PlanError, Problem
+from checkpoints.problems import Cancelled, PlanError, Problem
 from checkpoints.repositories.repository import HUB_SCHEME
-from evaluation import Cancelled, Difference, LanguageModel, Perplexity, difference, load_model, perplexity
+from evaluation import Difference, LanguageModel, Perplexity, difference, load_model, perplexity
 from evaluation.error import EvaluationError, memory_named
 from evaluation.influence import own_copy
 from evaluation.model import language_model
@@ -204,7 +203,7 @@ def run_training(plan: HealPlan, to: str, *, work: Path | None = None, **options
         if isinstance(state, Branch):
             state.open()
         healed = _Run(plan, to, folder, state, given).healed()
-    except (Cancelled, MergeCancelled, KeyboardInterrupt):
+    except (Cancelled, KeyboardInterrupt):
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(state, Branch):
             state.close(cancelled=True)

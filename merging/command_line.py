@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from checkpoints.terminal import AsJson, cancel_on_interrupt, command, commands, print_problems, run
+from checkpoints.wording import size_in_words
 
 if TYPE_CHECKING:
     from checkpoints.problems import Problem
@@ -50,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(error: BaseException, options: Mapping[str, Any]) -> int | None:
-    from checkpoints.problems import MergeError, PlanError, RecipeError
+    from checkpoints.problems import PlanError, ProblemError, RecipeError
 
-    if not isinstance(error, MergeError):
+    if not isinstance(error, ProblemError):
         return None
     print_problems(error.problems)
     if options.get("progress") == "jsonl":
@@ -283,10 +284,12 @@ def _describe(plan: Plan) -> None:
         print(*in_lines(plan.tokenizer), sep="\n")
     copied = sum(tensor.copied_from is not None for tensor in plan.tensors)
     print(f"tensors       {len(plan.tensors):,} ({copied:,} copied as they are) in {len(plan.shards)} files")
-    print(f"to read       {_size(plan.bytes_in)}")
+    print(f"to read       {size_in_words(plan.bytes_in)}")
     way = ", by Xet while it is made" if plan.streams else ""
-    print(f"to write      {_size(plan.bytes_out)} ({_size(plan.disk_bytes)} on this machine's disk){way}")
-    print(f"peak memory   {_size(plan.peak_memory_bytes)}")
+    print(
+        f"to write      {size_in_words(plan.bytes_out)} ({size_in_words(plan.disk_bytes)} on this machine's disk){way}"
+    )
+    print(f"peak memory   {size_in_words(plan.peak_memory_bytes)}")
     print(f"time          about {plan.seconds:,.0f} s")
 
 
@@ -297,14 +300,6 @@ def _describe_mixture(mixture: PlannedMixture) -> None:
         print(f"shared expert {mixture.shared}")
     print(f"routers       {mixture.gate_mode}; a token passes through {mixture.per_token} of the experts")
     print(f"the rest      {'averaged over the experts' if mixture.averages else 'the base'}")
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 @_command("run")
@@ -491,7 +486,7 @@ def _run_several(
         print_problems(result.warnings, f"{recipe}: warning")
         if strict and result.not_finite:
             status = max(status, NOT_FINITE) if status != FAILED else status
-        size = f"{_size(result.bytes_out)} in {result.seconds:.1f} s"
+        size = f"{size_in_words(result.bytes_out)} in {result.seconds:.1f} s"
         line = json.dumps({"recipe": recipe, **dataclasses.asdict(result)}) if as_json else ""
         print(line or f"{result.url or result.location}: {size}{', verified' if result.verified else ''}")
     return status
@@ -607,7 +602,9 @@ def _run(
         print(json.dumps(dataclasses.asdict(result), indent=2))
         return status
     verified = ", verified" if result.verified else ""
-    print(f"{result.url or result.location}: {_size(result.bytes_out)} in {result.seconds:.1f} s{verified}")
+    print(
+        f"{result.url or result.location}: {size_in_words(result.bytes_out)} in {result.seconds:.1f} s{verified}"
+    )
     if result.gguf:
         print(f"{result.gguf.url or result.gguf.location}: GGUF files")
     print(f"read by {', '.join(result.read_by)}, written by {', '.join(result.written_by)}")
@@ -656,7 +653,11 @@ def _progress_bar() -> Iterator[Callable[[Progress], None] | None]:
             found = super().format_dict
             rate = found["rate"] or 0
             left = (found["total"] - found["n"]) / rate if rate else 0
-            sizes = {"done": _size(found["n"]), "whole": _size(found["total"]), "speed": _size(rate)}
+            sizes = {
+                "done": size_in_words(found["n"]),
+                "whole": size_in_words(found["total"]),
+                "speed": size_in_words(rate),
+            }
             return {**found, **sizes, "left": f"{left:.0f} s left"}
 
     line = "{desc} {percentage:3.0f}% |{bar:20}| {done} of {whole}, {speed}/s, {left}{postfix}"
@@ -767,7 +768,7 @@ def extract_adapter(
     )
     whole = f", {len(done.whole)} tensors whole" if done.whole else ""
     place = done.place.url or done.place.location
-    print(f"{place}: {len(done.matrices)} matrices{whole}, {_size(done.nbytes)}")
+    print(f"{place}: {len(done.matrices)} matrices{whole}, {size_in_words(done.nbytes)}")
     for warning in done.warnings:
         print(f"  warning: {warning}")
     return DONE

@@ -10,19 +10,29 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from checkpoints.terminal import AsJson, Device, cancel_on_interrupt, command, commands, print_problems, run
+from checkpoints.terminal import (
+    REFUSED,
+    AsJson,
+    Device,
+    cancel_on_interrupt,
+    command,
+    commands,
+    print_problems,
+    reporter,
+    run,
+)
 
 if TYPE_CHECKING:
     from searching.plan import Measured, SearchPlan
     from searching.run import Progress
 
-DONE, FAILED, CANNOT_BE_SEARCHED = 0, 1, 2
+DONE, CANNOT_BE_SEARCHED = 0, REFUSED
 
 app = commands("Search for the best coefficients of a recipe.")
 
@@ -32,23 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(app, arguments, name="python -m searching")
 
 
-def _report(error: BaseException, _: Mapping[str, Any]) -> int | None:
-    from checkpoints.problems import Cancelled as MergeCancelled
-    from checkpoints.problems import ProblemError, RecipeError
-    from evaluation.error import Cancelled
-
-    if isinstance(error, (Cancelled, MergeCancelled, KeyboardInterrupt)):
-        print("error: stopped. Run it again to continue.", file=sys.stderr)
-        return FAILED
-    if isinstance(error, ProblemError):
-        print_problems(error.problems)
-        return CANNOT_BE_SEARCHED if isinstance(error, RecipeError) else FAILED
-    if isinstance(error, ModuleNotFoundError):
-        print(f"error: {error}. Searching needs: pip install 'alloy-merge[search]'", file=sys.stderr)
-        return FAILED
-    return None
-
-
+_report = reporter("Searching", "search", "Run it again to continue.")
 _command = functools.partial(command, app=app, report=_report)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from evaluation.as_json import as_json
 from evaluation.harness import BENCHMARKS
 from evaluation.remark import Remark
+from evaluation.report import markdown_row
 from merging.methods.parameters import Scalar
 from searching.figures import Compared, Figures, compare, excess, figure, holm, score
 from searching.goals import PARTS, Goal, Part
@@ -423,7 +424,7 @@ def _markdown(report: Report, say: Say) -> str:
         lines += [f"## {goal}", "", *_columns(say, ["", *_PARTS])]
         for who, found in rows.items():
             values = [f"{found[part]:.4f}" if part in found else "" for part in PARTS]
-            lines.append(_line([_called(report, who, say), *values]))
+            lines.append(markdown_row([_called(report, who, say), *values]))
         lines.append("")
     if report.gains:
         lines += [say(_gains(report)), ""]
@@ -454,7 +455,7 @@ def _comparisons(report: Report, say: Say) -> list[str]:
             ends = say(Remark("search-interval", {"low": one.interval[0], "high": one.interval[1]}))
         p = "" if one.adjusted is None else f"{one.adjusted:.2g}"
         who = _called(report, one.other, say)
-        lines.append(_line([who, f"{one.difference:+.4f}", ends, p, say(one.word)]))
+        lines.append(markdown_row([who, f"{one.difference:+.4f}", ends, p, say(one.word)]))
     known = [one.detectable for one in report.comparisons if one.detectable]
     if known:
         lines += ["", say(Remark("search-shows", {"value": max(known)}))]
@@ -469,7 +470,7 @@ def _spread(report: Report, say: Say) -> list[str]:
         own = report.point.get(name)
         shown = f"{own:.4g}" if isinstance(own, float) else str(own)
         ends = say(Remark("search-ends", {"low": f"{low:.4g}", "high": f"{high:.4g}"}))
-        lines.append(_line([short_name(name), shown, ends]))
+        lines.append(markdown_row([short_name(name), shown, ends]))
     return [*lines, ""]
 
 
@@ -480,8 +481,4 @@ def _called(report: Report, who: str, say: Say) -> str:
 def _columns(say: Say, codes: Sequence[str]) -> list[str]:
     """The head of a table; figures are on the right."""
     heads = [say(Remark(code)) if code else "" for code in codes]
-    return [_line(heads), "|---|" + "--:|" * (len(codes) - 1)]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return [markdown_row(heads), "|---|" + "--:|" * (len(codes) - 1)]

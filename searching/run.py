@@ -19,9 +19,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from checkpoints.problems import Cancelled as MergeCancelled
-from checkpoints.problems import MergeError, Problem, RecipeError
-from evaluation import Cancelled, EvaluationError
+from checkpoints.problems import Cancelled, MergeError, Problem, RecipeError
+from evaluation import EvaluationError
 from merging import Recipe
 from searching.descent import PENALTY, Descent
 from searching.figures import Figures, excess, figure, score
@@ -271,7 +270,7 @@ class _Search:
                 self.end_study()
             winner = self.chosen()
             self.report_part(winner)
-        except (Cancelled, MergeCancelled, KeyboardInterrupt):
+        except (Cancelled, KeyboardInterrupt):
             self.write(make_report(self.plan, self.records, self.chosen_so_far(), finished=False))
             raise
         return self.write(make_report(self.plan, self.records, winner, finished=True))
@@ -359,6 +358,8 @@ class _Search:
         try:
             best = min(self.starts, key=self.score_at)
             return Descent(self.plan, self.records, self.workers.live, self.references("search"), best)
+        except Cancelled:
+            raise
         except MergeError as error:
             if by == "gradient":
                 raise SearchError(error.problems) from error

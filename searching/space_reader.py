@@ -14,6 +14,7 @@ import yaml
 from checkpoints.problems import Place, Problem, RecipeError, suggestion
 from merging.methods import METHODS
 from merging.methods.parameters import Scalar
+from merging.recipe.reader import place_in_text
 from merging.recipe.yaml import YamlReader
 from searching.genome import is_genome, layers_of, space_of_genome
 from searching.goals import (
@@ -62,12 +63,8 @@ def read_space(text: str, layers: Callable[[str], int] = layers_of) -> Space:
     if space and not problems:
         problems = _unknown_models(space)
     if problems or space is None:
-        raise RecipeError(sorted(dict.fromkeys(problems), key=_place))
+        raise RecipeError(sorted(dict.fromkeys(problems), key=place_in_text))
     return space
-
-
-def _place(problem: Problem) -> Place:
-    return problem.where if isinstance(problem.where, Place) else Place(0, 0)
 
 
 def _problems_of(space: Space) -> list[Problem]:

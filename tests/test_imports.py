@@ -33,14 +33,14 @@ WATCHED = {"app", *MAY_IMPORT, "tests", "bench", "examples", "gradio", "spaces"}
 FLOORS = {
     "merging": [
         ["methods"],
-        ["recipe"],
+        ["fp8", "recipe"],
         ["tokenizers"],
         ["plan"],
         ["experts", "intermediate", "destinations", "result_card", "licences"],
         ["gguf"],
         ["engine"],
         ["planning"],
-        ["lora_extraction", "gguf_conversion", "prompt_routing", "shaping"],
+        ["expert_extraction", "gguf_conversion", "lora_extraction", "prompt_routing", "shaping"],
         ["public", "__init__", "command_line"],
         ["__main__"],
     ],
@@ -103,6 +103,12 @@ def test_parts_import_only_what_they_may(part: str) -> None:
     for path in python_files(part):
         found = {name.partition(".")[0] for name in imports(path)} & WATCHED
         assert found <= MAY_IMPORT[part], path
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_room_has_a_floor(package: str) -> None:
+    rooms = {path.stem for path in (ROOT / package).iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert rooms - {"__pycache__"} == {room for rooms in FLOORS[package] for room in rooms}
 
 
 @pytest.mark.parametrize("package", FLOORS)

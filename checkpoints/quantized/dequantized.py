@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from checkpoints.lru_cache import LruCache
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.quantized import FORMS
 from checkpoints.quantized.form import Form, QuantizedTensor, Stored, UnknownQuantizationError
-from checkpoints.stored import StoredCheckpoint
 from checkpoints.view import View
 
 if TYPE_CHECKING:
@@ -50,11 +49,7 @@ class DequantizedCheckpoint(View):
         quantized: these, by name
     """
 
-    own: StoredCheckpoint
-
-    def __init__(
-        self, own: StoredCheckpoint, forms: Sequence[Form], quantized: Mapping[str, QuantizedTensor]
-    ):
+    def __init__(self, own: Checkpoint, forms: Sequence[Form], quantized: Mapping[str, QuantizedTensor]):
         super().__init__(own)
         self.forms = forms
         self.quantized = quantized
@@ -84,8 +79,7 @@ class DequantizedCheckpoint(View):
         }
         return plain | computed
 
-    def stored_names(self, tensors: Iterable[str]) -> list[str]:
-        """The stored tensors that these are, or are computed from."""
+    def own_names(self, tensors: Collection[str]) -> list[str]:
         pieces = (self.quantized[name].pieces if name in self.quantized else (name,) for name in tensors)
         return list(dict.fromkeys(piece for each in pieces for piece in each))
 
@@ -129,7 +123,7 @@ def quantized_bytes(checkpoint: Checkpoint) -> int:
     return sum(map(checkpoint.bytes_to_read, checkpoint.quantized))
 
 
-def dequantized(stored: StoredCheckpoint) -> Checkpoint:
+def dequantized(stored: Checkpoint) -> Checkpoint:
     """A checkpoint as plain numbers where its form is known; else as it is stored.
 
     Raises:
@@ -155,9 +149,7 @@ def dequantized(stored: StoredCheckpoint) -> Checkpoint:
     return stored
 
 
-def damaged(
-    stored: StoredCheckpoint, forms: Sequence[Form], error: UnknownQuantizationError
-) -> CheckpointError:
+def damaged(stored: Checkpoint, forms: Sequence[Form], error: UnknownQuantizationError) -> CheckpointError:
     values = {"model": stored.name, "form": _names(forms), "error": str(error)}
     return CheckpointError(Problem("unknown-quantization", values, stored.name))
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 
-from checkpoints import Token, open_checkpoint
-from checkpoints.quantized.dequantized import DequantizedCheckpoint
+from checkpoints import Checkpoint, Token, open_checkpoint
+from checkpoints.view import View
 from merging.destinations.receipt import Receipt
 from merging.plan import Plan
 
@@ -65,7 +65,9 @@ def tensors_that_differ(repo: str, commit: str, token: Token, plan: Plan) -> lis
     bare = "config.json" not in plan.files
     model = open_checkpoint(repo, commit, token=token, allow_folders=False, is_bare=bare)
     try:
-        stored = model.own if isinstance(model, DequantizedCheckpoint) else model
+        stored: Checkpoint = model
+        while isinstance(stored, View):
+            stored = stored.own
         there = {(tensor.name, tensor.dtype, tensor.shape, tensor.file) for tensor in stored.tensors.values()}
     finally:
         model.close()

@@ -11,6 +11,7 @@ from checkpoints.problems import CheckpointError, Problem
 from checkpoints.renamed import RenamedCheckpoint
 from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import read_small
+from checkpoints.view import View
 from merging.engine.tensors import whole_tensor
 from merging.experts.generated import GeneratedCheckpoint, LocatedRows
 from merging.intermediate import IntermediateMerge
@@ -176,11 +177,8 @@ def locate_models(
 
 
 def _located(opened: Checkpoint, names: Collection[str]) -> Located:
-    if isinstance(opened, AlignedCheckpoint):
-        return _located(opened.own, names)
-    if isinstance(opened, RenamedCheckpoint):
-        parts = (part for name in names for part in opened.parts_of(name))
-        return _located(opened.own, {part.tensor for part in parts})
+    if isinstance(opened, View):
+        return _located(opened.own, {*opened.own_names(names)})
     if isinstance(opened, GeneratedCheckpoint):
         return LocatedRows.of(opened, names)
     if isinstance(opened, IntermediateMerge):

@@ -29,7 +29,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack, cast, get_args
 
 from merging.methods import singular
 from merging.methods.parameters import Parameter, Scalar, parameters_of
@@ -166,6 +166,21 @@ class MergeMethod:
         return next((parameter for parameter in self.parameters if parameter.name == name), None)
 
 
+class _Options(TypedDict, total=False):
+    """Fields of `MergeMethod` that a method declares where it is not of the usual kind."""
+
+    target_first: bool
+    over: Callable[[Mapping[str, Any]], Over]
+    measure: Callable[..., Any]
+    whole_rows: bool
+    elsewhere: Callable[..., Any]
+    matrices_held: Callable[[Sequence[int], int], int]
+    ignored: tuple[str, ...]
+    in_mergekit: bool
+    decided_by: Callable[[Mapping[str, Any]], int | None]
+    coefficients: Callable[[Mapping[str, Any]], Sequence[float]]
+
+
 def merge_method(
     *,
     title: str,
@@ -173,70 +188,60 @@ def merge_method(
     formula: str,
     models: tuple[int, int | None] = (1, None),
     base: Base = "ordinary",
-    target_first: bool = False,
-    over: Callable[[Mapping[str, Any]], Over] = lambda _: "tensor",
-    measure: Callable[..., Any] | None = None,
-    whole_rows: bool = False,
-    elsewhere: Callable[..., Any] | None = None,
-    matrices_held: Callable[[Sequence[int], int], int] = singular.held,
     sparsify: Sparsifier | None = None,
-    ignored: tuple[str, ...] = (),
-    in_mergekit: bool = True,
-    decided_by: Callable[[Mapping[str, Any]], int | None] = lambda _: None,
     check: Callable[[Mapping[str, Any]], dict[str, Any] | None] = lambda _: None,
-    coefficients: Callable[[Mapping[str, Any]], Sequence[float]] | None = None,
     name: str | None = None,
     summary: str | None = None,
     defaults: Mapping[str, Scalar] | None = None,
+    **options: Unpack[_Options],
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Enter a function into `METHODS` under its own name, and return it untouched.
 
     A method that shares its function with another, and differs in what is done to the task vectors before, is entered
     by a second call, with a name, a summary and, where they differ, defaults of its own.
 
+    Args:
+        models: how few and how many, see `MergeMethod`
+        options: its other fields
+
     Raises:
         TypeError: the first argument is not one of the operands, or a parameter is not declared in full.
     """
 
+    def check_all(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+        return check(arguments) or (sparsify.check(arguments) if sparsify else None)
+
     def enter(function: Callable[..., Any]) -> Callable[..., Any]:
-        operand = next(iter(inspect.signature(function).parameters))
-        if operand not in Operand.__args__:  # type: ignore[attr-defined]
-            raise TypeError(f"{function.__name__}: the first argument must be one of {Operand}")
-        subtracted = operand.startswith("task_vector")
-
-        def check_all(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-            return check(arguments) or (sparsify.check(arguments) if sparsify else None)
-
-        other = defaults or {}
-        parameters = tuple(
-            replace(parameter, default=other.get(parameter.name, parameter.default))
-            for parameter in parameters_of(function)
-        )
+        operand = _operand(function)
         METHODS[name or function.__name__] = MergeMethod(
             name=name or function.__name__,
             title=title,
             paper=paper,
             formula=formula,
             summary=summary or (inspect.getdoc(function) or "").splitlines()[0],
-            operand=operand,  # type: ignore[arg-type]
+            operand=operand,
             function=function,
-            parameters=parameters + (sparsify.parameters if sparsify else ()),
+            parameters=_parameters(function, defaults or {}) + (sparsify.parameters if sparsify else ()),
             min_models=models[0],
             max_models=models[1],
-            base="subtracted" if subtracted else base,
-            target_first=target_first,
-            over=over,
-            measure=measure,
-            whole_rows=whole_rows,
-            elsewhere=elsewhere,
-            matrices_held=matrices_held,
+            base="subtracted" if operand.startswith("task_vector") else base,
             sparsify=sparsify,
-            ignored=ignored,
-            in_mergekit=in_mergekit,
-            decided_by=decided_by,
             check=check_all,
-            coefficients=coefficients,
+            **options,
         )
         return function
 
     return enter
+
+
+def _operand(function: Callable[..., Any]) -> Operand:
+    first = next(iter(inspect.signature(function).parameters))
+    if first not in get_args(Operand):
+        raise TypeError(f"{function.__name__}: the first argument must be one of {get_args(Operand)}")
+    return cast("Operand", first)
+
+
+def _parameters(function: Callable[..., Any], defaults: Mapping[str, Scalar]) -> tuple[Parameter, ...]:
+    """What a function declares, with other defaults for some."""
+    declared = parameters_of(function)
+    return tuple(replace(one, default=defaults.get(one.name, one.default)) for one in declared)

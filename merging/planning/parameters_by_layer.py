@@ -117,7 +117,7 @@ def rows_of(plan: Plan, parameter: Parameter | None, place: int | None) -> tuple
 
 def _value(plan: Plan, tensor: PlannedTensor, parameter: Parameter | None, place: int | None) -> Value | Copy:
     if tensor.copied_from is not None:
-        return Copy(short_name(plan.models[tensor.inputs[tensor.copied_from].model].name))
+        return Copy(last_part(plan.models[tensor.inputs[tensor.copied_from].model].name))
     value = tensor.parameters.get(parameter.name) if parameter else ""
     if isinstance(value, list):
         value = value[place or 0] if (place or 0) < len(value) else ""
@@ -132,7 +132,7 @@ def _owners(plan: Plan, counted: int) -> list[str]:
     method = METHODS[plan.method]
     arguments = {p.argument: full.parameters[p.name] for p in method.parameters if full.parameters}
     base = bool(arguments) and method.subtracts(counted, arguments)
-    return [short_name(plan.models[part.model].name) for part in full.inputs[base:]]
+    return [last_part(plan.models[part.model].name) for part in full.inputs[base:]]
 
 
 def _together(kinds: Sequence[str], everything: Mapping[str, object]) -> str:
@@ -145,5 +145,6 @@ def _together(kinds: Sequence[str], everything: Mapping[str, object]) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def short_name(name: str) -> str:
+def last_part(name: str) -> str:
+    """Of a model's name or folder."""
     return name.rstrip("/").rpartition("/")[2]

@@ -134,8 +134,8 @@ def read_nodes(nodes: Sequence[yaml.Node], text: str) -> Recipe:
 
 def _checked(reader: Reader, recipe: Recipe | None) -> Recipe:
     if reader.problems or recipe is None:
-        raise RecipeError(sorted(reader.problems, key=_place))
-    return replace(recipe, warnings=tuple(sorted(reader.warnings, key=_place)))
+        raise RecipeError(sorted(reader.problems, key=place_in_text))
+    return replace(recipe, warnings=tuple(sorted(reader.warnings, key=place_in_text)))
 
 
 def read_reference(text: str) -> ModelReference:
@@ -153,7 +153,8 @@ def read_reference(text: str) -> ModelReference:
     return reference
 
 
-def _place(problem: Problem) -> Place:
+def place_in_text(problem: Problem) -> Place:
+    """Where a problem is; those of no place come first."""
     return problem.where if isinstance(problem.where, Place) else Place(0, 0)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.error import Cancelled
+from checkpoints.problems import Cancelled
 from evaluation.sandbox import Answer, ask, links_out
 
 

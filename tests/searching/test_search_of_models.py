@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from checkpoints.problems import RecipeError
+from checkpoints.terminal import FAILED
 from evaluation import load_model, perplexity
 from merging import make_plan, read_recipe, run_plan
 from searching import SearchError, measure, plan_search, read_space, run_search
-from searching.command_line import CANNOT_BE_SEARCHED, DONE, FAILED, main
+from searching.command_line import CANNOT_BE_SEARCHED, DONE, main
 from searching.figures import figure, score
 from searching.records import Records
 from searching.run import check_folder

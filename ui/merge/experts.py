@@ -15,6 +15,7 @@ from checkpoints import Token
 from checkpoints.problems import ProblemError
 from merging import Cancelled, Plan, Problem, Routing
 from merging.plan import Prompt
+from merging.planning.parameters_by_layer import last_part
 from merging.prompt_routing import read_prompts_apart, route_planned
 from merging.recipe.mixture import GATE_MODES
 from ui.host import Host
@@ -207,20 +208,16 @@ def routing_card(routing: Routing) -> Markup:
     """Which expert each prompt would reach: what each gets of it, and what makes the routers useless."""
     columns = [
         column(t("experts.table.prompt")),
-        *(column(_short(expert), of_figures=True) for expert in routing.experts),
+        *(column(last_part(expert), of_figures=True) for expert in routing.experts),
         column(t("experts.table.reaches")),
     ]
     rows = []
     for prompt in routing.prompts:
         right = prompt.expert in (None, prompt.reached)
-        reached = _short(routing.experts[prompt.reached])
+        reached = last_part(routing.experts[prompt.reached])
         weights = [figure(f"{weight:.2f}") for weight in prompt.weights]
         verdict = tag.td(reached, class_=None if right else "alloy-heed")
         rows.append(table_row(prompt.text[:SHOWN], weights, verdict))
     warnings = problem_list(routing.warnings) if routing.warnings else None
     meaning = t("experts.table.meaning", chance=f"{1 / len(routing.experts):.2f}")
     return html(scrolling(table(columns, rows), focusable=True), quiet(meaning), warnings)
-
-
-def _short(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from merging import Recipe
-from merging.planning.parameters_by_layer import short_name
+from merging.planning.parameters_by_layer import last_part
 from ui.languages.translate import t
 from ui.widgets.html import folded, html, quiet, tag
 
@@ -76,7 +76,7 @@ def stairs_picture(recipe: Recipe) -> Markup:
         steps, class_="alloy-stairs", role="img", aria_label=t("layers.stairs"), viewBox=f"0 0 {wide} {tall}",
         preserveAspectRatio="none",
     )  # fmt: skip
-    legend = [tag.span(tag.i(class_=colours[model]), short_name(model)) for model in models]
+    legend = [tag.span(tag.i(class_=colours[model]), last_part(model)) for model in models]
     return html(drawing, tag.p(legend, class_="alloy-legend"), quiet(t("layers.stairs.legend")))
 
 
@@ -91,7 +91,7 @@ def _lines(stairs: Sequence[Stair]) -> list[str]:
         sources = t("layers.and").join(
             t(
                 "layers.source.one" if part.end - part.start == 1 else "layers.source", first=part.start,
-                last=part.end - 1, model=short_name(part.model),
+                last=part.end - 1, model=last_part(part.model),
             )
             for part in parts
         )  # fmt: skip

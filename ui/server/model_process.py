@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from checkpoints.confined import HUB_VARIABLES, PASSED, ROOT, end_first
 from checkpoints.problems import Problem, ProblemError
-from evaluation.error import Cancelled, EvaluationError
+from evaluation.error import EvaluationError
 from ui.languages.translate import current_language, speaking
 from ui.server.internal_error import log_unexpected
 
@@ -349,7 +349,7 @@ class _Run:
                         self.send("end", self.number)
                         return
                     self.send("item", self.number, item)
-            except (ProblemError, Cancelled) as error:
+            except ProblemError as error:
                 self.send("error", self.number, error)
             except BaseException as error:  # a library in Rust that panics raises no Exception
                 self.send("defect", self.number, log_unexpected(error))

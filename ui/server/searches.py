@@ -17,7 +17,6 @@ import gradio as gr
 from checkpoints import Token
 from checkpoints.problems import ProblemError
 from checkpoints.yaml import YamlError, load
-from evaluation import Cancelled as EvaluationCancelled
 from evaluation import fetch_model, hold_memory
 from merging import Cancelled, MergeError, Problem
 from merging.gguf.recipe import recipe_of
@@ -199,39 +198,39 @@ def _run_in_calls(
     anonymous = replace(order, token=False)
     seconds = gpu.seconds_of_a_call([order.weights])
     state = SearchState()
+
+    def keep(found: SearchState) -> None:
+        nonlocal state
+        state = found
+        report(found)
+
     with tempfile.TemporaryDirectory(prefix="alloy-search-") as folder:
         while state.report is None:
             if cancel.is_set():
                 raise Cancelled
             try:
-                with closing(gpu.on_gpu(seconds, search_call, anonymous, folder, state, seconds)) as news:
-                    for _, found in news:
-                        if cancel.is_set():
-                            raise Cancelled
-                        state = _heard(found, state, report)
+                on_gpu = gpu.on_gpu(seconds, search_call, anonymous, folder, state, seconds)
+                followed(_states(on_gpu, lambda piece: piece[1]), state, keep, cancel)
             except gr.Error:  # the GPU was withdrawn; what was scored is in the folder
-                with closing(MODELS.stream(search_call, anonymous, folder, state, None, "cpu")) as news:
-                    for found in news:
-                        if cancel.is_set():
-                            raise Cancelled from None
-                        state = _heard(found, state, report)
+                here = MODELS.stream(search_call, anonymous, folder, state, None, "cpu")
+                followed(_states(here, lambda piece: piece), state, keep, cancel)
     return state
 
 
-def _heard(
-    found: SearchState | Failed | None, state: SearchState, report: Callable[[SearchState], None]
-) -> SearchState:
-    """The state after news of a call.
+def _states(
+    pieces: Generator[Any, None, None], found_in: Callable[[Any], SearchState | Failed | None]
+) -> Generator[SearchState | None, None, None]:
+    """What the pieces of a call hold; closes the call when it is closed.
 
     Raises:
-        MergeError: it failed.
+        MergeError: the call failed.
     """
-    if isinstance(found, Failed):
-        raise MergeError(found.problems)
-    if found is None:
-        return state
-    report(found)
-    return found
+    with closing(pieces):
+        for piece in pieces:
+            found = found_in(piece)
+            if isinstance(found, Failed):
+                raise MergeError(found.problems)
+            yield found
 
 
 def _models(order: SearchOrder) -> list[str]:
@@ -341,7 +340,7 @@ class _Search:
         try:
             with hold_memory(plan.memory_bytes):
                 found = run_search(plan, self.folder, on_trial=self._heard, cancel=cancel)
-        except (EvaluationCancelled, Cancelled):
+        except Cancelled:
             if not self.over:
                 raise
             return self.state

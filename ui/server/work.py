@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from checkpoints.problems import Cancelled
-from evaluation import Cancelled as EvaluationCancelled
 
 State = TypeVar("State")
 
@@ -93,16 +92,13 @@ def followed(
         ProblemError: the work raised it.
         Cancelled: it was stopped.
     """
-    try:
-        with closing(news):
-            for found in news:
-                if cancel.is_set():
-                    raise Cancelled
-                if found is not None:
-                    state = found
-                    report(state)
-    except EvaluationCancelled:
-        raise Cancelled from None
+    with closing(news):
+        for found in news:
+            if cancel.is_set():
+                raise Cancelled
+            if found is not None:
+                state = found
+                report(state)
     return state
 
 

@@ -101,7 +101,7 @@ def test_work_that_runs_out_of_time_is_left_to_the_next_call() -> None:
 
     def work(model: FetchedModel, row: Counted, call: gpu.Call) -> Any:
         began.append(model.name)
-        return counting(Cancelled("the time is up"))(model, row, call)
+        return counting(Cancelled())(model, row, call)
 
     pieces = list(one_by_one([model("a"), model("b")], ROWS[::2], 30, "auto", work))
 

@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from checkpoints.problems import Problem
+from checkpoints.problems import Cancelled, Problem
 from evaluation import EvaluationError, fetch_model
-from evaluation.error import Cancelled
 from tests.ui.speaker import tiny_speaker
 from ui.chat.answers import answers
 from ui.chat.sampling import Sampling
