@@ -8,7 +8,7 @@ FAST   := not browser and not real_models and not oracle and not package
 
 QUICK  := tests/merging/recipe tests/merging/methods/test_by_hand.py tests/merging/planning/test_planning.py
 
-.PHONY: help demo smoke test quick check run install docs bench nightly differential languages lock format clean browser dev
+.PHONY: help demo smoke gpu test quick check run install docs bench nightly differential languages lock format clean browser dev
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*  ## (.*)/\1|\2/p' Makefile | awk -F'|' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -43,6 +43,11 @@ lock: dev  ## pin what a Space installs, with hashes, in requirements.lock
 
 bench: dev  ## speed and memory beside mergekit, in one run
 	$(PY) -m bench $(ARGS)
+
+# The machine's own torch, which knows its GPU; the rest from a folder of wheels where there is no network.
+gpu:  ## what a GPU is worth, in eight minutes: methods, chat, scores, searches
+	$(if $(WHEELS),$(PYTHON) -m pip install --quiet --no-index --find-links $(WHEELS) --requirement requirements.txt)
+	$(PYTHON) -m bench.gpu $(ARGS)
 
 nightly: differential  ## what takes hours: several hundred generated recipes, every architecture of transformers
 	$(PY) -m pytest -m nightly $(ARGS)

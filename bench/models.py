@@ -46,6 +46,7 @@ class Size:
 
 
 SIZES = {
+    "tiny": Size(64, 176, 4, 4, 2, 512),  # to try a script
     "small": Size(1024, 2816, 12, 16, 4, 32_000),  # 0.2 B parameters
     "1b": Size(2048, 5632, 22, 32, 4, 32_000),  # 1.1 B, the shape of TinyLlama
     "3b": Size(3072, 8192, 28, 24, 8, 32_000),  # 3.0 B

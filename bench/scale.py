@@ -3,16 +3,20 @@
 python -m bench.scale [8b] [70b] [405b]
 
 The files are as long as real ones and hold a header and a hole, which takes no room on the disk. The plan is the real
-one; the schedule is run by the real reader ahead, which is told that every byte has come at once.
+one; the schedule is run by the real reader ahead, which is told that every byte has come at once. Two more tables walk
+the same plans on several machines, and many merges of the same parents on one.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
+import math
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,11 +26,14 @@ from bench.models import Size
 from checkpoints import Checkpoint, TensorHeader, open_checkpoint
 from merging import Plan, make_plan, read_recipe
 from merging.destinations import hub_sink
+from merging.destinations.hub_limits import FREE, OTHER_REQUESTS, REQUESTS_A_FILE, requests
 from merging.engine import prefetch
+from merging.engine.cluster import RECEIPTS, SHARDS_A_CALL
 from merging.engine.prefetch import Origin, Prefetch, is_prefetched, rereads, windows
+from merging.engine.several import SHARED
 from merging.methods import METHODS
 from merging.plan import Input
-from merging.planning.costs import peak_memory
+from merging.planning.costs import PROCESS_BYTES, peak_memory
 
 SIZES = {
     "8b": Size(4096, 14336, 32, 32, 8, 128_256),  # the shapes of Llama 3.1
@@ -34,6 +41,8 @@ SIZES = {
     "405b": Size(16384, 53248, 126, 128, 8, 128_256),
 }
 SHARD_BYTES = 5_000_000_000
+MACHINES = (1, 8, 32)
+MANY, TOGETHER = 200, (1, 4, 10)
 BANDWIDTH = 100_000_000  # bytes a second, each way; on a Space it is more, at home less
 
 
@@ -120,6 +129,104 @@ def schedule(plan: Plan, models: list[Checkpoint]) -> Schedule:
     return Schedule(requests, nbytes, held)
 
 
+@dataclass(frozen=True)
+class Spread:
+    """How a merge goes that several machines share.
+
+    Args:
+        seconds: until the last file has arrived, by the network alone
+        resolved: requests for the address of a file of a model
+        requests: to the Hub's API
+        memory: bytes of the largest task, by LFS
+    """
+
+    seconds: float
+    resolved: int
+    requests: int
+    memory: int
+
+
+def spread(plan: Plan, models: list[Checkpoint], machines: int, speed: float) -> Spread:
+    """Hand the shards of a plan out as `ClusterEngine` does: each machine takes the next task when it has finished one.
+
+    Args:
+        speed: bytes a second of each machine, in either direction
+    """
+    size = max(1, min(SHARDS_A_CALL, math.ceil(len(plan.shards) / machines)))
+    groups = [plan.shards[first : first + size] for first in range(0, len(plan.shards), size)]
+    free = [0.0] * machines  # when each is, as a heap
+    resolved = memory = 0
+    for group in groups:
+        found = {(i.model, i.tensor) for shard in group for tensor in shard.tensors for i in tensor.inputs}
+        headers = [(model, models[model].tensors[name]) for model, name in found]
+        read, written = sum(header.nbytes for _, header in headers), sum(shard.bytes for shard in group)
+        # Reading and sending go on beside each other, but the last file is sent when it is full.
+        seconds = max(read + group[-1].bytes, written) / speed
+        heapq.heapreplace(free, free[0] + seconds)
+        resolved += len({(model, header.file) for model, header in headers})
+        part = plan.cut(group)
+        memory = max(memory, peak_memory(part, hub_sink.held(part)))
+    commits = math.ceil(len(plan.shards) / RECEIPTS)
+    asked = (REQUESTS_A_FILE - 1) * len(plan.shards) + commits + OTHER_REQUESTS
+    return Spread(max(free), resolved, asked, memory)
+
+
+def windows_of(count: int) -> int:
+    """How many windows of the Hub's limit the requests of a free account fill."""
+    return math.ceil(count / FREE.requests)
+
+
+def spread_rows(name: str) -> Iterator[str]:
+    """Lines of a table, in Markdown: one merge on more and more machines."""
+    with planned(name) as (plan, models):
+        remote = from_hub(plan)
+        yield (
+            f"| 3 x {name.upper()}, {len(plan.shards)} files | at 1 Gbit/s each | at 5 Gbit/s each | resolvers | API "
+            "| windows of a free account | memory of a task |"
+        )
+        yield "|---|" + "--:|" * 6
+        for machines in MACHINES:
+            slow, fast = (spread(remote, models, machines, speed / 8) for speed in (1e9, 5e9))
+            yield (
+                f"| {machines} machine{'s' if machines > 1 else ''} | {slow.seconds / 60:.0f} min "
+                f"| {fast.seconds / 60:.0f} min | {slow.resolved:,} | {slow.requests:,} "
+                f"| {windows_of(slow.requests)} | {slow.memory / 1e9:.1f} GB |"
+            )
+
+
+def many_rows(name: str) -> Iterator[str]:
+    """Lines of a table, in Markdown: many merges of the same parents on one machine, some at a time."""
+    with planned(name) as (plan, _):
+        remote = from_hub(plan)
+        own = peak_memory(remote, hub_sink.held(remote))
+        each = peak_memory(remote, hub_sink.held(remote)) - PROCESS_BYTES
+        yield (
+            f"| {MANY} merges of 3 x {name.upper()} | read | written | requests | windows of a free account "
+            "| at 100 MB/s | memory |"
+        )
+        yield "|---|" + "--:|" * 6
+        for together in TOGETHER:
+            turns = MANY // together
+            read, written = turns * plan.bytes_in, MANY * plan.bytes_out
+            memory = own + (together - 1) * each + (SHARED if together > 1 else 0)
+            asked = MANY * requests(plan)
+            hours = max(read, written) / BANDWIDTH / 3600
+            yield (
+                f"| {together} at a time | {read / 1e12:.1f} TB | {written / 1e12:.1f} TB | {asked:,} "
+                f"| {windows_of(asked)} | {hours:.1f} h | {memory / 1e9:.1f} GB |"
+            )
+
+
+@contextmanager
+def planned(name: str) -> Iterator[tuple[Plan, list[Checkpoint]]]:
+    """The plan of a linear merge of three models of a size, and the models."""
+    with tempfile.TemporaryDirectory() as place:
+        folders = [hollow(SIZES[name], Path(place) / model) for model in ("a", "b", "c")]
+        models = [{"model": str(folder), "parameters": {"weight": 1.0}} for folder in folders]
+        plan = make_plan(read_recipe(yaml.safe_dump({"merge_method": "linear", "models": models})))
+        yield plan, [open_checkpoint(str(folder)) for folder in folders]
+
+
 def rows(names: list[str]) -> Iterator[str]:
     """Lines of the table, in Markdown."""
     columns = (
@@ -136,13 +243,9 @@ def rows(names: list[str]) -> Iterator[str]:
     yield "| linear, Hub to Hub | " + " | ".join(columns) + " |"
     yield "|---|" + "--:|" * len(columns)
     for name in names:
-        with tempfile.TemporaryDirectory() as place:
-            folders = [hollow(SIZES[name], Path(place) / model) for model in ("a", "b", "c")]
-            models = [{"model": str(folder), "parameters": {"weight": 1.0}} for folder in folders]
-            began = time.perf_counter()
-            plan = make_plan(read_recipe(yaml.safe_dump({"merge_method": "linear", "models": models})))
+        began = time.perf_counter()
+        with planned(name) as (plan, checkpoints):
             seconds = time.perf_counter() - began
-            checkpoints = [open_checkpoint(str(folder)) for folder in folders]
             walked = schedule(plan, checkpoints)
             remote = from_hub(plan)
             whole, streamed = (
@@ -157,5 +260,8 @@ def rows(names: list[str]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    for row in rows(sys.argv[1:] or list(SIZES)):
-        print(row, flush=True)
+    sizes = sys.argv[1:] or list(SIZES)
+    for lines in (rows(sizes), *map(spread_rows, sizes[-1:]), *map(many_rows, sizes[:1])):
+        for line in lines:
+            print(line, flush=True)
+        print()

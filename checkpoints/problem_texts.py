@@ -1110,6 +1110,26 @@ PROBLEMS: dict[str, Text] = {
         "The bucket {bucket} is public: anyone can read what is written there.",
         "Choose a private bucket, or make the result public (`--public`).",
     ),
+    "hub-file-too-large": Text(
+        "{file} will have {size:,} bytes, and the Hub takes files of up to {most:,}.",
+        "Use a smaller shard size.",
+    ),
+    "hub-file-large": Text(
+        "{file} will have {size:,} bytes. The Hub advises up to {most:,} a file.", "Use a smaller shard size."
+    ),
+    "hub-many-files": Text(
+        "The result has {files} files. The Hub advises up to {most} large files a commit, and may refuse more.",
+        "Use a larger shard size.",
+    ),
+    "hub-requests": Text(
+        "The upload makes about {requests:,} requests, and the Hub answers {most:,} in five minutes to this account. "
+        "The merge will wait about {minutes} {minutes:minute|minutes}.",
+        "Use a larger shard size.",
+    ),
+    "hub-private-room": Text(
+        "The result has {size:,} bytes. In private repositories this account has room for {most:,}.",
+        "Make the repository public, or get more storage.",
+    ),
     "store-cannot-replace": Text(
         "{file} will have {size:,} bytes. To replace a model, S3 has to copy each file, and it copies up to {most:,} "
         "bytes.",

@@ -1,4 +1,4 @@
-"""Whether a login may create something on the Hub for an owner."""
+"""Whether a login may create something on the Hub for an owner, and how much."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from checkpoints.problems import Problem
 from checkpoints.repositories.repository import Token, current_token
 from checkpoints.repositories.retry import retry
+from merging.destinations.hub_limits import HubLimits, limits_of
 from merging.destinations.hub_sink import hub_api
 
 
-def account_problem(owner: str, name: str, place: str, token: Token) -> Problem | None:
-    """Why a login may not write there; None where it may.
+def account_limits(owner: str, name: str, place: str, token: Token) -> HubLimits | Problem:
+    """What a login is allowed there, or why it may not write there.
 
     Args:
         owner: a user or an organization
@@ -38,4 +39,4 @@ def account_problem(owner: str, name: str, place: str, token: Token) -> Problem 
     owners = [account["name"], *(org["name"] for org in account.get("orgs", ()))]
     if owner.lower() not in [name.lower() for name in owners]:
         return _problem("not-yours", account=account["name"], owner=owner, owners=owners)
-    return None
+    return limits_of(account, owner)

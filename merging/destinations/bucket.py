@@ -9,7 +9,7 @@ from huggingface_hub import constants
 
 from checkpoints.object_store import Entry, ObjectStoreError
 from checkpoints.problems import DestinationError, Problem
-from merging.destinations.account import account_problem
+from merging.destinations.account import account_limits
 from merging.destinations.bucket_files import LINES, BucketFiles
 from merging.destinations.bucket_sink import BucketSink, bucket_push_failed, held
 from merging.destinations.destination import Options, Place
@@ -48,9 +48,9 @@ class BucketDestination(UncommittedDestination):
 
     def check(self, plan: Plan | None = None) -> list[Problem]:
         owner = self._bucket.bucket.partition("/")[0]
-        problem = account_problem(owner, self.address, self.address, self._options.token)
+        found = account_limits(owner, self.address, self.address, self._options.token)
         try:
-            problem = problem or self._public()
+            problem = found if isinstance(found, Problem) else self._public()
         except ObjectStoreError as error:
             return list(self._push_failed(error.reason).problems)
         return [problem] if problem else super().check(plan)

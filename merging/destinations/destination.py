@@ -133,6 +133,9 @@ class Destination(Protocol):
             plan: whose result needs room, or may be there already, from a run that died at its very end
         """
 
+    def warnings(self, plan: Plan) -> list[Problem]:
+        """What the user should know of a merge to here; called after `check`."""
+
     def begin(self, plan: Plan, check: Callable[[], None]) -> Mapping[str, Receipt]:
         """Get ready to take the result of a plan; called once, before anything is written.
 

@@ -66,6 +66,9 @@ class FolderDestination:
             problems.append(Problem("disk-too-small", values, where))
         return problems
 
+    def warnings(self, plan: Plan) -> list[Problem]:
+        return []
+
     def begin(self, plan: Plan, check: Callable[[], None]) -> dict[str, Receipt]:
         """Make the partial folder, and hold it against a second run."""
         self.partial.parent.mkdir(parents=True, exist_ok=True)

@@ -25,10 +25,11 @@ from checkpoints.repositories.repository import HUB_SCHEME
 from checkpoints.repositories.retry import retry
 from checkpoints.repositories.xet import XetReader
 from checkpoints.wording import few
-from merging.destinations import hub_sink
-from merging.destinations.account import account_problem
+from merging.destinations import hub_limits, hub_sink
+from merging.destinations.account import account_limits
 from merging.destinations.background import Background
 from merging.destinations.destination import Options, Place, replaced_suffixes
+from merging.destinations.hub_limits import HubLimits
 from merging.destinations.hub_sink import HubSink, hub_api, hub_failures
 from merging.destinations.journal import Journal
 from merging.destinations.readback import Sent, files_that_differ, tensors_that_differ
@@ -60,6 +61,7 @@ class HubDestination:
         self.sink = HubSink(repo, options.token, None, lambda: None)  # until a plan is known
         self._asks = False  # whether the result becomes a pull request
         self._token = options.token
+        self._limits: HubLimits | None = None
         self._check: Callable[[], None] = lambda: None
         self._plan: Plan | None = None
         self._journal: Journal | None = None
@@ -93,8 +95,12 @@ class HubDestination:
 
     def check(self, plan: Plan | None = None) -> list[Problem]:
         owner = self.repo.partition("/")[0]
-        if problem := account_problem(owner, self.repo, HUB_SCHEME + self.repo, self._token):
-            return [problem]
+        found = account_limits(owner, self.repo, HUB_SCHEME + self.repo, self._token)
+        if isinstance(found, Problem):
+            return [found]
+        self._limits = found
+        if plan and (refused := hub_limits.refusals(plan, self.repo)):
+            return refused
         with self._failures():
             info = self._info()
             holds_other = info is not None and self._holds_model(info)
@@ -103,6 +109,9 @@ class HubDestination:
         if holds_other and not (self.overwrite or self.pull_request):
             return [self._problem("destination-exists")]
         return []
+
+    def warnings(self, plan: Plan) -> list[Problem]:
+        return list(hub_limits.warnings(plan, self.repo, self._limits)) if self._limits else []
 
     def _problem(self, code: str, **values: Any) -> Problem:
         return Problem(code, {"repository": self.repo, **values}, HUB_SCHEME + self.repo)

@@ -55,6 +55,9 @@ class MemoryDestination:
     def check(self, plan: Plan | None = None) -> list[Problem]:
         return [Problem("fp8-not-in-files")] if plan and plan.has_scales else []
 
+    def warnings(self, plan: Plan) -> list[Problem]:
+        return []
+
     def begin(self, plan: Plan, check: Callable[[], None]) -> dict[str, Receipt]:
         needed = plan.bytes_out + plan.peak_memory_bytes
         free = free_memory() if self._free is None else self._free

@@ -98,6 +98,9 @@ class UncommittedDestination(ABC):
     def disk_bytes(self, size: int) -> int:
         return 0
 
+    def warnings(self, plan: Plan) -> list[Problem]:
+        return []
+
     def check(self, plan: Plan | None = None) -> list[Problem]:
         try:
             there = self._files.entries()

@@ -97,6 +97,9 @@ class GgufDestination:
     def check(self, plan: Plan | None = None) -> list[Problem]:
         return self._destination.check(self.plan_of(plan) if plan else None)
 
+    def warnings(self, plan: Plan) -> list[Problem]:
+        return self._destination.warnings(self.plan_of(plan))
+
     def begin(self, plan: Plan, check: Callable[[], None]) -> Mapping[str, Receipt]:
         own = self.plan_of(plan)
         kept = self._destination.begin(own, check)
@@ -155,6 +158,9 @@ class Beside:
 
     def check(self, plan: Plan | None = None) -> list[Problem]:
         return [*self._first.check(plan), *self._second.check(plan)]
+
+    def warnings(self, plan: Plan) -> list[Problem]:
+        return [*self._first.warnings(plan), *self._second.warnings(plan)]
 
     def begin(self, plan: Plan, check: Callable[[], None]) -> Mapping[str, Receipt]:
         kept = self._first.begin(plan, check)

@@ -120,6 +120,7 @@ def make_plan(
             plan = replace(plan, warnings=(*plan.warnings, *_of_long_approximation(plan)))
             if destination:
                 problems += destination.check(plan)
+                plan = replace(plan, warnings=(*plan.warnings, *destination.warnings(plan)))
     finally:
         for checkpoint in checkpoints.values():
             checkpoint.close()
