@@ -300,5 +300,7 @@ def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
         "allowed_paths": [str(host.downloads)],
         "max_file_size": MAX_UPLOAD,
         "footer_links": ["api", "settings"],
+        # Gradio would not start where its own page takes more than three seconds to answer.
+        "_frontend": False,
         "app_kwargs": {"exception_handlers": {HTTPStatus.SERVICE_UNAVAILABLE: _busy}},
     }

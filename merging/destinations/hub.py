@@ -37,7 +37,7 @@ from merging.destinations.receipt import Receipt
 from merging.plan import Plan
 
 # Seconds that a failed merge waits for the journal to take the files that arrived.
-SETTLE_SECONDS = 10.0
+SETTLE_SECONDS = 60.0
 
 Operation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 

@@ -231,7 +231,6 @@ class HubSink:
         finally:
             content.close()
             self._slots.give_back()
-        self._check()
         if self._branch is None:
             self.operations.append(operation)
         return Stored(sha256, "LFS")

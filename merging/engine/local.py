@@ -22,66 +22,83 @@ STOP_SECONDS = 1.5
 
 
 @dataclass(frozen=True)
-class _Began:
-    """The tensors of a shard are queued, so that those of the next may follow."""
+class _Event:
+    """What became of a shard.
+
+    Args:
+        filename: of the shard
+        what: "began", "filled" or "lost", see `Watch`; its receipt when it has arrived; or why it has not
+    """
+
+    filename: str
+    what: str | Receipt | BaseException
 
 
 class _Watch:
-    """Counts tensors, and reports when a shard has begun."""
+    """Counts tensors, and reports how far a shard is."""
 
-    def __init__(self, merge: Merge, events: queue.SimpleQueue[object]):
+    def __init__(self, merge: Merge, events: queue.SimpleQueue[_Event]):
         self._merge = merge
         self._events = events
 
     def began(self, shard: PlannedShard) -> None:
-        self._events.put(_Began())
+        self._events.put(_Event(shard.filename, "began"))
 
     def merged(self, shard: PlannedShard, tensor: PlannedTensor) -> None:
         self._merge.meter.merged(shard, tensor)
 
+    def filled(self, shard: PlannedShard) -> None:
+        self._events.put(_Event(shard.filename, "filled"))
+
     def lost(self, shard: PlannedShard) -> None:
         self._merge.meter.lost(shard)
+        self._events.put(_Event(shard.filename, "lost"))
 
 
 def make_in_order(merge: Merge, shards: Sequence[PlannedShard], pool: Pool) -> Generator[Receipt, None, None]:
     """Make shards by a pool, each in a thread that waits for its tensors and then for its arrival.
 
     A shard begins when the tensors of the one before it are queued. There are as many under way as keep every worker
-    busy, if the sink has room for them.
+    busy, if the sink has room for them. When one fails, those that are whole are still sent, and the others end.
     """
-    events: queue.SimpleQueue[object] = queue.SimpleQueue()
+    events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
     watch = _Watch(merge, events)
     waiting = deque(shards)
     threads: list[threading.Thread] = []
     running, may_begin = 0, True
+    whole: set[str] = set()  # shards that are being sent, or wait for it
     errors: list[BaseException] = []
     for shard in shards:
         merge.kind.check(pool.processor_of(shard))
 
     def make(shard: PlannedShard) -> None:
         try:
-            events.put(make_shard(shard, merge.sink, pool, watch))
+            events.put(_Event(shard.filename, make_shard(shard, merge.sink, pool, watch)))
         except BaseException as error:
-            events.put(error)
+            events.put(_Event(shard.filename, error))
 
     is_complete = False
     try:
-        while (waiting or running) and not errors:
-            if waiting and may_begin and running <= merge.workers:
+        while whole if errors else waiting or running:
+            if not errors and waiting and may_begin and running <= merge.workers:
                 # A daemon: a process that was told to stop does not wait for a host that stalls.
                 thread = threading.Thread(target=make, args=(waiting.popleft(),), name="shard", daemon=True)
                 thread.start()
                 threads.append(thread)
                 running, may_begin = running + 1, False
             for event in _next_events(events):
-                if isinstance(event, _Began):
+                if event.what == "began":
                     may_begin = True
-                    continue
-                running -= 1
-                if isinstance(event, Receipt):
-                    yield event
-                elif isinstance(event, BaseException):
-                    errors.append(event)
+                elif event.what == "filled":
+                    whole.add(event.filename)
+                else:
+                    whole.discard(event.filename)
+                    running -= event.what != "lost"
+                if isinstance(event.what, Receipt):
+                    yield event.what
+                elif isinstance(event.what, BaseException):
+                    pool.interrupt()
+                    errors.append(event.what)
             merge.pulse()
         is_complete = not errors
     finally:
@@ -93,16 +110,15 @@ def make_in_order(merge: Merge, shards: Sequence[PlannedShard], pool: Pool) -> G
         return
     # What arrived nevertheless is not lost.
     while not events.empty():
-        event = events.get()
-        if isinstance(event, Receipt):
-            yield event
-        elif isinstance(event, BaseException):
-            errors.append(event)
+        if isinstance(end := events.get().what, Receipt):
+            yield end
+        elif isinstance(end, BaseException):
+            errors.append(end)
     # A worker that fails stops the others, which then say that they were cancelled: that is not the reason.
     raise min(errors, key=lambda error: isinstance(error, Cancelled))
 
 
-def _next_events(events: queue.SimpleQueue[object]) -> Iterator[object]:
+def _next_events(events: queue.SimpleQueue[_Event]) -> Iterator[_Event]:
     """The events that there are, or come within a pulse."""
     try:
         yield events.get(timeout=PULSE)

@@ -28,7 +28,8 @@ class Pool(Protocol):
         """
 
     def interrupt(self) -> None:
-        """End the work of all workers soon; the pool cannot be used afterwards."""
+        """End the work of all workers soon, as `Cancelled`; the pool cannot be used afterwards. Files that are filled
+        already may still be sent."""
 
     def read_by(self) -> tuple[str, ...]:
         """How inputs have been read so far, see `Receipt`."""
@@ -45,6 +46,9 @@ class Watch(Protocol):
 
     def merged(self, shard: PlannedShard, tensor: PlannedTensor) -> None:
         """A tensor is written."""
+
+    def filled(self, shard: PlannedShard) -> None:
+        """All its bytes are written, and are sent from now on."""
 
     def lost(self, shard: PlannedShard) -> None:
         """The file did not arrive, and is made again."""
@@ -70,6 +74,7 @@ def make_shard(shard: PlannedShard, sink: Sink, pool: Pool, watch: Watch) -> Rec
             watch.merged(shard, tensor)
             if count:
                 not_finite[tensor.name] = count
+        watch.filled(shard)
         try:
             stored = writer.close()
             break

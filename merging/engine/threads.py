@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from checkpoints import Checkpoint
 from checkpoints.lru_cache import LruCache
+from checkpoints.problems import Cancelled
 from checkpoints.torch_threads import one_torch_thread
 from merging.destinations import Receipt, ShardWriter
 from merging.engine import prefetch
@@ -85,7 +86,8 @@ class ThreadPool:
         self._shared = reads
         self._models = models
         self._device = device
-        self._check = check
+        self._check_run = check
+        self._interrupted = threading.Event()
         self._rereads = rereads(plan)
         self._queueing = threading.Lock()  # tensors are queued in the order in which their inputs are fetched
         self._queued = 0
@@ -138,11 +140,17 @@ class ThreadPool:
         return processor_of(self._plan, shard, self._device)
 
     def interrupt(self) -> None:
+        self._interrupted.set()
         self._prefetch.stop()
         for model in self._models:
             model.interrupt()
 
     # -- threads ---------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._interrupted.is_set():
+            raise Cancelled
+        self._check_run()
 
     def _work(self) -> None:
         buffers = Buffers(self._device)

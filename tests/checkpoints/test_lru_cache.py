@@ -15,7 +15,7 @@ def test_a_value_is_computed_once_for_all_threads_that_ask() -> None:
     together = threading.Barrier(4)
 
     def ask(number: int) -> bytes:
-        together.wait(5)
+        together.wait(60)
         return cache.get("key", lambda: computed.append(number) or b"value")  # type: ignore[func-returns-value]
 
     with ThreadPoolExecutor(4) as pool:
@@ -46,12 +46,12 @@ def test_one_value_does_not_wait_for_another() -> None:
 
     def slow() -> bytes:
         computing.set()
-        assert end.wait(5)
+        assert end.wait(60)
         return b"slow"
 
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(cache.get, "slow", slow)
-        assert computing.wait(5)
+        assert computing.wait(60)
         assert cache.get("quick", lambda: b"quick") == b"quick"
         end.set()
         assert waiting.result() == b"slow"

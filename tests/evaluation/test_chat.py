@@ -148,7 +148,7 @@ def test_an_answer_that_is_closed_or_dropped_stops_its_thread(endless: LanguageM
     next(dropped)
     (thread,) = reply_threads()
     del dropped
-    thread.join(timeout=30)
+    thread.join(timeout=60)
     assert not thread.is_alive()
 
 

@@ -259,7 +259,7 @@ def test_the_process_ends_with_the_program(tmp_path: Path) -> None:
 
     pid, folder = done.stdout.split()
     with suppress(psutil.NoSuchProcess):
-        psutil.Process(int(pid)).wait(30)
+        psutil.Process(int(pid)).wait(60)
     assert not Path(folder).exists()
 
 

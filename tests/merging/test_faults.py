@@ -24,7 +24,18 @@ import pytest
 from merging import Cancelled, MergeError, Progress, make_plan, read_recipe, run_plan
 from merging.destinations.xet import SETTINGS
 from tests.hub import Hub
-from tests.merges import Run, files, merged, ties, wait_for, weight_files, weights, without_pauses
+from tests.merges import (
+    STALLED,
+    Run,
+    files,
+    merged,
+    noted,
+    ties,
+    wait_for,
+    weight_files,
+    weights,
+    without_pauses,
+)
 from tests.tiny import tiny_llama
 
 OUT = "hf://alice/out"
@@ -333,23 +344,13 @@ POINTS = {
 NOTED = {"before the fifth shard is noted down": 4, "by Xet: before the fourth shard is noted down": 3}
 
 
-def noted(hub: Hub) -> set[str]:
-    """The shards in the journal."""
-    repo = hub.repos.get("alice/out")
-    return (
-        {name for ref in [*repo.refs] for name in repo.files(ref) if name.startswith("merge-")}
-        if repo
-        else set()
-    )
-
-
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_and_run_again(
     point: str, tmp_path: Path, hub: Hub, alice: str, right: dict[str, bytes]
 ) -> None:
     (method, path), skip = POINTS[point]
     (tmp_path / "recipe.yaml").write_text(ties("alice"))
-    stalled = hub.fault(method, path, delay=60, skip=skip, times=None)
+    stalled = hub.fault(method, path, delay=STALLED, skip=skip, times=None)
 
     run = Run(
         [str(tmp_path / "recipe.yaml"), "--to", OUT, "--shard-size", str(SIZE)], alice, streams="Xet" in point

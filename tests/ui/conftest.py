@@ -200,7 +200,7 @@ def started(hub: Hub, folder: Path, **variables: str) -> Iterator[tuple[str, sub
             yield url, process
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=60)
 
 
 def event(page: Blocks, name: str) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ from ui.hub.recipes import query_of
 from ui.languages.english import ENGLISH
 from ui.languages.korean import KOREAN
 from ui.languages.translate import speaking, t
+from ui.merge.plan_panel import PlanPanel
 from ui.page import build_page, launch_settings
+from ui.recipe.presets import family
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 
@@ -46,7 +49,7 @@ def recipe(page: Page) -> Any:
 
 
 def until_recipe(page: Page, key: str, value: object) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     found = None
     while time.monotonic() < deadline:
         try:
@@ -507,9 +510,12 @@ def test_what_a_method_does_is_drawn_as_its_values_move(site: Site, browser: Bro
 
 
 @pytest.fixture
-def signed_in_site(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """A page with sign-in, as on a Space; the button signs in as `ann`."""
+def signed_in_site(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A page with sign-in, as on a Space; the button signs in as `ann`. Tiny models have the examples' names."""
     token = hub.add_user("ann")
+    hub.add_user("Qwen")
+    for name in family(demo=False).models:
+        hub.put(name, folder / "a")
     info = {"access_token": token, "scope": "openid", "expires_at": time.time() + 3600}
     userinfo = {"name": "Ann", "preferred_username": "ann", "profile": "", "picture": ""}
     monkeypatch.setattr("gradio.oauth._get_mocked_oauth_info", lambda: {**info, "userinfo": userinfo})
@@ -529,13 +535,9 @@ def test_signing_in_keeps_the_draft(signed_in_site: str, browser: Browser) -> No
         page.get_by_role("radio", name="Hugging Face account").check()
         page.get_by_role("button", name="Linear average").click()
         until_recipe(page, "merge_method", "linear")
-        # The plan is there, and none on its way that would take the place of what the merge says.
-        name = page.get_by_label("Name of the new model")
-        expect(name).to_have_attribute("placeholder", re.compile("linear"))
-        refused = page.get_by_role("button", name="Merge", exact=True)
-        expect(refused).to_be_disabled()
-        refused.press("Enter")
-        expect(page.get_by_text("there is no account to save to").first).to_be_visible()
+        expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
+        page.get_by_role("button", name="Merge", exact=True).press("Enter")
+        expect(page.locator(".alloy-said").first).to_contain_text("there is no account to save to")
 
         page.get_by_role("button", name="Sign in with Hugging Face").click()
 
@@ -549,3 +551,33 @@ def test_signing_in_keeps_the_draft(signed_in_site: str, browser: Browser) -> No
         expect(page.get_by_role("button", name="Sign in with Hugging Face")).to_be_visible()
     with visit(browser, signed_in_site, locale="ko-KR") as korean:
         expect(korean.page.get_by_role("button", name=KOREAN.page["account.sign_in"])).to_be_visible()
+
+
+def test_what_merge_said_outlives_a_plan_that_was_on_its_way(
+    signed_in_site: str, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrives, shown = threading.Event(), PlanPanel._shown
+    arrives.set()
+
+    def shown_late(*args: Any) -> Any:
+        assert arrives.wait(300)
+        return shown(*args)
+
+    monkeypatch.setattr(PlanPanel, "_shown", shown_late)
+    with visit(browser, signed_in_site) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
+        name, said = page.get_by_label("Name of the new model"), page.locator(".alloy-said").first
+        page.get_by_role("radio", name="Hugging Face account").check()
+        arrives.clear()
+        page.get_by_role("button", name="Linear average").click()
+        until_recipe(page, "merge_method", "linear")
+        page.get_by_role("button", name="Merge", exact=True).click()
+        expect(said).to_contain_text("there is no account to save to")
+        expect(name).to_have_attribute("placeholder", re.compile("slerp"))
+
+        arrives.set()
+        expect(name).to_have_attribute("placeholder", re.compile("linear"))
+        expect(said).to_contain_text("there is no account to save to")
+        quiet(seen)

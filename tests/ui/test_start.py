@@ -114,7 +114,7 @@ def started(folder: Path, **more: str) -> Iterator[Started]:
             yield site
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")

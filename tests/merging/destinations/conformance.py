@@ -197,7 +197,7 @@ def ends_what_waits_when_told_to(case: Case) -> None:
         threading.Event().wait(0.3)
         stop.set()
         try:
-            assert opening.result(5) == len(case.shards)
+            assert opening.result(60) == len(case.shards)
         except Cancelled:
             assert len(case.shards) > 1
     destination.abandon(keep=False)

@@ -10,15 +10,41 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from merging import Cancelled, DestinationError, Plan, Progress, make_plan, read_recipe, run_plan
-from merging.destinations.held_shard import HeldShard
+from merging import (
+    Cancelled,
+    CheckpointError,
+    DestinationError,
+    Plan,
+    Problem,
+    Progress,
+    make_plan,
+    read_recipe,
+    run_plan,
+)
+from merging.destinations.held_shard import HeldShard, Stoppable
+from merging.destinations.hub_sink import HubSink
 from merging.engine.prefetch import GAP
+from merging.engine.tensors import merge_tensor
+from merging.engine.threads import ThreadPool
+from merging.plan import PlannedTensor
 from tests.hub import Hub
-from tests.merges import Run, cancelled_at, merged, ties, wait_for, weight_files, weights
+from tests.merges import (
+    SOON,
+    STALLED,
+    Run,
+    cancelled_at,
+    merged,
+    noted,
+    ties,
+    wait_for,
+    weight_files,
+    weights,
+)
 
 OUT = "hf://alice/out"
 SIZE = 60_000  # bytes a shard; the merge has six of them, and one that is as large as the embedding
@@ -76,6 +102,86 @@ def test_a_run_that_failed_goes_on_with_what_is_missing(
     merging = [progress for progress in seen if progress.phase == "merge"]
     assert merging[0].tensors_done >= sum(len(shard.tensors) for shard in plan.shards[:3])
     assert merging[0].message == f"3 of {count} files were there already"
+
+
+@pytest.fixture
+def failed(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a run knows that a part of it failed."""
+    known, interrupt = threading.Event(), ThreadPool.interrupt
+
+    def interrupted(self: ThreadPool) -> None:
+        interrupt(self)
+        known.set()
+
+    monkeypatch.setattr(ThreadPool, "interrupt", interrupted)
+    return known
+
+
+def test_a_shard_that_has_arrived_is_kept_though_its_thread_is_late(
+    hub: Hub, alice: str, plan: Plan, failed: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, close = iter(plan.shards), Stoppable.close
+
+    def close_late(self: Stoppable) -> None:
+        if not self.closed and next(closed) is plan.shards[2]:
+            assert failed.wait(60)
+        close(self)
+
+    monkeypatch.setattr(Stoppable, "close", close_late)
+
+    fail_at(hub, plan, alice, 3)
+
+    assert len(noted(hub)) == 3
+
+
+def only_the_first_can_be_made(
+    plan: Plan, is_sent: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let the tensors of all shards but the first fail, as soon as that one is sent."""
+
+    def merge_first(made_of: Plan, tensor: PlannedTensor, *rest: Any) -> int:
+        if tensor in plan.shards[0].tensors:
+            return merge_tensor(made_of, tensor, *rest)
+        wait_for(is_sent)
+        raise CheckpointError(Problem("model-changed", {"model": "alice/a"}))
+
+    monkeypatch.setattr("merging.engine.threads.merge_tensor", merge_first)
+
+
+def test_an_upload_under_way_ends_though_a_model_cannot_be_read(
+    hub: Hub, alice: str, plan: Plan, failed: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload, sending = HubSink._preupload, threading.Event()
+
+    def upload_late(self: HubSink, *args: Any, **options: Any) -> None:
+        sending.set()
+        assert failed.wait(60)
+        upload(self, *args, **options)
+
+    monkeypatch.setattr(HubSink, "_preupload", upload_late)
+    only_the_first_can_be_made(plan, sending.is_set, monkeypatch)
+
+    with pytest.raises(CheckpointError):
+        run_plan(plan, OUT, token=alice)
+
+    assert [path.rpartition("/")[2] for path in noted(hub)] == [plan.shards[0].filename]
+
+
+def test_a_cancel_ends_the_uploads_of_a_run_that_failed(
+    hub: Hub, alice: str, plan: Plan, failed: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stalled = hub.fault("PUT", "^/upload/", delay=STALLED, times=None)
+    only_the_first_can_be_made(plan, lambda: stalled.hits, monkeypatch)
+    cancel = threading.Event()
+    watching = set_when(cancel, failed.is_set)
+    began = time.monotonic()
+
+    with pytest.raises(Cancelled):
+        run_plan(plan, OUT, token=alice, cancel=cancel)
+
+    watching.join()
+    assert time.monotonic() - began < SOON
+    assert "alice/out" not in hub.repos
 
 
 def test_main_has_one_commit_and_the_journal_is_gone(
@@ -170,7 +276,7 @@ def test_cancel_is_quick_and_leaves_nothing(
     method: str, path: str, skip: int, hub: Hub, alice: str, plan: Plan
 ) -> None:
     """Even while a host stalls in the middle of something: an upload, the weights after six headers, a commit."""
-    fault = hub.fault(method, path, delay=20, skip=skip, times=None)
+    fault = hub.fault(method, path, delay=STALLED, skip=skip, times=None)
 
     cancelled_at(fault, plan, OUT, alice)
 
@@ -188,7 +294,7 @@ def test_cancel_while_the_last_commit_is_not_answered(
     old = {"model.safetensors": b"old"}
 
     def cancelled() -> None:
-        what: dict[str, int] = {"stall": 0} if lands else {"delay": 20}
+        what: dict[str, int] = {"stall": 0} if lands else {"delay": STALLED}
         commit = hub.fault("POST", "/commit/main", times=None, **what)
         cancel = threading.Event()
         watching = set_when(cancel, lambda: commit.hits)
@@ -207,7 +313,7 @@ def test_cancel_while_the_last_commit_is_not_answered(
     hub.put("alice/out", old)
     with pytest.raises(DestinationError, match="either what it held before, or the whole merge"):
         cancelled()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < SOON
     assert weights(hub, "alice/out") == (right if lands else old)
 
     assert run_plan(plan, OUT, token=alice, overwrite=True).verified
@@ -220,7 +326,7 @@ def test_cancel_that_comes_after_the_last_commit_comes_too_late(
 ) -> None:
     """Reading back is under way, and stalls: the model is there, and only not called verified."""
     cancel = threading.Event()
-    stalled = hub.fault("POST", "/paths-info/[0-9a-f]{40}", delay=20, times=None)
+    stalled = hub.fault("POST", "/paths-info/[0-9a-f]{40}", delay=STALLED, times=None)
     watching = set_when(cancel, lambda: stalled.hits)
 
     result = run_plan(plan, OUT, token=alice, cancel=cancel)
@@ -279,12 +385,12 @@ def test_ctrl_c_undoes_and_a_shutdown_keeps(
     end: signal.Signals, kept: bool, tmp_path: Path, hub: Hub, alice: str
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(ties("alice"))
-    stalled = hub.fault("PUT", "^/upload/", delay=20, skip=3, times=None)
+    stalled = hub.fault("PUT", "^/upload/", delay=STALLED, skip=3, times=None)
 
     run = Run([str(tmp_path / "recipe.yaml"), "--to", OUT, "--shard-size", str(SIZE)], alice)
-    wait_for(lambda: stalled.hits > 0)
+    wait_for(lambda: stalled.hits and len(noted(hub)) == 3)
     run.send_signal(end)
-    status, told = run.end(8)
+    status, told = run.end()
 
     assert status == 1
     assert (b"Run it again" if kept else b"nothing was left behind") in told

@@ -20,7 +20,7 @@ from merging.destinations.held_shard import Stoppable
 from merging.destinations.xet import EARLY, HELD, SETTINGS, UPLOADS, XetLostError, XetShard
 from merging.planning.costs import peak_memory
 from tests.hub import Hub
-from tests.merges import cancelled_at, merged, ties, wait_for, weight_files, weights, without_pauses
+from tests.merges import STALLED, cancelled_at, merged, ties, wait_for, weight_files, weights, without_pauses
 
 OUT = "hf://alice/out"
 SIZE = 60_000  # bytes a shard: six of them
@@ -214,14 +214,14 @@ def test_a_run_by_lfs_goes_on_with_what_came_through_xet(
 @pytest.mark.parametrize(("method", "path", "skip"), [(*XORB, 2), (*SHARD, 1), (*TOKEN, 1)])
 def test_cancel_is_quick_and_leaves_nothing(method: str, path: str, skip: int, hub: Hub, alice: str) -> None:
     """Even while the store stalls, which hf_xet itself would wait out."""
-    fault = hub.fault(method, path, delay=20, skip=skip, times=None)
+    fault = hub.fault(method, path, delay=STALLED, skip=skip, times=None)
     before = {*threading.enumerate()}
 
     cancelled_at(fault, planned(alice), OUT, alice)
 
     assert "alice/out" not in hub.repos
     if path != TOKEN[1]:  # that request is not hf_xet's
-        wait_for(lambda: {thread.name for thread in {*threading.enumerate()} - before} <= {"hub"}, 5)
+        wait_for(lambda: {thread.name for thread in {*threading.enumerate()} - before} <= {"hub"})
 
 
 def test_other_bytes_in_the_store_are_not_named_in_a_commit(

@@ -35,7 +35,7 @@ from merging.destinations import Stored
 from merging.destinations.folder import FolderShard, FolderSink
 from tests import ROOT
 from tests.hub import Hub
-from tests.merges import Run, files, merged, ties, wait_for, weight_files, weights
+from tests.merges import STALLED, Run, files, merged, ties, wait_for, weight_files, weights
 
 # -- the result ----------------------------------------------------------------------------------------------
 
@@ -221,7 +221,7 @@ def test_a_killed_run_leaves_no_half_folder(
     end: signal.Signals, folder: Path, tmp_path: Path, hub: Hub, alice: str
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(ties("alice"))
-    stalled = hub.fault("GET", "^/lfs/", delay=5, skip=12, times=None)
+    stalled = hub.fault("GET", "^/lfs/", delay=STALLED, skip=12, times=None)
     place = tmp_path / "results"
 
     run = Run([str(tmp_path / "recipe.yaml"), "--to", str(place / "out")], alice)
@@ -248,13 +248,13 @@ def test_a_shard_that_waits_for_room_does_not_keep_others_from_ending(
     def wait_for_room(self: FolderSink, filename: str, size: int) -> FolderShard:
         if filename.startswith("model-00002"):
             asked.set()
-        assert room.acquire(timeout=30), "the first shard never ended"
+        assert room.acquire(timeout=60), "the first shard never ended"
         return open_shard(self, filename, size)
 
     def write_late(self: FolderShard, offset: int, data: memoryview) -> None:
         # Not the header, which is written when the shard is opened.
         if offset and threading.current_thread().name.endswith("_0"):
-            asked.wait(30)
+            assert asked.wait(60)
         write(self, offset, data)
 
     def give_room(self: FolderShard) -> Stored:

@@ -43,7 +43,7 @@ def page(browser: Browser) -> Iterator[Page]:
     with gr.Blocks() as blocks:
         field = gr.Dropdown(list(KNOWN), value=None, label="Model", allow_custom_value=True)
         search_as_you_type(field, Found(), Host.from_environment({}), KNOWN)
-    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True)
+    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, _frontend=False)
     context = browser.new_context()
     opened = context.new_page()
     opened.set_default_timeout(PATIENCE)

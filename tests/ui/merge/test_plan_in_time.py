@@ -35,7 +35,7 @@ def test_a_plan_that_comes_after_a_newer_one_is_not_shown(monkeypatch: pytest.Mo
     def plan(recipe: str, *_: object, **__: object) -> Plan:
         if recipe == "old":
             begun.set()
-            assert go.wait(30)
+            assert go.wait(60)
         return Plan(recipe=recipe, method="linear")
 
     monkeypatch.setattr(service, "plan", plan)
@@ -58,7 +58,7 @@ def test_a_plan_that_comes_after_a_newer_one_is_not_shown(monkeypatch: pytest.Mo
 
     with ThreadPoolExecutor(1) as pool:
         old = pool.submit(shown, "old")
-        assert begun.wait(30)
+        assert begun.wait(60)
         new = shown("new")
         go.set()
 

@@ -351,7 +351,7 @@ def test_watched_work_tells_ends_and_fails() -> None:
         return "done"
 
     def endless(_: Callable[[Any], None], cancel: threading.Event) -> None:
-        assert cancel.wait(30)
+        assert cancel.wait(60)
         raise Cancelled
 
     assert list(watched(work))[-1] == "done"
@@ -403,7 +403,6 @@ def page_of_a_laptop(
     )
     page: gr.Blocks = build_page(host)
     page.queue(default_concurrency_limit=4)
-    monkeypatch.setattr("gradio.networking.url_ok", lambda _: True)  # which a busy machine answers too late
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_settings(page, host))
     yield url
     page.close()

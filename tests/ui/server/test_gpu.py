@@ -89,7 +89,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
         finally:
             # The session that it began: its workers would outlive it.
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=30)
+            process.wait(timeout=60)
 
 
 @pytest.fixture(autouse=True)

@@ -169,7 +169,7 @@ def test_a_page_that_goes_stops_its_merge(plan: Plan, monkeypatch: pytest.Monkey
     in_memory, stopped = TriedMerges(), threading.Event()
 
     def make(asked: TryRequest, tell: object, cancel: threading.Event) -> str:
-        assert cancel.wait(30)
+        assert cancel.wait(60)
         stopped.set()
         return ""
 
@@ -179,7 +179,7 @@ def test_a_page_that_goes_stops_its_merge(plan: Plan, monkeypatch: pytest.Monkey
     next(told)
     told.close()
 
-    assert stopped.wait(30)
+    assert stopped.wait(60)
 
 
 def test_llama_cpp_answers_with_the_merge_and_with_each_change(

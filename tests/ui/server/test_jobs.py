@@ -44,7 +44,7 @@ class Held:
 
 
 def until(board: JobBoard, job: str, state: str) -> JobStatus:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         snapshot = board.status(job)
         assert snapshot is not None
@@ -72,7 +72,7 @@ def test_a_job_runs_and_its_result_stays() -> None:
 def test_progress_is_seen_while_it_runs() -> None:
     board, held = JobBoard(), Held()
     job = board.submit("me", "x", (), held)
-    assert held.started.wait(10)
+    assert held.started.wait(60)
 
     snapshot = until(board, job, "running")
     while snapshot.progress is None:
@@ -92,11 +92,11 @@ def test_rate_and_time_left_come_from_the_last_seconds() -> None:
             now[0] += 4.0
             watch(progress(done))
         seen.set()
-        step.wait(10)
+        step.wait(60)
         return RESULT
 
     job = board.submit("me", "x", (), work)
-    assert seen.wait(10)
+    assert seen.wait(60)
 
     snapshot = board.status(job)
 
@@ -116,7 +116,7 @@ def test_one_runs_at_a_time_and_visitors_take_turns() -> None:
         return work
 
     board.submit("ann", "a1", (), first)
-    assert first.started.wait(10)
+    assert first.started.wait(60)
     jobs = [
         board.submit(visitor, name, (), noted(name))
         for visitor, name in (("ann", "a2"), ("ann", "a3"), ("bob", "b1"), ("cid", "c1"))
@@ -134,7 +134,7 @@ def test_one_runs_at_a_time_and_visitors_take_turns() -> None:
 def test_a_running_job_stops_and_the_next_begins() -> None:
     board, held = JobBoard(), Held()
     job, after = board.submit("me", "x", (), held), board.submit("me", "y", (), quick)
-    assert held.started.wait(10)
+    assert held.started.wait(60)
 
     assert board.cancel(job)
 
@@ -152,7 +152,7 @@ def test_a_waiting_job_is_stopped_at_once_and_never_runs() -> None:
 
     board.submit("me", "x", (), held)
     job = board.submit("me", "y", (), work)
-    assert held.started.wait(10)
+    assert held.started.wait(60)
 
     board.cancel(job)
 
@@ -235,7 +235,7 @@ def test_a_waiting_job_knows_about_when_it_begins() -> None:
     clock = [100.0]
     board, held = JobBoard(lambda: clock[0]), Held()
     board.submit("me", "first", (), held, MergeRequest(seconds=60))
-    assert held.started.wait(10)
+    assert held.started.wait(60)
     second = board.submit("you", "second", (), quick, MergeRequest(seconds=30))
     third = board.submit("they", "third", (), quick, MergeRequest("merge_method: linear", seconds=10))
     clock[0] += 20
