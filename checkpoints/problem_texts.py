@@ -1289,7 +1289,11 @@ PROBLEMS: dict[str, Text] = {
     "no-answer": Text("{words}"),
     "no-score": Text("{words}"),
     "text-too-long": Text(
-        "The text has {length} characters; at most {most} can be scored here.", "Score a part of it."
+        "The text has {length} characters; this server reads up to {most}.", "Use a part of it."
+    ),
+    "word-too-long": Text(
+        "The text has {length} characters without a space; this server reads up to {most}.",
+        "Break it into words or lines.",
     ),
     "space-too-long": Text(
         "The space has {length} characters; at most {most} can be searched here.",

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import yaml
 
 from checkpoints.problems import Place, Problem, ProblemError
+from checkpoints.typed_text import MAX_CHARACTERS
 
 T = TypeVar("T")
 
 # A recipe is a page of text. The metadata of a card can list hundreds of benchmark results.
-RECIPE, CARD = 200_000, 1_000_000
+RECIPE, CARD = MAX_CHARACTERS, 1_000_000
 MAX_VALUES = 100_000
 MAX_DEPTH = 40
 # More digits are kept as text: Python takes long for thousands, and floats end before 400.

@@ -26,6 +26,7 @@ from evaluation.answering_model import GenerationSettings, Written
 from evaluation.error import EvaluationError
 from evaluation.gguf_metadata import gguf_metadata
 from evaluation.sandbox import what_python_reads
+from evaluation.tokenizer import check_length
 
 # The most tokens of a conversation, and the most bytes of their keys and values, which are allocated when the model is
 # loaded: 2 GiB are 4096 tokens of a model of 7 B whose heads share none.
@@ -96,6 +97,7 @@ class LlamaModel:
 
     def tokens(self, text: str, *, begins: bool = False) -> list[int]:
         """See `AnsweringModel`."""
+        check_length(text)
         asked = {"content": text, "add_special": begins, "parse_special": True}
         found: list[int] = self.server.ask("/tokenize", asked)["tokens"]
         return found

@@ -12,6 +12,7 @@ from typing import Any
 
 from checkpoints.confined import Confined, ConfinedError, LimitError
 from checkpoints.problems import Problem
+from checkpoints.typed_text import excess
 from evaluation.error import EvaluationError, words_of
 
 # Seconds of processor time and bytes of memory for one text, or to read the files.
@@ -37,6 +38,16 @@ def check_tokenizer(name: str, folder: Path, model: Path) -> None:
     `read_tokenizer`."""
     if _is_apart:
         read_tokenizer(name, folder, model)
+
+
+def check_length(*texts: str) -> None:
+    """On a server, refuse texts that would take a tokenizer too long.
+
+    Raises:
+        EvaluationError: one of them is too long.
+    """
+    if _is_apart and (problem := next(filter(None, map(excess, texts)), None)):
+        raise EvaluationError(problem)
 
 
 def read_tokenizer(name: str, folder: Path, model: Path) -> Any:
@@ -115,6 +126,7 @@ class ApartTokenizer:
     ) -> Any:
         from transformers import BatchEncoding
 
+        check_length(*([text] if isinstance(text, str) else text))
         if "padding" in options:
             options |= {"padding_side": self.padding_side, "pad_token_id": self.pad_token_id}
         return BatchEncoding(self._ask("encode", text, options), tensor_type=return_tensors)

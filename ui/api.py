@@ -16,6 +16,7 @@ from gradio.events import api
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from checkpoints.problems import ProblemError
+from checkpoints.typed_text import excess
 from evaluation import EvaluationError, fetch_model
 from evaluation.runtime import Runtime
 from merging import MergeError, Problem
@@ -25,7 +26,6 @@ from ui.chat.sampling import MAX_NEW_TOKENS, Sampling
 from ui.hub.account import account, visitor
 from ui.merge.destination import destination_of
 from ui.score.reading import scored
-from ui.score.source import MAX_CHARACTERS
 from ui.server.heals import HealService
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobStatus
@@ -312,6 +312,8 @@ class Api:
         Returns:
             answer, and about: device, number format, runtime, speed and notes; or ok false and the problems.
         """
+        if problem := excess(message) or excess(system):
+            return _problems(EvaluationError(problem))
         talk = [[{"role": "user", "content": message}]]
         length = min(max(max_new_tokens, 1), MAX_NEW_TOKENS)
         chosen: Runtime = "transformers" if runtime == "transformers" else "auto"
@@ -335,9 +337,8 @@ class Api:
         Returns:
             perplexity, bits_per_byte, tokens, seconds, about; or ok false and the problems.
         """
-        if len(text) > MAX_CHARACTERS:
-            values = {"length": len(text), "most": MAX_CHARACTERS}
-            return _problems(EvaluationError(Problem("text-too-long", values)))
+        if problem := excess(text):
+            return _problems(EvaluationError(problem))
         token = account(self.host, oauth).for_hub
         try:
             fetched = fetch_model(model.strip(), token=token, allow_folders=self.host.allow_folders)

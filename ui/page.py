@@ -13,6 +13,7 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import JSONResponse
 from gradio.utils import get_icon_path
 from markupsafe import Markup
+from starlette.middleware import Middleware
 
 from evaluation.downloads import DOWNLOADS
 from ui.api import Api
@@ -32,6 +33,7 @@ from ui.methods.tab import MethodsTab
 from ui.score.source import readers_sample
 from ui.score.tab import ScoreTab
 from ui.search.tab import SearchTab
+from ui.server.body_limit import BodyLimit
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
 from ui.server.searches import SearchService
@@ -302,5 +304,8 @@ def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
         "footer_links": ["api", "settings"],
         # Gradio would not start where its own page takes more than three seconds to answer.
         "_frontend": False,
-        "app_kwargs": {"exception_handlers": {HTTPStatus.SERVICE_UNAVAILABLE: _busy}},
+        "app_kwargs": {
+            "exception_handlers": {HTTPStatus.SERVICE_UNAVAILABLE: _busy},
+            "middleware": [Middleware(BodyLimit, uploads=2 * MAX_UPLOAD)],
+        },
     }

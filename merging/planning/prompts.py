@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from typing import Any
 
 from checkpoints import Checkpoint, read_json
 from checkpoints.architecture import Layout
 from checkpoints.problems import CheckpointError, Problem
+from checkpoints.typed_text import excess
 from merging.experts.architectures import window
 from merging.plan import Prompt
 from merging.tokenizers.tokenizer import TOKENIZER, TOKENIZER_CONFIG
@@ -64,6 +66,8 @@ class PromptReader:
         Raises:
             CheckpointError: it has no tokens, or too many.
         """
+        if problem := excess(text):
+            raise CheckpointError(replace(problem, where=self._model))
         tokens = self._tokenizer.encode(text).ids
         if self._first is not None and tokens[:1] != [self._first]:
             tokens = [self._first, *tokens]

@@ -332,7 +332,14 @@ class Reader(YamlReader):
 
     # -- keys in the wrong place -----------------------------------------------------------------------
 
-    def unknown_key(self, key: yaml.ScalarNode, value: yaml.Node, what: str, known: tuple[str, ...]) -> None:
+    def unknown_key(
+        self,
+        key: yaml.ScalarNode,
+        value: yaml.Node,
+        what: str,
+        known: tuple[str, ...],
+        given: Sequence[str] = (),
+    ) -> None:
         """Report a key that a mapping does not have: what it was meant for, if that can be seen; else that it is
         ignored, if it can change no number of the result."""
         name, method = key.value, self.method
@@ -354,13 +361,13 @@ class Reader(YamlReader):
             values = {"name": name, "what": what, "near": RENAMED[name], "known": sorted(known)}
             self.problem("unknown-key", values, key)
         elif self.holds_anchors(value):
-            super().unknown_key(key, value, what, known)
+            super().unknown_key(key, value, what, known, given)
         elif name in NO_MATTER or (name == "name" and "parameters" in known):
             self.warn("ignored-key", {"name": name, "what": what}, key)
         elif method and "parameters" in known and name in PARAMETERS:
             self.warn_of_parameter(method, key)
         else:
-            super().unknown_key(key, value, what, known)
+            super().unknown_key(key, value, what, known, given)
 
     def is_misplaced(self, name: str) -> bool:
         """Whether a parameter is somewhere in the text, if in the wrong place."""
@@ -690,8 +697,10 @@ class Reader(YamlReader):
             elif models_own and not parameter.per_model:
                 self.problem("shared-parameter", about(method, parameter), name)
             else:
+                before = len(self.problems)
                 setting = self.setting(parameter, value)
-                if setting:
+                # A wrong value is a problem already, and no missing parameter.
+                if setting or len(self.problems) > before:
                     found[parameter.name] = setting
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import yaml
@@ -83,17 +83,31 @@ class YamlReader:
             )
             return None
         fields: dict[str, yaml.Node] = {}
-        for key, value in self.pairs(node, what):
+        pairs = list(self.pairs(node, what))
+        given = [key.value for key, _ in pairs]
+        for key, value in pairs:
             name = key.value
             if name not in known and name not in ignored:
-                self.unknown_key(key, value, what, known)
+                self.unknown_key(key, value, what, known, given)
             elif not (isinstance(value, yaml.ScalarNode) and value.tag.endswith(":null")):
                 fields[name] = value
         return fields
 
-    def unknown_key(self, key: yaml.ScalarNode, value: yaml.Node, what: str, known: tuple[str, ...]) -> None:
-        """Report a key that a mapping does not have. One that only holds anchors is a warning."""
-        if self.holds_anchors(value) and not difflib.get_close_matches(key.value, known, 1, MISSPELT):
+    def unknown_key(
+        self,
+        key: yaml.ScalarNode,
+        value: yaml.Node,
+        what: str,
+        known: tuple[str, ...],
+        given: Sequence[str] = (),
+    ) -> None:
+        """Report a key that a mapping does not have. One that only holds anchors is a warning.
+
+        Args:
+            given: all keys of the mapping; what is written right beside is not what this one was meant to be
+        """
+        meant = [name for name in known if name not in given]
+        if self.holds_anchors(value) and not difflib.get_close_matches(key.value, meant, 1, MISSPELT):
             self.warn("anchor-key", {"name": key.value}, key)
             return
         values = {"name": key.value, "what": what, **suggestion(key.value, known)}

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,8 +14,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from checkpoints.confined import Confined
+from checkpoints.typed_text import MAX_CHARACTERS, MAX_WORD
 from evaluation import EvaluationError, LanguageModel, load_model, perplexity, reply, tokenizer
 from evaluation.benchmark import benchmark
+from evaluation.llama_model import LlamaModel, LlamaServer
 from evaluation.tokenizer import ApartTokenizer, read_tokenizer
 from tests.evaluation.conftest import TEXT, MakeFolder, make_network, make_tokenizer
 
@@ -101,6 +103,28 @@ def test_it_answers_as_in_this_process(kind: str, both: Callable[[Any], tuple[An
     else:
         with pytest.raises(ValueError, match="no chat template"):
             other.get_chat_template()
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("x" * (MAX_WORD + 1), "word-too-long"), ("x " * MAX_CHARACTERS, "text-too-long")]
+)
+def test_a_long_text_reaches_no_tokenizer(
+    text: str, code: str, both: Callable[[Any], tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, own = both(words())
+    monkeypatch.setattr(tokenizer, "_answered_apart", None)
+    in_llama_cpp = LlamaModel("it", None, "BF16", 0, 64, {}, cast(LlamaServer, None), None)
+    assert own(text)["input_ids"]  # on a laptop
+
+    monkeypatch.setattr(tokenizer, "_is_apart", True)
+
+    asks: list[Callable[[], object]] = [
+        lambda: other(text), lambda: other.encode(text), lambda: other(["a", text]), lambda: in_llama_cpp.tokens(text),
+    ]  # fmt: skip
+    for ask in asks:
+        with pytest.raises(EvaluationError) as caught:
+            ask()
+        assert [problem.code for problem in caught.value.problems] == [code]
 
 
 def test_a_model_answers_and_is_scored_with_it(

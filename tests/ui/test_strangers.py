@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 import torch
@@ -239,6 +240,44 @@ def test_a_model_that_cannot_be_built_is_not_built(space: Space, tmp_path: Path)
     answer = attacked(space, "chat", model=about, message="hi", max_new_tokens=2)
 
     assert "num_hidden_layers: 1000000000" in answer["problems"][0]["message"]
+
+
+LONG = {
+    "a word in a message": ("chat", {"message": "a" * 300_000}, "text-too-long"),
+    "a word in a system prompt": ("chat", {"message": "hi", "system": "a" * 150_000}, "word-too-long"),
+    "accents on one letter": ("chat", {"message": "e" + "\u0301" * 150_000}, "word-too-long"),
+    "a word to score": ("perplexity", {"text": "a" * 150_000}, "word-too-long"),
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_a_long_text_is_refused_at_once(space: Space, kind: str) -> None:
+    endpoint, arguments, code = LONG[kind]
+
+    answer = attacked(space, endpoint, model="honest/model", **arguments)
+
+    assert [problem["code"] for problem in answer["problems"]] == [code]
+
+
+def test_a_template_that_writes_a_long_text_reaches_no_tokenizer(space: Space, tmp_path: Path) -> None:
+    folder = tiny_speaker(tmp_path / "model", 5)
+    (folder / "chat_template.jinja").write_text("{{ 'a' * 10000000 }}")
+    about = space.put("mallory/long-template", folder)
+
+    answer = attacked(space, "chat", model=about, message="hi", max_new_tokens=2)
+
+    assert answer["problems"][0]["code"] == "text-too-long"
+
+
+@pytest.mark.parametrize("path", ["queue/join", "call/v2/plan", "upload"])
+def test_a_large_request_is_refused_before_it_is_read(space: Space, path: str) -> None:
+    asked = urllib.request.Request(f"{space.url}gradio_api/{path}", b"[", {"content-length": str(10**9)})
+
+    with pytest.raises(HTTPError) as refused:
+        urllib.request.urlopen(asked, timeout=60)
+
+    assert refused.value.code == 413
+    lists_methods(space)
 
 
 def test_the_spaces_own_token_reaches_no_visitor(space: Space) -> None:

@@ -13,7 +13,7 @@ import gradio as gr
 import httpx2
 from huggingface_hub import constants, get_session
 
-from checkpoints.yaml import YamlError, load
+from checkpoints.yaml import RECIPE, YamlError, load
 from merging import MergeError, Problem
 from ui.host import Host
 from ui.hub.account import Account
@@ -21,8 +21,6 @@ from ui.hub.account import Account
 QUERY = "recipe"
 # Copies a link to the clipboard.
 COPY = "(link) => { navigator.clipboard?.writeText(link).catch(() => {}); }"
-# A recipe is a page of text; browsers and proxies take links of some thousand characters.
-MAX_RECIPE = 200_000
 SECONDS_TO_WAIT = 10
 RECIPE_FILES = ("mergekit_config.yml", "mergekit_config.yaml", "mergekit_moe_config.yml")
 # Of these a recipe has one at its top.
@@ -53,7 +51,7 @@ def recipe_of(link: str) -> str | None:
     try:
         packed = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
         # A link must not unpack to gigabytes.
-        unpacked = zlib.decompressobj().decompress(packed, MAX_RECIPE)
+        unpacked = zlib.decompressobj().decompress(packed, RECIPE)
         return unpacked.decode()
     except (binascii.Error, zlib.error, UnicodeError, ValueError):
         return None
@@ -61,7 +59,7 @@ def recipe_of(link: str) -> str | None:
 
 def recipe_in(text: str) -> str | None:
     """The recipe in a text: all of it, or the first fenced block that is one."""
-    return next((candidate for candidate in _candidates(text[:MAX_RECIPE]) if _is_recipe(candidate)), None)
+    return next((candidate for candidate in _candidates(text[:RECIPE]) if _is_recipe(candidate)), None)
 
 
 def find_recipe(source: str, who: Account) -> tuple[str, str]:
@@ -107,7 +105,7 @@ def _file(name: str, revision: str, file: str, who: Account) -> str | None:
             text = b""
             for piece in response.iter_bytes():
                 text += piece
-                if len(text) > MAX_RECIPE:
+                if len(text) > RECIPE:
                     break
             return text.decode(errors="replace")
     except (httpx2.HTTPError, OSError) as error:

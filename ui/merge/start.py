@@ -8,10 +8,11 @@ from typing import Any
 
 import gradio as gr
 
+from checkpoints.yaml import RECIPE
 from merging import MergeError, Problem
 from ui.host import Host
 from ui.hub.account import account
-from ui.hub.recipes import MAX_RECIPE, find_recipe, recipe_in
+from ui.hub.recipes import find_recipe, recipe_in
 from ui.languages.translate import in_each_language, t
 from ui.merge.editor import RecipeEditor
 from ui.merge.form import FormMemory
@@ -77,7 +78,7 @@ class Start:
         return {self.message: status(line), **self.editor.show(text, memory, line)}
 
     def _from_file(self, content: bytes | None, memory: FormMemory) -> Updates:
-        text = recipe_in((content or b"")[:MAX_RECIPE].decode(errors="replace"))
+        text = recipe_in((content or b"")[:RECIPE].decode(errors="replace"))
         if text is None:
             return {self.message: trouble(Problem("file-without-recipe"))}
         line = t("recipe.opened.file")

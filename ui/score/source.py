@@ -8,7 +8,7 @@ from typing import Literal
 
 import gradio as gr
 
-from checkpoints.problems import Problem
+from checkpoints.typed_text import MAX_CHARACTERS, excess
 from evaluation import EvaluationError, Source
 from evaluation.text import BUNDLED, bundled_text, dataset_texts
 from ui.host import Host
@@ -16,7 +16,6 @@ from ui.languages.translate import current_language, error_words, problem_words,
 from ui.widgets.documents import DatasetFields, DatasetRows, opened_file
 from ui.widgets.events import QUIET, Given, Updates
 
-MAX_CHARACTERS = 200_000
 _IN_LANGUAGE = {"ko": "korean"}  # bundled texts, by the tag of a language of the page
 
 
@@ -74,10 +73,8 @@ class TextFields:
         document = given[self.document] or ""
         if not document.strip():
             raise gr.Error(t("score.no_text"), print_exception=False)
-        if len(document) > MAX_CHARACTERS:
-            problem = Problem("text-too-long", {"length": len(document), "most": MAX_CHARACTERS})
-            message = " ".join(problem_words(problem))
-            raise gr.Error(message, print_exception=False)
+        if problem := excess(document):
+            raise gr.Error(" ".join(problem_words(problem)), print_exception=False)
         return _pasted(document, given[self.opened])
 
     def _of_dataset(self, rows: DatasetRows, token: str | Literal[False]) -> ChosenText:

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
+from checkpoints.typed_text import MAX_CHARACTERS
 from evaluation import Difference, FetchedModel, Perplexity, Source, difference
 from ui.host import Host
 from ui.hub.account import account
@@ -17,7 +18,7 @@ from ui.languages.translate import in_each_language, t
 from ui.score.panel import Unavailable, fetched, go_and_stop, names_in, ready_for_gpu, where
 from ui.score.reading import NONE, TextRow, scored
 from ui.score.score_table import score_table
-from ui.score.source import MAX_CHARACTERS, ChosenText, TextFields
+from ui.score.source import ChosenText, TextFields
 from ui.score.token_picture import token_picture
 from ui.server import gpu
 from ui.widgets.events import LONG, NETWORK, Given, Updates

@@ -16,6 +16,7 @@ import gradio as gr
 
 from checkpoints import Token
 from checkpoints.problems import ProblemError
+from checkpoints.typed_text import MAX_CHARACTERS
 from checkpoints.yaml import YamlError, load
 from evaluation import fetch_model, hold_memory
 from merging import Cancelled, MergeError, Problem
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from searching import Progress, Report, SearchPlan, Space
     from ui.server.merge_service import MergeService
 
-# Characters of a space and of all texts of a visitor, and minutes and trials, for a server that strangers share.
-MAX_SPACE, MAX_TEXT = 20_000, 200_000
+# Characters of a space, and minutes and trials, for a server that strangers share.
+MAX_SPACE = 20_000
 MAX_MINUTES, MAX_TRIALS = 15.0, 200
 # Recipes of finished searches whose reports are kept for the model cards of their merges.
 MAX_FOUND = 200
@@ -170,8 +171,8 @@ def _check_length(text: str, texts: Mapping[str, Sequence[str]]) -> None:
     if len(text) > MAX_SPACE:
         raise MergeError(Problem("space-too-long", {"length": len(text), "most": MAX_SPACE}))
     length = sum(len(document) for documents in texts.values() for document in documents)
-    if length > MAX_TEXT:
-        raise MergeError(Problem("text-too-long", {"length": length, "most": MAX_TEXT}))
+    if length > MAX_CHARACTERS:
+        raise MergeError(Problem("text-too-long", {"length": length, "most": MAX_CHARACTERS}))
 
 
 def _run(order: SearchOrder, report: Callable[[SearchState], None], cancel: threading.Event) -> SearchState:

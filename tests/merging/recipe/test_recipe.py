@@ -352,12 +352,23 @@ LINEAR = "merge_method: linear\nparameters: {weight: 1}\nmodels:\n- model: c/d\n
         (LINEAR + "  name: the first", "ignored-key"),
         (HEAD.replace("c/d", "*m") .replace("merge", "m: &m c/d\nmerge", 1), "anchor-key"),
         (HEAD + "x: {y: [&p {select_topk: 0.5}]}\nparameters: *p", "anchor-key"),
+        ("x-models: &m [{model: a}, {model: b}]\nmerge_method: karcher\nmodels: *m", "anchor-key"),
         ("merge_method: karcher\nmodels: [{model: a}, {model: b}]\nparameters: {tol: 1e-10}", "clamped-value"),
         ("merge_method: karcher\nmodels: [{model: a}, {model: b}]\nparameters: {max_iter: 20000}", "clamped-value"),
     ],
 )  # fmt: skip
 def test_what_changes_nothing_is_ignored_with_a_warning(text: str, expected: str) -> None:
     assert {warning.code for warning in read_recipe(text).warnings} == {expected}
+
+
+@pytest.mark.parametrize("value", ["1.5", "[-0.2, 0.5]", ".nan", "[{filter: mlp, value: x}]", "half"])
+def test_a_wrong_value_is_no_missing_parameter(value: str) -> None:
+    text = f"merge_method: slerp\nbase_model: a\nmodels: [{{model: a}}, {{model: b}}]\nparameters: {{t: {value}}}"
+
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(text)
+
+    assert [problem.code for problem in caught.value.problems] == ["parameter-value"]
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from base64 import urlsafe_b64encode
 
 import pytest
 
+from checkpoints.yaml import RECIPE
 from merging import MergeError
 from tests.hub import Hub
 from ui.hub.account import Account
-from ui.hub.recipes import MAX_RECIPE, find_recipe, query_of, recipe_in, recipe_of
+from ui.hub.recipes import find_recipe, query_of, recipe_in, recipe_of
 
 NOBODY = Account("nobody")
 RECIPE = "merge_method: linear\nmodels:\n  - model: a/b  # 한국어\n    parameters: {weight: 1}\n"
@@ -33,7 +34,7 @@ def test_damaged_links_hold_none(link: str) -> None:
 def test_a_link_does_not_unfold_to_gigabytes() -> None:
     bomb = urlsafe_b64encode(zlib.compress(b"a" * 50_000_000)).decode()
 
-    assert len(recipe_of(f"recipe={bomb}") or "") <= MAX_RECIPE
+    assert len(recipe_of(f"recipe={bomb}") or "") <= RECIPE
 
 
 def test_a_file_is_a_recipe_or_a_card_that_shows_one() -> None:

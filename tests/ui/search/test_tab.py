@@ -14,6 +14,7 @@ import gradio as gr
 import pytest
 
 from checkpoints.problems import ProblemError
+from checkpoints.typed_text import MAX_CHARACTERS
 from merging import MergeError, Result
 from searching import read_space
 from searching.data import messages_of
@@ -32,7 +33,7 @@ from ui.search.texts import MAX_ROWS, VOICES, conversations
 from ui.server.jobs import JobBoard, JobStatus
 from ui.server.merge_service import MergeService
 from ui.server.search_state import SearchState
-from ui.server.searches import MAX_MINUTES, MAX_SPACE, MAX_TEXT, FoundRecipes, SearchService
+from ui.server.searches import MAX_MINUTES, MAX_SPACE, FoundRecipes, SearchService
 
 SPACE = """
 merge_method: task_arithmetic
@@ -155,7 +156,7 @@ def test_a_search_that_is_stopped_keeps_its_best_recipe(
         ("merge_method: linear\nsearch: {{objective: [{{text: english}}]}}", {}, "nothing-to-search"),
         (SPACE.replace("[0, 1.2]", "[3, 1]"), {"own": OWN}, "search-values"),
         (SPACE + "#" * MAX_SPACE, {"own": OWN}, "space-too-long"),
-        (SPACE, {"own": ["x" * (MAX_TEXT + 1)]}, "text-too-long"),
+        (SPACE, {"own": ["x" * (MAX_CHARACTERS + 1)]}, "text-too-long"),
         (SPACE.replace("{0}/a", "{0}/nothing"), {"own": OWN}, "no-folder-or-model-id"),
     ],
 )

@@ -18,6 +18,7 @@ PAGE: dict[str, Template] = {
         "training, no GPU, minutes instead of days."
     ),
     "page.busy": "The server is busy. Your text is kept; try again in a moment.",
+    "page.too_large": "The request is too large; this server reads up to {most} MB.",
     "page.tab.merge": "Merge",
     "page.tab.search": "Search",
     "page.tab.chat": "Chat",

@@ -12,6 +12,7 @@ PAGE: dict[str, Template] = {
         "GPU도 필요 없고, 며칠이 아니라 몇 분이면 됩니다."
     ),
     "page.busy": "지금 서버가 바쁩니다. 입력한 내용은 그대로 있으니 잠시 뒤에 다시 시도하세요.",
+    "page.too_large": "요청이 너무 큽니다. 이 서버는 {most} MB까지 읽습니다.",
     "page.tab.merge": "병합",
     "page.tab.search": "탐색",
     "page.tab.chat": "대화",

@@ -1215,8 +1215,10 @@ PROBLEMS: dict[str, Text] = {
     # words from elsewhere
     "no-answer": Text("{words}"),
     "no-score": Text("{words}"),
-    "text-too-long": Text(
-        "글이 {length}자입니다. 여기서는 {most}자까지 평가할 수 있습니다.", "글의 일부만 평가하세요."
+    "text-too-long": Text("글이 {length}자입니다. 이 서버는 {most}자까지 읽습니다.", "글의 일부만 쓰세요."),
+    "word-too-long": Text(
+        "글에 띄어쓰기 없이 이어진 글자가 {length}자 있습니다. 이 서버는 {most}자까지 읽습니다.",
+        "낱말이나 줄로 나누세요.",
     ),
     "space-too-long": Text(
         "탐색 공간이 {length}자입니다. 여기서는 {most}자까지 탐색할 수 있습니다.",
