@@ -31,6 +31,7 @@ LAYER_COUNT_KEYS = (
     "encoder_layers",
     "num_decoder_layers",
     "decoder_layers",
+    *(f"{part}_{key}" for part in ("encoder", "decoder") for key in ("num_hidden_layers", "num_layers")),
     "depth",
 )
 # Words that tell what a part of a model, or of a config, is for; the first that is found counts.
@@ -295,7 +296,7 @@ def _role(text: str) -> str:
 
 def _layer_counts(config: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, str]]:
     for key in LAYER_COUNT_KEYS:
-        if type(config.get(key)) is int:
+        if type(count := config.get(key)) is int and count > 0:
             yield path, key
     for key, value in config.items():
         if isinstance(value, dict):

@@ -115,9 +115,19 @@ def meta_model(config: dict[str, Any]) -> Any:
         cls = getattr(transformers, str(mapping.get(str(config.get("model_type")))), None)
     if cls is None or cls.config_class is None:
         return None
-    parsed = cls.config_class.from_dict({k: v for k, v in config.items() if k != "quantization_config"})
+    given = {key: _with_floats(value) for key, value in config.items() if key != "quantization_config"}
+    parsed = cls.config_class.from_dict(given)
     with torch.device("meta"):
         return cls(parsed)
+
+
+def _with_floats(value: Any) -> Any:
+    """A setting with the numbers that JSON lacks: transformers writes `{"__float__": "Infinity"}` for them."""
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"}:
+            return float(value["__float__"])
+        return {key: _with_floats(item) for key, item in value.items()}
+    return [*map(_with_floats, value)] if isinstance(value, list) else value
 
 
 def _kind(layer: Any) -> str:

@@ -199,6 +199,14 @@ PROBLEMS: dict[str, Text] = {
         "{index} of {model} names {file}, which is missing.",
         "The model is incomplete: its author has to upload the file, or you have to download it.",
     ),
+    "missing-part": Text(
+        "{model} has numbered files of weights, of which {file} is missing, and no {index}.",
+        "The model is incomplete: its author has to upload the files, or you have to download them.",
+    ),
+    "lfs-pointer": Text(
+        "{file} only stands for a file that Git LFS has not downloaded.",
+        "Run `git lfs pull` in its folder, or `hf download` its model.",
+    ),
     "header-length": Text(
         "{file} is damaged: its header would be {length} bytes long, in a file of {size}.", _DOWNLOAD_AGAIN
     ),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+import re
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +23,8 @@ from checkpoints.ties import without_ties
 
 # No model that is known comes near this. Of headers, all files together have no more than one may have.
 MAX_TENSORS = 200_000
+# How the files of a model in several are numbered.
+_PART = re.compile(r"(\d{5})-of-(\d{5})")
 
 
 class StoredCheckpoint:
@@ -161,14 +164,28 @@ def _weight_files(repository: Repository, is_bare: bool) -> list[str]:
     raise CheckpointError(Problem("no-weights", {"model": name}, name))
 
 
+def _missing_part(files: Sequence[str]) -> str | None:
+    """Of files that are numbered `-00001-of-00003`, the first that is missing."""
+    for file in sorted(files):
+        if match := _PART.search(file):
+            for number in range(1, int(match[2]) + 1):
+                part = f"{file[: match.start(1)]}{number:05d}{file[match.end(1) :]}"
+                if part not in files:
+                    return part
+    return None
+
+
 def _files_of(repository: Repository, form: Format) -> list[str]:
     """The model's files of a format: one, those of an index, or all of them if their names do not count."""
     if form.model in repository.files:
         return [form.model]
     index = form.index
     if index not in repository.files:
-        is_loose = form.any_name
-        return [file for file in repository.files if is_loose and form.includes(file) and "/" not in file]
+        loose = [file for file in repository.files if form.includes(file) and "/" not in file]
+        if part := _missing_part(loose):
+            values = {"index": index, "model": repository.name, "file": part}
+            raise CheckpointError(Problem("missing-part", values, repository.name))
+        return loose if form.any_name else []
     content = _read_json(repository, index)
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not all(type(file) is str for file in places.values()):

@@ -66,7 +66,7 @@ class ChangedTensor:
         self.values: Tensor | None = None
         if change.rows:
             self.values = held[change.rows].view(-1, self.width)
-            self.at = torch.tensor(change.indices)
+            self.at = torch.tensor(change.indices, dtype=torch.int64)
         self.by_column: Tensor | None = None
         self.nbytes = sum(tensor.nbytes for tensor in held.values())
 

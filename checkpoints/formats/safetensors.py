@@ -19,6 +19,8 @@ from checkpoints.problems import CheckpointError, Problem
 MAX_HEADER = 100_000_000
 # One read of this size holds the header of nearly every shard.
 HEADER_GUESS = 64 * 1024
+# How a file of Git LFS begins that stands for another one. Read as a length it is far too large.
+LFS = b"version "
 
 
 def read_safetensors(file: str, size: int, read: ReadBytes) -> dict[str, TensorHeader]:
@@ -36,6 +38,8 @@ def header_length(file: str, beginning: bytes, size: int) -> int:
     Raises:
         CheckpointError: no safetensors file begins so.
     """
+    if beginning.startswith(LFS):
+        raise CheckpointError(Problem("lfs-pointer", {"file": file}, file))
     length = 8 + int.from_bytes(beginning[:8], "little")
     if len(beginning) < 8 or length > min(size, MAX_HEADER):
         raise _damaged("header-length", file, {"length": length, "size": size})

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from checkpoints import Checkpoint, TensorHeader
 from checkpoints.architecture import (
+    COPY_OF_BIAS,
     DERIVED,
     OUTPUT_HEAD,
     Layout,
@@ -18,6 +20,7 @@ from checkpoints.architecture import (
     Stack,
     is_packed,
     renamed,
+    says_tied,
     stands_before_layers,
 )
 from checkpoints.dtypes import FLOATS, is_known, promote, safetensors_name
@@ -64,6 +67,7 @@ class ResultTensors:
         self.values = ParameterValues(self.method, self.problems)
         self.tensors: list[PlannedTensor] = []
         self.layer_sources: dict[str, list[tuple[Layout, int]]] = defaultdict(list)
+        self.counts: dict[str, int] = {}  # of layers, by module
         self.derived: list[str] = []
         self.moved: list[str] = []
         self.taken_over: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
@@ -97,17 +101,29 @@ class ResultTensors:
             if not runs:
                 self.copy_module(module)
                 continue
-            count = sum(run.length for run in runs)
+            count = self.counts[module.name] = sum(run.length for run in runs)
             self.outside_layers(runs[0], count, before=True)
             for run in runs:
                 for number in range(run.length):
                     self.layer(run, number)
             self.outside_layers(runs[-1], count, before=False)
+        self.part_bias_of_head()
         self.report_misfits()
         self.check_names()
         self.check_settings()
         if not self.tensors and not self.problems:
             self.problems.append(Problem("empty-result"))
+
+    def part_bias_of_head(self) -> None:
+        """Give a head that a tied model did not have its own bias, too: loaders tie both or neither."""
+        planned = {tensor.name: tensor for tensor in self.tensors}
+        if not says_tied(self.parents.checkpoints[self.parents.donor].config):
+            return
+        for name in filter(OUTPUT_HEAD.search, list(planned)):
+            own = f"{name.removesuffix('.weight')}.bias"
+            shared = planned.get(COPY_OF_BIAS.sub(r"\1.bias", own))
+            if own not in planned and shared:
+                self.tensors.append(replace(shared, name=own))
 
     def align_vocabularies(self) -> None:
         parents = self.parents
@@ -358,10 +374,18 @@ class ResultTensors:
         if any(source.model == donor for source in run.sources) or OUTPUT_HEAD.search(name):
             return False
         if layer is None or run.module.stack is None:
-            header = self.parents.checkpoints[donor].tensors.get(name)
+            header = self.parents.checkpoints[donor].tensors.get(self.donors_name(run, name))
             return header is None or header.shape != shape
         rest = name[len(run.module.stack.join(layer, "")) :]
         return shape not in self.parents.shapes_in_layers(run.module)[rest]
+
+    def donors_name(self, run: Run, name: str) -> str:
+        """What a tensor outside the layers of the result is called in the model that gives the config."""
+        stack = run.module.stack
+        if stack is None or (place := stack.beyond(name)) is None:
+            return name
+        number, rest = place
+        return stack.join(number - self.counts[run.module.name] + stack.count, rest)
 
     def left_alone(
         self, run: Run, name: str, names: Sequence[str | None], position: float, layer: int | None

@@ -67,7 +67,7 @@ def stack_config(
     if not changed:
         return []
     conflicts = [conflict for stack in changed for conflict in _rewrite(config, donor, stack)]
-    if tables := _numbered(outside, changed):
+    if tables := [*_numbered(outside, changed), *_counted_alike(donor, changed)]:
         return [_table(tables)]
     layouts = [
         *{id(o): o for o in (donor, *(layout for stack in changed for layout, _ in stack.sources))}.values()
@@ -168,6 +168,19 @@ def _numbered(outside: Shapes, stacks: Sequence[NewStack]) -> list[str]:
         for count in counts
         if numbers == set(range(len(numbers))) and len(numbers) in (count - 1, count, count + 1) and count > 1
     ]
+
+
+def _counted_alike(donor: Layout, changed: Sequence[NewStack]) -> list[str]:
+    """Stacks that stay as they are, whose length the config states in the same place as that of a changed one."""
+    places = {
+        place
+        for stack in changed
+        if stack.module.stack and len(stack.sources) != stack.module.stack.count
+        for place in donor.counts(stack.module.stack)
+    }
+    names = [stack.module.name for stack in changed]
+    kept = [module.stack for module in donor.modules.values() if module.stack and module.name not in names]
+    return [f"{stack.prefix}*" for stack in kept if places & {*donor.counts(stack)}]
 
 
 def _grown(built: BuiltModel, donor: BuiltModel | None, stacks: Sequence[NewStack]) -> list[str]:

@@ -228,6 +228,11 @@ def test_numbers_of_an_adapter(config: dict[str, Any]) -> None:
     check_adapter((config, {f"{MODULE}.lora_A.weight": [2, 4], f"{MODULE}.lora_B.weight": [4, 2]}))
 
 
+def test_an_adapter_of_no_tokens() -> None:
+    config = {"peft_type": "TRAINABLE_TOKENS", "token_indices": []}
+    check_adapter((config, {"embed_tokens.token_adapter.trainable_tokens_delta": [0, 4]}))
+
+
 @pytest.mark.parametrize("examples", LENGTHS)
 def test_adapters(examples: int) -> None:
     fuzz(check_adapter, st.tuples(CONFIGS, USUAL | PARTS), examples)

@@ -64,6 +64,26 @@ def test_an_index_that_says_nothing_is_damaged(content: Any, tmp_path: Path) -> 
     assert code_of(tmp_path) == "damaged-index"
 
 
+@pytest.mark.parametrize("file", ["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"])
+def test_a_part_of_a_model_is_no_model(file: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"a": torch.ones(2)}, tmp_path / file)
+    assert code_of(tmp_path) == "missing-part"
+
+    for number in (1, 2, 3):
+        save_file({str(number): torch.ones(2)}, tmp_path / f"model-0000{number}-of-00003.safetensors")
+
+    assert set(open_checkpoint(str(tmp_path)).tensors) == {"1", "2", "3"}
+
+
+def test_a_file_that_stands_for_another_one_is_called_that(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 9\n"
+    (tmp_path / "model.safetensors").write_text(pointer)
+
+    assert code_of(tmp_path) == "lfs-pointer"
+
+
 @pytest.mark.parametrize(
     "config", ["[" * 1000 + "]" * 1000, '{"a": "\\ud800"}', "[]", '{"a": ' + "1" * 5000 + "}"]
 )

@@ -303,3 +303,27 @@ def test_an_adapter_of_what_both_have(tmp_path: Path) -> None:
     assert not any(
         "mtp" in name or name == "s" for name in load_file(tmp_path / "out" / "adapter_model.safetensors")
     )
+
+
+@pytest.mark.parametrize("having", ["first", "second", "both"])
+def test_a_copy_of_the_head_without_its_bias(having: str, tmp_path: Path) -> None:
+    """BERT of old files: the head that the class ties is there, and its bias is not."""
+
+    def with_head(tensors: Tensors) -> Tensors:
+        return {
+            **tensors,
+            "cls.predictions.decoder.weight": tensors["bert.embeddings.word_embeddings.weight"].clone(),
+        }
+
+    models = [
+        save(bert(hf.BertForMaskedLM), tmp_path / name, with_head if having in (place, "both") else dict)
+        for name, place in (("a", "first"), ("bb", "second"))
+    ]
+
+    merged(planned(*models), tmp_path / "out")
+
+    loaded, report = hf.BertForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"]
+    parents = [hf.BertForMaskedLM.from_pretrained(model).state_dict() for model in models]
+    for name, tensor in loaded.state_dict().items():
+        torch.testing.assert_close(tensor, (parents[0][name] + parents[1][name]) / 2)

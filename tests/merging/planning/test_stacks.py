@@ -161,6 +161,81 @@ def test_layers_behind_the_last_one_stay_behind(tmp_path: Path) -> None:
     }
 
 
+def test_layers_behind_the_last_one_of_two_models(tmp_path: Path) -> None:
+    """The first model's are taken; those of the second have their place in its config, too."""
+    models = [save(transformers.LlamaConfig(**TEXT), tmp_path / name) for name in "ab"]
+    for number, model in enumerate(models):
+        extra = {
+            f"model.layers.{layer}.{part}.weight": torch.full((2,), float(number))
+            for layer in (4, 5)
+            for part in ("eh_proj", "embed_tokens")
+        }
+        save_file({**load_file(model / "model.safetensors"), **extra}, model / "model.safetensors")
+    slices = [
+        {"sources": [{"model": str(model), "layer_range": layers}]}
+        for model, layers in zip(models, ([0, 3], [1, 4]), strict=True)
+    ]
+    recipe = {"merge_method": "passthrough", "slices": slices, "dtype": "float32"}
+    plan = make_plan(read_recipe(yaml.safe_dump(recipe)), str(tmp_path / "out"))
+
+    run_plan(plan, str(tmp_path / "out"))
+
+    written = load_file(tmp_path / "out/model.safetensors")
+    behind = {name: float(tensor[0]) for name, tensor in written.items() if tensor.shape == (2,)}
+    assert behind == {
+        f"model.layers.{layer}.{part}.weight": value
+        for layer in (6, 7)
+        for part, value in (("eh_proj", 1.0), ("embed_tokens", 0.0))
+    }
+
+
+def test_a_head_for_each_layer_cannot_follow(tmp_path: Path) -> None:
+    model = save(transformers.LlamaConfig(**TEXT), tmp_path / "model")
+    heads = {f"model.exit_heads.{layer}.weight": torch.ones(2) for layer in range(4)}
+    save_file({**load_file(model / "model.safetensors"), **heads}, model / "model.safetensors")
+
+    [problem] = plan_of(model, tmp_path / "out", (0, 3), (1, 4)).problems
+
+    assert (problem.code, problem.where) == ("table-of-layers", "model.exit_heads.*")
+
+
+def test_an_encoder_and_a_decoder_that_count_by_other_names(tmp_path: Path) -> None:
+    sizes = {
+        f"{part}_{key}": 4
+        for part in ("encoder", "decoder")
+        for key in ("num_hidden_layers", "num_attention_heads")
+    }
+    config = transformers.MoonshineConfig(vocab_size=96, hidden_size=32, intermediate_size=48, **sizes)
+    torch.manual_seed(0)
+    transformers.MoonshineForConditionalGeneration(config).save_pretrained(tmp_path / "model")
+    slices = [
+        {"sources": [{"model": str(tmp_path / "model"), "layer_range": layers}]}
+        for layers in ([0, 3], [2, 4])
+    ]
+    whole = {"slices": [{"sources": [{"model": str(tmp_path / "model"), "layer_range": [0, 4]}]}]}
+    recipe = {"merge_method": "passthrough", "modules": {"decoder": {"slices": slices}, "encoder": whole}}
+    plan = make_plan(read_recipe(yaml.safe_dump(recipe)), str(tmp_path / "out"))
+
+    run_plan(plan, str(tmp_path / "out"))
+
+    made, info = transformers.MoonshineForConditionalGeneration.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(info.values())
+    assert (made.config.encoder_num_hidden_layers, made.config.decoder_num_hidden_layers) == (4, 5)
+
+
+def test_numbers_that_json_lacks_are_read(tmp_path: Path) -> None:
+    """transformers writes `{"__float__": "Infinity"}`; a config that cannot be built is not judged."""
+    config = transformers.BambaConfig(
+        **TEXT, attn_layer_indices=[1], mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8, mamba_n_groups=1
+    )
+    model = save(config, tmp_path / "model")
+    assert "__float__" in (model / "config.json").read_text()
+
+    assert len(set(kinds(model))) == 2
+
+
 @pytest.mark.parametrize("ranges", [[(0, 0), (0, 4)], [(0, 2), (3, 3), (2, 4)], [(2, 2)]])
 def test_a_slice_without_layers_is_refused(tmp_path: Path, ranges: list[tuple[int, int]]) -> None:
     model = save(transformers.LlamaConfig(**TEXT), tmp_path / "model")

@@ -7,7 +7,7 @@ from base64 import urlsafe_b64encode
 
 import pytest
 
-from checkpoints.yaml import RECIPE
+from checkpoints.typed_text import MAX_CHARACTERS
 from merging import MergeError
 from tests.hub import Hub
 from ui.hub.account import Account
@@ -34,7 +34,7 @@ def test_damaged_links_hold_none(link: str) -> None:
 def test_a_link_does_not_unfold_to_gigabytes() -> None:
     bomb = urlsafe_b64encode(zlib.compress(b"a" * 50_000_000)).decode()
 
-    assert len(recipe_of(f"recipe={bomb}") or "") <= RECIPE
+    assert len(recipe_of(f"recipe={bomb}") or "") <= MAX_CHARACTERS
 
 
 def test_a_file_is_a_recipe_or_a_card_that_shows_one() -> None:

@@ -167,6 +167,14 @@ PROBLEMS: dict[str, Text] = {
         "{model}의 {index}에 적힌 {file} 파일이 없습니다.",
         "모델이 온전하지 않습니다. 만든 이가 파일을 올리거나, 그 파일을 내려받아야 합니다.",
     ),
+    "missing-part": Text(
+        "{model}의 가중치 파일에는 번호가 있는데 {file} 파일이 없고, {index}도 없습니다.",
+        "모델이 온전하지 않습니다. 만든 이가 파일을 올리거나, 그 파일들을 내려받아야 합니다.",
+    ),
+    "lfs-pointer": Text(
+        "{file}에는 Git LFS가 아직 내려받지 않은 파일의 자리 표시만 있습니다.",
+        "그 폴더에서 `git lfs pull`을 실행하거나 `hf download`로 모델을 내려받으세요.",
+    ),
     "header-length": Text(
         "{file}: 손상된 파일입니다. {size}바이트 파일에서 헤더가 {length}바이트라고 되어 있습니다.",
         _DOWNLOAD_AGAIN,
