@@ -162,7 +162,6 @@ extra: 2
     assert problems(text) == [
         ("missing-parameter", Place(4, 12)),
         ("unknown-key", Place(5, 5)),
-        ("missing-parameter", Place(6, 12)),
         ("unknown-parameter", Place(7, 18)),
         ("parameter-value", Place(7, 39)),
         ("dtype", Place(8, 8)),
