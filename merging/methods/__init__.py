@@ -4,7 +4,7 @@ A new file is listed here, and its methods are in the registry, the tables, the 
 is the order in which people are shown them.
 """
 
-from merging.methods import (  # isort: skip
+from merging.methods import (  # noqa: F401  # isort: skip
     linear,
     slerp,
     nuslerp,
@@ -29,31 +29,4 @@ from merging.methods import (  # isort: skip
 from merging.methods.method import METHODS, MergeMethod, merge_method
 from merging.methods.parameters import Parameter, PerModel, Range
 
-__all__ = [
-    "METHODS",
-    "MergeMethod",
-    "Parameter",
-    "PerModel",
-    "Range",
-    "arcee_fusion",
-    "breadcrumbs",
-    "chat_vector",
-    "consensus",
-    "dare",
-    "della",
-    "isotropic",
-    "karcher",
-    "linear",
-    "merge_method",
-    "model_stock",
-    "multislerp",
-    "nearswap",
-    "nuslerp",
-    "passthrough",
-    "ram",
-    "sce",
-    "slerp",
-    "task_arithmetic",
-    "tsv",
-    "wudi",
-]
+__all__ = ["METHODS", "MergeMethod", "Parameter", "PerModel", "Range", "merge_method"]

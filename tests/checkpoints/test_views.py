@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 import checkpoints
 from checkpoints import Checkpoint, LocatedCheckpoint, locate, open_checkpoint, open_located
 from checkpoints.aligned import AlignedCheckpoint, Alignment, Rows
-from checkpoints.dtypes import itemsize
+from checkpoints.dtypes import itemsize, torch_name
 from checkpoints.loading import Part
 from checkpoints.quantized.dequantized import DequantizedCheckpoint
 from checkpoints.renamed import Assembled, RenamedCheckpoint
@@ -192,3 +192,21 @@ def test_models_are_opened_under_it_here_and_elsewhere(name: str, tmp_path: Path
                 assert {one: again.tensors[one] for one in asked} == {
                     one: found.tensors[one] for one in asked
                 }
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_result_is_not_changed_once_more(name: str, tmp_path: Path) -> None:
+    """What is written of a model under the view, with the config that it shows, reads as it was."""
+    with closing(open_checkpoint(str(MODELS[name](tmp_path / "model")))) as found:
+        expected, headers, config = whole(found), found.tensors, found.config
+    (tmp_path / "result").mkdir()
+    dtypes = {one: getattr(torch, torch_name(header.dtype)) for one, header in headers.items()}
+    tensors = {
+        one: torch.frombuffer(bytearray(data), dtype=dtypes[one]).view(headers[one].shape)
+        for one, data in expected.items()
+    }
+    save_file(tensors, tmp_path / "result" / "model.safetensors")
+    (tmp_path / "result" / "config.json").write_text(json.dumps(config))
+
+    with closing(open_checkpoint(str(tmp_path / "result"))) as again:
+        assert whole(again) == expected

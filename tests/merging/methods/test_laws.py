@@ -21,6 +21,8 @@ VARIANTS = METHODS | {
     for name, method in METHODS.items()
     if method.base == "optional"
 }
+# Characters of a summary: a line of the page.
+MAX_SUMMARY = 120
 every_method = pytest.mark.parametrize("method", VARIANTS.values(), ids=list(VARIANTS))
 
 
@@ -122,11 +124,12 @@ def test_a_model_merged_with_itself_is_itself(method: MergeMethod, data: st.Data
     arguments = data.draw(arguments_of(method))
     if method.name in ("linear", "passthrough", "multislerp"):
         arguments = some_arguments(method, 1.0)  # other weights are meant to scale
-    tensor = tensors_of(method, 4, 3)[0]
+    for dtype in (torch.bfloat16, torch.float32):  # the second shows arithmetic in fewer bits
+        tensor = tensors_of(method, 4, 3, dtype=dtype)[0]
 
-    merged = merge_by_engine(method, [tensor] * models_of(method), arguments)
+        merged = merge_by_engine(method, [tensor] * models_of(method), arguments)
 
-    torch.testing.assert_close(merged, tensor.float(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(merged, tensor.float(), rtol=1e-5, atol=1e-6)
 
 
 @every_method
@@ -219,6 +222,7 @@ def test_a_tensor_that_one_model_decides_is_that_models(method: MergeMethod, dat
 @every_method
 def test_described_in_full(method: MergeMethod) -> None:
     assert method.summary.endswith((".", ")."))
+    assert len(method.summary) <= MAX_SUMMARY
     assert method.paper.startswith("https://")
     for parameter in method.parameters:
         assert parameter.help

@@ -117,5 +117,6 @@ def merge_by_engine(
     inputs = Inputs(read, dtypes, tensors[0].shape, remote, Workspace(), seed=SEED)
     merged = torch.empty(tensors[0].numel())
     for start, block in merge_blocks(method, arguments, inputs):
+        assert block.dtype == torch.float32
         merged[start : start + len(block)] = block
     return merged.view(tensors[0].shape)
