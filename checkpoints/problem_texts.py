@@ -506,6 +506,10 @@ PROBLEMS: dict[str, Text] = {
         ),
         "Remove models.",
     ),
+    "many-models": Text(
+        "The recipe names {count} models and adapters; up to {most} are opened.",
+        "Merge some of them first, and then the results.",
+    ),
     "layers-of-models": Text(
         "`models:` takes all layers of each model; mergekit ignores this range.",
         "Write `slices:` with these entries as `sources:`, or leave the range out.",

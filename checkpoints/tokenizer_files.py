@@ -19,6 +19,10 @@ VOCABULARIES = (
     "source.spm",
     "sentencepiece.model",
     "encoder.json",
+    "prophetnet.tokenizer",
+    "spm_char.model",
+    "vocab-src.json",
+    "byte_maps.json",
 )
 # Names that models give it themselves.
 OTHER_VOCABULARY = re.compile(r"[^/]+\.(tiktoken|spm|bpe|vocab)")
@@ -33,7 +37,13 @@ TOKENIZER_FILES = (
     "bpe.codes",
     "target.spm",
     "target_vocab.json",
+    "vocab-tgt.json",
     "normalizer.json",
+    "dict.txt",
+    "emoji.json",
+    "entity_vocab.json",
+    "word_shape.json",
+    "word_pronunciation.json",
 )
 CHAT_TEMPLATES = "additional_chat_templates/"
 # Tokenizers of bytes or characters need no vocabulary.

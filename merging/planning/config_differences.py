@@ -31,9 +31,12 @@ HEADS = re.compile(
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a config that change what its weights mean, by their names wherever they stand.
 
-    A rotary base is `rope_theta` in older configs and stands in `rope_parameters` in newer ones.
+    A rotary base is `rope_theta` in older configs and stands in `rope_parameters` in newer ones. Positions that are not
+    scaled have the type "default", which many configs leave out.
     """
-    return dict(_leaves(_text_part(config)))
+    found = dict(_leaves(_text_part(config)))
+    kind = found.pop("rope_type", None) or found.pop("type", None)
+    return {**found, "rope_type": kind or "default"}
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -62,11 +65,11 @@ def _leaves(part: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
             if not value.keys() & set(LAYER_COUNT_KEYS) and not all(str(name).isdigit() for name in value):
                 yield from _leaves(value)
-        elif isinstance(value, bool | int | float | str):
-            yield key, value
+        elif isinstance(value, bool | int | float | str) or (value is None and not HEADS.search(key)):
+            yield key, value  # a number of heads that is null follows from others
 
 
 def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, bool) or isinstance(other, bool) or isinstance(one, str) or isinstance(other, str):
-        return bool(one == other)
-    return math.isclose(one, other, rel_tol=1e-9)
+    if type(one) in (int, float) and type(other) in (int, float):
+        return math.isclose(one, other, rel_tol=1e-9)
+    return bool(one == other)

@@ -16,6 +16,7 @@ from checkpoints.approximation import Rule
 from checkpoints.dtypes import RECIPE_DTYPES
 from checkpoints.names import is_folder, split_adapters
 from checkpoints.problems import Place, Problem, RecipeError, suggestion
+from checkpoints.yaml import BEGINNING
 from merging.fp8 import ALIASES, FP8
 from merging.methods import METHODS, MergeMethod
 from merging.methods.parameters import Parameter, Scalar
@@ -36,6 +37,8 @@ from merging.recipe.recipe import (
 from merging.recipe.yaml import YamlReader, place_of
 
 MOST_PADDING = 65536
+# Models and adapters of a recipe: each is several questions to the Hub.
+MOST_MODELS = 200
 # Keys of the tokenizer section, rules that approximate rows, and tokens that they make a row of at most.
 TOKENIZER = ("source", "tokens", "pad_to_multiple_of", "approximate", "k")
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -133,9 +136,20 @@ def read_nodes(nodes: Sequence[yaml.Node], text: str) -> Recipe:
 
 
 def _checked(reader: Reader, recipe: Recipe | None) -> Recipe:
+    if recipe and (count := len(_repositories(recipe))) > MOST_MODELS:
+        reader.report(Problem("many-models", {"count": count, "most": MOST_MODELS}, BEGINNING))
     if reader.problems or recipe is None:
         raise RecipeError(sorted(reader.problems, key=place_in_text))
     return replace(recipe, warnings=tuple(sorted(reader.warnings, key=place_in_text)))
+
+
+def _repositories(recipe: Recipe) -> set[tuple[str, str | None]]:
+    """What a plan has to open: names and revisions of the models and adapters of a recipe, and of those before it."""
+    references = [
+        reference for one in (recipe, *recipe.intermediates.values()) for reference in one.references()
+    ]
+    adapters = [adapter for reference in references for adapter in reference.adapters]
+    return {(one.name, one.revision) for one in (*references, *adapters)}
 
 
 def read_reference(text: str) -> ModelReference:

@@ -42,6 +42,32 @@ def test_a_setting_is_known_by_its_name_wherever_it_stands() -> None:
     assert differences(old, new) == {"hidden_act": ("silu", "gelu")}
 
 
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"rope_scaling": LLAMA3}, {"rope_type": ("default", "llama3")}),
+        ({"rope_scaling": {"type": "yarn", "factor": 4}}, {"rope_type": ("default", "yarn")}),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, {}),
+        ({"rope_scaling": None, "head_dim": None, "num_key_value_heads": None}, {}),
+        ({"sliding_window": 4096}, {"sliding_window": (None, 4096)}),
+        ({"logits_scaling": 8}, {}),  # the other config does not say
+    ],
+)
+def test_what_is_null_or_left_out(other: dict[str, Any], expected: dict[str, Any]) -> None:
+    one = {
+        "rope_theta": 1e4,
+        "sliding_window": None,
+        "head_dim": 64,
+        "num_key_value_heads": 8,
+        "rope_scaling": None,
+    }
+
+    assert differences(one, {"sliding_window": None} | other) == expected
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """`b` has the shapes of `a`, other heads and another epsilon."""

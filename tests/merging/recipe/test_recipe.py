@@ -11,6 +11,7 @@ from checkpoints.problems import Place
 from checkpoints.yaml import MAX_VALUES, RECIPE
 from merging import RecipeError, read_recipe
 from merging.recipe.gradients import ConditionalParameter, on_gradient, value_at
+from merging.recipe.reader import MOST_MODELS
 from merging.recipe.recipe import AdapterReference, ModelReference, Source
 from merging.recipe.yaml import MOST_PROBLEMS
 
@@ -358,6 +359,15 @@ LINEAR = "merge_method: linear\nparameters: {weight: 1}\nmodels:\n- model: c/d\n
 )  # fmt: skip
 def test_what_changes_nothing_is_ignored_with_a_warning(text: str, expected: str) -> None:
     assert {warning.code for warning in read_recipe(text).warnings} == {expected}
+
+
+def test_models_have_a_limit() -> None:
+    def text(count: int) -> str:
+        models = ", ".join(f"{{model: a/b{number}+a/c}}" for number in range(count))
+        return f"merge_method: karcher\nmodels: [{models}, {{model: a/b0}}]"
+
+    assert len(read_recipe(text(MOST_MODELS - 1)).models) == MOST_MODELS
+    assert problems(text(MOST_MODELS)) == [("many-models", Place(1, 1))]
 
 
 @pytest.mark.parametrize("value", ["1.5", "[-0.2, 0.5]", ".nan", "[{filter: mlp, value: x}]", "half"])

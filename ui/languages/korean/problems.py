@@ -435,6 +435,10 @@ PROBLEMS: dict[str, Text] = {
         ),
         "모델을 빼세요.",
     ),
+    "many-models": Text(
+        "레시피에 모델과 어댑터가 {count}개 있습니다. {most}개까지 엽니다.",
+        "일부를 먼저 병합하고, 그 결과들을 병합하세요.",
+    ),
     "layers-of-models": Text(
         "`models:`는 모델의 모든 레이어를 씁니다. mergekit은 이 범위를 무시합니다.",
         "이 항목들을 `sources:`로 하는 `slices:`를 쓰거나, 범위를 지우세요.",
