@@ -31,10 +31,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from checkpoints.names import is_address
 from checkpoints.problems import Cancelled, PlanError, Problem, RecipeError
-from checkpoints.repositories.repository import HUB_SCHEME
 from checkpoints.yaml import parts
+from merging.destinations import scheme_of
 from merging.recipe.yaml import YamlReader, place_of
 
 if TYPE_CHECKING:
@@ -412,7 +411,7 @@ def run_pipeline(
 
 
 def _work(pipeline: Pipeline, to: str) -> Path:
-    if to.startswith(HUB_SCHEME) or is_address(to):
+    if scheme_of(to):
         return Path(tempfile.gettempdir()) / f"alloy-pipeline-{pipeline.key[:16]}"
     return Path(f"{to.rstrip('/')}.pipeline")
 

@@ -33,12 +33,12 @@ from checkpoints.architecture import (
 )
 from checkpoints.dtypes import FLOATS, rank_in_file, safetensors_name
 from checkpoints.loading import load
-from checkpoints.names import STORE_SCHEMES, is_address
+from checkpoints.names import is_address
 from checkpoints.problems import CheckpointError, DestinationError, PlanError, Problem
 from checkpoints.renamed import RenamedCheckpoint, in_names_of
 from checkpoints.tokenizer_files import tokenizer_files
 from checkpoints.wording import few
-from merging.destinations import HUB_SCHEME, Receipt, open_destination
+from merging.destinations import Receipt, open_destination, scheme_of
 from merging.destinations.destination import Place
 from merging.engine.models import open_merge
 from merging.expert_extraction import EXPERT_WORDS, Experts, PackedFactors, find_experts, modules, pack
@@ -164,9 +164,7 @@ def extract_lora(
                 offset += len(part)
             stored = writer.close()
             destination.admit(Receipt(shard.filename, shard.bytes, stored.sha256))
-            for file, text in work.files(
-                destination.name, to.startswith((HUB_SCHEME, *STORE_SCHEMES))
-            ).items():
+            for file, text in work.files(destination.name, bool(scheme_of(to))).items():
                 destination.write_file(file, text)
             place = destination.finish(f"Extract a LoRA adapter of {opened[1].name}")
         except BaseException:

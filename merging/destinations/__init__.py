@@ -35,6 +35,7 @@ __all__ = [
     "Stored",
     "open_destination",
     "open_sink",
+    "scheme_of",
 ]
 
 
@@ -81,22 +82,33 @@ class Kind:
     Args:
         open: the destination at a place, which is what follows the scheme in its address
         open_sink: its worker's half from `Sink.to_data`, with a token and a function that raises to stop
+        for_visitors: whether visitors of a server may write there: with their own tokens, and not to its disk
     """
 
     open: Callable[[str, Options], Destination]
     open_sink: Callable[[Mapping[str, object], Token, Callable[[], None]], Sink]
+    for_visitors: bool = False
 
 
 # By the scheme of their addresses, of which the first that fits counts; a folder's has none.
 DESTINATIONS = {
-    BUCKET_SCHEME: Kind(_bucket, _bucket_sink),
-    HUB_SCHEME: Kind(_hub, _hub_sink),
+    BUCKET_SCHEME: Kind(_bucket, _bucket_sink, for_visitors=True),
+    HUB_SCHEME: Kind(_hub, _hub_sink, for_visitors=True),
     **{scheme: Kind(partial(_store, scheme), _store_sink) for scheme in STORE_SCHEMES},
     "": Kind(
         lambda place, options: FolderDestination(Path(place), overwrite=options.overwrite),
         lambda data, token, check: FolderSink(Path(str(data["folder"]))),
     ),
 }
+
+
+def scheme_of(to: str) -> str:
+    """What the address of a destination begins with; empty for a folder.
+
+    >>> scheme_of("hf://owner/name"), scheme_of("merged")
+    ('hf://', '')
+    """
+    return next(scheme for scheme in DESTINATIONS if to.startswith(scheme))
 
 
 def open_destination(
@@ -118,8 +130,8 @@ def open_destination(
     Raises:
         DestinationError: the text names none.
     """
-    scheme = next(scheme for scheme in DESTINATIONS if to.startswith(scheme))
-    if scheme in STORE_SCHEMES and not allow_folders:
+    scheme = scheme_of(to)
+    if scheme and not (allow_folders or DESTINATIONS[scheme].for_visitors):
         raise DestinationError(Problem("store-refused", {"scheme": scheme}, scheme))
     if not scheme and not (to.strip() and allow_folders):
         raise DestinationError(Problem("destination-name", {"given": to}, to))

@@ -7,8 +7,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from checkpoints.names import STORE_SCHEMES
-from checkpoints.repositories.repository import HUB_SCHEME
+from merging.destinations import scheme_of
 from ui.server.jobs import MergeRequest
 
 IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"
@@ -18,7 +17,7 @@ MIN_TIMEOUT, SAFETY_FACTOR = 3600, 4  # seconds; the plan's estimate is good to 
 
 def destination_elsewhere(request: MergeRequest) -> str:
     """The destination for another machine: of a folder of this server only the name."""
-    return request.to if request.to.startswith((HUB_SCHEME, *STORE_SCHEMES)) else Path(request.to).name
+    return request.to if scheme_of(request.to) else Path(request.to).name
 
 
 def command_line(request: MergeRequest) -> str:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.memory import free_memory, machine_memory
-from checkpoints.names import STORE_SCHEMES
 from checkpoints.object_store import store_environment
 from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation import EvaluationError
 from merging import MergeError, Plan, Problem, Progress, Result, model_card, run_plan
-from merging.destinations import open_destination
+from merging.destinations import open_destination, scheme_of
 from merging.engine.workspace import default_workers
 from merging.gguf.destination import estimated_memory
 from merging.gguf.layout import check_converter
@@ -275,7 +274,7 @@ def estimated_bytes(plan: Plan, kinds: Sequence[FileType], only_gguf: bool) -> i
 
 def peak_memory(plan: Plan, kinds: Sequence[FileType], to: str) -> int:
     """Bytes of memory that a merge takes at most, with GGUF files of these types."""
-    is_held = to.startswith((HUB_SCHEME, *STORE_SCHEMES))
+    is_held = bool(scheme_of(to))
     return plan.peak_memory_bytes + estimated_memory(plan, kinds, default_workers(), is_held)
 
 

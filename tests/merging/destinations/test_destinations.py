@@ -13,7 +13,7 @@ from obstore.store import MemoryStore
 from checkpoints.names import BUCKET_SCHEME, STORE_SCHEMES
 from checkpoints.object_store import connect
 from merging import DestinationError, Plan, make_plan, read_recipe
-from merging.destinations import DESTINATIONS, HUB_SCHEME, open_destination, open_sink
+from merging.destinations import DESTINATIONS, HUB_SCHEME, Kind, open_destination, open_sink, scheme_of
 from merging.destinations.memory import MemoryDestination
 from tests.hub import Hub
 from tests.merges import files, merged, ties, weight_files
@@ -156,6 +156,18 @@ def test_conforms(check: Callable[[Case], None], kind: str, case: Case) -> None:
 
 def test_every_registered_destination_is_tested() -> None:
     assert {scheme for scheme, _ in KINDS.values()} == {*DESTINATIONS}
+
+
+@pytest.mark.parametrize("scheme", DESTINATIONS)
+def test_visitors_of_a_server_write_only_where_a_destination_says_so(scheme: str) -> None:
+    """A new one that does not say so is refused to them."""
+    assert not Kind(DESTINATIONS[scheme].open, DESTINATIONS[scheme].open_sink).for_visitors
+    assert DESTINATIONS[scheme].for_visitors == scheme.startswith("hf://")
+    if not DESTINATIONS[scheme].for_visitors:
+        with pytest.raises(DestinationError) as caught:
+            open_destination(f"{scheme}bucket/model", allow_folders=False)
+        assert [one.code for one in caught.value.problems] in (["store-refused"], ["destination-name"])
+    assert scheme_of(f"{scheme}owner/name") == scheme
 
 
 def test_a_place_that_is_none(folder: Path) -> None:
