@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from merging import Cancelled, Plan
+import pytest
+
+from merging import Cancelled, DestinationError, Plan
 from merging.destinations import Destination, Receipt, Sink, open_sink
 
 # Bytes that are written at once, so that a file takes many writes.
@@ -141,6 +144,27 @@ def keeps_what_was_admitted_or_nothing(case: Case) -> None:
     assert {name: shown.get(name) for name in case.shards} == case.shards
 
 
+def refuses_a_file_that_never_arrived(case: Case) -> None:
+    """At the latest when it is to show the result."""
+    names = list(case.shards)
+    if len(names) == 1:
+        return
+    before, destination = case.shown(), case.open(False)
+    destination.begin(case.plan, never)
+    made = {name: written(destination.sink, name, case.shards[name]) for name in names[1:]}
+    content = bytes(reversed(case.shards[names[0]]))
+    digest = made[names[1]].sha256 and hashlib.sha256(content).hexdigest()
+    lost = replace(made[names[1]], filename=names[0], size=len(content), sha256=digest)
+
+    with pytest.raises(DestinationError):
+        for receipt in (lost, *made.values()):
+            destination.admit(receipt)
+        publish(case, destination)
+
+    destination.abandon(keep=False)
+    assert case.shown() in (before, None, {})
+
+
 def refuses_to_replace_what_is_there(case: Case) -> None:
     shows_the_whole_result_at_once(case)
     if case.shown() is None:
@@ -218,6 +242,7 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     takes_files_beside_each_other,
     leaves_nothing_of_what_is_abandoned,
     keeps_what_was_admitted_or_nothing,
+    refuses_a_file_that_never_arrived,
     refuses_to_replace_what_is_there,
     lets_workers_elsewhere_write,
     ends_what_waits_when_told_to,
