@@ -148,8 +148,8 @@ def _repositories(recipe: Recipe) -> set[tuple[str, str | None]]:
     references = [
         reference for one in (recipe, *recipe.intermediates.values()) for reference in one.references()
     ]
-    adapters = [adapter for reference in references for adapter in reference.adapters]
-    return {(one.name, one.revision) for one in (*references, *adapters)}
+    adapters = {(adapter.name, adapter.revision) for one in references for adapter in one.adapters}
+    return adapters | {(one.name, one.revision) for one in references}
 
 
 def read_reference(text: str) -> ModelReference:
