@@ -28,6 +28,7 @@ from merging.intermediate import IntermediateMerge
 from merging.intermediate import held as held_by_merge
 from merging.plan import (
     Plan,
+    PlannedModel,
     PlannedShard,
     PlannedTensor,
     SourceFile,
@@ -142,6 +143,9 @@ class Planner:
         self._token = token
         self._allow_folders = allow_folders
         self._opened: dict[ModelReference, Checkpoint] = {}
+        # What the tensors of the last recipe without files are, and of which models.
+        self._laid_out: ResultTensors | None = None
+        self._models: tuple[PlannedModel, ...] = ()
 
     def plan(self, recipe: Recipe, *, files: bool = True) -> Plan:
         """The plan of a recipe, without destination and costs.
@@ -159,25 +163,30 @@ class Planner:
             if problems:
                 raise PlanError(problems)
         opened = {reference: self._opened[reference] for reference in references}
-        plan = _draw(recipe, opened, SHARD_SIZE) if files else _tensors_of(recipe, opened)
+        plan = _draw(recipe, opened, SHARD_SIZE) if files else self._tensors_of(recipe, opened)
         if plan.problems:
             raise PlanError(plan.problems)
         return plan
 
+    def _tensors_of(self, recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint]) -> Plan:
+        """The plan of a recipe whose models are open, without files; all tensors are in one shard without a name."""
+        if self._laid_out and self._laid_out.differs_by_parameters(recipe):
+            result = self._laid_out.again(recipe)
+        else:
+            result = _tensors(recipe, checkpoints)
+            result.lay_out()
+            self._laid_out = None if result.problems or recipe.intermediates else result
+            self._models = result.planned()
+        shard = PlannedShard("", tuple(result.tensors), 0)
+        plan = Plan(recipe.text, recipe.merge_method, recipe.seed, tuple(result.problems))
+        return replace(plan, models=self._models, shards=(shard,))
+
     def close(self) -> None:
         """Release files and connections."""
+        self._laid_out = None
         for checkpoint in self._opened.values():
             checkpoint.close()
         self._opened = {}
-
-
-def _tensors_of(recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint]) -> Plan:
-    """The plan of a recipe whose models are open, without files; all tensors are in one shard without a name."""
-    result = _tensors(recipe, checkpoints)
-    result.lay_out()
-    shard = PlannedShard("", tuple(result.tensors), 0)
-    plan = Plan(recipe.text, recipe.merge_method, recipe.seed, tuple(result.problems))
-    return replace(plan, models=result.planned(), shards=(shard,))
 
 
 def _tensors(recipe: Recipe, checkpoints: Mapping[ModelReference, Checkpoint]) -> ResultTensors:

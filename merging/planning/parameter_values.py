@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from checkpoints.architecture import role_of
 from checkpoints.problems import Place, Problem
@@ -14,8 +15,22 @@ from merging.recipe.gradients import value_at
 from merging.recipe.recipe import Parameters
 
 
+class _Found(NamedTuple):
+    """What was found for the tensors of a run.
+
+    Args:
+        run: of layers
+        filters: all that its parameters have
+        values: by what they depend on
+    """
+
+    run: Run
+    filters: tuple[str, ...]
+    values: dict[Hashable, dict[str, Value] | None]
+
+
 class ParameterValues:
-    """Finds the values of a method's parameters.
+    """Finds the values of a method's parameters. Tensors of a layer that no filter tells apart share theirs.
 
     Args:
         method: it
@@ -25,6 +40,8 @@ class ParameterValues:
     def __init__(self, method: MergeMethod, problems: list[Problem]):
         self.method = method
         self.problems = problems
+        self._found: dict[int, _Found] = {}
+        self._has_roles = any(parameter.roles for parameter in method.parameters)
 
     def of(self, run: Run, name: str, names: Sequence[str], position: float) -> dict[str, Value] | None:
         """Every parameter's value for one tensor; None if there is a problem.
@@ -35,6 +52,22 @@ class ParameterValues:
             names: of its inputs, by which the others are
             position: in the run, from 0 to 1, for gradients
         """
+        found = self._found.get(id(run))
+        if found is None:
+            found = self._found[id(run)] = _Found(run, _filters(run), {})
+        key: Hashable = position
+        if found.filters or self._has_roles:
+            traits = {one: self._traits(one, found.filters) for one in (name, *names)}
+            key = position, traits[name], *(traits[one] for one in names)
+        if key not in found.values:
+            found.values[key] = self._of(run, name, names, position)
+        return found.values[key]
+
+    def _traits(self, name: str, filters: Sequence[str]) -> Hashable:
+        """What of a tensor's name decides about values."""
+        return tuple(part in name for part in filters), role_of(name) if self._has_roles else None
+
+    def _of(self, run: Run, name: str, names: Sequence[str], position: float) -> dict[str, Value] | None:
         shared = run.levels
         values: dict[str, Value] = {}
         for parameter in self.method.parameters:
@@ -86,3 +119,12 @@ class ParameterValues:
 
     def arguments(self, values: Mapping[str, Value]) -> dict[str, Value]:
         return {parameter.argument: values[parameter.name] for parameter in self.method.parameters}
+
+
+def _filters(run: Run) -> tuple[str, ...]:
+    """The parts of names that the parameters of a run ask for."""
+    levels = (*run.levels, *(source.parameters for source in run.sources))
+    settings = (setting for level in levels for setting in level.values())
+    return tuple(
+        {str(one.filter): None for setting in settings for one in setting if one.filter not in (None, "*")}
+    )

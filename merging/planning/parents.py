@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cached_property
 
 from checkpoints import AlignedCheckpoint, Alignment, AppliedAdapter, Checkpoint
@@ -56,6 +57,12 @@ class Parents:
             if donor and checkpoint != donor and (renamed := in_names_of(checkpoint, donor)):
                 found[reference] = renamed
                 self.checkpoints[reference] = RenamedCheckpoint(checkpoint, renamed)
+        return found
+
+    def of(self, recipe: Recipe) -> Parents:
+        """The same for a recipe that differs in nothing but parameters."""
+        found = copy(self)
+        found.recipe = recipe
         return found
 
     def planned(self) -> tuple[PlannedModel, ...]:

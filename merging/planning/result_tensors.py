@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from checkpoints import Checkpoint, TensorHeader
 from checkpoints.architecture import (
@@ -42,6 +43,32 @@ from merging.tokenizers.vocabulary import Vocabulary
 Names = Sequence[str | None]
 
 
+class _Merged(NamedTuple):
+    """What a merged tensor is made of, apart from parameters.
+
+    Args:
+        run, name, position, layer: see `ResultTensors.tensor`
+        headers, inputs: of each model
+        dtype: of the result
+    """
+
+    run: Run
+    name: str
+    headers: Sequence[TensorHeader]
+    inputs: tuple[Input, ...]
+    dtype: str
+    position: float
+    layer: int | None
+
+
+def _taken(
+    name: str, header: TensorHeader, inputs: tuple[Input, ...], dtype: str, layer: int | None
+) -> PlannedTensor:
+    """A tensor that is one model's, rounded if another dtype is wanted."""
+    copied = 0 if header.dtype == dtype else None
+    return PlannedTensor(name, dtype, header.shape, inputs, {}, copied, layer)
+
+
 class ResultTensors:
     """Collects the tensors of a result, and problems where something does not fit.
 
@@ -65,7 +92,12 @@ class ResultTensors:
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
         self.values = ParameterValues(self.method, self.problems)
+        self.runs: list[Run] = []
         self.tensors: list[PlannedTensor] = []
+        # What decides those that follow from parameters, by their place among the tensors.
+        self.by_parameters: dict[int, _Merged] = {}
+        # Those that repeat another one under their own name, by place; with the other's.
+        self.parted: dict[int, int] = {}
         self.layer_sources: dict[str, list[tuple[Layout, int]]] = defaultdict(list)
         self.counts: dict[str, int] = {}  # of layers, by module
         self.derived: list[str] = []
@@ -98,6 +130,7 @@ class ResultTensors:
         if self.problems:
             return
         for module, runs in Runs(self.parents, self.problems, self.warnings).find():
+            self.runs += runs
             if not runs:
                 self.copy_module(module)
                 continue
@@ -116,14 +149,44 @@ class ResultTensors:
 
     def part_bias_of_head(self) -> None:
         """Give a head that a tied model did not have its own bias, too: loaders tie both or neither."""
-        planned = {tensor.name: tensor for tensor in self.tensors}
+        planned = {tensor.name: place for place, tensor in enumerate(self.tensors)}
         if not says_tied(self.parents.checkpoints[self.parents.donor].config):
             return
         for name in filter(OUTPUT_HEAD.search, list(planned)):
             own = f"{name.removesuffix('.weight')}.bias"
             shared = planned.get(COPY_OF_BIAS.sub(r"\1.bias", own))
-            if own not in planned and shared:
-                self.tensors.append(replace(shared, name=own))
+            if own not in planned and shared is not None:
+                self.parted[len(self.tensors)] = shared
+                self.tensors.append(replace(self.tensors[shared], name=own))
+
+    def differs_by_parameters(self, recipe: Recipe) -> bool:
+        """Whether a recipe differs from this one in nothing but parameters, and these decide nothing but values."""
+        if recipe.mixture or self.method.target_first:
+            return False
+        return recipe.without_parameters() == self.recipe.without_parameters()
+
+    def again(self, recipe: Recipe) -> ResultTensors:
+        """The tensors of a recipe, laid out, which differs in nothing but parameters; only these are looked at.
+
+        Args:
+            recipe: another one with the same `without_parameters`
+        """
+        found = copy(self)
+        found.recipe = recipe
+        found.parents = self.parents.of(recipe)
+        found.problems, found.warnings, found.tensors = [], [], [*self.tensors]
+        found.values = ParameterValues(self.method, found.problems)
+        runs = dict(zip(map(id, self.runs), found.find_runs(), strict=True))
+        for place, merged in self.by_parameters.items():
+            if tensor := found.resolved(merged._replace(run=runs[id(merged.run)])):
+                found.tensors[place] = tensor
+        for place, shared in self.parted.items():
+            found.tensors[place] = replace(found.tensors[shared], name=self.tensors[place].name)
+        return found
+
+    def find_runs(self) -> list[Run]:
+        """The runs of layers of all modules, in order."""
+        return [run for _, runs in Runs(self.parents, self.problems, self.warnings).find() for run in runs]
 
     def align_vocabularies(self) -> None:
         parents = self.parents
@@ -337,18 +400,26 @@ class ResultTensors:
     def merged(
         self, run: Run, name: str, headers: Sequence[TensorHeader], position: float, layer: int | None
     ) -> None:
-        """Plan a tensor of floats; one whose parameters leave a single model is that model's."""
-        values = self.values.of(run, name, [header.name for header in headers], position)
-        if values is None:
-            return
+        """Plan a tensor of floats."""
         dtype = self.output_dtype({header.stored_dtype for header in headers})
         inputs = self.inputs(run, headers)
+        merged = _Merged(run, name, headers, inputs, dtype, position, layer)
+        if tensor := self.resolved(merged):
+            self.by_parameters[len(self.tensors)] = merged
+            self.tensors.append(tensor)
+
+    def resolved(self, merged: _Merged) -> PlannedTensor | None:
+        """A tensor with its parameters; one whose parameters leave a single model is that model's. None if there is a
+        problem."""
+        run, name, headers, inputs, dtype, position, layer = merged
+        values = self.values.of(run, name, [header.name for header in headers], position)
+        if values is None:
+            return None
         decided = self.method.decided_by(self.values.arguments(values))
         if decided is not None:
             decided += run.subtracts
-            self.taken(name, headers[decided], inputs[decided : decided + 1], dtype, layer)
-            return
-        self.tensors.append(PlannedTensor(name, dtype, headers[0].shape, inputs, values, None, layer))
+            return _taken(name, headers[decided], inputs[decided : decided + 1], dtype, layer)
+        return PlannedTensor(name, dtype, headers[0].shape, inputs, values, None, layer)
 
     def inputs(self, run: Run, headers: Sequence[TensorHeader]) -> tuple[Input, ...]:
         pairs = zip(run.sources, headers, strict=True)
@@ -358,8 +429,7 @@ class ResultTensors:
         self, name: str, header: TensorHeader, inputs: tuple[Input, ...], dtype: str, layer: int | None
     ) -> None:
         """Plan a tensor that is one model's, rounded if another dtype is wanted."""
-        copied = 0 if header.dtype == dtype else None
-        self.tensors.append(PlannedTensor(name, dtype, header.shape, inputs, {}, copied, layer))
+        self.tensors.append(_taken(name, header, inputs, dtype, layer))
 
     def output_dtype(self, stored: set[str]) -> str:
         wanted = self.recipe.plain_dtype

@@ -17,7 +17,7 @@ Several documents, separated by `---`, are a chain: others can use the `name:` o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from checkpoints.approximation import Rule
@@ -82,6 +82,10 @@ class Slice:
     parameters: Parameters = field(default_factory=dict)
     where: Place | str = field(default="", compare=False)
 
+    def without_parameters(self) -> Slice:
+        sources = tuple(replace(source, parameters={}) for source in self.sources)
+        return replace(self, sources=sources, parameters={})
+
 
 @dataclass(frozen=True)
 class ModulePart:
@@ -92,6 +96,11 @@ class ModulePart:
     slices: tuple[Slice, ...] = ()
     parameters: Parameters = field(default_factory=dict)
     where: Place | str = field(default="", compare=False)
+
+    def without_parameters(self) -> ModulePart:
+        models = tuple(replace(source, parameters={}) for source in self.models)
+        slices = tuple(part.without_parameters() for part in self.slices)
+        return replace(self, models=models, slices=slices, parameters={})
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,13 @@ class Recipe:
     @property
     def method(self) -> MergeMethod:
         return METHODS[self.merge_method]
+
+    def without_parameters(self) -> Recipe:
+        """The same with no parameters, of which a plan's tensors, their inputs and dtypes mostly do not depend."""
+        models = tuple(replace(source, parameters={}) for source in self.models)
+        slices = tuple(part.without_parameters() for part in self.slices)
+        modules = tuple(part.without_parameters() for part in self.modules)
+        return replace(self, models=models, slices=slices, modules=modules, parameters={}, seed=0)
 
     def with_base(self, models: tuple[Source, ...]) -> tuple[Source, ...]:
         """The models to merge whole: those listed, and the base model if it is not among them.
