@@ -1708,6 +1708,18 @@ PROBLEMS: dict[str, Text] = {
     "gradient-one-worker": Text(
         "A search by gradient runs in one process, not in {workers}.", "Leave out `--workers`."
     ),
+    "gradient-on-cluster": Text(
+        "A search by gradient runs in one process of this machine, not on a cluster.",
+        "Leave out `--on`, or choose `by: tpe`.",
+    ),
+    "function-on-cluster": Text(
+        "A function of this process cannot be sent to a cluster.",
+        "Name it in the space, as `{{python: file.py:function}}`, in a folder that all machines share.",
+    ),
+    "machine-other-parents": Text(
+        "A machine of the cluster reads other versions of {names:all} than this one.",
+        "Share the folders, or name a revision. If the models changed since, plan the search again.",
+    ),
     "storage-way": Text(
         "Machines cannot share a search by {by}: each of its points follows from those before.",
         "Choose `by: tpe`, or leave out `--storage`.",

@@ -24,6 +24,8 @@ _LONGEST_CONTEXT = 2048
 # Tokens that go through the model at once. A CPU is busy with one window; a GPU wants several. On a CPU, tensors larger
 # than these come from the system each time, and its page faults took a tenth of the CPU time.
 _BATCH_TOKENS = {"cpu": 512, "cuda": 32768}
+# Text of a token, in bytes; of most tokenizers and languages it is longer.
+_BYTES_OF_A_TOKEN = 3
 # Bytes of float32 logits that exist at once.
 _LOGIT_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
 # Four bytes of UTF-8, or twice as many where a tokenizer decomposes it.
@@ -598,6 +600,18 @@ def _scorer(model: LanguageModel) -> _Scorer:
 
     plain_head, at_once = Logits.of(model)
     return score
+
+
+def largest_batch(documents: Iterable[str], device: str) -> int:
+    """How many tokens go through a model together at most when documents are scored, about; no tokenizer is asked."""
+    sizes = [len(document.encode(errors="replace")) // _BYTES_OF_A_TOKEN for document in documents]
+    longest = min(max(sizes, default=0), _LONGEST_CONTEXT)
+    return max(longest, min(sum(sizes), _BATCH_TOKENS[device]))
+
+
+def held_by_logits(tokens: int, vocabulary: int, device: str) -> int:
+    """Bytes of the float32 logits that exist at once, of a batch."""
+    return min(4 * tokens * vocabulary, max(_LOGIT_BYTES[device], 4 * vocabulary))
 
 
 class Logits(NamedTuple):

@@ -58,6 +58,24 @@ Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a 
 Workers = Annotated[
     int, typer.Option(min=1, metavar="N", help="Processes that score at the same time; each holds a model.")
 ]
+WorkersOn = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        metavar="N",
+        show_default=False,
+        help="Processes that score at the same time; each holds a model. One, or with --on as many as fit.",
+    ),
+]
+On = Annotated[
+    Literal["ray"] | None,
+    typer.Option(
+        metavar="ray",
+        help="Score on the machines of a Ray cluster: of RAY_ADDRESS, of this machine, or a new one.",
+        show_default=False,
+    ),
+]
 By = Annotated[
     Literal["auto", "gradient", "tpe", "cmaes", "random", "grid", "qmc", "nsga2"] | None,
     typer.Option(metavar="WAY", help="How points are chosen, instead of what the space says."),
@@ -73,14 +91,21 @@ Storage = Annotated[
 ]
 
 
-def _planned(path: Path, workers: int, by: str | None, device: str) -> SearchPlan:
+def _planned(
+    path: Path, workers: int | None, by: str | None, device: str, on: str | None = None
+) -> SearchPlan:
     from searching.plan import plan_search
     from searching.space_reader import read_space
 
     space = read_space(path.read_text(encoding="utf-8"))
     if by is not None:
         space = space.searched_by(by)  # type: ignore[arg-type]
-    return plan_search(space, folder=path.parent, workers=workers, device=device)
+    cluster = None
+    if on:
+        from checkpoints.ray_cluster import RayCluster
+
+        cluster = RayCluster()
+    return plan_search(space, folder=path.parent, workers=workers, on=cluster, device=device)
 
 
 @_command("plan")
@@ -133,7 +158,7 @@ def search(
     to: Annotated[
         Path, typer.Option("--to", metavar="FOLDER", help="For records and results.", show_default=False)
     ],
-    workers: Workers = 1,
+    workers: WorkersOn = None,
     by: By = None,
     device: Device = "auto",
     finish: Annotated[
@@ -141,12 +166,13 @@ def search(
         typer.Option("--finish", help="Score no further trial: choose among those that ended, and report."),
     ] = False,
     storage: Storage = None,
+    on: On = None,
     as_json: AsJson = False,
 ) -> int:
     """Search, or continue a search. Ctrl-C keeps what was scored."""
     from searching.run import run_search
 
-    planned = _planned(space, workers, by, device)
+    planned = _planned(space, workers, by, device, on)
     print_problems(planned.warnings, "warning")
     if not planned.ok:
         print_problems(planned.problems)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,12 @@ class Data:
             name: {part: sum(document.part == part for document in found) for part in PARTS}
             for name, found in self.documents.items()
         }
+
+    def texts(self) -> Iterator[str]:
+        """All documents, of all goals."""
+        for found in self.documents.values():
+            for document in found:
+                yield document.text
 
     def to_dict(self) -> dict[str, Any]:
         """Hashes and parts, as JSON."""

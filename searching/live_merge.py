@@ -74,6 +74,12 @@ def held(plan: Plan, dtype: str = "float32") -> Held:
     return Held(model, kept, PROCESS_BYTES + working_memory(plan, by_threads=True))
 
 
+def versions(plan: Plan) -> dict[str, str]:
+    """The version of each parent and adapter of a plan, by its name."""
+    found = {model.name: model.version for model in plan.parents}
+    return found | {part.name: part.version for model in plan.parents for part in model.adapters}
+
+
 def _width(tensor: PlannedTensor, dtype: str) -> int:
     return itemsize(tensor.dtype) if dtype == "auto" else max(itemsize(tensor.dtype), 4)
 

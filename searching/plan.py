@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,20 +10,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from checkpoints import Token
+from checkpoints.cluster import Cluster
 from checkpoints.memory import free_memory
 from checkpoints.problems import Problem, ProblemError
+from evaluation.perplexity import largest_batch
 from evaluation.remark import Remark
 from merging import METHODS, Plan, make_plan
 from searching.data import Data, read_data
+from searching.elsewhere import ClusterWorkers, Elsewhere, as_text
 from searching.figures import compare
 from searching.gradient import has_derivative
-from searching.live_merge import LiveMerge, held
+from searching.live_merge import LiveMerge, versions
+from searching.memory import needed
 from searching.objective import Function, Objective, load_function
 from searching.optimiser import SearchError, what_prevents
 from searching.records import Scored
 from searching.space import Space
 from searching.teachers import Teachers
-from searching.workers import Job, LiveModel, Scorer
+from searching.workers import Job, LiveModel, Processes, Scorer, ThisProcess, Workers
 
 # How many of the best trials are scored once more, on the choice part.
 FINALISTS = 5
@@ -45,6 +50,7 @@ class SearchPlan:
         memory_bytes: that all workers hold at least
         kept_bytes: that they hold besides where they fit: the parents' changes, so that none is read again
         free_bytes: that there are
+        elsewhere: the processes of a cluster that score; None where those of this machine do
     """
 
     space: Space
@@ -57,17 +63,30 @@ class SearchPlan:
     memory_bytes: int = 0
     kept_bytes: int = 0
     free_bytes: int = 0
+    elsewhere: Elsewhere | None = None
 
     @property
     def ok(self) -> bool:
         return not self.problems
 
     @property
+    def is_alone(self) -> bool:
+        """Whether this process scores everything, so that it can take derivatives."""
+        return self.workers == 1 and self.elsewhere is None
+
+    @property
     def parents(self) -> dict[str, str]:
         """The version of each parent and adapter, by its name."""
-        found = {model.name: model.version for model in self.merge.parents}
-        found |= {part.name: part.version for model in self.merge.parents for part in model.adapters}
-        return found
+        return versions(self.merge)
+
+    def open_workers(self, cancel: threading.Event | None = None) -> Workers:
+        """What scores."""
+        if self.elsewhere:
+            text = as_text(self.space, self.scorer.objective, self.parents, self.elsewhere.memory)
+            return ClusterWorkers(self.elsewhere, text, cancel)
+        if self.workers == 1:
+            return ThisProcess(self.scorer, cancel)
+        return Processes(self.scorer, self.workers, cancel)
 
     def summary(self) -> dict[str, Any]:
         """For programs, as JSON."""
@@ -103,7 +122,8 @@ def plan_search(
     folder: Path = Path(),
     texts: Mapping[str, Sequence[str]] | None = None,
     score: Function | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    on: Cluster | None = None,
     token: Token = None,
     allow_folders: bool = True,
     device: str = "auto",
@@ -116,7 +136,9 @@ def plan_search(
         folder: that names of files are relative to
         texts: documents by the name that goals use, instead of files
         score: stands in for the function of goals of kind `python`
-        workers: processes that score at the same time; each holds a model
+        workers: processes that score at the same time; each holds a model. None: one, or of a cluster as many as its
+            machines hold
+        on: a cluster whose machines score; they need the same software, and the models under the same names
         token: whose access to the Hub to use
         allow_folders: whether models, texts and functions may be files of this machine
         device: that scores, "cpu", "cuda" or "auto"
@@ -137,15 +159,27 @@ def plan_search(
     start = space.recipe(space.start)
     merge = make_plan(start, token=token, allow_folders=allow_folders, memory=memory)
     problems += merge.problems
-    problems += _what_prevents(space, merge, workers)
+    problems += _what_prevents(space, merge, on, workers or 1)
     free = free_memory() if memory is None else memory
-    holds = held(merge)
     taught = {goal.teacher for goal in space.settings.goals if goal.teacher}
-    # Of each teacher its head is kept, which is no larger than the largest tensor.
-    heads = len(taught) * 4 * max((tensor.elements for tensor in merge.tensors), default=0)
-    needed = (holds.least + heads) * workers if merge.shards else 0
-    if needed > free:
-        values = {"workers": workers, "needed": needed / 1e9, "free": free / 1e9}
+    holds = needed(
+        merge,
+        heads=len(taught),
+        tokens=largest_batch(data.texts(), "cpu"),
+        derivatives=_by_gradient(space, on is None and workers in (None, 1)),
+    )
+    elsewhere = None
+    if on is not None:
+        if score is not None:
+            problems.append(Problem("function-on-cluster"))
+        try:
+            elsewhere = Elsewhere.planned(on, holds, workers, token)
+        except ProblemError as error:
+            problems += error.problems
+    workers = elsewhere.count if elsewhere else workers or 1
+    least = holds.least * workers if merge.shards else 0
+    if least > free and on is None:
+        values = {"workers": workers, "needed": least / 1e9, "free": free / 1e9}
         problems.append(Problem("search-too-large", values))
     recipes = {name: recipe for name, recipe in space.parents().items() if name in taught}
     objective = Objective(space.settings.goals, data, folder, score, space.settings.shares, Teachers(recipes))
@@ -160,20 +194,32 @@ def plan_search(
         workers,
         tuple(dict.fromkeys(problems)),
         merge.warnings,
-        needed,
+        least,
         holds.kept * workers,
         free,
+        elsewhere,
     )
 
 
-def _what_prevents(space: Space, merge: Plan, workers: int) -> list[Problem]:
+def _by_gradient(space: Space, alone: bool) -> bool:
+    """Whether points are mostly chosen by derivatives.
+
+    Args:
+        alone: whether one process of this machine scores
+    """
+    return space.settings.by == "gradient" or (space.settings.by == "auto" and alone and has_gradient(space))
+
+
+def _what_prevents(space: Space, merge: Plan, on: Cluster | None, workers: int) -> list[Problem]:
     """Why points cannot be chosen in the way that a space asks for."""
     way = space.settings.by
-    if way == "auto" and workers == 1 and has_gradient(space):
-        return []  # mostly by gradient, and else by TPE
+    if way == "auto" and _by_gradient(space, on is None and workers == 1):
+        return []  # else by TPE
     if way != "gradient":
         found = what_prevents(space, way)
         return [found] if found else []
+    if on is not None:
+        return [Problem("gradient-on-cluster")]
     if workers > 1:
         return [Problem("gradient-one-worker", {"workers": workers})]
     if not has_gradient(space):
@@ -262,7 +308,7 @@ def measured(plan: SearchPlan, scored: Sequence[Scored]) -> Measured:
     """
     seconds = max(one.seconds for one in scored)
     settings = plan.space.settings
-    by_gradient = settings.by in ("auto", "gradient") and plan.workers == 1 and has_gradient(plan.space)
+    by_gradient = _by_gradient(plan.space, plan.is_alone)
     counts = plan.data.counts()
     parts = {part: sum(count[part] for count in counts.values()) for part in ("search", "choice", "report")}
     # The recipe as it was given may be the plain average. Teachers are read to, and soups are scored, as baselines are.

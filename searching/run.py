@@ -34,7 +34,7 @@ from searching.report import Report, make_report
 from searching.shared_study import SharedStudy, Storage
 from searching.space import Point
 from searching.starters import greedy_soup, lm_cocktail
-from searching.workers import Job, Processes, ThisProcess, Workers
+from searching.workers import Job, ThisProcess, Workers
 
 # LM-Cocktail weighs models by nats per token. Bits per byte times this are that, with four bytes to a token.
 NATS_PER_TOKEN = 4 * math.log(2)
@@ -351,7 +351,7 @@ class _Search:
     def descent(self) -> Descent | None:
         """The descent of a search by gradient; None for another, and where "auto" finds no derivative."""
         by = self.settings.by
-        alone = self.plan.workers == 1 and self._study is None
+        alone = self.plan.is_alone and self._study is None
         if by not in ("auto", "gradient") or (by == "auto" and not (alone and has_gradient(self.space))):
             return None
         assert isinstance(self.workers, ThisProcess)  # see `plan_search`
@@ -564,11 +564,7 @@ class _Search:
     @property
     def workers(self) -> Workers:
         if self._workers is None:
-            one = self.plan.workers == 1
-            scorer = self.plan.scorer
-            self._workers = (
-                ThisProcess(scorer, self.cancel) if one else Processes(scorer, self.plan.workers, self.cancel)
-            )
+            self._workers = self.plan.open_workers(self.cancel)
         return self._workers
 
     def enter(self, phase: str, scored: Scored) -> None:

@@ -103,7 +103,9 @@ class Scorer:
 class Workers(Protocol):
     """Takes jobs and returns what came of them, not always in the same order."""
 
-    count: int
+    @property
+    def count(self) -> int:
+        """How many jobs run at the same time."""
 
     @property
     def running(self) -> int:
@@ -158,6 +160,23 @@ class ThisProcess:
     def close(self) -> None:
         if self._live is not None:
             self._live.close()
+
+
+def lost_too_often(job: Job, losses: int, whole: int, workers: int) -> Scored:
+    """A failed trial: the workers that had its job were lost.
+
+    Args:
+        losses: of this job
+        whole: of all jobs
+        workers: how many score at the same time
+
+    Raises:
+        SearchError: workers are lost again and again.
+    """
+    problem = Problem("worker-lost", {"who": job.who, "count": losses})
+    if whole > 4 * workers:
+        raise SearchError(problem)
+    return Scored(job.who, job.part, "failed", {}, problem=problem)
 
 
 @dataclass
@@ -242,10 +261,7 @@ class Processes:
         if losses < MOST_LOSSES:
             self._again.append(job)
             return None
-        problem = Problem("worker-lost", {"who": job.who, "count": losses})
-        if sum(self._losses.values()) > 4 * self.count:
-            raise SearchError(problem)
-        return Scored(job.who, job.part, "failed", {}, problem=problem)
+        return lost_too_often(job, losses, sum(self._losses.values()), self.count)
 
     def close(self) -> None:
         for worker in self._workers:

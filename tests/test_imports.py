@@ -47,10 +47,11 @@ FLOORS = {
     "searching": [
         ["goals", "names", "operands", "starters"],
         ["live_merge", "space"],
-        ["genome", "gradient", "split", "figures"],
+        ["genome", "gradient", "split", "figures", "memory"],
         ["learning", "regmean", "fisher", "space_reader", "data", "teachers"],
         ["records", "objective", "optimiser"],
         ["workers", "shared_study"],
+        ["elsewhere"],
         ["plan"],
         ["descent", "report"],
         ["run"],

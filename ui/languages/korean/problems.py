@@ -1633,6 +1633,18 @@ PROBLEMS: dict[str, Text] = {
     "gradient-one-worker": Text(
         "기울기로 찾을 때는 프로세스를 {workers}개가 아니라 하나만 씁니다.", "`--workers`를 빼세요."
     ),
+    "gradient-on-cluster": Text(
+        "기울기로 찾는 일은 클러스터가 아니라 이 컴퓨터의 프로세스 하나에서 합니다.",
+        "`--on`을 빼거나 `by: tpe`를 고르세요.",
+    ),
+    "function-on-cluster": Text(
+        "이 프로세스의 함수는 클러스터로 보낼 수 없습니다.",
+        "모든 컴퓨터가 함께 쓰는 폴더에 두고 `{{python: file.py:function}}`처럼 레시피에 적으세요.",
+    ),
+    "machine-other-parents": Text(
+        "클러스터의 한 컴퓨터에서 읽히는 버전이 이 컴퓨터와 다른 모델: {names:all}.",
+        "폴더를 함께 쓰거나 리비전을 적으세요. 그사이 모델이 바뀌었으면 탐색을 다시 계획하세요.",
+    ),
     "storage-way": Text(
         "{by} 방식에서는 점마다 앞의 점에 이어지므로 여러 컴퓨터가 나누어 탐색할 수 없습니다.",
         "`by: tpe`를 고르거나 `--storage`를 빼세요.",
