@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from checkpoints.cluster import Call, Loss, Machine
-from checkpoints.problems import Cancelled as MergeCancelled
-from checkpoints.problems import MergeError
-from evaluation import Cancelled
+from checkpoints.problems import Cancelled, MergeError
 from searching import SearchError, SearchPlan, elsewhere, plan_search, read_space, run_search
 from searching.records import Records
 from tests.merging.engine.fake_cluster import GB, FakeCluster
@@ -78,7 +76,7 @@ def test_a_stop_ends_the_calls(family: Path, tmp_path: Path) -> None:
         return None
 
     cluster = FakeCluster(fate=fate)
-    with pytest.raises((Cancelled, MergeCancelled)):
+    with pytest.raises(Cancelled):
         run_search(planned(family, cluster), tmp_path, cancel=cancel)
 
     assert cluster.cancelled and not cluster.under_way and not cluster.waiting

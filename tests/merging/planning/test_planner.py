@@ -13,6 +13,7 @@ from merging import METHODS, Plan, Recipe, read_recipe
 from merging.planning import make
 from merging.planning.make import Planner
 from merging.planning.result_tensors import ResultTensors
+from tests.merging.test_spares import Tensors, bert, hf, save
 from tests.tiny import save_tokenizer, tiny_llama
 
 
@@ -181,4 +182,25 @@ def test_models_that_are_opened_again_are_read_again(folder: Path, monkeypatch: 
         planner.plan(recipe, files=False)
 
     assert len(opened) == 3 + 1 + 3
+    planner.close()
+
+
+def test_the_bias_of_a_head_follows_what_it_repeats(tmp_path: Path) -> None:
+    def with_head(tensors: Tensors) -> Tensors:
+        table = tensors["bert.embeddings.word_embeddings.weight"]
+        return {**tensors, "cls.predictions.decoder.weight": table.clone()}
+
+    first, second = (save(bert(hf.BertForMaskedLM), tmp_path / name, with_head) for name in "ab")
+
+    def of(weight: float) -> Recipe:
+        models = [{"model": str(first), "parameters": {"weight": weight}}, {"model": str(second)}]
+        return read_recipe(
+            yaml.safe_dump({"merge_method": "linear", "models": models, "parameters": {"weight": 1}})
+        )
+
+    planner = Planner()
+    planner.plan(of(0.5), files=False)
+    found = planner.plan(of(0.25), files=False)
+    assert "cls.predictions.decoder.bias" in {tensor.name for tensor in found.tensors}
+    assert found == new(of(0.25))
     planner.close()
