@@ -116,9 +116,19 @@ def meta_model(config: dict[str, Any]) -> Any:
     if cls is None or cls.config_class is None:
         return None
     given = {key: _with_floats(value) for key, value in config.items() if key != "quantization_config"}
-    parsed = cls.config_class.from_dict(given)
+    parsed = without_kernels(cls.config_class.from_dict(given))
     with torch.device("meta"):
         return cls(parsed)
+
+
+def without_kernels(config: Any) -> Any:
+    """A config of transformers that names no implementation of attention or of experts, in place.
+
+    Such a name may be a repository on the Hub, whose compiled code transformers would load and run.
+    """
+    config._attn_implementation = None
+    config._experts_implementation = None
+    return config
 
 
 def _with_floats(value: Any) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import Token
+from checkpoints.built_model import without_kernels
 from checkpoints.json_value import parse_json
 from checkpoints.problems import Problem
 from evaluation.error import EvaluationError
@@ -139,11 +140,17 @@ def first_words(folder: str) -> dict[str, str]:
         "said", the beginning of its answer, and "lacking", a tensor without which it would answer with made-up weights.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        folder,
+        config=without_kernels(config),
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
     )
     model, info = loaded
     if info["missing_keys"]:

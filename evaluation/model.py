@@ -18,6 +18,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from checkpoints import Token, open_checkpoint
+from checkpoints.built_model import without_kernels
 from checkpoints.memory import free_memory, machine_memory
 from checkpoints.problems import CheckpointError, Problem
 from evaluation.adapter import put_on
@@ -494,7 +495,8 @@ def _check_headers(fetched: FetchedModel) -> None:
 
 def _read_config(name: str, folder: Path) -> Any:
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return without_kernels(config)
     except Exception as error:
         values = {"model": name, "words": _first_words(error)}
         raise EvaluationError(Problem("config-unusable", values)) from error

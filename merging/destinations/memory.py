@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from checkpoints.built_model import without_kernels
 from checkpoints.dtypes import torch_name
 from checkpoints.memory import free_memory
 from checkpoints.problems import DestinationError, Problem
@@ -114,7 +115,7 @@ def build_model(
 
     settings = json.loads(files.get("config.json", "{}"))
     try:
-        config = transformers.AutoConfig.for_model(**settings)
+        config = without_kernels(transformers.AutoConfig.for_model(**settings))
         model_class = getattr(transformers, settings["architectures"][0])
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         values = {"version": transformers.__version__, "error": str(error)}

@@ -20,6 +20,8 @@ from checkpoints.repositories import open_repository
 from checkpoints.repositories.repository import Repository, read_small
 
 KEY = "auto_map"
+# Settings that may name a repository of compiled kernels, which transformers runs.
+KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 REFERENCE = re.compile(r"(?:(?P<repository>[\w.-]+/[\w.-]+)--)?(?P<module>\w+)\.(?P<name>\w+)")
 RELATIVE = re.compile(r"^[ \t]*from[ \t]+\.(\w+)[ \t]+import\b", re.MULTILINE)
 MOST_FILES = 50
@@ -93,7 +95,7 @@ class CodeFiles:
             source: the model that it comes from
             index: of that model in the plan
         """
-        changed = False
+        changed = self._without_kernels(file, document, source)
         for owner in _owners(document):
             for role, given in list(owner[KEY].items()):
                 left = self._kept(file, given, source, index)
@@ -106,6 +108,17 @@ class CodeFiles:
             if not owner[KEY]:
                 del owner[KEY]
         return changed
+
+    def _without_kernels(self, file: str, document: Any, source: Source) -> bool:
+        """Take names of repositories with kernels out of a config, in place; whether there were some."""
+        if not isinstance(document, dict):
+            return False
+        named = [key for key in KERNELS if isinstance(document.get(key), str) and "/" in document[key]]
+        for key in named:
+            values = {"file": file, "model": source.name, "reference": document.pop(key)}
+            self._warn("code-elsewhere", values)
+        inner = [self._without_kernels(file, value, source) for value in document.values()]
+        return bool(named) or any(inner)
 
     def _kept(self, file: str, given: Any, source: Source, index: int) -> Any:
         """A reference, or a list of some, as the result has it; None where it is dropped."""

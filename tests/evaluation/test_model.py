@@ -286,6 +286,18 @@ def without_tokenizer(folder: Path) -> None:
         drop(folder, name)
 
 
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_a_config_names_no_kernels_of_the_hub(key: str, make_folder: MakeFolder) -> None:
+    """transformers would load compiled code from there."""
+    folder = make_folder()
+    edit(folder, "config.json", **{key: "eve/kernel"})
+
+    config = load_model(folder, device="cpu").network.config
+
+    assert config._attn_implementation in ("sdpa", "eager")
+    assert "eve" not in str(config.to_dict())
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [

@@ -144,6 +144,19 @@ FOREIGN = {
 }
 
 
+def test_kernels_elsewhere_are_not_named(tmp_path: Path) -> None:
+    """transformers loads compiled code from a repository that a config names for attention."""
+    one = model(
+        tmp_path / "a", {}, attn_implementation="eve/kernel", part={"experts_implementation": "eve/more@v1:f"}
+    )
+    plan = plan_of(one, model(tmp_path / "b", {}, attn_implementation="sdpa"))
+
+    config = json.loads(plan.files["config.json"])
+    assert "attn_implementation" not in config and config["part"] == {}
+    warned = [warning.values["reference"] for warning in plan.warnings if warning.code == "code-elsewhere"]
+    assert warned == ["eve/kernel", "eve/more@v1:f"]
+
+
 def test_code_elsewhere_is_not_named(tmp_path: Path) -> None:
     """In whichever file; nor is code that is missing, or a reference that is none."""
     files = {
