@@ -88,11 +88,11 @@ def test_a_sandbox_is_ended() -> None:
     began = time.monotonic()
 
     with pytest.raises(Cancelled):
-        ask("subprocess:check_output", {"args": ["sleep", "60"]}, readable=[], cancel=cancel)
-    late = ask("subprocess:check_output", {"args": ["sleep", "60"]}, readable=[], timeout=1)
+        ask("subprocess:check_output", {"args": ["sleep", "600"]}, readable=[], cancel=cancel)
+    late = ask("subprocess:check_output", {"args": ["sleep", "600"]}, readable=[], timeout=1)
 
     assert str(late.error) == "it took more than 1 seconds."
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 120
 
 
 def test_a_process_that_dies_says_how() -> None:

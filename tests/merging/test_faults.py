@@ -139,8 +139,8 @@ def test_links_that_expire_again_and_again(hub: Hub, alice: str, right: dict[str
 def test_a_host_that_stalls_while_it_takes_a_shard(
     hub: Hub, alice: str, right: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("merging.destinations.hub_sink.TIMEOUT", httpx2.Timeout(0.4))
-    met = hub.fault(*UPLOAD, delay=2, times=1)
+    monkeypatch.setattr("merging.destinations.hub_sink.TIMEOUT", httpx2.Timeout(2))
+    met = hub.fault(*UPLOAD, delay=STALLED, times=1)
 
     assert outcome(hub, alice, right) == ""
     assert met.hits == 1
@@ -149,7 +149,7 @@ def test_a_host_that_stalls_while_it_takes_a_shard(
 def test_a_host_that_stalls_while_it_sends_weights(
     hub: Hub, alice: str, right: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("checkpoints.repositories.hub.READ_TIMEOUT", 0.4)
+    monkeypatch.setattr("checkpoints.repositories.hub.READ_TIMEOUT", 2.0)
     met = hub.fault(*WEIGHTS, stall=100, times=2, skip=4)
 
     assert outcome(hub, alice, right) == ""

@@ -20,6 +20,7 @@ from checkpoints.repositories.hub import HubRepository, find_on_hub
 from checkpoints.repositories.retry import retry
 from merging import Cancelled, CheckpointError
 from tests.hub import Hub
+from tests.merges import STALLED
 
 FILE = "model.safetensors"
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -41,8 +42,13 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     pauses = Pauses()
     monkeypatch.setattr("checkpoints.repositories.retry.time.sleep", pauses.add)
     monkeypatch.setattr(HubRepository, "_pause", lambda _, seconds: pauses.add(seconds))
-    monkeypatch.setattr("checkpoints.repositories.hub.READ_TIMEOUT", 0.5)
     return pauses
+
+
+@pytest.fixture
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that says nothing is left soon, but not one on a machine that has much else to do."""
+    monkeypatch.setattr("checkpoints.repositories.hub.READ_TIMEOUT", 2.0)
 
 
 @pytest.fixture
@@ -169,6 +175,7 @@ def test_where_nobody_can_be_reached_a_plan_does_not_wait_long(
 # -- connections that break ----------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("little_patience")
 @pytest.mark.parametrize("fault", [{"truncate": 1_200_000}, {"stall": 1_200_000}], ids=str)
 def test_a_broken_body_goes_on_at_its_last_byte(
     fault: dict[str, Any], hub: Hub, alice: str, pauses: Pauses
@@ -182,8 +189,9 @@ def test_a_broken_body_goes_on_at_its_last_byte(
     assert ranges == ["bytes=1000-2899999", "bytes=1201000-2899999", "bytes=2401000-2899999"]
 
 
+@pytest.mark.usefixtures("little_patience")
 def test_a_host_that_says_nothing(hub: Hub, alice: str) -> None:
-    hub.fault("GET", "^/lfs/", delay=5)
+    hub.fault("GET", "^/lfs/", delay=STALLED)
 
     with opened(alice) as repository:
         read(repository)
