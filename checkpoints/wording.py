@@ -81,6 +81,8 @@ class Wording(string.Formatter):
                 return self.more.format(names=names, count=value["more"]) if value["more"] else names
             case "phrase":
                 return self.phrase(value)
+        if isinstance(value, Mapping) and "phrase" in value:
+            return self.phrase(value)
         return str(super().format_field(value, format_spec))
 
     def phrase(self, value: str | Mapping[str, Any]) -> str:

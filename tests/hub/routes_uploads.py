@@ -130,7 +130,7 @@ def commit(hub: Hub, request: Request, repo: str, rev: str) -> Reply:
             apply(hub.store, found, files, operation["key"], operation["value"])
     ref = rev
     if request.flag("create_pr"):
-        ref = next(ref for n in count(1) if (ref := f"refs/pr/{n}") not in found.refs)
+        ref = next_pull_request(found)
     author = request.viewer.user if request.viewer else ""
     made = found.commit(ref, parent, files, header["summary"], header.get("description", ""), author)
     url = f"{hub.endpoint}/{repo}"
@@ -138,6 +138,54 @@ def commit(hub: Hub, request: Request, repo: str, rev: str) -> Reply:
     if ref != rev:
         answer["pullRequestUrl"] = f"{url}/discussions/{ref.rpartition('/')[2]}"
     return Reply.json(answer)
+
+
+@route("POST", "/api/models/{repo}/discussions")
+def open_pull_request(hub: Hub, request: Request, repo: str) -> Reply:
+    """Open a pull request to which files are committed later. Discussions without files are not held."""
+    found, wanted = hub.store.writable(repo, request.viewer), request.json()
+    if not wanted["pullRequest"]:
+        raise RefusalError(400, "The loopback Hub holds pull requests alone")
+    ref, parent = next_pull_request(found), hub.store.commit(found, "main")
+    author = request.viewer.user if request.viewer else ""
+    found.commit(ref, parent, dict(parent.files), wanted["title"], wanted["description"], author)
+    return Reply.json({"num": int(ref.rpartition("/")[2])})
+
+
+@route("GET", "/api/models/{repo}/discussions")
+def pull_requests(hub: Hub, request: Request, repo: str) -> Reply:
+    found = hub.store.readable(repo, request.viewer)
+    refs = [ref for ref in found.refs if ref.startswith("refs/pr/")]
+    return Reply.json(
+        {"count": len(refs), "start": 0, "discussions": [discussion(found, ref) for ref in refs]}
+    )
+
+
+@route("GET", "/api/models/{repo}/discussions/{number}")
+def pull_request(hub: Hub, request: Request, repo: str, number: str) -> Reply:
+    found = hub.store.readable(repo, request.viewer)
+    if f"refs/pr/{number}" not in found.refs:
+        raise RefusalError(404, f"{repo} has no pull request {number}")
+    changes = {"changes": {"base": "refs/heads/main"}, "filesWithConflicts": [], "events": []}
+    return Reply.json(discussion(found, f"refs/pr/{number}") | changes)
+
+
+def discussion(repo: Repo, ref: str) -> dict[str, Any]:
+    """A pull request, as the Hub describes it."""
+    commit = repo.commits[repo.refs[ref]]
+    return {
+        "num": int(ref.rpartition("/")[2]),
+        "title": commit.title,
+        "author": {"name": commit.author},
+        "createdAt": commit.date,
+        "status": "open",
+        "repo": {"name": repo.id, "type": "model"},
+        "isPullRequest": True,
+    }
+
+
+def next_pull_request(repo: Repo) -> str:
+    return next(ref for number in count(1) if (ref := f"refs/pr/{number}") not in repo.refs)
 
 
 @route("POST", "/api/models/{repo}/lfs-files/duplicate")

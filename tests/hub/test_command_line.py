@@ -82,6 +82,19 @@ def test_a_folder_and_a_pull_request_are_uploaded_through_xet(hub: Hub, hf: Hf, 
     assert not hub.log.find("PUT")
 
 
+def test_a_folder_is_uploaded_as_a_pull_request(hub: Hub, hf: Hf, tmp_path: Path) -> None:
+    """Which is opened first, and gets its files in several commits."""
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up/w.safetensors").write_bytes(BIG[::-1])
+
+    hf("upload", "alice/tiny", tmp_path / "up", "--create-pr", "--commit-message", "Other weights")
+    hf("download", "alice/tiny", "--revision", "refs/pr/1", "--local-dir", tmp_path / "here")
+
+    assert (tmp_path / "here/w.safetensors").read_bytes() == BIG[::-1]
+    assert hub.read("alice/tiny", "w.safetensors") == BIG
+    assert "Other weights" in hf("discussions", "list", "alice/tiny")
+
+
 def test_repositories_are_made_changed_listed_and_deleted(hub: Hub, hf: Hf) -> None:
     hf("repos", "create", "lab/made", "--private")
     hf("repos", "settings", "lab/made", "--gated", "auto")
