@@ -718,6 +718,10 @@ PROBLEMS: dict[str, Text] = {
         "{model} and {donor} differ in settings that tensors do not show ({settings:all}); the result has {donor}'s.",
         "Merge fine-tunes of one base, or check that the result still answers.",
     ),
+    "layer-settings": Text(
+        "Layers of {model} would run under the config of {donor}, which builds them otherwise ({settings:all}).",
+        "Take all layers from models of the same settings.",
+    ),
     "other-heads": Text(
         "Layers of {model} would run under the config of {donor}, which cuts them into other heads ({settings:all}).",
         "Name {model} as `base_model`, or take all layers from models of the same base.",

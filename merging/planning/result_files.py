@@ -38,6 +38,7 @@ from merging.fp8 import FP8
 from merging.plan import PlannedShard
 from merging.planning import configs
 from merging.planning.code_files import CodeFiles, Source
+from merging.planning.config_differences import differences
 from merging.planning.mixtures import MixtureTensors
 from merging.planning.result_tensors import ResultTensors
 from merging.planning.scaled_tensors import plain_modules
@@ -124,7 +125,23 @@ class ResultFiles:
             for reference, checkpoint in self.parents.checkpoints.items()
         }
         outside = {tensor.name: tensor.shape for tensor in tensors.tensors if tensor.layer is None}
-        return stack_config(config, donor, stacks, shapes, outside)
+        return [
+            self._cause(problem, stacks) for problem in stack_config(config, donor, stacks, shapes, outside)
+        ]
+
+    def _cause(self, problem: Problem, stacks: Sequence[NewStack]) -> Problem:
+        """A layer that would be built as another kind is no matter of order if its model's settings differ."""
+        if problem.code != "layer-kinds":
+            return problem
+        layer = problem.values["layer"]
+        sources = [stack.sources[layer][0] for stack in stacks if layer < len(stack.sources)]
+        for reference, layout in self.parents.layouts.items():
+            found = differences(self.parents.checkpoints[self.donor].config, layout.config)
+            if found and any(layout is source for source in sources):
+                settings = [f"{key}: {ours} and {theirs}" for key, (ours, theirs) in sorted(found.items())]
+                values = {"model": str(reference), "donor": str(self.donor), "settings": settings}
+                return Problem("layer-settings", values, str(reference))
+        return problem
 
     def set_token_ids(self, name: str, config: dict[str, Any]) -> None:
         """Let a config name tokens by their numbers in the result, in place."""

@@ -189,6 +189,23 @@ def test_layers_behind_the_last_one_of_two_models(tmp_path: Path) -> None:
     }
 
 
+def test_layers_of_other_settings_are_refused_by_these(tmp_path: Path) -> None:
+    """It is not their order that is wrong."""
+    a, b = (
+        save(transformers.LlamaConfig(**TEXT, hidden_act=act), tmp_path / act) for act in ("silu", "gelu")
+    )
+    slices = [
+        {"sources": [{"model": str(model), "layer_range": layers}]}
+        for model, layers in ((a, [0, 2]), (b, [2, 4]))
+    ]
+    plan = make_plan(read_recipe(yaml.safe_dump({"merge_method": "passthrough", "slices": slices})))
+
+    [problem] = plan.problems
+
+    assert problem.code == "layer-settings"
+    assert problem.values["settings"] == ["hidden_act: silu and gelu"]
+
+
 def test_a_head_for_each_layer_cannot_follow(tmp_path: Path) -> None:
     model = save(transformers.LlamaConfig(**TEXT), tmp_path / "model")
     heads = {f"model.exit_heads.{layer}.weight": torch.ones(2) for layer in range(4)}

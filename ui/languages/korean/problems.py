@@ -639,6 +639,10 @@ PROBLEMS: dict[str, Text] = {
         "{model}, {donor}: 텐서에 나타나지 않는 설정이 서로 다릅니다({settings:all}). 결과는 {donor}의 것을 씁니다.",
         "한 베이스를 파인튜닝한 모델끼리 병합하거나, 결과가 제대로 답하는지 확인하세요.",
     ),
+    "layer-settings": Text(
+        "{model}의 레이어가 {donor}의 설정으로 실행되어 다르게 만들어집니다({settings:all}).",
+        "설정이 같은 모델에서만 레이어를 가져오세요.",
+    ),
     "other-heads": Text(
         "{model}의 레이어가 {donor}의 설정으로 실행되어 헤드가 다르게 나뉩니다({settings:all}).",
         "`base_model`을 바꾸거나({model}), 모든 레이어를 같은 베이스의 모델에서 가져오세요.",
