@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 
-def forked(check: Callable[[], object], seconds: int = 20) -> int:
+def forked(check: Callable[[], object], seconds: int = 120) -> int:
     """Run a check in a fork of this process, which runs nothing else; returns the fork's id.
 
     Args:

@@ -219,7 +219,7 @@ def test_workers_that_wait_are_woken_by_an_error_and_by_stop() -> None:
         with pytest.raises(Cancelled):
             ahead.take(0, 0)
         go_on.set()
-    assert not workers()
+    wait_for(lambda: not workers())
 
 
 def test_windows_are_the_same_for_a_plan_of_any_models_that_need_no_prefetching() -> None:
@@ -325,7 +325,7 @@ def test_cancel_ends_reads_that_stall(tmp_path: Path, hub: Hub, alice: str) -> N
             run_plan(plan, str(tmp_path / "out"), token=alice, on_progress=when_it_stalls, cancel=cancel)
 
         assert time.monotonic() - cancelled_at[0] < SOON
-        assert not workers()
+        wait_for(lambda: not workers())
         assert list(tmp_path.iterdir()) == []
 
 
@@ -343,7 +343,7 @@ def test_a_read_that_fails_ends_the_merge_and_its_threads(
         run_plan(plan, str(tmp_path / "out"), token=alice)
 
     assert time.monotonic() - began < SOON  # and not when the other model's read ends
-    assert not workers()
+    wait_for(lambda: not workers())
 
 
 PEAK = """
