@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 # Before huggingface_hub is imported, which reads them then. The loopback Hub stores by LFS.
@@ -93,28 +93,47 @@ def app(endpoint: str, token: str, port: int) -> Iterator[subprocess.Popen[bytes
     Raises:
         SystemExit: the app did not start
     """
+    print("Starting the app", flush=True)
+    with _running(["app.py"], endpoint, token, GRADIO_SERVER_PORT=str(port)) as process:
+        _wait_for(process, f"http://127.0.0.1:{port}")
+        yield process
+
+
+def gallery(endpoint: str, token: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """Fill the Hub's gallery beside the app, in a process of its own; it continues at the next start.
+
+    Args:
+        endpoint: the Hub's address
+        token: of a user who may write for OWNER
+    """
+    return _running(["-m", "examples.gallery"], endpoint, token)
+
+
+@contextmanager
+def _running(
+    arguments: Sequence[str], endpoint: str, token: str, **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Python with these arguments, against a Hub; it is gone when this ends."""
     environment = os.environ | {
         "ALLOY_DEMO": "1",
         "ALLOY_RESULTS": str(cache_folder() / "results"),
         "GRADIO_ANALYTICS_ENABLED": "False",
-        "GRADIO_SERVER_PORT": str(port),
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(cache_folder() / "huggingface"),
         "HF_TOKEN": token,
+        **variables,
     }
     for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "SPACE_ID", "OAUTH_CLIENT_ID"):
         environment.pop(name, None)
-    print("Starting the app", flush=True)
-    # In a session of its own, so that Ctrl-C reaches this process alone, which then stops the app.
+    # In a session of its own, so that Ctrl-C reaches this process alone, which then stops that one.
     process = subprocess.Popen(
-        [sys.executable, "app.py"],
+        [sys.executable, *arguments],
         cwd=Path(__file__).parent.parent,
         env=environment,
         stdout=subprocess.DEVNULL,  # Gradio's own greeting; errors come on stderr
         start_new_session=True,
     )
     try:
-        _wait_for(process, f"http://127.0.0.1:{port}")
         yield process
     finally:
         process.terminate()
@@ -191,9 +210,11 @@ def main() -> None:
             _alone(cache_folder()),
             hub_with_models(cache_folder() / "hub", hub_port) as (hub, token),
             app(hub.endpoint, token, port) as process,
+            gallery(hub.endpoint, token),
         ):
             print(f"\n  Alloy is ready: http://127.0.0.1:{port}", flush=True)
-            print(f"  Its Hub: {hub.endpoint}   Ctrl-C ends both.\n", flush=True)
+            print(f"  Its Hub: {hub.endpoint}   Ctrl-C ends both.", flush=True)
+            print("  At the first start, merges for its gallery are made meanwhile.\n", flush=True)
             raise SystemExit(f"The app ended with exit code {process.wait()}.")
     except KeyboardInterrupt:
         print("\nStopped.")

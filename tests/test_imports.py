@@ -76,7 +76,7 @@ FLOORS = {
         ["server"],
         ["heal", "job_tray", "rented"],
         ["merge", "methods"],
-        ["chat", "score", "search"],
+        ["chat", "gallery", "score", "search"],
         ["api"],
         ["page"],
         ["__init__", "serve"],

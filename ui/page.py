@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -20,6 +20,8 @@ from ui.api import Api
 from ui.chat.answers import Message
 from ui.chat.tab import ChatTab
 from ui.chat.tuning import Tuning, use_values
+from ui.gallery.hub_merges import GalleryMerge
+from ui.gallery.tab import GalleryTab
 from ui.host import Host
 from ui.hub.search import KEEP_NAMES, HubSearch
 from ui.job_tray import JobTray
@@ -92,6 +94,8 @@ class Page:
                 self.chat = ChatTab(host, search, self.service)
             with gr.Tab(t("page.tab.score"), id="score") as self.score_opened:
                 self.score = ScoreTab(host, search)
+            with gr.Tab(t("page.tab.gallery"), id="gallery") as self.gallery_opened:
+                self.gallery = GalleryTab()
             with gr.Tab(t("page.tab.methods"), id="methods"):
                 MethodsTab()
         # What is inside a tab is restored from the browser when the tab is first opened; these are wanted before.
@@ -120,6 +124,7 @@ class Page:
         self.blocks.load(None, None, None, js=KEEP_NAMES, **PRIVATE)
         self.blocks.load(readers_sample, None, self.score.document, **QUIET)
         self._wire_search()
+        self._wire_gallery()
         for trial in (merge.trial, self.trial_of_search):
             trial.success(
                 self._chat_with_trial, [merge.tried, latest], [*self.chat_outputs, self.tabs], **QUIET
@@ -147,6 +152,35 @@ class Page:
         search.merge_it.click(self._use_found, found, shown, **QUIET).then(**merge.merging_it).success(
             **merge.mine.watching
         )
+
+    def _wire_gallery(self) -> None:
+        """A merge of the gallery is opened in the Merge tab, as its recipe, or in the Chat tab."""
+        gallery, editor = self.gallery, self.merge.editor
+        gallery.wire(self.gallery_opened)
+        gallery.cards.click(
+            self._press_in_gallery, [gallery.shown, editor.form.memory, self.merge.mine.latest],
+            [*editor.outputs, *self.chat_outputs, self.tabs], **QUIET,
+        ).then(None, None, None, js=SHOW_TAB, **PRIVATE)  # fmt: skip
+
+    def _press_in_gallery(
+        self,
+        shown: Sequence[GalleryMerge],
+        memory: FormMemory,
+        latest: FinishedMerge | None,
+        pressed: gr.EventData,
+        request: gr.Request,
+    ) -> Updates:
+        what, found = self.gallery.pressed(pressed, shown)
+        if found is None:
+            return unchanged()
+        name = found.model.name
+        if what == "chat":
+            finished = FinishedMerge(name, found.parents)
+            return {**self._to_chat(finished, latest, request), self.tabs: gr.Tabs(selected="chat")}
+        if not found.recipe:
+            return unchanged()
+        said = t("undo.remix", name=name)
+        return {**self.merge.editor.show(found.recipe, memory, said), self.tabs: gr.Tabs(selected="merge")}
 
     def _use_found(self, job: str, memory: FormMemory) -> Updates:
         recipe = self.search.recipe(job)

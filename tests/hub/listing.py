@@ -56,6 +56,7 @@ def describe(blobs: Blobs, repo: Repo, commit: Commit, *, sizes: bool = False) -
         "lastModified": commit.date,
         "library_name": library,
         "likes": repo.likes,
+        "model-index": card.get("model-index"),
         "pipeline_tag": task,
         "private": repo.private,
         "safetensors": {"parameters": dict(counts), "total": counts.total()} if counts else None,

@@ -308,7 +308,7 @@ def test_an_answer_is_stopped_and_a_wrong_model_is_told(site: Site, browser: Bro
 def test_a_phone_shows_everything_without_scrolling_sideways(site: Site, browser: Browser) -> None:
     with visit(browser, site.url, width=390, dark=True) as seen:
         expect(seen.page.get_by_role("heading", name="Ready to merge")).to_be_visible()
-        for tab in ("Merge", "Search", "Chat", "Score", "Methods"):
+        for tab in ("Merge", "Search", "Chat", "Score", "Gallery", "Methods"):
             seen.page.get_by_role("tab", name=tab).click()
             for dark in (True, False):
                 seen.page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
@@ -427,8 +427,8 @@ def test_nobody_is_shut_out(site: Site, browser: Browser, locale: str, widths: t
         ready = {"en-US": "Ready to merge", "ko-KR": KOREAN.page["plan.good"]}[locale]
         expect(page.get_by_role("heading", name=ready)).to_be_visible()
         tabs = page.get_by_role("tab")
-        assert tabs.count() == 5
-        for number in range(5):
+        assert tabs.count() == 6
+        for number in range(6):
             tabs.nth(number).click()
             for folded in page.get_by_role("tabpanel").locator("button.label-wrap:visible").all():
                 folded.click()

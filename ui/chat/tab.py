@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import gradio as gr
 
@@ -75,7 +76,7 @@ class ChatTab:
             self.sides = [_side(field, known[0] if field is first else None) for field in self.models]
         self.preferences = PreferenceButtons(host)
         with gr.Column(elem_classes="alloy-composer"):
-            with gr.Row(elem_classes="alloy-suggested"):
+            with gr.Row(elem_classes="alloy-suggested") as self.suggestions:
                 self.suggested = [gr.Button(t(f"chat.suggested.{n}"), size="sm") for n in SUGGESTED]
             self.prompt = gr.Textbox(
                 label=t("chat.prompt"), placeholder=t("chat.prompt.placeholder"), lines=1, max_lines=6
@@ -107,7 +108,9 @@ class ChatTab:
         )
         stops_until(self.stop, ready, answered)
         answered.then(self._offer_votes, {*models, *talks}, self.preferences.row, **QUIET)
-        gr.on(asked, None, None, self.preferences.row, js=HIDE, **PRIVATE)
+        for row in (self.preferences.row, self.suggestions):
+            gr.on(asked, None, None, row, js=HIDE, **PRIVATE)
+        answered.then(self._suggest, self.conversation, self.suggestions, **QUIET)
         for number, button in zip(SUGGESTED, self.suggested, strict=True):
             button.click(lambda n=number: t(f"chat.suggested.{n}"), None, self.prompt, **QUIET)
         self.stop.click(self.turns.stop, None, None, **QUIET)
@@ -169,6 +172,7 @@ class ChatTab:
         updates: Updates = {
             self.third_model: gr.update(visible=len(names) > 1),
             self.preferences.row: gr.update(visible=False),
+            self.suggestions: gr.update(visible=True),
         }
         for place, (side, name) in enumerate(zip_longest(self.sides, names)):
             updates[side.talk] = gr.update(value=[], label=_label(name))
@@ -181,6 +185,10 @@ class ChatTab:
         talks = [plain(given[side.talk]) for side in self.sides[:2]]
         answered = len(self._names(given)) == 2 and last_answers(talks[0], talks[1]) is not None
         return {self.preferences.row: gr.update(visible=answered)}
+
+    def _suggest(self, conversation: Sequence[Message]) -> Any:
+        """Messages to begin with are offered until there is one."""
+        return gr.update(visible=not conversation)
 
     def _talk(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
         with self.turns.of(request) as turn:

@@ -84,14 +84,18 @@ def find_recipe(source: str, who: Account) -> tuple[str, str]:
         raise MergeError(Problem("source", {"source": source[:120]}))
     name, revision = match["name"], match["revision"] or "main"
     for file in (*RECIPE_FILES, "README.md"):
-        text = _file(name, revision, file, who)
+        text = text_file(name, revision, file, who)
         if text and (recipe := recipe_in(text)):
             return recipe, name
     raise MergeError(Problem("no-recipe", {"name": name}))
 
 
-def _file(name: str, revision: str, file: str, who: Account) -> str | None:
-    """A small text file of a model; None if it has none of that name."""
+def text_file(name: str, revision: str, file: str, who: Account) -> str | None:
+    """The beginning of a text file of a model; None if it has none of that name.
+
+    Raises:
+        MergeError: this account may not read the model, or the Hub does not answer.
+    """
     url = f"{constants.ENDPOINT}/{name}/resolve/{quote(revision, safe='')}/{file}"
     headers = {"authorization": f"Bearer {who.token}"} if who.token else {}
     try:

@@ -295,7 +295,7 @@ html { scroll-padding: 1rem 0 6rem; }
 :is(.alloy-talk, .alloy-yaml) label > span { display: inline-block; vertical-align: -.15em; }
 @media (max-width: 640px) {
   .alloy-talk { height: 300px !important; }
-  .tab-wrapper button { padding-left: .5rem !important; padding-right: .5rem !important; }
+  .tab-wrapper button { padding-left: .3rem !important; padding-right: .3rem !important; font-size: .85rem !important; }
 }
 .dark [role=tab][aria-selected=true] { color: var(--primary-300) !important; }
 .dark input[type=range] { --neutral-200: var(--neutral-700); }
@@ -333,6 +333,21 @@ html { scroll-padding: 1rem 0 6rem; }
 .alloy-lineage .result rect { stroke: var(--primary-600); stroke-width: 2; }
 .dark .alloy-lineage .result rect { stroke: var(--primary-400); }
 .alloy-lineage path { fill: none; stroke: var(--neutral-400); stroke-width: 1.5; }
+.alloy-gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: .8rem; }
+.alloy-gallery .alloy-card { margin: 0; min-width: 0; display: flex; flex-direction: column; gap: .3rem; }
+.alloy-gallery .alloy-choices { margin-top: auto; padding-top: .4rem; }
+.alloy-gallery .alloy-choices button { margin: 0 !important; }
+.alloy-card figure { margin: .2rem 0 0; }
+.alloy-card figcaption { font-size: .8rem; color: var(--body-text-color-subdued); }
+.alloy-curve { display: block; width: 100%; max-width: 16rem; height: auto; }
+.alloy-curve path { fill: none; stroke: var(--primary-600); stroke-width: 1.5; }
+.dark .alloy-curve path { stroke: var(--primary-400); }
+.alloy-curve .line-attention { stroke-dasharray: 5 2; } .alloy-curve .line-mlp { stroke-dasharray: 1.5 2; }
+.alloy-chips { display: flex; flex-wrap: wrap; gap: .25rem .4rem; font-size: .8rem; }
+.alloy-chips span { padding: .05rem .5rem; border: 1px solid var(--block-border-color); border-radius: 1rem; }
+.alloy-gain { font-size: .92rem; }
+.alloy-sample { margin: .4rem 0 0; padding: .4rem .8rem; border-left: 3px solid var(--primary-500); }
+.alloy-sample p + p { font-weight: 600; }
 .alloy-actions { margin-top: -.6rem; gap: .5rem; }
 .alloy-actions > button { flex: none; width: auto; padding-left: .9rem; padding-right: .9rem; white-space: nowrap; }
 .alloy-curves details { border: 1px solid var(--block-border-color); border-radius: var(--radius-lg);
