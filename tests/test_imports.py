@@ -77,7 +77,7 @@ FLOORS = {
         ["heal", "job_tray", "rented"],
         ["merge", "methods"],
         ["chat", "gallery", "score", "search"],
-        ["api"],
+        ["api", "share"],
         ["page"],
         ["__init__", "serve"],
     ],

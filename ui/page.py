@@ -20,7 +20,7 @@ from ui.api import Api
 from ui.chat.answers import Message
 from ui.chat.tab import ChatTab
 from ui.chat.tuning import Tuning, use_values
-from ui.gallery.hub_merges import GalleryMerge
+from ui.gallery.hub_merges import GalleryMerge, HubMerges
 from ui.gallery.tab import GalleryTab
 from ui.host import Host
 from ui.hub.search import KEEP_NAMES, HubSearch
@@ -39,6 +39,7 @@ from ui.server.body_limit import BodyLimit
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
 from ui.server.searches import SearchService
+from ui.share.routes import share_routes
 from ui.widgets.events import PRIVATE, QUIET, UNSEEN, Updates, detail, unchanged
 from ui.widgets.html import tag
 from ui.widgets.theme import CSS, theme
@@ -341,5 +342,6 @@ def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
         "app_kwargs": {
             "exception_handlers": {HTTPStatus.SERVICE_UNAVAILABLE: _busy},
             "middleware": [Middleware(BodyLimit, uploads=2 * MAX_UPLOAD)],
+            "routes": share_routes(host, HubMerges()),
         },
     }

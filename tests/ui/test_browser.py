@@ -333,14 +333,18 @@ def test_a_link_brings_the_recipe_and_the_draft_outlives_it(site: Site, browser:
         until_recipe(page, "merge_method", "dare_ties")
         page.get_by_role("button", name="Copy link").click()
         link = page.get_by_label("Link to this recipe")
-        expect(link).to_have_value(re.compile(re.escape(site.url) + r"\?recipe=[\w-]+"))
+        expect(link).to_have_value(re.compile(re.escape(site.url) + r"share\?recipe=[\w-]+"))
         address = link.input_value()
         page.reload()
         seen.complaints[:] = [it for it in seen.complaints if not BROKEN_OFF.search(it)]
         until_recipe(page, "merge_method", "dare_ties")
         quiet(seen)
-    with visit(browser, site.url, query=address.partition("?")[2]) as other:
-        until_recipe(other.page, "merge_method", "dare_ties")
+    with visit(browser, site.url) as other:
+        page = other.page
+        page.goto(address)
+        expect(page.get_by_text("DARE-TIES")).to_be_visible()
+        page.get_by_role("link", name="Remix this").click()
+        until_recipe(page, "merge_method", "dare_ties")
         quiet(other)
 
 

@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from urllib.parse import parse_qs, quote, urlsplit
 
 import gradio as gr
@@ -36,13 +36,22 @@ def query_of(recipe: str) -> str:
     return f"{QUERY}={base64.urlsafe_b64encode(zlib.compress(recipe.encode(), 9)).decode().rstrip('=')}"
 
 
-def link_to(host: Host, recipe: str, request: gr.Request) -> str:
-    """A link that holds the recipe, to the page as the visitor sees it."""
+def page_address(host: Host, headers: Mapping[str, str], scheme: str = "http") -> str:
+    """The address under which this server answers, without a slash at its end.
+
+    Args:
+        headers: of a request from whoever gets the address
+        scheme: of that request
+    """
     if host.space_id:
-        page = f"https://huggingface.co/spaces/{host.space_id}"
-    else:
-        page = request.headers.get("origin") or f"http://{request.headers.get('host')}"
-    return f"{page}/?{query_of(recipe)}"
+        # As the Hub makes it; huggingface.co/spaces/... shows the page in a frame, without its pictures.
+        return f"https://{re.sub(r'[^a-z0-9]', '-', host.space_id.lower())}.hf.space"
+    return headers.get("origin") or f"{scheme}://{headers.get('host')}"
+
+
+def link_to(host: Host, recipe: str, request: gr.Request) -> str:
+    """A link that holds the recipe, to the page that says what it is."""
+    return f"{page_address(host, request.headers)}/share?{query_of(recipe)}"
 
 
 def recipe_of(link: str) -> str | None:
