@@ -20,11 +20,12 @@ from ui.api import Api
 from ui.chat.answers import Message
 from ui.chat.tab import ChatTab
 from ui.chat.tuning import Tuning, use_values
-from ui.gallery.hub_merges import GalleryMerge, HubMerges
+from ui.gallery.hub_merges import GalleryMerge, HubBusyError, HubMerges
 from ui.gallery.tab import GalleryTab
 from ui.host import Host
+from ui.hub.account import account
 from ui.hub.search import KEEP_NAMES, HubSearch
-from ui.job_tray import JobTray
+from ui.job_tray import SHOW, JobTray
 from ui.languages.registry import LANGUAGES
 from ui.languages.translate import in_each_language, speaking, spoken, t, translated
 from ui.merge.editor_script import SHOW_EDITOR
@@ -32,6 +33,8 @@ from ui.merge.form import FormMemory
 from ui.merge.my_merges import FinishedMerge, MergeSlot
 from ui.merge.tab import MergeTab
 from ui.methods.tab import MethodsTab
+from ui.result.result_page import ADDRESS, ResultPage
+from ui.result.view import ResultView
 from ui.score.source import readers_sample
 from ui.score.tab import ScoreTab
 from ui.search.tab import SearchTab
@@ -39,7 +42,7 @@ from ui.server.body_limit import BodyLimit
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
 from ui.server.searches import SearchService
-from ui.share.routes import share_routes
+from ui.share.routes import MERGE, share_routes
 from ui.widgets.events import PRIVATE, QUIET, UNSEEN, Updates, detail, unchanged
 from ui.widgets.html import tag
 from ui.widgets.theme import CSS, theme
@@ -72,6 +75,14 @@ MAX_UPLOAD, SECONDS_OF_AN_UPLOAD = 20_000_000, 3600
 SHOW_TAB = """() => document.querySelector("[role=tablist]")?.scrollIntoView({block: "start"})"""
 
 
+# Brings the fields for GGUF files of any model into view.
+SHOW_EXPORT = """() => setTimeout(() => {
+  document.querySelector(".alloy-gguf")?.scrollIntoView({block: "center"});
+}, 100)"""
+# Of an address: names on the Hub and ids of jobs are shorter.
+MAX_KEY = 200
+
+
 class Page:
     """The tabs, and what runs between them: results of the Merge tab are opened in the others."""
 
@@ -96,7 +107,9 @@ class Page:
             with gr.Tab(t("page.tab.score"), id="score") as self.score_opened:
                 self.score = ScoreTab(host, search)
             with gr.Tab(t("page.tab.gallery"), id="gallery") as self.gallery_opened:
-                self.gallery = GalleryTab()
+                merges = HubMerges()
+                self.result = ResultPage(host, merges)
+                self.gallery = GalleryTab(merges)
             with gr.Tab(t("page.tab.methods"), id="methods"):
                 MethodsTab()
         # What is inside a tab is restored from the browser when the tab is first opened; these are wanted before.
@@ -115,8 +128,7 @@ class Page:
         """Add the events."""
         merge, latest = self.merge, self.merge.mine.latest
         merge.wire(self.blocks, [*self.chat.models, self.score.models], self.tray.merges)
-        for line in (self.tray.merges, self.tray.search):
-            line.click(_asked_for, None, self.tabs, **QUIET)
+        self.tray.search.click(_asked_for, None, self.tabs, **QUIET)
         self.chat_opened.select(
             self._open_chat, [latest, self.chat.conversation, self.in_chat], self.chat_outputs, **QUIET
         ).then(self._newest_in_chat, [latest, self.chat.models[0]], self.warm, **UNSEEN)
@@ -155,13 +167,37 @@ class Page:
         )
 
     def _wire_gallery(self) -> None:
-        """A merge of the gallery is opened in the Merge tab, as its recipe, or in the Chat tab."""
-        gallery, editor = self.gallery, self.merge.editor
+        """A merge of the gallery, of the visitor or of an address is shown, and leads to the other tabs."""
+        gallery, result, mine, editor = self.gallery, self.result, self.merge.mine, self.merge.editor
         gallery.wire(self.gallery_opened)
-        gallery.cards.click(
-            self._press_in_gallery, [gallery.shown, editor.form.memory, self.merge.mine.latest],
-            [*editor.outputs, *self.chat_outputs, self.tabs], **QUIET,
-        ).then(None, None, None, js=SHOW_TAB, **PRIVATE)  # fmt: skip
+        result.wire(gallery, mine)
+        memory, shown = editor.form.memory, [*result.outputs, self.tabs]
+        pressed = gallery.cards.click(
+            self._press_in_gallery, [gallery.shown, memory, mine.latest],
+            [*editor.outputs, *self.chat_outputs, *shown], **QUIET,
+        )  # fmt: skip
+        pressed.then(None, result.key, None, js=ADDRESS, **PRIVATE).then(
+            None, None, None, js=SHOW_TAB, **PRIVATE
+        )
+        known = [mine.jobs, mine.results]
+        for number, slot in enumerate(mine.slots):
+            result.after(slot.page.click(self._page_opener(number), known, shown, **QUIET))
+        result.after(self.tray.merges.click(self._show_job, known, shown, **QUIET))
+        self.blocks.load(self._open_address, known, shown, **QUIET)
+        result.chat.click(
+            self._chat_with_result, [result.view, mine.latest], [*self.chat_outputs, self.tabs], **QUIET
+        ).then(None, None, None, js=SHOW_TAB, **PRIVATE)
+        result.measure.click(
+            self._measure_result, [result.view, mine.latest], [*self.score_outputs, self.tabs], **QUIET
+        ).then(None, None, None, js=SHOW_TAB, **PRIVATE)
+        for button in (result.remix, result.heal):
+            button.click(
+                self._remix_result, [result.view, memory], [*editor.outputs, self.tabs], **QUIET
+            ).then(None, None, None, js=SHOW_EDITOR, **PRIVATE)
+        gguf = self.merge.gguf
+        result.export.click(
+            self._export_result, result.view, [gguf.model, gguf.any_model, self.tabs], **QUIET
+        ).then(None, None, None, js=SHOW_EXPORT, **PRIVATE)
 
     def _press_in_gallery(
         self,
@@ -174,14 +210,86 @@ class Page:
         what, found = self.gallery.pressed(pressed, shown)
         if found is None:
             return unchanged()
-        name = found.model.name
-        if what == "chat":
-            finished = FinishedMerge(name, found.parents)
-            return {**self._to_chat(finished, latest, request), self.tabs: gr.Tabs(selected="chat")}
-        if not found.recipe:
+        view = ResultView(found.model.name, found)
+        match what:
+            case "open":
+                return self.result.show(view)
+            case "chat":
+                return self._chat_with_result(view, latest, request)
+            case "remix":
+                return self._remix_result(view, memory)
+        return unchanged()
+
+    def _page_opener(self, number: int) -> Callable[..., Updates]:
+        """Shows the page of the finished merge in a slot."""
+
+        def opened(jobs: object, results: object, oauth: gr.OAuthToken | None) -> Updates:
+            job = self.merge.mine.job(number, jobs, results)
+            if job is None or job.result is None:
+                return unchanged()
+            return self._open_page(job.id, jobs, results, oauth)
+
+        return opened
+
+    def _show_job(
+        self, jobs: object, results: object, pressed: gr.EventData, oauth: gr.OAuthToken | None
+    ) -> Updates:
+        """The page of a merge that is done, or the tab that shows it."""
+        if detail(pressed, "what") != SHOW:
             return unchanged()
-        said = t("undo.remix", name=name)
-        return {**self.merge.editor.show(found.recipe, memory, said), self.tabs: gr.Tabs(selected="merge")}
+        named = detail(pressed, "job")
+        job = next((job for job in self.merge.mine.known(jobs, results) if job.id == named), None)
+        if job is None or job.result is None or job.request.download:
+            return {self.tabs: gr.Tabs(selected="merge")}
+        return self._open_page(job.id, jobs, results, oauth)
+
+    def _open_address(
+        self, jobs: object, results: object, request: gr.Request, oauth: gr.OAuthToken | None
+    ) -> Updates:
+        """The page of the merge that the address names."""
+        key = str(dict(request.query_params).get(MERGE, ""))[:MAX_KEY]
+        return self._open_page(key, jobs, results, oauth) if key else unchanged()
+
+    def _open_page(self, key: str, jobs: object, results: object, oauth: gr.OAuthToken | None) -> Updates:
+        silent = False
+        try:
+            view = self.result.find(key, account(self.host, oauth), jobs, results)
+        except HubBusyError:
+            view, silent = None, True
+        shown = self.result.show(view) if view else self.result.refused(silent=silent)
+        return {**shown, self.tabs: gr.Tabs(selected="gallery")}
+
+    def _chat_with_result(
+        self, view: ResultView | None, latest: FinishedMerge | None, request: gr.Request
+    ) -> Updates:
+        if view is None:
+            return unchanged()
+        finished = FinishedMerge(view.location, view.parents)
+        return {**self._to_chat(finished, latest, request), self.tabs: gr.Tabs(selected="chat")}
+
+    def _measure_result(self, view: ResultView | None, latest: FinishedMerge | None) -> Updates:
+        if view is None:
+            return unchanged()
+        finished = FinishedMerge(view.location, view.parents)
+        return {**self._to_score(finished, latest), self.tabs: gr.Tabs(selected="score")}
+
+    def _remix_result(self, view: ResultView | None, memory: FormMemory) -> Updates:
+        if view is None or not view.merge.recipe:
+            return unchanged()
+        said = t("undo.remix", name=view.merge.model.name)
+        return {
+            **self.merge.editor.show(view.merge.recipe, memory, said),
+            self.tabs: gr.Tabs(selected="merge"),
+        }
+
+    def _export_result(self, view: ResultView | None) -> Updates:
+        if view is None:
+            return unchanged()
+        gguf = self.merge.gguf
+        return {
+            gguf.model: view.location, gguf.any_model: gr.Accordion(open=True),
+            self.tabs: gr.Tabs(selected="merge"),
+        }  # fmt: skip
 
     def _use_found(self, job: str, memory: FormMemory) -> Updates:
         recipe = self.search.recipe(job)
@@ -208,7 +316,9 @@ class Page:
         names = shown.location, next(iter(shown.models), None)
         return {**self.chat.open_with(names, request), self.in_chat: _location(latest)}
 
-    def _to_score(self, shown: FinishedMerge, latest: FinishedMerge | None, request: gr.Request) -> Updates:
+    def _to_score(
+        self, shown: FinishedMerge, latest: FinishedMerge | None, request: gr.Request | None = None
+    ) -> Updates:
         models = [shown.location, *dict.fromkeys(shown.models)]
         return {self.score.models: models, self.in_score: _location(latest)}
 
@@ -278,9 +388,8 @@ def _head() -> Markup:
 
 
 def _asked_for(line: gr.EventData) -> Any:
-    """The tab that shows the job of a line."""
-    tab = detail(line, "tab")
-    return gr.Tabs(selected=tab) if tab in ("merge", "search") else gr.skip()
+    """The tab that shows the search of a line."""
+    return gr.Tabs(selected="search") if detail(line, "what") == SHOW else gr.skip()
 
 
 def _location(latest: FinishedMerge | None) -> str:

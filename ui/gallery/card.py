@@ -125,6 +125,7 @@ def sample_of(sample: Sample, source: str) -> Markup:
 def _card(one: GalleryMerge) -> Markup:
     name = one.model.name
     buttons = [
+        _button("open", name),
         _button("remix", name) if one.recipe else None,
         _button("chat", name),
     ]

@@ -38,12 +38,19 @@ class GalleryTab:
 
     Attributes:
         merges: what the Hub has
+        box: the column around everything
         cards: its `click` says which `merge` was pressed, and `what` is wanted of it: see `pressed`
         shown: a state with the merges that the tab shows
     """
 
-    def __init__(self) -> None:
-        self.merges = HubMerges()
+    def __init__(self, merges: HubMerges) -> None:
+        self.merges = merges
+        with gr.Column() as self.box:
+            self._fields()
+        self.shown = gr.State(())
+        self.following = gr.State(None)
+
+    def _fields(self) -> None:
         gr.HTML(in_each_language(lambda: note(t("gallery.about"))))
         with gr.Row():
             self.base = gr.Textbox(
@@ -60,8 +67,6 @@ class GalleryTab:
             )  # fmt: skip
         self.cards = gr.HTML(js_on_load=PRESSED)
         self.more = gr.Button(t("gallery.more"), visible=False)
-        self.shown = gr.State(())
-        self.following = gr.State(None)
 
     def wire(self, opened: gr.Tab) -> None:
         """Add the events.

@@ -21,6 +21,7 @@ class GgufPanel:
 
     Attributes:
         types: that are ticked
+        any_model: around the fields for any model
         model: any model, for which `go` makes GGUF files
     """
 
@@ -28,7 +29,9 @@ class GgufPanel:
         self.types = gr.CheckboxGroup(
             list(FILE_TYPES), value=[], label=t("gguf.types"), info=t("gguf.types.info"), visible=_is_here()
         )
-        with gr.Accordion(t("gguf.any"), open=False, visible=_is_here()):
+        with gr.Accordion(
+            t("gguf.any"), open=False, visible=_is_here(), elem_classes="alloy-gguf"
+        ) as self.any_model:
             with gr.Row(equal_height=True):
                 self.model = gr.Textbox(
                     label=t("gguf.model"), info=t("gguf.model.info"), max_lines=1, min_width=240, scale=3

@@ -29,6 +29,7 @@ def record(job: JobStatus) -> dict[str, Any]:
         "id": job.id,
         "title": job.title,
         "models": list(job.models),
+        "asked_at": job.asked_at,
         "recipe": request.recipe,
         "to": "" if request.download else destination_elsewhere(request),
         "private": request.private,
@@ -88,6 +89,7 @@ def restored(host: Host, kept: object, result: object) -> JobStatus | None:
     title, models = str(kept.get("title", ""))[:200], kept.get("models")
     names = tuple(str(name) for name in models) if isinstance(models, list) else ()
     what: dict[str, Any] = {"id": id_of(kept), "title": title, "models": names, "request": request}
+    what["asked_at"] = _seconds(kept.get("asked_at"))
     done = _result(host, to, result)
     if done:
         return JobStatus(state="done", result=done, elapsed=done.seconds, **what)
@@ -109,6 +111,12 @@ def _rented(kept: object) -> Rented | None:
     weights = kept.get("weights")
     url = f"{constants.ENDPOINT}/jobs/{namespace}/{job}"
     return Rented(namespace, job, flavor, url, weights if isinstance(weights, int) else 0)
+
+
+def _seconds(value: object) -> float:
+    """Seconds since 1970, up to the year 2100; 0 for anything else."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value < 4.1e9 else 0.0  # type: ignore[arg-type,operator]
 
 
 def _list(value: object) -> list[Any]:

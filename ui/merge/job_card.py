@@ -57,6 +57,11 @@ def job_card(job: JobStatus, space_id: str = "") -> Markup:
     return card([heading(f"{state}: {job.title}"), _rented(job), _state(job), details], _MOODS[job.state])
 
 
+def finished_details(job: JobStatus) -> Content:
+    """Where the result of a job is, what was verified, how it compares with its parents, and its model card."""
+    return [_result(job), _compared(job), _card(job), log_of(job)]
+
+
 def _state(job: JobStatus) -> Content:
     match job.state:
         case "waiting":

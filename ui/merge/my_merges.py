@@ -16,7 +16,7 @@ from merging import MergeError
 from ui.host import Host
 from ui.hub.account import Account, account, visitor
 from ui.hub.recipes import COPY, link_to
-from ui.job_tray import tray_lines
+from ui.job_tray import REMOVE, tray_lines
 from ui.languages.translate import error_words, in_each_language, remark_words, t
 from ui.merge.editor import RecipeEditor
 from ui.merge.editor_script import SHOW_EDITOR
@@ -28,7 +28,7 @@ from ui.rented.merge import begin_again, found_again
 from ui.server.internal_error import log_unexpected
 from ui.server.jobs import JobStatus
 from ui.server.merge_service import MergeService
-from ui.widgets.events import LONG, PLANNING, PRIVATE, QUIET, Updates, unchanged
+from ui.widgets.events import LONG, PLANNING, PRIVATE, QUIET, Updates, detail, unchanged
 from ui.widgets.html import alert, html, size, status, trouble
 
 # Merges of a visitor that the browser remembers, at most.
@@ -54,6 +54,7 @@ class MergeSlot:
                 self.retry = _button("merge.retry")
                 self.chat = _button("merge.chat", variant="primary")
                 self.score = _button("merge.score")
+                self.page = _button("merge.page")
                 self.alone = _button("merge.alone")
                 self.gguf = _button("merge.gguf")
                 self.heal = _button("heal.button")
@@ -66,7 +67,8 @@ class MergeSlot:
     def outputs(self) -> list[Any]:
         """What `show` and `hide` may update."""
         buttons = [
-            self.stop, self.retry, self.chat, self.score, self.alone, self.gguf, self.heal, self.reuse, self.copy
+            self.stop, self.retry, self.chat, self.score, self.page, self.alone, self.gguf, self.heal, self.reuse,
+            self.copy,
         ]  # fmt: skip
         return [self.box, self.card, self.message, *buttons]
 
@@ -89,6 +91,7 @@ class MergeSlot:
             ),
             self.heal: _offered(readable and job.heal is None and may_heal(job)),
             **{button: _offered(readable) for button in (self.chat, self.score, self.alone, self.gguf)},
+            self.page: _offered(job.result is not None and not job.request.download),
             **{button: _offered(again) for button in (self.reuse, self.copy)},
         }
 
@@ -139,6 +142,7 @@ class MyMerges:
         inputs = [self.jobs, self.results, self.latest, self.drawn]
         self.watching: dict[str, Any] = {"fn": self._watch, "inputs": inputs, "outputs": outputs, **QUIET}
         self.clock.tick(**self.watching)
+        tray.click(self._remove, self.jobs, self.jobs, **QUIET).then(**self.watching)
         page.load(**self.watching)
         for number, slot in enumerate(self.slots):
             self._wire_slot(number, slot, editor)
@@ -195,6 +199,15 @@ class MyMerges:
             updates |= dict.fromkeys(self.fields_to_try, choices)
         return updates
 
+    def _remove(self, jobs: object, pressed: gr.EventData) -> Any:
+        """Forget a merge that has ended; its result stays where it is."""
+        if detail(pressed, "what") != REMOVE:
+            return gr.skip()
+        found = self.service.board.status(str(detail(pressed, "job")))
+        if found is not None and found.is_live:
+            return gr.skip()
+        return [kept for kept in remembered(jobs) if id_of(kept) != detail(pressed, "job")]
+
     def _found(self, jobs: object, results: object) -> list[JobStatus | None]:
         """The remembered merges; of those that the server has forgotten, what the browser says."""
         known = results if isinstance(results, Mapping) else {}
@@ -213,6 +226,10 @@ class MyMerges:
         turn = visitor(who, request)
         return [found_again(self.service, job, who, turn) if job and is_lost(job) else job for job in found]
 
+    def known(self, jobs: object, results: object) -> list[JobStatus]:
+        """The merges that the browser remembers, the newest first."""
+        return [job for job in self._found(jobs, results) if job is not None]
+
     def at(self, number: int, jobs: object, results: object) -> FinishedMerge | None:
         """The finished merge in a slot."""
         job = self.job(number, jobs, results)
@@ -224,7 +241,7 @@ class MyMerges:
 
     def job(self, number: int, jobs: object, results: object) -> JobStatus | None:
         """The job in a slot."""
-        here = [job for job in self._found(jobs, results) if job is not None]
+        here = self.known(jobs, results)
         return here[number] if number < len(here) else None
 
     def _stopper(self, number: int) -> Callable[..., None]:

@@ -12,7 +12,7 @@ from checkpoints.yaml import load
 from merging import METHODS
 from ui.host import Host
 from ui.hub.account import account, visitor
-from ui.job_tray import tray_lines
+from ui.job_tray import REMOVE, tray_lines
 from ui.languages.translate import in_each_language, t
 from ui.merge.editor import RecipeEditor
 from ui.merge.form import FormMemory
@@ -23,7 +23,7 @@ from ui.search.space import SpaceChoice, label_of, moved_at_first, numbers_of, s
 from ui.search.texts import Examples, SearchTexts
 from ui.server.jobs import JobStatus
 from ui.server.searches import MAX_MINUTES, SearchService
-from ui.widgets.events import PLANNING, QUIET, Given, Updates, unchanged
+from ui.widgets.events import PLANNING, QUIET, Given, Updates, detail, unchanged
 from ui.widgets.html import html, note, section, trouble
 
 # Parameters of one recipe whose ranges the tab can show.
@@ -126,6 +126,7 @@ class SearchTab:
         outputs = [self.card, tray, self.clock, self.drawn, self.stop, self.use, self.try_it, self.merge_it]
         watching: dict[str, Any] = {"fn": self._watch, "inputs": [self.job, self.drawn], "outputs": outputs}
         self.clock.tick(**watching, **QUIET)
+        tray.click(self._remove, self.job, self.job, **QUIET).then(**watching, **QUIET)
         page.load(**watching, **QUIET)
         self.go.click(
             self._start, {yaml, *self.inputs}, [self.job, self.message, self.space, self.space_panel],
@@ -239,6 +240,12 @@ class SearchTab:
         if card != drawn:
             updates |= {self.card: card, self.drawn: str(card)}
         return updates
+
+    def _remove(self, job: str, pressed: gr.EventData) -> Any:
+        """Forget a search that has ended."""
+        found = self.found(job)
+        is_live = found is not None and found.is_live
+        return gr.skip() if is_live or detail(pressed, "what") != REMOVE else ""
 
     def found(self, job: object) -> JobStatus | None:
         """The search with this id, if the server still knows it."""

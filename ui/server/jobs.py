@@ -122,6 +122,7 @@ class JobStatus:
         request: what the visitor asked for
         search: of a search, what it has found so far
         heal: of a training, how far it is
+        asked_at: when it was asked for, in seconds since 1970; 0 if that is unknown
     """
 
     id: str
@@ -141,6 +142,7 @@ class JobStatus:
     request: MergeRequest = MergeRequest()
     search: SearchState | None = None
     heal: HealState | None = None
+    asked_at: float = 0.0
 
     @property
     def is_live(self) -> bool:
@@ -180,6 +182,7 @@ class _Job:
     result: Result | None = None
     search: SearchState | None = None
     heal: HealState | None = None
+    asked_at: float = field(default_factory=time.time)
 
 
 class JobBoard:
@@ -281,6 +284,7 @@ class JobBoard:
                 request=job.request,
                 search=job.search,
                 heal=job.heal,
+                asked_at=job.asked_at,
             )
 
     def cancel(self, job_id: str) -> bool:

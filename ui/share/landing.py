@@ -130,6 +130,7 @@ def landing(shared: Shared, page: str) -> Markup:
     kind = t("share.merge") if model else t("share.recipe")
     buttons = [
         tag.a(t("share.remix"), href=f"./?{shared.remix}", class_="go first") if shared.remix else None,
+        tag.a(t("share.result"), href=f"./?{shared.query}", class_="go") if model else None,
     ]
     drawing = origin(model) if model else _lineage(shared)
     sample = model.model.sample if model else None

@@ -133,6 +133,12 @@ footer { gap: 1rem; }
 .alloy-tray button { display: block; max-width: 100%; padding: .3rem .8rem; border: 1px solid var(--block-border-color);
   border-radius: 2rem; background: var(--block-background-fill); color: var(--body-text-color); cursor: pointer;
   font-size: .85rem; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; margin: .15rem 0 0 auto; }
+.alloy-tray details { text-align: right; font-size: .85rem; }
+.alloy-tray summary { cursor: pointer; color: var(--body-text-color-subdued); padding: .2rem; }
+.alloy-tray ul { list-style: none; margin: 0; padding: 0; }
+.alloy-tray li { display: flex; align-items: center; justify-content: flex-end; gap: .4rem; margin: 0; }
+.alloy-tray li button { margin: .15rem 0 0; min-width: 0; } .alloy-tray li button:last-child { flex: none; }
+.alloy-tray time { flex: none; color: var(--body-text-color-subdued); }
 .alloy-wishes { display: grid; grid-template-columns: repeat(3, 1fr); gap: .6rem; margin-top: .5rem; }
 .alloy-wishes button { margin: 0 !important; display: flex; gap: .9rem; align-items: center; text-align: left;
   padding: .7rem .9rem;
@@ -346,6 +352,10 @@ html { scroll-padding: 1rem 0 6rem; }
 .alloy-chips { display: flex; flex-wrap: wrap; gap: .25rem .4rem; font-size: .8rem; }
 .alloy-chips span { padding: .05rem .5rem; border: 1px solid var(--block-border-color); border-radius: 1rem; }
 .alloy-gain { font-size: .92rem; }
+.alloy-side { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); gap: .6rem; }
+.alloy-answer { border: 1px solid var(--block-border-color); border-radius: var(--radius-lg); padding: .5rem .8rem;
+  background: var(--block-background-fill); overflow-wrap: anywhere; min-width: 0; }
+.alloy-answer h4 { font-size: .85rem; margin: 0; } .alloy-answer p { margin: .3rem 0 0; white-space: pre-wrap; }
 .alloy-sample { margin: .4rem 0 0; padding: .4rem .8rem; border-left: 3px solid var(--primary-500); }
 .alloy-sample p + p { font-weight: 600; }
 .alloy-actions { margin-top: -.6rem; gap: .5rem; }

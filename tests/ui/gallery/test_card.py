@@ -36,7 +36,7 @@ def test_a_merge_says_where_it_is_from_how_it_was_made_and_whether_it_is_better(
     assert "Bits per byte saved on Stories: +0.021 (95 % interval: +0.012 to +0.030)" in tags.text
     assert "SLERP" in tags.text and "mit" in tags.text and "♥ 3" in tags.text
     assert ("aria-label", "t, from the first layer to the last") in tags.attributes
-    assert [value for name, value in tags.attributes if name == "data-what"] == ["remix", "chat"]
+    assert [value for name, value in tags.attributes if name == "data-what"] == ["open", "remix", "chat"]
 
 
 def test_a_difference_without_a_clear_sign_is_none() -> None:
@@ -78,4 +78,4 @@ def test_an_empty_list_says_why(listed: Listed, words: str) -> None:
 def test_a_merge_without_a_recipe_cannot_be_remixed() -> None:
     tags = shown(gallery_cards([GalleryMerge(HubMerge("a/m", "0" * 40))]))
 
-    assert [value for name, value in tags.attributes if name == "data-what"] == ["chat"]
+    assert [value for name, value in tags.attributes if name == "data-what"] == ["open", "chat"]
