@@ -106,7 +106,7 @@ def chips(one: GalleryMerge) -> Markup:
     """Licence, size, languages and likes, as far as the Hub knows them."""
     model = one.model
     words = [
-        model.licence or t("plan.licence.none"),
+        model.licence or t("gallery.licence.none"),
         count(model.parameters) if model.parameters else "",
         *model.languages,
         f"♥ {model.likes}" if model.likes else "",
@@ -130,7 +130,7 @@ def _card(one: GalleryMerge) -> Markup:
         _button("chat", name),
     ]
     return tag.article(
-        tag.h3(link(f"{constants.ENDPOINT}/{name}", name)),
+        tag.h2(link(f"{constants.ENDPOINT}/{name}", name)),
         origin(one),
         tag.p(tag.b(method_title(one.sketch)), class_="alloy-made"),
         drawn(one.sketch),

@@ -128,7 +128,7 @@ footer > .divider { display: none; }
 footer { gap: 1rem; }
 .alloy-votes button { white-space: nowrap; padding-left: .3rem; padding-right: .3rem; }
 .alloy-section { font-size: 1.1rem; font-weight: 650; margin: 1rem 0 0; }
-.alloy-tray { flex: 0 1 22rem; align-items: flex-end; gap: .2rem; min-width: 0 !important; }
+.alloy-tray { flex: 0 1 24rem !important; align-items: flex-end; gap: .2rem; min-width: 0 !important; }
 .alloy-tray:not(:has(button)) { display: none; }
 .alloy-tray button { display: block; max-width: 100%; padding: .3rem .8rem; border: 1px solid var(--block-border-color);
   border-radius: 2rem; background: var(--block-background-fill); color: var(--body-text-color); cursor: pointer;

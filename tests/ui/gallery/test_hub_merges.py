@@ -57,9 +57,17 @@ def ann(hub: Hub) -> str:
     return hub.add_user("ann")
 
 
-def put(hub: Hub, name: str, method: str = "task_arithmetic", *, card: str = "", **options: Any) -> None:
+def put(
+    hub: Hub,
+    name: str,
+    method: str = "task_arithmetic",
+    *,
+    card: str = "",
+    base: str = "ann/base",
+    **options: Any,
+) -> None:
     """A merge on the Hub, as Alloy writes its card."""
-    front = f"base_model: [ann/base, ann/one]\ntags: [merge, alloy]\n{card}"
+    front = f"base_model: [{base}, ann/one]\ntags: [merge, alloy]\n{card}"
     text = f"---\n{front}---\n# m\n\n```yaml\n{RECIPE.format(method)}```\n"
     hub.put(name, {"README.md": text.encode(), "config.json": b"{}"}, **options)
 

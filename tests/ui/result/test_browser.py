@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.real_models]
 
 def test_an_address_opens_the_page_of_a_merge_which_leads_on(site: Site, browser: Browser) -> None:
     site.hub.add_user("shown")
-    put(site.hub, "shown/judged", card=CARD)
+    put(site.hub, "shown/judged", card=CARD, base="shown/base")
     with visit(browser, site.url, width=390, query="merge=shown/judged") as seen:
         page = seen.page
         expect(page.get_by_role("heading", name="shown/judged")).to_be_visible()
@@ -32,6 +32,8 @@ def test_an_address_opens_the_page_of_a_merge_which_leads_on(site: Site, browser
         expect(page.get_by_label("Badge for its model card")).to_have_value(re.compile(r"^\[!\[Made with"))
         page.get_by_role("button", name="Back to the gallery").click()
         expect(page).not_to_have_url(re.compile("merge="))
+        page.get_by_label("Made from", exact=True).fill("shown/base")
+        page.get_by_label("Made from", exact=True).press("Enter")
         page.get_by_role("button", name="Open: shown/judged").click()
         expect(page).to_have_url(re.compile("merge=shown"))
         page.get_by_role("button", name="Remix", exact=True).click()

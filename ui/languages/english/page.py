@@ -856,6 +856,7 @@ PAGE: dict[str, Template] = {
     "gallery.base": "Made from",
     "gallery.method": "Method",
     "gallery.licence": "License",
+    "gallery.licence.none": "no license stated",
     "gallery.language": "Language",
     "gallery.size": "Size",
     "gallery.size.tiny": "below 0.5 B",

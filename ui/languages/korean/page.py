@@ -836,6 +836,7 @@ PAGE: dict[str, Template] = {
     "gallery.base": "바탕이 된 모델",
     "gallery.method": "병합 방법",
     "gallery.licence": "라이선스",
+    "gallery.licence.none": "라이선스 표시 없음",
     "gallery.language": "언어",
     "gallery.size": "크기",
     "gallery.size.tiny": "0.5B 미만",
