@@ -18,7 +18,7 @@ from checkpoints.approximation import Approximation, Guided
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.dtypes import itemsize, promote, torch_name
 from checkpoints.formats.header import TensorHeader
-from checkpoints.made_rows import MadeCost, MadeRows, Place
+from checkpoints.made_rows import MadeCost, MadeRows, TensorPlace
 from checkpoints.view import View
 
 if TYPE_CHECKING:
@@ -194,9 +194,11 @@ class AlignedCheckpoint(View):
 
     def _made(self, name: str) -> MadeRows:
         names = self.alignment.tensors[name]
-        own = Place(self.own, names[self.models.index(self.own)])
+        own = TensorPlace(self.own, names[self.models.index(self.own)])
         guides = {
-            number: Place(self.models[number], names[number]) for number in self._guides() if names[number]
+            number: TensorPlace(self.models[number], names[number])
+            for number in self._guides()
+            if names[number]
         }
         return MadeRows(own, self.alignment.approximations, guides)
 

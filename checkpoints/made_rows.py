@@ -28,7 +28,7 @@ PULSE = 0.1
 Report = Callable[[int, int], None]
 
 
-class Place(NamedTuple):
+class TensorPlace(NamedTuple):
     """A tensor of a model."""
 
     model: Checkpoint
@@ -74,7 +74,9 @@ class MadeRows:
         guides: the same tensor of the guides, by their numbers; those that have none are left out
     """
 
-    def __init__(self, own: Place, approximations: Sequence[Approximation], guides: Mapping[int, Place]):
+    def __init__(
+        self, own: TensorPlace, approximations: Sequence[Approximation], guides: Mapping[int, TensorPlace]
+    ):
         self.own = own
         self.guides = guides
         # Numbers of a head's bias resemble nothing, and a guide may lack the tensor.
@@ -122,7 +124,7 @@ class MadeRows:
                 return
             total = sum(each.count for each in self.approximations)
 
-            def read(place: Place) -> Tensor:
+            def read(place: TensorPlace) -> Tensor:
                 return _read(place, lambda: report(0, total))
 
             table = read(self.own)
@@ -175,7 +177,7 @@ class MadeRows:
         return made.reshape(-1)
 
 
-def _read(place: Place, check: Callable[[], None]) -> Tensor:
+def _read(place: TensorPlace, check: Callable[[], None]) -> Tensor:
     """A whole tensor, as it is stored.
 
     Args:

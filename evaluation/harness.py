@@ -145,7 +145,7 @@ def asked_model(
     """lm-eval's model class around ours, which reports progress and can be stopped."""
     from lm_eval.models.huggingface import HFLM
 
-    class Asked(HFLM):  # type: ignore[misc]
+    class HarnessModel(HFLM):  # type: ignore[misc]
         done = total = 0
 
         def _create_tokenizer(self, *args: Any, **settings: Any) -> None:
@@ -186,7 +186,7 @@ def asked_model(
                     raise
             return chat_prompt(model, turns, ending)  # as lm-eval does
 
-    asked = Asked(
+    asked = HarnessModel(
         pretrained=model.network,
         max_length=model.context,
         batch_size=batch_size,

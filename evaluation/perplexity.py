@@ -225,7 +225,7 @@ def perplexity_slice(
         Cancelled: `cancel` was set.
     """
     started = time.perf_counter()
-    work = Work.planned(model, texts, context, stride, bos, batch_tokens, cancel)
+    work = ScoringPlan.planned(model, texts, context, stride, bos, batch_tokens, cancel)
     state = work.begin() if unfinished is None else work.resume(unfinished)
     nats = [torch.from_numpy(part) for part in state.nats]
     finished, done = state.batches, state.tokens
@@ -250,7 +250,7 @@ def perplexity_slice(
 
 
 @dataclass(frozen=True)
-class Work:
+class ScoringPlan:
     """All that is to be scored, and how.
 
     Attributes:
@@ -279,7 +279,7 @@ class Work:
         bos: bool | None,
         batch_tokens: int | None,
         cancel: threading.Event | None,
-    ) -> Work:
+    ) -> ScoringPlan:
         """Read the texts, and cut them into windows. Arguments and errors as for `perplexity`."""
         context, stride = _context_and_stride(model, context, stride)
         prefix = _prefix(model, bos)

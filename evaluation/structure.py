@@ -18,7 +18,7 @@ from evaluation.model_files import ADAPTER, CONFIG, as_evaluation_error
 from evaluation.remark import Remark
 
 _NUMBER = re.compile(r"\.\d+\.")
-# What is said of a `Change`.
+# What is said of a `StructureChange`.
 _CHANGES = {"only here": "only-here", "only there": "only-there", "changed": "changed-shape"}
 
 
@@ -84,7 +84,7 @@ def read_structure(name: str, folder: Path) -> Structure:
 
 
 @dataclass(frozen=True)
-class Change:
+class StructureChange:
     """Tensors of one kind that differ between two checkpoints.
 
     Attributes:
@@ -113,7 +113,7 @@ class Change:
         return Remark(_CHANGES[self.what], values)
 
 
-def structure_changes(here: Structure, there: Structure) -> list[Change]:
+def structure_changes(here: Structure, there: Structure) -> list[StructureChange]:
     """Compare two checkpoints module by module; what is equal is left out, and equal layers are one change."""
     found: Counter[tuple[str, str, tuple[int, ...], tuple[int, ...]]] = Counter()
     for name in {**here.tensors, **there.tensors}:
@@ -126,7 +126,7 @@ def structure_changes(here: Structure, there: Structure) -> list[Change]:
             found["only here", kind, one.shape, ()] += 1
         elif two:
             found["only there", kind, (), two.shape] += 1
-    return [Change(what, kind, count, one, two) for (what, kind, one, two), count in found.items()]
+    return [StructureChange(what, kind, count, one, two) for (what, kind, one, two), count in found.items()]
 
 
 def config_changes(here: Structure, there: Structure) -> dict[str, tuple[Any, Any]]:

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from evaluation import LanguageModel
 from evaluation.error import memory_named
-from evaluation.perplexity import Logits, Work
+from evaluation.perplexity import Logits, ScoringPlan
 from searching.gradient import Passage, backward, hooked
 from searching.live_merge import LiveMerge
 
@@ -74,7 +74,7 @@ def information(live: LiveMerge, model: LanguageModel, texts: Sequence[str]) -> 
         gradients[name] = weights.grad + gradients.get(name, 0)
         weights.grad = None
 
-    work = Work.planned(model, texts, None, None, None, None, None)
+    work = ScoringPlan.planned(model, texts, None, None, None, None, None)
     windows, how = list(chain.from_iterable(work.batches)), Logits.of(model)
     with hooked(list(named.values()), take):
         for window in windows:

@@ -26,7 +26,7 @@ from checkpoints.problems import MergeError, Problem
 from checkpoints.wording import few
 from evaluation import LanguageModel
 from evaluation.error import memory_named
-from evaluation.perplexity import Logits, Work
+from evaluation.perplexity import Logits, ScoringPlan
 from merging import METHODS, MergeMethod, Parameter, Plan, Recipe
 from merging.plan import PlannedTensor, Value
 from searching.live_merge import LiveMerge
@@ -223,7 +223,7 @@ def score(live: LiveMerge, objectives: Sequence[Objective]) -> float:
 def _passed(live: LiveMerge, objective: Objective, share: float) -> float:
     """Bits per byte of one objective; its share of the gradient arrives at the hooks."""
     model = live.model
-    work = Work.planned(model, objective.texts, None, None, None, None, None)
+    work = ScoringPlan.planned(model, objective.texts, None, None, None, None, None)
     unit = 1 / (math.log(2) * sum(work.documents[number].bytes for number in work.order))
     how = Logits.of(model)
     nats = 0.0

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from evaluation import Cancelled, LanguageModel
 from evaluation.error import memory_named
-from evaluation.perplexity import Logits, Work
+from evaluation.perplexity import Logits, ScoringPlan
 from merging import Recipe
 from searching.gradient import Passage, backward
 
@@ -140,11 +140,11 @@ def divergence(
     return [row for row in rows if row[1]]
 
 
-def _planned(model: LanguageModel, texts: Sequence[str], cancel: threading.Event | None) -> Work:
-    return Work.planned(model, texts, None, None, None, None, cancel)
+def _planned(model: LanguageModel, texts: Sequence[str], cancel: threading.Event | None) -> ScoringPlan:
+    return ScoringPlan.planned(model, texts, None, None, None, None, cancel)
 
 
-def _windows(work: Work, cancel: threading.Event | None) -> Iterator[tuple[int, Tensor, int]]:
+def _windows(work: ScoringPlan, cancel: threading.Event | None) -> Iterator[tuple[int, Tensor, int]]:
     """Each window: the number of its document, its (n + 1,) int64 tokens, and how many of the last ones are scored."""
     for window in chain.from_iterable(work.batches):
         if cancel is not None and cancel.is_set():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from checkpoints.quantized.form import QuantizedTensor, Stored, expect, floats, number
+from checkpoints.quantized.form import QuantizedTensor, StoredTensors, expect, floats, number
 from checkpoints.quantized.packing import unpacked
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class _Awq:
     name = "awq"
     left_out: tuple[str, ...] = ()
 
-    def find(self, stored: Stored) -> Mapping[str, QuantizedTensor]:
+    def find(self, stored: StoredTensors) -> Mapping[str, QuantizedTensor]:
         if stored.settings.get("quant_method") != "awq":
             return {}
         layout = str(stored.settings.get("version", "gemm")).lower()
@@ -36,7 +36,7 @@ class _Awq:
 
 
 class _AwqTensor(QuantizedTensor):
-    def __init__(self, stored: Stored, module: str):
+    def __init__(self, stored: StoredTensors, module: str):
         names = tuple(f"{module}.{part}" for part in ("qweight", "qzeros", "scales"))
         for name in names:
             found = stored.headers.get(name)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints.dtypes import FLOATS, safetensors_name
 from checkpoints.json_value import parse_json
-from checkpoints.quantized.form import QuantizedTensor, Stored, expect, number
+from checkpoints.quantized.form import QuantizedTensor, StoredTensors, expect, number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ class _FourBits:
     name = "bitsandbytes 4 bit"
     left_out: tuple[str, ...] = ()
 
-    def find(self, stored: Stored) -> Mapping[str, QuantizedTensor]:
+    def find(self, stored: StoredTensors) -> Mapping[str, QuantizedTensor]:
         names = {name + state: name for state in STATES for name in stored.suffixed(state, "U8")}
         with ThreadPoolExecutor(READS) as pool:  # each is a request where the model is remote
             states = list(pool.map(lambda state: _read_state(stored, state), names))
@@ -40,7 +40,7 @@ class _FourBits:
         }
 
 
-def _read_state(stored: Stored, name: str) -> dict[str, Any]:
+def _read_state(stored: StoredTensors, name: str) -> dict[str, Any]:
     expect(stored.headers[name].nbytes <= LONGEST_STATE, name, "it is too long")
     try:
         found = parse_json(bytes(stored.whole(name).tolist()))
@@ -53,7 +53,7 @@ def _read_state(stored: Stored, name: str) -> dict[str, Any]:
 class _FourBitTensor(QuantizedTensor):
     """Its rows, those that can be computed alone, are blocks."""
 
-    def __init__(self, stored: Stored, name: str, state_name: str, state: Mapping[str, Any]):
+    def __init__(self, stored: StoredTensors, name: str, state_name: str, state: Mapping[str, Any]):
         shape = state.get("shape")
         is_shape = isinstance(shape, list) and all(isinstance(axis, int) and axis > 0 for axis in shape)
         expect(is_shape, state_name, f"{shape!r} is no shape")
@@ -120,13 +120,13 @@ class _Int8:
     name = "bitsandbytes 8 bit"
     left_out: tuple[str, ...] = (".weight_format",)
 
-    def find(self, stored: Stored) -> Mapping[str, QuantizedTensor]:
+    def find(self, stored: StoredTensors) -> Mapping[str, QuantizedTensor]:
         modules = stored.suffixed(".SCB")
         return {f"{module}.weight": _Int8Tensor(stored, module) for module in modules}
 
 
 class _Int8Tensor(QuantizedTensor):
-    def __init__(self, stored: Stored, module: str):
+    def __init__(self, stored: StoredTensors, module: str):
         name, scale = f"{module}.weight", f"{module}.SCB"
         header = stored.headers.get(name)
         is_matrix = header is not None and header.dtype == "I8" and len(header.shape) == 2

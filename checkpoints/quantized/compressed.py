@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.quantized.form import QuantizedTensor, Stored, expect, floats, settings_of_weights
+from checkpoints.quantized.form import QuantizedTensor, StoredTensors, expect, floats, settings_of_weights
 from checkpoints.quantized.packing import BITS, unpacked
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class _Packed:
     name = "compressed-tensors"
     left_out: tuple[str, ...] = ()
 
-    def find(self, stored: Stored) -> Mapping[str, QuantizedTensor]:
+    def find(self, stored: StoredTensors) -> Mapping[str, QuantizedTensor]:
         names = stored.suffixed("_packed", "I32")
         if not names:
             return {}
@@ -44,7 +44,7 @@ def _bits(settings: Mapping[str, Any]) -> tuple[int, ...]:
     return found
 
 
-def _shape(stored: Stored, name: str) -> tuple[int, int]:
+def _shape(stored: StoredTensors, name: str) -> tuple[int, int]:
     header = stored.headers.get(f"{name}_shape")
     is_pair = header is not None and header.dtype in ("I64", "I32") and header.shape == (2,)
     expect(is_pair, f"{name}_shape", "it is missing, or no pair of whole numbers")
@@ -53,7 +53,7 @@ def _shape(stored: Stored, name: str) -> tuple[int, int]:
 
 
 class _PackedTensor(QuantizedTensor):
-    def __init__(self, stored: Stored, name: str, shape: tuple[int, int], bits: tuple[int, ...]):
+    def __init__(self, stored: StoredTensors, name: str, shape: tuple[int, int], bits: tuple[int, ...]):
         packed, scales = stored.headers[f"{name}_packed"], stored.headers.get(f"{name}_scale")
         rows, columns = shape
         fitting = [b for b in bits if packed.shape == (rows, -(-columns // (32 // b)))]
@@ -111,7 +111,7 @@ class _Integers:
     name = "int8"
     left_out: tuple[str, ...] = ()
 
-    def find(self, stored: Stored) -> Mapping[str, QuantizedTensor]:
+    def find(self, stored: StoredTensors) -> Mapping[str, QuantizedTensor]:
         return {
             name: _IntegerTensor(stored, name)
             for name, header in stored.headers.items()
@@ -120,7 +120,7 @@ class _Integers:
 
 
 class _IntegerTensor(QuantizedTensor):
-    def __init__(self, stored: Stored, name: str):
+    def __init__(self, stored: StoredTensors, name: str):
         header, scales = stored.headers[name], stored.headers[f"{name}_scale"]
         expect(len(header.shape) == 2, name, "it is no matrix")
         rows, columns = header.shape

@@ -14,7 +14,7 @@ from checkpoints.formats.header import TensorHeader
 from checkpoints.lru_cache import LruCache
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.quantized import FORMS
-from checkpoints.quantized.form import Form, QuantizedTensor, Stored, UnknownQuantizationError
+from checkpoints.quantized.form import Form, QuantizedTensor, StoredTensors, UnknownQuantizationError
 from checkpoints.view import View
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def dequantized(stored: Checkpoint) -> Checkpoint:
         CheckpointError: its tensors contradict their form.
     """
     settings = quantization_settings(stored.config)
-    source = Stored(stored.tensors, stored.read_into, settings, _dtype(stored.config))
+    source = StoredTensors(stored.tensors, stored.read_into, settings, _dtype(stored.config))
     forms: list[Form] = []
     quantized: dict[str, QuantizedTensor] = {}
     for form in FORMS:

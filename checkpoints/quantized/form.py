@@ -23,7 +23,7 @@ class UnknownQuantizationError(Exception):
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensors:
     """The tensors of a model as they are stored.
 
     Args:
@@ -88,7 +88,9 @@ class QuantizedTensor(ABC):
 
     is_rounded = True
 
-    def __init__(self, stored: Stored, shape: tuple[int, ...], pieces: tuple[str, ...], dtype: str = ""):
+    def __init__(
+        self, stored: StoredTensors, shape: tuple[int, ...], pieces: tuple[str, ...], dtype: str = ""
+    ):
         self.stored = stored
         self.shape = shape
         self.pieces = pieces
@@ -125,7 +127,7 @@ class Form(Protocol):
     # Names end in one of these where tensors are of this form, or concern only how activations are quantized.
     left_out: tuple[str, ...]
 
-    def find(self, stored: Stored) -> Mapping[str, QuantizedTensor]:
+    def find(self, stored: StoredTensors) -> Mapping[str, QuantizedTensor]:
         """The plain tensors, by name.
 
         Raises:

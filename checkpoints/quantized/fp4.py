@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from checkpoints.quantized.form import QuantizedTensor, Stored, expect
+from checkpoints.quantized.form import QuantizedTensor, StoredTensors, expect
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ class _Fp4:
     name = "fp4"
     left_out: tuple[str, ...] = ("_global_scale", ".input_scale")
 
-    def find(self, stored: Stored) -> Mapping[str, QuantizedTensor]:
+    def find(self, stored: StoredTensors) -> Mapping[str, QuantizedTensor]:
         names = {name: f"{name}_packed" for name in stored.suffixed("_packed", "U8")}
         names |= {
             name: name
@@ -35,7 +35,7 @@ class _Fp4:
 
 
 class _Fp4Tensor(QuantizedTensor):
-    def __init__(self, stored: Stored, name: str, packed: str):
+    def __init__(self, stored: StoredTensors, name: str, packed: str):
         header, scales = stored.headers[packed], stored.headers.get(f"{name}_scale")
         is_scale = scales is not None and scales.dtype in SCALES and scales.shape[:-1] == header.shape[:-1]
         expect(is_scale, f"{name}_scale", "it is missing, or does not fit the bytes")

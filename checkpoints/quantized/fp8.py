@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.quantized.form import QuantizedTensor, Stored, expect, floats, settings_of_weights
+from checkpoints.quantized.form import QuantizedTensor, StoredTensors, expect, floats, settings_of_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,10 +31,10 @@ class _Fp8:
         ".input_scale_ub",
     )
 
-    def find(self, stored: Stored) -> Mapping[str, QuantizedTensor]:
+    def find(self, stored: StoredTensors) -> Mapping[str, QuantizedTensor]:
         return dict(self._found(stored))
 
-    def _found(self, stored: Stored) -> Iterator[tuple[str, QuantizedTensor]]:
+    def _found(self, stored: StoredTensors) -> Iterator[tuple[str, QuantizedTensor]]:
         for name, header in stored.headers.items():
             scale = next((name + ending for ending in SCALES if name + ending in stored.headers), None)
             if header.dtype in EIGHT_BITS and scale:
@@ -42,7 +42,7 @@ class _Fp8:
 
 
 class _Fp8Tensor(QuantizedTensor):
-    def __init__(self, stored: Stored, name: str, scale: str):
+    def __init__(self, stored: StoredTensors, name: str, scale: str):
         super().__init__(stored, stored.headers[name].shape, (name, scale))
         self.name = name
         self.scale = scale

@@ -14,7 +14,7 @@ from checkpoints.formats.header import TensorHeader
 from checkpoints.gguf.architectures import FREQUENCIES, OUTSIDE, Architecture, architecture_of
 from checkpoints.gguf.blocks import FLOATS, BlockType, named_type, numbers
 from checkpoints.gguf.header import MAX_TENSORS
-from checkpoints.quantized.form import QuantizedTensor, Stored, expect, number
+from checkpoints.quantized.form import QuantizedTensor, StoredTensors, expect, number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ class _Gguf:
     name = "GGUF"
     left_out: tuple[str, ...] = FREQUENCIES
 
-    def find(self, stored: Stored) -> Mapping[str, QuantizedTensor]:
+    def find(self, stored: StoredTensors) -> Mapping[str, QuantizedTensor]:
         if stored.settings.get("quant_method") != METHOD:
             return {}
         architecture = architecture_of(str(stored.settings.get("model_type")))
@@ -47,7 +47,7 @@ class _Gguf:
 
 
 def _plain(
-    stored: Stored, header: TensorHeader, architecture: Architecture, heads: Mapping[str, int]
+    stored: StoredTensors, header: TensorHeader, architecture: Architecture, heads: Mapping[str, int]
 ) -> Iterator[tuple[str, QuantizedTensor]]:
     """The tensors of transformers that a stored one holds, by name."""
     name, shape = header.name, header.shape
@@ -89,7 +89,7 @@ class _GgufTensor(QuantizedTensor):
 
     def __init__(
         self,
-        stored: Stored,
+        stored: StoredTensors,
         name: str,
         shape: tuple[int, ...],
         first: int = 0,

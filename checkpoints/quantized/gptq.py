@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from checkpoints.quantized.form import QuantizedTensor, Stored, expect, floats, number
+from checkpoints.quantized.form import QuantizedTensor, StoredTensors, expect, floats, number
 from checkpoints.quantized.packing import BITS, unpacked
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class _Gptq:
     name = "gptq"
     left_out: tuple[str, ...] = ()
 
-    def find(self, stored: Stored) -> Mapping[str, QuantizedTensor]:
+    def find(self, stored: StoredTensors) -> Mapping[str, QuantizedTensor]:
         if stored.settings.get("quant_method") != "gptq":
             return {}
         layout = stored.settings.get("checkpoint_format", "gptq")
@@ -40,7 +40,7 @@ class _GptqTensor(QuantizedTensor):
         added: to the stored zero points
     """
 
-    def __init__(self, stored: Stored, module: str, bits: int, added: int):
+    def __init__(self, stored: StoredTensors, module: str, bits: int, added: int):
         names = [f"{module}.{part}" for part in ("qweight", "qzeros", "scales", "g_idx")]
         for name in names[:3]:
             found = stored.headers.get(name)

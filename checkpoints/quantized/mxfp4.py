@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from checkpoints.quantized.form import QuantizedTensor, Stored, expect
+from checkpoints.quantized.form import QuantizedTensor, StoredTensors, expect
 from checkpoints.quantized.fp4 import VALUES
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ class _Mxfp4:
     name = "mxfp4"
     left_out: tuple[str, ...] = ()
 
-    def find(self, stored: Stored) -> Mapping[str, QuantizedTensor]:
+    def find(self, stored: StoredTensors) -> Mapping[str, QuantizedTensor]:
         names = stored.suffixed(BLOCKS, "U8")
         return {name: _Mxfp4Tensor(stored, name) for name in names if name + SCALES in stored.headers}
 
 
 class _Mxfp4Tensor(QuantizedTensor):
-    def __init__(self, stored: Stored, name: str):
+    def __init__(self, stored: StoredTensors, name: str):
         blocks, scales = stored.headers[name + BLOCKS], stored.headers[name + SCALES]
         is_whole = len(blocks.shape) == 4 and blocks.shape[-1] * 2 == GROUP
         expect(is_whole, blocks.name, f"{list(blocks.shape)} is not (experts, rows, groups, 16)")

@@ -110,7 +110,7 @@ def _done(name: str, arguments: Sequence[Any], options: Mapping[str, Any], value
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class Operation:
     """A recorded step.
 
     Args:
@@ -135,7 +135,7 @@ def recorded(name: str, dtype: str, shape: Sequence[int]) -> Any:
     from merging.gguf.recorded_tensor import RecordedTensor
 
     like = torch.empty(tuple(shape), dtype=getattr(torch, dtype), device="meta")
-    return RecordedTensor(Step("input", (name,), {}), like)
+    return RecordedTensor(Operation("input", (name,), {}), like)
 
 
 def pieces(tensor: Any) -> list[dict[str, Any]]:
@@ -154,17 +154,17 @@ def pieces(tensor: Any) -> list[dict[str, Any]]:
     return [_data(step, tensor.numel())]
 
 
-def _dimension(step: Step) -> int:
+def _dimension(step: Operation) -> int:
     return int(step.arguments[1] if len(step.arguments) > 1 else step.options.get("dim", 0))
 
 
-def _step_of(value: Any) -> Step:
+def _step_of(value: Any) -> Operation:
     from merging.gguf.recorded_tensor import RecordedTensor
 
     return value.step if isinstance(value, RecordedTensor) else _constant(value)
 
 
-def _constant(tensor: Any) -> Step:
+def _constant(tensor: Any) -> Operation:
     import torch
 
     if tensor.numel() > MOST_CONSTANTS:
@@ -172,16 +172,16 @@ def _constant(tensor: Any) -> Step:
             f"a tensor of {tensor.numel()} numbers that come from no tensor of the model"
         )
     numbers = tensor.detach().to(torch.float32).contiguous().numpy()
-    return Step("constant", (list(numbers.shape), base64.b64encode(numbers.tobytes()).decode()), {})
+    return Operation("constant", (list(numbers.shape), base64.b64encode(numbers.tobytes()).decode()), {})
 
 
-def _without_copies(step: Step) -> Step:
+def _without_copies(step: Operation) -> Operation:
     while _is_copy(step) and step.kind != "aten.view.default":
         step = _step_of(step.arguments[0])
     return step
 
 
-def _is_copy(step: Step) -> bool:
+def _is_copy(step: Operation) -> bool:
     """Whether a step leaves numbers and order as they are."""
     import torch
 
@@ -190,9 +190,9 @@ def _is_copy(step: Step) -> bool:
     return step.kind in _PLAIN
 
 
-def _data(step: Step, elements: int) -> dict[str, Any]:
+def _data(step: Operation, elements: int) -> dict[str, Any]:
     """A piece that ends in a step, as JSON has it."""
-    numbers: dict[Step, int] = {}
+    numbers: dict[Operation, int] = {}
     steps: list[Any] = []
 
     def write(value: Any) -> Any:
@@ -200,7 +200,7 @@ def _data(step: Step, elements: int) -> dict[str, Any]:
 
         if isinstance(value, torch.Tensor):
             return {"step": number(_step_of(value))}
-        if isinstance(value, Step):
+        if isinstance(value, Operation):
             return number(value)
         if isinstance(value, list | tuple):
             return [write(item) for item in value]
@@ -210,7 +210,7 @@ def _data(step: Step, elements: int) -> dict[str, Any]:
             return value
         raise NotImplementedError(f"an argument {value!r} of {step.kind}")
 
-    def number(one: Step) -> int:
+    def number(one: Operation) -> int:
         if one not in numbers:
             if one.kind.startswith("aten."):
                 line = [one.kind, write(one.arguments), {key: write(v) for key, v in one.options.items()}]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from merging.gguf.layout import LaidOut, Layout
-from merging.gguf.types import FileType, Stored, TensorType, tensor_types
+from merging.gguf.types import FileType, TensorType, UnquantizedTensor, tensor_types
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
 # Types of a key's value.
@@ -60,7 +60,7 @@ class GgufFile:
     @cached_property
     def types(self) -> Mapping[str, TensorType]:
         """The type of each tensor, by name."""
-        stored = [Stored(t.name, t.width, t.is_float32) for t in self.layout.tensors]
+        stored = [UnquantizedTensor(t.name, t.width, t.is_float32) for t in self.layout.tensors]
         return tensor_types(self.kind, stored, self.layout.shape)
 
     @cached_property

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch.utils._pytree import tree_map
 
-from merging.gguf.expression import OPERATIONS, Step
+from merging.gguf.expression import OPERATIONS, Operation
 
 # What says where a tensor is, and not what it is.
 _PLACE = ("device", "layout", "pin_memory", "non_blocking")
@@ -22,20 +22,20 @@ class RecordedTensor(torch.Tensor):
         like: a tensor on the meta device, of its shape, strides and dtype
     """
 
-    step: Step
+    step: Operation
     like: torch.Tensor
     # What stands for its numbers where the converter asks for an array of numpy: the converter's own lazy array.
     array_of: ClassVar[Callable[[str, tuple[int, ...]], Any]]
 
     @staticmethod
-    def __new__(cls, step: Step, like: torch.Tensor) -> Self:
+    def __new__(cls, step: Operation, like: torch.Tensor) -> Self:
         tensor: Self = torch.Tensor._make_wrapper_subclass(
             cls, like.shape, strides=like.stride(), dtype=like.dtype, device=torch.device("cpu")
         )
         tensor.step, tensor.like = step, like
         return tensor
 
-    def __init__(self, step: Step, like: torch.Tensor):
+    def __init__(self, step: Operation, like: torch.Tensor):
         pass
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
@@ -63,10 +63,10 @@ class RecordedTensor(torch.Tensor):
             raise NotImplementedError(f"it applies the operation {name} to a tensor")
         options = {key: value for key, value in (kwargs or {}).items() if key not in _PLACE}
         made = func(*tree_map(_meta, args), **tree_map(_meta, options))
-        step = Step(name, tuple(args), options)
+        step = Operation(name, tuple(args), options)
         if isinstance(made, torch.Tensor):
             return cls(step, made)
-        return [cls(Step("item", (step, number), {}), one) for number, one in enumerate(made)]
+        return [cls(Operation("item", (step, number), {}), one) for number, one in enumerate(made)]
 
 
 def _meta(value: Any) -> Any:

@@ -134,7 +134,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Stored:
+class UnquantizedTensor:
     """A tensor of a file before it is quantized.
 
     Args:
@@ -156,7 +156,7 @@ _NEVER = re.compile(
 )
 
 
-def tensor_types(kind: FileType, tensors: Sequence[Stored], shape: Shape) -> dict[str, TensorType]:
+def tensor_types(kind: FileType, tensors: Sequence[UnquantizedTensor], shape: Shape) -> dict[str, TensorType]:
     """The type of each tensor of a file, by name."""
     rules = _Rules(kind, shape, tensors)
     return {tensor.name: rules.type_of(tensor) for tensor in tensors}
@@ -165,7 +165,7 @@ def tensor_types(kind: FileType, tensors: Sequence[Stored], shape: Shape) -> dic
 class _Rules:
     """The rules of one file."""
 
-    def __init__(self, kind: FileType, shape: Shape, tensors: Sequence[Stored]):
+    def __init__(self, kind: FileType, shape: Shape, tensors: Sequence[UnquantizedTensor]):
         self.kind = kind
         self.shape = shape
         names = [tensor.name for tensor in tensors]
@@ -173,7 +173,7 @@ class _Rules:
         self.values = _numbered(name for name in names if re.search(r"attn_(v|qkv|kv_b)\.weight", name))
         self.downs = _numbered(name for name in names if "ffn_down" in name)
 
-    def type_of(self, tensor: Stored) -> TensorType:
+    def type_of(self, tensor: UnquantizedTensor) -> TensorType:
         if tensor.is_float32:
             return F32
         if not self.kind.is_mixed:
@@ -185,7 +185,7 @@ class _Rules:
             wanted = _NARROW[wanted]
         return wanted
 
-    def _wanted(self, tensor: Stored) -> TensorType:
+    def _wanted(self, tensor: UnquantizedTensor) -> TensorType:
         name, base = tensor.name, self.kind.base
         head = "output.weight" if self.has_output else "token_embd.weight"
         if name == head:
@@ -204,7 +204,7 @@ class _Rules:
             return {Q3_K: Q4_K, Q4_K: Q5_K, Q5_K: Q6_K}.get(base, base)
         return base
 
-    def _head(self, tensor: Stored) -> TensorType:
+    def _head(self, tensor: UnquantizedTensor) -> TensorType:
         base = self.kind.base
         is_narrow = tensor.width % base.block != 0
         return Q8_0 if base == Q8_0 or is_narrow or self.shape.architecture == "falcon" else Q6_K

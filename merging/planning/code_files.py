@@ -28,7 +28,7 @@ MOST_FILES = 50
 LARGEST = 2_000_000
 
 
-class Source:
+class CodeSource:
     """Where code is read from: the repository of a parent, or another one.
 
     Args:
@@ -86,7 +86,7 @@ class CodeFiles:
         ]
         return [*copied, *self._warnings]
 
-    def settle(self, file: str, document: Any, source: Source, index: int) -> bool:
+    def settle(self, file: str, document: Any, source: CodeSource, index: int) -> bool:
         """Let a config name only code that the result has, in place; whether that changed it.
 
         Args:
@@ -109,7 +109,7 @@ class CodeFiles:
                 del owner[KEY]
         return changed
 
-    def _without_kernels(self, file: str, document: Any, source: Source) -> bool:
+    def _without_kernels(self, file: str, document: Any, source: CodeSource) -> bool:
         """Take names of repositories with kernels out of a config, in place; whether there were some."""
         if not isinstance(document, dict):
             return False
@@ -120,7 +120,7 @@ class CodeFiles:
         inner = [self._without_kernels(file, value, source) for value in document.values()]
         return bool(named) or any(inner)
 
-    def _kept(self, file: str, given: Any, source: Source, index: int) -> Any:
+    def _kept(self, file: str, given: Any, source: CodeSource, index: int) -> Any:
         """A reference, or a list of some, as the result has it; None where it is dropped."""
         if isinstance(given, list):
             return [self._kept(file, each, source, index) for each in given]
@@ -138,7 +138,7 @@ class CodeFiles:
         self._copied.setdefault(source.name, set()).update(found)
         return f"{match['module']}.{match['name']}"
 
-    def _from_elsewhere(self, file: str, given: str, match: re.Match[str], source: Source) -> str | None:
+    def _from_elsewhere(self, file: str, given: str, match: re.Match[str], source: CodeSource) -> str | None:
         values = {"file": file, "model": source.name, "reference": given}
         if not self.keep:
             self._warn("code-elsewhere", values)
@@ -173,5 +173,5 @@ def _owners(document: Any) -> Iterator[MutableMapping[str, Any]]:
                 yield from _owners(value)
 
 
-def _source(repository: Repository) -> Source:
-    return Source(repository.name, repository.files, lambda file: read_small(repository, file))
+def _source(repository: Repository) -> CodeSource:
+    return CodeSource(repository.name, repository.files, lambda file: read_small(repository, file))

@@ -37,7 +37,7 @@ from checkpoints.wording import few
 from merging.fp8 import FP8
 from merging.plan import PlannedShard
 from merging.planning import configs
-from merging.planning.code_files import CodeFiles, Source
+from merging.planning.code_files import CodeFiles, CodeSource
 from merging.planning.config_differences import differences
 from merging.planning.mixtures import MixtureTensors
 from merging.planning.result_tensors import ResultTensors
@@ -275,7 +275,7 @@ class ResultFiles:
         for name, reference in places.items():
             checkpoint = self.parents.checkpoints[reference]
             document = json.loads(files[name]) if name in files else read_json(checkpoint, name)
-            source = Source(reference.name, checkpoint.files, checkpoint.read_file)
+            source = CodeSource(reference.name, checkpoint.files, checkpoint.read_file)
             if self.code.settle(name, document, source, self.parents.indices[reference]):
                 written[name] = configs.as_json(document)
         self.warnings += self.code.warnings

@@ -12,7 +12,7 @@ from checkpoints import made_rows
 from checkpoints.approximation import Approximation, Guided, Mean, Subword
 from checkpoints.dtypes import safetensors_name
 from checkpoints.formats.header import TensorHeader
-from checkpoints.made_rows import MadeRows, Place
+from checkpoints.made_rows import MadeRows, TensorPlace
 from checkpoints.problems import Cancelled
 
 NAME = "embedding"
@@ -32,9 +32,9 @@ class Table:
         self.read += len(buffer)
 
 
-def place(table: Tensor) -> Place:
+def place(table: Tensor) -> TensorPlace:
     model: Any = Table(table)
-    return Place(model, NAME)
+    return TensorPlace(model, NAME)
 
 
 def rows(made: MadeRows, number: int, count: int) -> Tensor:

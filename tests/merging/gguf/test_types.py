@@ -6,14 +6,14 @@ import pytest
 
 from checkpoints.problems import MergeError
 from merging.gguf.quantization import check_quantizer
-from merging.gguf.types import FILE_TYPES, Shape, Stored, file_types, tensor_types
+from merging.gguf.types import FILE_TYPES, Shape, UnquantizedTensor, file_types, tensor_types
 
 SHAPE = Shape("llama", layers=16, heads=8, kv_heads=4)
 TENSORS = [
-    Stored("token_embd.weight", 512, False),
-    Stored("output_norm.weight", 512, True),
+    UnquantizedTensor("token_embd.weight", 512, False),
+    UnquantizedTensor("output_norm.weight", 512, True),
     *(
-        Stored(f"blk.{layer}.{name}.weight", width, False)
+        UnquantizedTensor(f"blk.{layer}.{name}.weight", width, False)
         for layer in range(16)
         for name, width in (("attn_q", 512), ("attn_v", 512), ("attn_output", 512), ("ffn_down", 576))
     ),
@@ -45,7 +45,7 @@ def test_types_without_a_mix_have_one_type_but_for_the_head_and_float32() -> Non
 
 
 def test_a_row_that_no_block_divides_stays_in_16_bits() -> None:
-    odd = [Stored("token_embd.weight", 100, False)]
+    odd = [UnquantizedTensor("token_embd.weight", 100, False)]
     assert tensor_types(FILE_TYPES["Q8_0"], odd, SHAPE)["token_embd.weight"].name == "F16"
 
 
