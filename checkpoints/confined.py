@@ -41,6 +41,8 @@ HUB_VARIABLES = (
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR",
 )  # fmt: skip
+# Seconds that a call may take beside its processor time: a busy machine starts a process slowly, and shares its cores.
+SPARE = 60.0
 # Bytes of one answer: more is not taken from a process that reads strangers' files.
 MAX_ANSWER = 256 << 20
 # A process that keeps this share of its limit after a call is replaced, so that the memory comes back.
@@ -64,7 +66,7 @@ class Confined:
         module, function: where the process finds it
         seconds: of processor time for one call
         memory: bytes that a process may allocate
-        wait: seconds for which a call is waited for; None: twice the processor time
+        wait: seconds for which a call is waited for; None: the processor time and SPARE
         workers: calls that may run at the same time; others wait for one of them
         variables: names of environment variables that the process gets besides `PASSED`
     """
@@ -83,7 +85,7 @@ class Confined:
         self.name = f"{module}.{function}"
         limits = {"module": module, "seconds": seconds, "memory": memory}
         self._processes = _Processes(
-            limits, 2 * seconds if wait is None else wait, workers, (*PASSED, *variables)
+            limits, seconds + SPARE if wait is None else wait, workers, (*PASSED, *variables)
         )
 
     def beside(self, module: str, function: str) -> Confined:

@@ -31,6 +31,8 @@ def work(how: str) -> Any:
     if how == "wait":
         sys.stdin.read(0)
         time.sleep(60)
+    if how == "doze":
+        time.sleep(3)
     if how == "grow":
         kept.append(bytearray(400 << 20))
     if how == "long":
@@ -64,6 +66,10 @@ def test_an_exception_keeps_the_process(confined: Confined) -> None:
     with pytest.raises(ConfinedError, match="ValueError: no such thing"):
         confined("raise")
     assert confined("pid") == first
+
+
+def test_a_call_that_waits_for_a_busy_machine_has_time(confined: Confined) -> None:
+    assert confined("doze") == confined("pid")
 
 
 def test_a_call_that_only_waits_has_a_deadline() -> None:
