@@ -10,13 +10,17 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from checkpoints import Token
-from checkpoints.repositories.repository import current_token
+from checkpoints.names import is_address
+from checkpoints.problems import CheckpointError
+from checkpoints.repositories import open_repository
+from checkpoints.repositories.repository import current_token, read_bytes
 from checkpoints.yaml import CARD, YamlError, load
 from merging.plan import Plan, PlannedAdapter, PlannedModel
 from merging.result_card import Licence
@@ -24,6 +28,7 @@ from merging.result_card import Licence
 SECONDS_TO_WAIT = 3
 MAX_CARDS = 500
 MAX_BASES = 4
+CARD_FILE = "README.md"
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 # From free to strict. A licence that is not listed has terms of its own ("other", llama3, gemma, ...), to be read.
@@ -108,12 +113,16 @@ class ModelCards:
 
     def _parent(self, model: PlannedModel | PlannedAdapter, token: Token) -> Parent:
         if model.is_folder:
-            return parent_of(model.name, _card_in(Path(model.name) / "README.md"))
+            place = Path(model.name).expanduser()
+            return parent_of(model.name, _card_in((place.parent if place.is_file() else place) / CARD_FILE))
         key = model.name, model.version
         with self._lock:
             if found := self._known.get(key):
                 return found
-        found = on_hub(model.name, model.version, token) or _cached(model.name, model.version)
+        if is_address(model.name):
+            found = _at_address(model.name, token)
+        else:
+            found = on_hub(model.name, model.version, token) or _cached(model.name, model.version)
         if found is None:
             return Parent(model.name)
         with self._lock:
@@ -124,8 +133,10 @@ class ModelCards:
 
 
 def on_hub(name: str, revision: str, token: Token) -> Parent | None:
-    """What a model's card on the Hub says; None if the Hub does not say."""
-    if not _NAME.fullmatch(name):
+    """What a model's card on the Hub says, or that of the repository that it is a part of; None if the Hub does not
+    say."""
+    repository = "/".join(name.split("/")[:2])
+    if not _NAME.fullmatch(repository):
         return None
     # Imported here: the Hub's client takes most of a second, which a merge of folders need not wait for.
     import httpx2
@@ -134,7 +145,7 @@ def on_hub(name: str, revision: str, token: Token) -> Parent | None:
 
     try:
         response = get_session().get(
-            f"{constants.ENDPOINT}/api/models/{name}/revision/{quote(revision, safe='')}",
+            f"{constants.ENDPOINT}/api/models/{repository}/revision/{quote(revision, safe='')}",
             params={"expand": "cardData"},
             headers=build_hf_headers(token=current_token(token), library_name="alloy"),
             timeout=SECONDS_TO_WAIT,
@@ -179,10 +190,35 @@ def _cached(name: str, version: str) -> Parent | None:
     return parent_of(name, _card_in(Path(path))) if isinstance(path, str) else None
 
 
+def _at_address(name: str, token: Token) -> Parent | None:
+    """What the card beside a model in an object store or a bucket says; None if it cannot be read.
+
+    The plan has opened the model, so whoever asked for it may read it.
+    """
+    try:
+        with closing(open_repository(name, None, token, allow_folders=True)) as repository:
+            if CARD_FILE not in repository.files:
+                return Parent(name)
+            size = min(repository.files[CARD_FILE], CARD)
+            return parent_of(
+                name, _metadata(read_bytes(repository, CARD_FILE, 0, size).decode(errors="replace"))
+            )
+    except CheckpointError:
+        return None
+
+
 def _card_in(file: Path) -> Any:
     try:
         with file.open(encoding="utf-8", errors="replace") as text:
-            match = _FRONT_MATTER.match(text.read(CARD))
+            return _metadata(text.read(CARD))
+    except OSError:
+        return None
+
+
+def _metadata(card: str) -> Any:
+    """What stands before a card's text; None if there is nothing that can be read."""
+    match = _FRONT_MATTER.match(card)
+    try:
         return load(match[1], CARD) if match else None
-    except (OSError, YamlError):
+    except YamlError:
         return None

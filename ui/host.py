@@ -15,6 +15,7 @@ class Host:
 
     Args:
         space_id: `owner/name` of the Hugging Face Space, whose visitors are strangers; empty on a laptop
+        commit: of the Space that runs; empty on a laptop, and where the Hub does not say
         sign_in: visitors sign in with their Hugging Face account
         demo: the Hub is the demo's, on loopback, with its small models
         results: folder for merges that are saved on this machine
@@ -34,6 +35,7 @@ class Host:
     benchmarks: Path = Path(tempfile.gettempdir()) / "alloy-benchmarks"
     tasks: Path | None = None
     rents: bool = False
+    commit: str = ""
 
     @property
     def on_space(self) -> bool:

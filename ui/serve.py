@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,9 +27,12 @@ def page() -> tuple[gr.Blocks, Host]:
     import spaces  # noqa: F401 (before torch: on ZeroGPU it stands in for CUDA)
 
     from ui.host import Host
+    from ui.hub.space import running_commit
     from ui.page import build_page
 
     host = Host.from_environment()
+    if host.on_space:
+        host = replace(host, commit=running_commit(host.space_id))
     built = build_page(host)
     # On ZeroGPU Gradio would let one visitor wait and send the second away.
     built.queue(max_size=64, default_concurrency_limit=4)

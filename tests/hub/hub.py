@@ -37,6 +37,7 @@ class Hub:
         page_size: the most entries in one answer of search, tree and history.
         xet: what large files can also be read and written through, see ``Xet``.
         rented: jobs on rented hardware, which run here.
+        spaces: commits of Spaces by id: of the head, and of what is running (None while nothing is); nothing at first.
         quotas: what a user's tokens may know of the ZeroGPU quota, as the Hub answers it; nothing at first.
         open_pages: whether a browser without a login sees the pages of private models too, as in the demo.
     """
@@ -58,6 +59,7 @@ class Hub:
         self.page_size = 1000
         self.open_pages = False
         self.xet = Xet()
+        self.spaces: dict[str, tuple[str, str | None]] = {}
         self.quotas: dict[str, dict[str, Any]] = {}
         self.rented.stop()
         self.rented = RentedJobs()

@@ -42,6 +42,15 @@ def quota(hub: Hub, request: Request) -> Reply:
     return Reply.json(hub.quotas[request.viewer.user])
 
 
+@route("GET", "/api/spaces/{repo}")
+def space_info(hub: Hub, request: Request, repo: str) -> Reply:
+    if repo not in hub.spaces:
+        raise RefusalError(404, "Repository not found", "RepoNotFound")
+    head, running = hub.spaces[repo]
+    stage = {"stage": "RUNNING" if running else "BUILDING", "hardware": {"current": None, "requested": None}}
+    return Reply.json({"id": repo, "sha": head, "runtime": stage | ({"sha": running} if running else {})})
+
+
 @route("GET", "/api/models")
 def list_models(hub: Hub, request: Request) -> Reply:
     query = request.query

@@ -50,17 +50,20 @@ def python(request: MergeRequest) -> str:
     )
 
 
-def hf_job(request: MergeRequest, space_id: str, flavor: str = FLAVOR) -> str:
+def hf_job(request: MergeRequest, space_id: str, commit: str, flavor: str = FLAVOR) -> str:
     """A command that rents a machine on Hugging Face, which installs this Space's Alloy and runs the merge. If it is
     lost, another one continues.
 
-    The recipe is passed as base64 in the environment: nothing that a visitor wrote becomes part of the shell command.
+    The commit is the one that made the plan: another one may plan otherwise. Where it is not known (empty), the newest
+    is installed. The recipe is passed as base64 in the environment: nothing that a visitor wrote becomes part of the
+    shell command.
     """
     run = " ".join(['echo "$RECIPE" | base64 -d | alloy run - --to "$TO"', *_options(request)])
     packed = base64.b64encode(request.recipe.encode()).decode()
     script = (
         "uv pip install -q --system huggingface_hub && "
-        f"hf download {space_id} --repo-type space --local-dir alloy > /dev/null && cd alloy && "
+        f"hf download {space_id} --repo-type space {f'--revision {commit} ' if commit else ''}--local-dir alloy "
+        "> /dev/null && cd alloy && "
         f"uv pip install -q --system --torch-backend cpu .{'[gguf]' if request.gguf else ''} && " + run
     )
     minutes = max(MIN_TIMEOUT, SAFETY_FACTOR * request.seconds) / 60

@@ -49,11 +49,13 @@ def lost_card() -> Markup:
     return card(quiet(t("jobs.lost")))
 
 
-def job_card(job: JobStatus, space_id: str = "") -> Markup:
-    """One job; `space_id` of the Space that this is, if it is one."""
+def job_card(job: JobStatus, space_id: str = "", commit: str = "") -> Markup:
+    """One job; the id and the commit of the Space that this is, if it is one."""
     state = t("jobs.stopping") if job.stopping else t(f"jobs.{job.state}")
     # While a job runs its card is drawn again every second, which would fold the details up again.
-    details = None if job.is_live else [_compared(job), _card(job), _elsewhere(job, space_id), log_of(job)]
+    details = (
+        None if job.is_live else [_compared(job), _card(job), _elsewhere(job, space_id, commit), log_of(job)]
+    )
     return card([heading(f"{state}: {job.title}"), _rented(job), _state(job), details], _MOODS[job.state])
 
 
@@ -198,7 +200,7 @@ def _card(job: JobStatus) -> Markup | None:
     return folded(t("jobs.card"), tag.pre(with_not_finite(job.request.card, counts)))
 
 
-def _elsewhere(job: JobStatus, space_id: str) -> Markup | None:
+def _elsewhere(job: JobStatus, space_id: str, commit: str) -> Markup | None:
     """The same merge as a command line, as Python, as a job, and as a link."""
     request = job.request
     if not request.recipe:
@@ -207,7 +209,7 @@ def _elsewhere(job: JobStatus, space_id: str) -> Markup | None:
     remix = tag.a(t("jobs.remix"), href=f"{page}?{query_of(request.recipe)}", target="_blank")
     ways = [("jobs.shell", command_line(request)), ("jobs.python", python(request))]
     if space_id and request.to.startswith(HUB_SCHEME):
-        ways.append(("jobs.rented", hf_job(request, space_id)))
+        ways.append(("jobs.rented", hf_job(request, space_id, commit)))
     scripts = [[tag.p(t(key)), tag.pre(script)] for key, script in ways]
     return folded(t("jobs.elsewhere"), tag.p(remix), scripts)
 

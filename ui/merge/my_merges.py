@@ -172,7 +172,7 @@ class MyMerges:
     ) -> Updates:
         found = self._followed(self._found(jobs, results), request, oauth)
         here = [job for job in found if job is not None]
-        cards = [job_card(job, self.host.space_id) for job in here]
+        cards = [job_card(job, self.host.space_id, self.host.commit) for job in here]
         updates: Updates = {}
         for number, slot in enumerate(self.slots):
             if number < len(here):

@@ -213,7 +213,8 @@ class MergeTab:
             seconds=offer.seconds,
             gguf=tuple(values[self.gguf.types]),
         )
-        return gr.update(value=hf_job(request, self.host.space_id, offer.machine.name), visible=True)
+        command = hf_job(request, self.host.space_id, self.host.commit, offer.machine.name)
+        return gr.update(value=command, visible=True)
 
     def _restore(self, saved: str, opened: str, request: gr.Request) -> Updates:
         """The recipe to begin with: of the link that was opened, else what the visitor wrote, else one that works.

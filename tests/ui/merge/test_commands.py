@@ -17,6 +17,7 @@ from ui.merge.commands import command_line, hf_job, python
 from ui.merge.job_card import job_card
 from ui.server.jobs import JobStatus, MergeRequest
 
+COMMIT = "0123456789" * 4
 RECIPE = """\
 merge_method: linear  # "quoted" 'too' $HOME `x` \\
 models:
@@ -69,18 +70,24 @@ def test_gguf_files_are_made_elsewhere_as_well() -> None:
     assert "run_plan(plan, 'hf://me/it', gguf=['Q4_K_M', 'Q8_0'])" in python(beside)
     assert "--gguf=Q4_K_M --only-gguf\n" in command_line(alone)
     assert "make_plan(recipe)" in python(alone)
-    assert "--gguf=Q4_K_M --only-gguf" in hf_job(alone, "you/alloy")
-    assert ".[gguf] &&" in hf_job(alone, "you/alloy")
+    assert "--gguf=Q4_K_M --only-gguf" in hf_job(alone, "you/alloy", COMMIT)
+    assert ".[gguf] &&" in hf_job(alone, "you/alloy", COMMIT)
 
 
 def test_the_rented_job_takes_nothing_of_the_visitors_as_code() -> None:
     evil = "merge_method: '$(touch /tmp/x)'\n'; rm -rf /"
-    words = shlex.split(hf_job(MergeRequest(evil, "hf://me/it", private=True, seconds=7200), "you/alloy"))
+    words = shlex.split(
+        hf_job(MergeRequest(evil, "hf://me/it", private=True, seconds=7200), "you/alloy", COMMIT)
+    )
 
     assert words[:3] == ["hf", "jobs", "run"]
     assert "480m" in words
     assert "TO=hf://me/it" in words
     assert not [word for word in words if "touch" in word]
+    assert (
+        f"hf download you/alloy --repo-type space --revision {COMMIT} --local-dir alloy > /dev/null"
+        in words[-1]
+    )
     assert words[-1].endswith('alloy run - --to "$TO"')
     subprocess.run(["bash", "-n", "-c", words[-1]], check=True)
 
@@ -88,6 +95,7 @@ def test_the_rented_job_takes_nothing_of_the_visitors_as_code() -> None:
 def test_a_card_shows_them_once_the_job_has_ended() -> None:
     job = JobStatus("id", "x", (), "failed", request=MergeRequest("merge_method: linear", "hf://me/it"))
 
-    assert "hf jobs run" in shown(job_card(job, "you/alloy")).text
+    assert f"--revision {COMMIT}" in shown(job_card(job, "you/alloy", COMMIT)).text
+    assert "--revision" not in shown(job_card(job, "you/alloy")).text
     assert "hf jobs run" not in shown(job_card(job)).text
     assert "alloy run" not in shown(job_card(JobStatus("id", "x", (), "waiting", request=job.request))).text
