@@ -159,7 +159,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     with (
         hub_with_models(folder=None) as (hub, token),
-        started(hub, folder, ALLOY_DEMO="1", HF_TOKEN=token) as (url, _),
+        started(hub, folder, ALLOY_DEMO="1", ALLOY_JOBS="1", HF_TOKEN=token) as (url, _),
     ):
         yield Site(url, hub, token, folder / "app.log")
 

@@ -58,9 +58,31 @@ class Nodes:
     def add(self) -> Any:
         return self.cluster.add_node(num_cpus=1, memory=MEMORY, object_store_memory=80_000_000)
 
-    def kill(self, number: int) -> None:
-        """As if its machine had lost power; another one takes its place."""
+    def kill(self, number: int, **environment: str) -> None:
+        """As if its machine had lost power; another one takes its place.
+
+        Args:
+            environment: variables of the new machine's processes
+        """
         self.cluster.remove_node(self.nodes[number], allow_graceful=False)
+        before = {name: os.environ.get(name) for name in environment}
+        os.environ |= environment
+        self.nodes[number] = self.add()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+    def drain(self, number: int) -> None:
+        """As a machine that is taken back with notice; another one takes its place."""
+        from ray._raylet import GcsClient
+        from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+        node, deadline = self.nodes[number].node_id, int((time.time() + 1) * 1000)
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, why = GcsClient(address=self.cluster.address).drain_node(node, reason, "notice", deadline)
+        assert accepted, why
         self.nodes[number] = self.add()
 
 
@@ -172,6 +194,13 @@ def lines(text: str, token: object, cpus: int) -> Iterator[str]:
         from checkpoints.problems import Problem
 
         raise CheckpointError(Problem("model-changed", {"model": "a/b"}, "a/b"))
+    if what["do"] == "hang once" and not Path(what["mark"]).exists():
+        import ray
+
+        mark = Path(what["mark"])
+        mark.with_suffix(".part").write_text(ray.get_runtime_context().get_node_id())
+        mark.with_suffix(".part").rename(mark)
+        threading.Event().wait(120)
     if what["do"] == "hang":
         threading.Event().wait(120)
     if what["do"] == "token":
@@ -209,6 +238,68 @@ def test_an_error_is_raised_as_it_was(nodes: Nodes) -> None:
         run(RayCluster(), call("raise"))
     assert type(caught.value) is CheckpointError
     assert caught.value.problems[0].code == "model-changed"
+
+
+def test_a_machine_that_is_taken_back_with_notice(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it ran is repeated, and that does not count."""
+    monkeypatch.setattr("checkpoints.cluster.RETRIES", 0)
+    mark = tmp_path / "mark"
+
+    def drain() -> None:
+        wait_for(mark.exists, 120)
+        nodes.drain([node.node_id for node in nodes.nodes].index(mark.read_text()))
+
+    draining = threading.Thread(target=drain)
+    draining.start()
+    found = run(RayCluster(), call("hang once", mark=str(mark)), seconds=240)
+    draining.join()
+
+    assert found == ["begun", "begun", "done"]
+
+
+def test_a_call_out_of_memory(nodes: Nodes) -> None:
+    """Ray's own monitor ends it: on machines that count as full from the start."""
+    full = {"RAY_memory_usage_threshold": "0.0001", "RAY_memory_monitor_refresh_ms": "100"}
+    for number in (0, 1):
+        nodes.kill(number, **full)
+    try:
+        with pytest.raises(ClusterError) as caught:
+            run(RayCluster(), call("hang"))
+    finally:
+        for number in (0, 1):
+            nodes.kill(number)
+    [problem] = caught.value.problems
+    assert problem.code == "machine-out-of-memory"
+    assert problem.values["memory"] == pytest.approx(0.2)
+
+
+OTHER_NUMPY = """
+import importlib.metadata as metadata
+version = metadata.version
+metadata.version = lambda name: "0.0" if name == "numpy" else version(name)
+"""
+
+
+@pytest.mark.parametrize("code", ["other-processor", "other-software"])
+def test_a_machine_that_is_unlike_the_others(
+    code: str, nodes: Nodes, hub: Hub, alice: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(OTHER_NUMPY)
+    unlike = {
+        "other-processor": {"ATEN_CPU_CAPABILITY": "default"},
+        "other-software": {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    }
+    plan = make_plan(read_recipe(ties("alice")), OUT, token=alice, shard_size=SIZE)
+    nodes.kill(0, **unlike[code])
+    try:
+        with pytest.raises(MergeError) as caught:
+            run_plan(plan, OUT, token=alice, on=RayEngine(shards=1), workers=1)
+    finally:
+        nodes.kill(0)
+
+    assert [problem.code for problem in caught.value.problems] == [code]
 
 
 def test_a_stop_ends_the_processes(nodes: Nodes) -> None:
@@ -288,6 +379,32 @@ def test_a_driver_that_is_killed(nodes: Nodes, hub: Hub, alice: str, folder: Pat
     assert weights(hub, "alice/out") == weight_files(tmp_path / "right")
 
 
+def lists_of_ray() -> dict[str, bytes]:
+    """What the state API makes its lists of, with all details: `list_tasks`, `list_actors` and so on. The API itself
+    is a part of the dashboard, which is not installed."""
+    from ray._private import state
+    from ray.experimental import internal_kv
+
+    state.state._check_connected()
+    tables = state.state.global_state_accessor
+    keys = [
+        (key, space)
+        for space in (None, b"fun", b"job", b"cluster", b"session", b"usage_stats", b"serve")
+        for key in internal_kv._internal_kv_list(b"", namespace=space)
+    ]
+    return {
+        "tasks": b"".join(tables.get_task_events()),
+        "actors": b"".join(tables.get_actor_table(None, None)),
+        "workers": b"".join(tables.get_worker_table()),
+        "jobs": b"".join(
+            tables.get_job_table(skip_submission_job_info_field=True, skip_is_running_tasks_field=True)
+        ),
+        "nodes": repr(tables.get_node_table()).encode(),
+        "groups": b"".join(tables.get_placement_group_table()),
+        "stored": b"".join(internal_kv._internal_kv_get(key, namespace=space) or b"" for key, space in keys),
+    }
+
+
 def test_no_token_is_seen_anywhere(nodes: Nodes, hub: Hub, alice: str) -> None:
     """Not in the lists of Ray, in no file that it writes, and in no error."""
     import ray
@@ -302,6 +419,10 @@ def test_no_token_is_seen_anywhere(nodes: Nodes, hub: Hub, alice: str) -> None:
     told += repr(caught.value.__cause__) + repr(caught.value.__context__)
     assert "model-0000" in told
     assert alice not in told
+    listed = lists_of_ray()
+    assert all(name in listed["tasks"] for name in (b"model-0000", b"token"))
+    assert listed["nodes"] and listed["jobs"] and listed["workers"] and listed["stored"]
+    assert not [name for name, text in listed.items() if alice.encode() in text]
     session = Path(ray._private.worker._global_node.get_session_dir_path())
     files = [path for path in session.rglob("*") if path.is_file()]
     assert len(files) > 10

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import sys
 import threading
 import zipfile
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from tests import ROOT
 from tests.hub import Hub
 from tests.hub.rented import RentedJob
 from tests.merges import files, merged, ties, wait_for, weight_files, weights
+from tests.ui.rented.rooms import furnish
 from tests.ui.test_cards import shown
 from ui.host import Host
 from ui.hub.account import Account
@@ -36,17 +35,6 @@ from ui.server.merge_service import MergeService
 
 TO = "hf://alice/out"
 MACHINE = "cpu-upgrade"
-# What stands in for uv: it unpacks the archive that it is to install.
-UV = """#!{python}
-import sys, zipfile
-for word in sys.argv:
-    if "file://" in word:
-        zipfile.ZipFile(word.partition("file://")[2]).extractall({place!r})
-"""
-ALLOY = """#!/bin/sh
-{before}
-PYTHONPATH={place} exec {python} -m alloy "$@"
-"""
 
 
 @pytest.fixture
@@ -63,21 +51,13 @@ def who(alice: str, monkeypatch: pytest.MonkeyPatch) -> Account:
 
 @pytest.fixture
 def rooms(hub: Hub, tmp_path: Path) -> Callable[..., None]:
-    """Furnishes the machines: with programs that stand in for uv, and run the archive in place of what it installs."""
+    """Furnishes the machines, see `furnish`."""
 
-    def furnish(before: str = "") -> None:
-        programs = tmp_path / "bin"
-        programs.mkdir(exist_ok=True)
-        place = str(tmp_path / "installed")
-        words = {"python": sys.executable, "place": place, "before": before}
-        for name, text in (("uv", UV), ("alloy", ALLOY)):
-            (programs / name).write_text(text.format(**words))
-            (programs / name).chmod(0o755)
-        path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        hub.rented.environment = {"PATH": path, "HOME": str(tmp_path), "JOB_FOLDER": str(tmp_path)}
+    def again(before: str = "") -> None:
+        furnish(hub, tmp_path, before)
 
-    furnish()
-    return furnish
+    again()
+    return again
 
 
 @pytest.fixture
