@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import signal
 import sys
 import threading
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(metavar="auto|cpu|cuda", help="Where models run.")
+]
+ProgressAs = Annotated[
+    Literal["text", "jsonl"],
+    typer.Option(
+        "--progress", metavar="text|jsonl", help="Progress as text, or as lines of JSON on standard error."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -87,14 +94,14 @@ def reporter(doing: str, extra: str, stopped: str = "") -> Report:
         stopped: what a user who stopped it should know
     """
 
-    def report(error: BaseException, _: Mapping[str, Any]) -> int | None:
+    def report(error: BaseException, options: Mapping[str, Any]) -> int | None:
         from checkpoints.problems import Cancelled, PlanError, ProblemError, RecipeError
 
         if isinstance(error, (Cancelled, KeyboardInterrupt)):
             print(f"error: stopped. {stopped}".rstrip(), file=sys.stderr)
             return FAILED
         if isinstance(error, ProblemError):
-            print_problems(error.problems)
+            print_failure(error.problems, options.get("progress"))
             return REFUSED if isinstance(error, (RecipeError, PlanError)) else FAILED
         if isinstance(error, ModuleNotFoundError):
             print(f"error: {error}. {doing} needs: pip install 'alloy-merge[{extra}]'", file=sys.stderr)
@@ -111,10 +118,22 @@ def cancel_on_interrupt() -> threading.Event:
     return cancel
 
 
+def print_line(phase: str, **values: Any) -> None:
+    """Print a line of JSON about progress to stderr."""
+    print(json.dumps({"phase": phase, **values}), file=sys.stderr, flush=True)
+
+
 def print_problems(problems: Iterable[Problem], kind: str = "error") -> None:
     """Print problems or warnings to stderr, one a line."""
     for problem in problems:
         print(f"{kind}: {problem}", file=sys.stderr)
+
+
+def print_failure(problems: Sequence[Problem], progress: str | None) -> None:
+    """Print problems that end a command, as a line of JSON too where its progress is printed so."""
+    print_problems(problems)
+    if progress == "jsonl":
+        print_line("failed", problems=[problem.as_dict() for problem in problems])
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str) -> int:

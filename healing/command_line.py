@@ -20,15 +20,19 @@ from checkpoints.terminal import (
     REFUSED,
     AsJson,
     Device,
+    ProgressAs,
     cancel_on_interrupt,
     command,
     commands,
+    print_failure,
+    print_line,
     print_problems,
     reporter,
     run,
 )
 
 if TYPE_CHECKING:
+    from checkpoints.problems import Problem
     from healing.plan import HealPlan
     from healing.run import Healed
     from healing.training import Step
@@ -139,6 +143,7 @@ def heal(
         bool, typer.Option("--public", help="Make a new repository public; without this it is private.")
     ] = False,
     device: Device = "auto",
+    progress: ProgressAs = "text",
     as_json: AsJson = False,
 ) -> int:
     """Train, judge, and write the result if it healed. A run that died continues; Ctrl-C leaves nothing behind."""
@@ -150,7 +155,7 @@ def heal(
 
     planned = _planned(chain, None if adapter_only else to, device)
     if not planned.ok:
-        print_problems(planned.problems)
+        print_failure(planned.problems, progress)
         return CANNOT_BE_TRAINED
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     healed = run_training(
@@ -160,9 +165,11 @@ def heal(
         adapter_only=adapter_only,
         keep=keep,
         private=not public,
-        on_step=print_step,
+        on_step=print_step if progress == "text" else _print_step_line,
         cancel=cancel_on_interrupt(),
     )
+    if progress == "jsonl":
+        print_line("done", **json.loads(in_json(healed.outcome())))
     if as_json:
         print(in_json(healed.to_dict()))
     else:
@@ -217,6 +224,10 @@ def evolve_instructions(
 
 def print_step(step: Step) -> None:
     print(f"step {step.number} of {step.of}: loss {step.loss:.4f}", file=sys.stderr, flush=True)
+
+
+def _print_step_line(step: Step) -> None:
+    print_line("training", step=step.number, of=step.of, loss=step.loss)
 
 
 def _print_result(healed: Healed) -> None:

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,19 @@ class Healed:
     seconds: float
     result: Result | None = None
     adapter: Path | None = None
+
+    def outcome(self) -> dict[str, Any]:
+        """What a program needs to show it, as data: remarks are codes with values."""
+        judgement = self.judgement
+        remarks = [*judgement.gain.remarks, *(judgement.gap.remarks if judgement.gap else ())]
+        return {
+            "healed": judgement.healed,
+            "scores": [[name, one.perplexity, one.bits_per_byte] for name, one in judgement.rows],
+            "remarks": [asdict(remark) for remark in remarks],
+            "losses": self.losses,
+            "seconds": self.seconds,
+            "result": self.result and asdict(self.result),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""

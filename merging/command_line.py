@@ -24,7 +24,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from checkpoints.terminal import AsJson, cancel_on_interrupt, command, commands, print_problems, run
+from checkpoints.terminal import (
+    AsJson,
+    cancel_on_interrupt,
+    command,
+    commands,
+    print_failure,
+    print_line,
+    print_problems,
+    run,
+)
 from checkpoints.wording import size_in_words
 
 if TYPE_CHECKING:
@@ -55,10 +64,7 @@ def _report(error: BaseException, options: Mapping[str, Any]) -> int | None:
 
     if not isinstance(error, ProblemError):
         return None
-    print_problems(error.problems)
-    if options.get("progress") == "jsonl":
-        problems = [problem.as_dict() for problem in error.problems]
-        print(json.dumps({"phase": "failed", "problems": problems}), file=sys.stderr, flush=True)
+    print_failure(error.problems, options.get("progress"))
     return CANNOT_BE_MERGED if isinstance(error, (RecipeError, PlanError)) else FAILED
 
 
@@ -594,8 +600,7 @@ def _run(
             **options,
         )
     if progress == "jsonl":
-        done = {"phase": "done", "result": dataclasses.asdict(result)}
-        print(json.dumps(done), file=sys.stderr, flush=True)
+        print_line("done", result=dataclasses.asdict(result))
     print_problems(result.warnings, "warning")
     status = NOT_FINITE if strict and result.not_finite else DONE
     if as_json:

@@ -20,15 +20,19 @@ from checkpoints.terminal import (
     REFUSED,
     AsJson,
     Device,
+    ProgressAs,
     cancel_on_interrupt,
     command,
     commands,
+    print_failure,
+    print_line,
     print_problems,
     reporter,
     run,
 )
 
 if TYPE_CHECKING:
+    from checkpoints.problems import Problem
     from searching.plan import Measured, SearchPlan
     from searching.run import Progress
 
@@ -92,7 +96,12 @@ Storage = Annotated[
 
 
 def _planned(
-    path: Path, workers: int | None, by: str | None, device: str, on: str | None = None
+    path: Path,
+    workers: int | None,
+    by: str | None,
+    device: str,
+    on: str | None = None,
+    texts: Path | None = None,
 ) -> SearchPlan:
     from searching.plan import plan_search
     from searching.space_reader import read_space
@@ -105,7 +114,8 @@ def _planned(
         from checkpoints.ray_cluster import RayCluster
 
         cluster = RayCluster()
-    return plan_search(space, folder=path.parent, workers=workers, on=cluster, device=device)
+    documents = json.loads(texts.read_text(encoding="utf-8")) if texts else None
+    return plan_search(space, folder=path.parent, workers=workers, on=cluster, device=device, texts=documents)
 
 
 @_command("plan")
@@ -167,19 +177,31 @@ def search(
     ] = False,
     storage: Storage = None,
     on: On = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Documents in JSON, by the names that the space calls them.",
+        ),
+    ] = None,
+    progress: ProgressAs = "text",
     as_json: AsJson = False,
 ) -> int:
     """Search, or continue a search. Ctrl-C keeps what was scored."""
     from searching.run import run_search
 
-    planned = _planned(space, workers, by, device, on)
+    planned = _planned(space, workers, by, device, on, texts)
     print_problems(planned.warnings, "warning")
     if not planned.ok:
-        print_problems(planned.problems)
+        print_failure(planned.problems, progress)
         return CANNOT_BE_SEARCHED
+    show = _print_progress if progress == "text" else _print_progress_line
     found = run_search(
-        planned, to, finish=finish, storage=storage, on_trial=_print_progress, cancel=cancel_on_interrupt()
+        planned, to, finish=finish, storage=storage, on_trial=show, cancel=cancel_on_interrupt()
     )
+    if progress == "jsonl":
+        print_line("done", report=found.report.to_dict())
     if as_json:
         print(json.dumps(found.report.to_dict(), indent=2, ensure_ascii=False))
         return DONE
@@ -233,6 +255,15 @@ def _print_progress(progress: Progress) -> None:
     if scored.problem is not None:
         said += f": {scored.problem}"
     print(said, file=sys.stderr, flush=True)
+
+
+def _print_progress_line(progress: Progress) -> None:
+    scored = progress.scored
+    print_line(
+        progress.phase, who=scored.who, part=scored.part, value=progress.value, best=progress.best,
+        trials=progress.trials, seconds_left=progress.seconds_left,
+        least=progress.measured.least if progress.measured else None,
+    )  # fmt: skip
 
 
 @_command("report")

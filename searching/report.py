@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from evaluation.as_json import as_json
@@ -117,6 +117,18 @@ class Report:
         found: dict[str, Any] = json.loads(as_json(asdict(self)))
         return {**found, "verdict": str(self.verdict)}
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """The report of `to_dict`.
+
+        Raises:
+            KeyError, TypeError: the data is of another form.
+        """
+        given = {field.name: data[field.name] for field in fields(cls)}
+        given["comparisons"] = tuple(_comparison(each) for each in data["comparisons"])
+        given["spread"] = {name: tuple(values) for name, values in data["spread"].items()}
+        return cls(**given)
+
     def markdown(self, say: Say = str) -> str:
         """For people.
 
@@ -129,6 +141,16 @@ class Report:
         """The same, short, for a model card."""
         said = " ".join(map(str, _how(self)))
         return f"## {Remark('search-heading-how')}\n\n{self.verdict}\n\n{said}\n"
+
+
+def _comparison(data: Mapping[str, Any]) -> Comparison:
+    """A comparison from JSON, where tuples are lists."""
+
+    def interval(ends: Sequence[float] | None) -> tuple[float, float] | None:
+        return (ends[0], ends[1]) if ends else None
+
+    by_goal = {name: (difference, interval(ends)) for name, (difference, ends) in data["by_goal"].items()}
+    return Comparison(**{**data, "interval": interval(data["interval"]), "by_goal": by_goal})
 
 
 def make_report(plan: SearchPlan, records: Records, winner: str | None, *, finished: bool) -> Report:

@@ -15,6 +15,8 @@ from ui.heal.card import layers_found_card
 from ui.host import Host
 from ui.hub.account import account, visitor
 from ui.languages.translate import in_each_language, t
+from ui.rented.heal import needs_of
+from ui.rented.panel import RentPanel
 from ui.server.heals import HealService, LayersFound, chain_of
 from ui.server.internal_error import log_unexpected
 from ui.widgets.events import LONG, PLANNING, QUIET, Given, Updates, unchanged
@@ -77,6 +79,7 @@ class HealPanel:
                 self.check = gr.Button(t("heal.plan"), size="sm")
                 self.go = gr.Button(t("heal.button"), size="sm", variant="primary")
             self.message = gr.HTML()
+            self.rented = RentPanel(host, "rent.button.heal", visible=host.rents)
 
     def wire(self, editor: Editor) -> None:
         """Add the events that stay in the panel."""
@@ -95,6 +98,23 @@ class HealPanel:
             show_progress_on=self.message,
             **PLANNING,
         )
+
+        self.rented.wire()
+        self.rented.box.expand(
+            self._needs,
+            {yaml, self.steps, self.data},
+            [self.rented.needs, self.rented.message],
+            **PLANNING,
+        )
+
+    def _needs(self, given: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
+        """What the training takes of a rented machine."""
+        who = account(self.host, oauth)
+        try:
+            needs = needs_of(self.heals, self.chain(given), who, visitor(who, request))
+        except ProblemError as error:
+            return {self.rented.needs: None, self.rented.message: html(map(trouble, error.problems))}
+        return {self.rented.needs: needs, self.rented.message: ""}
 
     def chain(self, given: Given) -> str:
         """The recipe with its training."""

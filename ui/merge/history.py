@@ -110,7 +110,8 @@ def _rented(kept: object) -> Rented | None:
         return None
     weights = kept.get("weights")
     url = f"{constants.ENDPOINT}/jobs/{namespace}/{job}"
-    return Rented(namespace, job, flavor, url, weights if isinstance(weights, int) else 0)
+    work = "heal" if kept.get("work") == "heal" else "merge"
+    return Rented(namespace, job, flavor, url, weights if isinstance(weights, int) else 0, work)
 
 
 def _seconds(value: object) -> float:

@@ -87,7 +87,7 @@ class MergeSlot:
             self.message: "",  # it may be about the result that was here before
             self.stop: gr.update(visible=job.is_live, interactive=not job.stopping),
             self.retry: gr.update(
-                visible=job.state in ("failed", "cancelled") and job.heal is None, interactive=True
+                visible=job.state in ("failed", "cancelled") and not heals(job), interactive=True
             ),
             self.heal: _offered(readable and job.heal is None and may_heal(job)),
             **{button: _offered(readable) for button in (self.chat, self.score, self.alone, self.gguf)},
@@ -322,6 +322,11 @@ def stands_alone(job: JobStatus, who: Account, *, allow_folders: bool) -> Markup
     if found.ok:
         return status(t("alone.yes", name=name, answer=found.answer.strip()))
     return alert(t("alone.no", name=name, findings=" ".join(map(remark_words, found.findings))))
+
+
+def heals(job: JobStatus) -> bool:
+    """Whether a job is a training, here or on a rented machine."""
+    return job.heal is not None or (job.request.rented is not None and job.request.rented.work == "heal")
 
 
 def may_heal(job: JobStatus) -> bool:

@@ -32,14 +32,14 @@ from ui.merge.plan_card import problems_card
 from ui.merge.plan_panel import PlanPanel
 from ui.merge.start import build_start
 from ui.merge.try_first import try_first
-from ui.rented.machines import Needs
+from ui.rented.heal import begin as begin_to_heal
 from ui.rented.merge import begin
 from ui.rented.panel import RentPanel
 from ui.server.heals import HealService, chain_of
 from ui.server.in_memory_merges import TryRequest
 from ui.server.jobs import MergeRequest
 from ui.server.merge_service import MergeService
-from ui.widgets.events import LONG, NETWORK, PLANNING, PRIVATE, QUIET, Given, Updates, unchanged
+from ui.widgets.events import LONG, PLANNING, PRIVATE, QUIET, Given, Updates, unchanged
 from ui.widgets.html import html, note, section, trouble
 
 # So that a reload shows the recipe that the visitor was writing, and not the link again.
@@ -135,6 +135,11 @@ class MergeTab:
             self._heal_recipe, healing, [self.mine.jobs, self.heal.message],
             show_progress_on=self.heal.message, **PLANNING,
         ).success(**self.mine.watching)  # fmt: skip
+        rented = self.heal.rented
+        rented.go.click(
+            self._rent_to_heal, {*healing, rented.needs, rented.machine}, [self.mine.jobs, rented.message],
+            show_progress_on=rented.message, **PLANNING,
+        ).success(**self.mine.watching)  # fmt: skip
         for number, slot in enumerate(self.mine.slots):
             slot.heal.click(
                 self._heal_result(number), healing, [self.mine.jobs, slot.message],
@@ -156,17 +161,12 @@ class MergeTab:
 
     def _wire_rented(self) -> None:
         rented, choice = self.rented, {*self.destination.inputs}
-        rented.needs.change(
-            self._offer, rented.needs, rented.outputs, **{**NETWORK, "show_progress": "hidden"}
-        )
+        rented.wire()
         asked = {self.editor.yaml, self.mine.jobs, self.gguf.types, rented.needs, rented.machine, *choice}
         rented.go.click(
             self._rent, asked, [self.mine.jobs, rented.message], show_progress_on=rented.message, **PLANNING
         ).success(**self.mine.watching)
         rented.machine.change(self._command, asked, rented.command, **QUIET)
-
-    def _offer(self, needs: Needs | None, oauth: gr.OAuthToken | None) -> Updates:
-        return self.rented.show(needs, account(self.host, oauth))
 
     def _rent(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
         who, needs = account(self.host, oauth), values[self.rented.needs]
@@ -298,6 +298,28 @@ class MergeTab:
         except ProblemError as error:
             return {self.heal.message: html(map(trouble, error.problems))}
         return {**self._begun(job, values), self.heal.message: ""}
+
+    def _rent_to_heal(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
+        rented, who = self.heal.rented, account(self.host, oauth)
+        needs, choice = values[rented.needs], self.destination.choice(values)
+        offer = rented.offer(needs, values[rented.machine], who) if needs else None
+        try:
+            if offer is None:
+                raise MergeError(Problem("rented-hub", {"status": 404}))
+            name = default_name(values[self.editor.yaml])
+            job = begin_to_heal(
+                self.heal.heals,
+                self.heal.chain(values),
+                choice.location(self.host, f"{name}-healed"),
+                who,
+                visitor(who, request),
+                offer.machine.name,
+                offer.seconds,
+                private=choice.private,
+            )
+        except ProblemError as error:
+            return {rented.message: html(map(trouble, error.problems))}
+        return {**self._begun(job, values), rented.message: ""}
 
     def _heal_result(self, number: int) -> Callable[..., Updates]:
         """Heals the finished merge in a slot: its recipe, since the teacher is its parent."""

@@ -1,4 +1,4 @@
-"""The machines that Hugging Face rents out, and what a merge takes on each."""
+"""The machines that Hugging Face rents out, and what work takes on each."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a merge needs of a machine, and how long it takes there.
+    """What work needs of a machine, and how long it takes there.
 
     Args:
         memory: bytes
@@ -59,6 +59,16 @@ class Needs:
     @classmethod
     def of(cls, plan: Plan) -> Needs:
         return cls(plan.peak_memory_bytes, tuple(rough_seconds(plan, cores) for cores in CORES))
+
+    @classmethod
+    def scaled(cls, memory: int, seconds: float, cores: int) -> Needs:
+        """Of work that takes some seconds with so many processors: others share it evenly."""
+        return cls(memory, tuple(seconds * cores / many for many in CORES))
+
+    @classmethod
+    def lasting(cls, memory: int, seconds: float) -> Needs:
+        """Of work that goes on for some seconds on any machine."""
+        return cls(memory, (seconds,) * len(CORES))
 
     def seconds(self, cpus: int) -> float:
         """From the start of a machine to the end of the merge."""

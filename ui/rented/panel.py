@@ -1,4 +1,4 @@
-"""The offer to merge on a rented machine: what each would cost, and the button."""
+"""The offer to work on a rented machine: what each would cost, and the button."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from markupsafe import Markup
 from checkpoints.memory import machine_memory
 from merging import Plan
 from ui.host import Host
-from ui.hub.account import Account
+from ui.hub.account import Account, account
 from ui.languages.translate import in_each_language, t
 from ui.rented.machines import Machine, Needs, Offer, machines, offers
-from ui.widgets.events import Updates
+from ui.widgets.events import NETWORK, Updates
 from ui.widgets.html import (
     column,
     count,
@@ -40,25 +40,29 @@ KEPT_SECONDS = 600.0
 
 
 class RentPanel:
-    """The offers, made inside the page's Blocks, folded until a merge does not fit on this machine.
+    """The offers, made inside the page's Blocks, folded until work does not fit on this machine.
+
+    Args:
+        button: the words of the button, by their key
+        visible: whether it is there at all
 
     Attributes:
-        needs: what the shown plan takes, or None
+        needs: what the work takes, or None
         machine: the chosen one's name
         go: rents it
         command: what rents it from a shell, where this page may not
         message: what went wrong
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, button: str = "rent.button", *, visible: bool = True) -> None:
         self.host = host
         self._kept: tuple[float, list[Machine]] = (float("-inf"), [])
         self._lock = threading.Lock()
         self.needs = gr.State(None)
-        with gr.Accordion(t("rent.heading"), open=False) as self.box:
+        with gr.Accordion(t("rent.heading"), open=False, visible=visible) as self.box:
             self.offers = gr.HTML(in_each_language(_about))
             self.machine = gr.Radio([], label=t("rent.machine"), visible=False)
-            self.go = gr.Button(t("rent.button"), visible=False)
+            self.go = gr.Button(t(button), visible=False)
             self.command = gr.Code(label=t("jobs.rented"), language="shell", visible=False, wrap_lines=True)
             self.message = gr.HTML()
 
@@ -66,6 +70,13 @@ class RentPanel:
     def outputs(self) -> list[Any]:
         """What `show` may update."""
         return [self.box, self.offers, self.machine, self.go, self.command, self.message]
+
+    def wire(self) -> None:
+        """Show offers whenever the needs change."""
+        self.needs.change(self._shown, self.needs, self.outputs, **{**NETWORK, "show_progress": "hidden"})
+
+    def _shown(self, needs: Needs | None, oauth: gr.OAuthToken | None) -> Updates:
+        return self.show(needs, account(self.host, oauth))
 
     def show(self, needs: Needs | None, who: Account) -> Updates:
         """Offer machines for a plan."""

@@ -9,7 +9,7 @@ import gradio as gr
 
 from checkpoints.problems import ProblemError
 from checkpoints.yaml import load
-from merging import METHODS
+from merging import METHODS, MergeError, Problem
 from ui.host import Host
 from ui.hub.account import account, visitor
 from ui.job_tray import REMOVE, tray_lines
@@ -18,6 +18,8 @@ from ui.merge.editor import RecipeEditor
 from ui.merge.form import FormMemory
 from ui.recipe.presets import presets
 from ui.recipe.sliders import RecipeSlider
+from ui.rented.panel import RentPanel
+from ui.rented.search import begin, needs_of
 from ui.search.card import lost_card, no_search_card, search_card
 from ui.search.space import SpaceChoice, label_of, moved_at_first, numbers_of, space_text, usual_range
 from ui.search.texts import Examples, SearchTexts
@@ -63,6 +65,7 @@ class SearchTab:
             )  # fmt: skip
         self.go = gr.Button(t("search.button"), variant="primary", size="lg")
         self.message = gr.HTML()
+        self.rented = RentPanel(host, "rent.button.search", visible=host.rents)
         self.card = gr.HTML(in_each_language(no_search_card))
         with gr.Row(elem_classes="alloy-actions"):
             self.stop = _button("search.stop", variant="stop")
@@ -128,9 +131,16 @@ class SearchTab:
         self.clock.tick(**watching, **QUIET)
         tray.click(self._remove, self.job, self.job, **QUIET).then(**watching, **QUIET)
         page.load(**watching, **QUIET)
+        begun = [self.job, self.message, self.space, self.space_panel]
         self.go.click(
-            self._start, {yaml, *self.inputs}, [self.job, self.message, self.space, self.space_panel],
-            show_progress_on=self.card, **PLANNING,
+            self._start, {yaml, *self.inputs}, begun, show_progress_on=self.card, **PLANNING
+        ).success(**watching, **QUIET)
+        rented, asked = self.rented, {yaml, *self.inputs}
+        rented.wire()
+        rented.box.expand(self._needs, asked, [rented.needs, rented.message], **PLANNING)
+        rented.go.click(
+            self._rent, {*asked, rented.needs, rented.machine}, [*begun, rented.message],
+            show_progress_on=rented.message, **PLANNING,
         ).success(**watching, **QUIET)  # fmt: skip
         self.stop.click(self._stop, self.job, None, **QUIET).then(**watching, **QUIET)
         shown = [*editor.outputs, *self.outputs, self.groups, self.minutes]
@@ -221,6 +231,32 @@ class SearchTab:
         except ProblemError as error:
             return {**shown, self.message: html(map(trouble, error.problems))}
         return {**shown, self.job: job, self.message: ""}
+
+    def _needs(self, given: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
+        """What the search takes of a rented machine."""
+        recipe, who = given[self.editor.yaml], account(self.host, oauth)
+        text = space_text(recipe, self.choice(given, recipe))
+        try:
+            needs = needs_of(self.searches, text, self.texts.documents(given), who, visitor(who, request))
+        except ProblemError as error:
+            return {self.rented.needs: None, self.rented.message: html(map(trouble, error.problems))}
+        return {self.rented.needs: needs, self.rented.message: ""}
+
+    def _rent(self, given: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
+        recipe, who, needs = given[self.editor.yaml], account(self.host, oauth), given[self.rented.needs]
+        text = space_text(recipe, self.choice(given, recipe))
+        offer = self.rented.offer(needs, given[self.rented.machine], who) if needs else None
+        try:
+            if offer is None:
+                raise MergeError(Problem("rented-hub", {"status": 404}))
+            job = begin(
+                self.searches, text, self.texts.documents(given), who, visitor(who, request),
+                offer.machine.name, offer.seconds,
+            )  # fmt: skip
+        except ProblemError as error:
+            return {self.rented.message: html(map(trouble, error.problems))}
+        shown: Updates = {self.space: text, self.space_panel: gr.update(visible=True)}
+        return {**shown, self.job: job, self.message: "", self.rented.message: ""}
 
     def _stop(self, job: str) -> None:
         self.searches.service.board.cancel(job)

@@ -141,13 +141,14 @@ class HealService:
         text = "english"
         return MODELS.stream(layers_found, model, drop, count, text, who.for_hub, self.host.allow_folders)
 
-    def plan(self, chain: str, who: Account, visitor: str) -> HealPlan:
+    def plan(self, chain: str, who: Account, visitor: str, *, elsewhere: bool = False) -> HealPlan:
         """The plan of a training.
 
         Args:
             chain: a recipe and a document with `train:`
             who: whose access to use
             visitor: whose turn in planning it takes
+            elsewhere: whether it is for another machine: this server's limits are then not its own
 
         Raises:
             MergeError: it cannot be read or merged, or is too long for this server.
@@ -160,10 +161,11 @@ class HealService:
         merge = self.service.plan(read_training(chain).recipe_text, None, who, visitor)
         if not merge.ok:
             raise PlanError(merge.problems)
-        if self.host.on_space:
+        limited = self.host.on_space and not elsewhere
+        if limited:
             self.service.in_memory.check(merge)
         plan = plan_training(chain, token=who.for_hub, allow_folders=self.host.allow_folders, device="cpu")
-        steps, limited = plan.training.arguments.max_steps, self.host.on_space
+        steps = plan.training.arguments.max_steps
         if plan.ok and limited and (steps > MAX_STEPS or plan.seconds > 60 * MAX_MINUTES):
             values = {
                 "steps": steps,

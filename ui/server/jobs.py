@@ -57,14 +57,15 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class Rented:
-    """A merge on a rented machine.
+    """Work on a rented machine.
 
     Args:
         namespace: the account that pays
         id: of the Hub's job
         flavor: the Hub's name of the machine
         url: the job's page on the Hub
-        weights: bytes of all weight files of the result; 0 where only GGUF files are made
+        weights: bytes of all weight files of the result; 0 where only GGUF files are made, and where that is not known
+        work: "merge", "heal" or "search"
     """
 
     namespace: str
@@ -72,6 +73,7 @@ class Rented:
     flavor: str
     url: str
     weights: int
+    work: str = "merge"
 
 
 @dataclass(frozen=True)

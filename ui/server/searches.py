@@ -29,6 +29,7 @@ from ui.server.search_state import SearchState
 from ui.server.work import Work, followed, watched
 
 if TYPE_CHECKING:
+    from merging import Plan
     from searching import Progress, Report, SearchPlan, Space
     from ui.server.merge_service import MergeService
 
@@ -118,22 +119,8 @@ class SearchService:
         Raises:
             MergeError: it cannot be searched, or the line is full.
         """
-        from searching import read_space  # imports torch
-
-        _check_length(text, texts)
-
-        def layers(model: str) -> int:
-            """How many layers a model has, for files for mergekit-evolve; a stranger's model is not opened here."""
-            plan = self.service.plan(recipe_of(model).text, None, who, visitor)
-            if not plan.ok:
-                raise MergeError(plan.problems)
-            return plan.parents[0].layers
-
-        space = read_space(text, layers)
+        space, plan = self._read(text, texts, who, visitor)
         start = space.recipe(space.start)
-        plan = self.service.plan(start.text, None, who, visitor)
-        if not plan.ok:
-            raise MergeError(plan.problems)
         if self.host.on_space:
             self.service.in_memory.check(plan)
         limited = self.host.on_space
@@ -158,6 +145,48 @@ class SearchService:
         request = MergeRequest(start.text, seconds=60 * (minutes or 0))
         title = " + ".join(name.rpartition("/")[2] for name in names)
         return self.service.board.submit(visitor, title, names, work, request, SearchState())
+
+    def plan(
+        self, text: str, texts: Mapping[str, Sequence[str]], who: Account, visitor: str
+    ) -> tuple[Plan, SearchPlan]:
+        """The plan of the merge that a search begins with, and that of the search, for another machine.
+
+        Args: see `start`
+
+        Raises:
+            MergeError: it cannot be searched.
+        """
+        from searching import plan_search
+
+        space, merge = self._read(text, texts, who, visitor)
+        found = plan_search(
+            space, folder=Path.cwd(), texts=texts, token=who.for_hub, allow_folders=self.host.allow_folders,
+            device="cpu",
+        )  # fmt: skip
+        if not found.ok:
+            raise MergeError(found.problems)
+        return merge, found
+
+    def _read(
+        self, text: str, texts: Mapping[str, Sequence[str]], who: Account, visitor: str
+    ) -> tuple[Space, Plan]:
+        """A space, and the plan of the merge that it begins with."""
+        from searching import read_space  # imports torch
+
+        _check_length(text, texts)
+
+        def layers(model: str) -> int:
+            """How many layers a model has, for files for mergekit-evolve; a stranger's model is not opened here."""
+            plan = self.service.plan(recipe_of(model).text, None, who, visitor)
+            if not plan.ok:
+                raise MergeError(plan.problems)
+            return plan.parents[0].layers
+
+        space = read_space(text, layers)
+        plan = self.service.plan(space.recipe(space.start).text, None, who, visitor)
+        if not plan.ok:
+            raise MergeError(plan.problems)
+        return space, plan
 
     def _is_for_calls(self, space: Space, who: Account, visitor: str) -> bool:
         """Whether a search can be run in calls of ZeroGPU: its process downloads nothing, and sees no token."""
@@ -345,20 +374,14 @@ class _Search:
             if not self.over:
                 raise
             return self.state
-        state = self._at(found.report.point) if found.best else self.state
+        state = found_at(self.space, found.report.point, self.state) if found.best else self.state
         return replace(
             state,
             phase="report",
             seconds_left=0.0,
-            recipe=self._advised(found.report, state),
+            recipe=advised(self.space, found.report, state),
             report=found.report,
         )
-
-    def _advised(self, report: Report, state: SearchState) -> str:
-        """The recipe that the report advises; where that is a parent, the best merge."""
-        if report.advice == "average":
-            return self.space.average().text
-        return self.space.recipe(self.space.start).text if report.advice == "given" else state.recipe
 
     def _heard(self, progress: Progress) -> None:
         scored, state = progress.scored, self.state
@@ -383,16 +406,25 @@ class _Search:
         """The state with a trial's recipe as the best."""
         from searching.records import Records
 
-        return self._at(Records(self.folder / "trials.jsonl").asked[int(who.removeprefix("trial "))].point)
+        point = Records(self.folder / "trials.jsonl").asked[int(who.removeprefix("trial "))].point
+        return found_at(self.space, point, self.state)
 
-    def _at(self, point: Mapping[str, Any]) -> SearchState:
-        """The state with the recipe of a point as the best."""
-        gathered: dict[str, tuple[float, ...]] = {}
-        for axis in self.space.axes:
-            if not axis.choices:
-                name = axis.name.partition("#")[0]
-                gathered[name] = (*gathered.get(name, ()), float(point[axis.name]))
-        return replace(self.state, recipe=self.space.recipe(point).text, coefficients=gathered)
+
+def found_at(space: Space, point: Mapping[str, Any], state: SearchState) -> SearchState:
+    """The state with the recipe of a point as the best."""
+    gathered: dict[str, tuple[float, ...]] = {}
+    for axis in space.axes:
+        if not axis.choices:
+            name = axis.name.partition("#")[0]
+            gathered[name] = (*gathered.get(name, ()), float(point[axis.name]))
+    return replace(state, recipe=space.recipe(point).text, coefficients=gathered)
+
+
+def advised(space: Space, report: Report, state: SearchState) -> str:
+    """The recipe that a report advises; where that is a parent, the best merge."""
+    if report.advice == "average":
+        return space.average().text
+    return space.recipe(space.start).text if report.advice == "given" else state.recipe
 
 
 def _layers(plan: SearchPlan) -> int:

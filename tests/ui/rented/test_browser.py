@@ -31,7 +31,7 @@ def test_a_machine_is_rented_and_watched(site: Site, browser: Browser, tmp_path:
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
         page.get_by_role("button", name="On a rented machine").click()
         offer = page.get_by_role("row", name=re.compile("CPU Upgrade"))
-        expect(offer).to_contain_text("32.0 GB")
+        expect(offer).to_contain_text("32 GB")
         expect(page.get_by_role("row", name=re.compile("T4"))).to_have_count(0)  # a merge needs no GPU
         page.get_by_label(re.compile("CPU Upgrade, about")).check()
 

@@ -27,7 +27,8 @@ from ui.host import Host
 from ui.hub.account import Account
 from ui.merge.history import is_lost, record, record_of_result, restored
 from ui.merge.job_card import job_card
-from ui.rented import code, merge
+from ui.rented import code
+from ui.rented.job import INSTALL
 from ui.rented.machines import Machine, Needs, machines, offers, timeout
 from ui.rented.merge import SCRIPT, begin, begin_again, found_again
 from ui.server.jobs import JobBoard, JobStatus
@@ -45,7 +46,7 @@ def service(tmp_path: Path) -> MergeService:
 
 @pytest.fixture
 def who(alice: str, monkeypatch: pytest.MonkeyPatch) -> Account:
-    monkeypatch.setattr(merge, "POLL", 0.05)
+    monkeypatch.setattr("ui.rented.job.POLL", 0.05)
     return Account("machine", alice)
 
 
@@ -119,7 +120,7 @@ def test_nothing_of_the_visitor_is_in_the_command(
 
     rented(service, plan, who, private=False, overwrite=True)
 
-    assert only(hub).spec["command"] == ["bash", "-c", SCRIPT, "alloy", "--overwrite", "--public"]
+    assert only(hub).spec["command"] == ["bash", "-c", INSTALL + SCRIPT, "alloy", "--overwrite", "--public"]
 
 
 def test_a_stop_ends_the_machine(

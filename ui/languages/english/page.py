@@ -418,8 +418,8 @@ PAGE: dict[str, Template] = {
     "rent.heading": "On a rented machine",
     "rent.about": "Once there is a plan, this lists the machines that Hugging Face rents out, and what each costs.",
     "rent.info": (
-        "The merge runs on the machine, and goes to the Hub from there. Your account pays by the minute, until the "
-        "merge ends. You can close this page."
+        "The work is done on the machine, and a model goes to the Hub from there. Your account pays by the minute, "
+        "until it ends. You can close this page."
     ),
     "rent.estimate": (
         "Times are good to a factor of two. A machine is stopped after four times the estimate, but not before an hour."
@@ -430,7 +430,9 @@ PAGE: dict[str, Template] = {
     "rent.cost": "Cost",
     "rent.choice": "{machine}, about {dollars}",
     "rent.button": "Rent it and merge",
-    "rent.too_large": "The merge needs {size} of memory, more than any machine that can be rented.",
+    "rent.button.heal": "Rent it and heal",
+    "rent.button.search": "Rent it and search",
+    "rent.too_large": "This needs {size} of memory, more than any machine that can be rented.",
     "rent.unknown": "The Hub does not say which machines there are.",
     "rent.on": "On a rented machine: {machine}",
     "rent.cancelled": (

@@ -417,8 +417,8 @@ PAGE: dict[str, Template] = {
     "rent.heading": "빌린 컴퓨터에서",
     "rent.about": "계획이 만들어지면 Hugging Face가 빌려주는 컴퓨터와 각각의 비용이 여기에 나옵니다.",
     "rent.info": (
-        "병합은 그 컴퓨터에서 실행되고 결과는 거기서 Hub로 갑니다. 병합이 끝날 때까지 분 단위로 내 계정에서 "
-        "결제됩니다. 이 페이지를 닫아도 됩니다."
+        "작업은 그 컴퓨터에서 실행되고 모델은 거기서 Hub로 갑니다. 끝날 때까지 분 단위로 내 계정에서 결제됩니다. "
+        "이 페이지를 닫아도 됩니다."
     ),
     "rent.estimate": (
         "시간은 두 배까지 차이 날 수 있습니다. 예상 시간의 네 배(최소 한 시간)가 지나면 컴퓨터가 멈춥니다."
@@ -429,7 +429,9 @@ PAGE: dict[str, Template] = {
     "rent.cost": "비용",
     "rent.choice": "{machine}, 약 {dollars}",
     "rent.button": "빌려서 병합",
-    "rent.too_large": "병합에 메모리 {size}가 필요한데, 빌릴 수 있는 어떤 컴퓨터보다 큽니다.",
+    "rent.button.heal": "빌려서 회복하기",
+    "rent.button.search": "빌려서 탐색",
+    "rent.too_large": "메모리 {size}가 필요한데, 빌릴 수 있는 어떤 컴퓨터보다 큽니다.",
     "rent.unknown": "빌릴 수 있는 컴퓨터를 Hub에서 알아낼 수 없습니다.",
     "rent.on": "빌린 컴퓨터: {machine}",
     "rent.cancelled": (

@@ -1,0 +1,151 @@
+"""A training on a rented machine."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from huggingface_hub import HfApi
+
+from checkpoints.problems import PlanError
+from checkpoints.repositories.repository import HUB_SCHEME
+from evaluation.remark import Remark
+from evaluation.remark_texts import REMARKS
+from merging import MergeError, Problem
+from merging.engine.workspace import default_workers
+from ui.hub.account import Account
+from ui.rented.job import Watch, rent
+from ui.rented.machines import Needs
+from ui.rented.result import verified_result
+from ui.server.heal_state import HealState
+from ui.server.heals import HealService
+from ui.server.jobs import HealWork, MergeRequest, Rented
+
+# A constant: what varies is in the environment, or in "$@". A model that did not heal is no failure of the machine.
+SCRIPT = """cd "$(mktemp -d)"
+echo "$CHAIN" | base64 -d > chain.yaml
+alloy heal run chain.yaml --to "$TO" --progress jsonl "$@" || [ $? -eq 3 ]
+"""
+
+
+def needs_of(heals: HealService, chain: str, who: Account, visitor: str) -> Needs:
+    """What a training takes.
+
+    Raises:
+        MergeError: it cannot be planned.
+    """
+    plan = heals.plan(chain, who, visitor, elsewhere=True)
+    if not plan.ok:
+        raise PlanError(plan.problems)
+    return Needs.scaled(plan.memory_bytes, plan.seconds, default_workers())
+
+
+def begin(
+    heals: HealService,
+    chain: str,
+    to: str,
+    who: Account,
+    visitor: str,
+    machine: str,
+    seconds: float,
+    *,
+    private: bool = True,
+) -> str:
+    """Begin a training on a rented machine, and follow it as a job of this server; the job's id.
+
+    Args:
+        chain: a recipe and a document with `train:`
+        to: destination on the Hub
+        visitor: who it counts for
+        machine, seconds: see `rent`
+
+    Raises:
+        MergeError: it cannot be trained; see `rent`; or the visitor has too many already.
+    """
+    board = heals.service.board
+    board.check_room_for_rented(visitor)
+    if not to.startswith(HUB_SCHEME):
+        raise MergeError(Problem("rented-elsewhere"))
+    plan = heals.plan(chain, who, visitor, elsewhere=True)
+    if not plan.ok:
+        raise PlanError(plan.problems)
+    rented = rent(
+        SCRIPT,
+        plan.key[:32],
+        who,
+        machine,
+        seconds,
+        options=[] if private else ["--public"],
+        environment={"CHAIN": base64.b64encode(chain.encode()).decode(), "TO": to},
+        extras=["healing"],
+        work="heal",
+    )
+    request = MergeRequest(plan.training.recipe_text, to, private, seconds=seconds, rented=rented)
+    models = (plan.teacher, *(model.name for model in plan.merge.parents))
+    named = tuple(dict.fromkeys(filter(None, models)))
+    state = HealState(steps=plan.training.arguments.max_steps)
+    return board.submit(visitor, to.removeprefix(HUB_SCHEME), named, follow(request, who), request, state)
+
+
+def follow(request: MergeRequest, who: Account) -> HealWork:
+    """The work of watching a rented machine to its end, for the board of jobs."""
+    rented = request.rented
+    assert rented
+
+    def work(report: Callable[[Any], None], cancel: Any) -> HealState:
+        return _HealWatch(rented, request.to, HfApi(token=who.token), report).until_end(cancel)
+
+    return work
+
+
+class _HealWatch(Watch[HealState]):
+    def __init__(self, rented: Rented, to: str, api: HfApi, report: Callable[[Any], None]):
+        super().__init__(rented, api, report)
+        self._to = to
+        self._state = HealState()
+        self._began: float | None = None
+        self._done: Mapping[str, Any] | None = None
+
+    def heard(self, data: Mapping[str, Any]) -> None:
+        if data["phase"] == "done":
+            self._done = data
+            return
+        step, steps, loss = int(data["step"]), int(data["of"]), float(data["loss"])
+        now = time.monotonic()
+        self._began = self._began or now
+        left = (now - self._began) / (step - 1) * (steps - step) if step > 1 else None
+        self._state = HealState("training", steps, (*self._state.losses, loss), left)
+        self.report(self._state)
+
+    def outcome(self, seconds: float) -> HealState:
+        done = self._done
+        if done is None:
+            raise MergeError(self.failed(""))
+        try:
+            state = HealState(
+                "judged",
+                self._state.steps,
+                tuple(map(float, done["losses"])),
+                0.0,
+                bool(done["healed"]),
+                tuple((str(name), float(one), float(bits)) for name, one, bits in done["scores"]),
+                tuple(_remarks(done["remarks"])),
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise MergeError(self.failed(type(error).__name__)) from error
+        if not isinstance(done.get("result"), dict):
+            return state
+        result = verified_result(self.api, self._to, done["result"], 0, seconds)
+        return HealState(**{**vars(state), "result": result})
+
+
+def _remarks(data: Iterable[Mapping[str, Any]]) -> Iterator[Remark]:
+    """The remarks in a line of a log, as far as their words are known here."""
+    for each in data:
+        with suppress(KeyError, TypeError, ValueError, IndexError):
+            remark = Remark(str(each["code"]), dict(each["values"]))
+            if remark.code in REMARKS and str(remark):
+                yield remark

@@ -1,0 +1,231 @@
+"""A job on a rented machine: how it is begun, followed and stopped, whatever it does.
+
+The token is among the job's secrets, and nowhere else. Nothing that a visitor wrote becomes part of a shell command:
+it comes as base64 or by name in the environment, and options as arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from typing import Any, Generic, TypeVar
+
+import httpx2
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from checkpoints.problem_texts import PROBLEMS
+from merging import Cancelled, MergeError, Problem
+from ui.hub.account import Account, identify
+from ui.rented.code import upload
+from ui.rented.machines import timeout
+from ui.server.jobs import Rented
+
+Outcome = TypeVar("Outcome")
+
+IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"
+# A second attempt continues from what is on the Hub.
+ATTEMPTS = 2
+# Seconds between two looks at a job, and lines of its log that are looked at.
+POLL, LINES = 3.0, 200
+# Seconds for which the log of a job that ended is looked at until it says how: its last lines may come late.
+LATE_SECONDS = 15.0
+# Looks that may fail one after the other before a job is given up here; it goes on.
+PATIENCE = 20
+# A constant: what varies is in the environment.
+INSTALL = """set -e
+if [ -n "$CODE_FILE" ]; then
+  uv pip install -q --system 'huggingface_hub>=2.4,<3'
+  hf download "$CODE_REPOSITORY" "$CODE_FILE" --revision "$CODE_COMMIT" --local-dir "$CODE_FOLDER" > /dev/null
+  uv pip install -q --system --torch-backend cpu "alloy-merge$EXTRAS @ file://$CODE_FOLDER/$CODE_FILE"
+else
+  uv pip install -q --system --torch-backend cpu "alloy-merge$EXTRAS==$CODE_VERSION"
+fi
+"""
+
+
+def rent(
+    script: str,
+    key: str,
+    who: Account,
+    machine: str,
+    seconds: float,
+    *,
+    options: Sequence[str] = (),
+    environment: Mapping[str, str],
+    extras: Sequence[str] = (),
+    weights: int = 0,
+    work: str = "merge",
+) -> Rented:
+    """Begin a job on a rented machine, which its user pays for.
+
+    Args:
+        script: what is run once this program is installed; a constant
+        key: what is done, as a digest
+        machine: the Hub's name of the kind
+        seconds: that it is estimated to take there
+        options: arguments of the script
+        environment: what it reads
+        extras: of this program that it needs
+        weights, work: see `Rented`
+
+    Raises:
+        MergeError: nobody is signed in, or the Hub refuses.
+    """
+    with failures():
+        owner = identify(who).name
+        if not owner:
+            raise MergeError(Problem("rented-refused", {"status": 401}))
+        api = HfApi(token=who.token)
+        code = upload(api, owner)
+        job = api.run_job(
+            image=IMAGE,
+            command=["bash", "-c", INSTALL + script, "alloy", *options],
+            env={
+                **environment,
+                "EXTRAS": f"[{','.join(extras)}]" if extras else "",
+                "CODE_REPOSITORY": code.repository if code else "",
+                "CODE_FILE": code.file if code else "",
+                "CODE_COMMIT": code.commit if code else "",
+                "CODE_FOLDER": "/tmp/alloy-code",
+                "CODE_VERSION": "" if code else version("alloy-merge"),
+            },
+            secrets={"HF_TOKEN": who.token},
+            flavor=machine,
+            timeout=timeout(seconds),
+            attempts=ATTEMPTS,
+            name=f"alloy-{key}",
+            labels={"alloy": key},
+            namespace=owner,
+        )
+    return Rented(owner, job.id, machine, job.url, weights, work)
+
+
+class Watch(ABC, Generic[Outcome]):
+    """Looks at a job again and again.
+
+    Args:
+        rented: the job
+        api: whose access to use
+        report: takes lines of its log, and what is made of them
+    """
+
+    def __init__(self, rented: Rented, api: HfApi, report: Callable[[Any], None]):
+        self.rented = rented
+        self.api = api
+        self.report = report
+        self._where: dict[str, Any] = {"job_id": rented.id, "namespace": rented.namespace}
+        self._seen: list[str] = []
+        self._problems: tuple[Problem, ...] = ()
+        self._has_ended = False  # by the last line of its log
+
+    @abstractmethod
+    def heard(self, data: Mapping[str, Any]) -> None:
+        """Take a line of progress, or the last one, whose phase is `done`; may raise where it has another form."""
+
+    @abstractmethod
+    def outcome(self, seconds: float) -> Outcome:
+        """What the job came to, once it has ended well and was watched for so long.
+
+        Raises:
+            MergeError: its result is not there.
+        """
+
+    def until_end(self, cancel: threading.Event) -> Outcome:
+        """Report until the job ends.
+
+        Raises:
+            Cancelled: it was stopped, here or elsewhere
+            MergeError: it failed, as it says, or the Hub no longer answers
+        """
+        misses, ended, began = 0, 0.0, time.monotonic()
+        while True:
+            if cancel.is_set():
+                with failures():
+                    self.api.cancel_job(**self._where)
+                raise Cancelled
+            try:
+                with failures():
+                    stage, message = self._look()
+                misses = 0
+            except MergeError:
+                misses += 1
+                if misses > PATIENCE:
+                    raise
+                stage = message = ""
+            if stage in ("COMPLETED", "ERROR") and not self._has_ended:
+                ended = ended or time.monotonic()
+                if time.monotonic() - ended < LATE_SECONDS:
+                    cancel.wait(POLL)
+                    continue
+            if stage == "COMPLETED":
+                return self.outcome(time.monotonic() - began)
+            if stage in ("CANCELED", "DELETED"):
+                raise Cancelled
+            if stage == "ERROR":
+                raise MergeError(self._problems or [self.failed(message)])
+            cancel.wait(POLL)
+
+    def _look(self) -> tuple[str, str]:
+        """The stage and what is said of it; reports what is new in the log."""
+        # The stage first: whatever a job wrote before its end is then in the log.
+        status = self.api.inspect_job(**self._where).status
+        lines = list(self.api.fetch_job_logs(**self._where, follow=False, tail=LINES))
+        for line in _new(self._seen, lines):
+            self._read(line)
+        self._seen = lines
+        return str(getattr(status.stage, "value", status.stage)), status.message or ""
+
+    def _read(self, line: str) -> None:
+        try:
+            data = json.loads(line)
+        except ValueError:
+            data = None
+        if not isinstance(data, dict) or "phase" not in data:
+            self.report(line)
+        elif data["phase"] == "failed":
+            self._has_ended = True
+            self._problems = tuple(_problems(data.get("problems")))
+        else:
+            self._has_ended = self._has_ended or data["phase"] == "done"
+            with suppress(KeyError, TypeError, ValueError, IndexError):
+                self.heard(data)
+
+    def failed(self, message: str) -> Problem:
+        """That the job failed, where it did not say why."""
+        return Problem("rented-failed", {"reason": message, "url": self.rented.url})
+
+
+def _new(before: list[str], now: list[str]) -> list[str]:
+    """The lines that were added to the end of a log, of which only the last ones are seen."""
+    for overlap in range(min(len(before), len(now)), 0, -1):
+        if before[-overlap:] == now[:overlap]:
+            return now[overlap:]
+    return now
+
+
+def _problems(data: object) -> Iterator[Problem]:
+    """The problems in a line of a log, as far as their words are known here."""
+    for each in data if isinstance(data, list) else []:
+        with suppress(KeyError, TypeError, ValueError, IndexError):
+            problem = Problem(each["code"], each["values"], str(each["where"]))
+            if problem.code in PROBLEMS and str(problem):
+                yield problem
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """What the Hub says of jobs, as a sentence."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        codes = {401: "rented-refused", 402: "rented-unpaid", 403: "rented-refused"}
+        raise MergeError(Problem(codes.get(status, "rented-hub"), {"status": status})) from error
+    except (httpx2.HTTPError, OSError) as error:
+        raise MergeError(Problem("hub-silent", {"error": type(error).__name__})) from error

@@ -1,0 +1,157 @@
+"""A search on a rented machine. What it found comes back in its log, since nothing else of the machine is left."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import HfApi
+
+from merging import MergeError, Problem
+from ui.hub.account import Account
+from ui.rented.job import Watch, rent
+from ui.rented.machines import Needs
+from ui.server.jobs import MergeRequest, Rented, SearchWork
+from ui.server.search_state import SearchState
+from ui.server.searches import SearchService, advised, found_at
+
+if TYPE_CHECKING:
+    from searching import Space
+
+# A constant: what varies is in the environment.
+SCRIPT = """cd "$(mktemp -d)"
+echo "$SPACE" | base64 -d | gunzip > space.yaml
+echo "$TEXTS" | base64 -d | gunzip > texts.json
+alloy search run space.yaml --to found --texts texts.json --progress jsonl
+"""
+# Bytes of one variable of the environment: Linux takes up to 128 KiB.
+MOST = 120_000
+
+
+def needs_of(
+    searches: SearchService, text: str, texts: Mapping[str, Sequence[str]], who: Account, visitor: str
+) -> Needs:
+    """What a search takes.
+
+    Raises:
+        MergeError: it cannot be searched.
+    """
+    _, plan = searches.plan(text, texts, who, visitor)
+    return Needs.lasting(plan.memory_bytes, 60 * (plan.space.settings.minutes or 60))
+
+
+def begin(
+    searches: SearchService,
+    text: str,
+    texts: Mapping[str, Sequence[str]],
+    who: Account,
+    visitor: str,
+    machine: str,
+    seconds: float,
+) -> str:
+    """Begin a search on a rented machine, and follow it as a job of this server; the job's id.
+
+    Args:
+        text, texts: see `SearchService.start`
+        visitor: who it counts for
+        machine, seconds: see `rent`
+
+    Raises:
+        MergeError: it cannot be searched; see `rent`; or the visitor has too many already.
+    """
+    board = searches.service.board
+    board.check_room_for_rented(visitor)
+    merge, plan = searches.plan(text, texts, who, visitor)
+    space = plan.space
+    environment = {"SPACE": _packed(space.text), "TEXTS": _packed(json.dumps(texts, ensure_ascii=False))}
+    key = hashlib.sha256("".join(environment.values()).encode()).hexdigest()[:32]
+    rented = rent(
+        SCRIPT, key, who, machine, seconds, environment=environment, extras=["search"], work="search"
+    )
+    names = tuple(model.name for model in merge.parents)
+    request = MergeRequest(merge.recipe, seconds=seconds, rented=rented)
+    layers = max((model.layers for model in merge.parents), default=0)
+    state = SearchState(trials=space.settings.trials, layers=layers)
+
+    def work(report: Callable[[Any], None], cancel: Any) -> SearchState:
+        found = _SearchWatch(rented, HfApi(token=who.token), report, space, state).until_end(cancel)
+        # The log is all that is known of it: what it advises has to be a merge that can be made.
+        checked = searches.service.plan(found.recipe, None, who, visitor)
+        if found.recipe and not checked.ok:
+            raise MergeError(checked.problems)
+        if found.report and found.recipe:
+            searches.service.found.add(visitor, found.recipe, found.report.card())
+        return found
+
+    title = " + ".join(name.rpartition("/")[2] for name in names)
+    followed: SearchWork = work
+    return board.submit(visitor, title, names, followed, request, state)
+
+
+def _packed(text: str) -> str:
+    """Text for a variable of the environment.
+
+    Raises:
+        MergeError: it is too long for one.
+    """
+    packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    if len(packed) > MOST:
+        values = {"length": len(text), "most": len(text) * MOST // len(packed)}
+        raise MergeError(Problem("text-too-long", values))
+    return packed
+
+
+class _SearchWatch(Watch[SearchState]):
+    def __init__(
+        self,
+        rented: Rented,
+        api: HfApi,
+        report: Callable[[Any], None],
+        space: Space,
+        state: SearchState,
+    ):
+        super().__init__(rented, api, report)
+        self._space = space
+        self._state = state
+        self._done: Mapping[str, Any] | None = None
+
+    def heard(self, data: Mapping[str, Any]) -> None:
+        if data["phase"] == "done":
+            self._done = data["report"]
+            return
+        who, value, state = str(data["who"]), _number(data["value"]), self._state
+        if data["part"] == "search" and who.startswith("trial "):
+            state = replace(state, values=(*state.values, value))
+        elif data["part"] == "search" and value is not None:
+            state = replace(state, baselines={**state.baselines, who: value})
+        least = _number(data["least"])
+        self._state = replace(
+            state,
+            phase=str(data["phase"]),
+            seconds_left=_number(data["seconds_left"]),
+            least=state.least if least is None else least,
+        )
+        self.report(self._state)
+
+    def outcome(self, seconds: float) -> SearchState:
+        from searching import Report
+
+        try:
+            report = Report.from_dict(self._done or {})
+            state = found_at(self._space, report.point, self._state) if report.winner else self._state
+            str(report.verdict)  # it has words here
+            recipe = advised(self._space, report, state)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise MergeError(self.failed(type(error).__name__)) from error
+        return replace(state, phase="report", seconds_left=0.0, recipe=recipe, report=report)
+
+
+def _number(value: object) -> float | None:
+    """A number; None for anything else."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
