@@ -50,7 +50,7 @@ PASSED_ON = {
     "merging/recipe/yaml.py",
     "merging/tokenizers/tokenizer.py",
     "ui/api.py",
-    "ui/rented/merge.py",
+    "ui/rented/job.py",
     "ui/server/internal_error.py",
     "evaluation/confine.py",
 }
