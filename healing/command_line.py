@@ -32,7 +32,6 @@ from checkpoints.terminal import (
 )
 
 if TYPE_CHECKING:
-    from checkpoints.problems import Problem
     from healing.plan import HealPlan
     from healing.run import Healed
     from healing.training import Step

@@ -32,7 +32,6 @@ from checkpoints.terminal import (
 )
 
 if TYPE_CHECKING:
-    from checkpoints.problems import Problem
     from searching.plan import Measured, SearchPlan
     from searching.run import Progress
 
