@@ -36,6 +36,9 @@ from searching.operands import are_sums
 STEP = 1e-6
 # Where two plans are compared, as shares of the ranges from the start: no round numbers, which may be special.
 BESIDE, BEYOND = 0.0517, 0.0917
+# Tokens that go through the model together at most on a GPU, for a backward pass needs what each layer made of them; on
+# a processor no more go together than where nothing but the score is wanted.
+BATCH_TOKENS: dict[str, int] = {"cuda": 4096}
 
 
 class Space(Protocol):
@@ -223,7 +226,7 @@ def score(live: LiveMerge, objectives: Sequence[Objective]) -> float:
 def _passed(live: LiveMerge, objective: Objective, share: float) -> float:
     """Bits per byte of one objective; its share of the gradient arrives at the hooks."""
     model = live.model
-    work = ScoringPlan.planned(model, objective.texts, None, None, None, None, None)
+    work = ScoringPlan.planned(model, objective.texts, None, None, None, BATCH_TOKENS.get(model.device), None)
     unit = 1 / (math.log(2) * sum(work.documents[number].bytes for number in work.order))
     how = Logits.of(model)
     nats = 0.0

@@ -7,7 +7,6 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from evaluation import load_model, perplexity
 from evaluation.perplexity import Logits
 from merging import METHODS, Recipe, read_recipe
 from merging.methods.arithmetic import weighted_sum
-from searching.gradient import Derivatives, Objective, has_derivative, score
+from searching.gradient import BATCH_TOKENS, Derivatives, Objective, has_derivative, score
 from searching.learning import Pace, learn
 from searching.live_merge import LiveMerge
 from tests.merging.methods.whole import merge_by_engine
@@ -220,7 +219,7 @@ def test_texts_that_go_through_the_model_together_count_as_each_alone(
             monkeypatch.setattr("searching.gradient.Logits.of", lambda _, how=how: how)
             found.append(derivatives.at(space.start, [objective]))
         monkeypatch.undo()
-        monkeypatch.setattr(import_module("evaluation.perplexity"), "_BATCH_TOKENS", {"cpu": 1})
+        monkeypatch.setitem(BATCH_TOKENS, "cpu", 1)  # as a GPU has fewer than for a score
         alone = derivatives.at(space.start, [objective])
 
     for together in found:
