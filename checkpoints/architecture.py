@@ -63,9 +63,10 @@ HEADLESS = re.compile(r"(?<!LMHead)Model$|^unknown$")
 UNKNOWN = "unknown"
 HEAD_BIAS = re.compile(r"(^|\.)(lm_head|cls\.predictions|embed_out)\.bias$|final_logits_bias$")
 NORM = re.compile(r"norm|(^|[._])ln(_|\d|f|\.)", re.IGNORECASE)
-# Tables that loaders make for themselves; some checkpoints bring them, others of the same model do not.
+# Tables that loaders make for themselves, and scales of a cache in eight bits: some checkpoints bring them, others of
+# the same model do not.
 DERIVED = re.compile(
-    r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|\.attention\.(masked_)?bias$|position_ids$"
+    r"\.(k|v|kv)_scale$|rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|\.attention\.(masked_)?bias$|position_ids$"
 )
 
 # What quantized weights have beside them, by the end of the name.

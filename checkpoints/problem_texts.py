@@ -727,7 +727,7 @@ PROBLEMS: dict[str, Text] = {
         "Name {model} as `base_model`, or take all layers from models of the same base.",
     ),
     "derived-tensor": Text(
-        "Not all models have {tensors:few}; the result has none of them, as loaders compute them."
+        "Not all models have {tensors:few}; the result has none of them, and loaders use their own."
     ),
     "taken-over-tensor": Text(
         "{lacking:and} {lacking:lacks|lack} {tensors:few}. The result takes over what {model} has."

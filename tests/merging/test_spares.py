@@ -327,3 +327,20 @@ def test_a_copy_of_the_head_without_its_bias(having: str, tmp_path: Path) -> Non
     parents = [hf.BertForMaskedLM.from_pretrained(model).state_dict() for model in models]
     for name, tensor in loaded.state_dict().items():
         torch.testing.assert_close(tensor, (parents[0][name] + parents[1][name]) / 2)
+
+
+def test_scales_of_a_cache_are_left_out(tmp_path: Path) -> None:
+    """Where not all parents have them; they say nothing of the weights."""
+    scales = {
+        f"model.layers.{layer}.self_attn.{part}_scale": torch.ones(1) for layer in (0, 1) for part in "kv"
+    }
+    a, b = (
+        save(llama(), tmp_path / "a"),
+        save(llama(), tmp_path / "bb", lambda tensors: {**tensors, **scales}),
+    )
+
+    for plan in (planned(a, b), planned(b, a)):
+        [warning] = [warning for warning in plan.warnings if warning.code == "derived-tensor"]
+        assert {*warning.values["tensors"]["first"]} <= scales.keys()
+        assert not {tensor.name for tensor in plan.tensors} & scales.keys()
+        assert plan.ok

@@ -648,7 +648,7 @@ PROBLEMS: dict[str, Text] = {
         "`base_model`을 바꾸거나({model}), 모든 레이어를 같은 베이스의 모델에서 가져오세요.",
     ),
     "derived-tensor": Text(
-        "모든 모델에 있지는 않은 텐서입니다: {tensors:few}. 불러올 때 계산되므로 결과에는 넣지 않습니다."
+        "모든 모델에 있지는 않은 텐서입니다: {tensors:few}. 불러올 때 따로 마련되므로 결과에는 넣지 않습니다."
     ),
     "taken-over-tensor": Text(
         "{lacking:and}에 없는 텐서입니다: {tensors:few}. 결과는 {model}의 것을 그대로 받습니다."
