@@ -125,6 +125,8 @@ class Checkpoint(Protocol):
 def read_json(checkpoint: Checkpoint, file: str) -> Any:
     """The content of a JSON file.
 
+    >>> read_json(model, "generation_config.json")  # doctest: +SKIP
+
     Raises:
         CheckpointError: it is not JSON, or cannot be read.
     """

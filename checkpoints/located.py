@@ -73,6 +73,8 @@ class LocatedCheckpoint:
 def locate(checkpoint: Checkpoint, tensors: Collection[str]) -> LocatedCheckpoint:
     """Describe a stored model, or one under adapters.
 
+    >>> again = open_located(locate(model, ["lm_head.weight"]), token=None)  # doctest: +SKIP
+
     Args:
         checkpoint: as `open_checkpoint` and `open_adapter` return it
         tensors: that will be read; under adapters all are described, for an adapter is fitted to the whole model
@@ -108,6 +110,8 @@ def _headers(data: Iterable[Mapping[str, Any]]) -> Headers:
 
 def open_located(located: LocatedCheckpoint, token: Token) -> Checkpoint:
     """Open a model again; of a model on the Hub nothing is read before its tensors are.
+
+    >>> model = open_located(LocatedCheckpoint.from_json(text), token=None)  # doctest: +SKIP
 
     Raises:
         CheckpointError: a folder changed, or is not on this machine.

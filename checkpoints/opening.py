@@ -22,6 +22,8 @@ def open_checkpoint(
 
     A quantized model is seen as plain numbers where its form is known.
 
+    >>> open_checkpoint("owner/name", "v1.0").tensors["lm_head.weight"].shape  # doctest: +SKIP
+
     Args:
         name: a folder, `owner/name`, an address in an object store, or a place in one of them: `owner/name/folder`, a
             file of weights

@@ -59,6 +59,8 @@ def perplexity_results(
 
     Each metric's `args` say how it was measured: window, BOS, dtype, commit, the text's size and SHA-256.
 
+    >>> write_card("merged", perplexity_results(score, texts, Source("my text")))  # doctest: +SKIP
+
     Args:
         score: the model's score.
         texts: the texts that it is of.
@@ -134,6 +136,8 @@ def _metric_of(found: Difference, how: Mapping[str, Any]) -> dict[str, Any]:
 def benchmark_results(found: Benchmarked, pairs: Sequence[PairedScore] = ()) -> list[EvalResult]:
     """A model's scores on lm-eval's tasks, with standard errors, and how it differs from others over all of them.
 
+    >>> write_card("merged", benchmark_results(found))  # doctest: +SKIP
+
     Args:
         found: the model's scores.
         pairs: of this model and others, on the same questions.
@@ -199,6 +203,8 @@ def card_with(card: str, name: str, results: Sequence[EvalResult], markdown: str
     A result replaces an earlier one of the same metric (by type and name) on the same task and data; what others
     wrote into the entry is kept.
 
+    >>> text = card_with(text, "merged", perplexity_results(score, texts, source))  # doctest: +SKIP
+
     Args:
         card: the text of a README.md with its line breaks and byte order mark, "" for none.
         name: of the model, as its entry in the `model-index` is called.
@@ -238,6 +244,8 @@ def write_card(
     allow_folders: bool = True,
 ) -> WrittenCard:
     """Write results into the card of a model: one commit, made on the card as it then is.
+
+    >>> write_card("owner/merged", benchmark_results(found), pull_request=True)  # doctest: +SKIP
 
     Args:
         model: "owner/name" on the Hub, with or without "hf://" before it, or a folder.

@@ -38,6 +38,8 @@ def reply(
     The same seed gives the same answer on the same device, whatever else runs at the time. Of the model's
     generation config only the tokens that end an answer count.
 
+    >>> "".join(reply(model, [{"role": "user", "content": "Hello"}], seed=1))  # doctest: +SKIP
+
     Args:
         model: the model.
         messages: the conversation; each has a "role" (system, user or assistant) and a "content".

@@ -168,6 +168,8 @@ def difference(model: Perplexity, other: Perplexity, texts: Sequence[str]) -> Di
 
     The interval is Student's t on the jackknife over documents, see `estimate_ratio`.
 
+    >>> found = difference(perplexity(model, texts), perplexity(other, texts), texts)  # doctest: +SKIP
+
     Args:
         model: the scores of the model to judge.
         other: the scores of what it is compared with, on the same texts.
@@ -224,6 +226,8 @@ def interval(score: Perplexity, texts: Sequence[str]) -> tuple[float, float] | N
     """The 95 % interval of a model's bits per byte: where another text of the kind may lead.
 
     Two models read one text, so their difference is known much better than this: see `difference`.
+
+    >>> low, high = interval(perplexity(model, texts), texts)  # doctest: +SKIP
 
     Args:
         score: the model's score.

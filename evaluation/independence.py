@@ -64,6 +64,8 @@ def check_independence(
 ) -> Independence:
     """Look for whatever ties a model to others, then load it where nothing else can be reached.
 
+    >>> check_independence("merged", parents=["owner/parent"]).ok  # doctest: +SKIP
+
     Args:
         name: a folder, or "owner/name" on the Hub.
         parents: names that must not stand in its configs.

@@ -152,6 +152,8 @@ def influence(
 ) -> Influence:
     """Measure every layer and every block of layers, in one pass over the start of some texts.
 
+    >>> found = influence(model, texts)  # doctest: +SKIP
+
     Args:
         model: the model; it stays as it is.
         texts: documents; each is read on its own, in windows of up to 512 tokens.
@@ -204,6 +206,8 @@ def candidates(model: LanguageModel, found: Influence, drop: int, count: int = 5
     The first and the last layer always remain. Where layers are of several kinds, only such cuts count after which
     the config can still say of what kind each layer is.
 
+    >>> cuts = candidates(model, influence(model, texts), drop=4)  # doctest: +SKIP
+
     Args:
         model: the model.
         found: what was measured of it.
@@ -249,6 +253,8 @@ def try_cuts(
     cancel: threading.Event | None = None,
 ) -> Trials:
     """Score a model on texts, whole and without layers. Nothing is written: all share the weights in memory.
+
+    >>> trials = try_cuts(model, texts, candidates(model, found, drop=4))  # doctest: +SKIP
 
     Args:
         model: the model; it stays as it is.

@@ -157,6 +157,8 @@ def load_model(
     costs a HEAD request for a model on the Hub (which also checks that this token may still read it) and a look at the
     files' times for a folder.
 
+    >>> model = load_model("owner/name")  # doctest: +SKIP
+
     Args:
         name: a folder, or "owner/name" on the Hub, optionally with "hf://" in front and "@revision" at the end; or
             "base+adapter", each named in this way: PEFT then merges the adapter into the base in memory.
@@ -215,7 +217,10 @@ class FetchedModel:
 
 
 def fetch_model(name: str | Path, *, token: Token = None, allow_folders: bool = True) -> FetchedModel:
-    """Download the files of a model unless they are on this machine. Arguments and errors as for `load_model`."""
+    """Download the files of a model unless they are on this machine. Arguments and errors as for `load_model`.
+
+    >>> fetched = fetch_model("owner/name")  # doctest: +SKIP
+    """
     return _fetched(find_model(name, token=token, allow_folders=allow_folders))
 
 
@@ -238,6 +243,8 @@ def load_fetched(
     fetched: FetchedModel, device: str = "auto", offload: Path | None = None, *, to_answer: bool = False
 ) -> LanguageModel:
     """Load a model whose files are on this machine, or take it from memory.
+
+    >>> model = load_fetched(fetch_model("owner/name"), "cpu")  # doctest: +SKIP
 
     Args:
         fetched: from `fetch_model`.
@@ -417,7 +424,11 @@ def loaded_models(device: str) -> LoadedModels:
 
 
 def hold_memory(size: int) -> AbstractContextManager[None]:
-    """Reserve memory of this machine for other work, see `LoadedModels.hold`."""
+    """Reserve memory of this machine for other work, see `LoadedModels.hold`.
+
+    >>> with hold_memory(1000):
+    ...     pass
+    """
     return _LOADED["cpu"].hold(size)
 
 

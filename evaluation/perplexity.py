@@ -156,6 +156,8 @@ def perplexity(
 
     Memory is bounded by a batch; 12 bytes per token remain.
 
+    >>> perplexity(model, ["Some text.", "More of it."]).perplexity  # doctest: +SKIP
+
     Args:
         model: the model.
         texts: one document or several. The same document given twice is scored once, and counts twice.
@@ -206,6 +208,8 @@ def perplexity_slice(
         found = perplexity_slice(model, texts, seconds=20)
         while isinstance(found, Unfinished):
             found = perplexity_slice(model, texts, seconds=20, unfinished=found)
+
+    >>> unfinished = perplexity_slice(model, texts, seconds=50)  # doctest: +SKIP
 
     Args:
         model: as for `perplexity`; the same in each slice, like the texts and all other settings.

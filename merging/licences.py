@@ -87,7 +87,10 @@ def licence_of_result(parents: Sequence[Parent]) -> Licence | None:
 
 
 def licence_of(plan: Plan, token: Token) -> Licence | None:
-    """The licence for the card of a plan's result, by its parents' cards."""
+    """The licence for the card of a plan's result, by its parents' cards.
+
+    >>> licence_of(plan, token=None)  # doctest: +SKIP
+    """
     return licence_of_result(ModelCards().parents(plan, token))
 
 

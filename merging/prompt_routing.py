@@ -30,6 +30,8 @@ def route_prompts(
 ) -> Routing:
     """Find out which expert each prompt would reach: the recipe's own and others. Reads the base model once.
 
+    >>> route_prompts(recipe, ["Prove it.", "Rhyme it."]).prompts[0].reached  # doctest: +SKIP
+
     Args:
         recipe: of a mixture of experts whose routers are computed
         prompts: texts of no expert, to try

@@ -38,6 +38,8 @@ class Licence:
 def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str = "") -> str:
     """The README.md of a result.
 
+    >>> print(model_card(plan, "owner/merged"))  # doctest: +SKIP
+
     Args:
         plan: that made it
         name: what transformers loads the result by: `owner/name` on the Hub, else the name of its folder

@@ -71,6 +71,8 @@ class _Layer:
 def cut_recipe(model: str, dropped: Iterable[int], *, token: Token = None) -> str:
     """The recipe of a model without some layers.
 
+    >>> recipe = read_recipe(cut_recipe("owner/model", [21, 22, 23]))  # doctest: +SKIP
+
     Args:
         model: a folder, or "owner/name" on the Hub, with "@revision" as in recipes.
         dropped: numbers of the layers to leave out.
@@ -98,6 +100,8 @@ def stack_recipe(model: str, repeated: Iterable[int], *, silent: bool = True, to
     A silent copy adds nothing to the hidden states: the two matrices that write to them are times zero. So the taller
     model predicts exactly what its parent does, and training starts from there (LLaMA Pro, arXiv 2401.02415). A plain
     copy computes its layer twice, and the model is worse than its parent until it is trained.
+
+    >>> recipe = read_recipe(stack_recipe("owner/model", [8, 9, 10]))  # doctest: +SKIP
 
     Args:
         model: a folder, or "owner/name" on the Hub, with "@revision" as in recipes.

@@ -233,7 +233,10 @@ class AdaptedCheckpoint:
 
 
 def without_adapters(checkpoint: Checkpoint) -> Checkpoint:
-    """The model under all adapters."""
+    """The model under all adapters.
+
+    >>> base = without_adapters(model)  # doctest: +SKIP
+    """
     while isinstance(checkpoint, AdaptedCheckpoint):
         checkpoint = checkpoint.base
     return checkpoint
@@ -249,6 +252,8 @@ def open_adapter(
     allow_folders: bool = True,
 ) -> AdaptedCheckpoint:
     """Open an adapter, a folder or a Hub id, and apply it to a checkpoint; closing the result closes both.
+
+    >>> model = open_adapter(open_checkpoint("owner/base"), "owner/adapter", scale=0.5)  # doctest: +SKIP
 
     Args:
         scale: how much of its change counts: 0 gives the base back, 1 is all of it

@@ -101,7 +101,11 @@ def _damaged(code: str, file: str, values: Mapping[str, Any]) -> CheckpointError
 
 
 def write_header(tensors: Iterable[TensorHeader]) -> bytes:
-    """The header of a file that holds these tensors in this order, padded as safetensors' own writer pads it."""
+    """The header of a file that holds these tensors in this order, padded as safetensors' own writer pads it.
+
+    >>> len(write_header([TensorHeader("weight", "F32", (2, 2), "", 0, 16)]))
+    104
+    """
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in tensors:

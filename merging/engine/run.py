@@ -59,6 +59,8 @@ def run_plan(
     A merge to the Hub that died or failed can be repeated, with the same plan and from any machine of the same kind: it
     continues with the shards that are missing. One that was cancelled leaves nothing behind.
 
+    >>> run_plan(plan, "merged", on_progress=print).location  # doctest: +SKIP
+
     Args:
         plan: from `make_plan`, without problems
         to: a folder, `hf://owner/name`, or an address in an object store such as `s3://bucket/path`
@@ -173,6 +175,8 @@ def merge_into_memory(
     cancel: threading.Event | None = None,
 ) -> PreTrainedModel:
     """Merge into a live transformers model, to try the result before it is kept anywhere; no file is written.
+
+    >>> model = merge_into_memory(make_plan(recipe))  # doctest: +SKIP
 
     Args:
         plan: from `make_plan` without a destination, and without problems

@@ -33,6 +33,8 @@ def run_plans(
 ) -> list[Result | MergeError]:
     """Run several plans together, as `run_plan` does each.
 
+    >>> run_plans([(plan, "one"), (other_plan, "two")])  # doctest: +SKIP
+
     Args:
         merges: plans and their destinations
         workers: how many merge at a time, of all plans; None: as many as there are cores

@@ -75,6 +75,9 @@ def make_plan(
     Reads the models' configs, headers and lists of files; no weights. Never raises for a recipe that cannot
     be merged: the plan then has problems, and `plan.ok` is false.
 
+    >>> plan = make_plan(recipe, "hf://owner/merged")  # doctest: +SKIP
+    >>> plan.ok, plan.bytes_out, [str(problem) for problem in plan.problems]  # doctest: +SKIP
+
     Args:
         recipe: what is to be merged
         to: where the result is to go, a folder or `hf://owner/name`; None leaves that unchecked

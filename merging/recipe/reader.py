@@ -114,6 +114,10 @@ LONGEST_NAME = 1024
 def read_recipe(text: str) -> Recipe:
     """Read a recipe from YAML (or JSON) text.
 
+    >>> recipe = read_recipe("merge_method: linear\\nmodels: [{model: a/b, parameters: {weight: 1}}]")
+    >>> recipe.merge_method
+    'linear'
+
     Raises:
         RecipeError: with every problem of the text.
     """
