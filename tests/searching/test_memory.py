@@ -67,7 +67,6 @@ def test_what_derivatives_take_is_estimated(wide: Path) -> None:
     found = read_space(SPACE.format(folder=wide))
     plan = make_plan(found.recipe(found.start))
     with_them = needed(plan, tokens=TOKENS, derivatives=True)
-    print(taken, with_them)
     assert with_them.derivatives > 50_000_000
     assert with_them.derivatives / 1.5 < taken < 1.5 * with_them.derivatives
     assert with_them.least - with_them.derivatives == needed(plan, tokens=TOKENS).least
