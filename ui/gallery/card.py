@@ -39,8 +39,7 @@ def gallery_cards(merges: Sequence[GalleryMerge], listed: Listed | None = None) 
         said.append(
             quiet(t("gallery.none") if listed and listed.following is None else t("gallery.none.yet"))
         )
-    cards = tag.div(map(_card, merges), class_="alloy-gallery") if merges else None
-    return html(cards, said)
+    return html(tag.div(map(_card, merges), class_="alloy-gallery"), said)
 
 
 def method_title(found: Sketch | None) -> str:

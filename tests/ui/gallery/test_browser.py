@@ -12,6 +12,10 @@ from tests.ui.test_browser import RULES, quiet, until_recipe
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_models]
 
+# Colours that fade in, and cards that wait for the Hub and are dimmed meanwhile, would be measured on their way.
+STILL = "*, ::before, ::after { transition: none !important; }"
+SETTLED = "() => !document.querySelector('.html-container.pending')"
+
 
 def test_a_merge_of_the_gallery_is_found_and_remixed(site: Site, browser: Browser) -> None:
     site.hub.add_user("gallery")
@@ -19,12 +23,14 @@ def test_a_merge_of_the_gallery_is_found_and_remixed(site: Site, browser: Browse
     put(site.hub, "gallery/trimmed", "ties", base="gallery/base")
     with visit(browser, site.url, width=390) as seen:
         page = seen.page
+        page.add_style_tag(content=STILL)
         page.get_by_role("tab", name="Gallery").click()
         # What another test made the app ask the Hub for is remembered: a list of one's own is new.
         page.get_by_label("Made from", exact=True).fill("gallery/base")
         page.get_by_label("Made from", exact=True).press("Enter")
         card = page.get_by_role("article").filter(has_text="gallery/judged")
         expect(card).to_contain_text("Better than its best parent")
+        page.wait_for_function(SETTLED)
         for width in (390, 1280):
             page.set_viewport_size({"width": width, "height": 900})
             assert page.evaluate("document.documentElement.scrollWidth") == width
