@@ -588,4 +588,7 @@ def test_what_merge_said_outlives_a_plan_that_was_on_its_way(
         arrives.set()
         expect(name).to_have_attribute("placeholder", re.compile("linear"))
         expect(said).to_contain_text("there is no account to save to")
+        # Of another recipe it says nothing.
+        page.get_by_role("button", name="TIES of fine-tunes").click()
+        expect(said).to_be_hidden()
         quiet(seen)

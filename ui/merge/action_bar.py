@@ -44,6 +44,11 @@ bar.addEventListener("click", (event) => {
 watch("value", mend);
 mend();
 """
+# What was said of another recipe holds no longer. The change of a recipe may be heard of after the answer about it.
+FORGET_OTHERS = """(recipe, said) => {
+  const words = new DOMParser().parseFromString(said ?? "", "text/html").querySelector("[data-recipe]");
+  return words?.dataset.recipe === recipe ? said : "";
+}"""
 # After a merge has begun its card is shown; what keeps one from beginning is said in the bar itself.
 SHOW_BEGUN = """() => {
   if (!document.querySelector(".alloy-said .alloy-bad"))
@@ -69,6 +74,11 @@ class ActionBar:
                 )
                 self.try_first = gr.Button(t("try.button"), scale=0, min_width=130)
                 self.go = gr.Button(t("merge.button"), variant="primary", scale=0, min_width=170)
+
+
+def said_of(recipe: str, words: Markup) -> Markup:
+    """Words for the bar about a recipe; they stay as long as the page shows it."""
+    return tag.div(words, data_recipe=recipe)
 
 
 def waiting_line() -> Markup:

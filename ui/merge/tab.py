@@ -18,7 +18,7 @@ from ui.hub.account import Account, account, visitor
 from ui.hub.recipes import QUERY, recipe_of
 from ui.hub.search import HubSearch
 from ui.languages.translate import in_each_language, t
-from ui.merge.action_bar import SHOW_BEGUN, ActionBar
+from ui.merge.action_bar import FORGET_OTHERS, SHOW_BEGUN, ActionBar, said_of
 from ui.merge.commands import hf_job
 from ui.merge.destination import PULL_REQUEST, REVISION, DestinationChoice
 from ui.merge.destination_panel import DestinationPanel
@@ -109,8 +109,7 @@ class MergeTab:
         self.bar.go.click(**self.merging_it).success(**self.mine.watching).then(
             None, None, None, js=SHOW_BEGUN, **PRIVATE
         )
-        # What was said of another recipe holds no longer.
-        yaml.change(None, None, self.bar.said, js="() => ''", **PRIVATE)
+        yaml.change(None, [yaml, self.bar.said], self.bar.said, js=FORGET_OTHERS, **PRIVATE)
         self._wire_rented()
         making = {
             self.mine.jobs,
@@ -245,7 +244,7 @@ class MergeTab:
             )
         except MergeError as error:
             here = problems_card(error.problems)
-            return {self.plan.card: here, self.bar.said: here}
+            return {self.plan.card: here, self.bar.said: said_of(values[self.editor.yaml], here)}
         return {**self._begun(job, values), self.bar.said: ""}
 
     def _named(self, values: Given, who: Account, turn: str) -> tuple[DestinationChoice, str, Plan]:
@@ -390,8 +389,9 @@ class MergeTab:
             if not plan.ok:
                 raise MergeError(plan.problems)
             for card, finished in try_first(self.service.in_memory, TryRequest(page, called, plan, who)):
-                yield {self.bar.said: card, self.tried: finished}
+                yield {self.bar.said: said_of(text, card), self.tried: finished}
         except MergeError as error:
-            yield {self.bar.said: html(map(trouble, error.problems)), self.tried: None}
+            words = html(map(trouble, error.problems))
+            yield {self.bar.said: said_of(text, words), self.tried: None}
         else:
             yield {self.bar.said: ""}
