@@ -41,9 +41,9 @@ def test_a_machine_is_rented_and_watched(site: Site, browser: Browser, tmp_path:
         quiet(seen)
         page.reload()
         seen.complaints[:] = [it for it in seen.complaints if not BROKEN_OFF.search(it)]
-        expect(page.get_by_role("heading", name=re.compile("rented"))).to_be_visible()
+        expect(page.get_by_role("heading", name=re.compile("demo/rented"))).to_be_visible()
         gate.touch()
-        expect(page.get_by_role("heading", name="Done: rented")).to_be_visible(timeout=SLOW)
+        expect(page.get_by_role("heading", name="Done: demo/rented")).to_be_visible(timeout=SLOW)
 
         expect(page.get_by_text("Verified").first).to_be_visible()
         link = page.get_by_role("link", name="Open demo/rented")
