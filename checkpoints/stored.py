@@ -14,8 +14,8 @@ from checkpoints.formats.format import Format
 from checkpoints.formats.header import TensorHeader
 from checkpoints.formats.safetensors import MAX_HEADER
 from checkpoints.formats.torch_zip import TORCH_ZIP
-from checkpoints.gguf.files import models as gguf_models
 from checkpoints.gguf.model import read_gguf_model
+from checkpoints.gguf_files import models as gguf_models
 from checkpoints.json_value import parse_json
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.repository import MAX_CONFIG, Repository, read_small

@@ -12,9 +12,9 @@ from checkpoints.formats.header import TensorHeader
 from checkpoints.gguf.architectures import FREQUENCIES
 from checkpoints.gguf.blocks import check_installed
 from checkpoints.gguf.config import ConfigError, config_of, find_architecture
-from checkpoints.gguf.files import models, parts
 from checkpoints.gguf.header import GgufHeader, Value, read_gguf
 from checkpoints.gguf.tokenizer import splitting_of, tokenizer_documents
+from checkpoints.gguf_files import models, parts
 from checkpoints.json_value import parse_json
 from checkpoints.names import hub_id
 from checkpoints.problems import CheckpointError, Problem

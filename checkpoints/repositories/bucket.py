@@ -11,7 +11,7 @@ from urllib.parse import quote
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import EntryNotFoundError
 
-from checkpoints.gguf.files import belongs
+from checkpoints.gguf_files import belongs
 from checkpoints.names import bucket_place
 from checkpoints.object_store import Entry
 from checkpoints.problems import CheckpointError, Problem

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
-from checkpoints.gguf.files import belongs
+from checkpoints.gguf_files import belongs
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.open_files import OpenFiles
 from checkpoints.repositories.repository import Location

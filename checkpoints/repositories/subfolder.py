@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 from dataclasses import replace
 
-from checkpoints.gguf.files import belongs
+from checkpoints.gguf_files import belongs
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.repository import Location, Repository
 
