@@ -37,7 +37,7 @@ from merging.destinations import scheme_of
 from merging.recipe.yaml import YamlReader, place_of
 
 if TYPE_CHECKING:
-    from healing import HealPlan, Step
+    from healing import HealPlan, TrainingStep
     from merging import Plan, Result
     from searching import SearchPlan
 
@@ -46,7 +46,7 @@ _DONE = "pipeline.json"
 
 
 @dataclass(frozen=True)
-class Document:
+class PipelineDocument:
     """A document of a pipeline.
 
     Args:
@@ -65,7 +65,7 @@ class Document:
     words: frozenset[str]
     where: Any = None
 
-    def renamed(self, places: Mapping[str, str]) -> Document:
+    def renamed(self, places: Mapping[str, str]) -> PipelineDocument:
         """The same with other names of models."""
         if not self.words & places.keys():
             return self
@@ -110,7 +110,7 @@ class Pipeline:
     """
 
     text: str
-    documents: tuple[Document, ...]
+    documents: tuple[PipelineDocument, ...]
     gguf: tuple[str, ...] = ()
     places: Mapping[str, str] = field(default_factory=dict)
 
@@ -119,7 +119,7 @@ class Pipeline:
         """Identifies the text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    def chain(self, last: Document, instead: Mapping[str, Document] | None = None) -> str:
+    def chain(self, last: PipelineDocument, instead: Mapping[str, PipelineDocument] | None = None) -> str:
         """The text of a document and of the recipes that it needs, at the lines where they are.
 
         Args:
@@ -129,9 +129,9 @@ class Pipeline:
         known = {one.name: one for one in self.documents if one.name and one.kind == "recipe"} | dict(
             instead or {}
         )
-        wanted: list[Document] = []
+        wanted: list[PipelineDocument] = []
 
-        def need(document: Document) -> None:
+        def need(document: PipelineDocument) -> None:
             for name in sorted(document.words & known.keys()):
                 if name != document.name and known[name] not in wanted:
                     need(known[name])
@@ -148,7 +148,7 @@ class Pipeline:
             text += ("---\n" if number or document.line else "") + document.text.rstrip("\n") + "\n"
         return text
 
-    def before(self, training: Document) -> Document:
+    def before(self, training: PipelineDocument) -> PipelineDocument:
         """The recipe of the model that a training trains: the document before it; behind another training a recipe of
         that one's result."""
         found = self.documents[self.documents.index(training) - 1]
@@ -156,7 +156,7 @@ class Pipeline:
             return found
         model = json.dumps(self.places.get(found.name, found.name))
         text = f"merge_method: passthrough\nmodels: [{{model: {model}}}]\n"
-        return Document("recipe", "", text, 0, frozenset([found.name]))
+        return PipelineDocument("recipe", "", text, 0, frozenset([found.name]))
 
 
 class _Reader(YamlReader):
@@ -168,7 +168,7 @@ class _Reader(YamlReader):
             return None
         lines = self.text.splitlines(keepends=True)
         starts = [_start(lines, node) for node in nodes]
-        found: list[Document] = []
+        found: list[PipelineDocument] = []
         gguf: tuple[str, ...] = ()
         for node, kind, start, end in zip(nodes, kinds, starts, [*starts[1:], len(lines)], strict=True):
             if kind == "gguf":
@@ -180,7 +180,7 @@ class _Reader(YamlReader):
             text = text.partition("\n")[2] if text.startswith("---") else text
             line = start + (1 if lines[start].startswith("---") else 0)
             words = frozenset(value.value for value in _values(node))
-            found.append(Document(kind, _name(node), text, line, words, place_of(node)))
+            found.append(PipelineDocument(kind, _name(node), text, line, words, place_of(node)))
         self.check(found, nodes)
         return Pipeline(self.text, tuple(found), gguf)
 
@@ -191,7 +191,7 @@ class _Reader(YamlReader):
             return tuple(word.strip() for word in value.value.split(","))
         return self.sequence(value, "gguf", lambda one: self.text_of(one, "`gguf`"))
 
-    def check(self, documents: Sequence[Document], nodes: Sequence[yaml.Node]) -> None:
+    def check(self, documents: Sequence[PipelineDocument], nodes: Sequence[yaml.Node]) -> None:
         """Find documents that nothing uses, and names that are missing or there twice."""
         if not documents or documents[0].kind == "train":
             self.problem("no-stage-before", {"key": "train" if documents else "gguf"}, nodes[0])
@@ -259,7 +259,7 @@ class Stage:
         plan: of the merge, the search or the training
     """
 
-    document: Document
+    document: PipelineDocument
     plan: Plan | SearchPlan | HealPlan
 
     @property
@@ -312,7 +312,7 @@ def plan_pipeline(
     from merging import make_plan, read_recipe
     from searching import plan_search, read_space
 
-    instead: dict[str, Document] = {}
+    instead: dict[str, PipelineDocument] = {}
     stages: list[Stage] = []
     merge: Plan | None = None
     for document in pipeline.documents:
@@ -344,7 +344,7 @@ def plan_pipeline(
     return PipelinePlan(pipeline, tuple(stages), merge, folder, device)
 
 
-def _called(instead: Mapping[str, Document]) -> dict[str, Document]:
+def _called(instead: Mapping[str, PipelineDocument]) -> dict[str, PipelineDocument]:
     """Recipes under the names that later documents use."""
     return {name: replace(one, name=name, text=_named(one.text, name)) for name, one in instead.items()}
 
@@ -375,8 +375,8 @@ def run_pipeline(
     work: Path | None = None,
     keep: bool = False,
     private: bool = True,
-    on_stage: Callable[[int, Document], None] | None = None,
-    on_step: Callable[[Step], None] | None = None,
+    on_stage: Callable[[int, PipelineDocument], None] | None = None,
+    on_step: Callable[[TrainingStep], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Done:
     """Carry out a pipeline. One that died continues with the stage that is missing; one that was cancelled leaves
@@ -426,7 +426,7 @@ class _Run:
         work: Path,
         keep: bool,
         private: bool,
-        on_step: Callable[[Step], None] | None,
+        on_step: Callable[[TrainingStep], None] | None,
         cancel: threading.Event | None,
     ) -> None:
         self.plan = plan
@@ -437,10 +437,10 @@ class _Run:
         self.private = private
         self.on_step = on_step
         self.cancel = cancel
-        self.instead: dict[str, Document] = {}
+        self.instead: dict[str, PipelineDocument] = {}
         self.places: dict[str, str] = {}
 
-    def done(self, on_stage: Callable[[int, Document], None] | None) -> Done:
+    def done(self, on_stage: Callable[[int, PipelineDocument], None] | None) -> Done:
         self.found: dict[str, str] = self._found()
         documents = [stage.document for stage in self.plan.stages]
         for number, document in enumerate(documents, 1):
@@ -486,7 +486,7 @@ class _Run:
     def _said(self) -> str:
         return "\n\n".join(said.strip() for said in self.found.values())
 
-    def _chain(self, document: Document) -> str:
+    def _chain(self, document: PipelineDocument) -> str:
         """A document and the recipes it needs, with the folders of what earlier stages left."""
         placed = tuple(
             self.instead.get(one.name, one).renamed(self.places) for one in self.pipeline.documents
@@ -494,7 +494,7 @@ class _Run:
         here = placed[self.pipeline.documents.index(document)]
         return replace(self.pipeline, documents=placed, places=self.places).chain(here)
 
-    def _train(self, document: Document, to: str, is_last: bool) -> Result | None:
+    def _train(self, document: PipelineDocument, to: str, is_last: bool) -> Result | None:
         """Where the trained model is; None if it did not heal."""
         from healing import plan_training, run_training
         from healing.run import training_section
@@ -524,7 +524,7 @@ class _Run:
         self.places[document.name] = to
         return healed.result
 
-    def _search(self, document: Document) -> None:
+    def _search(self, document: PipelineDocument) -> None:
         """Search, and let the recipe that was found stand for the document."""
         from searching import plan_search, read_space, run_search
 
@@ -557,7 +557,7 @@ class _Run:
             run_plan(make_plan(read_recipe(self._chain(document))), str(folder), cancel=self.cancel)
         self.places[name] = str(folder)
 
-    def _merge(self, document: Document) -> Result:
+    def _merge(self, document: PipelineDocument) -> Result:
         """The last merge."""
         from merging import licence_of, make_plan, read_recipe, run_plan
 

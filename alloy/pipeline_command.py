@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alloy.pipeline import Document, PipelinePlan, described, plan_pipeline, read_pipeline, run_pipeline
+from alloy.pipeline import (
+    PipelineDocument,
+    PipelinePlan,
+    described,
+    plan_pipeline,
+    read_pipeline,
+    run_pipeline,
+)
 from checkpoints.problems import Problem
 from checkpoints.terminal import cancel_on_interrupt, print_problems
 from healing.command_line import DONE, NOT_HEALED, print_step
@@ -62,7 +69,7 @@ def _describe(plan: HealPlan) -> None:
     describe(plan)
 
 
-def _title(document: Document) -> str:
+def _title(document: PipelineDocument) -> str:
     return " ".join([document.kind if document.kind != "recipe" else "merge", document.name]).strip()
 
 
@@ -71,7 +78,7 @@ def _run(planned: PipelinePlan, to: str, given: Mapping[str, Any]) -> int:
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
-    def show(number: int, document: Document) -> None:
+    def show(number: int, document: PipelineDocument) -> None:
         print(f"stage {number} of {len(planned.stages)}: {_title(document)}", file=sys.stderr, flush=True)
 
     done = run_pipeline(

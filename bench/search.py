@@ -33,7 +33,7 @@ from merging import Recipe, read_recipe
 from searching.data import as_document
 from searching.figures import Compared, Figures, compare
 from searching.goals import Goal, Part, Way
-from searching.gradient import Objective, score
+from searching.gradient import TextObjective, score
 from searching.learning import Pace, learn
 from searching.live_merge import LiveMerge
 from searching.objective import as_read
@@ -102,12 +102,12 @@ class Weights:
         return [source.uniform(0, HIGHEST) for _ in self.low]
 
 
-def parts(model: LanguageModel) -> dict[Part, list[Objective]]:
+def parts(model: LanguageModel) -> dict[Part, list[TextObjective]]:
     """Conversations in two voices and plain English, which no voice was trained on, in parts that share no text."""
-    found: dict[Part, list[Objective]] = {}
+    found: dict[Part, list[TextObjective]] = {}
     for part, place in TALKS.items():
-        found[part] = [Objective(_conversations(voice, place, model)) for voice in SPOKEN]
-        found[part].append(Objective(tuple(bundled_text("english")[PARAGRAPHS[part]])))
+        found[part] = [TextObjective(_conversations(voice, place, model)) for voice in SPOKEN]
+        found[part].append(TextObjective(tuple(bundled_text("english")[PARAGRAPHS[part]])))
     return found
 
 
@@ -118,7 +118,7 @@ def _conversations(voice: str, place: slice, model: LanguageModel) -> tuple[str,
     return tuple(as_read(model, as_document(talk)) for talk in talks)
 
 
-def figures(model: LanguageModel, objectives: Sequence[Objective]) -> Figures:
+def figures(model: LanguageModel, objectives: Sequence[TextObjective]) -> Figures:
     """Bits and bytes of each document."""
     return {
         goal.name: tuple(
@@ -274,7 +274,7 @@ def found_by(space: Weights, steps: int, seeds: int) -> Iterator[Found]:
 
 def _by_trials(
     live: LiveMerge,
-    texts: Mapping[Part, Sequence[Objective]],
+    texts: Mapping[Part, Sequence[TextObjective]],
     space: Weights,
     way: Way,
     seed: int,

@@ -51,7 +51,7 @@ class Machine(NamedTuple):
     memory: int
 
 
-class Loss(Enum):
+class LossCause(Enum):
     """Why a call came to no end."""
 
     DIED = "its process or machine died"
@@ -76,7 +76,7 @@ class Lost(NamedTuple):
     """A call that did not."""
 
     call: Call
-    loss: Loss
+    loss: LossCause
 
 
 class Failed(NamedTuple):
@@ -180,15 +180,15 @@ class Calls:
                 memory = max(rest.memory, event.call.memory if trouble.grew else 0)
                 self._again(replace(rest, memory=memory), event.loss, trouble)
 
-    def _again(self, call: Call, loss: Loss, trouble: _Trouble) -> None:
-        if loss is Loss.OUT_OF_MEMORY:
+    def _again(self, call: Call, loss: LossCause, trouble: _Trouble) -> None:
+        if loss is LossCause.OUT_OF_MEMORY:
             most = max((machine.memory for machine in self._fitting(call)), default=2 * call.memory)
             if trouble.grew or most <= call.memory:
                 values = {"work": call.label, "memory": call.memory / 1e9}
                 raise ClusterError(Problem("machine-out-of-memory", values))
             self._submit(replace(call, memory=min(2 * call.memory, most)), trouble._replace(grew=True))
             return
-        deaths = trouble.deaths + (loss is Loss.DIED)
+        deaths = trouble.deaths + (loss is LossCause.DIED)
         if deaths > RETRIES:
             raise ClusterError(Problem("machine-lost", {"work": call.label, "times": deaths}))
         self._submit(call, trouble._replace(deaths=deaths))

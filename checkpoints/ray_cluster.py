@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from checkpoints.cluster import Call, ClusterError, Ended, Failed, Line, Loss, Lost, Machine
+from checkpoints.cluster import Call, ClusterError, Ended, Failed, Line, LossCause, Lost, Machine
 from checkpoints.problems import Problem
 from checkpoints.repositories.repository import Token, current_token
 
@@ -95,11 +95,11 @@ class RayCluster:
         except StopIteration:
             return Ended(call)
         except exceptions.OutOfMemoryError:
-            return Lost(call, Loss.OUT_OF_MEMORY)
+            return Lost(call, LossCause.OUT_OF_MEMORY)
         except exceptions.RayTaskError as error:
             return Failed(call, _plain(error))
         except exceptions.RayError:
-            return Lost(call, Loss.PREEMPTED if self._was_drained(call) else Loss.DIED)
+            return Lost(call, LossCause.PREEMPTED if self._was_drained(call) else LossCause.DIED)
         if isinstance(found, str):
             return Line(call, found)
         self._nodes[call] = found["node"]

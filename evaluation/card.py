@@ -25,7 +25,7 @@ from evaluation.model_files import as_evaluation_error
 from evaluation.model_index import ModelIndexError, line_break, with_results
 from evaluation.paired import PairedScore
 from evaluation.perplexity import Perplexity
-from evaluation.text import Source
+from evaluation.text import TextSource
 
 _TASK: dict[str, Any] = {"task_type": "text-generation", "task_name": "Text Generation"}
 _SOURCE: dict[str, Any] = {
@@ -53,7 +53,7 @@ class WrittenCard:
 
 
 def perplexity_results(
-    score: Perplexity, texts: Sequence[str], source: Source, differences: Sequence[Difference] = ()
+    score: Perplexity, texts: Sequence[str], source: TextSource, differences: Sequence[Difference] = ()
 ) -> list[EvalResult]:
     """A model's perplexity on a text, bits per byte with their 95 % interval, and how it differs from others.
 
@@ -85,7 +85,7 @@ def perplexity_results(
     return [_checked(score.model, EvalResult(**_TASK, **where, **metric)) for metric in metrics]
 
 
-def _read(source: Source, texts: Sequence[str]) -> dict[str, Any]:
+def _read(source: TextSource, texts: Sequence[str]) -> dict[str, Any]:
     """What was read, as fields of an `EvalResult`."""
     return {
         "dataset_type": source.dataset or "text",
@@ -97,7 +97,7 @@ def _read(source: Source, texts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _settings(score: Perplexity, source: Source, texts: Sequence[str]) -> dict[str, Any]:
+def _settings(score: Perplexity, source: TextSource, texts: Sequence[str]) -> dict[str, Any]:
     """How it was measured."""
     return {
         "commit": score.commit,

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from evaluation.perplexity import Perplexity
     from evaluation.runtime import Runtime, WriteGguf
     from evaluation.tensor_stats import TensorStats
-    from evaluation.text import Source
+    from evaluation.text import TextSource
 
 _SHADES = "·▁▂▃▄▅▆▇█"
 DONE, CANNOT_BE_JUDGED = 0, REFUSED
@@ -225,19 +225,19 @@ class _TextOptions:
             return [document for name in BUNDLED for document in bundled_text(name)]
         return _named_text(self.text)
 
-    def source(self) -> Source:
+    def source(self) -> TextSource:
         """Where they are from."""
-        from evaluation.text import BUNDLED, Source
+        from evaluation.text import BUNDLED, TextSource
 
         if self.dataset:
             on_hub = not Path(self.dataset).exists()
             name = self.dataset if on_hub else Path(self.dataset).resolve().name
-            return Source(name, name if on_hub else "", self.subset, self.split, self.column)
+            return TextSource(name, name if on_hub else "", self.subset, self.split, self.column)
         if self.text is None:
-            return Source("Alloy's English and Korean texts")
+            return TextSource("Alloy's English and Korean texts")
         if self.text in BUNDLED and not Path(self.text).exists():
-            return Source(f"Alloy's {self.text.capitalize()} text")
-        return Source("standard input" if self.text == "-" else Path(self.text).name)
+            return TextSource(f"Alloy's {self.text.capitalize()} text")
+        return TextSource("standard input" if self.text == "-" else Path(self.text).name)
 
 
 def _named_text(name: str) -> list[str]:

@@ -18,7 +18,7 @@ from checkpoints.problems import Problem
 from evaluation.error import EvaluationError
 from evaluation.model_files import find_model
 from evaluation.remark import Remark
-from evaluation.sandbox import Answer, ask, links_out
+from evaluation.sandbox import Outcome, ask, links_out
 from evaluation.structure import Structure, read_structure, references
 
 PROMPT = "Explain in a few sentences why the sky is blue."
@@ -55,7 +55,7 @@ class Footprint:
         structure: its tensors.
         independent: whether it loaded and answered with every other model out of reach.
         dependence: what it depends on, if it does.
-        confined_by: what kept the other models out of reach, see `sandbox.Answer`.
+        confined_by: what kept the other models out of reach, see `sandbox.Outcome`.
         device: "cpu" or "cuda".
         dtype: what it computed in.
         load_seconds: until it was ready, with its files in the page cache or not; imports are not counted.
@@ -182,7 +182,7 @@ def _with_spreads(measured: dict[str, Any]) -> dict[str, Any]:
     return measured | {key: Spread.of(measured[key]) for key in repeated}
 
 
-def _silence(answer: Answer, parts: int, name: str) -> Iterator[Remark | Problem]:
+def _silence(answer: Outcome, parts: int, name: str) -> Iterator[Remark | Problem]:
     """Why there is no answer, if there is none, with the model's own name in place of that of its links."""
 
     def renamed(value: Any) -> Any:

@@ -18,7 +18,7 @@ from checkpoints.problems import Problem
 from evaluation.error import EvaluationError
 from evaluation.model_files import ADAPTER, CONFIG, find_model, weight_files
 from evaluation.remark import Remark
-from evaluation.sandbox import Answer, ask, links_out, own_places
+from evaluation.sandbox import Outcome, ask, links_out, own_places
 
 # Where loaders note down what something was loaded from.
 _TRACES = ("_name_or_path", "name_or_path", "base_model_name_or_path", "_commit_hash")
@@ -37,7 +37,7 @@ class Independence:
         model: as it was asked for.
         findings: what ties it to something else; none when it stands on its own.
         answer: the first words that it said with nothing else in reach.
-        confined_by: what kept the rest out of its reach, see `sandbox.Answer`; "" if it was not asked.
+        confined_by: what kept the rest out of its reach, see `sandbox.Outcome`; "" if it was not asked.
     """
 
     model: str
@@ -94,7 +94,7 @@ def check_independence(
     return Independence(str(name), tuple(findings), said, answer.confined_by)
 
 
-def _silence(answer: Answer) -> Iterator[Remark]:
+def _silence(answer: Outcome) -> Iterator[Remark]:
     """Why there is no answer, if there is none."""
     why = answer.why
     if answer.found and answer.found["lacking"]:

@@ -16,7 +16,7 @@ from evaluation.model import (
     load_model,
 )
 from evaluation.perplexity import DocumentScore, Perplexity, Unfinished, perplexity, perplexity_slice
-from evaluation.text import Source
+from evaluation.text import TextSource
 
 __all__ = [
     "Cancelled",
@@ -31,7 +31,7 @@ __all__ = [
     "OtherSliceError",
     "Perplexity",
     "Reply",
-    "Source",
+    "TextSource",
     "Trial",
     "Trials",
     "Unfinished",

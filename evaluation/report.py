@@ -24,7 +24,7 @@ from evaluation.structure import (
     same_weights_other_numbers,
     structure_changes,
 )
-from evaluation.text import Source
+from evaluation.text import TextSource
 from evaluation.weights import WeightsReport
 
 # What rows of the table are called, by their code.
@@ -136,7 +136,7 @@ class Report:
 
 
 def perplexity_markdown(
-    scores: Sequence[Perplexity], source: Source, differences: Sequence[Difference] = ()
+    scores: Sequence[Perplexity], source: TextSource, differences: Sequence[Difference] = ()
 ) -> str:
     """Perplexities on one text as a table, with the verdicts on their differences.
 

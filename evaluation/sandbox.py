@@ -33,7 +33,7 @@ MEANS = {LANDLOCK: "held-by-landlock", NAMESPACE: "held-by-namespace", PYTHON: "
 
 
 @dataclass(frozen=True)
-class Answer:
+class Outcome:
     """What came back from a sandbox.
 
     Attributes:
@@ -63,7 +63,7 @@ def ask(
     timeout: float | None = None,
     cancel: threading.Event | None = None,
     means: Sequence[str] = (LANDLOCK, NAMESPACE),
-) -> Answer:
+) -> Outcome:
     """Call a function of this package in a process that reads only Python, the system and what it is given.
 
     Args:
@@ -132,7 +132,7 @@ def links_out(folder: Path) -> list[tuple[Path, Path]]:
 
 def _answer(
     process: subprocess.Popen[str], asked: str, timeout: float | None, cancel: threading.Event | None
-) -> Answer:
+) -> Outcome:
     given: str | None = asked
     started = time.monotonic()
     try:
@@ -145,17 +145,17 @@ def _answer(
                 if cancel is not None and cancel.is_set():
                     raise Cancelled from None
                 if timeout is not None and time.monotonic() - started > timeout:
-                    return Answer(None, Remark("took-too-long", {"seconds": timeout}))
+                    return Outcome(None, Remark("took-too-long", {"seconds": timeout}))
     finally:
         process.kill()
         process.wait()
     try:
         data = json.loads(said.splitlines()[-1])
-        return Answer(**{**data, "problems": tuple(map(Problem.from_data, data["problems"]))})
+        return Outcome(**{**data, "problems": tuple(map(Problem.from_data, data["problems"]))})
     except (ValueError, LookupError, TypeError):
         lines = complaints.strip().splitlines()
         last = lines[-1] if lines else "no message"
-        return Answer(None, Remark("ended-early", {"status": process.returncode, "words": last}))
+        return Outcome(None, Remark("ended-early", {"status": process.returncode, "words": last}))
 
 
 def _environment(inside: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ SECONDS, WAIT, MEMORY = 60, 120, 4 << 30
 
 
 @dataclass(frozen=True)
-class Source:
+class TextSource:
     """Where a text comes from, so that a measurement can be repeated.
 
     Attributes:

@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, metadata_update
 
 from evaluation import Perplexity, difference, load_model, perplexity, perplexity_results, reply, write_card
-from evaluation.text import Source, bundled_text
+from evaluation.text import TextSource, bundled_text
 from examples.models import BASE, OWNER, VOICES
 from merging import licence_of, make_plan, read_recipe, run_plan
 
@@ -118,7 +118,7 @@ class Scorer:
         """Write a model's score, and its differences to its parents, into its card."""
         mine = self._score(model)
         differences = [difference(mine, self._score(parent), self.texts) for parent in parents]
-        results = perplexity_results(mine, self.texts, Source("Alloy's English text"), differences)
+        results = perplexity_results(mine, self.texts, TextSource("Alloy's English text"), differences)
         write_card(model, results)
 
     def answer(self, model: str) -> str:

@@ -34,7 +34,7 @@ from checkpoints.terminal import (
 if TYPE_CHECKING:
     from healing.plan import HealPlan
     from healing.run import Healed
-    from healing.training import Step
+    from healing.training import TrainingStep
 
 DONE, CANNOT_BE_TRAINED, NOT_HEALED = 0, REFUSED, 3
 
@@ -221,11 +221,11 @@ def evolve_instructions(
     return DONE
 
 
-def print_step(step: Step) -> None:
+def print_step(step: TrainingStep) -> None:
     print(f"step {step.number} of {step.of}: loss {step.loss:.4f}", file=sys.stderr, flush=True)
 
 
-def _print_step_line(step: Step) -> None:
+def _print_step_line(step: TrainingStep) -> None:
     print_line("training", step=step.number, of=step.of, loss=step.loss)
 
 

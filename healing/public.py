@@ -3,7 +3,7 @@
 from healing.plan import HealPlan, plan_training
 from healing.run import Healed, Judgement, run_training
 from healing.settings import Arguments, Dataset, Training, read_training
-from healing.training import Step
+from healing.training import TrainingStep
 
 __all__ = [
     "Arguments",
@@ -11,8 +11,8 @@ __all__ = [
     "HealPlan",
     "Healed",
     "Judgement",
-    "Step",
     "Training",
+    "TrainingStep",
     "plan_training",
     "read_training",
     "run_training",

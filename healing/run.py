@@ -30,7 +30,7 @@ from healing.distillation import Distillation
 from healing.plan import HealPlan
 from healing.preferences import Preferred, margins, preferred
 from healing.stored_teacher import store
-from healing.training import Objective, State, Step, Trainer, room_named
+from healing.training import State, Trainer, TrainingObjective, TrainingStep, room_named
 from healing.trl_loss import trl_loss
 from healing.weights import prepare, save
 from merging import Plan, Result, licence_of, make_plan, merge_into_memory, read_recipe, run_plan
@@ -170,7 +170,7 @@ class Options:
     gguf: Sequence[str] | None = None
     found: str = ""
     story: str | None = None
-    on_step: Callable[[Step], None] | None = None
+    on_step: Callable[[TrainingStep], None] | None = None
     cancel: threading.Event | None = None
 
 
@@ -320,7 +320,9 @@ class _Run:
             raise EvaluationError(Problem("teacher-not-widened", {"teacher": name}))
         return teacher
 
-    def objective(self, student: LanguageModel, network: Any, teacher: LanguageModel | None) -> Objective:
+    def objective(
+        self, student: LanguageModel, network: Any, teacher: LanguageModel | None
+    ) -> TrainingObjective:
         """What is made small."""
         plan, training = self.plan, self.plan.training
         if training.kind.by_trl:

@@ -33,7 +33,7 @@ _LEAST_RATE = 0.05
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """What is known after a step.
 
     Args:
@@ -47,7 +47,7 @@ class Step:
     loss: float
 
 
-class Objective(Protocol):
+class TrainingObjective(Protocol):
     """What a training run makes small."""
 
     @property
@@ -75,14 +75,14 @@ class Trainer:
 
     name: str
     network: Any
-    objective: Objective
+    objective: TrainingObjective
     arguments: Arguments
     key: str
     state: State
     losses: list[float] = field(default_factory=list)
 
     def train(
-        self, on_step: Callable[[Step], None] | None = None, cancel: threading.Event | None = None
+        self, on_step: Callable[[TrainingStep], None] | None = None, cancel: threading.Event | None = None
     ) -> None:
         """Take all steps that are left.
 
@@ -117,7 +117,7 @@ class Trainer:
             if (number + 1) % given.save_steps == 0 or number + 1 == given.max_steps:
                 self._store(weights, optimizer)
             if on_step is not None:
-                on_step(Step(number + 1, given.max_steps, value))
+                on_step(TrainingStep(number + 1, given.max_steps, value))
 
     def _resume(self, weights: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
         path = self.state.fetched()

@@ -39,7 +39,7 @@ from checkpoints.renamed import RenamedCheckpoint, in_names_of
 from checkpoints.tokenizer_files import tokenizer_files
 from checkpoints.wording import few
 from merging.destinations import Receipt, open_destination, scheme_of
-from merging.destinations.destination import Place
+from merging.destinations.destination import ResultPlace
 from merging.engine.models import open_merge
 from merging.expert_extraction import EXPERT_WORDS, Experts, PackedFactors, find_experts, modules, pack
 from merging.intermediate import IntermediateMerge
@@ -97,7 +97,7 @@ class Extraction:
         warnings: what the user should know
     """
 
-    place: Place
+    place: ResultPlace
     matrices: tuple[Extracted, ...]
     whole: tuple[str, ...]
     nbytes: int

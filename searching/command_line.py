@@ -33,7 +33,7 @@ from checkpoints.terminal import (
 
 if TYPE_CHECKING:
     from searching.plan import Measured, SearchPlan
-    from searching.run import Progress
+    from searching.run import SearchProgress
 
 DONE, CANNOT_BE_SEARCHED = 0, REFUSED
 
@@ -238,7 +238,7 @@ def join(
     return DONE
 
 
-def _print_progress(progress: Progress) -> None:
+def _print_progress(progress: SearchProgress) -> None:
     scored = progress.scored
     if scored.who == "trial 0" and scored.part == "search" and progress.measured:
         print(*progress.measured.remarks, sep="\n", file=sys.stderr)
@@ -256,7 +256,7 @@ def _print_progress(progress: Progress) -> None:
     print(said, file=sys.stderr, flush=True)
 
 
-def _print_progress_line(progress: Progress) -> None:
+def _print_progress_line(progress: SearchProgress) -> None:
     scored = progress.scored
     print_line(
         progress.phase, who=scored.who, part=scored.part, value=progress.value, best=progress.best,

@@ -16,7 +16,7 @@ from merging import Recipe
 from searching.figures import Figures, excess, score
 from searching.goals import Goal
 from searching.gradient import Derivatives, Loss
-from searching.gradient import Objective as Text
+from searching.gradient import TextObjective as Text
 from searching.live_merge import LiveMerge
 from searching.objective import as_read
 from searching.plan import SearchPlan

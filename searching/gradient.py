@@ -41,7 +41,7 @@ BESIDE, BEYOND = 0.0517, 0.0917
 BATCH_TOKENS: dict[str, int] = {"cuda": 4096}
 
 
-class Space(Protocol):
+class Coefficients(Protocol):
     """Numbers of a recipe that may change."""
 
     @property
@@ -68,7 +68,7 @@ class Predictions(Protocol):
 
 
 @dataclass(frozen=True)
-class Objective:
+class TextObjective:
     """A text that the merge is to predict well.
 
     Attributes:
@@ -134,7 +134,7 @@ class Derivatives:
         MergeError: there is no derivative by one of them.
     """
 
-    def __init__(self, live: LiveMerge, space: Space):
+    def __init__(self, live: LiveMerge, space: Coefficients):
         self.live = live
         self.space = space
         ends = zip(space.start, space.low, space.high, strict=True)
@@ -168,7 +168,7 @@ class Derivatives:
                 found[old.name] += _slopes(plan, old, new, number, after - before)
         return {name: slopes for name, slopes in found.items() if slopes}
 
-    def at(self, values: Sequence[float], objectives: Sequence[Objective]) -> Loss:
+    def at(self, values: Sequence[float], objectives: Sequence[TextObjective]) -> Loss:
         """The score and its derivatives at a point; the live merge is updated to it.
 
         Raises:
@@ -216,14 +216,14 @@ class Derivatives:
         return arguments
 
 
-def score(live: LiveMerge, objectives: Sequence[Objective]) -> float:
+def score(live: LiveMerge, objectives: Sequence[TextObjective]) -> float:
     """The weighted mean of objectives, in bits per byte, without derivatives."""
     with torch.no_grad():
         scores = [objective.weight * _passed(live, objective, 1.0) for objective in objectives]
     return sum(scores) / sum(objective.weight for objective in objectives)
 
 
-def _passed(live: LiveMerge, objective: Objective, share: float) -> float:
+def _passed(live: LiveMerge, objective: TextObjective, share: float) -> float:
     """Bits per byte of one objective; its share of the gradient arrives at the hooks."""
     model = live.model
     work = ScoringPlan.planned(model, objective.texts, None, None, None, BATCH_TOKENS.get(model.device), None)
@@ -326,7 +326,7 @@ def backward(
     """Nats of passages that go through the model together, and one backward pass of their sum by factors.
 
     Args:
-        teacher: see `Objective`
+        teacher: see `TextObjective`
         passages: of similar length
         how: logits are made in little memory; those of a model without a plain head all at once
     """

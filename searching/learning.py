@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from checkpoints.problems import Cancelled
 from merging import Recipe
-from searching.gradient import Derivatives, Loss, Objective, Space, score
+from searching.gradient import Coefficients, Derivatives, Loss, TextObjective, score
 from searching.live_merge import LiveMerge
 
 Optimizer = Literal["adam", "lbfgs"]
@@ -97,9 +97,9 @@ class _StopError(Exception):
 
 def learn(
     live: LiveMerge,
-    space: Space,
-    objectives: Sequence[Objective],
-    choice: Sequence[Objective] = (),
+    space: Coefficients,
+    objectives: Sequence[TextObjective],
+    choice: Sequence[TextObjective] = (),
     pace: Pace = Pace(),
     *,
     on_step: Callable[[Step], None] | None = None,
@@ -133,7 +133,7 @@ def learn(
 
 
 def descend(
-    space: Space,
+    space: Coefficients,
     at: Callable[[Sequence[float]], Loss],
     judged: Callable[[], float | None],
     pace: Pace,

@@ -27,7 +27,7 @@ from searching.optimiser import SearchError, what_prevents
 from searching.records import Scored
 from searching.space import Space
 from searching.teachers import Teachers
-from searching.workers import Job, LiveModel, Processes, Scorer, ThisProcess, Workers
+from searching.workers import Job, LiveModel, Scorer, ThisProcess, TrialProcesses, Workers
 
 # How many of the best trials are scored once more, on the choice part.
 FINALISTS = 5
@@ -86,7 +86,7 @@ class SearchPlan:
             return ClusterWorkers(self.elsewhere, text, cancel)
         if self.workers == 1:
             return ThisProcess(self.scorer, cancel)
-        return Processes(self.scorer, self.workers, cancel)
+        return TrialProcesses(self.scorer, self.workers, cancel)
 
     def summary(self) -> dict[str, Any]:
         """For programs, as JSON."""

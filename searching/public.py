@@ -2,8 +2,8 @@
 
 from searching.optimiser import SearchError
 from searching.plan import Measured, SearchPlan, measure, plan_search
-from searching.report import Comparison, Report
-from searching.run import Progress, SearchResult, join_search, run_search
+from searching.report import Comparison, SearchReport
+from searching.run import SearchProgress, SearchResult, join_search, run_search
 from searching.space import Axis, Space
 from searching.space_reader import read_space
 
@@ -11,10 +11,10 @@ __all__ = [
     "Axis",
     "Comparison",
     "Measured",
-    "Progress",
-    "Report",
     "SearchError",
     "SearchPlan",
+    "SearchProgress",
+    "SearchReport",
     "SearchResult",
     "Space",
     "join_search",

@@ -21,7 +21,7 @@ from searching.live_merge import LiveMerge
 MOST_TOKENS = 2048
 
 
-class Passage(NamedTuple):
+class HiddenPassage(NamedTuple):
     """A document on its way through the layers.
 
     Args:
@@ -121,13 +121,13 @@ def _linear(layer: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
             yield name, module
 
 
-def _begin(model: LanguageModel, first: nn.Module, text: str) -> Passage:
+def _begin(model: LanguageModel, first: nn.Module, text: str) -> HiddenPassage:
     """What the first layer is given."""
-    taken: list[Passage] = []
+    taken: list[HiddenPassage] = []
 
     def take(_: nn.Module, given: tuple[Any, ...], rest: dict[str, Any]) -> None:
         hidden = given[0] if given else rest.pop("hidden_states")
-        taken.append(Passage(hidden, rest))
+        taken.append(HiddenPassage(hidden, rest))
         raise _ReadEnough
 
     ids = model.tokenizer(text)["input_ids"][:MOST_TOKENS]
@@ -142,12 +142,12 @@ def _begin(model: LanguageModel, first: nn.Module, text: str) -> Passage:
     return taken[0]
 
 
-def _through(layer: nn.Module, passage: Passage) -> Passage:
+def _through(layer: nn.Module, passage: HiddenPassage) -> HiddenPassage:
     made = layer(passage.hidden, **passage.rest)
     return passage._replace(hidden=made[0] if isinstance(made, tuple) else made)
 
 
-def _products(layer: nn.Module, passages: Sequence[Passage]) -> Mapping[str, Tensor]:
+def _products(layer: nn.Module, passages: Sequence[HiddenPassage]) -> Mapping[str, Tensor]:
     """The (inputs, inputs) float64 dot products of the inputs of each linear module; modules with one input share
     them."""
     sums: dict[str, Tensor] = {}

@@ -60,7 +60,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Report:
+class SearchReport:
     """What a search found.
 
     Args:
@@ -118,7 +118,7 @@ class Report:
         return {**found, "verdict": str(self.verdict)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+    def from_dict(cls, data: Mapping[str, Any]) -> SearchReport:
         """The report of `to_dict`.
 
         Raises:
@@ -153,7 +153,7 @@ def _comparison(data: Mapping[str, Any]) -> Comparison:
     return Comparison(**{**data, "interval": interval(data["interval"]), "by_goal": by_goal})
 
 
-def make_report(plan: SearchPlan, records: Records, winner: str | None, *, finished: bool) -> Report:
+def make_report(plan: SearchPlan, records: Records, winner: str | None, *, finished: bool) -> SearchReport:
     """Judge what is in the records.
 
     Args:
@@ -168,7 +168,7 @@ def make_report(plan: SearchPlan, records: Records, winner: str | None, *, finis
     ending, advice = _ending(winner, comparisons, broken, finished=finished)
     trials = list(records.trials())
     point = records.asked[int(winner.removeprefix("trial "))].point if winner else {}
-    return Report(
+    return SearchReport(
         ending,
         advice,
         winner,
@@ -392,7 +392,7 @@ def _difference(one: Comparison) -> Phrase:
     return Remark("search-difference", values).phrase
 
 
-def _verdict(report: Report) -> Remark:
+def _verdict(report: SearchReport) -> Remark:
     by_name = {one.other: one for one in report.comparisons}
     match report.ending:
         case "unfinished":
@@ -418,7 +418,7 @@ def _verdict(report: Report) -> Remark:
             return Remark("search-worse" if report.ending == "worse" else "search-none", values)
 
 
-def _how(report: Report) -> list[Remark]:
+def _how(report: SearchReport) -> list[Remark]:
     """How the recipe was found."""
     counts = {part: sum(found[part] for found in report.documents.values()) for part in PARTS}
     values = {"trials": report.trials["ended"], "by": report.about["by"], "seed": report.about["seed"]}
@@ -432,12 +432,12 @@ def _how(report: Report) -> list[Remark]:
     return said
 
 
-def _gains(report: Report) -> Remark:
+def _gains(report: SearchReport) -> Remark:
     gains = [Remark(_GAINS[part], {"value": gain}).phrase for part, gain in report.gains.items()]
     return Remark("search-gains" if "report" in report.gains else "search-gains-so-far", {"gains": gains})
 
 
-def _markdown(report: Report, say: Say) -> str:
+def _markdown(report: SearchReport, say: Say) -> str:
     lines = [f"# {say(Remark('search-heading'))}", "", say(report.verdict), ""]
     lines += [" ".join(map(say, _how(report))), ""]
     if report.comparisons:
@@ -461,7 +461,7 @@ def _markdown(report: Report, say: Say) -> str:
     return "\n".join(lines)
 
 
-def _comparisons(report: Report, say: Say) -> list[str]:
+def _comparisons(report: SearchReport, say: Say) -> list[str]:
     """The table of the winner beside others."""
     columns = [
         "",
@@ -484,7 +484,7 @@ def _comparisons(report: Report, say: Say) -> list[str]:
     return [*lines, ""]
 
 
-def _spread(report: Report, say: Say) -> list[str]:
+def _spread(report: SearchReport, say: Say) -> list[str]:
     """The table of the numbers that were searched."""
     columns = ["", "recipe-best", "search-column-five"]
     lines = [f"## {say(Remark('search-heading-numbers'))}", "", *_columns(say, columns)]
@@ -496,7 +496,7 @@ def _spread(report: Report, say: Say) -> list[str]:
     return [*lines, ""]
 
 
-def _called(report: Report, who: str, say: Say) -> str:
+def _called(report: SearchReport, who: str, say: Say) -> str:
     return say(Remark("search-named", {"who": named("best" if who == report.winner else who)}))
 
 

@@ -30,7 +30,7 @@ from searching.learning import Pace, descend
 from searching.optimiser import Optimiser, SearchError, optimiser
 from searching.plan import FINALISTS, Measured, SearchPlan, has_gradient, measured
 from searching.records import Asked, Records, Scored
-from searching.report import Report, make_report
+from searching.report import SearchReport, make_report
 from searching.shared_study import SharedStudy, Storage
 from searching.space import Point
 from searching.starters import greedy_soup, lm_cocktail
@@ -41,7 +41,7 @@ NATS_PER_TOKEN = 4 * math.log(2)
 
 
 @dataclass(frozen=True)
-class Progress:
+class SearchProgress:
     """Where a search is.
 
     Args:
@@ -78,7 +78,7 @@ class SearchResult:
     """
 
     best: Recipe | None
-    report: Report
+    report: SearchReport
     folder: Path
 
 
@@ -88,7 +88,7 @@ def run_search(
     *,
     finish: bool = False,
     storage: str | None = None,
-    on_trial: Callable[[Progress], None] | None = None,
+    on_trial: Callable[[SearchProgress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> SearchResult:
     """Search, or continue a search.
@@ -119,7 +119,7 @@ def join_search(
     folder: str | Path,
     storage: str,
     *,
-    on_trial: Callable[[Progress], None] | None = None,
+    on_trial: Callable[[SearchProgress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> int:
     """Score trials of a search that another machine began with `run_search`, until that takes no more.
@@ -147,7 +147,7 @@ def _opened(
     plan: SearchPlan,
     folder: Path,
     storage: Storage | None,
-    on_trial: Callable[[Progress], None] | None,
+    on_trial: Callable[[SearchProgress], None] | None,
     cancel: threading.Event | None,
 ) -> Iterator[_Search]:
     """A search that no other process runs in the same folder."""
@@ -227,7 +227,7 @@ class _Search:
         plan: SearchPlan,
         folder: Path,
         storage: Storage | None,
-        on_trial: Callable[[Progress], None] | None,
+        on_trial: Callable[[SearchProgress], None] | None,
         cancel: threading.Event,
     ):
         self.plan = plan
@@ -647,7 +647,7 @@ class _Search:
         done = [one for one in scored if one is not None and one.state == "done"]
         return measured(self.plan, done) if len(done) == 2 else None
 
-    def progress(self, phase: str, scored: Scored) -> Progress:
+    def progress(self, phase: str, scored: Scored) -> SearchProgress:
         ended = list(self.records.trials())
         scores = [score(one.figures, self.goals) for _, one in ended if one.state == "done"]
         average = self.records.scored.get(("average", "search"))
@@ -657,7 +657,7 @@ class _Search:
         limit = self.seconds_left()
         if seconds is not None and limit is not None:
             seconds = max(min(seconds, limit), 0.0)
-        return Progress(
+        return SearchProgress(
             phase,
             len(ended),
             self.settings.trials,
@@ -671,7 +671,7 @@ class _Search:
 
     # -- the end ---------------------------------------------------------------------------------------
 
-    def write(self, report: Report) -> SearchResult:
+    def write(self, report: SearchReport) -> SearchResult:
         """Write the report and the best recipe."""
         best = self.recipe_of(report.winner) if report.winner else None
         files: Mapping[str, Any] = {

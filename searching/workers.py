@@ -187,7 +187,7 @@ class _Worker:
 
 
 @dataclass
-class Processes:
+class TrialProcesses:
     """Worker processes. A job of one that dies is given to another.
 
     Args:

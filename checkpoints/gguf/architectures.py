@@ -70,7 +70,7 @@ _OF_EXPERTS = {
 
 
 @dataclass(frozen=True)
-class Architecture:
+class GgufArchitecture:
     """One architecture.
 
     Args:
@@ -107,44 +107,47 @@ _SOFTCAPS = {
 }
 
 ARCHITECTURES = (
-    Architecture("llama", "llama", "LlamaForCausalLM", interleaves_heads=True, bias_settings=_BOTH),
-    Architecture(
+    GgufArchitecture("llama", "llama", "LlamaForCausalLM", interleaves_heads=True, bias_settings=_BOTH),
+    GgufArchitecture(
         "llama", "mistral", "MistralForCausalLM",
         constant={"sliding_window": None}, interleaves_heads=True, bias_settings=(),
     ),
-    Architecture(
+    GgufArchitecture(
         "llama", "mixtral", "MixtralForCausalLM",
         layer={**_ATTENTION, **_NORMS, **_MIXTRAL},
         settings={**_SETTINGS, **_OF_EXPERTS, "expert_count": "num_local_experts"},
         constant={"sliding_window": None}, interleaves_heads=True, bias_settings=(),
     ),
-    Architecture("qwen2", "qwen2", "Qwen2ForCausalLM", bias_settings=(), biased=_QUERIES),
-    Architecture("qwen3", "qwen3", "Qwen3ForCausalLM", layer={**_DENSE, **_HEAD_NORMS}),
-    Architecture(
+    GgufArchitecture("qwen2", "qwen2", "Qwen2ForCausalLM", bias_settings=(), biased=_QUERIES),
+    GgufArchitecture("qwen3", "qwen3", "Qwen3ForCausalLM", layer={**_DENSE, **_HEAD_NORMS}),
+    GgufArchitecture(
         "qwen2moe", "qwen2_moe", "Qwen2MoeForCausalLM",
         layer={**_ATTENTION, **_NORMS, **_EXPERTS, **_SHARED_EXPERT},
         settings={**_SETTINGS, **_OF_EXPERTS, "expert_shared_feed_forward_length": "shared_expert_intermediate_size"},
         constant={"norm_topk_prob": False, "decoder_sparse_step": 1}, bias_settings=(), biased=_QUERIES,
     ),
-    Architecture(
+    GgufArchitecture(
         "qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM",
         layer={**_ATTENTION, **_HEAD_NORMS, **_NORMS, **_EXPERTS},
         settings={**_SETTINGS, **_OF_EXPERTS},
         constant={"norm_topk_prob": True, "decoder_sparse_step": 1},
     ),
-    Architecture("gemma", "gemma", "GemmaForCausalLM", constant={"hidden_act": "gelu_pytorch_tanh"}, added_to_norms=1),
-    Architecture(
+    GgufArchitecture(
+        "gemma", "gemma", "GemmaForCausalLM",
+        constant={"hidden_act": "gelu_pytorch_tanh"}, added_to_norms=1,
+    ),
+    GgufArchitecture(
         "gemma2", "gemma2", "Gemma2ForCausalLM",
         layer={**_ATTENTION, **_MLP, **_FOUR_NORMS}, settings={**_SETTINGS, **_SOFTCAPS},
         constant=_GELU, added_to_norms=1,
     ),
-    Architecture(
+    GgufArchitecture(
         "gemma3", "gemma3_text", "Gemma3ForCausalLM",
         layer={**_ATTENTION, **_HEAD_NORMS, **_MLP, **_FOUR_NORMS},
         settings={**_SETTINGS, **_SOFTCAPS, "rope.freq_base_swa": "rope_local_base_freq"},
         constant={**_GELU, "sliding_window_pattern": 6, "rope_local_base_freq": 10000.0}, added_to_norms=1,
     ),
-    Architecture(
+    GgufArchitecture(
         "granite", "granite", "GraniteForCausalLM",
         settings={
             **_SETTINGS, "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier",
@@ -152,20 +155,20 @@ ARCHITECTURES = (
         },
         interleaves_heads=True, bias_settings=_BOTH,
     ),
-    Architecture(
+    GgufArchitecture(
         "olmo2", "olmo2", "Olmo2ForCausalLM",
         layer={
             **_ATTENTION, **_HEAD_NORMS, **_MLP,
             "post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm",
         },
     ),
-    Architecture(
+    GgufArchitecture(
         "smollm3", "smollm3", "SmolLM3ForCausalLM",
         constant={"no_rope_layer_interval": 4}, interleaves_heads=True, bias_settings=_BOTH,
     ),
 )  # fmt: skip
 
 
-def architecture_of(model_type: str) -> Architecture | None:
+def architecture_of(model_type: str) -> GgufArchitecture | None:
     """The architecture that transformers gives this name."""
     return next((each for each in ARCHITECTURES if each.model_type == model_type), None)

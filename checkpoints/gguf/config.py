@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from checkpoints.formats.header import TensorHeader
-from checkpoints.gguf.architectures import ARCHITECTURES, Architecture
+from checkpoints.gguf.architectures import ARCHITECTURES, GgufArchitecture
 from checkpoints.gguf.header import GgufHeader, Value
 
 REQUIRED = (
@@ -45,7 +45,7 @@ class ConfigError(Exception):
     """The metadata describe no config; the text says why."""
 
 
-def find_architecture(header: GgufHeader) -> Architecture:
+def find_architecture(header: GgufHeader) -> GgufArchitecture:
     """The architecture of a model.
 
     Raises:
@@ -144,7 +144,7 @@ def _shortest(number: float) -> float:
 
 
 def _of_tensors(
-    tensors: Mapping[str, TensorHeader], architecture: Architecture, vocab_size: Any
+    tensors: Mapping[str, TensorHeader], architecture: GgufArchitecture, vocab_size: Any
 ) -> dict[str, Any]:
     """What only the tensors say."""
     embedding = tensors.get("token_embd.weight")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from checkpoints.formats.header import TensorHeader
-from checkpoints.gguf.architectures import FREQUENCIES, OUTSIDE, Architecture, architecture_of
+from checkpoints.gguf.architectures import FREQUENCIES, OUTSIDE, GgufArchitecture, architecture_of
 from checkpoints.gguf.blocks import FLOATS, BlockType, named_type, numbers
 from checkpoints.gguf.header import MAX_TENSORS
 from checkpoints.quantized.form import QuantizedTensor, StoredTensors, expect, number
@@ -47,7 +47,7 @@ class _Gguf:
 
 
 def _plain(
-    stored: StoredTensors, header: TensorHeader, architecture: Architecture, heads: Mapping[str, int]
+    stored: StoredTensors, header: TensorHeader, architecture: GgufArchitecture, heads: Mapping[str, int]
 ) -> Iterator[tuple[str, QuantizedTensor]]:
     """The tensors of transformers that a stored one holds, by name."""
     name, shape = header.name, header.shape

@@ -12,9 +12,9 @@ from checkpoints.problems import DestinationError, Problem
 from checkpoints.repositories.repository import HUB_SCHEME, Token
 from merging.destinations.destination import (
     Destination,
+    DestinationOptions,
     LostShardError,
-    Options,
-    Place,
+    ResultPlace,
     ShardWriter,
     Sink,
     Stored,
@@ -26,10 +26,10 @@ __all__ = [
     "DESTINATIONS",
     "HUB_SCHEME",
     "Destination",
+    "DestinationOptions",
     "LostShardError",
-    "Options",
-    "Place",
     "Receipt",
+    "ResultPlace",
     "ShardWriter",
     "Sink",
     "Stored",
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-def _hub(place: str, options: Options) -> Destination:
+def _hub(place: str, options: DestinationOptions) -> Destination:
     from merging.destinations.hub import HubDestination  # the Hub's client takes most of a second to import
 
     return HubDestination(place, options)
@@ -51,7 +51,7 @@ def _hub_sink(data: Mapping[str, object], token: Token, check: Callable[[], None
     return HubSink.from_data(data, token, check)
 
 
-def _bucket(place: str, options: Options) -> Destination:
+def _bucket(place: str, options: DestinationOptions) -> Destination:
     from merging.destinations.bucket import BucketDestination
 
     return BucketDestination(BUCKET_SCHEME + place, options)
@@ -63,7 +63,7 @@ def _bucket_sink(data: Mapping[str, object], token: Token, check: Callable[[], N
     return BucketSink.from_data(data, token, check)
 
 
-def _store(scheme: str, place: str, options: Options) -> Destination:
+def _store(scheme: str, place: str, options: DestinationOptions) -> Destination:
     from merging.destinations.store import StoreDestination
 
     return StoreDestination(scheme + place, options)
@@ -76,7 +76,7 @@ def _store_sink(data: Mapping[str, object], token: Token, check: Callable[[], No
 
 
 @dataclass(frozen=True)
-class Kind:
+class DestinationKind:
     """A kind of destination.
 
     Args:
@@ -85,17 +85,17 @@ class Kind:
         for_visitors: whether visitors of a server may write there: with their own tokens, and not to its disk
     """
 
-    open: Callable[[str, Options], Destination]
+    open: Callable[[str, DestinationOptions], Destination]
     open_sink: Callable[[Mapping[str, object], Token, Callable[[], None]], Sink]
     for_visitors: bool = False
 
 
 # By the scheme of their addresses, of which the first that fits counts; a folder's has none.
 DESTINATIONS = {
-    BUCKET_SCHEME: Kind(_bucket, _bucket_sink, for_visitors=True),
-    HUB_SCHEME: Kind(_hub, _hub_sink, for_visitors=True),
-    **{scheme: Kind(partial(_store, scheme), _store_sink) for scheme in STORE_SCHEMES},
-    "": Kind(
+    BUCKET_SCHEME: DestinationKind(_bucket, _bucket_sink, for_visitors=True),
+    HUB_SCHEME: DestinationKind(_hub, _hub_sink, for_visitors=True),
+    **{scheme: DestinationKind(partial(_store, scheme), _store_sink) for scheme in STORE_SCHEMES},
+    "": DestinationKind(
         lambda place, options: FolderDestination(Path(place), overwrite=options.overwrite),
         lambda data, token, check: FolderSink(Path(str(data["folder"]))),
     ),
@@ -135,7 +135,7 @@ def open_destination(
         raise DestinationError(Problem("store-refused", {"scheme": scheme}, scheme))
     if not scheme and not (to.strip() and allow_folders):
         raise DestinationError(Problem("destination-name", {"given": to}, to))
-    options = Options(token, private, overwrite, pull_request)
+    options = DestinationOptions(token, private, overwrite, pull_request)
     return DESTINATIONS[scheme].open(to.removeprefix(scheme), options)
 
 

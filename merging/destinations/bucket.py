@@ -12,7 +12,7 @@ from checkpoints.problems import DestinationError, Problem
 from merging.destinations.account import account_limits
 from merging.destinations.bucket_files import LINES, BucketFiles
 from merging.destinations.bucket_sink import BucketSink, bucket_push_failed, held
-from merging.destinations.destination import Options, Place
+from merging.destinations.destination import DestinationOptions, ResultPlace
 from merging.destinations.receipt import Receipt
 from merging.destinations.uncommitted import UncommittedDestination, turn
 from merging.plan import Plan
@@ -23,7 +23,7 @@ class BucketDestination(UncommittedDestination):
 
     sink: BucketSink
 
-    def __init__(self, address: str, options: Options):
+    def __init__(self, address: str, options: DestinationOptions):
         address = address.rstrip("/")
         self._bucket = BucketFiles(address, options.token)
         self._created = False
@@ -79,7 +79,7 @@ class BucketDestination(UncommittedDestination):
         self._bucket.change({name: entry.etag for name, entry in sent.items()}, old)
         return sent
 
-    def finish(self, message: str) -> Place:
+    def finish(self, message: str) -> ResultPlace:
         place = super().finish(message)
         self._created = False
         return place

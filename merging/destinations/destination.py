@@ -26,7 +26,7 @@ def replaced_suffixes(plan: Plan) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Options:
+class DestinationOptions:
     """How a destination is to be used, see `run_plan`."""
 
     token: Token = None
@@ -36,7 +36,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Place:
+class ResultPlace:
     """Where a finished result can be found.
 
     Args:
@@ -158,7 +158,7 @@ class Destination(Protocol):
     def write_file(self, filename: str, data: bytes) -> None:
         """Add a small file."""
 
-    def finish(self, message: str) -> Place:
+    def finish(self, message: str) -> ResultPlace:
         """Make the whole result appear at once.
 
         Raises:

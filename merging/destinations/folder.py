@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from checkpoints.problems import DestinationError, Problem
-from merging.destinations.destination import Place, Stored
+from merging.destinations.destination import ResultPlace, Stored
 from merging.destinations.receipt import Receipt, no_file
 from merging.destinations.written_parts import WrittenParts
 from merging.plan import Plan
@@ -105,7 +105,7 @@ class FolderDestination:
         with no_room(path):
             path.write_bytes(data)
 
-    def finish(self, message: str) -> Place:
+    def finish(self, message: str) -> ResultPlace:
         if self.sink.parts:
             self.sink.parts.remove()
         (self.partial / MERGE).unlink(missing_ok=True)
@@ -116,7 +116,7 @@ class FolderDestination:
         self.partial.rename(self.path)
         shutil.rmtree(replaced, ignore_errors=True)
         self._release()
-        return Place(str(self.path))
+        return ResultPlace(str(self.path))
 
     def abandon(self, *, keep: bool) -> None:
         if self._lock is not None:

@@ -28,7 +28,7 @@ from checkpoints.wording import few
 from merging.destinations import hub_limits, hub_sink
 from merging.destinations.account import account_limits
 from merging.destinations.background import Background
-from merging.destinations.destination import Options, Place, replaced_suffixes
+from merging.destinations.destination import DestinationOptions, ResultPlace, replaced_suffixes
 from merging.destinations.hub_limits import HubLimits
 from merging.destinations.hub_sink import HubSink, hub_api, hub_failures
 from merging.destinations.journal import Journal
@@ -50,7 +50,7 @@ class HubDestination:
     new revision (`overwrite`), or left as it is beside a pull request (`pull_request`).
     """
 
-    def __init__(self, repo: str, options: Options):
+    def __init__(self, repo: str, options: DestinationOptions):
         if repo.count("/") != 1 or not hub_id(repo):
             raise DestinationError(Problem("repository-id", {"given": repo}, repo))
         self.repo = repo
@@ -260,7 +260,7 @@ class HubDestination:
 
     # -- the end ---------------------------------------------------------------------------------------
 
-    def finish(self, message: str) -> Place:
+    def finish(self, message: str) -> ResultPlace:
         verified: list[bool] = []
 
         def publish() -> None:
@@ -298,8 +298,8 @@ class HubDestination:
         if asked:
             number = asked.rpartition("/")[2]
             location = f"{HUB_SCHEME}{self.repo}@{asked}"
-            return Place(location, f"{page}/discussions/{number}", commit, verified == [True])
-        return Place(HUB_SCHEME + self.repo, page, commit, verified == [True])
+            return ResultPlace(location, f"{page}/discussions/{number}", commit, verified == [True])
+        return ResultPlace(HUB_SCHEME + self.repo, page, commit, verified == [True])
 
     def _cancelled_late(self) -> None:
         """Report that the Hub got the last commit and does not answer: it is made whole or not at all, and we cannot

@@ -13,7 +13,7 @@ from checkpoints.dtypes import torch_name
 from checkpoints.memory import free_memory
 from checkpoints.problems import DestinationError, Problem
 from checkpoints.wording import few
-from merging.destinations.destination import Place, Stored
+from merging.destinations.destination import ResultPlace, Stored
 from merging.destinations.receipt import Receipt
 from merging.plan import Plan, PlannedShard
 
@@ -80,12 +80,12 @@ class MemoryDestination:
     def write_file(self, filename: str, data: bytes) -> None:
         self._files[filename] = data
 
-    def finish(self, message: str) -> Place:
+    def finish(self, message: str) -> ResultPlace:
         assert self._plan
         weights = {name: tensor for shard in self._plan.shards for name, tensor in self._tensors(shard)}
         self._shards.clear()
         self.model = build_model({name: data.decode() for name, data in self._files.items()}, weights)
-        return Place("memory")
+        return ResultPlace("memory")
 
     def _tensors(self, shard: PlannedShard) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors of a shard, by name, as views of its bytes."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from checkpoints.object_store import Entry
 from checkpoints.problems import DestinationError, Problem
-from merging.destinations.destination import Options
+from merging.destinations.destination import DestinationOptions
 from merging.destinations.store_sink import StoreSink, held, open_store, push_failed
 from merging.destinations.uncommitted import UncommittedDestination, turn
 from merging.plan import Plan
@@ -22,7 +22,7 @@ S3_COPIES = 5 * 1024**3
 class StoreDestination(UncommittedDestination):
     """A place in an object store, written to with this machine's credentials."""
 
-    def __init__(self, address: str, options: Options):
+    def __init__(self, address: str, options: DestinationOptions):
         address = address.rstrip("/")
         self._store = open_store(address)
         super().__init__(address, self._store, options)

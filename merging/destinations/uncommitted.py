@@ -16,7 +16,7 @@ from typing import Protocol
 from checkpoints.object_store import Entry, ObjectStoreError
 from checkpoints.problems import DestinationError, Problem
 from checkpoints.wording import few
-from merging.destinations.destination import Options, Place, Sink, replaced_suffixes
+from merging.destinations.destination import DestinationOptions, ResultPlace, Sink, replaced_suffixes
 from merging.destinations.receipt import Receipt, no_file
 from merging.plan import Plan
 
@@ -58,7 +58,7 @@ class UncommittedDestination(ABC):
 
     can_stream = False
 
-    def __init__(self, address: str, files: Files, options: Options):
+    def __init__(self, address: str, files: Files, options: DestinationOptions):
         self.address = address
         self.name = address.rpartition("/")[2]
         self._files = files
@@ -174,7 +174,7 @@ class UncommittedDestination(ABC):
 
     # -- the end ---------------------------------------------------------------------------------------
 
-    def finish(self, message: str) -> Place:
+    def finish(self, message: str) -> ResultPlace:
         assert self._plan
         self._check()
         with self._failures():
@@ -190,7 +190,7 @@ class UncommittedDestination(ABC):
             if wrong := [name for name in sent if not _holds(there, name, sent[name])]:
                 raise self._not_what_was_sent(wrong)
             self._files.delete(_below(there, _state(self._plan)))
-        return Place(self.address, self._page(), verified=True)
+        return ResultPlace(self.address, self._page(), verified=True)
 
     def _page(self) -> str | None:
         """Where people see it."""

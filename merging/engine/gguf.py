@@ -9,14 +9,14 @@ from checkpoints import Token
 from checkpoints.formats.header import TensorHeader
 from checkpoints.problems import CheckpointError, MergeError, Problem
 from merging.engine.models import Models
-from merging.gguf.layout import READ, TOKENIZER_FILE, Layout, lay_out
+from merging.gguf.layout import READ, TOKENIZER_FILE, GgufLayout, lay_out
 from merging.plan import Plan
 
 # What tells how a parent's tokenizer splits texts.
 PARENT_FILES = (TOKENIZER_FILE, "tokenizer_config.json", "config.json")
 
 
-def layout_of(plan: Plan, name: str, card: str, token: Token, check: Callable[[], None]) -> Layout:
+def layout_of(plan: Plan, name: str, card: str, token: Token, check: Callable[[], None]) -> GgufLayout:
     """What the GGUF files of a merge hold.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 
 from checkpoints.problems import Problem
 from checkpoints.wording import few
-from merging.destinations import Place
+from merging.destinations import ResultPlace
 from merging.plan import Plan, PlannedShard, PlannedTensor
 
 
@@ -60,7 +60,7 @@ class Result:
     read_by: tuple[str, ...] = ()
     written_by: tuple[str, ...] = ()
     not_finite: Mapping[str, int] = field(default_factory=dict, hash=False)
-    gguf: Place | None = None
+    gguf: ResultPlace | None = None
 
     @property
     def warnings(self) -> tuple[Problem, ...]:

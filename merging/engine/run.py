@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from checkpoints import Token
 from checkpoints.problems import Cancelled, DestinationError, MergeError, PlanError, Problem
-from merging.destinations import Destination, Place, Receipt, open_destination
+from merging.destinations import Destination, Receipt, ResultPlace, open_destination
 from merging.destinations.receipt import not_finite, read_by, written_by
 from merging.engine.approximate import approximate
 from merging.engine.engine import Engine, Merge
@@ -214,7 +214,7 @@ def _carry_out(
     name: str = "",
     made_elsewhere: Sequence[Receipt] = (),
     made_of: Plan | None = None,
-) -> tuple[Place, list[Receipt]]:
+) -> tuple[ResultPlace, list[Receipt]]:
     """Where the result is, and the receipts of its shards."""
     _refuse(plan, destination, device)
     device = "cpu" if device == "auto" else device

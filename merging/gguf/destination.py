@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from checkpoints.memory import free_memory
 from checkpoints.problems import DestinationError, Problem
-from merging.destinations import Destination, LostShardError, Place, Receipt, Sink, xet
+from merging.destinations import Destination, LostShardError, Receipt, ResultPlace, Sink, xet
 from merging.gguf import sink as sinks
 from merging.gguf.card import gguf_card
 from merging.gguf.file import GgufFile
-from merging.gguf.layout import Layout
+from merging.gguf.layout import GgufLayout
 from merging.gguf.sink import GgufSink, Tee
 from merging.gguf.types import FileType
 from merging.plan import Plan, PlannedShard
@@ -21,7 +21,7 @@ from merging.plan import Plan, PlannedShard
 SUFFIX = "-GGUF"
 
 
-def gguf_files(name: str, kinds: Sequence[FileType], layout: Layout) -> tuple[GgufFile, ...]:
+def gguf_files(name: str, kinds: Sequence[FileType], layout: GgufLayout) -> tuple[GgufFile, ...]:
     """The files of a model, one a type.
 
     Args:
@@ -116,7 +116,7 @@ class GgufDestination:
         if filename == "README.md":
             self._card = data.decode()
 
-    def finish(self, message: str) -> Place:
+    def finish(self, message: str) -> ResultPlace:
         assert self._made
         try:
             for receipt in self._made.finish():
@@ -143,7 +143,7 @@ class Beside:
         self.can_stream = first.can_stream
         self._first, self._second = first, second
         self._sink: Sink | None = None
-        self.second_place: Place | None = None
+        self.second_place: ResultPlace | None = None
 
     @property
     def sink(self) -> Sink:
@@ -182,7 +182,7 @@ class Beside:
         self._first.write_file(filename, data)
         self._second.write_file(filename, data)
 
-    def finish(self, message: str) -> Place:
+    def finish(self, message: str) -> ResultPlace:
         place = self._first.finish(message)
         self.second_place = self._second.finish(message)
         return place

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from merging.gguf.layout import LaidOut, Layout
+from merging.gguf.layout import GgufLayout, LaidOut
 from merging.gguf.types import FileType, TensorType, UnquantizedTensor, tensor_types
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
@@ -55,7 +55,7 @@ class GgufFile:
 
     filename: str
     kind: FileType
-    layout: Layout
+    layout: GgufLayout
 
     @cached_property
     def types(self) -> Mapping[str, TensorType]:

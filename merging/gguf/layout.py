@@ -75,7 +75,7 @@ class LaidOut:
 
 
 @dataclass(frozen=True)
-class Layout:
+class GgufLayout:
     """What every GGUF file of a model holds.
 
     Args:
@@ -113,7 +113,7 @@ def lay_out(
     files: Mapping[str, bytes],
     tensors: Sequence[TensorHeader],
     parents: Sequence[Mapping[str, bytes]] = (),
-) -> Layout:
+) -> GgufLayout:
     """The layout of a model.
 
     Args:
@@ -152,7 +152,7 @@ def lay_out(
     places = {header.name: number for number, header in enumerate(tensors)}
     laid_out.sort(key=lambda tensor: max((places[part] for part in tensor.inputs), default=-1))
     keys = base64.b64decode(found["keys"])
-    return Layout(keys, found["key_count"], tuple(laid_out), Shape(**found["shape"]), software)
+    return GgufLayout(keys, found["key_count"], tuple(laid_out), Shape(**found["shape"]), software)
 
 
 def warm_up() -> None:

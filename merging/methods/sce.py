@@ -12,13 +12,13 @@ from merging.methods.task_arithmetic import elected_sum
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from merging.methods.selection import Blocks, Cut
+    from merging.methods.selection import Blocks, Selection
 
 
 class _Selection(NamedTuple):
     """Where the models differ enough, and how much each counts: its share of the squares there."""
 
-    cut: Cut | None
+    cut: Selection | None
     shares: list[float]
 
 
@@ -55,7 +55,7 @@ def _variance(vectors: Sequence[Tensor]) -> Tensor:
     return squares.addcmul_(whole, whole, value=-1 / len(vectors)).clamp_(min=0)
 
 
-def _selected(vectors: Sequence[Tensor], cut: Cut | None, start: int) -> Sequence[Tensor]:
+def _selected(vectors: Sequence[Tensor], cut: Selection | None, start: int) -> Sequence[Tensor]:
     """The vectors, in place, with zeros where the models differ too little."""
     if cut is None:
         return vectors

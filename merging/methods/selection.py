@@ -84,7 +84,7 @@ class Derived:
         return ((start, [self.make(blocks, start)]) for start, blocks in self.blocks.sample())
 
 
-class Cut(NamedTuple):
+class Selection(NamedTuple):
     """Which entries stay: magnitudes above the threshold, and those equal to it up to the index `last`.
 
     With a threshold below zero everything stays.
@@ -115,13 +115,13 @@ Counts = list[tuple[int, int]]
 MagnitudesAt = Callable[[int], "NDArray[np.float32]"]
 
 # Cuts that keep everything, and nothing.
-EVERYTHING, NOTHING = Cut(-1.0, 0), Cut(math.inf, 0)
+EVERYTHING, NOTHING = Selection(-1.0, 0), Selection(math.inf, 0)
 
 # How many entries are to stay, each from none to all; or what makes that of the number of entries that are not zero.
 Numbers = Sequence[int] | Callable[[int], Sequence[int]]
 
 
-def keep_first(blocks: Blocks, numbers: Sequence[Sequence[int]]) -> list[list[Cut]]:
+def keep_first(blocks: Blocks, numbers: Sequence[Sequence[int]]) -> list[list[Selection]]:
     """Like `cuts`, but without a pass over the data when everything or nothing is kept.
 
     Args:
@@ -137,7 +137,7 @@ def keep_first(blocks: Blocks, numbers: Sequence[Sequence[int]]) -> list[list[Cu
     ]
 
 
-def cuts(blocks: Blocks, numbers: Sequence[Numbers]) -> list[list[Cut]]:
+def cuts(blocks: Blocks, numbers: Sequence[Numbers]) -> list[list[Selection]]:
     """Where to cut tensors so that exactly the given number of largest magnitudes stays; among equals, the first.
 
     One pass serves all tensors; a bracket that misses costs a second one.
@@ -190,11 +190,11 @@ def _known(numbers: Numbers, nonzero: int) -> Sequence[int]:
     return numbers(nonzero) if callable(numbers) else numbers
 
 
-def _cut_of(everything: NDArray[np.float32], k: int) -> Cut:
+def _cut_of(everything: NDArray[np.float32], k: int) -> Selection:
     if k == 0:
         return NOTHING
     threshold, larger = _select(everything, k)
-    return Cut(threshold, int(np.flatnonzero(everything == threshold)[k - larger - 1]))
+    return Selection(threshold, int(np.flatnonzero(everything == threshold)[k - larger - 1]))
 
 
 class _Search:
@@ -214,7 +214,7 @@ class _Search:
         self.numbers = numbers
         share = np.count_nonzero(sample) / len(sample)
         self.wanted = _known(numbers, round(float(share) * blocks.size))
-        self.cuts: dict[int, Cut] = {}
+        self.cuts: dict[int, Selection] = {}
         self.brackets: dict[int, _Bracket] = {}
         self.counted = 0
 
@@ -252,7 +252,7 @@ class _Search:
     def _magnitudes(self, start: int) -> NDArray[np.float32]:
         return magnitudes(self.blocks.block(start)[self.index])
 
-    def found(self) -> list[Cut]:
+    def found(self) -> list[Selection]:
         return [self.cuts[number] for number in range(len(self.wanted))]
 
 
@@ -290,7 +290,7 @@ class _Bracket:
         if len(places):
             self.inside.append((start, found[places]))
 
-    def cut(self, magnitudes_at: MagnitudesAt, k: int) -> Cut | None:
+    def cut(self, magnitudes_at: MagnitudesAt, k: int) -> Selection | None:
         """The cut, if the k-th largest magnitude was in the bracket."""
         if k == 0:
             return NOTHING
@@ -299,16 +299,16 @@ class _Bracket:
             return None
         at_high = self.at_high or []
         if k <= (count := sum(n for _, n in at_high)):
-            return Cut(self.high, _last(magnitudes_at, self.high, k, at_high))
+            return Selection(self.high, _last(magnitudes_at, self.high, k, at_high))
         k -= count
         if k <= (count := sum(len(values) for _, values in self.inside)):
             threshold, larger = _select(np.concatenate([values for _, values in self.inside]), k)
             equals = [(start, int(np.count_nonzero(values == threshold))) for start, values in self.inside]
-            return Cut(threshold, _last(magnitudes_at, threshold, k - larger, equals))
+            return Selection(threshold, _last(magnitudes_at, threshold, k - larger, equals))
         k -= count
         at_low = self.at_low or []
         return (
-            Cut(self.low, _last(magnitudes_at, self.low, k, at_low))
+            Selection(self.low, _last(magnitudes_at, self.low, k, at_low))
             if k <= sum(n for _, n in at_low)
             else None
         )

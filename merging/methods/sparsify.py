@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from merging.methods.selection import Blocks, Cut
+    from merging.methods.selection import Blocks, Selection
 
 
 # Sums of magnitudes below this are not divided by.
@@ -52,7 +52,7 @@ class Sparsifier(ABC):
         return ()
 
     @abstractmethod
-    def measure(self, vector: Blocks, cuts: Sequence[Cut]) -> Any:
+    def measure(self, vector: Blocks, cuts: Sequence[Selection]) -> Any:
         """What `apply` has to know of the whole."""
 
     @abstractmethod
@@ -78,11 +78,11 @@ class KeepLargest(Sparsifier):
     def measure(
         self,
         vector: Blocks,
-        cuts: Sequence[Cut],
+        cuts: Sequence[Selection],
         *,
         density: Density = 1.0,  # type: ignore[assignment]
         rescale: bool = False,
-    ) -> Cut:
+    ) -> Selection:
         """The cut.
 
         Args:
@@ -94,7 +94,7 @@ class KeepLargest(Sparsifier):
             return cut
         return cut._replace(scale=_l1_ratio(vector, lambda block, start: self.apply(block, start, cut)))
 
-    def apply(self, block: Tensor, start: int, measured: Cut) -> Tensor:
+    def apply(self, block: Tensor, start: int, measured: Selection) -> Tensor:
         return scaled(_kept(block, start, measured, out=block), measured.scale)
 
 
@@ -114,12 +114,12 @@ class KeepMiddle(Sparsifier):
     def measure(
         self,
         vector: Blocks,
-        cuts: Sequence[Cut],
+        cuts: Sequence[Selection],
         *,
         density: Density = 1.0,  # type: ignore[assignment]
         gamma: Density = 0.01,  # type: ignore[assignment]
         rescale: bool = False,
-    ) -> tuple[Cut, Cut, float]:
+    ) -> tuple[Selection, Selection, float]:
         """The two cuts.
 
         Args:
@@ -136,7 +136,7 @@ class KeepMiddle(Sparsifier):
             _l1_ratio(vector, lambda block, start: self.apply(block, start, (lower, upper, 1.0))),
         )
 
-    def apply(self, block: Tensor, start: int, measured: tuple[Cut, Cut, float]) -> Tensor:
+    def apply(self, block: Tensor, start: int, measured: tuple[Selection, Selection, float]) -> Tensor:
         import torch
 
         lower, upper, scale = measured
@@ -196,7 +196,7 @@ class KeepAtRandom(Sparsifier):
     def measure(
         self,
         vector: Blocks,
-        cuts: Sequence[Cut],
+        cuts: Sequence[Selection],
         *,
         density: Density = 1.0,  # type: ignore[assignment]
         rescale: bool = True,
@@ -275,7 +275,7 @@ class KeepByRank(Sparsifier):
     def measure(
         self,
         vector: Blocks,
-        cuts: Sequence[Cut],
+        cuts: Sequence[Selection],
         *,
         density: Density = 1.0,  # type: ignore[assignment]
         epsilon: Annotated[list[float], PerModel(0.0, 0.5)] = 0.15,  # type: ignore[assignment]
@@ -359,7 +359,7 @@ def _l1_ratio(vector: Blocks, sparsified: Callable[[Tensor, int], Tensor]) -> fl
     return 1.0 if min(before, after) < SMALLEST_SUM else before / after
 
 
-def _kept(block: Tensor, start: int, cut: Cut, out: Tensor) -> Tensor:
+def _kept(block: Tensor, start: int, cut: Selection, out: Tensor) -> Tensor:
     """The block that begins at `start` with zeros for what does not stay, written to `out`."""
     import torch
 

@@ -17,7 +17,7 @@ from evaluation import (
     EvaluationError,
     LanguageModel,
     Perplexity,
-    Source,
+    TextSource,
     benchmark_results,
     card_with,
     difference,
@@ -64,7 +64,7 @@ def score(model: LanguageModel) -> Perplexity:
 @pytest.fixture
 def results(score: Perplexity, make_model: Callable[..., LanguageModel]) -> list[EvalResult]:
     parent = perplexity(make_model(make_network(seed=1), name="parent"), TEXTS, context=32, stride=16)
-    return perplexity_results(score, TEXTS, Source("A text"), [difference(score, parent, TEXTS)])
+    return perplexity_results(score, TEXTS, TextSource("A text"), [difference(score, parent, TEXTS)])
 
 
 @pytest.fixture
@@ -91,7 +91,9 @@ def test_another_text_or_benchmark_stands_beside_and_the_same_is_replaced(
     score: Perplexity, results: list[EvalResult], benchmarked: Benchmarked
 ) -> None:
     other = [TEXT * 30]
-    elsewhere = perplexity_results(replace(score, documents=score.documents[:1]), other, Source("Another"))
+    elsewhere = perplexity_results(
+        replace(score, documents=score.documents[:1]), other, TextSource("Another")
+    )
     pair = PairedScore("ann/model", "ann/parent", 20, 0.1, (0.01, 0.19))
     card = card_with(CARD, "model", results)
     card = card_with(card, "model", [*elsewhere, *benchmark_results(benchmarked, [pair])])
@@ -321,7 +323,7 @@ def test_what_cannot_be_written_is_said(results: list[EvalResult], score: Perple
     with pytest.raises(EvaluationError, match="no card of its own"):
         write_card("ann/base+ann/adapter", results)
     with pytest.raises(EvaluationError, match="which no card can hold"):
-        perplexity_results(replace(score, perplexity=float("inf")), TEXTS, Source("A text"))
+        perplexity_results(replace(score, perplexity=float("inf")), TEXTS, TextSource("A text"))
 
 
 def test_the_command_writes_the_first_models_card(

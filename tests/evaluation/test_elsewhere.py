@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoints.cluster import Loss, Machine
+from checkpoints.cluster import LossCause, Machine
 from evaluation import EvaluationError, load_model, perplexity
 from evaluation.difference import difference
 from evaluation.elsewhere import perplexities_elsewhere, weight_bytes
@@ -22,7 +22,7 @@ MakeFolder = Callable[..., Path]
 def test_the_scores_are_those_of_one_machine(make_folder: MakeFolder) -> None:
     folders = [str(make_folder()), str(make_folder(make_network(seed=1), name="two"))]
     texts = [TEXT, TEXT[: len(TEXT) // 2]]
-    lost = iter([Loss.DIED])
+    lost = iter([LossCause.DIED])
     cluster = FakeCluster(fate=lambda call, line, lines: next(lost, None))
     sizes = {name: weight_bytes(name) for name in folders}
 

@@ -18,7 +18,7 @@ from evaluation.__main__ import CANNOT_BE_JUDGED, DONE, main
 from evaluation.footprint import Footprint, Spread, footprint
 from evaluation.remark import Remark
 from evaluation.report import Report
-from evaluation.sandbox import Answer, ask
+from evaluation.sandbox import Outcome, ask
 from evaluation.structure import (
     Structure,
     config_changes,
@@ -102,9 +102,9 @@ def test_what_memory_cannot_hold_is_measured_from_the_disk(
 ) -> None:
     asked: dict[str, Any] = {}
 
-    def measured(_: str, given: dict[str, Any], **__: object) -> Answer:
+    def measured(_: str, given: dict[str, Any], **__: object) -> Outcome:
         asked.update(given)
-        return Answer({"device": "cpu", "dtype": "float32", "offloaded": True}, "")
+        return Outcome({"device": "cpu", "dtype": "float32", "offloaded": True}, "")
 
     monkeypatch.setattr("evaluation.footprint.ask", measured)
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from evaluation import check_independence
 from evaluation.__main__ import main as judge
-from evaluation.sandbox import Answer
+from evaluation.sandbox import Outcome
 from merging.__main__ import main
 from tests.evaluation.conftest import MakeFolder
 from tests.hub import Hub
@@ -111,7 +111,7 @@ def test_what_ties_a_model_to_another(
     tie: Callable[[Path, Path], object], said: str, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "evaluation.independence.ask", lambda *_, **__: Answer({"said": "I answer", "lacking": ""}, "")
+        "evaluation.independence.ask", lambda *_, **__: Outcome({"said": "I answer", "lacking": ""}, "")
     )
     folder, other = make_folder(), make_folder(name="other")
     tie(folder, other)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from checkpoints.problems import Cancelled
-from evaluation.sandbox import Answer, ask, links_out
+from evaluation.sandbox import Outcome, ask, links_out
 
 
 @pytest.fixture(params=["landlock", "namespace"])
@@ -24,7 +24,7 @@ def means(request: pytest.FixtureRequest) -> str:
     return means
 
 
-def run(means: str, *command: str | Path, **settings: Any) -> Answer:
+def run(means: str, *command: str | Path, **settings: Any) -> Outcome:
     """Run another program in a sandbox: what it opens, Python does not see."""
     given = {"args": [str(word) for word in command], "text": True}
     return ask("subprocess:check_output", given, means=[means], **settings)
@@ -44,7 +44,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 def test_only_what_is_readable_is_read(means: str, folders: tuple[Path, Path]) -> None:
     mine, other = folders
 
-    assert run(means, "cat", mine / "words", readable=[mine]) == Answer("mine", "", means)
+    assert run(means, "cat", mine / "words", readable=[mine]) == Outcome("mine", "", means)
     for path in (mine / "link", other / "words"):
         assert run(means, "cat", path, readable=[mine]).error
 
@@ -71,10 +71,10 @@ def test_the_network_is_closed(means: str) -> None:
 def test_without_any_means_python_refuses_and_says_what(folders: tuple[Path, Path]) -> None:
     mine, _ = folders
 
-    def read(path: Path) -> Answer:
+    def read(path: Path) -> Outcome:
         return ask("evaluation.text:read_text", {"path": str(path)}, readable=[mine], means=[])
 
-    assert read(mine / "words") == Answer("mine", "", "python")
+    assert read(mine / "words") == Outcome("mine", "", "python")
     assert "link cannot be read (out of reach)" in read(mine / "link").error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from checkpoints.cluster import Call, Loss, Machine
+from checkpoints.cluster import Call, LossCause, Machine
 from checkpoints.problems import Cancelled, MergeError
 from searching import SearchError, SearchPlan, elsewhere, plan_search, read_space, run_search
 from searching.records import Records
@@ -32,7 +32,7 @@ def figures(folder: Path) -> dict[Any, Any]:
 
 
 def test_the_trials_are_those_of_one_process(family: Path, tmp_path: Path) -> None:
-    lost = iter([Loss.DIED])
+    lost = iter([LossCause.DIED])
     cluster = FakeCluster(fate=lambda call, line, lines: next(lost, None))
     plan = planned(family, cluster, token="a token")
     assert plan.ok and plan.workers == 2
@@ -49,8 +49,8 @@ def test_the_trials_are_those_of_one_process(family: Path, tmp_path: Path) -> No
 
 
 def test_a_job_that_is_lost_twice_has_failed_and_the_search_goes_on(family: Path, tmp_path: Path) -> None:
-    def fate(call: Call, line: int, lines: int) -> Loss | None:
-        return Loss.DIED if call.label == "trial 2" else None
+    def fate(call: Call, line: int, lines: int) -> LossCause | None:
+        return LossCause.DIED if call.label == "trial 2" else None
 
     run_search(planned(family, FakeCluster(fate=fate)), tmp_path)
 
@@ -61,7 +61,7 @@ def test_a_job_that_is_lost_twice_has_failed_and_the_search_goes_on(family: Path
 
 
 def test_a_cluster_that_loses_everything_ends_the_search(family: Path, tmp_path: Path) -> None:
-    cluster = FakeCluster(fate=lambda call, line, lines: Loss.DIED)
+    cluster = FakeCluster(fate=lambda call, line, lines: LossCause.DIED)
 
     with pytest.raises(SearchError, match="ended without an answer"):
         run_search(planned(family, cluster), tmp_path)
@@ -70,7 +70,7 @@ def test_a_cluster_that_loses_everything_ends_the_search(family: Path, tmp_path:
 def test_a_stop_ends_the_calls(family: Path, tmp_path: Path) -> None:
     cancel = threading.Event()
 
-    def fate(call: Call, line: int, lines: int) -> Loss | None:
+    def fate(call: Call, line: int, lines: int) -> LossCause | None:
         if lines == 2:  # two are under way
             cancel.set()
         return None

@@ -20,7 +20,7 @@ from evaluation import load_model, perplexity
 from evaluation.perplexity import Logits
 from merging import METHODS, Recipe, read_recipe
 from merging.methods.arithmetic import weighted_sum
-from searching.gradient import BATCH_TOKENS, Derivatives, Objective, has_derivative, score
+from searching.gradient import BATCH_TOKENS, Derivatives, TextObjective, has_derivative, score
 from searching.learning import Pace, learn
 from searching.live_merge import LiveMerge
 from tests.merging.methods.whole import merge_by_engine
@@ -136,7 +136,7 @@ def spaces_at_zero(folder: Path) -> Callable[[Sequence[float]], dict[str, Any]]:
 NAMES = tuple(spaces(Path()))
 
 
-def differences(live: LiveMerge, space: Numbers, objectives: Sequence[Objective]) -> list[float]:
+def differences(live: LiveMerge, space: Numbers, objectives: Sequence[TextObjective]) -> list[float]:
     """Central differences of the score at the start, in float64, past the ends of the ranges as well."""
 
     def at(number: int, distance: float) -> float:
@@ -148,7 +148,7 @@ def differences(live: LiveMerge, space: Numbers, objectives: Sequence[Objective]
     return [(at(n, DISTANCE) - at(n, -DISTANCE)) / (2 * DISTANCE) for n in range(len(space.start))]
 
 
-def in_float64(live: LiveMerge, objectives: Sequence[Objective]) -> float:
+def in_float64(live: LiveMerge, objectives: Sequence[TextObjective]) -> float:
     """The score of texts that begin with a letter: all of it but the first token counts."""
     network, scores = copy.deepcopy(live.model.network).double(), []
     with torch.no_grad():
@@ -172,7 +172,7 @@ def in_float64(live: LiveMerge, objectives: Sequence[Objective]) -> float:
 @pytest.mark.parametrize("name", NAMES)
 def test_derivatives_are_those_of_central_differences(name: str, float32: Path) -> None:
     space = spaces(float32)[name]
-    objectives = [Objective(TEXTS[:2]), Objective(TEXTS[2:], weight=2)]
+    objectives = [TextObjective(TEXTS[:2]), TextObjective(TEXTS[2:], weight=2)]
 
     with LiveMerge(space.recipe(space.start)) as live:
         loss = Derivatives(live, space).at(space.start, objectives)
@@ -192,7 +192,10 @@ def test_derivatives_are_those_of_central_differences(name: str, float32: Path) 
 def test_the_target_may_be_what_a_parent_predicts(float32: Path) -> None:
     space = spaces(float32)["task_arithmetic"]
     teachers = [load_model(float32 / name) for name in "ab"]
-    objectives = [Objective(TEXTS[:1], teacher=teachers[0]), Objective(TEXTS[1:], teacher=teachers[1])]
+    objectives = [
+        TextObjective(TEXTS[:1], teacher=teachers[0]),
+        TextObjective(TEXTS[1:], teacher=teachers[1]),
+    ]
 
     with LiveMerge(space.recipe(space.start)) as live:
         loss = Derivatives(live, space).at(space.start, objectives)
@@ -210,7 +213,7 @@ def test_texts_that_go_through_the_model_together_count_as_each_alone(
 ) -> None:
     """Also where logits are made for a few tokens at a time, across the ends of texts."""
     space = spaces(float32)["task_arithmetic"]
-    objective = Objective(TEXTS, teacher=load_model(float32 / "a") if taught else None)
+    objective = TextObjective(TEXTS, teacher=load_model(float32 / "a") if taught else None)
 
     with LiveMerge(space.recipe(space.start)) as live:
         derivatives = Derivatives(live, space)
@@ -289,7 +292,7 @@ def test_declared_coefficients_are_those_of_the_function(method: Any) -> None:
 def test_a_planted_optimum_is_found_inside_the_bounds(optimizer: Any, float32: Path) -> None:
     """Its text is what the first parent predicts: the best weights are 1 and 0."""
     space = spaces(float32)["task_arithmetic"]
-    target = [Objective(TEXTS, teacher=load_model(float32 / "a"))]
+    target = [TextObjective(TEXTS, teacher=load_model(float32 / "a"))]
     seen = []
 
     with LiveMerge(space.recipe(space.start)) as live:
@@ -306,7 +309,7 @@ def test_a_planted_optimum_is_found_inside_the_bounds(optimizer: Any, float32: P
 def test_it_stops_when_the_choice_texts_get_worse(float32: Path) -> None:
     """The search texts pull to one parent, and the choice texts to the other."""
     space = spaces(float32)["task_arithmetic"]
-    one, other = ([Objective(TEXTS, teacher=load_model(float32 / name))] for name in "ab")
+    one, other = ([TextObjective(TEXTS, teacher=load_model(float32 / name))] for name in "ab")
 
     with LiveMerge(space.recipe((0.5, 0.5))) as live:
         learnt = learn(live, space, one, other, Pace(patience=2, steps=20))
@@ -318,7 +321,7 @@ def test_it_stops_when_the_choice_texts_get_worse(float32: Path) -> None:
 
 def test_the_pull_keeps_numbers_near_the_start(float32: Path) -> None:
     space = spaces(float32)["task_arithmetic"]
-    target = [Objective(TEXTS, teacher=load_model(float32 / "a"))]
+    target = [TextObjective(TEXTS, teacher=load_model(float32 / "a"))]
 
     with LiveMerge(space.recipe(space.start)) as live:
         free, pulled = (learn(live, space, target, pace=Pace(pull=pull)).values for pull in (0.0, 20.0))
@@ -332,7 +335,7 @@ def test_a_cancelled_run_keeps_its_best_step(float32: Path) -> None:
 
     with LiveMerge(space.recipe(space.start), cancel=cancel) as live:
         learnt = learn(
-            live, space, [Objective(TEXTS)], on_step=lambda step: cancel.set() if step.number else None
+            live, space, [TextObjective(TEXTS)], on_step=lambda step: cancel.set() if step.number else None
         )
 
     assert learnt.stopped == "cancelled"

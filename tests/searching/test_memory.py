@@ -12,7 +12,7 @@ from evaluation.footprint import forget_peak, peak
 from evaluation.perplexity import largest_batch
 from merging import make_plan, read_recipe
 from searching.descent import Numbers
-from searching.gradient import Derivatives, Objective
+from searching.gradient import Derivatives, TextObjective
 from searching.live_merge import LiveMerge
 from searching.memory import needed
 from searching.plan import plan_search
@@ -49,10 +49,10 @@ def measure(pipe: Connection, folder: str) -> None:
     numbers = Numbers(found, found.start)
     with LiveMerge(numbers.recipe(numbers.start), device="cpu") as live:
         derivatives = Derivatives(live, numbers)
-        derivatives.at(numbers.start, [Objective(("merge",))])  # what is set up once
+        derivatives.at(numbers.start, [TextObjective(("merge",))])  # what is set up once
         forget_peak()
         before = peak()
-        derivatives.at(numbers.start, [Objective(("merge " * (TOKENS // 6) + "models",))])
+        derivatives.at(numbers.start, [TextObjective(("merge " * (TOKENS // 6) + "models",))])
         pipe.send(peak() - before)
 
 

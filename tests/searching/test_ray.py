@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints.ray_cluster import RayCluster
-from searching import Progress, plan_search, read_space, run_search
+from searching import SearchProgress, plan_search, read_space, run_search
 from tests.merging.engine.test_ray import Nodes, nodes
 from tests.searching.test_elsewhere import figures
 from tests.searching.test_search_of_models import GIVEN, space
@@ -26,7 +26,7 @@ def test_a_search_with_a_node_killed(
     plan = plan_search(read_space(text), texts=GIVEN, on=RayCluster())
     assert plan.ok and plan.workers == 2
 
-    def kill(progress: Progress) -> None:
+    def kill(progress: SearchProgress) -> None:
         if progress.scored.who == "trial 2":
             nodes.kill(0)
 

@@ -9,13 +9,13 @@ import pytest
 
 from searching.names import named
 from searching.plan import Measured
-from searching.report import Comparison, Report
+from searching.report import Comparison, SearchReport
 
 AVERAGE = Comparison(
     "average", -0.0297, (-0.0345, -0.0249), 1e-9, 5e-9, "better", 0.025, {"a.txt": (-0.03, None)}
 )
 PARENT = Comparison("parent /home/me/math", -0.1, (-0.2, -0.01), 0.02, 0.04, "better", 0.02, {})
-REPORT = Report(
+REPORT = SearchReport(
     ending="better",
     advice="winner",
     winner="trial 3",
@@ -36,7 +36,7 @@ REPORT = Report(
 )
 
 
-def ended(ending: Any, advice: str = "average", **more: Any) -> Report:
+def ended(ending: Any, advice: str = "average", **more: Any) -> SearchReport:
     return replace(REPORT, ending=ending, advice=advice, **more)
 
 
@@ -76,7 +76,7 @@ def ended(ending: Any, advice: str = "average", **more: Any) -> Report:
         ),
     ],
 )
-def test_each_ending_in_a_sentence(report: Report, words: str) -> None:
+def test_each_ending_in_a_sentence(report: SearchReport, words: str) -> None:
     assert str(report.verdict) == words == report.to_dict()["verdict"]
     assert words in report.markdown() and words in report.card()
 

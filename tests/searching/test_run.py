@@ -13,7 +13,7 @@ import pytest
 
 from checkpoints.problems import CheckpointError
 from evaluation import Cancelled
-from searching import Progress, SearchError, read_space, run_search
+from searching import SearchError, SearchProgress, read_space, run_search
 from searching.data import Data
 from searching.plan import measured
 from searching.records import Records, Scored
@@ -206,9 +206,9 @@ def test_a_function_without_figures_is_said_before_the_first_trial(tmp_path: Pat
 
 def test_a_parent_that_is_lost_stops_the_search_and_loses_nothing(tmp_path: Path) -> None:
     marker = tmp_path / "signed out"
-    ended: list[Progress] = []
+    ended: list[SearchProgress] = []
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: SearchProgress) -> None:
         ended.append(progress)
         if len(ended) == 8:
             marker.touch()
@@ -237,7 +237,7 @@ def test_a_parent_that_is_lost_stops_the_search_and_loses_nothing(tmp_path: Path
 def test_a_stopped_search_leaves_a_report_without_the_report_part(tmp_path: Path) -> None:
     cancel = threading.Event()
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: SearchProgress) -> None:
         if progress.done == 4:
             cancel.set()
 
@@ -341,7 +341,7 @@ def test_a_trial_that_ends_every_worker_fails(tmp_path: Path) -> None:
 def test_a_folder_that_is_in_use_is_refused(tmp_path: Path) -> None:
     made = plan(Score(), space(trials=3))
 
-    def again(progress: Progress) -> None:
+    def again(progress: SearchProgress) -> None:
         with pytest.raises(SearchError, match="Another process is searching"):
             run_search(made, tmp_path)
 

@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 from evaluation import Cancelled
-from searching import Progress, SearchError, join_search, run_search
+from searching import SearchError, SearchProgress, join_search, run_search
 from searching.records import Records
 from tests.forks import forked, status
 from tests.searching.synthetic import Score, documents, plan, space
@@ -34,7 +34,7 @@ def stopped_after(count: int, folder: Path, url: str, **fields: Any) -> None:
     """A search that is stopped when it has scored a number of trials."""
     cancel = threading.Event()
 
-    def heard(progress: Progress) -> None:
+    def heard(progress: SearchProgress) -> None:
         if progress.done == count:
             cancel.set()
 
@@ -84,7 +84,7 @@ def test_processes_share_a_search(tmp_path: Path) -> None:
     url, first, second = storage(tmp_path), tmp_path / "first", tmp_path / "second"
     children = []
 
-    def heard(progress: Progress) -> None:
+    def heard(progress: SearchProgress) -> None:
         if progress.scored.who == "trial 0":
             children.append(forked(lambda: join_search(made(trials=20), second, url) >= 0, PATIENCE))
 
@@ -188,7 +188,7 @@ def test_a_database_that_cannot_be_used(tmp_path: Path, url: str, said: str) -> 
 def test_a_database_that_fails_loses_nothing(tmp_path: Path) -> None:
     url, folder = storage(tmp_path), tmp_path / "search"
 
-    def heard(progress: Progress) -> None:
+    def heard(progress: SearchProgress) -> None:
         if progress.done == 5:
             with sqlite3.connect(tmp_path / "study.db") as database:
                 database.execute("DROP TABLE trial_user_attributes")

@@ -16,7 +16,7 @@ from torch.nn import functional
 from evaluation import Cancelled, LanguageModel, load_model
 from evaluation.perplexity import Logits
 from merging import Recipe, read_recipe
-from searching.gradient import Derivatives, Objective
+from searching.gradient import Derivatives, TextObjective
 from searching.live_merge import LiveMerge
 from searching.teachers import Teacher, Teachers, divergence
 from tests.searching.test_gradient import spaces
@@ -118,7 +118,8 @@ def test_what_is_kept_has_the_gradient_of_its_model(family: Path, pair: tuple[An
     with LiveMerge(space.recipe(space.start)) as live:
         derivatives = Derivatives(live, space)
         one, other = (
-            derivatives.at(space.start, [Objective(tuple(TEXTS), teacher=by)]) for by in (pair[0], teacher)
+            derivatives.at(space.start, [TextObjective(tuple(TEXTS), teacher=by)])
+            for by in (pair[0], teacher)
         )
 
     assert one.value == pytest.approx(other.value)

@@ -100,7 +100,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Place:
+class PageCursor:
     """Where the list continues: which of the tags, and the Hub's cursor in its list."""
 
     tag: int = 0
@@ -138,7 +138,7 @@ class Listed:
     """
 
     merges: tuple[GalleryMerge, ...]
-    following: Place | None = None
+    following: PageCursor | None = None
     silent: bool = False
 
 
@@ -153,10 +153,10 @@ class HubMerges:
         # By name and commit, which never changes.
         self._recipes: OrderedDict[tuple[str, str], str] = OrderedDict()
 
-    def page(self, wanted: Wanted, place: Place = Place()) -> Listed:
+    def page(self, wanted: Wanted, place: PageCursor = PageCursor()) -> Listed:
         """Merges from a place on; it asks the Hub until there are enough, or several times."""
         found: dict[str, GalleryMerge] = {}
-        at: Place | None = place
+        at: PageCursor | None = place
         for _ in range(REQUESTS_OF_A_PAGE):
             if at is None or at.tag >= len(wanted.tags) or len(found) >= ENOUGH:
                 break
@@ -187,7 +187,7 @@ class HubMerges:
         text = text_file(name, model.commit, model.recipe_file, who) if model.recipe_file else None
         return _with_recipe(model, _recipe_in(text))
 
-    def _models(self, wanted: Wanted, place: Place) -> tuple[list[HubMerge], Place | None]:
+    def _models(self, wanted: Wanted, place: PageCursor) -> tuple[list[HubMerge], PageCursor | None]:
         """The models of one request, and where the next one begins."""
         tag = wanted.tags[place.tag]
         asked = [
@@ -210,7 +210,7 @@ class HubMerges:
         models, cursor = kept
         if cursor and cursor != place.cursor:
             return models, replace(place, cursor=cursor)
-        return models, Place(place.tag + 1) if place.tag + 1 < len(wanted.tags) else None
+        return models, PageCursor(place.tag + 1) if place.tag + 1 < len(wanted.tags) else None
 
     def _model(self, name: str, who: Account) -> HubMerge | None:
         key = f"/{name}"

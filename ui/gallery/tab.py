@@ -10,7 +10,7 @@ import gradio as gr
 from checkpoints.names import hub_id
 from merging import METHODS
 from ui.gallery.card import PRESSED, gallery_cards
-from ui.gallery.hub_merges import ORDERS, TAGS, GalleryMerge, HubMerges, Listed, Place, Wanted
+from ui.gallery.hub_merges import ORDERS, TAGS, GalleryMerge, HubMerges, Listed, PageCursor, Wanted
 from ui.gallery.sketch import EXPERTS
 from ui.languages.translate import in_each_language, t
 from ui.widgets.events import NETWORK, Given, Updates, detail, unchanged
@@ -120,7 +120,7 @@ class GalleryTab:
 
     def _more(self, given: Given) -> Updates:
         place, shown = given[self.following], given[self.shown]
-        if not isinstance(place, Place):
+        if not isinstance(place, PageCursor):
             return unchanged()
         return self._show(shown, self.merges.page(self.wanted(given), place))
 

@@ -19,7 +19,7 @@ from ui.languages.translate import in_each_language, t
 from ui.merge.curve_editor import curves_picture, with_move
 from ui.merge.depth_form import DepthForm
 from ui.merge.experts import ExpertsForm
-from ui.merge.form import Form, FormMemory, as_shown, build_form, needs_typing
+from ui.merge.form import FormMemory, RecipeForm, as_shown, build_form, needs_typing
 from ui.merge.lora_form import LoraForm
 from ui.merge.special_form import SpecialForm
 from ui.merge.versions import MOST_TRIES, next_try
@@ -53,7 +53,7 @@ class RecipeEditor:
                 self.notice = gr.HTML(visible=False)
                 self.rewrite = gr.Button(t("recipe.rewrite"), size="sm", visible=False)
                 with gr.Column(elem_classes="alloy-fields") as self.fields:
-                    self.form: Form = build_form(family(host.demo).models, host.allow_folders)
+                    self.form: RecipeForm = build_form(family(host.demo).models, host.allow_folders)
                 known = family(host.demo).models
                 self.experts = ExpertsForm(host, known)
                 others = LoraForm(known, family(host.demo).adapter), DepthForm(known)

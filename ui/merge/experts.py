@@ -21,7 +21,7 @@ from merging.recipe.mixture import GATE_MODES
 from ui.host import Host
 from ui.hub.account import account, visitor
 from ui.languages.translate import in_each_language, t
-from ui.merge.form import Form
+from ui.merge.form import RecipeForm
 from ui.merge.special_form import SpecialForm
 from ui.recipe import mixture_state
 from ui.recipe.mixture_state import MAX_EXPERTS, MOST_PER_TOKEN, ExpertEntry, MixtureState
@@ -104,7 +104,7 @@ class ExpertsForm(SpecialForm[MixtureState]):
     def outputs(self) -> list[Any]:
         return [self.column, self.shown, self.add, *(row.group for row in self.rows), *self.values]
 
-    def wire(self, yaml: gr.Code, form: Form, service: MergeService) -> None:
+    def wire(self, yaml: gr.Code, form: RecipeForm, service: MergeService) -> None:
         super().wire(yaml, form, service)
         fields = {self.shown, yaml, form.memory, *self.values}
         self.add.click(self._added, fields, self.outputs, **QUIET)

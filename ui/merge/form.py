@@ -206,7 +206,7 @@ class ModelFields:
 
 
 @dataclass
-class Form:
+class RecipeForm:
     """The fields, and the two ways between them and a form state. Given and updates go by component."""
 
     method: gr.Dropdown
@@ -412,7 +412,7 @@ def as_shown(text: str) -> str:
     return textwrap.dedent(text).lstrip()
 
 
-def build_form(known: Sequence[str], allow_folders: bool) -> Form:
+def build_form(known: Sequence[str], allow_folders: bool) -> RecipeForm:
     """Make the form's fields where the page is being built.
 
     Args:
@@ -442,7 +442,7 @@ def build_form(known: Sequence[str], allow_folders: bool) -> Form:
     version, again = (
         gr.Number(0, label=t(key), visible=False, precision=0) for key in ("recipe.version", "recipe.again")
     )
-    return Form(method, about, base, rows, add, curves, typed, shared, dtype, notes, version, again)
+    return RecipeForm(method, about, base, rows, add, curves, typed, shared, dtype, notes, version, again)
 
 
 def _model_row(number: int, known: Sequence[str], info: str) -> ModelFields:
@@ -470,7 +470,7 @@ def method_text(method: MergeMethod) -> Markup:
 
 
 def spot_of(state: FormState, recipe: str, where: Place | str) -> str | int | None:
-    """The field that a problem's place in the recipe belongs to: a name in `Form.notes`, or a row's number."""
+    """The field that a problem's place in the recipe belongs to: a name in `RecipeForm.notes`, or a row's number."""
     try:
         tree = compose(recipe)
     except YamlError:

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import constants
 
 from merging import MergeError, Problem, Result
-from merging.destinations import Place
+from merging.destinations import ResultPlace
 from merging.engine.run import gguf_place
 from merging.gguf.types import FILE_TYPES
 from ui.host import Host
@@ -146,9 +146,9 @@ def _result(host: Host, to: str, kept: object) -> Result | None:
     )
 
 
-def _gguf_place(to: str, kept: object) -> Place | None:
+def _gguf_place(to: str, kept: object) -> ResultPlace | None:
     """Where the GGUF files of a result are."""
     if not isinstance(kept, Mapping) or str(kept.get("location")).partition("@")[0] != gguf_place(to):
         return None
     url, commit = str(kept.get("url") or ""), str(kept.get("commit") or "")
-    return Place(str(kept["location"]), url or None, commit or None, kept.get("verified") is True)
+    return ResultPlace(str(kept["location"]), url or None, commit or None, kept.get("verified") is True)

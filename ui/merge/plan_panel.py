@@ -25,7 +25,7 @@ from ui.merge.naming import default_name, named, numbered, recipe_or_none
 from ui.merge.plan_card import Surroundings, no_plan_card, plan_card, problems_card
 from ui.merge.similarity import similarity
 from ui.recipe.presets import family
-from ui.recipe.quick_fixes import Fix, fix_all, fixes
+from ui.recipe.quick_fixes import QuickFix, fix_all, fixes
 from ui.rented.panel import RentPanel, needs_of
 from ui.server import gpu
 from ui.server.merge_service import MergeService, exists
@@ -166,7 +166,7 @@ class PlanPanel:
         called: str,
         memory: FormMemory,
         who: Account,
-        other_names: Sequence[Fix],
+        other_names: Sequence[QuickFix],
     ) -> Updates:
         parents = self.service.cards.parents(plan, who.for_hub)
         around = Surroundings(parents, called, self.host.on_space, gpu.is_zero_gpu())
@@ -198,17 +198,17 @@ class PlanPanel:
             return ""
         return t("plan.no_examples", host=lacking[0]["host"])
 
-    def _other_names(self, text: str, choice: DestinationChoice, who: Account) -> tuple[Fix, ...]:
+    def _other_names(self, text: str, choice: DestinationChoice, who: Account) -> tuple[QuickFix, ...]:
         """What can be done about a chosen name that is taken: another one, or a new commit of the model there."""
         names = numbered(choice.name.strip())
         free = next(
             (name for name in names if not self.service.is_taken(choice.location(self.host, name), who)), ""
         )
-        another = (Fix(t("fix.name", name=free), text, name=free),) if free else ()
-        return (*another, Fix(t("fix.replace"), text, existing=REVISION))
+        another = (QuickFix(t("fix.name", name=free), text, name=free),) if free else ()
+        return (*another, QuickFix(t("fix.replace"), text, existing=REVISION))
 
     def _fixer(self, number: int) -> Callable[..., Updates]:
-        def mend(offered: Sequence[Fix], memory: FormMemory) -> Updates:
+        def mend(offered: Sequence[QuickFix], memory: FormMemory) -> Updates:
             if number >= len(offered):
                 return unchanged()
             fix = offered[number]

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import gradio as gr
 
-from ui.merge.form import Form, FormMemory
+from ui.merge.form import FormMemory, RecipeForm
 from ui.merge.versions import MOST_TRIES, next_try
 from ui.server.merge_service import MergeService
 from ui.widgets.events import QUIET, Given, Updates, unchanged
@@ -66,7 +66,7 @@ class SpecialForm(ABC, Generic[State]):
         """Show them no longer."""
         return {self.column: gr.update(visible=False), self.shown: None}
 
-    def wire(self, yaml: gr.Code, form: Form, service: MergeService) -> None:
+    def wire(self, yaml: gr.Code, form: RecipeForm, service: MergeService) -> None:
         """Add the events; the fields write into this text, which the form's memory knows."""
         self.yaml, self.form = yaml, form
         fields = {self.shown, yaml, form.memory, form.again, form.version, *self.values}

@@ -15,7 +15,7 @@ from ui.languages.translate import t
 
 
 @dataclass(frozen=True)
-class Fix:
+class QuickFix:
     """What a button does.
 
     Args:
@@ -31,13 +31,13 @@ class Fix:
     existing: str = ""
 
 
-def fixes(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> tuple[Fix, ...]:
+def fixes(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> tuple[QuickFix, ...]:
     """What can be done by a button, see `merging.recipe.fixes.fixes`; buttons of the same words name their lines."""
     found = mechanical.fixes(recipe, problems, common_base)
     titles = [t(f"fix.{fix.code}", **fix.values) for fix in found]
     counts = Counter(titles)
     return tuple(
-        Fix(
+        QuickFix(
             title if counts[title] == 1 else t("fix.line", done=title, line=_line(recipe, fix.recipe)),
             fix.recipe,
         )
@@ -45,7 +45,7 @@ def fixes(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> 
     )
 
 
-def fix_all(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> tuple[Fix, ...]:
+def fix_all(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> tuple[QuickFix, ...]:
     """One button for all fixes between which there is nothing to choose, if there are several.
 
     A first mistake may hide others, so what is left is read again after each fix.
@@ -65,7 +65,7 @@ def fix_all(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -
             return error.problems
 
     text, done = mechanical.mended(recipe, problems_of, common_base)
-    return (Fix(t("fix.all", count=len(done)), text),) if len(done) > 1 else ()
+    return (QuickFix(t("fix.all", count=len(done)), text),) if len(done) > 1 else ()
 
 
 def _line(before: str, after: str) -> int:

@@ -17,7 +17,7 @@ from evaluation.remark_texts import REMARKS
 from merging import MergeError, Problem
 from merging.engine.workspace import default_workers
 from ui.hub.account import Account
-from ui.rented.job import Watch, rent
+from ui.rented.job import JobWatch, rent
 from ui.rented.machines import Needs
 from ui.rented.result import verified_result
 from ui.server.heal_state import HealState
@@ -101,7 +101,7 @@ def follow(request: MergeRequest, who: Account) -> HealWork:
     return work
 
 
-class _HealWatch(Watch[HealState]):
+class _HealWatch(JobWatch[HealState]):
     def __init__(self, rented: Rented, to: str, api: HfApi, report: Callable[[Any], None]):
         super().__init__(rented, api, report)
         self._to = to

@@ -106,7 +106,7 @@ def rent(
     return Rented(owner, job.id, machine, job.url, weights, work)
 
 
-class Watch(ABC, Generic[Outcome]):
+class JobWatch(ABC, Generic[Outcome]):
     """Looks at a job again and again.
 
     Args:

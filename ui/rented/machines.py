@@ -24,7 +24,7 @@ _MINUTES = {"second": 1 / 60, "minute": 1, "hour": 60}
 
 
 @dataclass(frozen=True)
-class Machine:
+class RentedMachine:
     """A kind of machine.
 
     Args:
@@ -87,12 +87,12 @@ class Offer:
         dollars: that they cost
     """
 
-    machine: Machine
+    machine: RentedMachine
     seconds: float
     dollars: float
 
 
-def machines(api: HfApi) -> list[Machine]:
+def machines(api: HfApi) -> list[RentedMachine]:
     """What there is.
 
     Raises:
@@ -102,7 +102,7 @@ def machines(api: HfApi) -> list[Machine]:
     return [machine for machine in found if machine]
 
 
-def _machine(info: JobHardwareInfo) -> Machine | None:
+def _machine(info: JobHardwareInfo) -> RentedMachine | None:
     """A machine, if the Hub describes it in a way that can be read."""
     memory = re.fullmatch(r"([\d.]+)\s*([KMGT]B)", info.ram.strip().upper())
     cpus = re.match(r"\d+", info.cpu.strip())
@@ -111,13 +111,13 @@ def _machine(info: JobHardwareInfo) -> Machine | None:
         return None
     size = int(float(memory[1]) * _UNITS[memory[2]])
     dollars = info.unit_cost_usd / minutes
-    return Machine(info.name, info.pretty_name, int(cpus[0]), size, dollars, bool(info.accelerator))
+    return RentedMachine(info.name, info.pretty_name, int(cpus[0]), size, dollars, bool(info.accelerator))
 
 
-def offers(needs: Needs, there: Iterable[Machine]) -> list[Offer]:
+def offers(needs: Needs, there: Iterable[RentedMachine]) -> list[Offer]:
     """The machines that a merge fits on, the cheapest first; those without a GPU where there are any."""
     fitting = [machine for machine in there if machine.memory * USABLE >= needs.memory]
-    plain: Sequence[Machine] = [machine for machine in fitting if not machine.has_gpu] or fitting
+    plain: Sequence[RentedMachine] = [machine for machine in fitting if not machine.has_gpu] or fitting
     found = []
     for machine in plain:
         seconds = needs.seconds(machine.cpus)

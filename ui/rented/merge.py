@@ -14,7 +14,7 @@ from checkpoints.repositories.repository import HUB_SCHEME
 from merging import MergeError, Plan, Problem, Progress, Result
 from ui.hub.account import Account
 from ui.rented.heal import follow as follow_heal
-from ui.rented.job import Watch, rent
+from ui.rented.job import JobWatch, rent
 from ui.rented.machines import Needs
 from ui.rented.result import verified_result
 from ui.server.heal_state import HealState
@@ -138,7 +138,7 @@ def follow(request: MergeRequest, who: Account) -> MergeWork:
     return work
 
 
-class _MergeWatch(Watch[Result]):
+class _MergeWatch(JobWatch[Result]):
     def __init__(self, rented: Rented, to: str, api: HfApi, report: Callable[[Progress | str], None]):
         super().__init__(rented, api, report)
         self._to = to

@@ -18,7 +18,7 @@ from merging import Plan
 from ui.host import Host
 from ui.hub.account import Account, account
 from ui.languages.translate import in_each_language, t
-from ui.rented.machines import Machine, Needs, Offer, machines, offers
+from ui.rented.machines import Needs, Offer, RentedMachine, machines, offers
 from ui.widgets.events import NETWORK, Updates
 from ui.widgets.html import (
     column,
@@ -56,7 +56,7 @@ class RentPanel:
 
     def __init__(self, host: Host, button: str = "rent.button", *, visible: bool = True) -> None:
         self.host = host
-        self._kept: tuple[float, list[Machine]] = (float("-inf"), [])
+        self._kept: tuple[float, list[RentedMachine]] = (float("-inf"), [])
         self._lock = threading.Lock()
         self.needs = gr.State(None)
         with gr.Accordion(t("rent.heading"), open=False, visible=visible) as self.box:
@@ -106,7 +106,7 @@ class RentPanel:
         """The offer of a machine for a plan, if it still stands."""
         return next((offer for offer in offers(needs, self.there(who)) if offer.machine.name == name), None)
 
-    def there(self, who: Account) -> list[Machine]:
+    def there(self, who: Account) -> list[RentedMachine]:
         """The machines that the Hub rents out; none if it does not say."""
         with self._lock:
             when, kept = self._kept

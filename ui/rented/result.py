@@ -11,7 +11,7 @@ from checkpoints.names import bucket_place
 from checkpoints.repositories.bucket import bucket_entries
 from checkpoints.repositories.repository import HUB_SCHEME
 from merging import Result
-from merging.destinations import Place
+from merging.destinations import ResultPlace
 from ui.rented.job import failures
 
 
@@ -62,9 +62,9 @@ def _there(api: HfApi, to: str, revision: str | None = None) -> tuple[str | None
     return info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()}
 
 
-def _place(data: Mapping[str, Any]) -> Place | None:
+def _place(data: Mapping[str, Any]) -> ResultPlace | None:
     """Where GGUF files are, as far as it is a place on the Hub."""
     location, url, commit = (str(data.get(name) or "") for name in ("location", "url", "commit"))
     if not location.startswith(HUB_SCHEME):
         return None
-    return Place(location, url or None, commit or None, data.get("verified") is True)
+    return ResultPlace(location, url or None, commit or None, data.get("verified") is True)

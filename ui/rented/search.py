@@ -15,7 +15,7 @@ from huggingface_hub import HfApi
 
 from merging import MergeError, Problem
 from ui.hub.account import Account
-from ui.rented.job import Watch, rent
+from ui.rented.job import JobWatch, rent
 from ui.rented.machines import Needs
 from ui.server.jobs import MergeRequest, Rented, SearchWork
 from ui.server.search_state import SearchState
@@ -107,7 +107,7 @@ def _packed(text: str) -> str:
     return packed
 
 
-class _SearchWatch(Watch[SearchState]):
+class _SearchWatch(JobWatch[SearchState]):
     def __init__(
         self,
         rented: Rented,
@@ -140,10 +140,10 @@ class _SearchWatch(Watch[SearchState]):
         self.report(self._state)
 
     def outcome(self, seconds: float) -> SearchState:
-        from searching import Report
+        from searching import SearchReport
 
         try:
-            report = Report.from_dict(self._done or {})
+            report = SearchReport.from_dict(self._done or {})
             state = found_at(self._space, report.point, self._state) if report.winner else self._state
             str(report.verdict)  # it has words here
             recipe = advised(self._space, report, state)

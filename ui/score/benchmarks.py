@@ -82,7 +82,7 @@ class BenchmarkRow(ModelRow):
 
 
 @dataclass(frozen=True)
-class Asked:
+class BenchmarkAnswers:
     """What some models answered.
 
     Args:
@@ -108,7 +108,7 @@ def benchmark_call(
 
 
 def _asking(
-    questions: Questions, device: str, model: FetchedModel, row: BenchmarkRow, call: gpu.Call
+    questions: Questions, device: str, model: FetchedModel, row: BenchmarkRow, call: gpu.GpuCall
 ) -> Work:
     def ask(report: Callable[[BenchmarkRow], None], cancel: threading.Event) -> BenchmarkRow:
         report(BenchmarkRow(model.name))
@@ -129,7 +129,7 @@ def _asking(
 
 
 class BenchmarksPanel:
-    """Asks benchmarks; made inside the page's Blocks. A `Panel` that finds an `Asked`."""
+    """Asks benchmarks; made inside the page's Blocks. A `Panel` that finds an `BenchmarkAnswers`."""
 
     def __init__(self, host: Host, models: gr.Dropdown) -> None:
         self.host, self.models = host, models
@@ -209,16 +209,16 @@ def _offer(name: str) -> str:
     return in_each_language(lambda: f"{name}: {label(f'benchmark.{name}')}")
 
 
-def _asked(names: Sequence[str], rows: Sequence[BenchmarkRow]) -> Asked | None:
+def _asked(names: Sequence[str], rows: Sequence[BenchmarkRow]) -> BenchmarkAnswers | None:
     """What is known, once the first model has answered."""
     if not rows or rows[0].found is None:
         return None
     found = [row.found for row in rows if row.found]
-    return Asked(tuple(names), tuple(found), tuple(paired(found[0], other) for other in found[1:]))
+    return BenchmarkAnswers(tuple(names), tuple(found), tuple(paired(found[0], other) for other in found[1:]))
 
 
 def benchmark_table(
-    rows: Sequence[BenchmarkRow], asked: Asked | None = None, notes: Sequence[str] = ()
+    rows: Sequence[BenchmarkRow], asked: BenchmarkAnswers | None = None, notes: Sequence[str] = ()
 ) -> Markup:
     """A line for each model, a column for each benchmark, and what can be said of the differences.
 

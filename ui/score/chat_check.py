@@ -80,7 +80,7 @@ def chat_call(
     return one_by_one(models, rows, seconds, device, partial(_talk, device))
 
 
-def _talk(device: str, model: FetchedModel, row: ChatRow, call: gpu.Call) -> Work:
+def _talk(device: str, model: FetchedModel, row: ChatRow, call: gpu.GpuCall) -> Work:
     def talk(report: Callable[[ChatRow], None], cancel: threading.Event) -> ChatRow:
         live = load_fetched(model, device)
         now = replace(row, commit=model.commit, ran_as=live.runs_as)

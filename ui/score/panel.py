@@ -162,7 +162,7 @@ def one_by_one(
     rows: Sequence[AnyRow],
     seconds: int | None,
     device: str,
-    work: Callable[[FetchedModel, AnyRow, gpu.Call], Work],
+    work: Callable[[FetchedModel, AnyRow, gpu.GpuCall], Work],
     *,
     interrupt: bool = False,
 ) -> Iterator[list[AnyRow]]:
@@ -180,7 +180,7 @@ def one_by_one(
         All rows, as plain data, whenever one has changed and now and then.
     """
     now = list(rows)
-    call = gpu.Call(None if device == "cpu" else seconds)
+    call = gpu.GpuCall(None if device == "cpu" else seconds)
     for place, model in enumerate(models):
         if now[place].ended or isinstance(model, Unavailable):
             continue

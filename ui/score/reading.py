@@ -93,7 +93,7 @@ def text_call(
 
 
 def _reading(
-    documents: Sequence[str], device: str, model: FetchedModel, row: TextRow, call: gpu.Call
+    documents: Sequence[str], device: str, model: FetchedModel, row: TextRow, call: gpu.GpuCall
 ) -> Work:
     name = model.name
 

@@ -20,11 +20,11 @@ from evaluation.report import benchmark_markdown, chat_markdown, perplexity_mark
 from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import error_words, t
-from ui.score.benchmarks import Asked
+from ui.score.benchmarks import BenchmarkAnswers
 from ui.score.chat_check import Talked
 from ui.score.panel import Panel
-from ui.score.sizes import Measured
-from ui.score.text import Scored
+from ui.score.sizes import MeasuredModels
+from ui.score.text import ScoredTexts
 from ui.score.weights import Looked
 from ui.server.internal_error import log_unexpected
 from ui.widgets.events import NETWORK, PRIVATE, QUIET, Given, Updates
@@ -36,7 +36,7 @@ COPY = """() => {
   if (link) navigator.clipboard?.writeText(decodeURIComponent(link.href.split(',')[1])).catch(() => {});
 }"""
 COMMIT, PULL_REQUEST = "commit", "pull-request"
-Finding = Scored | Asked | Talked | Looked | Measured
+Finding = ScoredTexts | BenchmarkAnswers | Talked | Looked | MeasuredModels
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class Findings:
         found: list[EvalResult] = []
         for kind in kinds:
             match self.parts[kind]:
-                case Scored() as one:
+                case ScoredTexts() as one:
                     found += perplexity_results(one.scores[0], one.texts, one.source, one.differences)
-                case Asked() as one:
+                case BenchmarkAnswers() as one:
                     found += benchmark_results(one.found[0], one.pairs)
         return found
 
@@ -97,34 +97,38 @@ _TITLES = {
 
 def kind_of(finding: Finding) -> str:
     """The kind of a finding, as `Findings` names it."""
-    return {Scored: "text", Asked: "benchmarks", Talked: "chat", Looked: "weights", Measured: "sizes"}[
-        type(finding)
-    ]
+    return {
+        ScoredTexts: "text",
+        BenchmarkAnswers: "benchmarks",
+        Talked: "chat",
+        Looked: "weights",
+        MeasuredModels: "sizes",
+    }[type(finding)]
 
 
 def _markdown(finding: Finding) -> str:
     match finding:
-        case Scored():
+        case ScoredTexts():
             return perplexity_markdown(finding.scores, finding.source, finding.differences)
-        case Asked():
+        case BenchmarkAnswers():
             return benchmark_markdown(finding.found, finding.pairs)
         case Talked():
             return chat_markdown(finding.checks)
         case Looked():
             return weights_markdown(finding.found, finding.alike)
-        case Measured():
+        case MeasuredModels():
             return finding.report.to_markdown()
 
 
 def _plain(finding: Finding) -> dict[str, Any]:
     match finding:
-        case Scored():
+        case ScoredTexts():
             return {
                 "source": asdict(finding.source),
                 "models": [one.to_dict() for one in finding.scores],
                 "differences": [one.to_dict() for one in finding.differences],
             }
-        case Asked():
+        case BenchmarkAnswers():
             return {
                 "models": [_without_answers(one) for one in finding.found],
                 "paired": [pair.to_dict() for pair in finding.pairs],
@@ -133,7 +137,7 @@ def _plain(finding: Finding) -> dict[str, Any]:
             return {"models": [one.to_dict() for one in finding.checks]}
         case Looked():
             return {**finding.found.to_dict(), "activations": [one.to_dict() for one in finding.alike]}
-        case Measured():
+        case MeasuredModels():
             return finding.report.to_dict()
 
 

@@ -19,7 +19,7 @@ from ui.hub.account import account
 from ui.languages.translate import error_words, in_each_language, label, remark_words, t
 from ui.score.panel import fetched, go_and_stop, names_in, ready_for_gpu
 from ui.score.reading import scored
-from ui.score.text import Scored, TextPanel
+from ui.score.text import ScoredTexts, TextPanel
 from ui.server.model_process import MODELS
 from ui.server.work import Turn, watched
 from ui.widgets.events import LONG, NETWORK, Given, Updates
@@ -28,7 +28,7 @@ from ui.widgets.stop_button import stops_until
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredModels:
     """How large some models are and how fast they answer.
 
     Args:
@@ -41,7 +41,7 @@ class Measured:
 
 
 class SizesPanel:
-    """Measures sizes and speeds; made inside the page's Blocks. A `Panel` that finds a `Measured`."""
+    """Measures sizes and speeds; made inside the page's Blocks. A `Panel` that finds a `MeasuredModels`."""
 
     def __init__(self, host: Host, models: gr.Dropdown, text: TextPanel) -> None:
         """`text` is what the models read for their perplexities, unless it has them already."""
@@ -80,7 +80,7 @@ class SizesPanel:
                 raise gr.Error(error_words(error), print_exception=False) from None
         report = _report(prints, scores)
         assert report is not None
-        yield {self.table: report_card(report), self.found: Measured(tuple(names), report)}
+        yield {self.table: report_card(report), self.found: MeasuredModels(tuple(names), report)}
 
     def _scores(
         self, given: Given, names: Sequence[str], token: str | Literal[False], turn: Turn
@@ -89,7 +89,7 @@ class SizesPanel:
         if not given[self.reads]:
             return ()
         texts = self.text.fields.chosen(given, token).texts
-        before: Scored | None = given[self.text.found]
+        before: ScoredTexts | None = given[self.text.found]
         known = {score.model: score for score in before.scores} if before and before.texts == texts else {}
         if all(name in known for name in names):
             return tuple(known[name] for name in names)

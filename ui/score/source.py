@@ -9,7 +9,7 @@ from typing import Literal
 import gradio as gr
 
 from checkpoints.typed_text import MAX_CHARACTERS, excess
-from evaluation import EvaluationError, Source
+from evaluation import EvaluationError, TextSource
 from evaluation.text import BUNDLED, bundled_text, dataset_texts
 from ui.host import Host
 from ui.languages.translate import current_language, error_words, problem_words, t
@@ -30,7 +30,7 @@ class ChosenText:
     """
 
     texts: tuple[str, ...]
-    source: Source
+    source: TextSource
     whole: bool = True
 
     @property
@@ -90,7 +90,7 @@ class TextFields:
         cut = _cut(texts)
         whole = sum(map(len, cut)) == sum(map(len, texts))
         return ChosenText(
-            tuple(cut), Source(rows.name, rows.name, rows.subset, rows.split, rows.column), whole
+            tuple(cut), TextSource(rows.name, rows.name, rows.subset, rows.split, rows.column), whole
         )
 
     def _open(self, path: str) -> Updates:
@@ -111,9 +111,9 @@ def _pasted(document: str, opened: tuple[str, str] | None) -> ChosenText:
     """The text of the field. A bundled text is its paragraphs, as on the command line; any other is one document."""
     for name in BUNDLED:
         if document == _bundled(name):
-            return ChosenText(tuple(bundled_text(name)), Source(f"Alloy's {name.capitalize()} text"))
+            return ChosenText(tuple(bundled_text(name)), TextSource(f"Alloy's {name.capitalize()} text"))
     name = opened[0] if opened and opened[1] == document else "pasted text"
-    return ChosenText((document,), Source(name))
+    return ChosenText((document,), TextSource(name))
 
 
 def _cut(texts: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from checkpoints.typed_text import MAX_CHARACTERS
-from evaluation import Difference, FetchedModel, Perplexity, Source, difference
+from evaluation import Difference, FetchedModel, Perplexity, TextSource, difference
 from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import in_each_language, t
@@ -27,7 +27,7 @@ from ui.widgets.stop_button import stops_until
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredTexts:
     """What was found out about some models on a text.
 
     Args:
@@ -41,7 +41,7 @@ class Scored:
     names: tuple[str, ...]
     rows: tuple[TextRow, ...]
     texts: tuple[str, ...]
-    source: Source
+    source: TextSource
     differences: tuple[Difference, ...] = ()
 
     @property
@@ -63,7 +63,7 @@ class Begun:
 
 
 class TextPanel:
-    """Scores models on a text; made inside the page's Blocks. A `Panel` that finds a `Scored`."""
+    """Scores models on a text; made inside the page's Blocks. A `Panel` that finds a `ScoredTexts`."""
 
     def __init__(self, host: Host, models: gr.Dropdown) -> None:
         self.host, self.models = host, models
@@ -105,7 +105,7 @@ class TextPanel:
     ) -> Updates:
         differences = _differences(rows, text.texts)
         notes = [] if text.whole else [t("score.cut", most=MAX_CHARACTERS)]
-        found = Scored(tuple(names), tuple(rows), text.texts, text.source, tuple(differences))
+        found = ScoredTexts(tuple(names), tuple(rows), text.texts, text.source, tuple(differences))
         return {
             self.table: score_table(rows, text.bytes, differences, [*notes, *where(run)]),
             self.pictures: Markup("").join(token_picture(rows[0], row, text.texts) for row in rows[1:]),

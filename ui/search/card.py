@@ -33,7 +33,7 @@ from ui.widgets.html import (
 )
 
 if TYPE_CHECKING:
-    from searching import Comparison, Report
+    from searching import Comparison, SearchReport
 
 _MOODS = {"waiting": "idle", "running": "busy", "done": "good", "failed": "bad", "cancelled": "idle"}
 
@@ -102,7 +102,7 @@ def _coefficients(found: SearchState) -> Markup | None:
 # -- the report -------------------------------------------------------------------------------------------
 
 
-def _report(report: Report) -> Markup:
+def _report(report: SearchReport) -> Markup:
     said = [tag.p(remark_words(report.verdict), class_="alloy-result")]
     if report.comparisons:
         said += [_table(report), quiet(t("search.report.meaning"))]
@@ -118,7 +118,7 @@ def _difference(one: Comparison) -> str:
     return t("search.difference", value=f"{one.difference:+.4f}", low=f"{low:+.4f}", high=f"{high:+.4f}")
 
 
-def _table(report: Report) -> Markup:
+def _table(report: SearchReport) -> Markup:
     goals = list(report.figures)
     keys = ("search.report.difference", "search.report.verdict")
     columns = [
@@ -133,12 +133,12 @@ def _table(report: Report) -> Markup:
     return scrolling(table(columns, rows, caption=caption), focusable=True)
 
 
-def _row(report: Report, goals: Sequence[str], one: Comparison) -> Markup:
+def _row(report: SearchReport, goals: Sequence[str], one: Comparison) -> Markup:
     said = figure(remark_words(one.word))
     return table_row(name_of(one.other), _figures(report, goals, one.other), figure(_difference(one)), said)
 
 
-def _figures(report: Report, goals: Sequence[str], who: str) -> list[Markup]:
+def _figures(report: SearchReport, goals: Sequence[str], who: str) -> list[Markup]:
     found = [report.figures[goal].get(who, {}).get("report") for goal in goals]
     return [figure("" if value is None else f"{value:.4f}") for value in found]
 

@@ -15,7 +15,7 @@ from ui.server.search_state import SearchState
 from ui.widgets.html import html, part, quiet, scrolling, tag
 
 if TYPE_CHECKING:
-    from searching import Report
+    from searching import SearchReport
 
 WIDTH, HEIGHT = 440, 210
 LEFT, RIGHT, TOP, BOTTOM = 48, 130, 12, 24
@@ -103,7 +103,7 @@ def _trials(values: Sequence[float | None], across: Place, up: Place) -> Iterato
         yield tag.circle(said, class_="trial", cx=across(number), cy=up(value), r=3.5)
 
 
-def front_chart(report: Report) -> Markup:
+def front_chart(report: SearchReport) -> Markup:
     """Where two texts pull apart: the trials that are best for some weighting of them, between the baselines."""
     texts = [name for name in report.figures if all(name in found for found in report.front.values())]
     if len(report.front) < 2 or len(texts) != 2:

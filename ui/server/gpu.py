@@ -89,7 +89,7 @@ def _seconds_to_load(weights: int) -> float:
     return weights / BYTES_PER_SECOND
 
 
-class Call:
+class GpuCall:
     """The time that one call has for models, one after the other; what is left continues in the next call.
 
     Args:

@@ -22,7 +22,7 @@ from ui.server.model_process import MODELS
 from ui.server.work import followed, watched
 
 if TYPE_CHECKING:
-    from healing import HealPlan, Step
+    from healing import HealPlan, TrainingStep
     from ui.server.merge_service import MergeService
 
 # For a server that strangers share.
@@ -275,7 +275,7 @@ def _trained(
     losses: list[float] = []
     began = time.monotonic()
 
-    def on_step(step: Step) -> None:
+    def on_step(step: TrainingStep) -> None:
         nonlocal began, state
         losses.append(step.loss)
         if len(losses) == 1:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from searching import Report
+    from searching import SearchReport
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SearchState:
     layers: int = 0
     seconds_left: float | None = None
     least: float | None = None
-    report: Report | None = None
+    report: SearchReport | None = None
 
     @property
     def best(self) -> float | None:

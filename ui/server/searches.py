@@ -30,7 +30,7 @@ from ui.server.work import Work, followed, watched
 
 if TYPE_CHECKING:
     from merging import Plan
-    from searching import Progress, Report, SearchPlan, Space
+    from searching import SearchPlan, SearchProgress, SearchReport, Space
     from ui.server.merge_service import MergeService
 
 # Characters of a space, and minutes and trials, for a server that strangers share.
@@ -248,7 +248,7 @@ def _run_in_calls(
 
 
 def _states(
-    pieces: Generator[Any, None, None], found_in: Callable[[Any], SearchState | Failed | None]
+    pieces: Generator[Any, None, None], found_in: Callable[[Any], SearchState | FailedCall | None]
 ) -> Generator[SearchState | None, None, None]:
     """What the pieces of a call hold; closes the call when it is closed.
 
@@ -258,7 +258,7 @@ def _states(
     with closing(pieces):
         for piece in pieces:
             found = found_in(piece)
-            if isinstance(found, Failed):
+            if isinstance(found, FailedCall):
                 raise MergeError(found.problems)
             yield found
 
@@ -271,7 +271,7 @@ def _models(order: SearchOrder) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Failed:
+class FailedCall:
     """Why a call failed, as data: ZeroGPU passes on the class of an error alone."""
 
     problems: tuple[Problem, ...]
@@ -279,7 +279,7 @@ class Failed:
 
 def search_call(
     order: SearchOrder, folder: str, state: SearchState, seconds: int | None, device: str
-) -> Generator[SearchState | Failed | None, None, None]:
+) -> Generator[SearchState | FailedCall | None, None, None]:
     """One call of a search, which ends after its seconds on a GPU; on a processor it has no limit.
 
     Args:
@@ -289,7 +289,7 @@ def search_call(
         seconds: that were requested
         device: "auto", or "cpu" where no GPU was to be had
     """
-    call = gpu.Call(None if device == "cpu" else seconds)
+    call = gpu.GpuCall(None if device == "cpu" else seconds)
 
     def work(report: Callable[[SearchState], None], cancel: threading.Event) -> SearchState:
         return _Search(replace(order, device=device), Path(folder), report, state, call).run(cancel)
@@ -297,7 +297,7 @@ def search_call(
     try:
         yield from _until_ended(work)
     except ProblemError as error:
-        yield Failed(error.problems)
+        yield FailedCall(error.problems)
 
 
 def searched(order: SearchOrder) -> Generator[SearchState | None, None, None]:
@@ -344,13 +344,13 @@ class _Search:
         folder: Path,
         report: Callable[[SearchState], None],
         state: SearchState | None = None,
-        call: gpu.Call | None = None,
+        call: gpu.GpuCall | None = None,
     ):
         self.order = order
         self.folder = folder
         self.report = report
         self.state = state or SearchState()
-        self.call = call or gpu.Call(None)
+        self.call = call or gpu.GpuCall(None)
         self.over = False
 
     def run(self, cancel: threading.Event) -> SearchState:
@@ -383,7 +383,7 @@ class _Search:
             report=found.report,
         )
 
-    def _heard(self, progress: Progress) -> None:
+    def _heard(self, progress: SearchProgress) -> None:
         scored, state = progress.scored, self.state
         if scored.part == "search" and scored.who.startswith("trial "):
             if progress.value is not None and progress.value == progress.best:
@@ -420,7 +420,7 @@ def found_at(space: Space, point: Mapping[str, Any], state: SearchState) -> Sear
     return replace(state, recipe=space.recipe(point).text, coefficients=gathered)
 
 
-def advised(space: Space, report: Report, state: SearchState) -> str:
+def advised(space: Space, report: SearchReport, state: SearchState) -> str:
     """The recipe that a report advises; where that is a parent, the best merge."""
     if report.advice == "average":
         return space.average().text

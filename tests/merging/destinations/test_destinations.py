@@ -13,7 +13,14 @@ from obstore.store import MemoryStore
 from checkpoints.names import BUCKET_SCHEME, STORE_SCHEMES
 from checkpoints.object_store import connect
 from merging import DestinationError, Plan, make_plan, read_recipe
-from merging.destinations import DESTINATIONS, HUB_SCHEME, Kind, open_destination, open_sink, scheme_of
+from merging.destinations import (
+    DESTINATIONS,
+    HUB_SCHEME,
+    DestinationKind,
+    open_destination,
+    open_sink,
+    scheme_of,
+)
 from merging.destinations.memory import MemoryDestination
 from tests.hub import Hub
 from tests.merges import files, merged, ties, weight_files
@@ -161,7 +168,7 @@ def test_every_registered_destination_is_tested() -> None:
 @pytest.mark.parametrize("scheme", DESTINATIONS)
 def test_visitors_of_a_server_write_only_where_a_destination_says_so(scheme: str) -> None:
     """A new one that does not say so is refused to them."""
-    assert not Kind(DESTINATIONS[scheme].open, DESTINATIONS[scheme].open_sink).for_visitors
+    assert not DestinationKind(DESTINATIONS[scheme].open, DESTINATIONS[scheme].open_sink).for_visitors
     assert DESTINATIONS[scheme].for_visitors == scheme.startswith("hf://")
     if not DESTINATIONS[scheme].for_visitors:
         with pytest.raises(DestinationError) as caught:

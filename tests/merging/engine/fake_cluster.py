@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 from checkpoints import Token
-from checkpoints.cluster import Call, Ended, Failed, Line, Loss, Lost, Machine
+from checkpoints.cluster import Call, Ended, Failed, Line, LossCause, Lost, Machine
 
 GB = 10**9
 
 # Called before each line of each call (0 is the first), with the count of all lines so far; a loss ends the call.
-Fate = Callable[[Call, int, int], Loss | None]
+Fate = Callable[[Call, int, int], LossCause | None]
 
 
 def spared(call: Call, line: int, lines: int) -> None:

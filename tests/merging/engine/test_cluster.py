@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.cluster import Call, Loss, Machine
+from checkpoints.cluster import Call, LossCause, Machine
 from merging import Cancelled, DestinationError, MergeError, Plan, Progress, make_plan, read_recipe, run_plan
 from merging.engine import cluster as engine_module
 from merging.engine.cluster import ClusterEngine
@@ -121,11 +121,11 @@ def test_no_token_is_in_a_call(hub: Hub, plan: Plan, alice: str) -> None:
     assert alice not in repr([call for call, _ in cluster.calls])
 
 
-def dies(times: int, at: int, loss: Loss = Loss.DIED) -> Fate:
+def dies(times: int, at: int, loss: LossCause = LossCause.DIED) -> Fate:
     """A call is lost before its line `at`, as often as this."""
     left = [times]
 
-    def fate(call: Call, line: int, lines: int) -> Loss | None:
+    def fate(call: Call, line: int, lines: int) -> LossCause | None:
         if line == at and left[0]:
             left[0] -= 1
             return loss
@@ -142,8 +142,8 @@ def dies(times: int, at: int, loss: Loss = Loss.DIED) -> Fate:
         (dies(1, 3), [3, 3, 1]),  # its first two arrived
         (dies(2, 2), [3, 3, 2, 2]),  # both machines
         (dies(3, 0), [3, 3, 3, 3, 3]),  # as often as is allowed
-        (dies(7, 0, Loss.PREEMPTED), [3] * 9),  # what was announced does not count
-        (dies(1, 2, Loss.OUT_OF_MEMORY), [3, 3, 2]),
+        (dies(7, 0, LossCause.PREEMPTED), [3] * 9),  # what was announced does not count
+        (dies(1, 2, LossCause.OUT_OF_MEMORY), [3, 3, 2]),
     ],
     ids=["at once", "early", "late", "both", "often", "preempted", "memory"],
 )
@@ -159,14 +159,14 @@ def test_what_is_lost_is_made_again(
     assert branches(hub) == ["main"]
 
 
-def always(loss: Loss, after: int) -> Fate:
+def always(loss: LossCause, after: int) -> Fate:
     """Loses every call after a given number of lines."""
     return lambda call, line, lines: loss if lines >= after else None
 
 
 def test_a_process_that_always_dies(hub: Hub, alice: str, plan: Plan, right: dict[str, bytes]) -> None:
     """What arrived stays, and a run on one machine continues."""
-    cluster = FakeCluster(fate=always(Loss.DIED, 4))  # two words and two shards
+    cluster = FakeCluster(fate=always(LossCause.DIED, 4))  # two words and two shards
 
     with pytest.raises(MergeError, match="died 4 times") as caught:
         run_plan(plan, OUT, token=alice, on=ClusterEngine(cluster), workers=2)
@@ -180,7 +180,7 @@ def test_a_process_that_always_dies(hub: Hub, alice: str, plan: Plan, right: dic
 
 
 def test_a_call_out_of_memory_gets_twice_as_much_once(hub: Hub, alice: str, plan: Plan) -> None:
-    cluster = FakeCluster(fate=always(Loss.OUT_OF_MEMORY, 0))
+    cluster = FakeCluster(fate=always(LossCause.OUT_OF_MEMORY, 0))
 
     with pytest.raises(MergeError, match=r"0\.4 GB of memory were not enough") as caught:
         run_plan(plan, OUT, token=alice, on=ClusterEngine(cluster), workers=2)
@@ -192,7 +192,7 @@ def test_a_call_out_of_memory_gets_twice_as_much_once(hub: Hub, alice: str, plan
 
 def test_no_machine_has_twice_as_much(alice: str, plan: Plan) -> None:
     need = plan.peak_memory_bytes
-    cluster = FakeCluster([Machine(2, need + 1)], fate=always(Loss.OUT_OF_MEMORY, 0))
+    cluster = FakeCluster([Machine(2, need + 1)], fate=always(LossCause.OUT_OF_MEMORY, 0))
 
     with pytest.raises(MergeError) as caught:
         run_plan(plan, OUT, token=alice, on=ClusterEngine(cluster), workers=2)

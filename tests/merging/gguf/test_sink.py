@@ -11,7 +11,7 @@ import torch
 from merging.destinations import Stored
 from merging.gguf.expression import Piece
 from merging.gguf.file import GgufFile
-from merging.gguf.layout import LaidOut, Layout
+from merging.gguf.layout import GgufLayout, LaidOut
 from merging.gguf.sink import GgufSink
 from merging.gguf.types import FILE_TYPES, Shape
 from merging.plan import Input, Plan, PlannedShard, PlannedTensor, shard_header
@@ -26,7 +26,7 @@ def whole(name: str, elements: int, is_plain: bool = True, *steps: object) -> Pi
 
 
 ONE = base64.b64encode(np.ones(3, np.float32).tobytes()).decode()
-LAYOUT = Layout(
+LAYOUT = GgufLayout(
     keys=b"",
     key_count=0,
     tensors=(

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merging.methods.selection import Cut, Derived, cuts
+from merging.methods.selection import Derived, Selection, cuts
 
 
 class Blocks:
@@ -33,9 +33,9 @@ class Blocks:
         yield 0, [values[self.sampled].clone() for values in self.tensors]
 
 
-def expected(values: torch.Tensor, k: int) -> Cut:
+def expected(values: torch.Tensor, k: int) -> Selection:
     ordered, places = values.abs().sort(descending=True, stable=True)
-    return Cut(float(ordered[k - 1]), int(places[k - 1]))
+    return Selection(float(ordered[k - 1]), int(places[k - 1]))
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_a_number_may_depend_on_how_many_entries_differ(
 
     ((cut,),) = cuts(Derived(Blocks([one, other], sampled), difference), [lambda n: [int(share * n)]])
 
-    assert cut == (expected(one - other, k) if k else Cut(float("inf"), 0))
+    assert cut == (expected(one - other, k) if k else Selection(float("inf"), 0))
 
 
 def test_a_difference_is_cut_in_one_pass_when_the_sample_is_fair() -> None:

@@ -8,7 +8,7 @@ from tests.ui.test_cards import EVIL, shown
 from ui.gallery.card import gallery_cards, sample_of
 from ui.gallery.figures import Figure, Gain
 from ui.gallery.hub_merge import HubMerge, Sample
-from ui.gallery.hub_merges import GalleryMerge, Listed, Place
+from ui.gallery.hub_merges import GalleryMerge, Listed, PageCursor
 from ui.gallery.sketch import sketch
 from ui.languages.translate import speaking
 
@@ -67,8 +67,8 @@ def test_whatever_a_card_says_is_text(language: str) -> None:
     ("listed", "words"),
     [
         (Listed((), None), "No merge on the Hub matches"),
-        (Listed((), Place()), "looks further"),
-        (Listed((), Place(), silent=True), "Try again in a few minutes"),
+        (Listed((), PageCursor()), "looks further"),
+        (Listed((), PageCursor(), silent=True), "Try again in a few minutes"),
     ],
 )
 def test_an_empty_list_says_why(listed: Listed, words: str) -> None:

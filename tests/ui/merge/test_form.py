@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from merging import METHODS
-from ui.merge.form import Form, FormMemory, build_form, needs_typing
+from ui.merge.form import FormMemory, RecipeForm, build_form, needs_typing
 from ui.recipe.form_state import FormState, ModelEntry, for_method, read, write
 from ui.recipe.mixture_state import is_mixture
 from ui.recipe.presets import presets
@@ -21,7 +21,7 @@ class Page:
 
     def __init__(self) -> None:
         with gr.Blocks():
-            self.form: Form = build_form(["a/known"], allow_folders=True)
+            self.form: RecipeForm = build_form(["a/known"], allow_folders=True)
         self.memory = FormMemory(FormState("linear"))
         self.fields: dict[Any, dict[str, Any]] = {c: {"value": c.value} for c in self.form.values}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from merging import Plan, Result, make_plan, read_recipe
-from merging.destinations import Place
+from merging.destinations import ResultPlace
 from merging.planning.confined_plan import PlanRequest
 from tests.hub import Hub
 from tests.ui.merge.test_destination import LAPTOP, SPACE
@@ -22,7 +22,7 @@ from ui.server.merge_service import MergeService
 
 ORDER = MergeRequest("merge_method: linear\n", "hf://ann/x", private=False, overwrite=True, gguf=("Q8_0",))
 JOB = JobStatus("id", "ann/x", ("a/a",), "running", request=ORDER)
-FILES = Place("hf://ann/x-GGUF", "https://hub/ann/x-GGUF", "def", verified=True)
+FILES = ResultPlace("hf://ann/x-GGUF", "https://hub/ann/x-GGUF", "def", verified=True)
 RESULT = Result("hf://ann/x", "https://hub/ann/x", "abc", 10, 1.5, verified=True, gguf=FILES)
 
 

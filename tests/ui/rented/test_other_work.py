@@ -16,7 +16,7 @@ import pytest
 
 from evaluation.remark import Remark
 from merging import MergeError, Result
-from searching import Comparison, Report
+from searching import Comparison, SearchReport
 from tests.hub import Hub
 from tests.hub.rented import RentedJob
 from tests.merges import without_pauses
@@ -231,11 +231,11 @@ def test_a_training_goes_to_the_hub(service: MergeService, who: Account, hub: Hu
     assert not hub.rented.jobs
 
 
-def reported(point: dict[str, float], recipe: str) -> Report:
+def reported(point: dict[str, float], recipe: str) -> SearchReport:
     average = Comparison(
         "average", -0.02, (-0.03, -0.01), 0.01, 0.01, "better", 0.005, {"own": (-0.02, None)}
     )
-    return Report(
+    return SearchReport(
         "better", "winner", "trial 1", point, recipe, (average,), {"own": {"trial 1": {"report": 1.5}}},
         {"search": 0.03, "choice": 0.02, "report": 0.02}, {}, {}, {"alice/a.weight": (0.4, 0.8)}, {},
         {"own": {"search": 8, "choice": 8, "report": 8}}, {}, {"ended": 2, "stopped": 0, "failed": 0}, 12.0,

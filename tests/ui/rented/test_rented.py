@@ -29,7 +29,7 @@ from ui.merge.history import is_lost, record, record_of_result, restored
 from ui.merge.job_card import job_card
 from ui.rented import code
 from ui.rented.job import INSTALL
-from ui.rented.machines import Machine, Needs, machines, offers, timeout
+from ui.rented.machines import Needs, RentedMachine, machines, offers, timeout
 from ui.rented.merge import SCRIPT, begin, begin_again, found_again
 from ui.server.jobs import JobBoard, JobStatus
 from ui.server.merge_service import MergeService
@@ -297,7 +297,7 @@ def test_the_machines_and_what_they_cost(hub: Hub, alice: str, plan: Plan) -> No
     assert all(offer.dollars >= cheapest.dollars and not offer.machine.has_gpu for offer in others)
     # By the minute, begun ones whole: 122 seconds are three of them.
     assert cheapest.dollars == pytest.approx(3 * 0.000167)
-    with_gpu = Machine("gpu", "GPU", 8, 300 * 10**9, 0.1, has_gpu=True)
+    with_gpu = RentedMachine("gpu", "GPU", 8, 300 * 10**9, 0.1, has_gpu=True)
     assert [o.machine.name for o in offers(replace(needs, memory=200 * 10**9), [*there, with_gpu])] == ["gpu"]
     assert (timeout(10), timeout(7200)) == (3600, 28800)
 

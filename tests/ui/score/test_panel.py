@@ -69,8 +69,8 @@ def test_a_stopped_turn_ends_the_work_and_the_rows_say_so() -> None:
     assert [row.count for row in last] == [2, 0, 3]
 
 
-def counting(error: Exception | None = None) -> Callable[[FetchedModel, Counted, gpu.Call], Any]:
-    def work(model: FetchedModel, row: Counted, call: gpu.Call) -> Any:
+def counting(error: Exception | None = None) -> Callable[[FetchedModel, Counted, gpu.GpuCall], Any]:
+    def work(model: FetchedModel, row: Counted, call: gpu.GpuCall) -> Any:
         def count(report: Callable[[Counted], None], cancel: threading.Event) -> Counted:
             report(replace(row, count=row.count + 1))
             if error and model.name == "a":
@@ -99,7 +99,7 @@ def test_a_model_that_fails_leaves_the_others_their_turn() -> None:
 def test_work_that_runs_out_of_time_is_left_to_the_next_call() -> None:
     began: list[str] = []
 
-    def work(model: FetchedModel, row: Counted, call: gpu.Call) -> Any:
+    def work(model: FetchedModel, row: Counted, call: gpu.GpuCall) -> Any:
         began.append(model.name)
         return counting(Cancelled())(model, row, call)
 

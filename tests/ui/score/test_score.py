@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 from playwright.sync_api import Browser, expect
 from safetensors.torch import load_file, save_file
 
-from evaluation import Cancelled, FetchedModel, Source, difference, fetch_model, load_fetched, perplexity
+from evaluation import Cancelled, FetchedModel, TextSource, difference, fetch_model, load_fetched, perplexity
 from evaluation.benchmarked import Benchmarked, TaskScore, Total
 from evaluation.chat_check import check_chat
 from evaluation.paired import paired
@@ -29,10 +29,10 @@ from tests.ui.speaker import tiny_speaker
 from ui.host import Host
 from ui.page import build_page, launch_settings
 from ui.score import chat_check
-from ui.score.benchmarks import Asked, BenchmarkRow, Questions, benchmark_call, benchmark_table
+from ui.score.benchmarks import BenchmarkAnswers, BenchmarkRow, Questions, benchmark_call, benchmark_table
 from ui.score.reading import TextRow
 from ui.score.report import Findings
-from ui.score.text import Scored
+from ui.score.text import ScoredTexts
 from ui.score.weights import SIGNALS, Looked, verdict_card
 from ui.server import gpu
 from ui.server.work import Turns, watched
@@ -136,7 +136,7 @@ def test_a_text_whose_reading_was_ended_is_gone_on_with(
 
     monkeypatch.setattr(gpu, "on_gpu", counted)
     monkeypatch.setattr(gpu, "is_zero_gpu", lambda: True)
-    monkeypatch.setattr(gpu.Call, "seconds_left", lambda _: 0.0)  # a batch each
+    monkeypatch.setattr(gpu.GpuCall, "seconds_left", lambda _: 0.0)  # a batch each
     score = event(build_page(Host.from_environment({})), "TextPanel._score")
     panel = score.__self__
     visitor = gr.Request(session_hash="visitor")
@@ -171,7 +171,7 @@ def test_answers_are_checked_in_calls_of_any_length(
 ) -> None:
     monkeypatch.setattr(chat_check, "MAX_NEW_TOKENS", 4)
     monkeypatch.setattr(gpu, "is_zero_gpu", lambda: True)
-    monkeypatch.setattr(gpu.Call, "seconds_left", lambda _: 0.0)  # an answer each
+    monkeypatch.setattr(gpu.GpuCall, "seconds_left", lambda _: 0.0)  # an answer each
     check = event(build_page(Host.from_environment({})), "ChatPanel._check")
     panel = check.__self__
     visitor = gr.Request(session_hash="visitor")
@@ -216,9 +216,9 @@ def benchmarked(name: str, right: int) -> Benchmarked:
     )
 
 
-def asked() -> Asked:
+def asked() -> BenchmarkAnswers:
     one, two = benchmarked("<merge>", 16), benchmarked("parent", 5)
-    return Asked(("merge", "parent"), (one, two), (paired(one, two),))
+    return BenchmarkAnswers(("merge", "parent"), (one, two), (paired(one, two),))
 
 
 def test_the_table_says_errors_and_what_can_be_said() -> None:
@@ -271,11 +271,13 @@ def test_the_verdict_is_the_doctors(family: dict[str, Path], tmp_path: Path) -> 
     assert "holds NaN or Inf" in spoilt
 
 
-def scored(family: dict[str, Path], *names: str) -> Scored:
+def scored(family: dict[str, Path], *names: str) -> ScoredTexts:
     found = [perplexity(load_fetched(model), [TEXT]) for model in models(family, *names)]
     differences = tuple(difference(found[0], other, [TEXT]) for other in found[1:])
     rows = tuple(TextRow(one.model, score=one) for one in found)
-    return Scored(tuple(str(family[name]) for name in names), rows, (TEXT,), Source("A text"), differences)
+    return ScoredTexts(
+        tuple(str(family[name]) for name in names), rows, (TEXT,), TextSource("A text"), differences
+    )
 
 
 def test_findings_about_another_model_are_left_out(family: dict[str, Path]) -> None:

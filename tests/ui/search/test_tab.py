@@ -16,7 +16,7 @@ import pytest
 from checkpoints.problems import ProblemError
 from checkpoints.typed_text import MAX_CHARACTERS
 from merging import MergeError, Result
-from searching import Report, read_space
+from searching import SearchReport, read_space
 from searching.data import messages_of
 from tests.hub import Hub
 from tests.tiny import save_tokenizer, tiny_llama
@@ -92,7 +92,7 @@ def test_a_search_is_a_job_that_ends_with_a_recipe_and_a_report(
     assert "Judging on new documents" in [line for _, line in job.log]
     assert found.to_dict()["report"]["verdict"] == str(found.report.verdict)
     # It survives the log of a rented machine.
-    assert Report.from_dict(json.loads(json.dumps(found.report.to_dict()))) == found.report
+    assert SearchReport.from_dict(json.loads(json.dumps(found.report.to_dict()))) == found.report
 
 
 @pytest.mark.parametrize("language", ["en", "ko"])

@@ -270,7 +270,7 @@ def test_what_is_asked_for_grows_with_the_work_and_stays_below_anybodys_quota() 
 
 
 def test_a_call_begins_no_model_that_it_has_no_time_to_load() -> None:
-    call, over, endless = gpu.Call(60), gpu.Call(gpu.SECONDS_TO_START), gpu.Call(None)
+    call, over, endless = gpu.GpuCall(60), gpu.GpuCall(gpu.SECONDS_TO_START), gpu.GpuCall(None)
 
     assert call.begins(0) and call.begins(10 * gpu.BYTES_PER_SECOND)
     assert not call.begins(60 * gpu.BYTES_PER_SECOND)

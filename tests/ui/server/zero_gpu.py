@@ -96,7 +96,7 @@ def main(port: int) -> None:
     from ui.server import gpu
 
     # So that a short text takes many calls.
-    gpu.Call.seconds_left = lambda call: 0.0 if call._end < math.inf else math.inf  # type: ignore[method-assign]
+    gpu.GpuCall.seconds_left = lambda call: 0.0 if call._end < math.inf else math.inf  # type: ignore[method-assign]
     host = Host.from_environment()
     page = build_page(host)
     page.queue(max_size=64, default_concurrency_limit=4)
