@@ -144,15 +144,18 @@ def first_words(folder: str) -> dict[str, str]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    given = {}
+    if (Path(folder) / "config.json").exists():  # an adapter has none, and loaders look for its base
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        given["config"] = without_kernels(config)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
-        config=without_kernels(config),
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        **given,
     )
     model, info = loaded
     if info["missing_keys"]:

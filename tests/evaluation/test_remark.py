@@ -11,14 +11,15 @@ from evaluation.remark import Remark
 from evaluation.remark_texts import REMARKS, WORDING
 from tests.checkpoints.test_problems import FILES, made, templates
 
-# Places whose codes come from a table. They are said by `test_difference`, `test_benchmark`, `test_footprint` and
-# `searching/test_report`.
+# Places whose codes come from a table, or from the log of a job. They are said by `test_difference`, `test_benchmark`,
+# `test_footprint`, `searching/test_report` and `ui/rented/test_other_work`.
 FROM_TABLES = {
     "evaluation/difference.py",
     "evaluation/paired.py",
     "evaluation/structure.py",
     "searching/names.py",
     "searching/report.py",
+    "ui/rented/heal.py",
 }
 
 

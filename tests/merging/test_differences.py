@@ -36,6 +36,7 @@ TESTS = {
     "DELLA divides": "test_della_keeps_by_rank_in_the_row_and_divides_by_the_chance",
     "DELLA counts": "test_della_gives_equal_magnitudes_equal_chances",
     "SCE weighs": "test_sce_weighs_models_by_their_squares_however_small",
+    "Of entries whose variance": "test_sce_takes_the_first_of_entries_that_differ_alike",
     "Arcee Fusion": "test_arcee_fusion_writes_the_type_that_is_asked_for",
     "Iso-C and TSV-Merge": "test_kernels_and_embeddings_are_averaged",
     "Multi-SLERP": "test_multislerp_of_opposite_models_is_their_sum",

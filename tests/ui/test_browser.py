@@ -16,6 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.hub import Hub
+from tests.merges import STALLED
 from tests.ui.conftest import Site, Visit, visit, wait_for_search
 from ui.host import Host
 from ui.hub.recipes import query_of
@@ -197,10 +198,15 @@ def test_a_merge_is_stopped_and_leaves_nothing(site: Site, browser: Browser) -> 
         page = seen.page
         until_recipe(page, "merge_method", "slerp")
         page.get_by_label("Name of the new model").fill("stopped")
-        page.get_by_role("button", name="Merge", exact=True).click()
-        page.get_by_role("button", name="Stop this merge").click()
-
-        expect(page.get_by_role("heading", name="Stopped: stopped")).to_be_visible(timeout=SLOW)
+        site.hub.fault(
+            "PUT", "^/upload/demo/stopped/", delay=STALLED, times=None
+        )  # else it may end before the click
+        try:
+            page.get_by_role("button", name="Merge", exact=True).click()
+            page.get_by_role("button", name="Stop this merge").click()
+            expect(page.get_by_role("heading", name="Stopped: stopped")).to_be_visible(timeout=SLOW)
+        finally:
+            site.hub.clear_faults()
         assert "demo/stopped" not in site.hub.repos
         quiet(seen)
 

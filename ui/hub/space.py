@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import httpx2
@@ -14,10 +13,9 @@ TIMEOUT = 5.0
 
 
 def running_commit(space_id: str) -> str:
-    """The commit that a Space runs, by its own token if it has one; empty if the Hub does not say."""
-    api = HfApi(token=os.environ.get("HF_TOKEN") or False)
+    """The commit that a public Space runs; empty if the Hub does not say."""
     try:
-        info = api.space_info(space_id, timeout=TIMEOUT)
+        info = HfApi(token=False).space_info(space_id, timeout=TIMEOUT)
     except (HfHubHTTPError, httpx2.HTTPError, OSError):
         return ""
     # The head may be a commit that is still being built.

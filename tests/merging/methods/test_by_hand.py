@@ -399,6 +399,14 @@ def test_sce_weighs_models_by_their_squares_however_small(size: float) -> None:
     torch.testing.assert_close(merged / size, torch.tensor([5 / 6 * 3 + 1 / 6, 1.0]))
 
 
+def test_sce_takes_the_first_of_entries_that_differ_alike() -> None:
+    base, first, second = torch.zeros(4), torch.full((4,), 2.0), torch.zeros(4)
+
+    merged = merge_by_engine(METHODS["sce"], [base, first, second], {"select_topk": 0.5})
+
+    assert merged.tolist() == [2.0, 2.0, 0.0, 0.0]
+
+
 def test_model_stock_of_opposite_changes_is_the_base() -> None:
     assert model_stock(np.array([[1.0, -1.0], [-1.0, 1.0]])).tolist() == [0.0, 0.0]
 
