@@ -32,6 +32,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 FIRST, SECOND = "alloy/SmolLM2-135M-Instruct", "alloy/SmolLM2-135M-Pirate"
 GRADIENTS = {"t: attention": [0, 0.5, 0.3, 0.7, 1], "t: MLP": [1, 0.5, 0.7, 0.3, 0]}
 SLOW = 300_000  # milliseconds, on a busy machine without a GPU
+# Colours that fade in, and cards that wait for the Hub and are dimmed meanwhile, would be measured on their way.
+STILL = """
+*, ::before, ::after { transition: none !important; animation: none !important; }
+.pending { opacity: 1 !important; }
+"""
 # Of axe's rules: all but one, against which Gradio's footer says its words again as those of its pictures.
 RULES = {"rules": {"image-redundant-alt": {"enabled": False}}}
 COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
@@ -432,8 +437,7 @@ def test_a_merge_is_tried_before_it_is_saved(site: Site, browser: Browser) -> No
 def test_nobody_is_shut_out(site: Site, browser: Browser, locale: str, widths: tuple[int, ...]) -> None:
     with visit(browser, site.url, locale=locale) as seen:
         page = seen.page
-        # Colours that fade in would be measured on their way.
-        page.add_style_tag(content="*, ::before, ::after { transition: none !important; }")
+        page.add_style_tag(content=STILL)
         until_recipe(page, "merge_method", "slerp")
         ready = {"en-US": "Ready to merge", "ko-KR": KOREAN.page["plan.good"]}[locale]
         expect(page.get_by_role("heading", name=ready)).to_be_visible()

@@ -8,13 +8,9 @@ from playwright.sync_api import Browser, expect
 
 from tests.ui.conftest import Site, visit
 from tests.ui.gallery.test_hub_merges import CARD, put
-from tests.ui.test_browser import RULES, quiet, until_recipe
+from tests.ui.test_browser import RULES, STILL, quiet, until_recipe
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_models]
-
-# Colours that fade in, and cards that wait for the Hub and are dimmed meanwhile, would be measured on their way.
-STILL = "*, ::before, ::after { transition: none !important; }"
-SETTLED = "() => !document.querySelector('.html-container.pending')"
 
 
 def test_a_merge_of_the_gallery_is_found_and_remixed(site: Site, browser: Browser) -> None:
@@ -30,7 +26,6 @@ def test_a_merge_of_the_gallery_is_found_and_remixed(site: Site, browser: Browse
         page.get_by_label("Made from", exact=True).press("Enter")
         card = page.get_by_role("article").filter(has_text="gallery/judged")
         expect(card).to_contain_text("Better than its best parent")
-        page.wait_for_function(SETTLED)
         for width in (390, 1280):
             page.set_viewport_size({"width": width, "height": 900})
             assert page.evaluate("document.documentElement.scrollWidth") == width

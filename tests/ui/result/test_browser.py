@@ -9,9 +9,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 from tests.ui.conftest import Site, visit
-from tests.ui.gallery.test_browser import SETTLED, STILL
 from tests.ui.gallery.test_hub_merges import CARD, put
-from tests.ui.test_browser import COLOURS, RULES, quiet, until_recipe
+from tests.ui.test_browser import COLOURS, RULES, STILL, quiet, until_recipe
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_models]
 
@@ -24,7 +23,6 @@ def test_an_address_opens_the_page_of_a_merge_which_leads_on(site: Site, browser
         expect(page.get_by_role("heading", name="shown/judged")).to_be_visible()
         expect(page.get_by_text("Better than its best parent")).to_be_visible()
         page.add_style_tag(content=STILL)
-        page.wait_for_function(SETTLED)
         for width, dark in ((390, False), (1280, True)):
             page.set_viewport_size({"width": width, "height": 900})
             page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
