@@ -29,7 +29,7 @@ def test_an_address_opens_the_page_of_a_merge_which_leads_on(site: Site, browser
             assert page.evaluate("document.documentElement.scrollWidth") == width
             assert not Axe().run(page, options=COLOURS if dark else RULES).response["violations"]
         page.get_by_role("button", name="Share").click()
-        expect(page.get_by_label("Link to what this is")).to_have_value(f"{site.url}share?merge=shown/judged")
+        expect(page.get_by_label("Link to share")).to_have_value(f"{site.url}share?merge=shown/judged")
         expect(page.get_by_label("Badge for its model card")).to_have_value(re.compile(r"^\[!\[Made with"))
         page.get_by_role("button", name="Back to the gallery").click()
         expect(page).not_to_have_url(re.compile("merge="))
