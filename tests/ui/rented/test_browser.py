@@ -41,7 +41,7 @@ def test_a_machine_is_rented_and_watched(site: Site, browser: Browser, tmp_path:
         quiet(seen)
         page.reload()
         seen.complaints[:] = [it for it in seen.complaints if not BROKEN_OFF.search(it)]
-        expect(page.get_by_role("heading", name=re.compile("demo/rented"))).to_be_visible()
+        expect(page.get_by_role("heading", name=re.compile("demo.rented"))).to_be_visible()
         gate.touch()
         expect(page.get_by_role("heading", name="Done: demo/rented")).to_be_visible(timeout=SLOW)
 
