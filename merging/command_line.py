@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from checkpoints.names import model_name
 from checkpoints.terminal import (
     AsJson,
     cancel_on_interrupt,
@@ -614,7 +615,7 @@ def _run(
         print(f"{result.gguf.url or result.gguf.location}: GGUF files")
     print(f"read by {', '.join(result.read_by)}, written by {', '.join(result.written_by)}")
     if compared := _approximated(planned):
-        merged = result.location.removeprefix("hf://")
+        merged = model_name(result.location)
         print(
             f"what the new rows cost: alloy perplexity {shlex.join([merged, *compared])} (compare bits per byte)"
         )

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.events import Dependency
 
-from checkpoints.repositories.repository import HUB_SCHEME
+from checkpoints.names import model_name
 from evaluation import EvaluationError, FetchedModel, fetch_model
 from ui.chat.answers import reasoning_of, streamed, trouble_card
 from ui.chat.sampling import Sampling
@@ -85,11 +85,15 @@ class ResultPage:
         self.key = gr.Textbox(visible=False, label=t("result.key"))
 
     @property
+    def _buttons(self) -> list[gr.Button]:
+        """Those that suit some merges only."""
+        return [self.chat, self.measure, self.heal, self.export, self.remix, self.ask]
+
+    @property
     def outputs(self) -> list[Any]:
         """What `show` and `hide` update."""
-        buttons = [self.chat, self.measure, self.heal, self.export, self.remix, self.ask]
         return [
-            self.box, self.card, *buttons, self.link, self.badge, self.answers, self.view, self.key,
+            self.box, self.card, *self._buttons, self.link, self.badge, self.answers, self.view, self.key,
             self.gallery.box,
         ]  # fmt: skip
 
@@ -161,12 +165,11 @@ class ResultPage:
 
     def refused(self, *, silent: bool) -> Updates:
         """The line for an address that leads to nothing, above the gallery."""
-        buttons = (self.chat, self.measure, self.heal, self.export, self.remix, self.ask)
         return {
             **self._close(),
             self.box: gr.update(visible=True),
             self.card: no_result_card(silent),
-            **dict.fromkeys(buttons, gr.update(visible=False)),
+            **dict.fromkeys(self._buttons, gr.update(visible=False)),
         }
 
     def _close(self) -> Updates:
@@ -180,7 +183,7 @@ class ResultPage:
     def _job(self, key: str, jobs: object, results: object) -> JobStatus | None:
         """A job that this browser asked for, by its id or its result's name."""
         for job in self.mine.known(jobs, results):
-            if job.result and key in (job.id, job.result.location.removeprefix(HUB_SCHEME)):
+            if job.result and key in (job.id, model_name(job.result.location)):
                 return job
         return None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from huggingface_hub import constants
 from markupsafe import Markup
 
+from checkpoints.names import is_in_bucket, model_name
 from checkpoints.repositories.repository import HUB_SCHEME
 from ui.gallery.card import chips, drawn, method_title, origin, sample_of, scores
 from ui.gallery.hub_merge import HubMerge
@@ -41,7 +42,7 @@ class ResultView:
     def location(self) -> str:
         """What other tabs read it by."""
         if self.job and self.job.result:
-            return self.job.result.location.removeprefix(HUB_SCHEME)
+            return model_name(self.job.result.location)
         return self.merge.model.name
 
     @property
@@ -63,8 +64,9 @@ def view_of_job(job: JobStatus, on_hub: GalleryMerge | None, *, can_run: bool) -
         can_run: whether chat and scores can read the result
     """
     assert job.result
-    is_there = job.result.location.startswith(HUB_SCHEME) and "@" not in job.result.location
-    name = job.result.location.removeprefix(HUB_SCHEME) if is_there else job.title
+    location = job.result.location
+    is_there = location.startswith(HUB_SCHEME) and not is_in_bucket(location) and "@" not in location
+    name = model_name(location) if is_there else job.title
     made = job.request.summaries[-1].parameters if job.request.summaries else 0
     recipe = job.request.recipe
     own = GalleryMerge(

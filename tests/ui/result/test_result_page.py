@@ -144,6 +144,15 @@ def test_a_result_in_a_folder_goes_by_its_job(tmp_path: Any) -> None:
     assert (view.key, view.on_hub, view.location) == ("job-id", False, str(tmp_path))
 
 
+def test_a_result_in_a_bucket_is_no_repository_and_is_read_by_its_address() -> None:
+    place = "hf://buckets/ann/shelf/merged"
+    here = replace(JOB, result=replace(DONE, location=place))
+
+    view = view_of_job(here, None, can_run=True)
+
+    assert (view.key, view.on_hub, view.location) == ("job-id", False, place)
+
+
 def test_whatever_a_card_says_is_text() -> None:
     model = HubMerge(EVIL, "", parents=(EVIL,), licence=EVIL, sample=Sample(EVIL, EVIL), private=True)
     summaries = (ModelSummary(EVIL, EVIL, 1, 1, 1),)
