@@ -3,8 +3,8 @@
 python -m bench.scale [8b] [70b] [405b]
 
 The files are as long as real ones and hold a header and a hole, which takes no room on the disk. The plan is the real
-one; the schedule is run by the real reader ahead, which is told that every byte has come at once. Two more tables walk
-the same plans on several machines, and many merges of the same parents on one.
+one; the real prefetcher runs the schedule, with reads that return at once. Two more tables simulate the same plans on
+several machines, and many merges of the same parents on one.
 """
 
 from __future__ import annotations
@@ -199,7 +199,6 @@ def many_rows(name: str) -> Iterator[str]:
     with planned(name) as (plan, _):
         remote = from_hub(plan)
         own = peak_memory(remote, hub_sink.held(remote))
-        each = peak_memory(remote, hub_sink.held(remote)) - PROCESS_BYTES
         yield (
             f"| {MANY} merges of 3 x {name.upper()} | read | written | requests | windows of a free account "
             "| at 100 MB/s | memory |"
@@ -208,7 +207,7 @@ def many_rows(name: str) -> Iterator[str]:
         for together in TOGETHER:
             turns = MANY // together
             read, written = turns * plan.bytes_in, MANY * plan.bytes_out
-            memory = own + (together - 1) * each + (SHARED if together > 1 else 0)
+            memory = own + (together - 1) * (own - PROCESS_BYTES) + (SHARED if together > 1 else 0)
             asked = MANY * requests(plan)
             hours = max(read, written) / BANDWIDTH / 3600
             yield (

@@ -91,7 +91,7 @@ def repository(name: str) -> str:
 
 def main() -> None:
     """Make what the Hub of HF_ENDPOINT lacks, with the login of HF_TOKEN."""
-    os.nice(19)  # whoever uses the page meanwhile comes first
+    os.nice(19)  # the page's visitors come first
     api, scorer = HfApi(), None
     for name, shown in MERGES.items():
         to = repository(name)

@@ -196,7 +196,7 @@ def _cached(name: str, version: str) -> Parent | None:
 def _at_address(name: str, token: Token) -> Parent | None:
     """What the card beside a model in an object store or a bucket says; None if it cannot be read.
 
-    The plan has opened the model, so whoever asked for it may read it.
+    The plan has opened the model, so its user may read it.
     """
     try:
         with closing(open_repository(name, None, token, allow_folders=True)) as repository:

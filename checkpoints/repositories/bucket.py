@@ -48,6 +48,11 @@ def bucket_entries(bucket: str, folder: str, token: Token, connecting: int = ATT
     return {path.removeprefix(prefix): entry for path, entry in found.items() if path.startswith(prefix)}
 
 
+def bucket_file_url(bucket: str, path: str) -> str:
+    """Where a file of a bucket is read."""
+    return f"{constants.ENDPOINT}/buckets/{bucket}/resolve/{quote(path, safe='')}"
+
+
 class BucketRepository(HubRepository):
     """The files below an address in a bucket, or the one at it with the other parts of the same model.
 
@@ -90,8 +95,7 @@ class BucketRepository(HubRepository):
         return f"{constants.ENDPOINT}/api/buckets/{self._bucket}/xet-read-token"
 
     def _file_url(self, file: str) -> str:
-        path = f"{self._folder}/{file}" if self._folder else file
-        return f"{constants.ENDPOINT}/buckets/{self._bucket}/resolve/{quote(path, safe='')}"
+        return bucket_file_url(self._bucket, f"{self._folder}/{file}" if self._folder else file)
 
     def _found_xet(self, file: str, xet_hash: str) -> None:
         if xet_hash != self._contents[file]:

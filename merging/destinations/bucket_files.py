@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import httpx2
 from huggingface_hub import BucketInfo, constants, get_session
@@ -16,11 +15,11 @@ from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defin
 from checkpoints.names import bucket_place
 from checkpoints.object_store import Entry, ObjectStoreError
 from checkpoints.problems import DestinationError, Problem
-from checkpoints.repositories.bucket import bucket_entries
+from checkpoints.repositories.bucket import bucket_entries, bucket_file_url
 from checkpoints.repositories.repository import Token
 from checkpoints.repositories.retry import RETRIED, retry
-from merging.destinations.hub_sink import api_headers, hub_api
-from merging.destinations.xet import XetLostError, XetStore
+from merging.destinations.hub_sink import api_headers, hub_api, xet_write_access
+from merging.destinations.xet import WriteAccess, XetLostError, XetStore
 
 T = TypeVar("T")
 
@@ -101,7 +100,7 @@ class BucketFiles:
         Args:
             etag: Xet's name of its content, which it must still have
         """
-        url = f"{constants.ENDPOINT}/buckets/{self.bucket}/resolve/{quote(self._full(path), safe='')}"
+        url = bucket_file_url(self.bucket, self._full(path))
 
         def ask() -> bytes:
             hub_api(self._token)  # sets the timeouts
@@ -172,21 +171,10 @@ class BucketFiles:
     def _full(self, path: str) -> str:
         return f"{self.folder}/{path}" if self.folder else path
 
-    def _write_access(self) -> tuple[dict[str, Any], str, dict[str, str]]:
-        """Access to Xet for files of the bucket: the Hub's answer, and address and headers of the request for it."""
-        url = f"{constants.ENDPOINT}/api/buckets/{self.bucket}/xet-write-token"
-        headers = api_headers(self._token)
-
-        def ask() -> dict[str, Any]:
-            response = get_session().get(url, headers=headers)
-            hf_raise_for_status(response)
-            answer: dict[str, Any] = response.json()
-            return answer
-
-        try:
-            return retry(ask), url, headers
-        except (HfHubHTTPError, httpx2.HTTPError, ValueError) as error:
-            raise XetLostError(f"no access: {type(error).__name__}") from error
+    def _write_access(self) -> WriteAccess:
+        return xet_write_access(
+            f"{constants.ENDPOINT}/api/buckets/{self.bucket}/xet-write-token", self._token
+        )
 
     def _asked(self, ask: Callable[[], T]) -> T:
         """What the Hub answers, after retries."""

@@ -24,7 +24,7 @@ from merging.destinations import xet
 from merging.destinations.background import Slots
 from merging.destinations.destination import LostShardError, Stored
 from merging.destinations.held_shard import HeldShard
-from merging.destinations.xet import STREAMS, XetLostError, XetShard, XetStore
+from merging.destinations.xet import STREAMS, WriteAccess, XetLostError, XetShard, XetStore
 from merging.plan import Plan
 
 # One shard is filled while the one before it is uploaded, by either way.
@@ -56,6 +56,26 @@ def branch_url(repo: str, what: str, branch: str) -> str:
 
 def api_headers(token: Token) -> dict[str, str]:
     return build_hf_headers(token=current_token(token), library_name="alloy")
+
+
+def xet_write_access(url: str, token: Token) -> WriteAccess:
+    """Access to Xet by a route of the Hub's API.
+
+    Raises:
+        XetLostError: the Hub gives none.
+    """
+    headers = api_headers(token)
+
+    def ask() -> dict[str, Any]:
+        response = get_session().get(url, headers=headers)
+        hf_raise_for_status(response)
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    try:
+        return retry(ask), url, headers
+    except (HfHubHTTPError, httpx2.HTTPError, ValueError) as error:
+        raise XetLostError(f"no access: {type(error).__name__}") from error
 
 
 @contextmanager
@@ -170,21 +190,9 @@ class HubSink:
 
     # -- Xet -------------------------------------------------------------------------------------------
 
-    def _write_access(self) -> tuple[dict[str, Any], str, dict[str, str]]:
-        """Access to Xet for files of the branch: the Hub's answer, and address and headers of the request for it."""
+    def _write_access(self) -> WriteAccess:
         assert self._branch
-        url, headers = branch_url(self._repo, "xet-write-token", self._branch), api_headers(self._token)
-
-        def ask() -> dict[str, Any]:
-            response = get_session().get(url, headers=headers)
-            hf_raise_for_status(response)
-            answer: dict[str, Any] = response.json()
-            return answer
-
-        try:
-            return retry(ask), url, headers
-        except (HfHubHTTPError, httpx2.HTTPError, ValueError) as error:
-            raise XetLostError(f"no access: {type(error).__name__}") from error
+        return xet_write_access(branch_url(self._repo, "xet-write-token", self._branch), self._token)
 
     def _arrived(self, shard: XetShard) -> Stored:
         """Wait until a file has arrived that was sent while it was made."""

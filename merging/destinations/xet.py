@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from merging.destinations.destination import Stored
@@ -52,15 +52,19 @@ class XetLostError(Exception):
     """Xet does not take a shard; says why. What it got of it is of no use."""
 
 
+# The Hub's answer to a request for write access: casUrl, accessToken, exp; and the address and the headers by which
+# hf_xet itself asks again when that ends.
+WriteAccess: TypeAlias = tuple[Mapping[str, Any], str, dict[str, str]]
+
+
 class XetStore:
     """Takes files for one revision of a repository, or for a bucket.
 
     Args:
-        ask: gets the Hub's answer to a request for write access: casUrl, accessToken, exp; and the address and the
-            headers by which hf_xet itself asks again when that ends
+        ask: gets access to write
     """
 
-    def __init__(self, ask: Callable[[], tuple[Mapping[str, Any], str, dict[str, str]]]):
+    def __init__(self, ask: Callable[[], WriteAccess]):
         self._ask = ask
         self._session: Any = None
         self._lock = threading.Lock()

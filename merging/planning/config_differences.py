@@ -31,7 +31,7 @@ HEADS = re.compile(
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a config that change what its weights mean, by their names wherever they stand.
 
-    A rotary base is `rope_theta` in older configs and stands in `rope_parameters` in newer ones. Positions that are not
+    A rotary base is `rope_theta` in older configs and part of `rope_parameters` in newer ones. Positions that are not
     scaled have the type "default", which many configs leave out.
     """
     found = dict(_leaves(_text_part(config)))

@@ -7,10 +7,11 @@ Only a model that a visitor names, and that is not public, is read with their ow
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from ui.gallery.hub_merge import EXPANDED, HubMerge
 from ui.gallery.sketch import Sketch, sketch
 from ui.hub.account import Account
 from ui.hub.recipes import recipe_in, text_file
+from ui.hub.timed_cache import TimedCache
 
 Tag: TypeAlias = Literal["alloy", "mergekit"]
 TAGS: tuple[Tag, ...] = ("alloy", "mergekit")
@@ -149,9 +151,9 @@ class HubMerges:
         self._clock = clock
         self._lock = threading.Lock()
         self._asked: deque[float] = deque()
-        self._lists: OrderedDict[str, tuple[float, tuple[list[HubMerge], str]]] = OrderedDict()
+        self._kept = TimedCache[tuple[list[HubMerge], str]](SECONDS_KEPT, MAX_KEPT, clock)
         # By name and commit, which never changes.
-        self._recipes: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._recipes = TimedCache[str](math.inf, MAX_RECIPES, clock)
 
     def page(self, wanted: Wanted, place: PageCursor = PageCursor()) -> Listed:
         """Merges from a place on; it asks the Hub until there are enough, or several times."""
@@ -200,13 +202,13 @@ class HubMerges:
             *(("expand", one) for one in EXPANDED),
         ]
         key = json.dumps(asked)
-        kept = self._kept(key)
+        kept = self._kept.get(key)
         if kept is None:
             answer, cursor = self._ask("", asked, NOBODY)
             entries = [one for one in answer if isinstance(one, dict)] if isinstance(answer, list) else []
             listed = [model for one in entries if (model := HubMerge.listed(one)) and not model.private]
             kept = listed, cursor
-            self._keep(key, kept)
+            self._kept.keep(key, kept)
         models, cursor = kept
         if cursor and cursor != place.cursor:
             return models, replace(place, cursor=cursor)
@@ -214,13 +216,13 @@ class HubMerges:
 
     def _model(self, name: str, who: Account) -> HubMerge | None:
         key = f"/{name}"
-        if who is NOBODY and (kept := self._kept(key)) is not None:
+        if who is NOBODY and (kept := self._kept.get(key)) is not None:
             return next(iter(kept[0]), None)
         answer, _ = self._ask(f"/{quote(name)}", [("expand", one) for one in EXPANDED], who)
         model = HubMerge.listed(answer) if isinstance(answer, dict) else None
         if who is NOBODY:
             model = None if model is None or model.private else model
-            self._keep(key, ([model] if model else [], ""))
+            self._kept.keep(key, ([model] if model else [], ""))
         return model
 
     def _with_recipes(self, models: Sequence[HubMerge]) -> list[GalleryMerge]:
@@ -232,31 +234,16 @@ class HubMerges:
         if not model.recipe_file:
             return ""
         key = model.name, model.commit
-        with self._lock:
-            if (known := self._recipes.get(key)) is not None:
-                return known
+        if (known := self._recipes.get(key)) is not None:
+            return known
         try:
             self._count()
             text = text_file(model.name, model.commit, model.recipe_file, NOBODY)
         except (HubBusyError, MergeError):
             return ""
         recipe = _recipe_in(text)
-        with self._lock:
-            self._recipes[key] = recipe
-            while len(self._recipes) > MAX_RECIPES:
-                self._recipes.popitem(last=False)
+        self._recipes.keep(key, recipe)
         return recipe
-
-    def _kept(self, key: str) -> tuple[list[HubMerge], str] | None:
-        with self._lock:
-            until, found = self._lists.get(key, (0.0, None))
-            return found if self._clock() < until else None
-
-    def _keep(self, key: str, found: tuple[list[HubMerge], str]) -> None:
-        with self._lock:
-            self._lists[key] = self._clock() + SECONDS_KEPT, found
-            while len(self._lists) > MAX_KEPT:
-                self._lists.popitem(last=False)
 
     def _count(self) -> None:
         """Count a request.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from huggingface_hub import constants, get_session
 from checkpoints.names import hub_id
 from ui.host import Host
 from ui.hub.account import Account, account
+from ui.hub.timed_cache import TimedCache
 from ui.languages.translate import t
 from ui.widgets.events import PRIVATE, QUIET
 from ui.widgets.html import count
@@ -147,7 +147,7 @@ class HubSearch:
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._silent_until = 0.0
-        self._kept: OrderedDict[tuple[str, int], tuple[float, list[HubModel]]] = OrderedDict()
+        self._kept = TimedCache[list[HubModel]](SECONDS_KEPT, MAX_KEPT, clock)
 
     def __call__(self, query: str, who: Account, first: HubModel | None = None) -> list[HubModel]:
         """Models whose name contains the query: relatives of the first model, then the most downloaded, then quantized
@@ -188,12 +188,10 @@ class HubSearch:
     def _remembered(self, path: str, wanted: Mapping[str, str], who: Account) -> list[HubModel]:
         # By visitor: what one may see, another may not. Python's hash of a token differs in every process.
         key = f"{path} {sorted(wanted.items())}", hash(who.token)
-        until, found = self._kept.get(key, (0.0, []))
-        if self._clock() >= until:
+        found = self._kept.get(key)
+        if found is None:
             found = self._ask(path, wanted, who)
-            self._kept[key] = self._clock() + SECONDS_KEPT, found
-            while len(self._kept) > MAX_KEPT:
-                self._kept.popitem(last=False)
+            self._kept.keep(key, found)
         return found
 
     def _ask(self, path: str, wanted: Mapping[str, str], who: Account) -> list[HubModel]:

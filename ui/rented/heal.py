@@ -6,6 +6,7 @@ import base64
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from huggingface_hub import HfApi
@@ -139,7 +140,7 @@ class _HealWatch(JobWatch[HealState]):
         if not isinstance(done.get("result"), dict):
             return state
         result = verified_result(self.api, self._to, done["result"], 0, seconds)
-        return HealState(**{**vars(state), "result": result})
+        return replace(state, result=result)
 
 
 def _remarks(data: Iterable[Mapping[str, Any]]) -> Iterator[Remark]:
