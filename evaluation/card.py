@@ -59,7 +59,7 @@ def perplexity_results(
 
     Each metric's `args` say how it was measured: window, BOS, dtype, commit, the text's size and SHA-256.
 
-    >>> write_card("merged", perplexity_results(score, texts, Source("my text")))  # doctest: +SKIP
+    >>> write_card("merged", perplexity_results(score, texts, TextSource("my text")))  # doctest: +SKIP
 
     Args:
         score: the model's score.

@@ -37,7 +37,7 @@ def ready(_: None) -> None:
 
 
 def described(asked: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a `Layout`, as JSON has them; or a problem's code and values.
+    """The fields of a `GgufLayout`, as JSON has them; or a problem's code and values.
 
     Args:
         asked: see `layout.lay_out`: name, files and parents' files in base64, and names, dtypes and shapes of tensors
