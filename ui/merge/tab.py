@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from checkpoints.problems import ProblemError
-from merging import MergeError, Plan, Problem
+from merging import MergeError, Plan
 from merging.gguf.destination import SUFFIX
 from ui.heal.panel import HealPanel
 from ui.host import Host
@@ -169,10 +169,8 @@ class MergeTab:
 
     def _rent(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
         who, needs = account(self.host, oauth), values[self.rented.needs]
-        offer = self.rented.offer(needs, values[self.rented.machine], who) if needs else None
         try:
-            if offer is None:
-                raise MergeError(Problem("rented-hub", {"status": 404}))
+            offer = self.rented.offer(needs, values[self.rented.machine], who)
             choice, called, plan = self._named(values, who, visitor(who, request))
             job = begin(
                 self.service,
@@ -195,11 +193,9 @@ class MergeTab:
         needs, choice = values[self.rented.needs], self.destination.choice(values)
         if self.host.rents or not needs or not self.host.space_id or not choice.owner:
             return gr.update(visible=False)
-        offer = self.rented.offer(needs, values[self.rented.machine], account(self.host, oauth))
-        if offer is None:
-            return gr.update(visible=False)
         text = values[self.editor.yaml]
         try:
+            offer = self.rented.offer(needs, values[self.rented.machine], account(self.host, oauth))
             to = choice.location(self.host, choice.name or default_name(text))
         except MergeError:
             return gr.update(visible=False)
@@ -301,10 +297,8 @@ class MergeTab:
     def _rent_to_heal(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
         rented, who = self.heal.rented, account(self.host, oauth)
         needs, choice = values[rented.needs], self.destination.choice(values)
-        offer = rented.offer(needs, values[rented.machine], who) if needs else None
         try:
-            if offer is None:
-                raise MergeError(Problem("rented-hub", {"status": 404}))
+            offer = rented.offer(needs, values[rented.machine], who)
             name = default_name(values[self.editor.yaml])
             job = begin_to_heal(
                 self.heal.heals,

@@ -239,7 +239,7 @@ def read(text: str) -> FormState:
     # A per-model parameter may be given once for all models; each row then shows it as its own.
     own = {parameter.name for parameter in method.parameters if parameter.per_model}
     for_all = {name: value for name, value in shared.items() if name in own}
-    base = model_name(recipe.get("base_model"))
+    base = plain_name(recipe.get("base_model"))
     models = [_model(entry, for_all) for entry in _list(recipe.pop("models", None))]
     models = _ordered(models, base, method)
     if method.takes_base:
@@ -436,10 +436,10 @@ def _takes(method: MergeMethod, name: str, setting: Setting, per_model: bool) ->
 def _model(entry: Any, for_all: Mapping[str, Setting]) -> ModelEntry:
     if not isinstance(entry, dict) or not entry.keys() <= {"model", "parameters"} or "model" not in entry:
         raise NotShown(t("held.model"))
-    return ModelEntry(model_name(entry["model"]), {**for_all, **_mapping(entry.get("parameters"))})
+    return ModelEntry(plain_name(entry["model"]), {**for_all, **_mapping(entry.get("parameters"))})
 
 
-def model_name(value: Any) -> str:
+def plain_name(value: Any) -> str:
     """The name of a model in a recipe; empty where there is none.
 
     Raises:

@@ -11,7 +11,7 @@ from merging.recipe.dump import dump
 from merging.recipe.mixture import GATE_MODES
 from merging.recipe.patch import patched
 from ui.languages.translate import t
-from ui.recipe.form_state import NotShown, model_name
+from ui.recipe.form_state import NotShown, plain_name
 from ui.recipe.sliders import recipe_data
 
 MAX_EXPERTS = 6
@@ -85,7 +85,7 @@ def read(text: str) -> MixtureState:
         raise NotShown(t("held.models"))
     if len(entries) > MAX_EXPERTS:
         raise NotShown(t("held.many", most=MAX_EXPERTS))
-    base = model_name(recipe.pop("base_model", None))
+    base = plain_name(recipe.pop("base_model", None))
     return MixtureState(base, mode, per_token, tuple(map(_expert, entries)), recipe)
 
 
@@ -93,7 +93,7 @@ def _expert(entry: Any) -> ExpertEntry:
     if not isinstance(entry, dict):
         raise NotShown(t("held.model"))
     rest = dict(entry)
-    model, prompts = model_name(rest.pop("source_model", None)), rest.pop("positive_prompts", None) or []
+    model, prompts = plain_name(rest.pop("source_model", None)), rest.pop("positive_prompts", None) or []
     lines = [str(prompt) for prompt in prompts] if isinstance(prompts, list) else [""]
     if any(line != line.strip() or not line or "\n" in line for line in lines):
         raise NotShown(t("held.prompts"))

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from markupsafe import Markup
 
 from checkpoints.memory import machine_memory
-from merging import Plan
+from merging import MergeError, Plan, Problem
 from ui.host import Host
 from ui.hub.account import Account, account
 from ui.languages.translate import in_each_language, t
@@ -102,9 +102,16 @@ class RentPanel:
             self.go: gr.update(visible=self.host.rents),
         }
 
-    def offer(self, needs: Needs, name: str, who: Account) -> Offer | None:
-        """The offer of a machine for a plan, if it still stands."""
-        return next((offer for offer in offers(needs, self.there(who)) if offer.machine.name == name), None)
+    def offer(self, needs: Needs | None, name: str, who: Account) -> Offer:
+        """The offer of a machine.
+
+        Raises:
+            MergeError: nothing is planned, or the machine is no longer offered for it.
+        """
+        for offer in offers(needs, self.there(who)) if needs else ():
+            if offer.machine.name == name:
+                return offer
+        raise MergeError(Problem("rented-hub", {"status": 404}))
 
     def there(self, who: Account) -> list[RentedMachine]:
         """The machines that the Hub rents out; none if it does not say."""

@@ -129,7 +129,7 @@ def _asking(
 
 
 class BenchmarksPanel:
-    """Asks benchmarks; made inside the page's Blocks. A `Panel` that finds an `BenchmarkAnswers`."""
+    """Asks benchmarks; made inside the page's Blocks. A `Panel` that finds a `BenchmarkAnswers`."""
 
     def __init__(self, host: Host, models: gr.Dropdown) -> None:
         self.host, self.models = host, models

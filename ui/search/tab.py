@@ -9,7 +9,7 @@ import gradio as gr
 
 from checkpoints.problems import ProblemError
 from checkpoints.yaml import load
-from merging import METHODS, MergeError, Problem
+from merging import METHODS
 from ui.host import Host
 from ui.hub.account import account, visitor
 from ui.job_tray import REMOVE, tray_lines
@@ -245,10 +245,8 @@ class SearchTab:
     def _rent(self, given: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
         recipe, who, needs = given[self.editor.yaml], account(self.host, oauth), given[self.rented.needs]
         text = space_text(recipe, self.choice(given, recipe))
-        offer = self.rented.offer(needs, given[self.rented.machine], who) if needs else None
         try:
-            if offer is None:
-                raise MergeError(Problem("rented-hub", {"status": 404}))
+            offer = self.rented.offer(needs, given[self.rented.machine], who)
             job = begin(
                 self.searches, text, self.texts.documents(given), who, visitor(who, request),
                 offer.machine.name, offer.seconds,

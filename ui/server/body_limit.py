@@ -6,6 +6,7 @@ door, by its length where it states one, else by what has arrived.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -35,11 +36,9 @@ class BodyLimit:
             return
         most = self._uploads if scope["path"].endswith("/upload") else MAX_BODY
         headers = dict(scope["headers"])
-        with speaking(spoken(headers.get(b"accept-language", b"").decode("latin-1"))):
-            refusal = t("page.too_large", most=most // 1_000_000)
         stated = headers.get(b"content-length", b"")
         if stated.isdigit() and int(stated) > most:
-            answer = JSONResponse({"detail": refusal}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            answer = JSONResponse({"detail": _refusal(headers, most)}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             await answer(scope, receive, send)
             return
         arrived = 0
@@ -49,7 +48,13 @@ class BodyLimit:
             message = await receive()
             arrived += len(message.get("body", b""))
             if arrived > most:
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, refusal)
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _refusal(headers, most))
             return message
 
         await self._app(scope, counted, send)
+
+
+def _refusal(headers: Mapping[bytes, bytes], most: int) -> str:
+    """What the sender of a request is told, in their language."""
+    with speaking(spoken(headers.get(b"accept-language", b"").decode("latin-1"))):
+        return t("page.too_large", most=most // 1_000_000)
