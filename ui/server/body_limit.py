@@ -38,7 +38,7 @@ class BodyLimit:
         headers = dict(scope["headers"])
         stated = headers.get(b"content-length", b"")
         if stated.isdigit() and int(stated) > most:
-            answer = JSONResponse({"detail": _refusal(headers, most)}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            answer = JSONResponse({"detail": _sentence(headers, most)}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             await answer(scope, receive, send)
             return
         arrived = 0
@@ -48,13 +48,13 @@ class BodyLimit:
             message = await receive()
             arrived += len(message.get("body", b""))
             if arrived > most:
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _refusal(headers, most))
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _sentence(headers, most))
             return message
 
         await self._app(scope, counted, send)
 
 
-def _refusal(headers: Mapping[bytes, bytes], most: int) -> str:
+def _sentence(headers: Mapping[bytes, bytes], most: int) -> str:
     """What the sender of a request is told, in their language."""
     with speaking(spoken(headers.get(b"accept-language", b"").decode("latin-1"))):
         return t("page.too_large", most=most // 1_000_000)
