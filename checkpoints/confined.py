@@ -2,7 +2,8 @@
 
 A process is kept for the next call, since importing what such work needs takes longer than the work. Arguments and
 results are JSON and go through pipes: a token among them is in no environment, argument list, file or log. A process
-that exceeds a limit dies alone, and the next call starts another.
+that exceeds a limit dies alone, and the next call starts another. A call that takes long leaves the processor to the
+server, as far as that needs it.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ HUB_VARIABLES = (
 SPARE = 60.0
 # Bytes of one answer: more is not taken from a process that reads strangers' files.
 MAX_ANSWER = 256 << 20
+# Seconds of processor time after which the system prefers the server to a call, and by how much; see `os.nice`.
+LONG, NICENESS = 5.0, 5
 # A process that keeps this share of its limit after a call is replaced, so that the memory comes back.
 SHARE_KEPT = 1 / 4
 
@@ -83,7 +86,7 @@ class Confined:
         variables: Sequence[str] = (),
     ):
         self.name = f"{module}.{function}"
-        limits = {"module": module, "seconds": seconds, "memory": memory}
+        limits = {"module": module, "seconds": seconds, "memory": memory, "long": LONG}
         self._processes = _Processes(
             limits, seconds + SPARE if wait is None else wait, workers, (*PASSED, *variables)
         )
@@ -121,7 +124,8 @@ class _Processes:
     """Processes with the same limits.
 
     Args:
-        limits: the seconds of processor time and the bytes of memory for one call, and a module to begin with
+        limits: the seconds of processor time and the bytes of memory for one call, the seconds that are long, and a
+            module to begin with
         wait: seconds for which a call is waited for
         workers: calls that may run at the same time
         variables: names of environment variables that the processes get
@@ -157,7 +161,7 @@ class _Processes:
                 if isinstance(error, (OSError, EOFError)):
                     raise LimitError("it exceeded its limit of time or memory") from None
                 raise
-            if answer["held"] > self._limits["memory"] * SHARE_KEPT:
+            if answer["stepped_back"] or answer["held"] > self._limits["memory"] * SHARE_KEPT:
                 process.close()
             else:
                 self._put(process)
@@ -262,7 +266,7 @@ def serve() -> None:
     with suppress(Exception):  # reported by the first call
         importlib.import_module(limits["module"])
     for count, line in enumerate(sys.stdin.buffer):
-        usage.allow(limits["seconds"])
+        usage.allow(limits["seconds"], limits["long"])
         try:
             name, argument = json.loads(line)
             module, _, function = name.rpartition(".")
@@ -271,7 +275,8 @@ def serve() -> None:
         except BaseException as error:  # a library in Rust that panics raises no Exception
             trace = "".join(traceback.format_exception(error))[-4000:]
             written = json.dumps({"error": f"{type(error).__name__}: {error}"[:500], "trace": trace})
-        answers.write(f'{written[:-1]}, "held": {process.memory_info().rss}}}\n'.encode())
+        told = json.dumps({"held": process.memory_info().rss, "stepped_back": usage.stepped_back})
+        answers.write(f"{written[:-1]}, {told[1:]}\n".encode())
         answers.flush()
         if count == 0:  # what the work has imported stays: do not look through it again and again
             gc.collect()
@@ -289,9 +294,13 @@ class _Usage:
 
     Args:
         memory: bytes
+
+    Attributes:
+        stepped_back: whether a call took long; the system does not let a process step forward again
     """
 
     def __init__(self, memory: int):
+        self.stepped_back = False
         try:
             import resource
         except ImportError:  # on Windows, where the deadline remains
@@ -300,10 +309,21 @@ class _Usage:
         self._resource = resource
         self._set(resource.RLIMIT_DATA, memory)
         self._set(resource.RLIMIT_CORE, 0)
+        # A handler would run in the first thread, which may wait for others that work.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPROF])
+        threading.Thread(target=self._step_back, daemon=True).start()
 
-    def allow(self, seconds: int) -> None:
-        """Allow this many more seconds of processor time."""
+    def _step_back(self) -> None:
+        """Once a call takes long, let the system prefer others to this process, its threads, and what it started."""
+        signal.sigwait([signal.SIGPROF])
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PGRP, 0, NICENESS)
+            self.stepped_back = True
+
+    def allow(self, seconds: int, long: float) -> None:
+        """Allow this many more seconds of processor time, the first `long` of them like any other process."""
         if self._resource:
+            signal.setitimer(signal.ITIMER_PROF, long)
             spent = self._resource.getrusage(self._resource.RUSAGE_SELF)
             self._set(self._resource.RLIMIT_CPU, int(spent.ru_utime + spent.ru_stime) + seconds)
 

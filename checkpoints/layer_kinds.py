@@ -92,7 +92,8 @@ def restacked(
         if again and again.facts == wanted:
             _set(result, key, written)
         if not is_clear or not again or again.facts != wanted:
-            shown = value if value is not None else next(v for own, *_ in sources if (v := _get(own, key)))
+            said = (_get(own, key) for own, *_ in sources)
+            shown = value if value is not None else next(theirs for theirs in said if theirs is not None)
             conflicts.append(Conflict(".".join(key), shown, form.why if is_clear else "unclear"))
     return result, conflicts
 

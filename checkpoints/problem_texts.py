@@ -224,6 +224,10 @@ PROBLEMS: dict[str, Text] = {
         "{model} cannot be read: its files describe more than {most:,} tensors.",
         "Save it again in fewer tensors.",
     ),
+    "long-header": Text(
+        "{file} cannot be read: its header has more entries than a model of {most:,} tensors needs.",
+        "Save it again in fewer tensors.",
+    ),
     "large-headers": Text(
         "{model} cannot be read: the headers of its files have more than {most:,} bytes together.",
         "Save it again with the safetensors library.",
@@ -621,6 +625,13 @@ PROBLEMS: dict[str, Text] = {
     "empty-result": Text("The recipe makes a model without tensors.", "Give the slices some layers."),
     "empty-slice": Text(
         "This slice has no layers.", "Let the range end after its start, or leave the slice out."
+    ),
+    "too-many-layers": Text(
+        "The result would have {count:,} layers; up to {most:,} can be stacked.", "Take fewer slices."
+    ),
+    "large-result": Text(
+        "The result would have more than {most:,} tensors, and could not be read again.",
+        "Take fewer layers or experts.",
     ),
     "layer-pattern": Text(
         "`{key}: {value}` in the config cannot describe the new order of layers.",

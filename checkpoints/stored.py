@@ -11,7 +11,7 @@ from checkpoints.checkpoint import not_json
 from checkpoints.counts import check_counts
 from checkpoints.formats import FORMATS, format_of, read_tensors
 from checkpoints.formats.format import Format
-from checkpoints.formats.header import TensorHeader
+from checkpoints.formats.header import MAX_TENSORS, TensorHeader
 from checkpoints.formats.safetensors import MAX_HEADER
 from checkpoints.formats.torch_zip import TORCH_ZIP
 from checkpoints.gguf.model import read_gguf_model
@@ -21,8 +21,6 @@ from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.repository import MAX_CONFIG, Repository, read_small
 from checkpoints.ties import without_ties
 
-# No model that is known comes near this. Of headers, all files together have no more than one may have.
-MAX_TENSORS = 200_000
 # How the files of a model in several are numbered.
 _PART = re.compile(r"(\d{5})-of-(\d{5})")
 

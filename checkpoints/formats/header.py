@@ -11,6 +11,8 @@ from checkpoints.dtypes import itemsize
 
 # Limits that no model reaches: characters of a name, axes of a tensor, its elements and its bytes.
 MAX_NAME, MAX_AXES, MAX_SIZE = 256, 16, 2**63 - 1
+# Tensors of one model, of which no model that is known comes near.
+MAX_TENSORS = 200_000
 
 
 @dataclass(frozen=True)

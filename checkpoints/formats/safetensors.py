@@ -12,11 +12,21 @@ from typing import Any
 
 from checkpoints.dtypes import is_known, itemsize
 from checkpoints.formats.format import Format, ReadBytes
-from checkpoints.formats.header import TensorHeader, are_sizes, is_within_limits, shown
+from checkpoints.formats.header import (
+    MAX_AXES,
+    MAX_TENSORS,
+    TensorHeader,
+    are_sizes,
+    is_within_limits,
+    shown,
+)
 from checkpoints.problems import CheckpointError, Problem
 
 # As in the safetensors library: a longer header is an attack, not a model.
 MAX_HEADER = 100_000_000
+# Commas, brackets and braces of a header: an entry of the most axes has some MAX_AXES commas, and five brackets.
+# Counting them takes milliseconds, and parsing millions of them seconds.
+MAX_MARKS = MAX_TENSORS * (MAX_AXES + 8)
 # One read of this size holds the header of nearly every shard.
 HEADER_GUESS = 64 * 1024
 # How a file of Git LFS begins that stands for another one. Read as a length it is far too large.
@@ -73,6 +83,8 @@ def read_header(file: str, header: bytes, size: int) -> dict[str, TensorHeader]:
 
 def _entries(file: str, text: bytes) -> Iterable[tuple[str, Any]]:
     """The entries of a header, without the metadata."""
+    if text.count(b"data_offsets") > MAX_TENSORS or sum(map(text.count, (b",", b"[", b"{"))) > MAX_MARKS:
+        raise _damaged("long-header", file, {"most": MAX_TENSORS})
     try:
         # The format wants an object at once, and the library reads nothing else.
         entries: Any = json.loads(text) if text.startswith(b"{") else None

@@ -133,6 +133,8 @@ class MixtureTensors(ResultTensors):
         for number in range(self.stack.count):
             self.layer(run, number)
             self.experts_of(number)
+            if self.is_too_large():
+                return
         self.outside_layers(run, self.stack.count, before=False)
         self.report_misfits()
         self.check_names()

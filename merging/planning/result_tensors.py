@@ -25,6 +25,7 @@ from checkpoints.architecture import (
     stands_before_layers,
 )
 from checkpoints.dtypes import FLOATS, is_known, promote, safetensors_name
+from checkpoints.formats.header import MAX_TENSORS
 from checkpoints.problems import Problem
 from checkpoints.wording import few
 from merging.methods import MergeMethod
@@ -139,6 +140,8 @@ class ResultTensors:
             for run in runs:
                 for number in range(run.length):
                     self.layer(run, number)
+                if self.is_too_large():
+                    return
             self.outside_layers(runs[-1], count, before=False)
         self.part_bias_of_head()
         self.report_misfits()
@@ -146,6 +149,13 @@ class ResultTensors:
         self.check_settings()
         if not self.tensors and not self.problems:
             self.problems.append(Problem("empty-result"))
+
+    def is_too_large(self) -> bool:
+        """Whether there are more tensors so far than a model can have, which becomes a problem."""
+        if len(self.tensors) <= MAX_TENSORS:
+            return False
+        self.problems.append(Problem("large-result", {"most": MAX_TENSORS}))
+        return True
 
     def part_bias_of_head(self) -> None:
         """Give a head that a tied model did not have its own bias, too: loaders tie both or neither."""

@@ -10,6 +10,9 @@ from checkpoints.problems import Place, Problem
 from merging.planning.parents import Parents
 from merging.recipe.recipe import Parameters, Recipe, Slice, Source
 
+# Layers of a stack that is put together. The deepest models have some hundred.
+MAX_LAYERS = 1000
+
 
 @dataclass(frozen=True)
 class Run:
@@ -108,6 +111,10 @@ class Runs:
             # The last slice may be empty, as in mergekit: it chooses norm and head.
             if run and module.stack and run.length == 0 and not (run is runs[-1] and has_layers):
                 self.problems.append(Problem("empty-slice", {}, run.where))
+        count = sum(run.length for run in runs if run)
+        if count > MAX_LAYERS and not self.recipe.models:
+            self.problems.append(Problem("too-many-layers", {"count": count, "most": MAX_LAYERS}))
+            return []
         return [run for run in runs if run]
 
     def run(self, module: Module, part: Slice, levels: tuple[Parameters, ...]) -> Run | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from checkpoints.confined import MAX_ANSWER, Confined, ConfinedError, LimitError
+from checkpoints.confined import MAX_ANSWER, NICENESS, Confined, ConfinedError, LimitError
 from tests.forks import forked, status
 
 kept: list[bytearray] = []
@@ -33,6 +33,12 @@ def work(how: str) -> Any:
         time.sleep(60)
     if how == "doze":
         time.sleep(3)
+    if how == "niceness":
+        return [os.getpid(), os.getpriority(os.PRIO_PROCESS, 0)]
+    if how == "take long":
+        began = time.process_time()
+        with ThreadPoolExecutor(1) as pool:  # a thread that works while the first one waits
+            return pool.submit(until_nice, began + 60).result()
     if how == "grow":
         kept.append(bytearray(400 << 20))
     if how == "long":
@@ -42,6 +48,12 @@ def work(how: str) -> Any:
     if how == "raise":
         raise ValueError("no such thing")
     return os.getpid()
+
+
+def until_nice(end: float) -> int:
+    while time.process_time() < end and not os.getpriority(os.PRIO_PROCESS, 0):
+        pass
+    return os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def other(argument: Any) -> Any:
@@ -86,6 +98,18 @@ def test_calls_run_side_by_side_and_the_others_wait() -> None:
         found = set(pool.map(confined, ["pid"] * 6))
 
     assert 1 <= len(found) <= 2
+
+
+def test_a_call_that_takes_long_leaves_the_processor_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("checkpoints.confined.LONG", 0.5)
+    confined = Confined(__name__, work.__name__, seconds=60, memory=1 << 30)
+    first, before = confined("niceness")
+
+    assert confined("take long") == NICENESS
+
+    second, after = confined("niceness")
+    assert (before, after) == (0, 0)
+    assert second != first
 
 
 def test_one_visitors_limit_is_not_anothers() -> None:

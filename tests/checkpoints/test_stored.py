@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from checkpoints import open_checkpoint, stored
+from checkpoints.formats.header import MAX_AXES, MAX_TENSORS, TensorHeader
+from checkpoints.formats.safetensors import MAX_MARKS, read_safetensors, write_header
 from checkpoints.problems import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -53,6 +56,36 @@ def test_limits_hold_for_a_model_as_a_whole(
     assert len(open_checkpoint(str(tmp_path)).tensors) == 4
     monkeypatch.setattr(stored, limit, reached - 1)
     assert code_of(tmp_path) == code
+
+
+TENSOR = '{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+LONG_HEADERS: dict[str, Callable[[], str]] = {
+    "tensors": lambda: ",".join(f'"{number}":{TENSOR}' for number in range(MAX_TENSORS + 1)),
+    "lists": lambda: f'"a":[{"[]," * (MAX_MARKS // 2)}[]]',
+    "numbers": lambda: f'"a":[{"1," * MAX_MARKS}1]',
+    "metadata": lambda: f'"__metadata__":{{{",".join([chr(34) * 2 + ":" + chr(34) * 2] * MAX_MARKS)}}}',
+}
+
+
+@pytest.mark.parametrize("kind", LONG_HEADERS)
+def test_a_header_of_too_many_entries_is_not_parsed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("json.loads", None)
+    header = f"{{{LONG_HEADERS[kind]()}}}".encode()
+    data = len(header).to_bytes(8, "little") + header
+
+    with pytest.raises(CheckpointError) as raised:
+        read_safetensors("f", len(data), lambda start, nbytes: data[start : start + nbytes])
+
+    [problem] = raised.value.problems
+    assert problem.code == "long-header"
+    assert "200,000" in problem.message
+
+
+def test_a_header_of_the_most_tensors_and_axes_is_parsed() -> None:
+    axes = [1] * MAX_AXES
+    header = write_header([TensorHeader(str(n), "F32", tuple(axes), "", 0, 4) for n in range(1000)])
+
+    assert sum(map(header.count, (b",", b"[", b"{"))) <= MAX_MARKS / MAX_TENSORS * 1000
 
 
 @pytest.mark.parametrize(

@@ -142,10 +142,19 @@ def _address(request: gr.Request) -> str:
     """The address that a request comes from."""
     # On a Space the connection comes from its proxy, the same for all visitors. Each proxy appends the address that it
     # received the request from, so the last public address is one that a visitor cannot make up.
-    for address in reversed(str(request.headers.get("x-forwarded-for") or "").split(",")):
+    for entry in reversed(str(request.headers.get("x-forwarded-for") or "").split(",")):
+        address = _without_port(entry.strip())
         try:
-            if ipaddress.ip_address(address.strip()).is_global:
-                return address.strip()
+            if ipaddress.ip_address(address).is_global:
+                return address
         except ValueError:
             continue
     return str(request.client.host) if request.client else ""
+
+
+def _without_port(entry: str) -> str:
+    """The address in an entry of a proxy: some write `8.8.4.4:443`, and `[2001:db8::1]:443` or `[2001:db8::1]`."""
+    if entry.startswith("["):
+        return entry[1:].partition("]")[0]
+    host, _, port = entry.partition(":")
+    return host if "." in host and port.isdecimal() else entry

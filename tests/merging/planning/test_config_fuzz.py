@@ -73,6 +73,10 @@ def test_a_list_where_another_parent_has_a_mapping() -> None:
     check_plans([{}, {"architectures": {"architectures": None, "sliding_window_pattern": [None, None]}}])
 
 
+def test_a_setting_of_0_that_only_one_parent_has_where_no_setting_stands() -> None:
+    check_plans([{}, {"architectures": {"first_k_dense_replace": 0}}])
+
+
 @pytest.mark.parametrize("examples", LENGTHS)
 def test_configs(examples: int) -> None:
     fuzz(check_plans, st.lists(CHANGES, min_size=2, max_size=2), examples // 2)

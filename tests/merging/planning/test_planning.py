@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from checkpoints.problems import Place
 from merging import Plan, make_plan, read_recipe, run_plan
 from merging.planning import make
+from merging.planning.result_tensors import ResultTensors
+from merging.planning.runs import MAX_LAYERS
 from tests.tiny import save_tokenizer, tiny_llama
 
 
@@ -139,6 +141,27 @@ def test_layers_beyond_the_model(folder: Path) -> None:
 
     assert problem.code == "layer-range"
     assert "has 4 layers, 0 to 3; the recipe takes 2 to 8" in problem.message
+
+
+def test_a_result_of_more_layers_than_are_stacked_is_refused_before_it_is_laid_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = {"sources": [{"model": str(folder / "a"), "layer_range": [0, 4]}]}
+    monkeypatch.setattr(ResultTensors, "layer", None)
+
+    plan = plan_of({"merge_method": "passthrough", "slices": [part] * (MAX_LAYERS // 4 + 1)})
+
+    assert codes(plan) == ["too-many-layers"]
+    assert plan.problems[0].values == {"count": MAX_LAYERS + 4, "most": MAX_LAYERS}
+
+
+def test_a_result_has_no_more_tensors_than_can_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = {"sources": [{"model": str(folder / "a"), "layer_range": [0, 4]}]}
+    recipe = {"merge_method": "passthrough", "slices": [part] * 3}
+    monkeypatch.setattr("merging.planning.result_tensors.MAX_TENSORS", 50)
+
+    assert codes(plan_of(linear(folder / "a", folder / "b"))) == []
+    assert codes(plan_of(recipe)) == ["large-result"]
 
 
 def test_filters_that_leave_a_tensor_out(folder: Path) -> None:

@@ -193,6 +193,10 @@ PROBLEMS: dict[str, Text] = {
     "too-many-tensors": Text(
         "{model}: 읽을 수 없습니다. 파일에 텐서가 {most:,}개보다 많습니다.", "더 적은 텐서로 다시 저장하세요."
     ),
+    "long-header": Text(
+        "{file}: 읽을 수 없습니다. 헤더에 텐서 {most:,}개인 모델에 필요한 것보다 많은 항목이 있습니다.",
+        "더 적은 텐서로 다시 저장하세요.",
+    ),
     "large-headers": Text(
         "{model}: 읽을 수 없습니다. 파일의 헤더가 모두 합쳐 {most:,}바이트보다 큽니다.",
         "safetensors 라이브러리로 다시 저장하세요.",
@@ -552,6 +556,12 @@ PROBLEMS: dict[str, Text] = {
     "empty-result": Text("이 레시피의 결과에는 텐서가 없습니다.", "슬라이스에 레이어를 넣으세요."),
     "empty-slice": Text(
         "이 슬라이스에 레이어가 없습니다.", "범위의 끝을 시작보다 크게 하거나, 슬라이스를 지우세요."
+    ),
+    "too-many-layers": Text(
+        "결과의 레이어가 {count:,}개가 됩니다. {most:,}개까지 쌓을 수 있습니다.", "슬라이스를 줄이세요."
+    ),
+    "large-result": Text(
+        "결과의 텐서가 {most:,}개보다 많아져서 다시 읽을 수 없습니다.", "레이어나 전문가를 줄이세요."
     ),
     "layer-pattern": Text(
         _ORDER_OF_LAYERS, "레이어의 순서를 지키거나, 레이어마다 종류가 설정에 적힌 모델을 병합하세요."
