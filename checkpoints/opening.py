@@ -17,6 +17,7 @@ def open_checkpoint(
     token: Token = None,
     allow_folders: bool = True,
     is_bare: bool = False,
+    is_tokenizer: bool = False,
 ) -> Checkpoint:
     """Open a model: a folder or a file if there is one of this name (and these are allowed), else one on the Hub.
 
@@ -31,13 +32,14 @@ def open_checkpoint(
         token: whose access to use
         allow_folders: False on a server whose visitors must not read its disk, nor object stores with its credentials
         is_bare: whether it may be weights without a config; a file of weights may
+        is_tokenizer: whether it may be a tokenizer alone; it then has no tensors
 
     Raises:
         CheckpointError: with one problem that says why.
     """
     repository = open_repository(name, revision, token, allow_folders)
     try:
-        return viewed(read_headers(repository, is_bare or format_of(name) is not None))
+        return viewed(read_headers(repository, is_bare or format_of(name) is not None, is_tokenizer))
     except BaseException:
         repository.close()
         raise

@@ -174,10 +174,6 @@ PROBLEMS: dict[str, Text] = {
     "gguf-lost": Text(
         "{name}: a GGUF file did not arrive.", "Run it again: files that arrived are not made again."
     ),
-    "gguf-only": Text(
-        "{model} has GGUF files only, which are quantized for llama.cpp.",
-        (_NAME_ORIGINAL, "Name the model they were made from."),
-    ),
     # GGUF files that are read
     "damaged-gguf": Text(
         "{file} is no GGUF file that can be read, or it is damaged: {error}.", _DOWNLOAD_AGAIN

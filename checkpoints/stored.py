@@ -20,6 +20,7 @@ from checkpoints.json_value import parse_json
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.repositories.repository import MAX_CONFIG, Repository, read_small
 from checkpoints.ties import without_ties
+from checkpoints.tokenizer_files import has_vocabulary
 
 # How the files of a model in several are numbered.
 _PART = re.compile(r"(\d{5})-of-(\d{5})")
@@ -79,11 +80,14 @@ class StoredCheckpoint:
         self.repository.close()
 
 
-def read_headers(repository: Repository, is_bare: bool = False) -> StoredCheckpoint:
+def read_headers(
+    repository: Repository, is_bare: bool = False, is_tokenizer: bool = False
+) -> StoredCheckpoint:
     """Read the config and the headers of the weights.
 
     Args:
         is_bare: whether it may be weights without a config
+        is_tokenizer: whether it may be a tokenizer alone
 
     Raises:
         CheckpointError: there are no weights that can be read or no config, or a file is damaged.
@@ -93,6 +97,8 @@ def read_headers(repository: Repository, is_bare: bool = False) -> StoredCheckpo
         config = _config(model.repository, is_bare=False)
         check_counts(repository.name, config, len(model.tensors))
         return StoredCheckpoint(model.repository, config, model.tensors, model.warnings)
+    if is_tokenizer and has_vocabulary(repository.files) and not any(map(format_of, repository.files)):
+        return StoredCheckpoint(repository, _config(repository, is_bare=True), {})
     config = _config(repository, is_bare)
     files = _weight_files(repository, is_bare)
     tensors: dict[str, TensorHeader] = {}

@@ -96,7 +96,7 @@ _command = partial(command, app=app, report=_report, cls=_Lists)
 def _models(more: str) -> Any:
     return typer.Argument(
         metavar="MODEL...",
-        help=f"Folders, or owner/name[@revision] on the Hub, or base+adapter. {more}",
+        help=f"Folders or .gguf files, here or as owner/name[@revision] on the Hub, or base+adapter. {more}",
         show_default=False,
     )
 
@@ -474,9 +474,7 @@ def weights(
 ) -> int:
     """Inspect the weights without running the model."""
     parents = against or []
-    from evaluation.model_files import is_gguf_file
-
-    _find(*(name for name in (model, *parents, *([base] if base else [])) if not is_gguf_file(name)))
+    _find(model, *parents, *([base] if base else []))
     from evaluation.as_json import as_json as in_json
     from evaluation.weights import inspect_weights, open_weights
 
@@ -681,7 +679,7 @@ def _describe_benchmarks(found: Sequence[Benchmarked], pairs: Sequence[PairedSco
 
 @_command("chat")
 def chat(
-    models: Annotated[list[str], _models("Such as a merge and its parents. Also .gguf files.")],
+    models: Annotated[list[str], _models("Such as a merge and its parents.")],
     device: Device = "auto",
     as_json: AsJson = False,
     offload: Offload = None,
@@ -695,7 +693,7 @@ def chat(
     ] = "auto",
 ) -> int:
     """Check whether models still answer well, in English and Korean."""
-    _find(*(name for name in models if not _is_gguf(name)))
+    _find(*models)
     from evaluation.as_json import as_json as in_json
     from evaluation.chat_check import check_chat
 

@@ -26,10 +26,13 @@ class Downloads:
 
     On a server, new models evict the least recently used ones. On a personal machine nothing is ever deleted, because
     other programs use the cache too.
+
+    Attributes:
+        is_limited: whether it is a server's
     """
 
     def __init__(self) -> None:
-        self._is_limited = False
+        self.is_limited = False
         self._used: dict[str, float] = {}  # when a commit was last asked for
         self._coming: Counter[str] = Counter()  # downloads in progress, by commit
         self._coming_bytes = 0
@@ -37,7 +40,7 @@ class Downloads:
 
     def limit(self) -> None:
         """Keep the cache below half of the disk from now on, by deleting the least recently used models."""
-        self._is_limited = True
+        self.is_limited = True
 
     def touch(self, commit: str) -> None:
         """Note that a model is in use."""
@@ -63,7 +66,7 @@ class Downloads:
         )
         with self._lock:
             room = self._room()
-            if self._is_limited and room < missing:
+            if self.is_limited and room < missing:
                 self._make_room(missing - room)
                 room = self._room()
             if missing > room:
@@ -73,7 +76,7 @@ class Downloads:
                     "room": room / 1e9,
                     "cache": constants.HF_HUB_CACHE,
                 }
-                code = "no-room-here" if self._is_limited else "no-room-for-download"
+                code = "no-room-here" if self.is_limited else "no-room-for-download"
                 raise EvaluationError(Problem(code, values))
             self._coming[commit] += 1
             self._coming_bytes += missing
@@ -91,7 +94,7 @@ class Downloads:
         cache.mkdir(parents=True, exist_ok=True)
         disk = shutil.disk_usage(cache)
         room = disk.free
-        if self._is_limited:
+        if self.is_limited:
             room = min(room, int(disk.total * _SHARE_OF_DISK) - scan_cache_dir(cache).size_on_disk)
         return max(room - self._coming_bytes, 0)
 

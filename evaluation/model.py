@@ -230,6 +230,7 @@ def _fetched(checkpoint: ModelFiles) -> FetchedModel:
         DOWNLOADS.touch(commit)
     with suppress(EvaluationError, OSError):
         if known and known.bytes:  # the files may have been removed since
+            DOWNLOADS.touch(known.folder.name)
             return known
     adapters = tuple((adapter.name, adapter.fetch()) for adapter in checkpoint.adapters)
     fetched = FetchedModel(

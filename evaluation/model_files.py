@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, 
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from checkpoints import Token
+from checkpoints import Token, open_checkpoint
+from checkpoints.gguf_files import models as gguf_models
 from checkpoints.json_value import parse_json
 from checkpoints.names import hub_id, is_address, is_folder, split_adapters
 from checkpoints.problems import CheckpointError, Problem
@@ -24,6 +25,7 @@ from checkpoints.repositories.hub_errors import hub_errors
 from checkpoints.repositories.repository import HUB_SCHEME, MAX_CONFIG, Repository, current_token, read_small
 from evaluation.downloads import DOWNLOADS
 from evaluation.error import EvaluationError
+from evaluation.plain_copy import needs_plain_copy, plain_copy
 from evaluation.store_downloads import fetch_from_store
 
 CONFIG = "config.json"
@@ -73,7 +75,8 @@ def find_model(
 
     Args:
         name: a folder, an address in an object store or a bucket, or "owner/name" on the Hub, with or without "hf://"
-            before and "@revision" after it; each "+" is followed by an adapter, which is named in the same way.
+            before and "@revision" after it; or a GGUF file in one of them; each "+" is followed by an adapter, which
+            is named in the same way.
         revision: branch, tag or commit on the Hub, of the base if there are adapters.
         token: a token or a function that returns one; None for this machine's login, False for none.
         allow_folders: whether `name` may be a folder of this machine.
@@ -81,7 +84,7 @@ def find_model(
     Raises:
         EvaluationError: there is no such model, or this token may not read it.
     """
-    if isinstance(name, Path) and not (allow_folders and name.expanduser().is_dir()):
+    if isinstance(name, Path) and not (allow_folders and name.expanduser().exists()):
         raise EvaluationError(Problem("no-folder", {"path": str(name)}))
     first, *others = split_adapters(str(name), allow_folders=allow_folders)
     if not others:
@@ -108,6 +111,10 @@ def _find(text: str, config: str, revision: str | None, token: Token, allow_fold
         if revision is not None:
             raise EvaluationError(Problem("folder-revision", {"model": text, "revision": revision}))
         return _in_folder(text, Path(text).expanduser(), config)
+    if is_gguf_file(text):
+        file, _, at = (text if is_address(text) else text.removeprefix(HUB_SCHEME)).partition("@")
+        with as_evaluation_error():
+            return _quantized(file, at or revision, token, allow_folders)
     if is_address(text):
         return _at_address(text, config, revision, token, allow_folders)
     repo, _, at = text.removeprefix(HUB_SCHEME).partition("@")
@@ -129,7 +136,62 @@ def _in_folder(name: str, folder: Path, config: str) -> ModelFiles:
         raise EvaluationError(_lacks(name, config))
     # A folder has no commit. Sizes and times tell a model from the one that was merged over it.
     stamps = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-    return ModelFiles(name, str(folder), None, (str(folder), stamps), lambda: folder)
+
+    def fetch() -> Path:
+        if config == CONFIG and _is_unread([path.name for path in files], folder):
+            with as_evaluation_error():
+                return _quantized(str(folder), None, False, True).fetch()
+        return folder
+
+    return ModelFiles(name, str(folder), None, (str(folder), stamps), fetch)
+
+
+def _is_unread(files: Sequence[str], folder: Path) -> bool:
+    """Whether transformers cannot read the form of a model here.
+
+    Args:
+        files: of the model
+        folder: where its config is, if it has one
+    """
+    if _in_gguf_alone(files):
+        return True
+    file = folder / CONFIG
+    if not file.is_file() or file.stat().st_size > MAX_CONFIG:
+        return False
+    try:
+        found = parse_json(file.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(found, dict) and needs_plain_copy(found)
+
+
+def _in_gguf_alone(files: Iterable[str]) -> bool:
+    """Whether a model has weights in GGUF files, and in no others."""
+    weights = [file for file in files if file.endswith(_OTHER_WEIGHTS)]
+    return bool(gguf_models(weights)) and all(is_gguf_file(file) for file in weights)
+
+
+def _quantized(name: str, revision: str | None, token: Token, allow_folders: bool) -> ModelFiles:
+    """A model whose form is read by `checkpoints`.
+
+    Raises:
+        CheckpointError: there is none, or this token may not read it.
+    """
+    with closing(open_repository(name, revision, token, allow_folders)) as found:
+        version, is_on_hub = found.version, not (found.is_folder or is_address(name))
+
+    def fetch() -> Path:
+        at = version if is_on_hub else None
+        with (
+            as_evaluation_error(),
+            closing(open_checkpoint(name, at, token=token, allow_folders=allow_folders)) as checkpoint,
+        ):
+            if checkpoint.version != version:
+                raise CheckpointError(Problem("model-changed", {"model": name}, name))
+            small = [file for file in checkpoint.files if _SMALL_FILE.fullmatch(file) and file != INDEX]
+            return plain_copy(checkpoint, small)
+
+    return ModelFiles(name, name, version if is_on_hub else None, (name, version), fetch)
 
 
 def _at_address(
@@ -137,6 +199,8 @@ def _at_address(
 ) -> ModelFiles:
     """Find one in an object store or a bucket."""
     with as_evaluation_error(), closing(open_repository(name, revision, token, allow_folders)) as found:
+        if config == CONFIG and _in_gguf_alone(found.files):
+            return _quantized(name, None, token, allow_folders)
         if config not in found.files:
             raise EvaluationError(_lacks(name, config, is_adapter=ADAPTER in found.files))
         version = found.version
@@ -176,7 +240,10 @@ def _on_hub(repo: str, config: str, revision: str | None, token: str | bool | No
         try:
             found = get_hf_file_metadata(hf_hub_url(repo, config, revision=revision), token=token)
         except RemoteEntryNotFoundError as error:
-            is_adapter = HfApi(token=token).file_exists(repo, ADAPTER, revision=revision)
+            api = HfApi(token=token)
+            if config == CONFIG and _in_gguf_alone(api.list_repo_files(repo, revision=revision)):
+                return _quantized(repo, revision, token, allow_folders=False)
+            is_adapter = api.file_exists(repo, ADAPTER, revision=revision)
             raise EvaluationError(_lacks(repo, config, is_adapter=is_adapter)) from error
     commit = found.commit_hash
     if commit is None:
@@ -191,6 +258,8 @@ def _on_hub(repo: str, config: str, revision: str | None, token: str | bool | No
             folder = download(wanted, sizes)
             if config == ADAPTER:
                 return folder
+            if _is_unread([*sizes], folder):
+                return _quantized(repo, commit, token, allow_folders=False).fetch()
             index = _index(repo, folder) if INDEX in sizes else None
             return download(weight_names(repo, sizes, index), sizes)
 
@@ -273,8 +342,6 @@ def weight_names(name: str, files: Mapping[str, int], index: str | None) -> list
         EvaluationError: there is no whole model in safetensors files.
     """
     if CONFIG not in files:
-        if any(file.endswith(".gguf") for file in files):
-            raise EvaluationError(Problem("gguf-only", {"model": name}))
         raise EvaluationError(_lacks(name, CONFIG, is_adapter=ADAPTER in files))
     if ADAPTER in files:
         # transformers would load it on top without a word, and the judgement would not be of the model alone.

@@ -20,12 +20,10 @@ import torch
 from checkpoints import Checkpoint, TensorHeader, Token, open_checkpoint
 from checkpoints.architecture import DERIVED, EMBEDDING, OUTPUT_HEAD
 from checkpoints.dtypes import FLOATS, is_known, torch_name
-from checkpoints.names import is_address
 from checkpoints.problems import Cancelled, Problem
-from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation.doctor import diagnosis, findings
 from evaluation.error import EvaluationError
-from evaluation.model_files import as_evaluation_error, find_model, is_gguf_file
+from evaluation.model_files import as_evaluation_error, find_model
 from evaluation.remark import Remark
 from evaluation.spectra import Spectrum, empty_matrix, overlap, spectrum
 from evaluation.structure import Structure, structure_of
@@ -78,12 +76,6 @@ def open_weights(name: str | Path, *, token: Token = None, allow_folders: bool =
     Raises:
         EvaluationError: there is no such model, or it cannot be read.
     """
-    if is_gguf_file(name):
-        named = str(name) if is_address(str(name)) else str(name).removeprefix(HUB_SCHEME)
-        file, _, revision = named.partition("@")
-        with as_evaluation_error():
-            opened = open_checkpoint(file, revision or None, token=token, allow_folders=allow_folders)
-        return Weights(structure_of(opened, file), opened)
     found = find_model(name, token=token, allow_folders=allow_folders)
     if found.adapters:
         raise EvaluationError(Problem("no-own-weights", {"model": str(name)}))

@@ -134,13 +134,14 @@ def _opened(model: PlannedModel, token: Token, check: Check, located: Located | 
         return open_merge(model.made_by, model.name, token, check, parts)
     if isinstance(located, LocatedCheckpoint):
         return open_located(located, token)
+    where = model.commit or model.revision
     opened: Checkpoint = open_checkpoint(
-        model.name, model.commit or model.revision, token=token, allow_folders=model.commit is None
+        model.name, where, token=token, allow_folders=model.commit is None, is_tokenizer=not model.parameters
     )
     try:
         for adapter in model.adapters:
-            where, scale = (adapter.name, adapter.commit or adapter.revision), adapter.scale
-            opened = open_adapter(opened, *where, scale, token=token, allow_folders=adapter.commit is None)
+            named, scale = (adapter.name, adapter.commit or adapter.revision), adapter.scale
+            opened = open_adapter(opened, *named, scale, token=token, allow_folders=adapter.commit is None)
         planned = [(model.name, model.version), *((a.name, a.version) for a in model.adapters)]
         found = [opened.version, *(adapter.version for adapter in opened.adapters)]
         for (name, version), now in zip(planned, found, strict=True):

@@ -278,14 +278,23 @@ def _draw(
     )
 
 
-def open_model(reference: ModelReference, token: Token, allow_folders: bool) -> Checkpoint:
+def open_model(
+    reference: ModelReference, token: Token, allow_folders: bool, *, is_tokenizer: bool = False
+) -> Checkpoint:
     """Open a model with the adapters that a reference names.
+
+    Args:
+        is_tokenizer: whether it may be a tokenizer alone
 
     Raises:
         CheckpointError: a part of it cannot be read, or does not fit.
     """
     opened: Checkpoint = open_checkpoint(
-        reference.name, reference.revision, token=token, allow_folders=allow_folders
+        reference.name,
+        reference.revision,
+        token=token,
+        allow_folders=allow_folders,
+        is_tokenizer=is_tokenizer,
     )
     try:
         for adapter in reference.adapters:
@@ -303,12 +312,14 @@ def _open_all(
     recipe: Recipe, token: Token, allow_folders: bool
 ) -> tuple[dict[ModelReference, Checkpoint], list[Problem]]:
     references = recipe.references()
+    given = recipe.tokenizer.source if recipe.tokenizer else None
 
     def attempt(reference: ModelReference) -> Checkpoint | CheckpointError | PlanError:
         try:
             if reference.name in recipe.intermediates:
                 return _open_intermediate(recipe, reference, token, allow_folders)
-            return open_model(reference, token, allow_folders)
+            is_tokenizer = reference == given and reference not in recipe.merged()
+            return open_model(reference, token, allow_folders, is_tokenizer=is_tokenizer)
         except (CheckpointError, PlanError) as error:
             return error
 

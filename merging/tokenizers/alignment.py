@@ -62,6 +62,8 @@ def align(
     tokenizers = _tokenizers(checkpoints, rows, base, problems, warnings)
     if tokenizers.keys() != rows.keys():
         return Aligned(None, {}, dict(checkpoints), tuple(problems), tuple(warnings))
+    if isinstance(section.source, ModelReference) and not (section.approximate or rows[section.source]):
+        section = replace(section, approximate="subword")  # a tokenizer alone has no rows to give
     vocabulary = Vocabulary(section, tokenizers, rows, base)
     numbers = {model: number for number, model in enumerate(checkpoints)}
     transplant = Transplant(vocabulary, checkpoints, numbers) if section.approximate else None

@@ -133,6 +133,56 @@ def test_rows_by_subword_are_averages_of_pieces(folder: Path, tmp_path: Path) ->
         torch.testing.assert_close(new[ids(folder / "donor")[token]], expected, atol=4e-3, rtol=1e-2)
 
 
+def without_weights(donor: Path, to: Path, config: bool) -> Path:
+    """A donor's files but its weights."""
+    to.mkdir()
+    for file in donor.iterdir():
+        if file.name != "model.safetensors" and (config or file.name != "config.json"):
+            (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+@pytest.mark.parametrize("config", [True, False])
+@pytest.mark.parametrize("rule", [None, "subword", "omp"])
+def test_a_donor_may_be_a_tokenizer_without_weights(
+    config: bool, rule: str | None, folder: Path, tmp_path: Path
+) -> None:
+    donor = without_weights(folder / "donor", tmp_path / "tokenizer", config)
+    named = {"approximate": rule} if rule else {}
+
+    plan = merge(recipe(folder, "model", source=str(donor), **named), tmp_path / "out")
+
+    merge(recipe(folder, "model", approximate="subword"), tmp_path / "right")
+    assert torch.equal(tensor(tmp_path / "out"), tensor(tmp_path / "right"))
+    assert ids(tmp_path / "out") == ids(folder / "donor")
+    [warning] = [problem for problem in plan.warnings if problem.code == "approximated-rows"]
+    assert "4 by subword" in warning.message
+
+
+def test_a_tokenizer_without_weights_on_the_hub(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    hub.add_user("ann")
+    donor = without_weights(folder / "donor", tmp_path / "tokenizer", config=False)
+    hub.put("ann/tokenizer", donor)
+
+    merge(recipe(folder, "model", source="ann/tokenizer"), tmp_path / "out")
+
+    merge(recipe(folder, "model", source=str(donor)), tmp_path / "right")
+    assert torch.equal(tensor(tmp_path / "out"), tensor(tmp_path / "right"))
+
+
+def test_a_tokenizer_without_weights_is_no_model_of_a_merge(folder: Path, tmp_path: Path) -> None:
+    donor = without_weights(folder / "donor", tmp_path / "tokenizer", config=True)
+    text = yaml.safe_load(recipe(folder, "model", "untied", method="linear"))
+
+    as_model = {**text, "tokenizer": {"source": "union"}}
+    as_model["models"] = [*text["models"], {"model": str(donor), "parameters": {"weight": 1.0}}]
+    giving_rows = {**text, "tokenizer": {"source": str(donor), "tokens": {"abc": {"source": str(donor)}}}}
+
+    for refused, code in ((as_model, "no-weights"), (giving_rows, "unknown-source-token")):
+        plan = make_plan(read_recipe(yaml.safe_dump(refused)))
+        assert [problem.code for problem in plan.problems] == [code]
+
+
 def test_rows_by_mean(folder: Path, tmp_path: Path) -> None:
     merge(recipe(folder, "model", approximate="mean"), tmp_path / "out")
 

@@ -143,10 +143,6 @@ PROBLEMS: dict[str, Text] = {
         "{name}: GGUF 파일 하나가 도착하지 않았습니다.",
         "다시 실행하세요. 도착한 파일은 다시 만들지 않습니다.",
     ),
-    "gguf-only": Text(
-        "{model}: llama.cpp용으로 양자화된 GGUF 파일만 있습니다.",
-        (_NAME_ORIGINAL, "그것을 만든 원래 모델을 쓰세요."),
-    ),
     "damaged-gguf": Text(
         "{file}: 읽을 수 있는 GGUF 파일이 아니거나 손상되었습니다({error}).", _DOWNLOAD_AGAIN
     ),
