@@ -75,7 +75,7 @@ def ours(work: Path, types: list[str], env: dict[str, str]) -> float:
     print(f"Alloy: {_figures(cost)}, {written:,} bytes on disk", flush=True)
     # The line carries both ways at a time.
     read = sum(file.stat().st_size for file in (work / "whole").glob("*.safetensors"))
-    sent = sum(FILE_TYPES[kind].estimated_bytes(read // 2) for kind in types)
+    sent = sum(FILE_TYPES[kind].estimated_bytes([(read // 512, 256)]) for kind in types)
     seconds = max(cost.wall, read / LINE, sent / LINE)
     print(f"at {LINE / 1e6:.0f} MB/s: {seconds:.1f} s wall (computed)", flush=True)
     return seconds

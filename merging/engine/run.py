@@ -103,8 +103,8 @@ def run_plan(
         second = destination if only_gguf else opened(gguf_place(to))
         meter, card = Meter(plan, on_progress), model_card(plan, loaded_as(to), licence, found)
         meter.report("read headers", "Laying out the GGUF files")
-        made = _gguf(plan, second, gguf, card, token, workers or default_workers(), cancel)
-        destination = made if only_gguf else (beside := Beside(destination, made))
+        files = _gguf(plan, second, gguf, card, token, workers or default_workers(), cancel)
+        destination = files if only_gguf else (beside := Beside(destination, files))
     place, all_receipts = _carry_out(
         plan,
         destination,
@@ -120,15 +120,16 @@ def run_plan(
         receipts,
         made_of,
     )
+    alone = destination if isinstance(destination, GgufDestination) else None
     return Result(
         place.location,
         place.url,
         place.commit,
-        plan.bytes_out,
+        alone.size if alone else plan.bytes_out,
         seconds=time.monotonic() - began,
         verified=place.verified,
         read_by=read_by(all_receipts),
-        written_by=written_by(all_receipts),
+        written_by=alone.written_by if alone else written_by(all_receipts),
         not_finite=not_finite(all_receipts),
         gguf=beside.second_place if beside else None,
     )

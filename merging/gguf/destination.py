@@ -9,6 +9,7 @@ from dataclasses import replace
 from checkpoints.memory import free_memory
 from checkpoints.problems import DestinationError, Problem
 from merging.destinations import Destination, LostShardError, Receipt, ResultPlace, Sink, xet
+from merging.destinations.receipt import written_by
 from merging.gguf import sink as sinks
 from merging.gguf.card import gguf_card
 from merging.gguf.file import GgufFile
@@ -41,7 +42,8 @@ def estimated_memory(plan: Plan, kinds: Sequence[FileType], workers: int, on_hub
     if not kinds:
         return 0
     elements = [tensor.elements for tensor in plan.tensors]
-    whole = sum(kind.estimated_bytes(sum(elements)) for kind in kinds)
+    shapes = [tensor.shape for tensor in plan.tensors]
+    whole = sum(kind.estimated_bytes(shapes) for kind in kinds)
     largest = sum(sorted(elements, reverse=True)[:workers])
     return 8 * largest + (min(whole, xet.held(len(kinds))) if on_hub else 0)
 
@@ -53,6 +55,9 @@ class GgufDestination:
         destination: that gets the files
         files: to be made
         workers: that merge at a time
+
+    Attributes:
+        written_by: how the files were written, once they are there; see `Receipt`
     """
 
     can_stream = False
@@ -64,19 +69,24 @@ class GgufDestination:
         self._workers = workers
         self._made: GgufSink | None = None
         self._card = ""
+        self.written_by: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
 
     def plan_of(self, plan: Plan) -> Plan:
         """The plan of the files, as their destination is to see it."""
         made_of = [plan.fingerprint, self.files[0].layout.software, *(file.kind.name for file in self.files)]
         digests = [hashlib.sha256(file.header).hexdigest() for file in self.files]
         shards = tuple(PlannedShard(file.filename, (), file.size) for file in self.files)
-        size = sum(file.size for file in self.files)
         whole = Plan(
             recipe=" ".join([*made_of, *digests]),
             method=plan.method,
             models=plan.models,
             shards=shards,
-            bytes_out=size,
+            bytes_out=self.size,
             together=True,
         )
         needed = self._destination.held(whole) + sinks.held(self.files, plan, self._workers)
@@ -92,7 +102,7 @@ class GgufDestination:
         return own + self._destination.held(self.plan_of(plan))
 
     def disk_bytes(self, size: int) -> int:
-        return self._destination.disk_bytes(sum(file.size for file in self.files))
+        return self._destination.disk_bytes(self.size)
 
     def check(self, plan: Plan | None = None) -> list[Problem]:
         return self._destination.check(self.plan_of(plan) if plan else None)
@@ -119,10 +129,13 @@ class GgufDestination:
     def finish(self, message: str) -> ResultPlace:
         assert self._made
         try:
+            receipts = []
             for receipt in self._made.finish():
                 self._destination.admit(receipt)
+                receipts.append(receipt)
         except LostShardError:
             raise DestinationError(Problem("gguf-lost", {"name": self.name})) from None
+        self.written_by = written_by(receipts) or ("an earlier run",)
         location = getattr(self._destination, "repo", self.name)
         self._destination.write_file("README.md", gguf_card(self._card, location, self.files).encode())
         return self._destination.finish(message)

@@ -6,6 +6,7 @@ type.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,10 +63,22 @@ class FileType:
     def is_mixed(self) -> bool:
         return self.base.block > 1
 
-    def estimated_bytes(self, elements: int) -> int:
-        """A rough size, for the plan: mixes add about a tenth."""
+    def estimated_bytes(self, shapes: Iterable[Sequence[int]]) -> int:
+        """A rough size of a file, for the plan: mixes add about a tenth.
+
+        Args:
+            shapes: of the model's tensors
+        """
         mixed = 1.1 if self.name.endswith("_M") else 1.02
-        return int(elements * self.base.size / self.base.block * mixed)
+        return int(mixed * sum(self._bytes(shape) for shape in shapes))
+
+    def _bytes(self, shape: Sequence[int]) -> float:
+        if len(shape) < 2:
+            return F32.size * math.prod(shape)
+        kind = self.base
+        while shape[-1] % kind.block:
+            kind = _NARROW[kind]
+        return math.prod(shape) * kind.size / kind.block
 
 
 FILE_TYPES: dict[str, FileType] = {

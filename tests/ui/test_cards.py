@@ -9,6 +9,7 @@ import pytest
 
 from evaluation import Difference, DocumentScore, Perplexity
 from merging import Plan, Problem, Progress, Result
+from merging.destinations import ResultPlace
 from merging.licences import Parent
 from merging.plan import PlannedAdapter, PlannedModel
 from merging.tokenizers.report import TokenizerOf, TokenizerReport
@@ -154,6 +155,19 @@ def test_other_states(state: str) -> None:
         state
     ] in tags.text
     assert ("details" in tags.names) == (state != "waiting")
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_gguf_files_are_named_with_their_types(only: bool) -> None:
+    here = "hf://you/x-GGUF" if only else "hf://you/x"
+    beside = None if only else ResultPlace("hf://you/x-GGUF", "https://hub/you/x-GGUF", None)
+    result = Result(here, "https://hub/you/x", None, 10, 1.0, gguf=beside)
+    request = replace(JOB.request, gguf=("Q8_0", "BF16"), only_gguf=only)
+
+    text = shown(job_card(replace(JOB, state="done", result=result, request=request))).text
+
+    assert "GGUF files (Q8_0, BF16): you/x-GGUF" in text
+    assert ("Open you/x" in text) == (not only)
 
 
 @pytest.mark.parametrize("counts", [{}, {EVIL: 7}])

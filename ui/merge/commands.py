@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from merging.destinations import scheme_of
@@ -28,6 +29,18 @@ def command_line(request: MergeRequest) -> str:
     where = ["--to", destination_elsewhere(request), *_options(request)]
     run = shlex.join(["alloy", "run", "recipe.yml", *where])
     return f"cat > recipe.yml <<'{end}'\n{request.recipe.rstrip()}\n{end}\n{run}\n"
+
+
+def gguf_command(model: str, request: MergeRequest) -> str:
+    """A shell command that makes the same GGUF files of a model.
+
+    Args:
+        model: as recipes name it
+        request: where the files go, and their types; its recipe does not count
+    """
+    to, types = destination_elsewhere(request), ",".join(request.gguf)
+    options = _options(replace(request, gguf=(), only_gguf=False))
+    return shlex.join(["alloy", "gguf", model, "--to", to, f"--types={types}", *options])
 
 
 def python(request: MergeRequest) -> str:

@@ -145,7 +145,8 @@ def _where(job: JobStatus, result: Result) -> Markup:
     if asked := result.location.partition("@refs/pr/")[2]:
         found = link(result.url, t("jobs.pull_request", number=asked, name=name.partition("@")[0]))
     elif result.url:
-        found = link(result.url, t("jobs.open", name=name))
+        files = t("jobs.gguf", types=", ".join(job.request.gguf), name=name)
+        found = link(result.url, files if job.request.only_gguf else t("jobs.open", name=name))
     else:
         found = escape(t("jobs.saved", folder=name))
     return tag.p(found, class_="alloy-result")

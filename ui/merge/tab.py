@@ -19,12 +19,12 @@ from ui.hub.recipes import QUERY, recipe_of
 from ui.hub.search import HubSearch
 from ui.languages.translate import in_each_language, t
 from ui.merge.action_bar import FORGET_OTHERS, SHOW_BEGUN, ActionBar, said_of
-from ui.merge.commands import hf_job
+from ui.merge.commands import gguf_command, hf_job
 from ui.merge.destination import PULL_REQUEST, REVISION, DestinationChoice
 from ui.merge.destination_panel import DestinationPanel
 from ui.merge.editor import RecipeEditor
 from ui.merge.editor_script import MEND_EDITORS
-from ui.merge.gguf_panel import USUAL, GgufPanel
+from ui.merge.gguf_panel import USUAL, GgufPanel, shell
 from ui.merge.history import record
 from ui.merge.my_merges import MAX_REMEMBERED, MyMerges, remembered
 from ui.merge.naming import default_name
@@ -122,6 +122,10 @@ class MergeTab:
             [self.gguf.go.click, self.gguf.model.submit], self._gguf_of_any, making,
             [self.mine.jobs, self.gguf.message], show_progress_on=self.gguf.message, **PLANNING,
         ).success(**self.mine.watching)  # fmt: skip
+        gr.on(
+            [self.gguf.model.change, self.gguf.types.change, *self.destination.changes],
+            self._gguf_command, making, self.gguf.command, **QUIET,
+        )  # fmt: skip
         for number, slot in enumerate(self.mine.slots):
             slot.gguf.click(
                 self._gguf_of_result(number), making, [self.mine.jobs, slot.message],
@@ -352,26 +356,47 @@ class MergeTab:
             download=choice.is_download,
         )
 
+    def _gguf_command(self, values: Given, oauth: gr.OAuthToken | None) -> str:
+        """The command that makes GGUF files of the named model; nothing while none is named, or none can be made."""
+        model, who = values[self.gguf.model].strip(), account(self.host, oauth)
+        try:
+            request = self._gguf_request(model, values, who) if model else None
+        except MergeError:
+            request = None
+        return shell(gguf_command(model, request)) if request else ""
+
+    def _gguf_request(self, model: str, values: Given, who: Account) -> MergeRequest:
+        """Where GGUF files of a model go, and their types: those that are ticked.
+
+        Raises:
+            MergeError: there is no such place.
+        """
+        choice = self.destination.choice(values)
+        if not who.token:
+            choice = replace(choice, owners=())
+        name = model.partition("@")[0].rstrip("/").rpartition("/")[2] + SUFFIX
+        return MergeRequest(
+            to=choice.location(self.host, name),
+            private=choice.private,
+            overwrite=choice.existing == REVISION,
+            download=choice.is_download,
+            pull_request=choice.existing == PULL_REQUEST,
+            gguf=tuple(values[self.gguf.types] or [USUAL]),
+        )
+
     def _make_gguf(self, model: str, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> str:
         """Queue GGUF files of a model, of the ticked types; the job's id.
 
         Raises:
             MergeError: see `MergeService.gguf`.
         """
-        who, choice = account(self.host, oauth), self.destination.choice(values)
-        if not who.token:
-            choice = replace(choice, owners=())
-        name = model.partition("@")[0].rstrip("/").rpartition("/")[2] + SUFFIX
+        who = account(self.host, oauth)
+        asked = self._gguf_request(model, values, who)
         return self.service.gguf(
-            model,
-            choice.location(self.host, name),
-            values[self.gguf.types] or [USUAL],
-            who,
-            visitor(who, request),
-            private=choice.private,
-            download=choice.is_download,
-            **choice.for_existing,
-        )
+            model, asked.to, asked.gguf, who, visitor(who, request),
+            private=asked.private, download=asked.download,
+            overwrite=asked.overwrite, pull_request=asked.pull_request,
+        )  # fmt: skip
 
     def _try(
         self, text: str, name: str, request: gr.Request, oauth: gr.OAuthToken | None

@@ -267,9 +267,9 @@ def makeable(types: Sequence[str]) -> tuple[FileType, ...]:
 
 def estimated_bytes(plan: Plan, kinds: Sequence[FileType], only_gguf: bool) -> int:
     """Bytes of a result, with GGUF files of these types."""
-    elements = sum(tensor.elements for tensor in plan.tensors)
+    shapes = [tensor.shape for tensor in plan.tensors]
     own = 0 if only_gguf else plan.bytes_out + plan.bytes_beside
-    return own + sum(kind.estimated_bytes(elements) for kind in kinds)
+    return own + sum(kind.estimated_bytes(shapes) for kind in kinds)
 
 
 def peak_memory(plan: Plan, kinds: Sequence[FileType], to: str) -> int:

@@ -234,7 +234,7 @@ footer { gap: 1rem; }
 .alloy-numbers { display: flex; flex-wrap: wrap; gap: .1rem 1.2rem; font-size: .88rem;
   font-variant-numeric: tabular-nums; color: var(--body-text-color-subdued); }
 .alloy-card details { margin-top: .6rem; font-size: .85rem; }
-.alloy-card details pre { white-space: pre-wrap; margin: .4rem 0 0; font-size: .8rem; }
+.alloy-card details pre, .alloy-gguf pre { white-space: pre-wrap; margin: .4rem 0 0; font-size: .8rem; }
 .alloy-result { font-size: 1.05rem; font-weight: 600; }
 .alloy-held { border-left: 3px solid var(--primary-500); padding: .5rem .8rem; background: var(--block-background-fill);
   border-radius: 0 var(--radius-lg) var(--radius-lg) 0; }

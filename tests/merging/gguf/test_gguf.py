@@ -108,6 +108,8 @@ def test_instead_of_a_merge_there_is_nothing_else(parents: Path, tmp_path: Path)
 
     assert result.gguf is None
     assert set(files(tmp_path / "out")) == {"out-Q8_0.gguf", "README.md"}
+    assert result.bytes_out == (tmp_path / "out" / "out-Q8_0.gguf").stat().st_size
+    assert result.written_by == ("folder",)
     found = keys(tmp_path / "out" / "out-Q8_0.gguf")
     assert found["general.architecture"] == "llama"
     assert found["general.file_type"] == FILE_TYPES["Q8_0"].number
@@ -163,6 +165,7 @@ def test_a_run_that_failed_continues_with_the_files_that_are_missing(
     result = run_plan(plan, "hf://alice/out-GGUF", token=token, gguf=types, only_gguf=True)
 
     assert result.verified
+    assert result.written_by == ("LFS",)
     assert len(hub.log.find("PUT", "^/upload/")) == 1
     run_plan(planned(parents), str(tmp_path / "out-GGUF"), gguf=types, only_gguf=True)
     for kind in types:

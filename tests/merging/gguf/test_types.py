@@ -34,6 +34,20 @@ def test_a_mix_gives_more_bits_to_some_layers() -> None:
     assert types["blk.3.ffn_down.weight"].name == "Q5_0"
 
 
+@pytest.mark.parametrize(
+    ("kind", "shapes", "expected"),
+    [
+        ("Q6_K", [(1000, 512), (512,)], 1.02 * (512_000 * 210 / 256 + 4 * 512)),
+        ("Q6_K", [(1000, 576)], 1.02 * 576_000 * 34 / 32),  # as Q8_0
+        ("Q8_0", [(2, 10, 30)], 1.02 * 600 * 2),  # as F16
+        ("Q4_K_M", [(1000, 512)], 1.1 * 512_000 * 144 / 256),
+        ("BF16", [], 0),
+    ],
+)
+def test_a_size_is_estimated_from_shapes(kind: str, shapes: list[tuple[int, ...]], expected: float) -> None:
+    assert FILE_TYPES[kind].estimated_bytes(shapes) == int(expected)
+
+
 def test_types_without_a_mix_have_one_type_but_for_the_head_and_float32() -> None:
     assert {kind.name for kind in tensor_types(FILE_TYPES["Q8_0"], TENSORS, SHAPE).values()} == {
         "Q8_0",

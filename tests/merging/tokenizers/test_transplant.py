@@ -148,7 +148,7 @@ def test_a_donor_may_be_a_tokenizer_without_weights(
     config: bool, rule: str | None, folder: Path, tmp_path: Path
 ) -> None:
     donor = without_weights(folder / "donor", tmp_path / "tokenizer", config)
-    named = {"approximate": rule} if rule else {}
+    named: dict[str, Any] = {"approximate": rule} if rule else {}
 
     plan = merge(recipe(folder, "model", source=str(donor), **named), tmp_path / "out")
 

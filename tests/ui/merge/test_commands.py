@@ -13,7 +13,7 @@ import pytest
 
 from tests import ROOT
 from tests.ui.test_cards import shown
-from ui.merge.commands import command_line, hf_job, python
+from ui.merge.commands import command_line, gguf_command, hf_job, python
 from ui.merge.job_card import job_card
 from ui.server.jobs import JobStatus, MergeRequest
 
@@ -99,3 +99,13 @@ def test_a_card_shows_them_once_the_job_has_ended() -> None:
     assert "--revision" not in shown(job_card(job, "you/alloy")).text
     assert "hf jobs run" not in shown(job_card(job)).text
     assert "alloy run" not in shown(job_card(JobStatus("id", "x", (), "waiting", request=job.request))).text
+
+
+def test_gguf_files_of_any_model_are_made_elsewhere_too() -> None:
+    plain = MergeRequest(to="hf://me/it-GGUF", gguf=("Q4_K_M", "Q8_0"))
+    other = MergeRequest(to="/space/merged/it-GGUF", gguf=("BF16",), private=False, overwrite=True)
+
+    command = gguf_command("you/it@main", plain)
+    assert command == "alloy gguf you/it@main --to hf://me/it-GGUF --types=Q4_K_M,Q8_0"
+    command = gguf_command("a b; rm *", other)
+    assert command == "alloy gguf 'a b; rm *' --to it-GGUF --types=BF16 --overwrite --public"
