@@ -10,8 +10,11 @@ import torch
 import yaml
 from transformers import AutoTokenizer
 
+from evaluation import reply
+from evaluation.llama_model import load_gguf
 from examples.models import BASE, TEXTS, VOICES, model_folder
 from merging import read_recipe, route_prompts
+from merging.gguf_conversion import write_gguf
 from tests.merging.experts.dense import loaded, made
 
 pytestmark = pytest.mark.real_models
@@ -65,3 +68,20 @@ def test_it_answers(tmp_path: Path) -> None:
     with torch.inference_mode():
         tokens = network.generate(**given, max_new_tokens=16, do_sample=False)[0]
     assert "Madrid" in tokenizer.decode(tokens[given["input_ids"].shape[1] :])
+
+
+@pytest.mark.nightly
+def test_its_gguf_file_answers_in_llama_cpp(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra `llama` is not installed")
+    made(of_voices("router"), tmp_path / "out")
+    model = load_gguf(write_gguf(str(tmp_path / "out"), "Q8_0", tmp_path))
+
+    answer = reply(
+        model,
+        [{"role": "user", "content": "What is the capital of Spain?"}],
+        max_new_tokens=16,
+        temperature=0,
+    )
+
+    assert "Madrid" in "".join(answer)
+    model.server.close()
