@@ -335,7 +335,7 @@ def may_heal(job: JobStatus) -> bool:
 
 
 def may_run(job: JobStatus) -> bool:
-    """Whether chat and scores can read the result: they can read no download, and no GGUF files."""
+    """Whether chat and scores are offered: they can read no download, and the model of GGUF files is elsewhere."""
     return not (job.request.download or job.request.only_gguf)
 
 

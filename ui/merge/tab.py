@@ -269,7 +269,7 @@ class MergeTab:
 
     def _gguf_of_any(self, values: Given, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
         try:
-            job = self._make_gguf(values[self.gguf.model].strip(), values, request, oauth)
+            job = self._make_gguf(self._named_model(values), values, request, oauth)
         except MergeError as error:
             return {self.gguf.message: html(map(trouble, error.problems))}
         return {**self._begun(job, values), self.gguf.message: ""}
@@ -358,12 +358,16 @@ class MergeTab:
 
     def _gguf_command(self, values: Given, oauth: gr.OAuthToken | None) -> str:
         """The command that makes GGUF files of the named model; nothing while none is named, or none can be made."""
-        model, who = values[self.gguf.model].strip(), account(self.host, oauth)
+        model, who = self._named_model(values), account(self.host, oauth)
         try:
             request = self._gguf_request(model, values, who) if model else None
         except MergeError:
             request = None
         return shell(gguf_command(model, request)) if request else ""
+
+    def _named_model(self, values: Given) -> str:
+        """The model that is named for GGUF files; a field that was never unfolded has no value."""
+        return (values[self.gguf.model] or "").strip()
 
     def _gguf_request(self, model: str, values: Given, who: Account) -> MergeRequest:
         """Where GGUF files of a model go, and their types: those that are ticked.
