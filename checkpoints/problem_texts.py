@@ -1757,6 +1757,10 @@ PROBLEMS: dict[str, Text] = {
         ),
         "Name another folder, or undo the change to continue.",
     ),
+    "backup-not-on-hub": Text(
+        "The records of a search are copied to a repository on the Hub, and {given} is none.",
+        "Write `--backup hf://owner/name`.",
+    ),
     "no-search": Text("{folder} holds no search.", "Start one with `alloy search run SPACE --to {folder}`."),
     "no-best": Text("{folder} holds no best recipe yet.", "Run the search to its end."),
     # evaluation
@@ -1877,12 +1881,12 @@ PROBLEMS: dict[str, Text] = {
         "Write `train: sft` with texts, or name another teacher.",
     ),
     "state-not-private": Text(
-        "{repository} is public, and the state of the training would be readable there.",
-        "Make it private, name another repository, or keep the state in a folder with `--work`.",
+        "{repository} is public, and unfinished work would be readable there.",
+        "Make it private, or name another repository. A training keeps its state in a folder with `--work`.",
     ),
     "state-not-stored": Text(
-        "The state of the training could not be kept in {repository}: {error}.",
-        "Run it again to continue, or keep the state in a folder with `--work`.",
+        "Unfinished work could not be kept in {repository}: {error}.",
+        "Run it again to continue. A training keeps its state in a folder with `--work`.",
     ),
     "adapter-only-lora": Text(
         "`--adapter-only` writes a LoRA, and `weights: {weights}` trains whole tensors.",

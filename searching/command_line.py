@@ -175,6 +175,14 @@ def search(
         typer.Option("--finish", help="Score no further trial: choose among those that ended, and report."),
     ] = False,
     storage: Storage = None,
+    backup: Annotated[
+        str | None,
+        typer.Option(
+            metavar="hf://OWNER/NAME",
+            show_default=False,
+            help="A private repository for a copy of the records, from where another machine continues.",
+        ),
+    ] = None,
     on: On = None,
     texts: Annotated[
         Path | None,
@@ -197,7 +205,13 @@ def search(
         return CANNOT_BE_SEARCHED
     show = _print_progress if progress == "text" else _print_progress_line
     found = run_search(
-        planned, to, finish=finish, storage=storage, on_trial=show, cancel=cancel_on_interrupt()
+        planned,
+        to,
+        finish=finish,
+        storage=storage,
+        backup=backup,
+        on_trial=show,
+        cancel=cancel_on_interrupt(),
     )
     if progress == "jsonl":
         print_line("done", report=found.report.to_dict())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,12 +74,14 @@ class Records:
 
     Args:
         path: of the file, which need not exist
+        on_added: called after each line that was written
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, on_added: Callable[[], None] | None = None):
         self.asked: dict[int, Asked] = {}
         self.scored: dict[tuple[str, Part], Scored] = {}
         self._path = path
+        self._on_added = on_added
         # Where the file ends in the middle of a line, that line is cut off.
         whole = path.read_bytes() if path.exists() else b""
         kept = whole[: whole.rfind(b"\n") + 1]
@@ -97,6 +99,8 @@ class Records:
             file.flush()
             os.fsync(file.fileno())
         self._enter(record)
+        if self._on_added:
+            self._on_added()
 
     def _enter(self, record: Asked | Scored) -> None:
         if isinstance(record, Asked):

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from checkpoints.problems import Cancelled, MergeError, Problem, RecipeError
 from evaluation import EvaluationError
 from merging import Recipe
+from searching.backup import Backup
 from searching.descent import PENALTY, Descent
 from searching.figures import Figures, excess, figure, score
 from searching.goals import Part
@@ -38,6 +39,7 @@ from searching.workers import Job, ThisProcess, Workers
 
 # LM-Cocktail weighs models by nats per token. Bits per byte times this are that, with four bytes to a token.
 NATS_PER_TOKEN = 4 * math.log(2)
+_RECORDS = "trials.jsonl"
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def run_search(
     *,
     finish: bool = False,
     storage: str | None = None,
+    backup: str | None = None,
     on_trial: Callable[[SearchProgress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> SearchResult:
@@ -99,6 +102,8 @@ def run_search(
         finish: score no further trial: choose among those that have ended, and report
         storage: URL of a database whose study other machines may join, see `join_search`; None for a search of this
             machine alone
+        backup: `hf://owner/name`, a private repository that a copy of the records is kept in until the search ends;
+            the same search continues from there in another folder, on any machine. None for no copy
         on_trial: called after each recipe that was scored
         cancel: set it from another thread to stop; what was scored is kept, and a report without the report part is
             written
@@ -106,11 +111,11 @@ def run_search(
     Raises:
         SearchError: the plan has problems, the folder holds another search, another process uses it, or the database
             cannot be used.
-        MergeError: the parents can no longer be read.
+        MergeError: the parents can no longer be read, or the Hub refuses the repository of the copy.
         Cancelled: `cancel` was set.
     """
     shared = Storage(storage) if storage else None
-    with _opened(plan, Path(folder), shared, on_trial, cancel) as search:
+    with _opened(plan, Path(folder), shared, on_trial, cancel, backup) as search:
         return search.run(finish=finish)
 
 
@@ -149,6 +154,7 @@ def _opened(
     storage: Storage | None,
     on_trial: Callable[[SearchProgress], None] | None,
     cancel: threading.Event | None,
+    backup: str | None = None,
 ) -> Iterator[_Search]:
     """A search that no other process runs in the same folder."""
     if not plan.ok:
@@ -158,13 +164,30 @@ def _opened(
     try:
         with lock.acquire(timeout=0):
             check_folder(plan, folder)
-            search = _Search(plan, folder, storage, on_trial, cancel or threading.Event())
-            try:
-                yield search
-            finally:
-                search.close()
+            with _backed_up(folder / _RECORDS, backup, _digest(plan)) as on_record:
+                search = _Search(plan, folder, storage, on_trial, cancel or threading.Event(), on_record)
+                try:
+                    yield search
+                finally:
+                    search.close()
     except Timeout:
         raise SearchError(Problem("search-in-use", {"folder": str(folder)})) from None
+
+
+@contextmanager
+def _backed_up(records: Path, place: str | None, key: str) -> Iterator[Callable[[], None] | None]:
+    """What copies the records of a search while it runs; None for no copy. The copy is removed when the search ends."""
+    if place is None:
+        yield None
+        return
+    backup = Backup(records, place, key)
+    backup.open()
+    try:
+        yield backup.copy
+    except BaseException:
+        backup.copy(now=True)
+        raise
+    backup.remove()
 
 
 def check_folder(plan: SearchPlan, folder: Path) -> None:
@@ -175,10 +198,10 @@ def check_folder(plan: SearchPlan, folder: Path) -> None:
     """
     texts = _identity(plan)
     there = {name: folder / name for name in texts}
-    if not (folder / "trials.jsonl").exists():
+    if not (folder / _RECORDS).exists():
         for name, text in texts.items():
             there[name].write_text(text, encoding="utf-8")
-        (folder / "trials.jsonl").touch()
+        (folder / _RECORDS).touch()
         return
     for name, text in texts.items():
         before = there[name].read_text(encoding="utf-8") if there[name].exists() else ""
@@ -195,6 +218,11 @@ def _identity(plan: SearchPlan) -> dict[str, str]:
         "parents.json": json.dumps(plan.parents, indent=2, ensure_ascii=False),
         "data.json": json.dumps(plan.data.to_dict(), ensure_ascii=False),
     }
+
+
+def _digest(plan: SearchPlan) -> str:
+    """The same for searches of the same space, parents and data."""
+    return hashlib.sha256("\n".join(_identity(plan).values()).encode()).hexdigest()
 
 
 def _changed(name: str, before: str, now: str) -> tuple[str, list[str]]:
@@ -220,6 +248,7 @@ class _Search:
         storage: of a study that machines share; None for one of this process
         on_trial: called after each recipe that was scored
         cancel: stops it
+        on_record: called after each line of the records
     """
 
     def __init__(
@@ -229,6 +258,7 @@ class _Search:
         storage: Storage | None,
         on_trial: Callable[[SearchProgress], None] | None,
         cancel: threading.Event,
+        on_record: Callable[[], None] | None = None,
     ):
         self.plan = plan
         self.space = plan.space
@@ -236,7 +266,7 @@ class _Search:
         self.goals = self.settings.goals
         self.folder = folder
         self.storage = storage
-        self.records = Records(folder / "trials.jsonl")
+        self.records = Records(folder / _RECORDS, on_record)
         self.on_trial = on_trial
         self.cancel = cancel
         # When the first recipe began to be scored: until then models are loaded.
@@ -441,8 +471,7 @@ class _Search:
 
     def shared_study(self, storage: Storage) -> SharedStudy:
         """The study of this search in a database; another space, parent or text has another study."""
-        whole = "\n".join(_identity(self.plan).values())
-        name = f"alloy-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+        name = f"alloy-{_digest(self.plan)[:16]}"
         return SharedStudy(self.space, self.settings.by, storage, name)
 
     def rebuilt(self) -> Optimiser:

@@ -291,7 +291,7 @@ class Page:
             self.tabs: gr.Tabs(selected="merge"),
         }  # fmt: skip
 
-    def _use_found(self, job: str, memory: FormMemory) -> Updates:
+    def _use_found(self, job: object, memory: FormMemory) -> Updates:
         recipe = self.search.recipe(job)
         if not recipe:
             return unchanged()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import Cancelled, EvaluationError
+from checkpoints.problems import DestinationError
+from evaluation import Cancelled
 from healing import HealPlan, plan_training, run_training
 from tests import ROOT
 from tests.hub.hub import Hub
@@ -119,7 +120,7 @@ def test_a_cancelled_run_leaves_a_repository_that_was_there(hub: Hub, alice: str
 def test_a_state_is_never_public(hub: Hub, alice: str, plan: HealPlan) -> None:
     hub.put("alice/healed", {"README.md": b"mine"}, private=False)
 
-    with pytest.raises(EvaluationError, match="is public"):
+    with pytest.raises(DestinationError, match="is public"):
         run_training(plan, TO)
 
     assert branches(hub) == []
@@ -148,5 +149,5 @@ def test_what_did_not_heal_leaves_no_repository(hub: Hub, alice: str, chain: str
 def test_a_hub_that_refuses_the_state_is_named(hub: Hub, alice: str, plan: HealPlan) -> None:
     hub.fault("POST", "/commit/heal-", status=403, times=None)
 
-    with pytest.raises(EvaluationError, match="could not be kept in alice/healed"):
+    with pytest.raises(DestinationError, match="could not be kept in alice/healed"):
         run_training(plan, TO)

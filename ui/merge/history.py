@@ -70,10 +70,14 @@ def restored(host: Host, kept: object, result: object) -> JobStatus | None:
     Returns:
         None if it cannot be asked for again: the record is not valid, or it was a download.
     """
-    if not isinstance(kept, Mapping) or not isinstance(kept.get("recipe"), str) or not kept.get("to"):
+    if not isinstance(kept, Mapping) or not isinstance(kept.get("recipe"), str):
+        return None
+    rented = _rented(kept.get("rented"))
+    is_search = rented is not None and rented.work == "search"  # what it comes to is a report
+    if not (kept.get("to") or is_search):
         return None
     try:
-        to = destination_of(host, str(kept["to"]))
+        to = "" if is_search else destination_of(host, str(kept["to"]))
     except MergeError:
         return None
     request = MergeRequest(
@@ -84,7 +88,7 @@ def restored(host: Host, kept: object, result: object) -> JobStatus | None:
         pull_request=kept.get("pull_request") is True,
         gguf=tuple(name for name in FILE_TYPES if name in _list(kept.get("gguf"))),
         only_gguf=kept.get("only_gguf") is True,
-        rented=_rented(kept.get("rented")),
+        rented=rented,
     )
     title, models = str(kept.get("title", ""))[:200], kept.get("models")
     names = tuple(str(name) for name in models) if isinstance(models, list) else ()
@@ -102,7 +106,7 @@ def is_lost(job: JobStatus) -> bool:
 
 
 def _rented(kept: object) -> Rented | None:
-    """The rented machine of a merge. Whoever makes one up sees what their own sign-in may see."""
+    """The rented machine of some work. Whoever makes one up sees what their own sign-in may see."""
     if not isinstance(kept, Mapping):
         return None
     namespace, job, flavor = (str(kept.get(name, "")) for name in ("namespace", "id", "flavor"))
@@ -110,7 +114,7 @@ def _rented(kept: object) -> Rented | None:
         return None
     weights = kept.get("weights")
     url = f"{constants.ENDPOINT}/jobs/{namespace}/{job}"
-    work = "heal" if kept.get("work") == "heal" else "merge"
+    work = str(kept["work"]) if kept.get("work") in ("heal", "search") else "merge"
     return Rented(namespace, job, flavor, url, weights if isinstance(weights, int) else 0, work)
 
 

@@ -31,8 +31,8 @@ Outcome = TypeVar("Outcome")
 IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"
 # A second attempt continues from what is on the Hub.
 ATTEMPTS = 2
-# Seconds between two looks at a job, and lines of its log that are looked at.
-POLL, LINES = 3.0, 200
+# Seconds between two looks at a job, and lines of its log that are looked at: at first, and then.
+POLL, FIRST_LINES, LINES = 3.0, 10_000, 200
 # Seconds for which the log of a job that ended is looked at until it says how: its last lines may come late.
 LATE_SECONDS = 15.0
 # Looks that may fail one after the other before a job is given up here; it goes on.
@@ -70,7 +70,7 @@ def rent(
         machine: the Hub's name of the kind
         seconds: that it is estimated to take there
         options: arguments of the script
-        environment: what it reads
+        environment: what it reads, besides OWNER, the account
         extras: of this program that it needs
         weights, work: see `Rented`
 
@@ -88,6 +88,7 @@ def rent(
             command=["bash", "-c", INSTALL + script, "alloy", *options],
             env={
                 **environment,
+                "OWNER": owner,
                 "EXTRAS": f"[{','.join(extras)}]" if extras else "",
                 "CODE_REPOSITORY": code.repository if code else "",
                 "CODE_FILE": code.file if code else "",
@@ -113,12 +114,16 @@ class JobWatch(ABC, Generic[Outcome]):
         rented: the job
         api: whose access to use
         report: takes lines of its log, and what is made of them
+
+    Attributes:
+        environment: of the job, once it was looked at
     """
 
     def __init__(self, rented: Rented, api: HfApi, report: Callable[[Any], None]):
         self.rented = rented
         self.api = api
         self.report = report
+        self.environment: Mapping[str, str] = {}
         self._where: dict[str, Any] = {"job_id": rented.id, "namespace": rented.namespace}
         self._seen: list[str] = []
         self._problems: tuple[Problem, ...] = ()
@@ -174,11 +179,13 @@ class JobWatch(ABC, Generic[Outcome]):
     def _look(self) -> tuple[str, str]:
         """The stage and what is said of it; reports what is new in the log."""
         # The stage first: whatever a job wrote before its end is then in the log.
-        status = self.api.inspect_job(**self._where).status
-        lines = list(self.api.fetch_job_logs(**self._where, follow=False, tail=LINES))
+        job = self.api.inspect_job(**self._where)
+        status, self.environment = job.status, job.environment or {}
+        most = LINES if self._seen else FIRST_LINES
+        lines = list(self.api.fetch_job_logs(**self._where, follow=False, tail=most))
         for line in _new(self._seen, lines):
             self._read(line)
-        self._seen = lines
+        self._seen = lines[-LINES:]
         return str(getattr(status.stage, "value", status.stage)), status.message or ""
 
     def _read(self, line: str) -> None:

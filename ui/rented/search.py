@@ -1,4 +1,6 @@
-"""A search on a rented machine. What it found comes back in its log, since nothing else of the machine is left."""
+"""A search on a rented machine. What it found comes back in its log, since nothing else of the machine is left; its
+records are copied to the repository of the program, from where the job's second attempt continues.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +9,27 @@ import gzip
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import HfApi
 
 from merging import MergeError, Problem
 from ui.hub.account import Account
+from ui.rented.code import REPOSITORY
 from ui.rented.job import JobWatch, rent
 from ui.rented.machines import Needs
-from ui.server.jobs import MergeRequest, Rented, SearchWork
+from ui.server.jobs import JobStatus, MergeRequest, Rented, SearchWork
 from ui.server.search_state import SearchState
-from ui.server.searches import SearchService, advised, found_at
-
-if TYPE_CHECKING:
-    from searching import Space
+from ui.server.searches import MAX_SPACE, SearchService, advised, found_at
 
 # A constant: what varies is in the environment.
 SCRIPT = """cd "$(mktemp -d)"
 echo "$SPACE" | base64 -d | gunzip > space.yaml
 echo "$TEXTS" | base64 -d | gunzip > texts.json
-alloy search run space.yaml --to found --texts texts.json --progress jsonl
+alloy search run space.yaml --to found --texts texts.json --backup "hf://$OWNER/$BACKUP" --progress jsonl
 """
 # Bytes of one variable of the environment: Linux takes up to 128 KiB.
 MOST = 120_000
@@ -69,29 +70,51 @@ def begin(
     board.check_room_for_rented(visitor)
     merge, plan = searches.plan(text, texts, who, visitor)
     space = plan.space
-    environment = {"SPACE": _packed(space.text), "TEXTS": _packed(json.dumps(texts, ensure_ascii=False))}
-    key = hashlib.sha256("".join(environment.values()).encode()).hexdigest()[:32]
+    asked = {"SPACE": _packed(space.text), "TEXTS": _packed(json.dumps(texts, ensure_ascii=False))}
+    key = hashlib.sha256("".join(asked.values()).encode()).hexdigest()[:32]
+    environment = {**asked, "BACKUP": REPOSITORY}
     rented = rent(
         SCRIPT, key, who, machine, seconds, environment=environment, extras=["search"], work="search"
     )
     names = tuple(model.name for model in merge.parents)
     request = MergeRequest(merge.recipe, seconds=seconds, rented=rented)
-    layers = max((model.layers for model in merge.parents), default=0)
-    state = SearchState(trials=space.settings.trials, layers=layers)
+    state = SearchState(trials=space.settings.trials)
+    title = " + ".join(name.rpartition("/")[2] for name in names)
+    return board.submit(visitor, title, names, follow(searches, rented, who, visitor), request, state)
+
+
+def found_again(searches: SearchService, job: JobStatus, who: Account, visitor: str) -> JobStatus | None:
+    """Follow a search that an earlier server began; None if that is not possible.
+
+    Args:
+        job: from what the browser kept, with its rented machine
+    """
+    rented = job.request.rented
+    if who.token is None or rented is None:
+        return None
+    work, board = follow(searches, rented, who, visitor), searches.service.board
+    try:
+        board.submit(visitor, job.title, job.models, work, job.request, SearchState(), job_id=job.id)
+    except MergeError:
+        return None
+    return board.status(job.id)
+
+
+def follow(searches: SearchService, rented: Rented, who: Account, visitor: str) -> SearchWork:
+    """The work of watching a rented machine to its end, for the board of jobs."""
+    api = HfApi(token=who.token)
 
     def work(report: Callable[[Any], None], cancel: Any) -> SearchState:
-        found = _SearchWatch(rented, HfApi(token=who.token), report, space, state).until_end(cancel)
+        found = _SearchWatch(rented, api, report).until_end(cancel)
         # The log is all that is known of it: what it advises has to be a merge that can be made.
         checked = searches.service.plan(found.recipe, None, who, visitor)
         if found.recipe and not checked.ok:
             raise MergeError(checked.problems)
         if found.report and found.recipe:
             searches.service.found.add(visitor, found.recipe, found.report.card())
-        return found
+        return replace(found, layers=max((model.layers for model in checked.parents), default=0))
 
-    title = " + ".join(name.rpartition("/")[2] for name in names)
-    followed: SearchWork = work
-    return board.submit(visitor, title, names, followed, request, state)
+    return work
 
 
 def _packed(text: str) -> str:
@@ -107,19 +130,25 @@ def _packed(text: str) -> str:
     return packed
 
 
+def _unpacked(packed: str) -> str:
+    """The text of a space in a variable of the environment.
+
+    Raises:
+        ValueError, zlib.error: it is none.
+    """
+    # A small archive can hold gigabytes.
+    found = zlib.decompressobj(wbits=31).decompress(base64.b64decode(packed), 4 * MAX_SPACE + 1)
+    if len(found) > 4 * MAX_SPACE:
+        raise ValueError
+    return found.decode()
+
+
 class _SearchWatch(JobWatch[SearchState]):
-    def __init__(
-        self,
-        rented: Rented,
-        api: HfApi,
-        report: Callable[[Any], None],
-        space: Space,
-        state: SearchState,
-    ):
+    def __init__(self, rented: Rented, api: HfApi, report: Callable[[Any], None]):
         super().__init__(rented, api, report)
-        self._space = space
-        self._state = state
+        self._state = SearchState()
         self._done: Mapping[str, Any] | None = None
+        self._values: dict[int, float | None] = {}  # by trial: a second attempt may score one again
 
     def heard(self, data: Mapping[str, Any]) -> None:
         if data["phase"] == "done":
@@ -127,27 +156,30 @@ class _SearchWatch(JobWatch[SearchState]):
             return
         who, value, state = str(data["who"]), _number(data["value"]), self._state
         if data["part"] == "search" and who.startswith("trial "):
-            state = replace(state, values=(*state.values, value))
+            self._values[int(who.removeprefix("trial "))] = value
+            state = replace(state, values=tuple(self._values.values()))
         elif data["part"] == "search" and value is not None:
             state = replace(state, baselines={**state.baselines, who: value})
         least = _number(data["least"])
         self._state = replace(
             state,
             phase=str(data["phase"]),
+            trials=int(data["trials"]),
             seconds_left=_number(data["seconds_left"]),
             least=state.least if least is None else least,
         )
         self.report(self._state)
 
     def outcome(self, seconds: float) -> SearchState:
-        from searching import SearchReport
+        from searching import SearchReport, read_space
 
         try:
+            space = read_space(_unpacked(self.environment["SPACE"]))
             report = SearchReport.from_dict(self._done or {})
-            state = found_at(self._space, report.point, self._state) if report.winner else self._state
+            state = found_at(space, report.point, self._state) if report.winner else self._state
             str(report.verdict)  # it has words here
-            recipe = advised(self._space, report, state)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            recipe = advised(space, report, state)
+        except (KeyError, TypeError, ValueError, IndexError, zlib.error) as error:
             raise MergeError(self.failed(type(error).__name__)) from error
         return replace(state, phase="report", seconds_left=0.0, recipe=recipe, report=report)
 

@@ -16,10 +16,11 @@ from ui.job_tray import REMOVE, tray_lines
 from ui.languages.translate import in_each_language, t
 from ui.merge.editor import RecipeEditor
 from ui.merge.form import FormMemory
+from ui.merge.history import id_of, record, restored
 from ui.recipe.presets import presets
 from ui.recipe.sliders import RecipeSlider
 from ui.rented.panel import RentPanel
-from ui.rented.search import begin, needs_of
+from ui.rented.search import begin, found_again, needs_of
 from ui.search.card import lost_card, no_search_card, search_card
 from ui.search.space import SpaceChoice, label_of, moved_at_first, numbers_of, space_text, usual_range
 from ui.search.texts import Examples, SearchTexts
@@ -38,7 +39,8 @@ class SearchTab:
     """The tab: made inside the page's Blocks, and wired when the Merge tab is there.
 
     Attributes:
-        job: a state of the browser with the id of the visitor's search, which the page renders outside its tabs
+        job: a state of the browser with the id of the visitor's search, or its record if a rented machine searches;
+            the page renders it outside its tabs
         use, try_it, merge_it: buttons for the recipe that was found, which the page wires
     """
 
@@ -254,13 +256,14 @@ class SearchTab:
         except ProblemError as error:
             return {self.rented.message: html(map(trouble, error.problems))}
         shown: Updates = {self.space: text, self.space_panel: gr.update(visible=True)}
-        return {**shown, self.job: job, self.message: "", self.rented.message: ""}
+        kept = record(self.searches.service.job(job))
+        return {**shown, self.job: kept, self.message: "", self.rented.message: ""}
 
-    def _stop(self, job: str) -> None:
-        self.searches.service.board.cancel(job)
+    def _stop(self, job: object) -> None:
+        self.searches.service.board.cancel(_id(job))
 
-    def _watch(self, job: str, drawn: str) -> Updates:
-        found = self.found(job)
+    def _watch(self, job: object, drawn: str, request: gr.Request, oauth: gr.OAuthToken | None) -> Updates:
+        found = self.found(job) or self._found_again(job, request, oauth)
         card = search_card(found) if found else lost_card() if job else no_search_card()
         live = found is not None and found.is_live
         there = bool(found and found.search and found.search.recipe and not live)
@@ -275,7 +278,15 @@ class SearchTab:
             updates |= {self.card: card, self.drawn: str(card)}
         return updates
 
-    def _remove(self, job: str, pressed: gr.EventData) -> Any:
+    def _found_again(self, job: object, request: gr.Request, oauth: gr.OAuthToken | None) -> JobStatus | None:
+        """A search on a rented machine that an earlier server followed."""
+        lost = restored(self.host, job, None)
+        if lost is None or not lost.request.rented or lost.request.rented.work != "search":
+            return None
+        who = account(self.host, oauth)
+        return found_again(self.searches, lost, who, visitor(who, request))
+
+    def _remove(self, job: object, pressed: gr.EventData) -> Any:
         """Forget a search that has ended."""
         found = self.found(job)
         is_live = found is not None and found.is_live
@@ -283,13 +294,18 @@ class SearchTab:
 
     def found(self, job: object) -> JobStatus | None:
         """The search with this id, if the server still knows it."""
-        status = self.searches.service.board.status(job) if isinstance(job, str) and job else None
+        status = self.searches.service.board.status(_id(job))
         return status if status and status.search else None
 
     def recipe(self, job: object) -> str:
         """What a search has found; empty if that is nothing."""
         found = self.found(job)
         return found.search.recipe if found and found.search else ""
+
+
+def _id(job: object) -> str:
+    """The id of a search, from what the browser keeps."""
+    return job if isinstance(job, str) else id_of(job)
 
 
 def _by_parameter(numbers: dict[str, RecipeSlider]) -> dict[str, Sequence[RecipeSlider]]:

@@ -19,7 +19,7 @@ from merging import MergeError, Result
 from searching import Comparison, SearchReport
 from tests.hub import Hub
 from tests.hub.rented import RentedJob
-from tests.merges import without_pauses
+from tests.merges import wait_for, without_pauses
 from tests.tiny import save_tokenizer, tiny_llama
 from tests.ui.conftest import until_ended
 from tests.ui.rented.rooms import furnish
@@ -334,6 +334,99 @@ def test_what_the_work_takes(who: Account, service: MergeService) -> None:
     assert training.alone[0] == 2 * training.alone[1] > 0
     assert searching.memory > 0
     assert {*searching.alone} == {300.0}
+
+
+def test_a_search_is_found_again_after_a_restart(
+    hub: Hub, who: Account, service: MergeService, prints: Callable[..., None], tmp_path: Path
+) -> None:
+    from searching import read_space
+
+    space, gate = read_space(SPACE), tmp_path / "gate"
+    point = {axis.name: 0.75 for axis in space.axes}
+    scores = [scored(f"trial {number}", 1.5 - number / 1000) for number in range(300)]
+    end = {"phase": "done", "report": reported(point, space.recipe(point).text).to_dict()}
+    prints(*scores, scores[0], end, first=f"while [ ! -e {gate} ]; do sleep 0.05; done; ")
+    job = search.begin(SearchService(service), SPACE, TEXTS, who, "me", MACHINE, 300.0)
+    kept = json.loads(json.dumps(record(service.job(job))))
+    assert str(who.token) not in json.dumps(kept)
+    later = SearchService(MergeService(service.host, JobBoard()))
+    lost = restored(later.host, kept, None)
+    assert lost is not None
+
+    assert search.found_again(later, lost, Account("nobody"), "me") is None
+    found = search.found_again(later, lost, who, "me")
+    gate.touch()
+    assert found is not None
+    done = until_ended(later.service, found.id)
+
+    assert (done.state, done.title, done.models) == ("done", "base + a", ("alice/base", "alice/a"))
+    assert done.search is not None
+    assert "weight: 0.75" in done.search.recipe
+    assert (len(done.search.values), done.search.layers) == (300, 4)
+    assert later.service.found.card("me", done.search.recipe)
+
+
+@pytest.mark.parametrize("made_up", ["a training", "a bomb"])
+def test_a_job_that_is_no_search(
+    made_up: str, hub: Hub, who: Account, service: MergeService, prints: Callable[..., None]
+) -> None:
+    prints({"phase": "done", "report": reported({}, "").to_dict()})
+    kept = record(service.job(begun(service, who)))
+    if made_up == "a bomb":
+        only(hub).spec["environment"]["SPACE"] = search._packed(" " * 10_000_000)
+    kept["rented"]["work"] = "search"
+    later = SearchService(MergeService(service.host, JobBoard()))
+    lost = restored(later.host, kept, None)
+    assert lost is not None
+
+    found = search.found_again(later, lost, who, "me")
+
+    assert found is not None
+    assert [it.code for it in until_ended(later.service, found.id).problems] == ["rented-failed"]
+
+
+def lines_of(job: RentedJob) -> list[dict[str, Any]]:
+    """What the commands of a job said for programs, in all its attempts."""
+    return [json.loads(text) for _, text in job.lines if text.startswith("{")]
+
+
+@pytest.mark.nightly
+def test_second_attempts_continue(hub: Hub, who: Account, service: MergeService, tmp_path: Path) -> None:
+    furnish(hub, tmp_path)
+    searched = search.begin(
+        SearchService(service), SPACE.replace("trials: 2", "trials: 40"), TEXTS, who, "me", MACHINE, 300.0
+    )
+    wait_for(lambda: copied(hub, "alice/alloy-code", "search-"), 300)
+    [machine] = hub.rented.jobs.values()
+    hub.rented.lose(machine)
+    done = until_ended(service, searched, seconds=600)
+
+    assert done.state == "done", done.problems
+    assert machine.runs == 2
+    first = [line for line in lines_of(machine) if (line.get("who"), line.get("part")) == ("given", "search")]
+    assert len(first) == 1
+    assert not [ref for ref in hub.repo("alice/alloy-code").refs if ref.startswith("search-")]
+
+    chain = chain_of(
+        "merge_method: passthrough\nmodels: [{model: alice/a}]", datasets=["python-topics"], steps=40
+    )
+    trained = heal.begin(HealService(service), chain, TO, who, "me", MACHINE, 600.0)
+    wait_for(lambda: copied(hub, "alice/healed", "heal-"), 300)
+    machine = next(job for job in hub.rented.jobs.values() if job is not machine)
+    hub.rented.lose(machine)
+    done = until_ended(service, trained, seconds=600)
+
+    assert done.state == "done", done.problems
+    assert machine.runs == 2
+    steps = [line["step"] for line in lines_of(machine) if line["phase"] == "training"]
+    assert steps.count(1) == steps.count(10) == steps.count(40) == 1
+
+
+def copied(hub: Hub, repo: str, branch: str) -> bool:
+    """Whether a branch has something that its repository has not."""
+    found = hub.repos.get(repo)
+    refs = [ref for ref in found.refs if ref.startswith(branch)] if found else []
+    return bool(found and refs and len(found.history(refs[0])) > len(found.history()))
 
 
 @pytest.mark.nightly

@@ -26,11 +26,12 @@ from ui.api import Api
 from ui.host import Host
 from ui.hub.account import Account
 from ui.languages.translate import remark_words, speaking
+from ui.merge.history import record
 from ui.page import build_page
 from ui.search.card import search_card
 from ui.search.chart import chart, front_chart
 from ui.search.texts import MAX_ROWS, VOICES, conversations
-from ui.server.jobs import JobBoard, JobStatus
+from ui.server.jobs import JobBoard, JobStatus, Rented
 from ui.server.merge_service import MergeService
 from ui.server.search_state import SearchState
 from ui.server.searches import MAX_MINUTES, MAX_SPACE, FoundRecipes, SearchService
@@ -423,9 +424,9 @@ def test_the_card_follows_the_job(page: gr.Blocks, searched: tuple[SearchService
     tab = tab_of(page)
     tab.searches, (_, job) = searched[0], searched
 
-    done = tab._watch(job.id, "")
-    again = tab._watch(job.id, done[tab.drawn])
-    lost = tab._watch("gone", "")
+    done = tab._watch(job.id, "", REQUEST, None)
+    again = tab._watch(job.id, done[tab.drawn], REQUEST, None)
+    lost = tab._watch("gone", "", REQUEST, None)
 
     assert job.title in str(done[tab.card]) and tab.card not in again
     assert (done[tab.use]["visible"], done[tab.stop]["visible"], done[tab.clock]["active"]) == (
@@ -436,6 +437,26 @@ def test_the_card_follows_the_job(page: gr.Blocks, searched: tuple[SearchService
     assert "restarted" in str(lost[tab.card]) and not lost[tab.use]["visible"]
     assert tab.recipe(job.id) == job.search.recipe if job.search else False
     assert (tab.recipe("gone"), tab.recipe(None)) == ("", "")
+
+
+def test_a_rented_search_is_kept_so_that_it_is_found_again(
+    page: gr.Blocks, searched: tuple[SearchService, JobStatus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tab = tab_of(page)
+    tab.searches, (_, job) = searched[0], searched
+    rented = Rented("ann", "1", "cpu-upgrade", "", 0, "search")
+    kept = record(replace(job, request=replace(job.request, rented=rented)))
+    asked: list[JobStatus] = []
+    monkeypatch.setattr("ui.search.tab.found_again", lambda _, lost, *__: asked.append(lost) or job)
+
+    known = tab._watch(kept, "", REQUEST, None)
+    assert job.title in str(known[tab.card]) and not asked
+    found = tab._watch({**kept, "id": "lost"}, "", REQUEST, None)
+    local = tab._watch({**kept, "id": "lost", "rented": None}, "", REQUEST, None)
+
+    assert job.title in str(found[tab.card])
+    assert [(it.id, it.request.rented and it.request.rented.id) for it in asked] == [("lost", "1")]
+    assert "restarted" in str(local[tab.card])
 
 
 def test_the_api_searches(family: Path, tmp_path: Path) -> None:

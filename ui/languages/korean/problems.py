@@ -1681,6 +1681,10 @@ PROBLEMS: dict[str, Text] = {
         ),
         "다른 폴더를 쓰거나, 바뀐 것을 되돌려 계속하세요.",
     ),
+    "backup-not-on-hub": Text(
+        "탐색 기록은 Hub의 저장소에 복사하는데, 받은 것은 저장소가 아닙니다: {given}",
+        "`--backup hf://owner/name`처럼 쓰세요.",
+    ),
     "no-search": Text(
         "{folder} 폴더에 탐색이 없습니다.", "`alloy search run SPACE --to {folder}`로 시작하세요."
     ),
@@ -1804,12 +1808,12 @@ PROBLEMS: dict[str, Text] = {
         "글로 `train: sft`를 하거나 다른 교사 모델을 쓰세요.",
     ),
     "state-not-private": Text(
-        "{repository}: 공개 저장소라서 학습 상태가 누구에게나 보입니다.",
-        "비공개로 바꾸거나, 다른 저장소를 쓰거나, `--work`로 폴더에 상태를 두세요.",
+        "{repository}: 공개 저장소라서 끝나지 않은 작업이 누구에게나 보입니다.",
+        "비공개로 바꾸거나 다른 저장소를 쓰세요. 학습은 `--work`로 폴더에 상태를 둡니다.",
     ),
     "state-not-stored": Text(
-        "학습 상태를 {repository} 저장소에 둘 수 없었습니다: {error}.",
-        "다시 실행하면 이어집니다. `--work`로 폴더에 둘 수도 있습니다.",
+        "끝나지 않은 작업을 {repository} 저장소에 둘 수 없었습니다: {error}.",
+        "다시 실행하면 이어집니다. 학습은 `--work`로 폴더에 상태를 둡니다.",
     ),
     "adapter-only-lora": Text(
         "`--adapter-only`는 LoRA를 저장하는데 `weights: {weights}`는 텐서를 통째로 학습합니다.",
