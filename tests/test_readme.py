@@ -31,10 +31,11 @@ def test_the_front_matter_is_one_that_a_space_takes() -> None:
     assert len(str(card["short_description"])) <= 60
     assert card["hf_oauth"] is True
     # The least that will do: make repositories and push to those, read gated parents, list organizations, and see how
-    # much of ZeroGPU's quota is left.
+    # much of ZeroGPU's quota is left. The sign-in does not ask for `jobs`: see `ui.hub.sign_in`.
     assert set(card["hf_oauth_scopes"]) == {  # type: ignore[call-overload]
         "contribute-repos",
         "gated-repos",
+        "jobs",
         "read-billing",
         "read-memberships",
     }

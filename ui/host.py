@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+# The permission to rent machines, as the Hub calls it.
+JOBS = "jobs"
+
 
 @dataclass(frozen=True)
 class Host:
@@ -22,7 +25,8 @@ class Host:
         downloads: folder for results that visitors without an account download, each for an hour
         benchmarks: cache of the answers to benchmarks
         tasks: folder of further benchmarks, in the YAML of lm-eval; None for none
-        rents: the page may rent machines with its visitor's sign-in; on a Space that takes the permission `jobs`
+        rents: the page may rent machines with its visitor's sign-in
+        scopes: permissions that a Space may ask its visitors for, separated by spaces
         browser_key: encrypts what the page keeps in the browser (recipe and job ids, never a token)
     """
 
@@ -36,6 +40,12 @@ class Host:
     tasks: Path | None = None
     rents: bool = False
     commit: str = ""
+    scopes: str = ""
+
+    @property
+    def asks_for_jobs(self) -> bool:
+        """Whether visitors are asked to allow it to rent machines."""
+        return JOBS in self.scopes.split()
 
     @property
     def on_space(self) -> bool:
@@ -49,7 +59,8 @@ class Host:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Host:
-        """Read SPACE_ID, OAUTH_CLIENT_ID, and ALLOY_... for the other fields."""
+        """Read SPACE_ID, OAUTH_CLIENT_ID, OAUTH_SCOPES, and ALLOY_... for the other fields."""
+        scopes = environment.get("OAUTH_SCOPES", "")
         return cls(
             space_id=environment.get("SPACE_ID", ""),
             sign_in="OAUTH_CLIENT_ID" in environment,
@@ -63,6 +74,8 @@ class Host:
                 environment.get("ALLOY_BENCHMARKS") or Path(tempfile.gettempdir(), "alloy-benchmarks")
             ),
             tasks=Path(environment["ALLOY_TASKS"]) if environment.get("ALLOY_TASKS") else None,
+            scopes=scopes,
             rents=environment.get("ALLOY_JOBS") == "1"
+            or JOBS in scopes.split()
             or not {"SPACE_ID", "OAUTH_CLIENT_ID", "ALLOY_DEMO"} & environment.keys(),
         )

@@ -25,6 +25,7 @@ from ui.gallery.tab import GalleryTab
 from ui.host import Host
 from ui.hub.account import account
 from ui.hub.search import KEEP_NAMES, HubSearch
+from ui.hub.sign_in import SIGN_IN, SIGN_OUT, go_to, sign_in_routes
 from ui.job_tray import SHOW, JobTray
 from ui.languages.registry import LANGUAGES
 from ui.languages.translate import in_each_language, speaking, spoken, t, translated
@@ -53,13 +54,6 @@ _MARK = Markup(
     '</defs><circle cx="18" cy="24" r="15" fill="#c76d2f"/><circle cx="30" cy="24" r="15" fill="#8a8580"/>'
     '<circle cx="30" cy="24" r="15" fill="#eab080" clip-path="url(#a)"/></svg>'
 )
-# As Gradio's own button does it: the Space's frame may scroll from then on, the recipe has a moment to be saved, and
-# the query, which may hold a recipe, is kept.
-_GO = """() => {
-    window.parent?.postMessage({ type: "SET_SCROLLING", enabled: true }, "*");
-    setTimeout(() => location.assign("ADDRESS?_target_url=/" + location.search), 500);
-}"""
-
 # A screen reader reads in the document's language, which Gradio sets to English for everyone.
 _SET_LANGUAGE = """() => {
     const [language] = navigator.language.toLowerCase().split("-");
@@ -413,8 +407,8 @@ def _sign_in(page: gr.Blocks) -> None:
         return {enter: gr.update(visible=False), leave: gr.update(value=label, visible=True)}
 
     page.load(who, None, [enter, leave], **QUIET)
-    for button, address in ((enter, "/login/huggingface"), (leave, "/logout")):
-        button.click(None, None, None, js=_GO.replace("ADDRESS", address), **PRIVATE)
+    for button, address in ((enter, SIGN_IN), (leave, SIGN_OUT)):
+        button.click(None, None, None, js=go_to(address), **PRIVATE)
 
 
 async def _busy(request: Request, error: Exception) -> Response:
@@ -451,6 +445,6 @@ def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
         "app_kwargs": {
             "exception_handlers": {HTTPStatus.SERVICE_UNAVAILABLE: _busy},
             "middleware": [Middleware(BodyLimit, uploads=2 * MAX_UPLOAD)],
-            "routes": share_routes(host, HubMerges()),
+            "routes": [*share_routes(host, HubMerges()), *sign_in_routes(host)],
         },
     }

@@ -24,13 +24,17 @@ def page() -> tuple[gr.Blocks, Host]:
         # The Space's own token must not be used for a visitor.
         os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
 
+    from ui.host import Host
+    from ui.hub.sign_in import hold_back
+
+    host = Host.from_environment()
+    hold_back()
+
     import spaces  # noqa: F401 (before torch: on ZeroGPU it stands in for CUDA)
 
-    from ui.host import Host
     from ui.hub.space import running_commit
     from ui.page import build_page
 
-    host = Host.from_environment()
     if host.on_space:
         host = replace(host, commit=running_commit(host.space_id))
     built = build_page(host)

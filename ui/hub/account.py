@@ -18,7 +18,7 @@ import httpx2
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
-from ui.host import Host
+from ui.host import JOBS, Host
 from ui.languages.translate import t
 
 
@@ -29,10 +29,12 @@ class Account:
     Args:
         source: "visitor" (signed in, or an API caller's own token), "machine" (its login), "nobody" (anonymous)
         token: for the Hub; kept only for the lifetime of the request, its job or its merge in memory
+        may_rent: the visitor's sign-in includes the permission to rent machines
     """
 
     source: Literal["visitor", "machine", "nobody"]
     token: str | None = field(default=None, repr=False)
+    may_rent: bool = False
 
     @property
     def for_hub(self) -> str | Literal[False]:
@@ -62,7 +64,7 @@ class Identity:
 def account(host: Host, oauth: gr.OAuthToken | None) -> Account:
     """The account of one request; `oauth` is what Gradio injects."""
     if oauth is not None:
-        return Account("visitor", oauth.token)
+        return Account("visitor", oauth.token, JOBS in oauth.scope.split())
     if host.on_space or host.sign_in:
         # The Space's own token must never serve a visitor.
         return Account("nobody")

@@ -194,12 +194,17 @@ class MergeTab:
 
     def _command(self, values: Given, oauth: gr.OAuthToken | None) -> Any:
         """The command that rents the chosen machine, where the page may not; empty where that is not possible."""
-        needs, choice = values[self.rented.needs], self.destination.choice(values)
-        if self.host.rents or not needs or not self.host.space_id or not choice.owner:
+        needs, choice, who = (
+            values[self.rented.needs],
+            self.destination.choice(values),
+            account(self.host, oauth),
+        )
+        is_allowed = self.host.rents and not self.rented.asks(who)
+        if is_allowed or not needs or not self.host.space_id or not choice.owner:
             return gr.update(visible=False)
         text = values[self.editor.yaml]
         try:
-            offer = self.rented.offer(needs, values[self.rented.machine], account(self.host, oauth))
+            offer = self.rented.offer(needs, values[self.rented.machine], who)
             to = choice.location(self.host, choice.name or default_name(text))
         except MergeError:
             return gr.update(visible=False)

@@ -17,9 +17,10 @@ from checkpoints.memory import machine_memory
 from merging import MergeError, Plan, Problem
 from ui.host import Host
 from ui.hub.account import Account, account
+from ui.hub.sign_in import ALLOW_JOBS, go_to
 from ui.languages.translate import in_each_language, t
 from ui.rented.machines import Needs, Offer, RentedMachine, machines, offers
-from ui.widgets.events import NETWORK, Updates
+from ui.widgets.events import NETWORK, PRIVATE, Updates
 from ui.widgets.html import (
     column,
     count,
@@ -50,6 +51,7 @@ class RentPanel:
         needs: what the work takes, or None
         machine: the chosen one's name
         go: rents it
+        allow: asks for the permission to rent one, where a sign-in has none
         command: what rents it from a shell, where this page may not
         message: what went wrong
     """
@@ -63,17 +65,19 @@ class RentPanel:
             self.offers = gr.HTML(in_each_language(_about))
             self.machine = gr.Radio([], label=t("rent.machine"), visible=False)
             self.go = gr.Button(t(button), visible=False)
+            self.allow = gr.Button(t("rent.allow"), visible=False)
             self.command = gr.Code(label=t("jobs.rented"), language="shell", visible=False, wrap_lines=True)
             self.message = gr.HTML()
 
     @property
     def outputs(self) -> list[Any]:
         """What `show` may update."""
-        return [self.box, self.offers, self.machine, self.go, self.command, self.message]
+        return [self.box, self.offers, self.machine, self.go, self.allow, self.command, self.message]
 
     def wire(self) -> None:
         """Show offers whenever the needs change."""
         self.needs.change(self._shown, self.needs, self.outputs, **{**NETWORK, "show_progress": "hidden"})
+        self.allow.click(None, None, None, js=go_to(ALLOW_JOBS), **PRIVATE)
 
     def _shown(self, needs: Needs | None, oauth: gr.OAuthToken | None) -> Updates:
         return self.show(needs, account(self.host, oauth))
@@ -83,6 +87,7 @@ class RentPanel:
         nothing: Updates = {
             self.message: "",
             self.go: _hidden(),
+            self.allow: _hidden(),
             self.machine: _hidden(),
             self.command: _hidden(),
         }
@@ -93,14 +98,21 @@ class RentPanel:
         if not found:
             words = t("rent.too_large", size=size(needs.memory)) if there else t("rent.unknown")
             return {self.offers: status(words), **nothing}
+        asks = self.asks(who)
+        permission = quiet(t("rent.allow.info")) if asks else None
         names = [(_title(offer), offer.machine.name) for offer in found]
         return {
             **nothing,
             self.box: gr.update(open=True) if needs.memory > machine_memory() else gr.update(),
-            self.offers: html(quiet(t("rent.info")), _table(found), quiet(t("rent.estimate"))),
+            self.offers: html(quiet(t("rent.info")), _table(found), quiet(t("rent.estimate")), permission),
             self.machine: gr.update(choices=names, value=names[0][1], visible=True),
-            self.go: gr.update(visible=self.host.rents),
+            self.go: gr.update(visible=self.host.rents and not asks),
+            self.allow: gr.update(visible=asks),
         }
+
+    def asks(self, who: Account) -> bool:
+        """Whether a visitor has to allow it first."""
+        return self.host.asks_for_jobs and not who.may_rent
 
     def offer(self, needs: Needs | None, name: str, who: Account) -> Offer:
         """The offer of a machine.

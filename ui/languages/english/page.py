@@ -432,6 +432,11 @@ PAGE: dict[str, Template] = {
     "rent.button": "Rent it and merge",
     "rent.button.heal": "Rent it and heal",
     "rent.button.search": "Rent it and search",
+    "rent.allow": "Allow Alloy to rent machines",
+    "rent.allow.info": (
+        "Renting needs one more permission, to run jobs. Hugging Face asks you for it, and you come back to this page "
+        "with your recipe."
+    ),
     "rent.too_large": "This needs {size} of memory, more than any machine that can be rented.",
     "rent.unknown": "The Hub does not say which machines there are.",
     "rent.on": "On a rented machine: {machine}",

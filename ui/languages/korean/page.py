@@ -431,6 +431,11 @@ PAGE: dict[str, Template] = {
     "rent.button": "빌려서 병합",
     "rent.button.heal": "빌려서 회복하기",
     "rent.button.search": "빌려서 탐색",
+    "rent.allow": "Alloy가 컴퓨터를 빌리도록 허용",
+    "rent.allow.info": (
+        "컴퓨터를 빌리려면 작업(jobs)을 실행할 권한이 하나 더 필요합니다. Hugging Face가 동의를 구한 뒤 레시피와 함께 "
+        "이 페이지로 돌아옵니다."
+    ),
     "rent.too_large": "메모리 {size}가 필요한데, 빌릴 수 있는 어떤 컴퓨터보다 큽니다.",
     "rent.unknown": "빌릴 수 있는 컴퓨터를 Hub에서 알아낼 수 없습니다.",
     "rent.on": "빌린 컴퓨터: {machine}",
