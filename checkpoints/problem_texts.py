@@ -99,6 +99,20 @@ PROBLEMS: dict[str, Text] = {
         "What begins with {scheme} here is not an address in an object store.",
         "Write {scheme}bucket/path. Credentials belong in the environment, not into the address.",
     ),
+    "no-address": Text(
+        (
+            "'{given}' is not an address in a bucket of the Hub.",
+            "The bucket is missing.",
+        ),
+        "Write `hf://buckets/owner/name`, with a folder behind it if you like.",
+    ),
+    "no-address-here": Text(
+        (
+            "'{given}' is not an address in a bucket or an object store.",
+            "The bucket is missing.",
+        ),
+        "Write `hf://buckets/owner/name`, or `s3://bucket/path` (also `gs://`, `az://`).",
+    ),
     "bucket-address": Text(
         "'{given}' is not an address in a bucket of the Hub.",
         "Write `hf://buckets/owner/name`, and a folder behind it. Buckets have no revisions.",
@@ -1266,6 +1280,10 @@ PROBLEMS: dict[str, Text] = {
     ),
     "rented-elsewhere": Text(
         "A merge on a rented machine goes to the Hub.", "Choose the Hub as the destination."
+    ),
+    "rented-heal-elsewhere": Text(
+        "A training on a rented machine goes to a repository on the Hub, where a second attempt finds its state.",
+        "Choose your account as the destination.",
     ),
     "rented-refused": Text(
         "Your sign-in may not rent machines (the Hub answered {status}).",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import gradio as gr
 from markupsafe import Markup
 
-from checkpoints.repositories.repository import HUB_SCHEME
+from checkpoints.names import model_name
 from merging import Plan, Problem
 from ui.languages.translate import in_each_language, problem_words, t
 from ui.merge.destination import HUB, DestinationChoice
@@ -105,4 +105,4 @@ def plan_line(plan: Plan, choice: DestinationChoice, location: str | None) -> Ma
 
 
 def _place(choice: DestinationChoice, location: str) -> str:
-    return t("destination.download") if choice.is_download else location.removeprefix(HUB_SCHEME)
+    return t("destination.download") if choice.is_download else model_name(location)

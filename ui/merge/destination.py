@@ -1,16 +1,16 @@
-"""Where a merge goes: a name under an account of the Hub, or a folder among the results of this machine."""
+"""Where a merge goes: a name under an account of the Hub or in a bucket, or a folder among this machine's results."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from checkpoints.names import bucket_place, is_in_bucket, is_in_store, is_store_address
+from checkpoints.names import bucket_place, is_address, is_in_bucket, is_in_store, is_store_address
 from checkpoints.repositories.repository import HUB_SCHEME
 from merging import MergeError, Problem
 from ui.host import Host
 
-HUB, FOLDER, DOWNLOAD = "hub", "folder", "download"
+HUB, FOLDER, DOWNLOAD, BUCKET = "hub", "folder", "download", "bucket"
 # The problem that nobody is signed in: on a Space, and on a machine of one's own.
 NO_OWNER = ("no-owner", "no-owner-here")
 # What happens to an existing model.
@@ -24,12 +24,13 @@ class DestinationChoice:
     """What the page's fields say of the destination.
 
     Args:
-        kind: HUB, FOLDER or DOWNLOAD
+        kind: HUB, FOLDER, DOWNLOAD or BUCKET
         owner: under whose name on the Hub; empty for none
         name: of the new model; empty to suggest one
         existing: what happens to an existing model: REFUSE, REVISION or PULL_REQUEST
         private: whether a new repository is private
         owners: the names that the visitor may write under
+        address: of a bucket, or on a laptop of a place in an object store; the model is a folder in it
     """
 
     kind: str = HUB
@@ -38,6 +39,7 @@ class DestinationChoice:
     existing: str = REFUSE
     private: bool = True
     owners: tuple[str, ...] = ()
+    address: str = ""
 
     @property
     def is_download(self) -> bool:
@@ -62,11 +64,29 @@ class DestinationChoice:
             return name
         if self.kind == FOLDER and host.allow_folders:
             return str(host.results / name)
+        if self.kind == BUCKET:
+            return self._in_bucket(host, name)
         if not self.owner:
             raise MergeError(Problem("no-owner-here" if host.allow_folders else "no-owner"))
-        if self.owner not in self.owners:
-            raise MergeError(Problem("bad-owner", {"owner": self.owner, "owners": list(self.owners)}))
+        self._check_owner(self.owner)
         return f"{HUB_SCHEME}{self.owner}/{name}"
+
+    def _in_bucket(self, host: Host, name: str) -> str:
+        """The address of a new folder in a bucket, or in an object store."""
+        place = self.address.rstrip("/")
+        if not is_address(place) or (is_in_bucket(place) and not bucket_place(place)):
+            code = "no-address-here" if host.allow_folders else "no-address"
+            raise MergeError(Problem(code, {"given": place[:120]}))
+        to = destination_of(host, f"{place}/{name}")
+        if found := bucket_place(to):
+            if not self.owners:
+                raise MergeError(Problem("no-owner-here" if host.allow_folders else "no-owner"))
+            self._check_owner(found[0].partition("/")[0])
+        return to
+
+    def _check_owner(self, owner: str) -> None:
+        if owner not in self.owners:
+            raise MergeError(Problem("bad-owner", {"owner": owner, "owners": list(self.owners)}))
 
 
 def destination_of(host: Host, text: str) -> str:

@@ -11,6 +11,7 @@ from ui.host import Host
 from ui.hub.account import Identity, account, identify
 from ui.languages.translate import in_each_language, t
 from ui.merge.destination import (
+    BUCKET,
     DOWNLOAD,
     FOLDER,
     HUB,
@@ -41,7 +42,7 @@ class DestinationPanel:
         with folded_on_phones(lambda: t("destination.fold")) as self.details, gr.Group():
             with gr.Row():
                 self.kind = gr.Radio(
-                    [(t("destination.hub"), HUB), self._files()],
+                    [(t("destination.hub"), HUB), self._files(), (t("destination.bucket"), BUCKET)],
                     value=HUB,
                     label=t("destination.kind"),
                     info=t("destination.kind.info", folder=host.results)
@@ -49,6 +50,11 @@ class DestinationPanel:
                     else t("destination.kind.download"),
                     min_width=240,
                 )
+                self.address = gr.Textbox(
+                    label=t("destination.address"), placeholder="hf://buckets/owner/name", max_lines=1, min_width=240,
+                    info=t("destination.address.info.here" if host.allow_folders else "destination.address.info"),
+                    visible=False,
+                )  # fmt: skip
                 self.owner = gr.Dropdown([], label=t("destination.owner"), min_width=160)
                 self.name = gr.Textbox(
                     label=t("destination.name"), info=t("destination.name.info"), max_lines=1, min_width=240,
@@ -64,19 +70,20 @@ class DestinationPanel:
             )  # fmt: skip
         self.identity = gr.State(Identity())
         self.inputs: set[Any] = {
-            self.kind, self.owner, self.name, self.private, self.existing, self.identity
+            self.kind, self.owner, self.address, self.name, self.private, self.existing, self.identity
         }  # fmt: skip
 
     @property
     def changes(self) -> list[Callable[..., Any]]:
         """The events after which another destination may be meant."""
         return [
-            self.kind.input, self.owner.input, self.name.input, self.name.blur, self.existing.input
+            self.kind.input, self.owner.input, self.address.input, self.address.blur, self.name.input,
+            self.name.blur, self.existing.input,
         ]  # fmt: skip
 
     def wire(self, page: gr.Blocks) -> None:
         """Add the events; the page's loading asks whose account it is."""
-        fields = [self.owner, self.private, self.existing]
+        fields = [self.owner, self.address, self.private, self.existing]
         self.kind.change(self._kind_chosen, self.kind, fields, **QUIET)
         page.load(
             self._ask_who, None, [self.identity, self.whose, self.kind, self.owner, self.private], **QUIET
@@ -91,11 +98,12 @@ class DestinationPanel:
             existing=values[self.existing],
             private=values[self.private],
             owners=values[self.identity].owners,
+            address=values[self.address].strip(),
         )
 
     @staticmethod
     def _existing(folders: bool) -> list[tuple[str, str]]:
-        """What may happen to an existing model: a folder takes no pull request."""
+        """What may happen to an existing model: a folder, here or in a bucket, takes no pull request."""
         choices = [(t("destination.refuse"), REFUSE), (t("destination.revision"), REVISION)]
         return choices if folders else [*choices, (t("destination.pull_request"), PULL_REQUEST)]
 
@@ -125,7 +133,10 @@ class DestinationPanel:
         }
 
     def _kind_chosen(self, kind: str) -> Updates:
-        on_hub = gr.update(visible=kind == HUB)
-        choices = self._existing(folders=kind == FOLDER)
-        existing = gr.update(visible=kind != DOWNLOAD, choices=choices, value=REFUSE)
-        return {self.owner: on_hub, self.private: on_hub, self.existing: existing}
+        choices = self._existing(folders=kind in (FOLDER, BUCKET))
+        return {
+            self.owner: gr.update(visible=kind == HUB),
+            self.address: gr.update(visible=kind == BUCKET),
+            self.private: gr.update(visible=kind in (HUB, BUCKET)),
+            self.existing: gr.update(visible=kind != DOWNLOAD, choices=choices, value=REFUSE),
+        }

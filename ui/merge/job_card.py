@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
+from checkpoints.names import model_name
 from checkpoints.repositories.repository import HUB_SCHEME
 from merging import Result
 from merging.result_card import with_not_finite
@@ -141,7 +142,7 @@ def _where(job: JobStatus, result: Result) -> Markup:
     """Where the result is, with a link if it is on the Hub, or to each file of a download."""
     if job.request.download:
         return _files(result)
-    name = result.location.removeprefix(HUB_SCHEME)
+    name = model_name(result.location)
     if asked := result.location.partition("@refs/pr/")[2]:
         found = link(result.url, t("jobs.pull_request", number=asked, name=name.partition("@")[0]))
     elif result.url:
@@ -157,7 +158,7 @@ def _gguf(job: JobStatus, result: Result) -> Markup | None:
     place = result.gguf
     if place is None or job.request.download:
         return None
-    name = place.location.removeprefix(HUB_SCHEME)
+    name = model_name(place.location)
     words = t("jobs.gguf", types=", ".join(job.request.gguf), name=name)
     return tag.p(link(place.url, words) if place.url else escape(words), class_="alloy-result")
 

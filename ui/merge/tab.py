@@ -10,6 +10,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from checkpoints.problems import ProblemError
+from checkpoints.repositories.repository import HUB_SCHEME
 from merging import MergeError, Plan
 from merging.gguf.destination import SUFFIX
 from ui.heal.panel import HealPanel
@@ -200,13 +201,15 @@ class MergeTab:
             account(self.host, oauth),
         )
         is_allowed = self.host.rents and not self.rented.asks(who)
-        if is_allowed or not needs or not self.host.space_id or not choice.owner:
+        if is_allowed or not needs or not self.host.space_id:
             return gr.update(visible=False)
         text = values[self.editor.yaml]
         try:
             offer = self.rented.offer(needs, values[self.rented.machine], who)
             to = choice.location(self.host, choice.name or default_name(text))
         except MergeError:
+            return gr.update(visible=False)
+        if not to.startswith(HUB_SCHEME):
             return gr.update(visible=False)
         request = MergeRequest(
             text,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from huggingface_hub import HfApi
 
+from checkpoints.names import is_in_bucket, model_name
 from checkpoints.problems import PlanError
 from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation.remark import Remark
@@ -18,7 +18,7 @@ from evaluation.remark_texts import REMARKS
 from merging import MergeError, Problem
 from merging.engine.workspace import default_workers
 from ui.hub.account import Account
-from ui.rented.job import JobWatch, rent
+from ui.rented.job import JobWatch, known, rent
 from ui.rented.machines import Needs
 from ui.rented.result import verified_result
 from ui.server.heal_state import HealState
@@ -68,8 +68,8 @@ def begin(
     """
     board = heals.service.board
     board.check_room_for_rented(visitor)
-    if not to.startswith(HUB_SCHEME):
-        raise MergeError(Problem("rented-elsewhere"))
+    if not to.startswith(HUB_SCHEME) or is_in_bucket(to):
+        raise MergeError(Problem("rented-heal-elsewhere"))
     plan = heals.plan(chain, who, visitor, elsewhere=True)
     if not plan.ok:
         raise PlanError(plan.problems)
@@ -88,7 +88,7 @@ def begin(
     models = (plan.teacher, *(model.name for model in plan.merge.parents))
     named = tuple(dict.fromkeys(filter(None, models)))
     state = HealState(steps=plan.training.arguments.max_steps)
-    return board.submit(visitor, to.removeprefix(HUB_SCHEME), named, follow(request, who), request, state)
+    return board.submit(visitor, model_name(to), named, follow(request, who), request, state)
 
 
 def follow(request: MergeRequest, who: Account) -> HealWork:
@@ -133,7 +133,7 @@ class _HealWatch(JobWatch[HealState]):
                 0.0,
                 bool(done["healed"]),
                 tuple((str(name), float(one), float(bits)) for name, one, bits in done["scores"]),
-                tuple(_remarks(done["remarks"])),
+                tuple(known(_remark, done["remarks"], REMARKS)),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise MergeError(self.failed(type(error).__name__)) from error
@@ -143,10 +143,5 @@ class _HealWatch(JobWatch[HealState]):
         return replace(state, result=result)
 
 
-def _remarks(data: Iterable[Mapping[str, Any]]) -> Iterator[Remark]:
-    """The remarks in a line of a log, as far as their words are known here."""
-    for each in data:
-        with suppress(KeyError, TypeError, ValueError, IndexError):
-            remark = Remark(str(each["code"]), dict(each["values"]))
-            if remark.code in REMARKS and str(remark):
-                yield remark
+def _remark(data: Any) -> Remark:
+    return Remark(str(data["code"]), dict(data["values"]))

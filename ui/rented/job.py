@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any, Generic, TypeVar
@@ -20,6 +20,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from checkpoints.problem_texts import PROBLEMS
+from evaluation.remark import Remark
 from merging import Cancelled, MergeError, Problem
 from ui.hub.account import Account, identify
 from ui.rented.code import upload
@@ -27,12 +28,13 @@ from ui.rented.machines import timeout
 from ui.server.jobs import Rented
 
 Outcome = TypeVar("Outcome")
+Coded = TypeVar("Coded", Problem, Remark)
 
 IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"
 # A second attempt continues from what is on the Hub.
 ATTEMPTS = 2
-# Seconds between two looks at a job, and lines of its log that are looked at: at first, and then.
-POLL, FIRST_LINES, LINES = 3.0, 10_000, 200
+# Seconds between two looks at a job, and lines of its log that are looked at: usually, and where these are all new.
+POLL, LINES, MOST_LINES = 3.0, 200, 10_000
 # Seconds for which the log of a job that ended is looked at until it says how: its last lines may come late.
 LATE_SECONDS = 15.0
 # Looks that may fail one after the other before a job is given up here; it goes on.
@@ -181,11 +183,14 @@ class JobWatch(ABC, Generic[Outcome]):
         # The stage first: whatever a job wrote before its end is then in the log.
         job = self.api.inspect_job(**self._where)
         status, self.environment = job.status, job.environment or {}
-        most = LINES if self._seen else FIRST_LINES
-        lines = list(self.api.fetch_job_logs(**self._where, follow=False, tail=most))
-        for line in _new(self._seen, lines):
+        for most in (LINES, MOST_LINES):
+            lines = list(self.api.fetch_job_logs(**self._where, follow=False, tail=most))
+            new = _new(self._seen, lines)
+            if len(new) < most:
+                break
+        for line in new:
             self._read(line)
-        self._seen = lines[-LINES:]
+        self._seen = [*self._seen, *new][-MOST_LINES:]
         return str(getattr(status.stage, "value", status.stage)), status.message or ""
 
     def _read(self, line: str) -> None:
@@ -197,7 +202,7 @@ class JobWatch(ABC, Generic[Outcome]):
             self.report(line)
         elif data["phase"] == "failed":
             self._has_ended = True
-            self._problems = tuple(_problems(data.get("problems")))
+            self._problems = tuple(known(_problem, data.get("problems"), PROBLEMS))
         else:
             self._has_ended = self._has_ended or data["phase"] == "done"
             with suppress(KeyError, TypeError, ValueError, IndexError):
@@ -216,13 +221,23 @@ def _new(before: list[str], now: list[str]) -> list[str]:
     return now
 
 
-def _problems(data: object) -> Iterator[Problem]:
-    """The problems in a line of a log, as far as their words are known here."""
+def known(read: Callable[[Any], Coded], data: object, words: Container[str]) -> Iterator[Coded]:
+    """The problems or remarks in a line of a log whose words are known here: the machine may have another version.
+
+    Args:
+        read: makes one of its data; may raise where that has another form
+        data: a list, or anything else
+        words: codes that have words
+    """
     for each in data if isinstance(data, list) else []:
         with suppress(KeyError, TypeError, ValueError, IndexError):
-            problem = Problem(each["code"], each["values"], str(each["where"]))
-            if problem.code in PROBLEMS and str(problem):
-                yield problem
+            found = read(each)
+            if found.code in words and str(found):
+                yield found
+
+
+def _problem(data: Any) -> Problem:
+    return Problem(str(data["code"]), dict(data["values"]), str(data["where"]))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
+from checkpoints.names import model_name
 from checkpoints.repositories.repository import HUB_SCHEME
 from merging import MergeError, Plan, Problem, Progress, Result
 from ui.hub.account import Account
@@ -50,7 +51,7 @@ def begin(
     asked = service.request_elsewhere(plan, to, who, **options)
     request = replace(asked, rented=rent_for(plan, asked, machine, seconds, who))
     models = tuple(model.name for model in plan.parents)
-    return service.board.submit(visitor, to.removeprefix(HUB_SCHEME), models, follow(request, who), request)
+    return service.board.submit(visitor, model_name(to), models, follow(request, who), request)
 
 
 def begin_again(service: MergeService, job: JobStatus, who: Account, visitor: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.memory import free_memory, machine_memory
+from checkpoints.names import model_name
 from checkpoints.object_store import store_environment
-from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation import EvaluationError
 from merging import MergeError, Plan, Problem, Progress, Result, model_card, run_plan
 from merging.destinations import open_destination, scheme_of
@@ -132,7 +132,7 @@ class MergeService:
         if not plan.ok:
             raise MergeError(plan.problems)
         kinds = makeable(gguf) if gguf else ()
-        title = to.removeprefix(HUB_SCHEME)
+        title = model_name(to)
         most = machine_memory()
         needed = peak_memory(plan, kinds, to)
         if needed > most:
@@ -176,7 +176,7 @@ class MergeService:
         if not plan.ok:
             raise MergeError(plan.problems)
         kinds = file_types(gguf) if gguf else ()
-        title = to.removeprefix(HUB_SCHEME)
+        title = model_name(to)
         licence = licence_of_result(self.cards.parents(plan, who.for_hub))
         return MergeRequest(
             plan.recipe, to, private, overwrite, plan.seconds, False, pull_request,

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from merging import MergeError, Plan, Problem
 from ui.host import Host
-from ui.merge.destination import FOLDER, HUB, DestinationChoice, destination_of
+from ui.merge.destination import (
+    BUCKET,
+    DOWNLOAD,
+    FOLDER,
+    HUB,
+    REFUSE,
+    REVISION,
+    DestinationChoice,
+    destination_of,
+)
+from ui.merge.destination_panel import DestinationPanel
 from ui.merge.naming import named, suggested_name
 
 LAPTOP = Host(space_id="", sign_in=False, demo=False, results=Path("/results"), browser_key="k")
@@ -53,6 +64,68 @@ def test_a_folder_is_for_laptops_alone() -> None:
 def test_a_name_cannot_leave_its_place(name: str, kind: str) -> None:
     with pytest.raises(MergeError, match="cannot be a model's name"):
         place(LAPTOP, kind, "you", f"x{name}" if name == ".." else name, ["you"])
+
+
+def in_bucket(host: Host, address: str, owners: Sequence[str] = ("you",)) -> str:
+    return DestinationChoice(BUCKET, address=address, owners=tuple(owners)).location(host, "merge")
+
+
+@pytest.mark.parametrize("host", [LAPTOP, SPACE])
+def test_a_model_is_a_folder_in_a_bucket(host: Host) -> None:
+    assert in_bucket(host, "hf://buckets/you/store") == "hf://buckets/you/store/merge"
+    assert in_bucket(host, "hf://buckets/you/store/models/") == "hf://buckets/you/store/models/merge"
+
+
+def test_a_store_is_for_laptops_alone() -> None:
+    for address in ("s3://store/models", "gs://store/models", "az://store/models"):
+        assert in_bucket(LAPTOP, address, owners=()) == f"{address}/merge"
+        with pytest.raises(MergeError, match="cannot be used on this server"):
+            in_bucket(SPACE, address)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("", "The bucket is missing. Write `hf://buckets/owner/name`"),
+        ("/tmp", "'/tmp' is not an address in a bucket of the Hub"),
+        ("you/store", "is not an address in a bucket"),
+        ("hf://buckets/you", "is not an address in a bucket"),
+        ("hf://buckets/you/store/../x", "is not an address in a bucket"),
+        ("hf://buckets/somebody/store", "Choose one of: you"),
+        ("s3://key:secret@store/models", "cannot be used on this server"),
+    ],
+)
+def test_what_is_no_bucket_of_the_visitor(address: str, words: str) -> None:
+    with pytest.raises(MergeError, match=words) as caught:
+        in_bucket(SPACE, address)
+    assert "secret" not in str(caught.value)
+    if "secret" in address:
+        with pytest.raises(MergeError, match="Credentials belong in the environment") as caught:
+            in_bucket(LAPTOP, address)
+        assert "secret" not in str(caught.value)
+
+
+def test_a_bucket_needs_a_sign_in() -> None:
+    for host, words in ((SPACE, "Sign in"), (LAPTOP, "hf auth login")):
+        with pytest.raises(MergeError, match=words):
+            in_bucket(host, "hf://buckets/you/store", owners=())
+
+
+def test_the_fields_follow_the_kind() -> None:
+    with gr.Blocks():
+        panel = DestinationPanel(SPACE)
+
+    shown = {kind: panel._kind_chosen(kind) for kind in (HUB, DOWNLOAD, BUCKET)}
+
+    fields = (panel.owner, panel.address, panel.private, panel.existing)
+    visible = {kind: [found[field]["visible"] for field in fields] for kind, found in shown.items()}
+    assert visible == {
+        HUB: [True, False, True, True],
+        DOWNLOAD: [False, False, False, False],
+        BUCKET: [False, True, True, True],
+    }
+    kept = [value for _, value in shown[BUCKET][panel.existing]["choices"]]
+    assert kept == [REFUSE, REVISION]
 
 
 def test_what_is_missing_is_said() -> None:

@@ -223,11 +223,14 @@ def test_a_training_is_found_again_after_a_restart(
     assert (done.state, done.heal.healed) == ("done", False)
 
 
-def test_a_training_goes_to_the_hub(service: MergeService, who: Account, hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", ["/tmp/healed", "s3://store/healed", "hf://buckets/alice/store/healed"])
+def test_a_training_goes_to_a_repository_on_the_hub(
+    to: str, service: MergeService, who: Account, hub: Hub
+) -> None:
     with pytest.raises(MergeError) as caught:
-        begun(service, who, str(tmp_path / "healed"))
+        begun(service, who, to)
 
-    assert [problem.code for problem in caught.value.problems] == ["rented-elsewhere"]
+    assert [problem.code for problem in caught.value.problems] == ["rented-heal-elsewhere"]
     assert not hub.rented.jobs
 
 

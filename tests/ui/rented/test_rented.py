@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import gradio as gr
 import pytest
 from huggingface_hub import HfApi
 
@@ -31,6 +32,7 @@ from ui.rented import code
 from ui.rented.job import INSTALL
 from ui.rented.machines import Needs, RentedMachine, machines, offers, timeout
 from ui.rented.merge import SCRIPT, begin, begin_again, found_again
+from ui.rented.panel import RentPanel
 from ui.server.jobs import JobBoard, JobStatus
 from ui.server.merge_service import MergeService
 
@@ -246,6 +248,31 @@ def test_a_sign_in_without_the_permission(hub: Hub, who: Account, service: Merge
         rented(service, plan, who)
     with pytest.raises(MergeError, match="may not rent machines"):
         rented(service, plan, Account("nobody"))
+
+
+@pytest.mark.parametrize(
+    ("scopes", "source", "may_rent", "rents", "allows"),
+    [
+        ("openid profile jobs", "nobody", False, False, True),
+        ("openid profile jobs", "visitor", False, False, True),
+        ("openid profile jobs", "visitor", True, True, False),
+        ("openid profile", "visitor", False, False, False),
+    ],
+)
+def test_a_space_asks_for_the_permission_first(
+    scopes: str, source: Any, may_rent: bool, rents: bool, allows: bool, hub: Hub, alice: str
+) -> None:
+    host = Host.from_environment({"SPACE_ID": "you/alloy", "OAUTH_CLIENT_ID": "x", "OAUTH_SCOPES": scopes})
+    with gr.Blocks():
+        panel = RentPanel(host)
+
+    shown = panel.show(
+        Needs.lasting(10**9, 60.0), Account(source, alice if source == "visitor" else None, may_rent)
+    )
+
+    assert (shown[panel.go]["visible"], shown[panel.allow]["visible"]) == (rents, allows)
+    assert ("one more permission" in str(shown[panel.offers])) is allows
+    assert shown[panel.machine]["visible"]
 
 
 @pytest.mark.nightly

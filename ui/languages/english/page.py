@@ -374,6 +374,13 @@ PAGE: dict[str, Template] = {
     "destination.kind.info": "Folders are created in {folder}.",
     "destination.download": "Files to download",
     "destination.kind.download": "Files stay here for an hour, behind a link only you have.",
+    "destination.bucket": "Bucket",
+    "destination.address": "Address of the bucket",
+    "destination.address.info": "A bucket on the Hub, or a folder in one. The model becomes a folder in it.",
+    "destination.address.info.here": (
+        "A bucket on the Hub, or a place in an object store (s3://, gs://, az://), with this machine's access. The "
+        "model becomes a folder in it."
+    ),
     "destination.owner": "Owner",
     "destination.name": "Name of the new model",
     "destination.name.info": "Leave empty to use the suggested name.",

@@ -375,6 +375,13 @@ PAGE: dict[str, Template] = {
     "destination.kind.info": "폴더는 {folder} 안에 만들어집니다.",
     "destination.download": "파일 내려받기",
     "destination.kind.download": "파일은 나만 아는 링크로 한 시간 동안 여기에 남습니다.",
+    "destination.bucket": "버킷",
+    "destination.address": "버킷 주소",
+    "destination.address.info": "Hub의 버킷, 또는 그 안의 폴더. 모델은 그 안의 폴더가 됩니다.",
+    "destination.address.info.here": (
+        "Hub의 버킷, 또는 이 컴퓨터의 권한으로 쓸 수 있는 오브젝트 저장소(s3://, gs://, az://). 모델은 그 안의 폴더가 "
+        "됩니다."
+    ),
     "destination.owner": "소유자",
     "destination.name": "새 모델의 이름",
     "destination.name.info": "비워 두면 회색으로 보이는 이름을 씁니다.",

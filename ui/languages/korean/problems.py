@@ -935,6 +935,20 @@ PROBLEMS: dict[str, Text] = {
         "{scheme}로 시작하지만 객체 저장소의 주소가 아닙니다.",
         "{scheme}bucket/path 형식으로 쓰세요. 자격 증명은 주소가 아니라 환경 변수에 두세요.",
     ),
+    "no-address": Text(
+        (
+            "Hub 버킷의 주소가 아닙니다: '{given}'",
+            "버킷이 비어 있습니다.",
+        ),
+        "`hf://buckets/owner/name`처럼 쓰고, 원하면 뒤에 폴더를 붙이세요.",
+    ),
+    "no-address-here": Text(
+        (
+            "버킷이나 오브젝트 저장소의 주소가 아닙니다: '{given}'",
+            "버킷이 비어 있습니다.",
+        ),
+        "`hf://buckets/owner/name`이나 `s3://bucket/path`(`gs://`, `az://`도)처럼 쓰세요.",
+    ),
     "bucket-address": Text(
         "'{given}': Hub 버킷의 주소가 아닙니다.",
         "`hf://buckets/owner/name` 형식으로 쓰고, 폴더는 그 뒤에 쓰세요. 버킷에는 리비전이 없습니다.",
@@ -1194,6 +1208,10 @@ PROBLEMS: dict[str, Text] = {
         "나옵니다.",
     ),
     "rented-elsewhere": Text("빌린 컴퓨터에서 하는 병합의 대상은 Hub입니다.", "대상을 Hub로 고르세요."),
+    "rented-heal-elsewhere": Text(
+        "빌린 컴퓨터에서 하는 학습의 대상은 Hub의 저장소입니다. 두 번째 시도가 거기서 학습한 것을 찾습니다.",
+        "대상을 내 계정으로 고르세요.",
+    ),
     "rented-refused": Text(
         "이 로그인으로는 컴퓨터를 빌릴 수 없습니다(Hub의 응답: {status}).",
         "이 Space가 `jobs` 권한을 요청한다면 다시 로그인하거나, 쓰기 권한이 있는 토큰을 쓰거나, 빌린 컴퓨터용 명령을 "
