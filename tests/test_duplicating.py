@@ -31,8 +31,10 @@ SCOPES = {
 ZERO_GPU_PYTHON, ZERO_GPU_TORCH = {"3.12", "3.12.12"}, ("2.8.0", "2.9.1", "2.10.0", "2.11.0")
 # Earlier ones end in a circle of redirections when a visitor signs in inside the Hub's frame (gradio#13777).
 FIRST_GRADIO_THAT_SIGNS_IN = (6, 26)
-# Set by whoever starts it, or by the platform; each has a default, and none is a secret.
+# Set by whoever starts it, or by the platform. Each has a default, and none is a secret, but those of OAuth, which the
+# platform sets for every Space whose card says `hf_oauth`.
 VARIABLES = {
+    "OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "OAUTH_SCOPES", "OPENID_PROVIDER_URL", "SPACE_HOST",
     "ALLOY_BENCHMARKS", "ALLOY_BROWSER_KEY", "ALLOY_DEMO", "ALLOY_DOWNLOADS", "ALLOY_JOBS", "ALLOY_RESULTS",
     "ALLOY_TASKS", "DISABLE_MULTIPROC", "HF_HOME", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "LD_LIBRARY_PATH",
     "OMP_WAIT_POLICY", "RAY_ADDRESS", "RAY_USAGE_STATS_ENABLED", "SPACE_ID", "XDG_CACHE_HOME",

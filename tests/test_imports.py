@@ -50,7 +50,7 @@ FLOORS = {
         ["genome", "gradient", "split", "figures", "memory"],
         ["learning", "regmean", "fisher", "space_reader", "data", "teachers"],
         ["records", "objective", "optimiser"],
-        ["workers", "shared_study"],
+        ["workers", "shared_study", "backup"],
         ["elsewhere"],
         ["plan"],
         ["descent", "report"],
