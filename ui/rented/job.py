@@ -118,14 +118,14 @@ class JobWatch(ABC, Generic[Outcome]):
         report: takes lines of its log, and what is made of them
 
     Attributes:
-        environment: of the job, once it was looked at
+        variables: of the environment of the job, once it was looked at
     """
 
     def __init__(self, rented: Rented, api: HfApi, report: Callable[[Any], None]):
         self.rented = rented
         self.api = api
         self.report = report
-        self.environment: Mapping[str, str] = {}
+        self.variables: Mapping[str, str] = {}
         self._where: dict[str, Any] = {"job_id": rented.id, "namespace": rented.namespace}
         self._seen: list[str] = []
         self._problems: tuple[Problem, ...] = ()
@@ -182,7 +182,7 @@ class JobWatch(ABC, Generic[Outcome]):
         """The stage and what is said of it; reports what is new in the log."""
         # The stage first: whatever a job wrote before its end is then in the log.
         job = self.api.inspect_job(**self._where)
-        status, self.environment = job.status, job.environment or {}
+        status, self.variables = job.status, job.environment or {}
         for most in (LINES, MOST_LINES):
             lines = list(self.api.fetch_job_logs(**self._where, follow=False, tail=most))
             new = _new(self._seen, lines)

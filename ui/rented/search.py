@@ -174,7 +174,7 @@ class _SearchWatch(JobWatch[SearchState]):
         from searching import SearchReport, read_space
 
         try:
-            space = read_space(_unpacked(self.environment["SPACE"]))
+            space = read_space(_unpacked(self.variables["SPACE"]))
             report = SearchReport.from_dict(self._done or {})
             state = found_at(space, report.point, self._state) if report.winner else self._state
             str(report.verdict)  # it has words here
