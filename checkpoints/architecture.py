@@ -66,7 +66,7 @@ NORM = re.compile(r"norm|(^|[._])ln(_|\d|f|\.)", re.IGNORECASE)
 # Tables that loaders make for themselves, and scales of a cache in eight bits: some checkpoints bring them, others of
 # the same model do not.
 DERIVED = re.compile(
-    r"\.(k|v|kv)_scale$|rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|\.attention\.(masked_)?bias$|position_ids$"
+    r"\.([kqv]|kv|prob_output)_scale$|\.[kqv]_proj\.output_scale$|rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|\.attention\.(masked_)?bias$|position_ids$"
 )
 
 # What quantized weights have beside them, by the end of the name.

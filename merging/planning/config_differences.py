@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from checkpoints.architecture import LAYER_COUNT_KEYS
+from checkpoints.class_defaults import class_defaults
 
 # Names, tokens, sizes of vocabularies and contexts, training, and what a loader may choose.
 WITHOUT_MEANING = re.compile(
@@ -40,10 +41,25 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The settings that both configs have, with different values."""
+    """The settings that both configs have, with different values. One that is left out has its class's default."""
     ours, theirs = settings(one), settings(other)
+    if ours.keys() != theirs.keys():
+        ours, theirs = {**_left_out(one, other), **ours}, {**_left_out(other, one), **theirs}
     return {
         key: (ours[key], theirs[key]) for key in ours if key in theirs and not _equal(ours[key], theirs[key])
+    }
+
+
+def _left_out(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """What settings that another config states are by default in the class of this one."""
+    defaults = class_defaults(_text_part(config).get("model_type"))
+    part = _text_part(other)
+    inside = [value for key, value in part.items() if "rope" in key and isinstance(value, dict)]
+    stated = {key for values in (part, *inside) for key in values} if defaults else set()
+    return {
+        key: defaults[key]
+        for key in stated & defaults.keys()
+        if not (WITHOUT_MEANING.search(key) or (defaults[key] is None and HEADS.search(key)))
     }
 
 

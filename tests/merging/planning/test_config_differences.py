@@ -68,6 +68,38 @@ def test_what_is_null_or_left_out(other: dict[str, Any], expected: dict[str, Any
     assert differences(one, {"sliding_window": None} | other) == expected
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ({"model_type": "llama"}, {"attention_bias": True}, {"attention_bias": (False, True)}),
+        ({"model_type": "llama"}, {"attention_bias": False, "hidden_act": "silu", "mlp_bias": False}, {}),
+        ({"model_type": "llama"}, {"head_dim": 64, "num_key_value_heads": 8}, {}),  # the class computes them
+        ({"model_type": "llama"}, {"rope_theta": 10000, "rope_scaling": None}, {}),
+        ({"model_type": "llama"}, {"rope_parameters": {"rope_theta": 5e5}}, {"rope_theta": (1e4, 5e5)}),
+        ({"model_type": "mixtral"}, {"rope_theta": 1e6, "sliding_window": None}, {}),
+        ({"model_type": "mistral"}, {"sliding_window": 4096}, {}),
+        ({"model_type": "mistral"}, {"sliding_window": None}, {"sliding_window": (4096, None)}),
+        ({"model_type": "qwen2"}, {"sliding_window": 32768, "use_sliding_window": False}, {}),
+        ({"model_type": "granite"}, {"logits_scaling": 8.0}, {"logits_scaling": (1.0, 8.0)}),
+        ({"model_type": "gpt2", "hidden_size": 64}, {"n_embd": 64}, {}),  # two names of one setting
+        ({"model_type": "gpt_neox", "rotary_emb_base": 5e5}, {"rope_parameters": {"rope_theta": 5e5}}, {}),
+        ({"model_type": "llama"}, {"made_up": 1, "vision_config": {"hidden_act": "gelu"}}, {}),
+        ({"model_type": "../llama"}, {"attention_bias": True}, {}),
+        ({"model_type": ["llama"]}, {"attention_bias": True}, {}),
+        (
+            {"text_config": {"model_type": "gemma3_text", "num_hidden_layers": 2}},
+            {"text_config": {"num_hidden_layers": 2, "attention_bias": True}},
+            {"attention_bias": (False, True)},
+        ),
+    ],
+)
+def test_what_only_one_config_states_is_compared_with_the_class(
+    one: dict[str, Any], other: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert differences(one, other) == expected
+    assert differences(other, one) == {key: (theirs, ours) for key, (ours, theirs) in expected.items()}
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """`b` has the shapes of `a`, other heads and another epsilon."""

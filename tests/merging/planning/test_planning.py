@@ -331,6 +331,18 @@ def test_plain_weights_are_judged_by_themselves(method: str | None, folder: Path
     assert "quantization_config" not in plan.files["config.json"]
 
 
+@pytest.mark.parametrize("name", ["k_scale", "q_scale", "attn.kv_scale", "k_proj.output_scale"])
+def test_scales_of_a_cache_may_be_missing_somewhere(name: str, folder: Path, tmp_path: Path) -> None:
+    scale = {f"model.layers.{layer}.self_attn.{name}": torch.tensor(0.5) for layer in range(4)}
+    scaled = quantized(folder, tmp_path, None, scale)
+    (tmp_path / "config.json").write_text((folder / "a/config.json").read_text())
+
+    for models in [(scaled, folder / "b"), (folder / "b", scaled)]:
+        plan = plan_of(linear(*models))
+        assert plan.ok
+        assert "derived-tensor" in [warning.code for warning in plan.warnings]
+
+
 def test_a_head_of_its_own_makes_the_result_untied(folder: Path) -> None:
     plan = plan_of(linear(folder / "a", folder / "untied"))
 
