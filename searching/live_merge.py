@@ -38,7 +38,8 @@ from merging.plan import PlannedModel, PlannedTensor, Value
 from merging.planning.configs import main_dtype
 from merging.planning.costs import PROCESS_BYTES, working_memory
 from merging.planning.make import Planner
-from searching.operands import Operands, are_sums, read_change, read_operands
+from searching.huge_pages import HugePages
+from searching.operands import Operands, are_sums, read_change, read_operands, small_pages
 
 # Of the memory that the live model leaves, the share that the parents' changes may fill; the rest is for scoring.
 SHARE_KEPT = 0.5
@@ -171,6 +172,7 @@ class LiveMerge:
         self._written: dict[str, Hashable] = {}
         self._numbers: dict[Hashable, int] = {}
         self._numbered: tuple[tuple[PlannedModel, ...], Sequence[int]] = ((), ())
+        self._pages = HugePages()
         self._lock = threading.Lock()
         self._local = threading.local()
         try:
@@ -284,7 +286,7 @@ class LiveMerge:
         for tensor in self.plan.tensors:
             own = torch_dtype(tensor.dtype)
             own = chosen if chosen is not None and own.is_floating_point else own
-            weights[tensor.name] = torch.zeros(tensor.shape, dtype=own)
+            weights[tensor.name] = self._pages.zeros(tensor.elements, own).view(tensor.shape)
         network: Any = build_model(self.plan.files, dict(weights), chosen)
         named = dict(network.named_parameters()) | dict(network.named_buffers())
         by_place = {tensor.data_ptr(): name for name, tensor in named.items() if tensor.numel()}
@@ -431,7 +433,10 @@ class LiveMerge:
 
     def _read_sum(self, plan: Plan, tensor: PlannedTensor) -> Operands:
         inputs = self._inputs(plan, tensor)
-        return read_operands(METHODS[plan.method], _arguments(plan, tensor), inputs, self.device)
+        method = METHODS[plan.method]
+        # Changes that depend on parameters are read again when these change, tensor by tensor: they share no mapping.
+        zeros = small_pages if method.sparsify else self._pages.zeros
+        return read_operands(method, _arguments(plan, tensor), inputs, zeros, self.device)
 
     def _inputs(self, plan: Plan, tensor: PlannedTensor) -> Inputs:
         models = self._opened(plan)

@@ -19,6 +19,15 @@ from merging.methods import MergeMethod
 AT_ONCE = 512 * 1024
 
 
+# Makes a tensor of zeros, given how many there are and their dtype.
+Zeros = Callable[[int, torch.dtype], Tensor]
+
+
+def small_pages(elements: int, dtype: torch.dtype) -> Tensor:
+    """A tensor of zeros, (elements,), freed on its own."""
+    return torch.zeros(elements, dtype=dtype)
+
+
 @dataclass(frozen=True)
 class Operands:
     """The tensor is base + Σ cᵢ termᵢ.
@@ -101,20 +110,23 @@ def are_sums(method: MergeMethod, arguments: Mapping[str, Any]) -> bool:
     return method.coefficients is not None or (method.from_products and method.over(arguments) == "tensor")
 
 
-def read_operands(method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs, device: str) -> Operands:
+def read_operands(
+    method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs, zeros: Zeros, device: str
+) -> Operands:
     """Read what a tensor is the sum of.
 
     Args:
         method: one whose tensors are sums, see `are_sums`
         arguments: of the method
         inputs: of the tensor
+        zeros: makes the tensors that are kept, on a processor
         device: that holds the result
     """
     everything = range(len(inputs.dtypes))
     subtracts = method.subtracts(len(everything), arguments)
     if method.coefficients is None:
         found = products(inputs, "tensor", subtracts)
-        stored = tuple(_stored(inputs, index, device) for index in everything)
+        stored = tuple(_stored(inputs, index, zeros, device) for index in everything)
 
         def factors(arguments: Mapping[str, Any]) -> Sequence[float]:
             own = method.function(found, **arguments)
@@ -122,19 +134,29 @@ def read_operands(method: MergeMethod, arguments: Mapping[str, Any], inputs: Inp
 
         return Operands(stored, None, factors)
     if not subtracts:
-        stored = tuple(_stored(inputs, index, device) for index in everything)
+        stored = tuple(_stored(inputs, index, zeros, device) for index in everything)
         return Operands(stored, None, method.coefficients)
-    base = _stored(inputs, 0, device)
-    terms = [torch.empty(inputs.size, dtype=torch.float32, device=device) for _ in everything[1:]]
+    base = _stored(inputs, 0, zeros, device)
+    terms: list[Tensor | None] = [None for _ in everything[1:]]
     for start, _, vectors in operands(method, arguments, inputs):
-        for term, vector in zip(terms, vectors, strict=True):
-            term[start : start + len(vector)].copy_(vector)
-    return Operands(tuple(map(_without_zeros, terms)), base, method.coefficients)
+        for index, vector in enumerate(vectors):
+            term = terms[index]
+            if term is None and vector.view(torch.int32).any():
+                is_here = device == "cpu"
+                term = (
+                    zeros(inputs.size, torch.float32) if is_here else torch.zeros(inputs.size, device=device)
+                )
+                terms[index] = term
+            if term is not None:
+                term[start : start + len(vector)].copy_(vector)
+    return Operands(
+        tuple(_without_zeros(term, inputs.size, device) for term in terms), base, method.coefficients
+    )
 
 
 def read_change(method: MergeMethod, arguments: Mapping[str, Any], inputs: Inputs, device: str) -> Operands:
     """The base, and all that a method adds to it, whose factor is `lambda`; arguments as for `read_operands`."""
-    base = _stored(inputs, 0, device)
+    base = _stored(inputs, 0, small_pages, device)
     change = torch.empty(inputs.size, dtype=torch.float32, device=device)
     for start, block in merge_blocks(method, {**arguments, "lambda_": 1.0}, inputs):
         part = slice(start, start + len(block))
@@ -142,14 +164,15 @@ def read_change(method: MergeMethod, arguments: Mapping[str, Any], inputs: Input
     return Operands((change,), base, lambda arguments: [arguments["lambda_"]])
 
 
-def _stored(inputs: Inputs, index: int, device: str) -> Tensor:
+def _stored(inputs: Inputs, index: int, zeros: Zeros, device: str) -> Tensor:
     """An input, whole, in the dtype it is stored in."""
-    dtype = torch_dtype(inputs.dtypes[index])
-    raw = np.empty(inputs.size * dtype.itemsize, np.uint8)
-    inputs.read(index, 0, raw.data)
-    return torch.from_numpy(raw).view(dtype).to(device)
+    stored = zeros(inputs.size, torch_dtype(inputs.dtypes[index]))
+    inputs.read(index, 0, stored.view(torch.uint8).numpy().data)
+    return stored.to(device)
 
 
-def _without_zeros(term: Tensor) -> Tensor:
+def _without_zeros(term: Tensor | None, size: int, device: str) -> Tensor:
     """The term; one of zeros alone takes no memory."""
-    return term if term.count_nonzero() else term.new_zeros(1).expand(len(term))
+    if term is not None and term.count_nonzero():
+        return term
+    return torch.zeros(1, dtype=torch.float32, device=device).expand(size)

@@ -45,7 +45,7 @@ FLOORS = {
         ["__main__"],
     ],
     "searching": [
-        ["goals", "names", "operands", "starters"],
+        ["goals", "huge_pages", "names", "operands", "starters"],
         ["live_merge", "space"],
         ["genome", "gradient", "split", "figures", "memory"],
         ["learning", "regmean", "fisher", "space_reader", "data", "teachers"],
