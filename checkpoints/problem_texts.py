@@ -1707,7 +1707,7 @@ PROBLEMS: dict[str, Text] = {
     "no-python-function": Text("{function} cannot be loaded. Python says: {error}"),
     "python-score": Text("{function} failed. Python says: {error}"),
     "python-score-numbers": Text(
-        "{function} returned {found}.", "Expected a number, or a list with one number for each document."
+        "{function} returned {found}.", "Expected a finite number, or a list with one for each document."
     ),
     "python-score-count": Text(
         "{function} returned {count} {count:number|numbers} for {documents} documents.",
@@ -1778,6 +1778,10 @@ PROBLEMS: dict[str, Text] = {
     "backup-not-on-hub": Text(
         "The records of a search are copied to a repository on the Hub, and {given} is none.",
         "Write `--backup hf://owner/name`.",
+    ),
+    "damaged-records": Text(
+        "Line {line} of {file} is damaged.",
+        "Delete it and all lines after it: the search continues from there.",
     ),
     "no-search": Text("{folder} holds no search.", "Start one with `alloy search run SPACE --to {folder}`."),
     "no-best": Text("{folder} holds no best recipe yet.", "Run the search to its end."),

@@ -80,7 +80,7 @@ On = Annotated[
     ),
 ]
 By = Annotated[
-    Literal["auto", "gradient", "tpe", "cmaes", "random", "grid", "qmc", "nsga2"] | None,
+    Literal["auto", "gradient", "lbfgs", "tpe", "cmaes", "random", "grid", "qmc", "nsga2"] | None,
     typer.Option(metavar="WAY", help="How points are chosen, instead of what the space says."),
 ]
 Storage = Annotated[

@@ -12,10 +12,12 @@ GoalKind = Literal["text", "dataset", "task", "chat", "python"]
 GOAL_KINDS: tuple[GoalKind, ...] = ("text", "dataset", "task", "chat", "python")
 # Of these a higher figure is better; of all others a lower one.
 HIGHER_IS_BETTER = ("task", "python")
-Way = Literal["auto", "gradient", "tpe", "cmaes", "random", "grid", "qmc", "nsga2"]
+Way = Literal["auto", "gradient", "lbfgs", "tpe", "cmaes", "random", "grid", "qmc", "nsga2"]
 Start = Literal["lm_cocktail", "greedy_soup"]
 STARTS: tuple[Start, ...] = ("lm_cocktail", "greedy_soup")
-WAYS: tuple[Way, ...] = ("auto", "gradient", "tpe", "cmaes", "random", "grid", "qmc", "nsga2")
+WAYS: tuple[Way, ...] = ("auto", "gradient", "lbfgs", "tpe", "cmaes", "random", "grid", "qmc", "nsga2")
+# Ways that follow exact derivatives: by Adam, and by L-BFGS.
+DESCENTS: tuple[Way, ...] = ("gradient", "lbfgs")
 
 
 @dataclass(frozen=True)

@@ -138,11 +138,13 @@ class Objective:
         function = self.function or load_function(goal.source, self.folder)
         try:
             found = function(model, list(texts)) if goal.text else function(model)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             values = {"function": goal.source, "error": f"{type(error).__name__}: {error}"[:300]}
             raise EvaluationError(Problem("python-score", values)) from error
         try:
             numbers = _numbers(found)
+            if not all(map(math.isfinite, numbers)):
+                raise ValueError
         except (TypeError, ValueError) as error:
             values = {"function": goal.source, "found": repr(found)[:80]}
             raise EvaluationError(Problem("python-score-numbers", values)) from error
@@ -232,7 +234,7 @@ def load_function(source: str, folder: Path) -> Function:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         found: Function = getattr(module, name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         values = {"function": source, "error": f"{type(error).__name__}: {error}"[:300]}
         raise EvaluationError(Problem("no-python-function", values)) from error
     return found

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from checkpoints.problems import Problem, ProblemError
 from merging.methods.parameters import Scalar
-from searching.goals import Way
+from searching.goals import DESCENTS, Way
 from searching.space import Axis, Point, Space
 
 
@@ -38,7 +38,7 @@ def what_prevents(space: Space, way: Way) -> Problem | None:
     numbers = [axis for axis in space.axes if not axis.choices]
     if way == "cmaes" and len(numbers) < 2:
         return Problem("cmaes-few-numbers", {"count": len(numbers)})
-    if way not in ("grid", "gradient") and find_spec("optuna") is None:
+    if way not in ("grid", *DESCENTS) and find_spec("optuna") is None:
         return Problem("no-optuna")
     return None
 

@@ -19,6 +19,7 @@ from merging import METHODS, Plan, make_plan
 from searching.data import Data, read_data
 from searching.elsewhere import ClusterWorkers, Elsewhere, as_text
 from searching.figures import compare
+from searching.goals import DESCENTS
 from searching.gradient import has_derivative
 from searching.live_merge import LiveMerge, versions
 from searching.memory import needed
@@ -207,7 +208,7 @@ def _by_gradient(space: Space, alone: bool) -> bool:
     Args:
         alone: whether one process of this machine scores
     """
-    return space.settings.by == "gradient" or (space.settings.by == "auto" and alone and has_gradient(space))
+    return space.settings.by in DESCENTS or (space.settings.by == "auto" and alone and has_gradient(space))
 
 
 def _what_prevents(space: Space, merge: Plan, on: Cluster | None, workers: int) -> list[Problem]:
@@ -215,7 +216,7 @@ def _what_prevents(space: Space, merge: Plan, on: Cluster | None, workers: int) 
     way = space.settings.by
     if way == "auto" and _by_gradient(space, on is None and workers == 1):
         return []  # else by TPE
-    if way != "gradient":
+    if way not in DESCENTS:
         found = what_prevents(space, way)
         return [found] if found else []
     if on is not None:

@@ -19,6 +19,7 @@ from checkpoints.problems import Problem
 from merging.methods.parameters import Scalar
 from searching.figures import Figures
 from searching.goals import Goal, Part
+from searching.optimiser import SearchError
 
 State = Literal["done", "stopped", "failed"]
 
@@ -75,6 +76,9 @@ class Records:
     Args:
         path: of the file, which need not exist
         on_added: called after each line that was written
+
+    Raises:
+        SearchError: a line is no record.
     """
 
     def __init__(self, path: Path, on_added: Callable[[], None] | None = None):
@@ -88,8 +92,12 @@ class Records:
         if kept != whole:
             with path.open("r+b") as file:
                 file.truncate(len(kept))
-        for line in kept.splitlines():
-            self._enter(from_data(json.loads(line)))
+        for number, line in enumerate(kept.split(b"\n")[:-1], 1):
+            try:
+                self._enter(from_data(json.loads(line)))
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                values = {"file": str(path), "line": number}
+                raise SearchError(Problem("damaged-records", values)) from error
 
     def add(self, record: Asked | Scored) -> None:
         """Write a line, to the disk."""

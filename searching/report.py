@@ -167,6 +167,7 @@ def make_report(plan: SearchPlan, records: Records, winner: str | None, *, finis
     broken = judge.broken() if finished and winner else {}
     ending, advice = _ending(winner, comparisons, broken, finished=finished)
     trials = list(records.trials())
+    by = plan.space.settings.by
     point = records.asked[int(winner.removeprefix("trial "))].point if winner else {}
     return SearchReport(
         ending,
@@ -190,7 +191,7 @@ def make_report(plan: SearchPlan, records: Records, winner: str | None, *, finis
         },
         records.seconds,
         {
-            "by": "gradient" if any(one.gradient for _, one in trials) else plan.space.settings.by,
+            "by": "gradient" if by == "auto" and any(one.gradient for _, one in trials) else by,
             "seed": plan.space.settings.seed,
             "split": asdict(plan.space.settings.shares),
             "space": _digest(plan.space.text),

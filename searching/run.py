@@ -25,9 +25,9 @@ from merging import Recipe
 from searching.backup import Backup
 from searching.descent import PENALTY, Descent
 from searching.figures import Figures, excess, figure, score
-from searching.goals import Part
+from searching.goals import DESCENTS, Part
 from searching.gradient import Loss
-from searching.learning import Pace, descend
+from searching.learning import Optimizer, Pace, descend
 from searching.optimiser import Optimiser, SearchError, optimiser
 from searching.plan import FINALISTS, Measured, SearchPlan, has_gradient, measured
 from searching.records import Asked, Records, Scored
@@ -159,7 +159,10 @@ def _opened(
     """A search that no other process runs in the same folder."""
     if not plan.ok:
         raise SearchError(plan.problems)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise SearchError(Problem("destination-is-file", {"path": str(folder)})) from error
     lock = FileLock(folder / ".lock")
     try:
         with lock.acquire(timeout=0):
@@ -229,7 +232,11 @@ def _changed(name: str, before: str, now: str) -> tuple[str, list[str]]:
     """What changed: a phrase, and the names of parents or texts."""
     if name == "space.yaml":
         return "changed-space", []
-    old, new = json.loads(before or "{}"), json.loads(now)
+    try:
+        old = dict(json.loads(before or "{}"))
+    except (ValueError, TypeError):  # was changed by hand
+        old = {}
+    new = json.loads(now)
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     return ("changed-parents" if name == "parents.json" else "changed-data"), changed
 
@@ -382,7 +389,7 @@ class _Search:
         """The descent of a search by gradient; None for another, and where "auto" finds no derivative."""
         by = self.settings.by
         alone = self.plan.is_alone and self._study is None
-        if by not in ("auto", "gradient") or (by == "auto" and not (alone and has_gradient(self.space))):
+        if by not in ("auto", *DESCENTS) or (by == "auto" and not (alone and has_gradient(self.space))):
             return None
         assert isinstance(self.workers, ThisProcess)  # see `plan_search`
         try:
@@ -391,7 +398,7 @@ class _Search:
         except Cancelled:
             raise
         except MergeError as error:
-            if by == "gradient":
+            if by in DESCENTS:
                 raise SearchError(error.problems) from error
             return None
 
@@ -419,9 +426,9 @@ class _Search:
             return math.inf if scored.state == "failed" else self.penalised(scored)
 
         with suppress(EvaluationError):  # a step that failed is in the records, and the last one
-            descend(
-                descent.numbers, at, judged, Pace(steps=self.settings.trials, seconds=self.seconds_left())
-            )
+            optimizer: Optimizer = "lbfgs" if self.settings.by == "lbfgs" else "adam"
+            pace = Pace(optimizer, steps=self.settings.trials, seconds=self.seconds_left())
+            descend(descent.numbers, at, judged, pace)
 
     def seconds_left(self) -> float | None:
         """Until no trial may begin any more, so that the best is judged when the time is up; None for no limit."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from checkpoints.problems import Problem
-from searching.goals import Way
+from searching.goals import DESCENTS, Way
 from searching.optimiser import OptunaOptimiser, SearchError
 from searching.records import Asked, Records, Scored, from_data, to_data
 from searching.space import Axis, Point, Space
@@ -23,7 +23,7 @@ SCORED, ENDED = "alloy_scored", "alloy_ended"
 # Seconds to wait while another process writes to a file of SQLite.
 WAIT = 60
 # Ways whose points follow each other in one order.
-ALONE: tuple[Way, ...] = ("gradient", "grid")
+ALONE: tuple[Way, ...] = (*DESCENTS, "grid")
 
 
 class Storage(NamedTuple):

@@ -74,11 +74,17 @@ def test_what_derivatives_take_is_estimated(wide: Path) -> None:
 
 def test_a_search_by_gradient_needs_more_than_one_by_trials(family: Path) -> None:
     by = {
-        way: plan_search(read_space(space(family, way)), texts=GIVEN) for way in ("gradient", "auto", "tpe")
+        way: plan_search(read_space(space(family, way)), texts=GIVEN)
+        for way in ("gradient", "lbfgs", "auto", "tpe")
     }
     two = plan_search(read_space(space(family, "auto")), texts=GIVEN, workers=2)
 
-    assert by["gradient"].memory_bytes == by["auto"].memory_bytes > by["tpe"].memory_bytes
+    assert (
+        by["gradient"].memory_bytes
+        == by["lbfgs"].memory_bytes
+        == by["auto"].memory_bytes
+        > by["tpe"].memory_bytes
+    )
     assert two.memory_bytes == 2 * by["tpe"].memory_bytes  # two processes take no derivatives
     refused = plan_search(
         read_space(space(family)), texts=GIVEN, memory=by["gradient"].memory_bytes - 1

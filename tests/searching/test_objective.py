@@ -33,6 +33,12 @@ def word(model, documents):
 
 def wrong(model, documents):
     return [1.0]
+
+def infinite(model, documents):
+    return [1.0, float("inf")]
+
+def leaves(model):
+    raise SystemExit(3)
 """
 
 
@@ -159,8 +165,12 @@ def test_python_functions(model: LanguageModel, tmp_path: Path) -> None:
     assert figures("number", "") == figures("number", "", "report") == ((-7.0, 1.0),)
     with pytest.raises(EvaluationError, match=r"returned 1 number for 2 documents"):
         figures("wrong", "prompts.txt")
-    with pytest.raises(EvaluationError, match=r"word returned 'good'\. Expected a number"):
+    with pytest.raises(EvaluationError, match=r"word returned 'good'\. Expected a finite number"):
         figures("word", "prompts.txt")
+    with pytest.raises(EvaluationError, match=r"infinite returned \[1.0, inf\]\. Expected a finite number"):
+        figures("infinite", "prompts.txt")
+    with pytest.raises(EvaluationError, match=r"leaves failed\. Python says: SystemExit: 3"):
+        figures("leaves", "")
     with pytest.raises(EvaluationError, match="cannot be loaded"):
         load_function("judge.py:nothing", tmp_path)
 

@@ -192,6 +192,42 @@ def test_a_score_that_is_not_finite_fails_the_trial_alone(tmp_path: Path) -> Non
     assert weights(result.best)[1] <= 0.6
 
 
+@pytest.mark.parametrize("damage", [b"garbage", b"\x00" * 40, b"", b"[]", b"{}", b'{"ask": 3}'])
+def test_records_that_are_damaged_are_refused_by_line(tmp_path: Path, damage: bytes) -> None:
+    made = plan(Score(), space(trials=3), documents(12, 5, 8))
+    run_search(made, tmp_path)
+    file = tmp_path / "trials.jsonl"
+    rows = file.read_bytes().splitlines(keepends=True)
+    whole = lines(tmp_path)
+    file.write_bytes(b"".join([*rows[:3], damage, b"\n", *rows[4:]]))
+
+    with pytest.raises(SearchError, match=r"Line 4 of .*trials\.jsonl is damaged"):
+        run_search(made, tmp_path)
+
+    assert len(file.read_bytes().splitlines()) == len(rows)  # nothing is lost
+    file.write_bytes(b"".join(rows[:3]))  # what the sentence advises
+    run_search(made, tmp_path)
+    assert lines(tmp_path) == whole
+
+
+@pytest.mark.parametrize("name", ["data.json", "parents.json"])
+def test_other_files_that_are_damaged_are_refused(tmp_path: Path, name: str) -> None:
+    made = plan(Score(), space(trials=3), documents(12, 5, 8))
+    run_search(made, tmp_path)
+    (tmp_path / name).write_text("{")
+
+    with pytest.raises(SearchError, match="holds another search"):
+        run_search(made, tmp_path)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    for place in ("file", "file/below"):
+        with pytest.raises(SearchError, match="is a file; the result is a folder"):
+            run_search(plan(Score(), space(trials=3), documents(12, 5, 8)), tmp_path / place)
+
+
 def test_a_function_without_figures_is_said_before_the_first_trial(tmp_path: Path) -> None:
     def nothing(model: FakeModel, documents: Any = ()) -> list[float]:
         return []

@@ -66,9 +66,16 @@ def test_the_best_recipe_scores_on_disk_what_the_report_says(family: Path, tmp_p
     )
 
 
-def test_a_descent_that_was_killed_continues_as_if_undisturbed(family: Path, tmp_path: Path) -> None:
-    plan = plan_search(read_space(space(family, more=", {text: english, at_most: base + 0.02}")), texts=GIVEN)
-    run_search(plan, tmp_path / "whole")
+@pytest.mark.parametrize("by", ["gradient", "lbfgs"])
+def test_a_descent_that_was_killed_continues_as_if_undisturbed(by: str, family: Path, tmp_path: Path) -> None:
+    plan = plan_search(
+        read_space(space(family, by, more=", {text: english, at_most: base + 0.02}")), texts=GIVEN
+    )
+    report = run_search(plan, tmp_path / "whole").report
+    assert report.about["by"] == by
+    asked = Records(tmp_path / "whole" / "trials.jsonl").asked
+    lengths = {round(abs(asked[1].point[name] - asked[0].point[name]), 4) for name in asked[0].point}  # type: ignore[operator]
+    assert (len(lengths) == 1) == (by == "gradient")  # Adam's first step is as long for each number
     rows = (tmp_path / "whole" / "trials.jsonl").read_bytes().splitlines(keepends=True)
     trials = [number for number, row in enumerate(rows) if b'"trial 2"' in row]
 
@@ -223,7 +230,8 @@ def test_a_way_that_does_not_suit_the_space_is_refused_before_anything_is_scored
 
 
 @pytest.mark.parametrize(
-    ("by", "lacks"), [("tpe", True), ("gradient", False), ("auto", False), ("grid", False)]
+    ("by", "lacks"),
+    [("tpe", True), ("gradient", False), ("lbfgs", False), ("auto", False), ("grid", False)],
 )
 def test_optuna_is_missed_only_where_it_is_needed(
     family: Path, by: str, lacks: bool, monkeypatch: pytest.MonkeyPatch

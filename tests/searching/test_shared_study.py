@@ -161,7 +161,7 @@ def test_another_space_is_another_search(tmp_path: Path) -> None:
         join_search(made(trials=5), tmp_path / "second", url)
 
 
-@pytest.mark.parametrize("by", ["gradient", "grid"])
+@pytest.mark.parametrize("by", ["gradient", "lbfgs", "grid"])
 def test_ways_that_follow_one_order_are_refused(tmp_path: Path, by: str) -> None:
     with pytest.raises(SearchError, match="Machines cannot share a search by"):
         run_search(made(by), tmp_path, storage=storage(tmp_path))

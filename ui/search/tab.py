@@ -32,7 +32,7 @@ from ui.widgets.html import html, note, section, trouble
 # Parameters of one recipe whose ranges the tab can show.
 MOST_PARAMETERS = 6
 MOST_GROUPS = 8
-WAYS = ("auto", "gradient", "tpe", "cmaes", "random", "grid", "qmc", "nsga2")
+WAYS = ("auto", "gradient", "lbfgs", "tpe", "cmaes", "random", "grid", "qmc", "nsga2")
 
 
 class SearchTab:

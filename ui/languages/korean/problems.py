@@ -1633,7 +1633,7 @@ PROBLEMS: dict[str, Text] = {
     "python-score": Text("{function}: 실패했습니다. 파이썬의 메시지: {error}"),
     "python-score-numbers": Text(
         "{function}: {found}을(를) 돌려주었습니다.",
-        "수 하나, 또는 문서마다 수가 하나씩 있는 목록이어야 합니다.",
+        "유한한 수 하나, 또는 문서마다 수가 하나씩 있는 목록이어야 합니다.",
     ),
     "python-score-count": Text(
         "{function}: 문서 {documents}개에 대해 수 {count}개를 돌려주었습니다.",
@@ -1702,6 +1702,10 @@ PROBLEMS: dict[str, Text] = {
     "backup-not-on-hub": Text(
         "탐색 기록은 Hub의 저장소에 복사하는데, 받은 것은 저장소가 아닙니다: {given}",
         "`--backup hf://owner/name`처럼 쓰세요.",
+    ),
+    "damaged-records": Text(
+        "{file} 파일의 {line}번째 줄이 손상되었습니다.",
+        "그 줄부터 끝까지 지우세요. 탐색은 거기서 이어집니다.",
     ),
     "no-search": Text(
         "{folder} 폴더에 탐색이 없습니다.", "`alloy search run SPACE --to {folder}`로 시작하세요."
