@@ -105,7 +105,12 @@ def _coefficients(found: SearchState) -> Markup | None:
 def _report(report: SearchReport) -> Markup:
     said = [tag.p(remark_words(report.verdict), class_="alloy-result")]
     if report.comparisons:
-        said += [_table(report), quiet(t("search.report.meaning"))]
+        count = sum(parts["report"] for parts in report.documents.values())
+        said += [
+            _table(report),
+            quiet(t("search.report.caption", count=count)),  # not in the table, which phones cut off
+            quiet(t("search.report.meaning")),
+        ]
     if report.gains:
         said.append(quiet(remark_words(report.gained)))
     return html(said)
@@ -129,8 +134,7 @@ def _table(report: SearchReport) -> Markup:
     who = report.winner or ""
     rows = [table_row(name_of("best"), _figures(report, goals, who), figure(""), figure(""))]
     rows += [_row(report, goals, one) for one in report.comparisons]
-    caption = t("search.report.caption", count=sum(parts["report"] for parts in report.documents.values()))
-    return scrolling(table(columns, rows, caption=caption), focusable=True)
+    return scrolling(table(columns, rows), focusable=True)
 
 
 def _row(report: SearchReport, goals: Sequence[str], one: Comparison) -> Markup:
