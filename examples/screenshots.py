@@ -46,14 +46,14 @@ def walk(page: Page, language: str) -> Iterator[str]:
     click("merge.chat")
     page.get_by_label(said["chat.prompt"]).fill(QUESTION[language])
     click("chat.send")
-    page.get_by_role("button", name=said["vote.left"]).wait_for()
+    page.get_by_role("button", name=said["vote.tie"]).wait_for()
     page.wait_for_function("document.querySelectorAll('[data-testid=bot]').length == 2")
     page.locator(".alloy-method:visible", has_text=re.compile(r"(cpu|cuda), .+ · \d")).nth(1).wait_for()
     page.wait_for_function(ENDED, polling=3000)
     yield "chat"
     click("page.tab.score", "tab")
     click("score.button")
-    page.locator("table tbody .number:visible").nth(8).wait_for()
+    page.locator(".alloy-overview table").wait_for()
     yield "score"
     click("page.tab.methods", "tab")
     page.locator("svg.alloy-demo:visible").wait_for()

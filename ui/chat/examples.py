@@ -38,12 +38,13 @@ class ChatExamples:
 
 
 def preferred(votes: Sequence[Preference]) -> list[Pair]:
-    """The answers that were preferred; a tie prefers none."""
-    return [
+    """The answers that were preferred, each once; a tie prefers none."""
+    found = [
         (vote["message"], vote[f"{vote['vote']}_answer"])
         for vote in votes
         if vote["vote"] != "tie" and vote[f"{vote['vote']}_answer"].strip()
     ]
+    return list(dict.fromkeys(found))
 
 
 def exchanged(talks: Iterable[Sequence[Message]]) -> list[Pair]:

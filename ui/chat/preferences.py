@@ -1,21 +1,23 @@
-"""Which of two answers a visitor prefers: kept in the visitor's browser, where it can be downloaded."""
+"""Which of two or three answers a visitor prefers: kept in the visitor's browser, where it can be downloaded."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
 
 import gradio as gr
 
-from ui.chat.answers import line_html, plain
+from ui.chat.answers import line_html
 from ui.host import Host
 from ui.languages.translate import t
-from ui.widgets.events import PRIVATE, QUIET, Given, Updates
+from ui.widgets.events import PRIVATE, QUIET, Updates
 from ui.widgets.html import status
 
-Choice = Literal["left", "tie", "right"]
-CHOICES: tuple[Choice, ...] = ("left", "tie", "right")
+# Of the conversations, from left to right.
+LETTERS = "ABC"
+VOTES = ("left", "tie", "right")
 # Beyond this the oldest are dropped: a browser keeps a few megabytes for a page.
 MAX_PREFERENCES = 200
 MAX_CHARACTERS = 4000  # of a message or an answer
@@ -50,48 +52,63 @@ DOWNLOAD_FOR_DPO = """(votes) => {
 
 
 class PreferenceButtons:
-    """The buttons below two conversations; made inside the page's Blocks.
+    """The buttons below the conversations; made inside the page's Blocks.
 
     Attributes:
-        row: hidden unless two models answer
+        row: hidden unless several models have answered; the page renders it where it is always in view
+        best: a button for each conversation: its answer is the best
+        tie: the button for answers of which none is better
         stored: the preferences, which the page renders outside its tabs
     """
 
     def __init__(self, host: Host) -> None:
-        with gr.Row(visible=False, elem_classes="alloy-votes") as self.row:
-            self.buttons = {
-                choice: gr.Button(t(f"vote.{choice}"), size="sm", min_width=90) for choice in CHOICES
-            }
+        with gr.Row(visible=False, elem_classes="alloy-votes", render=False) as self.row:
+            self.best = [
+                gr.Button(t("vote.better", letter=letter), size="sm", min_width=90) for letter in LETTERS
+            ]
+            self.tie = gr.Button(t("vote.tie"), size="sm", min_width=90)
         self.tally = gr.HTML()
-        self.download = gr.Button(t("vote.export"), size="sm", min_width=120, visible=False)
-        self.for_dpo = gr.Button(t("vote.export.dpo"), size="sm", min_width=120, visible=False)
+        with gr.Row():
+            self.download = gr.Button(t("vote.export"), size="sm", min_width=120, visible=False)
+            self.for_dpo = gr.Button(t("vote.export.dpo"), size="sm", min_width=120, visible=False)
         self.stored = gr.BrowserState([], storage_key="alloy-votes", secret=host.browser_key, render=False)
-
-    def wire(self, models: Sequence[gr.Dropdown], talks: Sequence[gr.Chatbot]) -> None:
-        """Add the events; `models` and `talks` are those of the left and of the right."""
-        for choice, button in self.buttons.items():
-            button.click(
-                self._prefer(choice, models, talks), {self.stored, *models, *talks}, [self.stored, self.tally], **QUIET
-            )  # fmt: skip
+        self.offered = [self.row, *self.best]
         # This event also fires when the page loads and the browser has some stored.
-        self.stored.change(self._offer, self.stored, [self.download, self.for_dpo], **QUIET)
+        self.stored.change(self._offer_files, self.stored, [self.download, self.for_dpo], **QUIET)
         self.download.click(None, self.stored, None, js=DOWNLOAD, **PRIVATE)
         self.for_dpo.click(None, self.stored, None, js=DOWNLOAD_FOR_DPO, **PRIVATE)
 
-    def _prefer(
-        self, choice: Choice, models: Sequence[gr.Dropdown], talks: Sequence[gr.Chatbot]
-    ) -> Callable[[Given], Updates]:
-        def prefer(given: Given) -> Updates:
-            left, right = ((given[model] or "").strip() for model in models)
-            found = last_answers(*(plain(given[talk]) for talk in talks))
-            if found is None or not left or not right:
-                return {self.tally: line_html(t("vote.none"))}
-            now = with_preference(stored_preferences(given[self.stored]), choice, (left, right), *found)
-            return {self.stored: now, self.tally: tally(now, (left, right))}
+    def offer(self, count: int) -> Updates:
+        """Updates of `offered`: the buttons for this many answers, none for fewer than two."""
+        key = "vote.better" if count == 2 else "vote.best"
+        buttons: Updates = {
+            button: gr.update(value=t(key, letter=letter), visible=place < count)
+            for place, (letter, button) in enumerate(zip(LETTERS, self.best, strict=True))
+        }
+        return {self.row: gr.update(visible=count > 1), **buttons}
 
-        return prefer
+    def prefer(
+        self,
+        best: int | None,
+        models: Sequence[str],
+        talks: Sequence[Sequence[Mapping[str, Any]]],
+        stored: object,
+    ) -> Updates:
+        """Updates of `stored` and `tally` for a vote; see `with_preference`.
 
-    def _offer(self, stored: object) -> Updates:
+        Args:
+            best: the number of the best answer, None for a tie
+            models: by conversation
+            talks: the conversations
+            stored: what the browser has stored
+        """
+        found = last_answers(talks)
+        if found is None:
+            return {self.tally: line_html(t("vote.none"))}
+        now = with_preference(stored_preferences(stored), best, models, *found)
+        return {self.stored: now, self.tally: tally(now, models)}
+
+    def _offer_files(self, stored: object) -> Updates:
         found = stored_preferences(stored)
         decided = any(one["vote"] != "tie" for one in found)
         return {
@@ -102,42 +119,57 @@ class PreferenceButtons:
 
 def with_preference(
     preferences: Sequence[Preference],
-    choice: Choice,
-    models: tuple[str, str],
+    best: int | None,
+    models: Sequence[str],
     message: str,
-    answers: tuple[str, str],
+    answers: Sequence[str],
 ) -> list[Preference]:
-    """The preferences with one more; a second choice on the same two answers replaces the first.
+    """The preferences with those of one more vote; a second vote on the same answers replaces the first.
+
+    Preferences are pairs: of three answers, the best is preferred to each of the two others.
 
     Args:
         preferences: so far
-        models: left and right
-        message: that both answered
-        answers: left and right
+        best: the number of the best answer, None if none is better than another
+        models: (K,), from left to right
+        message: that all answered
+        answers: (K,), from left to right
     """
-    new = {
-        "left": models[0],
-        "right": models[1],
-        "message": message[:MAX_CHARACTERS],
-        "left_answer": answers[0][:MAX_CHARACTERS],
-        "right_answer": answers[1][:MAX_CHARACTERS],
-    }
-    kept = [one for one in preferences if {**one, "vote": ""} != {**new, "vote": ""}]
-    return [*kept, {**new, "vote": choice}][-MAX_PREFERENCES:]
+    message, answers = message[:MAX_CHARACTERS], [answer[:MAX_CHARACTERS] for answer in answers]
+    judged = set(zip(models, answers, strict=True))
+    kept = [one for one in preferences if one["message"] != message or not _sides(one) <= judged]
+    new = [
+        {
+            "left": models[left],
+            "right": models[right],
+            "message": message,
+            "left_answer": answers[left],
+            "right_answer": answers[right],
+            "vote": "tie" if best is None else "left" if best == left else "right",
+        }
+        for left, right in combinations(range(len(models)), 2)
+        if best in (None, left, right)
+    ]
+    return [*kept, *new][-MAX_PREFERENCES:]
 
 
-def tally(preferences: Sequence[Preference], models: tuple[str, str]) -> str:
-    """How often each of two models was preferred, on whichever side it was."""
+def _sides(preference: Preference) -> set[tuple[str, str]]:
+    """Both models with their answers."""
+    return {(preference[side], preference[f"{side}_answer"]) for side in ("left", "right")}
+
+
+def tally(preferences: Sequence[Preference], models: Sequence[str]) -> str:
+    """How often each of these models was preferred to another of them, on whichever side it was."""
     found: Counter[str] = Counter()
+    ties = 0
     for one in preferences:
-        if {one["left"], one["right"]} == set(models):
-            found["tie" if one["vote"] == "tie" else one[one["vote"]]] += 1
-    if not found.total():
+        if {one["left"], one["right"]} <= set(models):
+            ties += one["vote"] == "tie"
+            found[one.get(one["vote"], "")] += 1
+    if not found:
         return ""
-    left, right = models
-    return status(
-        t("vote.tally", one=left, first=found[left], two=right, second=found[right], ties=found["tie"])
-    )
+    counts = ", ".join(f"{model}: {found[model]}" for model in models)
+    return status(t("vote.tally" if len(models) == 2 else "vote.tally.pairs", counts=counts, ties=ties))
 
 
 def stored_preferences(stored: object) -> list[Preference]:
@@ -146,16 +178,15 @@ def stored_preferences(stored: object) -> list[Preference]:
     return [
         {key: str(value) for key, value in one.items()}
         for one in (stored if isinstance(stored, list) else [])
-        if isinstance(one, Mapping) and one.keys() == fields and one["vote"] in CHOICES
+        if isinstance(one, Mapping) and one.keys() == fields and one["vote"] in VOTES
     ]
 
 
-def last_answers(
-    left: Sequence[Mapping[str, Any]], right: Sequence[Mapping[str, Any]]
-) -> tuple[str, tuple[str, str]] | None:
-    """The message that both conversations end with an answer to, and the answers; None if there is none."""
-    if min(len(left), len(right)) < 2 or {left[-1]["role"], right[-1]["role"]} != {"assistant"}:
+def last_answers(talks: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[str, list[str]] | None:
+    """The message that all conversations end with an answer to, and the answers; None if there is none."""
+    if not talks or any(len(talk) < 2 or talk[-1]["role"] != "assistant" for talk in talks):
         return None
-    if left[-2]["content"] != right[-2]["content"]:
+    messages = {str(talk[-2]["content"]) for talk in talks}
+    if len(messages) > 1:
         return None
-    return str(left[-2]["content"]), (str(left[-1]["content"]), str(right[-1]["content"]))
+    return messages.pop(), [str(talk[-1]["content"]) for talk in talks]

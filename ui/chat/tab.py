@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
 import gradio as gr
 
 from evaluation import EvaluationError, FetchedModel, fetch_model
-from ui.chat.answers import Message, as_shown, line_html, lines, loaded, plain, shown, streamed, trouble_card
+from ui.chat.answers import (
+    Answer,
+    Message,
+    as_shown,
+    line_html,
+    lines,
+    loaded,
+    plain,
+    shown,
+    streamed,
+    trouble_card,
+    warned,
+)
+from ui.chat.blind import Blind
 from ui.chat.examples import ChatExamples
-from ui.chat.preferences import PreferenceButtons, last_answers
+from ui.chat.preferences import LETTERS, PreferenceButtons, last_answers
 from ui.chat.sampling import SamplingFields
 from ui.chat.tuning import Tuner
 from ui.host import Host
@@ -27,6 +40,7 @@ from ui.server.merge_service import MergeService
 from ui.server.model_process import MODELS
 from ui.server.work import Turn, Turns
 from ui.widgets.events import LONG, NETWORK, PRIVATE, QUIET, Given, Updates
+from ui.widgets.html import html
 from ui.widgets.stop_button import stop_button, stops_from, stops_until
 
 HIDE = "() => ({__type__: 'update', visible: false})"
@@ -71,11 +85,16 @@ class ChatTab:
             with gr.Column(visible=False, min_width=280) as self.third_model:
                 third = _model_field(host, search, "chat.third", "chat.third.info")
         self.models = (first, second, third)
+        self.blindly = gr.Checkbox(
+            False, label=t("chat.blind"), info=t("chat.blind.info"), visible=False, container=False
+        )
+        self.blind = gr.State(None)
         self.tuner = Tuner(service, self.turns)
         with gr.Row(equal_height=True):
             self.sides = [_side(field, known[0] if field is first else None) for field in self.models]
         self.preferences = PreferenceButtons(host)
         with gr.Column(elem_classes="alloy-composer"):
+            self.preferences.row.render()
             with gr.Row(elem_classes="alloy-suggested") as self.suggestions:
                 self.suggested = [gr.Button(t(f"chat.suggested.{n}"), size="sm") for n in SUGGESTED]
             self.prompt = gr.Textbox(
@@ -90,6 +109,7 @@ class ChatTab:
         self.conversation = self.sides[0].talk
         self.examples = ChatExamples(self.preferences.stored, [side.talk for side in self.sides])
         self.outputs = [*self.models, *self._cleared(), *self.tuner.outputs]
+        self.names_of = {*self.models, self.blind}
         self._wire()
 
     def _wire(self) -> None:
@@ -99,26 +119,36 @@ class ChatTab:
         ready = gr.on(asked, self._fetch, models, None, show_progress="hidden", **NETWORK)
         answered = ready.then(
             self._talk,
-            {self.prompt, *models, *talks, *self.settings.inputs},
-            [self.prompt, *talks, *(side.line for side in self.sides)],
+            {self.prompt, self.blindly, *self.names_of, *talks, *self.settings.inputs},
+            [self.prompt, self.blind, *talks, *(side.line for side in self.sides)],
             concurrency_limit=2,
             show_progress_on=self.conversation,
             # Unlike the other long events, this one shows visitors who wait their place in line.
             **(LONG | {"show_progress": "minimal"}),
         )
         stops_until(self.stop, ready, answered)
-        answered.then(self._offer_votes, {*models, *talks}, self.preferences.row, **QUIET)
+        answered.then(self._offer_votes, {*models, *talks}, self.preferences.offered, **QUIET)
         for row in (self.preferences.row, self.suggestions):
             gr.on(asked, None, None, row, js=HIDE, **PRIVATE)
         answered.then(self._suggest, self.conversation, self.suggestions, **QUIET)
         for number, button in zip(SUGGESTED, self.suggested, strict=True):
             button.click(lambda n=number: t(f"chat.suggested.{n}"), None, self.prompt, **QUIET)
         self.stop.click(self.turns.stop, None, None, **QUIET)
-        self.preferences.wire(self.models[:2], talks[:2])
+        for best, button in [*enumerate(self.preferences.best), (None, self.preferences.tie)]:
+            button.click(
+                self._vote(best),
+                {*self.names_of, *talks, self.preferences.stored},
+                [
+                    self.preferences.stored, self.preferences.tally, self.preferences.row, self.blind, *talks,
+                    *(side.line for side in self.sides),
+                ],
+                **QUIET,
+            )  # fmt: skip
         # A conversation belongs to the models that answered in it: another model starts a new one. (`change` would also
         # fire while Gradio draws the fields, one by one.)
         gr.on(
-            [self.clear.click, *(field.input for field in self.models)], self._clear, models, self.outputs, **QUIET
+            [self.clear.click, self.blindly.input, *(field.input for field in self.models)],
+            self._clear, {*models, self.blindly}, self.outputs, **QUIET,
         )  # fmt: skip
         self.tuner.wire(self.sides[0].talk, self.sides[0].line, self.settings, self.stop)
 
@@ -157,34 +187,67 @@ class ChatTab:
                     yield fetch_model(name, token=token, allow_folders=self.host.allow_folders)
 
     def _clear(self, given: Given, request: gr.Request) -> Updates:
-        return self._begin(self._names(given), request)
+        return self._begin(self._names(given), request, blindly=given[self.blindly])
 
-    def _begin(self, names: Sequence[str], request: gr.Request) -> Updates:
+    def _begin(self, names: Sequence[str], request: gr.Request, *, blindly: bool = False) -> Updates:
+        """New conversations. Nothing of the first model is tuned while it may answer in any of them."""
         self.turns.forget(request)
-        name = names[0] if names else None
-        return {**self._cleared(names), **self.tuner.begin(name, str(request.session_hash))}
+        blindly = blindly and len(names) > 1
+        name = names[0] if names and not blindly else None
+        return {**self._cleared(names, blindly=blindly), **self.tuner.begin(name, str(request.session_hash))}
 
-    def _cleared(self, names: Sequence[str] = ()) -> Updates:
+    def _cleared(self, names: Sequence[str] = (), *, blindly: bool = False) -> Updates:
         """Empty conversations with these models.
 
-        The field for a third model is shown once there is a second; preferences wait for two answers.
+        The field for a third model is shown once there is a second; preferences wait for answers.
         """
         updates: Updates = {
             self.third_model: gr.update(visible=len(names) > 1),
+            self.blindly: gr.update(visible=len(names) > 1, value=blindly),
+            self.blind: None,
             self.preferences.row: gr.update(visible=False),
             self.suggestions: gr.update(visible=True),
         }
+        labels = _labels(names, hidden=blindly)
         for place, (side, name) in enumerate(zip_longest(self.sides, names)):
-            updates[side.talk] = gr.update(value=[], label=_label(name))
+            updates[side.talk] = gr.update(value=[], label=labels[place])
             updates[side.column] = gr.update(visible=place == 0 or name is not None)
             updates[side.line] = ""
         return updates
 
     def _offer_votes(self, given: Given) -> Updates:
-        """The buttons of preferences, once two models have answered the same message."""
-        talks = [plain(given[side.talk]) for side in self.sides[:2]]
-        answered = len(self._names(given)) == 2 and last_answers(talks[0], talks[1]) is not None
-        return {self.preferences.row: gr.update(visible=answered)}
+        """The buttons of preferences, once all of several models have answered the same message."""
+        count = len(self._names(given))
+        answered = last_answers([plain(given[side.talk]) for side in self.sides[:count]]) is not None
+        return self.preferences.offer(count if answered else 0)
+
+    def _vote(self, best: int | None) -> Callable[[Given], Updates]:
+        """What the button for one of the answers does; None is that for a tie."""
+
+        def vote(given: Given) -> Updates:
+            names, blind = self._seated(given)
+            sides = self.sides[: len(names)]
+            talks = [plain(given[side.talk]) for side in sides]
+            updates = self.preferences.prefer(best, names, talks, given[self.preferences.stored])
+            if blind is None or blind.revealed:
+                return updates
+            labels = zip(sides, _labels(names), strict=False)
+            # The names would tell what to vote for now.
+            hidden = {
+                self.preferences.row: gr.update(visible=False),
+                self.blind: replace(blind, revealed=True),
+            }
+            shown = {side.talk: gr.update(label=label) for side, label in labels}
+            return {**updates, **hidden, **shown, **self._lines(blind.lines)}
+
+        return vote
+
+    def _seated(self, given: Given) -> tuple[list[str], Blind | None]:
+        """The models by conversation, and the blind comparison that this is, if it is one."""
+        names, blind = self._names(given), given[self.blind]
+        if blind is None or len(blind.order) != len(names):
+            return names, None
+        return blind.names(names), blind
 
     def _suggest(self, conversation: Sequence[Message]) -> Any:
         """Messages to begin with are offered until there is one."""
@@ -211,17 +274,21 @@ class ChatTab:
             gr.Error: a model or the message is missing, or no model can answer
             EvaluationError: a model cannot be fetched
         """
-        names, message = self._names(given), given[self.prompt] or ""
+        (names, blind), message = self._seated(given), given[self.prompt] or ""
         if not (given[self.models[0]] or "").strip():
             raise gr.Error(t("chat.no_model"), print_exception=False)
         if not message.strip():
             raise gr.Error(t("chat.no_prompt"), print_exception=False)
         sides = self.sides[: len(names)]
+        if given[self.blindly] and len(names) > 1 and not any(given[side.talk] for side in sides):
+            blind = Blind.of(len(names))
+            names = blind.names(self._names(given))
         asked: list[list[Message]] = [
             [*as_shown(given[side.talk]), {"role": "user", "content": message}] for side in sides
         ]
         models = [self._in_memory(name, page) for name in names]
-        yield {self.prompt: "", **_talks(sides, asked), **self._lines([line_html(t("chat.loading"))])}
+        loading = self._lines([line_html(t("chat.loading"))])
+        yield {self.prompt: "", self.blind: blind, **_talks(sides, asked), **loading}
         fetched = [model or self._fetch_model(name, who) for name, model in zip(names, models, strict=True)]
         sampling = self.settings.sampling(given)
         with closing(streamed(fetched, [plain(talk) for talk in asked], sampling)) as stream:
@@ -232,9 +299,17 @@ class ChatTab:
                     return
                 stopped = turn.stopped.is_set()
                 talks = [[*talk, *shown(one.text)] for talk, one in zip(asked, answers, strict=True)]
-                yield {self.prompt: "", **_talks(sides, talks), **self._lines(lines(run, answers, stopped))}
+                said = self._said(lines(run, answers, stopped), answers, blind)
+                yield {self.prompt: "", **_talks(sides, talks), **said}
                 if stopped:
                     return
+
+    def _said(self, below: Sequence[str], answers: Sequence[Answer], blind: Blind | None) -> Updates:
+        """Updates of the lines below the conversations; a blind comparison keeps them until the names are shown."""
+        if blind is None or blind.revealed:
+            return self._lines(below)
+        hidden = [html(warned(one.warning), line_html(t("chat.blind.line"))) for one in answers]
+        return {self.blind: replace(blind, lines=tuple(below)), **self._lines(hidden)}
 
     def _in_memory(self, name: str, page: str) -> TriedMerge | None:
         """The page's merge in memory of this name; None if the name is of a model on the Hub or of a folder.
@@ -276,7 +351,7 @@ def _side(field: gr.Dropdown, name: str | None) -> Side:
     """A conversation; only the first model's is shown at once, the others when they are chosen."""
     with gr.Column(min_width=280, visible=name is not None) as column:
         talk = gr.Chatbot(
-            label=_label(name), height=420, placeholder=t("chat.placeholder"), buttons=["copy"],
+            label=_labels([name] if name else [])[0], height=420, placeholder=t("chat.placeholder"), buttons=["copy"],
             layout="bubble", elem_classes="alloy-talk",
         )  # fmt: skip
         line = gr.HTML()
@@ -293,5 +368,11 @@ def _answering(names: Sequence[str | None]) -> list[str]:
     return [name for name in (filled if filled[1:2] != [""] else filled[:1]) if name]
 
 
-def _label(name: str | None) -> str:
-    return t("chat.answers", name=name.strip()) if name and name.strip() else t("chat.answers.none")
+def _labels(names: Sequence[str], *, hidden: bool = False) -> list[str]:
+    """Of the conversations: who answers there, or a letter alone in a blind comparison."""
+    if hidden:
+        return [t("chat.answers.hidden", letter=letter) for letter in LETTERS]
+    if len(names) > 1:
+        return [f"{letter}: {name}" for letter, name in zip_longest(LETTERS, names, fillvalue="")]
+    name = names[0].strip() if names else ""
+    return [t("chat.answers", name=name) if name else t("chat.answers.none")] * len(LETTERS)

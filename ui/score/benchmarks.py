@@ -28,6 +28,7 @@ from ui.score.panel import (
     names_in,
     one_by_one,
     ready_for_gpu,
+    settled,
     waiting_row,
 )
 from ui.server import gpu
@@ -202,7 +203,8 @@ class BenchmarksPanel:
         with closing(asking) as stream:
             for rows, notes in stream:
                 asked = _asked(names, rows)
-                yield {self.table: benchmark_table(rows, asked, notes), self.found: asked}
+                shown = benchmark_table(rows, asked, notes)
+                yield {self.table: settled(shown, rows), self.found: asked}
 
 
 def _offer(name: str) -> str:

@@ -24,6 +24,7 @@ from ui.score.panel import (
     names_in,
     one_by_one,
     ready_for_gpu,
+    settled,
     waiting_row,
 )
 from ui.server import gpu
@@ -118,7 +119,7 @@ class ChatPanel:
         asking = asked_in_turn(self.host, self.turns, names, ChatRow, chat_call, oauth=oauth, request=request)
         with closing(asking) as stream:
             for rows, notes in stream:
-                yield {self.table: check_table(rows, notes), self.found: _talked(names, rows)}
+                yield {self.table: settled(check_table(rows, notes), rows), self.found: _talked(names, rows)}
 
 
 def _talked(names: Sequence[str], rows: Sequence[ChatRow]) -> Talked | None:

@@ -19,7 +19,7 @@ from ui.server import gpu
 from ui.server.internal_error import log_unexpected
 from ui.server.work import Turn, Turns, Work, watched
 from ui.widgets.events import QUIET
-from ui.widgets.html import bar, table_row, tag
+from ui.widgets.html import bar, folded, table_row, tag
 from ui.widgets.stop_button import stop_button, stops_from
 
 MAX_MODELS = 6
@@ -236,6 +236,12 @@ def fetched(
 def where(run: gpu.GpuRun) -> list[str]:
     """A sentence on how the work ran, if there is anything to say."""
     return [t("score.where", where=run.line)] if run.line else []
+
+
+def settled(shown: Markup, rows: Sequence[ModelRow]) -> Markup:
+    """A panel's own table: open while it fills or if a model failed; then folded, as the one table has its figures."""
+    whole = all(row.ended and not row.trouble for row in rows)
+    return folded(t("score.details"), shown) if whole else shown
 
 
 def waiting_row(name: str, columns: int, trouble: str, done: int, total: int) -> Markup:

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
-from huggingface_hub import EvalResult
 from markupsafe import Markup
 
 from checkpoints.problems import Problem
-from evaluation import EvaluationError, benchmark_results, perplexity_results, write_card
-from evaluation.as_json import as_json
-from evaluation.benchmarked import Benchmarked
-from evaluation.report import benchmark_markdown, chat_markdown, perplexity_markdown, weights_markdown
+from evaluation import EvaluationError, write_card
 from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import error_words, t
-from ui.score.benchmarks import BenchmarkAnswers
-from ui.score.chat_check import Talked
+from ui.score.findings import Findings
+from ui.score.overview import overview
 from ui.score.panel import Panel
-from ui.score.sizes import MeasuredModels
-from ui.score.text import ScoredTexts
-from ui.score.weights import Looked
 from ui.server.internal_error import log_unexpected
 from ui.widgets.events import NETWORK, PRIVATE, QUIET, Given, Updates
 from ui.widgets.html import card, heading, link, section, tag
@@ -35,120 +27,12 @@ COPY = """() => {
   const link = document.querySelector('.alloy-home a[data-kind="KIND"]');
   if (link) navigator.clipboard?.writeText(decodeURIComponent(link.href.split(',')[1])).catch(() => {});
 }"""
+# Brings the one table into view when work that its visitor began has ended.
+SHOW_OVERVIEW = """() => {
+  const shown = document.querySelector(".alloy-overview");
+  if (shown?.getBoundingClientRect().top < 0) shown.scrollIntoView({block: "start"});
+}"""
 COMMIT, PULL_REQUEST = "commit", "pull-request"
-Finding = ScoredTexts | BenchmarkAnswers | Talked | Looked | MeasuredModels
-
-
-@dataclass(frozen=True)
-class Findings:
-    """Everything that was found out about one model.
-
-    Args:
-        name: of the model, as it was asked for
-        parts: by kind: text, benchmarks, chat, weights, sizes
-    """
-
-    name: str
-    parts: Mapping[str, Finding]
-
-    @classmethod
-    def about_the_newest(cls, newest: Finding | None, found: Sequence[Finding | None]) -> Findings | None:
-        """What was found about the model of the newest finding; findings about other models are left out."""
-        newest = newest or next((one for one in found if one), None)
-        if newest is None:
-            return None
-        name = newest.names[0]
-        return cls(name, {kind_of(one): one for one in found if one and one.names[0] == name})
-
-    def markdown(self, kinds: Sequence[str]) -> str:
-        """The chosen kinds, a table each with its sentences."""
-        return "\n".join(f"### {_TITLES[kind]}\n\n{_markdown(self.parts[kind])}" for kind in kinds)
-
-    def json(self, kinds: Sequence[str]) -> str:
-        """The chosen kinds with every figure."""
-        parts = {kind: _plain(self.parts[kind]) for kind in kinds}
-        return as_json({"model": self.name, **parts}, indent=1)
-
-    def results(self, kinds: Sequence[str]) -> list[EvalResult]:
-        """Those of the chosen kinds that the Hub's metadata can hold.
-
-        Raises:
-            EvaluationError: a figure is not a finite number
-        """
-        found: list[EvalResult] = []
-        for kind in kinds:
-            match self.parts[kind]:
-                case ScoredTexts() as one:
-                    found += perplexity_results(one.scores[0], one.texts, one.source, one.differences)
-                case BenchmarkAnswers() as one:
-                    found += benchmark_results(one.found[0], one.pairs)
-        return found
-
-
-# For the card, which is in English throughout.
-_TITLES = {
-    "text": "Perplexity",
-    "benchmarks": "Benchmarks",
-    "chat": "Chat checks",
-    "weights": "Weights",
-    "sizes": "Size and speed",
-}
-
-
-def kind_of(finding: Finding) -> str:
-    """The kind of a finding, as `Findings` names it."""
-    return {
-        ScoredTexts: "text",
-        BenchmarkAnswers: "benchmarks",
-        Talked: "chat",
-        Looked: "weights",
-        MeasuredModels: "sizes",
-    }[type(finding)]
-
-
-def _markdown(finding: Finding) -> str:
-    match finding:
-        case ScoredTexts():
-            return perplexity_markdown(finding.scores, finding.source, finding.differences)
-        case BenchmarkAnswers():
-            return benchmark_markdown(finding.found, finding.pairs)
-        case Talked():
-            return chat_markdown(finding.checks)
-        case Looked():
-            return weights_markdown(finding.found, finding.alike)
-        case MeasuredModels():
-            return finding.report.to_markdown()
-
-
-def _plain(finding: Finding) -> dict[str, Any]:
-    match finding:
-        case ScoredTexts():
-            return {
-                "source": asdict(finding.source),
-                "models": [one.to_dict() for one in finding.scores],
-                "differences": [one.to_dict() for one in finding.differences],
-            }
-        case BenchmarkAnswers():
-            return {
-                "models": [_without_answers(one) for one in finding.found],
-                "paired": [pair.to_dict() for pair in finding.pairs],
-            }
-        case Talked():
-            return {"models": [one.to_dict() for one in finding.checks]}
-        case Looked():
-            return {**finding.found.to_dict(), "activations": [one.to_dict() for one in finding.alike]}
-        case MeasuredModels():
-            return finding.report.to_dict()
-
-
-def _without_answers(found: Benchmarked) -> dict[str, Any]:
-    """Everything but the scores of single questions: KMMLU has 35,000 of them."""
-    scores = [
-        {key: value for key, value in asdict(score).items() if key not in ("answers", "parts")}
-        | {"questions": score.questions}
-        for score in found.scores
-    ]
-    return {**found.to_dict(), "scores": scores}
 
 
 def files_of(about: Findings, kinds: Sequence[str]) -> Markup:
@@ -172,7 +56,9 @@ def files_of(about: Findings, kinds: Sequence[str]) -> Markup:
 class ReportPanel:
     """Shows what was found so far, once there is something; made inside the page's Blocks."""
 
-    def __init__(self, host: Host, panels: Sequence[Panel]) -> None:
+    def __init__(self, host: Host, panels: Sequence[Panel], found: gr.HTML) -> None:
+        """`found` is where the one table of all that was found goes."""
+        self.overview = found
         self.host, self.states = host, [panel.found for panel in panels]
         self.about = gr.State(None)
         with gr.Column(visible=False) as self.box:
@@ -190,9 +76,11 @@ class ReportPanel:
                         copy = gr.Button(t(f"home.copy.{kind}"), size="sm", min_width=120)
                         copy.click(None, None, None, js=COPY.replace("KIND", kind), **PRIVATE)
                 self.files = gr.HTML()
-        outputs = [self.box, self.about, self.title, self.kinds, self.files, self.result]
+        outputs = [self.overview, self.box, self.about, self.title, self.kinds, self.files, self.result]
         for panel in panels:
-            panel.ended.then(self._after(panel), {*self.states}, outputs, **QUIET)
+            after = self._after(panel), {*self.states}, outputs
+            panel.ended.failure(*after, **QUIET)
+            panel.ended.success(*after, **QUIET).then(None, None, None, js=SHOW_OVERVIEW, **PRIVATE)
         self.kinds.input(self._choose, [self.about, self.kinds], self.files, **QUIET)
         write.click(
             self._write, [self.about, self.kinds, self.way], self.result, show_progress="hidden", trigger_mode="once",
@@ -206,13 +94,14 @@ class ReportPanel:
             findings = [given[state] for state in self.states]
             about = Findings.about_the_newest(given[panel.found], findings)
             if about is None:
-                return {self.box: gr.Column(visible=False), self.about: None}
+                return {self.overview: "", self.box: gr.Column(visible=False), self.about: None}
             kinds = list(about.parts)
             choices = [(t(f"home.kind.{kind}"), kind) for kind in kinds]
             return {
+                self.overview: overview(about),
                 self.box: gr.Column(visible=True),
                 self.about: about,
-                self.title: section(t("home.heading", model=about.name)),
+                self.title: section(t("home.keep")),
                 self.kinds: gr.update(choices=choices, value=kinds),
                 self.files: files_of(about, kinds),
                 self.result: "",

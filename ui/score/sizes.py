@@ -23,7 +23,7 @@ from ui.score.text import ScoredTexts, TextPanel
 from ui.server.model_process import MODELS
 from ui.server.work import Turn, watched
 from ui.widgets.events import LONG, NETWORK, Given, Updates
-from ui.widgets.html import card, column, figure, note, scrolling, table, table_row, tag
+from ui.widgets.html import card, column, figure, folded, note, scrolling, table, table_row, tag
 from ui.widgets.stop_button import stops_until
 
 
@@ -80,7 +80,8 @@ class SizesPanel:
                 raise gr.Error(error_words(error), print_exception=False) from None
         report = _report(prints, scores)
         assert report is not None
-        yield {self.table: report_card(report), self.found: MeasuredModels(tuple(names), report)}
+        shown = folded(t("score.details"), report_card(report))
+        yield {self.table: shown, self.found: MeasuredModels(tuple(names), report)}
 
     def _scores(
         self, given: Given, names: Sequence[str], token: str | Literal[False], turn: Turn

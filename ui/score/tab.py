@@ -32,6 +32,7 @@ class ScoreTab:
             label=t("score.models"), info=t("score.models.info", most=MAX_MODELS),
         )  # fmt: skip
         search_as_you_type(self.models, search, host, known)
+        found = gr.HTML(elem_classes="alloy-overview")
         text = TextPanel(host, self.models)
         self.document = text.fields.document
         with gr.Accordion(t("score.benchmarks"), open=False):
@@ -42,4 +43,4 @@ class ScoreTab:
             weights = WeightsPanel(host, self.models, search, text.fields.document)
         with gr.Accordion(t("score.sizes"), open=False):
             sizes = SizesPanel(host, self.models, text)
-        ReportPanel(host, [text, benchmarks, chat, weights, sizes])
+        ReportPanel(host, [text, benchmarks, chat, weights, sizes], found)

@@ -15,7 +15,7 @@ from evaluation import Difference, FetchedModel, Perplexity, TextSource, differe
 from ui.host import Host
 from ui.hub.account import account
 from ui.languages.translate import in_each_language, t
-from ui.score.panel import Unavailable, fetched, go_and_stop, names_in, ready_for_gpu, where
+from ui.score.panel import Unavailable, fetched, go_and_stop, names_in, ready_for_gpu, settled, where
 from ui.score.reading import NONE, TextRow, scored
 from ui.score.score_table import score_table
 from ui.score.source import ChosenText, TextFields
@@ -105,9 +105,10 @@ class TextPanel:
     ) -> Updates:
         differences = _differences(rows, text.texts)
         notes = [] if text.whole else [t("score.cut", most=MAX_CHARACTERS)]
+        shown = score_table(rows, text.bytes, differences, [*notes, *where(run)])
         found = ScoredTexts(tuple(names), tuple(rows), text.texts, text.source, tuple(differences))
         return {
-            self.table: score_table(rows, text.bytes, differences, [*notes, *where(run)]),
+            self.table: settled(shown, rows),
             self.pictures: Markup("").join(token_picture(rows[0], row, text.texts) for row in rows[1:]),
             self.found: found if rows[0].score and rows[0].score.documents else None,
         }

@@ -235,6 +235,8 @@ footer { gap: 1rem; }
   font-variant-numeric: tabular-nums; color: var(--body-text-color-subdued); }
 .alloy-card details { margin-top: .6rem; font-size: .85rem; }
 .alloy-card details pre, .alloy-gguf pre { white-space: pre-wrap; margin: .4rem 0 0; font-size: .8rem; }
+.alloy-verdict { font-weight: 600; }
+.alloy-overview:not(:has(.alloy-card)) { display: none; }
 .alloy-result { font-size: 1.05rem; font-weight: 600; }
 .alloy-held { border-left: 3px solid var(--primary-500); padding: .5rem .8rem; background: var(--block-background-fill);
   border-radius: 0 var(--radius-lg) var(--radius-lg) 0; }

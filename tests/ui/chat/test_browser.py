@@ -77,7 +77,7 @@ def test_two_answers_are_voted_on_and_a_third_model_joins(
         expect(page.get_by_label("Your message")).to_have_value("Who are you?")
         expect(page.get_by_label("Your message")).to_be_in_viewport()
         right, stop = (
-            page.get_by_role("button", name="Right is better"),
+            page.get_by_role("button", name="B is better"),
             page.get_by_role("button", name="Stop"),
         )
         expect(right).to_be_hidden()
@@ -104,8 +104,39 @@ def test_two_answers_are_voted_on_and_a_third_model_joins(
         third.fill(SECOND.replace("Pirate", "Bard"))
         third.press("Enter")
         expect(page.get_by_test_id("bot")).to_have_count(0)  # all begin anew
-        expect(page.get_by_role("button", name="Right is better")).to_be_hidden()
+        expect(page.get_by_role("button", name="B is better")).to_be_hidden()
         ask(page, "Hello!")
         expect(page.get_by_text(SPEED)).to_have_count(3, timeout=SLOW)
         expect(page.get_by_test_id("bot")).to_have_count(3, timeout=SLOW)
+        page.get_by_role("button", name="B is best").click()
+        expect(page.get_by_text(f"counted by pairs of models: {FIRST}: 1, {SECOND}: 2, ")).to_be_visible()
+        seen_as = said(page)
+        assert sorted(seen_as) == [f"A: {FIRST}", f"B: {SECOND}", f"C: {SECOND.replace('Pirate', 'Bard')}"]
+
+        # The same three again, without their names: the vote shows who said what.
+        page.get_by_label("Compare blind").check()
+        expect(page.get_by_test_id("bot")).to_have_count(0)
+        ask(page, "Hello!")
+        best = page.get_by_role("button", name="C is best")
+        expect(best).to_be_visible(timeout=SLOW)
+        expect(page.get_by_text("Vote to see which model this is.")).to_have_count(3)
+        expect(page.get_by_text(SPEED)).to_have_count(0)
+        assert sorted(said(page)) == ["Model A", "Model B", "Model C"]
+        best.click()
+        expect(page.get_by_text(SPEED)).to_have_count(3)
+        expect(best).to_be_hidden()
+        assert by_model(said(page)) == by_model(seen_as)
         quiet(seen)
+
+
+def said(page: Page) -> dict[str, str]:
+    """The answers, by the labels of their conversations."""
+    talks = page.locator(".alloy-talk:visible").all()
+    return {
+        talk.locator("label").first.inner_text().strip(): talk.get_by_test_id("bot").inner_text().strip()
+        for talk in talks
+    }
+
+
+def by_model(answers: dict[str, str]) -> dict[str, str]:
+    return {label.partition(": ")[2]: answer for label, answer in answers.items()}

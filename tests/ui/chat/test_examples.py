@@ -5,20 +5,18 @@ from __future__ import annotations
 import pytest
 
 from ui.chat.examples import exchanged, preferred
-from ui.chat.preferences import Choice, Preference, with_preference
+from ui.chat.preferences import Preference, with_preference
 
 
-def voted(choice: Choice, message: str, left: str, right: str) -> list[Preference]:
-    return with_preference([], choice, ("a", "b"), message, (left, right))
+def voted(best: int | None, message: str, *answers: str) -> list[Preference]:
+    return with_preference([], best, "abc"[: len(answers)], message, answers)
 
 
-@pytest.mark.parametrize(
-    ("choice", "pairs"),
-    [("left", [("Hi", "Ahoy")]), ("right", [("Hi", "Hello")]), ("tie", [])],
-)
-def test_the_answer_that_was_preferred_is_the_example(choice: Choice, pairs: list[tuple[str, str]]) -> None:
-    assert preferred(voted(choice, "Hi", "Ahoy", "Hello")) == pairs
-    assert preferred(voted(choice, "Hi", " ", " ")) == []
+@pytest.mark.parametrize(("best", "pairs"), [(0, [("Hi", "Ahoy")]), (1, [("Hi", "Hello")]), (None, [])])
+def test_the_answer_that_was_preferred_is_the_example(best: int | None, pairs: list[tuple[str, str]]) -> None:
+    assert preferred(voted(best, "Hi", "Ahoy", "Hello")) == pairs
+    assert preferred(voted(best, "Hi", "Ahoy", "Hello", "Oh")) == pairs  # once, though it won twice
+    assert preferred(voted(best, "Hi", " ", " ")) == []
 
 
 def test_each_message_of_a_conversation_has_its_answer() -> None:

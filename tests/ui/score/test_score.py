@@ -30,8 +30,8 @@ from ui.host import Host
 from ui.page import build_page, launch_settings
 from ui.score import chat_check
 from ui.score.benchmarks import BenchmarkAnswers, BenchmarkRow, Questions, benchmark_call, benchmark_table
+from ui.score.findings import Findings
 from ui.score.reading import TextRow
-from ui.score.report import Findings
 from ui.score.text import ScoredTexts
 from ui.score.weights import SIGNALS, Looked, verdict_card
 from ui.server import gpu
