@@ -16,7 +16,7 @@ from ui.gallery.hub_merges import GalleryMerge
 from ui.gallery.sketch import LONGEST_RECIPE, Sketch
 from ui.languages.translate import current_language, speaking, t
 from ui.merge.lineage import lineage
-from ui.share.picture import TALL, WIDE, Pictured
+from ui.share.picture import LONGEST_NAME, TALL, WIDE, Pictured, cut
 from ui.widgets.html import Content, folded, html, tag
 
 
@@ -69,8 +69,9 @@ def _gain_lines(gain: Gain | None) -> tuple[str, ...]:
     """The verdict, and the figure; nothing without a gain."""
     if gain is None:
         return ()
-    verdict = t(f"gallery.gain.{gain.verdict}", name=gain.other.rpartition("/")[2])
-    return verdict, t(f"gallery.gain.{gain.kind}", value=f"{gain.value:+.3f}", data=gain.data)
+    verdict = t(f"gallery.gain.{gain.verdict}", name=cut(gain.other.rpartition("/")[2], LONGEST_NAME))
+    data = cut(gain.data, LONGEST_NAME)  # so that the figure after it is on the picture
+    return verdict, t(f"gallery.gain.{gain.kind}", value=f"{gain.value:+.3f}", data=data)
 
 
 _STYLE = Markup("""

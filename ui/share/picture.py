@@ -13,8 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 from ui.recipe.drawn_curves import ATTENTION, MLP, REST, Points
 
 WIDE, TALL, EDGE = 1200, 630, 60
-MOST_PARENTS, LONGEST_NAME, LONGEST_LINE = 4, 30, 60
+MOST_PARENTS, LONGEST_NAME, LONGEST_LINE = 4, 30, 100
+# Pixels between the left edge and the curve.
+BESIDE_CURVE = WIDE - 2 * EDGE - 420 - 40
 MAX_PICTURES = 64
+SMALLEST = 12  # pixels, of letters
 # Pictures take some milliseconds of a processor, and one is drawn at a time.
 _one_at_a_time = threading.Lock()
 _PAPER, _INK, _QUIET, _LINE = "#fbfaf8", "#1c1917", "#6b6460", "#c9c3be"
@@ -55,8 +58,9 @@ def picture(shown: Pictured) -> bytes:
         _lineage(draw, shown.parents, shown.result)
         if shown.lines:
             _curve(draw, shown.lines)
+        wide = BESIDE_CURVE if shown.lines else WIDE - 2 * EDGE
         for place, line in enumerate(shown.said):
-            _text(draw, (EDGE, TALL - 96 + 34 * place), cut(line, LONGEST_LINE), 22, _INK)
+            _fitting(draw, (EDGE, TALL - 96 + 34 * place), cut(line, LONGEST_LINE), 24, wide)
         content = io.BytesIO()
         image.save(content, "PNG", optimize=False)
         return content.getvalue()
@@ -112,6 +116,15 @@ def _curve(draw: ImageDraw.ImageDraw, lines: Sequence[tuple[str, Points]]) -> No
         step = wide / (len(values) - 1)
         corners = [(left + step * place, top + (1 - value) * tall) for place, value in enumerate(values)]
         draw.line(corners, fill=_COLOURS.get(name, _BRONZE), width=5, joint="curve")
+
+
+def _fitting(
+    draw: ImageDraw.ImageDraw, corner: tuple[float, float], words: str, height: int, wide: int
+) -> None:
+    """A whole line of up to this many pixels: long ones are written smaller, as their figure is at their end."""
+    while height > SMALLEST and draw.textlength(words, font=ImageFont.load_default(height)) > wide:
+        height -= 1
+    _text(draw, corner, words, height, _INK)
 
 
 def _text(

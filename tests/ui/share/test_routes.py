@@ -10,21 +10,24 @@ from xml.etree import ElementTree
 
 import httpx2
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from tests.hub import Hub
 from tests.ui.gallery.test_hub_merges import CARD, put
 from tests.ui.test_cards import EVIL
-from ui.gallery.hub_merges import HubMerges
+from ui.gallery.figures import Gain
+from ui.gallery.hub_merge import HubMerge
+from ui.gallery.hub_merges import GalleryMerge, HubMerges
 from ui.host import Host
 from ui.hub.account import Account
 from ui.hub.recipes import find_recipe, page_address, query_of
 from ui.languages.korean import KOREAN
 from ui.page import build_page, launch_settings
 from ui.share.badge import badge_in_markdown
-from ui.share.picture import TALL, WIDE, Pictured, cut, picture
+from ui.share.landing import Shared
+from ui.share.picture import BESIDE_CURVE, EDGE, TALL, WIDE, Pictured, cut, picture
 from ui.share.routes import share_routes
 
 RECIPE = """\
@@ -163,6 +166,22 @@ def test_a_picture_is_drawn_of_any_names(name: str) -> None:
 
     assert Image.open(io.BytesIO(picture(shown))).size == (WIDE, TALL)
     assert len(cut(name, 20)) <= 20 and cut(name, 20).isascii()
+
+
+def test_a_figure_is_whole_on_the_picture_beside_a_curve() -> None:
+    other = "ann/" + "long-name-" * 9
+    gain = Gain(other, "bits_per_byte", "a data set " * 9, 0.0123, (0.01, 0.02))
+    merge = GalleryMerge(HubMerge("ann/merged", "0" * 40, parents=(other,), gains=(gain,)))
+    said = Shared("", "", "", None, merge).pictured().said
+
+    assert said[1].endswith(": +0.012")
+    lines = (("rest", (0.0, 1.0)),)
+    with_words, without = (
+        Image.open(io.BytesIO(picture(Pictured("one", "SLERP", ("a/one",), lines, said=words))))
+        for words in (said, ())
+    )
+    changed = ImageChops.difference(with_words.convert("RGB"), without.convert("RGB")).getbbox()
+    assert changed and changed[2] <= EDGE + BESIDE_CURVE and changed[3] <= TALL
 
 
 def test_the_pages_own_server_has_the_routes(tmp_path: Path) -> None:
