@@ -1,6 +1,7 @@
-"""A dozen merges for the gallery of the demo's Hub, made by Alloy itself: `python -m examples.gallery`.
+"""A dozen merges for the gallery of the demo's Hub, published by Alloy itself: `python -m examples.gallery`.
 
-The demo runs this beside the app at its first start. What the Hub holds already is left alone.
+The demo runs this beside the app at its first start. What the Hub holds already is left alone. Two of them are merged,
+scored and asked a question. Of the others the recipe alone is published, which costs seconds and no space on the disk.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, metadata_update
+from huggingface_hub import CommitOperationAdd, HfApi, metadata_update
 
 from evaluation import Perplexity, difference, load_model, perplexity, perplexity_results, reply, write_card
 from evaluation.text import TextSource, bundled_text
 from examples.models import BASE, OWNER, VOICES
 from merging import licence_of, make_plan, read_recipe, run_plan
+from merging.plan import Plan
+from merging.result_card import model_card
 
 RECIPES = Path(__file__).parent / "recipes"
 PIRATE, BARD, KOREAN = (f"{OWNER}/{VOICES[voice]}" for voice in ("pirate", "bard", "korean"))
 INSTRUCT = f"{OWNER}/{BASE}"
 QUESTION = "What is the capital of Italy?"
+RECIPE_ALONE = "This repository holds the recipe alone: *Remix* it in Alloy to make the model."
 # Tokens of a sample answer.
 LONGEST_ANSWER = 40
 
@@ -32,7 +36,7 @@ class Shown:
     Args:
         recipe: its text
         languages: for its card
-        judged: whether it is scored beside its parents, and answers a question, in its card
+        judged: whether it is merged, scored beside its parents and asked a question; else it is a recipe alone
     """
 
     recipe: str
@@ -62,8 +66,8 @@ def _of_layers(*ranges: tuple[int, int]) -> str:
 MERGES: Mapping[str, Shown] = {
     "Pirate-Bard-SLERP": Shown(_file("slerp-gradient"), judged=True),
     "Pirate-Bard-TIES": Shown(_file("ties"), judged=True),
-    "Pirate-Bard-Both": Shown(_file("task-arithmetic"), judged=True),
-    "Pirate-Bard-Chat-Vector": Shown(_file("chat-vector"), judged=True),
+    "Pirate-Bard-Both": Shown(_file("task-arithmetic")),
+    "Pirate-Bard-Chat-Vector": Shown(_file("chat-vector")),
     "Pirate-Bard-Soup": Shown(_file("linear")),
     "Pirate-Bard-DARE": Shown(_of_task_vectors("dare_ties", PIRATE, BARD, weight=0.6, density=0.5)),
     "Pirate-Bard-DELLA": Shown(_of_task_vectors("della", PIRATE, BARD, weight=0.6, density=0.6, epsilon=0.1)),
@@ -90,21 +94,31 @@ def repository(name: str) -> str:
 
 
 def main() -> None:
-    """Make what the Hub of HF_ENDPOINT lacks, with the login of HF_TOKEN."""
+    """Publish what the Hub of HF_ENDPOINT lacks, with the login of HF_TOKEN: the recipes first."""
     os.nice(19)  # the page's visitors come first
-    api, scorer = HfApi(), None
-    for name, shown in MERGES.items():
+    api, scorer = HfApi(), Scorer()
+    for name, shown in sorted(MERGES.items(), key=lambda one: one[1].judged):
         to = repository(name)
         if api.repo_exists(to):
             continue
         plan = make_plan(read_recipe(shown.recipe))
-        run_plan(plan, f"hf://{to}", private=False, licence=licence_of(plan, None))
         metadata: dict[str, object] = {"language": list(shown.languages)}
         if shown.judged:
-            scorer = scorer or Scorer()
+            run_plan(plan, f"hf://{to}", private=False, licence=licence_of(plan, None))
             scorer.write(to, (PIRATE, BARD))
             metadata["widget"] = [{"text": QUESTION, "output": {"text": scorer.answer(to)}}]
+        else:
+            publish_recipe(api, plan, to)
         metadata_update(to, metadata, overwrite=True)
+
+
+def publish_recipe(api: HfApi, plan: Plan, to: str) -> None:
+    """Publish a merge's card, which has the recipe, and its config, without weights."""
+    card = model_card(plan, to, licence_of(plan, None)).replace("\n\n", f"\n\n{RECIPE_ALONE}\n\n", 1)
+    files = {"README.md": card, "config.json": plan.files["config.json"]}
+    operations = [CommitOperationAdd(path, content.encode()) for path, content in files.items()]
+    api.create_repo(to)
+    api.create_commit(to, operations, commit_message="Publish the recipe")
 
 
 class Scorer:

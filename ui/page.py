@@ -204,7 +204,7 @@ class Page:
         what, found = self.gallery.pressed(pressed, shown)
         if found is None:
             return unchanged()
-        view = ResultView(found.model.name, found)
+        view = ResultView(found.model.name, found, can_run=found.model.has_weights)
         match what:
             case "open":
                 return self.result.show(view)

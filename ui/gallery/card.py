@@ -126,7 +126,7 @@ def _card(one: GalleryMerge) -> Markup:
     buttons = [
         _button("open", name),
         _button("remix", name) if one.recipe else None,
-        _button("chat", name),
+        _button("chat", name) if one.model.has_weights else None,
     ]
     return tag.article(
         tag.h2(link(f"{constants.ENDPOINT}/{name}", name)),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from checkpoints.formats import format_of
 from checkpoints.names import hub_id
 from merging.licences import parent_of
 from ui.gallery.figures import Figure, Gain, figures_of, over_best_parent
@@ -47,6 +48,7 @@ class HubMerge:
         recipe_file: the file that holds its recipe, or shows it; empty if it has none
         figures, gains: what its `model-index` says
         sample: a message and an answer, if its card shows one
+        has_weights: whether it has a file that may hold weights; else it is a recipe alone, which cannot run
     """
 
     name: str
@@ -62,6 +64,7 @@ class HubMerge:
     figures: tuple[Figure, ...] = ()
     gains: tuple[Gain, ...] = ()
     sample: Sample | None = None
+    has_weights: bool = True
 
     @classmethod
     def listed(cls, entry: Mapping[str, Any]) -> HubMerge | None:
@@ -90,6 +93,7 @@ class HubMerge:
             figures=figures,
             gains=gains,
             sample=_sample(card.get("widget")),
+            has_weights=_has_weights(entry.get("siblings")),
         )
 
     @property
@@ -115,9 +119,20 @@ def _languages(value: object) -> tuple[str, ...]:
 
 def _recipe_file(siblings: object) -> str:
     """The file with the recipe: mergekit's, else the card, which shows it."""
-    files = siblings[:MOST_FILES] if isinstance(siblings, list) else []
-    names = {file.get("rfilename") for file in files if isinstance(file, dict)}
+    names = _names(siblings)
     return next((name for name in (*RECIPE_FILES, CARD) if name in names), "")
+
+
+def _has_weights(siblings: object) -> bool:
+    """Whether a file may hold weights; so may those beyond the first MOST_FILES."""
+    names = _names(siblings)
+    return not names or len(names) >= MOST_FILES or any(map(format_of, names))
+
+
+def _names(siblings: object) -> set[str]:
+    files = siblings[:MOST_FILES] if isinstance(siblings, list) else []
+    found = (file.get("rfilename") for file in files if isinstance(file, dict))
+    return {name for name in found if isinstance(name, str)}
 
 
 def _sample(widget: object) -> Sample | None:

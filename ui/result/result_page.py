@@ -143,7 +143,7 @@ class ResultPage:
             found = None
         if job is not None:
             return view_of_job(job, found, can_run=may_run(job))
-        return ResultView(found.model.name, found) if found else None
+        return ResultView(found.model.name, found, can_run=found.model.has_weights) if found else None
 
     def show(self, view: ResultView) -> Updates:
         """The page of a merge, in place of the gallery."""

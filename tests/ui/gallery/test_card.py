@@ -79,3 +79,8 @@ def test_a_merge_without_a_recipe_cannot_be_remixed() -> None:
     tags = shown(gallery_cards([GalleryMerge(HubMerge("a/m", "0" * 40))]))
 
     assert [value for name, value in tags.attributes if name == "data-what"] == ["open", "chat"]
+
+
+def test_a_recipe_without_weights_cannot_be_chatted_with() -> None:
+    tags = shown(gallery_cards([of(HubMerge("a/m", "0" * 40, has_weights=False))]))
+    assert [value for name, value in tags.attributes if name == "data-what"] == ["open", "remix"]

@@ -64,12 +64,14 @@ def put(
     *,
     card: str = "",
     base: str = "ann/base",
+    weights: bool = True,
     **options: Any,
 ) -> None:
     """A merge on the Hub, as Alloy writes its card."""
     front = f"base_model: [{base}, ann/one]\ntags: [merge, alloy]\n{card}"
     text = f"---\n{front}---\n# m\n\n```yaml\n{RECIPE.format(method)}```\n"
-    hub.put(name, {"README.md": text.encode(), "config.json": b"{}"}, **options)
+    files = {"README.md": text.encode(), "config.json": b"{}"}
+    hub.put(name, {**files, "model.bin": b""} if weights else files, **options)
 
 
 def names(listed: Listed) -> set[str]:
@@ -88,6 +90,15 @@ def test_merges_are_listed_with_recipe_scores_and_licence(hub: Hub, ann: str) ->
     assert (one.model.licence, one.model.languages) == ("apache-2.0", ("ko", "en"))
     assert one.model.gain and one.model.gain.verdict == "better"
     assert one.model.sample and one.model.sample.answer == "Ahoy!"
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_recipe_without_weights_is_known_to_be_one(hub: Hub, ann: str, weights: bool) -> None:
+    put(hub, "ann/merged", weights=weights)
+
+    [one] = HubMerges().page(Wanted()).merges
+
+    assert one.recipe and one.model.has_weights == weights
 
 
 def test_private_merges_are_listed_for_nobody(hub: Hub, ann: str, monkeypatch: pytest.MonkeyPatch) -> None:
