@@ -214,7 +214,7 @@ def main() -> None:
         ):
             print(f"\n  Alloy is ready: http://127.0.0.1:{port}", flush=True)
             print(f"  Its Hub: {hub.endpoint}   Ctrl-C ends both.", flush=True)
-            print("  At the first start, merges for its gallery are made meanwhile.\n", flush=True)
+            print("  At the first start, its gallery is filled meanwhile.\n", flush=True)
             raise SystemExit(f"The app ended with exit code {process.wait()}.")
     except KeyboardInterrupt:
         print("\nStopped.")
