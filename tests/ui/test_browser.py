@@ -230,7 +230,7 @@ def test_the_yaml_is_what_runs(site: Site, browser: Browser) -> None:
         write(page, f"merge_method: task_arithmetic\nbase_model: {FIRST}\n{models}")
         expect(page.get_by_label("Method", exact=True)).to_have_value("Task Arithmetic")
         expect(page.get_by_label("Base model", exact=True)).to_have_value(FIRST)
-        expect(page.get_by_label("Model 1", exact=True)).to_have_value(SECOND)
+        expect(page.get_by_label("Fine-tune 1", exact=True)).to_have_value(SECOND)
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
 
         write(page, "merge_method: task_aritmetic\nmodels: []\n")

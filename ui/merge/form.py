@@ -43,7 +43,12 @@ from ui.widgets.html import html, link, sentences, tag
 
 METHOD, BASE, PARAMETERS, DTYPE = "method", "base", "parameters", "dtype"
 # What a model is for under a method whose models differ, by the number of its row; others are numbered.
-_ROLES = {("chat_vector", 0): "role.target", ("chat_vector", 1): "role.giver"}
+_ROLES = {
+    ("chat_vector", 0): "role.target", ("chat_vector", 1): "role.giver", ("nearswap", 0): "role.swapped",
+    ("arcee_fusion", 0): "role.stays", ("arcee_fusion", 1): "role.fused", ("passthrough", 0): "role.copied",
+}  # fmt: skip
+# What the base is for where the models were not fine-tuned from it.
+_BASES = {"nearswap": "role.stays"}
 # What a value says of a model.
 _HINTS = {("slerp", 0): "role.at_zero", ("slerp", 1): "role.at_one"}
 
@@ -186,10 +191,8 @@ class ModelFields:
         visible: bool,
         removable: bool,
     ) -> Updates:
-        is_base = number == 0 and method.base == "first"
-        role, hint = _ROLES.get((method.name, number)), _HINTS.get((method.name, number))
-        usual = "recipe.model.base" if is_base else "recipe.model"
-        label = t(role) if role else t(usual, number=number + 1)
+        hint = _HINTS.get((method.name, number))
+        label = t(_role(method, number), number=number + 1)
         updates: Updates = {
             self.group: gr.update(visible=visible),
             self.remove: gr.update(visible=removable),
@@ -203,6 +206,14 @@ class ModelFields:
             setting = entry.settings.get(name, parameter and parameter.initial)
             updates |= number_field.show(method, parameter, setting, typed, explained=number == 0)
         return updates
+
+
+def _role(method: MergeMethod, number: int) -> str:
+    """The key of what a model is called by the number of its row: by what it is for, as far as models differ."""
+    if number == 0 and method.base == "first" and (method.name, 0) not in _ROLES:
+        return "recipe.model.base"
+    usual = "role.fine_tune" if method.base == "subtracted" else "recipe.model"
+    return _ROLES.get((method.name, number), usual)
 
 
 @dataclass
@@ -358,7 +369,11 @@ class RecipeForm:
             self.about: in_each_language(lambda: method_text(method)),
             self.add: gr.update(visible=count < most),
             self.method: method.name,
-            self.base: gr.update(value=state.base or None, visible=method.may_subtract),
+            self.base: gr.update(
+                value=state.base or None,
+                visible=method.may_subtract,
+                label=t(_BASES.get(method.name, "recipe.base")),
+            ),
             self.typed: typed,
             self.dtype: state.dtype,
         }

@@ -175,3 +175,16 @@ def test_a_chosen_method_counts_at_once(page: Page) -> None:
     page.set(page.form.method, "linear")
 
     assert page.yaml()["merge_method"] == "linear"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_models_that_differ_are_named_by_what_they_are_for(page: Page, name: str) -> None:
+    """Models are numbered only where the method takes them alike: none of them is the base, or made from it."""
+    method = METHODS[name]
+    models = (ModelEntry("a/a"), ModelEntry("b/b"))
+    page.show(for_method(FormState("linear", models), method, lambda _: "c/c")[0])
+
+    labels = [page.fields[row.model]["label"] for row in page.form.rows[:2]]
+
+    named = [label for label in labels if label not in ("Model 1", "Model 2")]
+    assert bool(named) == (method.base in ("subtracted", "first") or name == "passthrough")
