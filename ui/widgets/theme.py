@@ -388,7 +388,7 @@ html { scroll-padding: 1rem 0 6rem; }
 .alloy-curves [data-line]:not(.chosen) [role=slider] { display: none; }
 .alloy-curves [role=slider] { cursor: ns-resize; touch-action: none; }
 .alloy-curves [role=slider] circle { fill: var(--primary-600); stroke: var(--block-background-fill); stroke-width: 2; }
-.dark .alloy-curves [role=slider] circle { fill: var(--primary-400); }
+.dark .alloy-curves [role=slider] circle:not(.reach) { fill: var(--primary-400); }
 .alloy-curves [role=slider] .reach { fill: transparent; stroke: none; }
 .alloy-curves [role=slider]:focus { outline: none; }
 .alloy-curves [role=slider]:focus-visible .reach { stroke: var(--primary-500); stroke-width: 2; }
