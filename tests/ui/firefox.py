@@ -39,6 +39,10 @@ class Firefox:
     def __init__(self, port: int) -> None:
         self.port, self.ids, self.complaints = port, itertools.count(1), list[str]()
         self.loop = asyncio.new_event_loop()
+        self.session = self.loop.run_until_complete(self._session())
+
+    async def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession()
 
     def open(self, url: str) -> None:
         self.loop.run_until_complete(self._connect())
@@ -88,7 +92,7 @@ class Firefox:
         self.until(f"!!{found}")
         self.run(
             f"const it = {found}; it.focus(); it.select();"
-            f"return document.execCommand('insertText', false, {json.dumps(text)});"
+            f"document.execCommand('insertText', false, {json.dumps(text)}); return it.blur();"
         )
 
     def _send(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -106,7 +110,6 @@ class Firefox:
                 return dict(said["result"])
 
     async def _connect(self) -> None:
-        self.session = aiohttp.ClientSession()
         deadline = time.monotonic() + STARTS_WITHIN
         while True:
             try:
@@ -119,7 +122,6 @@ class Firefox:
                 return
 
     async def _disconnect(self) -> None:
-        await self.socket.close()
         await self.session.close()
 
 
@@ -142,7 +144,7 @@ def firefox(url: str) -> Iterator[Firefox]:
         try:
             page.open(url)
             yield page
-            page.close()
         finally:
+            page.close()
             process.terminate()
             process.wait(timeout=60)
