@@ -157,7 +157,7 @@ def test_two_models_become_one_that_answers(site: Site, browser: Browser) -> Non
 
         page.get_by_role("tab", name="Score").click()
         page.get_by_role("button", name="Score", exact=True).click()
-        found = page.locator(".alloy-overview")
+        found = page.locator(".alloy-overview").first
         expect(found.locator("tbody .number")).to_have_count(6, timeout=SLOW)
         expect(found).to_be_in_viewport()
         # The verdicts come before the table; the panel's own table is folded.
