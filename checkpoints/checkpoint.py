@@ -136,6 +136,16 @@ def read_json(checkpoint: Checkpoint, file: str) -> Any:
         raise not_json(checkpoint.name, file, error) from None
 
 
+def read_mapping(checkpoint: Checkpoint, file: str) -> dict[str, Any]:
+    """The settings in a JSON file; none where it is missing, or holds something else.
+
+    Raises:
+        CheckpointError: it is not JSON, or cannot be read.
+    """
+    found = read_json(checkpoint, file) if file in checkpoint.files else {}
+    return found if isinstance(found, dict) else {}
+
+
 def not_json(name: str, file: str, error: ValueError) -> CheckpointError:
     values = {"file": file, "model": name, "error": str(error)}
     return CheckpointError(Problem("not-json", values, name))

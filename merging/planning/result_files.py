@@ -22,6 +22,7 @@ from typing import Any
 
 from checkpoints import Checkpoint, Token, read_json
 from checkpoints.architecture import OUTPUT_HEAD, Layout, says_tied, untie
+from checkpoints.checkpoint import read_mapping
 from checkpoints.problems import Problem
 from checkpoints.repositories.repository import MAX_SMALL_FILE
 from checkpoints.tokenizer_files import (
@@ -172,7 +173,7 @@ class ResultFiles:
         checkpoint = self.parents.checkpoints[self.tokenizer_reference()]
         written = self.vocabulary.documents(checkpoint) if self.vocabulary else {}
         if "tokenizer_config.json" not in written and "tokenizer_config.json" in checkpoint.files:
-            written["tokenizer_config.json"] = read_json(checkpoint, "tokenizer_config.json")
+            written["tokenizer_config.json"] = read_mapping(checkpoint, "tokenizer_config.json")
         template = self.chat_template
         if template is not None and "tokenizer_config.json" in written:
             written["tokenizer_config.json"].pop("chat_template", None)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from checkpoints import Checkpoint, read_json
+from checkpoints import Checkpoint
+from checkpoints.checkpoint import read_mapping
 from checkpoints.problem_texts import WORDING
 from checkpoints.problems import Problem
 from checkpoints.wording import few
@@ -157,9 +158,10 @@ def chat_template(checkpoint: Checkpoint) -> str | None:
         text: str = checkpoint.read_file("chat_template.jinja").decode(errors="replace")
         return text
     for file in ("chat_template.json", "tokenizer_config.json"):
-        template = read_json(checkpoint, file).get("chat_template") if file in checkpoint.files else None
+        template = read_mapping(checkpoint, file).get("chat_template")
         if isinstance(template, list):
-            template = next((t.get("template") for t in template if t.get("name") == "default"), None)
+            named = (one for one in template if isinstance(one, dict))
+            template = next((one.get("template") for one in named if one.get("name") == "default"), None)
         if isinstance(template, str):
             return template
     return None

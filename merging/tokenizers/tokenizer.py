@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from checkpoints import Checkpoint, read_json
+from checkpoints.checkpoint import read_mapping
 from checkpoints.problems import CheckpointError, Problem
 from checkpoints.tokenizer_files import VOCABULARIES, tokenizer_files
 from checkpoints.wording import few
@@ -67,6 +68,13 @@ class Tokenizer:
         for token in self.document.get("added_tokens") or ():
             self.added[token["content"]] = token
             self.ids[token["content"]] = token["id"]
+        if not all(
+            type(token) is str and type(number) is int and number >= 0 for token, number in self.ids.items()
+        ):
+            raise ValueError("tokens are texts, and have numbers from 0 on")
+        merges = self.document["model"].get("merges") or []
+        if not isinstance(merges, list) or not all(type(merge) is str or _is_pair(merge) for merge in merges):
+            raise ValueError("merges are pairs of texts")
 
     def token(self, number: int) -> str | None:
         return next((token for token, own in self.ids.items() if own == number), None)
@@ -111,7 +119,7 @@ class Tokenizer:
             words = len(self.document["model"]["vocab"])
             listed = [*(token for token in self.added.values() if token["id"] >= words), *appended]
         settings = _settings(checkpoint)
-        if "added_tokens_decoder" in settings:
+        if isinstance(settings.get("added_tokens_decoder"), dict):
             for token in listed:
                 entry = {key: value for key, value in token.items() if key != "id"}
                 settings["added_tokens_decoder"].setdefault(str(token["id"]), entry)
@@ -120,8 +128,9 @@ class Tokenizer:
         if self.file != TOKENIZER and (
             "added_tokens_decoder" not in settings or ADDED_TOKENS in checkpoint.files
         ):
-            known = read_json(checkpoint, ADDED_TOKENS) if ADDED_TOKENS in checkpoint.files else {}
-            written[ADDED_TOKENS] = known | {token["content"]: token["id"] for token in listed}
+            written[ADDED_TOKENS] = read_mapping(checkpoint, ADDED_TOKENS) | {
+                token["content"]: token["id"] for token in listed
+            }
         return written
 
 
@@ -167,13 +176,18 @@ def _named(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     """The special tokens that a tokenizer's settings name, in the order of loaders, by role or else by themselves."""
     told: dict[str, Any] = {}
     for file in ("special_tokens_map.json", TOKENIZER_CONFIG):
-        settings = read_json(checkpoint, file) if file in checkpoint.files else {}
+        settings = read_mapping(checkpoint, file)
         told |= {key: settings[key] for key in (*ROLES, *MORE_SPECIAL) if settings.get(key)}
     found = {role: told[role] for role in ROLES if role in told}
     for key in MORE_SPECIAL:
         more = told.get(key) or ()
-        found |= {str(token): token for token in (more.values() if isinstance(more, dict) else more)}
+        named = more.values() if isinstance(more, dict) else more if isinstance(more, list) else ()
+        found |= {str(token): token for token in named}
     return {role: token for role, named in found.items() if (token := _described(named, special=True))}
+
+
+def _is_pair(merge: Any) -> bool:
+    return isinstance(merge, list) and [*map(type, merge)] == [str, str]
 
 
 def _described(token: Any, **flags: Any) -> dict[str, Any]:
@@ -185,7 +199,7 @@ def _described(token: Any, **flags: Any) -> dict[str, Any]:
 
 
 def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    return dict(read_json(checkpoint, TOKENIZER_CONFIG)) if TOKENIZER_CONFIG in checkpoint.files else {}
+    return read_mapping(checkpoint, TOKENIZER_CONFIG)
 
 
 def _kind(checkpoint: Checkpoint) -> str:

@@ -27,7 +27,8 @@ from checkpoints.json_value import MAX_DEPTH, parse_json
 from checkpoints.problems import CheckpointError
 
 # Seconds in every run of the tests, and some minutes in the night.
-LENGTHS = [pytest.param(120, id="short"), pytest.param(20_000, id="long", marks=pytest.mark.nightly)]
+LONG = [pytest.mark.nightly, pytest.mark.timeout(7200)]
+LENGTHS = [pytest.param(120, id="short"), pytest.param(20_000, id="long", marks=LONG)]
 
 
 def fuzz(check: Callable[[Any], None], inputs: st.SearchStrategy[Any], examples: int) -> None:
