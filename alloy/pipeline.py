@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from checkpoints.problems import Cancelled, PlanError, Problem, RecipeError
+from checkpoints.problems import Cancelled, MergeError, PlanError, Problem, ProblemError, RecipeError
 from checkpoints.yaml import parts
 from merging.destinations import scheme_of
 from merging.recipe.yaml import YamlReader, place_of
@@ -185,11 +185,20 @@ class _Reader(YamlReader):
         return Pipeline(self.text, tuple(found), gguf)
 
     def gguf(self, node: yaml.Node) -> tuple[str, ...]:
+        from merging.gguf.types import file_types
+
         given = self.mapping(node, "`gguf`", ("gguf",)) or {}
         value = given.get("gguf")
         if isinstance(value, yaml.ScalarNode):
-            return tuple(word.strip() for word in value.value.split(","))
-        return self.sequence(value, "gguf", lambda one: self.text_of(one, "`gguf`"))
+            names = tuple(word.strip() for word in value.value.split(","))
+        else:
+            names = self.sequence(value, "gguf", lambda one: self.text_of(one, "`gguf`"))
+        try:
+            return tuple(kind.name for kind in file_types(names))
+        except MergeError as error:
+            for problem in error.problems:
+                self.problem(problem.code, problem.values, value)
+            return names
 
     def check(self, documents: Sequence[PipelineDocument], nodes: Sequence[yaml.Node]) -> None:
         """Find documents that nothing uses, and names that are missing or there twice."""
@@ -275,6 +284,7 @@ class PipelinePlan:
         pipeline: it
         stages: that are carried out one after the other
         merge: the plan of a merge of the same shapes and parents as the result
+        gguf_problems: what prevents its GGUF files
         folder: that names of files are relative to
         device: that trains and searches
     """
@@ -282,12 +292,14 @@ class PipelinePlan:
     pipeline: Pipeline
     stages: tuple[Stage, ...]
     merge: Plan
+    gguf_problems: tuple[Problem, ...]
     folder: Path
     device: str
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        return tuple(dict.fromkeys(problem for stage in self.stages for problem in stage.problems))
+        found = [problem for stage in self.stages for problem in stage.problems]
+        return tuple(dict.fromkeys([*found, *self.gguf_problems]))
 
     @property
     def ok(self) -> bool:
@@ -341,7 +353,24 @@ def plan_pipeline(
             merge = make_plan(read_recipe(pipeline.chain(document, _called(instead))), goes_to)
             stages.append(Stage(document, merge))
     assert merge
-    return PipelinePlan(pipeline, tuple(stages), merge, folder, device)
+    gguf = _gguf_problems(pipeline.gguf, merge, to) if pipeline.gguf and merge.ok else ()
+    return PipelinePlan(pipeline, tuple(stages), merge, gguf, folder, device)
+
+
+def _gguf_problems(types: Sequence[str], merge: Plan, to: str | None) -> tuple[Problem, ...]:
+    """What prevents GGUF files of a merge: of its kind, of what is installed, and where they would go."""
+    from merging.destinations import open_destination
+    from merging.engine.gguf import layout_of
+    from merging.engine.run import gguf_place
+    from merging.gguf.quantization import check_quantizer
+    from merging.gguf.types import file_types
+
+    try:
+        check_quantizer(file_types(types))
+        layout_of(merge, "result", "", None, lambda: None)
+        return tuple(open_destination(gguf_place(to)).check()) if to else ()
+    except ProblemError as error:
+        return tuple(error.problems)
 
 
 def _called(instead: Mapping[str, PipelineDocument]) -> dict[str, PipelineDocument]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from healing.plan import HealPlan
     from healing.run import Healed
     from healing.training import TrainingStep
+    from merging.rented_machines import Offer
 
 DONE, CANNOT_BE_TRAINED, NOT_HEALED = 0, REFUSED, 3
 
@@ -84,10 +85,15 @@ def plan(
 
         print(as_trl_config(planned.training), end="")
         return DONE
+    from healing.price import prices, rented_offers
+
+    offered = rented_offers(planned) if planned.ok else []
     if as_json:
-        print(json.dumps(planned.summary(), indent=2, ensure_ascii=False))
+        shown = {**planned.summary(), "prices": prices(offered)}
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
     elif planned.ok:
         describe(planned)
+        print_offers(offered)
     print_problems(planned.problems)
     return DONE if planned.ok else CANNOT_BE_TRAINED
 
@@ -118,6 +124,17 @@ def describe(planned: HealPlan) -> None:
         f"peak memory   about {planned.memory_bytes / 1e9:.1f} GB {on}; {planned.free_bytes / 1e9:.1f} GB are free"
     )
     print(f"time          about {planned.seconds / 60:.1f} minutes {on}, and the judging")
+    print("price         nothing on this machine")
+
+
+def print_offers(offered: Sequence[Offer]) -> None:
+    """Print what a training run costs on rented machines."""
+    for offer in offered:
+        minutes = max(round(offer.seconds / 60), 1)
+        print(
+            f"rented        {offer.machine.name} ({offer.machine.title}): about {minutes} minutes with its start, "
+            f"${offer.dollars:.2f}"
+        )
 
 
 @_command("run")

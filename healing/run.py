@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ import torch
 
 from checkpoints import Token
 from checkpoints.dtypes import torch_name
+from checkpoints.heap import buffers_by_mmap
 from checkpoints.names import is_address
 from checkpoints.problems import Cancelled, PlanError, Problem
 from checkpoints.repositories.repository import HUB_SCHEME
@@ -39,6 +41,8 @@ from merging import Plan, Result, licence_of, make_plan, merge_into_memory, read
 AFTER, BEFORE = "after", "before"
 # In the work folder: of which run it is, the model to train, the state, what was trained.
 _RUN, _STUDENT, STATE, _ADAPTER = "run.json", "student", "state.safetensors", "adapter"
+# Bytes of a tensor that leaves nothing behind when it is freed.
+_BUFFER = 256 << 10
 _TEACHER, _TRL = "teacher.safetensors", "trl"
 
 
@@ -215,7 +219,8 @@ def run_training(plan: HealPlan, to: str, *, work: Path | None = None, **options
     try:
         if isinstance(state, Branch):
             state.open()
-        healed = _Run(plan, to, folder, state, given).healed()
+        with buffers_by_mmap(_BUFFER):
+            healed = _Run(plan, to, folder, state, given).healed()
     except (Cancelled, KeyboardInterrupt):
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(state, Branch):
@@ -280,6 +285,7 @@ class _Run:
             save(network, self.work / _ADAPTER, plan.teacher or str(self.work / _STUDENT))
         tokenizer, device, dtype = student.tokenizer, student.device, student.dtype
         del network, student, objective, trainer.network, trainer.objective
+        gc.collect()  # a trainer of TRL's refers to itself
         merged = result_plan(plan, self.work, None if self.given.adapter_only else self.to, self.given.token)
         after = in_memory(AFTER, merged, tokenizer, device, dtype, self.given.token)
         scores[AFTER] = self.score(after)

@@ -160,6 +160,11 @@ class Training:
     texts: tuple[str, ...] = ("english", "korean")
     stop_above: float | None = None
 
+    @property
+    def document(self) -> str:
+        """The YAML of the training alone, with the line that separates it from the recipe."""
+        return self.text.removeprefix(self.recipe_text)
+
 
 def read_training(text: str) -> Training:
     """Read a chain that ends in a training document.

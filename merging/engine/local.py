@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import queue
-import sys
 import threading
 import time
 from collections import deque
@@ -133,18 +131,3 @@ def join_soon(threads: Sequence[threading.Thread]) -> None:
     deadline = time.monotonic() + STOP_SECONDS
     for thread in threads:
         thread.join(max(deadline - time.monotonic(), 0))
-
-
-def keep_heap() -> None:
-    """Tell glibc to serve blocks from few heaps, and only large buffers by mmap.
-
-    Left alone, glibc moves its threshold with each large buffer that is freed, and then keeps hundreds of MB
-    in the arenas of threads that once held them; and each thread that reads gets an arena of its own.
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):  # glibc; musl has none
-            mmap_threshold, trim_threshold, most_arenas = -3, -1, -8
-            libc.mallopt(mmap_threshold, 8 * 1024 * 1024)
-            libc.mallopt(trim_threshold, 64 * 1024 * 1024)
-            libc.mallopt(most_arenas, 4)

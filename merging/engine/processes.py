@@ -19,11 +19,12 @@ from types import TracebackType
 from typing import Self
 
 from checkpoints import Checkpoint
+from checkpoints.heap import keep_heap
 from checkpoints.problems import Cancelled, MergeError, Problem
 from checkpoints.torch_threads import one_torch_thread
 from merging.destinations import Receipt, ShardWriter
 from merging.engine.engine import Merge
-from merging.engine.local import keep_heap, make_in_order
+from merging.engine.local import make_in_order
 from merging.engine.processor import processor_of
 from merging.engine.shard import Merged
 from merging.engine.tensors import Buffers, merge_tensor

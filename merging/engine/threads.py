@@ -10,13 +10,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from checkpoints import Checkpoint
+from checkpoints.heap import keep_heap
 from checkpoints.lru_cache import LruCache
 from checkpoints.problems import Cancelled
 from checkpoints.torch_threads import one_torch_thread
 from merging.destinations import Receipt, ShardWriter
 from merging.engine import prefetch
 from merging.engine.engine import Merge
-from merging.engine.local import join_soon, keep_heap, make_in_order
+from merging.engine.local import join_soon, make_in_order
 from merging.engine.prefetch import READERS, Origin, Prefetch, TensorReader, is_prefetched, rereads, windows
 from merging.engine.processor import processor_of
 from merging.engine.shard import Merged

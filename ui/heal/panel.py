@@ -12,6 +12,7 @@ from checkpoints.problems import ProblemError
 from healing.data import PYTHON_TOPICS
 from merging import Recipe, read_recipe
 from ui.heal.card import layers_found_card
+from ui.heal.offer import USUAL_STEPS
 from ui.host import Host
 from ui.hub.account import account, visitor
 from ui.languages.translate import in_each_language, t
@@ -24,8 +25,6 @@ from ui.widgets.html import html, note, quiet, status, trouble
 
 # Cuts that have a button.
 MOST_CUTS = 5
-# Training of the demo's small model takes two to three minutes with so many.
-USUAL_STEPS = 60
 
 
 class Editor(Protocol):

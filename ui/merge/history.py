@@ -38,6 +38,7 @@ def record(job: JobStatus) -> dict[str, Any]:
         "gguf": list(request.gguf),
         "only_gguf": request.only_gguf,
         "rented": asdict(request.rented) if request.rented else None,
+        "training": request.training,
     }
 
 
@@ -89,6 +90,7 @@ def restored(host: Host, kept: object, result: object) -> JobStatus | None:
         gguf=tuple(name for name in FILE_TYPES if name in _list(kept.get("gguf"))),
         only_gguf=kept.get("only_gguf") is True,
         rented=rented,
+        training=str(kept.get("training") or ""),
     )
     title, models = str(kept.get("title", ""))[:200], kept.get("models")
     names = tuple(str(name) for name in models) if isinstance(models, list) else ()

@@ -50,14 +50,21 @@ def lost_card() -> Markup:
     return card(quiet(t("jobs.lost")))
 
 
-def job_card(job: JobStatus, space_id: str = "", commit: str = "") -> Markup:
-    """One job; the id and the commit of the Space that this is, if it is one."""
+def job_card(job: JobStatus, space_id: str = "", commit: str = "", offer: Markup | None = None) -> Markup:
+    """One job.
+
+    Args:
+        space_id, commit: of the Space that this is, if it is one
+        offer: of healing the result
+    """
     state = t("jobs.stopping") if job.stopping else t(f"jobs.{job.state}")
     # While a job runs its card is drawn again every second, which would fold the details up again.
     details = (
         None if job.is_live else [_compared(job), _card(job), _elsewhere(job, space_id, commit), log_of(job)]
     )
-    return card([heading(f"{state}: {job.title}"), _rented(job), _state(job), details], _MOODS[job.state])
+    return card(
+        [heading(f"{state}: {job.title}"), _rented(job), _state(job), offer, details], _MOODS[job.state]
+    )
 
 
 def finished_details(job: JobStatus) -> Content:

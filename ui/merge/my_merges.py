@@ -11,8 +11,9 @@ from markupsafe import Markup
 
 from checkpoints.memory import free_memory
 from checkpoints.names import model_name
+from checkpoints.problems import ProblemError
 from evaluation import EvaluationError, check_independence
-from merging import MergeError
+from ui.heal.offer import HealOffer, HealOffers, offer_lines
 from ui.host import Host
 from ui.hub.account import Account, account, visitor
 from ui.hub.recipes import COPY, link_to
@@ -75,7 +76,7 @@ class MergeSlot:
     def hide(self) -> Updates:
         return {self.box: gr.update(visible=False)}
 
-    def show(self, job: JobStatus, card: Markup, before: str) -> Updates:
+    def show(self, job: JobStatus, card: Markup, before: str, *, can_heal: bool) -> Updates:
         """A job and its card; a card that is as before is left alone, so that what was unfolded stays so."""
         if card == before:
             return {self.box: gr.update(visible=True)}
@@ -87,9 +88,10 @@ class MergeSlot:
             self.message: "",  # it may be about the result that was here before
             self.stop: gr.update(visible=job.is_live, interactive=not job.stopping),
             self.retry: gr.update(
-                visible=job.state in ("failed", "cancelled") and not heals(job), interactive=True
+                visible=job.state in ("failed", "cancelled") and not heals_elsewhere(job),
+                interactive=True,
             ),
-            self.heal: _offered(readable and job.heal is None and may_heal(job)),
+            self.heal: _offered(can_heal),
             **{button: _offered(readable) for button in (self.chat, self.score, self.alone, self.gguf)},
             self.page: _offered(job.result is not None and not job.request.download),
             **{button: _offered(again) for button in (self.reuse, self.copy)},
@@ -107,9 +109,10 @@ class MyMerges:
         watching: keyword arguments of an event that looks at all of them
     """
 
-    def __init__(self, host: Host, service: MergeService) -> None:
+    def __init__(self, host: Host, service: MergeService, heal_offers: HealOffers) -> None:
         self.host = host
         self.service = service
+        self.heal_offers = heal_offers
         self.empty = gr.HTML(in_each_language(no_merges_card))
         self.slots = [MergeSlot() for _ in range(MAX_REMEMBERED)]
         self.message = gr.HTML()
@@ -172,19 +175,27 @@ class MyMerges:
     ) -> Updates:
         found = self._followed(self._found(jobs, results), request, oauth)
         here = [job for job in found if job is not None]
-        cards = [job_card(job, self.host.space_id, self.host.commit) for job in here]
+        offers = self._offers(here, request, oauth)
+        cards = [
+            job_card(job, self.host.space_id, self.host.commit, offer_lines(offer) if offer else None)
+            for job, offer in zip(here, offers, strict=True)
+        ]
         updates: Updates = {}
         for number, slot in enumerate(self.slots):
             if number < len(here):
                 before = drawn[number] if number < len(drawn) else ""
-                updates |= slot.show(here[number], cards[number], before)
+                offer = offers[number]
+                can_heal = offer is not None and offer.can_heal
+                updates |= slot.show(here[number], cards[number], before, can_heal=can_heal)
             else:
                 updates |= slot.hide()
         lost = len(here) < len(found)
         updates[self.empty] = gr.update(
             value=lost_card() if lost else no_merges_card(), visible=lost or not here
         )
-        updates[self.clock] = gr.update(active=any(job.is_live for job in here))
+        updates[self.clock] = gr.update(
+            active=any(job.is_live or self.heal_offers.is_pending(job) for job in here)
+        )
         updates[self.drawn] = tuple(cards)
         updates[self.tray] = tray_lines(here, "merge")
         kept = {
@@ -198,6 +209,14 @@ class MyMerges:
             choices = gr.update(choices=models_to_try(self.host, newest))
             updates |= dict.fromkeys(self.fields_to_try, choices)
         return updates
+
+    def _offers(
+        self, here: Sequence[JobStatus], request: gr.Request, oauth: gr.OAuthToken | None
+    ) -> list[HealOffer | None]:
+        """What healing each of the results would take, as far as it is known."""
+        who = account(self.host, oauth)
+        turn = visitor(who, request)
+        return [self.heal_offers.of(job, who, turn) for job in here]
 
     def _remove(self, jobs: object, pressed: gr.EventData) -> Any:
         """Forget a merge that has ended; its result stays where it is."""
@@ -257,10 +276,14 @@ class MyMerges:
             if job is None:
                 return {self.message: ""}
             who = account(self.host, oauth)
+            turn = visitor(who, request)
             try:
-                begin = begin_again if job.request.rented else MergeService.again
-                again = begin(self.service, job, who, visitor(who, request))
-            except MergeError as error:
+                if job.request.training:
+                    again = self.heal_offers.heals.again(job, who, turn)
+                else:
+                    begin = begin_again if job.request.rented else MergeService.again
+                    again = begin(self.service, job, who, turn)
+            except ProblemError as error:
                 return {self.message: html(map(trouble, error.problems))}
             begun = record(self.service.job(again))
             kept = [begun if id_of(it) == job.id else it for it in remembered(jobs)]
@@ -324,14 +347,9 @@ def stands_alone(job: JobStatus, who: Account, *, allow_folders: bool) -> Markup
     return alert(t("alone.no", name=name, findings=" ".join(map(remark_words, found.findings))))
 
 
-def heals(job: JobStatus) -> bool:
-    """Whether a job is a training, here or on a rented machine."""
-    return job.heal is not None or (job.request.rented is not None and job.request.rented.work == "heal")
-
-
-def may_heal(job: JobStatus) -> bool:
-    """Whether a result is one parent with other layers, which training brings nearer to that parent."""
-    return len(job.models) == 1 and "slices:" in job.request.recipe
+def heals_elsewhere(job: JobStatus) -> bool:
+    """Whether a job is a training on a rented machine."""
+    return job.request.rented is not None and job.request.rented.work == "heal"
 
 
 def may_run(job: JobStatus) -> bool:

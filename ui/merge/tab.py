@@ -13,6 +13,7 @@ from checkpoints.problems import ProblemError
 from checkpoints.repositories.repository import HUB_SCHEME
 from merging import MergeError, Plan
 from merging.gguf.destination import SUFFIX
+from ui.heal.offer import HealOffers, usual_chain
 from ui.heal.panel import HealPanel
 from ui.host import Host
 from ui.hub.account import Account, account, visitor
@@ -36,7 +37,7 @@ from ui.merge.try_first import try_first
 from ui.rented.heal import begin as begin_to_heal
 from ui.rented.merge import begin
 from ui.rented.panel import RentPanel
-from ui.server.heals import HealService, chain_of
+from ui.server.heals import HealService
 from ui.server.in_memory_merges import TryRequest
 from ui.server.jobs import MergeRequest
 from ui.server.merge_service import MergeService
@@ -78,7 +79,7 @@ class MergeTab:
         self.bar = ActionBar()
         gr.HTML(in_each_language(lambda: note(t("try.info"))))
         gr.HTML(in_each_language(lambda: section(t("jobs.heading"))), elem_classes="alloy-merges")
-        self.mine = MyMerges(host, service)
+        self.mine = MyMerges(host, service, HealOffers(self.heal.heals, self.heal.rented))
         self.saved_recipe = gr.BrowserState("", storage_key="alloy-recipe", secret=host.browser_key)
         self.opened_link = gr.BrowserState("", storage_key="alloy-link", secret=host.browser_key)
         self.tried = gr.State(None)
@@ -333,9 +334,7 @@ class MergeTab:
             job = self.mine.job(number, values[self.mine.jobs], values[self.mine.results])
             if job is None:
                 return unchanged()
-            chain = chain_of(
-                job.request.recipe, datasets=[str(values[self.heal.data])], steps=int(values[self.heal.steps])
-            )
+            chain = usual_chain(job.request.recipe)
             try:
                 begun = self._healed(chain, job.title.rpartition("/")[2], values, request, oauth)
             except ProblemError as error:

@@ -174,6 +174,18 @@ _SILENT_DEPTH = """\
 # A silent copy behind every fourth layer: it adds nothing, as what it writes is times zero. So the taller model
 # predicts exactly what its parent does, and training starts from there.
 """
+_CUT = """\
+# Without four layers of its middle: worse than its parent until it is healed, which the result's card offers.
+merge_method: passthrough
+slices:
+  - sources:
+      - model: {base}
+        layer_range: [0, {middle}]
+  - sources:
+      - model: {base}
+        layer_range: [{after_cut}, {layers}]
+dtype: bfloat16
+"""
 _LORA = """\
 merge_method: passthrough
 models:
@@ -237,6 +249,7 @@ _RECIPES = {
     "chat_vector": _CHAT_VECTOR,
     "depth": _DEPTH,
     "silent_depth": _SILENT_DEPTH + "{silent_stack}",
+    "cut": _CUT,
     "lora": _LORA,
     "experts": _EXPERTS,
     "transplant": _TRANSPLANT,
@@ -271,6 +284,7 @@ def presets(demo: bool) -> tuple[Preset, ...]:
                 layers=models.layers,
                 lower=dropped,
                 middle=models.layers // 2,
+                after_cut=models.layers // 2 + 4,
                 upper=models.layers - dropped,
             ),
         )

@@ -15,11 +15,11 @@ from checkpoints.problems import PlanError
 from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation.remark import Remark
 from evaluation.remark_texts import REMARKS
+from healing import price
 from merging import MergeError, Problem
-from merging.engine.workspace import default_workers
+from merging.rented_machines import Needs
 from ui.hub.account import Account
 from ui.rented.job import JobWatch, known, rent
-from ui.rented.machines import Needs
 from ui.rented.result import verified_result
 from ui.server.heal_state import HealState
 from ui.server.heals import HealService
@@ -41,7 +41,7 @@ def needs_of(heals: HealService, chain: str, who: Account, visitor: str) -> Need
     plan = heals.plan(chain, who, visitor, elsewhere=True)
     if not plan.ok:
         raise PlanError(plan.problems)
-    return Needs.scaled(plan.memory_bytes, plan.seconds, default_workers())
+    return price.needs_of(plan)
 
 
 def begin(
@@ -84,7 +84,14 @@ def begin(
         extras=["healing"],
         work="heal",
     )
-    request = MergeRequest(plan.training.recipe_text, to, private, seconds=seconds, rented=rented)
+    request = MergeRequest(
+        plan.training.recipe_text,
+        to,
+        private,
+        seconds=seconds,
+        rented=rented,
+        training=plan.training.document,
+    )
     models = (plan.teacher, *(model.name for model in plan.merge.parents))
     named = tuple(dict.fromkeys(filter(None, models)))
     state = HealState(steps=plan.training.arguments.max_steps)

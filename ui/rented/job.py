@@ -22,9 +22,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from checkpoints.problem_texts import PROBLEMS
 from evaluation.remark import Remark
 from merging import Cancelled, MergeError, Problem
+from merging.rented_machines import timeout
 from ui.hub.account import Account, identify
 from ui.rented.code import upload
-from ui.rented.machines import timeout
 from ui.server.jobs import Rented
 
 Outcome = TypeVar("Outcome")

@@ -13,10 +13,10 @@ from huggingface_hub import HfApi
 from checkpoints.names import model_name
 from checkpoints.repositories.repository import HUB_SCHEME
 from merging import MergeError, Plan, Problem, Progress, Result
+from merging.rented_machines import Needs
 from ui.hub.account import Account
 from ui.rented.heal import follow as follow_heal
 from ui.rented.job import JobWatch, rent
-from ui.rented.machines import Needs
 from ui.rented.result import verified_result
 from ui.server.heal_state import HealState
 from ui.server.jobs import HealWork, JobStatus, MergeRequest, MergeWork, Rented

@@ -15,11 +15,11 @@ from markupsafe import Markup
 
 from checkpoints.memory import machine_memory
 from merging import MergeError, Plan, Problem
+from merging.rented_machines import Needs, Offer, RentedMachine, machines, offers
 from ui.host import Host
 from ui.hub.account import Account, account
 from ui.hub.sign_in import ALLOW_JOBS, go_to
 from ui.languages.translate import in_each_language, t
-from ui.rented.machines import Needs, Offer, RentedMachine, machines, offers
 from ui.widgets.events import NETWORK, PRIVATE, Updates
 from ui.widgets.html import (
     column,
@@ -145,10 +145,11 @@ def needs_of(plan: Plan) -> Needs | None:
 
 
 def _title(offer: Offer) -> str:
-    return t("rent.choice", machine=offer.machine.title, dollars=_dollars(offer.dollars))
+    return t("rent.choice", machine=offer.machine.title, dollars=dollars(offer.dollars))
 
 
-def _dollars(amount: float) -> str:
+def dollars(amount: float) -> str:
+    """An amount of money, for people."""
     return f"${amount:.2f}" if amount >= 0.01 else "< $0.01"
 
 
@@ -166,9 +167,9 @@ def _table(found: Sequence[Offer]) -> Markup:
             [offer.machine.title, tag.small(tag.code(offer.machine.name))],
             figure(count(offer.machine.cpus)),
             figure(size(offer.machine.memory)),
-            figure(_dollars(60 * offer.machine.dollars)),
+            figure(dollars(60 * offer.machine.dollars)),
             figure(duration(offer.seconds)),
-            figure(_dollars(offer.dollars)),
+            figure(dollars(offer.dollars)),
         )
         for offer in found
     ]

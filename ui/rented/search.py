@@ -17,10 +17,10 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from merging import MergeError, Problem
+from merging.rented_machines import Needs
 from ui.hub.account import Account
 from ui.rented.code import REPOSITORY
 from ui.rented.job import JobWatch, rent
-from ui.rented.machines import Needs
 from ui.server.jobs import JobStatus, MergeRequest, Rented, SearchWork
 from ui.server.search_state import SearchState
 from ui.server.searches import MAX_SPACE, SearchService, advised, found_at

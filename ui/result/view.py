@@ -51,9 +51,10 @@ class ResultView:
 
     @property
     def can_heal(self) -> bool:
-        """Whether it is one parent with other layers, which training brings nearer to that parent."""
-        found = self.merge.sketch
-        return found is not None and found.stack is not None and len(set(self.parents)) == 1
+        """Whether it is one parent with other layers, and its card says that it is worse than that parent."""
+        found, gain = self.merge.sketch, self.merge.model.gain
+        is_worse = gain is not None and gain.verdict == "worse"
+        return is_worse and found is not None and found.stack is not None and len(set(self.parents)) == 1
 
 
 def view_of_job(job: JobStatus, on_hub: GalleryMerge | None, *, can_run: bool) -> ResultView:

@@ -17,7 +17,7 @@ from evaluation import hold_memory
 from merging import MergeError, Problem
 from ui.hub.account import Account
 from ui.server.heal_state import HealState
-from ui.server.jobs import MergeRequest
+from ui.server.jobs import JobStatus, MergeRequest
 from ui.server.model_process import MODELS
 from ui.server.work import followed, watched
 
@@ -225,10 +225,27 @@ class HealService:
 
         request = MergeRequest(
             plan.training.recipe_text, to, private, seconds=minutes, download=download,
+            training=plan.training.document,
         )  # fmt: skip
         models = tuple(dict.fromkeys([plan.teacher, *(model.name for model in plan.merge.parents)]))
         return self.service.board.submit(
             visitor, title, tuple(filter(None, models)), work, request, HealState(steps=steps)
+        )
+
+    def again(self, job: JobStatus, who: Account, visitor: str) -> str:
+        """Queue a training again; one whose state is on the Hub continues from there.
+
+        Raises:
+            MergeError: see `start`.
+        """
+        request = job.request
+        return self.start(
+            f"{request.recipe}{request.training}",
+            job.title if request.download else request.to,
+            who,
+            visitor,
+            private=request.private,
+            download=request.download,
         )
 
 

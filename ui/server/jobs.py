@@ -93,6 +93,7 @@ class MergeRequest:
         gguf: types of GGUF files
         only_gguf: whether nothing else is made
         rented: the machine, if it is not this one
+        training: the document with `train:` behind the recipe; empty for a merge
     """
 
     recipe: str = ""
@@ -107,6 +108,7 @@ class MergeRequest:
     gguf: tuple[str, ...] = ()
     only_gguf: bool = False
     rented: Rented | None = None
+    training: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,21 @@ from typing import Any
 import pytest
 
 from checkpoints.problems import PlanError, ProblemError
+from evaluation import difference, load_model, perplexity
 from evaluation.remark import Remark
+from evaluation.text import bundled_text
 from healing import plan_training
-from merging import Result, cut_recipe
+from merging import Result, cut_recipe, make_plan, read_recipe, run_plan, stack_recipe
+from merging.rented_machines import RentedMachine
 from tests.ui.conftest import event, until_ended
 from ui.api import Api
 from ui.heal.card import layers_found_card, loss_curve
+from ui.heal.offer import USUAL_STEPS, HealOffer, HealOffers, compared, may_heal, offer_lines, usual_chain
 from ui.heal.panel import parent_of
 from ui.host import Host
 from ui.hub.account import Account
+from ui.merge.history import record, record_of_result, restored
 from ui.merge.job_card import job_card
-from ui.merge.my_merges import may_heal
 from ui.page import build_page
 from ui.server.heal_state import HealState
 from ui.server.heals import Candidate, HealService, LayersFound, chain_of
@@ -74,7 +78,8 @@ def test_a_cut_is_healed_as_a_job(heals: HealService, parent: Path, tmp_path: Pa
     card = job_card(job)
     assert "before" in card
     assert 'class="best"' in card
-    assert not may_heal(job) or job.heal
+    assert not may_heal(job)
+    assert job.request.training.startswith("---\ntrain: distillation")
 
 
 def test_a_stopped_training_leaves_nothing(heals: HealService, parent: Path, tmp_path: Path) -> None:
@@ -168,14 +173,137 @@ def test_the_api_measures_and_heals(heals: HealService, parent: Path, tmp_path: 
     assert set(status["heal"]["scores"]) == {"before", "after", "teacher"}
 
 
-def test_a_result_of_one_parent_with_slices_may_be_healed() -> None:
-    done = JobStatus(
-        "", "x", ("org/one",), "done", request=MergeRequest("merge_method: passthrough\nslices: []")
-    )
+DONE = JobStatus(
+    "", "x", ("org/one",), "done", request=MergeRequest("merge_method: passthrough\nslices: []"),
+    result=Result("x", None, None, 1, 1.0),
+)  # fmt: skip
+MACHINE = RentedMachine("cpu-upgrade", "CPU Upgrade", 8, 32 * 10**9, 0.0005)
+WORSE = HealOffer(
+    60.0, 40.0, Remark("difference-worse", {"model": "x", "other": "org/one", "value": 0.2, "low": 0.1, "high": 0.3}),
+    True,
+)  # fmt: skip
 
-    assert may_heal(done)
-    assert not may_heal(replace(done, models=("a/a", "b/b")))
-    assert not may_heal(replace(done, request=MergeRequest("models: []")))
+
+def test_only_a_result_of_one_parent_with_other_layers_is_compared() -> None:
+    assert may_heal(DONE)
+    for other in (
+        replace(DONE, models=("a/a", "b/b")),
+        replace(DONE, request=MergeRequest("models: []")),
+        replace(DONE, request=replace(DONE.request, training="---\ntrain: sft\n")),
+        replace(DONE, request=replace(DONE.request, download=True)),
+        replace(DONE, state="failed", result=None),
+    ):
+        assert not may_heal(other)
+
+
+def offers_of(heals: HealService, *, rents: bool = True) -> HealOffers:
+    rented: Any = SimpleNamespace(host=SimpleNamespace(rents=rents), there=lambda _: [MACHINE])
+    return HealOffers(heals, rented)
+
+
+def known(offers: HealOffers, job: JobStatus) -> HealOffer | None:
+    """What is known of a job's result once it has been compared."""
+    assert offers.of(job, WHO, "me") is None
+    deadline = time.monotonic() + 60
+    while offers.is_pending(job) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return offers.of(job, WHO, "me")
+
+
+def test_a_silent_stack_predicts_as_its_parent_does_and_is_not_offered_healing(
+    heals: HealService, parent: Path, tmp_path: Path
+) -> None:
+    recipe = stack_recipe(str(parent), [1])
+    result = run_plan(make_plan(read_recipe(recipe)), str(tmp_path / "stack"))
+    job = replace(DONE, id="1", models=(str(parent),), request=MergeRequest(recipe), result=result)
+
+    found = known(offers_of(heals), job)
+
+    assert found
+    assert found.perplexity == found.of_parent
+    assert (found.worse, found.can_heal, found.seconds) == (False, False, None)
+    assert "nothing to heal" in offer_lines(found)
+
+
+@pytest.mark.parametrize("rents", [True, False])
+def test_healing_is_offered_with_time_and_price_where_the_result_is_worse(
+    rents: bool, heals: HealService, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ui.heal.offer.compared", lambda *_: iter([None, WORSE]))
+    job = replace(DONE, id="1", models=(str(parent),), request=MergeRequest(cut_recipe(str(parent), [2])))
+
+    found = known(offers_of(heals, rents=rents), job)
+
+    assert found
+    assert found.can_heal
+    plan = heals.plan(usual_chain(job.request.recipe), WHO, "me")
+    assert plan.training.arguments.max_steps == USUAL_STEPS
+    assert found.seconds
+    words = offer_lines(found)
+    assert "perplexity 60.00 instead of 40.00" in words
+    assert "at no price" in words
+    assert ("CPU Upgrade" in words) == ("$0.00" in words or "&lt; $0.01" in words) == rents
+    assert job_card(job, offer=words).count("at no price") == 1
+
+
+def test_what_cannot_be_compared_is_not_offered_healing(heals: HealService, tmp_path: Path) -> None:
+    there = Result(str(tmp_path / "x"), None, None, 1, 1.0)
+    gone = replace(DONE, id="1", models=(str(tmp_path / "gone"),), result=there)
+
+    assert known(offers_of(heals), gone) is None
+
+
+def test_the_verdict_is_that_of_the_whole_interval(parent: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    run_plan(make_plan(read_recipe(cut_recipe(str(parent), [2, 3]))), str(cut))
+    names = str(cut), str(parent)
+    texts = bundled_text("english")
+    one, other = (perplexity(load_model(name, device="cpu"), texts) for name in names)
+
+    *_, found = compared(*names, None, True)
+
+    assert found
+    assert (found.perplexity, found.of_parent) == (one.perplexity, other.perplexity)
+    assert found.worse == (difference(one, other, texts).verdict == "worse")
+
+
+@pytest.mark.parametrize(
+    ("offer", "visible"), [(None, False), (replace(WORSE, seconds=60.0), True), (WORSE, False)]
+)
+def test_the_button_is_there_where_healing_is_offered(
+    offer: HealOffer | None, visible: bool, tmp_path: Path
+) -> None:
+    page = build_page(Host.from_environment({"ALLOY_RESULTS": str(tmp_path)}))
+    mine: Any = event(page, "MyMerges._watch").__self__  # type: ignore[attr-defined]
+    mine.heal_offers = SimpleNamespace(of=lambda *_: offer, is_pending=lambda _: offer is None)
+    there = Result(str(tmp_path / "cut"), None, None, 1, 1.0)
+    job = replace(DONE, id="1", request=replace(DONE.request, to=there.location), result=there)
+
+    shown = mine._watch([record(job)], {"1": record_of_result(there)}, None, (), REQUEST, None)
+
+    slot = mine.slots[0]
+    assert shown[slot.heal]["visible"] == visible
+    assert ("It predicts worse than its parent" in shown[slot.card]) == (offer is not None)
+    assert shown[mine.clock]["active"] == (offer is None)
+
+
+def test_a_training_that_failed_is_tried_again_with_the_same_chain(
+    heals: HealService, parent: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "results" / "healed"
+    to.parent.mkdir()
+    to.write_text("in the way")
+    job = until_ended(heals.service, heals.start(short(parent), str(to), WHO, "me", keep=True))
+    assert job.state == "failed"
+    to.unlink()
+    kept = restored(heals.host, record(job), None)
+    assert kept
+
+    again = until_ended(heals.service, heals.again(kept, WHO, "me"))
+
+    assert again.state == "done", again.problems
+    assert again.request == replace(job.request, seconds=again.request.seconds)
+    assert again.heal
 
 
 def test_cards_say_what_happened() -> None:

@@ -18,6 +18,7 @@ from huggingface_hub import HfApi
 
 from checkpoints.problems import Cancelled
 from merging import MergeError, Plan
+from merging.rented_machines import Needs, RentedMachine, machines, offers, timeout
 from tests import ROOT
 from tests.hub import Hub
 from tests.hub.rented import RentedJob
@@ -30,7 +31,6 @@ from ui.merge.history import is_lost, record, record_of_result, restored
 from ui.merge.job_card import job_card
 from ui.rented import code
 from ui.rented.job import INSTALL
-from ui.rented.machines import Needs, RentedMachine, machines, offers, timeout
 from ui.rented.merge import SCRIPT, begin, begin_again, found_again
 from ui.rented.panel import RentPanel
 from ui.server.jobs import JobBoard, JobStatus

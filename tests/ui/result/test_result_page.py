@@ -14,6 +14,7 @@ from tests.hub import Hub
 from tests.ui.conftest import event
 from tests.ui.gallery.test_hub_merges import CARD, RECIPE, put
 from tests.ui.test_cards import EVIL, shown
+from ui.gallery.figures import Gain
 from ui.gallery.hub_merge import HubMerge, Sample
 from ui.gallery.hub_merges import GalleryMerge
 from ui.gallery.sketch import sketch
@@ -117,10 +118,19 @@ def test_the_buttons_lead_to_the_other_tabs(page: Page) -> None:
         assert set(nothing) == {"__type__"}
 
 
-def test_a_cut_of_one_parent_can_be_healed() -> None:
-    cut = GalleryMerge(HubMerge("ann/cut", ""), CUT, sketch(CUT))
+@pytest.mark.parametrize(
+    ("gains", "can_heal"),
+    [
+        ((Gain("ann/one", "bits_per_byte", "english", -0.2, (-0.3, -0.1)),), True),
+        ((Gain("ann/one", "bits_per_byte", "english", -0.2, (-0.3, 0.1)),), False),
+        ((Gain("ann/one", "bits_per_byte", "english", 0.2, (0.1, 0.3)),), False),
+        ((), False),  # it was not measured
+    ],
+)
+def test_a_cut_of_one_parent_that_is_worse_can_be_healed(gains: tuple[Gain, ...], can_heal: bool) -> None:
+    cut = GalleryMerge(HubMerge("ann/cut", "", parents=("ann/one",), gains=gains), CUT, sketch(CUT))
 
-    assert ResultView("ann/cut", cut).can_heal
+    assert ResultView("ann/cut", cut).can_heal == can_heal
     assert not ResultView("ann/cut", replace(cut, recipe=RECIPE.format("ties"), sketch=None)).can_heal
 
 

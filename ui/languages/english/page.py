@@ -184,6 +184,7 @@ PAGE: dict[str, Template] = {
     "preset.chat_vector": "Chat Vector",
     "preset.depth": "Depth up-scaling",
     "preset.silent_depth": "Depth up-scaling, silent copies",
+    "preset.cut": "Leave out four layers, and heal",
     "preset.lora": "Make my LoRA stand alone",
     "preset.experts": "Mixture of experts",
     "preset.transplant": "Transplant a tokenizer",
@@ -320,6 +321,15 @@ PAGE: dict[str, Template] = {
         "{documents} documents before and after. Licence of the text: {licences}."
     ),
     "heal.button": "Heal it",
+    "heal.offer.worse": (
+        "It predicts worse than its parent: perplexity {own} instead of {parent} on the bundled English text."
+    ),
+    "heal.offer.not_worse": (
+        "It is not shown to predict worse than its parent: perplexity {own} beside {parent} on the bundled English "
+        "text. There is nothing to heal."
+    ),
+    "heal.offer.here": "Healing it by {steps} steps takes about {time} on this machine, at no price.",
+    "heal.offer.rented": "On a rented machine ({machine}): about {time}, {dollars}.",
     "heal.step": "Step {number} of {of}",
     "heal.loss": "Loss {loss}",
     "heal.steps.axis": "steps",

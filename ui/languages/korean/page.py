@@ -172,6 +172,7 @@ PAGE: dict[str, Template] = {
     "preset.chat_vector": "Chat Vector",
     "preset.depth": "깊이 확장",
     "preset.silent_depth": "깊이 확장(조용한 복사본)",
+    "preset.cut": "레이어 네 개 빼고 회복하기",
     "preset.lora": "LoRA를 독립 모델로",
     "preset.experts": "전문가 혼합",
     "preset.transplant": "토크나이저 이식",
@@ -321,6 +322,12 @@ PAGE: dict[str, Template] = {
         "앞뒤로 문서 {documents}개에서 평가합니다. 글의 라이선스: {licences}."
     ),
     "heal.button": "회복하기",
+    "heal.offer.worse": "부모보다 예측이 나쁩니다. 내장 영어 글의 퍼플렉시티가 {own}, 부모는 {parent}입니다.",
+    "heal.offer.not_worse": (
+        "부모보다 예측이 나쁘다고 볼 수 없어(내장 영어 글의 퍼플렉시티 {own}, 부모 {parent}) 회복할 것이 없습니다."
+    ),
+    "heal.offer.here": "{steps}걸음으로 회복하는 데 이 컴퓨터에서 약 {time} 걸리고, 비용은 없습니다.",
+    "heal.offer.rented": "빌린 컴퓨터({machine})에서는 약 {time}, {dollars}입니다.",
     "heal.step": "{of}걸음 중 {number}",
     "heal.loss": "손실 {loss}",
     "heal.steps.axis": "걸음",

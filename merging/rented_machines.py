@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from huggingface_hub import HfApi, JobHardwareInfo
 
-from merging import Plan
+from merging.plan import Plan
 from merging.planning.costs import rough_seconds
 
 # Seconds until a machine has started and installed what a merge needs.
@@ -33,7 +33,7 @@ class RentedMachine:
         cpus: processors
         memory: in bytes
         dollars: a minute
-        has_gpu: which a merge does not use
+        has_gpu: which no work uses
     """
 
     name: str
@@ -71,7 +71,7 @@ class Needs:
         return cls(memory, (seconds,) * len(CORES))
 
     def seconds(self, cpus: int) -> float:
-        """From the start of a machine to the end of the merge."""
+        """From the start of a machine to the end of the work."""
         return START_SECONDS + self.alone[max(i for i, cores in enumerate(CORES) if cores <= max(cpus, 1))]
 
 
@@ -80,7 +80,7 @@ CORES = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class Offer:
-    """A machine that a merge fits on.
+    """A machine that work fits on.
 
     Args:
         seconds: that it takes there, roughly
@@ -115,7 +115,7 @@ def _machine(info: JobHardwareInfo) -> RentedMachine | None:
 
 
 def offers(needs: Needs, there: Iterable[RentedMachine]) -> list[Offer]:
-    """The machines that a merge fits on, the cheapest first; those without a GPU where there are any."""
+    """The machines that work fits on, the cheapest first; those without a GPU where there are any."""
     fitting = [machine for machine in there if machine.memory * USABLE >= needs.memory]
     plain: Sequence[RentedMachine] = [machine for machine in fitting if not machine.has_gpu] or fitting
     found = []
