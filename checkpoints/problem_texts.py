@@ -1881,6 +1881,10 @@ PROBLEMS: dict[str, Text] = {
     "rows-of-two-forms": Text(
         "Some rows have the columns {one:and}, others {other:and}.", "Give rows of one form."
     ),
+    "training-texts-tiny": Text(
+        "The longest text to train on has {bytes} {bytes:byte|bytes}. There is nothing to learn from one token alone.",
+        "Give texts of at least a sentence.",
+    ),
     "rows-too-short": Text(
         "None of the {rows:,} rows has tokens to learn from.", "Give longer rows, or raise `max_length`."
     ),

@@ -348,6 +348,12 @@ class LoadedModels:
         if replaced:
             gc.collect()
 
+    def release(self, model: LoadedModel) -> None:
+        """Keep a model no longer: its memory is free when whoever loaded it is done with it."""
+        with self._lock:
+            for key in [key for key, other in self._models.items() if other is model]:
+                del self._models[key]
+
     def renew_lock(self) -> None:
         """Replace the lock by a free one."""
         self._lock = threading.Lock()

@@ -35,8 +35,10 @@ from merging.plan import PlannedTensor
 _LIBRARIES = 700_000_000
 # Bytes of text that make a token, at the least: English has about four, Korean fewer.
 _BYTES_OF_A_TOKEN = 2
+# Bytes that at least one text to train on has: a token alone teaches nothing of what follows it.
+_LEAST_TEXT = 8
 # Of the speed of large products, what a training step reaches.
-_EFFICIENCY = 0.5
+_EFFICIENCY = 0.6
 _NUMBER = re.compile(r"(?<![^.])(\d+)\.")
 
 
@@ -97,6 +99,11 @@ class HealPlan:
     def imitates(self) -> bool:
         """Whether a teacher is imitated."""
         return self.training.kind.imitates
+
+    @property
+    def keeps_teacher(self) -> bool:
+        """Whether the teacher is in memory during the training, and not only before."""
+        return self.imitates and not self.training.top_k
 
     @property
     def teacher_merge(self) -> Plan | None:
@@ -217,6 +224,9 @@ def _rows(
     names = [name for name in training.texts if name != HELD_OUT]
     judged = judged_documents(names, folder, allow_folders=allow_folders)
     check_apart(trained, judged)
+    longest = max((len(one.encode()) for one in trained), default=0)
+    if longest < _LEAST_TEXT:
+        raise EvaluationError(Problem("training-texts-tiny", {"bytes": longest}))
     length = training.arguments.max_length
     size = sum(len(one.encode()) for one in trained)
     if training.kind.name == "distillation" and size < length * _BYTES_OF_A_TOKEN:
@@ -348,9 +358,9 @@ def _memory(plan: HealPlan, taught: int) -> int:
     words = max((t.shape[0] for t in merge.tensors if t.layer is None and len(t.shape) == 2), default=0)
     # Logits, their soft-max and the gradient of both at once, or a chunk of them.
     logits = 12 * tokens * words if kind.by_trl else 4 * (32 << 20)
-    if training.top_k:  # the teacher is gone when the training begins
-        return _LIBRARIES + own + max(taught * width, moved + kept + logits)
-    return _LIBRARIES + own + taught * width + moved + kept + logits
+    if plan.keeps_teacher:
+        return _LIBRARIES + own + taught * width + moved + kept + logits
+    return _LIBRARIES + own + max(taught * width, moved + kept + logits)
 
 
 def _seconds(plan: HealPlan, taught: int) -> float:

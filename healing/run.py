@@ -24,7 +24,7 @@ from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation import Difference, LanguageModel, Perplexity, difference, load_model, perplexity
 from evaluation.error import EvaluationError, memory_named
 from evaluation.influence import own_copy
-from evaluation.model import language_model
+from evaluation.model import language_model, loaded_models
 from evaluation.tokenizer import read_tokenizer
 from healing.branch import Branch
 from healing.data import places, windows
@@ -275,7 +275,9 @@ class _Run:
             scores["teacher"] = self.score(teacher)
         before = self.margins(student)
         network = prepare(student, plan)
-        objective = self.objective(student, network, teacher if plan.imitates else None)
+        if not plan.imitates:
+            teacher = None
+        objective = self.objective(student, network, teacher)
         del teacher
         trainer = Trainer(student.name, network, objective, training.arguments, plan.key, self.state)
         began = time.monotonic()
@@ -321,7 +323,10 @@ class _Run:
         if self.plan.teacher_merge:
             how = student.tokenizer, student.device, student.dtype
             return in_memory(name, self.plan.teacher_merge, *how, token)
-        teacher = own_copy(load_model(name, token=token, device=self.plan.device))
+        loaded = load_model(name, token=token, device=self.plan.device)
+        if not self.plan.keeps_teacher:
+            loaded_models(self.plan.device).release(loaded)
+        teacher = own_copy(loaded)
         if teacher.dtype != "float32" and teacher.device == "cpu":
             raise EvaluationError(Problem("teacher-not-widened", {"teacher": name}))
         return teacher

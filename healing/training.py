@@ -171,7 +171,11 @@ def write_whole(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]
     """
     beside = half_written(path)
     with room_named(path.parent):
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, beside, about)
+        try:
+            save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, beside, about)
+        except Exception:
+            beside.unlink(missing_ok=True)  # it would take the room that a next attempt needs
+            raise
         beside.replace(path)
 
 

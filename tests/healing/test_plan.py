@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from healing.command_line import CANNOT_BE_TRAINED, DONE, main
 from healing.plan import layer_pairs
 from merging import make_plan, read_recipe, stack_recipe
 from tests.evaluation.conftest import make_network, make_tokenizer
+from tests.hub.hub import Hub
 
 
 def test_a_plan_knows_layers_tokens_and_costs(chain: str, tmp_path: Path, parent: Path) -> None:
@@ -118,3 +120,33 @@ def test_the_command_shows_the_plan(chain: str, tmp_path: Path, capsys: pytest.C
     path.write_text(chain.replace("train: distillation", "train: magic"))
     assert main(["plan", str(path)]) == CANNOT_BE_TRAINED
     assert "line 10" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["distillation", "sft", "dpo", "orpo"])
+def test_texts_of_one_token_are_refused(kind: str, chain: str, tmp_path: Path) -> None:
+    row = {"prompt": "a", "chosen": "b", "rejected": "c"} if kind in ("dpo", "orpo") else {"text": "a"}
+    (tmp_path / "rows.jsonl").write_text("\n".join([json.dumps(row)] * 500))
+    text = chain.replace("train: distillation", f"train: {kind}").replace("text.txt", "rows.jsonl")
+
+    [problem] = plan_training(text, folder=tmp_path).problems
+
+    assert problem.code == "training-texts-tiny"
+
+
+def test_the_plan_states_what_a_run_costs_here_and_on_rented_machines(
+    hub: Hub, chain: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "heal.yaml"
+    path.write_text(chain)
+
+    assert main(["plan", str(path)]) == DONE
+    said = capsys.readouterr().out
+    assert "price         nothing on this machine" in said
+    assert re.search(r"rented        cpu-upgrade \(.+\): about \d+ minutes with its start, \$\d+\.\d\d", said)
+    assert main(["plan", str(path), "--json"]) == DONE
+    prices = json.loads(capsys.readouterr().out)["prices"]
+    assert [one["dollars"] for one in prices] == sorted(one["dollars"] for one in prices)
+    assert {"machine", "title", "seconds", "dollars"} == prices[0].keys()
+    hub.fault("GET", "/api/jobs/hardware", status=503, times=None)
+    assert main(["plan", str(path), "--json"]) == DONE
+    assert json.loads(capsys.readouterr().out)["prices"] == []

@@ -212,13 +212,25 @@ def test_a_loss_that_is_not_finite_ends_the_run(plan: HealPlan, tmp_path: Path, 
 def test_a_full_disk_is_said(
     plan: HealPlan, tmp_path: Path, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    steps: list[int] = []
+    save_file = training.save_file
+
+    def full(tensors: Any, path: Path, about: Any) -> None:
+        if len(steps) == 2:
+            path.write_bytes(b"half written")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_file(tensors, path, about)
 
     monkeypatch.setattr(training, "save_file", full)
 
     with pytest.raises(EvaluationError, match="no room on the disk"):
-        trainer_of(plan, tmp_path / STATE, parent)[0].train()
+        trainer_of(plan, tmp_path / STATE, parent)[0].train(lambda step: steps.append(step.number))
+
+    # The state before is there, nothing else takes room, and the run continues once there is some.
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("state")] == [STATE]
+    monkeypatch.setattr(training, "save_file", save_file)
+    trainer_of(plan, tmp_path / STATE, parent)[0].train(lambda step: steps.append(step.number))
+    assert steps == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_rate_grows_and_falls(plan: HealPlan) -> None:

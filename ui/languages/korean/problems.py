@@ -1806,6 +1806,10 @@ PROBLEMS: dict[str, Text] = {
     "rows-of-two-forms": Text(
         "어떤 행의 열은 {one:and}, 다른 행의 열은 {other:and}입니다.", "한 가지 형식의 행만 주세요."
     ),
+    "training-texts-tiny": Text(
+        "학습할 글 가운데 가장 긴 것이 {bytes}바이트입니다. 토큰 하나짜리 낱말에서는 배울 것이 없습니다.",
+        "적어도 한 문장인 글을 주세요.",
+    ),
     "rows-too-short": Text(
         "{rows:,}개 행 가운데 배울 토큰이 있는 행이 없습니다.", "더 긴 행을 주거나 `max_length`를 늘리세요."
     ),
