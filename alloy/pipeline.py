@@ -197,7 +197,7 @@ class _Reader(YamlReader):
             return tuple(kind.name for kind in file_types(names))
         except MergeError as error:
             for problem in error.problems:
-                self.problem(problem.code, problem.values, value)
+                self.report(replace(problem, where=place_of(value) if value else ""))
             return names
 
     def check(self, documents: Sequence[PipelineDocument], nodes: Sequence[yaml.Node]) -> None:

@@ -1881,6 +1881,10 @@ PROBLEMS: dict[str, Text] = {
     "rows-of-two-forms": Text(
         "Some rows have the columns {one:and}, others {other:and}.", "Give rows of one form."
     ),
+    "training-beyond-context": Text(
+        "`max_length` is {length:,}, and the model reads no more than {most:,} tokens at once.",
+        "Lower it to {most:,} or less.",
+    ),
     "training-texts-tiny": Text(
         "The longest text to train on has {bytes} {bytes:byte|bytes}. There is nothing to learn from one token alone.",
         "Give texts of at least a sentence.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -239,6 +240,9 @@ def _problems(plan: HealPlan) -> list[Problem]:
     training, problems = plan.training, []
     if training.hidden_states and not plan.pairs:
         problems.append(Problem("no-layer-pairs", {"teacher": plan.teacher}))
+    length, context = training.arguments.max_length, _context(plan.merge)
+    if context and length > context:
+        problems.append(Problem("training-beyond-context", {"length": length, "most": context}))
     if plan.weights == "lora":
         problems += _rank_problems(plan.merge, training.arguments.lora_r)
     if plan.weights == "copies" and not plan.copies:
@@ -247,6 +251,14 @@ def _problems(plan: HealPlan) -> list[Problem]:
     if plan.copies and plan.imitates and is_parent:
         problems.append(Problem("nothing-to-imitate", {"teacher": plan.teacher}))
     return problems
+
+
+def _context(merge: Plan) -> int:
+    """How many positions the config of a result knows; 0 where it does not say."""
+    config = json.loads(merge.files.get("config.json") or "{}")
+    text = config.get("text_config") or config
+    found = text.get("max_position_embeddings") or text.get("n_positions")
+    return found if isinstance(found, int) and not isinstance(found, bool) else 0
 
 
 def _device(device: str) -> str:

@@ -279,7 +279,7 @@ class _Reader(YamlReader):
         if "texts" in given:
             texts = given["texts"]
             names: Sequence[str | None] = (
-                [self.text_of(one, "`texts`") for one in texts.value]
+                self.sequence(texts, "texts", lambda one: self.text_of(one, "`texts`"))
                 if isinstance(texts, yaml.SequenceNode)
                 else [self.text_of(texts, "`texts`")]
             )

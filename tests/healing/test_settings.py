@@ -58,6 +58,7 @@ def test_a_chain_before_it_is_a_chain() -> None:
         (f"{RECIPE}---\ntrain: distillation", "no-training-data", 4),
         (f"{RECIPE}---\ntrain: distillation\ndatasets: [{{rows: 3}}]", "no-training-data", 5),
         (f"{RECIPE}---\ntrain: distillation\ndatasets: []", "not-a-list", 5),
+        (f"{RECIPE}---\ntrain: sft\ndatasets: [{{path: a.txt}}]\nevaluate: {{texts: []}}", "not-a-list", 6),
         (f"{RECIPE}---\ntrain: distillation\ndataset: []", "unknown-key", 5),
         (
             f"{RECIPE}---\ntrain: distillation\ndatasets: [{{path: a}}]\narguments: {{max_step: 3}}",

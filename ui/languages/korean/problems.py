@@ -1806,6 +1806,10 @@ PROBLEMS: dict[str, Text] = {
     "rows-of-two-forms": Text(
         "어떤 행의 열은 {one:and}, 다른 행의 열은 {other:and}입니다.", "한 가지 형식의 행만 주세요."
     ),
+    "training-beyond-context": Text(
+        "`max_length`가 {length:,}인데 모델은 한 번에 토큰 {most:,}개까지만 읽습니다.",
+        "{most:,} 이하로 낮추세요.",
+    ),
     "training-texts-tiny": Text(
         "학습할 글 가운데 가장 긴 것이 {bytes}바이트입니다. 토큰 하나짜리 낱말에서는 배울 것이 없습니다.",
         "적어도 한 문장인 글을 주세요.",
