@@ -402,15 +402,20 @@ def test_the_second_attempt_at_a_search_continues(
     searched = search.begin(
         SearchService(service), SPACE.replace("trials: 2", "trials: 12"), TEXTS, who, "me", MACHINE, 300.0
     )
-    wait_for(lambda: copied(hub, "alice/alloy-code", "search-"), 600)
     machine = only(hub)
+
+    def scored_first() -> list[dict[str, Any]]:
+        wanted = ("given", "search")
+        return [line for line in lines_of(machine) if (line.get("who"), line.get("part")) == wanted]
+
+    # The copy is made before the line is printed.
+    wait_for(lambda: copied(hub, "alice/alloy-code", "search-") and bool(scored_first()), 600)
     hub.rented.lose(machine)
     done = until_ended(service, searched, seconds=900)
 
     assert done.state == "done", done.problems
     assert machine.runs == 2
-    first = [line for line in lines_of(machine) if (line.get("who"), line.get("part")) == ("given", "search")]
-    assert len(first) == 1
+    assert len(scored_first()) == 1
     assert not [ref for ref in hub.repo("alice/alloy-code").refs if ref.startswith("search-")]
 
 
