@@ -58,7 +58,7 @@ def test_a_slerp_with_gradients_is_shown_and_written_back() -> None:
 def test_presets_are_recipes_and_all_but_slices_are_shown(demo: bool) -> None:
     for preset in presets(demo):
         read_recipe(preset.recipe)
-        if preset.key in ("depth", "silent_depth", "raw"):
+        if preset.key in ("depth", "silent_depth", "cut", "raw"):
             with pytest.raises(NotShown, match="slices"):
                 read(preset.recipe)
         elif preset.key == "experts":  # it has fields of its own
