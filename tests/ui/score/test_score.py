@@ -417,7 +417,7 @@ def test_a_merge_is_judged_and_its_card_written(page_of_a_laptop: str, browser: 
         page = seen.page
         page.get_by_role("tab", name="Score").click()
         models = page.get_by_label("Models", exact=True)
-        page.get_by_label("Clear").or_(page.get_by_title("Clear")).first.click()
+        page.get_by_label("Clear").or_(page.get_by_title("Clear")).locator("visible=true").first.click()
         for name in ("ann/merge", "ann/a", "ann/b"):
             models.fill(name)
             models.press("Enter")
