@@ -98,7 +98,7 @@ class DestinationPanel:
             existing=values[self.existing],
             private=values[self.private],
             owners=values[self.identity].owners,
-            address=values[self.address].strip(),
+            address=(values[self.address] or "").strip(),
         )
 
     @staticmethod
