@@ -21,7 +21,7 @@ ARGUMENTS = (
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of five layers with a tokenizer."""
     folder = tmp_path_factory.mktemp("models") / "parent"
-    make_network(num_hidden_layers=5).save_pretrained(folder)
+    make_network(num_hidden_layers=5, max_position_embeddings=128).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
 

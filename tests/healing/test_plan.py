@@ -59,7 +59,7 @@ def test_pairs_name_the_last_layer_made_of_each(runs: list[tuple[int, int]], par
         ("lora_r: 4", "lora_r: 40", "rank-too-large"),
         ("max_length: 32", "max_length: 320000", "training-text-short"),
         ("train: distillation", "train: distillation\nteacher: /nowhere", None),
-        ("max_length: 32", "max_length: 65", "training-beyond-context"),
+        ("max_length: 32", "max_length: 129", "training-beyond-context"),
         ("layer_range: [0, 2]", "layer_range: [0, 9]", "layer-range"),
     ],
 )
