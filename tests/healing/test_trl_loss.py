@@ -196,7 +196,12 @@ def test_preferences_are_judged_on_pairs_that_were_held_out(
 @pytest.mark.parametrize(
     ("kind", "rows", "loss", "said"),
     [
-        ("sft", [{"prompt": "a", "completion": "b"}], ", assistant_only_loss: true", "TRL refuses"),
+        (
+            "sft",
+            [{"prompt": "Where are ships?", "completion": "In harbours."}],
+            ", assistant_only_loss: true",
+            "TRL refuses",
+        ),
         ("dpo", ROWS["dpo"], ", loss_type: magic", "TRL refuses"),
     ],
 )
