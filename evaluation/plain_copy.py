@@ -12,7 +12,6 @@ import importlib.util
 import json
 import os
 import shutil
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +20,7 @@ from typing import Any
 from huggingface_hub import constants
 
 from checkpoints import Checkpoint
+from checkpoints.formats.safetensors import write_header
 from checkpoints.quantized.dequantized import plain_config, quantization_settings
 from evaluation.downloads import DOWNLOADS
 
@@ -59,7 +59,7 @@ def plain_copy(checkpoint: Checkpoint, small: Sequence[str]) -> Path:
     repo = f"alloy/plain-{digest[:12]}"
     home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     folder = home / "snapshots" / digest
-    header = _header(checkpoint)
+    header = write_header(checkpoint.tensors.values())
     size = len(header) + sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     with DOWNLOADS.room_for(repo, digest, {WEIGHTS: size}):
         if folder.is_dir():
@@ -85,19 +85,6 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
     config.pop("torch_dtype", None)
     is_wide = any(tensor.dtype == "F32" for tensor in checkpoint.tensors.values())
     return {**config, **({"dtype": "float32"} if is_wide else {})}
-
-
-def _header(checkpoint: Checkpoint) -> bytes:
-    """The beginning of the file: see the format of safetensors."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for name, tensor in checkpoint.tensors.items():
-        end = start + tensor.nbytes
-        entries[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end]}
-        start = end
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
 
 
 def _write(checkpoint: Checkpoint, header: bytes, file: Path) -> None:

@@ -30,6 +30,7 @@ from checkpoints.terminal import (
     reporter,
     run,
 )
+from searching.goals import Way
 
 if TYPE_CHECKING:
     from searching.plan import Measured, SearchPlan
@@ -80,7 +81,7 @@ On = Annotated[
     ),
 ]
 By = Annotated[
-    Literal["auto", "gradient", "lbfgs", "tpe", "cmaes", "random", "grid", "qmc", "nsga2"] | None,
+    Way | None,
     typer.Option(metavar="WAY", help="How points are chosen, instead of what the space says."),
 ]
 Storage = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 Part = Literal["search", "choice", "report"]
 PARTS: tuple[Part, ...] = ("search", "choice", "report")
@@ -15,7 +15,7 @@ HIGHER_IS_BETTER = ("task", "python")
 Way = Literal["auto", "gradient", "lbfgs", "tpe", "cmaes", "random", "grid", "qmc", "nsga2"]
 Start = Literal["lm_cocktail", "greedy_soup"]
 STARTS: tuple[Start, ...] = ("lm_cocktail", "greedy_soup")
-WAYS: tuple[Way, ...] = ("auto", "gradient", "lbfgs", "tpe", "cmaes", "random", "grid", "qmc", "nsga2")
+WAYS: tuple[Way, ...] = get_args(Way)
 # Ways that follow exact derivatives: by Adam, and by L-BFGS.
 DESCENTS: tuple[Way, ...] = ("gradient", "lbfgs")
 

@@ -10,6 +10,7 @@ import gradio as gr
 from checkpoints.problems import ProblemError
 from checkpoints.yaml import load
 from merging import METHODS
+from searching.goals import WAYS
 from ui.host import Host
 from ui.hub.account import account, visitor
 from ui.job_tray import REMOVE, tray_lines
@@ -32,7 +33,6 @@ from ui.widgets.html import html, note, section, trouble
 # Parameters of one recipe whose ranges the tab can show.
 MOST_PARAMETERS = 6
 MOST_GROUPS = 8
-WAYS = ("auto", "gradient", "lbfgs", "tpe", "cmaes", "random", "grid", "qmc", "nsga2")
 
 
 class SearchTab:
