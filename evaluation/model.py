@@ -349,7 +349,7 @@ class LoadedModels:
             gc.collect()
 
     def release(self, model: LoadedModel) -> None:
-        """Keep a model no longer: its memory is free when whoever loaded it is done with it."""
+        """Drop a model from the cache: its memory is freed once nothing else uses it."""
         with self._lock:
             for key in [key for key, other in self._models.items() if other is model]:
                 del self._models[key]

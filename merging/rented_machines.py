@@ -62,7 +62,7 @@ class Needs:
 
     @classmethod
     def scaled(cls, memory: int, seconds: float, cores: int) -> Needs:
-        """Of work that takes some seconds with so many processors: others share it evenly."""
+        """Of work that takes some seconds with this many processors: others share it evenly."""
         return cls(memory, tuple(seconds * cores / many for many in CORES))
 
     @classmethod
@@ -126,5 +126,5 @@ def offers(needs: Needs, there: Iterable[RentedMachine]) -> list[Offer]:
 
 
 def timeout(seconds: float) -> int:
-    """Seconds after which a job is ended that was estimated to take so many."""
+    """Seconds after which a job is ended, from the seconds that it was estimated to take."""
     return math.ceil(max(MIN_TIMEOUT, SAFETY_FACTOR * seconds))

@@ -38,7 +38,7 @@ class HugePages:
         return torch.frombuffer(mapping, dtype=dtype, count=elements, offset=offset)
 
     def _room(self, size: int) -> tuple[mmap.mmap, int]:
-        """A mapping, and where in it there are so many bytes."""
+        """A mapping, and the offset of `size` free bytes in it."""
         if size > MAPPING:
             return _mapped(size), 0
         with self._lock:

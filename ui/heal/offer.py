@@ -29,7 +29,7 @@ from ui.server.model_process import MODELS
 from ui.server.work import watched
 from ui.widgets.html import duration, html, quiet, tag
 
-# Of the training that the button begins: the demo's small model takes two to three minutes for so many on two cores.
+# Steps of the training that the button begins: two to three minutes for the demo's small model on two cores.
 USUAL_STEPS = 60
 # Results whose comparison is kept.
 MOST_KEPT = 64
