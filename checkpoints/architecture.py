@@ -69,19 +69,25 @@ DERIVED = re.compile(
     r"\.([kqv]|kv|prob_output)_scale$|\.[kqv]_proj\.output_scale$|rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|\.attention\.(masked_)?bias$|position_ids$"
 )
 
-# What quantized weights have beside them, by the end of the name.
-PACKED = re.compile(
-    r"(^|[._])(scales?|scale_inv|zeros|zero_point|qweight|qzeros|g_idx|absmax|quant_map|SCB|packed|codebooks?)$"
-    r"|\.quant_state\."
+# What only quantized weights have, by the end of the name; and what plain ones may have as well.
+QUANTIZED = re.compile(
+    r"(^|[._])(scale_inv|zero_point|qweight|qzeros|g_idx|absmax|quant_map|SCB)$|\.quant_state\."
 )
+PACKED = re.compile(r"(^|[._])(scales?|zeros|packed|codebooks?)$")
 
 Path = tuple[str, ...]
 
 
-def is_packed(name: str, tensor: TensorHeader) -> bool:
-    """Whether a tensor of a model that is said to be quantized shows that it is: packed numbers, or their scales."""
-    is_float = tensor.dtype in FLOATS
-    return PACKED.search(name) is not None or not (is_float or DERIVED.search(name))
+def is_packed(name: str, tensor: TensorHeader, *, is_said: bool) -> bool:
+    """Whether a tensor shows that its model is quantized: packed numbers, or their scales.
+
+    Args:
+        is_said: whether the config says that the model is
+    """
+    if QUANTIZED.search(name):
+        return True
+    is_plain = tensor.dtype in FLOATS or DERIVED.search(name)
+    return is_said and (PACKED.search(name) is not None or not is_plain)
 
 
 @dataclass(frozen=True)

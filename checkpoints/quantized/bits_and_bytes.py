@@ -3,7 +3,7 @@
 Four bits: `W` (n, 1) bytes with the high nibble first, `W.absmax` of each block, a table `W.quant_map`, and
 `W.quant_state.bitsandbytes__nf4`, JSON in bytes. `absmax` may be quantized itself, by `nested_absmax` and
 `nested_quant_map`.
-Eight bits: `W` int8, and `SCB`, the largest magnitude of each row.
+Eight bits: `W` int8, `SCB`, the largest magnitude of each row, and perhaps `weight_format`, 0 where the rows are whole.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _dtype(state: Mapping[str, Any], default: str) -> str:
 
 class _Int8:
     name = "bitsandbytes 8 bit"
-    left_out: tuple[str, ...] = (".weight_format",)
+    left_out: tuple[str, ...] = ()
 
     def find(self, stored: StoredTensors) -> Mapping[str, QuantizedTensor]:
         modules = stored.suffixed(".SCB")
@@ -135,9 +135,13 @@ class _Int8Tensor(QuantizedTensor):
         expect(
             stored.headers[scale].elements == header.shape[0], scale, "it does not have an entry for each row"
         )
-        super().__init__(stored, header.shape, (name, scale))
+        layout = f"{module}.weight_format"
+        pieces = (name, scale, *((layout,) if layout in stored.headers else ()))
+        super().__init__(stored, header.shape, pieces)
 
     def hold(self, part: int) -> tuple[Tensor, ...]:
+        for layout in self.pieces[2:]:
+            expect(not self.stored.whole(layout).any(), layout, "the rows are cut into tiles")
         return (self.stored.whole(self.pieces[1]).float().flatten(),)
 
     def rows(self, first: int, end: int, held: tuple[Tensor, ...]) -> Tensor:

@@ -37,7 +37,7 @@ class _Gptq:
 class _GptqTensor(QuantizedTensor):
     """
     Args:
-        added: to the stored zero points
+        added: to the stored zero points, which wrap around
     """
 
     def __init__(self, stored: StoredTensors, module: str, bits: int, added: int):
@@ -75,7 +75,9 @@ class _GptqTensor(QuantizedTensor):
         inputs = self.shape[1]
         group = index[0].long() if index else torch.arange(inputs) // (inputs // self.groups)
         expect(bool(((group >= 0) & (group < self.groups)).all()), self.pieces[-1], "it names other groups")
-        return packed, unpacked(zeros, self.bits, axis=1) + self.added, scales.float(), group
+        # A zero point of 0 is stored as the largest integer, one less than it.
+        points = (unpacked(zeros, self.bits, axis=1) + self.added) & ((1 << self.bits) - 1)
+        return packed, points, scales.float(), group
 
     def rows(self, first: int, end: int, held: tuple[Tensor, ...]) -> Tensor:
         packed, zeros, scales, group = held

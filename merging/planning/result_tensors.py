@@ -218,7 +218,7 @@ class ResultTensors:
             for name, tensor in checkpoint.tensors.items()
             if tensor.dtype.startswith("F8")
             or not is_known(tensor.dtype)
-            or (said and is_packed(name, tensor))
+            or is_packed(name, tensor, is_said=bool(said))
         ]
         if not (said or packed):
             return

@@ -173,3 +173,23 @@ def test_tensors_that_do_not_fit_their_form_are_refused(quantized: dict[str, Pat
     [problem] = plan.problems
     assert problem.code == "unknown-quantization"
     assert scale in problem.message and "[3, 3]" in problem.message
+
+
+@pytest.mark.parametrize("form", ["plain", "fp8"])
+def test_packed_numbers_that_the_config_does_not_explain_are_refused(
+    form: str, quantized: dict[str, Path], folder: Path
+) -> None:
+    """They would be averaged as if they were weights, or be left out of them."""
+    place = quantized["fp8" if form == "fp8" else "fp8 plain"] / "model.safetensors"
+    stored = load_file(place)
+    name = next(name for name in stored if name.endswith("up_proj.weight"))
+    index = torch.zeros(stored[name].shape[1], dtype=torch.int32)
+    if form == "fp8":
+        stored[f"{name}_g_idx"] = index
+    else:
+        stored[f"{name.removesuffix('.weight')}.g_idx"] = index
+    save_file(stored, place)
+
+    [problem] = make_plan(read_recipe(linear(place.parent, place.parent))).problems
+
+    assert problem.code == "quantized"

@@ -28,6 +28,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from checkpoints import Checkpoint, locate, open_checkpoint, open_located
 from checkpoints.gguf.blocks import FLOATS
 from checkpoints.located import LocatedCheckpoint
+from checkpoints.problems import CheckpointError
 from checkpoints.quantized import FORMS
 from checkpoints.quantized.dequantized import DequantizedCheckpoint
 from checkpoints.quantized.mxfp4 import GROUP
@@ -155,13 +156,13 @@ def gptq(bits: int, layout: str, ordered: bool) -> Case:
     """16 outputs of 32 inputs in 4 groups."""
     generator = torch.Generator().manual_seed(bits)
     integers = torch.randint(0, 1 << bits, (32, 16), generator=generator)
-    zeros = torch.randint(0, (1 << bits) - 1, (4, 16), generator=generator)
+    zeros = torch.randint(0, 1 << bits, (4, 16), generator=generator)
+    zeros[0, 0] = (1 << bits) - 1
     scales = drawn(4, 16).abs().half()
     groups = torch.arange(32) // 8 if ordered else torch.randperm(32, generator=generator) % 4
-    added = 1 if layout == "gptq" else 0
-    expected = torch.stack(
-        [scales[g].float() * (integers[i] - zeros[g] - added) for i, g in enumerate(groups)]
-    ).T
+    # As AutoGPTQ computes it: a zero point of 0 is stored as the largest integer.
+    points = (zeros + (1 if layout == "gptq" else 0)) % (1 << bits)
+    expected = torch.stack([scales[g].float() * (integers[i] - points[g]) for i, g in enumerate(groups)]).T
     tensors = {
         f"{MODULE}.qweight": packed_by_hand(integers.T, bits).T.contiguous(),
         f"{MODULE}.qzeros": packed_by_hand(zeros, bits),
@@ -381,3 +382,12 @@ def test_every_form_is_tested(tmp_path: Path) -> None:
         assert isinstance(checkpoint, DequantizedCheckpoint)
         tested |= {form.name for form in checkpoint.forms}
     assert tested == {form.name for form in FORMS}
+
+
+def test_rows_that_are_cut_into_tiles_are_refused(tmp_path: Path) -> None:
+    case = int8()
+    case.tensors[f"{MODULE}.weight_format"].fill_(2)
+    checkpoint = saved(case, tmp_path)
+
+    with pytest.raises(CheckpointError, match="weight_format: the rows are cut into tiles"):
+        read(checkpoint, case.name)
