@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tests.hub.bucket import Bucket
 from tests.hub.faults import Fault, Faults
+from tests.hub.line import Line
 from tests.hub.links import Links
 from tests.hub.log import Log
 from tests.hub.rented import RentedJobs
@@ -33,6 +34,7 @@ class Hub:
         endpoint: what ``HF_ENDPOINT`` should be.
         log: every request since the last reset.
         links: set ``links.ttl`` for links to the file host that expire soon.
+        down, up: the line to clients and from them; set the ``rate`` of each.
         part_size: bytes above which an upload goes in parts, and the size of a part.
         page_size: the most entries in one answer of search, tree and history.
         xet: what large files can also be read and written through, see ``Xet``.
@@ -55,6 +57,7 @@ class Hub:
 
     def _set_defaults(self) -> None:
         self.links = Links()
+        self.down, self.up = Line(), Line()
         self.part_size = 256 << 20
         self.page_size = 1000
         self.open_pages = False

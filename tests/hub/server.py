@@ -24,6 +24,7 @@ from tests.hub import (  # noqa: F401  (they register)
     routes_xet,
 )
 from tests.hub.faults import Fault
+from tests.hub.line import Line
 from tests.hub.log import Exchange
 from tests.hub.request import RefusalError, Reply, Request, find_route
 from tests.hub.store import Token
@@ -83,7 +84,8 @@ class Server:
         auth, port = "authorization" in headers, scope["client"][1]
         exchange = Exchange(method, path, host, headers.get("range", ""), auth, port)
         self._hub.log.append(exchange)
-        request = Request(method, path, scope["query_string"].decode(), headers, _chunks(receive, exchange))
+        chunks = _chunks(receive, exchange, self._hub.up)
+        request = Request(method, path, scope["query_string"].decode(), headers, chunks)
         fault = self._hub.faults.meet(method, path)
         await asyncio.sleep(fault.delay)
         if fault.reset:
@@ -94,7 +96,7 @@ class Server:
         except ConnectionAbortedError:
             return
         reply.headers |= fault.headers
-        await _send(reply, exchange, fault, receive, send)
+        await _send(reply, exchange, fault, self._hub.down, receive, send)
 
     async def _reply(self, request: Request, exchange: Exchange, fault: Fault) -> Reply:
         try:
@@ -146,7 +148,7 @@ def _reset(receive: Any) -> None:
     transport.abort()
 
 
-async def _chunks(receive: Any, exchange: Exchange) -> AsyncIterator[bytes]:
+async def _chunks(receive: Any, exchange: Exchange, line: Line) -> AsyncIterator[bytes]:
     """The request's body as it comes."""
     more = True
     while more:
@@ -155,10 +157,11 @@ async def _chunks(receive: Any, exchange: Exchange) -> AsyncIterator[bytes]:
             raise ConnectionAbortedError("the client went away in the middle of its request")
         more = message.get("more_body", False)
         exchange.bytes_in += len(message["body"])
+        await line.carry(len(message["body"]))
         yield message["body"]
 
 
-async def _send(reply: Reply, exchange: Exchange, fault: Fault, receive: Any, send: Any) -> None:
+async def _send(reply: Reply, exchange: Exchange, fault: Fault, line: Line, receive: Any, send: Any) -> None:
     """Send a reply. The log is written before the bytes go: whoever has them finds them there."""
     headers = {"content-length": str(reply.size)} | reply.headers
     exchange.status = reply.status
@@ -173,6 +176,7 @@ async def _send(reply: Reply, exchange: Exchange, fault: Fault, receive: Any, se
         while not gone.done() and (data := file.read(min(step, end - exchange.bytes_out))):
             exchange.bytes_out += len(data)
             await asyncio.sleep(0 if fault.rate is None else len(data) / fault.rate)  # let others in, too
+            await line.carry(len(data))
             await send({"type": "http.response.body", "body": data, "more_body": True})
     if fault.stall is not None:
         await gone

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -571,6 +572,19 @@ def test_delay_and_rate_take_their_time(hub: Hub) -> None:
     start = time.perf_counter()
     reply = httpx2.get(f"{hub.endpoint}/alice/x/resolve/main/b.bin", follow_redirects=True)
     assert reply.content == BIG and time.perf_counter() - start >= 0.45
+
+
+def test_all_requests_share_a_line(hub: Hub, api: HfApi) -> None:
+    hub.put("alice/x", {"b.bin": BIG})
+    hub.down.rate = hub.up.rate = 10 * len(BIG)
+    address = f"{hub.endpoint}/alice/x/resolve/main/b.bin"
+    start = time.perf_counter()
+    with ThreadPoolExecutor() as pool:
+        replies = pool.map(lambda _: httpx2.get(address, follow_redirects=True), range(2))
+    assert [len(reply.content) for reply in replies] == [len(BIG)] * 2
+    down = time.perf_counter() - start
+    api.upload_file(path_or_fileobj=BIG[::-1], path_in_repo="c.bin", repo_id="alice/x")
+    assert down >= 0.2 and time.perf_counter() - start - down >= 0.1
 
 
 # Whole models
