@@ -1664,6 +1664,13 @@ PROBLEMS: dict[str, Text] = {
         "`search`, `choice` and `report` are shares above 0 that add up to 1; found {given:and}."
     ),
     "search-number": Text("`{name}` is a number of {low:g} or more; found {found:phrase}."),
+    "goal-without-weight": Text(
+        "An objective of weight 0 changes nothing.", "Remove it, or give it a limit instead of a weight."
+    ),
+    "weight-of-limit": Text(
+        "An objective with a limit does not count in the score, so its weight changes nothing.",
+        "Remove `weight:`, or the limit.",
+    ),
     "goal-kind": Text("An objective has one of {known:code}."),
     "chat-without-limit": Text(
         "Answers in a chat can be limited, not improved.", "Add `at_most: base`, or another limit."

@@ -146,7 +146,19 @@ REMARKS: dict[str, Template] = {
         "No difference that this text can show between the best recipe and {other:phrase} ({difference:phrase}). Take "
         "the simpler one: {other:phrase}."
     ),
-    "search-difference": ("{value:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}", "{value:+.4f}"),
+    "search-none-corrected": (
+        "No difference that this text can show between the best recipe and {other:phrase} ({difference:phrase}): among "
+        "{count} comparisons an interval may leave out 0 by chance. Take the simpler one: {other:phrase}."
+    ),
+    "search-difference": (
+        "{value:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}; p = {p:.2g}, corrected for {count} "
+        "{count:comparison|comparisons}",
+        "{value:+.4f}",
+    ),
+    "search-corrected": (
+        "Below 0 the best recipe is better. The verdicts follow p, which is corrected for {count} "
+        "{count:comparison|comparisons} (Holm); the intervals are not corrected."
+    ),
     "search-interval": "{low:+.4f} to {high:+.4f}",
     "search-ends": "{low} to {high}",
     "search-how": (

@@ -58,6 +58,15 @@ class Comparison:
         """The verdict, for a table."""
         return Remark(_WORDS[self.verdict])
 
+    @property
+    def is_lost_by_correction(self) -> bool:
+        """Whether the interval, which is not corrected, leaves out 0, and the corrected p shows no difference."""
+        return (
+            self.verdict == "none"
+            and self.interval is not None
+            and min(self.interval) * max(self.interval) > 0
+        )
+
 
 @dataclass(frozen=True)
 class SearchReport:
@@ -106,6 +115,11 @@ class SearchReport:
     def verdict(self) -> Remark:
         """What it comes to."""
         return _verdict(self)
+
+    @property
+    def corrected(self) -> Remark:
+        """What its p are corrected for."""
+        return Remark("search-corrected", {"count": len(self.comparisons)})
 
     @property
     def gained(self) -> Remark:
@@ -387,10 +401,10 @@ _PARTS = ("search-part-search", "search-part-choice", "search-part-report")
 _GAINS = {"search": "search-gain-search", "choice": "search-gain-choice", "report": "search-gain-report"}
 
 
-def _difference(one: Comparison) -> Phrase:
+def _difference(report: SearchReport, one: Comparison) -> Phrase:
     low, high = one.interval or (None, None)
     values = {"value": one.difference, "low": low, "high": high}
-    return Remark("search-difference", values).phrase
+    return Remark("search-difference", {**values, "p": one.adjusted, "count": len(report.comparisons)}).phrase
 
 
 def _verdict(report: SearchReport) -> Remark:
@@ -411,12 +425,16 @@ def _verdict(report: SearchReport) -> Remark:
         case "better":
             against = by_name.get("average") or report.comparisons[0]
             others = [named(one.other) for one in report.comparisons]
-            values = {"other": named(against.other), "difference": _difference(against)}
+            values = {"other": named(against.other), "difference": _difference(report, against)}
             return Remark("search-better", {"others": others, **values})
         case "worse" | "none":
             one = by_name[report.advice]
-            values = {"other": named(one.other), "difference": _difference(one)}
-            return Remark("search-worse" if report.ending == "worse" else "search-none", values)
+            values = {"other": named(one.other), "difference": _difference(report, one)}
+            if report.ending == "worse":
+                return Remark("search-worse", values)
+            if one.is_lost_by_correction:
+                return Remark("search-none-corrected", {"count": len(report.comparisons), **values})
+            return Remark("search-none", values)
 
 
 def _how(report: SearchReport) -> list[Remark]:
@@ -479,6 +497,7 @@ def _comparisons(report: SearchReport, say: Say) -> list[str]:
         p = "" if one.adjusted is None else f"{one.adjusted:.2g}"
         who = _called(report, one.other, say)
         lines.append(markdown_row([who, f"{one.difference:+.4f}", ends, p, say(one.word)]))
+    lines += ["", say(report.corrected)]
     known = [one.detectable for one in report.comparisons if one.detectable]
     if known:
         lines += ["", say(Remark("search-shows", {"value": max(known)}))]

@@ -354,12 +354,19 @@ class _SpaceReader(YamlReader):
             name or source.rpartition("/")[2] or kind,
             kind,
             source,
-            0.0 if limit else self.number(found.get("weight"), "weight", 1.0, low=1e-9),
+            self.weight(found.get("weight"), limit),
             limit,
             by_part,
             text=self.source("text", found["text"]) if kind == "python" and "text" in found else "",
             **settings,
         )
+
+    def weight(self, node: yaml.Node | None, limit: Limit | None) -> float:
+        """Of a goal; 0 of one with a limit."""
+        value = self.number(node, "weight", 0.0 if limit else 1.0, low=0)
+        if node is not None and bool(value) == bool(limit):
+            self.problem("weight-of-limit" if limit else "goal-without-weight", {}, node)
+        return value
 
     def source(self, kind: GoalKind, node: yaml.Node) -> str:
         if kind == "chat" and self.plain(node) is True:

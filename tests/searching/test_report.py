@@ -15,6 +15,8 @@ AVERAGE = Comparison(
     "average", -0.0297, (-0.0345, -0.0249), 1e-9, 5e-9, "better", 0.025, {"a.txt": (-0.03, None)}
 )
 PARENT = Comparison("parent /home/me/math", -0.1, (-0.2, -0.01), 0.02, 0.04, "better", 0.02, {})
+# Its interval leaves out 0, and the corrected p shows no difference.
+EQUAL = replace(AVERAGE, difference=-0.012, interval=(-0.023, -0.001), p=0.04, adjusted=0.08, verdict="none")
 REPORT = SearchReport(
     ending="better",
     advice="winner",
@@ -46,12 +48,20 @@ def ended(ending: Any, advice: str = "average", **more: Any) -> SearchReport:
         (
             REPORT,
             "The best recipe is better than the plain average and math, on documents that the search never used "
-            "(against the plain average: -0.0297, 95 % interval -0.0345 to -0.0249).",
+            "(against the plain average: -0.0297, 95 % interval -0.0345 to -0.0249; p = 5e-09, corrected for 2 "
+            "comparisons).",
         ),
         (
-            ended("none"),
-            "No difference that this text can show between the best recipe and the plain average (-0.0297, 95 % "
-            "interval -0.0345 to -0.0249). Take the simpler one: the plain average.",
+            ended("none", comparisons=(replace(EQUAL, interval=(-0.03, 0.01)),)),
+            "No difference that this text can show between the best recipe and the plain average (-0.0120, 95 % "
+            "interval -0.0300 to +0.0100; p = 0.08, corrected for 1 comparison). Take the simpler one: the plain "
+            "average.",
+        ),
+        (
+            ended("none", comparisons=(EQUAL, PARENT)),
+            "No difference that this text can show between the best recipe and the plain average (-0.0120, 95 % "
+            "interval -0.0230 to -0.0010; p = 0.08, corrected for 2 comparisons): among 2 comparisons an interval may "
+            "leave out 0 by chance. Take the simpler one: the plain average.",
         ),
         (
             ended(
@@ -96,6 +106,7 @@ def test_tables_of_a_report() -> None:
 
     assert "| the plain average | -0.0297 | -0.0345 to -0.0249 | 5e-09 | better |" in rows
     assert "| math | -0.1000 | -0.2000 to -0.0100 | 0.04 | better |" in rows
+    assert str(REPORT.corrected) in rows and "corrected for 2 comparisons (Holm)" in str(REPORT.corrected)
     assert "| the best recipe | 0.9000 |  | 1.0000 |" in rows
     assert "| org/math.weight | 0.75 | 0.5 to 0.9 |" in rows
     assert "With other seeds: 0.9100, 0.9200." in rows

@@ -109,7 +109,7 @@ def _report(report: SearchReport) -> Markup:
         said += [
             _table(report),
             quiet(t("search.report.caption", count=count)),  # not in the table, which phones cut off
-            quiet(t("search.report.meaning")),
+            quiet(remark_words(report.corrected)),
         ]
     if report.gains:
         said.append(quiet(remark_words(report.gained)))

@@ -626,9 +626,6 @@ PAGE: dict[str, Template] = {
     "search.report.difference": "Best minus this (95 %)",
     "search.report.verdict": "The best is",
     "search.report.caption": "Bits per byte on {count} documents that the search never used; lower is better",
-    "search.report.meaning": (
-        "Below 0 the best recipe is better. The words take all comparisons together into account (Holm's correction)."
-    ),
     "search.report.whole": "The whole report",
     "search.recipe": "The recipe",
     "search.difference": "{value} ({low} to {high})",

@@ -618,9 +618,6 @@ PAGE: dict[str, Template] = {
     "search.report.difference": "최선과의 차이 (95 %)",
     "search.report.verdict": "최선의 레시피가",
     "search.report.caption": "탐색에 한 번도 쓰지 않은 문서 {count}개의 바이트당 비트. 낮을수록 좋습니다",
-    "search.report.meaning": (
-        "차이가 0보다 작으면 최선의 레시피가 낫습니다. 판정은 모든 비교를 함께 고려합니다 (홀름 보정)."
-    ),
     "search.report.whole": "보고서 전체",
     "search.recipe": "레시피",
     "search.difference": "{value} ({low} ~ {high})",

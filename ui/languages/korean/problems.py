@@ -1593,6 +1593,13 @@ PROBLEMS: dict[str, Text] = {
         "`search`, `choice`, `report`는 0보다 크고 합이 1인 몫이어야 하는데 {given:and}입니다."
     ),
     "search-number": Text("`{name}` 값은 {low:g} 이상의 수여야 하는데 {found:phrase}입니다."),
+    "goal-without-weight": Text(
+        "가중치가 0인 목표는 아무것도 바꾸지 않습니다.", "목표를 빼거나, 가중치 대신 한계를 두세요."
+    ),
+    "weight-of-limit": Text(
+        "한계가 있는 목표는 점수에 들지 않으므로 가중치가 아무것도 바꾸지 않습니다.",
+        "`weight:`나 한계 가운데 하나를 빼세요.",
+    ),
     "goal-kind": Text("목표에는 {known:code} 가운데 하나가 있어야 합니다."),
     "chat-without-limit": Text(
         "채팅 답변은 목표로 삼을 수 없고 한계만 둘 수 있습니다.", "`at_most: base` 같은 한계를 더하세요."

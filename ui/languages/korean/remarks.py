@@ -144,7 +144,18 @@ REMARKS: dict[str, Template] = {
         "이 글로는 최선의 레시피와 다음의 차이를 보일 수 없습니다: {other:phrase} ({difference:phrase}). 더 단순한 "
         "쪽을 쓰세요: {other:phrase}."
     ),
-    "search-difference": ("{value:+.4f}, 95 % 구간 {low:+.4f}에서 {high:+.4f}", "{value:+.4f}"),
+    "search-none-corrected": (
+        "이 글로는 최선의 레시피와 다음의 차이를 보일 수 없습니다: {other:phrase} ({difference:phrase}). 비교가 "
+        "{count}건이면 우연히 0을 벗어나는 구간이 있을 수 있습니다. 더 단순한 쪽을 쓰세요: {other:phrase}."
+    ),
+    "search-difference": (
+        "{value:+.4f}, 95 % 구간 {low:+.4f}에서 {high:+.4f}, 비교 {count}건에 맞춰 보정한 p = {p:.2g}",
+        "{value:+.4f}",
+    ),
+    "search-corrected": (
+        "차이가 0보다 작으면 최선의 레시피가 낫습니다. 판정은 비교 {count}건에 맞춰 보정한 p를 따릅니다(홀름 보정). "
+        "구간은 보정하지 않았습니다."
+    ),
     "search-interval": "{low:+.4f}에서 {high:+.4f}",
     "search-ends": "{low}에서 {high}",
     "search-how": (
