@@ -30,7 +30,12 @@ def keep_apart() -> None:
     """Run tokenizers that are read from now on in processes of their own."""
     global _is_apart
     _is_apart = True
-    _answered_apart.warm_up()
+
+
+def warm_up() -> None:
+    """On a server, start a process for tokenizers, with its libraries."""
+    if _is_apart:
+        _answered_apart.beside("evaluation.tokenizer_process", "ready")(None)
 
 
 def check_tokenizer(name: str, folder: Path, model: Path) -> None:

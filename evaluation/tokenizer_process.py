@@ -17,6 +17,14 @@ ATTRIBUTES = (
 )  # fmt: skip
 
 
+def ready(_: None) -> None:
+    """Import what the first tokenizer takes most of its time for."""
+    _without_torch()
+    from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401
+
+    AutoConfig.for_model("llama")
+
+
 def answered(question: tuple[tuple[str, str, str], str, Any, dict[str, Any]]) -> Any:
     """What a tokenizer says.
 
@@ -48,6 +56,10 @@ def _attributes(tokenizer: Any) -> Mapping[str, Any]:
 
 @lru_cache(maxsize=KEPT)
 def _kept(folder: str, model: str, _content: str) -> Any:
-    # transformers reads tokenizers without torch, in half of the time and memory.
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    _without_torch()
     return opened(folder, model)
+
+
+def _without_torch() -> None:
+    """Let transformers read tokenizers without torch, in half of the time and memory."""
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]

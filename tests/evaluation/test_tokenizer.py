@@ -127,6 +127,18 @@ def test_a_long_text_reaches_no_tokenizer(
         assert [problem.code for problem in caught.value.problems] == [code]
 
 
+def test_a_process_has_its_libraries_before_the_first_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Confined("evaluation.tokenizer_process", "answered", seconds=60, memory=1 << 30)
+    monkeypatch.setattr(tokenizer, "_answered_apart", made)
+
+    tokenizer.warm_up()
+
+    assert made.beside("tests.evaluation.imported", "is_imported")(
+        "transformers.models.auto.tokenization_auto"
+    )
+    made.close()
+
+
 def test_a_model_answers_and_is_scored_with_it(
     make_folder: MakeFolder,
     kmmlu: Path,

@@ -273,11 +273,13 @@ def ready() -> Iterator[None]:
     import torch
 
     from checkpoints import chat_template
+    from evaluation import tokenizer
     from evaluation.llama_model import has_llama_cpp
     from evaluation.processor import bytes_per_second
     from merging import gguf_conversion
 
     chat_template.warm_up()
+    tokenizer.warm_up()
     if has_llama_cpp() and not torch.cuda.is_available():
         gguf_conversion.warm_up()
         bytes_per_second()
