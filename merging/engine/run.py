@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from checkpoints import Token
@@ -161,7 +163,10 @@ def _gguf(
 
     kinds = file_types(types)
     check_quantizer(kinds)
-    layout = layout_of(plan, destination.name.removesuffix(SUFFIX), card, token, check)
+    with ThreadPoolExecutor(1) as beside:
+        # Merging imports torch, for seconds in which the process that lays out the files imports it as well.
+        beside.submit(import_module, "torch")
+        layout = layout_of(plan, destination.name.removesuffix(SUFFIX), card, token, check)
     return GgufDestination(destination, gguf_files(destination.name, kinds, layout), workers)
 
 
