@@ -9,14 +9,31 @@ from typing import Any
 MAX_DEPTH = 64
 
 
-def parse_json(data: bytes) -> Any:
+class RepeatedKeyError(ValueError):
+    """An object has a key twice.
+
+    Attributes:
+        key: the key
+    """
+
+    def __init__(self, key: str):
+        super().__init__(f"the key {key!r} is there twice")
+        self.key = key
+
+
+def parse_json(data: bytes, *, keys_once: bool = False) -> Any:
     """The value of a JSON text.
 
+    Args:
+        data: UTF-8.
+        keys_once: whether a key that an object has twice is an error; else the last one counts.
+
     Raises:
+        RepeatedKeyError: a key is there twice, and may not be.
         ValueError: it is not JSON, is nested more than `MAX_DEPTH` deep, or has half a surrogate pair in a string.
     """
     try:
-        value = json.loads(data)
+        value = json.loads(data, object_pairs_hook=_with_keys_once if keys_once else None)
     except RecursionError:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
     level, depth = [value], 0
@@ -28,3 +45,12 @@ def parse_json(data: bytes) -> Any:
     if b"\\ud" in data.lower():
         json.dumps(value, ensure_ascii=False).encode()
     return value
+
+
+def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise RepeatedKeyError(key)
+        found[key] = value
+    return found

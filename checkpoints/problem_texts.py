@@ -1807,11 +1807,16 @@ PROBLEMS: dict[str, Text] = {
     "training-kind": Text("`train: {given}` is not known here.", "Known: {known:all}."),
     "training-number": Text(
         (
-            "`{name}` is {found}, and a {whole} from {least} on is expected.",
-            "`{name}` is {found}, and a number from {least} on is expected.",
-            "`{name}` is {found}, and a number above 0 is expected.",
+            "`{name}` is {found}, and a {whole} from {least} to {most:,} is expected.",
+            "`{name}` is {found}, and a number from {least} to {most:,} is expected.",
+            "`{name}` is {found}, and a number above 0 and up to {most:,} is expected.",
         )
     ),
+    "warmup-too-long": Text(
+        "`warmup_steps` is {warmup:,}, and the run has {steps:,} {steps:step|steps}.",
+        "Lower it, or leave it out: a twentieth of the steps is usual.",
+    ),
+    "training-loss": Text("`loss_type: {given}` is not known.", _MEANT),
     "no-training-data": Text(
         "No text to train on is named.",
         "Write `datasets: [{{path: FILE}}]` with a .txt or .jsonl file, `python-topics`, or a data set's id.",
@@ -1884,6 +1889,48 @@ PROBLEMS: dict[str, Text] = {
     "not-a-row": Text(
         "Row {line} of {name} is not {wanted:phrase}.",
         "See docs/heal.md for the columns of each kind of training.",
+    ),
+    "training-file-kind": Text(
+        "{name} is no file of a kind that is read: {known:all}.",
+        "Convert it to .jsonl: one JSON object a line, with the columns of docs/heal.md.",
+    ),
+    "row-repeated-key": Text("Line {line} of {name} has `{key}` twice.", "Keep one of them."),
+    "row-too-large": Text(
+        "Row {line} of {name} has {size:,.0f} million characters, and at most {most:,.0f} million are read.",
+        "Cut it into documents, with a row for each.",
+    ),
+    "row-null-character": Text(
+        "Row {line} of {name} has a null character, which is no text.",
+        "The file may be damaged, or in another encoding. Remove the character, or convert the file to UTF-8.",
+    ),
+    "row-answers-alike": Text(
+        "In row {line} of {name} the chosen and the rejected answer are the same, so there is nothing to prefer.",
+        "Remove the row.",
+    ),
+    "row-role": Text(
+        "In row {line} of {name} a message has the role '{role}'.", "Known roles: {known:plain}."
+    ),
+    "row-turns-repeat": Text(
+        "In row {line} of {name} two messages of the role '{role}' follow each other.",
+        "Join them into one message, or put back what was said between them.",
+    ),
+    "row-without-answer": Text(
+        "The conversation in row {line} of {name} does not end with a message of the role 'assistant', so there is no "
+        "answer to learn.",
+        "Add the answer, or remove the row.",
+    ),
+    "rows-without-columns": Text(
+        "`{name}` needs rows with {columns:and}, and these have {given:and}.",
+        "Leave it out, or give other rows.",
+    ),
+    "rows-cut": Text(
+        "{count:,} of {rows:,} rows are probably longer than `max_length` ({length:,} tokens); what is beyond is not "
+        "trained on.",
+        "Raise `max_length`, or cut the rows into shorter ones.",
+    ),
+    "top-k-too-large": Text(
+        "`top_k` is {k:,}, and the vocabulary has {most:,} tokens.",
+        "Lower it (64 is usual), or leave it out for a teacher that runs beside the student.",
     ),
     "rows-of-two-forms": Text(
         "Some rows have the columns {one:and}, others {other:and}.", "Give rows of one form."

@@ -80,7 +80,7 @@ def plan(
 ) -> int:
     """Show what a training run would do and cost, and every problem with it. Loads no weights."""
     planned = _planned(chain, None, device)
-    if as_trl and planned.ok:
+    if as_trl and all(problem.code == "no-trl" for problem in planned.problems):  # it may run elsewhere
         from healing.as_trl import as_trl_config
 
         print(as_trl_config(planned.training), end="")

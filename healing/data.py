@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 
 from checkpoints import Token
-from checkpoints.json_value import parse_json
-from checkpoints.problems import Problem
+from checkpoints.json_value import RepeatedKeyError, parse_json
+from checkpoints.problems import Place, Problem
 from evaluation import EvaluationError, LanguageModel
 from evaluation.text import BUNDLED, bundled_text, dataset_rows, read_text
 from healing.settings import Dataset, Kind
@@ -26,6 +27,11 @@ _BENCHMARK = re.compile(
     r"k?mmlu|haerae|hellaswag|winogrande|\barc\b|ai2_arc|gsm8k|humaneval|truthfulqa|ifeval|kobest|piqa|boolq|\bbbh\b",
     re.IGNORECASE,
 )
+# Kinds of files that are read, and bytes of the largest row: more is a corpus that was not cut into documents.
+_FILES = (".txt", ".md", ".jsonl")
+_LARGEST_ROW = 16 << 20
+_ANSWERS = ("completion", "chosen", "rejected")
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 # One row in this many is held out.
 _KEPT = 10
 # Runs of this many words are compared, and a judged document that shares this much of them was trained on.
@@ -86,10 +92,11 @@ def _read(dataset: Dataset, kind: Kind, folder: Path, token: Token, allow_folder
         from pydoc_data.topics import topics
 
         rows: Iterable[Any] = topics.values()
-    elif allow_folders and path.endswith((".txt", ".md")):
-        rows = [read_text(folder / path)]
-    elif allow_folders and path.endswith(".jsonl"):
-        rows = _lines(path, read_text(folder / path))
+    elif allow_folders and path.endswith(_FILES):
+        content = read_text(folder / path)
+        rows = _lines(path, content, dataset.where) if path.endswith(".jsonl") else [content]
+    elif allow_folders and (folder / path).is_file():
+        raise EvaluationError(Problem("training-file-kind", {"name": path, "known": _FILES}, dataset.where))
     elif _BENCHMARK.search(path):
         raise EvaluationError(Problem("trained-on-benchmark", {"name": path}, dataset.where))
     else:
@@ -104,17 +111,23 @@ def _read(dataset: Dataset, kind: Kind, folder: Path, token: Token, allow_folder
         if formed is None:
             values = {"name": path, "line": number, "wanted": {"phrase": _WANTED[kind.rows]}}
             raise EvaluationError(Problem("not-a-row", values, dataset.where))
+        if problem := _fault(formed, kind, path, number, dataset.where):
+            raise EvaluationError(problem)
         yield formed
 
 
-def _lines(name: str, content: str) -> Iterator[Any]:
+def _lines(name: str, content: str, where: Place | str) -> Iterator[Any]:
     """What each line of JSON holds."""
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, line in enumerate(content.split("\n"), 1):  # no other end of a line is one in JSON
         if line.strip():
             try:
-                yield parse_json(line.encode())
+                yield parse_json(line.encode(), keys_once=True)
+            except RepeatedKeyError as error:
+                values = {"name": name, "line": number, "key": error.key}
+                raise EvaluationError(Problem("row-repeated-key", values, where)) from None
             except ValueError:
-                raise EvaluationError(Problem("not-a-document", {"name": name, "line": number})) from None
+                values = {"name": name, "line": number}
+                raise EvaluationError(Problem("not-a-document", values, where)) from None
 
 
 def _formed(row: Any, column: str, kind: Kind) -> Row | None:
@@ -133,7 +146,8 @@ def _formed(row: Any, column: str, kind: Kind) -> Row | None:
     if form == ("text",) and kind.rows == "conversations":
         return None
     found = {name: row[name] for name in form}
-    return found if all(_said(value) for value in found.values()) else None
+    is_alike = len({type(value) for value in found.values()}) == 1  # all texts, or all conversations
+    return found if is_alike and all(_said(value) for value in found.values()) else None
 
 
 def _said(value: Any) -> bool:
@@ -148,6 +162,41 @@ def _said(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _fault(row: Row, kind: Kind, name: str, line: int, where: Place | str) -> Problem | None:
+    """What is wrong with what a row of a data set says."""
+    texts = texts_of(row.values())
+    if (size := sum(map(len, texts))) > _LARGEST_ROW:
+        values = {"name": name, "line": line, "size": size / 1e6, "most": _LARGEST_ROW / 1e6}
+        return Problem("row-too-large", values, where)
+    if any("\0" in text for text in texts):
+        return Problem("row-null-character", {"name": name, "line": line}, where)
+    if row.get("chosen", 0) == row.get("rejected", 1):
+        return Problem("row-answers-alike", {"name": name, "line": line}, where)
+    before = row.get("prompt")
+    for column, value in row.items():
+        if isinstance(value, list):
+            turns = value if column == "prompt" or not isinstance(before, list) else [*before, *value]
+            roles = [one["role"] for one in turns]
+            if unknown := [role for role in roles if role not in _ROLES]:
+                values = {"name": name, "line": line, "role": unknown[0], "known": list(_ROLES)}
+                return Problem("row-role", values, where)
+            alike = [one for one, other in pairwise(roles) if one == other and one in ("user", "assistant")]
+            if alike:
+                return Problem("row-turns-repeat", {"name": name, "line": line, "role": alike[0]}, where)
+            must_answer = column in _ANSWERS or (column == "messages" and kind.rows == "conversations")
+            if must_answer and roles[-1] != "assistant":
+                return Problem("row-without-answer", {"name": name, "line": line}, where)
+    return None
+
+
+def texts_of(columns: Iterable[Any]) -> list[str]:
+    """The texts of columns: strings, and the contents of messages."""
+    found: list[str] = []
+    for value in columns:
+        found += [one["content"] for one in value] if isinstance(value, list) else [value]
+    return found
+
+
 def preference(vote: Mapping[str, Any]) -> Row:
     """A vote of the Chat tab, which is no tie, in the columns that DPO is trained on."""
     better, worse = ("left", "right") if vote["vote"] == "left" else ("right", "left")
@@ -160,10 +209,7 @@ def preference(vote: Mapping[str, Any]) -> Row:
 
 def document_of(row: Row) -> str:
     """What a row says, as one text; of two answers the chosen one."""
-    parts: list[str] = []
-    for value in (value for name, value in row.items() if name != "rejected"):
-        parts += [one["content"] for one in value] if isinstance(value, list) else [value]
-    return "\n\n".join(parts)
+    return "\n\n".join(texts_of(value for name, value in row.items() if name != "rejected"))
 
 
 def held_out(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from checkpoints import Token, open_checkpoint
 from checkpoints.architecture import Layout
-from checkpoints.dtypes import itemsize
 from checkpoints.memory import free_memory
 from checkpoints.problems import Problem, ProblemError
+from checkpoints.tokenizer_files import is_template
 from evaluation import EvaluationError
+from healing.costs import matrices, memory_of, seconds_of, tokens_of, vocabulary
 from healing.data import (
     Row,
     check_apart,
@@ -32,14 +33,10 @@ from healing.settings import HELD_OUT, Training, Weights, read_training
 from merging import Plan, make_plan
 from merging.plan import PlannedTensor
 
-# Bytes of this process with its libraries, before any model.
-_LIBRARIES = 700_000_000
 # Bytes of text that make a token, at the least: English has about four, Korean fewer.
 _BYTES_OF_A_TOKEN = 2
 # Bytes that at least one text to train on has: a token alone teaches nothing of what follows it.
 _LEAST_TEXT = 8
-# Of the speed of large products, what a training step reaches.
-_EFFICIENCY = 0.6
 _NUMBER = re.compile(r"(?<![^.])(\d+)\.")
 
 
@@ -173,6 +170,7 @@ def plan_training(
     """
     training = read_training(text)
     merge = make_plan(training.recipe, token=token, allow_folders=allow_folders)
+    training = _in_context(training, merge)
     where = _device(device)
     problems = [*merge.problems]
     if to is not None and merge.ok:
@@ -198,12 +196,13 @@ def plan_training(
         training, merge, teacher, layer_pairs(merge, teacher), silent_layers(merge), tuple(taught_rows), tuple(judged),
         tuple(kept) if training.kind.rows == "preferences" else (), licences_of(training.datasets, token), **known,
     )  # fmt: skip
-    problems = [*found, *_problems(plan)]
-    needed = _memory(plan, taught)
+    problems = [*found, *_problems(plan), *_row_problems(plan)]
+    needed = memory_of(plan, taught)
     if needed > free:
         problems.append(Problem("training-too-large", {"needed": needed / 1e9, "free": free / 1e9}))
-    seconds = _seconds(plan, taught) if not problems else 0.0
-    return replace(plan, problems=tuple(problems), memory_bytes=needed, seconds=seconds)
+    seconds = seconds_of(plan, taught) if not problems else 0.0
+    warnings = (*plan.warnings, *_warnings(plan))
+    return replace(plan, problems=tuple(problems), warnings=warnings, memory_bytes=needed, seconds=seconds)
 
 
 def _rows(
@@ -235,22 +234,74 @@ def _rows(
     return rows, kept, [*judged, *map(document_of, kept)]
 
 
+def _in_context(training: Training, merge: Plan) -> Training:
+    """The training with a default length that the model can read."""
+    context = _context(merge)
+    if not context or "max_length" in training.places or training.arguments.max_length <= context:
+        return training
+    return replace(training, arguments=replace(training.arguments, max_length=context))
+
+
 def _problems(plan: HealPlan) -> list[Problem]:
-    """What prevents a run, beside its texts, its teacher's vocabulary and memory."""
-    training, problems = plan.training, []
+    """What prevents a run, beside its rows, its teacher's vocabulary and memory."""
+    training, places, problems = plan.training, plan.training.places, []
+    values: dict[str, Any]
     if training.hidden_states and not plan.pairs:
-        problems.append(Problem("no-layer-pairs", {"teacher": plan.teacher}))
+        problems.append(Problem("no-layer-pairs", {"teacher": plan.teacher}, places["hidden_states"]))
     length, context = training.arguments.max_length, _context(plan.merge)
     if context and length > context:
-        problems.append(Problem("training-beyond-context", {"length": length, "most": context}))
-    if plan.weights == "lora":
-        problems += _rank_problems(plan.merge, training.arguments.lora_r)
+        values = {"length": length, "most": context}
+        problems.append(Problem("training-beyond-context", values, places["max_length"]))
+    if training.top_k > (most := vocabulary(plan.merge)):
+        values = {"k": training.top_k, "most": most}
+        problems.append(Problem("top-k-too-large", values, places["top_k"]))
+    smallest = min(matrices(plan.merge), key=lambda tensor: min(tensor.shape), default=None)
+    rank = training.arguments.lora_r
+    if plan.weights == "lora" and smallest and rank > (most := min(smallest.shape)):
+        values = {"rank": rank, "most": most, "tensor": smallest.name}
+        problems.append(Problem("rank-too-large", values, places.get("lora_r", places["train"])))
     if plan.weights == "copies" and not plan.copies:
-        problems.append(Problem("no-copies", {}))
+        problems.append(Problem("no-copies", {}, places["weights"]))
     is_parent = any(model.name == plan.teacher for model in plan.merge.models)
     if plan.copies and plan.imitates and is_parent:
-        problems.append(Problem("nothing-to-imitate", {"teacher": plan.teacher}))
+        problems.append(Problem("nothing-to-imitate", {"teacher": plan.teacher}, places["train"]))
+    if training.kind.by_trl and find_spec("trl") is None:
+        problems.append(Problem("no-trl", {"kind": training.kind.name}, places["train"]))
     return problems
+
+
+def _row_problems(plan: HealPlan) -> list[Problem]:
+    """What TRL would refuse of the rows once the model is loaded."""
+    training, row = plan.training, plan.rows[0]
+    if not training.kind.by_trl:
+        return []
+    is_talk, problems = any(isinstance(value, list) for value in row.values()), []
+    if is_talk and not _may_have_template(plan.merge):
+        problems.append(Problem("rows-without-template", {"columns": list(row)}, training.datasets[0].where))
+    for name, columns, there in (
+        ("completion_only_loss", ["prompt", "completion"], "completion" in row),
+        ("assistant_only_loss", ["messages"], is_talk),
+    ):
+        if training.loss.get(name) and not there:
+            values = {"name": name, "columns": columns, "given": list(row)}
+            problems.append(Problem("rows-without-columns", values, training.places[name]))
+    return problems
+
+
+def _warnings(plan: HealPlan) -> list[Problem]:
+    """What the user should know of the rows."""
+    length, rows = plan.training.arguments.max_length, plan.rows
+    count = sum(tokens_of(row) > length for row in rows) if plan.training.kind.by_trl else 0
+    values = {"count": count, "rows": len(rows), "length": length}
+    return [Problem("rows-cut", values, plan.training.datasets[0].where)] if count else []
+
+
+def _may_have_template(merge: Plan) -> bool:
+    """Whether a result has a chat template, as far as the files of its tokenizer are known."""
+    if any(is_template(file) for file in (*merge.files, *merge.copied_files)):
+        return True
+    config = merge.files.get("tokenizer_config.json")
+    return config is None or bool(json.loads(config).get("chat_template"))
 
 
 def _context(merge: Plan) -> int:
@@ -305,18 +356,6 @@ def _layers_in(tensor: PlannedTensor, merge: Plan, teacher: str) -> list[int]:
     return [int(number[1]) for number in numbers if number]
 
 
-def _matrices(merge: Plan) -> list[PlannedTensor]:
-    return [tensor for tensor in merge.tensors if tensor.layer is not None and len(tensor.shape) == 2]
-
-
-def _rank_problems(merge: Plan, rank: int) -> list[Problem]:
-    smallest = min(_matrices(merge), key=lambda tensor: min(tensor.shape), default=None)
-    if smallest is None or rank <= min(smallest.shape):
-        return []
-    values = {"rank": rank, "most": min(smallest.shape), "tensor": smallest.name}
-    return [Problem("rank-too-large", values)]
-
-
 def _teacher_parameters(
     merge: Plan, teacher: str, training: Training, token: Token, allow_folders: bool
 ) -> tuple[int, list[Problem]]:
@@ -337,61 +376,3 @@ def _teacher_parameters(
     if training.kind.name == "gold" or (own == rows and not merge.tokenizer):
         return count, []
     return count, [Problem("teacher-vocabulary", {"teacher": teacher, "rows": rows, "own": own})]
-
-
-def _elements(merge: Plan) -> int:
-    return sum(tensor.elements for tensor in merge.tensors)
-
-
-def _trained_parameters(plan: HealPlan) -> int:
-    if plan.weights == "lora":
-        rank = plan.training.arguments.lora_r
-        return sum(rank * sum(tensor.shape) for tensor in _matrices(plan.merge))
-    layers = {*plan.copies}
-    return sum(t.elements for t in plan.merge.tensors if plan.weights == "all" or t.layer in layers)
-
-
-def _memory(plan: HealPlan, taught: int) -> int:
-    """The peak of the process, or of the GPU: both models, what is trained with its gradient and two moments, what
-    the backward pass needs, and logits."""
-    training, merge = plan.training, plan.merge
-    arguments, kind = training.arguments, training.kind
-    # On a processor everything is float32.
-    stored = max((itemsize(tensor.dtype) for tensor in merge.tensors), default=4)
-    width = 4 if plan.device == "cpu" else min(stored, 4)
-    own = _elements(merge) * (width if plan.weights == "lora" else 4)
-    if kind.name == "dpo" and plan.weights != "lora":
-        own *= 2  # and the model before the training
-    moved = (4 if plan.weights == "lora" else 3) * 4 * _trained_parameters(plan)
-    tokens = arguments.per_device_train_batch_size * arguments.max_length
-    tokens *= 2 if kind.rows == "preferences" else 1
-    # Each matrix keeps its input, and norms and products between them about as much again.
-    kept = 2 * sum(tensor.shape[-1] for tensor in _matrices(merge)) * tokens * width
-    words = max((t.shape[0] for t in merge.tensors if t.layer is None and len(t.shape) == 2), default=0)
-    # Logits, their soft-max and the gradient of both at once, or a chunk of them.
-    logits = 12 * tokens * words if kind.by_trl else 4 * (32 << 20)
-    if plan.keeps_teacher:
-        return _LIBRARIES + own + taught * width + moved + kept + logits
-    return _LIBRARIES + own + max(taught * width, moved + kept + logits)
-
-
-def _seconds(plan: HealPlan, taught: int) -> float:
-    """By the speed of a product that is timed here: a pass of the teacher, a pass forth and back of the student."""
-    import torch
-
-    own, trained, kind = _elements(plan.merge), _trained_parameters(plan), plan.training.kind
-    operations = 4 * own + (4 if plan.weights == "lora" else 2) * trained
-    operations += 2 * taught if plan.imitates else 0
-    operations += 2 * own if kind.name == "dpo" else 0
-    operations *= 2 if kind.rows == "preferences" else 1
-    on_gpu = plan.device == "cuda"
-    size = 4096 if on_gpu else 768
-    square = torch.ones(size, size, device=plan.device, dtype=torch.bfloat16 if on_gpu else torch.float32)
-    took = []
-    for _ in range(20):
-        began = time.perf_counter()
-        square @ square
-        if on_gpu:
-            torch.cuda.synchronize()
-        took.append(time.perf_counter() - began)
-    return plan.training.arguments.tokens * operations * min(took) / (2 * size**3 * _EFFICIENCY)

@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 import yaml
 
-from checkpoints.problems import Place, Problem, RecipeError
+from checkpoints.problems import Place, Problem, RecipeError, suggestion
 from merging.recipe.reader import read_nodes
 from merging.recipe.recipe import Recipe
-from merging.recipe.yaml import YamlReader
+from merging.recipe.yaml import YamlReader, place_of
 
 _KEYS = ("train", "name", "teacher", "datasets", "arguments", "weights", "hidden_states", "top_k", "evaluate")
 _DATASET = ("path", "name", "split", "column", "rows")
@@ -93,10 +93,10 @@ class Arguments:
         max_steps: how often the weights are updated
         learning_rate: the highest; it grows over `warmup_steps`, and falls to a twentieth at the end
         per_device_train_batch_size: sequences, rows or pairs a step
-        max_length: tokens in a sequence
+        max_length: tokens in a sequence; where it is not given, at most the model's context
         lora_r: rank of the adapter
         lora_alpha: its change is scaled by this divided by the rank
-        warmup_steps: see `learning_rate`
+        warmup_steps: see `learning_rate`; where it is not given, a twentieth of `max_steps`
         max_grad_norm: longer gradients are shortened to this length
         save_steps: the state is stored every `save_steps` steps
         seed: of the adapter's first values, and of the order of sequences
@@ -119,8 +119,40 @@ class Arguments:
         return self.max_steps * self.per_device_train_batch_size * self.max_length
 
 
-# Arguments that may be 0.
-_FROM_ZERO = ("warmup_steps", "seed", "label_smoothing")
+# Losses of `dpo`, as TRL calls them.
+DPO_LOSSES = (
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Range:
+    """The least and the greatest value of a number; `least` None: above 0."""
+
+    least: float | None
+    most: float
+
+
+_RANGES = {
+    "max_steps": _Range(1, 1_000_000),
+    "learning_rate": _Range(None, 1),
+    "per_device_train_batch_size": _Range(1, 65_536),
+    "max_length": _Range(2, 1 << 20),  # a token, and one that follows it
+    "lora_r": _Range(1, 65_536),
+    "lora_alpha": _Range(1, 65_536),
+    "warmup_steps": _Range(0, 1_000_000),
+    "max_grad_norm": _Range(None, 1_000_000),
+    "save_steps": _Range(1, 1_000_000),
+    "seed": _Range(0, 2**32 - 1),  # of NumPy's
+    "temperature": _Range(0.01, 100),
+    "beta": _Range(None, 1000),
+    "label_smoothing": _Range(0, 0.49),  # at a half, both answers are as good
+    "hidden_states": _Range(0, 1_000_000),
+    "top_k": _Range(0, 1_000_000),
+    "rows": _Range(1, 10_000_000),
+    "stop_above": _Range(None, 1_000_000),
+}
 
 
 @dataclass(frozen=True)
@@ -143,6 +175,7 @@ class Training:
             for a teacher that runs beside the student
         texts: names of the bundled texts, files, or `HELD_OUT`, to judge on
         stop_above: a result is not written if its perplexity divided by the teacher's is above this
+        places: where the keys and arguments that are given are in the text
     """
 
     recipe: Recipe
@@ -159,6 +192,7 @@ class Training:
     top_k: int = 0
     texts: tuple[str, ...] = ("english", "korean")
     stop_above: float | None = None
+    places: Mapping[str, Place | str] = field(default_factory=dict, compare=False)
 
     @property
     def document(self) -> str:
@@ -204,7 +238,7 @@ class _Reader(YamlReader):
             values = {"given": str(name), "known": list(KINDS)}
             self.problem("training-kind", values, given.get("train", node))
             return {}
-        found: dict[str, Any] = {"kind": kind}
+        found: dict[str, Any] = {"kind": kind, "places": {key: place_of(one) for key, one in given.items()}}
         found["datasets"] = self.sequence(given.get("datasets"), "datasets", self.dataset)
         if not found["datasets"] and not self.problems:
             self.problem("no-training-data", {}, node)
@@ -212,7 +246,7 @@ class _Reader(YamlReader):
             if key in given:
                 found[key] = self.text_of(given[key], f"`{key}`")
         if "arguments" in given:
-            found |= self.arguments(given["arguments"], kind)
+            found |= self.arguments(given["arguments"], kind, found["places"])
         if "weights" in given:
             found["weights"] = self.weights(given["weights"])
         found |= self.of_distillation(given, kind)
@@ -228,7 +262,7 @@ class _Reader(YamlReader):
             if key in given and kind.name != "distillation":
                 self.problem("only-distillation", {"name": key, "kind": kind.name}, given[key])
             elif key in given:
-                found[key] = self.number(given[key], key, type_, 0)
+                found[key] = self.number(given[key], key, type_)
         if found.get("hidden_states") and found.get("top_k"):
             self.problem("stored-without-states", {}, given["top_k"])
         return found
@@ -245,19 +279,24 @@ class _Reader(YamlReader):
             self.problem("no-training-data", {}, node)
             return None
         read: dict[str, Any] = {
-            key: self.number(value, key, int, 1) if key == "rows" else self.text_of(value, f"`{key}`") or ""
+            key: self.number(value, key, int) if key == "rows" else self.text_of(value, f"`{key}`") or ""
             for key, value in given.items()
         }
-        mark = node.start_mark
-        return Dataset(**read, where=Place(mark.line + 1, mark.column + 1))
+        return Dataset(**read, where=place_of(node))
 
-    def arguments(self, node: yaml.Node, kind: Kind) -> dict[str, Any]:
+    def arguments(self, node: yaml.Node, kind: Kind, places: dict[str, Place | str]) -> dict[str, Any]:
         kinds = {one.name: type(one.default) for one in fields(Arguments)}
         given = self.mapping(node, "`arguments`", (*kinds, *kind.loss)) or {}
         read = {
             key: self.argument(value, key, kinds.get(key) or kind.loss[key]) for key, value in given.items()
         }
+        places |= {key: place_of(value) for key, value in given.items()}
         common = {key: value for key, value in read.items() if key in kinds}
+        steps = common.get("max_steps", Arguments.max_steps)
+        if common.setdefault("warmup_steps", steps // 20) > steps and not self.problems:
+            self.problem(
+                "warmup-too-long", {"warmup": common["warmup_steps"], "steps": steps}, given["warmup_steps"]
+            )
         return {
             "arguments": Arguments(**common),
             "loss": {key: value for key, value in read.items() if key not in kinds},
@@ -270,8 +309,11 @@ class _Reader(YamlReader):
                 self.problem("training-switch", {"name": name, "found": self.shown(node)}, node)
             return value
         if kind is str:
-            return self.text_of(node, f"`{name}`")
-        return self.number(node, name, kind, 0 if name in _FROM_ZERO else None)
+            value = self.text_of(node, f"`{name}`")
+            if value is not None and value not in DPO_LOSSES:
+                self.problem("training-loss", {"given": value, **suggestion(value, DPO_LOSSES)}, node)
+            return value
+        return self.number(node, name, kind)
 
     def evaluate(self, node: yaml.Node) -> dict[str, Any]:
         given = self.mapping(node, "`evaluate`", _EVALUATE) or {}
@@ -285,21 +327,27 @@ class _Reader(YamlReader):
             )
             found["texts"] = tuple(name for name in names if name)
         if "stop_above" in given:
-            found["stop_above"] = self.number(given["stop_above"], "stop_above", float, None)
+            found["stop_above"] = self.number(given["stop_above"], "stop_above", float)
         return found
 
-    def number(self, node: yaml.Node, name: str, kind: type, least: int | None) -> Any:
-        """A number of this kind, from `least` on; None: above 0."""
-        value = self.plain(node)
-        least = 1 if kind is int and least is None else least
+    def number(self, node: yaml.Node, name: str, kind: type) -> Any:
+        """A number of this kind, in its range."""
+        value, allowed = self.plain(node), _RANGES[name]
         is_number = isinstance(value, int) if kind is int else isinstance(value, int | float)
-        if not is_number or isinstance(value, bool) or not self._in_range(float(str(value)), least):
-            whole = {"phrase": "whole-number"} if kind is int else None
-            values = {"name": name, "found": self.shown(node), "whole": whole, "least": least}
-            self.problem("training-number", values, node)
-            return 1
-        return value
+        if is_number and not isinstance(value, bool) and _is_in(allowed, value):
+            return value
+        whole = {"phrase": "whole-number"} if kind is int else None
+        values = {
+            "name": name,
+            "found": self.shown(node),
+            "whole": whole,
+            "least": allowed.least,
+            "most": allowed.most,
+        }
+        self.problem("training-number", values, node)
+        return 1
 
-    @staticmethod
-    def _in_range(value: float, least: int | None) -> bool:
-        return (value > 0 if least is None else value >= least) and value < 1e12
+
+def _is_in(allowed: _Range, value: Any) -> bool:
+    above = value > 0 if allowed.least is None else value >= allowed.least
+    return bool(above and value <= allowed.most)

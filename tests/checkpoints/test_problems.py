@@ -246,6 +246,8 @@ def test_every_phrase_that_is_asked_for_is_there() -> None:
 
 def test_a_phrase_is_said_in_words_wherever_it_stands() -> None:
     whole = {"phrase": "whole-number"}
-    problem = Problem("training-number", {"name": "steps", "found": "x", "whole": whole, "least": 1})
+    problem = Problem(
+        "training-number", {"name": "steps", "found": "x", "whole": whole, "least": 1, "most": 9}
+    )
 
-    assert problem.message == "`steps` is x, and a whole number from 1 on is expected."
+    assert problem.message == "`steps` is x, and a whole number from 1 to 9 is expected."

@@ -9,7 +9,7 @@ import pytest
 
 from evaluation import EvaluationError, load_model
 from evaluation.text import bundled_text
-from healing import Dataset
+from healing import Dataset, data
 from healing.data import (
     PYTHON_TOPICS,
     Row,
@@ -34,7 +34,7 @@ def test_files_are_documents(tmp_path: Path) -> None:
     lines = [
         {"text": "Two."},
         "Three.",
-        {"messages": [{"role": "user", "content": "Four?"}, {"role": "x", "content": "4"}]},
+        {"messages": [{"role": "user", "content": "Four?"}, {"role": "assistant", "content": "4"}]},
     ]
     (tmp_path / "b.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
 
@@ -94,6 +94,71 @@ def test_each_pass_reads_everything_once_in_another_order() -> None:
     assert [places(7, step, 2, seed=4) for step in range(7)] != steps
 
 
+def says(*roles: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": f"{number}, as I said."} for number, role in enumerate(roles)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "code"),
+    [
+        ("distillation", {"text": "One\0two."}, "row-null-character"),
+        ("distillation", {"messages": says("user", "robot")}, "row-role"),
+        ("sft", {"messages": says("user", "assistant", "assistant")}, "row-turns-repeat"),
+        ("sft", {"prompt": says("user"), "completion": says("user")}, "row-turns-repeat"),
+        ("sft", {"prompt": says("user"), "completion": says("system")}, "row-without-answer"),
+        ("gold", {"messages": says("user", "assistant", "user")}, "row-without-answer"),
+        ("dpo", {"prompt": "One?", "chosen": "Two.", "rejected": "Two."}, "row-answers-alike"),
+        ("dpo", {"prompt": "One?", "chosen": says("assistant"), "rejected": says("user")}, "not-a-row"),
+        ("dpo", {"chosen": says("user", "assistant"), "rejected": says("user")}, "row-without-answer"),
+        ("orpo", {"prompt": "One?", "chosen": "Two."}, "not-a-row"),
+        ("orpo", {"prompt": "One?", "rejected": "Two."}, "not-a-row"),
+    ],
+)
+def test_a_row_that_teaches_nothing_is_named(kind: str, row: Row, code: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+
+    with pytest.raises(EvaluationError, match=r"(?i)row 1 of a\.jsonl") as refused:
+        read_rows([Dataset("a.jsonl")], KINDS[kind], tmp_path)
+
+    assert refused.value.problems[0].code == code
+
+
+def test_a_text_that_was_not_cut_into_documents_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "_LARGEST_ROW", 1000)
+    (tmp_path / "a.txt").write_text("word " * 201)
+
+    with pytest.raises(EvaluationError, match="Cut it into documents"):
+        read_documents([Dataset("a.txt")], tmp_path)
+
+
+def test_files_of_windows_are_read_and_lines_end_at_newlines_alone(tmp_path: Path) -> None:
+    content = '\ufeff{"text": "One\u2028 and still one."}\r\n{"text": "Two."}\r\n'
+    (tmp_path / "a.jsonl").write_bytes(content.encode())
+
+    assert read_documents([Dataset("a.jsonl")], tmp_path) == ["One\u2028 and still one.", "Two."]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", b"text\nOne.\n", "is no file of a kind that is read"),
+        ("a.json", b'[{"text": "One."}]', "is no file of a kind that is read"),
+        ("a.jsonl", b"text\nOne.\n", "Line 1 of a.jsonl is no document"),
+        ("a.jsonl", '{"text": "One."}'.encode("utf-16"), "not UTF-8"),
+        ("a.jsonl", b'{"text": "One.", "text": "Two."}', "Line 1 of a.jsonl has `text` twice"),
+        ("a.jsonl", b'{"text": "\\ud83d"}', "Line 1 of a.jsonl is no document"),
+        ("a.jsonl", b"\n \n", "empty"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(EvaluationError, match=said):
+        read_documents([Dataset(name)], tmp_path)
+
+
 VOTE = {
     "left": "a",
     "right": "b",
@@ -128,7 +193,11 @@ def test_votes_of_the_chat_are_preferences(tmp_path: Path) -> None:
         ("dpo", {"prompt": "One?", "chosen": "Two.", "rejected": ""}, False),
         ("orpo", {"text": "One."}, False),
         ("gold", {"text": "One."}, False),
-        ("gold", {"messages": [{"role": "user", "content": "Hi"}]}, True),
+        (
+            "gold",
+            {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]},
+            True,
+        ),
     ],
 )
 def test_each_kind_has_its_rows(kind: str, row: Row, is_read: bool, tmp_path: Path) -> None:

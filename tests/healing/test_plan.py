@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checkpoints.problems import Place
 from healing import plan_training
 from healing.command_line import CANNOT_BE_TRAINED, DONE, main
 from healing.plan import layer_pairs
@@ -52,6 +53,7 @@ def test_pairs_name_the_last_layer_made_of_each(runs: list[tuple[int, int]], par
 @pytest.mark.parametrize(
     ("old", "new", "code"),
     [
+        ("evaluate:", "top_k: 2000\nevaluate:", "top-k-too-large"),
         ("path: text.txt", "path: english", "trained-on-judged"),
         ("path: text.txt", "path: nothing.txt", "text-unreadable"),
         ("path: text.txt", "path: HAERAE-HUB/KMMLU", "trained-on-benchmark"),
@@ -73,6 +75,15 @@ def test_problems_are_known_before_a_model_is_loaded(
     assert not plan.ok
     assert code is None or plan.problems[0].code == code
     assert all(problem.message for problem in plan.problems)
+    if code in ("rank-too-large", "training-beyond-context", "top-k-too-large"):
+        assert isinstance(plan.problems[0].where, Place)
+
+
+def test_a_default_length_is_one_that_the_model_can_read(chain: str, tmp_path: Path) -> None:
+    plan = plan_training(chain.replace("max_length: 32, ", ""), folder=tmp_path)
+
+    assert plan.problems == ()
+    assert plan.training.arguments.max_length == 128
 
 
 def test_memory_that_is_not_there_is_said_with_both_numbers(chain: str, tmp_path: Path) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 
 from checkpoints.problems import Place, RecipeError
 from healing import read_training
+from healing.settings import DPO_LOSSES, Arguments
 
 RECIPE = "merge_method: passthrough\nmodels: [{model: org/one}]\n"
 CHAIN = f"""{RECIPE}---
@@ -67,8 +72,24 @@ def test_a_chain_before_it_is_a_chain() -> None:
         ),
         *(
             (f"{RECIPE}---\ntrain: distillation\ndatasets: [{{path: a}}]\narguments: {{{key}}}", "training-number", 6)
-            for key in ("max_steps: 0", "max_steps: 1.5", "learning_rate: 0", "lora_r: yes", "seed: -1")
+            for key in (
+                "max_steps: 0", "max_steps: 1.5", "max_steps: 1000000000000", "learning_rate: 0", "learning_rate: -1",
+                "learning_rate: .nan", "learning_rate: 2", "lora_r: yes", "lora_alpha: 0", "seed: -1",
+                "seed: 4294967296", "per_device_train_batch_size: 0", "max_length: 1", "temperature: 0",
+            )
         ),
+        *(
+            (f"{RECIPE}---\ntrain: dpo\ndatasets: [{{path: a}}]\narguments: {{{key}}}", code, 6)
+            for key, code in (
+                ("warmup_steps: 6, max_steps: 5", "warmup-too-long"),
+                ("loss_type: sigmod", "training-loss"),
+                ("label_smoothing: 0.5", "training-number"),
+                ("lora_dropout: 1", "unknown-key"),
+                ("seed: 1, seed: 2", "repeated-key"),
+            )
+        ),
+        (f"{RECIPE}---\ntrain: dpo\ndatasets: [{{path: a, rows: 0}}]", "training-number", 5),
+        (f"{RECIPE}---\ntrain: dpo\ndatasets: [{{path: ''}}]", "not-text", 5),
     ],
 )  # fmt: skip
 def test_what_is_wrong_has_a_place(text: str, code: str, line: int) -> None:
@@ -87,3 +108,23 @@ def test_a_misspelt_key_is_corrected() -> None:
         read_training(
             f"{RECIPE}---\ntrain: distillation\ndatasets: [{{path: a}}]\narguments: {{learning_rat: 1}}"
         )
+
+
+def test_a_default_warm_up_is_never_longer_than_the_run() -> None:
+    short = f"{RECIPE}---\ntrain: distillation\ndatasets: [{{path: a}}]\narguments: {{max_steps: 3}}"
+
+    assert read_training(short).arguments.warmup_steps == 0
+    assert read_training(short.replace("steps: 3", "steps: 60")).arguments.warmup_steps == 3
+    assert read_training(short.replace("max_steps: 3", "")).arguments.warmup_steps == Arguments().warmup_steps
+
+
+def test_numbers_with_an_exponent_need_no_point() -> None:
+    found = read_training(CHAIN.replace("1.0e-3", "1e-3"))
+
+    assert found.arguments.learning_rate == 0.001
+
+
+def test_losses_of_dpo_are_those_that_trl_computes() -> None:
+    source = Path(find_spec("trl").origin).with_name("trainer") / "dpo_trainer.py"  # type: ignore[union-attr,arg-type]
+
+    assert set(re.findall(r'if loss_type == "(\w+)"', source.read_text())) == set(DPO_LOSSES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 import torch
 from datasets import Dataset
 
+import healing.plan
+from checkpoints.problems import Place
 from evaluation import EvaluationError, load_model
 from healing import HealPlan, plan_training
 from healing.as_trl import as_trl_config
@@ -19,7 +22,7 @@ from healing.preferences import margins, preferred
 from healing.run import in_memory
 from healing.settings import Arguments, read_training
 from healing.training import State, Trainer, learning_rate, trained
-from healing.trl_loss import trl_loss
+from healing.trl_loss import _MAKERS, trl_loss
 from healing.weights import prepare
 from tests.evaluation.conftest import make_network, make_tokenizer
 
@@ -193,26 +196,67 @@ def test_preferences_are_judged_on_pairs_that_were_held_out(
     assert "pairs of answers that were held out" in card
 
 
-@pytest.mark.parametrize(
-    ("kind", "rows", "loss", "said"),
-    [
-        (
-            "sft",
-            [{"prompt": "Where are ships?", "completion": "In harbours."}],
-            ", assistant_only_loss: true",
-            "TRL refuses",
-        ),
-        ("dpo", ROWS["dpo"], ", loss_type: magic", "TRL refuses"),
-    ],
-)
-def test_what_trl_refuses_is_said(
-    kind: str, rows: list[dict[str, Any]], loss: str, said: str, planned: Planned, model: Path, tmp_path: Path
-) -> None:
-    plan = planned(kind, rows, loss=loss)
-    assert plan.ok, plan.problems
+TEXTS = [{"text": f"There are {n} ships in the harbour."} for n in range(4)]
 
-    with pytest.raises(EvaluationError, match=said):
-        trainer_of(plan, model, tmp_path).train()
+
+@pytest.mark.parametrize(
+    ("rows", "loss"),
+    [(ROWS["sft"], "assistant_only_loss: true"), (TEXTS, "completion_only_loss: true")],
+)
+def test_a_loss_that_the_rows_do_not_have_is_known_before(
+    rows: list[dict[str, Any]], loss: str, planned: Planned
+) -> None:
+    [problem] = planned("sft", rows, loss=f", {loss}").problems
+
+    assert problem.code == "rows-without-columns"
+    assert isinstance(problem.where, Place)
+
+
+def test_what_trl_refuses_is_said(
+    planned: Planned, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("not\nthese rows")
+
+    monkeypatch.setitem(_MAKERS, "sft", refuse)
+
+    with pytest.raises(EvaluationError, match="TRL refuses the rows or the arguments: not these rows"):
+        trainer_of(planned("sft", TEXTS), model, tmp_path)
+
+
+def test_without_trl_the_plan_says_what_to_install(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(healing.plan, "find_spec", lambda _: None)
+
+    [problem] = planned("sft", TEXTS).problems
+
+    assert problem.code == "no-trl"
+
+
+def test_rows_that_are_cut_are_a_warning(planned: Planned) -> None:
+    long = [*TEXTS, {"text": "One more ship. " * 40}]
+
+    [warning] = planned("sft", long).warnings
+
+    assert warning.code == "rows-cut"
+    assert (warning.values["count"], warning.values["rows"]) == (1, 5)
+    assert planned("sft", TEXTS).warnings == ()
+
+
+def test_conversations_need_a_chat_template_before_a_model_is_loaded(
+    planned: Planned, model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model, tmp_path / "silent")
+    tokenizer = make_tokenizer(template=None)
+    (tmp_path / "silent" / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(tmp_path / "silent")
+    rows = [
+        {"messages": [{"role": "user", "content": "Hi there"}, {"role": "assistant", "content": "Ho there"}]}
+    ]
+    text = planned("sft", rows).training.text.replace(str(model), str(tmp_path / "silent"))
+
+    [problem] = plan_training(text, folder=tmp_path).problems
+
+    assert problem.code == "rows-without-template"
 
 
 def test_conversations_need_a_chat_template(planned: Planned, tmp_path: Path) -> None:

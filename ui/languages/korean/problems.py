@@ -1733,11 +1733,16 @@ PROBLEMS: dict[str, Text] = {
     "training-kind": Text("`train: {given}`: 여기서는 모르는 학습입니다.", "아는 것: {known:all}."),
     "training-number": Text(
         (
-            "`{name}` 값이 {found}인데, {least} 이상의 {whole}여야 합니다.",
-            "`{name}` 값이 {found}인데, {least} 이상의 수여야 합니다.",
-            "`{name}` 값이 {found}인데, 0보다 큰 수여야 합니다.",
+            "`{name}` 값이 {found}인데, {least} 이상 {most:,} 이하의 {whole}여야 합니다.",
+            "`{name}` 값이 {found}인데, {least} 이상 {most:,} 이하의 수여야 합니다.",
+            "`{name}` 값이 {found}인데, 0보다 크고 {most:,} 이하인 수여야 합니다.",
         )
     ),
+    "warmup-too-long": Text(
+        "`warmup_steps`가 {warmup:,}인데 학습은 모두 {steps:,}스텝입니다.",
+        "줄이거나 빼세요. 보통은 전체 스텝의 20분의 1입니다.",
+    ),
+    "training-loss": Text("`loss_type: {given}`: 모르는 값입니다.", _MEANT),
     "no-training-data": Text(
         "학습할 글을 고르지 않았습니다.",
         "`datasets: [{{path: FILE}}]`에 .txt나 .jsonl 파일, `python-topics`, 데이터셋 id 가운데 하나를 쓰세요.",
@@ -1782,7 +1787,7 @@ PROBLEMS: dict[str, Text] = {
         "`max_length`나 `per_device_train_batch_size`를 줄이거나 더 큰 기계를 쓰세요.",
     ),
     "loss-not-finite": Text(
-        "{step}번째 걸음에서 손실이 유한하지 않습니다(학습률 {rate:.2g}).",
+        "{step}번째 스텝에서 손실이 유한하지 않습니다(학습률 {rate:.2g}).",
         "`learning_rate`를 낮추고 다른 작업 폴더에서 새로 시작하세요.",
     ),
     "other-training": Text(
@@ -1809,6 +1814,49 @@ PROBLEMS: dict[str, Text] = {
     "not-a-row": Text(
         "{name} 데이터의 {line}번째 행에 있어야 할 것이 없습니다: {wanted:phrase}.",
         "학습 종류마다 필요한 열은 docs/heal.md에 있습니다.",
+    ),
+    "training-file-kind": Text(
+        "{name}: 읽을 수 있는 종류의 파일이 아닙니다. 읽는 것: {known:all}.",
+        ".jsonl로 바꾸세요. 한 줄에 JSON 객체 하나씩이고, 필요한 열은 docs/heal.md에 있습니다.",
+    ),
+    "row-repeated-key": Text(
+        "{name} 파일의 {line}번째 줄에 `{key}` 키가 두 번 있습니다.", "하나만 남기세요."
+    ),
+    "row-too-large": Text(
+        "{name} 데이터의 {line}번째 행이 {size:,.0f}백만 자인데, {most:,.0f}백만 자까지만 읽습니다.",
+        "문서별로 나누어 한 행에 하나씩 두세요.",
+    ),
+    "row-null-character": Text(
+        "{name} 데이터의 {line}번째 행에 널 문자가 있습니다. 글에는 쓸 수 없는 문자입니다.",
+        "파일이 손상되었거나 인코딩이 다를 수 있습니다. 그 문자를 지우거나 파일을 UTF-8로 바꾸세요.",
+    ),
+    "row-answers-alike": Text(
+        "{name} 데이터의 {line}번째 행은 고른 답과 버린 답이 같아 선호를 배울 수 없습니다.",
+        "그 행을 빼세요.",
+    ),
+    "row-role": Text(
+        "{name} 데이터의 {line}번째 행에 role이 '{role}'인 메시지가 있습니다.",
+        "쓸 수 있는 role: {known:plain}.",
+    ),
+    "row-turns-repeat": Text(
+        "{name} 데이터의 {line}번째 행에 role이 '{role}'인 메시지가 잇달아 있습니다.",
+        "하나로 합치거나 그 사이에 빠진 말을 넣으세요.",
+    ),
+    "row-without-answer": Text(
+        "{name} 데이터의 {line}번째 행의 대화가 assistant의 말로 끝나지 않아 배울 답이 없습니다.",
+        "답을 넣거나 그 행을 빼세요.",
+    ),
+    "rows-without-columns": Text(
+        "`{name}`에는 {columns:and} 열이 필요한데 행에는 {given:and} 열이 있습니다.",
+        "빼거나 다른 행을 주세요.",
+    ),
+    "rows-cut": Text(
+        "{rows:,}개 행 중 {count:,}개가 `max_length`(토큰 {length:,}개)보다 긴 듯합니다. 넘는 부분은 읽지 않습니다.",
+        "`max_length`를 늘리거나 행을 더 짧게 나누세요.",
+    ),
+    "top-k-too-large": Text(
+        "`top_k`가 {k:,}인데 어휘는 토큰 {most:,}개입니다.",
+        "줄이거나(보통 64), 빼고 교사 모델을 함께 돌리세요.",
     ),
     "rows-of-two-forms": Text(
         "어떤 행의 열은 {one:and}, 다른 행의 열은 {other:and}입니다.", "한 가지 형식의 행만 주세요."
@@ -1871,7 +1919,7 @@ PROBLEMS: dict[str, Text] = {
         "`--work`로 다른 폴더를 쓰거나 이 폴더를 지우세요.",
     ),
     "training-too-long": Text(
-        "{steps:,}걸음이면 약 {minutes:.0f}분 걸립니다. 이 서버에서는 {most:,}걸음, {most_minutes:.0f}분까지입니다.",
+        "{steps:,}스텝이면 약 {minutes:.0f}분 걸립니다. 이 서버에서는 {most:,}스텝, {most_minutes:.0f}분까지입니다.",
         "`max_steps`를 줄이거나 자기 기계에서 `alloy heal run`으로 실행하세요.",
     ),
     "not-healed": Text(
@@ -1879,6 +1927,6 @@ PROBLEMS: dict[str, Text] = {
             "모델이 회복되지 않았지만 `--keep`을 주었으므로 {written}에 저장했습니다.",
             "모델이 회복되지 않아 저장하지 않았습니다.",
         ),
-        "더 많은 글이나 걸음으로 학습하세요. `--keep`을 주면 이런 결과도 저장합니다.",
+        "더 많은 글이나 스텝으로 학습하세요. `--keep`을 주면 이런 결과도 저장합니다.",
     ),
 }

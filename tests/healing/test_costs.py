@@ -1,0 +1,90 @@
+"""What a training takes, beside what it was planned to take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from evaluation import load_model
+from healing import HealPlan, plan_training
+from healing.costs import kept_of, operations_of, tokens_of
+from healing.data import windows
+from healing.distillation import Distillation
+from healing.run import in_memory
+from healing.training import TrainingObjective
+from healing.trl_loss import trl_loss
+from healing.weights import prepare
+from merging import cut_recipe, stack_recipe
+from tests.evaluation.conftest import make_network, make_tokenizer
+
+# Of the figures that a plan states.
+MEMORY, TIME = 0.15, 2.0
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama whose layers are much wider than an adapter's rank."""
+    folder = tmp_path_factory.mktemp("models") / "wide"
+    sizes = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6}
+    make_network(**sizes, max_position_embeddings=128, tie_word_embeddings=True).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def planned(recipe: str, training: str, tmp_path: Path) -> HealPlan:
+    line = json.dumps({"text": "Ships sail from harbour to harbour. " * 60})
+    (tmp_path / "text.jsonl").write_text(f"{line}\n" * 4)
+    arguments = "{max_steps: 1, per_device_train_batch_size: 2, max_length: 64, lora_r: 4}"
+    rest = f"datasets: [{{path: text.jsonl}}]\narguments: {arguments}\nevaluate: {{texts: english}}\n"
+    plan = plan_training(f"{recipe}---\n{training}\n{rest}", folder=tmp_path)
+    assert plan.ok, plan.problems
+    return plan
+
+
+def objective_of(plan: HealPlan, model: Path, tmp_path: Path) -> tuple[TrainingObjective, Any]:
+    teacher = load_model(model, device="cpu")
+    student = in_memory("student", plan.merge, teacher.tokenizer, "cpu", "float32")
+    network = prepare(student, plan)
+    if plan.training.kind.by_trl:
+        return trl_loss(plan.training, student, network, plan.rows, tmp_path), network
+    return Distillation(student, teacher, windows(student, plan.documents, 64)), network
+
+
+@pytest.mark.parametrize(
+    "training", ["train: distillation", "train: distillation\nweights: all", "train: sft\nweights: copies"]
+)
+def test_a_step_keeps_and_computes_what_was_planned(training: str, wide: Path, tmp_path: Path) -> None:
+    recipe = stack_recipe(str(wide), [2]) if "copies" in training else cut_recipe(str(wide), [1])
+    plan = planned(recipe, training, tmp_path)
+    objective, network = objective_of(plan, wide, tmp_path)
+    weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and tensor.shape[-1:] != (400,):  # logits are planned apart
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    counter = FlopCounterMode(display=False)
+    with counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+        objective.loss([0, 1]).backward()
+
+    measured = sum(storage.nbytes() for storage in kept.values())
+    assert kept_of(plan) == pytest.approx(measured, rel=MEMORY)
+    taught = sum(weight.numel() for weight in load_model(wide, device="cpu").network.parameters())
+    assert operations_of(plan, taught) == pytest.approx(counter.get_total_flops(), rel=0.25)
+
+
+def test_tokens_of_rows_are_estimated_from_their_bytes() -> None:
+    assert tokens_of({"text": "word" * 25}) == 25
+    assert tokens_of({"text": "다" * 20}) == 30
+    pair = {"prompt": "word" * 5, "chosen": "word" * 7, "rejected": "word" * 9}
+    assert tokens_of(pair) == 14
+    assert tokens_of({"messages": [{"role": "user", "content": "word" * 5}]}) > 5
