@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from evaluation import Cancelled, EvaluationError, LanguageModel, load_model, perplexity
 from evaluation.text import bundled_text
-from healing import HealPlan, plan_training, run_training, training
+from healing import HealPlan, plan_training, run, run_training, training
 from healing.command_line import DONE, NOT_HEALED, main
 from healing.distillation import Distillation
 from healing.run import STATE, in_memory, result_plan
-from healing.training import State, Trainer, learning_rate, trained
+from healing.training import State, Trainer, TrainingStep, learning_rate, trained
 from healing.weights import prepare, save
 from merging import merge_into_memory, run_plan
 from tests import ROOT
@@ -95,35 +95,81 @@ def test_the_engine_merges_the_adapter_as_peft_does(plan: HealPlan, tmp_path: Pa
         torch.testing.assert_close(ours[name].float(), tensor, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "killed_after", [3, *(pytest.param(step, marks=pytest.mark.nightly) for step in (1, 2, 4, 5))]
+# Runs a chain, and dies at a point of it, without a word.
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+import healing.run as run, healing.training as training
+from healing import plan_training
+
+torch.set_num_threads(1)
+text, folder, to, point = sys.argv[1:]
+save_file, perplexity = training.save_file, run.perplexity
+calls = {"save": 0, "score": 0}
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def save(tensors, path, about):
+    calls["save"] += 1
+    if calls["save"] == int(point[-1]):
+        Path(path).write_bytes(b"half written")
+        die()
+    save_file(tensors, path, about)
+
+def score(*given, **more):
+    calls["score"] += 1
+    return die() if calls["score"] == 3 else perplexity(*given, **more)
+
+def on_step(step):
+    if point == f"after step {step.number}":
+        die()
+
+if point == "before the first step": run.Trainer.train = die
+if point == "before the merge": run.result_plan = die
+if point == "while it is judged": run.perplexity = score
+if point.startswith("while file"): training.save_file = save
+plan = plan_training(Path(text).read_text(), folder=Path(folder))
+run.run_training(plan, to, work=Path(to).parent / "work", adapter_only=True, keep=True, on_step=on_step)
+"""
+POINTS = (
+    "before the first step",
+    "while file 1",
+    "after step 1",
+    "while file 3",
+    "after step 5",
+    "before the merge",
+    "while it is judged",
 )
-def test_a_killed_run_continues_with_the_same_bits(killed_after: int, chain: str, tmp_path: Path) -> None:
+
+
+@pytest.mark.parametrize(
+    ("point", "top_k"),
+    [
+        ("after step 3", 0),
+        *(pytest.param(point, 0, marks=pytest.mark.nightly) for point in POINTS),
+        pytest.param("while file 1", 8, marks=pytest.mark.nightly),  # the teacher's predictions
+        pytest.param("while file 3", 8, marks=pytest.mark.nightly),
+    ],
+)
+def test_a_killed_run_continues_with_the_same_bits(
+    point: str, top_k: int, chain: str, tmp_path: Path
+) -> None:
+    chain += f"top_k: {top_k}\n" if top_k else ""
     whole = adapter_of(chain, tmp_path, tmp_path / "whole" / "adapter")
     (tmp_path / "heal.yaml").write_text(chain)
-    code = (
-        "import os, signal, sys, torch\n"
-        "torch.set_num_threads(1)\n"
-        "from pathlib import Path\n"
-        "from healing import plan_training, run_training\n"
-        "text, folder, to, after = sys.argv[1:]\n"
-        "def on_step(step):\n"
-        "    if step.number == int(after): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "plan = plan_training(Path(text).read_text(), folder=Path(folder))\n"
-        "run_training(plan, to, work=Path(to).parent / 'work', adapter_only=True, keep=True, on_step=on_step)\n"
-    )
     to = tmp_path / "again" / "adapter"
-    arguments = [str(tmp_path / "heal.yaml"), str(tmp_path), str(to), str(killed_after)]
+    arguments = [str(tmp_path / "heal.yaml"), str(tmp_path), str(to), point]
 
-    died = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, check=False)
+    died = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT, check=False)
 
     assert died.returncode == -signal.SIGKILL
     assert not to.exists()
-    assert (to.parent / "work" / STATE).exists()
-    (to.parent / "work" / "state.part").write_bytes(b"half written")
+    assert (to.parent / "work").exists()
     continued = adapter_of(chain, tmp_path, to)
     assert continued.keys() == whole.keys()
     assert all(torch.equal(continued[name], tensor) for name, tensor in whole.items())
+    assert not (to.parent / "work").exists()
 
 
 def test_hidden_states_are_learned_too(chain: str, tmp_path: Path, parent: Path) -> None:
@@ -166,12 +212,47 @@ def test_the_loss_of_what_is_read_falls(plan: HealPlan, tmp_path: Path, parent: 
     assert trainer.losses[-1] < 0.9 * trainer.losses[0]
 
 
-def test_a_cancelled_run_leaves_nothing(plan: HealPlan, tmp_path: Path) -> None:
-    cancel = threading.Event()
+@pytest.mark.parametrize("scored", [1, 2, 3])
+def test_a_run_that_is_cancelled_while_it_is_judged_leaves_nothing(
+    scored: int, plan: HealPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel, calls = threading.Event(), []
+
+    def score(*given: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == scored:
+            cancel.set()
+        return perplexity(*given, **more)
+
+    monkeypatch.setattr(run, "perplexity", score)
 
     with pytest.raises(Cancelled):
+        run_training(plan, str(tmp_path / "out"), work=tmp_path / "work", keep=True, cancel=cancel)
+
+    assert not (tmp_path / "work").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("step", [1, 6])
+def test_a_run_that_is_cancelled_or_interrupted_leaves_nothing(
+    step: int, plan: HealPlan, tmp_path: Path
+) -> None:
+    cancel = threading.Event()
+
+    def interrupt(found: TrainingStep) -> None:
+        if found.number == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_training(plan, str(tmp_path / "out"), work=tmp_path / "work", on_step=interrupt)
+    with pytest.raises(Cancelled):
         run_training(
-            plan, str(tmp_path / "out"), work=tmp_path / "work", on_step=lambda _: cancel.set(), cancel=cancel
+            plan,
+            str(tmp_path / "out"),
+            work=tmp_path / "work",
+            keep=True,
+            on_step=lambda found: cancel.set() if found.number == step else None,
+            cancel=cancel,
         )
 
     assert not (tmp_path / "work").exists()

@@ -55,7 +55,9 @@ def _bars(found: LayersFound) -> Iterator[Markup]:
         yield tag.rect(said, class_=kind, x=x, y=y, width=round(room - 2, 1), height=tall)
         if number % 5 == 0:
             yield tag.text(str(number), x=x, y=HEIGHT - 8)
-    yield tag.text(t("heal.influence"), x=LEFT + 4, y=TOP + 8)
+    yield tag.text(
+        t("heal.influence"), x=WIDTH - 6, y=TOP + 8, text_anchor="end"
+    )  # the first bar is the tallest
 
 
 def _tried(found: LayersFound) -> Content:

@@ -66,7 +66,9 @@ def test_a_click_on_a_cut_writes_its_slices(site: Site, browser: Browser, tmp_pa
         ]
 
         page.get_by_role("button", name="How long will it take?").click()
-        expect(page.get_by_text(re.compile("7,680 tokens, about .* at no price"))).to_be_visible()
+        expect(page.get_by_text(re.compile("7,680 tokens, about .* free of charge"))).to_be_visible(
+            timeout=SLOW
+        )
         quiet(seen)
         page.context.storage_state(path=state)
 
@@ -90,8 +92,8 @@ def test_the_demo_heals_from_a_preset(site: Site, browser: Browser, tmp_path: Pa
             re.compile(r"It predicts worse than its parent: perplexity 60\.\d+ instead of 41\.\d+")
         )
         expect(worse).to_be_visible(timeout=SLOW)
-        expect(page.get_by_text(f"Healing it by {USUAL_STEPS} steps takes about")).to_contain_text(
-            "at no price"
+        expect(page.get_by_text(f"Healing it with {USUAL_STEPS} steps takes about")).to_contain_text(
+            "free of charge"
         )
         expect(page.get_by_text(re.compile(r"On a rented machine \(.+\): about .+, .*\$"))).to_be_visible()
         picture(page, "worse-1280-light")
@@ -102,7 +104,9 @@ def test_the_demo_heals_from_a_preset(site: Site, browser: Browser, tmp_path: Pa
         expect(page.get_by_role("img", name=re.compile("^Loss of "))).to_be_visible()
         picture(page, "healing-1280-light")
         expect(page.get_by_role("heading", name="Done: demo/shorter-healed")).to_be_visible(timeout=SLOW)
-        expect(page.get_by_text("It predicts better than before, by the whole interval.")).to_be_visible()
+        expect(
+            page.get_by_text("It predicts better than before: the whole 95 % interval says so.")
+        ).to_be_visible()
         table = page.get_by_role("table").filter(has_text="its parent").first
         rows = [row.locator("th, td").all_inner_texts() for row in table.locator("tbody tr").all()]
         assert [row[0] for row in rows] == ["before", "after", "its parent"]

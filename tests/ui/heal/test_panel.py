@@ -241,9 +241,9 @@ def test_healing_is_offered_with_time_and_price_where_the_result_is_worse(
     assert found.seconds
     words = offer_lines(found)
     assert "perplexity 60.00 instead of 40.00" in words
-    assert "at no price" in words
+    assert "free of charge" in words
     assert ("CPU Upgrade" in words) == ("$0.00" in words or "&lt; $0.01" in words) == rents
-    assert job_card(job, offer=words).count("at no price") == 1
+    assert job_card(job, offer=words).count("free of charge") == 1
 
 
 def test_what_cannot_be_compared_is_not_offered_healing(heals: HealService, tmp_path: Path) -> None:

@@ -295,7 +295,7 @@ PAGE: dict[str, Template] = {
     "heal.tries": "Cuts to try",
     "heal.measure": "Measure layers",
     "heal.measuring": "Measuring the layers of {model} …",
-    "heal.one_parent": "The recipe has several models, or none. Layers are measured of a recipe with one.",
+    "heal.one_parent": "This works for a recipe with one model, and this one has several, or none.",
     "heal.trying": "Trying cuts …",
     "heal.layers": "Influence of the layers of {model}",
     "heal.layers.label": "Influence of each layer of {model}: {values}",
@@ -304,20 +304,20 @@ PAGE: dict[str, Template] = {
     "heal.left_out": "Left out",
     "heal.nothing": "nothing",
     "heal.perplexity": "Perplexity",
-    "heal.cost": "Bits per byte more (95 % interval)",
+    "heal.cost": "Increase in bits per byte (95 % interval)",
     "heal.bits": "Bits per byte",
     "heal.tried.caption": "Cuts that were tried, on the bundled English text. Lower is better.",
-    "heal.tried.meaning": "The best of several on one text: judge the cut on another text, too.",
+    "heal.tried.meaning": "The best of several cuts on one text looks a little too good. Judge it on another, too.",
     "heal.use": "Leave out {layers}",
     "undo.cut": "The recipe now leaves out the layers {layers}.",
     "heal.steps": "Training steps",
-    "heal.steps.info": "Each reads 128 tokens. 60 steps of the demo's small model take minutes of two cores.",
+    "heal.steps.info": "Each reads 128 tokens. 60 steps of the demo's small model take a few minutes on two cores.",
     "heal.data": "Text to train on",
     "heal.data.info": "Or a data set on the Hub, as owner/name. Never what you judge by.",
-    "heal.data.topics": "Python's manual (English, PSF licence)",
+    "heal.data.topics": "Python's manual (English)",
     "heal.plan": "How long will it take?",
     "heal.planned": (
-        "{tokens} tokens, about {minutes} min and {memory} GB of memory on this machine, at no price; judged on "
+        "{tokens} tokens, about {minutes} min and {memory} GB of memory on this machine, free of charge; judged on "
         "{documents} documents before and after. Licence of the text: {licences}."
     ),
     "heal.button": "Heal it",
@@ -325,16 +325,16 @@ PAGE: dict[str, Template] = {
         "It predicts worse than its parent: perplexity {own} instead of {parent} on the bundled English text."
     ),
     "heal.offer.not_worse": (
-        "It is not shown to predict worse than its parent: perplexity {own} beside {parent} on the bundled English "
+        "It does not predict measurably worse than its parent: perplexity {own} beside {parent} on the bundled English "
         "text. There is nothing to heal."
     ),
-    "heal.offer.here": "Healing it by {steps} steps takes about {time} on this machine, at no price.",
+    "heal.offer.here": "Healing it with {steps} steps takes about {time} on this machine, free of charge.",
     "heal.offer.rented": "On a rented machine ({machine}): about {time}, {dollars}.",
     "heal.step": "Step {number} of {of}",
     "heal.loss": "Loss {loss}",
     "heal.steps.axis": "steps",
     "heal.curve.label": "Loss of {count} steps, from {first} to {last}",
-    "heal.healed": "It predicts better than before, by the whole interval.",
+    "heal.healed": "It predicts better than before: the whole 95 % interval says so.",
     "heal.kept": "It did not heal, and was kept as you asked.",
     "heal.not_healed": "It did not heal, so it was not kept. Train for more steps, or on more text.",
     "heal.model": "Model",
