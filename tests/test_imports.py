@@ -69,7 +69,7 @@ FLOORS = {
         ["settings", "losses"],
         ["data", "as_trl"],
         ["licences"],
-        ["plan", "training", "instructions"],
+        ["costs", "plan", "training", "instructions"],
         ["price"],
         ["branch", "preferences", "stored_teacher", "trl_loss", "weights"],
         ["distillation"],
