@@ -42,6 +42,7 @@ class Elsewhere:
         count: how many score at the same time
         cpus: processors of each
         memory: bytes of each
+        kept: of these, the parents' changes at most
         token: which they use; None: their own login
     """
 
@@ -49,6 +50,7 @@ class Elsewhere:
     count: int
     cpus: int
     memory: int
+    kept: int
     token: Token = field(default=None, repr=False)
 
     @classmethod
@@ -65,11 +67,11 @@ class Elsewhere:
         machines = cluster.machines()
         cpus = min(CPUS, max((machine.cpus for machine in machines), default=CPUS))
         most = max((machine.memory for machine in machines), default=0)
-        wanted = holds.least + int(holds.kept / SHARE_KEPT)
+        wanted = holds.least + int(holds.all_kept / SHARE_KEPT)
         memory = max(min(wanted, most), holds.least)
         check_size(Call(_FUNCTION, "", "a live model", cpus, memory), machines)
         room = sum(min(machine.cpus // cpus, machine.memory // memory) for machine in machines)
-        return cls(cluster, workers or room or 1, cpus, memory, token)
+        return cls(cluster, workers or room or 1, cpus, memory, holds.kept(memory), token)
 
 
 @dataclass
@@ -155,13 +157,14 @@ class ClusterWorkers:
 # -- what travels -------------------------------------------------------------------------------------------
 
 
-def as_text(space: Space, objective: Objective, parents: Mapping[str, str], memory: int) -> str:
+def as_text(space: Space, objective: Objective, parents: Mapping[str, str], memory: int, kept: int) -> str:
     """What a machine has to know of a search, as JSON; it holds no token.
 
     Args:
         objective: whose folder all machines share, where goals or models are files
         parents: the version of each
         memory: bytes that are free for a live model
+        kept: bytes of the parents' changes to keep at most
     """
     documents = {
         name: [[document.text, document.part] for document in found]
@@ -174,6 +177,7 @@ def as_text(space: Space, objective: Objective, parents: Mapping[str, str], memo
         "working": str(Path.cwd()),
         "parents": dict(parents),
         "memory": memory,
+        "kept": kept,
     }
     return json.dumps(found)
 
@@ -237,7 +241,9 @@ def _kept(search: str, token: Token) -> _Kept:
     objective = Objective(
         settings.goals, Data(documents), Path(what["folder"]), None, settings.shares, Teachers(taught)
     )
-    live = LiveMerge(space.recipe(space.start), token=token, device="cpu", memory=what["memory"])
+    live = LiveMerge(
+        space.recipe(space.start), token=token, device="cpu", memory=what["memory"], keep=what["kept"]
+    )
     here = versions(live.plan)
     if others := sorted(name for name, version in what["parents"].items() if here.get(name) != version):
         live.close()

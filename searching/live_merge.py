@@ -51,11 +51,13 @@ class Held(NamedTuple):
     Args:
         model: the live model
         kept: the parents' changes, if all of them fit
+        largest: of `kept`, those of the tensor that has the most
         working: while tensors are merged
     """
 
     model: int
     kept: int
+    largest: int
     working: int
 
     @property
@@ -71,8 +73,27 @@ def held(plan: Plan, dtype: str = "float32") -> Held:
         dtype: of the live model; "auto" for the plan's
     """
     model = sum(tensor.elements * _width(tensor, dtype) for tensor in plan.tensors)
-    kept = sum(_kept_bytes(plan, tensor) for tensor in plan.tensors)
-    return Held(model, kept, PROCESS_BYTES + working_memory(plan, by_threads=True))
+    kept = [_kept_bytes(plan, tensor) for tensor in plan.tensors]
+    return Held(model, sum(kept), max(kept, default=0), PROCESS_BYTES + working_memory(plan, by_threads=True))
+
+
+def free_on(device: str) -> int:
+    """The memory in bytes that a live merge on a device can still get.
+
+    Args:
+        device: "cpu", "cuda", or "auto" for the GPU if there is one
+    """
+    return int(torch.cuda.mem_get_info()[0]) if device_named(device) == "cuda" else free_memory()
+
+
+def device_named(device: str) -> str:
+    """The device, with the one that is there in the place of "auto"."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def room_to_keep(free: int, least: int) -> int:
+    """Bytes of the parents' changes that are kept at most, of those that are free, where `least` are needed besides."""
+    return max(int((free - least) * SHARE_KEPT), 0)
 
 
 def versions(plan: Plan) -> dict[str, str]:
@@ -157,9 +178,7 @@ class LiveMerge:
         on_progress: Callable[[Progress], None] | None = None,
         cancel: threading.Event | None = None,
     ):
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = device
+        self.device = device = device_named(device)
         self.recipe = recipe
         self._token = token
         self.cancel = cancel
@@ -270,13 +289,11 @@ class LiveMerge:
         Raises:
             DestinationError: not even the model fits.
         """
-        free = memory
-        if free is None:
-            free = torch.cuda.mem_get_info()[0] if self.device == "cuda" else free_memory()
+        free = free_on(self.device) if memory is None else memory
         least = held(plan, dtype).least
         if least > free:
             raise DestinationError(Problem("live-merge-too-large", {"needed": least, "free": free}))
-        most = int((free - least) * SHARE_KEPT)
+        most = room_to_keep(free, least)
         return most if keep is None else min(keep, most)
 
     def _build(self, dtype: str) -> None:
@@ -425,10 +442,10 @@ class LiveMerge:
             self._reserved += reserved
         try:
             operands = self._read_sum(plan, tensor)
+            self._kept[tensor.name] = key, None if operands.is_constant else operands
         finally:
             with self._lock:
                 self._reserved -= reserved
-        self._kept[tensor.name] = key, None if operands.is_constant else operands
         return operands
 
     def _read_sum(self, plan: Plan, tensor: PlannedTensor) -> Operands:

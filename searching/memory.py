@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from evaluation.perplexity import held_by_logits
 from merging import Plan
-from searching.live_merge import held
+from searching.live_merge import held, room_to_keep
 
 # Libraries that score, beside those that merge, measured with models of 1 and of 135 M weights.
 LIBRARIES = 300_000_000
@@ -19,13 +19,17 @@ class Needed(NamedTuple):
 
     Args:
         least: in any case
-        kept: besides, where they are free: the parents' changes, so that none is read again
+        all_kept: besides, if all of the parents' changes are kept, so that none is read again
         derivatives: of `least`, what steps by gradient take
     """
 
     least: int
-    kept: int
+    all_kept: int
     derivatives: int
+
+    def kept(self, free: int) -> int:
+        """Bytes of the parents' changes that are kept where so many bytes are free."""
+        return min(self.all_kept, room_to_keep(free, self.least))
 
 
 def needed(plan: Plan, *, heads: int = 0, tokens: int = 0, derivatives: bool = False) -> Needed:
@@ -48,6 +52,8 @@ def needed(plan: Plan, *, heads: int = 0, tokens: int = 0, derivatives: bool = F
     if derivatives:
         # A gradient lives until its dot products are taken.
         extra = 4 * tokens * sum(_widths(plan).values()) + largest + (LOGITS_OF_DERIVATIVES - LOGITS) * logits
+        # Changes that are not kept are read for their dot products, tensor by tensor.
+        extra += holds.largest
     return Needed(holds.least + scoring + extra, holds.kept, extra)
 
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from checkpoints import Token
 from checkpoints.cluster import Cluster
-from checkpoints.memory import free_memory
 from checkpoints.problems import Problem, ProblemError
 from evaluation.perplexity import largest_batch
 from evaluation.remark import Remark
@@ -21,7 +20,7 @@ from searching.elsewhere import ClusterWorkers, Elsewhere, as_text
 from searching.figures import compare
 from searching.goals import DESCENTS
 from searching.gradient import has_derivative
-from searching.live_merge import LiveMerge, versions
+from searching.live_merge import LiveMerge, free_on, room_to_keep, versions
 from searching.memory import needed
 from searching.objective import Function, Objective, load_function
 from searching.optimiser import SearchError, what_prevents
@@ -49,7 +48,8 @@ class SearchPlan:
         problems: what prevents the search
         warnings: what the user should know
         memory_bytes: that all workers hold at least
-        kept_bytes: that they hold besides where they fit: the parents' changes, so that none is read again
+        kept_bytes: that they hold besides: as many of the parents' changes as there is room for, so that these are not
+            read again
         free_bytes: that there are
         elsewhere: the processes of a cluster that score; None where those of this machine do
     """
@@ -83,8 +83,9 @@ class SearchPlan:
     def open_workers(self, cancel: threading.Event | None = None) -> Workers:
         """What scores."""
         if self.elsewhere:
-            text = as_text(self.space, self.scorer.objective, self.parents, self.elsewhere.memory)
-            return ClusterWorkers(self.elsewhere, text, cancel)
+            where = self.elsewhere
+            text = as_text(self.space, self.scorer.objective, self.parents, where.memory, where.kept)
+            return ClusterWorkers(where, text, cancel)
         if self.workers == 1:
             return ThisProcess(self.scorer, cancel)
         return TrialProcesses(self.scorer, self.workers, cancel)
@@ -161,7 +162,7 @@ def plan_search(
     merge = make_plan(start, token=token, allow_folders=allow_folders, memory=memory)
     problems += merge.problems
     problems += _what_prevents(space, merge, on, workers or 1)
-    free = free_memory() if memory is None else memory
+    free = free_on("cpu" if on else device) if memory is None else memory
     taught = {goal.teacher for goal in space.settings.goals if goal.teacher}
     holds = needed(
         merge,
@@ -184,9 +185,11 @@ def plan_search(
         problems.append(Problem("search-too-large", values))
     recipes = {name: recipe for name, recipe in space.parents().items() if name in taught}
     objective = Objective(space.settings.goals, data, folder, score, space.settings.shares, Teachers(recipes))
+    each = free // workers
     opened = partial(
-        open_live, start, token=token, allow_folders=allow_folders, device=device, memory=free // workers
-    )
+        open_live, start, token=token, allow_folders=allow_folders, device=device, memory=each,
+        keep=room_to_keep(each, holds.least),
+    )  # fmt: skip
     return SearchPlan(
         space,
         data,
@@ -196,7 +199,7 @@ def plan_search(
         tuple(dict.fromkeys(problems)),
         merge.warnings,
         least,
-        holds.kept * workers,
+        (elsewhere.kept if elsewhere else holds.kept(each)) * workers,
         free,
         elsewhere,
     )

@@ -13,7 +13,7 @@ from evaluation.perplexity import largest_batch
 from merging import make_plan, read_recipe
 from searching.descent import Numbers
 from searching.gradient import Derivatives, TextObjective
-from searching.live_merge import LiveMerge
+from searching.live_merge import LiveMerge, held
 from searching.memory import needed
 from searching.plan import plan_search
 from searching.space_reader import read_space
@@ -70,6 +70,32 @@ def test_what_derivatives_take_is_estimated(wide: Path) -> None:
     assert with_them.derivatives > 50_000_000
     assert with_them.derivatives / 1.5 < taken < 1.5 * with_them.derivatives
     assert with_them.least - with_them.derivatives == needed(plan, tokens=TOKENS).least
+
+
+def test_changes_are_kept_as_the_plan_says(family: Path) -> None:
+    text = space(family, "gradient")
+    whole = plan_search(read_space(text), texts=GIVEN)
+    room = whole.memory_bytes + whole.kept_bytes  # of which half may be filled
+    little = plan_search(read_space(text), texts=GIVEN, memory=room)
+
+    assert little.kept_bytes == pytest.approx(whole.kept_bytes / 2, abs=1)
+    assert little.memory_bytes + little.kept_bytes <= room
+    for plan in (whole, little):
+        live = plan.scorer.open()
+        assert isinstance(live, LiveMerge)
+        assert 0.8 * plan.kept_bytes < live.held_bytes <= plan.kept_bytes
+        live.close()
+
+
+def test_changes_that_are_not_kept_are_estimated_for_derivatives(family: Path) -> None:
+    found = read_space(space(family, "gradient"))
+    with LiveMerge(found.recipe(found.start), keep=0) as live:
+        read = [live.operands(live.plan, tensor) for tensor in live.plan.tensors]
+        largest = max(operands.nbytes for operands in read if operands)
+
+        assert largest == held(live.plan).largest
+        needs = [needed(live.plan, derivatives=derivatives) for derivatives in (True, False)]
+        assert needs[0].least - needs[1].least >= largest
 
 
 def test_a_search_by_gradient_needs_more_than_one_by_trials(family: Path) -> None:
