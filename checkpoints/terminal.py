@@ -150,5 +150,5 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str) 
     try:
         return int(app(arguments, prog_name=name, standalone_mode=False) or 0)
     except TyperException as error:
-        print(f"error: {error.format_message()} Try --help.", file=sys.stderr)
+        print(f"error: {error.format_message().rstrip('.')}. Try --help.", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -455,41 +455,56 @@ def _run_several(
     as_json: bool,
     progress: str,
 ) -> int:
-    """Run several recipes together, and print what each came to; the worst exit status. One that has problems keeps
-    none of them from beginning: all are planned first."""
-    from checkpoints.problems import MergeError, PlanError
+    """Run several recipes together, and print what each came to; the worst exit status. None of them begins before all
+    are planned, and nothing begins if one has problems."""
+    from checkpoints.problems import MergeError, RecipeError
     from merging.engine.run import run_plan
     from merging.engine.several import run_plans
+    from merging.licences import licence_of
 
-    plans = {
-        recipe: _planned(_recipe(recipe), None if options["only_gguf"] else to, **planning)
-        for recipe, to in places.items()
-    }
-    for recipe, planned in plans.items():
+    def failed(recipe: str, problems: Sequence[Problem]) -> None:
+        print_problems(problems, f"{recipe}: error")
+        if progress == "jsonl":
+            print_line("failed", recipe=recipe, problems=[problem.as_dict() for problem in problems])
+
+    plans: dict[str, Plan] = {}
+    for recipe, to in places.items():
+        try:
+            planned = _planned(_recipe(recipe), None if options["only_gguf"] else to, **planning)
+            problems = planned.problems
+        except RecipeError as error:
+            problems = error.problems
+        if problems:
+            failed(recipe, problems)
+            continue
         print_problems(planned.warnings, f"{recipe}: warning")
-    if problems := [problem for planned in plans.values() for problem in planned.problems]:
-        raise PlanError(problems)
+        plans[recipe] = planned
+    if len(plans) < len(places):
+        return CANNOT_BE_MERGED
+    merges = [(planned, places[recipe]) for recipe, planned in plans.items()]
+    licences = [licence_of(planned, None) for planned in plans.values()]
     cancel = cancel_on_interrupt()
     signal.signal(signal.SIGTERM, _end)
     results: list[Result | MergeError] = []
     with _json_lines() if progress == "jsonl" else _progress_bar() as show:
         if on:
-            for recipe, planned in plans.items():
+            for (planned, to), licence in zip(merges, licences, strict=True):
                 try:
                     engine = _engine(on)
-                    watch: dict[str, Any] = {"on_progress": show, "cancel": cancel}
-                    results.append(run_plan(planned, places[recipe], on=engine, **watch, **options))
+                    watch: dict[str, Any] = {"on_progress": show, "cancel": cancel, "licence": licence}
+                    results.append(run_plan(planned, to, on=engine, **watch, **options))
                 except MergeError as error:
                     results.append(error)
         else:
-            merges = [(planned, places[recipe]) for recipe, planned in plans.items()]
-            results = run_plans(merges, on_progress=show, cancel=cancel, **options)
+            results = run_plans(merges, licences=licences, on_progress=show, cancel=cancel, **options)
     status = DONE
     for recipe, result in zip(places, results, strict=True):
         if isinstance(result, MergeError):
-            print_problems(result.problems, f"{recipe}: error")
+            failed(recipe, result.problems)
             status = FAILED
             continue
+        if progress == "jsonl":
+            print_line("done", recipe=recipe, result=dataclasses.asdict(result))
         print_problems(result.warnings, f"{recipe}: warning")
         if strict and result.not_finite:
             status = max(status, NOT_FINITE) if status != FAILED else status

@@ -18,6 +18,7 @@ from merging.engine.run import run_plan
 from merging.engine.threads import Threads
 from merging.engine.workspace import default_workers
 from merging.plan import Plan, PlannedShard
+from merging.result_card import Licence
 
 # Bytes that were read and may be wanted by another merge.
 SHARED = 512 * 1024 * 1024
@@ -26,6 +27,7 @@ SHARED = 512 * 1024 * 1024
 def run_plans(
     merges: Sequence[tuple[Plan, str]],
     *,
+    licences: Sequence[Licence | None] | None = None,
     workers: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
@@ -37,6 +39,7 @@ def run_plans(
 
     Args:
         merges: plans and their destinations
+        licences: of the results, in the same order, see `run_plan`
         workers: how many merge at a time, of all plans; None: as many as there are cores
         on_progress: called with the sum of all, from several threads but never from two at a time
         options: of `run_plan`, for all of them
@@ -54,7 +57,16 @@ def run_plans(
         try:
             engine = _InStep(number, steps, reads)
             watch = total.of(number)
-            return run_plan(plan, to, workers=share, on=engine, on_progress=watch, cancel=cancel, **options)
+            return run_plan(
+                plan,
+                to,
+                licence=licences[number] if licences else None,
+                workers=share,
+                on=engine,
+                on_progress=watch,
+                cancel=cancel,
+                **options,
+            )
         except MergeError as error:
             return error
         except BaseException:

@@ -37,8 +37,9 @@ ATTEMPTS = 2
 POLL, LINES, MOST_LINES = 3.0, 200, 10_000
 # Seconds for which the log of a job that ended is looked at until it says how: its last lines may come late.
 LATE_SECONDS = 15.0
-# Looks that may fail one after the other before a job is given up here; it goes on.
-PATIENCE = 20
+ENDED = ("COMPLETED", "ERROR", "CANCELED", "DELETED")
+# Looks that may fail one after the other before a job is given up here; it may still run.
+MISSES = 200
 # A constant: what varies is in the environment.
 INSTALL = """set -e
 if [ -n "$CODE_FILE" ]; then
@@ -152,23 +153,23 @@ class JobWatch(ABC, Generic[Outcome]):
         """
         misses, ended, began = 0, 0.0, time.monotonic()
         while True:
-            if cancel.is_set():
-                with failures():
-                    self.api.cancel_job(**self._where)
-                raise Cancelled
             try:
                 with failures():
+                    if cancel.is_set():
+                        self._stop()
                     stage, message = self._look()
                 misses = 0
-            except MergeError:
+            except Cancelled:
+                raise
+            except MergeError as error:
                 misses += 1
-                if misses > PATIENCE:
-                    raise
+                if misses > MISSES:
+                    raise MergeError(Problem("rented-unseen", {"url": self.rented.url})) from error
                 stage = message = ""
             if stage in ("COMPLETED", "ERROR") and not self._has_ended:
                 ended = ended or time.monotonic()
                 if time.monotonic() - ended < LATE_SECONDS:
-                    cancel.wait(POLL)
+                    _pause(cancel)
                     continue
             if stage == "COMPLETED":
                 return self.outcome(time.monotonic() - began)
@@ -176,22 +177,46 @@ class JobWatch(ABC, Generic[Outcome]):
                 raise Cancelled
             if stage == "ERROR":
                 raise MergeError(self._problems or [self.failed(message)])
-            cancel.wait(POLL)
+            _pause(cancel)
+
+    def _stop(self) -> None:
+        """Ask the Hub to end the machine. Where that is refused because the job has ended by itself, its end counts.
+
+        Raises:
+            Cancelled: the Hub does so
+            HfHubHTTPError, httpx2.HTTPError: it does not answer.
+        """
+        try:
+            self.api.cancel_job(**self._where)
+        except HfHubHTTPError:
+            if _named(self.api.inspect_job(**self._where).status.stage) not in ENDED:
+                raise
+        else:
+            raise Cancelled
 
     def _look(self) -> tuple[str, str]:
         """The stage and what is said of it; reports what is new in the log."""
         # The stage first: whatever a job wrote before its end is then in the log.
         job = self.api.inspect_job(**self._where)
-        status, self.variables = job.status, job.environment or {}
+        stage, self.variables = _named(job.status.stage), job.environment or {}
+        try:
+            new = self._new_lines()
+        except (HfHubHTTPError, httpx2.HTTPError):
+            if stage not in ENDED:
+                raise
+            new = []  # what it came to can be seen without its log
+        for line in new:
+            self._read(line)
+        self._seen = [*self._seen, *new][-MOST_LINES:]
+        return stage, job.status.message or ""
+
+    def _new_lines(self) -> list[str]:
         for most in (LINES, MOST_LINES):
             lines = list(self.api.fetch_job_logs(**self._where, follow=False, tail=most))
             new = _new(self._seen, lines)
             if len(new) < most:
                 break
-        for line in new:
-            self._read(line)
-        self._seen = [*self._seen, *new][-MOST_LINES:]
-        return str(getattr(status.stage, "value", status.stage)), status.message or ""
+        return new
 
     def _read(self, line: str) -> None:
         try:
@@ -211,6 +236,19 @@ class JobWatch(ABC, Generic[Outcome]):
     def failed(self, message: str) -> Problem:
         """That the job failed, where it did not say why."""
         return Problem("rented-failed", {"reason": message, "url": self.rented.url})
+
+
+def _named(stage: object) -> str:
+    """A stage, which is a text where the client does not know it."""
+    return str(getattr(stage, "value", stage))
+
+
+def _pause(cancel: threading.Event) -> None:
+    """Wait for the next look, which comes at once where the job is to be stopped."""
+    if cancel.is_set():
+        time.sleep(POLL)
+    else:
+        cancel.wait(POLL)
 
 
 def _new(before: list[str], now: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from checkpoints.ray_cluster import RayCluster
 from merging import (
     Cancelled,
     CheckpointError,
+    DestinationError,
     MergeError,
     Progress,
     RayEngine,
@@ -30,6 +31,8 @@ from merging import (
     read_recipe,
     run_plan,
 )
+from merging.destinations import Receipt
+from merging.destinations.journal import Journal
 from merging.methods import METHODS
 from tests import ROOT
 from tests.hub import Hub
@@ -331,6 +334,55 @@ def test_a_shard_larger_than_any_node(
     with pytest.raises(MergeError, match=r"the largest machine of the cluster has 1 and 2\.0 GB"):
         run_plan(plan, OUT, token=alice, on=RayEngine(), workers=1)
     assert "alice/out" not in hub.repos
+
+
+def test_a_model_that_cannot_be_read_ends_all(
+    nodes: Nodes, hub: Hub, alice: str, folder: Path, tmp_path: Path
+) -> None:
+    """What arrived before is kept, and the same merge continues from it."""
+    merged(ties(folder), tmp_path / "right", SIZE)
+    plan = make_plan(read_recipe(ties("alice")), OUT, token=alice, shard_size=SIZE)
+
+    def refuse() -> None:
+        hub.fault("GET", "^/alice/b/resolve/|^/objects/", status=403, times=None)
+        hub.fault("HEAD", "^/alice/b/resolve/", status=403, times=None)
+
+    with pytest.raises(CheckpointError) as caught:
+        run_plan(plan, OUT, token=alice, on=RayEngine(shards=1), workers=1, on_progress=when(1, refuse))
+    assert type(caught.value) is CheckpointError
+    assert {problem.where for problem in caught.value.problems} == {"alice/b"}
+    hub.clear_faults()
+    assert len(hub.repo("alice/out").refs) == 2
+
+    again = run_plan(plan, OUT, token=alice, on=RayEngine(), workers=1)
+
+    assert "an earlier run" in again.written_by
+    assert weights(hub, "alice/out") == weight_files(tmp_path / "right")
+
+
+def test_a_receipt_without_its_file(
+    nodes: Nodes, hub: Hub, alice: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub loses a file between upload and commit: nothing is published, and the same merge makes it again."""
+    merged(ties(folder), tmp_path / "right", SIZE)
+    plan = make_plan(read_recipe(ties("alice")), OUT, token=alice, shard_size=SIZE)
+    add, lost = Journal.add, list[str]()
+
+    def lose(journal: Journal, receipts: Sequence[Receipt]) -> None:
+        if not lost:
+            lost.append(receipts[-1].sha256)
+        hub.repo("alice/out").objects.discard(lost[0])
+        add(journal, receipts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", lose)
+        with pytest.raises(DestinationError):
+            run_plan(plan, OUT, token=alice, on=RayEngine(shards=1), workers=1)
+    assert lost
+    assert not ("alice/out" in hub.repos and weights(hub, "alice/out"))
+
+    assert run_plan(plan, OUT, token=alice, on=RayEngine(), workers=1).verified
+    assert weights(hub, "alice/out") == weight_files(tmp_path / "right")
 
 
 @pytest.mark.parametrize("moment", ["first receipt", "last receipt", "commit"])

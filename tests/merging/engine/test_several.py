@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -107,6 +109,43 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.count(" in ") == 2
     assert weight_files(tmp_path / "out" / "w2") == weight_files(tmp_path / "right")
     assert main(["run", *recipes, "--to", str(tmp_path / "out" / "{name}")]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(": error: ")[0] for line in told] == recipes
     for wrong in ([*recipes, "--to", "x"], [recipes[0], recipes[0], "--to", "{name}"]):
         with pytest.raises(SystemExit):
             main(["run", *wrong])
+
+
+def test_one_that_cannot_be_merged_is_named_and_nothing_begins(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipes = [tmp_path / name for name in ("good.yaml", "bad.yaml", "worse.yaml")]
+    for recipe, text in zip(recipes, (linear(folder, 1), linear(tmp_path, 1), "models: 3"), strict=True):
+        recipe.write_text(text)
+
+    status = main(["run", *map(str, recipes), "--to", str(tmp_path / "{name}"), "--progress", "jsonl"])
+
+    assert status == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert {line.partition(": error: ")[0] for line in lines if ": error: " in line} == {
+        *map(str, recipes[1:])
+    }
+    failed = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [(line["phase"], line["recipe"]) for line in failed] == [
+        ("failed", str(recipe)) for recipe in recipes[1:]
+    ]
+    assert not (tmp_path / "good").exists()
+
+
+def test_each_states_its_licence(folder: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(folder / name, tmp_path / name)
+        (tmp_path / name / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    recipes = [tmp_path / f"w{weight}.yaml" for weight in (1, 2)]
+    for weight, recipe in enumerate(recipes, 1):
+        recipe.write_text(linear(tmp_path, weight))
+
+    assert main(["run", *map(str, recipes), "--to", str(tmp_path / "out" / "{name}")]) == 0
+
+    for recipe in recipes:
+        assert "license: apache-2.0" in (tmp_path / "out" / recipe.stem / "README.md").read_text()

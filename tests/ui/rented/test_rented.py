@@ -275,6 +275,51 @@ def test_a_space_asks_for_the_permission_first(
     assert shown[panel.machine]["visible"]
 
 
+def test_a_stop_that_the_hub_does_not_take_is_asked_for_again(
+    hub: Hub, who: Account, service: MergeService, plan: Plan
+) -> None:
+    """A machine that runs on costs money."""
+    hub.rented.hold = True
+    job = rented(service, plan, who)
+    refused = hub.fault("POST", "/cancel$", status=503, times=3)
+
+    service.board.cancel(job)
+
+    assert until(service, job, "cancelled", "failed").state == "cancelled"
+    assert (only(hub).stage, refused.hits) == ("CANCELED", 3)
+
+
+def test_a_stop_that_comes_too_late_shows_the_end(
+    hub: Hub, who: Account, service: MergeService, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ui.rented.job.LATE_SECONDS", 0.1)
+    hub.rented.hold = True
+    job = rented(service, plan, who)
+    hub.fault("POST", "/cancel$", status=409, times=None)
+    hub.fault("GET", "/logs", status=500, times=None)
+    only(hub).stage, only(hub).message = "ERROR", "Job timeout"
+
+    service.board.cancel(job)
+
+    failed = until(service, job, "cancelled", "failed")
+    assert [problem.code for problem in failed.problems] == ["rented-failed"]
+    assert "Job timeout" in str(failed.problems[0])
+
+
+def test_a_hub_that_no_longer_answers(
+    hub: Hub, who: Account, service: MergeService, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ui.rented.job.MISSES", 3)
+    hub.rented.hold = True
+    hub.fault("GET", "^/api/jobs/alice/", status=503, times=None)
+
+    failed = until(service, rented(service, plan, who), "failed")
+
+    [problem] = failed.problems
+    assert problem.code == "rented-unseen"
+    assert only(hub).id in str(problem)
+
+
 @pytest.mark.nightly
 def test_a_hub_that_stumbles_is_asked_again(
     hub: Hub, who: Account, service: MergeService, plan: Plan, rooms: object
