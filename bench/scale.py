@@ -234,7 +234,7 @@ def rows(names: list[str]) -> Iterator[str]:
         "read",
         "written",
         "requests",
-        "read ahead",
+        "prefetched",
         "memory, LFS",
         "Xet",
         "at 100 MB/s",
