@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,7 @@ class Options:
 
     adapter_only: bool = False
     keep: bool = False
-    token: Token = None
+    token: Token = field(default=None, repr=False)
     private: bool = True
     gguf: Sequence[str] | None = None
     found: str = ""

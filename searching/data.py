@@ -141,7 +141,7 @@ class _Reader:
 
     folder: Path
     texts: Mapping[str, Sequence[str]]
-    token: Token
+    token: Token = field(repr=False)
     allow_folders: bool
 
     def documents(self, goal: Goal) -> Sequence[str]:

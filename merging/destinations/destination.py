@@ -7,7 +7,7 @@ that drives the merge: it checks, begins, admits the files that arrived, and mak
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from checkpoints.problems import Problem
@@ -29,7 +29,7 @@ def replaced_suffixes(plan: Plan) -> tuple[str, ...]:
 class DestinationOptions:
     """How a destination is to be used, see `run_plan`."""
 
-    token: Token = None
+    token: Token = field(default=None, repr=False)
     private: bool = True
     overwrite: bool = False
     pull_request: bool = False

@@ -71,7 +71,7 @@ class CodeFiles:
     """
 
     keep: bool
-    token: Token
+    token: Token = field(repr=False)
     own: dict[str, int] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     _copied: dict[str, set[str]] = field(default_factory=dict)

@@ -34,12 +34,12 @@ class PlanRequest:
 
     recipe: str
     to: str | None
-    token: str | bool
+    token: str | bool = field(repr=False)
     overwrite: bool
     pull_request: bool
     allow_folders: bool
     memory: int
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def confined_plan(request: PlanRequest) -> Plan:

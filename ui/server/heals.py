@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,7 @@ class HealOrder:
     to: str
     private: bool
     keep: bool
-    token: Token
+    token: Token = field(repr=False)
     allow_folders: bool
 
 

@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +86,7 @@ class SearchOrder:
     texts: Mapping[str, Sequence[str]]
     minutes: float | None
     trials: int
-    token: Token
+    token: Token = field(repr=False)
     allow_folders: bool
     device: str
     on_gpu: bool = False
