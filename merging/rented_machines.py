@@ -104,10 +104,10 @@ def machines(api: HfApi) -> list[RentedMachine]:
 
 def _machine(info: JobHardwareInfo) -> RentedMachine | None:
     """A machine, if the Hub describes it in a way that can be read."""
-    memory = re.fullmatch(r"([\d.]+)\s*([KMGT]B)", info.ram.strip().upper())
-    cpus = re.match(r"\d+", info.cpu.strip())
+    memory = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]B)", str(info.ram).strip().upper())
+    cpus = re.match(r"\d+", str(info.cpu).strip())
     minutes = _MINUTES.get(info.unit_label)
-    if not (memory and cpus and minutes):
+    if not (memory and cpus and minutes and isinstance(info.unit_cost_usd, int | float)):
         return None
     size = int(float(memory[1]) * _UNITS[memory[2]])
     dollars = info.unit_cost_usd / minutes

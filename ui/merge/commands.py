@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from merging.destinations import scheme_of
+from merging.rented_machines import timeout
+from ui.rented.job import ATTEMPTS, IMAGE
 from ui.server.jobs import MergeRequest
 
-IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"
 FLAVOR = "cpu-xl"  # 16 cores, 124 GB of memory; merging waits for the network, not for a GPU
-MIN_TIMEOUT, SAFETY_FACTOR = 3600, 4  # seconds; the plan's estimate is good to a factor of two at best
 
 
 def destination_elsewhere(request: MergeRequest) -> str:
@@ -79,9 +79,9 @@ def hf_job(request: MergeRequest, space_id: str, commit: str, flavor: str = FLAV
         "> /dev/null && cd alloy && "
         f"uv pip install -q --system --torch-backend cpu .{'[gguf]' if request.gguf else ''} && " + run
     )
-    minutes = max(MIN_TIMEOUT, SAFETY_FACTOR * request.seconds) / 60
     return shlex.join(
-        ["hf", "jobs", "run", "--flavor", flavor, "--attempts", "2", "--timeout", f"{minutes:.0f}m",
+        ["hf", "jobs", "run", "--flavor", flavor, "--attempts", str(ATTEMPTS),
+         "--timeout", f"{timeout(request.seconds) / 60:.0f}m",
          "--secrets", "HF_TOKEN",
          "--env", f"TO={destination_elsewhere(request)}", "--env", f"RECIPE={packed}", IMAGE, "bash", "-c", script]
     )  # fmt: skip

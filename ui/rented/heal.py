@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,7 +18,7 @@ from healing import price
 from merging import MergeError, Problem
 from merging.rented_machines import Needs
 from ui.hub.account import Account
-from ui.rented.job import JobWatch, known, rent
+from ui.rented.job import JobWatch, known, packed, rent
 from ui.rented.result import verified_result
 from ui.server.heal_state import HealState
 from ui.server.heals import HealService
@@ -27,7 +26,7 @@ from ui.server.jobs import HealWork, MergeRequest, Rented
 
 # A constant: what varies is in the environment, or in "$@". A model that did not heal is no failure of the machine.
 SCRIPT = """cd "$(mktemp -d)"
-echo "$CHAIN" | base64 -d > chain.yaml
+echo "$CHAIN" | base64 -d | gunzip > chain.yaml
 alloy heal run chain.yaml --to "$TO" --progress jsonl "$@" || [ $? -eq 3 ]
 """
 
@@ -80,7 +79,7 @@ def begin(
         machine,
         seconds,
         options=[] if private else ["--public"],
-        environment={"CHAIN": base64.b64encode(chain.encode()).decode(), "TO": to},
+        environment={"CHAIN": packed(chain), "TO": to},
         extras=["healing"],
         work="heal",
     )

@@ -6,6 +6,8 @@ it comes as base64 or by name in the environment, and options as arguments.
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import threading
 import time
@@ -25,6 +27,7 @@ from merging import Cancelled, MergeError, Problem
 from merging.rented_machines import timeout
 from ui.hub.account import Account, identify
 from ui.rented.code import upload
+from ui.server.internal_error import redact
 from ui.server.jobs import Rented
 
 Outcome = TypeVar("Outcome")
@@ -37,6 +40,8 @@ ATTEMPTS = 2
 POLL, LINES, MOST_LINES = 3.0, 200, 10_000
 # Seconds for which the log of a job that ended is looked at until it says how: its last lines may come late.
 LATE_SECONDS = 15.0
+# Bytes of one variable of the environment: Linux takes up to 128 KiB.
+MOST = 120_000
 ENDED = ("COMPLETED", "ERROR", "CANCELED", "DELETED")
 # Looks that may fail one after the other before a job is given up here; it may still run.
 MISSES = 200
@@ -108,6 +113,19 @@ def rent(
             namespace=owner,
         )
     return Rented(owner, job.id, machine, job.url, weights, work)
+
+
+def packed(text: str) -> str:
+    """Text for a variable of the environment; a script unpacks it by `base64 -d | gunzip`.
+
+    Raises:
+        MergeError: it is too long for one.
+    """
+    found = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    if len(found) > MOST:
+        values = {"length": len(text), "most": len(text) * MOST // len(found)}
+        raise MergeError(Problem("text-too-long", values))
+    return found
 
 
 class JobWatch(ABC, Generic[Outcome]):
@@ -224,7 +242,7 @@ class JobWatch(ABC, Generic[Outcome]):
         except ValueError:
             data = None
         if not isinstance(data, dict) or "phase" not in data:
-            self.report(line)
+            self.report(redact(line))
         elif data["phase"] == "failed":
             self._has_ended = True
             self._problems = tuple(known(_problem, data.get("problems"), PROBLEMS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,14 +15,14 @@ from merging import MergeError, Plan, Problem, Progress, Result
 from merging.rented_machines import Needs
 from ui.hub.account import Account
 from ui.rented.heal import follow as follow_heal
-from ui.rented.job import JobWatch, rent
+from ui.rented.job import JobWatch, packed, rent
 from ui.rented.result import verified_result
 from ui.server.heal_state import HealState
 from ui.server.jobs import HealWork, JobStatus, MergeRequest, MergeWork, Rented
 from ui.server.merge_service import MergeService
 
 # A constant: what varies is in the environment, or in "$@".
-SCRIPT = """echo "$RECIPE" | base64 -d | alloy run - --to "$TO" --progress jsonl "$@"
+SCRIPT = """echo "$RECIPE" | base64 -d | gunzip | alloy run - --to "$TO" --progress jsonl "$@"
 """
 
 
@@ -110,7 +109,7 @@ def rent_for(plan: Plan, request: MergeRequest, machine: str, seconds: float, wh
         machine,
         seconds,
         options=options(request),
-        environment={"RECIPE": base64.b64encode(plan.recipe.encode()).decode(), "TO": request.to},
+        environment={"RECIPE": packed(plan.recipe), "TO": request.to},
         extras=["gguf"] if request.gguf else [],
         weights=0 if request.only_gguf else sum(shard.bytes for shard in plan.shards),
     )

@@ -5,7 +5,6 @@ records are copied to the repository of the program, from where the job's second
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 import json
 import math
@@ -16,11 +15,11 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from merging import MergeError, Problem
+from merging import MergeError
 from merging.rented_machines import Needs
 from ui.hub.account import Account
 from ui.rented.code import REPOSITORY
-from ui.rented.job import JobWatch, rent
+from ui.rented.job import JobWatch, packed, rent
 from ui.server.jobs import JobStatus, MergeRequest, Rented, SearchWork
 from ui.server.search_state import SearchState
 from ui.server.searches import MAX_SPACE, SearchService, advised, found_at
@@ -31,8 +30,6 @@ echo "$SPACE" | base64 -d | gunzip > space.yaml
 echo "$TEXTS" | base64 -d | gunzip > texts.json
 alloy search run space.yaml --to found --texts texts.json --backup "hf://$OWNER/$BACKUP" --progress jsonl
 """
-# Bytes of one variable of the environment: Linux takes up to 128 KiB.
-MOST = 120_000
 
 
 def needs_of(
@@ -70,7 +67,7 @@ def begin(
     board.check_room_for_rented(visitor)
     merge, plan = searches.plan(text, texts, who, visitor)
     space = plan.space
-    asked = {"SPACE": _packed(space.text), "TEXTS": _packed(json.dumps(texts, ensure_ascii=False))}
+    asked = {"SPACE": packed(space.text), "TEXTS": packed(json.dumps(texts, ensure_ascii=False))}
     key = hashlib.sha256("".join(asked.values()).encode()).hexdigest()[:32]
     environment = {**asked, "BACKUP": REPOSITORY}
     rented = rent(
@@ -117,27 +114,14 @@ def follow(searches: SearchService, rented: Rented, who: Account, visitor: str) 
     return work
 
 
-def _packed(text: str) -> str:
-    """Text for a variable of the environment.
-
-    Raises:
-        MergeError: it is too long for one.
-    """
-    packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
-    if len(packed) > MOST:
-        values = {"length": len(text), "most": len(text) * MOST // len(packed)}
-        raise MergeError(Problem("text-too-long", values))
-    return packed
-
-
-def _unpacked(packed: str) -> str:
+def _unpacked(text: str) -> str:
     """The text of a space in a variable of the environment.
 
     Raises:
         ValueError, zlib.error: it is none.
     """
     # A small archive can hold gigabytes.
-    found = zlib.decompressobj(wbits=31).decompress(base64.b64decode(packed), 4 * MAX_SPACE + 1)
+    found = zlib.decompressobj(wbits=31).decompress(base64.b64decode(text), 4 * MAX_SPACE + 1)
     if len(found) > 4 * MAX_SPACE:
         raise ValueError
     return found.decode()

@@ -29,7 +29,7 @@ from ui.hub.account import Account
 from ui.merge.history import record, restored
 from ui.merge.job_card import job_card
 from ui.rented import heal, search
-from ui.rented.job import INSTALL
+from ui.rented.job import INSTALL, packed
 from ui.rented.merge import found_again
 from ui.search.card import search_card
 from ui.server.heals import HealService, chain_of
@@ -141,7 +141,7 @@ def test_a_training_is_followed_to_its_result(
     assert "On a rented machine: cpu-upgrade" in shown(job_card(job)).text
     spec = only(hub).spec
     assert spec["command"] == ["bash", "-c", INSTALL + heal.SCRIPT, "alloy"]
-    assert base64.b64decode(spec["environment"]["CHAIN"]).decode() == chain()
+    assert gzip.decompress(base64.b64decode(spec["environment"]["CHAIN"])).decode() == chain()
     assert spec["environment"]["EXTRAS"] == "[healing]"
     assert spec["secrets"] == {"HF_TOKEN": who.token}
     told = json.dumps({**spec, "secrets": None}) + repr(job) + repr(record(job))
@@ -203,6 +203,18 @@ def test_an_end_that_says_nothing_is_a_failure(
     ended = [until_ended(service, job) for job in jobs]
 
     assert [[found.code for found in job.problems] for job in ended] == [["rented-failed"]] * 2
+
+
+def test_a_token_that_a_machine_prints_is_not_shown(
+    hub: Hub, who: Account, service: MergeService, prints: Callable[..., None]
+) -> None:
+    prints(judged(False, None), status=3, first='echo "the token is $HF_TOKEN"; ')
+
+    job = until_ended(service, begun(service, who))
+
+    assert str(who.token) in repr(only(hub).lines)
+    assert "the token is (token)" in repr(job)
+    assert str(who.token) not in repr(job) + str(job_card(job)) + repr(record(job))
 
 
 def test_a_training_is_found_again_after_a_restart(
@@ -376,7 +388,7 @@ def test_a_job_that_is_no_search(
     prints({"phase": "done", "report": reported({}, "").to_dict()})
     kept = record(service.job(begun(service, who)))
     if made_up == "a bomb":
-        only(hub).spec["environment"]["SPACE"] = search._packed(" " * 10_000_000)
+        only(hub).spec["environment"]["SPACE"] = packed(" " * 10_000_000)
     kept["rented"]["work"] = "search"
     later = SearchService(MergeService(service.host, JobBoard()))
     lost = restored(later.host, kept, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import threading
@@ -21,7 +22,7 @@ from merging import MergeError, Plan
 from merging.rented_machines import Needs, RentedMachine, machines, offers, timeout
 from tests import ROOT
 from tests.hub import Hub
-from tests.hub.rented import RentedJob
+from tests.hub.rented import HARDWARE, RentedJob
 from tests.merges import files, merged, ties, wait_for, weight_files, weights
 from tests.ui.rented.rooms import furnish
 from tests.ui.test_cards import shown
@@ -103,7 +104,7 @@ def test_a_merge_runs_there(
     assert spec["attempts"] == 2
     assert spec["timeoutSeconds"] == 3600
     assert spec["labels"]["alloy"] == plan.fingerprint
-    assert base64.b64decode(spec["environment"]["RECIPE"]).decode() == plan.recipe
+    assert gzip.decompress(base64.b64decode(spec["environment"]["RECIPE"])).decode() == plan.recipe
     assert done.progress
     assert done.progress.bytes_done == done.progress.bytes_total
     # The token is among the secrets, and nowhere else.
@@ -372,6 +373,25 @@ def test_the_machines_and_what_they_cost(hub: Hub, alice: str, plan: Plan) -> No
     with_gpu = RentedMachine("gpu", "GPU", 8, 300 * 10**9, 0.1, has_gpu=True)
     assert [o.machine.name for o in offers(replace(needs, memory=200 * 10**9), [*there, with_gpu])] == ["gpu"]
     assert (timeout(10), timeout(7200)) == (3600, 28800)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"ram": None},
+        {"ram": "1.2.3 GB"},
+        {"ram": "plenty"},
+        {"cpu": None},
+        {"unitCostUSD": None},
+        {"unitLabel": "job"},
+    ],
+)
+def test_a_machine_that_nobody_can_read_is_not_offered(
+    odd: dict[str, Any], hub: Hub, alice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.hub.routes_jobs.HARDWARE", [{**HARDWARE[0], **odd}, HARDWARE[1]])
+
+    assert [machine.name for machine in machines(HfApi(token=alice))] == ["cpu-upgrade"]
 
 
 def test_the_archive_is_the_program(tmp_path: Path) -> None:
