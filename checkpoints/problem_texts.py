@@ -1295,6 +1295,10 @@ PROBLEMS: dict[str, Text] = {
         "Add credit in the billing settings of your account.",
     ),
     "rented-hub": Text("The Hub did not take the job (it answered {status}).", "Try again later."),
+    "rented-already": Text(
+        "A rented machine is already working on {to}.",
+        "Stop it first, or choose another name. Its page is {url}.",
+    ),
     "rented-unseen": Text(
         "The Hub has not answered for ten minutes. The rented machine may still run, and cost.",
         "Look at {url}, and stop it there if you no longer want it. Its files on the Hub are kept: 'Try again' "

@@ -66,7 +66,7 @@ def begin(
         MergeError: it cannot be trained; see `rent`; or the visitor has too many already.
     """
     board = heals.service.board
-    board.check_room_for_rented(visitor)
+    board.check_room_for_rented(visitor, to)
     if not to.startswith(HUB_SCHEME) or is_in_bucket(to):
         raise MergeError(Problem("rented-heal-elsewhere"))
     plan = heals.plan(chain, who, visitor, elsewhere=True)

@@ -46,7 +46,7 @@ def begin(
     Raises:
         MergeError: see `rent_for` and `MergeService.request_elsewhere`; or the visitor has too many already.
     """
-    service.board.check_room_for_rented(visitor)
+    service.board.check_room_for_rented(visitor, to)
     asked = service.request_elsewhere(plan, to, who, **options)
     request = replace(asked, rented=rent_for(plan, asked, machine, seconds, who))
     models = tuple(model.name for model in plan.parents)

@@ -251,14 +251,21 @@ class JobBoard:
             self._lock.notify_all()
             return job.id
 
-    def check_room_for_rented(self, visitor: str) -> None:
+    def check_room_for_rented(self, visitor: str, to: str = "") -> None:
         """Refuse one more rented machine before it costs anything.
 
+        Args:
+            to: where its result goes; empty where it has none
+
         Raises:
-            MergeError: this visitor, or all together, have too many.
+            MergeError: this visitor, or all together, have too many, or this visitor has one with this destination.
         """
         with self._lock:
             self._check_room(visitor, is_rented=True)
+            for job in self._jobs.values():
+                rented = job.request.rented
+                if to and rented and (job.state, job.visitor, job.request.to) == ("running", visitor, to):
+                    raise MergeError(Problem("rented-already", {"to": to, "url": rented.url}))
 
     def status(self, job_id: str) -> JobStatus | None:
         """The current state of a job; None if there is no such job, or no longer."""

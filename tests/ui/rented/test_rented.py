@@ -71,9 +71,9 @@ def plan(service: MergeService, who: Account) -> Plan:
     return found
 
 
-def rented(service: MergeService, plan: Plan, who: Account, **options: Any) -> str:
+def rented(service: MergeService, plan: Plan, who: Account, to: str = TO, **options: Any) -> str:
     ways = {"private": True, "overwrite": False, **options}
-    return begin(service, plan, TO, who, "alice", MACHINE, 100.0, **ways)
+    return begin(service, plan, to, who, "alice", MACHINE, 100.0, **ways)
 
 
 def until(service: MergeService, job: str, *states: str) -> JobStatus:
@@ -333,7 +333,7 @@ def test_rented_machines_take_no_place_in_the_line(
     hub: Hub, who: Account, service: MergeService, plan: Plan
 ) -> None:
     hub.rented.hold = True
-    jobs = [rented(service, plan, who) for _ in range(6)]
+    jobs = [rented(service, plan, who, to=f"{TO}-{number}") for number in range(6)]
 
     with pytest.raises(MergeError) as caught:
         rented(service, plan, who)
@@ -373,6 +373,23 @@ def test_the_machines_and_what_they_cost(hub: Hub, alice: str, plan: Plan) -> No
     with_gpu = RentedMachine("gpu", "GPU", 8, 300 * 10**9, 0.1, has_gpu=True)
     assert [o.machine.name for o in offers(replace(needs, memory=200 * 10**9), [*there, with_gpu])] == ["gpu"]
     assert (timeout(10), timeout(7200)) == (3600, 28800)
+
+
+def test_a_second_machine_for_the_same_result_is_refused(
+    hub: Hub, who: Account, service: MergeService, plan: Plan
+) -> None:
+    """Before it costs anything, and until the first one has ended."""
+    hub.rented.hold = True
+    first = rented(service, plan, who)
+
+    with pytest.raises(MergeError) as caught:
+        rented(service, plan, who)
+
+    assert [problem.code for problem in caught.value.problems] == ["rented-already"]
+    assert only(hub).id in str(caught.value.problems[0])
+    service.board.cancel(first)
+    until(service, first, "cancelled")
+    service.board.cancel(rented(service, plan, who))
 
 
 @pytest.mark.parametrize(
