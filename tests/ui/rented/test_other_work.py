@@ -24,7 +24,6 @@ from tests.tiny import save_tokenizer, tiny_llama
 from tests.ui.conftest import until_ended
 from tests.ui.rented.rooms import furnish
 from tests.ui.test_cards import shown
-from ui.host import Host
 from ui.hub.account import Account
 from ui.merge.history import record, restored
 from ui.merge.job_card import job_card
@@ -69,12 +68,6 @@ def who(hub: Hub, family: Path, monkeypatch: pytest.MonkeyPatch) -> Account:
     for name in ("base", "a"):
         hub.put(f"alice/{name}", family / name, private=True)
     return Account("machine", token)
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> MergeService:
-    host = Host("", sign_in=False, demo=False, results=tmp_path / "merged", browser_key="key", rents=True)
-    return MergeService(host, JobBoard())
 
 
 @pytest.fixture

@@ -42,12 +42,6 @@ MACHINE = "cpu-upgrade"
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> MergeService:
-    host = Host("", sign_in=False, demo=False, results=tmp_path / "merged", browser_key="key", rents=True)
-    return MergeService(host, JobBoard())
-
-
-@pytest.fixture
 def who(alice: str, monkeypatch: pytest.MonkeyPatch) -> Account:
     monkeypatch.setattr("ui.rented.job.POLL", 0.05)
     return Account("machine", alice)
