@@ -49,11 +49,17 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def text(parents: list[Path], tmp_path: Path) -> str:
     """Merge, cut, and heal with the merge as the teacher."""
     (tmp_path / "text.txt").write_text("".join(f"Line {number} of a text.\n" for number in range(200)))
+    return merged_cut_healed(*parents)
+
+
+def merged_cut_healed(one: Path, two: Path) -> str:
+    """A pipeline of three documents; the text to heal with stands beside it in `text.txt`."""
     return f"""name: both
 merge_method: linear
 parameters: {{weight: 0.5}}
-models: [{{model: {parents[0]}}}, {{model: {parents[1]}}}]
+models: [{{model: {one}}}, {{model: {two}}}]
 ---
+name: short
 merge_method: passthrough
 slices:
   - sources: [{{model: both, layer_range: [0, 2]}}]
@@ -191,23 +197,7 @@ def story(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     lines = [" ".join(drawn.choice(words) for _ in range(12)) + f" {number}." for number in range(50)]
     (tmp_path / "words.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
     (tmp_path / "text.txt").write_text("".join(f"Line {number} of a text.\n" for number in range(200)))
-    return f"""name: both
-merge_method: linear
-parameters: {{weight: 0.5}}
-models: [{{model: {one}}}, {{model: {two}}}]
----
-name: short
-merge_method: passthrough
-slices:
-  - sources: [{{model: both, layer_range: [0, 2]}}]
-  - sources: [{{model: both, layer_range: [3, 4]}}]
----
-name: healed
-train: distillation
-datasets: [{{path: text.txt}}]
-arguments: {ARGUMENTS}
-evaluate: {{texts: english}}
----
+    return f"""{merged_cut_healed(one, two)}---
 name: found
 merge_method: linear
 models:

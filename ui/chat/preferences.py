@@ -22,33 +22,29 @@ VOTES = ("left", "tie", "right")
 MAX_PREFERENCES = 200
 MAX_CHARACTERS = 4000  # of a message or an answer
 Preference = dict[str, str]
-# Saves the preferences it is given as JSON Lines: in the browser, so that the server holds no file of a visitor's.
-DOWNLOAD = """(votes) => {
-  const lines = votes.map((vote) => JSON.stringify(vote) + "\\n");
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob(lines, {type: "application/jsonl"}));
-  link.download = "votes.jsonl";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-}"""
-
-# The same as preferences for DPO: a prompt with the chosen and the rejected answer. Ties say nothing there.
-DOWNLOAD_FOR_DPO = """(votes) => {
-  const said = (role, content) => [{role, content}];
-  const lines = votes.filter((vote) => vote.vote !== "tie").map((vote) => {
+_AS_VOTES = "votes"
+# As preferences for DPO: a prompt with the chosen and the rejected answer. Ties say nothing there.
+_AS_PREFERENCES = """votes.filter((vote) => vote.vote !== "tie").map((vote) => {
+    const said = (role, content) => [{role, content}];
     const [better, worse] = vote.vote === "left" ? ["left", "right"] : ["right", "left"];
-    return JSON.stringify({
+    return {
       prompt: said("user", vote.message),
       chosen: said("assistant", vote[`${better}_answer`]),
       rejected: said("assistant", vote[`${worse}_answer`]),
-    }) + "\\n";
-  });
+    };
+  })"""
+
+
+def _download(rows: str, name: str) -> str:
+    """Saves rows made of `votes` as JSON Lines: in the browser, so that the server holds no file of a visitor's."""
+    return f"""(votes) => {{
+  const lines = {rows}.map((row) => JSON.stringify(row) + "\\n");
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob(lines, {type: "application/jsonl"}));
-  link.download = "preferences.jsonl";
+  link.href = URL.createObjectURL(new Blob(lines, {{type: "application/jsonl"}}));
+  link.download = "{name}";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-}"""
+}}"""
 
 
 class PreferenceButtons:
@@ -75,8 +71,10 @@ class PreferenceButtons:
         self.offered = [self.row, *self.best]
         # This event also fires when the page loads and the browser has some stored.
         self.stored.change(self._offer_files, self.stored, [self.download, self.for_dpo], **QUIET)
-        self.download.click(None, self.stored, None, js=DOWNLOAD, **PRIVATE)
-        self.for_dpo.click(None, self.stored, None, js=DOWNLOAD_FOR_DPO, **PRIVATE)
+        self.download.click(None, self.stored, None, js=_download(_AS_VOTES, "votes.jsonl"), **PRIVATE)
+        self.for_dpo.click(
+            None, self.stored, None, js=_download(_AS_PREFERENCES, "preferences.jsonl"), **PRIVATE
+        )
 
     def offer(self, count: int) -> Updates:
         """Updates of `offered`: the buttons for this many answers, none for fewer than two."""
