@@ -388,6 +388,7 @@ PROBLEMS: dict[str, Text] = {
         "The text stands for more than {most:,} values, counting what its aliases repeat.",
         "Use fewer aliases.",
     ),
+    "too-many-recipes": Text("This server is busy with other long recipes.", "Try again in a few seconds."),
     "too-deep": Text("The text is nested more than {most} levels deep.", "Close the brackets before."),
     "endless-alias": Text("The alias '*{name}' is inside what it names.", "Write the value out."),
     "yaml-tag": Text("The tag '{tag}' is not read.", "Write the value without it."),

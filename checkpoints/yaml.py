@@ -1,13 +1,17 @@
 """The reader of YAML that a stranger may have written: recipes, links to them, and the metadata of cards.
 
 It makes plain data only, and within limits: PyYAML alone follows aliases of aliases, so that a kilobyte can stand for
-gigabytes, recurses as deep as the text says, and fails on numbers and tags in many ways.
+gigabytes, recurses as deep as the text says, and fails on numbers and tags in many ways. It is also slow, and Python
+runs one thread at a time. So texts are read one after the other: a server's other threads then wait for one at most.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,12 +24,16 @@ T = TypeVar("T")
 
 # A recipe is a page of text. The metadata of a card can list hundreds of benchmark results.
 RECIPE, CARD = MAX_CHARACTERS, 1_000_000
-MAX_VALUES = 100_000
+# Values that a text may have: one for each of so many characters that it may have. A value takes more in most texts: a
+# recipe that lists two parameters by filter for each of 100 layers of three models has 7,000.
+CHARACTERS_PER_VALUE = 10
 MAX_DEPTH = 40
 # More digits are kept as text: Python takes long for thousands, and floats end before 400.
 MAX_DIGITS = 100
 BEGINNING = Place(1, 1)
 _TAG = "tag:yaml.org,2002:"
+# Long recipes that are read or wait for their turn; more are refused, so that a server has threads for other visitors.
+LONG, MAX_LONG = 10_000, 4
 _PLAIN_TAGS = (f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map")
 
 
@@ -36,12 +44,16 @@ class YamlError(ProblemError):
 class Limited(yaml.SafeLoader):
     """YAML's plain types, within limits.
 
+    Args:
+        longest: characters that the text may have
+
     Attributes:
         aliased: ids of the nodes that aliases name
     """
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, longest: int):
         super().__init__(text)
+        self._most = longest // CHARACTERS_PER_VALUE
         self.aliased: set[int] = set()
         self._depth = 0
         # By a node's id: how many values it stands for, where an alias counts as all that it names.
@@ -64,8 +76,8 @@ class Limited(yaml.SafeLoader):
             self.aliased.add(id(node))
             return node
         self._sizes[id(node)] = size = 1 + sum(self._sizes[id(part)] for part in parts(node))
-        if size > MAX_VALUES:
-            raise YamlError(Problem("too-many-values", {"most": MAX_VALUES}, place))
+        if size > self._most:
+            raise YamlError(Problem("too-many-values", {"most": self._most}, place))
         return node
 
 
@@ -135,7 +147,7 @@ def load(text: str, longest: int = RECIPE) -> Any:
 def plain(node: yaml.Node) -> Any:
     """The plain data of a node; None where it cannot be made."""
     try:
-        return Loader("").construct_document(node)
+        return Loader("", RECIPE).construct_document(node)
     except yaml.YAMLError:
         return None
 
@@ -153,7 +165,8 @@ def _read(text: str, longest: int, read: Callable[[Limited], T], kind: type[Limi
     if len(text) > longest:
         raise YamlError(Problem("too-long", {"count": len(text), "most": longest}, BEGINNING))
     try:
-        return read(kind(text))
+        with _turn(longest == RECIPE and len(text) > LONG):
+            return read(kind(text, longest))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = Place(mark.line + 1, mark.column + 1) if mark else BEGINNING
@@ -161,6 +174,45 @@ def _read(text: str, longest: int, read: Callable[[Limited], T], kind: type[Limi
     except yaml.YAMLError as error:
         words = getattr(error, "reason", type(error).__name__)
         raise YamlError(Problem("yaml", {"error": words}, BEGINNING)) from None
+
+
+class _Turns:
+    """Whose turn it is to read a text."""
+
+    def __init__(self) -> None:
+        self.one = threading.Lock()
+        self.long = threading.Semaphore(MAX_LONG)
+
+
+_turns = _Turns()
+
+
+def _forget_turns() -> None:
+    """In a process that was forked: whoever had a turn is not in it."""
+    global _turns
+    _turns = _Turns()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget_turns)
+
+
+@contextmanager
+def _turn(is_long: bool) -> Iterator[None]:
+    """Wait for the turn to read a text, and keep it.
+
+    Raises:
+        YamlError: the text is a long recipe, and too many of those wait.
+    """
+    turns = _turns
+    if is_long and not turns.long.acquire(blocking=False):
+        raise YamlError(Problem("too-many-recipes", {}, BEGINNING))
+    try:
+        with turns.one:
+            yield
+    finally:
+        if is_long:
+            turns.long.release()
 
 
 def _all(loader: Limited) -> Iterator[yaml.Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -51,4 +52,9 @@ def launch(built: gr.Blocks, host: Host) -> None:
 
     warm_up()
     MODELS.warm_up()
+    # A search for garbage stops all threads, and the plan of a large model is a million objects that are none. So
+    # search rarely, and never through the page and the libraries.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000)
     built.launch(**launch_settings(built, host))

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import yaml
@@ -41,6 +42,8 @@ from merging.recipe.patch import patched
 CommonBase = Callable[[Sequence[str]], str]
 # Ends a chain of fixes of which one makes the fault of another.
 MOST_FIXES = 50
+# Fixes that are offered at once, each of which is read first: nobody chooses between more.
+MOST_OFFERED = 8
 
 # What a fix does, in English, by its code.
 FIXES: dict[str, Template] = {
@@ -92,26 +95,33 @@ class Fix:
 
 
 def fixes(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> tuple[Fix, ...]:
-    """What can be done at once, in the order of the problems, each edit once.
+    """What can be done at once, in the order of the problems, each edit once, and no more than `MOST_OFFERED`.
 
     Args:
         recipe: the text
         problems: of its plan, and its warnings
         common_base: says which model the named ones were made from; asked only if the recipe lacks a base
     """
+    readable = (fix for fix in _edits(recipe, problems, common_base) if _is_yaml(fix.recipe))
+    return tuple(islice(readable, MOST_OFFERED))
+
+
+def _edits(recipe: str, problems: Sequence[Problem], common_base: CommonBase) -> Iterator[Fix]:
+    """Fixes as `fixes` finds them, which may lead to a text that is not YAML."""
     try:
         trees = documents(recipe).nodes
     except YamlError:
-        return tuple(fix for fix in _of_text(recipe) if _is_yaml(fix.recipe))
-    found: dict[str, Fix] = {}
+        yield from _of_text(recipe)
+        return
+    seen = {recipe}
     for problem in problems:
         tree = _document(trees, problem.where)
         if tree is None:
             continue
         for fix in _Fixer(recipe, tree, problem, common_base).fixes():
-            if fix.recipe != recipe and _is_yaml(fix.recipe):
-                found.setdefault(fix.recipe, fix)
-    return tuple(found.values())
+            if fix.recipe not in seen:
+                seen.add(fix.recipe)
+                yield fix
 
 
 def _of_text(text: str) -> Iterator[Fix]:
@@ -161,10 +171,11 @@ def mended(
     done: list[Fix] = []
     seen = {recipe}
     while len(done) < MOST_FIXES:
-        offered = fixes(recipe, problems_of(recipe), common_base)
+        offered = _edits(recipe, problems_of(recipe), common_base)
         sure = [fix for fix in offered if not fix.is_choice and fix.recipe not in seen]
         # What is misspelt is there: it is not to be added because it seems to be missing.
-        fix = next((fix for fix in sure if fix.code == "write"), sure[0] if sure else None)
+        sure.sort(key=lambda fix: fix.code != "write")
+        fix = next((fix for fix in sure if _is_yaml(fix.recipe)), None)
         if fix is None:
             break
         recipe = fix.recipe

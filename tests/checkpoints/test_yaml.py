@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import Any
 
 import pytest
+import yaml
 
-from checkpoints.yaml import CARD, MAX_DEPTH, MAX_VALUES, YamlError, compose, compose_card, documents, load
+from checkpoints.yaml import (
+    CARD,
+    CHARACTERS_PER_VALUE,
+    LONG,
+    MAX_DEPTH,
+    MAX_LONG,
+    RECIPE,
+    YamlError,
+    compose,
+    compose_card,
+    documents,
+    load,
+)
 
 BOMB = "a0: &a0 [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 30)
@@ -68,7 +84,39 @@ def test_limits_leave_room() -> None:
     assert compose(deep)
     with pytest.raises(YamlError):
         compose(f"[{deep}]")
-    assert len(load(f"[{'1,' * (MAX_VALUES - 2)}]", CARD)) == MAX_VALUES - 2
+    most = RECIPE // CHARACTERS_PER_VALUE
+    assert len(load(f"[{'1,' * (most - 1)}]")) == most - 1
+    with pytest.raises(YamlError):
+        load(f"[{'1,' * most}]")
+    assert len(load(f"[{'1,' * most}]", CARD)) == most
+
+
+def test_texts_are_read_one_at_a_time_and_few_long_recipes_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work, goes_on = threading.Event(), threading.Event()
+    composed = yaml.SafeLoader.compose_node
+
+    def slowly(*given: Any) -> Any:
+        at_work.set()
+        assert goes_on.wait(60)
+        return composed(*given)
+
+    monkeypatch.setattr(yaml.composer.Composer, "compose_node", slowly)
+    long = "# " + "a" * LONG
+    with ThreadPoolExecutor(MAX_LONG + 1) as pool:
+        first = pool.submit(load, f"1 {long}")
+        assert at_work.wait(60)
+        others = [pool.submit(load, f"2 {long}") for _ in range(MAX_LONG)]
+        short = pool.submit(load, "3")
+
+        # One of the long ones is refused at once, and everything else waits for the one that is at work.
+        done, waiting = wait([*others, short], return_when=FIRST_COMPLETED)
+        [refused] = done
+        error = refused.exception()
+        assert isinstance(error, YamlError) and error.problems[0].code == "too-many-recipes"
+        assert not any(each.done() for each in [first, *waiting])
+        goes_on.set()
+    assert first.result() == 1 and short.result() == 3
+    assert [each.result() for each in others if each is not refused] == [2] * (MAX_LONG - 1)
 
 
 def test_documents_know_what_aliases_name() -> None:

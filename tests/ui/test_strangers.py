@@ -14,6 +14,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,43 @@ def test_a_model_that_cannot_be_built_is_not_built(space: Space, tmp_path: Path)
     answer = attacked(space, "chat", model=about, message="hi", max_new_tokens=2)
 
     assert "num_hidden_layers: 1000000000" in answer["problems"][0]["message"]
+
+
+def typed(space: Space, recipe: str, visitor: str) -> None:
+    """Type a recipe into the page's editor, as the browser of an anonymous visitor would say it."""
+    with urllib.request.urlopen(f"{space.url}config", timeout=60) as answer:
+        config = json.loads(answer.read())
+    editor = next(part["id"] for part in config["components"] if part["type"] == "code")
+    event = next(one for one in config["dependencies"] if [editor, "input"] in map(list, one["targets"]))
+    given = [recipe if part == editor else None for part in event["inputs"]]
+    body = {"fn_index": event["id"], "data": given, "session_hash": visitor, "trigger_id": editor}
+    headers = {"content-type": "application/json"}
+    asked = urllib.request.Request(f"{space.url}gradio_api/run/predict", json.dumps(body).encode(), headers)
+    with suppress(HTTPError), urllib.request.urlopen(asked, timeout=300) as answer:
+        answer.read()
+
+
+FILTERS = "".join(f"  - {{filter: x{number}, value: 0.5}}\n" for number in range(5000))
+RECIPES = {
+    "5,000 filters": f"merge_method: slerp\nmodels: [{{model: a/b}}, {{model: c/d}}]\nparameters:\n  t:\n{FILTERS}",
+    "misspelt keys": "merge_method: slerp\n" + "".join(f"densty{number}: 1\n" for number in range(400)),
+    "merges of merges": "a0: &a0 {x: 1}\n"
+    + "".join(f"a{level}: &a{level} {{<<: [{f'*a{level - 1}, ' * 9}]}}\n" for level in range(1, 11)),
+}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[SLOW] * (kind != "5,000 filters")) for kind in RECIPES]
+)
+def test_a_strangers_recipe_in_the_editor_ends_alone(space: Space, kind: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        attacks = [pool.submit(typed, space, RECIPES[kind], f"mallory{number}") for number in range(8)]
+        while not all(attack.done() for attack in attacks):
+            began = time.monotonic()
+            lists_methods(space)
+            assert time.monotonic() - began < SECONDS
+    assert space.process.poll() is None
+    assert not space.call("plan", recipe=RECIPES[kind])["ok"]
 
 
 LONG = {

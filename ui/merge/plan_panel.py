@@ -10,7 +10,7 @@ import gradio as gr
 from checkpoints.repositories.repository import HUB_SCHEME
 from evaluation import EvaluationError
 from merging import METHODS, MergeError, Plan, Problem
-from merging.licences import common_base
+from merging.planning.confined_fixes import confined_offers
 from ui.host import Host
 from ui.hub.account import Account, account, visitor
 from ui.languages.translate import in_each_language, t
@@ -25,7 +25,7 @@ from ui.merge.naming import default_name, named, numbered, recipe_or_none
 from ui.merge.plan_card import Surroundings, no_plan_card, plan_card, problems_card
 from ui.merge.similarity import similarity
 from ui.recipe.presets import family
-from ui.recipe.quick_fixes import QuickFix, fix_all, fixes
+from ui.recipe.quick_fixes import QuickFix, quick_fixes
 from ui.rented.panel import RentPanel, needs_of
 from ui.server import gpu
 from ui.server.merge_service import MergeService, exists
@@ -171,11 +171,7 @@ class PlanPanel:
         parents = self.service.cards.parents(plan, who.for_hub)
         around = Surroundings(parents, called, self.host.on_space, gpu.is_zero_gpu())
         reported = [*problems, *plan.warnings]
-
-        def base_of(names: Sequence[str]) -> str:
-            return common_base(names, who.for_hub)
-
-        of_recipe = (*fix_all(text, reported, base_of), *fixes(text, reported, base_of))
+        of_recipe = quick_fixes(text, confined_offers(text, reported, who.for_hub)) if reported else ()
         offered = (*other_names, *of_recipe)[:MAX_FIXES]
         buttons: Updates = dict.fromkeys(self.fixes, gr.update(visible=False))
         for button, fix in zip(self.fixes, offered, strict=False):

@@ -260,8 +260,9 @@ def _top_level(text: str) -> dict[str, Any]:
     """A recipe's top-level keys."""
     try:
         recipe = load(text)
-    except YamlError:
-        raise NotShown(t("held.yaml")) from None
+    except YamlError as error:
+        is_busy = error.problems[0].code == "too-many-recipes"
+        raise NotShown(t("held.busy" if is_busy else "held.yaml")) from None
     if not isinstance(recipe, dict):
         raise NotShown(t("held.empty"))
     return dict(recipe)

@@ -9,8 +9,10 @@ import yaml
 
 from checkpoints.problems import Place
 from checkpoints.wording import few
+from checkpoints.yaml import documents
 from merging import MergeError, Problem, make_plan, read_recipe
-from merging.recipe.fixes import fixes, mended
+from merging.recipe import fixes as module
+from merging.recipe.fixes import MOST_OFFERED, fixes, mended
 from tests.tiny import save_tokenizer, tiny_llama
 
 SLICES = """\
@@ -454,3 +456,15 @@ def test_weights_that_cancel_are_taken_as_they_are(parameters: str, after: str) 
     assert fix.title == "Set normalize: false"
     assert after in fix.recipe
     assert fixes(text.replace("ties", "linear"), [Problem("parameters", values)], lambda names: "") == ()
+
+
+def test_few_of_many_fixes_are_tried_on_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "merge_method: slerp\n" + "".join(f"densty{number}: 1\n" for number in range(99))
+    read: list[str] = []
+    monkeypatch.setattr(module, "documents", lambda text: (read.append(text), documents(text))[1])
+
+    assert len(fixes(text, problems_of(text), lambda names: "")) <= MOST_OFFERED
+    assert len(read) <= MOST_OFFERED + 1
+    del read[:]
+    _, done = mended(text, problems_of, lambda names: "")
+    assert len(read) <= 2 * len(done) + 1

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
-from merging.recipe.fixes import fixes
+from merging.planning.confined_fixes import offers
 from tests.merging.recipe.fuzz import texts
 from tests.merging.recipe.test_fuzz import problems_of
 from ui.hub.recipes import recipe_in
 from ui.languages.translate import problem_words, speaking
 from ui.merge.form import spot_of
 from ui.recipe.form_state import FormState, NotShown, field_setting, field_text, read, write
-from ui.recipe.quick_fixes import fixes as buttons
+from ui.recipe.quick_fixes import quick_fixes
 from ui.recipe.sliders import sliders_of
 
 
@@ -31,9 +31,10 @@ def check(text: str) -> None:
     sliders_of(text)
     recipe_in(f"```yaml\n{text}\n```")
     field_text(field_setting(text[:200]))
+    offered = offers(text, problems, lambda names: "")
     with speaking("ko"):
-        offered = buttons(text, problems, lambda names: "")
-    assert len(offered) == len(fixes(text, problems, lambda names: ""))
+        buttons = quick_fixes(text, offered)
+    assert len(buttons) == len(offered.fixes) + (offered.count > 1)
 
 
 def test_the_page_quickly() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from checkpoints.problems import Place, Problem
 from merging import MergeError, read_recipe
+from merging.planning.confined_fixes import offers
 from ui.languages.translate import speaking
 from ui.merge.form import BASE, METHOD, PARAMETERS, spot_of
 from ui.recipe.form_state import ModelEntry, read
-from ui.recipe.quick_fixes import fix_all, fixes
+from ui.recipe.quick_fixes import quick_fixes
 
 
 def test_a_problem_belongs_to_a_field() -> None:
@@ -36,9 +37,9 @@ def test_a_button_speaks_the_visitors_language() -> None:
     recipe = "merge_method: passthrough\nmodels: [{model: a/b, revision: v1}]\n"
     problem = Problem("revision-beside-model", {}, Place(2, 23))
 
-    [english] = fixes(recipe, [problem], lambda names: "")
+    [english] = quick_fixes(recipe, offers(recipe, [problem], lambda names: ""))
     with speaking("ko"):
-        [korean] = fixes(recipe, [problem], lambda names: "")
+        [korean] = quick_fixes(recipe, offers(recipe, [problem], lambda names: ""))
 
     assert english.recipe == korean.recipe == recipe.replace("a/b, revision: v1", "a/b@v1")
     assert english.title == "Change 'a/b' to 'a/b@v1'"
@@ -64,16 +65,16 @@ def problems_of(text: str) -> tuple[Problem, ...]:
 
 
 def test_one_button_mends_all_that_the_first_mistake_hides() -> None:
-    [button] = fix_all(SLIPS, problems_of(SLIPS), lambda names: "")
+    button, *_ = quick_fixes(SLIPS, offers(SLIPS, problems_of(SLIPS), lambda names: ""))
 
     assert button.title == "Fix all 6"
     assert problems_of(button.recipe) == ()
-    assert fix_all(button.recipe, (), lambda names: "") == ()
+    assert quick_fixes(button.recipe, offers(button.recipe, (), lambda names: "")) == ()
 
 
 def test_buttons_of_the_same_words_name_their_lines() -> None:
     text = SLIPS.replace("merge_metod: tiess", "merge_method: ties").replace("wieght", "weight")
 
-    titles = [fix.title for fix in fixes(text, problems_of(text), lambda names: "")]
+    titles = [fix.title for fix in quick_fixes(text, offers(text, problems_of(text), lambda names: ""))]
 
-    assert titles == ["Change '2' to '1' (line 5)", "Change '2' to '1' (line 7)"]
+    assert titles == ["Fix all 2", "Change '2' to '1' (line 5)", "Change '2' to '1' (line 7)"]

@@ -156,6 +156,7 @@ PAGE: dict[str, Template] = {
     "undo.found": "The recipe that the search found is shown.",
     # why the form waits: ends of the sentence above
     "held.yaml": "this is not valid YAML yet",
+    "held.busy": "the server is busy with other long recipes",
     "held.empty": "this is not a recipe yet",
     "held.method": "Alloy does not know this merge method",
     "held.slices": "this recipe is built from slices of layers, which the form cannot show",

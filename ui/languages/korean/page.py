@@ -144,6 +144,7 @@ PAGE: dict[str, Template] = {
     "undo.values": "조절한 값을 레시피에 넣었습니다.",
     "undo.found": "탐색으로 찾은 레시피를 넣었습니다.",
     "held.yaml": "아직 올바른 YAML이 아닙니다",
+    "held.busy": "서버가 다른 긴 레시피를 읽느라 바쁩니다",
     "held.empty": "아직 레시피가 아닙니다",
     "held.method": "Alloy가 모르는 병합 방법입니다",
     "held.slices": "레이어 조각(slices)으로 된 레시피는 폼으로 보일 수 없습니다",

@@ -301,6 +301,7 @@ PROBLEMS: dict[str, Text] = {
     # recipes: their text
     "too-long": Text("글이 {count:,}자입니다. {most:,}자까지 읽습니다.", "레시피는 한 쪽 분량의 글입니다."),
     "too-many-values": Text("별칭(alias)을 펼치면 값이 {most:,}개를 넘습니다.", "별칭을 줄이세요."),
+    "too-many-recipes": Text("서버가 다른 긴 레시피를 읽느라 바쁩니다.", "몇 초 뒤에 다시 해 보세요."),
     "too-deep": Text("{most}단계보다 깊이 중첩되어 있습니다.", "그 앞에서 괄호를 닫으세요."),
     "endless-alias": Text("자기 자신 안에 있는 별칭입니다: '*{name}'.", "값을 그대로 쓰세요."),
     "yaml-tag": Text("YAML 태그는 읽지 않습니다: '{tag}'.", "태그 없이 값을 쓰세요."),
