@@ -33,7 +33,7 @@ MAX_DIGITS = 100
 BEGINNING = Place(1, 1)
 _TAG = "tag:yaml.org,2002:"
 # Long recipes that are read or wait for their turn; more are refused, so that a server has threads for other visitors.
-LONG, MAX_LONG = 10_000, 4
+LONG, MAX_LONG = 10_000, 16
 _PLAIN_TAGS = (f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map")
 
 
