@@ -8,11 +8,13 @@ runs one thread at a time. So texts are read one after the other: a server's oth
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import yaml
@@ -34,6 +36,8 @@ BEGINNING = Place(1, 1)
 _TAG = "tag:yaml.org,2002:"
 # Long recipes that are read or wait for their turn; more are refused, so that a server has threads for other visitors.
 LONG, MAX_LONG = 10_000, 16
+# Texts whose data is kept: the parts of the page read a recipe one after the other.
+MOST_KEPT = 8
 _PLAIN_TAGS = (f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map")
 
 
@@ -141,7 +145,19 @@ def compose_card(text: str) -> yaml.Node | None:
 
 def load(text: str, longest: int = RECIPE) -> Any:
     """The plain data of a text that is one document; None if it is empty."""
-    return _read(text, longest, lambda loader: loader.get_single_data())
+    found = _read(text, longest, lambda _: _pickled(text, longest))
+    if isinstance(found, YamlError):
+        raise YamlError(found.problems)
+    return pickle.loads(found)
+
+
+@lru_cache(MOST_KEPT)
+def _pickled(text: str, longest: int) -> bytes | YamlError:
+    """The plain data of a text, for one caller after the other to change; or why it exceeds a limit."""
+    try:
+        return pickle.dumps(Loader(text, longest).get_single_data())
+    except YamlError as error:
+        return error
 
 
 def plain(node: yaml.Node) -> Any:

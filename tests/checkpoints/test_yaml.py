@@ -91,6 +91,24 @@ def test_limits_leave_room() -> None:
     assert len(load(f"[{'1,' * most}]", CARD)) == most
 
 
+def test_a_text_is_read_once_for_all_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    count: list[None] = []
+    composed = yaml.SafeLoader.compose_node
+    counted = lambda *given: (count.append(None), composed(*given))[1]  # noqa: E731
+    monkeypatch.setattr(yaml.composer.Composer, "compose_node", counted)
+
+    first = load("a: {b: 1}  # once")
+    first["a"]["b"] = 2  # its caller's alone
+    before = len(count)
+
+    assert load("a: {b: 1}  # once") == {"a": {"b": 1}}
+    assert len(count) == before > 0
+    for _ in range(2):
+        with pytest.raises(YamlError):
+            load(f"[{'1,' * (RECIPE // CHARACTERS_PER_VALUE)}]  # refused once")
+    assert len(count) < before + 1.5 * RECIPE // CHARACTERS_PER_VALUE
+
+
 def test_texts_are_read_one_at_a_time_and_few_long_recipes_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     at_work, goes_on = threading.Event(), threading.Event()
     composed = yaml.SafeLoader.compose_node
