@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 from checkpoints.cluster import Call, LossCause, Machine
 from merging import Cancelled, DestinationError, MergeError, Plan, Progress, make_plan, read_recipe, run_plan
 from merging.engine import cluster as engine_module
-from merging.engine.cluster import ClusterEngine
+from merging.engine.cluster import ClusterEngine, RayEngine
 from merging.engine.task import Task
 from tests.hub import Hub
 from tests.merges import merged, ties, weight_files, weights
@@ -350,6 +351,18 @@ def test_a_single_file_on_the_hub_is_not_handed_out(alice: str) -> None:
         run_plan(plan, OUT, token=alice, on=ClusterEngine(FakeCluster()))
 
     assert [problem.code for problem in caught.value.problems] == ["nothing-to-hand-out"]
+
+
+def test_without_ray_it_says_what_to_install(
+    hub: Hub, alice: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+    with pytest.raises(MergeError, match=r"pip install 'alloy-merge\[ray\]'") as caught:
+        run_plan(plan, OUT, token=alice, on=RayEngine())
+
+    assert [problem.code for problem in caught.value.problems] == ["ray-not-installed"]
+    assert "alice/out" not in hub.repos
 
 
 def test_receipts_are_noted_in_handfuls(
