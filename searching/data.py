@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,10 @@ class Data:
             name: [[document.digest, document.part] for document in found]
             for name, found in self.documents.items()
         }
+
+
+# Between paragraphs; spaces on such a line do not show.
+_BLANK_LINES = re.compile(r"\n[ \t]*\n")
 
 
 def read_data(
@@ -192,9 +197,10 @@ def documents_of(name: str, content: str) -> Sequence[str]:
         EvaluationError: a line is no document.
     """
     if name.endswith(".jsonl"):
-        lines = [line for line in content.splitlines() if line.strip()]
-        return [_of_line(name, number, line) for number, line in enumerate(lines, 1)]
-    return [part.strip() for part in content.replace("\r\n", "\n").split("\n\n") if part.strip()]
+        # JSON may hold other separators of lines inside its texts.
+        lines = enumerate(content.split("\n"), 1)
+        return [_of_line(name, number, line) for number, line in lines if line.strip()]
+    return [part.strip() for part in _BLANK_LINES.split(content.replace("\r\n", "\n")) if part.strip()]
 
 
 def _of_line(name: str, number: int, line: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evaluation import EvaluationError
-from searching.data import messages_of, read_data
+from searching.data import documents_of, messages_of, read_data
 from searching.goals import PARTS, Goal, Settings, Shares
 from searching.split import Document, near_duplicates, part_of, split_documents
 
@@ -179,6 +179,23 @@ def test_files_are_read_as_documents(tmp_path: Path) -> None:
     assert sum(data.counts()["a"].values()) == 60
     assert {one.text for one in data.documents["a"]} == set(TEXTS[:60])
     assert any(one.text.startswith('[{"role": "user"') for one in data.documents["b"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "documents"),
+    [
+        ("a.txt", "one\r\n\r\ntwo\r\nlines\r\n", ["one", "two\nlines"]),
+        ("a.txt", "one\n  \t\ntwo\n\n \n\nthree 🏴‍☠️", ["one", "two", "three 🏴‍☠️"]),
+        ("a.jsonl", '{"text": "one"}\r\n\r\n"two\u2028lines\x85"\r\n', ["one", "two\u2028lines\x85"]),
+    ],
+)
+def test_lines_end_in_the_ways_of_other_systems(name: str, content: str, documents: list[str]) -> None:
+    assert documents_of(name, content) == documents
+
+
+def test_a_line_is_counted_with_those_that_are_blank() -> None:
+    with pytest.raises(EvaluationError, match=r"Line 3 of a\.jsonl is no document"):
+        documents_of("a.jsonl", '{"text": "one"}\n\nnot json')
 
 
 @pytest.mark.parametrize(
