@@ -16,7 +16,7 @@ from checkpoints.problems import MergeError, Problem
 from merging.plan import Plan
 
 # Seconds of processor time, seconds of waiting (for the Hub too), and bytes of memory, for one plan.
-SECONDS, WAIT, MEMORY = 60, 180, 4 << 30
+SECONDS, WAIT, MEMORY = 60, 90, 4 << 30
 # Plans that are made at the same time.
 WORKERS = 3
 
