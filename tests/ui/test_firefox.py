@@ -15,7 +15,7 @@ def test_a_merge_is_made_asked_and_scored(site: Site) -> None:
     with firefox(site.url) as page:
         page.until_said("Ready to merge")
         page.fill("Name of the new model", "by-firefox")
-        page.click("Merge")
+        page.click("Merge", ".alloy-go button")
         page.until_said("Done: by-firefox")
         assert {"config.json", "model.safetensors"} <= site.hub.repo("demo/by-firefox").files("main").keys()
 

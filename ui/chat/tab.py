@@ -44,6 +44,7 @@ from ui.widgets.html import html
 from ui.widgets.stop_button import stop_button, stops_from, stops_until
 
 HIDE = "() => ({__type__: 'update', visible: false})"
+SEND = """() => document.querySelector(".alloy-send").click()"""
 SUGGESTED = (1, 2, 3)  # messages to begin with, by the end of their key
 
 
@@ -101,7 +102,9 @@ class ChatTab:
                 label=t("chat.prompt"), placeholder=t("chat.prompt.placeholder"), lines=1, max_lines=6
             )
             with gr.Row():
-                self.send = gr.Button(t("chat.send"), variant="primary", scale=2, min_width=90)
+                self.send = gr.Button(
+                    t("chat.send"), variant="primary", scale=2, min_width=90, elem_classes="alloy-send"
+                )
                 self.stop = stop_button(t("chat.stop"), min_width=90)
                 self.clear = gr.Button(t("chat.clear"), min_width=90)
         self.tuner.answers.render()  # type: ignore[no-untyped-call]
@@ -120,7 +123,7 @@ class ChatTab:
         answered = ready.then(
             self._talk,
             {self.prompt, self.blindly, *self.names_of, *talks, *self.settings.inputs},
-            [self.prompt, self.blind, *talks, *(side.line for side in self.sides)],
+            [self.prompt, self.blind, self.tuner.sampled, *talks, *(side.line for side in self.sides)],
             concurrency_limit=2,
             show_progress_on=self.conversation,
             # Unlike the other long events, this one shows visitors who wait their place in line.
@@ -132,7 +135,9 @@ class ChatTab:
             gr.on(asked, None, None, row, js=HIDE, **PRIVATE)
         answered.then(self._suggest, self.conversation, self.suggestions, **QUIET)
         for number, button in zip(SUGGESTED, self.suggested, strict=True):
-            button.click(lambda n=number: t(f"chat.suggested.{n}"), None, self.prompt, **QUIET)
+            button.click(lambda n=number: t(f"chat.suggested.{n}"), None, self.prompt, **QUIET).then(
+                None, None, None, js=SEND, **PRIVATE
+            )
         self.stop.click(self.turns.stop, None, None, **QUIET)
         for best, button in [*enumerate(self.preferences.best), (None, self.preferences.tie)]:
             button.click(
@@ -287,10 +292,12 @@ class ChatTab:
             [*as_shown(given[side.talk]), {"role": "user", "content": message}] for side in sides
         ]
         models = [self._in_memory(name, page) for name in names]
-        loading = self._lines([line_html(t("chat.loading"))])
-        yield {self.prompt: "", self.blind: blind, **_talks(sides, asked), **loading}
-        fetched = [model or self._fetch_model(name, who) for name, model in zip(names, models, strict=True)]
         sampling = self.settings.sampling(given)
+        loading = self._lines([line_html(t("chat.loading"))])
+        yield {
+            self.prompt: "", self.blind: blind, self.tuner.sampled: sampling, **_talks(sides, asked), **loading
+        }  # fmt: skip
+        fetched = [model or self._fetch_model(name, who) for name, model in zip(names, models, strict=True)]
         with closing(streamed(fetched, [plain(talk) for talk in asked], sampling)) as stream:
             for run, answers in stream:
                 if turn.forgotten.is_set():

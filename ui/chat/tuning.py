@@ -29,6 +29,30 @@ MAX_CHARACTERS = 600  # of an answer or a question
 
 
 @dataclass(frozen=True)
+class Heard:
+    """What a merge in memory answered.
+
+    Args:
+        recipe: the one it was merged by
+        values: those that were changed, in words
+        asked: the conversation up to the question, as models get it
+        sampling: how the answer was sampled
+        answer: as the conversation shows it
+    """
+
+    recipe: str
+    values: str
+    asked: tuple[Message, ...]
+    sampling: Sampling
+    answer: tuple[Message, ...]
+
+    @property
+    def text(self) -> str:
+        """What the answer says, without its reasoning."""
+        return _prose(self.answer)
+
+
+@dataclass(frozen=True)
 class Tuning:
     """A merge in memory whose numbers are being changed.
 
@@ -37,16 +61,14 @@ class Tuning:
         first: the recipe that was tried first
         recipe: the one to merge now
         merged: whether that was done
-        message: the question that all values answer
-        answers: values, and what they answered
+        heard: what it answered to the last question, by recipe
     """
 
     name: str
     first: str
     recipe: str
     merged: bool = True
-    message: str = ""
-    answers: tuple[tuple[str, str], ...] = ()
+    heard: tuple[Heard, ...] = ()
 
     @property
     def values(self) -> str:
@@ -54,11 +76,16 @@ class Tuning:
         changed = changed_values(self.first, self.recipe)
         return ", ".join(f"{slider.label} = {slider.value:g}" for slider in changed) or t("tune.first")
 
-    def with_answer(self, message: str, values: str, answer: str) -> Tuning:
-        """With one more answer; answers to another message are dropped."""
-        before = self.answers if message == self.message else ()
-        kept = [one for one in before if one[0] != values]
-        return replace(self, message=message, answers=(*kept, (values, answer))[-MAX_ANSWERS:])
+    def with_answer(self, heard: Heard) -> Tuning:
+        """With one more answer; answers to another question are dropped."""
+        kept = [one for one in self.heard if one.asked == heard.asked and one.recipe != heard.recipe]
+        return replace(self, heard=(*kept, heard)[-MAX_ANSWERS:])
+
+    def answered(self, talk: Sequence[Message], sampling: Sampling) -> Heard | None:
+        """What this recipe answered before, if it did, to the same conversation sampled in the same way."""
+        asked = tuple(plain(talk))
+        found = (one for one in self.heard if (one.recipe, one.asked) == (self.recipe, asked))
+        return next((one for one in found if one.sampling == sampling), None)
 
 
 class Tuner:
@@ -67,6 +94,7 @@ class Tuner:
     Attributes:
         use: the button that takes the values into the recipe
         state: a `Tuning`, or None
+        sampled: a state with the `Sampling` of the last answer, or None
         outputs: what `begin` updates
     """
 
@@ -83,7 +111,7 @@ class Tuner:
                 self.use = gr.Button(t("tune.use"), size="sm", min_width=220, scale=0)
         # Below the conversations, where the page renders it; the slider is above them.
         self.answers = gr.HTML(render=False)
-        self.state = gr.State(None)
+        self.state, self.sampled = gr.State(None), gr.State(None)
         self.outputs = [self.box, self.which, self.value, self.answers, self.state]
 
     def begin(self, name: str | None, page: str) -> Updates:
@@ -113,37 +141,60 @@ class Tuner:
         self.talk, self.line, self.settings = talk, line, settings
         self.which.input(self._choose, [self.which, self.state], self.value, **QUIET)
         # A slider fires when the pointer lets go of it, and for a typed value; with arrow keys there is the button.
-        asked = [self.value.release, self.again.click]
-        stops_from(stop, asked)
-        answered = gr.on(
-            asked,
-            self._tune,
-            {self.which, self.value, self.state, talk, *settings.inputs},
-            [talk, line, self.answers, self.state, self.which],
-            concurrency_limit=2,
-            **LONG,
-        )
-        stops_until(stop, answered)
+        # The last of several turns counts.
+        stops_from(stop, [self.value.release, self.again.click])
+        for asked, answer, mode in (
+            (self.value.release, self._turned, "always_last"),
+            (self.again.click, self._again, "once"),
+        ):
+            answered = asked(
+                answer,
+                {self.which, self.value, self.state, self.sampled, talk, *settings.inputs},
+                [talk, line, self.answers, self.state, self.sampled, self.which],
+                concurrency_limit=2,
+                **(LONG | {"trigger_mode": mode}),
+            )
+            stops_until(stop, answered)
 
     def _choose(self, which: str, tuning: Tuning | None) -> Any:
         found = slider_at(tuning.recipe, which) if tuning else None
         return _slider(found) if found else gr.skip()
 
-    def _tune(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
+    def _turned(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
+        """Merge with the slider's value; the last question is answered again, or as this value answered it before."""
+        yield from self._tune(given, oauth, request, anew=False)
+
+    def _again(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
         """Merge with the slider's value, and answer the last question again."""
+        yield from self._tune(given, oauth, request, anew=True)
+
+    def _tune(
+        self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request, *, anew: bool
+    ) -> Iterator[Updates]:
         talk = as_shown(given[self.talk])
-        tuning = self._tuned(given, talk)
+        tuning = self._tuned(given, talk, anew)
         if tuning is None:
             yield unchanged()
             return
         page, menu = str(request.session_hash), _menu(curve_sliders(tuning.recipe), given[self.which])
         talk, question = _up_to_the_question(talk)
+        sampling = self.settings.sampling(given)
+        before = None if anew or not question else tuning.answered(talk, sampling)
         with self.turns.of(request) as turn:
             try:
+                if before:
+                    shown = self._state(replace(tuning, merged=False))
+                    yield {
+                        self.talk: [*talk, *before.answer],
+                        self.line: line_html(t("tune.before")),
+                        **shown,
+                    }
                 if not (yield from self._merge(tuning, request, oauth, turn)):
                     return
-                if question:
-                    answers = self._answer(tuning, talk, self.settings.sampling(given), page, turn)
+                if before:
+                    yield {self.line: line_html(t("tune.before")), self.which: menu, **self._state(tuning)}
+                elif question:
+                    answers = self._answer(tuning, talk, sampling, page, turn)
                     yield from ({**updates, self.which: menu} for updates in answers)
                 else:
                     ask = line_html(t("tune.ask", values=tuning.values))
@@ -156,23 +207,24 @@ class Tuner:
                     **self._state(replace(tuning, merged=False)),
                 }
 
-    def _tuned(self, given: Given, talk: Sequence[Message]) -> Tuning | None:
+    def _tuned(self, given: Given, talk: Sequence[Message], anew: bool) -> Tuning | None:
         """The tuning with the slider's value; None if there is nothing to do: the slider was moved and put back."""
         tuning: Tuning | None = given[self.state]
         slider = slider_at(tuning.recipe, given[self.which]) if tuning else None
         if tuning is None or slider is None:
             return None
         before, question = _up_to_the_question(talk)
-        answer = _prose(talk[len(before) :])
+        answer = talk[len(before) :]
         now = replace(tuning, recipe=tuned(tuning.recipe, slider, given[self.value], tuning.first))
-        if now.recipe == tuning.recipe and tuning.merged and (answer or not question):
+        if now.recipe == tuning.recipe and tuning.merged and (not question or (answer and not anew)):
             return None
-        if question and answer and tuning.merged:
-            values = tuning.values
-            if tuning.recipe == tuning.first:
-                values = t("tune.first.value", value=f"{slider.label} = {slider.value:g}")
-            return now.with_answer(question, values, answer)
-        return now
+        sampling = given[self.sampled]
+        if not (question and answer and tuning.merged and sampling) or tuning.answered(before, sampling):
+            return now
+        values = tuning.values
+        if tuning.recipe == tuning.first:
+            values = t("tune.first.value", value=f"{slider.label} = {slider.value:g}")
+        return now.with_answer(Heard(tuning.recipe, values, tuple(plain(before)), sampling, tuple(answer)))
 
     def _merge(
         self, tuning: Tuning, request: gr.Request, oauth: gr.OAuthToken | None, turn: Turn
@@ -211,6 +263,7 @@ class Tuner:
         if model is None:
             raise gr.Error(f"{t('try.gone')} {t('try.gone.fix')}", print_exception=False)
         said = ""
+        yield {self.sampled: sampling}
         with closing(streamed([model], [plain(talk)], sampling)) as stream:
             for run, (answer,) in stream:
                 if turn.forgotten.is_set():
@@ -222,8 +275,10 @@ class Tuner:
                 yield {self.talk: [*talk, *shown(said)], self.line: line, **self._state(tuning, said)}
                 if stopped:
                     break
-        question = str(talk[-1]["content"])
-        yield self._state(tuning.with_answer(question, tuning.values, _prose(shown(said))))
+        known = (one.values for one in tuning.heard if one.recipe == tuning.recipe)
+        values = next(known, tuning.values)
+        heard = Heard(tuning.recipe, values, tuple(plain(talk)), sampling, tuple(shown(said)))
+        yield self._state(tuning.with_answer(heard))
 
     def _state(self, tuning: Tuning, said: str = "") -> Updates:
         """Updates for a tuning; `said` is the answer on its way."""
@@ -291,12 +346,12 @@ def _prose(messages: Sequence[Message]) -> str:
 
 def answers_card(tuning: Tuning, said: str = "") -> str:
     """The answers so far, by their values; `said` is the one on its way."""
-    rows = [one for one in tuning.answers if not said or one[0] != tuning.values]
+    rows = [(one.values, one.text) for one in tuning.heard if not said or one.recipe != tuning.recipe]
     if said:
         rows.append((tuning.values, said))
     if len(rows) < 2:
         return ""
-    title = quiet(t("tune.heard", message=_short(tuning.message)))
+    title = quiet(t("tune.heard", message=_short(str(tuning.heard[-1].asked[-1]["content"]))))
     cells = [table_row(values, tag.td(_short(answer))) for values, answer in rows]
     return card([title, table((), cells)])
 

@@ -1,12 +1,13 @@
-"""What the page's editors of code lack, in the browser."""
+"""What Gradio's editors of code, and its other components, lack in the browser."""
 
 from __future__ import annotations
 
 # Gradio's editor of code keeps Tab to itself, so that the keyboard cannot leave it, and its name is no visitor's word.
 # A form that is paused is not only grey: nothing in it can be reached. The editor counts the heights of its lines
-# before the fonts have come, and again when the window changes.
-MEND_EDITORS = """() => {
-  if (window.alloyEditors) return;
+# before the fonts have come, and again when the window changes. The pictures of Gradio's footer repeat the words beside
+# them, and its link to download holds a button, which would be reached by a Tab of its own.
+MEND_COMPONENTS = """() => {
+  if (window.alloyMended) return;
   document.addEventListener("keydown", (event) => {
     if (event.key === "Tab" && event.target.closest?.(".cm-content")) event.stopImmediatePropagation();
   }, true);
@@ -19,9 +20,11 @@ MEND_EDITORS = """() => {
       const paused = form.querySelector(".alloy-held") !== null;
       for (const fields of form.querySelectorAll(".alloy-fields")) fields.inert = paused;
     }
+    for (const picture of document.querySelectorAll("footer img:not([alt=''])")) picture.alt = "";
+    for (const button of document.querySelectorAll("a > button:not([tabindex])")) button.tabIndex = -1;
   };
-  window.alloyEditors = new MutationObserver(mend);
-  window.alloyEditors.observe(document.body, {childList: true, subtree: true});
+  window.alloyMended = new MutationObserver(mend);
+  window.alloyMended.observe(document.body, {childList: true, subtree: true});
   mend();
   document.fonts?.ready.then(() => window.dispatchEvent(new Event("resize")));
 }"""

@@ -25,7 +25,7 @@ from ui.merge.commands import gguf_command, hf_job
 from ui.merge.destination import PULL_REQUEST, REVISION, DestinationChoice
 from ui.merge.destination_panel import DestinationPanel
 from ui.merge.editor import RecipeEditor
-from ui.merge.editor_script import MEND_EDITORS
+from ui.merge.editor_script import MEND_COMPONENTS
 from ui.merge.gguf_panel import USUAL, GgufPanel, shell
 from ui.merge.history import record
 from ui.merge.my_merges import MAX_REMEMBERED, MyMerges, remembered
@@ -162,7 +162,7 @@ class MergeTab:
         page.load(self._restore, remembered, [self.opened_link, *editor.outputs], **QUIET).then(
             None, None, None, js=FORGET_QUERY, **PRIVATE
         )
-        page.load(None, None, None, js=MEND_EDITORS, **PRIVATE)
+        page.load(None, None, None, js=MEND_COMPONENTS, **PRIVATE)
 
     def _wire_rented(self) -> None:
         rented, choice = self.rented, {*self.destination.inputs}

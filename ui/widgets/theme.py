@@ -416,6 +416,8 @@ html { scroll-padding: 1rem 0 6rem; }
 .alloy-trials .winner { stroke: var(--body-text-color); stroke-width: 2; } .alloy-trials .known { fill: #8a8580; }
 .dark .alloy-trials .best { stroke: var(--primary-400); } .dark .alloy-trials .trial { fill: var(--primary-400); }
 .alloy-yaml { font-size: .9rem; }
+.alloy-yaml .icon-button-wrapper :is(a, button) { display: inline-flex; min-width: 24px; min-height: 24px;
+  align-items: center; justify-content: center; }
 .alloy-yaml .cm-line span { color: var(--primary-700) !important; }
 .dark .alloy-yaml .cm-line span { color: var(--primary-300) !important; }
 .alloy-home { padding: 0 .2rem; }

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.ui.conftest import Site, visit
-from tests.ui.test_browser import FIRST, SECOND, SLOW, quiet, until_recipe
+from tests.ui.test_browser import FIRST, SECOND, SLOW, open_preset, quiet, until_recipe
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_models, pytest.mark.timeout(1200)]
 
@@ -25,9 +25,7 @@ def ask(page: Page, message: str) -> None:
 def test_a_value_of_a_trial_is_turned_and_taken_into_the_recipe(site: Site, browser: Browser) -> None:
     with visit(browser, site.url) as seen:
         page = seen.page
-        until_recipe(page, "merge_method", "slerp")
-        page.get_by_role("button", name="Linear average").click()
-        until_recipe(page, "merge_method", "linear")
+        open_preset(page, "Linear average", "linear")
         page.get_by_role("button", name="Try it first").click()
         expect(page.get_by_label("Model", exact=True)).to_have_value(re.compile("^try: "), timeout=SLOW)
         expect(page.get_by_label("Tune a parameter")).to_have_value("weight of SmolLM2-135M-Pirate")
@@ -47,6 +45,18 @@ def test_a_value_of_a_trial_is_turned_and_taken_into_the_recipe(site: Site, brow
         expect(row.get_by_role("cell")).not_to_have_text(first)  # of the bard alone
         expect(page.get_by_text(SPEED)).to_have_count(2, timeout=SLOW)
         expect(page.get_by_test_id("bot")).to_have_count(2)  # answered anew, not once more
+
+        # A value that was there already answers from memory.
+        turned = page.get_by_test_id("bot").first.inner_text()
+        value.fill("0.5")
+        value.press("Tab")
+        expect(page.get_by_text("This value’s earlier answer.")).to_be_visible()
+        assert page.get_by_test_id("bot").first.inner_text().split() == first.split() != turned.split()
+        value.fill("0")
+        value.press("Tab")
+        expect(page.get_by_test_id("bot").first).to_have_text(turned)
+        expect(page.get_by_text("This value’s earlier answer.")).to_be_visible()
+        expect(page.get_by_role("row", name=re.compile("= 0 "))).to_have_count(1)
 
         page.get_by_role("button", name="Use in the recipe").click()
         until_recipe(
@@ -73,17 +83,18 @@ def test_two_answers_are_voted_on_and_a_third_model_joins(
         other.press("Enter")
         page.get_by_role("button", name="Settings").first.click()
         page.get_by_label("number input for Maximum answer length, in tokens").fill("16")
-        page.get_by_role("button", name="Who are you?").click()
-        expect(page.get_by_label("Your message")).to_have_value("Who are you?")
-        expect(page.get_by_label("Your message")).to_be_in_viewport()
         right, stop = (
             page.get_by_role("button", name="B is better"),
             page.get_by_role("button", name="Stop"),
         )
         expect(right).to_be_hidden()
         expect(stop).to_be_disabled()
-        ask(page, "Hello!")
+        suggested = page.get_by_role("button", name="Who are you?")
+        expect(suggested).to_be_in_viewport()
+        suggested.click()
         expect(page.get_by_text(SPEED)).to_have_count(2, timeout=SLOW)
+        expect(page.get_by_label("Your message")).to_have_value("")
+        expect(suggested).to_be_hidden()
         right.click()
         expect(stop).to_be_disabled()
 
@@ -95,7 +106,7 @@ def test_two_answers_are_voted_on_and_a_third_model_joins(
         assert (vote["left"], vote["right"], vote["message"], vote["vote"]) == (
             FIRST,
             SECOND,
-            "Hello!",
+            "Who are you?",
             "right",
         )
         assert taken.value.suggested_filename == "votes.jsonl"

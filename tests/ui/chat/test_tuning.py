@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.ui.test_cards import EVIL, shown
-from ui.chat.tuning import MAX_ANSWERS, Tuning, answers_card, with_values
+from ui.chat.sampling import Sampling
+from ui.chat.tuning import MAX_ANSWERS, Heard, Tuning, answers_card, with_values
 
 RECIPE = """\
 merge_method: linear
@@ -15,6 +18,7 @@ models:
 """
 CHANGED = RECIPE.replace("0.5", "0.8", 1)
 TUNING = Tuning("try: x", RECIPE, CHANGED)
+SAMPLING = Sampling()
 
 
 def test_the_recipe_takes_the_value() -> None:
@@ -30,15 +34,31 @@ def test_another_recipe_is_left_alone() -> None:
     assert with_values("no recipe", TUNING) is None
 
 
+def heard(recipe: str, answer: str, question: str = "Hi", sampling: Sampling = SAMPLING) -> Heard:
+    asked = ({"role": "user", "content": question},)
+    return Heard(recipe, f"by {len(recipe)}", asked, sampling, ({"role": "assistant", "content": answer},))
+
+
 def test_answers_are_listed_by_value() -> None:
-    answered = TUNING.with_answer("Hi", "as tried first", "Hello").with_answer("Hi", TUNING.values, EVIL)
+    answered = TUNING.with_answer(heard(RECIPE, "Hello")).with_answer(heard(CHANGED, EVIL))
 
-    card = shown(answers_card(answered))
+    card = shown(answers_card(answered, "Ahoy"))
 
-    assert "weight of x = 0.8" in card.text and "Hello" in card.text and EVIL in card.text
-    assert answered.with_answer("Hi", TUNING.values, "Ahoy").answers[-1] == (TUNING.values, "Ahoy")
-    assert len(answered.with_answer("Hi", TUNING.values, "Ahoy").answers) == 2
-    assert answered.with_answer("Another message", "x", "Ahoy").answers == (("x", "Ahoy"),)
+    assert "weight of x = 0.8" in card.text and "Hello" in card.text and "Ahoy" in card.text
+    assert EVIL in shown(answers_card(answered)).text
+    assert [one.text for one in answered.with_answer(heard(CHANGED, "Ahoy")).heard] == ["Hello", "Ahoy"]
+    assert [one.text for one in answered.with_answer(heard(CHANGED, "Ahoy", "Who?")).heard] == ["Ahoy"]
     for number in range(20):
-        answered = answered.with_answer("Hi", str(number), "")
-    assert len(answered.answers) == MAX_ANSWERS
+        answered = answered.with_answer(heard(f"{number}", ""))
+    assert len(answered.heard) == MAX_ANSWERS
+
+
+def test_a_value_is_answered_from_memory_only_where_nothing_else_changed() -> None:
+    before = heard(CHANGED, "Hello")
+    answered = TUNING.with_answer(before)
+    talk = before.asked
+
+    assert answered.answered(talk, SAMPLING) == before
+    assert answered.answered(talk, replace(SAMPLING, seed=1)) is None
+    assert answered.answered([*talk, *before.answer, *talk], SAMPLING) is None
+    assert replace(answered, recipe=RECIPE).answered(talk, SAMPLING) is None

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi
 from playwright.sync_api import Browser, Page, expect
 
 from tests.ui.conftest import Site, visit
-from tests.ui.test_browser import SECOND, SLOW, quiet, until_recipe
+from tests.ui.test_browser import SECOND, SLOW, open_preset, quiet
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_models, pytest.mark.nightly, pytest.mark.timeout(1200)]
 
@@ -26,9 +26,7 @@ def types(page: Page) -> list[str]:
 def test_gguf_files_beside_a_merge_of_it_and_of_any_model(site: Site, browser: Browser) -> None:
     with visit(browser, site.url) as seen:
         page = seen.page
-        until_recipe(page, "merge_method", "slerp")
-        page.get_by_role("button", name="Linear average").click()
-        until_recipe(page, "merge_method", "linear")
+        open_preset(page, "Linear average", "linear")
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
 
         # The row has the sizes of the plan. Files are made from the same reading as the merge.

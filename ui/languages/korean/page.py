@@ -861,6 +861,7 @@ PAGE: dict[str, Template] = {
     "tune.use": "레시피에 쓰기",
     "tune.first.value": "처음 써 본 그대로({value})",
     "tune.first": "처음 써 본 그대로",
+    "tune.before": "이 값이 앞서 한 답입니다. “다시 병합하고 답하기”를 누르면 새로 답합니다.",
     "tune.ask": "병합한 값: {values}. 이제 물어보세요.",
     "tune.heard": "“{message}”에 대한 답, 병합한 값별로",
     "tune.elsewhere": "병합 탭의 레시피가 그사이 바뀌어 그대로 두었습니다. 직접 적어 주세요: {values}",
