@@ -71,8 +71,10 @@ class SpecialForm(ABC, Generic[State]):
         self.yaml, self.form = yaml, form
         fields = {self.shown, yaml, form.memory, form.again, form.version, *self.values}
         written = [*self.outputs, yaml, form.memory, form.again, form.version]
-        for component in (*self.values, form.again):
-            component.change(self._changed, fields, written, trigger_mode="always_last", **QUIET)
+        # What the server puts into the fields is drawn one by one: as a `change`, each would send what the others held
+        # before.
+        asked = [*(component.input for component in self.values), form.again.change]
+        gr.on(asked, self._changed, fields, written, trigger_mode="always_last", **QUIET)
 
     def same(self, one: State, other: State) -> bool:
         """Whether two states make the same recipe."""

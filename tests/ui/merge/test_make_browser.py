@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import yaml
 from playwright.sync_api import Browser, Page, expect
 
 from tests.ui.conftest import Site, visit
@@ -85,6 +86,20 @@ def test_the_bar_says_what_the_plan_says_and_leads_to_what_is_wrong(site: Site, 
         quiet(seen)
 
 
+def test_pasted_slices_stay_as_they_are_when_their_fields_are_drawn(site: Site, browser: Browser) -> None:
+    slices = [f"  - sources: [{{model: {FIRST}, layer_range: [{first}]}}]" for first in ("0, 24", "6, 30")]
+    deeper = "\n".join(["merge_method: passthrough", "slices:", *slices, ""])
+    with visit(browser, site.url) as seen:
+        page = seen.page
+        until_recipe(page, "merge_method", "slerp")
+        write(page, deeper)
+        expect(page.get_by_text("From 30 to 48 layers")).to_be_visible()
+        expect(page.get_by_label("number input for Layers from its end")).to_have_value("24")
+        expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
+        assert recipe(page) == yaml.safe_load(deeper)
+        quiet(seen)
+
+
 def test_a_phone_shows_the_form_in_three_screens_and_folds_the_rest(site: Site, browser: Browser) -> None:
     with visit(browser, site.url, width=PHONE) as seen:
         page = seen.page
@@ -100,6 +115,7 @@ def test_a_phone_shows_the_form_in_three_screens_and_folds_the_rest(site: Site, 
         page.get_by_role("button", name="Make my model deeper").click()
         expect(page.get_by_text("From 30 to 46 layers: 16 layers are there twice.")).to_be_visible()
         page.get_by_label("number input for Layers from its end").fill("10")
+        page.get_by_label("number input for Layers from its end").press("Tab")
         expect(page.get_by_text("From 30 to 33 layers")).to_be_visible()
         page.get_by_role("button", name="Recipe as YAML").click()
         expect(page.locator(".alloy-yaml .cm-content")).to_contain_text("layer_range: [20, 30]")
