@@ -1900,6 +1900,7 @@ PROBLEMS: dict[str, Text] = {
         "Row {line} of {name} is not {wanted:phrase}.",
         "See docs/heal.md for the columns of each kind of training.",
     ),
+    "no-instructions": Text("{file} has no instructions.", "Write one a line."),
     "training-file-kind": Text(
         "{name} is no file of a kind that is read: {known:all}.",
         "Convert it to .jsonl: one JSON object a line, with the columns of docs/heal.md.",

@@ -215,11 +215,17 @@ def evolve_instructions(
     device: Device = "auto",
 ) -> int:
     """Make instructions with answers of instructions (Evol-Instruct), for `train: sft`."""
-    from healing.instructions import ask_loaded, ask_provider, evolve, licence_of_model
+    from checkpoints.problems import Problem
+    from evaluation import EvaluationError
+    from healing.instructions import ask_loaded, ask_provider, evolve
+    from healing.licences import UNKNOWN
+    from merging.licences import licence_of_model
 
     sources = [line.strip() for line in instructions.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not sources:
+        raise EvaluationError(Problem("no-instructions", {"file": str(instructions)}))
     ask = ask_provider(model) if provider else ask_loaded(model, device=device)
-    licence = licence_of_model(model)
+    licence = licence_of_model(model) or UNKNOWN
     failures: list[str] = []
     made = evolve(
         sources,

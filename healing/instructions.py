@@ -68,7 +68,7 @@ _EQUAL: dict[Language, str] = {
         "첫째: {one}\n\n둘째: {other}"
     ),
 }
-_IS_EQUAL = re.compile(r"\W*(equal|같)", re.IGNORECASE)
+_IS_EQUAL = re.compile(r"\W*(equal|같(?!지))", re.IGNORECASE)  # "같지 않음" is "not equal"
 _SORRY = re.compile(r"\b(sorry|i cannot|i can't|as an ai)\b|죄송|할 수 없습니다", re.IGNORECASE)
 # Tokens of an answer.
 _LONGEST = 512
@@ -219,13 +219,6 @@ def ask_provider(name: str) -> Ask:
         return said.choices[0].message.content or ""
 
     return ask
-
-
-def licence_of_model(name: str) -> str:
-    """The licence of a generator, as its card on the Hub states it."""
-    from healing.licences import licence_on_hub
-
-    return licence_on_hub(name, "model")
 
 
 def _prompt(source: str, way: str, language: Language) -> str:

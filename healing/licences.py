@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from checkpoints import Token
 from checkpoints.repositories.repository import current_token
@@ -24,17 +23,10 @@ def _licence(path: str, token: Token) -> str:
         return "psf-2.0"
     if path.count("/") != 1 or path.endswith((".txt", ".md", ".jsonl")):
         return OWN
-    return licence_on_hub(path, "dataset", token)
-
-
-def licence_on_hub(name: str, kind: Literal["dataset", "model"], token: Token = None) -> str:
-    """The licence that a card on the Hub states; `UNKNOWN` for none."""
     from huggingface_hub import HfApi
 
     try:
-        api = HfApi(token=current_token(token))
-        ask = api.dataset_info if kind == "dataset" else api.model_info
-        card = ask(name, timeout=10).card_data
+        card = HfApi(token=current_token(token)).dataset_info(path, timeout=10).card_data
     except Exception:  # whatever prevents it, the run needs no licence
         return UNKNOWN
     return str((card and card.get("license")) or UNKNOWN)

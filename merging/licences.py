@@ -135,6 +135,13 @@ class ModelCards:
         return found
 
 
+def licence_of_model(name: str, token: Token = None) -> str:
+    """The licence that the card of a model states, in a folder or on the Hub; empty for none."""
+    folder = Path(name).expanduser()
+    own = parent_of(name, _card_in(folder / CARD_FILE)) if folder.is_dir() else on_hub(name, "main", token)
+    return own.licence if own else ""
+
+
 def on_hub(name: str, revision: str, token: Token) -> Parent | None:
     """What a model's card on the Hub says, or that of the repository that it is a part of; None if the Hub does not
     say."""

@@ -40,7 +40,14 @@ def test_a_failure_is_seen_without_asking(made: str, answer: str, why: Failure) 
 
 @pytest.mark.parametrize(
     ("said", "why"),
-    [("Equal", "no-gain"), (" equal.", "no-gain"), ("같음", "no-gain"), ("Not equal", None), ("다름", None)],
+    [
+        ("Equal", "no-gain"),
+        (" equal.", "no-gain"),
+        ("같음", "no-gain"),
+        ("Not equal", None),
+        ("다름", None),
+        ("같지 않음", None),
+    ],
 )
 def test_whether_something_was_gained_is_asked(said: str, why: Failure | None) -> None:
     assert failed(SOURCE, HARDER, ANSWER, lambda _: said) == why
@@ -98,15 +105,18 @@ def test_the_command_writes_lines_that_say_where_they_come_from(
         )
 
     monkeypatch.setattr(instructions, "ask_loaded", lambda *_, **__: ask)
-    monkeypatch.setattr(instructions, "licence_of_model", lambda _: "apache-2.0")
     (tmp_path / "seeds.txt").write_text(f"{SOURCE}\n\nWhat is a lake?\n")
-    to = tmp_path / "made.jsonl"
+    model, to = tmp_path / "model", tmp_path / "made.jsonl"
+    model.mkdir()
+    (model / "README.md").write_text("---\nlicense: apache-2.0\n---\nA model.\n")
+    command = ["evolve", str(tmp_path / "seeds.txt"), "--model", str(model), "--to", str(to), "--rounds", "1"]
 
-    assert (
-        main(["evolve", str(tmp_path / "seeds.txt"), "--model", "org/m", "--to", str(to), "--rounds", "1"])
-        == DONE
-    )
+    assert main(command) == DONE
 
     made = [json.loads(line) for line in to.read_text().splitlines()]
     assert [one["made"]["licence"] for one in made] == ["apache-2.0"] * 2
-    assert "2 instructions by org/m (licence: apache-2.0); 0 failed" in capsys.readouterr().out
+    assert {one["made"]["generator"] for one in made} == {str(model)}
+    assert f"2 instructions by {model} (licence: apache-2.0); 0 failed" in capsys.readouterr().out
+    (tmp_path / "seeds.txt").write_text("\n \n")
+    assert main(command) != DONE
+    assert "has no instructions" in capsys.readouterr().err

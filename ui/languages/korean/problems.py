@@ -1825,6 +1825,7 @@ PROBLEMS: dict[str, Text] = {
         "{name} 데이터의 {line}번째 행에 있어야 할 것이 없습니다: {wanted:phrase}.",
         "학습 종류마다 필요한 열은 docs/heal.md에 있습니다.",
     ),
+    "no-instructions": Text("{file}: 지시문이 없습니다.", "한 줄에 하나씩 쓰세요."),
     "training-file-kind": Text(
         "{name}: 읽을 수 있는 종류의 파일이 아닙니다. 읽는 것: {known:all}.",
         ".jsonl로 바꾸세요. 한 줄에 JSON 객체 하나씩이고, 필요한 열은 docs/heal.md에 있습니다.",
