@@ -24,7 +24,7 @@ _BEYOND_ASCII = bytes(range(128, 256))
 _TEMPLATE = 30
 # Numbers that a layer keeps for the backward pass, by those that its matrices read and write: inputs of what is
 # trained, and what norms, products and attention need to pass gradients on.
-_KEPT_FROZEN, _KEPT_ADAPTED, _KEPT_TRAINED = 0.7, 1.1, 1.2
+_KEPT_FROZEN, _KEPT_ADAPTED, _KEPT_TRAINED = 0.7, 1.05, 1.2
 
 
 def tokens_of(row: Row) -> int:

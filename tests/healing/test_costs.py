@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from evaluation import load_model
+from examples.models import BASE, model_folder
 from healing import HealPlan, plan_training
 from healing.costs import kept_of, operations_of, tokens_of
 from healing.data import windows
@@ -21,6 +26,7 @@ from healing.training import TrainingObjective
 from healing.trl_loss import trl_loss
 from healing.weights import prepare
 from merging import cut_recipe, stack_recipe
+from tests import ROOT
 from tests.evaluation.conftest import make_network, make_tokenizer
 
 # Of the figures that a plan states.
@@ -88,3 +94,61 @@ def test_tokens_of_rows_are_estimated_from_their_bytes() -> None:
     pair = {"prompt": "word" * 5, "chosen": "word" * 7, "rejected": "word" * 9}
     assert tokens_of(pair) == 14
     assert tokens_of({"messages": [{"role": "user", "content": "word" * 5}]}) > 5
+
+
+MEASURED = """
+import json, resource, sys, time
+from pathlib import Path
+import torch
+from healing import plan_training, run_training
+
+text, to = sys.argv[1:]
+plan = plan_training(Path(text).read_text(), device="cpu")
+assert plan.ok, plan.problems
+times = []
+run_training(plan, to, keep=True, on_step=lambda _: times.append(time.process_time()))
+a_step = (times[-1] - times[0]) / (len(times) - 1) / torch.get_num_threads()  # of a machine that does nothing else
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps([plan.memory_bytes, peak, plan.seconds, a_step * len(times)]))
+"""
+
+
+@pytest.mark.real_models
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("training", "size", "length"),
+    [
+        ("train: distillation", 1, 128),
+        ("train: distillation", 4, 512),
+        ("train: distillation\nhidden_states: 1.0", 2, 128),
+        ("train: distillation\ntop_k: 64", 2, 128),
+        ("train: distillation\nweights: all", 1, 128),
+        ("train: sft", 2, 256),
+        ("train: sft\nweights: copies", 2, 256),
+        ("train: dpo", 1, 256),
+        ("train: orpo", 1, 256),
+    ],
+)
+def test_a_plan_of_the_demo_states_what_its_training_takes(
+    training: str, size: int, length: int, tmp_path: Path
+) -> None:
+    base = str(model_folder(BASE))
+    recipe = stack_recipe(base, [7, 15, 23]) if "copies" in training else cut_recipe(base, [15, 16, 17, 18])
+    texts = [text[:4000] for text in topics.values()]
+    rows: list[dict[str, str]] = [{"text": text} for text in texts]
+    if "po" in training:
+        rows = [{"prompt": "Explain.", "chosen": one, "rejected": other} for one, other in pairwise(texts)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "chain.yaml").write_text(
+        f"{recipe}---\n{training}\ndatasets: [{{path: {tmp_path / 'rows.jsonl'}}}]\n"
+        f"arguments: {{max_steps: 3, per_device_train_batch_size: {size}, max_length: {length}}}\n"
+        "evaluate: {texts: english}\n"
+    )
+    command = [sys.executable, "-c", MEASURED, str(tmp_path / "chain.yaml"), str(tmp_path / "out")]
+
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+    memory, peak, seconds, took = json.loads(said.splitlines()[-1])
+    assert memory == pytest.approx(peak, rel=MEMORY)
+    assert took / TIME < seconds < took * TIME
