@@ -55,7 +55,7 @@ class HealPanel:
             with gr.Row(equal_height=True):
                 self.drop = gr.Slider(1, 12, 4, step=1, label=t("heal.drop"), min_width=180)
                 self.tries = gr.Slider(1, MOST_CUTS, 3, step=1, label=t("heal.tries"), min_width=180)
-                self.measure = gr.Button(t("heal.measure"), scale=0, min_width=160)
+            self.measure = gr.Button(t("heal.measure"), size="sm")
             self.layers = gr.HTML()
             with gr.Row(elem_classes="alloy-fixes"):
                 self.uses = [gr.Button(visible=False, size="sm", min_width=140) for _ in range(MOST_CUTS)]

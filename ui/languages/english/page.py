@@ -312,7 +312,7 @@ PAGE: dict[str, Template] = {
     "heal.use": "Leave out {layers}",
     "undo.cut": "The recipe now leaves out the layers {layers}.",
     "heal.steps": "Training steps",
-    "heal.steps.info": "Each reads 128 tokens. 60 steps of the demo's small model take a few minutes on two cores.",
+    "heal.steps.info": "Each reads 128 tokens.",
     "heal.data": "Text to train on",
     "heal.data.info": "Or a data set on the Hub, as owner/name. Never what you judge by.",
     "heal.data.topics": "Python's manual (English)",

@@ -313,7 +313,7 @@ PAGE: dict[str, Template] = {
     "heal.use": "{layers} 빼기",
     "undo.cut": "레시피에서 뺀 레이어: {layers}.",
     "heal.steps": "학습 스텝 수",
-    "heal.steps.info": "스텝마다 토큰 128개를 읽습니다. 데모의 작은 모델은 60스텝에 코어 두 개로 몇 분 걸립니다.",
+    "heal.steps.info": "스텝마다 토큰 128개를 읽습니다.",
     "heal.data": "학습할 글",
     "heal.data.info": "또는 Hub의 데이터셋(owner/name). 평가할 글은 쓰지 마세요.",
     "heal.data.topics": "파이썬 설명서 (영어)",
