@@ -72,8 +72,11 @@ class SpecialForm(ABC, Generic[State]):
         fields = {self.shown, yaml, form.memory, form.again, form.version, *self.values}
         written = [*self.outputs, yaml, form.memory, form.again, form.version]
         # What the server puts into the fields is drawn one by one: as a `change`, each would send what the others held
-        # before.
-        asked = [*(component.input for component in self.values), form.again.change]
+        # before. The `input` event of text fields does not report all that is deleted or pasted.
+        asked = [
+            *(field.change if isinstance(field, gr.Textbox) else field.input for field in self.values),
+            form.again.change,
+        ]
         gr.on(asked, self._changed, fields, written, trigger_mode="always_last", **QUIET)
 
     def same(self, one: State, other: State) -> bool:
