@@ -15,10 +15,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 
 from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError
 
 from merging import make_plan, read_recipe
 from merging.rented_machines import Needs, machines, offers
@@ -107,7 +109,8 @@ def _merge_on_job(api: HfApi, recipe: str, to: str, machine: str) -> tuple[str, 
         try:
             result = follow(replace(request, rented=rented), who)(lambda _: None, threading.Event())
         except BaseException:
-            api.cancel_job(job_id=rented.id, namespace=rented.namespace)
+            with suppress(HfHubHTTPError):  # it has ended
+                api.cancel_job(job_id=rented.id, namespace=rented.namespace)
             raise
     except Exception as error:
         return _line(name, began, str(error) or type(error).__name__, is_ok=False), False
