@@ -150,7 +150,7 @@ def test_the_panel_measures_takes_over_a_cut_and_plans(parent: Path, tmp_path: P
     assert shown[owner.uses[0]]["value"] == f"Leave out {found.tried[0].name}"
     assert "1,280 tokens" in planned
     assert "psf-2.0" in planned
-    assert "several models, or none" in several[owner.layers]
+    assert "several, or none" in several[owner.layers]
 
 
 def test_the_api_measures_and_heals(heals: HealService, parent: Path, tmp_path: Path) -> None:
