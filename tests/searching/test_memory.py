@@ -16,9 +16,10 @@ from searching.gradient import Derivatives, TextObjective
 from searching.live_merge import LiveMerge, held
 from searching.memory import needed
 from searching.plan import plan_search
+from searching.run import run_search
 from searching.space_reader import read_space
 from searching.workers import _context
-from tests.searching.test_search_of_models import GIVEN, space
+from tests.searching.test_search_of_models import GIVEN, space, texts
 from tests.tiny import save_tokenizer, tiny_llama
 
 # A batch of a tokenizer whose tokens are bytes.
@@ -96,6 +97,36 @@ def test_changes_that_are_not_kept_are_estimated_for_derivatives(family: Path) -
         assert largest == held(live.plan).largest
         needs = [needed(live.plan, derivatives=derivatives) for derivatives in (True, False)]
         assert needs[0].least - needs[1].least >= largest
+
+
+# Of the bytes that a plan says, those that its process may hold more or less.
+SHARE = 0.15
+
+
+def search(pipe: Connection, folder: str, by: str) -> None:
+    """Search with half of the changes kept, and send what the process held and what the plan said, in bytes."""
+    found, given = read_space(space(Path(folder), by, 2)), {"words.txt": texts(20)}
+    whole = plan_search(found, texts=given)
+    plan = plan_search(found, texts=given, memory=whole.memory_bytes + whole.kept_bytes)
+    run_search(plan, f"{folder}/{by}")
+    pipe.send((peak(), plan.memory_bytes + plan.kept_bytes))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("by", ["gradient", "tpe"])
+def test_a_search_holds_what_its_plan_says(by: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "vocab_size": 8000}
+    base = save_tokenizer(tiny_llama(tmp_path / "base", 0, **sizes))
+    for seed, name in enumerate("ab", 1):
+        save_tokenizer(tiny_llama(tmp_path / name, seed, base, **sizes))
+    ours, theirs = _context().Pipe()
+    process = _context().Process(target=search, args=(theirs, str(tmp_path), by), daemon=True)
+    process.start()
+    theirs.close()
+    seen, planned = ours.recv()
+    process.join()
+
+    assert (1 - SHARE) * planned < seen < (1 + SHARE) * planned
 
 
 def test_a_search_by_gradient_needs_more_than_one_by_trials(family: Path) -> None:
