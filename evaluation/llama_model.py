@@ -45,8 +45,7 @@ _START = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from {module}
 # llama.cpp calls Q4_K_M "Q4_K - Medium".
 _SIZE = re.compile(r" - ([SML])\w+$")
 # Threads that wait for each other yield the processor: on two cores with a load of 15, the demo's model then wrote 49
-# tokens per second instead of 1. Spinning for a while first (GOMP_SPINCOUNT=1000) is a sixth quicker on idle cores, and
-# a third slower beside a merge.
+# tokens per second instead of 1.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 # How llama.cpp begins a complaint.
 _TIME = re.compile(r"^[\d.]+ E ")
