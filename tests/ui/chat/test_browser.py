@@ -116,7 +116,7 @@ def test_two_answers_are_voted_on_and_a_third_model_joins(
         third.press("Enter")
         expect(page.get_by_test_id("bot")).to_have_count(0)  # all begin anew
         expect(page.get_by_role("button", name="B is better")).to_be_hidden()
-        ask(page, "Hello!")
+        ask(page, "Who are you?")
         expect(page.get_by_text(SPEED)).to_have_count(3, timeout=SLOW)
         expect(page.get_by_test_id("bot")).to_have_count(3, timeout=SLOW)
         page.get_by_role("button", name="B is best").click()
@@ -127,7 +127,7 @@ def test_two_answers_are_voted_on_and_a_third_model_joins(
         # The same three again, without their names: the vote shows who said what.
         page.get_by_label("Compare blind").check()
         expect(page.get_by_test_id("bot")).to_have_count(0)
-        ask(page, "Hello!")
+        ask(page, "Who are you?")
         best = page.get_by_role("button", name="C is best")
         expect(best).to_be_visible(timeout=SLOW)
         expect(page.get_by_text("Vote to see which model this is.")).to_have_count(3)
