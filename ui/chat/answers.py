@@ -28,9 +28,9 @@ from ui.server.work import watched
 from ui.widgets.html import alert, html, tag
 
 Message = dict[str, Any]
-# Seconds between two updates of an answer on the page. An update for each token of a quick model keeps the browser so
-# busy that it does not react to Stop.
-SECONDS_BETWEEN_UPDATES = 0.1
+# Seconds between two updates of an answer on the page. More of them keep a browser on a busy machine from reacting to
+# Stop.
+SECONDS_BETWEEN_UPDATES = 0.3
 _TAGS = "think|thinking|thought|reasoning"
 _REASONING = re.compile(
     rf"\s*<(?P<tag>{_TAGS})>(?P<reasoning>.*?)(?:(?P<end></(?P=tag)>)(?P<rest>.*)|\Z)", re.DOTALL
