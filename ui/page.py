@@ -43,6 +43,8 @@ from ui.server.body_limit import BodyLimit
 from ui.server.jobs import JobBoard
 from ui.server.merge_service import MergeService
 from ui.server.searches import SearchService
+from ui.server.sessions import MAX_SESSIONS, NO_STATE_LINKS, keep_sessions_small
+from ui.server.turn_limit import TurnLimit
 from ui.share.routes import MERGE, share_routes
 from ui.widgets.events import PRIVATE, QUIET, UNSEEN, Updates, detail, unchanged
 from ui.widgets.html import tag
@@ -427,6 +429,7 @@ async def _busy(request: Request, error: Exception) -> Response:
 
 def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
     """The arguments of `launch`, for everything that launches the page."""
+    keep_sessions_small()
     return {
         "theme": theme(),
         "css": CSS,
@@ -439,12 +442,13 @@ def launch_settings(page: gr.Blocks, host: Host) -> dict[str, Any]:
         # Results to download, each under an unguessable name.
         "allowed_paths": [str(host.downloads)],
         "max_file_size": MAX_UPLOAD,
+        "state_session_capacity": MAX_SESSIONS,
         "footer_links": ["api", "settings"],
         # Gradio would not start where its own page takes more than three seconds to answer.
         "_frontend": False,
         "app_kwargs": {
             "exception_handlers": {HTTPStatus.SERVICE_UNAVAILABLE: _busy},
-            "middleware": [Middleware(BodyLimit, uploads=2 * MAX_UPLOAD)],
-            "routes": [*share_routes(host, HubMerges()), *sign_in_routes(host)],
+            "middleware": [Middleware(TurnLimit), Middleware(BodyLimit, uploads=2 * MAX_UPLOAD)],
+            "routes": [NO_STATE_LINKS, *share_routes(host, HubMerges()), *sign_in_routes(host)],
         },
     }

@@ -17,6 +17,7 @@ import gradio as gr
 import httpx2
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
+from starlette.requests import HTTPConnection
 
 from ui.host import JOBS, Host
 from ui.languages.translate import t
@@ -124,11 +125,12 @@ def visitor(who: Account, request: gr.Request | None) -> str:
     """
     if name := _user_names.of(who):
         return f"@{name}"
-    return _network(_address(request)) if request else ""
+    return network(request) if request else ""
 
 
-def _network(address: str) -> str:
-    """An address, or for IPv6 its /64."""
+def network(request: gr.Request | HTTPConnection) -> str:
+    """The address that a request comes from, or for IPv6 its /64; empty where the connection has none."""
+    address = _address(request)
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -140,7 +142,7 @@ def _network(address: str) -> str:
     return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
-def _address(request: gr.Request) -> str:
+def _address(request: gr.Request | HTTPConnection) -> str:
     """The address that a request comes from."""
     # On a Space the connection comes from its proxy, the same for all visitors. Each proxy appends the address that it
     # received the request from, so the last public address is one that a visitor cannot make up.
