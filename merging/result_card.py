@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +50,7 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str
     for model in plan.parents:
         parts += [model, *model.adapters]
     on_hub = list(dict.fromkeys(_repository(part) for part in parts if part.commit))
-    front = ["---"]
-    if on_hub:
-        front += ["base_model:", *(f"- {part}" for part in on_hub), "base_model_relation: merge"]
+    front = ["---", *base_models(on_hub, "quantized" if _is_copy(plan) else "merge")]
     if licence:
         front += _licence(licence)
     # Weights without a config, or a part of something else, are no use to transformers.
@@ -60,7 +58,7 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str
     front += [
         *(["library_name: transformers", "pipeline_tag: text-generation"] if loads else ()),
         "tags:",
-        "- merge",
+        *(() if _is_copy(plan) else ["- merge"]),
         *(["- moe"] if plan.mixture else ()),
         "- alloy",
         "---",
@@ -99,10 +97,24 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str
     )
 
 
+def base_models(names: Sequence[str], relation: str) -> list[str]:
+    """The lines of a card's metadata that name what a model is made of; none without names.
+
+    Args:
+        names: of repositories
+        relation: to them, as the Hub calls it, such as `merge`
+    """
+    return (
+        ["base_model:", *(f"- {name}" for name in names), f"base_model_relation: {relation}"] if names else []
+    )
+
+
 def _description(plan: Plan) -> list[str]:
     """What the result is, in a sentence; of a mixture also how it was made, in a table."""
     mixture = plan.mixture
     if not mixture:
+        if _is_copy(plan):
+            return ["All weights of one model, in another form."]
         method = METHODS[plan.method]
         return [f"{_made(plan)} with [{method.title}]({method.paper}): {method.summary}"]
     where = "averaged over the experts' models" if mixture.averages else "the base model's"
@@ -199,7 +211,22 @@ def _repository(part: PlannedModel | PlannedAdapter) -> str:
 def _made(plan: Plan) -> str:
     if len(plan.parents) > 1:
         return f"A merge of {len(plan.parents)} models"
-    return "A model with its adapter merged into it" if plan.parents[0].adapters else "A merge of one model"
+    return "A model with its adapter merged into it" if plan.parents[0].adapters else "Made of one model"
+
+
+def _is_copy(plan: Plan) -> bool:
+    """Whether the result is all layers of one model, every tensor as it is and under its own name."""
+    if plan.mixture or len(plan.models) != 1:
+        return False
+    model, layers = plan.models[0], {tensor.layer for tensor in plan.tensors} - {None}
+    return (
+        len(layers) == model.layers
+        and not (model.adapters or model.made_by or model.alignment or model.renamed or model.generated)
+        and all(
+            len(tensor.inputs) == 1 and not tensor.parameters and tensor.inputs[0].tensor == tensor.name
+            for tensor in plan.tensors
+        )
+    )
 
 
 def _row(part: PlannedModel | PlannedAdapter, what: str = "") -> str:

@@ -105,7 +105,8 @@ def run_plan(
         second = destination if only_gguf else opened(gguf_place(to))
         meter, card = Meter(plan, on_progress), model_card(plan, loaded_as(to), licence, found)
         meter.report("read headers", "Laying out the GGUF files")
-        files = _gguf(plan, second, gguf, card, token, workers or default_workers(), cancel)
+        whole = "" if only_gguf else getattr(destination, "repo", "")
+        files = _gguf(plan, second, gguf, card, whole, token, workers or default_workers(), cancel)
         destination = files if only_gguf else (beside := Beside(destination, files))
     place, all_receipts = _carry_out(
         plan,
@@ -147,11 +148,12 @@ def _gguf(
     destination: Destination,
     types: Sequence[str],
     card: str,
+    whole: str,
     token: Token,
     workers: int,
     cancel: threading.Event | None,
 ) -> GgufDestination:
-    """What makes GGUF files of a merge, for a destination.
+    """What makes GGUF files of a merge, for a destination; `whole`: the repository that the merge itself goes to.
 
     Raises:
         MergeError: a type cannot be made, or the model cannot become a GGUF file.
@@ -167,7 +169,7 @@ def _gguf(
         # Merging imports torch, for seconds in which the process that lays out the files imports it as well.
         beside.submit(import_module, "torch")
         layout = layout_of(plan, destination.name.removesuffix(SUFFIX), card, token, check)
-    return GgufDestination(destination, gguf_files(destination.name, kinds, layout), workers)
+    return GgufDestination(destination, gguf_files(destination.name, kinds, layout), workers, whole)
 
 
 def merge_into_memory(

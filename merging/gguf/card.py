@@ -6,20 +6,25 @@ import re
 from collections.abc import Sequence
 
 from merging.gguf.file import GgufFile
+from merging.result_card import base_models
 
 # What the card of the model itself says of loading it with transformers, and its recipe.
 _USE = re.compile(r"\n## Use\n.*", re.DOTALL)
+_BASES = re.compile(r"base_model:\n(?:- .*\n)*base_model_relation: .*\n")
 
 
-def gguf_card(card: str, location: str, files: Sequence[GgufFile]) -> str:
+def gguf_card(card: str, location: str, files: Sequence[GgufFile], whole: str = "") -> str:
     """The README.md of a repository of GGUF files.
 
     Args:
         card: of the model that the files are made of
         location: `owner/name` of the repository, or the name of a folder
         files: in it
+        whole: the repository of the model itself, which the Hub then shows these files with; empty if it has none
     """
     front, _, text = card.removeprefix("---\n").partition("\n---\n")
+    if whole:
+        front = "\n".join([*base_models([whole], "quantized"), _BASES.sub("", f"{front}\n").strip()])
     lines = [line for line in front.splitlines() if line != "library_name: transformers"]
     lines = ["library_name: gguf", *lines]
     if "tags:" in lines:

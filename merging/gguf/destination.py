@@ -55,6 +55,7 @@ class GgufDestination:
         destination: that gets the files
         files: to be made
         workers: that merge at a time
+        whole: the repository on the Hub that the merge itself goes to; empty if it goes to none
 
     Attributes:
         written_by: how the files were written, once they are there; see `Receipt`
@@ -62,11 +63,12 @@ class GgufDestination:
 
     can_stream = False
 
-    def __init__(self, destination: Destination, files: Sequence[GgufFile], workers: int):
+    def __init__(self, destination: Destination, files: Sequence[GgufFile], workers: int, whole: str = ""):
         self.name = destination.name
         self.files = files
         self._destination = destination
         self._workers = workers
+        self._whole = whole
         self._made: GgufSink | None = None
         self._card = ""
         self.written_by: tuple[str, ...] = ()
@@ -137,7 +139,8 @@ class GgufDestination:
             raise DestinationError(Problem("gguf-lost", {"name": self.name})) from None
         self.written_by = written_by(receipts) or ("an earlier run",)
         location = getattr(self._destination, "repo", self.name)
-        self._destination.write_file("README.md", gguf_card(self._card, location, self.files).encode())
+        card = gguf_card(self._card, location, self.files, self._whole)
+        self._destination.write_file("README.md", card.encode())
         return self._destination.finish(message)
 
     def abandon(self, *, keep: bool) -> None:

@@ -22,8 +22,10 @@ from merging.destinations.folder import FolderDestination, FolderShard
 from merging.destinations.written_parts import WrittenParts
 from merging.gguf import converter, layout, quantization
 from merging.gguf.quantization import quantize
+from merging.gguf.recipe import recipe_of
 from merging.gguf.types import FILE_TYPES, Q3_K, Q4_0, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0
 from tests.hub import Hub
+from tests.hub.card import check_card, parse_card
 from tests.merges import files, weight_files, without_pauses
 from tests.merging.gguf.models import OF_BYTES, keys, ours, tensors, tiny
 from tests.tiny import save_tokenizer, tiny_llama
@@ -147,7 +149,30 @@ def test_on_the_hub_they_have_a_repository_of_their_own(
         assert tensors(tmp_path / "there.gguf") == tensors(tmp_path / "right-GGUF" / f"right-{kind}.gguf")
     card = hub.read("alice/right-GGUF", "README.md").decode()
     assert "ollama run hf.co/alice/right-GGUF:Q4_K_M" in card
-    assert "- alice/a" in card
+    metadata = parse_card(card)
+    assert metadata["base_model"] == ["alice/right"], "the Hub lists the files with the model itself"
+    assert metadata["base_model_relation"] == "quantized"
+    assert "[alice/a](https://huggingface.co/alice/a)" in card
+    assert check_card(card) == ([], [])
+
+
+def test_the_files_of_one_model_are_listed_as_its_own(
+    hub: Hub, parents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = on_hub(hub, parents, monkeypatch)
+    cut = "merge_method: passthrough\nslices: [{sources: [{model: alice/a, layer_range: [0, 2]}]}]"
+    metadata, texts = [], []
+    for to, given in (("alice/plain-GGUF", recipe_of("alice/a")), ("alice/cut-GGUF", read_recipe(cut))):
+        plan = make_plan(given, f"hf://{to}", token=token)
+        run_plan(plan, f"hf://{to}", token=token, gguf=["Q8_0"], only_gguf=True)
+        texts.append(hub.read(to, "README.md").decode())
+        metadata.append(parse_card(texts[-1]))
+
+    assert [data["base_model_relation"] for data in metadata] == ["quantized", "merge"]
+    assert [data["base_model"] for data in metadata] == [["alice/a"], ["alice/a"]]
+    assert ["merge" in data["tags"] for data in metadata] == [False, True]
+    assert "All weights of one model, in another form." in texts[0]
+    assert "Made of one model with [" in texts[1]
 
 
 def test_a_run_that_failed_continues_with_the_files_that_are_missing(
