@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 # A recipe is a page of text. The metadata of a card can list hundreds of benchmark results.
 RECIPE, CARD = MAX_CHARACTERS, 1_000_000
-# Values that a text may have: one for each of so many characters that it may have. A value takes more in most texts: a
-# recipe that lists two parameters by filter for each of 100 layers of three models has 7,000.
+# A text may have one value for every 10 characters of its limit. Few come near: a recipe that lists two parameters by
+# filter for each of 100 layers of three models has 7,000 values, and a recipe may have 20,000.
 CHARACTERS_PER_VALUE = 10
 MAX_DEPTH = 40
 # More digits are kept as text: Python takes long for thousands, and floats end before 400.
@@ -129,23 +129,27 @@ def documents(text: str, longest: int = RECIPE) -> Documents:
     Raises:
         YamlError: see there; also below.
     """
-    found = _read(text, longest, lambda loader: (tuple(_all(loader)), frozenset(loader.aliased)))
-    return Documents(*found)
+
+    def read() -> Documents:
+        loader = Loader(text, longest)
+        return Documents(tuple(_all(loader)), frozenset(loader.aliased))
+
+    return _read(text, longest, read)
 
 
 def compose(text: str, longest: int = RECIPE) -> yaml.Node | None:
     """The root of a text that is one document; None if it is empty."""
-    return _read(text, longest, lambda loader: loader.get_single_node())
+    return _read(text, longest, lambda: Loader(text, longest).get_single_node())
 
 
 def compose_card(text: str) -> yaml.Node | None:
     """The root of a card's metadata, with the types that YAML 1.1 gives its values; None if it is empty."""
-    return _read(text, CARD, lambda loader: loader.get_single_node(), Limited)
+    return _read(text, CARD, lambda: Limited(text, CARD).get_single_node())
 
 
 def load(text: str, longest: int = RECIPE) -> Any:
     """The plain data of a text that is one document; None if it is empty."""
-    found = _read(text, longest, lambda _: _pickled(text, longest))
+    found = _read(text, longest, lambda: _pickled(text, longest))
     if isinstance(found, YamlError):
         raise YamlError(found.problems)
     return pickle.loads(found)
@@ -177,12 +181,12 @@ def parts(node: yaml.Node) -> Iterator[yaml.Node]:
         yield from node.value
 
 
-def _read(text: str, longest: int, read: Callable[[Limited], T], kind: type[Limited] = Loader) -> T:
+def _read(text: str, longest: int, read: Callable[[], T]) -> T:
     if len(text) > longest:
         raise YamlError(Problem("too-long", {"count": len(text), "most": longest}, BEGINNING))
     try:
         with _turn(longest == RECIPE and len(text) > LONG):
-            return read(kind(text, longest))
+            return read()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = Place(mark.line + 1, mark.column + 1) if mark else BEGINNING
@@ -204,7 +208,7 @@ _turns = _Turns()
 
 
 def _forget_turns() -> None:
-    """In a process that was forked: whoever had a turn is not in it."""
+    """After a fork: the threads that had turns are not in the new process."""
     global _turns
     _turns = _Turns()
 

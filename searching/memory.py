@@ -28,7 +28,7 @@ class Needed(NamedTuple):
     derivatives: int
 
     def kept(self, free: int) -> int:
-        """Bytes of the parents' changes that are kept where so many bytes are free."""
+        """Bytes of the parents' changes that are kept where `free` bytes are free."""
         return min(self.all_kept, room_to_keep(free, self.least))
 
 

@@ -42,7 +42,7 @@ from merging.recipe.patch import patched
 CommonBase = Callable[[Sequence[str]], str]
 # Ends a chain of fixes of which one makes the fault of another.
 MOST_FIXES = 50
-# Fixes that are offered at once, each of which is read first: nobody chooses between more.
+# Fixes offered at once: a person reads each of them before choosing.
 MOST_OFFERED = 8
 
 # What a fix does, in English, by its code.

@@ -44,7 +44,7 @@ from ui.widgets.html import html
 from ui.widgets.stop_button import stop_button, stops_from, stops_until
 
 HIDE = "() => ({__type__: 'update', visible: false})"
-SEND = """() => document.querySelector(".alloy-send").click()"""
+SEND = "() => document.querySelector('.alloy-send').click()"
 SUGGESTED = (1, 2, 3)  # messages to begin with, by the end of their key
 
 

@@ -162,24 +162,24 @@ class Tuner:
 
     def _turned(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
         """Merge with the slider's value; the last question is answered again, or as this value answered it before."""
-        yield from self._tune(given, oauth, request, anew=False)
+        yield from self._tune(given, oauth, request, again=False)
 
     def _again(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
         """Merge with the slider's value, and answer the last question again."""
-        yield from self._tune(given, oauth, request, anew=True)
+        yield from self._tune(given, oauth, request, again=True)
 
     def _tune(
-        self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request, *, anew: bool
+        self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request, *, again: bool
     ) -> Iterator[Updates]:
         talk = as_shown(given[self.talk])
-        tuning = self._tuned(given, talk, anew)
+        tuning = self._tuned(given, talk, again)
         if tuning is None:
             yield unchanged()
             return
         page, menu = str(request.session_hash), _menu(curve_sliders(tuning.recipe), given[self.which])
         talk, question = _up_to_the_question(talk)
         sampling = self.settings.sampling(given)
-        before = None if anew or not question else tuning.answered(talk, sampling)
+        before = None if again or not question else tuning.answered(talk, sampling)
         with self.turns.of(request) as turn:
             try:
                 if before:
@@ -207,7 +207,7 @@ class Tuner:
                     **self._state(replace(tuning, merged=False)),
                 }
 
-    def _tuned(self, given: Given, talk: Sequence[Message], anew: bool) -> Tuning | None:
+    def _tuned(self, given: Given, talk: Sequence[Message], again: bool) -> Tuning | None:
         """The tuning with the slider's value; None if there is nothing to do: the slider was moved and put back."""
         tuning: Tuning | None = given[self.state]
         slider = slider_at(tuning.recipe, given[self.which]) if tuning else None
@@ -216,7 +216,7 @@ class Tuner:
         before, question = _up_to_the_question(talk)
         answer = talk[len(before) :]
         now = replace(tuning, recipe=tuned(tuning.recipe, slider, given[self.value], tuning.first))
-        if now.recipe == tuning.recipe and tuning.merged and (not question or (answer and not anew)):
+        if now.recipe == tuning.recipe and tuning.merged and (not question or (answer and not again)):
             return None
         sampling = given[self.sampled]
         if not (question and answer and tuning.merged and sampling) or tuning.answered(before, sampling):

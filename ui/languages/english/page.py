@@ -879,7 +879,7 @@ PAGE: dict[str, Template] = {
     "tune.use": "Use in the recipe",
     "tune.first.value": "as first tried ({value})",
     "tune.first": "as first tried",
-    "tune.before": "This value’s earlier answer. “Merge and answer again” asks it anew.",
+    "tune.before": "This value’s earlier answer. “Merge and answer again” asks again.",
     "tune.ask": "Merged with {values}. Now ask it something.",
     "tune.heard": "Answers to “{message}”, by the merged values",
     "tune.elsewhere": (
