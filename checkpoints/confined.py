@@ -72,6 +72,8 @@ class Confined:
         wait: seconds for which a call is waited for; None: the processor time and SPARE
         workers: calls that may run at the same time; others wait for one of them
         variables: names of environment variables that the process gets besides `PASSED`
+        ready: a function of the module, without arguments, that a process runs before its first call. What it imports
+            counts for no call, where it could take most of the time that one has
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Confined:
         module: str,
         function: str,
         *,
+        ready: str = "",
         seconds: int,
         memory: int,
         wait: float | None = None,
@@ -86,7 +89,7 @@ class Confined:
         variables: Sequence[str] = (),
     ):
         self.name = f"{module}.{function}"
-        limits = {"module": module, "seconds": seconds, "memory": memory, "long": LONG}
+        limits = {"module": module, "ready": ready, "seconds": seconds, "memory": memory, "long": LONG}
         self._processes = _Processes(
             limits, seconds + SPARE if wait is None else wait, workers, (*PASSED, *variables)
         )
@@ -124,8 +127,8 @@ class _Processes:
     """Processes with the same limits.
 
     Args:
-        limits: the seconds of processor time and the bytes of memory for one call, the seconds that are long, and a
-            module to begin with
+        limits: the seconds of processor time and the bytes of memory for one call, the seconds that are long, and the
+            module and its function to begin with
         wait: seconds for which a call is waited for
         workers: calls that may run at the same time
         variables: names of environment variables that the processes get
@@ -264,7 +267,9 @@ def serve() -> None:
     end_first()
     usage, process = _Usage(limits["memory"]), psutil.Process()
     with suppress(Exception):  # reported by the first call
-        importlib.import_module(limits["module"])
+        module = importlib.import_module(limits["module"])
+        if limits["ready"]:
+            getattr(module, limits["ready"])()
     for count, line in enumerate(sys.stdin.buffer):
         usage.allow(limits["seconds"], limits["long"])
         try:

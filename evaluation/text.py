@@ -137,6 +137,11 @@ def dataset_texts(
     yield from found["texts"]
 
 
+def ready() -> None:
+    """Import what the first data set takes most of its time for."""
+    import datasets  # noqa: F401
+
+
 def read(asked: Sequence[Any]) -> dict[str, Any]:
     """The documents of a data set, or the problems, for the process that reads those of strangers."""
     try:
@@ -146,7 +151,7 @@ def read(asked: Sequence[Any]) -> dict[str, Any]:
 
 
 _read_apart = Confined(
-    __name__, read.__name__, seconds=SECONDS, wait=WAIT, memory=MEMORY,
+    __name__, read.__name__, ready=ready.__name__, seconds=SECONDS, wait=WAIT, memory=MEMORY,
     variables=(*HUB_VARIABLES, "HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE"),
 )  # fmt: skip
 

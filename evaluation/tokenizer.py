@@ -21,7 +21,7 @@ SECONDS, MEMORY = 60, 2 << 30
 WORKERS = 3
 
 _answered_apart = Confined(
-    "evaluation.tokenizer_process", "answered", seconds=SECONDS, memory=MEMORY, workers=WORKERS
+    "evaluation.tokenizer_process", "answered", ready="ready", seconds=SECONDS, memory=MEMORY, workers=WORKERS
 )
 _is_apart = False
 
@@ -35,7 +35,7 @@ def keep_apart() -> None:
 def warm_up() -> None:
     """On a server, start a process for tokenizers, with its libraries."""
     if _is_apart:
-        _answered_apart.beside("evaluation.tokenizer_process", "ready")(None)
+        _answered_apart.warm_up()
 
 
 def check_tokenizer(name: str, folder: Path, model: Path) -> None:

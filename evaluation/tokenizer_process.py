@@ -17,7 +17,7 @@ ATTRIBUTES = (
 )  # fmt: skip
 
 
-def ready(_: None) -> None:
+def ready() -> None:
     """Import what the first tokenizer takes most of its time for."""
     _without_torch()
     from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401

@@ -25,7 +25,7 @@ SPLITTING = ("normalizer", "pre_tokenizer")
 PACKED = re.compile(r"(.*)\.mlp\.experts\.(gate_up_proj|down_proj)$")
 
 
-def ready(_: None) -> None:
+def ready() -> None:
     """Import what takes a conversion most of its time."""
     import conversion
     from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401

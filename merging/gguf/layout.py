@@ -157,10 +157,11 @@ def lay_out(
 
 def warm_up() -> None:
     """Start the process of the converter, with its libraries, if it is installed."""
-    with suppress(MergeError, ConfinedError):
+    with suppress(MergeError):
         check_converter()
-        _ready_apart(None)
+        _described_apart.warm_up()
 
 
-_described_apart = Confined("merging.gguf.converter", "described", seconds=SECONDS, memory=MEMORY)
-_ready_apart = _described_apart.beside("merging.gguf.converter", "ready")
+_described_apart = Confined(
+    "merging.gguf.converter", "described", ready="ready", seconds=SECONDS, memory=MEMORY
+)

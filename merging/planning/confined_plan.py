@@ -60,6 +60,11 @@ def warm_up() -> None:
     PLANNED.warm_up()
 
 
+def ready() -> None:
+    """Import what the first plan takes most of its time for."""
+    import merging.planning.make  # noqa: F401
+
+
 def planned(request: dict[str, Any]) -> dict[str, Any]:
     """The plan of a `PlanRequest` as data, for the process that makes it."""
     from merging.planning.make import make_plan
@@ -75,7 +80,7 @@ def planned(request: dict[str, Any]) -> dict[str, Any]:
 
 
 PLANNED = Confined(
-    __name__, planned.__name__, seconds=SECONDS, wait=WAIT, memory=MEMORY, workers=WORKERS,
+    __name__, planned.__name__, ready=ready.__name__, seconds=SECONDS, wait=WAIT, memory=MEMORY, workers=WORKERS,
     variables=HUB_VARIABLES,
 )  # fmt: skip
 

@@ -43,6 +43,8 @@ def work(how: str) -> Any:
         kept.append(bytearray(400 << 20))
     if how == "long":
         return "x" * (MAX_ANSWER + 1)
+    if how == "prepared":
+        return [len(kept), os.getpid()]
     if how == "secrets":
         return sorted(os.environ)
     if how == "raise":
@@ -54,6 +56,13 @@ def until_nice(end: float) -> int:
     while time.process_time() < end and not os.getpriority(os.PRIO_PROCESS, 0):
         pass
     return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def prepare() -> None:
+    end = time.process_time() + 1.5
+    while time.process_time() < end:
+        pass
+    kept.append(bytearray(1))
 
 
 def other(argument: Any) -> Any:
@@ -110,6 +119,17 @@ def test_a_call_that_takes_long_leaves_the_processor_to_others(monkeypatch: pyte
     second, after = confined("niceness")
     assert (before, after) == (0, 0)
     assert second != first
+
+
+def test_getting_ready_counts_for_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("checkpoints.confined.LONG", 0.5)
+    confined = Confined(__name__, work.__name__, ready=prepare.__name__, seconds=1, memory=1 << 30)
+
+    first = confined("prepared")
+
+    assert first[0] == 1
+    assert confined("prepared") == first
+    assert confined("niceness") == [first[1], 0]
 
 
 def test_one_visitors_limit_is_not_anothers() -> None:

@@ -128,7 +128,7 @@ def test_a_long_text_reaches_no_tokenizer(
 
 
 def test_a_process_has_its_libraries_before_the_first_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Confined("evaluation.tokenizer_process", "answered", seconds=60, memory=1 << 30)
+    made = Confined("evaluation.tokenizer_process", "answered", ready="ready", seconds=60, memory=1 << 30)
     monkeypatch.setattr(tokenizer, "_answered_apart", made)
 
     tokenizer.warm_up()
