@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from checkpoints.dtypes import itemsize
-from healing.data import Row, texts_of
+from healing.data import Row, is_conversation, texts_of
 from merging import Plan
 from merging.plan import PlannedTensor
 
@@ -31,8 +31,7 @@ def tokens_of(row: Row) -> int:
     """Tokens of a row, by its bytes; of two answers the longer one counts."""
     answers = [_tokens([row[name]]) for name in ("chosen", "rejected") if name in row]
     others = _tokens([value for name, value in row.items() if name not in ("chosen", "rejected")])
-    is_talk = any(isinstance(value, list) for value in row.values())
-    return others + max(answers, default=0) + (_TEMPLATE if is_talk else 0)
+    return others + max(answers, default=0) + (_TEMPLATE if is_conversation(row) else 0)
 
 
 def _tokens(columns: list[object]) -> int:
@@ -146,7 +145,7 @@ def _tokens_of_step(plan: HealPlan, *, longest: bool = False) -> float:
     given, kind = plan.training.arguments, plan.training.kind
     length: float = given.max_length
     if kind.by_trl:
-        lengths = [min(tokens_of(row), given.max_length) for row in plan.rows]
+        lengths = [min(tokens, given.max_length) for tokens in plan.row_tokens]
         length = max(lengths) if longest else sum(lengths) / len(lengths)
     return given.per_device_train_batch_size * length * (2 if kind.rows == "preferences" else 1)
 

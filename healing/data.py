@@ -197,6 +197,11 @@ def texts_of(columns: Iterable[Any]) -> list[str]:
     return found
 
 
+def is_conversation(row: Row) -> bool:
+    """Whether a row has messages, and not only texts."""
+    return any(isinstance(value, list) for value in row.values())
+
+
 def preference(vote: Mapping[str, Any]) -> Row:
     """A vote of the Chat tab, which is no tie, in the columns that DPO is trained on."""
     better, worse = ("left", "right") if vote["vote"] == "left" else ("right", "left")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from healing.data import (
     digest,
     document_of,
     held_out,
+    is_conversation,
     judged_documents,
     not_seen,
     read_rows,
@@ -87,6 +89,11 @@ class HealPlan:
     def documents(self) -> list[str]:
         """What is trained on, as texts."""
         return [document_of(row) for row in self.rows]
+
+    @cached_property
+    def row_tokens(self) -> list[int]:
+        """Estimated tokens of each row."""
+        return [tokens_of(row) for row in self.rows]
 
     @property
     def weights(self) -> Weights:
@@ -275,7 +282,7 @@ def _row_problems(plan: HealPlan) -> list[Problem]:
     training, row = plan.training, plan.rows[0]
     if not training.kind.by_trl:
         return []
-    is_talk, problems = any(isinstance(value, list) for value in row.values()), []
+    is_talk, problems = is_conversation(row), []
     if is_talk and not _may_have_template(plan.merge):
         problems.append(Problem("rows-without-template", {"columns": list(row)}, training.datasets[0].where))
     for name, columns, there in (
@@ -290,9 +297,9 @@ def _row_problems(plan: HealPlan) -> list[Problem]:
 
 def _warnings(plan: HealPlan) -> list[Problem]:
     """What the user should know of the rows."""
-    length, rows = plan.training.arguments.max_length, plan.rows
-    count = sum(tokens_of(row) > length for row in rows) if plan.training.kind.by_trl else 0
-    values = {"count": count, "rows": len(rows), "length": length}
+    length = plan.training.arguments.max_length
+    count = sum(tokens > length for tokens in plan.row_tokens) if plan.training.kind.by_trl else 0
+    values = {"count": count, "rows": len(plan.rows), "length": length}
     return [Problem("rows-cut", values, plan.training.datasets[0].where)] if count else []
 
 

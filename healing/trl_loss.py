@@ -16,7 +16,7 @@ from torch import Tensor
 
 from checkpoints.problems import Problem
 from evaluation import EvaluationError, LanguageModel
-from healing.data import Row
+from healing.data import Row, is_conversation
 from healing.settings import Training
 
 
@@ -73,7 +73,7 @@ def trl_loss(
     """
     from datasets import Dataset, disable_progress_bars
 
-    if student.tokenizer.chat_template is None and any(isinstance(value, list) for value in rows[0].values()):
+    if student.tokenizer.chat_template is None and is_conversation(rows[0]):
         raise EvaluationError(Problem("rows-without-template", {"columns": list(rows[0])}))
     try:
         make = _MAKERS[training.kind.name]
