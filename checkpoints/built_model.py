@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from checkpoints.confined import Confined, ConfinedError
+from checkpoints.confined import Confined, ConfinedError, LimitError
 
 # Seconds of processor time and bytes of memory that building may take.
 SECONDS, MEMORY = 60, 8 << 30
@@ -65,6 +65,17 @@ def _built(config: Mapping[str, Any]) -> BuiltModel | None:
     except ConfinedError:
         return None
     return BuiltModel(**found) if found else None
+
+
+def refusal(config: Mapping[str, Any]) -> str:
+    """Why transformers cannot build a config whose class it knows; empty if it can, or if it takes too long."""
+    try:
+        described_apart(config)
+    except LimitError:
+        return ""
+    except ConfinedError as error:
+        return str(error)
+    return ""
 
 
 def ready() -> None:

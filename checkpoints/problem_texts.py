@@ -19,6 +19,7 @@ class Text(NamedTuple):
 
 
 _MEANT = ("Did you mean '{near}'?", "Known: {known:plain}.")
+_ALL_LAYERS = "Merge all layers, in their order."
 _DOWNLOAD_AGAIN = "Download or upload it again."
 _CONVERT = "Convert it at https://huggingface.co/spaces/safetensors/convert first."
 _MERGE_WITH_PEFT = "Merge it into its base with PEFT (`PeftModel.merge_and_unload`), and name the result."
@@ -663,6 +664,18 @@ PROBLEMS: dict[str, Text] = {
     "layer-kinds": Text(
         "The result's config would build layer {layer} as another kind of layer than its source.",
         "Keep the order of the layers, or take whole periods of them in each slice.",
+    ),
+    "layer-count": Text(
+        "A model of the result's config would have {built} layers, not {count}.",
+        _ALL_LAYERS,
+    ),
+    "layer-count-unstated": Text(
+        "The config does not say how many layers there are ({before}), so it cannot describe {count}.",
+        _ALL_LAYERS,
+    ),
+    "layers-not-built": Text(
+        "transformers cannot build a model of the result's config ({reason}).",
+        _ALL_LAYERS,
     ),
     "table-of-layers": Text(
         "{tensor} has a part for each layer, which cannot follow a new order of layers.",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoints.architecture import Layout, Module, Stack, part_at
-from checkpoints.built_model import BuiltModel, build
+from checkpoints.built_model import BuiltModel, build, refusal
 from checkpoints.layer_kinds import Conflict, facts, restacked
 from checkpoints.problems import Problem
 
@@ -74,8 +74,10 @@ def stack_config(
     ]
     built, *parents = build([config, *(layout.config for layout in layouts)])
     known = dict(zip(map(id, layouts), parents, strict=True))
+    if built is None and all(parents) and (reason := refusal(config)):
+        return [_conflict(one) for one in conflicts] or [Problem("layers-not-built", {"reason": reason})]
     if built is None or not all(parents) or not all(_is_judged(built, stack, known) for stack in changed):
-        silent = [_unexplained(stack, shapes) for stack in changed]
+        silent = [_uncounted(donor, stack) or _unexplained(stack, shapes) for stack in changed]
         tables = sorted(name for name in outside if "per_layer" in name)
         return [
             *map(_conflict, conflicts),
@@ -87,6 +89,10 @@ def stack_config(
         [again] = build([config])
         if again:
             built, differing = again, [_differing(again, stack, known) for stack in changed]
+    if resized := [
+        problem for stack in changed if (problem := _resized(built, stack, known[id(donor)], donor))
+    ]:
+        return [_conflict(one) for one in conflicts] or resized[:1]
     if any(differing):
         layer = next(layers[0] for layers in differing if layers)
         return [_conflict(one) for one in conflicts] or [_other_kind(layer)]
@@ -135,6 +141,18 @@ def _differing(built: BuiltModel, stack: NewStack, known: Mapping[int, BuiltMode
     got = _kinds(built, stack)
     wanted = _kinds_of_sources(stack, known)
     return [number for number, kind in enumerate(wanted) if number >= len(got) or got[number] != kind]
+
+
+def _resized(built: BuiltModel, stack: NewStack, before: BuiltModel | None, donor: Layout) -> Problem | None:
+    """A problem if a stack would be built with more or fewer layers than it has, as far as its donor's is not."""
+    assert stack.module.stack and before
+    behind = (
+        len(before.kinds_of(stack.module.stack.prefix, stack.module.stack.count)) - stack.module.stack.count
+    )
+    count = len(_kinds(built, stack)) - behind
+    if count == len(stack.sources):
+        return None
+    return Problem("layer-count", {"built": count, "count": len(stack.sources)})
 
 
 def _kinds(built: BuiltModel, stack: NewStack) -> list[str]:
@@ -215,6 +233,17 @@ def _write_lists(
                     part_at(config, path)[key] = wanted
                     written = True
     return written
+
+
+def _uncounted(donor: Layout, stack: NewStack) -> Problem | None:
+    """A problem if a config says neither how many layers a stack has nor anything of each of them."""
+    own = stack.module.stack
+    assert own
+    if len(stack.sources) == own.count or not donor.config.keys() & {"architectures", "model_type"}:
+        return None
+    if donor.counts(own) or facts(donor.config, own.count):
+        return None
+    return Problem("layer-count-unstated", {"before": own.count, "count": len(stack.sources)})
 
 
 def _unexplained(stack: NewStack, shapes: Mapping[int, Shapes]) -> Problem | None:

@@ -265,3 +265,36 @@ def test_a_last_slice_may_only_keep_the_head(tmp_path: Path) -> None:
 
     assert plan_of(model, tmp_path / "out", (0, 4), (4, 4)).ok
     assert plan_of(model, tmp_path / "out", (0, 4), (0, 0)).ok
+
+
+def saved_whole(model: transformers.PreTrainedModel, to: Path) -> Path:
+    model.save_pretrained(to)
+    return to
+
+
+def test_a_class_that_has_its_own_number_of_layers_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a MobileNet the class says how many layers there are, and no config changes it."""
+    config = transformers.MobileNetV1Config(depth_multiplier=0.25, image_size=32)
+    model = saved_whole(transformers.MobileNetV1ForImageClassification(config), tmp_path / "a")
+
+    [problem] = plan_of(model, tmp_path / "out", (0, 4)).problems
+    assert (problem.code, problem.values) == ("layer-count", {"built": 26, "count": 4})
+    assert plan_of(model, tmp_path / "out", (0, 10), (10, 26)).ok
+
+    monkeypatch.setattr("checkpoints.built_model.importlib.util.find_spec", lambda name: None)
+    [problem] = plan_of(model, tmp_path / "out", (0, 4)).problems
+    assert (problem.code, problem.values) == ("layer-count-unstated", {"before": 26, "count": 4})
+
+
+def test_a_config_that_its_class_refuses_is_no_result(tmp_path: Path) -> None:
+    """The depths of a PP-LCNet are a list of five, one for each stage."""
+    model = saved_whole(
+        transformers.PPLCNetForImageClassification(transformers.PPLCNetConfig(scale=0.25)), tmp_path / "a"
+    )
+
+    [problem] = plan_of(model, tmp_path / "out", (0, 3)).problems
+
+    assert problem.code == "layers-not-built"
+    assert "stage" in problem.values["reason"]

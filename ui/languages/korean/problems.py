@@ -22,6 +22,7 @@ _NAME_UNQUANTIZED = (_NAME_ORIGINAL, "그것을 만든 bfloat16, float16 또는 
 _OTHER_NAME = "다른 이름을 고르세요."
 _REPORT = "Alloy의 버그입니다. 레시피와 함께 알려 주세요."
 _ORDER_OF_LAYERS = "설정의 `{key}: {value}` 값으로는 새 레이어 순서를 나타낼 수 없습니다."
+_ALL_LAYERS = "레이어를 모두 원래 순서대로 병합하세요."
 
 PROBLEMS: dict[str, Text] = {
     # models: where they are
@@ -571,6 +572,15 @@ PROBLEMS: dict[str, Text] = {
     "layer-kinds": Text(
         "결과의 설정대로라면 레이어 {layer}번은 원래와 다른 종류의 레이어가 됩니다.",
         "레이어의 순서를 지키거나, 슬라이스마다 주기를 통째로 쓰세요.",
+    ),
+    "layer-count": Text(
+        "결과의 설정대로라면 레이어가 {count}개가 아니라 {built}개인 모델이 됩니다.", _ALL_LAYERS
+    ),
+    "layer-count-unstated": Text(
+        "설정에 레이어 수({before}개)가 적혀 있지 않아 {count}개로 바꿀 수 없습니다.", _ALL_LAYERS
+    ),
+    "layers-not-built": Text(
+        "transformers가 결과의 설정으로는 모델을 만들지 못합니다({reason}).", _ALL_LAYERS
     ),
     "table-of-layers": Text(
         "{tensor} 텐서에는 레이어마다의 부분이 있어 새 레이어 순서를 따를 수 없습니다.",
