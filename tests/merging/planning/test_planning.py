@@ -351,6 +351,19 @@ def test_a_head_of_its_own_makes_the_result_untied(folder: Path) -> None:
     assert json.loads(plan.files["config.json"])["tie_word_embeddings"] is False
 
 
+def test_a_matrix_that_is_only_called_like_a_head_unties_nothing(folder: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        weights = load_file(folder / name / "model.safetensors")
+        weights["mask_decoder.iou_prediction_head.proj_out.weight"] = torch.ones(4, 32)
+        (tmp_path / name).mkdir()
+        save_file(weights, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+        (tmp_path / name / "config.json").write_text((folder / name / "config.json").read_text())
+
+    plan = plan_of(linear(tmp_path / "a", tmp_path / "b"))
+
+    assert json.loads(plan.files["config.json"])["tie_word_embeddings"] is True
+
+
 def test_tied_models_stay_tied(folder: Path) -> None:
     plan = plan_of(linear(folder / "a", folder / "b"))
 
