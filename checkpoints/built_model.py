@@ -74,7 +74,7 @@ def refusal(config: Mapping[str, Any]) -> str:
     except LimitError:
         return ""
     except ConfinedError as error:
-        return str(error)
+        return " ".join(str(error).split())[:200]
     return ""
 
 

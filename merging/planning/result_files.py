@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Any
 
 from checkpoints import Checkpoint, Token, read_json
-from checkpoints.architecture import OUTPUT_HEAD, Layout, says_tied, untie
+from checkpoints.architecture import INPUT_EMBEDDING, OUTPUT_HEAD, Layout, says_tied, untie
 from checkpoints.checkpoint import read_mapping
 from checkpoints.problems import Problem
 from checkpoints.repositories.repository import MAX_SMALL_FILE
@@ -111,7 +111,10 @@ class ResultFiles:
 
     def denies_ties(self, config: Mapping[str, Any]) -> bool:
         """Whether a parent had a head of its own, so that the result has one, which a tied config would throw away."""
-        if not any(OUTPUT_HEAD.search(tensor.name) for tensor in self.tensors.tensors):
+        tensors = self.tensors.tensors
+        # A matrix with the name of a head but another shape reads no tokens.
+        embeddings = {tensor.shape for tensor in tensors if INPUT_EMBEDDING.search(tensor.name)}
+        if not any(OUTPUT_HEAD.search(tensor.name) and tensor.shape in embeddings for tensor in tensors):
             return False
         said = says_tied(config)
         names = self.parents.checkpoints[self.donor].tensors
