@@ -20,7 +20,7 @@ from urllib.error import URLError
 
 import pytest
 from gradio import Blocks
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from examples.demo import hub_with_models
 from tests import ROOT
@@ -116,6 +116,28 @@ def visit(
         yield visit
     finally:
         context.close()
+
+
+# The page's events, whether they run in Gradio's queue or beside it.
+EVENTS = re.compile("/gradio_api/(run|queue/join)")
+
+
+@contextmanager
+def events_held(page: Page) -> Iterator[None]:
+    """No event of the page reaches its server before this ends."""
+    held: list[Route] | None = []
+
+    def hold(route: Route) -> None:
+        if held is None:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route(EVENTS, hold)
+    yield
+    waiting, held = held, None
+    for route in waiting:
+        route.continue_()
 
 
 # Counts the searches for what was typed, from when they are sent until their answers are drawn.

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
-from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import Browser, expect
 
-from tests.ui.conftest import Site, visit
+from tests.ui.conftest import Site, events_held, visit
 from tests.ui.test_browser import BROKEN_OFF, SECOND, quiet, until_recipe
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_models, pytest.mark.nightly, pytest.mark.timeout(600)]
 
 THIRD = "alloy/SmolLM2-135M-Bard"
-EVENTS = re.compile("/gradio_api/(run|queue/join)")
 # Where the fields of the form are, by their labels.
 FIELDS = """[...document.querySelectorAll(".alloy-form .block")]
   .filter((it) => it.offsetParent && it.querySelector("input, textarea"))
@@ -36,23 +33,20 @@ CUT = """[...document.querySelectorAll("input[placeholder], textarea[placeholder
 
 
 def test_the_first_paint_shows_the_form_that_stays(site: Site, browser: Browser) -> None:
-    held: list[Route] = []
     with visit(browser, site.url) as seen:
         page = seen.page
         until_recipe(page, "merge_method", "slerp")
         page.context.clear_cookies()
         page.evaluate("localStorage.clear()")
-        page.route(EVENTS, lambda route: held.append(route))
-        page.reload()
-        seen.complaints[:] = [it for it in seen.complaints if not BROKEN_OFF.search(it)]
-        expect(page.get_by_label("Method", exact=True).locator("visible=true").first).to_have_value("SLERP")
-        expect(page.get_by_label("Model 1 (the base)", exact=True)).to_have_value(SECOND)
-        expect(page.get_by_label("Model 2", exact=True)).to_have_value(THIRD)
-        before = page.evaluate(FIELDS)
-
-        page.unroute(EVENTS)
-        for route in held:
-            route.continue_()
+        with events_held(page):
+            page.reload()
+            seen.complaints[:] = [it for it in seen.complaints if not BROKEN_OFF.search(it)]
+            expect(page.get_by_label("Method", exact=True).locator("visible=true").first).to_have_value(
+                "SLERP"
+            )
+            expect(page.get_by_label("Model 1 (the base)", exact=True)).to_have_value(SECOND)
+            expect(page.get_by_label("Model 2", exact=True)).to_have_value(THIRD)
+            before = page.evaluate(FIELDS)
         expect(page.get_by_role("heading", name="Ready to merge")).to_be_visible()
         assert page.evaluate(FIELDS) == before
         quiet(seen)

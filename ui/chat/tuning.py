@@ -139,7 +139,7 @@ class Tuner:
             stop: the button that stops an answer
         """
         self.talk, self.line, self.settings = talk, line, settings
-        self.which.input(self._choose, [self.which, self.state], self.value, **QUIET)
+        self.which.change(self._choose, [self.which, self.state], self.value, **QUIET)
         # A slider fires when the pointer lets go of it, and for a typed value; with arrow keys there is the button.
         # The last of several turns counts.
         stops_from(stop, [self.value.release, self.again.click])

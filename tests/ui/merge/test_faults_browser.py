@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, expect
 
-from tests.ui.conftest import Site, visit
+from tests.ui.conftest import Site, events_held, visit
 from tests.ui.test_browser import FIRST, SECOND, SLOW, open_preset, quiet, recipe, until_recipe, write
 from ui.languages.english import ENGLISH
 from ui.languages.korean import KOREAN
@@ -116,20 +116,15 @@ def test_everyday_faults_are_mended_by_a_button(
 def test_the_plan_says_that_it_is_made_anew_and_whose_child_the_result_is(
     site: Site, browser: Browser
 ) -> None:
-    held: list[Route] = []
     with visit(browser, site.url) as seen:
         page = seen.page
         ready, checking = page.get_by_role("heading", name="Ready to merge"), page.get_by_text("Checking …")
         expect(ready).to_be_visible()
         expect(checking).to_be_hidden()
-        page.route(re.compile("/queue/join"), lambda route: held.append(route))
-        write(page, of("linear", FIRST, SECOND, weight=1))
-        expect(checking).to_be_visible()
-        expect(page.locator(".alloy-plan .html-container")).to_have_css("opacity", "0.45")
-
-        page.unroute(re.compile("/queue/join"))
-        for route in held:
-            route.continue_()
+        with events_held(page):
+            write(page, of("linear", FIRST, SECOND, weight=1))
+            expect(checking).to_be_visible()
+            expect(page.locator(".alloy-plan .html-container")).to_have_css("opacity", "0.45")
         expect(checking).to_be_hidden()
         expect(ready).to_be_visible()
         boxes = page.evaluate(BOXES)

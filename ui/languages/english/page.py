@@ -869,7 +869,7 @@ PAGE: dict[str, Template] = {
     "gpu.quota.renewed": "GPU quota: {left} of {base} s left, renewed at {time} UTC.",
     # results in memory and as files
     "try.button": "Try it first",
-    "try.info": "Merges in memory and opens the chat; nothing is saved.",
+    "try.info": "“Try it first” merges in memory and opens the chat; nothing is saved.",
     "try.gone": "This trial has ended: it was not used for a while, or others needed the memory.",
     "try.gone.fix": "Press 'Try it first' again.",
     "tune.which": "Tune a parameter",

@@ -50,7 +50,7 @@ PAGE: dict[str, Template] = {
     "wish.deeper": "모델을 더 깊게 만들기",
     "wish.deeper.about": "가운데 레이어를 한 번 더 쌓습니다. 그다음 추가로 학습하세요.",
     "wish.deeper.method": "깊이 확장",
-    "wish.own": "가진 레시피 쓰기",
+    "wish.own": "내 레시피 쓰기",
     "wish.own.about": "붙여 넣거나, 파일을 끌어다 놓거나, 병합된 모델의 이름을 적으세요.",
     "wish.own.method": "YAML",
     "recipe.start": "다른 레시피",
@@ -107,7 +107,7 @@ PAGE: dict[str, Template] = {
     "recipe.remove": "빼기",
     "recipe.typed": "값을 직접 입력",
     "recipe.typed.info": "[0, 0.5, 1]처럼 레이어마다 다른 값이나, 슬라이더를 벗어나는 값을 쓸 때.",
-    "recipe.typed.needed": "슬라이더로 보일 수 없는 값이 있습니다. 먼저 숫자 하나로 바꾸세요.",
+    "recipe.typed.needed": "슬라이더로 나타낼 수 없는 값이 있습니다. 먼저 숫자 하나로 바꾸세요.",
     "recipe.rest": "{name}: 나머지",
     "recipe.attention": "{name}: 어텐션",
     "recipe.mlp": "{name}: MLP",
@@ -126,7 +126,7 @@ PAGE: dict[str, Template] = {
     "recipe.dtype": "결과의 데이터 형식",
     "recipe.dtype.stored": "모델과 같게",
     "recipe.fold": "레시피 (YAML)",
-    "recipe.yaml": "레시피(YAML): 이 글이 그대로 실행됩니다",
+    "recipe.yaml": "레시피(YAML): 이 내용이 그대로 실행됩니다",
     "recipe.held": "폼이 멈췄습니다: {reason}. YAML을 고치세요. 실행되는 것은 YAML입니다.",
     "recipe.version": "레시피 버전",
     "recipe.again": "폼을 다시 보내 달라고 한 횟수",
@@ -147,15 +147,15 @@ PAGE: dict[str, Template] = {
     "held.busy": "서버가 다른 긴 레시피를 읽느라 바쁩니다",
     "held.empty": "아직 레시피가 아닙니다",
     "held.method": "Alloy가 모르는 병합 방법입니다",
-    "held.slices": "레이어 조각(slices)으로 된 레시피는 폼으로 보일 수 없습니다",
+    "held.slices": "레이어 조각(slices)으로 된 레시피는 폼으로 나타낼 수 없습니다",
     "held.base": "베이스 모델이 두 모델 가운데 하나가 아닙니다",
     "held.dtype": "'{dtype}' 데이터 형식은 없습니다",
-    "held.choice": "`{name}`의 이 값은 폼으로 보일 수 없습니다",
-    "held.model": "한 모델에 폼으로 보일 수 없는 항목이 있습니다",
-    "held.name": "한 모델의 이름이 긴 형식이라 폼으로 보일 수 없습니다",
+    "held.choice": "`{name}`의 이 값은 폼으로 나타낼 수 없습니다",
+    "held.model": "한 모델에 폼으로 나타낼 수 없는 항목이 있습니다",
+    "held.name": "한 모델의 이름이 긴 형식이라 폼으로 나타낼 수 없습니다",
     "held.parameters": "매개변수가 이름과 값의 목록이 아닙니다",
     "held.models": "모델 목록이 없습니다",
-    "held.prompts": "한 프롬프트가 여러 줄이거나 앞뒤에 빈칸이 있습니다",
+    "held.prompts": "한 프롬프트가 여러 줄이거나 앞뒤에 공백이 있습니다",
     "held.many": "모델이 {most}개를 넘습니다",
     # the numbers of a recipe
     "slider.whole": "{name}: 모든 레이어에 같은 값",
@@ -181,7 +181,10 @@ PAGE: dict[str, Template] = {
     # the plan
     "plan.button": "계획 확인",
     "plan.checking": "확인하는 중 …",
-    "plan.waiting": "여기에 계획이 나타납니다. 만들어질 것, 또는 잘못된 것. 가중치 없이 헤더만 읽습니다.",
+    "plan.waiting": (
+        "여기에 계획이 나타납니다. 무엇이 만들어지는지, 또는 무엇이 잘못됐는지 알려 줍니다. 가중치는 읽지 않고 헤더만 "
+        "읽습니다."
+    ),
     "plan.good": "병합할 준비가 됐습니다",
     "plan.bad": "고칠 문제 {count}개",
     "plan.no_examples": (
@@ -190,8 +193,8 @@ PAGE: dict[str, Template] = {
     ),
     "plan.warnings": "알아 둘 것",
     "problem.place": "{line}행 {column}열",
-    "plan.where.laptop": "이 컴퓨터의 CPU에서 실행됩니다. 병합의 속도는 계산이 아니라 읽기와 쓰기가 정합니다.",
-    "plan.where.space": "이 Space의 CPU에서 실행되며 GPU 할당량을 쓰지 않습니다. 병합의 속도는 읽기와 쓰기가 정합니다.",
+    "plan.where.laptop": "이 컴퓨터의 CPU에서 실행됩니다. 병합 속도는 계산보다 읽기와 쓰기에 달려 있습니다.",
+    "plan.where.space": "이 Space의 CPU에서 실행되며 GPU 할당량은 쓰지 않습니다. 속도는 읽기와 쓰기에 달려 있습니다.",
     "plan.where.chat": "결과와 대화하면 GPU 할당량 약 {seconds}초를 씁니다. 할당량이 없으면 CPU가 더 느리게 답합니다.",
     "plan.memory.short": "지금 남은 {free}보다 많음",
     "plan.tokenizer": "토크나이저 비교",
@@ -239,8 +242,8 @@ PAGE: dict[str, Template] = {
     "fix.gguf": "{file} 사용",
     "fix.method": "{title} 방법으로 바꾸기",
     "fix.drop": "{model} 빼기",
-    "fix.tabs": "탭을 빈칸으로 바꾸기",
-    "fix.colons": "쌍점 뒤에 빈칸 넣기",
+    "fix.tabs": "탭을 공백으로 바꾸기",
+    "fix.colons": "콜론 뒤에 공백 넣기",
     "fix.line": "{done} ({line}번째 줄)",
     "fix.name": "새 이름: {name}",
     "fix.replace": "있는 모델을 바꾸기",
@@ -315,12 +318,12 @@ PAGE: dict[str, Template] = {
     "heal.steps": "학습 스텝 수",
     "heal.steps.info": "스텝마다 토큰 128개를 읽습니다.",
     "heal.data": "학습할 글",
-    "heal.data.info": "또는 Hub의 데이터셋(owner/name). 평가할 글은 쓰지 마세요.",
+    "heal.data.info": "또는 허브의 데이터셋(owner/name). 평가할 글은 쓰지 마세요.",
     "heal.data.topics": "파이썬 설명서 (영어)",
     "heal.plan": "얼마나 걸리나요?",
     "heal.planned": (
-        "토큰 {tokens}개, 이 기계에서 약 {minutes}분, 메모리 {memory} GB, 무료. "
-        "앞뒤로 문서 {documents}개에서 평가합니다. 글의 라이선스: {licences}."
+        "토큰 {tokens}개, 이 컴퓨터에서 약 {minutes}분, 메모리 {memory} GB, 무료. "
+        "학습 전후에 문서 {documents}개로 평가합니다. 글의 라이선스: {licences}."
     ),
     "heal.button": "회복하기",
     "heal.offer.worse": "부모보다 예측이 나쁩니다. 내장 영어 글의 퍼플렉시티가 {own}, 부모는 {parent}입니다.",
@@ -390,9 +393,9 @@ PAGE: dict[str, Template] = {
     "destination.kind.download": "파일은 나만 아는 링크로 한 시간 동안 여기에 남습니다.",
     "destination.bucket": "버킷",
     "destination.address": "버킷 주소",
-    "destination.address.info": "Hub의 버킷, 또는 그 안의 폴더. 모델은 그 안의 폴더가 됩니다.",
+    "destination.address.info": "허브의 버킷, 또는 그 안의 폴더. 모델은 그 안의 폴더가 됩니다.",
     "destination.address.info.here": (
-        "Hub의 버킷, 또는 이 컴퓨터의 권한으로 쓸 수 있는 오브젝트 저장소(s3://, gs://, az://). 모델은 그 안의 폴더가 "
+        "허브의 버킷, 또는 이 컴퓨터의 권한으로 쓸 수 있는 오브젝트 저장소(s3://, gs://, az://). 모델은 그 안의 폴더가 "
         "됩니다."
     ),
     "destination.owner": "소유자",
@@ -437,7 +440,7 @@ PAGE: dict[str, Template] = {
     "rent.heading": "빌린 컴퓨터에서",
     "rent.about": "계획이 만들어지면 Hugging Face가 빌려주는 컴퓨터와 각각의 비용이 여기에 나옵니다.",
     "rent.info": (
-        "작업은 그 컴퓨터에서 실행되고 모델은 거기서 Hub로 갑니다. 끝날 때까지 분 단위로 내 계정에서 결제됩니다. "
+        "작업은 그 컴퓨터에서 실행되고 모델은 거기서 허브로 올라갑니다. 끝날 때까지 분 단위로 내 계정에서 결제됩니다. "
         "이 페이지를 닫아도 됩니다."
     ),
     "rent.estimate": (
@@ -457,7 +460,7 @@ PAGE: dict[str, Template] = {
         "이 페이지로 돌아옵니다."
     ),
     "rent.too_large": "메모리 {size}가 필요한데, 빌릴 수 있는 어떤 컴퓨터보다 큽니다.",
-    "rent.unknown": "빌릴 수 있는 컴퓨터를 Hub에서 알아낼 수 없습니다.",
+    "rent.unknown": "빌릴 수 있는 컴퓨터를 허브에서 알아낼 수 없습니다.",
     "rent.on": "빌린 컴퓨터: {machine}",
     "rent.cancelled": (
         "컴퓨터를 멈췄습니다. 도착한 파일은 저장소의 브랜치에 남아 있으며, '다시 시도'하면 거기서 이어 합니다."
@@ -666,8 +669,8 @@ PAGE: dict[str, Template] = {
     "chat.failed": "답하지 못함",
     "chat.no_model": "먼저 모델을 고르세요.",
     "chat.no_prompt": "먼저 메시지를 쓰세요.",
-    "chat.warning.empty": "답에 낱말이 하나도 없습니다. 병합이 망가졌을 것입니다.",
-    "chat.warning.repeated": "답이 같은 말을 되풀이합니다. 병합이 망가졌을 수 있으니 가중치를 바꿔 보세요.",
+    "chat.warning.empty": "답에 낱말이 하나도 없습니다. 병합이 잘못됐을 가능성이 큽니다.",
+    "chat.warning.repeated": "답이 같은 말을 되풀이합니다. 병합이 잘못됐을 수 있으니 가중치를 바꿔 보세요.",
     "chat.empty_answer": "(모델이 아무것도 답하지 않았습니다)",
     "vote.better": "{letter} 쪽이 낫다",
     "vote.best": "{letter} 쪽이 가장 낫다",
@@ -732,14 +735,14 @@ PAGE: dict[str, Template] = {
     "score.chat": "답변 점검",
     "score.weights": "가중치 살펴보기",
     "score.sizes": "크기와 속도 비교",
-    "score.compare": "재기",
+    "score.compare": "측정",
     "score.compare.info": (
-        "파일 크기, 구조, 메모리, 불러오고 답하는 시간, 그리고 다른 모델이 없어도 답하는지를 모델마다 잽니다."
+        "파일 크기, 구조, 메모리, 불러오고 답하는 시간, 그리고 다른 모델이 없어도 답하는지를 모델마다 측정합니다."
     ),
-    "score.compare.reads": "위의 글도 읽어 퍼플렉시티 재기",
+    "score.compare.reads": "위의 글도 읽어 퍼플렉시티 측정하기",
     "score.compare.reading": "글을 읽는 중: {name}, {share} % …",
     "score.compare.caption": "모델마다 따로 된 프로세스에서, 이 컴퓨터의 CPU로",
-    "score.compare.working": "{name} 재는 중 …",
+    "score.compare.working": "{name} 측정 중 …",
     # benchmarks
     "check.meaning": (
         "위의 모든 모델에 같은 질문 {count}개를 합니다. 절반은 영어, 절반은 한국어이고, 늘 가장 그럴듯한 말로 "
@@ -809,8 +812,8 @@ PAGE: dict[str, Template] = {
     "weights.against": "비교 대상",
     "weights.pair": ", ",
     "weights.cka": "글의 {count}곳에서 레이어마다 잰 상태의 선형 CKA",
-    "weights.sound": "{model}: 멀쩡해 보입니다",
-    "weights.sound.so_far": "{model}: 읽은 부분은 멀쩡해 보입니다",
+    "weights.sound": "{model}: 이상이 없어 보입니다",
+    "weights.sound.so_far": "{model}: 읽은 부분에는 이상이 없어 보입니다",
     "weights.unsound": "{model}: 잘못된 것이 있습니다",
     "weights.duplicates": "똑같은 텐서: {names}.",
     "weights.lacking": "{model}에 이름과 모양이 같은 텐서가 없어 비교하지 못한 것: {count}개.",
@@ -851,7 +854,7 @@ PAGE: dict[str, Template] = {
     "gpu.quota.renewed": "GPU 할당량: {base}초 중 {left}초 남음, {time} UTC에 모두 다시 생깁니다.",
     # results in memory and as files
     "try.button": "먼저 써 보기",
-    "try.info": "메모리에서 병합해 대화를 엽니다. 아무것도 저장하지 않습니다.",
+    "try.info": "“먼저 써 보기”는 메모리에서 병합해 대화를 엽니다. 아무것도 저장하지 않습니다.",
     "try.gone": "이 시험은 끝났습니다. 한동안 쓰지 않았거나, 다른 사람에게 메모리가 필요했습니다.",
     "try.gone.fix": "'먼저 써 보기'를 다시 누르세요.",
     "tune.which": "매개변수 조절",

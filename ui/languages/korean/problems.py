@@ -306,7 +306,7 @@ PROBLEMS: dict[str, Text] = {
     "too-deep": Text("{most}단계보다 깊이 중첩되어 있습니다.", "그 앞에서 괄호를 닫으세요."),
     "endless-alias": Text("자기 자신 안에 있는 별칭입니다: '*{name}'.", "값을 그대로 쓰세요."),
     "yaml-tag": Text("YAML 태그는 읽지 않습니다: '{tag}'.", "태그 없이 값을 쓰세요."),
-    "yaml": Text("YAML이 아닙니다: {error}.", "그 자리의 들여쓰기, 쌍점, 괄호를 확인하세요."),
+    "yaml": Text("YAML이 아닙니다: {error}.", "그 자리의 들여쓰기, 콜론, 괄호를 확인하세요."),
     "empty": Text("레시피가 비어 있습니다.", "`merge_method:`와 `models:`로 시작하세요."),
     "not-a-mapping": Text(
         "여기에 올 것은 {what:phrase}(`key: value` 줄들)인데, 있는 것은 {found:phrase}입니다.",
@@ -948,7 +948,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "no-address": Text(
         (
-            "Hub 버킷의 주소가 아닙니다: '{given}'",
+            "허브 버킷의 주소가 아닙니다: '{given}'",
             "버킷이 비어 있습니다.",
         ),
         "`hf://buckets/owner/name`처럼 쓰고, 원하면 뒤에 폴더를 붙이세요.",
@@ -961,7 +961,7 @@ PROBLEMS: dict[str, Text] = {
         "`hf://buckets/owner/name`이나 `s3://bucket/path`(`gs://`, `az://`도)처럼 쓰세요.",
     ),
     "bucket-address": Text(
-        "'{given}': Hub 버킷의 주소가 아닙니다.",
+        "'{given}': 허브 버킷의 주소가 아닙니다.",
         "`hf://buckets/owner/name` 형식으로 쓰고, 폴더는 그 뒤에 쓰세요. 버킷에는 리비전이 없습니다.",
     ),
     "bucket-push-failed": Text(
@@ -987,19 +987,19 @@ PROBLEMS: dict[str, Text] = {
         "샤드부터 이어집니다.",
     ),
     "hub-file-too-large": Text(
-        "{file}: {size:,}바이트가 됩니다. Hub는 파일 하나에 {most:,}바이트까지만 받습니다.",
+        "{file}: {size:,}바이트가 됩니다. 허브는 파일 하나에 {most:,}바이트까지만 받습니다.",
         "샤드 크기를 줄이세요.",
     ),
     "hub-file-large": Text(
-        "{file}: {size:,}바이트가 됩니다. Hub는 파일 하나에 {most:,}바이트까지를 권합니다.",
+        "{file}: {size:,}바이트가 됩니다. 허브는 파일 하나에 {most:,}바이트까지를 권합니다.",
         "샤드 크기를 줄이세요.",
     ),
     "hub-many-files": Text(
-        "결과 파일이 {files}개입니다. Hub는 커밋 하나에 큰 파일 {most}개까지를 권하며, 더 많으면 거절할 수 있습니다.",
+        "결과 파일이 {files}개입니다. 허브는 커밋 하나에 큰 파일 {most}개까지를 권하며, 더 많으면 거절할 수 있습니다.",
         "샤드 크기를 늘리세요.",
     ),
     "hub-requests": Text(
-        "업로드에 요청이 약 {requests:,}번 필요한데, Hub는 이 계정에 5분마다 {most:,}번까지만 답합니다. 병합 중에 약 "
+        "업로드에 요청이 약 {requests:,}번 필요한데, 허브는 이 계정에 5분마다 {most:,}번까지만 답합니다. 병합 중에 약 "
         "{minutes}분을 기다리게 됩니다.",
         "샤드 크기를 늘리세요.",
     ),
@@ -1012,7 +1012,7 @@ PROBLEMS: dict[str, Text] = {
         "비어 있는 주소로 병합하거나, 샤드 크기를 줄이세요.",
     ),
     "nothing-to-hand-out": Text(
-        "Hub에 파일 하나로 만드는 결과는 다른 컴퓨터에서 만들 수 없습니다.",
+        "허브에 파일 하나로 만드는 결과는 다른 컴퓨터에서 만들 수 없습니다.",
         "`--on`을 빼거나, 샤드 크기를 줄이세요.",
     ),
     # clusters
@@ -1218,28 +1218,28 @@ PROBLEMS: dict[str, Text] = {
         "허브에 있는 것은 그대로입니다. '다시 시도'를 누르면 없는 파일만 더합니다. 이미 끝났다면 모델이 있다고 "
         "나옵니다.",
     ),
-    "rented-elsewhere": Text("빌린 컴퓨터에서 하는 병합의 대상은 Hub입니다.", "대상을 Hub로 고르세요."),
+    "rented-elsewhere": Text("빌린 컴퓨터에서 하는 병합의 대상은 허브입니다.", "대상을 허브로 고르세요."),
     "rented-heal-elsewhere": Text(
-        "빌린 컴퓨터에서 하는 학습의 대상은 Hub의 저장소입니다. 두 번째 시도가 거기서 학습한 것을 찾습니다.",
+        "빌린 컴퓨터에서 하는 학습의 대상은 허브의 저장소입니다. 두 번째 시도가 거기서 학습한 것을 찾습니다.",
         "대상을 내 계정으로 고르세요.",
     ),
     "rented-refused": Text(
-        "이 로그인으로는 컴퓨터를 빌릴 수 없습니다(Hub의 응답: {status}).",
+        "이 로그인으로는 컴퓨터를 빌릴 수 없습니다(허브의 응답: {status}).",
         "이 Space가 `jobs` 권한을 요청한다면 다시 로그인하거나, 쓰기 권한이 있는 토큰을 쓰거나, 빌린 컴퓨터용 명령을 "
         "복사하세요.",
     ),
     "rented-unpaid": Text(
-        "Hub는 잔액이 있는 계정에만 컴퓨터를 빌려줍니다(Hub의 응답: {status}).",
+        "허브는 잔액이 있는 계정에만 컴퓨터를 빌려줍니다(허브의 응답: {status}).",
         "계정의 결제 설정에서 크레딧을 충전하세요.",
     ),
-    "rented-hub": Text("Hub가 작업을 받지 않았습니다(응답: {status}).", "나중에 다시 시도하세요."),
+    "rented-hub": Text("허브가 작업을 받지 않았습니다(응답: {status}).", "나중에 다시 시도하세요."),
     "rented-already": Text(
         "빌린 컴퓨터가 이미 {to}에 올릴 결과를 만들고 있습니다.",
         "먼저 그 작업을 중지하거나 다른 이름을 고르세요. 작업 페이지는 {url}입니다.",
     ),
     "rented-unseen": Text(
-        "Hub가 10분 동안 응답하지 않았습니다. 빌린 컴퓨터는 아직 실행 중일 수 있고, 그동안 비용이 듭니다.",
-        "{url}에서 확인하고, 더 필요 없으면 거기서 중지하세요. Hub에 있는 파일은 남습니다. '다시 시도'하면 거기서부터 "
+        "허브가 10분 동안 응답하지 않았습니다. 빌린 컴퓨터는 아직 실행 중일 수 있고, 그동안 비용이 듭니다.",
+        "{url}에서 확인하고, 더 필요 없으면 거기서 중지하세요. 허브에 있는 파일은 남습니다. '다시 시도'하면 거기서부터 "
         "이어 합니다.",
     ),
     "rented-failed": Text(
@@ -1247,7 +1247,7 @@ PROBLEMS: dict[str, Text] = {
             "빌린 컴퓨터에서 실패했습니다: {reason}.",
             "빌린 컴퓨터에서 실패했습니다.",
         ),
-        "로그는 {url}에 있습니다. 다른 컴퓨터에서 '다시 시도'하면 Hub에 있는 파일부터 이어 합니다.",
+        "로그는 {url}에 있습니다. 다른 컴퓨터에서 '다시 시도'하면 허브에 있는 파일부터 이어 합니다.",
     ),
     "no-memory": Text(
         "병합에 메모리 {size}가 필요한데 지금은 그만큼 남아 있지 않습니다.",
@@ -1337,7 +1337,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "layers-on-disk": Text(
         "{model}: 일부가 디스크에 있습니다. 레이어는 메모리에서만 잴 수 있습니다.",
-        "`--offload`를 빼거나 메모리가 더 큰 기계를 쓰세요.",
+        "`--offload`를 빼거나 메모리가 더 큰 컴퓨터를 쓰세요.",
     ),
     "cut-kinds": Text(
         "{model}: 레이어 {drop}개를 뺄 방법이 없습니다. 레이어의 종류가 여럿이고, 남은 레이어의 종류를 config의 "
@@ -1727,7 +1727,7 @@ PROBLEMS: dict[str, Text] = {
         "다른 폴더를 쓰거나, 바뀐 것을 되돌려 계속하세요.",
     ),
     "backup-not-on-hub": Text(
-        "탐색 기록은 Hub의 저장소에 복사하는데, 받은 것은 저장소가 아닙니다: {given}",
+        "탐색 기록은 허브의 저장소에 복사하는데, 받은 것은 저장소가 아닙니다: {given}",
         "`--backup hf://owner/name`처럼 쓰세요.",
     ),
     "damaged-records": Text(
@@ -1792,7 +1792,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "teacher-not-widened": Text(
         "{teacher}: float32로는 메모리에 들어가지 않습니다. 프로세서에서는 float32로 학습합니다.",
-        "메모리가 더 큰 기계나 GPU를 쓰세요.",
+        "메모리가 더 큰 컴퓨터나 GPU를 쓰세요.",
     ),
     "no-layer-pairs": Text(
         "이 모델의 레이어 가운데 {teacher}에서 온 것이 없어 은닉 상태를 비교할 수 없습니다.",
@@ -1804,7 +1804,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "training-too-large": Text(
         "학습에는 메모리가 약 {needed:.1f} GB 필요한데 {free:.1f} GB가 비어 있습니다.",
-        "`max_length`나 `per_device_train_batch_size`를 줄이거나 더 큰 기계를 쓰세요.",
+        "`max_length`나 `per_device_train_batch_size`를 줄이거나 더 큰 컴퓨터를 쓰세요.",
     ),
     "loss-not-finite": Text(
         "{step}번째 스텝에서 손실이 유한하지 않습니다(학습률 {rate:.2g}).",
@@ -1941,7 +1941,7 @@ PROBLEMS: dict[str, Text] = {
     ),
     "training-too-long": Text(
         "{steps:,}스텝이면 약 {minutes:.0f}분 걸립니다. 이 서버에서는 {most:,}스텝, {most_minutes:.0f}분까지입니다.",
-        "`max_steps`를 줄이거나 자기 기계에서 `alloy heal run`으로 실행하세요.",
+        "`max_steps`를 줄이거나 자기 컴퓨터에서 `alloy heal run`으로 실행하세요.",
     ),
     "not-healed": Text(
         (
