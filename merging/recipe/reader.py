@@ -283,7 +283,7 @@ class Reader(YamlReader):
         if len(given) > 1:
             values = {"what": what, "known": list(names), "given": given}
             self.problem("models-or-slices", values, fields[given[1]])
-        elif not given:
+        elif not given and not self.is_misspelt(names):
             self.problem("no-models", {"what": what}, node)
 
     def structure(
@@ -393,6 +393,10 @@ class Reader(YamlReader):
             each.code == "misplaced-parameter" and each.values["name"] == name for each in self.problems
         )
 
+    def is_misspelt(self, names: Sequence[str]) -> bool:
+        """Whether a key was reported that was meant to be one of these."""
+        return any(each.code == "unknown-key" and each.values["near"] in names for each in self.problems)
+
     def warn_of_parameter(self, method: MergeMethod, key: yaml.ScalarNode) -> None:
         """Say that a parameter is one of other methods."""
         near = suggestion(key.value, [p.name for p in method.parameters])["near"]
@@ -403,7 +407,8 @@ class Reader(YamlReader):
 
     def merge_method(self, node: yaml.Node | None, recipe: yaml.Node) -> MergeMethod | None:
         if node is None:
-            self.problem("no-method", {"known": list(METHODS)}, recipe)
+            if not self.is_misspelt(["merge_method"]):
+                self.problem("no-method", {"known": list(METHODS)}, recipe)
             return None
         name = self.text_of(node, "merge-method")
         if name is None:

@@ -171,6 +171,13 @@ extra: 2
     ]
 
 
+@pytest.mark.parametrize("slip", [("method", "metod"), ("models", "modles")])
+def test_a_misspelt_key_is_not_missing_as_well(slip: tuple[str, str]) -> None:
+    text = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]"
+
+    assert [code for code, _ in problems(text.replace(*slip))] == ["unknown-key"]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
