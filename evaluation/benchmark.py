@@ -15,7 +15,7 @@ from typing import Any
 from checkpoints.problems import Cancelled, Problem
 from evaluation.benchmarked import Benchmarked
 from evaluation.error import EvaluationError, memory_named, words_of
-from evaluation.harness import Answers, asked_model, manager_of
+from evaluation.harness import Answers, asked_model, manager_of, out_of_reach
 from evaluation.model import LanguageModel
 
 # Of what is kept of a result. Another number reads no earlier one.
@@ -69,7 +69,7 @@ def benchmark(
     kept = _Kept.of(cache, model, [*settings, used])
     if kept is not None and (earlier := kept.read()):
         return earlier
-    with _ended_early(model.name), memory_named(model.name, "doing-benchmark"):
+    with _ended_early(model.name, tasks), memory_named(model.name, "doing-benchmark"):
         answers = Answers(manager, tasks, metric)
         answers.ask(
             asked_model(model, batch_size, on_progress, cancel),
@@ -101,16 +101,15 @@ def _version() -> str:
 
 
 @contextmanager
-def _ended_early(model: str) -> Iterator[None]:
+def _ended_early(model: str, tasks: Sequence[str]) -> Iterator[None]:
     """A task's data is downloaded, and anything may be wrong with it: say so as an `EvaluationError`."""
     try:
         yield
     except (Cancelled, EvaluationError):
         raise
     except Exception as error:
-        raise EvaluationError(
-            Problem("benchmark-ended", {"model": model, "words": words_of(error)})
-        ) from error
+        ended = Problem("benchmark-ended", {"model": model, "words": words_of(error)})
+        raise EvaluationError(out_of_reach(tasks, error) or ended) from error
 
 
 def _check_request(

@@ -100,9 +100,14 @@ def fetch_questions(tasks: Sequence[str], folder: Path | None = None) -> None:
 
 def _unavailable(tasks: Sequence[str], error: Exception) -> Problem:
     """Why questions cannot be had: in plain words where the Hub is out of reach, else in lm-eval's."""
+    return out_of_reach(tasks, error) or Problem("no-questions", {"words": words_of(error)})
+
+
+def out_of_reach(tasks: Sequence[str], error: Exception) -> Problem | None:
+    """That the questions of tasks could not be fetched, if an error of lm-eval comes from a missing connection."""
     if any(type(one).__name__ in OUT_OF_REACH for one in _causes(error)):
         return Problem("questions-out-of-reach", {"tasks": list(tasks)})
-    return Problem("no-questions", {"words": words_of(error)})
+    return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

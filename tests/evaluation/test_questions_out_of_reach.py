@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 
-from evaluation import EvaluationError, harness
+from evaluation import EvaluationError, benchmark, harness
+
+# As `datasets` raises it: the cause is hidden, and stands only as the context.
+HIDDEN = FileNotFoundError("Couldn't find any data file at /root/x")
+HIDDEN.__context__, HIDDEN.__suppress_context__ = ConnectionError("/root/.cache/x"), True
 
 KINDS: dict[str, tuple[Exception, str]] = {
     "no connection": (ConnectionError("/root/.cache/x"), "questions-out-of-reach"),
+    "no connection, of which only the context tells": (HIDDEN, "questions-out-of-reach"),
     "no such data": (ValueError("no such configuration"), "no-questions"),
 }
 
@@ -48,3 +53,10 @@ def test_a_missing_connection_is_told_from_missing_questions(
     [problem] = raised.value.problems
     assert problem.code == code
     assert ("/root" in str(problem)) is False
+
+
+def test_a_benchmark_on_its_way_says_the_same() -> None:
+    with pytest.raises(EvaluationError) as raised, benchmark._ended_early("a/one", ["kmmlu"]):
+        raise HIDDEN
+
+    assert [problem.code for problem in raised.value.problems] == ["questions-out-of-reach"]

@@ -118,24 +118,26 @@ def visit(
         context.close()
 
 
-# The page's events, whether they run in Gradio's queue or beside it.
+# Events of the page that run in Gradio's queue, and all of them.
+QUEUED = re.compile("/gradio_api/queue/join")
 EVENTS = re.compile("/gradio_api/(run|queue/join)")
 
 
 @contextmanager
-def events_held(page: Page) -> Iterator[None]:
-    """No event of the page reaches its server before this ends."""
-    held: list[Route] | None = []
+def held(page: Page, events: re.Pattern[str]) -> Iterator[None]:
+    """None of these events reaches the page's server before this ends."""
+    waiting: list[Route] = []
+    ended = False
 
     def hold(route: Route) -> None:
-        if held is None:
+        if ended:
             route.continue_()
         else:
-            held.append(route)
+            waiting.append(route)
 
-    page.route(EVENTS, hold)
+    page.route(events, hold)
     yield
-    waiting, held = held, None
+    ended = True
     for route in waiting:
         route.continue_()
 

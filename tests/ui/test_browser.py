@@ -41,6 +41,12 @@ COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-tex
 GALLERY = 4  # the number of its tab
 # Whether a text ends before the field around it does.
 WHOLE = "it => it.getBoundingClientRect().right <= it.closest('.block').getBoundingClientRect().right"
+# Whether the conversation can be seen while its answer is written.
+ABOVE_COMPOSER = """() => {
+  const [talk, composer] = [".alloy-talk", ".alloy-composer"].map((it) => document.querySelector(it));
+  const {top, bottom} = talk.getBoundingClientRect();
+  return top >= 0 && bottom <= composer.getBoundingClientRect().top;
+}"""
 BROKEN_OFF = re.compile("AbortError: signal is aborted|Connection errored out")
 REMEMBERED = {
     str(block.storage_key)
@@ -154,6 +160,7 @@ def test_two_models_become_one_that_answers(site: Site, browser: Browser) -> Non
         expect(page.get_by_label("Compare with")).to_have_value(FIRST)
         page.get_by_label("Your message").fill("What is the capital of Italy?")
         page.get_by_role("button", name="Send").click()
+        page.wait_for_function(ABOVE_COMPOSER)
         expect(page.get_by_text(re.compile(r"\d+ tokens, [\d.]+/s"))).to_have_count(2, timeout=SLOW)
         answers = page.get_by_test_id("bot")
         expect(answers).to_have_count(2)

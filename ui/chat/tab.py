@@ -45,6 +45,14 @@ from ui.widgets.stop_button import stop_button, stops_from, stops_until
 
 HIDE = "() => ({__type__: 'update', visible: false})"
 SEND = "() => document.querySelector('.alloy-send').click()"
+# Brings the conversation above the composer, where it is hidden behind it.
+SHOW_TALK = """() => {
+  const visible = (choice) => [...document.querySelectorAll(choice)].find((it) => it.offsetParent);
+  const talk = visible(".alloy-talk"), composer = visible(".alloy-composer");
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (talk.getBoundingClientRect().bottom > composer.getBoundingClientRect().top)
+    talk.scrollIntoView({block: "start", behavior: still ? "auto" : "smooth"});
+}"""
 SUGGESTED = (1, 2, 3)  # messages to begin with, by the end of their key
 
 
@@ -119,6 +127,7 @@ class ChatTab:
         models, talks = {*self.models}, [side.talk for side in self.sides]
         asked = [self.send.click, self.prompt.submit]
         stops_from(self.stop, asked)
+        gr.on(asked, None, None, None, js=SHOW_TALK, **PRIVATE)
         ready = gr.on(asked, self._fetch, models, None, show_progress="hidden", **NETWORK)
         answered = ready.then(
             self._talk,

@@ -60,7 +60,8 @@ def drawn(found: Sketch | None) -> Markup | None:
     label = t("gallery.curve", name=found.curve)
     paths = [tag.path(d=_path(points), class_=f"line-{name}") for name, points in found.lines.items()]
     picture = tag.svg(paths, class_="alloy-curve", role="img", aria_label=label, viewBox=f"0 0 {WIDE} {TALL}")
-    return tag.figure(picture, tag.figcaption(label))
+    legend = ", ".join(str(t(f"gallery.curve.{name}")) for name in found.lines)
+    return tag.figure(picture, tag.figcaption(label, f" ({legend})" if len(found.lines) > 1 else None))
 
 
 def origin(one: GalleryMerge) -> Markup | None:

@@ -155,13 +155,13 @@ class BenchmarksPanel:
                 USUAL_QUESTIONS, label=t("benchmark.limit"), info=t("benchmark.limit.info"), precision=0, minimum=0,
                 scale=1, min_width=160,
             )  # fmt: skip
-        with gr.Accordion(t("benchmark.how"), open=False), gr.Row():
+        with gr.Accordion(t("benchmark.how"), open=False):
             self.few_shot = gr.Number(
                 None, label=t("benchmark.few_shot"), info=t("benchmark.few_shot.info"), precision=0, minimum=0,
-                maximum=MAX_EXAMPLES, min_width=200,
+                maximum=MAX_EXAMPLES,
             )  # fmt: skip
             self.template = gr.Checkbox(
-                False, label=t("benchmark.template"), info=t("benchmark.template.info"), min_width=200
+                False, label=t("benchmark.template"), info=t("benchmark.template.info")
             )
 
     def _questions(self, given: Given) -> Questions:

@@ -192,14 +192,12 @@ class WeightsPanel:
                 list(known), value=None, label=t("weights.base"), info=t("weights.base.info"), allow_custom_value=True
             )  # fmt: skip
             search_as_you_type(self.base, search, self.host, known)
-            with gr.Row():
-                self.amount = gr.Radio(
-                    [(t(f"weights.amount.{key}"), key) for key in SAMPLES], value=QUICK, label=t("weights.amount"),
-                    min_width=240,
-                )  # fmt: skip
-                self.activations = gr.Checkbox(
-                    False, label=t("weights.activations"), info=t("weights.activations.info"), min_width=240
-                )
+            self.amount = gr.Radio(
+                [(t(f"weights.amount.{key}"), key) for key in SAMPLES], value=QUICK, label=t("weights.amount")
+            )
+            self.activations = gr.Checkbox(
+                False, label=t("weights.activations"), info=t("weights.activations.info")
+            )
 
     def _look(self, given: Given, oauth: gr.OAuthToken | None, request: gr.Request) -> Iterator[Updates]:
         names, token = names_in(given[self.models]), account(self.host, oauth).for_hub

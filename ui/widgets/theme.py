@@ -159,7 +159,8 @@ footer { gap: 1rem; }
   .alloy-wishes { grid-template-columns: 1fr; gap: .4rem; }
   .alloy-wishes button { padding: .45rem .7rem; }
   .alloy-wishes svg { width: 3.6rem; height: 2rem; }
-  .alloy-presets { flex-wrap: nowrap !important; overflow-x: auto; padding: 3px; }
+  .alloy-presets, .alloy-suggested { flex-wrap: nowrap !important; overflow-x: auto; padding: 3px; }
+  .alloy-suggested button { white-space: nowrap; }
 }
 .alloy-presets { align-items: center; gap: .45rem; }
 .alloy-presets > .block { flex: none; width: auto; min-width: 0; font-weight: 600; padding-right: .3rem; }

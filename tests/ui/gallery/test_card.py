@@ -37,6 +37,16 @@ def test_a_merge_says_where_it_is_from_how_it_was_made_and_whether_it_is_better(
     assert "SLERP" in tags.text and "mit" in tags.text and "♥ 3" in tags.text
     assert ("aria-label", "t, from the first layer to the last") in tags.attributes
     assert [value for name, value in tags.attributes if name == "data-what"] == ["open", "remix", "chat"]
+    assert "solid: everything else" not in tags.text  # there is one line
+
+
+def test_a_picture_of_several_lines_says_which_is_which() -> None:
+    curves = "{t: [{filter: self_attn, value: [0, 1]}, {filter: mlp, value: [1, 0]}, {value: 0.5}]}"
+    recipe = GRADIENT.replace("{t: [0, 0.5, 1]}", curves)
+
+    tags = shown(gallery_cards([of(HubMerge("ann/merged", "0" * 40), recipe)]))
+
+    assert "(solid: everything else, dashed: attention, dotted: MLP)" in tags.text
 
 
 def test_a_difference_without_a_clear_sign_is_none() -> None:
