@@ -14,7 +14,8 @@ THIRD = "alloy/SmolLM2-135M-Bard"
 # Where the fields of the form are, by their labels; what Gradio has drawn there unseen is how long it waits.
 FIELDS = """[...document.querySelectorAll(".alloy-form .block")]
   .filter((it) => it.offsetParent && it.querySelector("input, textarea"))
-  .map((it) => [it.innerText.split("\\n").find((line) => !/^[0-9.]+s$/.test(line)), Math.round(it.getBoundingClientRect().y + scrollY)])"""
+  .map((it) => [it.innerText.split("\\n").find((line) => !/^[0-9.]+s$/.test(line)),
+    Math.round(it.getBoundingClientRect().y + scrollY)])"""
 # How far each line's number is from its line; the number of lines that have none.
 NUMBERS = """() => {
   const tops = (choice) => [...document.querySelectorAll(choice)]
