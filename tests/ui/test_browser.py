@@ -514,6 +514,7 @@ def test_a_merge_is_started_by_the_keyboard_alone(site: Site, browser: Browser) 
             if page.evaluate("document.activeElement.closest('.cm-editor') !== null"):
                 page.keyboard.press("Escape")  # in a text of code, Tab alone is a character
             page.keyboard.press("Tab")
+            assert page.evaluate("document.activeElement !== document.body")
             if page.evaluate("document.activeElement.innerText") == "Merge":
                 break
         page.keyboard.press("Enter")

@@ -5,7 +5,8 @@ from __future__ import annotations
 # Gradio's editor of code keeps Tab to itself, so that the keyboard cannot leave it, and its name is no visitor's word.
 # A form that is paused is not only grey: nothing in it can be reached. The editor counts the heights of its lines
 # before the fonts have come, and again when the window changes. The pictures of Gradio's footer repeat the words beside
-# them, and its link to download holds a button, which would be reached by a Tab of its own.
+# them, and its link to download holds a button, which would be reached by a Tab of its own. So would a long list of
+# options, which browsers let the keyboard scroll: it goes when its field is left, and the focus with it.
 MEND_COMPONENTS = """() => {
   if (window.alloyMended) return;
   document.addEventListener("keydown", (event) => {
@@ -21,7 +22,8 @@ MEND_COMPONENTS = """() => {
       for (const fields of form.querySelectorAll(".alloy-fields")) fields.inert = paused;
     }
     for (const picture of document.querySelectorAll("footer img:not([alt=''])")) picture.alt = "";
-    for (const button of document.querySelectorAll("a > button:not([tabindex])")) button.tabIndex = -1;
+    const stops = "a > button:not([tabindex]), ul[role=listbox]:not([tabindex])";
+    for (const stop of document.querySelectorAll(stops)) stop.tabIndex = -1;
   };
   window.alloyMended = new MutationObserver(mend);
   window.alloyMended.observe(document.body, {childList: true, subtree: true});
