@@ -6,7 +6,8 @@ from __future__ import annotations
 # A form that is paused is not only grey: nothing in it can be reached. The editor counts the heights of its lines
 # before the fonts have come, and again when the window changes. The pictures of Gradio's footer repeat the words beside
 # them, and its link to download holds a button, which would be reached by a Tab of its own. So would a long list of
-# options, which browsers let the keyboard scroll: it goes when its field is left, and the focus with it.
+# options, which browsers let the keyboard scroll: it goes when its field is left, and the focus with it. The name of
+# its field for files is not what stands in it.
 MEND_COMPONENTS = """() => {
   if (window.alloyMended) return;
   document.addEventListener("keydown", (event) => {
@@ -22,6 +23,7 @@ MEND_COMPONENTS = """() => {
       for (const fields of form.querySelectorAll(".alloy-fields")) fields.inert = paused;
     }
     for (const picture of document.querySelectorAll("footer img:not([alt=''])")) picture.alt = "";
+    for (const drop of document.querySelectorAll(".upload-container[aria-label]")) drop.removeAttribute("aria-label");
     const stops = "a > button:not([tabindex]), ul[role=listbox]:not([tabindex])";
     for (const stop of document.querySelectorAll(stops)) stop.tabIndex = -1;
   };
