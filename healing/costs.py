@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from checkpoints.dtypes import itemsize
 from healing.data import Row, is_conversation, texts_of
@@ -15,8 +17,12 @@ if TYPE_CHECKING:
 
 # Bytes of this process with its libraries, before any model.
 _LIBRARIES = 700_000_000
-# Of the speed of large products, what a training step reaches.
+# Of the speed of products, what a training step reaches.
 _EFFICIENCY = 0.6
+# Bytes of weights that no cache holds.
+_BEYOND_CACHES = 64 << 20
+# Bytes that are read or written for a weight that is trained: its gradient's norm, and AdamW's moments and update.
+_BYTES_OF_UPDATE = 88
 # Bytes of a token: of English, and of scripts whose characters have several bytes.
 _BYTES, _BYTES_BEYOND_ASCII = 4, 2
 _BEYOND_ASCII = bytes(range(128, 256))
@@ -109,30 +115,51 @@ def operations_of(plan: HealPlan, taught: int) -> float:
 
 
 def seconds_of(plan: HealPlan, taught: int) -> float:
-    """How long all steps take, by the speed of a product that is timed here.
+    """How long all steps take, by products and a copy that are timed here.
 
     Args:
         plan: of the run.
         taught: how many weights the teacher has.
     """
-    return operations_of(plan, taught) / _speed(plan.device)
+    update = _BYTES_OF_UPDATE * _trained_parameters(plan) / _bandwidth(plan.device)
+    return operations_of(plan, taught) / _speed(plan) + plan.training.arguments.max_steps * update
 
 
-def _speed(device: str) -> float:
-    """Operations a second of a training step, by a product that is timed here."""
+def _speed(plan: HealPlan) -> float:
+    """Operations a second of a step: of its tokens by matrices of the model's size, which no cache holds all of."""
     import torch
 
-    on_gpu = device == "cuda"
-    size = 4096 if on_gpu else 768
-    square = torch.ones(size, size, device=device, dtype=torch.bfloat16 if on_gpu else torch.float32)
+    most, number = (4096, torch.bfloat16) if plan.device == "cuda" else (1024, torch.float32)
+    shapes = [tensor.shape for tensor in matrices(plan.merge)]
+    rows, columns = (min(side, most) for side in max(shapes, key=math.prod, default=(most, most)))
+    tokens = min(math.ceil(_tokens_of_step(plan)), most)
+    count = min(math.ceil(_BEYOND_CACHES / (4 * rows * columns)), 64)
+    weights = torch.ones(count, columns, rows, device=plan.device, dtype=number)
+    states = torch.ones(tokens, columns, device=plan.device, dtype=number)
+    took = _least_time(lambda weight: states @ weight, weights, plan.device)
+    return _EFFICIENCY * 2 * tokens * rows * columns / took
+
+
+def _bandwidth(device: str) -> float:
+    """Bytes a second that are read or written."""
+    import torch
+
+    pieces = torch.ones(16, _BEYOND_CACHES // 64, device=device)
+    return 8 * pieces[0].numel() / _least_time(lambda piece: piece.mul_(1.0), pieces, device)
+
+
+def _least_time(work: Callable[[Any], object], pieces: Iterable[Any], device: str) -> float:
+    """Seconds that one of several equal pieces of work takes at the least: other programs disturb short ones less."""
+    import torch
+
     took = []
-    for _ in range(20):
+    for piece in [*pieces, *pieces]:
         began = time.perf_counter()
-        square @ square
-        if on_gpu:
+        work(piece)
+        if device == "cuda":
             torch.cuda.synchronize()
         took.append(time.perf_counter() - began)
-    return _EFFICIENCY * 2 * size**3 / min(took)
+    return min(took)
 
 
 def _tokens_of_step(plan: HealPlan, *, longest: bool = False) -> float:

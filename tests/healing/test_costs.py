@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evaluation import load_model
 from examples.models import BASE, model_folder
-from healing import HealPlan, plan_training
-from healing.costs import kept_of, operations_of, tokens_of
+from healing import HealPlan, costs, plan_training
+from healing.costs import kept_of, operations_of, seconds_of, tokens_of
 from healing.data import windows
 from healing.distillation import Distillation
 from healing.run import in_memory
@@ -86,6 +86,18 @@ def test_a_step_keeps_and_computes_what_was_planned(training: str, wide: Path, t
     assert kept_of(plan) == pytest.approx(measured, rel=MEMORY)
     taught = sum(weight.numel() for weight in load_model(wide, device="cpu").network.parameters())
     assert operations_of(plan, taught) == pytest.approx(counter.get_total_flops(), rel=0.25)
+
+
+def test_an_update_reads_and_writes_what_is_trained(
+    wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(cut_recipe(str(wide), [1]), "train: distillation\nweights: all", tmp_path)
+    monkeypatch.setattr(costs, "_speed", lambda _: float("inf"))
+    monkeypatch.setattr(costs, "_bandwidth", lambda _: 1e9)
+
+    weights = sum(tensor.elements for tensor in plan.merge.tensors)
+    # A gradient's norm, and AdamW's moments and update.
+    assert seconds_of(plan, weights) == pytest.approx(88 * weights / 1e9)
 
 
 def test_tokens_of_rows_are_estimated_from_their_bytes() -> None:
