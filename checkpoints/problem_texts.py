@@ -1489,7 +1489,9 @@ PROBLEMS: dict[str, Text] = {
     "score-not-finite": Text("{model}: {metric} is {value}, which no card can hold.", "Leave it out."),
     # judging: texts
     "no-bundled-text": Text("There is no bundled text '{name}'.", "Expected one of {known:all}."),
-    "text-unreadable": Text("{path} cannot be read ({error}).", "Give a text file, or one of {known:all}."),
+    "text-unreadable": Text(
+        "{path} cannot be read ({error}).", "Give a text file, or name a bundled text: {known:all}."
+    ),
     "not-utf8": Text(
         "{name} is not UTF-8: byte {byte} is not valid.",
         "Save it as UTF-8 (`iconv -f cp949 -t utf-8` for old Korean files), and check that it is a text file.",
@@ -2084,6 +2086,7 @@ PHRASES: dict[str, Template] = {
     # what was found instead
     "mapping": "a mapping",
     "list": "a list",
+    "empty-list": "an empty list",
     # how tensors and adapters do not fit
     "shape-instead": "{name} {found} instead of {expected}",
     "shape-of": "{name} {shape}",

@@ -58,8 +58,12 @@ def bundled_text(name: str) -> list[str]:
     return (_FOLDER / f"{name}.txt").read_text("utf-8").strip().split("\n\n")
 
 
-def read_text(path: str | Path) -> str:
+def read_text(path: str | Path, bundled: Sequence[str] = BUNDLED) -> str:
     """A file, as one document.
+
+    Args:
+        path: of the file
+        bundled: names of texts that may be given instead
 
     Raises:
         EvaluationError: it does not exist, is empty, or is not UTF-8
@@ -67,7 +71,7 @@ def read_text(path: str | Path) -> str:
     try:
         return decoded(str(path), Path(path).read_bytes())
     except OSError as error:
-        values = {"path": str(path), "error": error.strerror, "known": BUNDLED}
+        values = {"path": str(path), "error": error.strerror, "known": bundled}
         raise EvaluationError(Problem("text-unreadable", values)) from error
 
 

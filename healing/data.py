@@ -93,7 +93,7 @@ def _read(dataset: Dataset, kind: Kind, folder: Path, token: Token, allow_folder
 
         rows: Iterable[Any] = topics.values()
     elif allow_folders and path.endswith(_FILES):
-        content = read_text(folder / path)
+        content = read_text(folder / path, (PYTHON_TOPICS,))
         rows = _lines(path, content, dataset.where) if path.endswith(".jsonl") else [content]
     elif allow_folders and (folder / path).is_file():
         raise EvaluationError(Problem("training-file-kind", {"name": path, "known": _FILES}, dataset.where))

@@ -173,6 +173,8 @@ class YamlReader:
             return f"'{node.value[:60]}'"
         if isinstance(node, yaml.MappingNode):
             return "mapping"
+        if not node.value:
+            return "empty-list"
         return "list" if len(node.value) != 2 else str(self.plain(node))[:60]
 
 

@@ -140,6 +140,11 @@ def test_files_of_windows_are_read_and_lines_end_at_newlines_alone(tmp_path: Pat
     assert read_documents([Dataset("a.jsonl")], tmp_path) == ["One\u2028 and still one.", "Two."]
 
 
+def test_instead_of_a_file_that_is_not_there_a_text_that_may_be_trained_on_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="name a bundled text: python-topics"):
+        read_documents([Dataset("gone.jsonl")], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -1411,7 +1411,7 @@ PROBLEMS: dict[str, Text] = {
     "no-bundled-text": Text("'{name}': 함께 들어 있는 글이 아닙니다.", "쓸 수 있는 것: {known:all}."),
     "text-unreadable": Text(
         "{path}: 읽을 수 없습니다({error}).",
-        "글이 담긴 파일을 주거나 다음 가운데 하나를 쓰세요: {known:all}.",
+        "글이 담긴 파일을 주거나 함께 들어 있는 글의 이름을 쓰세요: {known:all}.",
     ),
     "not-utf8": Text(
         "{name}: UTF-8이 아닙니다. {byte}번째 바이트가 잘못되었습니다.",

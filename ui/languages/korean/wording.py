@@ -85,6 +85,7 @@ PHRASES: dict[str, Template] = {
     "changed-data": "데이터",
     "mapping": "`이름: 값` 모음",
     "list": "목록",
+    "empty-list": "빈 목록",
     "shape-instead": "{name} {found} (다른 모델은 {expected})",
     "shape-of": "{name} {shape}",
     "several-dtypes": "{name}의 dtype이 여럿: {dtypes}",
