@@ -69,12 +69,12 @@ def _live(job: JobStatus, tab: str) -> Markup:
     percent = job.percent if job.state == "running" else None
     done = None if percent is None else [" ", tag.b(f"{percent} %")]
     mood = "busy" if job.state == "running" else "idle"
-    return _button([f"{_state(job)}: {job.title}", done], mood, job, tab, percent)
+    return _button([f"{state_words(job)}: {job.title}", done], mood, job, tab, percent)
 
 
 def _ended(job: JobStatus, tab: str) -> Markup:
     mood = {"done": "good", "failed": "bad"}.get(job.state, "idle")
-    line = _button(f"{_state(job)}: {job.title}", mood, job, tab)
+    line = _button(f"{state_words(job)}: {job.title}", mood, job, tab)
     label = t("tray.remove", title=job.title)
     remove = tag.button("×", type="button", aria_label=label, title=label, data_job=job.id, data_what=REMOVE)
     return tag.li(line, _time(job.asked_at), remove)
@@ -96,7 +96,7 @@ def _time(asked_at: float) -> Markup | None:
     return tag.time(f"{when:%Y-%m-%d %H:%M} UTC", datetime=when.isoformat(timespec="seconds"))
 
 
-def _state(job: JobStatus) -> str:
+def state_words(job: JobStatus) -> str:
     """What the job is doing, or how it ended."""
     if job.stopping:
         return t("jobs.stopping")

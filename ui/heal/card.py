@@ -85,7 +85,7 @@ def heal_progress(title: str, found: HealState) -> Markup:
         numbers.append(t("heal.step", number=len(found.losses), of=found.steps))
         numbers.append(t("heal.loss", loss=f"{found.losses[-1]:.4f}"))
     if found.seconds_left:
-        numbers.append(t("search.left", time=duration(found.seconds_left)))
+        numbers.append(t("jobs.left", time=duration(found.seconds_left)))
     done = round(100 * len(found.losses) / max(found.steps, 1))
     filled = bar(min(done, 99), t("jobs.progress", title=title))
     return html(filled, tag.div(map(tag.span, numbers), class_="alloy-numbers"), loss_curve(found.losses))

@@ -68,11 +68,11 @@ class HealPanel:
                     step=10,
                     label=t("heal.steps"),
                     info=t("heal.steps.info"),
-                    min_width=220,
+                    min_width=280,
                 )
                 self.data = gr.Dropdown(
                     [(t("heal.data.topics"), PYTHON_TOPICS)], value=PYTHON_TOPICS, label=t("heal.data"),
-                    info=t("heal.data.info"), allow_custom_value=True, min_width=220,
+                    info=t("heal.data.info"), allow_custom_value=True, min_width=280,
                 )  # fmt: skip
             with gr.Row():
                 self.check = gr.Button(t("heal.plan"), size="sm")

@@ -12,6 +12,7 @@ from merging import Result
 from merging.result_card import with_not_finite
 from ui.heal.card import heal_progress, healed
 from ui.hub.recipes import query_of
+from ui.job_tray import state_words
 from ui.languages.translate import t
 from ui.merge.commands import command_line, hf_job, python
 from ui.server.downloads import links
@@ -57,13 +58,13 @@ def job_card(job: JobStatus, space_id: str = "", commit: str = "", offer: Markup
         space_id, commit: of the Space that this is, if it is one
         offer: of healing the result
     """
-    state = t("jobs.stopping") if job.stopping else t(f"jobs.{job.state}")
     # While a job runs its card is drawn again every second, which would fold the details up again.
     details = (
         None if job.is_live else [_compared(job), _card(job), _elsewhere(job, space_id, commit), log_of(job)]
     )
     return card(
-        [heading(f"{state}: {job.title}"), _rented(job), _state(job), offer, details], _MOODS[job.state]
+        [heading(f"{state_words(job)}: {job.title}"), _rented(job), _state(job), offer, details],
+        _MOODS[job.state],
     )
 
 

@@ -86,7 +86,11 @@ class MergeSlot:
             self.box: gr.update(visible=True),
             self.card: card,
             self.message: "",  # it may be about the result that was here before
-            self.stop: gr.update(visible=job.is_live, interactive=not job.stopping),
+            self.stop: gr.update(
+                value=t("heal.cancel" if job.request.training else "merge.cancel"),
+                visible=job.is_live,
+                interactive=not job.stopping,
+            ),
             self.retry: gr.update(
                 visible=job.state in ("failed", "cancelled") and not heals_elsewhere(job),
                 interactive=True,

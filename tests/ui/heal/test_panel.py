@@ -325,6 +325,8 @@ def test_cards_say_what_happened() -> None:
     assert "was kept as you asked" in job_card(kept)
     running = replace(job, state="running", heal=HealState("training", 3, (3.0, 2.0), 30.0))
     assert "Step 2 of 3" in job_card(running)
+    assert "Healing: you/x" in job_card(running)
+    assert "30 s left" in job_card(running)
     assert loss_curve([1.0]) == ""
     measuring = LayersFound("org/one", (1.0, 0.1), None, ())
     assert "Trying cuts" in layers_found_card(measuring)

@@ -331,6 +331,7 @@ PAGE: dict[str, Template] = {
     ),
     "heal.offer.here": "Healing it with {steps} steps takes about {time} on this machine, free of charge.",
     "heal.offer.rented": "On a rented machine ({machine}): about {time}, {dollars}.",
+    "heal.cancel": "Stop this training",
     "heal.step": "Step {number} of {of}",
     "heal.loss": "Loss {loss}",
     "heal.steps.axis": "steps",

@@ -332,6 +332,7 @@ PAGE: dict[str, Template] = {
     ),
     "heal.offer.here": "{steps}스텝으로 회복하는 데 이 컴퓨터에서 약 {time} 걸리고, 비용은 없습니다.",
     "heal.offer.rented": "빌린 컴퓨터({machine})에서는 약 {time}, {dollars}입니다.",
+    "heal.cancel": "이 학습 멈추기",
     "heal.step": "{of}스텝 중 {number}",
     "heal.loss": "손실 {loss}",
     "heal.steps.axis": "스텝",
