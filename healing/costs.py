@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Bytes of this process with its libraries, before any model.
 _LIBRARIES = 700_000_000
 # Of the speed of products, what a training step reaches.
-_EFFICIENCY = 0.6
+_EFFICIENCY = 0.4
 # Bytes of weights that no cache holds.
 _BEYOND_CACHES = 64 << 20
 # Bytes that are read or written for a weight that is trained: its gradient's norm, and AdamW's moments and update.
