@@ -1,4 +1,4 @@
-"""The zoo: any causal language model that transformers builds merges exactly, or is refused in words."""
+"""The zoo: any model that transformers builds merges exactly, or is refused in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.merging.zoo import FAMILIES, outcomes
+from tests.merging.zoo import FAMILIES, OTHERS, outcomes
 
 # How many families are tried in a run of all tests; `make nightly` tries all.
 SAMPLE = 6
@@ -26,7 +26,7 @@ def test_a_family_of_this_week(family: str) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
 def test_a_family(family: str) -> None:
     for outcome in outcomes(family):
         assert outcome.verdict != "WRONG", outcome

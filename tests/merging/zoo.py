@@ -1,7 +1,7 @@
-"""Every causal language model that transformers registers, as a tiny random model, merged and stacked.
+"""Every model that transformers registers, as a tiny random model, merged and stacked.
 
-`python -m tests.merging.zoo` tries all of them, and counts; `python -m tests.merging.zoo llama gemma2` tries some.
-A new architecture of transformers joins by itself.
+`python -m tests.merging.zoo` tries all causal language models, and counts; `python -m tests.merging.zoo llama gemma2`
+tries some, and `python -m tests.merging.zoo others` all models of other kinds. A new architecture joins by itself.
 """
 
 from __future__ import annotations
@@ -17,12 +17,27 @@ from typing import Any, Literal, NamedTuple
 import torch
 import transformers
 import yaml
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto import modeling_auto
 
 from checkpoints.built_model import build
 from merging import make_plan, read_recipe, run_plan
 
-FAMILIES = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+CAUSAL = dict(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+FAMILIES = tuple(sorted(CAUSAL))
+# The classes of all other tasks, each once.
+OTHERS = tuple(
+    sorted(
+        {
+            name
+            for mapping, classes in vars(modeling_auto).items()
+            if mapping.startswith("MODEL_") and mapping.endswith("_MAPPING_NAMES")
+            for value in classes.values()
+            for name in (value if isinstance(value, tuple) else (value,))
+            if hasattr(transformers, name)
+        }
+        - {*CAUSAL.values()}
+    )
+)
 LAYERS = 4
 # Settings by their usual names, small; a config takes those that it has.
 SMALL = {
@@ -85,6 +100,27 @@ SMALL = {
     "indexer_compress_ratio": 2,
     "laurel_rank": 4,
     "altup_num_inputs": 2,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "d_ff": 48,
+    "d_kv": 8,
+    "num_mel_bins": 8,
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_sizes": [8, 16, 24, 32],
+    "max_source_positions": 32,
+    "max_target_positions": 32,
+    "conv_dim": [32] * 2,
+    "conv_stride": [2] * 2,
+    "conv_kernel": [3] * 2,
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    "depth": 2,
+    "projection_dim": 16,
+    "out_hidden_size": 32,
+    "fullatt_block_indexes": [0],
+    "deepstack_visual_indexes": [0],
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -121,8 +157,8 @@ class Outcome(NamedTuple):
 
 
 def tiny(family: str) -> transformers.PreTrainedModel | None:
-    """A tiny random model of a family; None if it cannot be built small."""
-    model_class = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family])
+    """A tiny random model of a family, or of a class; None if it cannot be built small."""
+    model_class = getattr(transformers, CAUSAL.get(family, family))
     for more in ALTERNATIVES:
         try:
             config = small_config(model_class.config_class, more)
@@ -208,6 +244,8 @@ def _tried(
         return Outcome(family, way, "refused", str(plan.problems[0]))
     run_plan(plan, str(out))
     trouble = _trouble(model_class, out)
+    if not trouble and way == "linear":
+        trouble = _other_values(model_class, folder)
     if not trouble and way == "stack":
         trouble = _other_kinds(folder / "1", out)
     return Outcome(family, way, "WRONG" if trouble else "exact", trouble)
@@ -220,6 +258,19 @@ def _trouble(model_class: type[transformers.PreTrainedModel], folder: Path) -> s
     except Exception as error:
         return f"{type(error).__name__}: {error}"[:300]
     return "; ".join(f"{key}: {sorted(map(str, value))[:3]}" for key, value in info.items() if value)
+
+
+def _other_values(model_class: type[transformers.PreTrainedModel], folder: Path) -> str:
+    """The parameters of an average that are not the average of its parents'."""
+    first, second, average = (
+        dict(model_class.from_pretrained(folder / name).named_parameters()) for name in ("1", "2", "linear")
+    )
+    wrong = [
+        name
+        for name, value in average.items()
+        if not torch.allclose(value.float(), (first[name].float() + second[name].float()) / 2, atol=1e-4)
+    ]
+    return f"other values: {wrong[:3]}" if wrong else ""
 
 
 def _other_kinds(source: Path, result: Path) -> str:
@@ -241,7 +292,7 @@ def main(families: list[str]) -> int:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     found: list[Outcome] = []
-    for family in families or FAMILIES:
+    for family in OTHERS if families == ["others"] else families or FAMILIES:
         found += outcomes(family)
         for outcome in found[-3:]:
             if outcome.family == family and outcome.verdict != "exact":
