@@ -1271,8 +1271,8 @@ PROBLEMS: dict[str, Text] = {
         "Press 'Try it first' again.",
     ),
     "plan-limit": Text(
-        "The plan took more than {seconds:.0f} seconds or {memory:.0f} GB of memory.",
-        "A file of one of the models may be damaged, or made to keep a server busy. Try the models one by one.",
+        "The plan took more than {seconds:.0f} CPU seconds, {wait:.0f} seconds in all, or {memory:.0f} GB of memory.",
+        "The server or the Hub may be busy: try again. Or a file is damaged: try the models one by one.",
     ),
     "too-many-plans": Text(
         "You already have {count} {count:plan|plans} being made or waiting.", "Wait for one to finish."

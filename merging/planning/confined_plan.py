@@ -51,7 +51,7 @@ def confined_plan(request: PlanRequest) -> Plan:
     try:
         return Plan.from_data(PLANNED(vars(request)))
     except LimitError:
-        values = {"seconds": SECONDS, "memory": MEMORY / 1e9}
+        values = {"seconds": SECONDS, "wait": WAIT, "memory": MEMORY / 1e9}
         return Plan(request.recipe, method="", problems=(Problem("plan-limit", values),))
 
 
