@@ -69,4 +69,4 @@ def test_a_plan_that_takes_too_much_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     found = confined_plan(replace(REQUEST, recipe="merge_method: linear"))
 
     assert [problem.code for problem in found.problems] == ["plan-limit"]
-    assert "60 seconds" in found.problems[0].message
+    assert "60 CPU seconds, 90 seconds in all" in found.problems[0].message
