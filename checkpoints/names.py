@@ -69,6 +69,8 @@ def model_name(location: str) -> str:
 
 def is_folder(text: str) -> bool:
     """Whether a name is that of a folder on this machine."""
+    if "\0" in text:  # which no path has
+        return False
     return os.path.isdir(os.path.expanduser(text))  # noqa: PTH111, PTH112 (no name is too long or odd for them)
 
 

@@ -69,6 +69,11 @@ def test_recipes_quickly(law: Callable[[str], None]) -> None:
     QUICK(given(texts)(law))()
 
 
+def test_a_zero_byte_behind_a_home_folder_is_no_path() -> None:
+    check_reference("~\0")
+    check('merge_method: linear\nmodels: [{model: "~\\0x"}]')
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("law", [check, check_reference])
