@@ -14,7 +14,7 @@ from checkpoints.problems import MergeError, PlanError, Problem
 from merging.engine.models import Check, open_models
 from merging.experts.routing import Routing, route
 from merging.plan import Gates, Plan, Prompt
-from merging.planning.confined_plan import MEMORY, PLANNED, SECONDS, WAIT
+from merging.planning.confined_plan import PLANNED, over_limit
 from merging.planning.make import make_plan
 from merging.planning.prompts import PromptReader
 from merging.recipe.recipe import Recipe
@@ -85,8 +85,7 @@ def read_prompts_apart(plan: Plan, texts: Sequence[str], token: str | bool | Non
     try:
         found = _read_apart({"plan": plan.cut(()).to_data(), "texts": list(texts), "token": token})
     except LimitError:
-        values = {"seconds": SECONDS, "wait": WAIT, "memory": MEMORY / 1e9}
-        raise PlanError(Problem("plan-limit", values)) from None
+        raise PlanError(over_limit()) from None
     if problems := found["problems"]:
         raise PlanError(map(Problem.from_data, problems))
     return [Prompt(text, tuple(tokens)) for text, tokens in found["prompts"]]

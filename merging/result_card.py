@@ -50,7 +50,8 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str
     for model in plan.parents:
         parts += [model, *model.adapters]
     on_hub = list(dict.fromkeys(_repository(part) for part in parts if part.commit))
-    front = ["---", *base_models(on_hub, "quantized" if _is_copy(plan) else "merge")]
+    is_copy = _is_copy(plan)
+    front = ["---", *base_models(on_hub, "quantized" if is_copy else "merge")]
     if licence:
         front += _licence(licence)
     # Weights without a config, or a part of something else, are no use to transformers.
@@ -58,7 +59,7 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str
     front += [
         *(["library_name: transformers", "pipeline_tag: text-generation"] if loads else ()),
         "tags:",
-        *(() if _is_copy(plan) else ["- merge"]),
+        *(() if is_copy else ["- merge"]),
         *(["- moe"] if plan.mixture else ()),
         "- alloy",
         "---",
@@ -74,7 +75,7 @@ def model_card(plan: Plan, name: str, licence: Licence | None = None, found: str
             "",
             f"# {name.rpartition('/')[2]}",
             "",
-            *_description(plan),
+            *(["All weights of one model, in another form."] if is_copy else _description(plan)),
             "",
             "## Made of",
             "",
@@ -113,8 +114,6 @@ def _description(plan: Plan) -> list[str]:
     """What the result is, in a sentence; of a mixture also how it was made, in a table."""
     mixture = plan.mixture
     if not mixture:
-        if _is_copy(plan):
-            return ["All weights of one model, in another form."]
         method = METHODS[plan.method]
         return [f"{_made(plan)} with [{method.title}]({method.paper}): {method.summary}"]
     where = "averaged over the experts' models" if mixture.averages else "the base model's"

@@ -51,8 +51,12 @@ def confined_plan(request: PlanRequest) -> Plan:
     try:
         return Plan.from_data(PLANNED(vars(request)))
     except LimitError:
-        values = {"seconds": SECONDS, "wait": WAIT, "memory": MEMORY / 1e9}
-        return Plan(request.recipe, method="", problems=(Problem("plan-limit", values),))
+        return Plan(request.recipe, method="", problems=(over_limit(),))
+
+
+def over_limit() -> Problem:
+    """That work in the processes for plans exceeded one of their limits."""
+    return Problem("plan-limit", {"seconds": SECONDS, "wait": WAIT, "memory": MEMORY / 1e9})
 
 
 def warm_up() -> None:

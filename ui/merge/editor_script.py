@@ -6,8 +6,8 @@ from __future__ import annotations
 # A form that is paused is not only grey: nothing in it can be reached. The editor counts the heights of its lines
 # before the fonts have come, and again when the window changes. The pictures of Gradio's footer repeat the words beside
 # them, and its link to download holds a button, which would be reached by a Tab of its own. So would a long list of
-# options, which browsers let the keyboard scroll: it goes when its field is left, and the focus with it. The name of
-# its field for files is not what stands in it.
+# options, which browsers let the keyboard scroll: it goes when its field is left, and the focus with it. Gradio's field
+# for files has a name that differs from the words it shows.
 MEND_COMPONENTS = """() => {
   if (window.alloyMended) return;
   document.addEventListener("keydown", (event) => {
